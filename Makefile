@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all their set-up on a fresh machine.
+SHELL := /bin/bash
+PY := .venv/bin/python
+
+.PHONY: help setup demo test check format contracts clean
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: ## virtual environment, Python packages, Foundry, contract libraries
+	@scripts/setup.sh
+
+demo: setup ## fine-tune a real model on a local network: checked, slashed, paid (about 5 minutes)
+	@$(PY) scripts/demo.py
+
+test: setup ## the whole test suite, contracts included
+	@$(PY) scripts/contracts.py test
+	@$(PY) -m pytest
+
+check: setup ## formatting, lint, types, generated files
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy sdk/proofyard node/proofyard verifier/proofyard scripts
+	@$(PY) scripts/contracts.py check
+
+format: setup ## rewrite the sources in the house format
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
+	@$(PY) scripts/contracts.py build
+
+clean: ## remove what the targets made
+	rm -rf out .venv node_modules .pytest_cache .mypy_cache .ruff_cache contracts/out contracts/cache

@@ -1,0 +1,1 @@
+"""The rules, pure: types, codecs, Merkle trees, commitments, audit plans, payouts."""

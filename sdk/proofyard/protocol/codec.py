@@ -1,0 +1,42 @@
+"""Typed msgpack: the one encoding of structures on the wire, in artifacts and in the database.
+
+Encoding is deterministic (struct fields in their declared order, no maps with unordered keys), so equal values
+have equal bytes and CIDs. Decoding checks the size before anything is parsed and the types while parsing;
+unknown fields are tolerated so that a newer peer can talk to an older one.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from proofyard.protocol.types import ProofyardError
+
+T = TypeVar("T")
+
+MAX_STRUCTURE_BYTES = 1 << 20
+"""Default bound for one encoded structure; a caller that expects more says so."""
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class CodecError(ProofyardError, ValueError):
+    """Bytes from outside are too large or do not have the expected shape."""
+
+
+def encode(value: Any) -> bytes:
+    """The canonical msgpack bytes of `value`."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes | memoryview, kind: type[T], *, max_bytes: int = MAX_STRUCTURE_BYTES) -> T:
+    """`data` as a `kind`. Raises `CodecError` that names the field that does not fit."""
+    if len(data) > max_bytes:
+        raise CodecError(f"{_name(kind)} of {len(data)} bytes is over the limit of {max_bytes} bytes")
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"{_name(kind)} cannot be decoded: {error}") from None
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", str(kind))

@@ -1,0 +1,95 @@
+"""Commitments: what a worker signs once a task is done, and cannot change afterwards.
+
+EIP-712 typed data under the Registry's domain, so a signature of another chain or another Registry is worthless
+here. `struct_hash` is also the commitment's leaf data in the batch root.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from eth_abi.abi import encode as abi_encode
+from eth_hash.auto import keccak
+
+from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.types import Address, Cid, Digest, JobId, TaskIndex
+
+DOMAIN_NAME = "Proofyard"
+DOMAIN_VERSION = "1"
+
+COMMITMENT_TYPE = (
+    "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
+    "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+)
+COMMITMENT_TYPEHASH = Digest(keccak(COMMITMENT_TYPE.encode()))
+_DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The EIP-712 domain of one Registry on one chain."""
+
+    chain_id: int
+    registry: Address
+
+    def separator(self) -> Digest:
+        return Digest(
+            keccak(
+                abi_encode(
+                    ["bytes32", "bytes32", "bytes32", "uint256", "address"],
+                    [
+                        _DOMAIN_TYPEHASH,
+                        keccak(DOMAIN_NAME.encode()),
+                        keccak(DOMAIN_VERSION.encode()),
+                        self.chain_id,
+                        self.registry,
+                    ],
+                )
+            )
+        )
+
+    def typed_digest(self, struct_hash: bytes) -> Digest:
+        """What a wallet signs: keccak256(0x1901 || domain separator || struct hash)."""
+        return Digest(keccak(b"\x19\x01" + self.separator() + struct_hash))
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A finished task. `inputs` and `trace_root` are Merkle roots over CID bytes (`merkle.root`); the trace has
+    `segments` + 1 leaves, one per boundary state; `manifest` is the sha2-256 digest of the manifest's raw block."""
+
+    job: JobId
+    task: TaskIndex
+    node: Address
+    manifest: Digest
+    inputs: Digest
+    trace_root: Digest
+    segments: int
+    result: Cid
+    work_units: int
+
+    def struct_hash(self) -> Digest:
+        values: list[Any] = [
+            COMMITMENT_TYPEHASH,
+            self.job,
+            self.task,
+            self.node,
+            self.manifest,
+            self.inputs,
+            self.trace_root,
+            self.segments,
+            keccak(cid_bytes(self.result)),
+            self.work_units,
+        ]
+        kinds = [
+            "bytes32",
+            "uint256",
+            "uint32",
+            "address",
+            "bytes32",
+            "bytes32",
+            "bytes32",
+            "uint32",
+            "bytes32",
+            "uint64",
+        ]
+        return Digest(keccak(abi_encode(kinds, values)))

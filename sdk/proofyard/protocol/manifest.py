@@ -1,0 +1,58 @@
+"""What a job is: the manifest that its opener signs for with the escrow, and the task graph that follows from it."""
+
+from typing import Any
+
+import msgspec
+
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.types import Cid, TaskIndex
+
+MAX_MANIFEST_BYTES = 256 * 1024
+"""A manifest is one raw block, so its CID follows from the 32-byte digest that the chain stores."""
+
+MAX_TASKS = 100_000
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, complete: the same manifest and the same artifacts give the same tasks everywhere.
+
+    `params` belong to the workload and are validated by it (`Workload.check`). `model` is the CID of a Hugging Face
+    model directory, `data` the CID of the workload's data file. `tolerance` is the largest relative distance of
+    an honest segment's update (see docs/verification.md). `execution_class` pins precision and determinism.
+    """
+
+    version: int = 1
+    workload: str
+    params: dict[str, Any]
+    model: Cid | None = None
+    data: Cid | None = None
+    seed: int = 0
+    tolerance: float
+    execution_class: str = "fp32"
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One task of a job's graph.
+
+    `deps` are the tasks whose results are its inputs, in order; `segments` the number of audited steps in its chain;
+    `work_units` what it weighs in the payout; `kind` and `label` are the workload's own name for it and a text
+    for people.
+    """
+
+    index: TaskIndex
+    kind: str
+    deps: tuple[TaskIndex, ...] = ()
+    segments: int = msgspec.field(default=1)
+    work_units: int = 1
+    label: str = ""
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    data = encode(manifest)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"the manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} fit; move data into artifacts")
+    return data
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    return decode(data, Manifest, max_bytes=MAX_MANIFEST_BYTES)

@@ -1,0 +1,41 @@
+"""Names for the values that cross function boundaries.
+
+A number without a unit in its name or its type does not cross one: amounts are `Wei` (base units of the
+network's ERC-20, 18 decimals), identities are `Address`, `JobId`, `BatchId`, contents are `Cid` or `Digest`.
+"""
+
+from typing import NewType
+
+Wei = NewType("Wei", int)
+"""An amount in base units of the network's token (1 CREDIT = 10**18)."""
+
+Address = NewType("Address", str)
+"""An EIP-55 checksummed EVM address, `0x` and 40 hex digits."""
+
+JobId = NewType("JobId", int)
+BatchId = NewType("BatchId", int)
+
+TaskIndex = NewType("TaskIndex", int)
+"""Position of a task in its job's task graph, 0-based."""
+
+SegmentIndex = NewType("SegmentIndex", int)
+"""Position of a segment in its task, 0-based; segment i leads from state i to state i + 1."""
+
+Digest = NewType("Digest", bytes)
+"""32 bytes: a keccak-256 or sha2-256 digest; the field's name says which."""
+
+Signature = NewType("Signature", bytes)
+"""65 bytes r || s || v of an ECDSA signature over secp256k1, low s."""
+
+Cid = NewType("Cid", str)
+"""A CIDv1 in lower-case base32: sha2-256, codec raw (`bafk...`) or dag-pb (`bafy...`). See `protocol.cid`."""
+
+
+class ProofyardError(Exception):
+    """Base of every error that Proofyard raises on purpose.
+
+    The message is one sentence with the cause and the next step; the command line prints it without a traceback.
+    `exit_code`: 1 failed, 2 usage, 3 chain or network unreachable, 4 a proof does not match.
+    """
+
+    exit_code = 1
