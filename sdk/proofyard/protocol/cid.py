@@ -19,7 +19,9 @@ class CidError(ProofyardError, ValueError):
 
     def __init__(self, value: object, reason: str) -> None:
         self.value = value
-        super().__init__(f"not a usable CID ({reason}): {str(value)[:80]}; expected CIDv1, base32, sha2-256, raw or dag-pb")
+        super().__init__(
+            f"not a usable CID ({reason}): {str(value)[:80]}; expected CIDv1, base32, sha2-256, raw or dag-pb"
+        )
 
 
 def make_cid(digest: bytes, codec: int = RAW) -> Cid:

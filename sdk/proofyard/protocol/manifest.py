@@ -50,7 +50,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 def encode_manifest(manifest: Manifest) -> bytes:
     data = encode(manifest)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"the manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} fit; move data into artifacts")
+        raise ValueError(
+            f"the manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} fit; move data into artifacts"
+        )
     return data
 
 

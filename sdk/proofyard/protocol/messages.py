@@ -1,0 +1,199 @@
+"""Every request and reply between nodes, verifiers and requesters, except the exchange of blocks.
+
+One struct, one tag, one purpose. Decoding tolerates unknown fields; a struct whose meaning changes gets a new tag.
+Integers that can exceed 64 bits (amounts) travel as decimal strings.
+"""
+
+import msgspec
+
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
+
+
+class PeerHint(msgspec.Struct, frozen=True):
+    """Where a peer can be reached: wallet address, IP address or name, UDP port."""
+
+    address: Address
+    host: str
+    port: int
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """Taken note of. `proceed` false asks the other side to stop what the request was about."""
+
+    proceed: bool = True
+    reason: str = ""
+
+
+class Announce(msgspec.Struct, frozen=True, tag="announce"):
+    """A node to a verifier, on every new connection: what it can do. Replied to with `Ack`."""
+
+    workloads: tuple[str, ...]
+    execution_class: str
+    memory_bytes: int
+    port: int
+    software: str
+
+
+class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
+    """A verifier offers a task on a lease of `lease_s` seconds that every `TaskProgress` renews.
+
+    `inputs` are the results of `task.deps` in their order; `providers` are peers that have the artifacts.
+    """
+
+    job: JobId
+    manifest: Cid
+    task: TaskSpec
+    inputs: tuple[Cid, ...]
+    providers: tuple[PeerHint, ...]
+    lease_s: float
+
+
+class CancelTask(msgspec.Struct, frozen=True, tag="cancel-task"):
+    """A verifier no longer wants a task."""
+
+    job: JobId
+    task: TaskIndex
+    reason: str
+
+
+class TaskProgress(msgspec.Struct, frozen=True, tag="task-progress"):
+    """A node on its way, at least every few seconds. `step` counts within the task; `loss` is that step's."""
+
+    job: JobId
+    task: TaskIndex
+    segment: SegmentIndex
+    step: int = 0
+    loss: float | None = None
+    tokens_per_s: float = 0.0
+    rss_bytes: int = 0
+
+
+class TaskFailed(msgspec.Struct, frozen=True, tag="task-failed"):
+    """A node hands a task back before any commitment; costs reputation at most."""
+
+    job: JobId
+    task: TaskIndex
+    reason: str
+
+
+class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment"):
+    """A finished task. `trace` holds the CIDs of its `segments` + 1 states; it stays with the verifier until
+    the batch is settled, because each of them is the answer to the audit before it."""
+
+    commitment: Commitment
+    signature: Signature
+    trace: tuple[Cid, ...]
+
+
+class Receipt(msgspec.Struct, frozen=True, tag="receipt"):
+    """The verifier's signed promise to put a commitment into a batch by `deadline` (Unix seconds)."""
+
+    leaf: Digest
+    deadline: int
+    signature: Signature
+
+
+class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer"):
+    """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named."""
+
+    batch: BatchId
+    job: JobId
+    manifest: Cid
+    task: TaskSpec
+    segment: SegmentIndex
+    before: Cid
+    seed: Digest
+    inputs: tuple[Cid, ...]
+    providers: tuple[PeerHint, ...]
+    lease_s: float
+
+
+class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
+    batch: BatchId
+    job: JobId
+    task: TaskIndex
+    segment: SegmentIndex
+    seal: Digest
+    signature: Signature
+
+
+class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed"):
+    """An auditor gives its seat back; the next in the plan's order takes it."""
+
+    batch: BatchId
+    task: TaskIndex
+    segment: SegmentIndex
+    reason: str
+
+
+class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal"):
+    """All seals of this segment are in: show the answer. Replied to with `SealOpened`."""
+
+    batch: BatchId
+    task: TaskIndex
+    segment: SegmentIndex
+
+
+class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened"):
+    sketch: bytes
+    after: Digest
+    salt: bytes
+
+
+class Publish(msgspec.Struct, frozen=True, tag="publish"):
+    """A requester asks a verifier to fetch these artifacts from it and keep them for a job it is about to open."""
+
+    artifacts: tuple[Cid, ...]
+    total_bytes: int
+
+
+class JobQuery(msgspec.Struct, frozen=True, tag="job-query"):
+    """Anyone asks a verifier how a job is doing. `since` skips log lines already seen."""
+
+    job: JobId
+    since: int = 0
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One event of a job: `seq` counts from 1, `at` is Unix seconds, `kind` one of docs/protocol.md's event kinds."""
+
+    seq: int
+    at: float
+    kind: str
+    text: str
+    task: TaskIndex | None = None
+    node: Address | None = None
+    loss: float | None = None
+    step: int | None = None
+
+
+class JobReport(msgspec.Struct, frozen=True, tag="job-report"):
+    """How a job is doing. `state`: waiting, running, settling, done, failed."""
+
+    job: JobId
+    state: str
+    tasks: int
+    tasks_valid: int
+    batches_settled: int
+    result: Cid | None
+    reason: str
+    log: tuple[LogLine, ...]
+
+
+REQUESTS: tuple[type[msgspec.Struct], ...] = (
+    Announce,
+    TaskOffer,
+    CancelTask,
+    TaskProgress,
+    TaskFailed,
+    SubmitCommitment,
+    AuditOffer,
+    SubmitSeal,
+    AuditFailed,
+    OpenSeal,
+    Publish,
+    JobQuery,
+)
+"""What one peer may ask another; `docs/protocol.md` shows each with an example in bytes."""

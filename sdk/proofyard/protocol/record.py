@@ -1,0 +1,103 @@
+"""The batch record: everything a settlement rests on, as one artifact whose CID is in the settlement's event.
+
+With the chain and the artifacts, a record lets anyone recompute the plan, the verdicts and the payouts.
+"""
+
+import msgspec
+
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.types import (
+    Address,
+    BatchId,
+    Cid,
+    Digest,
+    JobId,
+    SegmentIndex,
+    Signature,
+    TaskIndex,
+    Wei,
+)
+
+MAX_RECORD_BYTES = 256 << 20
+
+
+class CommittedTask(msgspec.Struct, frozen=True):
+    """A commitment with what it commits to. `audit_wad` is the probability the draw was compared with."""
+
+    commitment: Commitment
+    signature: Signature
+    trace: tuple[Cid, ...]
+    audit_wad: int
+
+
+class AuditVote(msgspec.Struct, frozen=True):
+    """One auditor's sealed and opened answer. `distance` is relative, between its sketch and the worker's."""
+
+    auditor: Address
+    owner: Address
+    seal: Digest
+    signature: Signature
+    sketch: bytes
+    after: Digest
+    salt: bytes
+    distance: float
+    match: bool
+
+
+class AuditedSegment(msgspec.Struct, frozen=True):
+    """`reason` says why a verdict stands without votes: an undelivered state, a wrong initial state or result."""
+
+    task: TaskIndex
+    segment: SegmentIndex
+    votes: tuple[AuditVote, ...]
+    verdict: str
+    reason: str = ""
+
+
+class RecordedFault(msgspec.Struct, frozen=True):
+    task: TaskIndex
+    node: Address
+    reason: str
+
+
+class RecordedPayout(msgspec.Struct, frozen=True):
+    """What a node earned in the batch, split by what for; amounts are decimal strings of base units."""
+
+    node: Address
+    owner: Address
+    work: str
+    audits: str
+
+    @property
+    def amount(self) -> Wei:
+        return Wei(int(self.work) + int(self.audits))
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`operators` are (node, owner) pairs at the draw, the snapshot that the plan was computed from."""
+
+    version: int = 1
+    chain_id: int
+    registry: Address
+    batch: BatchId
+    job: JobId
+    manifest: Cid
+    verifier: Address
+    seed: Digest
+    draw_block: int
+    auditors_per_segment: int
+    segments_per_audit: int
+    operators: tuple[tuple[Address, Address], ...]
+    tasks: tuple[CommittedTask, ...]
+    audits: tuple[AuditedSegment, ...]
+    faults: tuple[RecordedFault, ...]
+    payouts: tuple[RecordedPayout, ...]
+
+
+def encode_record(record: BatchRecord) -> bytes:
+    return encode(record)
+
+
+def decode_record(data: bytes) -> BatchRecord:
+    return decode(data, BatchRecord, max_bytes=MAX_RECORD_BYTES)
