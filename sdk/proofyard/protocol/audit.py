@@ -73,11 +73,11 @@ def audit_plan(
         if _draw(seed, entry.leaf, b"audit") * WAD >= entry.audit_wad << 256:
             skipped.append(entry.task)
             continue
-        worker = owner_of.get(entry.node)
-        seated: dict[int, set[Address]] = {}
+        worker = owner_of[entry.node]
+        seated: dict[SegmentIndex, set[Address]] = {}
         for segment in draw_segments(seed, entry.leaf, entry.segments, segments_per_audit):
             ranked = rank_auditors(seed, entry.leaf, segment, operators)
-            barred = seated.get(segment - 1, set()) | {worker, owner_of.get(entry.node)}
+            barred = seated.get(SegmentIndex(segment - 1), set()) | {worker}
             auditors = tuple(node for node in ranked if owner_of[node] not in barred)
             seated[segment] = {owner_of[node] for node in auditors[:auditors_per_segment]}
             audits.append(SegmentAudit(entry.task, segment, auditors))
@@ -90,9 +90,7 @@ def draw_segments(seed: Digest, leaf: Digest, segments: int, count: int) -> list
     return sorted(SegmentIndex(i) for i in ranked[:count])
 
 
-def rank_auditors(
-    seed: Digest, leaf: Digest, segment: SegmentIndex, operators: Sequence[Operator]
-) -> list[Address]:
+def rank_auditors(seed: Digest, leaf: Digest, segment: SegmentIndex, operators: Sequence[Operator]) -> list[Address]:
     """One node of every owner, owners in the order of their draw: more keys give an owner no more seats."""
     nodes: dict[Address, list[Address]] = {}
     for operator in operators:

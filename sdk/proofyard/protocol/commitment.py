@@ -21,9 +21,7 @@ COMMITMENT_TYPE = (
     "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
 )
 COMMITMENT_TYPEHASH = Digest(keccak(COMMITMENT_TYPE.encode()))
-_DOMAIN_TYPEHASH = keccak(
-    b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-)
+_DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,7 @@ def seal_of(opening: Opening, auditor: Address) -> Digest:
     )
 
 
-def seal_struct_hash(
-    batch: BatchId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest
-) -> Digest:
+def seal_struct_hash(batch: BatchId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest) -> Digest:
     """What `Domain.typed_digest` turns into the digest that the auditor signs."""
     return Digest(
         keccak(

@@ -1,7 +1,8 @@
 """ECDSA signatures of wallets over 32-byte digests, in the one form that the Registry accepts."""
 
 from eth_keys.datatypes import Signature as EcdsaSignature
-from eth_keys.exceptions import BadSignature, ValidationError
+from eth_keys.exceptions import BadSignature
+from eth_utils.exceptions import ValidationError
 
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
 

@@ -1,0 +1,33 @@
+"""What an operator can set for `proofyard node run`. Defaults, then TOML, then environment, then flags."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one node.
+
+    `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract.
+    `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
+    `host`, `port`: UDP address to listen on, port 0 takes a free one. `data_dir`: blocks, states and the database.
+    `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
+    `workloads`: what this operator executes. `threads`: CPU threads of the executor, 0 for all.
+    `memory_limit_bytes`: the executor's limit, 0 for none.
+    `ready_file`: written with the node's address and port once it serves.
+    `adversary`: on a local test network only, the way in which this node cheats.
+    """
+
+    rpc_url: str = "http://127.0.0.1:8545"
+    registry: str
+    wallet: Path
+    password_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    data_dir: Path
+    model_dirs: tuple[Path, ...] = ()
+    workloads: tuple[str, ...] = ("lora",)
+    threads: int = 0
+    memory_limit_bytes: int = 0
+    ready_file: Path | None = None
+    adversary: str | None = None

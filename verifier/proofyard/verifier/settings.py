@@ -1,0 +1,30 @@
+"""What an operator can set for `proofyard verifier run`. Defaults, then TOML, then environment, then flags."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one verifier.
+
+    `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract.
+    `wallet`: keystore file of the verifier's key, from which its BLS key is derived; `password_file`: its password.
+    `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP status API.
+    `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
+    `ready_file`: written with address, port and API port once it serves.
+    `lease_s`: a task's or audit's holder that is silent for longer loses it.
+    """
+
+    rpc_url: str = "http://127.0.0.1:8545"
+    registry: str
+    wallet: Path
+    password_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_host: str = "127.0.0.1"
+    api_port: int = 0
+    data_dir: Path
+    database_url: str = ""
+    ready_file: Path | None = None
+    lease_s: float = 15.0
