@@ -1,0 +1,81 @@
+"""The errors of this package.
+
+    WorkloadError
+    ├── UnknownWorkload      no workload of that name is installed here
+    ├── ManifestRefused      a parameter of the job is missing, unknown or out of range (names the field)
+    ├── InputRefused         the model directory or the data file does not fit the manifest
+    ├── StateRefused         bytes that should be a state are not the canonical state expected (names the tensor)
+    ├── SketchRefused        two sketches, or a sketch and its bytes, do not fit each other
+    └── ExecutionError
+        ├── SegmentFailed    the computation itself failed, for example with a loss that is not a number
+        ├── OutOfMemory      the memory limit was reached; another machine may still do the task
+        ├── TimeLimit        no progress within the time allowed
+        ├── TaskStopped      stopped on request at a segment boundary; the states so far are kept
+        └── ExecutorCrashed  the process that computes ended
+"""
+
+from proofyard.protocol.types import ProofyardError
+
+
+class WorkloadError(ProofyardError):
+    """Base of every error of `proofyard.workloads`."""
+
+
+class UnknownWorkload(WorkloadError):
+    exit_code = 2
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        self.name, self.known = name, known
+        super().__init__(f"no workload named {name!r} is installed; known here: {', '.join(known) or 'none'}")
+
+
+class ManifestRefused(WorkloadError, ValueError):
+    exit_code = 2
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"the manifest's {field} {reason}; correct it and submit the job again")
+
+
+class InputRefused(WorkloadError, ValueError):
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what} {reason}")
+
+
+class StateRefused(WorkloadError, ValueError):
+    exit_code = 4
+
+    def __init__(self, reason: str, tensor: str | None = None) -> None:
+        self.reason, self.tensor = reason, tensor
+        super().__init__(f"state refused: tensor {tensor!r} {reason}" if tensor else f"state refused: {reason}")
+
+
+class SketchRefused(WorkloadError, ValueError):
+    exit_code = 4
+
+
+class ExecutionError(WorkloadError):
+    """A task or segment could not be executed here."""
+
+
+class SegmentFailed(ExecutionError):
+    def __init__(self, segment: int, reason: str) -> None:
+        self.segment, self.reason = segment, reason
+        super().__init__(f"segment {segment} failed: {reason}")
+
+
+class OutOfMemory(ExecutionError):
+    pass
+
+
+class TimeLimit(ExecutionError):
+    pass
+
+
+class TaskStopped(ExecutionError):
+    pass
+
+
+class ExecutorCrashed(ExecutionError):
+    pass
