@@ -1,17 +1,17 @@
 """The errors of this package.
 
-    WorkloadError
-    ├── UnknownWorkload      no workload of that name is installed here
-    ├── ManifestRefused      a parameter of the job is missing, unknown or out of range (names the field)
-    ├── InputRefused         the model directory or the data file does not fit the manifest
-    ├── StateRefused         bytes that should be a state are not the canonical state expected (names the tensor)
-    ├── SketchRefused        two sketches, or a sketch and its bytes, do not fit each other
-    └── ExecutionError
-        ├── SegmentFailed    the computation itself failed, for example with a loss that is not a number
-        ├── OutOfMemory      the memory limit was reached; another machine may still do the task
-        ├── TimeLimit        no progress within the time allowed
-        ├── TaskStopped      stopped on request at a segment boundary; the states so far are kept
-        └── ExecutorCrashed  the process that computes ended
+WorkloadError
+├── UnknownWorkload      no workload of that name is installed here
+├── ManifestRefused      a parameter of the job is missing, unknown or out of range (names the field)
+├── InputRefused         the model directory or the data file does not fit the manifest
+├── StateRefused         bytes that should be a state are not the canonical state expected (names the tensor)
+├── SketchRefused        two sketches, or a sketch and its bytes, do not fit each other
+└── ExecutionError
+    ├── SegmentFailed    the computation itself failed, for example with a loss that is not a number
+    ├── OutOfMemory      the memory limit was reached; another machine may still do the task
+    ├── TimeLimit        no progress within the time allowed
+    ├── TaskStopped      stopped on request at a segment boundary; the states so far are kept
+    └── ExecutorCrashed  the process that computes ended
 """
 
 from proofyard.protocol.types import ProofyardError

@@ -172,6 +172,4 @@ def _compare(found: Schema, expected: Schema) -> None:
             raise StateRefused("does not belong there", name)
         if found[name] != expected[name]:
             have, want = found[name], expected[name]
-            raise StateRefused(
-                f"is {have.dtype}{list(have.shape)}, expected {want.dtype}{list(want.shape)}", name
-            )
+            raise StateRefused(f"is {have.dtype}{list(have.shape)}, expected {want.dtype}{list(want.shape)}", name)
