@@ -1,0 +1,259 @@
+"""An authenticated connection: requests in both directions, one stream each.
+
+`request` sends a struct and awaits the answer's struct; `exchange` also hands over the answer's body as a stream.
+On the other side `Routes` maps the struct's type to a handler. A deadline travels with the request, and giving up on
+one side (time-out, cancelled task, unread body) resets the stream, which cancels the handler on the other.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from proofyard.protocol.codec import encode
+from proofyard.protocol.types import Address, ProofyardError
+from proofyard.transport.errors import (
+    DeadlineExceeded,
+    MessageTooLarge,
+    ProtocolViolation,
+    RequestFailed,
+    TransportError,
+)
+from proofyard.transport.frames import (
+    VERSION,
+    Body,
+    ErrorInfo,
+    ReplyHeader,
+    RequestHeader,
+    Source,
+    decode_payload,
+    frame,
+    read_frame,
+    send_body,
+)
+from proofyard.transport.link import Link
+from proofyard.transport.stream import Stream
+
+logger = logging.getLogger("proofyard.transport")
+
+M = TypeVar("M", bound=msgspec.Struct)
+R = TypeVar("R", bound=msgspec.Struct)
+
+Answer = msgspec.Struct | tuple[msgspec.Struct, bytes | Source]
+Handler = Callable[["Connection", Any, Body], Awaitable[Answer]]
+
+DEFAULT_TIMEOUT = 30.0
+STALL_SECONDS = 30.0
+"""A frame or body of which nothing arrives for this long is given up."""
+
+CANCELLED = 0x10
+"""Stream error code: the requester wants no answer any more, or the body is not needed."""
+
+MAX_DEADLINE_SECONDS = 86_400.0
+
+
+class Routes:
+    """Which handler serves which type of request."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, tuple[type[msgspec.Struct], Handler]] = {}
+
+    def add(self, kind: type[M], handler: Callable[["Connection", M, Body], Awaitable[Answer]]) -> None:
+        """Serve requests of struct type `kind`, which must have a tag."""
+        self._routes[tag_of(kind)] = (kind, handler)
+
+    def find(self, tag: str) -> tuple[type[msgspec.Struct], Handler]:
+        """Raises `RequestFailed` for a type that nobody serves here."""
+        route = self._routes.get(tag)
+        if route is None:
+            raise RequestFailed("unknown-request", f"requests of type {tag[:60]!r} are not served here")
+        return route
+
+
+@dataclass(frozen=True)
+class Reply(Generic[R]):
+    """An answer whose body is still on its way."""
+
+    message: R
+    body: Body
+
+
+class Connection:
+    """A live connection to `peer`, whose wallet is proved. Made by `Endpoint`."""
+
+    def __init__(
+        self,
+        link: Link,
+        peer: Address,
+        is_client: bool,
+        routes: Routes,
+        on_violation: Callable[["Connection", str], None],
+    ) -> None:
+        self.peer = peer
+        self.is_client = is_client
+        self._link = link
+        self._routes = routes
+        self._on_violation = on_violation
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.peer} at {self.remote[0]}:{self.remote[1]}>"
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """The peer's host and UDP port as seen from here."""
+        address = self._link.quic.get_peer_address() or self._link.remote
+        return address[0], address[1]
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set once the connection is gone; `reason` then says why."""
+        return self._link.closed
+
+    @property
+    def reason(self) -> str:
+        return self._link.reason
+
+    def start(self) -> None:
+        """Begin to serve the peer's requests."""
+        self._link.accept_streams(self._serve_soon)
+
+    async def close(self, reason: str = "") -> None:
+        """End the connection; requests under way fail with `ConnectionLost` on both sides. Idempotent."""
+        self._link.close(0, reason)
+        current = asyncio.current_task()
+        await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
+
+    async def request(
+        self,
+        message: msgspec.Struct,
+        *,
+        reply: type[R],
+        body: bytes | Source = b"",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> R:
+        """Ask and await the answer, a `reply`, within `timeout` seconds.
+
+        Raises `RequestFailed` with the peer's code, `DeadlineExceeded`, `ConnectionLost`, or `ProtocolViolation`.
+        """
+        async with self.exchange(message, reply=reply, body=body, timeout=timeout) as answer:
+            return answer.message
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        message: msgspec.Struct,
+        *,
+        reply: type[R],
+        body: bytes | Source = b"",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncIterator[Reply[R]]:
+        """Like `request`, but the answer has a body; it is read inside the `async with`, what is left is refused."""
+        header = RequestHeader(
+            v=VERSION,
+            kind=tag_of(type(message)),
+            deadline_ms=int(timeout * 1000),
+            body=body.size if isinstance(body, Source) else len(body),
+            payload=msgspec.Raw(encode(message)),
+        )
+        head = frame(header)
+        stream = self._link.open_stream()
+        sender = asyncio.create_task(_send(stream, head, body))
+        try:
+            try:
+                async with asyncio.timeout(timeout):
+                    answer = await read_frame(stream, ReplyHeader, timeout)
+            except TimeoutError:
+                raise DeadlineExceeded(f"{header.kind} to {self.peer}", timeout) from None
+            if answer.error is not None:
+                raise RequestFailed(answer.error.code, answer.error.message)
+            yield Reply(decode_payload(answer.payload, reply), Body(stream, answer.body, STALL_SECONDS))
+        finally:
+            if not sender.done():
+                sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, TransportError):
+                await sender
+            stream.abort(CANCELLED)
+
+    # Serving
+
+    def _serve_soon(self, stream: Stream) -> None:
+        task = asyncio.create_task(self._serve(stream))
+        # A peer that wants no answer any more, or is gone, must not keep its handler busy.
+        stream.on_unwanted = task.cancel
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, stream: Stream) -> None:
+        try:
+            head, body = await self._answer(stream)
+            stream.stop_reading(CANCELLED)
+            await _send(stream, head, body)
+        except ProtocolViolation as error:
+            logger.warning("%s at %s:%s: %s", self.peer, *self.remote, error)
+            self._on_violation(self, str(error))
+        except TransportError as error:
+            logger.debug("%s: a request was given up: %s", self.peer, error)
+        except Exception:
+            logger.exception("sending an answer to %s failed", self.peer)
+        finally:
+            stream.abort(CANCELLED)
+
+    async def _answer(self, stream: Stream) -> tuple[bytes, bytes | Source]:
+        header = await read_frame(stream, RequestHeader, STALL_SECONDS)
+        try:
+            message, body = _split(await self._handle(stream, header))
+            size = body.size if isinstance(body, Source) else len(body)
+            return frame(ReplyHeader(v=VERSION, body=size, payload=msgspec.Raw(encode(message)))), body
+        except RequestFailed as error:
+            failure = ErrorInfo(error.code, error.message)
+        except MessageTooLarge as error:
+            failure = ErrorInfo("too-large", str(error))
+        except TransportError:
+            raise
+        except ProofyardError as error:
+            failure = ErrorInfo("failed", str(error))
+        except Exception:
+            logger.exception("serving %s for %s failed", header.kind[:60], self.peer)
+            failure = ErrorInfo("internal", "an internal error; the peer's log has more")
+        return frame(ReplyHeader(v=VERSION, error=failure)), b""
+
+    async def _handle(self, stream: Stream, header: RequestHeader) -> Answer:
+        if header.v != VERSION:
+            raise RequestFailed("unknown-request", f"version {header.v} of requests is not served here, only {VERSION}")
+        kind, handler = self._routes.find(header.kind)
+        try:
+            message = decode_payload(header.payload, kind)
+        except ProtocolViolation as error:
+            raise RequestFailed("bad-request", str(error)) from None
+        seconds = min(header.deadline_ms / 1000, MAX_DEADLINE_SECONDS)
+        deadline = asyncio.timeout(seconds)
+        try:
+            async with deadline:
+                return await handler(self, message, Body(stream, header.body, STALL_SECONDS))
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise RequestFailed("deadline", f"{header.kind} was not done within {seconds:g} s") from None
+
+
+def tag_of(kind: type[msgspec.Struct]) -> str:
+    """The tag that names a struct type on the wire."""
+    tag = kind.__struct_config__.tag
+    if not isinstance(tag, str):
+        raise TypeError(f"{kind.__name__} needs a tag to be sent as a request")
+    return tag
+
+
+def _split(answer: Answer) -> tuple[msgspec.Struct, bytes | Source]:
+    return answer if isinstance(answer, tuple) else (answer, b"")
+
+
+async def _send(stream: Stream, head: bytes, body: bytes | Source) -> None:
+    await stream.write(head, STALL_SECONDS)
+    await send_body(stream, body, STALL_SECONDS)

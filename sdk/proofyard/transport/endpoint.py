@@ -1,0 +1,338 @@
+"""One UDP socket for all connections of a process, in both directions.
+
+Datagrams are given to connections by connection ID, so a home node's outgoing connections and a server's incoming
+ones share a port, and a hole punched for one serves the other.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+from aioquic.quic.packet import QuicProtocolVersion, encode_quic_version_negotiation
+
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address
+from proofyard.transport.connection import Answer, Connection, Routes
+from proofyard.transport.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    HandshakeRejected,
+    PeerUnreachable,
+    ProtocolViolation,
+    TransportError,
+)
+from proofyard.transport.frames import Body
+from proofyard.transport.guard import BAN_SCORE, Guard, host_key
+from proofyard.transport.handshake import (
+    HANDSHAKE_SECONDS,
+    Admission,
+    Identity,
+    fingerprint,
+    greet,
+    receive_greeting,
+)
+from proofyard.transport.link import Link
+from proofyard.transport.quic import KEEP_ALIVE, Credentials, LongHeader, PeerQuic, configuration
+from proofyard.transport.udp import Datagram, SocketAddress, UdpSocket
+
+logger = logging.getLogger("proofyard.transport")
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+CONNECTION_ID_BYTES = 8
+MAX_GREETINGS = 256
+"""Connections at a time that have not proved a wallet yet; more are not answered."""
+
+VIOLATION_POINTS = BAN_SCORE / 10
+MIN_INITIAL = 1200
+
+REFUSED = 0x11
+"""QUIC application error code: the handshake was refused."""
+
+VIOLATION = 0x12
+"""QUIC application error code: what you sent is no valid protocol."""
+
+
+class Endpoint:
+    """A peer's presence on the network.
+
+    `identity` signs for the wallet, `network` is the Registry's EIP-712 domain, and `admit` may refuse wallets with a
+    reason. Use as `async with Endpoint(...) as endpoint`; `endpoint.port` is then the bound UDP port.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        network: Domain,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        admit: Admission | None = None,
+    ) -> None:
+        self.identity = identity
+        self.network = network
+        self.host = host
+        self.port = port
+        self.guard = Guard()
+        self.on_connected: list[Callable[[Connection], object]] = []
+        """Called with every connection once it is authenticated, in either direction."""
+        self.on_disconnected: list[Callable[[Connection], object]] = []
+        self._admit = admit
+        self._routes = Routes()
+        self._credentials = Credentials.fresh()
+        self._fingerprint = fingerprint(self._credentials.certificate)
+        self._links: dict[bytes, Link] = {}
+        self._open: dict[Link, Connection | None] = {}
+        self._connections: dict[Address, Connection] = {}
+        self._dialling: dict[tuple[str, int, Address | None], asyncio.Task[Connection]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket: UdpSocket | None = None
+
+    async def __aenter__(self) -> Self:
+        self._socket = UdpSocket.bind(self.host, self.port, self._receive)
+        self.port = self._socket.address[1]
+        self._spawn(self._keep_alive())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection and the socket. Idempotent."""
+        if self._socket is None:
+            return
+        for link, connection in list(self._open.items()):
+            if connection is not None:
+                await connection.close("the peer shuts down")
+            link.close(0, "the peer shuts down")
+        tasks = [*self._tasks, *self._dialling.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.close()
+        self._socket = None
+
+    @property
+    def address(self) -> Address:
+        """This peer's wallet."""
+        return self.identity.address
+
+    @property
+    def connections(self) -> Mapping[Address, Connection]:
+        """The live connections, by the peer's wallet; of several to one wallet the newest."""
+        return MappingProxyType(self._connections)
+
+    def on(self, kind: type[M], handler: Callable[[Connection, M, Body], Awaitable[Answer]]) -> None:
+        """Serve requests of struct type `kind` on every connection.
+
+        The handler returns the answer's struct, or the struct and a body. It raises `RequestFailed` to refuse.
+        """
+        self._routes.add(kind, handler)
+
+    async def connect(
+        self, host: str, port: int, *, expect: Address | None = None, timeout: float = HANDSHAKE_SECONDS
+    ) -> Connection:
+        """A connection to the peer at `host`:`port`, which must be the wallet `expect` if one is given.
+
+        A live connection to that wallet, in whichever direction it was made, is used again. Raises `PeerUnreachable`,
+        `HandshakeRejected` or `WrongPeer`.
+        """
+        if expect is not None and expect in self._connections:
+            return self._connections[expect]
+        key = (host, port, expect)
+        dial = self._dialling.get(key)
+        if dial is None:
+            dial = self._dialling[key] = asyncio.create_task(self._dial(host, port, expect, timeout))
+            dial.add_done_callback(lambda _: self._dialling.pop(key, None))
+        # Several callers may wait for the same dial, so one that gives up must not end it.
+        return await asyncio.shield(dial)
+
+    def penalise(self, peer: Address, points: float, reason: str) -> None:
+        """Hold something against a peer; at `BAN_SCORE` points it is banned for a time and disconnected."""
+        if self.guard.penalise(peer, points, reason, self._now()):
+            for link, connection in list(self._open.items()):
+                if connection is not None and connection.peer == peer:
+                    link.close(REFUSED, f"banned: {reason}")
+
+    # Connecting
+
+    async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
+        address = await self._resolve(host, port)
+        link = self._open_link(PeerQuic(configuration=configuration(address[0], None)), address)
+        self._links[link.quic.host_cid] = link
+        try:
+            async with asyncio.timeout(timeout):
+                link.connect()
+                await link.secured.wait()
+                certificate = link.quic.peer_certificate()
+                if link.closed.is_set() or certificate is None:
+                    raise PeerUnreachable(host, port, link.reason)
+                stream = link.open_stream()
+                remote = f"{host}:{port}"
+                peer = await greet(stream, self.identity, self.network, fingerprint(certificate), remote, expect)
+                reason = self._refusal(peer)
+                if reason is not None:
+                    raise HandshakeRejected(peer, reason)
+        except (TimeoutError, DeadlineExceeded):
+            link.close(REFUSED, "handshake timed out")
+            raise PeerUnreachable(host, port, f"no answer within {timeout:g} s") from None
+        except ConnectionLost as error:
+            raise PeerUnreachable(host, port, error.reason) from None
+        except BaseException as error:
+            link.close(REFUSED, str(error) if isinstance(error, TransportError) else "handshake failed")
+            raise
+        return self._admitted(link, peer, is_client=True)
+
+    async def _resolve(self, host: str, port: int) -> SocketAddress:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with contextlib.suppress(ValueError):
+            if (ipaddress.ip_address(host).version == 6) == (family == socket.AF_INET6):
+                return (host, port) if family == socket.AF_INET else (host, port, 0, 0)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise PeerUnreachable(host, port, f"its name cannot be resolved: {error}") from None
+        address: SocketAddress = found[0][4]  # type: ignore[assignment]
+        return address
+
+    async def _welcome(self, link: Link) -> None:
+        remote_host, remote_port = link.remote[0], link.remote[1]
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                stream = await link.next_stream()
+                peer = await receive_greeting(stream, self.identity, self.network, self._fingerprint, self._refusal)
+        except (TransportError, TimeoutError) as error:
+            logger.info("no handshake with %s:%s: %s", remote_host, remote_port, error or "timed out")
+            if isinstance(error, ProtocolViolation):
+                self.guard.penalise(host_key(remote_host, remote_port), VIOLATION_POINTS, str(error), self._now())
+            if isinstance(error, HandshakeRejected):
+                # The refusal is on its way on the stream; the client closes once it has read it.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(link.closed.wait(), 1.0)
+            link.close(REFUSED, str(error) or "handshake timed out")
+            return
+        self._admitted(link, peer, is_client=False)
+
+    def _refusal(self, peer: Address) -> str | None:
+        if peer == self.address:
+            return "this wallet is already this peer's own"
+        banned = self.guard.ban_reason(peer, self._now())
+        return banned or (self._admit(peer) if self._admit is not None else None)
+
+    def _admitted(self, link: Link, peer: Address, *, is_client: bool) -> Connection:
+        connection = Connection(link, peer, is_client, self._routes, self._violated)
+        if link.closed.is_set():
+            raise ConnectionLost(peer, link.reason)
+        self._open[link] = connection
+        self._connections[peer] = connection
+        connection.start()
+        logger.info("connected with %s at %s:%s", peer, *connection.remote)
+        for callback in self.on_connected:
+            callback(connection)
+        return connection
+
+    def _violated(self, connection: Connection, reason: str) -> None:
+        self.penalise(connection.peer, VIOLATION_POINTS, reason)
+        self._close_link_of(connection, reason)
+
+    def _close_link_of(self, connection: Connection, reason: str) -> None:
+        for link, candidate in self._open.items():
+            if candidate is connection:
+                link.close(VIOLATION, reason)
+                return
+
+    # Datagrams
+
+    def _receive(self, batch: list[Datagram]) -> None:
+        by_link: dict[Link, list[Datagram]] = {}
+        for datagram in batch:
+            link = self._find_link(*datagram)
+            if link is not None:
+                by_link.setdefault(link, []).append(datagram)
+        for link, datagrams in by_link.items():
+            link.receive(datagrams)
+
+    def _find_link(self, data: bytes, address: SocketAddress) -> Link | None:
+        if data and not data[0] & 0x80:
+            return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
+        header = LongHeader.parse(data)
+        if header is None:
+            return None
+        link = self._links.get(header.destination)
+        if link is not None or len(data) < MIN_INITIAL or header.version == 0:
+            return link
+        if header.version != QuicProtocolVersion.VERSION_1:
+            versions: list[int] = [QuicProtocolVersion.VERSION_1]
+            self.send([(encode_quic_version_negotiation(header.destination, header.source, versions), address)])
+            return None
+        return self._accept(header.destination, address) if header.is_initial else None
+
+    def _accept(self, destination_cid: bytes, address: SocketAddress) -> Link | None:
+        greetings = sum(connection is None for connection in self._open.values())
+        if greetings >= MAX_GREETINGS or self.guard.ban_reason(host_key(address[0], address[1]), self._now()):
+            return None
+        quic = PeerQuic(
+            configuration=configuration(address[0], self._credentials),
+            original_destination_connection_id=destination_cid,
+        )
+        link = self._open_link(quic, address)
+        self._links[destination_cid] = link
+        self._links[quic.host_cid] = link
+        self._spawn(self._welcome(link))
+        return link
+
+    def _open_link(self, quic: PeerQuic, address: SocketAddress) -> Link:
+        link = Link(self, quic, address)
+        self._open[link] = None
+        return link
+
+    # LinkOwner
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        if self._socket is not None:
+            self._socket.send(datagrams)
+
+    def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
+        self._links[connection_id] = link
+
+    def connection_id_retired(self, link: Link, connection_id: bytes) -> None:
+        self._links.pop(connection_id, None)
+
+    def link_closed(self, link: Link) -> None:
+        self._links = {cid: other for cid, other in self._links.items() if other is not link}
+        connection = self._open.pop(link, None)
+        if connection is None:
+            return
+        if self._connections.get(connection.peer) is connection:
+            del self._connections[connection.peer]
+            others = [other for other in self._open.values() if other is not None and other.peer == connection.peer]
+            if others:
+                self._connections[connection.peer] = others[-1]
+        logger.info("disconnected from %s: %s", connection.peer, link.reason)
+        for callback in self.on_disconnected:
+            callback(connection)
+
+    # Housekeeping
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ALIVE)
+            for link, connection in list(self._open.items()):
+                if connection is not None and connection.is_client:
+                    link.ping()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

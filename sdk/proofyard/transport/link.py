@@ -1,0 +1,225 @@
+"""One QUIC connection on the event loop: datagrams in and out, timers, streams. Knows nothing of wallets."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from aioquic.quic import events
+
+from proofyard.transport.errors import ConnectionLost, RequestCancelled
+from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, PeerQuic
+from proofyard.transport.stream import Stream
+from proofyard.transport.udp import Datagram, SocketAddress
+
+logger = logging.getLogger("proofyard.transport")
+
+
+class LinkOwner(Protocol):
+    """What a link needs of its endpoint."""
+
+    def send(self, datagrams: list[Datagram]) -> None: ...
+    def connection_id_issued(self, link: "Link", connection_id: bytes) -> None: ...
+    def connection_id_retired(self, link: "Link", connection_id: bytes) -> None: ...
+    def link_closed(self, link: "Link") -> None: ...
+
+
+class Link:
+    """Drives a `PeerQuic`. New streams of the peer wait until `accept_streams` says who serves them."""
+
+    def __init__(self, owner: LinkOwner, quic: PeerQuic, remote: SocketAddress) -> None:
+        self.quic = quic
+        self.remote = remote
+        self.secured = asyncio.Event()
+        """Set when TLS is complete, and when the link is closed before that."""
+        self.closed = asyncio.Event()
+        self.reason = ""
+        """Why it is closed."""
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[int, Stream] = {}
+        self._waiting: asyncio.Queue[Stream] = asyncio.Queue()
+        self._accept: Callable[[Stream], object] = self._waiting.put_nowait
+        self._window = GREETING_WINDOW
+        self._consumed = 0
+        self._granted = GREETING_WINDOW
+        self._timer: asyncio.TimerHandle | None = None
+        self._transmit_handle: asyncio.Handle | None = None
+
+    def connect(self) -> None:
+        """Send the first flight of a client."""
+        self.quic.connect(self.remote, now=self._loop.time())
+        self._transmit()
+
+    def open_stream(self) -> Stream:
+        """A new bidirectional stream. Raises `ConnectionLost`."""
+        if self.closed.is_set():
+            raise ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", self.reason)
+        stream_id = self.quic.get_next_available_stream_id()
+        self.quic.send_stream_data(stream_id, b"")  # takes the number
+        stream = self._streams[stream_id] = Stream(self, stream_id)
+        return stream
+
+    async def next_stream(self) -> Stream:
+        """The peer's next stream, while nobody accepts them."""
+        return await self._waiting.get()
+
+    def accept_streams(self, accept: Callable[[Stream], object]) -> None:
+        """The peer is known: widen its window, and give its streams to `accept`."""
+        self._accept = accept
+        while not self._waiting.empty():
+            accept(self._waiting.get_nowait())
+        self._window = CONNECTION_WINDOW
+        self._grant()
+
+    def ping(self) -> None:
+        """Keep the path open."""
+        self.quic.send_ping(0)
+        self._transmit_soon()
+
+    def close(self, code: int, reason: str) -> None:
+        """Tell the peer and end everything; idempotent."""
+        if not self.closed.is_set():
+            self.quic.close(error_code=code, reason_phrase=reason[:200])
+            self._transmit()
+            self._end(reason)
+
+    # Datagrams and timers
+
+    def receive(self, datagrams: list[Datagram]) -> None:
+        """Datagrams that arrived together."""
+        now = self._loop.time()
+        try:
+            for data, address in datagrams:
+                self.quic.receive_datagram(data, address, now)
+        except Exception as error:
+            # A packet that trips the QUIC engine must cost its sender the connection, not us the process.
+            logger.warning("dropping %s:%s after an error in QUIC: %r", self.remote[0], self.remote[1], error)
+            self._end("its packets could not be processed")
+            return
+        self._process_events()
+        for stream in list(self._streams.values()):
+            stream.acknowledged()
+        self._transmit()
+
+    def _transmit_soon(self) -> None:
+        if self._transmit_handle is None:
+            self._transmit_handle = self._loop.call_soon(self._transmit)
+
+    def _transmit(self) -> None:
+        if self._transmit_handle is not None:
+            self._transmit_handle.cancel()
+            self._transmit_handle = None
+        if self.closed.is_set():
+            return
+        datagrams = self.quic.datagrams_to_send(now=self._loop.time())
+        if datagrams:
+            self._owner.send(datagrams)
+        self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        at = self.quic.get_timer()
+        if at is None or (self._timer is not None and self._timer.when() <= at):
+            # A timer that fires early finds nothing to do and arms the next one; cancelling costs more.
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        at = self.quic.get_timer()
+        if at is not None and at <= now:
+            self.quic.handle_timer(now=now)
+            self._process_events()
+        self._transmit()
+
+    def _process_events(self) -> None:
+        while (event := self.quic.next_event()) is not None:
+            self._handle(event)
+
+    def _handle(self, event: events.QuicEvent) -> None:
+        match event:
+            case events.StreamDataReceived(data=data, end_stream=end, stream_id=stream_id):
+                self._stream_of_peer(stream_id).feed(data, end)
+                self._forget_if_finished(stream_id)
+            case events.StreamReset(error_code=code, stream_id=stream_id):
+                self._stream_of_peer(stream_id).peer_reset(RequestCancelled(code), self.quic.received_size(stream_id))
+                self._forget_if_finished(stream_id)
+            case events.StopSendingReceived(error_code=code, stream_id=stream_id):
+                # It may concern a stream that is over for us and only waits for its acknowledgement.
+                if stream_id in self._streams:
+                    self._streams[stream_id].peer_stopped(RequestCancelled(code))
+                    self._forget_if_finished(stream_id)
+            case events.HandshakeCompleted():
+                self.secured.set()
+            case events.ConnectionIdIssued(connection_id=connection_id):
+                self._owner.connection_id_issued(self, connection_id)
+            case events.ConnectionIdRetired(connection_id=connection_id):
+                self._owner.connection_id_retired(self, connection_id)
+            case events.ConnectionTerminated(reason_phrase=reason, error_code=code):
+                self._end(reason or ("closed by the peer" if code == 0 else f"QUIC error {code:#x}"))
+            case _:
+                pass
+
+    def _stream_of_peer(self, stream_id: int) -> Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._streams[stream_id] = Stream(self, stream_id)
+            self._accept(stream)
+        return stream
+
+    def _forget_if_finished(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.finished:
+            del self._streams[stream_id]
+
+    def _end(self, reason: str) -> None:
+        if self.closed.is_set():
+            return
+        self.reason = reason
+        self.closed.set()
+        self.secured.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        error = ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", reason)
+        for stream in list(self._streams.values()):
+            stream.lost(error)
+        self._streams.clear()
+        self._owner.link_closed(self)
+
+    # StreamOwner
+
+    def stream_send(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        if not self.closed.is_set() and self.quic.writable(stream_id):
+            self.quic.send_stream_data(stream_id, data, end_stream=end)  # type: ignore[arg-type]
+            self._transmit_soon()
+        self._forget_if_finished(stream_id)
+
+    def stream_unacknowledged(self, stream_id: int) -> int:
+        return self.quic.unacknowledged(stream_id)
+
+    def stream_consumed(self, stream_id: int, count: int, limit: int) -> None:
+        self._consumed += count
+        if self.quic.grant_stream(stream_id, limit):
+            self._transmit_soon()
+        self._grant()
+        self._forget_if_finished(stream_id)
+
+    def stream_reset(self, stream_id: int, code: int) -> None:
+        if not self.closed.is_set():
+            self.quic.reset_stream(stream_id, code)
+            self._transmit_soon()
+        self._forget_if_finished(stream_id)
+
+    def stream_stop(self, stream_id: int, code: int) -> None:
+        if not self.closed.is_set():
+            self.quic.stop_stream(stream_id, code)
+            self._transmit_soon()
+
+    def _grant(self) -> None:
+        if self._granted - self._consumed <= self._window // 2:
+            self._granted = self._consumed + self._window
+            self.quic.grant_connection(self._granted)
+            self._transmit_soon()

@@ -1,0 +1,191 @@
+"""aioquic's connection with the receive windows that back-pressure needs, and the settings of this network.
+
+aioquic raises its receive limits as data arrives; here they rise as the application consumes (`grant_stream`,
+`grant_connection`), so a peer can make us hold at most `CONNECTION_WINDOW` bytes, and `GREETING_WINDOW` before it
+has proved its wallet. RFC 9000 section 4.
+"""
+
+import datetime
+import ipaddress
+from dataclasses import dataclass, field
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import (
+    CONNECTION_LIMIT_FRAME_CAPACITY,
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    QuicConnection,
+)
+from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import CipherSuite
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+ALPN = "proofyard/1"
+
+GREETING_WINDOW = 16 << 10
+"""Bytes that a peer may send on all streams together before it is authenticated."""
+
+STREAM_WINDOW = 2 << 20
+"""Bytes that a peer may send on one stream ahead of what was consumed."""
+
+CONNECTION_WINDOW = 8 << 20
+"""Bytes that an authenticated peer may send on all streams together ahead of what was consumed."""
+
+SEND_BUFFER = 1 << 20
+"""Unacknowledged bytes of one stream above which a writer waits."""
+
+IDLE_TIMEOUT = 30.0
+"""Seconds without a packet after which a connection is gone."""
+
+KEEP_ALIVE = 10.0
+"""Seconds between pings of the side that connected."""
+
+INTERNET_DATAGRAM = 1350
+"""UDP payload that passes nearly every path, with room for tunnels."""
+
+LOOPBACK_DATAGRAM = 16_000
+"""UDP payload on this machine; one STREAM frame of aioquic holds at most 16,383 bytes."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A self-signed certificate made for this process; wallets vouch for it in the handshake."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def fresh(cls) -> "Credentials":
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "proofyard")])
+        start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + datetime.timedelta(days=36_500))
+            .sign(key, hashes.SHA256())
+        )
+        return cls(certificate, key)
+
+
+@dataclass(frozen=True)
+class LongHeader:
+    """What every version of QUIC shows of a packet before the handshake is over (RFC 8999 section 5.1)."""
+
+    version: int
+    destination: bytes
+    source: bytes
+    is_initial: bool
+    """Whether it can open a connection; only meaningful in version 1."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> "LongHeader | None":
+        """None when `data` is too short, or a connection ID longer than QUIC version 1 allows."""
+        if len(data) < 7 or data[5] > 20:
+            return None
+        source_at = 6 + data[5]
+        if len(data) <= source_at or data[source_at] > 20:
+            return None
+        source = data[source_at + 1 : source_at + 1 + data[source_at]]
+        return cls(int.from_bytes(data[1:5], "big"), data[6:source_at], source, data[0] & 0x70 == 0x40)
+
+
+def datagram_size(host: str) -> int:
+    """UDP payload in bytes to send towards `host`, an IP address."""
+    return LOOPBACK_DATAGRAM if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_DATAGRAM
+
+
+def configuration(host: str, credentials: Credentials | None) -> QuicConfiguration:
+    """Settings towards `host`; of a server when `credentials` are given, of a client otherwise."""
+    config = QuicConfiguration(
+        alpn_protocols=[ALPN],
+        is_client=credentials is None,
+        idle_timeout=IDLE_TIMEOUT,
+        max_data=GREETING_WINDOW,
+        max_stream_data=STREAM_WINDOW,
+        max_datagram_size=datagram_size(host),
+        congestion_control_algorithm="cubic",
+    )
+    config.supported_versions = [QuicProtocolVersion.VERSION_1]
+    config.cipher_suites = [CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256]
+    # Trust comes from the wallets' signatures over the fingerprint, not from a certificate authority.
+    config.verify_mode = 0
+    if credentials is not None:
+        config.certificate = credentials.certificate
+        config.private_key = credentials.key
+    return config
+
+
+class PeerQuic(QuicConnection):
+    """A `QuicConnection` whose receive limits are granted by its owner."""
+
+    def grant_stream(self, stream_id: int, limit: int) -> bool:
+        """Let the peer send up to offset `limit` on a stream. True when that is news to the peer."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.receiver.is_finished or limit <= stream.max_stream_data_local:
+            return False
+        stream.max_stream_data_local = limit
+        return True
+
+    def grant_connection(self, limit: int) -> None:
+        """Let the peer send up to `limit` bytes on all streams together, counted from the beginning."""
+        self._local_max_data.value = max(self._local_max_data.value, limit)
+
+    def writable(self, stream_id: int) -> bool:
+        """Whether a stream exists whose sending side was neither finished nor reset."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.sender._reset_error_code is None and stream.sender._buffer_fin is None
+
+    def unacknowledged(self, stream_id: int) -> int:
+        """Bytes written to a stream that the peer has not acknowledged; 0 once the stream is over."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender.reset_pending or stream.sender.is_finished:
+            return 0
+        return len(stream.sender._buffer)
+
+    def received_size(self, stream_id: int) -> int:
+        """The highest offset seen on a stream, which is its final size once the peer reset it."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.receiver.highest_offset
+
+    def peer_certificate(self) -> x509.Certificate | None:
+        """The certificate whose key the server proved in TLS; None on the server's own side."""
+        return self.tls._peer_certificate
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local or stream.receiver.is_finished:
+            return
+        buf = builder.start_frame(
+            QuicFrameType.MAX_STREAM_DATA,
+            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+            handler=self._on_max_stream_data_delivery,
+            handler_args=(stream,),
+        )
+        buf.push_uint_var(stream.stream_id or 0)
+        buf.push_uint_var(stream.max_stream_data_local)
+        stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        streams = (self._local_max_streams_bidi, self._local_max_streams_uni)
+        # As upstream: MAX_STREAMS waits until the peer has fewer streams left than the update would grant.
+        due = [limit for limit in streams if limit.sent - limit.used < limit.value - limit.sent]
+        if self._local_max_data.sent != self._local_max_data.value:
+            due.append(self._local_max_data)
+        for limit in due:
+            buf = builder.start_frame(
+                limit.frame_type,
+                capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
+                handler=self._on_connection_limit_delivery,
+                handler_args=(limit,),
+            )
+            buf.push_uint_var(limit.value)
+            limit.sent = limit.value
