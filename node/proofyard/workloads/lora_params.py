@@ -1,0 +1,118 @@
+"""The parameters of a LoRA job: what they mean, their defaults, and which values are refused."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from proofyard.protocol.manifest import MAX_TASKS, Manifest
+from proofyard.workloads.errors import ManifestRefused
+
+MAX_ADAPTER_VALUES = 1 << 28
+PRECISIONS = ("fp32",)
+
+Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`rounds` rounds; in each, `workers` tasks train on their own shard from the same adapter, one task averages.
+
+    Adapter: `modules` maps every adapted linear layer to its (out, in) features, so that a state's schema follows
+    from the manifest alone; `rank` and `alpha` as in LoRA (arXiv 2106.09685, scale alpha / rank).
+    Inner optimizer: AdamW with `lr` (linear warm-up over `warmup_steps`, then linear decay to `lr_end` * lr over the
+    job), `beta1`, `beta2`, `eps`, `weight_decay`; gradients are clipped to the norm `clip`. Moments start at zero in
+    every round.
+    A step takes `batch` sequences of `seq_len` predicted tokens; a task has `segments` segments of `segment_steps`.
+    Outer optimizer: Nesterov momentum on the averaged delta (DiLoCo, arXiv 2311.08105); `outer_lr` 1 and
+    `outer_momentum` 0 is plain averaging. A delta longer than `max_delta_ratio` times the median one is shortened
+    to that.
+    Data: `shard_by` "label" gives each worker a contiguous run of labels, "document" deals the documents out.
+    `holdout_percent` of the documents, by their hash, are never trained on.
+    """
+
+    modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
+    rank: Annotated[int, Meta(ge=1, le=1024)]
+    alpha: Positive
+    lr: Positive
+    rounds: Count
+    workers: Annotated[int, Meta(ge=1, le=10_000)]
+    segments: Annotated[int, Meta(ge=1, le=4096)]
+    segment_steps: Count
+    batch: Annotated[int, Meta(ge=1, le=4096)]
+    seq_len: Annotated[int, Meta(ge=8, le=1 << 17)]
+    warmup_steps: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    lr_end: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    eps: Annotated[float, Meta(gt=0, le=1)] = 1e-8
+    weight_decay: Fraction = 0.0
+    clip: Positive = 1.0
+    outer_lr: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    outer_momentum: Fraction = 0.0
+    max_delta_ratio: Annotated[float, Meta(ge=1, le=1e6)] = 3.0
+    shard_by: Literal["label", "document"] = "label"
+    holdout_percent: Annotated[int, Meta(ge=1, le=50)] = 2
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def task_steps(self) -> int:
+        return self.segments * self.segment_steps
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0 over all rounds."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        rest = max(1, self.rounds * self.task_steps - self.warmup_steps)
+        return self.lr * (1 - (1 - self.lr_end) * (step - self.warmup_steps) / rest)
+
+
+def read_params(manifest: Manifest) -> LoraParams:
+    """The job's parameters. Raises `ManifestRefused` with the field that is wrong."""
+    try:
+        params = msgspec.convert(manifest.params, LoraParams)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").strip(".") or "params"
+        raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
+    _check_sizes(params)
+    return params
+
+
+def check_manifest(manifest: Manifest) -> LoraParams:
+    """The parameters of a manifest that is executable as a whole."""
+    if manifest.version != 1:
+        raise ManifestRefused("version", f"is {manifest.version}, this software executes version 1")
+    if manifest.model is None:
+        raise ManifestRefused("model", "is missing, it names the base model's CID")
+    if manifest.data is None:
+        raise ManifestRefused("data", "is missing, it names the training text's CID")
+    if not 0 <= manifest.seed < 1 << 63:
+        raise ManifestRefused("seed", f"is {manifest.seed}, it must lie in [0, 2**63)")
+    if not 0 < manifest.tolerance < 1:
+        raise ManifestRefused("tolerance", f"is {manifest.tolerance}, it must lie between 0 and 1")
+    if manifest.execution_class not in PRECISIONS:
+        raise ManifestRefused(
+            "execution_class", f"is {manifest.execution_class!r}, this workload knows {', '.join(PRECISIONS)}"
+        )
+    return read_params(manifest)
+
+
+def _check_sizes(params: LoraParams) -> None:
+    tasks = params.rounds * (params.workers + 1)
+    if tasks > MAX_TASKS:
+        raise ManifestRefused("params.rounds", f"and workers make {tasks} tasks, at most {MAX_TASKS} are allowed")
+    values = sum(params.rank * sum(shape) for shape in params.modules.values())
+    if values > MAX_ADAPTER_VALUES:
+        raise ManifestRefused("params.rank", f"makes an adapter of {values} values, at most {MAX_ADAPTER_VALUES}")
+    for name, shape in params.modules.items():
+        if params.rank > min(shape):
+            raise ManifestRefused("params.rank", f"is {params.rank}, but {name} has only {min(shape)} features")
+    if params.batch * params.seq_len > 1 << 22:
+        raise ManifestRefused(
+            "params.batch", f"times seq_len is {params.batch * params.seq_len} tokens a step, over 2**22"
+        )

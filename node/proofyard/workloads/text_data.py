@@ -1,0 +1,118 @@
+"""Training text: one JSONL file of documents, `{"text": ..., "shard": ...}` a line, packed the same way everywhere."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.model_files import read_config
+from proofyard.workloads.randomness import permutation
+
+MAX_LINE_BYTES = 16 << 20
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One line of the file. `shard` is a label (a book, an author, a source) that documents of a kind share."""
+
+    text: str
+    shard: str = ""
+
+
+def read_documents(data: Path) -> list[Document]:
+    """All documents of the file. Raises `InputRefused` with the number of the line that does not fit."""
+    decoder = msgspec.json.Decoder(Document)
+    documents = []
+    with data.open("rb") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise InputRefused(f"data file line {number}", f"is longer than {MAX_LINE_BYTES} bytes")
+            if line.strip():
+                try:
+                    documents.append(decoder.decode(line))
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise InputRefused(f"data file line {number}", f"is no document: {error}") from None
+    if not documents:
+        raise InputRefused("data file", "holds no document")
+    return documents
+
+
+def is_held_out(document: Document, percent: int) -> bool:
+    """Whether a document is kept for evaluation. Follows from its text alone, not from its place."""
+    return int.from_bytes(hashlib.sha256(document.text.encode()).digest()[:4], "big") % 100 < percent
+
+
+def shard(documents: Sequence[Document], workers: int, worker: int, by: str) -> list[Document]:
+    """The documents of one worker of `workers`.
+
+    "document" deals them out one by one. "label" gives each worker a contiguous run of labels (in order of first
+    appearance) of about equal size, so that shards differ in kind, as the data of real owners does.
+    """
+    if by == "document":
+        return list(documents[worker::workers])
+    sizes: dict[str, int] = {}
+    for document in documents:
+        sizes[document.shard] = sizes.get(document.shard, 0) + len(document.text)
+    if len(sizes) < workers:
+        raise InputRefused(
+            "data file", f"has {len(sizes)} shard labels for {workers} workers; shard by document instead"
+        )
+    owners = _owners(sizes, workers)
+    return [document for document in documents if owners[document.shard] == worker]
+
+
+def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
+    """Rows of `seq_len` + 1 tokens: the documents end to end, each closed by the model's end token. A row's last
+    token is the next row's first, so every token but the first is predicted once. Shape (rows, seq_len + 1)."""
+    end = read_config(model).get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int):
+        raise InputRefused(f"model directory {model.name}", "names no eos_token_id in config.json")
+    encodings = _tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
+    parts = [np.array([*encoding.ids, end], np.int64) for encoding in encodings]
+    stream = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    rows = (stream.size - 1) // seq_len
+    if rows < 1:
+        raise InputRefused("data file", f"leaves {stream.size} tokens, too few for one sequence of {seq_len}")
+    starts = np.arange(rows) * seq_len
+    rows_of_tokens: Tokens = stream[starts[:, None] + np.arange(seq_len + 1)[None, :]]
+    return rows_of_tokens
+
+
+def batch_rows(rows: int, batch: int, step: int, *purpose: str | int) -> npt.NDArray[np.intp]:
+    """Which rows step `step` (from 0) trains on: each epoch is its own permutation, and nothing repeats within it."""
+    positions = range(step * batch, (step + 1) * batch)
+    orders = {epoch: permutation(rows, *purpose, epoch) for epoch in {p // rows for p in positions}}
+    return np.array([orders[p // rows][p % rows] for p in positions])
+
+
+def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
+    """Label to worker: a label goes where its middle lies when the text is cut into equal parts; none is left empty."""
+    total, passed = sum(sizes.values()), 0
+    owners: dict[str, int] = {}
+    labels = list(sizes)
+    for number, label in enumerate(labels):
+        middle = (passed + sizes[label] / 2) * workers / max(1, total)
+        earliest = owners[labels[number - 1]] if number else 0
+        latest = earliest + 1 if number else 0
+        needed = workers - (len(labels) - number)
+        owners[label] = max(needed, min(latest, max(earliest, int(middle))))
+        passed += sizes[label]
+    return owners
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model: Path) -> Any:
+    from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return Tokenizer.from_file(str(model / "tokenizer.json"))
+    except Exception as error:  # the Rust extension raises plain Exception
+        raise InputRefused(f"model directory {model.name}", f"has no usable tokenizer.json: {error}") from None
