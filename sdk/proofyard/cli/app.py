@@ -1,0 +1,74 @@
+"""The command tree and its single exit: every error becomes one line on stderr and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proofyard.cli import output
+from proofyard.cli.context import Globals
+from proofyard.cli.logs import LogLevel, configure
+from proofyard.protocol.types import ProofyardError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(envvar="PROOFYARD_CONFIG", help="Settings file (TOML); see `proofyard version`.")
+    ] = None,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="PROOFYARD_LOG_LEVEL", help="What is logged on stderr.")
+    ] = LogLevel.INFO,
+) -> None:
+    """Verified compute on home GPUs: fine-tuning that is checked, not trusted, and paid on chain.
+
+    To try everything on this machine: `proofyard devnet`. To lend a GPU: `proofyard wallet new`, `node register`,
+    `node run`. To have a model fine-tuned: `proofyard job submit`.
+    """
+    configure(log_level)
+    context.obj = Globals(config)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
+    try:
+        code: Any = app(args, prog_name="proofyard", standalone_mode=False)
+    except ProofyardError as error:
+        return _fail(str(error), error, error.exit_code)
+    except typer.Abort:
+        return _fail("no input to read; give --password-file where a password is asked for", None, 1)
+    except KeyboardInterrupt:
+        return 130
+    except typer.TyperException as error:
+        if not error.format_message():
+            return error.exit_code
+        usage = getattr(error, "ctx", None)
+        hint = f" (see {usage.command_path} --help)" if usage else ""
+        return _fail(error.format_message() + hint, None, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        what = f"unexpected {type(error).__name__}: {error}"
+        return _fail(f"{what}; run it again with PROOFYARD_DEBUG=1 to see where it comes from", error, 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, error: BaseException | None, code: int) -> int:
+    if error is not None and os.environ.get("PROOFYARD_DEBUG") == "1":
+        traceback.print_exception(error)
+    output.note("error: " + " ".join(message.split()))
+    return code

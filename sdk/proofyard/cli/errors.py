@@ -1,0 +1,37 @@
+"""What the command line itself can refuse.
+
+ProofyardError
+└── CliError            exit code 1
+    ├── MissingExtra    a command needs packages that are not installed
+    └── UsageError      exit code 2: the call cannot be carried out as it was made
+        └── BadSetting  a setting is missing, unknown or has a value that does not fit
+"""
+
+from proofyard.protocol.types import ProofyardError
+
+
+class CliError(ProofyardError):
+    """Base of the command line's own errors."""
+
+
+class MissingExtra(CliError):
+    """Packages of an optional part are not installed."""
+
+    def __init__(self, command: str, package: str, extra: str) -> None:
+        super().__init__(f"{command} needs the package {package}, which is not installed: pip install '{extra}'")
+        self.package = package
+        self.extra = extra
+
+
+class UsageError(CliError):
+    """The call cannot be carried out as it was made; the message says how to make it."""
+
+    exit_code = 2
+
+
+class BadSetting(UsageError):
+    """A setting is missing, unknown, or has a value that does not fit. `field` is its name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field

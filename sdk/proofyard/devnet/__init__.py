@@ -1,0 +1,4 @@
+"""A whole network of processes on one machine: a real chain, real nodes and verifiers, nothing simulated.
+
+For the demo, for tests and for people who want to play (`proofyard devnet`). Its keys guard nothing of value.
+"""

@@ -1,0 +1,112 @@
+"""Child processes that are ours to the end: own process group, log file, ready file, and dead when we are."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from proofyard.devnet.errors import ChildDied, ChildNotReady
+
+STOP_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """One running `proofyard` command.
+
+    It has a process group of its own, so Ctrl-C reaches only us and we end everything in order. On Linux the kernel
+    ends it when we are killed; start it from the main thread, since the kernel counts the thread that forked as the
+    parent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        args: Sequence[str],
+        *,
+        log: Path,
+        ready: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.ready = ready
+        ready.unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter, our own arguments)
+                [sys.executable, "-m", "proofyard.cli", *args],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, **(env or {})},
+                process_group=0,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def wait_ready(self, timeout: float) -> dict[str, object]:
+        """What the child wrote to its ready file. Raises `ChildDied` or `ChildNotReady`."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.exit_code is not None:
+                raise ChildDied(self.name, self.exit_code, self.log, self.last_line())
+            with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+                return msgspec.json.decode(self.ready.read_bytes(), type=dict[str, object])
+            time.sleep(0.05)
+        raise ChildNotReady(self.name, timeout, self.log, self.last_line())
+
+    def last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def kill(self) -> None:
+        """End it as a power cut would, with everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def ask_to_stop(self) -> None:
+        self._process.terminate()
+
+    def wait_stopped(self, timeout: float = STOP_SECONDS) -> None:
+        """Wait for the end, then make sure: what is left of its process group after `timeout` is killed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        self.kill()
+
+
+def stop_all(children: Sequence[Child]) -> None:
+    """End all of them, side by side; a second interrupt kills at once."""
+    try:
+        for child in children:
+            child.ask_to_stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            child.wait_stopped(max(0.1, deadline - time.monotonic()))
+    except BaseException:
+        for child in children:
+            child.kill()
+        raise
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,101 @@
+"""What the page shows, as plain values; names are those people see, such as `node-3`."""
+
+from dataclasses import dataclass
+
+from proofyard.protocol.types import Address, Cid, Wei
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """A training loss as a node reported it. `at`: seconds since the run's start."""
+
+    node: str
+    task: str
+    at: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a node was busy with. `kind`: train, average or audit. `outcome`: ok, fault or lost.
+
+    `start`, `end`: seconds since the run's start.
+    """
+
+    node: str
+    kind: str
+    label: str
+    start: float
+    end: float
+    outcome: str = "ok"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened on the chain, `at` seconds since the run's start."""
+
+    at: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audited segment. `distances`: auditor's name to the relative distance of its update from the worker's."""
+
+    task: str
+    segment: int
+    worker: str
+    distances: dict[str, float]
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Balance:
+    """A participant's tokens before and after, in base units: what it holds plus what it has staked."""
+
+    name: str
+    role: str
+    address: Address
+    before: Wei
+    after: Wei
+    paid: Wei
+    note: str
+
+
+@dataclass(frozen=True)
+class Slash:
+    node: str
+    owner: Address
+    amount: Wei
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """A run, complete. `tolerance`: the largest distance that still counts as equal. `seconds`: the whole run."""
+
+    title: str
+    started: str
+    model: str
+    seed: int
+    seconds: float
+    peak_rss_bytes: int
+    loss_before: float
+    loss_after: float
+    sample_prompt: str
+    sample_before: str
+    sample_after: str
+    adapter_cid: Cid
+    adapter_dir: str
+    tolerance: float
+    conserved: bool
+    supply: Wei
+    nodes: tuple[str, ...]
+    losses: tuple[LossPoint, ...]
+    spans: tuple[Span, ...]
+    marks: tuple[Mark, ...]
+    audits: tuple[Audit, ...]
+    balances: tuple[Balance, ...]
+    slashes: tuple[Slash, ...]

@@ -1,0 +1,27 @@
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proofyard.cli.output import format_credits, parse_credits, table
+
+
+def test_amounts_read_as_credits_without_rounding() -> None:
+    assert format_credits(1_250_500_000_000_000_000_000) == "1,250.5 CREDIT"
+    assert format_credits(-1) == "-0.000000000000000001 CREDIT"
+    assert format_credits(0) == "0 CREDIT"
+
+
+@given(st.integers(min_value=0, max_value=10**30))
+def test_an_amount_survives_being_printed_and_typed(amount: int) -> None:
+    assert parse_credits(format_credits(amount)) == amount
+
+
+@pytest.mark.parametrize("text", ["", ".", "-1", "1e3", "0.1234567890123456789", "ten"])
+def test_text_that_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not an amount"):
+        parse_credits(text)
+
+
+def test_a_table_lines_up() -> None:
+    assert table([["a", "1"], ["long", "22"]], ["NAME", "N"]) == "NAME  N\na     1\nlong  22"

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.settings import load
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    rpc_url: str = "http://127.0.0.1:8545"
+    registry: str
+    port: int = 0
+    lease_s: float = 15.0
+    data_dir: Path = Path("data")
+    ready_file: Path | None = None
+    workloads: tuple[str, ...] = ("lora",)
+
+
+def read(toml: Path, flags: dict[str, object] | None = None, **environ: str) -> Sample:
+    return load(Sample, "node", toml=toml, flags={"registry": "0x1", **(flags or {})}, environ=environ)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "proofyard.toml"
+    path.write_text('rpc_url = "http://file"\n[node]\nport = 1\nworkloads = ["a", "b"]\nready_file = "run/ready"\n')
+    return path
+
+
+def test_the_last_source_that_speaks_wins(toml: Path) -> None:
+    assert read(toml).port == 1
+    assert read(toml, PROOFYARD_NODE_PORT="2").port == 2
+    assert read(toml, {"port": 3}, PROOFYARD_NODE_PORT="2").port == 3
+    assert read(toml, {"port": None}).port == 1
+
+
+def test_a_field_that_nobody_sets_keeps_its_default(toml: Path) -> None:
+    assert read(toml).lease_s == 15.0
+
+
+def test_shared_fields_may_stand_above_the_sections(toml: Path) -> None:
+    assert read(toml).rpc_url == "http://file"
+    assert read(toml, PROOFYARD_RPC_URL="http://env").rpc_url == "http://env"
+    assert read(toml, PROOFYARD_RPC_URL="http://env", PROOFYARD_NODE_RPC_URL="http://own").rpc_url == "http://own"
+
+
+def test_a_relative_path_in_the_file_is_relative_to_the_file(toml: Path) -> None:
+    assert read(toml).ready_file == toml.parent / "run" / "ready"
+    assert read(toml, PROOFYARD_NODE_READY_FILE="here").ready_file == Path("here")
+
+
+def test_a_list_in_the_environment_is_separated_by_commas(toml: Path) -> None:
+    assert read(toml).workloads == ("a", "b")
+    assert read(toml, PROOFYARD_NODE_WORKLOADS="lora, embed").workloads == ("lora", "embed")
+
+
+def test_a_value_that_does_not_fit_names_field_and_source(toml: Path) -> None:
+    with pytest.raises(BadSetting, match=r"port from PROOFYARD_NODE_PORT does not fit.*'many'") as caught:
+        read(toml, PROOFYARD_NODE_PORT="many")
+    assert caught.value.field == "port"
+    toml.write_text('[node]\nlease_s = "long"\n')
+    with pytest.raises(BadSetting, match=r"lease_s from .*proofyard.toml, \[node\] does not fit"):
+        read(toml)
+
+
+def test_an_unknown_name_in_the_file_is_refused_with_the_nearest_one(toml: Path) -> None:
+    toml.write_text("[node]\nprt = 1\n")
+    with pytest.raises(BadSetting, match=r"no setting prt; did you mean port\?"):
+        read(toml)
+
+
+def test_a_missing_field_says_where_it_can_be_set(toml: Path) -> None:
+    with pytest.raises(BadSetting, match=r"give --registry, set PROOFYARD_REGISTRY, or write registry = "):
+        load(Sample, "node", toml=toml, flags={}, environ={})
+
+
+def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no settings file"):
+        read(tmp_path / "nowhere.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[node")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        read(broken)
