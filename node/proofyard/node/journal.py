@@ -23,7 +23,7 @@ class JournalError(ProofyardError):
 class TaskEntry(SQLModel, table=True):
     """A task this node accepted from `verifier`; `submission` once it is finished, `done` once that was receipted."""
 
-    __tablename__ = "task"
+    __tablename__ = "node_task"
     verifier: str = Field(primary_key=True)
     job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
@@ -35,7 +35,7 @@ class TaskEntry(SQLModel, table=True):
 class SealEntry(SQLModel, table=True):
     """An audit this node accepted; `opening` once it is sealed."""
 
-    __tablename__ = "seal"
+    __tablename__ = "node_seal"
     verifier: str = Field(primary_key=True)
     batch: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
@@ -120,5 +120,5 @@ class Journal:
             return decode(entry.opening, SealOpened) if entry is not None and entry.opening else None
 
 
-_TASKS = SQLModel.metadata.tables["task"]
-_SEALS = SQLModel.metadata.tables["seal"]
+_TASKS = SQLModel.metadata.tables["node_task"]
+_SEALS = SQLModel.metadata.tables["node_seal"]

@@ -110,6 +110,14 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer"):
     lease_s: float
 
 
+class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress"):
+    """An auditor on its way: renews the lease of its seat."""
+
+    batch: BatchId
+    task: TaskIndex
+    segment: SegmentIndex
+
+
 class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
     batch: BatchId
     job: JobId
@@ -190,6 +198,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     TaskFailed,
     SubmitCommitment,
     AuditOffer,
+    AuditProgress,
     SubmitSeal,
     AuditFailed,
     OpenSeal,

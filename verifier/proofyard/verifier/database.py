@@ -103,6 +103,8 @@ class Batch(SQLModel, table=True):
     operators: bytes = b""
     """msgpack of the (node, owner) pairs at the draw."""
     audit_wads: bytes = b""
+    audits_paid: str = "0"
+    """What auditors were paid by this batch's settlement, in base units."""
     record: str | None = None
     settled_at: float = 0.0
 
@@ -133,6 +135,15 @@ class Seat(SQLModel, table=True):
     opening: bytes | None = None
     distance: float | None = None
     match: bool | None = None
+
+
+class Fault(SQLModel, table=True):
+    """A commitment that was found wrong. Its node gets no further work from this verifier."""
+
+    batch: int = Field(primary_key=True, foreign_key="batch.id")
+    task: int = Field(primary_key=True)
+    node: str = Field(index=True)
+    reason: str
 
 
 class Log(SQLModel, table=True):

@@ -12,6 +12,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `wallet`: keystore file of the verifier's key, from which its BLS key is derived; `password_file`: its password.
     `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP status API.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
+    `model_dirs`: Hugging Face model directories that are served in place to nodes that lack them.
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
     """
@@ -26,5 +27,6 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_port: int = 0
     data_dir: Path
     database_url: str = ""
+    model_dirs: tuple[Path, ...] = ()
     ready_file: Path | None = None
     lease_s: float = 15.0

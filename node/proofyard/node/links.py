@@ -1,0 +1,112 @@
+"""A node's standing connections to the verifiers: dialled out, announced, and made again whenever they end.
+
+A home node is reached by nobody; it dials, and verifiers send their offers back over the same connection.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from proofyard.chain import ChainClient, VerifierRecord
+from proofyard.protocol.messages import Ack, Announce
+from proofyard.protocol.types import Address, ProofyardError
+from proofyard.transport import Connection, Endpoint, RequestFailed, TransportError
+
+logger = logging.getLogger("proofyard.node")
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+REFRESH_S = 15.0
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 15.0
+
+
+class VerifierLinks:
+    """Keeps one announced connection to every active verifier."""
+
+    def __init__(self, endpoint: Endpoint, chain: ChainClient, announce: Callable[[], Announce]) -> None:
+        self._endpoint = endpoint
+        self._chain = chain
+        self._announce = announce
+        self._live: dict[Address, Connection] = {}
+        self._keepers: dict[Address, tuple[str, asyncio.Task[None]]] = {}
+        self._joined = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the Registry's list of verifiers until cancelled."""
+        try:
+            while True:
+                try:
+                    self._follow(await asyncio.to_thread(self._chain.active_verifiers))
+                except ProofyardError as error:
+                    logger.warning("the list of verifiers cannot be read: %s", error)
+                await asyncio.sleep(REFRESH_S)
+        finally:
+            for _, task in self._keepers.values():
+                task.cancel()
+            await asyncio.gather(*(task for _, task in self._keepers.values()), return_exceptions=True)
+
+    def _follow(self, verifiers: list[VerifierRecord]) -> None:
+        wanted = {verifier.node: verifier.endpoint for verifier in verifiers}
+        for address, (endpoint, task) in list(self._keepers.items()):
+            if wanted.get(address) != endpoint:
+                task.cancel()
+                del self._keepers[address]
+        for address, endpoint in wanted.items():
+            if address not in self._keepers:
+                self._keepers[address] = (endpoint, asyncio.create_task(self._keep(address, endpoint)))
+
+    async def _keep(self, verifier: Address, endpoint: str) -> None:
+        host, _, port = endpoint.rpartition(":")
+        retry = FIRST_RETRY_S
+        while True:
+            try:
+                connection = await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier)
+                answer = await connection.request(self._announce(), reply=Ack)
+                if answer.proceed:
+                    logger.info("joined verifier %s at %s", verifier, endpoint)
+                    self._live[verifier], retry = connection, FIRST_RETRY_S
+                    self._joined.set()
+                    await connection.closed.wait()
+                    logger.info("lost verifier %s: %s", verifier, connection.reason)
+                    del self._live[verifier]
+                else:
+                    logger.warning("verifier %s does not take this node: %s", verifier, answer.reason)
+            except (TransportError, ValueError, OverflowError) as error:
+                logger.info("verifier %s at %r: %s", verifier, endpoint, error)
+            await asyncio.sleep(retry)
+            retry = min(2 * retry, LAST_RETRY_S)
+
+    def connection(self, verifier: Address) -> Connection | None:
+        """The live connection to a verifier."""
+        return self._live.get(verifier)
+
+    async def joined(self) -> None:
+        """Until some verifier has taken this node."""
+        await self._joined.wait()
+
+    async def deliver(self, verifier: Address, message: msgspec.Struct, reply: type[R]) -> R:
+        """Send until an answer comes, over as many connections as it takes. Raises `RequestFailed` for a refusal."""
+        while True:
+            connection = self._live.get(verifier)
+            if connection is not None:
+                try:
+                    return await connection.request(message, reply=reply)
+                except RequestFailed as error:
+                    if error.code != "deadline":
+                        raise
+                except TransportError as error:
+                    logger.info("delivery to %s: %s; trying again", verifier, error)
+            await asyncio.sleep(FIRST_RETRY_S)
+
+    async def try_request(self, verifier: Address, message: msgspec.Struct, reply: type[R]) -> R | None:
+        """One attempt; None where the verifier is away or does not answer."""
+        connection = self._live.get(verifier)
+        if connection is not None:
+            with contextlib.suppress(TransportError):
+                return await connection.request(message, reply=reply, timeout=5.0)
+        return None

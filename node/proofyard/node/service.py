@@ -1,0 +1,76 @@
+"""`proofyard node run`: every part of a node in one process, from unlocking the wallet to a clean stop."""
+
+import asyncio
+import logging
+import os
+from importlib.metadata import version
+
+import psutil
+
+from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.chain import ChainClient, Wallet
+from proofyard.node.agent import Agent
+from proofyard.node.journal import Journal
+from proofyard.node.links import VerifierLinks
+from proofyard.node.settings import NodeSettings
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.messages import Announce
+from proofyard.protocol.types import Address
+from proofyard.runtime import run_service, run_together, write_ready
+from proofyard.transport import Endpoint
+from proofyard.workloads.executor import Executor
+from proofyard.workloads.workload import Resources, load_workload
+
+logger = logging.getLogger("proofyard.node")
+
+
+def run(settings: NodeSettings) -> None:
+    """Run a node until SIGINT or SIGTERM."""
+    run_service(_serve(settings))
+
+
+async def _serve(settings: NodeSettings) -> None:
+    wallet = Wallet.unlock(settings.wallet, password_file=settings.password_file)
+    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
+    for name in settings.workloads:
+        load_workload(name)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = BlockStore(settings.data_dir / "blocks")
+    for directory in settings.model_dirs:
+        logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+    if settings.adversary:
+        logger.warning("this node cheats on purpose: %s", settings.adversary)
+    resources = Resources(
+        threads=settings.threads or os.cpu_count() or 1, memory_bytes=settings.memory_limit_bytes or None
+    )
+    journal = Journal(settings.data_dir / "node.db")
+    domain = Domain(chain.chain_id, chain.registry)
+    async with (
+        Executor(settings.data_dir / "executor", resources=resources, adversary=settings.adversary) as executor,
+        Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint,
+    ):
+        serve_blocks(endpoint, store)
+
+        def announce() -> Announce:
+            return Announce(
+                workloads=settings.workloads,
+                execution_class=executor.execution_class,
+                memory_bytes=settings.memory_limit_bytes or psutil.virtual_memory().total,
+                port=endpoint.port,
+                software=f"proofyard {version('proofyard')}",
+            )
+
+        links = VerifierLinks(endpoint, chain, announce)
+        agent = Agent(settings, wallet, domain, endpoint, links, store, executor, journal)
+        logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
+        try:
+            await run_together(links.run(), agent.run(), agent.beat(), _ready(settings, links, wallet, endpoint))
+        finally:
+            journal.close()
+
+
+async def _ready(settings: NodeSettings, links: VerifierLinks, wallet: Wallet, endpoint: Endpoint) -> None:
+    """The node is ready once a verifier has taken it."""
+    await links.joined()
+    write_ready(settings.ready_file, wallet.address, endpoint.port)
+    await asyncio.Event().wait()

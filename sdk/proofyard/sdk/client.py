@@ -1,0 +1,237 @@
+"""The requester's side: put artifacts where the network finds them, escrow the pay, follow the job, fetch the result."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from proofyard.artifacts import BlockStore, fetch, serve_blocks
+from proofyard.chain import ChainClient, JobTerms, Wallet
+from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
+from proofyard.protocol.types import Address, Cid, JobId, Wei
+from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
+from proofyard.sdk.specs import JobSpec
+from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.workloads import load_workload
+
+T = TypeVar("T")
+
+POLL_S = 0.5
+PUBLISH_TIMEOUT_S = 3600.0
+MAX_RESULT_BYTES = 64 << 30
+
+
+class Client:
+    """A requester with its wallet, its chain connection and a store for what it publishes and fetches.
+
+    Works synchronously; QUIC runs in a thread of its own. Use as `with Client(...) as client`.
+    `registry` is the Registry's address on the chain behind `rpc_url`; `data_dir` keeps artifacts (default: temporary).
+    """
+
+    def __init__(self, rpc_url: str, registry: str, wallet: Wallet, *, data_dir: Path | None = None) -> None:
+        self.wallet = wallet
+        self.chain = ChainClient(rpc_url, Address(registry), wallet)
+        self._temporary = TemporaryDirectory(prefix="proofyard-") if data_dir is None else None
+        self.store = BlockStore(Path(self._temporary.name) if self._temporary else Path(data_dir or ".") / "blocks")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proofyard-client", daemon=True)
+        self._thread.start()
+        try:
+            domain = Domain(self.chain.chain_id, self.chain.registry)
+            self._endpoint = Endpoint(wallet, network=domain)
+            serve_blocks(self._endpoint, self.store)
+            self._run(self._endpoint.__aenter__())
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """A client from PROOFYARD_RPC_URL, PROOFYARD_REGISTRY, PROOFYARD_WALLET (keystore file) and
+        PROOFYARD_PASSWORD_FILE. Raises `JobRefused` that names what is missing."""
+        names = ("PROOFYARD_RPC_URL", "PROOFYARD_REGISTRY", "PROOFYARD_WALLET", "PROOFYARD_PASSWORD_FILE")
+        missing = [name for name in names if not os.environ.get(name)]
+        if missing:
+            raise JobRefused(
+                f"set {', '.join(missing)}, or pass client=Client(...); `proofyard devnet` prints them all"
+            )
+        rpc_url, registry, keystore, password_file = (os.environ[name] for name in names)
+        return cls(rpc_url, registry, Wallet.unlock(Path(keystore), password_file=Path(password_file)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End connections and remove temporary files. Idempotent; jobs go on without the client."""
+        if self._thread.is_alive():
+            self._run(self._endpoint.close())
+            self._stop_loop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def submit(
+        self,
+        spec: JobSpec,
+        *,
+        reward: Wei,
+        audit_fee: Wei,
+        auditors_per_segment: int = 2,
+        segments_per_audit: int = 1,
+        deadline_s: int = 24 * 3600,
+    ) -> "JobHandle":
+        """Publish a job's artifacts, open it on chain with its pay in escrow, and return its handle.
+
+        `reward` goes to the workers, `audit_fee` to the auditors; what is not spent comes back. Nothing is published
+        or escrowed for a job that the workload refuses (`ManifestRefused`) or that no verifier can take (`NoVerifier`).
+        """
+        manifest, artifacts = self._prepare(spec)
+        encoded = encode_manifest(manifest)
+        manifest_cid = self.store.put_bytes(encoded)
+        terms = JobTerms(
+            manifest=cid_digest(manifest_cid),
+            task_count=len(load_workload(manifest.workload).graph(manifest)),
+            reward=reward,
+            audit_fee=audit_fee,
+            auditors_per_segment=auditors_per_segment,
+            segments_per_audit=segments_per_audit,
+            deadline=int(time.time()) + deadline_s,
+        )
+        self.chain.require_balance(Wei(reward + audit_fee))
+        self._run(self._publish((manifest_cid, *artifacts)))
+        return JobHandle(self, self.chain.open_job(terms))
+
+    def job(self, job: JobId) -> "JobHandle":
+        """The handle of a job opened earlier."""
+        return JobHandle(self, job)
+
+    def report(self, job: JobId, since: int = 0) -> JobReport:
+        """How a job is doing, from the first verifier that answers."""
+        return self._run(self._ask(JobQuery(job, since)))
+
+    def download(self, cid: Cid, dest: Path) -> Path:
+        """Fetch an artifact, a file or a directory, to `dest`; every block is checked."""
+        return self._run(self._download(cid, dest))
+
+    def _prepare(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
+        artifacts: list[Cid] = []
+        cids: list[Cid | None] = []
+        for name, given in (("model", spec.model), ("data", spec.data)):
+            path = Path(given) if given is not None else None
+            if path is None:
+                cids.append(None)
+                continue
+            if not path.exists():
+                raise JobRefused(f"{name}: {path} does not exist; give a local path")
+            cids.append(self.store.link_directory(path) if path.is_dir() else self.store.link_file(path))
+            artifacts.append(cids[-1])  # type: ignore[arg-type]
+        manifest = spec.manifest(*cids)
+        load_workload(manifest.workload).check(manifest)
+        return manifest, artifacts
+
+    # In the thread
+
+    async def _publish(self, artifacts: tuple[Cid, ...]) -> None:
+        connection = await self._verifier()
+        total = sum(self.store.size(cid) for cid in artifacts)
+        answer = await connection.request(Publish(artifacts, total), reply=Ack, timeout=PUBLISH_TIMEOUT_S)
+        if not answer.proceed:
+            raise JobRefused(f"verifier {connection.peer} refuses the job's artifacts: {answer.reason}")
+
+    async def _ask(self, query: JobQuery) -> JobReport:
+        return await (await self._verifier()).request(query, reply=JobReport)
+
+    async def _download(self, cid: Cid, dest: Path) -> Path:
+        await fetch(self.store, cid, [await self._verifier()], max_bytes=MAX_RESULT_BYTES)
+        return await asyncio.to_thread(self.store.export, cid, dest)
+
+    async def _verifier(self) -> Connection:
+        """A connection to any active verifier."""
+        verifiers = await asyncio.to_thread(self.chain.active_verifiers)
+        reasons = []
+        for verifier in verifiers:
+            host, _, port = verifier.endpoint.rpartition(":")
+            try:
+                return await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier.node)
+            except (TransportError, ValueError) as error:
+                reasons.append(str(error))
+        raise NoVerifier("; ".join(reasons) or "the Registry lists no active verifier; start one with `verifier run`")
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """A job on the network. The handle holds nothing but its number: `client.job(id)` makes another one."""
+
+    client: Client
+    job_id: JobId
+
+    def status(self, since: int = 0) -> JobReport:
+        """How the job is doing now, with log lines after number `since`."""
+        return self.client.report(self.job_id, since)
+
+    def wait(self, timeout: float | None = None, on_event: Callable[[LogLine], object] | None = None) -> JobReport:
+        """Until the job is done. `timeout` in seconds; `on_event` gets every log line once, in order.
+
+        Raises `JobFailed` with the network's reason, or `JobTimeout`; either leaves the job as it is.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        seen = 0
+        while True:
+            report = self.status(seen)
+            for line in report.log:
+                seen = line.seq
+                if on_event is not None:
+                    on_event(line)
+            if not report.log:
+                if report.state == "done":
+                    return report
+                if report.state == "failed":
+                    raise JobFailed(self.job_id, report.reason)
+            if give_up is not None and time.monotonic() > give_up:
+                raise JobTimeout(self.job_id, timeout or 0, report.state)
+            if not report.log:
+                time.sleep(POLL_S)
+
+    def result(self, dest: Path | str) -> Path:
+        """Fetch the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
+
+        For `LoraJob` this is a PEFT adapter: `peft.PeftModel.from_pretrained(model, dest)` loads it.
+        """
+        report = self.status()
+        if report.state == "failed":
+            raise JobFailed(self.job_id, report.reason)
+        if report.result is None:
+            raise NotFinished(self.job_id, report.state)
+        return self.client.download(report.result, Path(dest))
+
+
+def submit_job(spec: JobSpec, *, reward: Wei, audit_fee: Wei, client: Client | None = None, **terms: int) -> JobHandle:
+    """Submit a job with `client`, or with one from the environment (`Client.from_env`); see `Client.submit`."""
+    return (client or Client.from_env()).submit(spec, reward=reward, audit_fee=audit_fee, **terms)
+
+
+def credits(amount: float | str) -> Wei:
+    """An amount of the network's token in base units: `credits("1.5")` is 1.5 * 10**18."""
+    return Wei(int(Decimal(str(amount)) * 10**18))

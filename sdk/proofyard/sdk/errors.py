@@ -1,0 +1,41 @@
+"""What can go wrong for a requester.
+
+SdkError
+├── JobRefused        the job cannot run as it stands; names the field
+├── NoVerifier        no active verifier can be reached
+├── JobFailed         the network gave the job up, with its reason
+├── JobTimeout        not done within the time the caller allowed; the job goes on
+└── NotFinished       asked for the result of a job that is still running
+"""
+
+from proofyard.protocol.types import JobId, ProofyardError
+
+
+class SdkError(ProofyardError):
+    """Base of this package's own errors; those of chain, transport and artifacts pass through as they are."""
+
+
+class JobRefused(SdkError, ValueError):
+    exit_code = 2
+
+
+class NoVerifier(SdkError):
+    exit_code = 3
+
+
+class JobFailed(SdkError):
+    def __init__(self, job: JobId, reason: str) -> None:
+        self.job, self.reason = job, reason
+        super().__init__(f"job {job} failed: {reason}")
+
+
+class JobTimeout(SdkError, TimeoutError):
+    def __init__(self, job: JobId, seconds: float, state: str) -> None:
+        self.job, self.seconds, self.state = job, seconds, state
+        super().__init__(f"job {job} is still {state} after {seconds:.0f} s; wait again with a longer timeout")
+
+
+class NotFinished(SdkError):
+    def __init__(self, job: JobId, state: str) -> None:
+        self.job, self.state = job, state
+        super().__init__(f"job {job} is {state}, it has no result yet; call wait() first")

@@ -1,0 +1,86 @@
+"""Job specs: what a requester says, turned into a manifest once the model and the data have their CIDs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.types import Cid
+from proofyard.sdk.errors import JobRefused
+from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.model_files import linear_modules
+
+
+class JobSpec(Protocol):
+    """Anything that `submit_job` takes. `model` is a local model directory, `data` a local file; both may be None."""
+
+    @property
+    def model(self) -> Path | str | None: ...
+
+    @property
+    def data(self) -> Path | str | None: ...
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        """The manifest, given the CIDs of `model` and `data`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraJob:
+    """Fine-tune a causal language model with LoRA, in rounds over several nodes.
+
+    `model`: a Hugging Face model directory with safetensors weights. `data`: a JSONL file of
+    `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, in all transformer layers or the
+    given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
+    `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
+    `proofyard.workloads.lora_params.LoraParams`. `tolerance`: the relative distance up to which an auditor's
+    update counts as the same.
+    """
+
+    model: Path | str
+    data: Path | str
+    targets: Sequence[str] = ("q_proj", "v_proj")
+    layers: Sequence[int] | None = None
+    rank: int = 8
+    alpha: float = 16.0
+    lr: float = 1e-3
+    rounds: int = 2
+    workers: int = 4
+    segments: int = 4
+    segment_steps: int = 2
+    batch: int = 4
+    seq_len: int = 128
+    seed: int = 0
+    tolerance: float = 0.02
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        modules = linear_modules(Path(self.model), list(self.targets), list(self.layers) if self.layers else None)
+        values = {
+            "modules": modules,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "lr": self.lr,
+            "rounds": self.rounds,
+            "workers": self.workers,
+            "segments": self.segments,
+            "segment_steps": self.segment_steps,
+            "batch": self.batch,
+            "seq_len": self.seq_len,
+            **self.options,
+        }
+        try:
+            params = msgspec.convert(values, LoraParams)
+        except msgspec.ValidationError as error:
+            raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
+        return Manifest(
+            workload="lora",
+            params=msgspec.to_builtins(params),
+            model=model,
+            data=data,
+            seed=self.seed,
+            tolerance=self.tolerance,
+        )

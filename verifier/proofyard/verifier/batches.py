@@ -1,0 +1,245 @@
+"""The life of a batch: formed, committed on chain, drawn, judged, settled. One coroutine a batch, resumable anywhere."""
+
+import asyncio
+import logging
+
+from sqlmodel import Session, select
+
+from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.merkle import root
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, Wei
+from proofyard.verifier.auditing import Case, NotDelivered, judge_segment, owed
+from proofyard.verifier.context import Context
+from proofyard.verifier.database import (
+    Batch,
+    BatchState,
+    Fault,
+    Job,
+    JobState,
+    Segment,
+    Task,
+    TaskState,
+    log,
+    tasks_of,
+)
+from proofyard.verifier.schedule import inputs_of, release
+from proofyard.workloads.errors import WorkloadError
+
+logger = logging.getLogger(__name__)
+
+MAX_MEMBERS_BYTES = 256 << 20
+RETRY_S = 1.0
+
+
+def form_batches(session: Session) -> list[int]:
+    """Put what is committed into a batch wherever a job can make no progress without its verdicts."""
+    formed = []
+    for job in session.exec(select(Job).where(Job.state == JobState.RUNNING)):
+        tasks = tasks_of(session, job.id)
+        committed = [task for task in tasks if task.state == TaskState.COMMITTED]
+        if not committed or any(task.state in (TaskState.READY, TaskState.ASSIGNED) for task in tasks):
+            continue
+        batch = Batch(
+            job=job.id,
+            root=root([task.leaf or b"" for task in committed]),
+            members=encode([task.submission for task in committed]),
+        )
+        session.add(batch)
+        session.flush()
+        for task in committed:
+            task.state, task.batch = TaskState.JUDGING, batch.id
+        log(session, job.id, "batch", f"batch of {len(committed)} commitments formed")
+        formed.append(batch.id or 0)
+    return formed
+
+
+def members_of(batch: Batch) -> list[SubmitCommitment]:
+    """The batch's commitments in the order of its Merkle leaves."""
+    encoded = decode(batch.members, list[bytes], max_bytes=MAX_MEMBERS_BYTES)
+    return [decode(item, SubmitCommitment, max_bytes=MAX_MEMBERS_BYTES) for item in encoded]
+
+
+async def run_batch(context: Context, row: int) -> None:
+    """Carry a batch from whatever state it is in to its settlement, trying again while the chain is away."""
+    steps = {
+        BatchState.FORMED: _commit,
+        BatchState.COMMITTED: _draw,
+        BatchState.AUDITING: _judge,
+        BatchState.JUDGED: settle,
+    }
+    while True:
+        batch = load_batch(context, row)
+        if batch.state == BatchState.SETTLED:
+            return
+        try:
+            await steps[batch.state](context, batch)
+        except ProofyardError as error:
+            logger.warning("batch %s (%s): %s", row, batch.state, error)
+            await context.wait(RETRY_S)
+        context.changed()
+
+
+def load_batch(context: Context, row: int) -> Batch:
+    with context.database.session() as session:
+        batch = session.get(Batch, row)
+        assert batch is not None, f"batch row {row} has vanished"
+        return batch
+
+
+async def _commit(context: Context, batch: Batch) -> None:
+    """Post the root. Looks for an earlier post first, so that a crash after sending does not post twice."""
+    job, batch_root, size = JobId(batch.job), Digest(batch.root), len(members_of(batch))
+    chain_id = await context.on_chain(lambda: context.chain.find_batch(job, batch_root))
+    if chain_id is None:
+        chain_id = await context.on_chain(lambda: context.chain.commit_batch(job, batch_root, size))
+    with context.database.session() as session:
+        batch = session.merge(batch)
+        batch.chain_id, batch.state = chain_id, BatchState.COMMITTED
+        log(session, batch.job, "batch", f"batch {chain_id}: root of {size} commitments on chain")
+
+
+async def _draw(context: Context, batch: Batch) -> None:
+    """Take the seed from the chain once its block is there, compute the plan, and write down what to audit."""
+    chain_id = BatchId(batch.chain_id or 0)
+    drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
+    nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
+    operators = [Operator(node.node, node.owner) for node in nodes]
+    members = members_of(batch)
+    wads = []
+    for member in members:
+        tasks, reward = _in_flight(context, member.commitment.node)
+        node = member.commitment.node
+        wads.append(await context.on_chain(lambda n=node, t=tasks, r=reward: context.chain.audit_probability(n, t, r)))
+    with context.database.session() as session:
+        batch = session.merge(batch)
+        job = session.get(Job, batch.job)
+        assert job is not None
+        plan = audit_plan(
+            drawn.seed,
+            [
+                BatchEntry(m.commitment.task, m.commitment.node, m.commitment.segments, m.commitment.struct_hash(), wad)
+                for m, wad in zip(members, wads, strict=True)
+            ],
+            operators,
+            auditors_per_segment=job.auditors_per_segment,
+            segments_per_audit=job.segments_per_audit,
+        )
+        for audit in plan.audits:
+            row = Segment(batch=batch.id, task=audit.task, index=audit.segment, auditors=" ".join(audit.auditors))
+            session.add(row)
+        batch.seed, batch.draw_block, batch.state = drawn.seed, drawn.block, BatchState.AUDITING
+        batch.operators = encode([(o.node, o.owner) for o in operators])
+        batch.audit_wads = encode([str(wad) for wad in wads])
+        text = f"batch {chain_id}: {len(plan.audits)} segments drawn for audit, {len(plan.skipped)} tasks skipped"
+        log(session, batch.job, "drawn", text)
+
+
+def _in_flight(context: Context, node: Address) -> tuple[int, Wei]:
+    """A node's tasks in batches that are not settled, and their reward: its exposure."""
+    with context.database.session() as session:
+        count, reward = 0, 0
+        for batch in session.exec(select(Batch).where(Batch.state != BatchState.SETTLED)):
+            job = session.get(Job, batch.job)
+            assert job is not None
+            units = [m.commitment.work_units for m in members_of(batch) if m.commitment.node == node]
+            count += len(units)
+            reward += int(job.reward) * sum(units) // total_units(tasks_of(session, job.id))
+        return count, Wei(reward)
+
+
+def total_units(tasks: list[Task]) -> int:
+    """The work of a whole job, which its reward is shared over."""
+    return sum(decode(task.spec, TaskSpec).work_units for task in tasks)
+
+
+async def _judge(context: Context, batch: Batch) -> None:
+    await asyncio.gather(*(_judge_task(context, batch, member) for member in members_of(batch)))
+    with context.database.session() as session:
+        session.merge(batch).state = BatchState.JUDGED
+
+
+async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) -> None:
+    """All drawn segments of one task, then its result; writes the verdict and frees or completes the task."""
+    index = member.commitment.task
+    with context.database.session() as session:
+        task = session.get(Task, (batch.job, index))
+        if task is None or task.state != TaskState.JUDGING or task.batch != batch.id:
+            return
+        job = session.get(Job, batch.job)
+        assert job is not None
+        drawn = session.exec(select(Segment).where(Segment.batch == batch.id, Segment.task == index)).all()
+        cases = [_case(context, session, batch, job, member, segment) for segment in drawn]
+    verdicts = await asyncio.gather(*(judge_segment(context, case) for case in cases))
+    reason = next((why or "auditors disagree" for verdict, why in verdicts if verdict == Verdict.FAULT), "")
+    reason = reason or await _accept_result(context, batch, member, audited=bool(cases))
+    with context.database.session() as session:
+        for case, (verdict, why) in zip(cases, verdicts, strict=True):
+            row = session.get(Segment, (batch.id, index, case.segment))
+            assert row is not None
+            row.verdict, row.reason = verdict, why
+        task = session.get(Task, (batch.job, index))
+        assert task is not None
+        node = member.commitment.node
+        if reason:
+            text = f"{decode(task.spec, TaskSpec).label} by this node is faulty: {reason}"
+            log(session, batch.job, "fault", text, task=index, node=node)
+            session.merge(Fault(batch=batch.id, task=index, node=node, reason=reason))
+            task.barred = " ".join({*task.barred.split(), node})
+            release(task)
+        else:
+            task.state = TaskState.VALID
+            log(
+                session, batch.job, "valid", "audited and valid" if cases else "valid, not drawn", task=index, node=node
+            )
+    context.changed()
+
+
+async def _accept_result(context: Context, batch: Batch, member: SubmitCommitment, *, audited: bool) -> str:
+    """Have the result here; of an audited task, recomputed from its last state. The reason if it cannot stand."""
+    commitment = member.commitment
+    try:
+        if not audited:
+            await owed(context, commitment.node, commitment.result, "the result")
+            return ""
+        last = await owed(context, commitment.node, member.trace[-1], "the last state")
+        manifest, spec = _manifest_and_spec(context, batch, commitment.task)
+        result = await asyncio.to_thread(context.workload(manifest).result, manifest, spec, last)
+    except (NotDelivered, WorkloadError) as error:
+        return str(error)
+    cid = await asyncio.to_thread(context.store.put_bytes, result)
+    return "" if cid == commitment.result else "the result does not follow from the last state"
+
+
+def _manifest_and_spec(context: Context, batch: Batch, index: int) -> tuple[Manifest, TaskSpec]:
+    with context.database.session() as session:
+        job, task = session.get(Job, batch.job), session.get(Task, (batch.job, index))
+        assert job is not None
+        assert task is not None
+        return context.manifest(Cid(job.manifest)), decode(task.spec, TaskSpec)
+
+
+def _case(
+    context: Context, session: Session, batch: Batch, job: Job, member: SubmitCommitment, segment: Segment
+) -> Case:
+    tasks = tasks_of(session, job.id)
+    task = next(t for t in tasks if t.index == segment.task)
+    operators = decode(batch.operators, list[tuple[str, str]], max_bytes=MAX_MEMBERS_BYTES)
+    return Case(
+        batch_row=batch.id or 0,
+        batch=BatchId(batch.chain_id or 0),
+        job=JobId(job.id),
+        manifest_cid=Cid(job.manifest),
+        manifest=context.manifest(Cid(job.manifest)),
+        spec=decode(task.spec, TaskSpec),
+        segment=SegmentIndex(segment.index),
+        worker=member.commitment.node,
+        trace=member.trace,
+        inputs=inputs_of(task, tasks),
+        seed=Digest(batch.seed or b""),
+        auditors=tuple(Address(a) for a in segment.auditors.split()),
+        owners={Address(node): Address(owner) for node, owner in operators},
+        seats=job.auditors_per_segment,
+    )

@@ -1,0 +1,116 @@
+"""A job from its event on chain to its result: taking it up, and closing it when everything is valid and settled."""
+
+import asyncio
+import logging
+
+from sqlmodel import Session, col, func, select
+
+from proofyard.chain import JobOpened
+from proofyard.protocol.cid import make_cid
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, TaskSpec
+from proofyard.protocol.types import Cid, JobId, ProofyardError
+from proofyard.verifier.auditing import MAX_STATE_BYTES
+from proofyard.verifier.context import Context, now
+from proofyard.verifier.database import Batch, BatchState, Job, JobState, Task, TaskState, log, tasks_of
+
+logger = logging.getLogger(__name__)
+
+
+def note_opened(session: Session, event: JobOpened) -> None:
+    """Write down a job that was opened on chain. Applying the same event again changes nothing."""
+    if session.get(Job, event.job) is None:
+        session.add(
+            Job(
+                id=event.job,
+                requester=event.requester,
+                manifest=make_cid(event.manifest),
+                tasks=event.task_count,
+                reward=str(event.reward),
+                audit_fee=str(event.audit_fee),
+                auditors_per_segment=event.auditors_per_segment,
+                segments_per_audit=event.segments_per_audit,
+                deadline=event.deadline,
+            )
+        )
+
+
+async def take_up(context: Context) -> None:
+    """Expand the manifests of new jobs into tasks. A job that cannot run is refused with its reason, before any work."""
+    with context.database.session() as session:
+        waiting = session.exec(select(Job).where(Job.state == JobState.WAITING)).all()
+    for job in waiting:
+        cid = Cid(job.manifest)
+        if not context.store.has(cid):
+            try:
+                await context.obtain(cid, None, max_bytes=MAX_MANIFEST_BYTES)
+            except ProofyardError:
+                if job.deadline < now():
+                    _fail(context, job, f"nobody delivered the manifest {cid} before the deadline")
+                continue
+        try:
+            manifest = context.manifest(cid)
+            workload = context.workload(manifest)
+            workload.check(manifest)
+            graph = list(workload.graph(manifest))
+        except ProofyardError as error:
+            _fail(context, job, str(error))
+            continue
+        if len(graph) != job.tasks:
+            _fail(context, job, f"the manifest makes {len(graph)} tasks, the job was opened with {job.tasks}")
+            continue
+        with context.database.session() as session:
+            job = session.merge(job)
+            job.state = JobState.RUNNING
+            for spec in graph:
+                session.add(Task(job=job.id, index=spec.index, spec=encode(spec)))
+            log(session, job.id, "opened", f"{manifest.workload} job of {len(graph)} tasks")
+
+
+def _fail(context: Context, job: Job, reason: str) -> None:
+    with context.database.session() as session:
+        job = session.merge(job)
+        job.state, job.reason = JobState.FAILED, reason
+        log(session, job.id, "failed", reason)
+
+
+async def expire(context: Context) -> None:
+    """A job past its deadline takes no more work; the requester can have the rest of the escrow back."""
+    with context.database.session() as session:
+        for job in session.exec(select(Job).where(Job.state == JobState.RUNNING, Job.deadline < now())):
+            job.state, job.reason = JobState.FAILED, "the deadline has passed"
+            log(session, job.id, "failed", job.reason)
+
+
+async def complete(context: Context) -> None:
+    """Finish jobs whose tasks are all valid and whose batches are all settled."""
+    with context.database.session() as session:
+        running = session.exec(select(Job).where(col(Job.state).in_([JobState.RUNNING, JobState.SETTLING]))).all()
+        finished = [job for job in running if all(t.state == TaskState.VALID for t in tasks_of(session, job.id))]
+        open_batches = {
+            job.id: session.exec(
+                select(func.count()).select_from(Batch).where(Batch.job == job.id, Batch.state != BatchState.SETTLED)
+            ).one()
+            for job in finished
+        }
+        for job in finished:
+            job.state = JobState.SETTLING
+    for job in finished:
+        if not open_batches[job.id]:
+            await _deliver(context, job)
+
+
+async def _deliver(context: Context, job: Job) -> None:
+    """Package the last task's result for people, and give the rest of the escrow back."""
+    with context.database.session() as session:
+        last = tasks_of(session, job.id)[-1]
+    manifest = context.manifest(Cid(job.manifest))
+    data = context.store.get_bytes(Cid(last.result or ""), max_bytes=MAX_STATE_BYTES)
+    files = await asyncio.to_thread(context.workload(manifest).package, manifest, decode(last.spec, TaskSpec), data)
+    cid = await asyncio.to_thread(context.store.put_directory, files)
+    if not await context.on_chain(lambda: context.chain.job(JobId(job.id)).closed):
+        await context.on_chain(lambda: context.chain.close_job(JobId(job.id)))
+    with context.database.session() as session:
+        job = session.merge(job)
+        job.state, job.result, job.closed = JobState.DONE, cid, True
+        log(session, job.id, "done", f"result {cid}")

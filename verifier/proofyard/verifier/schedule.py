@@ -1,0 +1,131 @@
+"""Who gets which task: tasks whose inputs are valid are offered to idle nodes on a lease that progress renews."""
+
+import logging
+from collections.abc import Iterable
+
+from sqlmodel import Session, col, select
+
+from proofyard.protocol.codec import decode
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.messages import Ack, TaskOffer
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
+from proofyard.verifier.context import Context, now
+from proofyard.verifier.database import Fault, Job, JobState, Seat, SeatState, Task, TaskState, log, tasks_of
+
+logger = logging.getLogger(__name__)
+
+OFFER_TIMEOUT_S = 10.0
+
+
+async def schedule(context: Context) -> None:
+    """One pass: take back lapsed leases, ready what has its inputs, offer what is ready."""
+    with context.database.session() as session:
+        release_lapsed(session, now())
+        offers = []
+        for job in session.exec(select(Job).where(Job.state == JobState.RUNNING).order_by(col(Job.id))):
+            tasks = tasks_of(session, job.id)
+            promote(tasks)
+            offers += assign(session, context, job, tasks)
+    for node, offer in offers:
+        context.spawn(_offer(context, node, offer))
+
+
+def release_lapsed(session: Session, at: float) -> None:
+    """A holder that was silent for longer than its lease loses the task; it costs no stake."""
+    for task in session.exec(select(Task).where(Task.state == TaskState.ASSIGNED, Task.lease_until < at)):
+        log(session, task.job, "lost", f"task {task.index}: no word from its node", task=task.index, node=task.node)
+        release(task)
+
+
+def release(task: Task) -> None:
+    """Back on the list, for anybody."""
+    task.state, task.node, task.lease_until = TaskState.READY, None, 0.0
+    task.submission, task.leaf, task.batch, task.result = None, None, None, None
+
+
+def promote(tasks: list[Task]) -> None:
+    """A task is ready once the results of all its dependencies are valid."""
+    valid = {task.index for task in tasks if task.state == TaskState.VALID}
+    for task in tasks:
+        if task.state == TaskState.WAITING and valid.issuperset(decode(task.spec, TaskSpec).deps):
+            task.state = TaskState.READY
+
+
+def assign(session: Session, context: Context, job: Job, tasks: list[Task]) -> list[tuple[Address, TaskOffer]]:
+    """Give every ready task that an idle node can do to one, the node with the least work in this job first.
+
+    The lease is written before the offer leaves, so a crash in between only costs the lease's time.
+    """
+    workload = context.manifest(Cid(job.manifest)).workload
+    shut_out = busy_nodes(session) | set(session.exec(select(Fault.node)))
+    load: dict[str, int] = {}
+    for task in tasks:
+        if task.node:
+            load[task.node] = load.get(task.node, 0) + 1
+    idle = [a for a, m in context.members.items() if a not in shut_out and workload in m.announce.workloads]
+    offers = []
+    for task in tasks:
+        if task.state != TaskState.READY:
+            continue
+        node = choose(idle, barred=task.barred.split(), load=load)
+        if node is None:
+            continue
+        idle.remove(node)
+        task.state, task.node, task.attempts = TaskState.ASSIGNED, node, task.attempts + 1
+        task.lease_until = now() + context.settings.lease_s
+        offers.append((node, _offer_of(context, job, task, tasks)))
+    return offers
+
+
+def choose(idle: Iterable[Address], *, barred: Iterable[str], load: dict[str, int]) -> Address | None:
+    """The idle node with the least work so far, ties by address; None when there is none that may."""
+    barred = set(barred)
+    return min((n for n in idle if n not in barred), key=lambda n: (load.get(n, 0), n), default=None)
+
+
+def busy_nodes(session: Session) -> set[str]:
+    """Nodes that hold a task or work on an audit now."""
+    tasks = session.exec(select(Task.node).where(Task.state == TaskState.ASSIGNED))
+    seats = session.exec(select(Seat.auditor).where(Seat.state == SeatState.WORKING))
+    return {node for node in (*tasks, *seats) if node}
+
+
+def inputs_of(task: Task, tasks: list[Task]) -> tuple[Cid, ...]:
+    """The results of a task's dependencies, in their order."""
+    results = {other.index: other.result for other in tasks}
+    return tuple(Cid(results[dep] or "") for dep in decode(task.spec, TaskSpec).deps)
+
+
+def _offer_of(context: Context, job: Job, task: Task, tasks: list[Task]) -> TaskOffer:
+    makers = {other.node for other in tasks if other.index in decode(task.spec, TaskSpec).deps}
+    return TaskOffer(
+        job=JobId(job.id),
+        manifest=Cid(job.manifest),
+        task=decode(task.spec, TaskSpec),
+        inputs=inputs_of(task, tasks),
+        providers=tuple(m.hint for a, m in context.members.items() if a in makers),
+        lease_s=context.settings.lease_s,
+    )
+
+
+async def _offer(context: Context, node: Address, offer: TaskOffer) -> None:
+    member = context.members.get(node)
+    reason = "it has disconnected"
+    if member is not None:
+        try:
+            reply = await member.connection.request(offer, reply=Ack, timeout=OFFER_TIMEOUT_S)
+            reason = "" if reply.proceed else reply.reason or "it declined"
+        except ProofyardError as error:
+            reason = str(error)
+    with context.database.session() as session:
+        task = session.get(Task, (offer.job, offer.task.index))
+        if task is None or task.node != node or task.state != TaskState.ASSIGNED:
+            return
+        if reason:
+            logger.warning("job %s task %s: %s does not take it: %s", offer.job, offer.task.index, node, reason)
+            task.barred = " ".join({*task.barred.split(), node}) if not reason.startswith("busy") else task.barred
+            release(task)
+        else:
+            text = f"{offer.task.label or offer.task.kind} given to a node, attempt {task.attempts}"
+            log(session, offer.job, "assigned", text, task=offer.task.index, node=node)
+    context.changed()

@@ -1,0 +1,86 @@
+"""`proofyard verifier run`: every part of a verifier in one process, from unlocking the wallet to a clean stop."""
+
+import asyncio
+import logging
+
+from proofyard.verifier.chainsync import follow_chain
+from sqlmodel import select
+
+from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.chain import ChainClient, Wallet
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, ProofyardError
+from proofyard.runtime import run_service, run_together, write_ready
+from proofyard.transport import Endpoint
+from proofyard.verifier.api import StatusApi
+from proofyard.verifier.batches import form_batches, run_batch
+from proofyard.verifier.context import Context
+from proofyard.verifier.database import Batch, BatchState, Database
+from proofyard.verifier.desk import Desk
+from proofyard.verifier.jobs import complete, expire, take_up
+from proofyard.verifier.schedule import schedule
+from proofyard.verifier.settings import VerifierSettings
+
+logger = logging.getLogger("proofyard.verifier")
+
+TICK_S = 1.0
+RETRY_S = 2.0
+
+
+def run(settings: VerifierSettings) -> None:
+    """Run a verifier until SIGINT or SIGTERM."""
+    run_service(_serve(settings))
+
+
+async def _serve(settings: VerifierSettings) -> None:
+    wallet = Wallet.unlock(settings.wallet, password_file=settings.password_file)
+    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = BlockStore(settings.data_dir / "blocks")
+    for directory in settings.model_dirs:
+        logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+    database = Database(settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}")
+    domain = Domain(chain.chain_id, chain.registry)
+    async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
+        context = Context(settings, wallet, domain, chain, database, store, endpoint)
+        serve_blocks(endpoint, store)
+        desk = Desk(context)
+        endpoint.on_disconnected.append(desk.left)
+        async with StatusApi(context) as api:
+            logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
+            write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
+            try:
+                await run_together(follow_chain(context), _work(context))
+            finally:
+                await context.close()
+                database.close()
+
+
+async def _work(context: Context) -> None:
+    """The verifier's one loop: whatever the database says can go on, goes on."""
+    running: set[int] = set()
+
+    async def carry(row: int) -> None:
+        try:
+            await run_batch(context, row)
+        finally:
+            running.discard(row)
+            context.changed()
+
+    while True:
+        try:
+            await take_up(context)
+            await expire(context)
+            await schedule(context)
+            with context.database.session() as session:
+                form_batches(session)
+                unsettled = session.exec(select(Batch.id).where(Batch.state != BatchState.SETTLED)).all()
+            for row in unsettled:
+                if row is not None and row not in running:
+                    running.add(row)
+                    context.spawn(carry(row))
+            await complete(context)
+            await context.wait(TICK_S)
+        except ProofyardError as error:
+            logger.warning("%s; trying again", error)
+            await asyncio.sleep(RETRY_S)
