@@ -1,0 +1,116 @@
+"""From bytes to a DAG, in constant memory: 256 KiB chunks, balanced trees of 174 links, raw leaves.
+
+The same bytes get the same CID as from `ipfs add --cid-version=1 --raw-leaves`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from proofyard.artifacts.errors import ArtifactTooLarge, CorruptArtifact
+from proofyard.artifacts.unixfs import Link, directory_node, file_node, is_safe_name, node_cid
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.types import Cid
+
+CHUNK_BYTES = 256 << 10
+LINKS_PER_NODE = 174
+
+MAX_DIRECTORY_BYTES = 256 << 10
+"""Above this Kubo shards a directory (HAMT), which does not exist here."""
+
+PutBlock = Callable[[Cid, bytes], None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    cid: Cid
+    content: int
+    tsize: int
+
+
+@dataclass
+class FileBuilder:
+    """Takes a file's chunks in order; `finish` returns its link. Memory: at most 174 links a level.
+
+    `put_leaf` and `put_node` get every block as it is made.
+    """
+
+    put_leaf: PutBlock
+    put_node: PutBlock
+    _levels: list[list[_Part]] = field(default_factory=lambda: [[]])
+
+    def add(self, chunk: bytes) -> None:
+        """The next `CHUNK_BYTES` bytes; only the last chunk may be shorter."""
+        cid = raw_cid(chunk)
+        self.put_leaf(cid, chunk)
+        self._push(0, _Part(cid, len(chunk), len(chunk)))
+
+    def finish(self, name: str = "") -> Link:
+        if self._levels == [[]]:
+            self.add(b"")
+        level = 0
+        while level + 1 < len(self._levels) or len(self._levels[level]) > 1:
+            if self._levels[level]:
+                self._close(level)
+            level += 1
+        root = self._levels[level][0]
+        return Link(root.cid, name, root.tsize)
+
+    def _push(self, level: int, part: _Part) -> None:
+        if level == len(self._levels):
+            self._levels.append([])
+        if len(self._levels[level]) == LINKS_PER_NODE:
+            self._close(level)
+        self._levels[level].append(part)
+
+    def _close(self, level: int) -> None:
+        parts = self._levels[level]
+        self._levels[level] = []
+        node = file_node([Link(part.cid, "", part.tsize) for part in parts], [part.content for part in parts])
+        block = node.encode()
+        cid = node_cid(block)
+        self.put_node(cid, block)
+        tsize = len(block) + sum(part.tsize for part in parts)
+        self._push(level + 1, _Part(cid, sum(part.content for part in parts), tsize))
+
+
+def build_file(source: BinaryIO, put_leaf: PutBlock, put_node: PutBlock, name: str = "") -> Link:
+    """The DAG of everything that `source` still holds."""
+    builder = FileBuilder(put_leaf, put_node)
+    while chunk := _read_chunk(source):
+        builder.add(chunk)
+    return builder.finish(name)
+
+
+def build_directory(entries: list[Link], put_node: PutBlock, name: str = "") -> Link:
+    """A directory of `entries`. Raises `ArtifactTooLarge` where Kubo would shard it."""
+    estimate = sum(len(entry.name.encode()) + 36 for entry in entries)
+    block = directory_node(entries).encode()
+    cid = node_cid(block)
+    if estimate > MAX_DIRECTORY_BYTES:
+        raise ArtifactTooLarge(cid, len(entries), MAX_DIRECTORY_BYTES // 300, "directory entries")
+    put_node(cid, block)
+    return Link(cid, name, len(block) + sum(entry.tsize for entry in entries))
+
+
+def build_tree(path: Path, put_file: Callable[[Path, str], Link], put_node: PutBlock, name: str = "") -> Link:
+    """The DAG of a folder. Hidden entries are left out as Kubo does; symbolic links stand for what they point to."""
+    entries = []
+    for child in sorted(path.iterdir()):
+        if child.name.startswith("."):
+            continue
+        if not is_safe_name(child.name):
+            raise CorruptArtifact(str(child), "its name cannot be used on every system; rename it")
+        if child.is_dir():
+            entries.append(build_tree(child, put_file, put_node, child.name))
+        elif child.is_file():
+            entries.append(put_file(child, child.name))
+    return build_directory(entries, put_node, name)
+
+
+def _read_chunk(source: BinaryIO) -> bytes:
+    chunk = source.read(CHUNK_BYTES)
+    while 0 < len(chunk) < CHUNK_BYTES and (more := source.read(CHUNK_BYTES - len(chunk))):
+        chunk += more
+    return chunk

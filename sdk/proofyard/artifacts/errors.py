@@ -1,0 +1,64 @@
+"""What can go wrong with artifacts.
+
+ArtifactError
+├── BlockMissing          a block is not in this store
+├── ArtifactUnavailable   no provider that was asked has it
+├── CorruptArtifact       bytes that do not match their CID, or a DAG that is no file or directory
+├── ArtifactTooLarge      more than the caller allows
+└── StoreUnusable         the store's folder cannot be written: disk full, no permission
+"""
+
+from collections.abc import Sequence
+
+from proofyard.protocol.types import Cid, ProofyardError
+
+
+class ArtifactError(ProofyardError):
+    """Base of everything that `proofyard.artifacts` raises."""
+
+
+class BlockMissing(ArtifactError):
+    """The store does not have a block, or no longer: what failed its check is deleted and counts as missing."""
+
+    def __init__(self, cid: Cid) -> None:
+        self.cid = cid
+        super().__init__(f"block {cid} is not in the store; fetch its artifact from a peer that has it")
+
+
+class ArtifactUnavailable(ArtifactError):
+    """Nobody who was asked could deliver. `reasons` holds one line for each provider."""
+
+    exit_code = 3
+
+    def __init__(self, cid: Cid, missing: int, reasons: Sequence[str]) -> None:
+        self.cid, self.missing, self.reasons = cid, missing, tuple(reasons)
+        tried = "; ".join(reasons) or "no provider is known"
+        super().__init__(f"artifact {cid} is not to be had, {missing} blocks are missing ({tried}); try again later")
+
+
+class CorruptArtifact(ArtifactError):
+    """Bytes do not match the CID they came under, or what they encode is no valid file or directory."""
+
+    exit_code = 4
+
+    def __init__(self, cid: str, reason: str) -> None:
+        self.cid, self.reason = cid, reason
+        super().__init__(f"artifact {cid} is corrupt: {reason}")
+
+
+class ArtifactTooLarge(ArtifactError):
+    """`cid` has `size` bytes (or entries), at least; the caller allows `limit`."""
+
+    def __init__(self, cid: Cid, size: int, limit: int, unit: str = "bytes") -> None:
+        self.cid, self.size, self.limit = cid, size, limit
+        super().__init__(f"artifact {cid} has {size} {unit} or more, over the limit of {limit}")
+
+
+class StoreUnusable(ArtifactError):
+    """The operating system refuses to read or write the store."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"the artifact store at {path} cannot be used: {reason}; free some space or choose another folder"
+        )

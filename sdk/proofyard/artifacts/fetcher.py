@@ -1,0 +1,195 @@
+"""Artifacts from several peers at once.
+
+Every provider pulls the next blocks it can deliver as soon as it is free, so fast ones deliver more. A block is
+checked as it arrives and stored; a provider that sends a wrong one is reported and dropped. What is stored stays, so
+a fetch that was cut off continues where it stopped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact
+from proofyard.artifacts.exchange import get_blocks
+from proofyard.artifacts.store import BlockStore
+from proofyard.artifacts.unixfs import Kind, decode
+from proofyard.protocol.cid import DAG_PB, cid_codec
+from proofyard.protocol.messages import PeerHint
+from proofyard.protocol.types import Cid
+from proofyard.transport import Connection, Endpoint, ProtocolViolation, TransportError
+
+logger = logging.getLogger("proofyard.artifacts")
+
+BATCH_BLOCKS = 8
+LANES = 2
+"""Requests under way at one provider, so that the next blocks follow without a pause."""
+
+OVERHEAD_BYTES = 4 << 20
+"""Room for the nodes and folders above an artifact's content."""
+
+FORGERY_POINTS = 100.0
+
+Provider = Connection | PeerHint
+Progress = Callable[[int, int], object]
+"""Called with the bytes fetched so far and the number of blocks known to be missing."""
+
+
+class ForgedBlock(ProtocolViolation):
+    """A provider sent bytes that are not the block it was asked for."""
+
+    def __init__(self, provider: str, cid: Cid) -> None:
+        super().__init__(f"{provider} sent something else as block {cid}")
+
+
+class Fetcher:
+    """Fetches into `store` over `endpoint`'s connections, dialling providers that are not connected yet."""
+
+    def __init__(self, endpoint: Endpoint, store: BlockStore) -> None:
+        self._endpoint = endpoint
+        self._store = store
+
+    async def fetch(
+        self, cid: Cid, providers: Sequence[Provider], *, max_bytes: int, on_progress: Progress | None = None
+    ) -> None:
+        """Have the whole artifact in the store, asking `providers` for what is missing.
+
+        Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is
+        known to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
+        """
+        job = _Job(cid, max_bytes, await asyncio.to_thread(lambda: list(self._store.missing(cid))))
+        if job.done.is_set():
+            return
+        finished = asyncio.create_task(job.done.wait())
+        workers = {asyncio.create_task(self._provide(job, provider, on_progress)) for provider in providers}
+        try:
+            pending = set(workers)
+            while pending and not job.done.is_set():
+                ended, _ = await asyncio.wait({*pending, finished}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended & pending:
+                    task.result()
+                pending -= ended
+        finally:
+            for task in (finished, *workers):
+                task.cancel()
+            await asyncio.gather(finished, *workers, return_exceptions=True)
+        if not job.done.is_set():
+            raise ArtifactUnavailable(cid, job.missing, job.reasons)
+
+    async def _provide(self, job: "_Job", provider: Provider, on_progress: Progress | None) -> None:
+        name = provider.peer if isinstance(provider, Connection) else provider.address
+        try:
+            if isinstance(provider, Connection):
+                connection = provider
+            else:
+                connection = await self._endpoint.connect(provider.host, provider.port, expect=provider.address)
+            await asyncio.gather(*(self._lane(job, connection, on_progress) for _ in range(LANES)))
+            job.reasons.append(f"{name} lacks blocks")
+        except ForgedBlock as error:
+            self._endpoint.penalise(name, FORGERY_POINTS, str(error))
+            job.reasons.append(str(error))
+        except TransportError as error:
+            job.reasons.append(f"{name}: {error}")
+
+    async def _lane(self, job: "_Job", connection: Connection, on_progress: Progress | None) -> None:
+        while batch := await job.take(connection.peer):
+            left = set(batch)
+            try:
+                async with aclosing(get_blocks(connection, batch)) as blocks:
+                    async for cid, data in blocks:
+                        if data is None:
+                            job.absent(cid, connection.peer)
+                        else:
+                            job.arrived(cid, len(data), await self._keep(job, connection, cid, data))
+                            if on_progress is not None:
+                                on_progress(job.received, job.missing)
+                        left.discard(cid)
+            finally:
+                job.give_back(left)
+
+    async def _keep(self, job: "_Job", connection: Connection, cid: Cid, data: bytes) -> list[Cid]:
+        """Check and store a block; returns the blocks below it that are missing."""
+        job.require_room(len(data))
+        try:
+            await asyncio.to_thread(self._store.put_block, cid, data)
+        except CorruptArtifact:
+            raise ForgedBlock(connection.peer, cid) from None
+        if cid_codec(cid) != DAG_PB:
+            return []
+        node = decode(cid, data)
+        job.require_room(sum(link.tsize for link in node.links) if node.kind is Kind.DIRECTORY else node.file_size or 0)
+        return await asyncio.to_thread(
+            lambda: [below for link in node.links for below in self._store.missing(link.cid)]
+        )
+
+
+class _Job:
+    """Which blocks of one artifact are wanted, under way, or lacking where."""
+
+    def __init__(self, cid: Cid, max_bytes: int, missing: list[Cid]) -> None:
+        self.done = asyncio.Event()
+        self.received = 0
+        self.reasons: list[str] = []
+        self._cid = cid
+        self._max_bytes = max_bytes
+        self._wanted: dict[Cid, None] = dict.fromkeys(missing)
+        self._under_way: set[Cid] = set()
+        self._seen: set[Cid] = set(missing)
+        self._lacking: dict[str, set[Cid]] = {}
+        self._changed = asyncio.Event()
+        self._notice()
+
+    @property
+    def missing(self) -> int:
+        return len(self._wanted) + len(self._under_way)
+
+    async def take(self, peer: str) -> list[Cid]:
+        """The next blocks to ask `peer` for; waits while others may bring news; empty when it can help no more."""
+        while True:
+            lacking = self._lacking.get(peer, set())
+            batch = []
+            for cid in self._wanted:
+                if cid not in lacking:
+                    batch.append(cid)
+                    if len(batch) == BATCH_BLOCKS:
+                        break
+            if batch or not self._under_way:
+                break
+            changed = self._changed
+            await changed.wait()
+        for cid in batch:
+            del self._wanted[cid]
+        self._under_way.update(batch)
+        return batch
+
+    def arrived(self, cid: Cid, size: int, below: list[Cid]) -> None:
+        self.received += size
+        self._under_way.discard(cid)
+        for child in below:
+            if child not in self._seen:
+                self._seen.add(child)
+                self._wanted[child] = None
+        self._notice()
+
+    def absent(self, cid: Cid, peer: str) -> None:
+        self._lacking.setdefault(peer, set()).add(cid)
+        self.give_back({cid})
+
+    def give_back(self, cids: set[Cid]) -> None:
+        """These were not delivered: somebody else may try."""
+        for cid in cids & self._under_way:
+            self._under_way.discard(cid)
+            self._wanted[cid] = None
+        self._notice()
+
+    def require_room(self, size: int) -> None:
+        """Raise `ArtifactTooLarge` when a part of `size` bytes, or what has come so far, exceeds the limit."""
+        total = max(size, self.received)
+        if total > self._max_bytes + OVERHEAD_BYTES:
+            raise ArtifactTooLarge(self._cid, total, self._max_bytes)
+
+    def _notice(self) -> None:
+        if self.missing == 0:
+            self.done.set()
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,247 @@
+"""Blocks on disk. A block is one file, written aside and renamed, and hashed again whenever it is read.
+
+    blocks/<last two characters of the CID>/<CID>     content
+    links/<CID>                                       `linked.Record`: artifacts that lie elsewhere
+    tmp/                                              being written; emptied at start
+
+A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from proofyard.artifacts import dag
+from proofyard.artifacts.builder import build_file, build_tree
+from proofyard.artifacts.errors import ArtifactTooLarge, BlockMissing, CorruptArtifact, StoreUnusable
+from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record
+from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
+from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
+from proofyard.protocol.codec import CodecError, decode, encode
+from proofyard.protocol.types import Cid
+
+logger = logging.getLogger("proofyard.artifacts")
+
+MAX_RECORD_BYTES = 256 << 20
+DEFAULT_MAX_BYTES = 64 << 20
+"""What `get_bytes` reads into memory unless the caller says otherwise."""
+
+
+class BlockStore:
+    """An artifact store in a folder of its own. Its methods may be called from any thread."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._blocks = self.path / "blocks"
+        self._links = self.path / "links"
+        self._tmp = self.path / "tmp"
+        self._linked = LinkedFiles()
+        self._counter = 0
+        self._lock = threading.Lock()
+        try:
+            for folder in (self._blocks, self._links, self._tmp):
+                folder.mkdir(parents=True, exist_ok=True)
+            for rubbish in self._tmp.iterdir():
+                rubbish.unlink()
+            for file in self._links.iterdir():
+                self._load_record(file)
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+
+    # Blocks
+
+    def has(self, cid: Cid) -> bool:
+        """Whether the block of this CID is here. Says nothing of the blocks below it; see `missing`."""
+        return self._linked.has(cid_digest(cid)) or self._block_path(cid).exists()
+
+    def get_block(self, cid: Cid) -> bytes:
+        """A block, checked. Raises `BlockMissing`, also for one that is damaged, which is deleted."""
+        digest = cid_digest(cid)
+        path = self._block_path(cid)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            linked = self._linked.read(digest) if cid_codec(cid) == RAW else None
+            if linked is None:
+                raise BlockMissing(cid) from None
+            return linked
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        if hashlib.sha256(data).digest() != digest:
+            logger.warning("block %s is damaged on disk and is deleted", cid)
+            path.unlink(missing_ok=True)
+            raise BlockMissing(cid)
+        return data
+
+    def block_size(self, cid: Cid) -> int | None:
+        """Bytes of a block without reading it, None when it is not here."""
+        try:
+            return self._block_path(cid).stat().st_size
+        except OSError:
+            return self._linked.size(cid_digest(cid)) if cid_codec(cid) == RAW else None
+
+    def put_block(self, cid: Cid, data: bytes) -> None:
+        """Keep a block. Raises `CorruptArtifact` when `data` is not what the CID names, `StoreUnusable`."""
+        if len(data) > MAX_BLOCK_BYTES:
+            raise ArtifactTooLarge(cid, len(data), MAX_BLOCK_BYTES)
+        if hashlib.sha256(data).digest() != cid_digest(cid):
+            raise CorruptArtifact(cid, "a block does not have its digest")
+        self._put_checked(cid, data)
+
+    # Artifacts in
+
+    def put_bytes(self, data: bytes) -> Cid:
+        """Store `data` as a file; returns its CID."""
+        return build_file(io.BytesIO(data), self._put_checked, self._put_checked).cid
+
+    def put_file(self, path: Path | str) -> Cid:
+        """Copy a file into the store, in constant memory."""
+        return self._put_file(Path(path), "").cid
+
+    def put_directory(self, path: Path | str) -> Cid:
+        """Copy a folder's visible files into the store."""
+        return build_tree(Path(path), self._put_file, self._put_checked).cid
+
+    def link_file(self, path: Path | str) -> Cid:
+        """Make an existing file an artifact where it lies. Not hashed again while it is unchanged."""
+        return self._link(Path(path))
+
+    def link_directory(self, path: Path | str) -> Cid:
+        """Make an existing folder's visible files an artifact where they lie, such as a model's directory."""
+        return self._link(Path(path))
+
+    # Artifacts out
+
+    def size(self, cid: Cid) -> int:
+        """Bytes of content: a file's, or all files' of a directory. Needs the directories and the files' roots."""
+        return sum(entry.size for entry in dag.entries(self.get_block, cid))
+
+    def get_bytes(self, cid: Cid, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
+        """A file's content. Raises `ArtifactTooLarge` before reading it, `BlockMissing`, `CorruptArtifact`."""
+        size = dag.content_size(dag.load(self.get_block, cid))
+        if size > max_bytes:
+            raise ArtifactTooLarge(cid, size, max_bytes)
+        return b"".join(self.read_range(cid, 0, size))
+
+    def read_range(self, cid: Cid, start: int, length: int) -> Iterator[bytes]:
+        """A file's bytes from `start`, `length` of them or up to its end, block by block."""
+        return dag.read_range(self.get_block, cid, start, length)
+
+    def export(self, cid: Cid, destination: Path | str, max_bytes: int | None = None) -> Path:
+        """Write a file or directory to `destination`, each file whole or not at all; `local_path` finds it later."""
+        root = Path(destination).absolute()
+        entries = list(dag.entries(self.get_block, cid))
+        total = sum(entry.size for entry in entries)
+        if max_bytes is not None and total > max_bytes:
+            raise ArtifactTooLarge(cid, total, max_bytes)
+        try:
+            for entry in entries:
+                target = root.joinpath(*entry.path)
+                if entry.is_directory:
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._write_whole(target, self.read_range(entry.cid, 0, entry.size))
+        except OSError as error:
+            raise StoreUnusable(root, error.strerror or str(error)) from None
+        self._link(root)
+        return root
+
+    def local_path(self, cid: Cid) -> Path | None:
+        """Where a linked or exported artifact lies as a plain file or folder, if it still is unchanged there."""
+        return self._linked.path(cid)
+
+    def missing(self, cid: Cid) -> Iterator[Cid]:
+        """The blocks that this artifact lacks here; those below a missing block are not known yet."""
+        stack, seen = [cid], set()
+        while stack:
+            here = stack.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            if not self.has(here):
+                yield here
+            elif cid_codec(here) != RAW:
+                try:
+                    node = dag.load(self.get_block, here)
+                except BlockMissing:
+                    yield here
+                    continue
+                stack += [link.cid for link in reversed(node.links)] if not isinstance(node, bytes) else []
+
+    # Files of the store
+
+    def _block_path(self, cid: Cid) -> Path:
+        cid_bytes(cid)  # a path from outside is a digest, nothing else
+        return self._blocks / cid[-2:] / cid
+
+    def _put_checked(self, cid: Cid, data: bytes) -> None:
+        path = self._block_path(cid)
+        if path.exists():
+            return
+        try:
+            path.parent.mkdir(exist_ok=True)
+            self._write_whole(path, [data])
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+
+    def _write_whole(self, target: Path, pieces: Iterator[bytes] | list[bytes]) -> None:
+        with self._lock:
+            self._counter += 1
+            name = f"{os.getpid()}-{self._counter}"
+        # Next to the target when that is on another file system, so that the rename is atomic.
+        inside = target.is_relative_to(self.path)
+        temporary = self._tmp / name if inside else target.with_name(f".{target.name}.{name}")
+        try:
+            with temporary.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def _put_file(self, path: Path, name: str) -> Link:
+        with _open(path) as source:
+            return build_file(source, self._put_checked, self._put_checked, name)
+
+    def _link(self, path: Path) -> Cid:
+        path = path.absolute()
+        known = self._linked.of_path(path)
+        if known is not None:
+            return known.cid
+        files: list[LinkedFile] = []
+
+        def link_one(file: Path, name: str) -> Link:
+            leaves = bytearray()
+            with _open(file) as source:
+                state = os.fstat(source.fileno())
+                link = build_file(source, lambda cid, _: leaves.extend(cid_digest(cid)), self._put_checked, name)
+            files.append(LinkedFile(str(file), state.st_size, state.st_mtime_ns, bytes(leaves)))
+            return link
+
+        cid = (build_tree(path, link_one, self._put_checked) if path.is_dir() else link_one(path, "")).cid
+        record = Record(cid, str(path), tuple(files))
+        self._write_whole(self._links / cid, [encode(record)])
+        self._linked.add(record)
+        return cid
+
+    def _load_record(self, file: Path) -> None:
+        try:
+            self._linked.add(decode(file.read_bytes(), Record, max_bytes=MAX_RECORD_BYTES))
+        except CodecError as error:
+            logger.warning("the record of a linked artifact at %s is unreadable and is deleted: %s", file, error)
+            file.unlink()
+
+
+def _open(path: Path) -> io.BufferedReader:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise StoreUnusable(path, error.strerror or str(error)) from None
