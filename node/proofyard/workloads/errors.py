@@ -14,6 +14,8 @@ WorkloadError
     └── ExecutorCrashed  the process that computes ended
 """
 
+from typing import Any
+
 from proofyard.protocol.types import ProofyardError
 
 
@@ -58,14 +60,22 @@ class SketchRefused(WorkloadError, ValueError):
 class ExecutionError(WorkloadError):
     """A task or segment could not be executed here."""
 
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
 
 class SegmentFailed(ExecutionError):
     def __init__(self, segment: int, reason: str) -> None:
-        self.segment, self.reason = segment, reason
         super().__init__(f"segment {segment} failed: {reason}")
+        self.segment, self.reason = segment, reason
 
 
 class OutOfMemory(ExecutionError):
+    pass
+
+
+class OutOfDisk(ExecutionError):
     pass
 
 
@@ -79,3 +89,34 @@ class TaskStopped(ExecutionError):
 
 class ExecutorCrashed(ExecutionError):
     pass
+
+
+_CROSSING: dict[str, type[WorkloadError]] = {
+    kind.__name__: kind
+    for kind in (
+        UnknownWorkload,
+        ManifestRefused,
+        InputRefused,
+        StateRefused,
+        ExecutionError,
+        SegmentFailed,
+        OutOfMemory,
+        OutOfDisk,
+        TaskStopped,
+    )
+}
+
+
+def to_wire(error: WorkloadError) -> tuple[str, dict[str, Any]]:
+    """Name and operands of an error, so that it can cross from the executor's child to its parent."""
+    if type(error).__name__ not in _CROSSING:
+        return ExecutionError.__name__, {"message": str(error)}
+    operands = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+    if isinstance(error, SegmentFailed):
+        del operands["message"]
+    return type(error).__name__, operands
+
+
+def from_wire(name: str, operands: dict[str, Any]) -> WorkloadError:
+    """The error that `to_wire` took apart."""
+    return _CROSSING[name](**operands)

@@ -36,15 +36,17 @@ class TrainRunner:
             inputs.model, params, manifest.execution_class, resources.device, resources.memory_bytes
         )
 
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+    def run(self, index: int, before: bytes, progress: OnProgress, *, steps: int | None = None) -> bytes:
+        """See `SegmentRunner`. `steps` other than the manifest's are for tests of what audits catch."""
         params = self._params
+        steps = params.segment_steps if steps is None else steps
         state = decode_state(before, schema=train_schema(params))
         done = int(state[STEP])
         if done != index * params.segment_steps:
             raise StateRefused(f"is {done} at segment {index}, expected {index * params.segment_steps}", STEP)
         optimizer = AdamW(params, self._model, take(state, "adapter"), take(state, "first"), take(state, "second"))
         try:
-            for step in range(done, done + params.segment_steps):
+            for step in range(done, done + steps):
                 started = time.perf_counter()
                 loss = self._step(optimizer, index, step)
                 progress(
@@ -63,7 +65,7 @@ class TrainRunner:
             if "can't allocate memory" in str(error):
                 raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
             raise
-        finished: dict[str, Array] = {STEP: np.array(done + params.segment_steps, np.int64)}
+        finished: dict[str, Array] = {STEP: np.array(done + steps, np.int64)}
         return encode_state(finished | optimizer.state())
 
     def _step(self, optimizer: "AdamW", index: int, step: int) -> float:

@@ -75,7 +75,7 @@ def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
     end = end[0] if isinstance(end, list) and end else end
     if not isinstance(end, int):
         raise InputRefused(f"model directory {model.name}", "names no eos_token_id in config.json")
-    encodings = _tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
+    encodings = load_tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
     parts = [np.array([*encoding.ids, end], np.int64) for encoding in encodings]
     stream = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     rows = (stream.size - 1) // seq_len
@@ -109,7 +109,7 @@ def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(model: Path) -> Any:
+def load_tokenizer(model: Path) -> Any:
     from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
 
     try:

@@ -7,7 +7,7 @@ called in the child process of an `Executor`, and imports what it needs there.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -96,15 +96,6 @@ class Workload(Protocol):
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         """Load what the segments of `task` need. Only called in an executor's child process."""
         ...
-
-
-@dataclass(frozen=True)
-class TaskTrace:
-    """The states of an executed task, in order, as files of canonical bytes, and its result artifact."""
-
-    states: tuple[Path, ...]
-    result: Path
-    resumed: int = field(default=0)
 
 
 def load_workload(name: str) -> Workload:

@@ -1,0 +1,195 @@
+"""The process that computes: `python -m proofyard.workloads.child`, started and fed by an `Executor`.
+
+Orders come in on stdin, reports go out on what was stdout; anything that a library prints goes to stderr. The
+process ends when its parent does: stdin closes then, and Linux is asked to kill it as well.
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, assert_never
+
+from proofyard.workloads.adversary import corrupt
+from proofyard.workloads.determinism import configure, execution_class
+from proofyard.workloads.errors import ExecutionError, OutOfMemory, TaskStopped, WorkloadError, to_wire
+from proofyard.workloads.frames import (
+    Evaluate,
+    Evaluated,
+    Failed,
+    FromChild,
+    InputPaths,
+    Order,
+    Ready,
+    RunSegment,
+    RunTask,
+    SegmentDone,
+    StateWritten,
+    Step,
+    Stop,
+    TaskDone,
+    frame,
+    read_order,
+)
+from proofyard.workloads.state import MAX_STATE_BYTES
+from proofyard.workloads.state_store import StateStore, write_durably
+from proofyard.workloads.workload import Inputs, Progress, Resources, SegmentRunner, load_workload
+
+logger = logging.getLogger("proofyard.workloads")
+
+PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """Executes one order at a time."""
+
+    def __init__(self, out: BinaryIO, resources: Resources, adversary: str | None) -> None:
+        self._out = out
+        self._resources = resources
+        self._adversary = adversary
+        self.stopping = threading.Event()
+
+    def report(self, message: FromChild) -> None:
+        self._out.write(frame(message))
+        self._out.flush()
+
+    def execute(self, order: Order) -> None:
+        """Carry out an order and report how it ended."""
+        self.stopping.clear()
+        try:
+            match order:
+                case RunTask():
+                    self.report(self._run_task(order))
+                case RunSegment():
+                    self.report(self._run_segment(order))
+                case Evaluate():
+                    self.report(self._evaluate(order))
+                case _:
+                    assert_never(order)
+        except WorkloadError as error:
+            self.report(Failed(*to_wire(error)))
+        except MemoryError:
+            self.report(Failed(*to_wire(OutOfMemory("the memory limit was reached; raise it or use a smaller batch"))))
+        except Exception as error:
+            logger.exception("order failed")
+            reason = ExecutionError(f"the computation failed unexpectedly: {type(error).__name__}: {error}")
+            self.report(Failed(*to_wire(reason)))
+
+    def _run_task(self, order: RunTask) -> TaskDone:
+        manifest, task, inputs = order.manifest, order.task, _inputs(order.inputs)
+        workload = load_workload(manifest.workload)
+        workload.check(manifest)
+        store = StateStore(Path(order.folder))
+        state = workload.initial_state(manifest, task, inputs)
+        self.report(StateWritten(0, str(store.write(0, state))))
+        resumed = 0
+        for number in range(1, task.segments + 1):
+            if (kept := store.read(number)) is None:
+                break
+            path, state = kept
+            resumed = number
+            self.report(StateWritten(number, str(path)))
+        if resumed < task.segments:
+            runner = self._runner(order, inputs)
+            for index in range(resumed, task.segments):
+                state = runner.run(index, state, self._progress)
+                self.report(StateWritten(index + 1, str(store.write(index + 1, state))))
+        result = write_durably(Path(order.folder) / "result.bin", workload.result(manifest, task, state))
+        return TaskDone(str(result), resumed)
+
+    def _run_segment(self, order: RunSegment) -> SegmentDone:
+        load_workload(order.manifest.workload).check(order.manifest)
+        runner = self._runner(order, _inputs(order.inputs))
+        write_durably(Path(order.after), runner.run(order.index, Path(order.before).read_bytes(), self._progress))
+        return SegmentDone()
+
+    def _evaluate(self, order: Evaluate) -> Evaluated:
+        from proofyard.workloads.evaluation import generate, held_out_loss
+
+        inputs = _inputs(order.inputs)
+        loss = held_out_loss(order.manifest, inputs, self._resources, order.adapter, order.sequences)
+        text = generate(order.manifest, inputs, self._resources, order.adapter, order.prompt, order.new_tokens)
+        return Evaluated(loss, text)
+
+    def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
+        workload = load_workload(order.manifest.workload)
+        if self._adversary:
+            return corrupt(self._adversary, workload, order.manifest, order.task, inputs, self._resources)
+        return workload.runner(order.manifest, order.task, inputs, self._resources)
+
+    def _progress(self, progress: Progress) -> None:
+        self.report(Step(progress))
+        if self.stopping.is_set():
+            raise TaskStopped(f"stopped on request in segment {progress.segment}; the states before it are kept")
+
+
+def _inputs(paths: InputPaths) -> Inputs:
+    return Inputs(
+        model=Path(paths.model) if paths.model else None,
+        data=Path(paths.data) if paths.data else None,
+        results=paths.results,
+    )
+
+
+def _receive(stream: BinaryIO, orders: "queue.Queue[Order]", child: Child) -> None:
+    """Take in orders beside the computation. The end of the stream means that the parent is gone."""
+    while (message := read_order(stream)) is not None:
+        if isinstance(message, Stop):
+            child.stopping.set()
+        else:
+            orders.put(message)
+    os._exit(0)
+
+
+def _limit(memory_bytes: int | None) -> None:
+    """Bound what a job can take from this machine. Memory is private memory, so a shared model does not count
+    until it is written to."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_STATE_BYTES, MAX_STATE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+@contextlib.contextmanager
+def _private_stdout() -> Iterator[BinaryIO]:
+    """The real stdout for reports alone; prints of libraries go to stderr from here on."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        yield out
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    _die_with_parent(settings["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    resources = Resources(**settings["resources"])
+    with _private_stdout() as out:
+        child = Child(out, resources, settings["adversary"])
+        orders: queue.Queue[Order] = queue.Queue()
+        threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
+        configure(resources.threads)
+        _limit(resources.memory_bytes)
+        child.report(Ready(execution_class("fp32", resources.device)))
+        while True:
+            child.execute(orders.get())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What an executor and its child process say to each other: typed msgpack structs, each behind a 4-byte length."""
+
+import struct
+from typing import Any, BinaryIO
+
+import msgspec
+
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.workloads.workload import Progress
+
+LENGTH = struct.Struct(">I")
+
+
+class InputPaths(msgspec.Struct, frozen=True):
+    """`workload.Inputs` on the wire."""
+
+    model: str | None
+    data: str | None
+    results: tuple[bytes, ...]
+
+
+class RunTask(msgspec.Struct, frozen=True, tag=True):
+    manifest: Manifest
+    task: TaskSpec
+    inputs: InputPaths
+    folder: str
+
+
+class RunSegment(msgspec.Struct, frozen=True, tag=True):
+    """Segment `index` from the state in the file `before`, to the file `after`."""
+
+    manifest: Manifest
+    task: TaskSpec
+    inputs: InputPaths
+    index: int
+    before: str
+    after: str
+
+
+class Evaluate(msgspec.Struct, frozen=True, tag=True):
+    manifest: Manifest
+    inputs: InputPaths
+    adapter: bytes | None
+    sequences: int
+    prompt: str
+    new_tokens: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End the request in progress at the next safe point."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The child is up. `execution_class` is for the precision fp32 and the device that it uses."""
+
+    execution_class: str
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    progress: Progress
+
+
+class StateWritten(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    path: str
+
+
+class TaskDone(msgspec.Struct, frozen=True, tag=True):
+    result: str
+    resumed: int
+
+
+class SegmentDone(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Evaluated(msgspec.Struct, frozen=True, tag=True):
+    loss: float
+    text: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """`errors.to_wire` of what went wrong."""
+
+    name: str
+    operands: dict[str, Any]
+
+
+Order = RunTask | RunSegment | Evaluate
+ToChild = Order | Stop
+FromChild = Ready | Step | StateWritten | TaskDone | SegmentDone | Evaluated | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_to_child = msgspec.msgpack.Decoder(ToChild)
+_from_child = msgspec.msgpack.Decoder(FromChild)
+
+
+def frame(message: ToChild | FromChild) -> bytes:
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def read_order(stream: BinaryIO) -> ToChild | None:
+    """The next message to the child; None at the end of the stream."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack(head)
+    body = stream.read(size)
+    return _to_child.decode(body) if len(body) == size else None
+
+
+def decode_report(body: bytes) -> FromChild:
+    report: FromChild = _from_child.decode(body)
+    return report

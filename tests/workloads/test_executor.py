@@ -1,0 +1,244 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+
+from proofyard.workloads.errors import (
+    ExecutionError,
+    ExecutorCrashed,
+    InputRefused,
+    ManifestRefused,
+    OutOfMemory,
+    SegmentFailed,
+    StateRefused,
+    TaskStopped,
+    TimeLimit,
+    UnknownWorkload,
+    from_wire,
+    to_wire,
+)
+from proofyard.workloads.executor import Executor
+from proofyard.workloads.lora import WORKLOAD
+from proofyard.workloads.sketch import exact_distance
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.workload import Inputs, Resources
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("executor")
+
+
+async def test_a_job_runs_task_by_task_and_any_segment_can_be_repeated_exactly(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    losses, results = [], {}
+    async with Executor(tmp_path) as executor:
+        assert executor.execution_class.startswith("fp32/")
+        before_job = await executor.evaluate(manifest, tiny, None, sequences=8, prompt="a1", new_tokens=4)
+        for task in WORKLOAD.graph(manifest):
+            inputs = Inputs(tiny.model, tiny.data, tuple(results[d] for d in task.deps))
+            seen = []
+            trace = await executor.run_task(
+                manifest,
+                task,
+                inputs,
+                on_progress=lambda p: losses.append(p.loss),
+                on_state=lambda n, _, seen=seen: seen.append(n),
+            )
+            states = [path.read_bytes() for path in trace.states]
+            assert seen == list(range(task.segments + 1))
+            assert states[0] == WORKLOAD.initial_state(manifest, task, inputs)
+            results[task.index] = trace.result.read_bytes()
+            assert results[task.index] == WORKLOAD.result(manifest, task, states[-1])
+            index = task.segments - 1
+            assert await executor.run_segment(manifest, task, index, states[index], tiny) == states[index + 1]
+        after_job = await executor.evaluate(manifest, tiny, results[5], sequences=8, prompt="a1", new_tokens=4)
+    assert after_job.loss < 0.8 * before_job.loss
+    assert after_job.text.startswith("a1")
+    assert [loss for loss in losses if loss is not None][-1] < losses[0]
+
+
+async def test_a_crashed_executor_says_so_and_the_task_resumes_where_it_was(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    task = WORKLOAD.graph(manifest)[1]
+    async with Executor(tmp_path) as executor:
+
+        def kill_at_the_second_state(number, _path):
+            if number == 2:
+                os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)
+
+        with pytest.raises(ExecutorCrashed, match="signal 9"):
+            await executor.run_task(manifest, task, tiny, on_state=kill_at_the_second_state)
+        trace = await executor.run_task(manifest, task, tiny)
+        assert trace.resumed == 2
+        trace.states[2].write_bytes(b"damaged")
+        repaired = await executor.run_task(manifest, task, tiny)
+        assert repaired.resumed == 1
+        assert repaired.states[3].read_bytes() == trace.states[3].read_bytes()
+
+
+async def test_errors_of_the_computation_come_back_typed_and_the_executor_lives_on(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    task = WORKLOAD.graph(manifest)[0]
+    state = WORKLOAD.initial_state(manifest, task, Inputs())
+    tensors = decode_state(state)
+    async with Executor(tmp_path) as executor:
+        with pytest.raises(StateRefused) as refused:
+            await executor.run_segment(manifest, task, 1, state, tiny)
+        assert refused.value.tensor == "step"
+        wild = encode_state({n: np.full_like(a, 1e38) if "lora_A" in n else a for n, a in tensors.items()})
+        with pytest.raises(SegmentFailed, match="nan") as failed:
+            await executor.run_segment(manifest, task, 0, wild, tiny)
+        assert failed.value.segment == 0
+        with pytest.raises(ManifestRefused) as manifest_error:
+            await executor.run_task(lora_manifest(rank=0), task, tiny)
+        assert manifest_error.value.field == "params.rank"
+        with pytest.raises(UnknownWorkload, match="lora"):
+            await executor.run_task(msgspec.structs.replace(manifest, workload="mining"), task, tiny)
+        with pytest.raises(InputRefused, match="layer"):
+            await executor.run_task(lora_manifest(modules={"model.nothing": (64, 64)}), task, tiny)
+        with pytest.raises(InputRefused, match=r"config\.json"):
+            await executor.run_task(manifest, task, Inputs(tmp_path, tiny.data))
+        pid = psutil.Process().children()[0].pid
+        await executor.run_segment(manifest, task, 0, state, tiny)
+        assert psutil.Process().children()[0].pid == pid
+
+
+async def test_a_lack_of_memory_is_reported_and_survived(tiny, lora_manifest, tmp_path):
+    """Before loading where the model alone is too large, otherwise where it happens."""
+    big = tmp_path / "big"
+    big.mkdir()
+    for file in tiny.model.iterdir():
+        (big / file.name).write_bytes(file.read_bytes())
+    with (big / "model.safetensors").open("r+b") as stream:
+        stream.truncate(4 << 30)
+    manifest, greedy = lora_manifest(), lora_manifest(batch=4096, seq_len=64)
+    task, greedy_task = WORKLOAD.graph(manifest)[0], WORKLOAD.graph(greedy)[0]
+    async with Executor(tmp_path, resources=Resources(memory_bytes=1 << 30)) as executor:
+        with pytest.raises(OutOfMemory, match="4096 MiB"):
+            await executor.run_task(manifest, task, Inputs(big, tiny.data))
+        with pytest.raises(OutOfMemory, match="segment 0"):
+            await executor.run_task(greedy, greedy_task, tiny)
+        await executor.run_task(manifest, task, tiny)
+
+
+async def test_a_task_stops_at_a_safe_point_and_resumes(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest(segments=200)
+    task = WORKLOAD.graph(manifest)[0]
+    async with Executor(tmp_path) as executor:
+        stops = []
+
+        def stop_in_the_third_segment(progress):
+            if progress.segment == 2 and not stops:
+                stops.append(asyncio.ensure_future(executor.stop()))
+
+        with pytest.raises(TaskStopped, match="stopped on request"):
+            await executor.run_task(manifest, task, tiny, on_progress=stop_in_the_third_segment)
+        trace = await executor.run_task(manifest, task, tiny)
+        assert 2 <= trace.resumed < 200
+
+
+async def test_cancelling_a_call_leaves_no_process_and_the_next_call_works(tiny, lora_manifest, tmp_path):
+    long = lora_manifest(segments=4096)
+    short = lora_manifest(segments=1)
+    async with Executor(tmp_path) as executor:
+        started = asyncio.Event()
+        call = asyncio.create_task(
+            executor.run_task(long, WORKLOAD.graph(long)[0], tiny, on_progress=lambda _: started.set())
+        )
+        await started.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not psutil.Process().children()
+        await executor.run_task(short, WORKLOAD.graph(short)[0], tiny)
+    assert not psutil.Process().children()
+
+
+async def test_a_silent_executor_is_ended(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    async with Executor(tmp_path) as executor:
+        psutil.Process().children()[0].suspend()
+        executor._silence_s = 0.2
+        with pytest.raises(TimeLimit, match="silent"):
+            await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
+    assert not psutil.Process().children()
+
+
+async def test_skipping_half_of_the_steps_is_far_from_the_honest_result(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    task = WORKLOAD.graph(manifest)[0]
+    async with Executor(tmp_path / "a") as honest, Executor(tmp_path / "b", adversary="skip-half") as cheat:
+        trace = await cheat.run_task(manifest, task, tiny)
+        states = [path.read_bytes() for path in trace.states]
+        assert WORKLOAD.result(manifest, task, states[-1])
+        for index in range(task.segments):
+            after = await honest.run_segment(manifest, task, index, states[index], tiny)
+            mine = WORKLOAD.change(manifest, task, states[index], after)
+            theirs = WORKLOAD.change(manifest, task, states[index], states[index + 1])
+            assert exact_distance(mine, theirs) > 0.1
+
+
+async def test_an_unknown_adversary_is_named(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    async with Executor(tmp_path, adversary="gremlin") as executor:
+        with pytest.raises(ExecutionError, match="gremlin"):
+            await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
+
+
+def test_the_child_dies_with_its_parent(tmp_path):
+    code = (
+        "import asyncio, sys, psutil\n"
+        "from pathlib import Path\n"
+        "from proofyard.workloads.executor import Executor\n"
+        "async def main():\n"
+        "    async with Executor(Path(sys.argv[1])):\n"
+        "        print(psutil.Process().children()[0].pid, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_importing_the_parent_side_does_not_load_torch():
+    code = (
+        "import sys; import proofyard.workloads.executor, proofyard.workloads.lora, proofyard.workloads.lora_export;"
+        "import proofyard.workloads.workload as w; w.load_workload('lora');"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'peft', 'tokenizers'}))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnknownWorkload("x", ["lora"]),
+        ManifestRefused("params.lr", "is wrong"),
+        InputRefused("data", "is empty"),
+        StateRefused("is NaN", "x"),
+        SegmentFailed(3, "loss"),
+        OutOfMemory("none left"),
+    ],
+)
+def test_errors_cross_the_process_boundary_whole(error):
+    name, operands = to_wire(error)
+    again = from_wire(name, json.loads(json.dumps(operands)))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
