@@ -1,5 +1,6 @@
 """Artifacts by content: CIDs as IPFS has them, a block store on disk, and fetching from several peers at once."""
 
+from proofyard.artifacts.builder import cid_of_bytes
 from proofyard.artifacts.errors import (
     ArtifactError,
     ArtifactTooLarge,
@@ -9,7 +10,7 @@ from proofyard.artifacts.errors import (
     StoreUnusable,
 )
 from proofyard.artifacts.exchange import Blocks, GetBlocks, serve_blocks
-from proofyard.artifacts.fetcher import Fetcher, ForgedBlock, Provider
+from proofyard.artifacts.fetcher import ForgedBlock, fetch
 from proofyard.artifacts.store import BlockStore
 
 __all__ = [
@@ -20,10 +21,10 @@ __all__ = [
     "BlockStore",
     "Blocks",
     "CorruptArtifact",
-    "Fetcher",
     "ForgedBlock",
     "GetBlocks",
-    "Provider",
     "StoreUnusable",
+    "cid_of_bytes",
+    "fetch",
     "serve_blocks",
 ]

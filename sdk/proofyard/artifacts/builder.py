@@ -3,6 +3,7 @@
 The same bytes get the same CID as from `ipfs add --cid-version=1 --raw-leaves`.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,11 @@ def build_file(source: BinaryIO, put_leaf: PutBlock, put_node: PutBlock, name: s
     return builder.finish(name)
 
 
+def cid_of_bytes(data: bytes) -> Cid:
+    """The CID of `data` as a file, without storing anything."""
+    return build_file(io.BytesIO(data), _drop, _drop).cid
+
+
 def build_directory(entries: list[Link], put_node: PutBlock, name: str = "") -> Link:
     """A directory of `entries`. Raises `ArtifactTooLarge` where Kubo would shard it."""
     estimate = sum(len(entry.name.encode()) + 36 for entry in entries)
@@ -107,6 +113,10 @@ def build_tree(path: Path, put_file: Callable[[Path, str], Link], put_node: PutB
         elif child.is_file():
             entries.append(put_file(child, child.name))
     return build_directory(entries, put_node, name)
+
+
+def _drop(_cid: Cid, _block: bytes) -> None:
+    pass
 
 
 def _read_chunk(source: BinaryIO) -> bytes:

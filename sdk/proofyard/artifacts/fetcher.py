@@ -13,11 +13,10 @@ from contextlib import aclosing
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact
 from proofyard.artifacts.exchange import get_blocks
 from proofyard.artifacts.store import BlockStore
-from proofyard.artifacts.unixfs import Kind, decode
+from proofyard.artifacts.unixfs import Kind, Node, decode
 from proofyard.protocol.cid import DAG_PB, cid_codec
-from proofyard.protocol.messages import PeerHint
 from proofyard.protocol.types import Cid
-from proofyard.transport import Connection, Endpoint, ProtocolViolation, TransportError
+from proofyard.transport import Connection, ProtocolViolation, TransportError
 
 logger = logging.getLogger("proofyard.artifacts")
 
@@ -30,7 +29,6 @@ OVERHEAD_BYTES = 4 << 20
 
 FORGERY_POINTS = 100.0
 
-Provider = Connection | PeerHint
 Progress = Callable[[int, int], object]
 """Called with the bytes fetched so far and the number of blocks known to be missing."""
 
@@ -42,96 +40,81 @@ class ForgedBlock(ProtocolViolation):
         super().__init__(f"{provider} sent something else as block {cid}")
 
 
-class Fetcher:
-    """Fetches into `store` over `endpoint`'s connections, dialling providers that are not connected yet."""
+async def fetch(
+    store: BlockStore,
+    cid: Cid,
+    providers: Sequence[Connection],
+    *,
+    max_bytes: int,
+    on_progress: Progress | None = None,
+) -> None:
+    """Have the whole artifact in `store`, asking `providers` for what is missing.
 
-    def __init__(self, endpoint: Endpoint, store: BlockStore) -> None:
-        self._endpoint = endpoint
-        self._store = store
+    Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is known
+    to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
+    """
+    job = _Job(cid, max_bytes, store, await asyncio.to_thread(lambda: list(store.missing(cid))), on_progress)
+    finished = asyncio.create_task(job.done.wait())
+    workers = {asyncio.create_task(_provide(job, provider)) for provider in providers}
+    try:
+        pending = set(workers)
+        while pending and not job.done.is_set():
+            ended, _ = await asyncio.wait({*pending, finished}, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended & pending:
+                task.result()
+            pending -= ended
+    finally:
+        for task in (finished, *workers):
+            task.cancel()
+        await asyncio.gather(finished, *workers, return_exceptions=True)
+    if not job.done.is_set():
+        raise ArtifactUnavailable(cid, job.missing, job.reasons)
 
-    async def fetch(
-        self, cid: Cid, providers: Sequence[Provider], *, max_bytes: int, on_progress: Progress | None = None
-    ) -> None:
-        """Have the whole artifact in the store, asking `providers` for what is missing.
 
-        Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is
-        known to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
-        """
-        job = _Job(cid, max_bytes, await asyncio.to_thread(lambda: list(self._store.missing(cid))))
-        if job.done.is_set():
-            return
-        finished = asyncio.create_task(job.done.wait())
-        workers = {asyncio.create_task(self._provide(job, provider, on_progress)) for provider in providers}
+async def _provide(job: "_Job", provider: Connection) -> None:
+    lanes = [asyncio.create_task(_lane(job, provider)) for _ in range(LANES)]
+    try:
+        await asyncio.gather(*lanes)
+        job.reasons.append(f"{provider.peer} lacks blocks")
+    except ForgedBlock as error:
+        provider.penalise(FORGERY_POINTS, str(error))
+        job.reasons.append(str(error))
+    except TransportError as error:
+        job.reasons.append(f"{provider.peer}: {error}")
+    finally:
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+
+
+async def _lane(job: "_Job", provider: Connection) -> None:
+    while batch := await job.take(provider.peer):
+        left = set(batch)
         try:
-            pending = set(workers)
-            while pending and not job.done.is_set():
-                ended, _ = await asyncio.wait({*pending, finished}, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended & pending:
-                    task.result()
-                pending -= ended
+            async with aclosing(get_blocks(provider, batch)) as blocks:
+                async for cid, data in blocks:
+                    if data is None:
+                        job.absent(cid, provider.peer)
+                    else:
+                        await job.keep(cid, data, provider.peer)
+                    left.discard(cid)
         finally:
-            for task in (finished, *workers):
-                task.cancel()
-            await asyncio.gather(finished, *workers, return_exceptions=True)
-        if not job.done.is_set():
-            raise ArtifactUnavailable(cid, job.missing, job.reasons)
-
-    async def _provide(self, job: "_Job", provider: Provider, on_progress: Progress | None) -> None:
-        name = provider.peer if isinstance(provider, Connection) else provider.address
-        try:
-            if isinstance(provider, Connection):
-                connection = provider
-            else:
-                connection = await self._endpoint.connect(provider.host, provider.port, expect=provider.address)
-            await asyncio.gather(*(self._lane(job, connection, on_progress) for _ in range(LANES)))
-            job.reasons.append(f"{name} lacks blocks")
-        except ForgedBlock as error:
-            self._endpoint.penalise(name, FORGERY_POINTS, str(error))
-            job.reasons.append(str(error))
-        except TransportError as error:
-            job.reasons.append(f"{name}: {error}")
-
-    async def _lane(self, job: "_Job", connection: Connection, on_progress: Progress | None) -> None:
-        while batch := await job.take(connection.peer):
-            left = set(batch)
-            try:
-                async with aclosing(get_blocks(connection, batch)) as blocks:
-                    async for cid, data in blocks:
-                        if data is None:
-                            job.absent(cid, connection.peer)
-                        else:
-                            job.arrived(cid, len(data), await self._keep(job, connection, cid, data))
-                            if on_progress is not None:
-                                on_progress(job.received, job.missing)
-                        left.discard(cid)
-            finally:
-                job.give_back(left)
-
-    async def _keep(self, job: "_Job", connection: Connection, cid: Cid, data: bytes) -> list[Cid]:
-        """Check and store a block; returns the blocks below it that are missing."""
-        job.require_room(len(data))
-        try:
-            await asyncio.to_thread(self._store.put_block, cid, data)
-        except CorruptArtifact:
-            raise ForgedBlock(connection.peer, cid) from None
-        if cid_codec(cid) != DAG_PB:
-            return []
-        node = decode(cid, data)
-        job.require_room(sum(link.tsize for link in node.links) if node.kind is Kind.DIRECTORY else node.file_size or 0)
-        return await asyncio.to_thread(
-            lambda: [below for link in node.links for below in self._store.missing(link.cid)]
-        )
+            job.give_back(left)
 
 
 class _Job:
     """Which blocks of one artifact are wanted, under way, or lacking where."""
 
-    def __init__(self, cid: Cid, max_bytes: int, missing: list[Cid]) -> None:
+    def __init__(
+        self, cid: Cid, max_bytes: int, store: BlockStore, missing: list[Cid], on_progress: Progress | None
+    ) -> None:
         self.done = asyncio.Event()
         self.received = 0
         self.reasons: list[str] = []
         self._cid = cid
         self._max_bytes = max_bytes
+        self._store = store
+        self._on_progress = on_progress
         self._wanted: dict[Cid, None] = dict.fromkeys(missing)
         self._under_way: set[Cid] = set()
         self._seen: set[Cid] = set(missing)
@@ -162,14 +145,32 @@ class _Job:
         self._under_way.update(batch)
         return batch
 
-    def arrived(self, cid: Cid, size: int, below: list[Cid]) -> None:
-        self.received += size
+    async def keep(self, cid: Cid, data: bytes, peer: str) -> None:
+        """Check and store a block, and want what it shows to be missing below it. Raises `ForgedBlock`."""
+        self._require_room(len(data))
+        try:
+            await asyncio.to_thread(self._store.put_block, cid, data)
+        except CorruptArtifact:
+            raise ForgedBlock(peer, cid) from None
+        if cid_codec(cid) == DAG_PB:
+            node = decode(cid, data)
+            claims = [link.tsize for link in node.links] if node.kind is Kind.DIRECTORY else [node.file_size or 0]
+            self._require_room(sum(claims))
+            self._want(await asyncio.to_thread(lambda: self._missing_below(node)))
+        self.received += len(data)
         self._under_way.discard(cid)
-        for child in below:
-            if child not in self._seen:
-                self._seen.add(child)
-                self._wanted[child] = None
         self._notice()
+        if self._on_progress is not None:
+            self._on_progress(self.received, self.missing)
+
+    def _missing_below(self, node: Node) -> list[Cid]:
+        return [cid for link in node.links for cid in self._store.missing(link.cid)]
+
+    def _want(self, cids: list[Cid]) -> None:
+        for cid in cids:
+            if cid not in self._seen:
+                self._seen.add(cid)
+                self._wanted[cid] = None
 
     def absent(self, cid: Cid, peer: str) -> None:
         self._lacking.setdefault(peer, set()).add(cid)
@@ -182,7 +183,7 @@ class _Job:
             self._wanted[cid] = None
         self._notice()
 
-    def require_room(self, size: int) -> None:
+    def _require_room(self, size: int) -> None:
         """Raise `ArtifactTooLarge` when a part of `size` bytes, or what has come so far, exceeds the limit."""
         total = max(size, self.received)
         if total > self._max_bytes + OVERHEAD_BYTES:

@@ -36,6 +36,7 @@ from proofyard.transport.frames import (
     read_frame,
     send_body,
 )
+from proofyard.transport.guard import VIOLATION_POINTS
 from proofyard.transport.link import Link
 from proofyard.transport.stream import Stream
 
@@ -53,6 +54,9 @@ STALL_SECONDS = 30.0
 
 CANCELLED = 0x10
 """Stream error code: the requester wants no answer any more, or the body is not needed."""
+
+VIOLATION = 0x12
+"""QUIC application error code: what you sent is no valid protocol."""
 
 MAX_DEADLINE_SECONDS = 86_400.0
 
@@ -92,13 +96,13 @@ class Connection:
         peer: Address,
         is_client: bool,
         routes: Routes,
-        on_violation: Callable[["Connection", str], None],
+        on_misconduct: Callable[[Address, float, str], None],
     ) -> None:
         self.peer = peer
         self.is_client = is_client
         self._link = link
         self._routes = routes
-        self._on_violation = on_violation
+        self._on_misconduct = on_misconduct
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -128,6 +132,10 @@ class Connection:
         self._link.close(0, reason)
         current = asyncio.current_task()
         await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
+
+    def penalise(self, points: float, reason: str) -> None:
+        """Hold something against the peer; at 100 points it is banned for a time and disconnected."""
+        self._on_misconduct(self.peer, points, reason)
 
     async def request(
         self,
@@ -196,7 +204,8 @@ class Connection:
             await _send(stream, head, body)
         except ProtocolViolation as error:
             logger.warning("%s at %s:%s: %s", self.peer, *self.remote, error)
-            self._on_violation(self, str(error))
+            self.penalise(VIOLATION_POINTS, str(error))
+            self._link.close(VIOLATION, str(error))
         except TransportError as error:
             logger.debug("%s: a request was given up: %s", self.peer, error)
         except Exception:

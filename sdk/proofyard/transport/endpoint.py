@@ -28,7 +28,7 @@ from proofyard.transport.errors import (
     TransportError,
 )
 from proofyard.transport.frames import Body
-from proofyard.transport.guard import BAN_SCORE, Guard, host_key
+from proofyard.transport.guard import VIOLATION_POINTS, Guard, host_key
 from proofyard.transport.handshake import (
     HANDSHAKE_SECONDS,
     Admission,
@@ -49,14 +49,10 @@ CONNECTION_ID_BYTES = 8
 MAX_GREETINGS = 256
 """Connections at a time that have not proved a wallet yet; more are not answered."""
 
-VIOLATION_POINTS = BAN_SCORE / 10
 MIN_INITIAL = 1200
 
 REFUSED = 0x11
 """QUIC application error code: the handshake was refused."""
-
-VIOLATION = 0x12
-"""QUIC application error code: what you sent is no valid protocol."""
 
 
 class Endpoint:
@@ -156,7 +152,7 @@ class Endpoint:
         return await asyncio.shield(dial)
 
     def penalise(self, peer: Address, points: float, reason: str) -> None:
-        """Hold something against a peer; at `BAN_SCORE` points it is banned for a time and disconnected."""
+        """Hold something against a peer; at 100 points it is banned for a time and disconnected."""
         if self.guard.penalise(peer, points, reason, self._now()):
             for link, connection in list(self._open.items()):
                 if connection is not None and connection.peer == peer:
@@ -228,7 +224,7 @@ class Endpoint:
         return banned or (self._admit(peer) if self._admit is not None else None)
 
     def _admitted(self, link: Link, peer: Address, *, is_client: bool) -> Connection:
-        connection = Connection(link, peer, is_client, self._routes, self._violated)
+        connection = Connection(link, peer, is_client, self._routes, self.penalise)
         if link.closed.is_set():
             raise ConnectionLost(peer, link.reason)
         self._open[link] = connection
@@ -238,16 +234,6 @@ class Endpoint:
         for callback in self.on_connected:
             callback(connection)
         return connection
-
-    def _violated(self, connection: Connection, reason: str) -> None:
-        self.penalise(connection.peer, VIOLATION_POINTS, reason)
-        self._close_link_of(connection, reason)
-
-    def _close_link_of(self, connection: Connection, reason: str) -> None:
-        for link, candidate in self._open.items():
-            if candidate is connection:
-                link.close(VIOLATION, reason)
-                return
 
     # Datagrams
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 BAN_SCORE = 100.0
 """Score at which a peer is banned: one forged block or ten malformed frames in short order."""
 
+VIOLATION_POINTS = 10.0
+"""For a message that no correct peer sends."""
+
 FADE_PER_SECOND = 0.1
 BAN_SECONDS = 600.0
 MAX_ENTRIES = 10_000
