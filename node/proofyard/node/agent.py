@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proofyard.artifacts import BlockStore, fetch
+from proofyard.artifacts import BlockStore, cid_of_bytes, fetch
 from proofyard.chain import Wallet
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
@@ -290,7 +290,7 @@ class Agent:
         change = load_workload(manifest.workload).change(manifest, spec, before, after)
         return SealOpened(
             sketch=sketch_change(change, seed).encode(),
-            after=cid_digest(self._store.put_bytes(after)),
+            after=cid_digest(cid_of_bytes(after)),
             salt=secrets.token_bytes(32),
         )
 
@@ -328,7 +328,7 @@ class Agent:
 
     async def _fetch(self, verifier: Address, cid: Cid, hints: tuple[PeerHint, ...], max_bytes: int) -> None:
         """From the hinted peers and the verifier; only what is not here yet."""
-        if self._store.has(cid):
+        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
             return
         peers = await asyncio.gather(*(self._dial(hint) for hint in hints if hint.address != self._wallet.address))
         connections = [peer for peer in (*peers, self._links.connection(verifier)) if peer is not None]

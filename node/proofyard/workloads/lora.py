@@ -7,6 +7,7 @@ averaging state holds everything that is averaged, so an auditor needs nothing e
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -145,6 +146,11 @@ class LoraWorkload:
         if task.kind == TRAIN:
             change[STEP] = (end[STEP] - start[STEP]).reshape(1)
         return change
+
+    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+        from proofyard.workloads.lora_export import export_adapter
+
+        return export_adapter(manifest, result, dest, f"ipfs://{manifest.model}")
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         params = check_manifest(manifest)

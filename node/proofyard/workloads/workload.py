@@ -93,6 +93,11 @@ class Workload(Protocol):
         """What a segment changed, for sketches and distances. Raises `StateRefused` for a state that does not fit."""
         ...
 
+    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+        """Write the job's result, the artifact of its last task, into the directory `dest` in the form that people
+        use; the same bytes every time."""
+        ...
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         """Load what the segments of `task` need. Only called in an executor's child process."""
         ...

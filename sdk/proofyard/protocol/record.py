@@ -7,6 +7,7 @@ import msgspec
 
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import (
     Address,
     BatchId,
@@ -62,20 +63,33 @@ class RecordedFault(msgspec.Struct, frozen=True):
 
 
 class RecordedPayout(msgspec.Struct, frozen=True):
-    """What a node earned in the batch, split by what for; amounts are decimal strings of base units."""
+    """What an operator earned in the batch, split by what for; amounts are decimal strings of base units.
+    `valid` counts its audited tasks that were found right, `segments` those it audited."""
 
+    operator: OperatorId
     node: Address
     owner: Address
     work: str
     audits: str
+    valid: int
+    segments: int
 
     @property
     def amount(self) -> Wei:
         return Wei(int(self.work) + int(self.audits))
 
 
+class RecordedOperator(msgspec.Struct, frozen=True):
+    """An active node at the draw, as the Registry showed it: the plan and the shares are computed from these."""
+
+    id: OperatorId
+    node: Address
+    owner: Address
+    consecutive_valid: int
+
+
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`operators` are (node, owner) pairs at the draw, the snapshot that the plan was computed from."""
+    """`root` is the Merkle root of the commitments in `tasks`; `operators` the snapshot at `draw_block`."""
 
     version: int = 1
     chain_id: int
@@ -83,12 +97,13 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     batch: BatchId
     job: JobId
     manifest: Cid
+    root: Digest
     verifier: Address
     seed: Digest
     draw_block: int
     auditors_per_segment: int
     segments_per_audit: int
-    operators: tuple[tuple[Address, Address], ...]
+    operators: tuple[RecordedOperator, ...]
     tasks: tuple[CommittedTask, ...]
     audits: tuple[AuditedSegment, ...]
     faults: tuple[RecordedFault, ...]

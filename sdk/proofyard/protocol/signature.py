@@ -16,7 +16,7 @@ class SignatureInvalid(ProofyardError, ValueError):
 
 
 def recover(digest: Digest, signature: Signature) -> Address:
-    """The wallet that signed `digest`. Raises `SignatureInvalid` for any other form than 65 bytes, v 27 or 28, low s."""
+    """The wallet that signed `digest`. Raises `SignatureInvalid` unless it is 65 bytes, v 27 or 28, low s."""
     if len(signature) != 65 or signature[64] not in (27, 28):
         raise SignatureInvalid("a signature must be 65 bytes r, s, v with v 27 or 28")
     if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:

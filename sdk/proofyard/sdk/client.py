@@ -1,4 +1,4 @@
-"""The requester's side: put artifacts where the network finds them, escrow the pay, follow the job, fetch the result."""
+"""The requester's side: publish artifacts, escrow the pay, follow the job, fetch the result."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The life of a batch: formed, committed on chain, drawn, judged, settled. One coroutine a batch, resumable anywhere."""
+"""The life of a batch: formed, committed on chain, drawn, judged, settled; resumable anywhere."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.record import RecordedOperator
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, Wei
 from proofyard.verifier.auditing import Case, NotDelivered, judge_segment, owed
 from proofyard.verifier.context import Context
@@ -25,12 +26,13 @@ from proofyard.verifier.database import (
     log,
     tasks_of,
 )
+from proofyard.verifier.membership import members_of, operators_of
 from proofyard.verifier.schedule import inputs_of, release
+from proofyard.verifier.settling import settle
 from proofyard.workloads.errors import WorkloadError
 
 logger = logging.getLogger(__name__)
 
-MAX_MEMBERS_BYTES = 256 << 20
 RETRY_S = 1.0
 
 
@@ -54,12 +56,6 @@ def form_batches(session: Session) -> list[int]:
         log(session, job.id, "batch", f"batch of {len(committed)} commitments formed")
         formed.append(batch.id or 0)
     return formed
-
-
-def members_of(batch: Batch) -> list[SubmitCommitment]:
-    """The batch's commitments in the order of its Merkle leaves."""
-    encoded = decode(batch.members, list[bytes], max_bytes=MAX_MEMBERS_BYTES)
-    return [decode(item, SubmitCommitment, max_bytes=MAX_MEMBERS_BYTES) for item in encoded]
 
 
 async def run_batch(context: Context, row: int) -> None:
@@ -106,7 +102,8 @@ async def _draw(context: Context, batch: Batch) -> None:
     chain_id = BatchId(batch.chain_id or 0)
     drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
     nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
-    operators = [Operator(node.node, node.owner) for node in nodes]
+    snapshot = [RecordedOperator(n.id, n.key, n.owner, n.consecutive_valid) for n in nodes]
+    operators = [Operator(o.node, o.owner) for o in snapshot]
     members = members_of(batch)
     wads = []
     for member in members:
@@ -131,7 +128,7 @@ async def _draw(context: Context, batch: Batch) -> None:
             row = Segment(batch=batch.id, task=audit.task, index=audit.segment, auditors=" ".join(audit.auditors))
             session.add(row)
         batch.seed, batch.draw_block, batch.state = drawn.seed, drawn.block, BatchState.AUDITING
-        batch.operators = encode([(o.node, o.owner) for o in operators])
+        batch.operators = encode(snapshot)
         batch.audit_wads = encode([str(wad) for wad in wads])
         text = f"batch {chain_id}: {len(plan.audits)} segments drawn for audit, {len(plan.skipped)} tasks skipped"
         log(session, batch.job, "drawn", text)
@@ -226,7 +223,6 @@ def _case(
 ) -> Case:
     tasks = tasks_of(session, job.id)
     task = next(t for t in tasks if t.index == segment.task)
-    operators = decode(batch.operators, list[tuple[str, str]], max_bytes=MAX_MEMBERS_BYTES)
     return Case(
         batch_row=batch.id or 0,
         batch=BatchId(batch.chain_id or 0),
@@ -240,6 +236,6 @@ def _case(
         inputs=inputs_of(task, tasks),
         seed=Digest(batch.seed or b""),
         auditors=tuple(Address(a) for a in segment.auditors.split()),
-        owners={Address(node): Address(owner) for node, owner in operators},
+        owners={operator.node: operator.owner for operator in operators_of(batch)},
         seats=job.auditors_per_segment,
     )

@@ -71,7 +71,6 @@ class Job(SQLModel, table=True):
     state: JobState = JobState.WAITING
     reason: str = ""
     result: str | None = None
-    closed: bool = False
 
 
 class Task(SQLModel, table=True):
@@ -101,7 +100,7 @@ class Batch(SQLModel, table=True):
     seed: bytes | None = None
     draw_block: int = 0
     operators: bytes = b""
-    """msgpack of the (node, owner) pairs at the draw."""
+    """msgpack of the `RecordedOperator`s at the draw."""
     audit_wads: bytes = b""
     audits_paid: str = "0"
     """What auditors were paid by this batch's settlement, in base units."""

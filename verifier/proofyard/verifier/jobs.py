@@ -9,7 +9,7 @@ from proofyard.chain import JobOpened
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, TaskSpec
-from proofyard.protocol.types import Cid, JobId, ProofyardError
+from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, JobState, Task, TaskState, log, tasks_of
@@ -36,7 +36,7 @@ def note_opened(session: Session, event: JobOpened) -> None:
 
 
 async def take_up(context: Context) -> None:
-    """Expand the manifests of new jobs into tasks. A job that cannot run is refused with its reason, before any work."""
+    """Expand the manifests of new jobs into tasks. A job that cannot run is refused before any work, with its reason."""
     with context.database.session() as session:
         waiting = session.exec(select(Job).where(Job.state == JobState.WAITING)).all()
     for job in waiting:
@@ -101,16 +101,14 @@ async def complete(context: Context) -> None:
 
 
 async def _deliver(context: Context, job: Job) -> None:
-    """Package the last task's result for people, and give the rest of the escrow back."""
+    """Package the last task's result for people."""
     with context.database.session() as session:
         last = tasks_of(session, job.id)[-1]
     manifest = context.manifest(Cid(job.manifest))
     data = context.store.get_bytes(Cid(last.result or ""), max_bytes=MAX_STATE_BYTES)
     files = await asyncio.to_thread(context.workload(manifest).package, manifest, decode(last.spec, TaskSpec), data)
     cid = await asyncio.to_thread(context.store.put_directory, files)
-    if not await context.on_chain(lambda: context.chain.job(JobId(job.id)).closed):
-        await context.on_chain(lambda: context.chain.close_job(JobId(job.id)))
     with context.database.session() as session:
         job = session.merge(job)
-        job.state, job.result, job.closed = JobState.DONE, cid, True
+        job.state, job.result = JobState.DONE, cid
         log(session, job.id, "done", f"result {cid}")
