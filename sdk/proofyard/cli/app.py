@@ -1,6 +1,7 @@
 """The command tree and its single exit: every error becomes one line on stderr and an exit code."""
 
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proofyard.cli import output
+from proofyard.cli import job, output
 from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(job.app, name="job")
 
 
 @app.callback()
@@ -40,6 +42,23 @@ def root(
     """
     configure(log_level)
     context.obj = Globals(config)
+
+
+@app.command()
+def version(as_json: output.AsJson = False) -> None:
+    """Print the version, and where settings and wallets are looked for."""
+    from importlib.metadata import version as installed
+
+    from proofyard.cli.settings import config_dir, default_toml
+
+    facts = {
+        "version": installed("proofyard"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "settings": str(default_toml()),
+        "wallets": str(config_dir() / "wallets"),
+    }
+    output.emit(facts, as_json=as_json, text="\n".join(f"{key:<9} {value}" for key, value in facts.items()))
 
 
 def main(args: Sequence[str] | None = None) -> int:

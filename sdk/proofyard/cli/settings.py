@@ -1,8 +1,9 @@
 """Settings of a program: defaults, then a TOML file, then the environment, then flags; the last one that speaks wins.
 
 A settings class is a frozen msgspec struct. Section `node` reads the table `[node]`, the variables
-`PROOFYARD_NODE_<FIELD>` and flags. The fields that every program shares (`SHARED`) may also stand at the top of the
-file or in `PROOFYARD_<FIELD>`. A relative path in the file is relative to the file, elsewhere to the working directory.
+`PROOFYARD_NODE_<FIELD>` and flags. Fields that programs share, such as the network's, may also stand at the top of
+the file or in `PROOFYARD_<FIELD>`. A relative path in the file is relative to the file, elsewhere to the working
+directory.
 """
 
 import os
@@ -19,7 +20,8 @@ from proofyard.cli.errors import BadSetting, UsageError
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-SHARED = ("rpc_url", "registry")
+NETWORK = frozenset({"rpc_url", "registry"})
+"""Shared by every program."""
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,13 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     rpc_url: str = "http://127.0.0.1:8545"
     registry: str
+
+
+class RequesterSettings(NetworkSettings, frozen=True, kw_only=True):
+    """Who pays. `wallet`: keystore file; `password_file`: file with its password, else it is asked for."""
+
+    wallet: Path
+    password_file: Path | None = None
 
 
 def config_dir() -> Path:
@@ -50,6 +59,7 @@ def load(
     toml: Path | None,
     flags: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
+    shared: frozenset[str] = NETWORK,
     environ: Mapping[str, str] | None = None,
 ) -> S:
     """The settings of `section`. `toml` None means the default place, where the file may be missing.
@@ -69,7 +79,7 @@ def load(
             raise BadSetting(name, f"{file}: [{section}] has no setting {name}{_nearest(name, names)}")
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
-        shared = field.name in SHARED
+        is_shared = field.name in shared
         variable = f"PROOFYARD_{section}_{field.name}".upper()
         common = f"PROOFYARD_{field.name}".upper()
         flag = flags.get(field.name)
@@ -77,18 +87,18 @@ def load(
             source, value, base, text = _flag(field.name), flag, None, False
         elif environ.get(variable):
             source, value, base, text = variable, environ[variable], None, True
-        elif shared and environ.get(common):
+        elif is_shared and environ.get(common):
             source, value, base, text = common, environ[common], None, True
         elif field.name in table:
             source, value, base, text = f"{file}, [{section}]", table[field.name], file.parent, False
-        elif shared and field.name in tables:
+        elif is_shared and field.name in tables:
             source, value, base, text = str(file), tables[field.name], file.parent, False
         elif defaults and field.name in defaults:
             source, value, base, text = "the default", defaults[field.name], None, False
         elif field.required:
             raise BadSetting(
                 field.name,
-                f"{section} needs {field.name}: give {_flag(field.name)}, set {common if shared else variable}, "
+                f"{section} needs {field.name}: give {_flag(field.name)}, set {common if is_shared else variable}, "
                 f"or write {field.name} = ... under [{section}] in {file}",
             )
         else:

@@ -1,0 +1,86 @@
+"""Options that several commands share, written once.
+
+A command takes a dataclass such as `RequesterFlags` as a parameter; `grouped` turns its fields into options.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from proofyard.cli.wallets import wallet_file
+
+KeystoreDir = Annotated[
+    Path | None,
+    typer.Option(envvar="PROOFYARD_KEYSTORE_DIR", help="Where wallets lie, if not with the settings."),
+]
+PasswordFile = Annotated[Path | None, typer.Option(help="File with the wallet's password; without it you are asked.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """Which network to talk to."""
+
+    rpc_url: Annotated[str | None, typer.Option(help="The chain's JSON-RPC endpoint.")] = None
+    registry: Annotated[str | None, typer.Option(help="Address of the network's Registry contract.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The flags as `settings.load` takes them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalletFlags(NetworkFlags):
+    """Which network to talk to, and as whom."""
+
+    wallet: Annotated[str | None, typer.Option(help="A wallet's name or keystore file (`proofyard wallet list`).")] = (
+        None
+    )
+    password_file: PasswordFile = None
+    keystore_dir: KeystoreDir = None
+
+    def given(self) -> dict[str, Any]:
+        flags = asdict(self)
+        flags["wallet"] = wallet_file(self.wallet, flags.pop("keystore_dir"))
+        return flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceFlags(WalletFlags):
+    """What `node run` and `verifier run` have in common."""
+
+    host: Annotated[str | None, typer.Option(help="Address to listen on for other peers (QUIC over UDP).")] = None
+    port: Annotated[int | None, typer.Option(help="UDP port to listen on, 0 for any free one.")] = None
+    data_dir: Annotated[Path | None, typer.Option(help="Where blocks, states and the database are kept.")] = None
+    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once it serves.")] = None
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose dataclass parameters appear as one option for each of their fields."""
+    plain: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type, list[str]]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            plain.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(kind, include_extras=True)
+        groups[parameter.name] = (kind, [field.name for field in fields(kind)])
+        plain += [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+            for f in fields(kind)
+        ]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        for name, (kind, names) in groups.items():
+            values[name] = kind(**{field: values.pop(field) for field in names})
+        command(**values)
+
+    with_options.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in plain}
+    return with_options

@@ -1,0 +1,74 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from proofyard.cli import main
+from proofyard.cli.app import app
+from proofyard.protocol.types import ProofyardError
+
+HEAVY = ("torch", "transformers", "web3", "aioquic", "fastapi", "sqlmodel", "numpy")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from proofyard.cli import main; code = main(['--help']);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "devnet" in done.stdout
+    assert done.stderr.strip() == "[] 0"
+
+
+def test_version_is_data_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["version"]
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["version", "--nonsense"], ["--log-level", "loud", "version"]])
+def test_a_wrong_call_is_one_line_and_exit_code_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+
+
+class Unmatched(ProofyardError):
+    exit_code = 4
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (Unmatched("the proof does not match; run it again"), 4, "error: the proof does not match; run it again\n"),
+        (KeyError("x"), 1, "error: unexpected KeyError: 'x'; run it again with PROOFYARD_DEBUG=1"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_error_becomes_one_line_and_its_exit_code(
+    raised: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(f"{app.__class__.__module__}.Typer.__call__", fail)
+    assert main(["version"]) == code
+    printed = capsys.readouterr()
+    assert printed.err.startswith(said)
+    assert "Traceback" not in printed.err
+
+
+def test_the_traceback_is_there_on_demand() -> None:
+    env = {**os.environ, "PROOFYARD_DEBUG": "1", "PROOFYARD_CONFIG": "/nowhere/proofyard.toml"}
+    command = [sys.executable, "-m", "proofyard.cli", "node", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith(
+        "error: there is no settings file /nowhere/proofyard.toml; give --config the path of one\n"
+    )
