@@ -46,7 +46,7 @@ class ReplyHeader(msgspec.Struct, frozen=True):
 
     v: int
     body: Size = 0
-    payload: msgspec.Raw = msgspec.Raw()
+    payload: msgspec.Raw = msgspec.Raw(b"\xc0")
     error: ErrorInfo | None = None
 
 

@@ -1,0 +1,46 @@
+"""Peers on loopback: real sockets, real TLS, real signatures."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from eth_account import Account
+
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, Digest, Signature
+from proofyard.transport import Endpoint
+
+NETWORK = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
+
+
+class LocalIdentity:
+    def __init__(self) -> None:
+        self._account = Account.create()
+        self.address = Address(self._account.address)
+
+    def sign_digest(self, digest: Digest) -> Signature:
+        return Signature(bytes(self._account.unsafe_sign_hash(digest).signature))
+
+
+@pytest.fixture
+def network() -> Domain:
+    return NETWORK
+
+
+@pytest.fixture
+def new_identity() -> Callable[[], LocalIdentity]:
+    return LocalIdentity
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Callable[..., Awaitable[Endpoint]]]:
+    """Starts an endpoint; all are closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> Endpoint:
+            options.setdefault("network", NETWORK)
+            endpoint = Endpoint(options.pop("identity", None) or LocalIdentity(), **options)
+            return await stack.enter_async_context(endpoint)
+
+        yield start
