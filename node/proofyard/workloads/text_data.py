@@ -101,7 +101,7 @@ def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
     for number, label in enumerate(labels):
         middle = (passed + sizes[label] / 2) * workers / max(1, total)
         earliest = owners[labels[number - 1]] if number else 0
-        latest = earliest + 1 if number else 0
+        latest = min(earliest + 1, workers - 1) if number else 0
         needed = workers - (len(labels) - number)
         owners[label] = max(needed, min(latest, max(earliest, int(middle))))
         passed += sizes[label]

@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proofyard.workloads.corpus import write_bible_corpus
+from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.text_data import Document, batch_rows, is_held_out, load_tokenizer, pack, read_documents, shard
+
+
+def write(path, *lines):
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "no document"),
+        ([b"", b"  "], "no document"),
+        ([{"text": "a"}, b"{"], "line 2"),
+        ([{"shard": "a"}], "line 1.*text"),
+        ([{"text": 5}], "line 1.*text"),
+        ([b'{"text":"\xff"}'], "line 1"),
+    ],
+)
+def test_a_bad_data_file_is_refused_by_line(tmp_path, lines, reason):
+    with pytest.raises(InputRefused, match=reason):
+        read_documents(write(tmp_path / "data.jsonl", *lines))
+
+
+def test_the_bible_comes_as_chapters_labelled_by_book(tmp_path):
+    first = write_bible_corpus(tmp_path / "a.jsonl")
+    documents = read_documents(first)
+    assert len(documents) == 1189
+    assert len({d.shard for d in documents}) == 66
+    assert documents[0].text.startswith("In the beginning God created")
+    assert write_bible_corpus(tmp_path / "b.jsonl").read_bytes() == first.read_bytes()
+    held_out = sum(is_held_out(d, 2) for d in documents)
+    assert 10 < held_out < 40
+    sizes = [sum(len(d.text) for d in shard(documents, 4, worker, "label")) for worker in range(4)]
+    assert max(sizes) < 1.2 * min(sizes)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 50)), min_size=6), st.integers(1, 6))
+def test_every_document_has_one_worker_and_every_worker_has_documents(items, workers):
+    documents = [Document("x" * size, label) for label, size in items]
+    for by in ("label", "document"):
+        if by == "label" and len({d.shard for d in documents}) < workers:
+            with pytest.raises(InputRefused, match="shard labels"):
+                shard(documents, workers, 0, by)
+            continue
+        parts = [shard(documents, workers, worker, by) for worker in range(workers)]
+        assert all(parts)
+        assert sorted((d.text, d.shard) for part in parts for d in part) == sorted((d.text, d.shard) for d in documents)
+
+
+def test_rows_overlap_by_one_token_and_documents_are_closed_by_the_end_token(tiny):
+    rows = pack([Document("hello"), Document("world!")], tiny.model, 4)
+    stream = [*b"hello", 256, *b"world!", 256]
+    decoded = load_tokenizer(tiny.model).decode(rows[0].tolist())
+    assert decoded == "hello"
+    assert rows.shape == (3, 5)
+    np.testing.assert_array_equal(rows[:-1, -1], rows[1:, 0])
+    assert rows[1].tolist().count(256) == 1
+    assert len(stream) == 13
+
+
+def test_too_little_text_is_refused(tiny):
+    with pytest.raises(InputRefused, match="too few"):
+        pack([Document("hi")], tiny.model, 8)
+
+
+@given(st.integers(1, 30), st.integers(1, 10))
+def test_nothing_repeats_within_an_epoch(rows, batch):
+    taken = np.concatenate([batch_rows(rows, batch, step, "test") for step in range(2 * rows)])
+    for epoch in range(len(taken) // rows):
+        assert sorted(taken[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
