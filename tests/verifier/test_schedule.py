@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.codec import encode
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.types import Address, TaskIndex
+from proofyard.verifier.batches import form_batches
+from proofyard.verifier.database import Batch, Database, DatabaseError, Job, JobState, Log, Task, TaskState, tasks_of
+from proofyard.verifier.schedule import choose, inputs_of, promote, release_lapsed
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path / 'verifier.db'}")
+
+
+def add_job(database: Database, deps: list[tuple[int, ...]], states: list[TaskState]) -> None:
+    with database.session() as session:
+        session.add(
+            Job(
+                id=1,
+                requester="0x1",
+                manifest=raw_cid(b"m"),
+                tasks=len(deps),
+                reward="1000",
+                audit_fee="100",
+                auditors_per_segment=2,
+                segments_per_audit=1,
+                deadline=2**40,
+                state=JobState.RUNNING,
+            )
+        )
+        session.flush()
+        for index, (needs, state) in enumerate(zip(deps, states, strict=True)):
+            spec = TaskSpec(index=TaskIndex(index), kind="k", deps=tuple(TaskIndex(d) for d in needs))
+            session.add(
+                Task(
+                    job=1,
+                    index=index,
+                    spec=encode(spec),
+                    state=state,
+                    node="0xA",
+                    lease_until=100.0,
+                    submission=b"s",
+                    leaf=bytes([index]) * 32,
+                    result=raw_cid(bytes([index])),
+                )
+            )
+
+
+def test_a_task_is_ready_only_when_all_its_inputs_are_valid(database: Database) -> None:
+    add_job(database, [(), (), (0, 1)], [TaskState.VALID, TaskState.JUDGING, TaskState.WAITING])
+    with database.session() as session:
+        tasks = tasks_of(session, 1)
+        promote(tasks)
+        assert tasks[2].state == TaskState.WAITING
+        tasks[1].state = TaskState.VALID
+        promote(tasks)
+        assert tasks[2].state == TaskState.READY
+        assert inputs_of(tasks[2], tasks) == (raw_cid(b"\x00"), raw_cid(b"\x01"))
+
+
+def test_a_silent_holder_loses_the_task_and_nothing_else(database: Database) -> None:
+    add_job(database, [(), ()], [TaskState.ASSIGNED, TaskState.COMMITTED])
+    with database.session() as session:
+        release_lapsed(session, 99.0)
+        assert tasks_of(session, 1)[0].state == TaskState.ASSIGNED
+        release_lapsed(session, 101.0)
+        released, committed = tasks_of(session, 1)
+        assert (released.state, released.node, released.leaf) == (TaskState.READY, None, None)
+        assert committed.state == TaskState.COMMITTED
+        assert [line.kind for line in session.exec(select(Log))] == ["lost"]
+
+
+def test_the_least_loaded_node_that_may_is_chosen() -> None:
+    a, b, c = (Address(x) for x in ("0xA", "0xB", "0xC"))
+    assert choose([c, b, a], barred=[], load={"0xA": 1}) == b
+    assert choose([a, b], barred=["0xA"], load={}) == b
+    assert choose([a], barred=["0xA"], load={}) is None
+
+
+def test_a_batch_waits_while_other_tasks_can_still_go_on(database: Database) -> None:
+    add_job(database, [(), (), (0, 1)], [TaskState.COMMITTED, TaskState.ASSIGNED, TaskState.WAITING])
+    with database.session() as session:
+        assert form_batches(session) == []
+        tasks_of(session, 1)[1].state = TaskState.COMMITTED
+        assert len(form_batches(session)) == 1
+        assert form_batches(session) == []
+        assert [task.state for task in tasks_of(session, 1)] == [
+            TaskState.JUDGING,
+            TaskState.JUDGING,
+            TaskState.WAITING,
+        ]
+        assert session.exec(select(Batch)).one().job == 1
+
+
+def test_an_unusable_database_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="data_dir or database_url"):
+        Database(f"sqlite:///{tmp_path / 'missing' / 'verifier.db'}")
