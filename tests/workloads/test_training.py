@@ -16,7 +16,6 @@ from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.text_data import batch_rows, is_held_out, pack, read_documents, shard
 from proofyard.workloads.workload import Inputs, Resources
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 
 
