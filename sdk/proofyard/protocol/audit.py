@@ -73,8 +73,8 @@ def audit_plan(
         if _draw(seed, entry.leaf, b"audit") * WAD >= entry.audit_wad << 256:
             skipped.append(entry.task)
             continue
-        worker = owner_of[entry.node]
-        seated: dict[SegmentIndex, set[Address]] = {}
+        worker = owner_of.get(entry.node)
+        seated: dict[SegmentIndex, set[Address | None]] = {}
         for segment in draw_segments(seed, entry.leaf, entry.segments, segments_per_audit):
             ranked = rank_auditors(seed, entry.leaf, segment, operators)
             barred = seated.get(SegmentIndex(segment - 1), set()) | {worker}

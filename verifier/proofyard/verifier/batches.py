@@ -102,14 +102,10 @@ async def _draw(context: Context, batch: Batch) -> None:
     chain_id = BatchId(batch.chain_id or 0)
     drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
     nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
-    snapshot = [RecordedOperator(n.id, n.key, n.owner, n.consecutive_valid) for n in nodes]
+    snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]
     members = members_of(batch)
-    wads = []
-    for member in members:
-        tasks, reward = _in_flight(context, member.commitment.node)
-        node = member.commitment.node
-        wads.append(await context.on_chain(lambda n=node, t=tasks, r=reward: context.chain.audit_probability(n, t, r)))
+    wads = [await _probability(context, member.commitment.node, drawn.block) for member in members]
     with context.database.session() as session:
         batch = session.merge(batch)
         job = session.get(Job, batch.job)
@@ -125,13 +121,19 @@ async def _draw(context: Context, batch: Batch) -> None:
             segments_per_audit=job.segments_per_audit,
         )
         for audit in plan.audits:
-            row = Segment(batch=batch.id, task=audit.task, index=audit.segment, auditors=" ".join(audit.auditors))
+            row = Segment(batch=batch.id or 0, task=audit.task, index=audit.segment, auditors=" ".join(audit.auditors))
             session.add(row)
         batch.seed, batch.draw_block, batch.state = drawn.seed, drawn.block, BatchState.AUDITING
         batch.operators = encode(snapshot)
         batch.audit_wads = encode([str(wad) for wad in wads])
         text = f"batch {chain_id}: {len(plan.audits)} segments drawn for audit, {len(plan.skipped)} tasks skipped"
         log(session, batch.job, "drawn", text)
+
+
+async def _probability(context: Context, node: Address, block: int) -> int:
+    """The audit probability of each of a node's tasks, by the Registry's dial at the draw, in units of 1e-18."""
+    tasks, reward = _in_flight(context, node)
+    return await context.on_chain(lambda: context.chain.audit_probability(node, tasks, reward, block=block))
 
 
 def _in_flight(context: Context, node: Address) -> tuple[int, Wei]:
@@ -183,7 +185,7 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
         if reason:
             text = f"{decode(task.spec, TaskSpec).label} by this node is faulty: {reason}"
             log(session, batch.job, "fault", text, task=index, node=node)
-            session.merge(Fault(batch=batch.id, task=index, node=node, reason=reason))
+            session.merge(Fault(batch=batch.id or 0, task=index, node=node, reason=reason))
             task.barred = " ".join({*task.barred.split(), node})
             release(task)
         else:

@@ -68,6 +68,7 @@ class Job(SQLModel, table=True):
     auditors_per_segment: int
     segments_per_audit: int
     deadline: int
+    opened_block: int = 0
     state: JobState = JobState.WAITING
     reason: str = ""
     result: str | None = None

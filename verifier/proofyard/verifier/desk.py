@@ -28,7 +28,7 @@ from proofyard.protocol.messages import (
 )
 from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import require_signer
-from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, TaskIndex
 from proofyard.transport import Body, Connection
 from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, Member, now
@@ -46,6 +46,7 @@ from proofyard.verifier.database import (
     tasks_of,
 )
 from proofyard.verifier.schedule import inputs_of, release
+from proofyard.workloads.workload import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,9 @@ class Desk:
             raise SubmissionRefused("the commitment names another manifest")
         manifest = self._context.manifest(manifest_cid)
         data = tuple(self._context.store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
-        state = await asyncio.to_thread(self._context.workload(manifest).initial_state, manifest, spec, data)
+        state = await asyncio.to_thread(
+            self._context.workload(manifest).initial_state, manifest, spec, Inputs(results=data)
+        )
         return cid_of_bytes(state), root([cid_bytes(manifest_cid), *map(cid_bytes, inputs)])
 
     def _check_submission(
@@ -168,7 +171,7 @@ class Desk:
     ) -> None:
         commitment, trace = message.commitment, message.trace
         spec = decode(task.spec, TaskSpec)
-        expected = {
+        expected: dict[str, tuple[object, object]] = {
             "node": (commitment.node, node),
             "holder": (task.node, node),
             "task state": (task.state, TaskState.ASSIGNED),
@@ -181,7 +184,7 @@ class Desk:
         }
         for name, (found, wanted) in expected.items():
             if found != wanted:
-                raise SubmissionRefused(f"task {task.index}: the {name} is {found}, expected {wanted}")
+                raise SubmissionRefused(f"task {task.index}: the {name} is {found!r}, expected {wanted!r}")
 
     async def submit_seal(self, connection: Connection, message: SubmitSeal, _body: Body) -> Ack:
         struct_hash = seal_struct_hash(message.batch, message.task, message.segment, connection.peer, message.seal)
@@ -220,7 +223,9 @@ class Desk:
         self, auditor: Address, message: SubmitSeal | AuditProgress | AuditFailed, session: Session
     ) -> Seat | None:
         batch = session.exec(select(Batch).where(Batch.chain_id == message.batch)).one_or_none()
-        return batch and session.get(Seat, (batch.id, message.task, message.segment, auditor))
+        if batch is None:
+            return None
+        return session.get(Seat, (batch.id, message.task, message.segment, auditor))
 
     async def publish(self, connection: Connection, message: Publish, _body: Body) -> Ack:
         """Fetch what a requester has for its job, over the connection it asked on."""
@@ -261,8 +266,8 @@ def report(context: Context, job_id: JobId, since: int) -> JobReport:
                     at=line.at,
                     kind=line.kind,
                     text=line.text,
-                    task=line.task,
-                    node=line.node,
+                    task=None if line.task is None else TaskIndex(line.task),
+                    node=None if line.node is None else Address(line.node),
                     loss=line.loss,
                     step=line.step,
                 )

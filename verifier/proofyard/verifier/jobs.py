@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlmodel import Session, col, func, select
 
 from proofyard.chain import JobOpened
 from proofyard.protocol.cid import make_cid
-from proofyard.protocol.codec import decode, encode
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, TaskSpec
-from proofyard.protocol.types import Cid, ProofyardError
+from proofyard.protocol.codec import encode
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
+from proofyard.protocol.types import Cid, JobId, ProofyardError
 from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, JobState, Task, TaskState, log, tasks_of
@@ -31,12 +33,13 @@ def note_opened(session: Session, event: JobOpened) -> None:
                 auditors_per_segment=event.auditors_per_segment,
                 segments_per_audit=event.segments_per_audit,
                 deadline=event.deadline,
+                opened_block=event.position.block,
             )
         )
 
 
 async def take_up(context: Context) -> None:
-    """Expand the manifests of new jobs into tasks. A job that cannot run is refused before any work, with its reason."""
+    """Expand the manifests of new jobs into tasks. A job that cannot run is refused here, with its reason."""
     with context.database.session() as session:
         waiting = session.exec(select(Job).where(Job.state == JobState.WAITING)).all()
     for job in waiting:
@@ -101,13 +104,17 @@ async def complete(context: Context) -> None:
 
 
 async def _deliver(context: Context, job: Job) -> None:
-    """Package the last task's result for people."""
+    """Package the last task's result for people, and give what was not spent back to the requester."""
     with context.database.session() as session:
         last = tasks_of(session, job.id)[-1]
     manifest = context.manifest(Cid(job.manifest))
     data = context.store.get_bytes(Cid(last.result or ""), max_bytes=MAX_STATE_BYTES)
-    files = await asyncio.to_thread(context.workload(manifest).package, manifest, decode(last.spec, TaskSpec), data)
-    cid = await asyncio.to_thread(context.store.put_directory, files)
+    with TemporaryDirectory(dir=context.settings.data_dir) as folder:
+        package = Path(folder) / "result"
+        await asyncio.to_thread(context.workload(manifest).package, manifest, data, package)
+        cid = await asyncio.to_thread(context.store.put_directory, package)
+    if not await context.on_chain(lambda: context.chain.job(JobId(job.id)).closed):
+        await context.on_chain(lambda: context.chain.close_job(JobId(job.id)))
     with context.database.session() as session:
         job = session.merge(job)
         job.state, job.result = JobState.DONE, cid
