@@ -38,7 +38,7 @@ from proofyard.protocol.messages import (
     TaskProgress,
 )
 from proofyard.protocol.seal import Opening, seal_of, seal_struct_hash
-from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.protocol.types import Address, Cid, ProofyardError, SegmentIndex
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed, TransportError
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.sketch import sketch_change
@@ -212,7 +212,7 @@ class Agent:
             message = TaskProgress(
                 offer.job,
                 offer.task.index,
-                last.segment if last else 0,
+                SegmentIndex(last.segment if last else 0),
                 last.step if last else 0,
                 last.loss if last else None,
                 last.tokens_per_s if last else 0.0,

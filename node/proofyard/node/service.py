@@ -24,13 +24,13 @@ from proofyard.workloads.workload import Resources, load_workload
 logger = logging.getLogger("proofyard.node")
 
 
-def run(settings: NodeSettings) -> None:
-    """Run a node until SIGINT or SIGTERM."""
-    run_service(_serve(settings))
+def run(settings: NodeSettings, password: str | None = None) -> None:
+    """Run a node until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it."""
+    run_service(_serve(settings, password))
 
 
-async def _serve(settings: NodeSettings) -> None:
-    wallet = Wallet.unlock(settings.wallet, password_file=settings.password_file)
+async def _serve(settings: NodeSettings, password: str | None) -> None:
+    wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
     for name in settings.workloads:
         load_workload(name)

@@ -27,13 +27,13 @@ TICK_S = 1.0
 RETRY_S = 2.0
 
 
-def run(settings: VerifierSettings) -> None:
-    """Run a verifier until SIGINT or SIGTERM."""
-    run_service(_serve(settings))
+def run(settings: VerifierSettings, password: str | None = None) -> None:
+    """Run a verifier until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it."""
+    run_service(_serve(settings, password))
 
 
-async def _serve(settings: VerifierSettings) -> None:
-    wallet = Wallet.unlock(settings.wallet, password_file=settings.password_file)
+async def _serve(settings: VerifierSettings, password: str | None) -> None:
+    wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = BlockStore(settings.data_dir / "blocks")
