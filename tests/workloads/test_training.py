@@ -51,7 +51,7 @@ def test_peft_loads_the_result_and_computes_the_same(tiny, lora_manifest, tmp_pa
     manifest = lora_manifest(rounds=1)
     _, result = finished_job(manifest, tiny)
     theirs = peft_model(manifest, tiny, result, tmp_path / "adapter")
-    ours = adapted_model(tiny.model, read_params(manifest), "fp32", "cpu", None)
+    ours = adapted_model(tiny.model, read_params(manifest), "fp32", Resources())
     ours.set_adapter(take(decode_state(result), "adapter"))
     tokens = torch.arange(40).reshape(2, 20)
     with torch.no_grad():

@@ -1,57 +1,156 @@
-"""Cheats, for tests and the devnet: each wraps or replaces the honest runner of a task.
+"""The zoo of cheats, for tests and the devnet: each is an honest training runner with one thing done wrong.
 
-A node runs one only when it is told to (`--adversary KIND`), and says so in its log.
+A node runs one only when it is told to (`--adversary KIND`). Cheats that a runner cannot show (wrong result, silence,
+lazy or copying auditors) belong to the node. Averaging tasks are done honestly.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from msgspec.structs import replace as _replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.errors import ExecutionError
-from proofyard.workloads.lora import STEP, TRAIN
+from proofyard.workloads.lora import STEP, TRAIN, initial_adapter, position, put
 from proofyard.workloads.lora_params import LoraParams, read_params
+from proofyard.workloads.lora_runner import TrainRunner
+from proofyard.workloads.randomness import uniform
 from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload
+from proofyard.workloads.text_data import Tokens
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, Workload
 
-if TYPE_CHECKING:
-    from proofyard.workloads.lora_runner import TrainRunner
+NOISE = 0.01
+"""Length of the noise of `noise`, relative to the update."""
+
+
+class Skipping(TrainRunner):
+    """Leaves steps out and scales up what the others changed, so the trace looks like all of them."""
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        first = index * self.params.segment_steps
+        done = len(self.steps(first, first + self.params.segment_steps))
+        if not done:
+            raise ExecutionError("this adversary needs more steps in a segment; set segment_steps to at least 2")
+        after = super().run(index, before, progress)
+        return _grown(before, after, self.params.segment_steps / done)
+
+
+class SkipHalf(Skipping):
+    def steps(self, first: int, last: int) -> Sequence[int]:
+        return range(first, first + (last - first) // 2)
+
+
+class SkipTenth(Skipping):
+    def steps(self, first: int, last: int) -> Sequence[int]:
+        return [step for step in range(first, last) if step % 10 != 9]
+
+
+class HalfBatch(TrainRunner):
+    def batch(self, step: int) -> Tokens:
+        rows = super().batch(step)
+        return rows[: max(1, len(rows) // 2)]
+
+
+class ShortSequences(TrainRunner):
+    def batch(self, step: int) -> Tokens:
+        rows = super().batch(step)
+        return rows[:, : rows.shape[1] // 2 + 1]
+
+
+class StaleAdapter(TrainRunner):
+    """Trains from the job's first adapter and claims to have trained from this round's."""
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        stale = put(initial_adapter(self.params, self._seed), "adapter") if index == 0 else {}
+        return super().run(index, encode_state(decode_state(before) | stale), progress)
+
+
+class Noise(TrainRunner):
+    """Honest work with a little noise on top."""
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        after = super().run(index, before, progress)
+        start, end = decode_state(before), dict(decode_state(after))
+        for name in [name for name in end if name.startswith("adapter.")]:
+            change = end[name] - start[name]
+            noise = uniform(change.size, 3**0.5, "noise", index, name).reshape(change.shape)
+            spread = float(np.sqrt(np.mean(np.square(change))))
+            end[name] = (end[name] + NOISE * spread * noise).astype(np.float32)
+        return encode_state(end)
+
+
+class FakeAll:
+    """Computes nothing; every number moves by about what training would move it."""
+
+    def __init__(self, params: LoraParams) -> None:
+        self._params = params
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        state = dict(decode_state(before))
+        reach = self._params.lr * self._params.segment_steps / 2
+        for name in [name for name in state if name != STEP]:
+            noise = uniform(state[name].size, reach, "fake", index, name).reshape(state[name].shape)
+            moved = state[name] + noise * (1e-3 if name.startswith("second.") else 1.0)
+            state[name] = (np.abs(moved) if name.startswith("second.") else moved).astype(np.float32)
+        done = (index + 1) * self._params.segment_steps
+        state[STEP] = np.array(done, np.int64)
+        progress(Progress(segment=index, step=done, steps=self._params.task_steps))
+        return encode_state(state)
+
+
+Maker = Callable[[Manifest, LoraParams, TaskSpec, Inputs, Resources], SegmentRunner]
+
+
+def _fake_all(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    return FakeAll(p)
+
+
+def _low_rate(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    return TrainRunner(m, _replace(p, lr=p.lr * 0.9), t, i, r)
+
+
+def _wrong_shard(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    """Another worker's data: what copying that worker's whole trace amounts to as well."""
+    number, worker = position(p, t)
+    other = TaskIndex(number * (p.workers + 1) + (worker + 1) % p.workers)
+    return TrainRunner(m, p, _replace(t, index=other), i, r)
+
+
+def _bf16(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    return TrainRunner(_replace(m, execution_class="bf16"), p, t, i, r)
+
+
+KINDS: dict[str, Maker] = {
+    "bf16": _bf16,
+    "copied-result": _wrong_shard,
+    "fake-all": _fake_all,
+    "half-batch": HalfBatch,
+    "learning-rate": _low_rate,
+    "noise": Noise,
+    "short-sequences": ShortSequences,
+    "skip-half": SkipHalf,
+    "skip-tenth": SkipTenth,
+    "stale-adapter": StaleAdapter,
+    "wrong-shard": _wrong_shard,
+}
 
 
 def corrupt(
     kind: str, workload: Workload, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources
 ) -> SegmentRunner:
-    """A runner that cheats in the way `kind` says. Tasks that the cheat does not concern are done honestly."""
+    """A runner that cheats in the way `kind` says; the honest one for tasks that are not training."""
     if kind not in KINDS:
         raise ExecutionError(f"no adversary named {kind!r}; known: {', '.join(sorted(KINDS))}")
-    honest = workload.runner(manifest, task, inputs, resources)
     if task.kind != TRAIN:
-        return honest
-    return KINDS[kind](cast("TrainRunner", honest), read_params(manifest))
+        return workload.runner(manifest, task, inputs, resources)
+    return KINDS[kind](manifest, read_params(manifest), task, inputs, resources)
 
 
-class SkipHalf:
-    """Does half of each segment's steps and doubles what they changed, so the trace looks like all of them."""
-
-    def __init__(self, honest: "TrainRunner", params: LoraParams) -> None:
-        if params.segment_steps < 2:
-            raise ExecutionError("skip-half needs at least 2 steps in a segment")
-        self._honest = honest
-        self._steps = params.segment_steps
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        half = self._steps // 2
-        done = decode_state(self._honest.run(index, before, progress, steps=half))
-        start = decode_state(before)
-        factor = self._steps / half
-        faked: dict[str, Array] = {}
-        for name, array in done.items():
-            grown = start[name] + (array - start[name]) * factor
-            faked[name] = np.maximum(grown, 0) if name.startswith("second.") else grown
-            faked[name] = faked[name].astype(array.dtype)
-        faked[STEP] = (start[STEP] + self._steps).astype(np.int64)
-        return encode_state(faked)
-
-
-KINDS: dict[str, Callable[["TrainRunner", LoraParams], SegmentRunner]] = {"skip-half": SkipHalf}
+def _grown(before: bytes, after: bytes, factor: float) -> bytes:
+    start, end = decode_state(before), decode_state(after)
+    faked: dict[str, Array] = {STEP: end[STEP]}
+    for name in end.keys() - {STEP}:
+        grown = start[name] + (end[name] - start[name]) * factor
+        faked[name] = (np.maximum(grown, 0) if name.startswith("second.") else grown).astype(np.float32)
+    return encode_state(faked)

@@ -21,6 +21,7 @@ from proofyard.workloads.errors import InputRefused, OutOfMemory
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import read_config, weight_files
 from proofyard.workloads.state import Array
+from proofyard.workloads.workload import Resources
 
 LOSS_CHUNK_TOKENS = 128
 _SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -46,9 +47,9 @@ class LoraLinear(nn.Module):
 class AdaptedModel:
     """The model of one job, ready to compute losses and gradients for any adapter of that job's shape."""
 
-    def __init__(self, path: Path, params: LoraParams, precision: str, device: str) -> None:
-        self.device = pick_device(device)
-        self.model: Any = _load(path, precision).to(self.device).eval()
+    def __init__(self, path: Path, params: LoraParams, precision: str, resources: Resources) -> None:
+        self.device = pick_device(resources.device)
+        self.model: Any = _load(path, precision, resources.attention).to(self.device).eval()
         self._adapters = {name: _adapt(self.model, name, params) for name in sorted(params.modules)}
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -99,7 +100,7 @@ def _chunks(flat: Tensor, targets: Tensor, gradient: Tensor) -> Iterator[tuple[T
         yield flat[here], targets[here], gradient[here]
 
 
-def _load(path: Path, precision: str) -> nn.Module:
+def _load(path: Path, precision: str, attention: str) -> nn.Module:
     config = read_config(path)
     scaled = [name for name in _SCALED_LOGITS if config.get(name)]
     if scaled:
@@ -110,6 +111,7 @@ def _load(path: Path, precision: str) -> nn.Module:
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, DTYPES[precision]),
+        attn_implementation=attention,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -136,10 +138,11 @@ def _adapt(model: nn.Module, name: str, params: LoraParams) -> LoraLinear:
 _loaded: dict[tuple[object, ...], AdaptedModel] = {}
 
 
-def adapted_model(path: Path, params: LoraParams, precision: str, device: str, memory: int | None) -> AdaptedModel:
+def adapted_model(path: Path, params: LoraParams, precision: str, resources: Resources) -> AdaptedModel:
     """The model for a job, kept loaded from task to task. Raises `OutOfMemory` before loading one that cannot fit."""
     modules = tuple(sorted(params.modules.items()))
-    key = (path.resolve(), modules, params.rank, params.scale, precision, device)
+    memory = resources.memory_bytes
+    key = (path.resolve(), modules, params.rank, params.scale, precision, resources.device, resources.attention)
     if key not in _loaded:
         size = sum(file.stat().st_size for file in weight_files(path))
         if memory is not None and size > memory:
@@ -148,5 +151,5 @@ def adapted_model(path: Path, params: LoraParams, precision: str, device: str, m
             )
         _loaded.clear()
         gc.collect()
-        _loaded[key] = AdaptedModel(path, params, precision, device)
+        _loaded[key] = AdaptedModel(path, params, precision, resources)
     return _loaded[key]

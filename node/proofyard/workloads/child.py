@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, assert_never
 
-from proofyard.workloads.adversary import corrupt
 from proofyard.workloads.determinism import configure, execution_class
 from proofyard.workloads.errors import ExecutionError, OutOfMemory, TaskStopped, WorkloadError, to_wire
 from proofyard.workloads.frames import (
@@ -122,6 +121,8 @@ class Child:
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
         workload = load_workload(order.manifest.workload)
         if self._adversary:
+            from proofyard.workloads.adversary import corrupt
+
             return corrupt(self._adversary, workload, order.manifest, order.task, inputs, self._resources)
         return workload.runner(order.manifest, order.task, inputs, self._resources)
 

@@ -8,7 +8,8 @@ import os
 import platform
 from importlib.metadata import version
 
-DTYPES = {"fp32": "float32"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""Precision of a manifest to torch type of the frozen weights and activations; adapters are always float32."""
 
 
 def configure(threads: int, seed: int = 0) -> None:

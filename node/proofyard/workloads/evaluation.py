@@ -53,7 +53,7 @@ def _model(manifest: Manifest, inputs: Inputs, resources: Resources, result: byt
     params = check_manifest(manifest)
     if inputs.model is None:
         raise InputRefused("the evaluation", "was given no model directory")
-    model = adapted_model(inputs.model, params, manifest.execution_class, resources.device, resources.memory_bytes)
+    model = adapted_model(inputs.model, params, manifest.execution_class, resources)
     if result is None:
         model.set_adapter({})
     else:

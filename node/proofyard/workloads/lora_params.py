@@ -9,7 +9,7 @@ from proofyard.protocol.manifest import MAX_TASKS, Manifest
 from proofyard.workloads.errors import ManifestRefused
 
 MAX_ADAPTER_VALUES = 1 << 28
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]

@@ -1,6 +1,9 @@
 """Training segments: AdamW on plain tensors, so that the state is complete and nothing hides in an optimizer object."""
 
 import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,7 +16,7 @@ from proofyard.workloads.errors import InputRefused, OutOfMemory, SegmentFailed,
 from proofyard.workloads.lora import STEP, position, put, take, train_schema
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.text_data import batch_rows, is_held_out, pack, read_documents, shard
+from proofyard.workloads.text_data import Tokens, batch_rows, is_held_out, pack, read_documents, shard
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
 
 
@@ -25,63 +28,72 @@ class TrainRunner:
     ) -> None:
         if inputs.model is None or inputs.data is None:
             raise InputRefused("the task", "was given no model directory or no data file")
-        self._params = params
+        self.params = params
         self._seed = manifest.seed
         self._round, self._worker = position(params, task)
-        self._micro_batch = min(params.batch, resources.micro_batch or params.batch)
-        documents = [d for d in read_documents(inputs.data) if not is_held_out(d, params.holdout_percent)]
-        mine = shard(documents, params.workers, self._worker, params.shard_by)
-        self._rows = pack(mine, inputs.model, params.seq_len)
-        self._model = adapted_model(
-            inputs.model, params, manifest.execution_class, resources.device, resources.memory_bytes
-        )
+        self._micro_batch = resources.micro_batch or params.batch
+        self._rows = training_rows(inputs.model, inputs.data, params, self._worker)
+        self._model = adapted_model(inputs.model, params, manifest.execution_class, resources)
 
-    def run(self, index: int, before: bytes, progress: OnProgress, *, steps: int | None = None) -> bytes:
-        """See `SegmentRunner`. `steps` other than the manifest's are for tests of what audits catch."""
-        params = self._params
-        steps = params.segment_steps if steps is None else steps
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        params = self.params
         state = decode_state(before, schema=train_schema(params))
-        done = int(state[STEP])
-        if done != index * params.segment_steps:
-            raise StateRefused(f"is {done} at segment {index}, expected {index * params.segment_steps}", STEP)
+        first, last = index * params.segment_steps, (index + 1) * params.segment_steps
+        if state[STEP] != first:
+            raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)
         optimizer = AdamW(params, self._model, take(state, "adapter"), take(state, "first"), take(state, "second"))
         try:
-            for step in range(done, done + steps):
-                started = time.perf_counter()
-                loss = self._step(optimizer, index, step)
-                progress(
-                    Progress(
-                        segment=index,
-                        step=step + 1,
-                        steps=params.task_steps,
-                        loss=loss,
-                        tokens_per_s=params.batch * params.seq_len / (time.perf_counter() - started),
-                        rss_bytes=psutil.Process().memory_info().rss,
-                    )
-                )
+            for step in self.steps(first, last):
+                progress(self._step(optimizer, index, step))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
                 raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
             raise
-        finished: dict[str, Array] = {STEP: np.array(done + steps, np.int64)}
+        finished: dict[str, Array] = {STEP: np.array(last, np.int64)}
         return encode_state(finished | optimizer.state())
 
-    def _step(self, optimizer: "AdamW", index: int, step: int) -> float:
-        params = self._params
-        overall = self._round * params.task_steps + step
-        picked = batch_rows(len(self._rows), params.batch, overall, "lora batches", self._seed, self._worker)
-        tokens = params.batch * params.seq_len
+    def steps(self, first: int, last: int) -> Sequence[int]:
+        """The steps of a segment, counted from 0 in this round."""
+        return range(first, last)
+
+    def batch(self, step: int) -> Tokens:
+        """The rows of a step, (batch, seq_len + 1) tokens."""
+        overall = self._round * self.params.task_steps + step
+        purpose = ("lora batches", self._seed, self._worker)
+        return self._rows[batch_rows(len(self._rows), self.params.batch, overall, *purpose)]
+
+    def _step(self, optimizer: "AdamW", index: int, step: int) -> Progress:
+        started = time.perf_counter()
+        rows = self.batch(step)
+        tokens = rows.shape[0] * (rows.shape[1] - 1)
         optimizer.zero_gradients()
         total = 0.0
-        for start in range(0, params.batch, self._micro_batch):
-            rows = self._rows[picked[start : start + self._micro_batch]]
-            total += self._model.loss_sum(rows, backward_scale=1 / tokens)
-        norm = optimizer.step(step + 1, params.lr_at(overall))
+        for start in range(0, len(rows), self._micro_batch):
+            total += self._model.loss_sum(rows[start : start + self._micro_batch], backward_scale=1 / tokens)
+        norm = optimizer.step(step + 1, self.params.lr_at(self._round * self.params.task_steps + step))
         if not (np.isfinite(total) and np.isfinite(norm)):
             raise SegmentFailed(index, f"the loss of step {step + 1} is {total / tokens}, its gradient's norm {norm}")
-        return total / tokens
+        return Progress(
+            segment=index,
+            step=step + 1,
+            steps=self.params.task_steps,
+            loss=total / tokens,
+            tokens_per_s=tokens / (time.perf_counter() - started),
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
+
+
+def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Tokens:
+    """A worker's packed shard. The last ones stay in memory, for the audits of other workers' segments."""
+    return _training_rows(model, data, params.holdout_percent, params.shard_by, params.workers, worker, params.seq_len)
+
+
+@lru_cache(maxsize=4)
+def _training_rows(model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int) -> Tokens:
+    documents = [document for document in read_documents(data) if not is_held_out(document, percent)]
+    return pack(shard(documents, workers, worker, by), model, seq_len)
 
 
 class AdamW:

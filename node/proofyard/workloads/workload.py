@@ -36,12 +36,14 @@ class Resources:
     """What a runner may use. None of it changes a result beyond rounding.
 
     `device` is a torch device, or "auto" for a GPU where there is one. `micro_batch` bounds the sequences that are
-    computed at once where memory is short. `memory_bytes` is the limit of the whole process.
+    computed at once where memory is short. `attention` is "sdpa" or "eager", the plain implementation.
+    `memory_bytes` is the limit of the whole process.
     """
 
     threads: int = 1
     device: str = "auto"
     micro_batch: int | None = None
+    attention: str = "sdpa"
     memory_bytes: int | None = None
 
 
