@@ -179,7 +179,7 @@ async def test_a_request_that_nobody_serves_is_refused_politely(peer):
         pass
 
     forth, _ = await pair(peer)
-    with pytest.raises(RequestFailed, match="unknown-request.*'strange'"):
+    with pytest.raises(RequestFailed, match=r"unknown-request.*'strange'"):
         await forth.request(Strange(), reply=Told)
     assert await forth.request(Ask("still here"), reply=Told) == Told("still here")
 

@@ -170,11 +170,13 @@ class Connection:
             payload=msgspec.Raw(encode(message)),
         )
         head = frame(header)
-        stream = self._link.open_stream()
-        sender = asyncio.create_task(_send(stream, head, body))
+        sender: asyncio.Task[None] | None = None
+        stream: Stream | None = None
         try:
             try:
                 async with asyncio.timeout(timeout):
+                    stream = await self._link.open_stream()
+                    sender = asyncio.create_task(_send(stream, head, body))
                     answer = await read_frame(stream, ReplyHeader, timeout)
             except TimeoutError:
                 raise DeadlineExceeded(f"{header.kind} to {self.peer}", timeout) from None
@@ -182,11 +184,12 @@ class Connection:
                 raise RequestFailed(answer.error.code, answer.error.message)
             yield Reply(decode_payload(answer.payload, reply), Body(stream, answer.body, STALL_SECONDS))
         finally:
-            if not sender.done():
+            if sender is not None:
                 sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, TransportError):
-                await sender
-            stream.abort(CANCELLED)
+                with contextlib.suppress(asyncio.CancelledError, TransportError):
+                    await sender
+            if stream is not None:
+                stream.abort(CANCELLED)
 
     # Serving
 

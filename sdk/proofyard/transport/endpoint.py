@@ -171,7 +171,7 @@ class Endpoint:
                 certificate = link.quic.peer_certificate()
                 if link.closed.is_set() or certificate is None:
                     raise PeerUnreachable(host, port, link.reason)
-                stream = link.open_stream()
+                stream = await link.open_stream()
                 remote = f"{host}:{port}"
                 peer = await greet(stream, self.identity, self.network, fingerprint(certificate), remote, expect)
                 reason = self._refusal(peer)

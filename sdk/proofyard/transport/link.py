@@ -38,6 +38,7 @@ class Link:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, Stream] = {}
+        self._openers: list[asyncio.Future[None]] = []
         self._waiting: asyncio.Queue[Stream] = asyncio.Queue()
         self._accept: Callable[[Stream], object] = self._waiting.put_nowait
         self._window = GREETING_WINDOW
@@ -51,8 +52,12 @@ class Link:
         self.quic.connect(self.remote, now=self._loop.time())
         self._transmit()
 
-    def open_stream(self) -> Stream:
-        """A new bidirectional stream. Raises `ConnectionLost`."""
+    async def open_stream(self) -> Stream:
+        """A new bidirectional stream, once the peer allows one more. Raises `ConnectionLost`."""
+        while not self.closed.is_set() and not self.quic.may_open_stream():
+            waiter = self._loop.create_future()
+            self._openers.append(waiter)
+            await waiter
         if self.closed.is_set():
             raise ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", self.reason)
         stream_id = self.quic.get_next_available_stream_id()
@@ -97,9 +102,13 @@ class Link:
             logger.warning("dropping %s:%s after an error in QUIC: %r", self.remote[0], self.remote[1], error)
             self._end("its packets could not be processed")
             return
+        if not self.quic.begun():
+            self._end("it does not speak QUIC")
+            return
         self._process_events()
         for stream in list(self._streams.values()):
             stream.acknowledged()
+        self._wake_openers()
         self._transmit()
 
     def _transmit_soon(self) -> None:
@@ -187,7 +196,16 @@ class Link:
         for stream in list(self._streams.values()):
             stream.lost(error)
         self._streams.clear()
+        self._wake_openers()
         self._owner.link_closed(self)
+
+    def _wake_openers(self) -> None:
+        if self._openers and (self.closed.is_set() or self.quic.may_open_stream()):
+            # All of them look again; those that are too late wait once more, behind the others.
+            waiters, self._openers = self._openers, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     # StreamOwner
 

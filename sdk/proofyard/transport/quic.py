@@ -14,6 +14,7 @@ from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
     QuicConnection,
+    QuicConnectionState,
 )
 from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -139,6 +140,14 @@ class PeerQuic(QuicConnection):
     def grant_connection(self, limit: int) -> None:
         """Let the peer send up to `limit` bytes on all streams together, counted from the beginning."""
         self._local_max_data.value = max(self._local_max_data.value, limit)
+
+    def begun(self) -> bool:
+        """False for a server whose peer has not sent one packet that can be decrypted."""
+        return self._is_client or self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    def may_open_stream(self) -> bool:
+        """Whether the peer allows one more stream. aioquic would queue it, but then reset it against the limit."""
+        return self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi
 
     def writable(self, stream_id: int) -> bool:
         """Whether a stream exists whose sending side was neither finished nor reset."""
