@@ -1,0 +1,54 @@
+"""Stores in temporary folders, served between real QUIC peers."""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, Digest, Signature
+from proofyard.transport import Connection, Endpoint
+
+
+class LocalIdentity:
+    def __init__(self) -> None:
+        self._account = Account.create()
+        self.address = Address(self._account.address)
+
+    def sign_digest(self, digest: Digest) -> Signature:
+        return Signature(bytes(self._account.unsafe_sign_hash(digest).signature))
+
+
+def make_bytes(size: int) -> bytes:
+    """Reproducible bytes: SHA-256 of a 64-bit counter, big-endian; the vectors were made from the same."""
+    blocks = (hashlib.sha256(i.to_bytes(8, "big")).digest() for i in range(-(-size // 32)))
+    return b"".join(blocks)[:size]
+
+
+@pytest.fixture(scope="session")
+def pattern() -> Callable[[int], bytes]:
+    return make_bytes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlockStore:
+    return BlockStore(tmp_path / "store")
+
+
+@pytest.fixture
+async def seeder(tmp_path: Path) -> AsyncIterator[Callable[[BlockStore], Awaitable[Connection]]]:
+    """Serves a store to the one leeching endpoint of the test; gives the leecher's connection to it."""
+    network = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
+    async with AsyncExitStack() as stack:
+        leecher = await stack.enter_async_context(Endpoint(LocalIdentity(), network=network))
+
+        async def serve(served: BlockStore) -> Connection:
+            endpoint = await stack.enter_async_context(Endpoint(LocalIdentity(), network=network))
+            serve_blocks(endpoint, served)
+            return await leecher.connect("127.0.0.1", endpoint.port, expect=endpoint.address)
+
+        yield serve

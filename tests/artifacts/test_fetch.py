@@ -1,0 +1,186 @@
+import asyncio
+
+import pytest
+
+from proofyard.artifacts import (
+    ArtifactTooLarge,
+    ArtifactUnavailable,
+    BlockStore,
+    CorruptArtifact,
+    fetch,
+)
+from proofyard.artifacts.builder import CHUNK_BYTES
+from proofyard.artifacts.unixfs import Link, directory_node, node_cid
+from proofyard.protocol.cid import raw_cid
+from proofyard.transport import RequestFailed
+
+LIMIT = 1 << 30
+
+
+@pytest.fixture
+def new_store(tmp_path):
+    return lambda name: BlockStore(tmp_path / name)
+
+
+class LyingStore(BlockStore):
+    """Serves blocks of the right size and the wrong content."""
+
+    def get_block(self, cid):
+        block = super().get_block(cid)
+        return block[:-1] + bytes([block[-1] ^ 1])
+
+
+class SlowStore(BlockStore):
+    """Counts what it serves, and takes its time."""
+
+    served = 0
+
+    def get_block(self, cid):
+        import time
+
+        time.sleep(0.01)
+        self.served += 1
+        return super().get_block(cid)
+
+
+async def test_a_folder_is_fetched_and_served_on(store, seeder, new_store, tmp_path, pattern):
+    source = tmp_path / "model"
+    (source / "sub").mkdir(parents=True)
+    (source / "weights").write_bytes(pattern(9 * CHUNK_BYTES + 5))
+    (source / "sub" / "empty").write_bytes(b"")
+    first = new_store("first")
+    cid = first.link_directory(source)
+    progress = []
+    await fetch(store, cid, [await seeder(first)], max_bytes=LIMIT, on_progress=lambda *news: progress.append(news))
+    assert not list(store.missing(cid))
+    assert progress[-1][1] == 0
+    third = new_store("third")
+    await fetch(third, cid, [await seeder(store)], max_bytes=LIMIT)
+    assert (third.export(cid, tmp_path / "out") / "weights").read_bytes() == pattern(9 * CHUNK_BYTES + 5)
+
+
+async def test_two_providers_share_the_work(store, seeder, tmp_path, pattern):
+    one, two = SlowStore(tmp_path / "one"), SlowStore(tmp_path / "two")
+    data = pattern(60 * CHUNK_BYTES)
+    cid = one.put_bytes(data)
+    two.put_bytes(data)
+    await fetch(store, cid, [await seeder(one), await seeder(two)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+    assert one.served > 10
+    assert two.served > 10
+
+
+async def test_providers_that_have_different_parts_complete_each_other(store, seeder, new_store, pattern):
+    one, two = new_store("one"), new_store("two")
+    data = pattern(20 * CHUNK_BYTES)
+    cid = one.put_bytes(data)
+    two.put_bytes(data)
+    for i in range(20):
+        lacking = one if i % 2 else two
+        lacking._block_path(raw_cid(data[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES])).unlink()
+    await fetch(store, cid, [await seeder(one), await seeder(two)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+
+
+async def test_a_provider_that_lies_is_dropped_and_another_one_delivers(store, seeder, new_store, tmp_path, pattern):
+    honest, liar = new_store("honest"), LyingStore(tmp_path / "liar")
+    data = pattern(30 * CHUNK_BYTES)
+    cid = honest.put_bytes(data)
+    liar.put_bytes(data)
+    lying = await seeder(liar)
+    await fetch(store, cid, [lying, await seeder(honest)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+    assert lying.closed.is_set()
+    assert "something else as block" in lying.reason
+
+
+async def test_a_lie_alone_is_no_artifact(store, seeder, tmp_path, pattern):
+    liar = LyingStore(tmp_path / "liar")
+    cid = liar.put_bytes(pattern(1000))
+    with pytest.raises(ArtifactUnavailable, match="something else as block"):
+        await fetch(store, cid, [await seeder(liar)], max_bytes=LIMIT)
+    assert not store.has(cid)
+
+
+async def test_nobody_has_it(store, seeder, new_store):
+    with pytest.raises(ArtifactUnavailable, match="lacks blocks"):
+        await fetch(store, raw_cid(b"unknown"), [await seeder(new_store("empty"))], max_bytes=LIMIT)
+    with pytest.raises(ArtifactUnavailable, match="no provider is known"):
+        await fetch(store, raw_cid(b"unknown"), [], max_bytes=LIMIT)
+
+
+async def test_a_fetch_that_was_cut_off_continues(store, seeder, tmp_path, pattern):
+    source = SlowStore(tmp_path / "source")
+    data = pattern(100 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    provider = await seeder(source)
+    half = asyncio.Event()
+    task = asyncio.create_task(
+        fetch(
+            store,
+            cid,
+            [provider],
+            max_bytes=LIMIT,
+            on_progress=lambda done, missing: half.set() if done > len(data) // 2 else None,
+        )
+    )
+    await half.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    lacking = len(list(store.missing(cid)))
+    assert 0 < lacking <= 50
+    before = source.served
+    await fetch(store, cid, [provider], max_bytes=LIMIT)
+    assert source.served - before <= lacking + 8
+    assert store.get_bytes(cid) == data
+
+
+async def test_what_is_complete_needs_no_provider(store, pattern):
+    cid = store.put_bytes(pattern(3 * CHUNK_BYTES))
+    await fetch(store, cid, [], max_bytes=1)
+
+
+async def test_an_artifact_over_the_limit_is_refused_at_its_root(store, seeder, new_store, pattern):
+    source = new_store("source")
+    cid = source.put_bytes(pattern(20 * CHUNK_BYTES))
+    with pytest.raises(ArtifactTooLarge):
+        await fetch(store, cid, [await seeder(source)], max_bytes=100_000)
+    assert len(list(store.missing(cid))) == 20
+
+
+async def test_a_malformed_dag_is_corrupt_whoever_sends_it(store, seeder, new_store):
+    source = new_store("source")
+    block = b"\x0a\x02\x08\x05"
+    source.put_block(node_cid(block), block)
+    with pytest.raises(CorruptArtifact):
+        await fetch(store, node_cid(block), [await seeder(source)], max_bytes=LIMIT)
+
+
+async def test_a_folder_whose_part_is_nowhere_names_what_is_missing(store, seeder, new_store):
+    source = new_store("source")
+    block = directory_node([Link(raw_cid(b"gone"), "gone", 4)]).encode()
+    source.put_block(node_cid(block), block)
+    with pytest.raises(ArtifactUnavailable, match="1 blocks are missing"):
+        await fetch(store, node_cid(block), [await seeder(source)], max_bytes=LIMIT)
+
+
+async def test_a_provider_that_goes_away_is_replaced(store, seeder, tmp_path, new_store, pattern):
+    slow, other = SlowStore(tmp_path / "slow"), new_store("other")
+    data = pattern(60 * CHUNK_BYTES)
+    cid = slow.put_bytes(data)
+    other.put_bytes(data)
+    first = await seeder(slow)
+    asyncio.get_running_loop().call_later(0.05, asyncio.ensure_future, first.close("power cut"))
+    await fetch(store, cid, [first, await seeder(other)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+
+
+async def test_a_request_for_half_a_cid_is_refused(store, seeder):
+    from proofyard.artifacts import Blocks, GetBlocks
+
+    connection = await seeder(store)
+    for cids in (b"x", b"y" * 36):
+        with pytest.raises(RequestFailed, match="bad-request"):
+            await connection.request(GetBlocks(cids), reply=Blocks)
+    with pytest.raises(RequestFailed, match="bad-request"):
+        await connection.request(GetBlocks(bytes(36 * 65)), reply=Blocks)
