@@ -1,0 +1,234 @@
+"""One wallet's dealings with the Registry. Each call returns when its transaction is mined.
+
+Calls that a crash may interrupt can be told apart afterwards: `find_batch` finds a batch that was sent, a settled
+batch raises `AlreadySettled`, a paid one `AlreadyClaimed`.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from eth_abi.abi import encode as abi_encode
+from eth_hash.auto import keccak
+from web3.types import TxReceipt
+
+from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
+from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
+from proofyard.chain.reader import RegistryReader
+from proofyard.chain.records import Drawn, JobTerms
+from proofyard.chain.sender import Sender
+from proofyard.chain.wallet import Wallet
+from proofyard.protocol.bls import BlsSignature, signature_point
+from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.settlement import OperatorId, Payout, Settlement, payout_proof, payout_root
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
+
+E = TypeVar("E", bound=Event)
+
+PERMIT_S = 3600
+_PERMIT_TYPEHASH = keccak(b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One payout of a settled batch with its Merkle proof."""
+
+    batch: BatchId
+    index: int
+    payout: Payout
+    proof: tuple[Digest, ...]
+
+
+def claim_of(batch: BatchId, payouts: Sequence[Payout], index: int) -> Claim:
+    """The claim of payout `index`; `payouts` are all of the batch's, in the order of its record."""
+    return Claim(batch, index, payouts[index], tuple(payout_proof(batch, payouts, index)))
+
+
+class ChainClient(RegistryReader):
+    """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more."""
+
+    def __init__(
+        self, rpc_url: str, registry: Address, wallet: Wallet | None = None, *, patience: float = 30.0
+    ) -> None:
+        super().__init__(rpc_url, registry)
+        self.wallet = wallet
+        self._sender = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
+
+    # Money
+
+    def require_balance(self, amount: Wei) -> None:
+        """Raise `InsufficientBalance` unless the wallet has `amount` of the token."""
+        address = self._signer().address
+        have = self.token_balance(address)
+        if have < amount:
+            raise InsufficientBalance(address, have, amount, "CREDIT")
+
+    def transfer(self, to: Address, amount: Wei) -> None:
+        self.require_balance(amount)
+        self._send("the transfer", self.token, self._token.encode_abi("transfer", [to, amount]))
+
+    def add_stake(self, amount: Wei) -> None:
+        self._approve(amount)
+        self._transact("addStake", amount)
+
+    def request_unstake(self, amount: Wei) -> None:
+        """Start the release of stake that backs no listed operator; retire operators first."""
+        self._transact("requestUnstake", amount)
+
+    def withdraw(self) -> None:
+        self._transact("withdraw")
+
+    # Operators
+
+    def register_node(self, node: Wallet, stake: Wei, workloads: int, endpoint: str = "") -> OperatorId:
+        """Register the hot key `node` under this client's wallet as its owner."""
+        consent = node.consent(self.domain, self._signer().address)
+        self._approve(stake)
+        receipt = self._transact("registerNode", node.address, stake, workloads, endpoint, consent)
+        return _event(receipt, OperatorRegistered).operator
+
+    def register_verifier(self, verifier: Wallet, stake: Wei, endpoint: str = "") -> OperatorId:
+        """Register the hot key `verifier`, and the BLS key derived from it, under this client's wallet."""
+        owner = self._signer().address
+        key, proof = verifier.prove_possession(self.domain, owner)
+        consent = verifier.consent(self.domain, owner)
+        self._approve(stake)
+        receipt = self._transact("registerVerifier", verifier.address, stake, endpoint, consent, key, proof)
+        return _event(receipt, OperatorRegistered).operator
+
+    def rotate_key(self, operator: OperatorId, key: Wallet) -> None:
+        """Replace an operator's hot key, as its owner; reputation stays."""
+        self._transact("rotateKey", operator, key.address, key.consent(self.domain, self._signer().address))
+
+    def set_endpoint(self, operator: OperatorId, endpoint: str) -> None:
+        """Say where an operator can be reached, as its owner or with its hot key. `endpoint` is host:port."""
+        self._transact("setEndpoint", operator, endpoint)
+
+    def retire(self, operator: OperatorId) -> None:
+        self._transact("retire", operator)
+
+    # Jobs
+
+    def open_job(self, terms: JobTerms) -> JobId:
+        """Open a job with its pay in escrow, in one transaction where the token has permits (EIP-2612)."""
+        amount = Wei(terms.reward + terms.audit_fee)
+        self.require_balance(amount)
+        row = (
+            terms.manifest,
+            terms.reward,
+            terms.audit_fee,
+            terms.task_count,
+            terms.deadline,
+            terms.auditors_per_segment,
+            terms.segments_per_audit,
+        )
+        permit = self._permit(amount)
+        if permit is None:
+            self._approve(amount)
+            receipt = self._transact("openJob", row)
+        else:
+            receipt = self._transact("openJobWithPermit", row, *permit)
+        return _event(receipt, JobOpened).job
+
+    def top_up(self, job: JobId, reward: Wei, audit_fee: Wei) -> None:
+        self._approve(Wei(reward + audit_fee))
+        self._transact("topUp", job, reward, audit_fee)
+
+    def close_job(self, job: JobId) -> None:
+        """End a job and refund what no committed batch needs, as its requester or its verifier."""
+        self._transact("closeJob", job)
+
+    def refund(self, job: JobId) -> None:
+        """Send the requester what a closed or expired job does not need."""
+        self._transact("refund", job)
+
+    def take_job(self, job: JobId) -> None:
+        """Become the job's verifier, where it has none or that one has been silent too long."""
+        self._transact("takeJob", job)
+
+    # Batches
+
+    def commit_batch(self, job: JobId, root: Digest, size: int) -> BatchId:
+        return _event(self._transact("commitBatch", job, root, size), BatchCommitted).batch
+
+    def draw(self, batch: BatchId) -> Drawn:
+        """The batch's seed; fixes it on chain if nobody has. Raises `TooEarlyToDraw` before its block is there."""
+        state = self.batch(batch)
+        if not any(state.seed):
+            self._transact("draw", batch)
+            state = self.batch(batch)
+        return Drawn(state.seed, state.commit_block + self.params().draw_delay)
+
+    def recommit(self, batch: BatchId) -> None:
+        """Move the draw of a batch to a new block, once the hash of its own is out of reach (`SeedLost`)."""
+        self._transact("recommit", batch)
+
+    def settle_batch(self, batch: BatchId, settlement: Settlement, signers: int, signature: BlsSignature) -> None:
+        """Settle with the aggregate `signature` of the verifiers whose slots are in the bitmap `signers`."""
+        row = (
+            batch,
+            payout_root(batch, settlement.payouts),
+            len(settlement.payouts),
+            settlement.total,
+            settlement.audit_units,
+            [(fault.operator, fault.task, fault.segment, int(fault.reason)) for fault in settlement.faults],
+            settlement.audit_root,
+            cid_bytes(settlement.record),
+        )
+        self._transact("settleBatch", row, signers, signature_point(signature))
+
+    def finalize(self, batch: BatchId) -> None:
+        """Distribute what the batch's faults froze, once its window has closed."""
+        self._transact("finalize", batch)
+
+    def claim(self, claims: Sequence[Claim]) -> None:
+        """Pay out settled work to its owners, in one transaction; anybody may."""
+        rows = [
+            (c.batch, c.index, c.payout.operator, c.payout.amount, c.payout.valid, c.payout.audits, c.proof)
+            for c in claims
+        ]
+        self._transact("claim", rows)
+
+    # Sending
+
+    def _signer(self) -> Wallet:
+        if self.wallet is None:
+            raise NoWallet
+        return self.wallet
+
+    def _transact(self, function: str, *args: Any) -> TxReceipt:
+        return self._send(function, self.registry, self._contract.encode_abi(function, list(args)))
+
+    def _send(self, what: str, to: Address, data: str) -> TxReceipt:
+        if self._sender is None:
+            raise NoWallet
+        return self._sender.send(what, to, data)
+
+    def _approve(self, amount: Wei) -> None:
+        """Let the Registry take `amount`."""
+        self.require_balance(amount)
+        allowance = self._call(self._token, "allowance", self._signer().address, self.registry)
+        if allowance < amount:
+            self._send("the approval", self.token, self._token.encode_abi("approve", [self.registry, amount]))
+
+    def _permit(self, amount: Wei) -> tuple[int, int, bytes, bytes] | None:
+        """Deadline, v, r, s of a permit for `amount`, or None where the token has none."""
+        wallet = self._signer()
+        try:
+            separator = self._call(self._token, "DOMAIN_SEPARATOR")
+            nonce = self._call(self._token, "nonces", wallet.address)
+        except ChainError as error:
+            if error.exit_code == 3:
+                raise
+            return None
+        deadline = max(self.now(), int(time.time())) + PERMIT_S
+        kinds = ["bytes32", "address", "address", "uint256", "uint256", "uint256"]
+        struct = keccak(abi_encode(kinds, [_PERMIT_TYPEHASH, wallet.address, self.registry, amount, nonce, deadline]))
+        signature = wallet.sign_digest(keccak(b"\x19\x01" + separator + struct))
+        return deadline, signature[64], signature[:32], signature[32:64]
+
+
+def _event(receipt: TxReceipt, kind: type[E]) -> E:
+    """The transaction's own event of this kind."""
+    return next(event for event in decode_logs(receipt["logs"]) if isinstance(event, kind))

@@ -1,0 +1,214 @@
+"""A chain of one's own: a real anvil process, and the contracts deployed to it."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import IO, Any, Self
+
+from eth_abi.abi import encode as abi_encode
+from web3 import Web3
+
+from proofyard.chain.abi import contract
+from proofyard.chain.errors import DevChainError, PortInUse
+from proofyard.chain.foundry import find_tool
+from proofyard.chain.records import Params
+from proofyard.chain.rpc import connect, mapped_errors
+from proofyard.chain.sender import Sender
+from proofyard.chain.wallet import Wallet
+from proofyard.protocol.types import Address, Wei
+
+CHAIN_ID = 31337
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 5.0
+SUPPLY = Wei(1_000_000_000 * 10**18)
+DEV_MNEMONIC = "test test test test test test test test test test test junk"
+"""The mnemonic that anvil's rich accounts are derived from, known to everybody."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A network's contracts. `block` is the Registry's, where its events begin."""
+
+    credit: Address
+    registry: Address
+    chain_id: int
+    block: int
+
+
+class Anvil:
+    """A running anvil on 127.0.0.1, for use in a `with` statement. `port` 0 takes a free one.
+
+    `block_time` seconds between blocks; None mines a block for each transaction. `hold_chain_time`: anvil's clock is
+    the machine's, `warp` moves it forward. The process ends with this one. Raises `ToolNotFound`, `PortInUse` or
+    `DevChainError`.
+    """
+
+    def __init__(
+        self, *, port: int = 0, block_time: int | None = None, accounts: int = 10, log: Path | None = None
+    ) -> None:
+        self._port = port
+        self._block_time = block_time
+        self._accounts = accounts
+        self._log_path = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port
+
+    @property
+    def rpc_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        tool = find_tool("anvil")
+        self.port = _free_port(self._port)
+        command = [str(tool), "--host", "127.0.0.1", "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
+        command += ["--accounts", str(self._accounts), "--mnemonic", DEV_MNEMONIC, "--hardfork", "prague"]
+        command += ["--no-request-size-limit"]
+        if self._block_time is not None:
+            command += ["--block-time", str(self._block_time)]
+        log: IO[bytes] = self._log_path.open("wb") if self._log_path else TemporaryFile()
+        with log:
+            self._process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent()
+            )
+            try:
+                self._wait_ready(log)
+            except BaseException:
+                self.stop()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "anvil has not been started"
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the process. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def wallet(self, index: int) -> Wallet:
+        """One of anvil's own accounts, which have 10,000 ether each."""
+        from eth_account import Account
+
+        Account.enable_unaudited_hdwallet_features()
+        return Wallet(Account.from_mnemonic(DEV_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}"))
+
+    def fund(self, account: Address, ether: int = 100) -> None:
+        """Give an account ether for gas."""
+        self._request("anvil_setBalance", [account, hex(ether * 10**18)])
+
+    def mine(self, blocks: int = 1) -> None:
+        self._request("anvil_mine", [hex(blocks)])
+
+    def warp(self, seconds: int) -> None:
+        """Move the chain's clock forward and mine a block there."""
+        self._request("evm_increaseTime", [hex(seconds)])
+        self.mine()
+
+    def _request(self, method: str, params: list[Any]) -> Any:
+        with mapped_errors(self.rpc_url):
+            answer = connect(self.rpc_url).provider.make_request(method, params)  # type: ignore[arg-type]
+        if "error" in answer:
+            raise DevChainError(f"anvil refuses {method}: {answer['error']}")
+        return answer["result"]
+
+    def _wait_ready(self, log: IO[bytes]) -> None:
+        assert self._process is not None
+        w3 = connect(self.rpc_url)
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                said = _tail(log)
+                if "in use" in said.lower():
+                    raise PortInUse(self.port)
+                raise DevChainError(f"anvil ended with code {self._process.returncode}: {said}")
+            if w3.is_connected() and w3.eth.chain_id == CHAIN_ID:
+                return
+            time.sleep(0.05)
+        raise DevChainError(
+            f"anvil did not answer on port {self.port} within {START_TIMEOUT_S:.0f} s; is the machine busy?"
+        )
+
+
+def deploy_network(rpc_url: str, deployer: Wallet, params: Params | None = None) -> Deployment:
+    """Deploy a Credit, the Registry's libraries and a Registry; `deployer` gets the whole supply of the token."""
+    w3 = connect(rpc_url)
+    sender = Sender(w3, rpc_url, deployer)
+    values = astuple(params or Params())
+    credit, _ = _create(sender, "Credit", abi_encode(["uint256"], [SUPPLY]))
+    libraries = {name: _create(sender, name)[0] for name in sorted(set(contract("Registry").links.values()))}
+    constructor = next(entry for entry in contract("Registry").abi if entry["type"] == "constructor")
+    kinds = ",".join(item["type"] for item in constructor["inputs"][1]["components"])
+    arguments = abi_encode(["address", f"({kinds})"], [credit, values])
+    registry, block = _create(sender, "Registry", arguments, libraries)
+    with mapped_errors(rpc_url):
+        return Deployment(credit, registry, int(w3.eth.chain_id), block)
+
+
+def _create(
+    sender: Sender, name: str, arguments: bytes = b"", libraries: Mapping[str, str] | None = None
+) -> tuple[Address, int]:
+    code = contract(name).linked(dict(libraries or {}))
+    receipt = sender.send(f"the deployment of {name}", None, code + arguments.hex())
+    address = receipt["contractAddress"]
+    assert address is not None, "a mined creation has an address"
+    return Address(Web3.to_checksum_address(address)), int(receipt["blockNumber"])
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted` after checking that it is free, or any free one. Raises `PortInUse`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            raise PortInUse(wanted) from None
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child runs first, on Linux: ask for SIGTERM when the parent is gone, however it ended."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.flush()
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(0, end - 500))
+    try:
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return "no output"
+    return lines[-1] if lines else "no output"

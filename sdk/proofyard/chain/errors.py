@@ -1,0 +1,134 @@
+"""What can go wrong with wallets and the chain.
+
+ProofyardError
+├── WalletError              exit code 2
+│   ├── UnknownWallet        no keystore of that name; lists the known ones
+│   ├── WalletExists         a keystore of that name is there already
+│   ├── WrongPassword
+│   └── UnsafeKeystore       others may read the file, or it is no keystore
+└── ChainError               exit code 1
+    ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint, or another chain than expected
+    ├── NoRegistry           exit code 2: no Registry at the address
+    ├── InsufficientBalance  not enough tokens, or not enough ether for gas
+    ├── TransactionLost      not mined in time
+    ├── ToolNotFound         anvil or forge is not installed
+    ├── DevChainError        anvil does not start
+    │   └── PortInUse
+    └── Refused              the contract refuses; one subclass for each of its errors in `chain.refusals`
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from proofyard.protocol.types import Address, ProofyardError
+
+
+class WalletError(ProofyardError):
+    exit_code = 2
+
+
+class UnknownWallet(WalletError):
+    def __init__(self, name: str, directory: Path, known: list[str]) -> None:
+        self.name, self.directory, self.known = name, directory, known
+        listed = (
+            f"known are {', '.join(known)}" if known else "there are none yet; make one with `proofyard wallet new`"
+        )
+        super().__init__(f"no wallet {name!r} in {directory}: {listed}")
+
+
+class WalletExists(WalletError):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"there is a wallet at {path} already; choose another name")
+
+
+class WrongPassword(WalletError):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"wrong password for the wallet {path}; try again, or name another --password-file")
+
+
+class UnsafeKeystore(WalletError):
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"the wallet {path} is not used: {reason}")
+
+
+class ChainError(ProofyardError):
+    """Base of everything that goes wrong with the chain."""
+
+
+class ChainUnreachable(ChainError):
+    exit_code = 3
+
+    def __init__(self, rpc_url: str, reason: str) -> None:
+        self.rpc_url = rpc_url
+        super().__init__(f"no answer from the chain at {rpc_url} ({reason}); check the address and that it is running")
+
+
+class NoRegistry(ChainError):
+    exit_code = 2
+
+    def __init__(self, registry: str, rpc_url: str) -> None:
+        self.registry, self.rpc_url = registry, rpc_url
+        super().__init__(f"there is no Registry at {registry!r} on the chain at {rpc_url}; check both addresses")
+
+
+class InsufficientBalance(ChainError):
+    """`have` and `need` in base units of `currency`."""
+
+    def __init__(self, account: Address, have: int, need: int, currency: str) -> None:
+        self.account, self.have, self.need, self.currency = account, have, need, currency
+        super().__init__(
+            f"{account} has {have / 1e18:.6g} {currency} and needs {need / 1e18:.6g}; send it the difference first"
+        )
+
+
+class NoWallet(ChainError):
+    exit_code = 2
+
+    def __init__(self) -> None:
+        super().__init__("this needs a wallet to sign with; name one with --wallet")
+
+
+class TransactionLost(ChainError):
+    def __init__(self, what: str, seconds: float, hashes: list[str]) -> None:
+        self.what, self.hashes = what, hashes
+        super().__init__(
+            f"{what} was not mined in {seconds:.0f} s (sent as {', '.join(hashes)}); it may still be; "
+            "look at its effect before trying again"
+        )
+
+
+class ToolNotFound(ChainError):
+    def __init__(self, tool: str, package: str) -> None:
+        self.tool = tool
+        super().__init__(
+            f"{tool} is neither on the PATH nor in node_modules ({package}); run `make setup`, or install Foundry"
+        )
+
+
+class DevChainError(ChainError):
+    exit_code = 3
+
+
+class PortInUse(DevChainError):
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(
+            f"port {port} is in use by another program; stop it, or choose another port (0 takes a free one)"
+        )
+
+
+class Refused(ChainError):
+    """The contract refuses, with the error `name` and its `operands` as declared there."""
+
+    sentence: ClassVar[str] = ""
+
+    def __init__(self, name: str, operands: Mapping[str, Any]) -> None:
+        self.name, self.operands = name, dict(operands)
+        text = (
+            self.sentence.format(**self.operands) if self.sentence else f"the contract refuses: {name} {self.operands}"
+        )
+        super().__init__(text)

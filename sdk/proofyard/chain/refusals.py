@@ -1,0 +1,184 @@
+"""Each error of the Registry as an exception: its operands, and one sentence that says what to do next.
+
+A sentence names its operands in braces, as they are called in `IRegistry.sol`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proofyard.chain.errors import Refused
+
+
+class AlreadyClaimed(Refused):
+    sentence = "payout {index} of batch {batch} was claimed already; nothing is left to do"
+
+
+class AlreadySettled(Refused):
+    sentence = "batch {batch} is settled already; nothing is left to do"
+
+
+class BadConsent(Refused):
+    sentence = "the hot key {key} did not agree to this owner (its signature is by {recovered}); sign with that key"
+
+
+class BadJob(Refused):
+    sentence = "the job cannot be opened: {reason}; correct its terms"
+
+
+class BadParams(Refused):
+    sentence = "the Registry's parameters do not fit: {reason}"
+
+
+class BadPayoutProof(Refused):
+    sentence = "payout {index} is not in the settlement of batch {batch}; take it from the batch's record"
+    exit_code = 4
+
+
+class BadPossessionProof(Refused):
+    sentence = "the proof of possession does not fit owner, hot key and BLS key; make it for exactly these"
+
+
+class BadPublicKey(Refused):
+    sentence = "the BLS public key must be 128 bytes in the form of EIP-2537"
+
+
+class BadSettlement(Refused):
+    sentence = "the settlement is refused: {reason}"
+
+
+class BadSignature(Refused):
+    sentence = "the aggregate signature does not fit the settlement and its signers; collect the signatures again"
+    exit_code = 4
+
+
+class Contested(Refused):
+    sentence = "batch {batch} is challenged; try again when the jury has decided"
+
+
+class DeadlinePassed(Refused):
+    sentence = "the deadline of job {job} has passed (Unix time {deadline}); its requester can have a refund"
+
+
+class EmptyBatch(Refused):
+    sentence = "a batch needs at least one commitment"
+
+
+class EndpointTooLong(Refused):
+    sentence = "the endpoint has {length} bytes, at most {limit} fit; use host:port"
+
+
+class EscrowTooLow(Refused):
+    sentence = "job {job} has {escrow} wei in escrow and the batch pays {payoutTotal}; top the job up first"
+
+
+class JobIsClosed(Refused):
+    sentence = "job {job} is closed; open another one"
+
+
+class JobStillOpen(Refused):
+    sentence = "job {job} is open until Unix time {deadline}; close it first"
+
+
+class JobTakenBy(Refused):
+    sentence = "job {job} is verifier {verifier}'s until Unix time {freeAt}; wait, or take another job"
+
+
+class KeyTaken(Refused):
+    sentence = "the key {key} belongs to operator {operator}, now or formerly; use a fresh hot key"
+
+
+class NoQuorum(Refused):
+    sentence = "{signed} of {active} verifiers signed and two thirds are needed; collect more signatures"
+
+
+class NotListed(Refused):
+    sentence = "operator {operator} is not in the active set; register it again"
+
+
+class NotOwner(Refused):
+    sentence = "operator {operator} belongs to {owner}, not to {caller}; use the owner's wallet"
+
+
+class NotSettled(Refused):
+    sentence = "batch {batch} is not settled yet; wait for its settlement"
+
+
+class NotVerifier(Refused):
+    sentence = "{caller} is no active verifier; register it with `proofyard verifier register`"
+
+
+class NotYourJob(Refused):
+    sentence = "job {job} can be closed by its requester or its verifier, not by {caller}"
+
+
+class NothingToWithdraw(Refused):
+    sentence = "{owner} has no stake in release; request it first"
+
+
+class PayoutsExceedTotal(Refused):
+    sentence = "the payouts of batch {batch} add up to more than was settled; challenge the batch's signers"
+    exit_code = 4
+
+
+class SafeERC20FailedOperation(Refused):
+    sentence = "the token {token} refused a transfer; check balance and allowance"
+
+
+class SeedAvailable(Refused):
+    sentence = "the seed of batch {batch} can still be drawn; draw it"
+
+
+class SeedLost(Refused):
+    sentence = "the hash of block {drawBlock} is out of reach, batch {batch} cannot be drawn; recommit it"
+
+
+class StakeTooLow(Refused):
+    sentence = "the stake of {owner} is {stake} wei and {required} are needed; add stake, or retire operators first"
+
+
+class StillBacked(Refused):
+    sentence = "operator {operator} is backed by its owner's stake; only the owner can retire it"
+
+
+class StillBonded(Refused):
+    sentence = "the stake of {owner} is released at Unix time {releaseAt}; withdraw it then"
+
+
+class TooEarlyToDraw(Refused):
+    sentence = "batch {batch} is drawn from block {drawBlock}; wait for the block after it"
+
+
+class TooManyOperators(Refused):
+    sentence = "{owner} has as many operators of this kind as one owner can have; use another owner"
+
+
+class TransferMismatch(Refused):
+    sentence = "the token moved {received} wei instead of {expected}; tokens that take fees cannot be used"
+
+
+class UnknownBatch(Refused):
+    sentence = "there is no batch {batch}"
+
+
+class UnknownJob(Refused):
+    sentence = "there is no job {job}"
+
+
+class UnknownSigner(Refused):
+    sentence = "the signers {signers:#x} are not all active verifiers ({active:#x}); read the set again"
+
+
+class VerifierSetFull(Refused):
+    sentence = "all 256 verifier slots are taken; wait for one to retire"
+
+
+class WindowOpen(Refused):
+    sentence = "batch {batch} can be challenged until Unix time {claimableAt}; try again then"
+
+
+_BY_NAME = {kind.__name__: kind for kind in Refused.__subclasses__()}
+
+
+def refusal(name: str, operands: Mapping[str, Any]) -> Refused:
+    """The exception for the contract error `name`; a plain `Refused` for one that is not the Registry's own."""
+    return _BY_NAME.get(name, Refused)(name, operands)

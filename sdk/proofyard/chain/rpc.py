@@ -1,0 +1,96 @@
+"""The JSON-RPC connection: one web3 instance, with every error it can raise turned into one of ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+from eth_abi.abi import decode as abi_decode
+from eth_utils.abi import abi_to_signature, function_signature_to_4byte_selector
+from web3 import HTTPProvider, Web3
+from web3.exceptions import (
+    BadFunctionCallOutput,
+    BadResponseFormat,
+    ContractLogicError,
+    TooManyRequests,
+    Web3Exception,
+    Web3RPCError,
+)
+
+from proofyard.chain.abi import contract
+from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, Refused
+from proofyard.chain.refusals import refusal
+from proofyard.protocol.types import Address
+
+TIMEOUT_S = 30.0
+
+
+def connect(rpc_url: str) -> Web3:
+    """A web3 instance; nothing is sent yet."""
+    return Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+
+
+@contextmanager
+def mapped_errors(rpc_url: str) -> Iterator[None]:
+    """Turns errors of requests and web3 into `ChainUnreachable`, `Refused` or `ChainError`."""
+    try:
+        yield
+    except (requests.RequestException, TooManyRequests) as error:
+        raise ChainUnreachable(rpc_url, _reason(error)) from None
+    except BadResponseFormat:
+        raise ChainUnreachable(rpc_url, "what answers there does not speak JSON-RPC") from None
+    except ContractLogicError as error:
+        raise decode_revert(error.data, str(error.message)) from None
+    except BadFunctionCallOutput:
+        raise ChainError(f"the contract on {rpc_url} does not answer; check the Registry's address") from None
+    except Web3RPCError as error:
+        raise decode_rpc_error(rpc_url, error) from None
+    except Web3Exception as error:
+        raise ChainError(f"the chain at {rpc_url} answers strangely: {type(error).__name__}: {error}") from None
+    except ValueError as error:
+        raise ChainUnreachable(rpc_url, f"{type(error).__name__}: {error}") from None
+
+
+def decode_rpc_error(rpc_url: str, error: Web3RPCError) -> ChainError:
+    """The refusal in an RPC error, where there is one."""
+    details = (error.rpc_response or {}).get("error", {})
+    data = details.get("data") if isinstance(details, dict) else None
+    if isinstance(data, str) and data.startswith("0x") and len(data) >= 10:
+        return decode_revert(data, str(error))
+    message = details.get("message", str(error)) if isinstance(details, dict) else str(error)
+    return ChainError(f"the chain at {rpc_url} refuses the request: {message}")
+
+
+def decode_revert(data: Any, message: str) -> ChainError:
+    """A contract's revert data as an exception with its operands."""
+    raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+    entry = _ERRORS.get(raw[:4])
+    if entry is None:
+        return Refused("revert", {"message": message, "data": raw.hex()})
+    values = abi_decode([item["type"] for item in entry["inputs"]], raw[4:])
+    operands = {item["name"]: value for item, value in zip(entry["inputs"], values, strict=True)}
+    if entry["name"] == "ERC20InsufficientBalance":
+        account = Address(Web3.to_checksum_address(operands["sender"]))
+        return InsufficientBalance(account, operands["balance"], operands["needed"], "CREDIT")
+    return refusal(entry["name"], operands)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, requests.Timeout):
+        return f"no answer in {TIMEOUT_S:.0f} s"
+    if isinstance(error, requests.ConnectionError):
+        return "connection refused or lost"
+    return type(error).__name__
+
+
+def _error_table() -> dict[bytes, dict[str, Any]]:
+    table = {}
+    for name in ("Credit", "Registry"):
+        for entry in contract(name).abi:
+            if entry["type"] == "error":
+                signature = abi_to_signature(entry)  # type: ignore[arg-type]
+                table[function_signature_to_4byte_selector(signature)] = entry
+    return table
+
+
+_ERRORS = _error_table()

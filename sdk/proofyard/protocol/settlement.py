@@ -1,0 +1,160 @@
+"""The record of a batch as the chain sees it: payouts, faults, and the digest that the verifiers sign.
+
+Everything here is mirrored by `TypedData.sol` and `Registry.sol`; the golden vectors in `tests/vectors` hold both to
+the same bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NewType
+
+from eth_abi.abi import encode as abi_encode
+from eth_hash.auto import keccak
+
+from proofyard.protocol import merkle
+from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex, TaskIndex, Wei
+
+OperatorId = NewType("OperatorId", int)
+"""A node's or verifier's number in the Registry, for life, whatever its hot key; 0 is none."""
+
+EMPTY_ROOT = Digest(bytes(32))
+"""The payout or audit root of a batch that has none."""
+
+MAX_FAULTS = 32
+"""Faults that fit into one settlement; the rest go into a later batch."""
+
+REGISTER_TYPEHASH = Digest(keccak(b"Register(address owner,address key)"))
+VERIFIER_KEY_TYPEHASH = Digest(keccak(b"VerifierKey(address owner,address key,bytes publicKey)"))
+SETTLEMENT_TYPEHASH = Digest(
+    keccak(
+        b"Settlement(uint256 batch,uint8 attempt,bytes32 root,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
+        b"uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes32 auditRoot,bytes record)"
+    )
+)
+
+
+class FaultReason(IntEnum):
+    """Why an operator lost its stake."""
+
+    MISMATCH = 1
+    """The audited segment does not lead to the committed state."""
+    WITHHELD = 2
+    """An audited state was not delivered in time."""
+    FALSE_AUDIT = 3
+    """An auditor's sealed sketch is not that of the segment it was to execute."""
+
+
+@dataclass(frozen=True)
+class Payout:
+    """What one operator earns in a batch, at most one for each operator. `valid`: its audited tasks that were found
+    right (they raise its reputation when this is claimed); `audits`: segments it audited, its share of the pool that
+    the batch's slashes feed."""
+
+    operator: OperatorId
+    amount: Wei
+    valid: int = 0
+    audits: int = 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    operator: OperatorId
+    task: TaskIndex
+    segment: SegmentIndex
+    reason: FaultReason
+
+
+@dataclass(frozen=True)
+class BatchRef:
+    """The batch as committed and drawn: what a settlement is bound to. `attempt` counts its settlements that a
+    challenge voided."""
+
+    batch: BatchId
+    root: Digest
+    seed: Digest
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What the verifiers sign. `record` is the CID of the full record, `audit_root` the Merkle root of its audits."""
+
+    payouts: tuple[Payout, ...]
+    faults: tuple[Fault, ...]
+    audit_root: Digest
+    record: Cid
+
+    @property
+    def total(self) -> Wei:
+        return Wei(sum(payout.amount for payout in self.payouts))
+
+    @property
+    def audit_units(self) -> int:
+        return sum(payout.audits for payout in self.payouts)
+
+
+def payout_leaf(batch: BatchId, index: int, payout: Payout) -> bytes:
+    """abi.encode(batch, index, operator, amount, valid, audits)."""
+    return abi_encode(
+        ["uint256", "uint32", "uint32", "uint96", "uint32", "uint32"],
+        [batch, index, payout.operator, payout.amount, payout.valid, payout.audits],
+    )
+
+
+def payout_leaves(batch: BatchId, payouts: Sequence[Payout]) -> list[bytes]:
+    return [payout_leaf(batch, index, payout) for index, payout in enumerate(payouts)]
+
+
+def payout_root(batch: BatchId, payouts: Sequence[Payout]) -> Digest:
+    return merkle.root(payout_leaves(batch, payouts)) if payouts else EMPTY_ROOT
+
+
+def payout_proof(batch: BatchId, payouts: Sequence[Payout], index: int) -> list[Digest]:
+    return merkle.proof(payout_leaves(batch, payouts), index)
+
+
+def encode_faults(faults: Sequence[Fault]) -> bytes:
+    """abi.encode(Fault[])."""
+    rows = [(fault.operator, fault.task, fault.segment, int(fault.reason)) for fault in faults]
+    return abi_encode(["(uint32,uint32,uint32,uint8)[]"], [rows])
+
+
+def draw_seed(block_hash: bytes, batch: BatchId, root: Digest) -> Digest:
+    """The seed of a batch's audits: keccak256(abi.encode(hash of the draw block, batch, root))."""
+    return Digest(keccak(abi_encode(["bytes32", "uint256", "bytes32"], [block_hash, batch, root])))
+
+
+def settlement_digest(domain: Domain, ref: BatchRef, settlement: Settlement) -> Digest:
+    """The 32 bytes that each verifier signs with its BLS key."""
+    values = [
+        SETTLEMENT_TYPEHASH,
+        ref.batch,
+        ref.attempt,
+        ref.root,
+        ref.seed,
+        payout_root(ref.batch, settlement.payouts),
+        len(settlement.payouts),
+        settlement.total,
+        settlement.audit_units,
+        keccak(encode_faults(settlement.faults)),
+        settlement.audit_root,
+        keccak(cid_bytes(settlement.record)),
+    ]
+    kinds = ["bytes32", "uint256", "uint8", "bytes32", "bytes32", "bytes32", "uint32", "uint96", "uint32"]
+    return domain.typed_digest(keccak(abi_encode([*kinds, "bytes32", "bytes32", "bytes32"], values)))
+
+
+def consent_digest(domain: Domain, owner: Address, key: Address) -> Digest:
+    """What a hot key signs so that `owner`, and nobody else, can register it."""
+    struct = abi_encode(["bytes32", "address", "address"], [REGISTER_TYPEHASH, owner, key])
+    return domain.typed_digest(keccak(struct))
+
+
+def possession_digest(domain: Domain, owner: Address, key: Address, public_key: bytes) -> Digest:
+    """What a verifier's BLS key signs, under the tag of proofs of possession, to be registered by `owner`.
+    `public_key` is the 128 bytes of EIP-2537."""
+    values = [VERIFIER_KEY_TYPEHASH, owner, key, keccak(public_key)]
+    return domain.typed_digest(keccak(abi_encode(["bytes32", "address", "address", "bytes32"], values)))
