@@ -5,6 +5,7 @@ import logging
 
 from sqlmodel import Session, select
 
+from proofyard.chain.refusals import TooEarlyToDraw
 from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -34,6 +35,7 @@ from proofyard.workloads.errors import WorkloadError
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+DRAW_POLL_S = 0.3
 
 
 def form_batches(session: Session) -> list[int]:
@@ -100,7 +102,11 @@ async def _commit(context: Context, batch: Batch) -> None:
 async def _draw(context: Context, batch: Batch) -> None:
     """Take the seed from the chain once its block is there, compute the plan, and write down what to audit."""
     chain_id = BatchId(batch.chain_id or 0)
-    drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
+    try:
+        drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
+    except TooEarlyToDraw:
+        await context.wait(DRAW_POLL_S)
+        return
     nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
     snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 
-from proofyard.verifier.chainsync import follow_chain
 from sqlmodel import select
 
 from proofyard.artifacts import BlockStore, serve_blocks
@@ -14,6 +13,7 @@ from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
 from proofyard.verifier.api import StatusApi
 from proofyard.verifier.batches import form_batches, run_batch
+from proofyard.verifier.chainsync import follow_chain
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Database
 from proofyard.verifier.desk import Desk
