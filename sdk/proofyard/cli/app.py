@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proofyard.cli import job, output
+from proofyard.cli import job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
@@ -22,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(wallet.app, name="wallet")
+app.add_typer(operators.node, name="node")
+app.add_typer(operators.verifier, name="verifier")
 app.add_typer(job.app, name="job")
 
 

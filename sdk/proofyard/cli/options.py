@@ -56,7 +56,14 @@ class ServiceFlags(WalletFlags):
     host: Annotated[str | None, typer.Option(help="Address to listen on for other peers (QUIC over UDP).")] = None
     port: Annotated[int | None, typer.Option(help="UDP port to listen on, 0 for any free one.")] = None
     data_dir: Annotated[Path | None, typer.Option(help="Where blocks, states and the database are kept.")] = None
+    model_dir: Annotated[
+        list[Path] | None, typer.Option(help="A local model directory to use in place; may be repeated.")
+    ] = None
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once it serves.")] = None
+
+    def given(self) -> dict[str, Any]:
+        flags = super().given()
+        return {**flags, "model_dirs": flags.pop("model_dir")}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

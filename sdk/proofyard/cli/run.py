@@ -1,7 +1,6 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,15 +9,13 @@ from proofyard.cli.context import config_of
 from proofyard.cli.extras import require
 from proofyard.cli.options import ServiceFlags, grouped
 from proofyard.cli.settings import data_dir, load
+from proofyard.cli.wallets import password_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
-    model_dir: Annotated[
-        list[Path] | None, typer.Option(help="A local model directory to use in place; may be repeated.")
-    ] = None
     workload: Annotated[list[str] | None, typer.Option(help="What to execute; may be repeated.")] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads of the executor, 0 for all.")] = None
     memory_limit_bytes: Annotated[int | None, typer.Option(help="Memory limit of the executor, 0 for none.")] = None
@@ -26,7 +23,7 @@ class NodeFlags(ServiceFlags):
 
     def given(self) -> dict[str, Any]:
         flags = super().given()
-        return {**flags, "model_dirs": flags.pop("model_dir"), "workloads": flags.pop("workload")}
+        return {**flags, "workloads": flags.pop("workload")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,8 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     from proofyard.node.settings import NodeSettings
 
     defaults = {"data_dir": data_dir("node")}
-    service.run(load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults))
+    settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
+    service.run(settings, password=password_for(settings.wallet, settings.password_file))
 
 
 @grouped
@@ -68,4 +66,5 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     from proofyard.verifier.settings import VerifierSettings
 
     defaults = {"data_dir": data_dir("verifier")}
-    service.run(load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults))
+    settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
+    service.run(settings, password=password_for(settings.wallet, settings.password_file))

@@ -1,15 +1,18 @@
 """Which keystore a command means, and its password: from a file, or typed and never shown."""
 
+import getpass
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proofyard.cli.errors import UsageError
 from proofyard.cli.settings import config_dir
 
 if TYPE_CHECKING:
-    pass
+    from proofyard.chain import Wallet
 
 
-def keystore_dir(given: Path | None) -> Path:
+def wallets_dir(given: Path | None) -> Path:
     """Where wallets lie: the directory that was named, or `wallets` next to the settings."""
     return given or config_dir() / "wallets"
 
@@ -20,4 +23,37 @@ def wallet_file(given: str | None, directory: Path | None) -> Path | None:
         return None
     path = Path(given).expanduser()
     by_path = len(path.parts) > 1 or path.suffix == ".json"
-    return path if by_path else keystore_dir(directory) / f"{given}.json"
+    return path if by_path else wallets_dir(directory) / f"{given}.json"
+
+
+def unlock(path: Path, password_file: Path | None) -> "Wallet":
+    """The wallet of a keystore, with the password from a file or from the terminal."""
+    from proofyard.chain import Wallet
+
+    return Wallet.unlock(path, password=password_for(path, password_file), password_file=password_file)
+
+
+def password_for(path: Path, password_file: Path | None) -> str | None:
+    """A keystore's password typed on the terminal, hidden; None where a file holds it, or there is no keystore.
+
+    Raises `UsageError` where there is no terminal to ask on.
+    """
+    if password_file or not path.exists():
+        return None
+    if not sys.stdin.isatty():
+        raise UsageError(f"the wallet {path} is encrypted and there is no terminal to ask on; give --password-file")
+    return getpass.getpass(f"Password of {path}: ")
+
+
+def ask_new_password(name: str) -> str:
+    """Ask twice for a new password, hidden."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"a new wallet {name} needs a password and there is no terminal to ask on; give --password-file"
+        )
+    first = getpass.getpass(f"New password for {name}: ")
+    if not first:
+        raise UsageError("an empty password protects nothing; nothing was written")
+    if getpass.getpass("Once more: ") != first:
+        raise UsageError("the two passwords differ; nothing was written")
+    return first

@@ -2,3 +2,7 @@
 
 For the demo, for tests and for people who want to play (`proofyard devnet`). Its keys guard nothing of value.
 """
+
+from proofyard.devnet.network import DevNetwork, Plan
+
+__all__ = ["DevNetwork", "Plan"]

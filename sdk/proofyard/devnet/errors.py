@@ -4,7 +4,7 @@ ProofyardError
 └── DevnetError             exit code 1
     ├── ChildDied           a process ended by itself before it was ready
     ├── ChildNotReady       a process did not become ready in time
-    └── NotConserved        the tokens of all holders do not add up to the supply; exit code 4
+    └── DirectoryTaken      exit code 2: the directory is not free
 """
 
 from pathlib import Path
@@ -36,7 +36,11 @@ class ChildNotReady(DevnetError):
         self.name = name
 
 
-class NotConserved(DevnetError):
-    """Tokens appeared or vanished."""
+class DirectoryTaken(DevnetError):
+    """The directory is another network's, or holds something else."""
 
-    exit_code = 4
+    exit_code = 2
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"the directory {path} {why}")
+        self.path = path

@@ -1,0 +1,51 @@
+"""Who has how many tokens, and whether they all add up."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from proofyard.chain import ChainClient, Totals
+from proofyard.protocol.types import Address, Wei
+
+
+@dataclass(frozen=True)
+class Holding:
+    """An owner's tokens: in its own hands, at stake, and on the way back from there."""
+
+    tokens: Wei
+    stake: Wei
+    unbonding: Wei
+
+    @property
+    def total(self) -> Wei:
+        return Wei(self.tokens + self.stake + self.unbonding)
+
+
+@dataclass(frozen=True)
+class Books:
+    """Every token there is. `held`: the sum over all holders but the Registry; `registry`: the Registry's balance;
+    `totals`: where the Registry says that its tokens are."""
+
+    supply: Wei
+    held: Wei
+    registry: Wei
+    totals: Totals
+
+    @property
+    def conserved(self) -> bool:
+        """All holders together have the supply, and the Registry's own account of its tokens is its balance."""
+        return self.held + self.registry == self.supply and self.totals.sum == self.registry
+
+
+def holding_of(chain: ChainClient, owner: Address) -> Holding:
+    account = chain.account(owner)
+    return Holding(chain.token_balance(owner), account.stake, account.unbonding)
+
+
+def books_of(chain: ChainClient, holders: Iterable[Address]) -> Books:
+    """`holders` must be all that ever got tokens, beside the Registry."""
+    return Books(
+        supply=chain.token_supply(),
+        held=Wei(sum(chain.token_balance(holder) for holder in dict.fromkeys(holders))),
+        registry=chain.token_balance(chain.registry),
+        totals=chain.totals(),
+    )

@@ -1,0 +1,207 @@
+"""`DevNetwork`: anvil, contracts, nodes and verifiers, from nothing to ready, and all gone again at the end."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from proofyard.chain import Anvil, ChainClient, Deployment, Params, Wallet, deploy_network
+from proofyard.devnet.directory import fresh_directory
+from proofyard.devnet.ledger import Books, Holding, books_of, holding_of
+from proofyard.devnet.members import Member, keys_of, new_wallet
+from proofyard.devnet.process import Child, free_udp_port, stop_all
+from proofyard.protocol.types import Address, Wei
+from proofyard.protocol.workload_bits import workload_bits
+
+PURSE = Wei(1000 * 10**18)
+PARAMS = Params(challenge_window=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to start. `nodes` honest ones come first, then one node for each of `adversaries`.
+
+    `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
+    port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
+    the requester are given beside their stake, in base units.
+    """
+
+    nodes: int = 4
+    adversaries: tuple[str, ...] = ()
+    verifiers: int = 1
+    threads: int = 1
+    model_dirs: tuple[Path, ...] = ()
+    rpc_port: int = 0
+    block_time: int = 1
+    lease_s: float = 30.0
+    ready_timeout: float = 120.0
+    purse: Wei = PURSE
+    params: Params = PARAMS
+    log_level: str = "info"
+
+
+class DevNetwork:
+    """A network of real processes in `directory`, for use in a `with` statement.
+
+    Raises `ToolNotFound` or `PortInUse` for anvil, `ChildDied` or `ChildNotReady` for a node or verifier; whatever
+    happens, also an interrupt in the middle of starting, nothing is left running.
+    """
+
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        self.directory = directory.absolute()
+        self.plan = plan
+        self.members: dict[str, Member] = {}
+        self._children: dict[str, Child] = {}
+        self._ready: dict[str, dict[str, Any]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._stack.enter_context(fresh_directory(self.directory))
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # What runs
+
+    @property
+    def rpc_url(self) -> str:
+        return self.anvil.rpc_url
+
+    @property
+    def nodes(self) -> list[Member]:
+        return [member for member in self.members.values() if member.role == "node"]
+
+    @property
+    def verifiers(self) -> list[Member]:
+        return [member for member in self.members.values() if member.role == "verifier"]
+
+    @property
+    def requester(self) -> Member:
+        return self.members["requester"]
+
+    def names(self) -> dict[Address, str]:
+        """Name of every address that appears in logs and records."""
+        return {address: m.name for m in self.members.values() for address in (m.key.address, m.owner.address)}
+
+    def endpoint(self, name: str) -> str:
+        """Where a running member listens for QUIC."""
+        return f"127.0.0.1:{self._ready[name]['port']}"
+
+    def api_url(self, verifier: str) -> str:
+        """A verifier's HTTP status API."""
+        return f"http://127.0.0.1:{self._ready[verifier]['api_port']}"
+
+    def chain(self, wallet: Wallet | None = None) -> ChainClient:
+        return ChainClient(self.rpc_url, self.deployment.registry, wallet)
+
+    def kill(self, name: str) -> None:
+        """End a member as a power cut would."""
+        self._children[name].kill()
+
+    def restart(self, name: str) -> None:
+        """Start a member again, with the files that it left; wait until it is ready."""
+        self._children[name].kill()
+        self._spawn(self.members[name])
+        self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout)
+
+    def exit_codes(self) -> dict[str, int]:
+        """Members that have ended, which they should not, and how."""
+        codes = {name: child.exit_code for name, child in self._children.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    # Money
+
+    def holdings(self) -> dict[str, Holding]:
+        """What every member's owner holds and has at stake now, by name."""
+        chain = self.chain()
+        return {member.name: holding_of(chain, member.owner.address) for member in self.members.values()}
+
+    def books(self) -> Books:
+        """All tokens there are, counted wherever they can be."""
+        return books_of(self.chain(), [self.treasury.address, *(m.owner.address for m in self.members.values())])
+
+    # Starting
+
+    def _start(self) -> None:
+        logs = self.directory / "logs"
+        logs.mkdir()
+        self.anvil = self._stack.enter_context(
+            Anvil(port=self.plan.rpc_port, block_time=self.plan.block_time, mixed=True, log=logs / "anvil.log")
+        )
+        self.treasury = self.anvil.wallet(0)
+        self.deployment: Deployment = deploy_network(self.rpc_url, self.treasury, self.plan.params)
+        self._stack.callback(lambda: stop_all(list(self._children.values())))
+        self._join("requester", "requester", Wei(0))
+        for number in range(1, self.plan.verifiers + 1):
+            self._join(f"verifier-{number}", "verifier", self.plan.params.verifier_stake)
+        for number in range(1, self.plan.nodes + len(self.plan.adversaries) + 1):
+            cheat = self.plan.adversaries[number - self.plan.nodes - 1] if number > self.plan.nodes else None
+            self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat)
+        for group in (self.verifiers, self.nodes):
+            for member in group:
+                self._spawn(member)
+            for member in group:
+                self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout)
+
+    def _join(self, name: str, role: str, stake: Wei, adversary: str | None = None) -> None:
+        """Give a new member keys, ether and tokens, and have its owner register it."""
+        wallets = self.directory / "wallets"
+        key = new_wallet(wallets, name)
+        owner = key if role == "requester" else new_wallet(wallets, f"{name}-owner")
+        member = Member(name, role, key, owner, adversary)
+        for wallet in (key, owner):
+            self.anvil.fund(wallet.address)
+        self.chain(self.treasury).transfer(owner.address, Wei(stake + self.plan.purse))
+        if role == "node":
+            self.chain(owner).register_node(key, stake, workload_bits(["lora"]))
+        elif role == "verifier":
+            self._ready[name] = {"port": free_udp_port()}
+            self.chain(owner).register_verifier(key, stake, self.endpoint(name))
+        self.members[name] = member
+
+    def _spawn(self, member: Member) -> None:
+        home = self.directory / member.name
+        home.mkdir(exist_ok=True)
+        keys = keys_of(self.directory / "wallets", member.name)
+        settings: dict[str, Any] = {
+            "rpc_url": self.rpc_url,
+            "registry": self.deployment.registry,
+            "wallet": str(keys.keystore),
+            "password_file": str(keys.password_file),
+            "data_dir": "data",
+            "ready_file": "ready.json",
+            "model_dirs": [str(path.absolute()) for path in self.plan.model_dirs],
+        }
+        if member.role == "verifier":
+            settings |= {"port": self._ready[member.name]["port"], "lease_s": self.plan.lease_s}
+        else:
+            settings |= {"threads": self.plan.threads}
+        if member.adversary:
+            settings["adversary"] = member.adversary
+        toml = home / "proofyard.toml"
+        toml.write_text(toml_text({member.role: settings}))
+        self._children[member.name] = Child(
+            member.name,
+            ["--config", str(toml), "--log-level", self.plan.log_level, member.role, "run"],
+            log=self.directory / "logs" / f"{member.name}.log",
+            ready=home / "ready.json",
+        )
+
+
+def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """A TOML document of flat tables; JSON's strings, numbers and lists are TOML's."""
+    lines = []
+    for name, values in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
