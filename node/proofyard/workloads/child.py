@@ -120,7 +120,7 @@ class Child:
 
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
         workload = load_workload(order.manifest.workload)
-        if self._adversary:
+        if self._adversary and isinstance(order, RunTask):
             from proofyard.workloads.adversary import corrupt
 
             return corrupt(self._adversary, workload, order.manifest, order.task, inputs, self._resources)

@@ -13,6 +13,7 @@ from proofyard.chain.events import MAX_RANGE, BatchCommitted, EventReader, topic
 from proofyard.chain.records import (
     Account,
     BatchState,
+    Drawn,
     JobRecord,
     NodeRecord,
     Params,
@@ -24,7 +25,7 @@ from proofyard.chain.records import (
 from proofyard.chain.rpc import connect, mapped_errors
 from proofyard.protocol.bls import public_key_from_point
 from proofyard.protocol.commitment import Domain
-from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.settlement import OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
 PAGE = 100
@@ -206,6 +207,16 @@ class RegistryReader:
             pool=Wei(pool),
             frozen=Wei(frozen),
         )
+
+    def seed(self, batch: BatchId) -> Drawn | None:
+        """The batch's seed as soon as its block is there, whether or not a transaction has fixed it on chain yet."""
+        state = self.batch(batch)
+        block = state.commit_block + self.params().draw_delay
+        if any(state.seed):
+            return Drawn(state.seed, block)
+        if self.block_number() < block:
+            return None
+        return Drawn(draw_seed(self.block_hash(block), batch, state.root), block)
 
     def slashes(self, batch: BatchId) -> list[SlashRecord]:
         return [SlashRecord(*row) for row in self._read("slashes", batch)]

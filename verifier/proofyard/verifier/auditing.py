@@ -75,7 +75,7 @@ async def judge_segment(context: Context, case: Case) -> tuple[Verdict, str]:
         while True:
             verdict, seated, sealed = _convene(context, case)
             if verdict != Verdict.PENDING:
-                return verdict, ""
+                return verdict, _reason(context, case) if verdict == Verdict.FAULT else ""
             for auditor in seated:
                 context.spawn(_offer(context, case, auditor))
             if sealed:
@@ -113,6 +113,18 @@ def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list
             log(session, case.job, "audit-assigned", f"audits {case.name}", task=case.spec.index, node=auditor)
         complete = live and not seated and all(s.state == SeatState.SEALED for s in live)
         return verdict, seated, [Address(s.auditor) for s in live] if complete else []
+
+
+def _reason(context: Context, case: Case) -> str:
+    """The votes against the worker, in words."""
+    with context.database.session() as session:
+        seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
+    opened = [seat for seat in seats if seat.state == SeatState.OPENED]
+    far = [seat.distance or 0.0 for seat in opened if not seat.match]
+    return (
+        f"segment {case.segment} differs from {len(far)} of {len(opened)} auditors by {min(far):.3g} of the update, "
+        f"allowed is {case.manifest.tolerance:.3g}"
+    )
 
 
 def seats_of(session: Session, batch_row: int, task: int, segment: int) -> list[Seat]:

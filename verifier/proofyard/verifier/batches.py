@@ -5,7 +5,6 @@ import logging
 
 from sqlmodel import Session, select
 
-from proofyard.chain.refusals import TooEarlyToDraw
 from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -102,11 +101,11 @@ async def _commit(context: Context, batch: Batch) -> None:
 async def _draw(context: Context, batch: Batch) -> None:
     """Take the seed from the chain once its block is there, compute the plan, and write down what to audit."""
     chain_id = BatchId(batch.chain_id or 0)
-    try:
-        drawn = await context.on_chain(lambda: context.chain.draw(chain_id))
-    except TooEarlyToDraw:
+    drawn = await context.on_chain(lambda: context.chain.seed(chain_id))
+    if drawn is None:
         await context.wait(DRAW_POLL_S)
         return
+    context.spawn(_fix_seed(context, chain_id))
     nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
     snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]
@@ -134,6 +133,14 @@ async def _draw(context: Context, batch: Batch) -> None:
         batch.audit_wads = encode([str(wad) for wad in wads])
         text = f"batch {chain_id}: {len(plan.audits)} segments drawn for audit, {len(plan.skipped)} tasks skipped"
         log(session, batch.job, "drawn", text)
+
+
+async def _fix_seed(context: Context, chain_id: BatchId) -> None:
+    """Have the chain keep the seed, whose block hash it forgets after a while. Settling does so too, if it is sooner."""
+    try:
+        await context.on_chain(lambda: context.chain.draw(chain_id))
+    except ProofyardError as error:
+        logger.info("the draw of batch %s is left to its settlement: %s", chain_id, error)
 
 
 async def _probability(context: Context, node: Address, block: int) -> int:
@@ -178,7 +185,7 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
         drawn = session.exec(select(Segment).where(Segment.batch == batch.id, Segment.task == index)).all()
         cases = [_case(context, session, batch, job, member, segment) for segment in drawn]
     verdicts = await asyncio.gather(*(judge_segment(context, case) for case in cases))
-    reason = next((why or "auditors disagree" for verdict, why in verdicts if verdict == Verdict.FAULT), "")
+    reason = next((why for verdict, why in verdicts if verdict == Verdict.FAULT), "")
     reason = reason or await _accept_result(context, batch, member, audited=bool(cases))
     with context.database.session() as session:
         for case, (verdict, why) in zip(cases, verdicts, strict=True):
