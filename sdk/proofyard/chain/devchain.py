@@ -47,16 +47,23 @@ class Deployment:
 class Anvil:
     """A running anvil on 127.0.0.1, for use in a `with` statement. `port` 0 takes a free one.
 
-    `block_time` seconds between blocks; None mines a block for each transaction. `hold_chain_time`: anvil's clock is
-    the machine's, `warp` moves it forward. The process ends with this one. Raises `ToolNotFound`, `PortInUse` or
+    `block_time` seconds between blocks, with `mixed` one more for each transaction; None mines only those. Its clock
+    is the machine's, `warp` moves it forward. The process ends with this one. Raises `ToolNotFound`, `PortInUse` or
     `DevChainError`.
     """
 
     def __init__(
-        self, *, port: int = 0, block_time: int | None = None, accounts: int = 10, log: Path | None = None
+        self,
+        *,
+        port: int = 0,
+        block_time: int | None = None,
+        mixed: bool = False,
+        accounts: int = 10,
+        log: Path | None = None,
     ) -> None:
         self._port = port
         self._block_time = block_time
+        self._mixed = mixed
         self._accounts = accounts
         self._log_path = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,6 +81,7 @@ class Anvil:
         command += ["--no-request-size-limit"]
         if self._block_time is not None:
             command += ["--block-time", str(self._block_time)]
+            command += ["--mixed-mining"] if self._mixed else []
         log: IO[bytes] = self._log_path.open("wb") if self._log_path else TemporaryFile()
         with log:
             self._process = subprocess.Popen(  # noqa: S603
