@@ -9,7 +9,7 @@ from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
 from proofyard.chain.errors import NoRegistry
-from proofyard.chain.events import MAX_RANGE, BatchCommitted, EventReader, topic_of
+from proofyard.chain.events import MAX_RANGE, BatchCommitted, BatchSettled, EventReader, topic_of
 from proofyard.chain.records import (
     Account,
     BatchState,
@@ -228,6 +228,11 @@ class RegistryReader:
         """All batches of a job, oldest first, from the events since it was opened."""
         topics = [topic_of(BatchCommitted), None, "0x" + job.to_bytes(32, "big").hex()]
         return [event for event in self._events_since_open(job, topics) if isinstance(event, BatchCommitted)]
+
+    def settled(self, job: JobId) -> list[BatchSettled]:
+        """All settlements of a job's batches, oldest first; a batch whose settlement was voided has several."""
+        topics = [topic_of(BatchSettled), None, "0x" + job.to_bytes(32, "big").hex()]
+        return [event for event in self._events_since_open(job, topics) if isinstance(event, BatchSettled)]
 
     def find_batch(self, job: JobId, root: Digest) -> BatchId | None:
         """The batch that committed to `root`, so that a verifier that crashed after sending does not send again."""

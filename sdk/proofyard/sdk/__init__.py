@@ -7,12 +7,14 @@ handle.wait()
 adapter = handle.result("adapter/")
 """
 
+from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
 from proofyard.sdk.client import Client, JobHandle, credits, submit_job
-from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, SdkError
+from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, RecordMismatch, SdkError
 from proofyard.sdk.specs import JobSpec, LoraJob
 
 __all__ = [
     "Client",
+    "Due",
     "JobFailed",
     "JobHandle",
     "JobRefused",
@@ -21,7 +23,12 @@ __all__ = [
     "LoraJob",
     "NoVerifier",
     "NotFinished",
+    "RecordMismatch",
     "SdkError",
+    "SettledBatch",
+    "claim_all",
     "credits",
+    "settled_batches",
     "submit_job",
+    "unclaimed",
 ]

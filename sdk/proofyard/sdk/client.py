@@ -22,7 +22,7 @@ from proofyard.protocol.types import Address, Cid, JobId, Wei
 from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
 from proofyard.sdk.specs import JobSpec
 from proofyard.transport import Connection, Endpoint, TransportError
-from proofyard.workloads import load_workload
+from proofyard.workloads.workload import load_workload
 
 T = TypeVar("T")
 
@@ -127,6 +127,10 @@ class Client:
         """Fetch an artifact, a file or a directory, to `dest`; every block is checked."""
         return self._run(self._download(cid, dest))
 
+    def read(self, cid: Cid, max_bytes: int) -> bytes:
+        """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
+        return self._run(self._read(cid, max_bytes))
+
     def _prepare(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
         artifacts: list[Cid] = []
         cids: list[Cid | None] = []
@@ -158,6 +162,11 @@ class Client:
     async def _download(self, cid: Cid, dest: Path) -> Path:
         await fetch(self.store, cid, [await self._verifier()], max_bytes=MAX_RESULT_BYTES)
         return await asyncio.to_thread(self.store.export, cid, dest)
+
+    async def _read(self, cid: Cid, max_bytes: int) -> bytes:
+        if not await asyncio.to_thread(self.store.has, cid):
+            await fetch(self.store, cid, [await self._verifier()], max_bytes=max_bytes)
+        return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
     async def _verifier(self) -> Connection:
         """A connection to any active verifier."""

@@ -8,7 +8,7 @@ SdkError
 └── NotFinished       asked for the result of a job that is still running
 """
 
-from proofyard.protocol.types import JobId, ProofyardError
+from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
 
 
 class SdkError(ProofyardError):
@@ -39,3 +39,14 @@ class NotFinished(SdkError):
     def __init__(self, job: JobId, state: str) -> None:
         self.job, self.state = job, state
         super().__init__(f"job {job} is {state}, it has no result yet; call wait() first")
+
+
+class RecordMismatch(SdkError):
+    exit_code = 4
+
+    def __init__(self, batch: BatchId, record: Cid) -> None:
+        self.batch, self.record = batch, record
+        super().__init__(
+            f"the record {record} of batch {batch} does not have the payouts that the chain settled; "
+            "challenge the batch while its window is open"
+        )

@@ -1,0 +1,79 @@
+"""Getting paid: the settled batches of a job, their records, and the claims that follow from them.
+
+Anybody may send anybody's claim; the money goes to the owner of the operator that earned it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proofyard.chain import BatchSettled, Claim, claim_of
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
+from proofyard.protocol.settlement import Payout, payout_root
+from proofyard.protocol.types import Address, JobId, Wei
+from proofyard.sdk.client import Client
+from proofyard.sdk.errors import RecordMismatch
+
+CLAIMS_AT_ONCE = 50
+"""Payouts in one transaction, well below a block's gas."""
+
+
+@dataclass(frozen=True)
+class SettledBatch:
+    """A settled batch: what the chain says of it and the record that it rests on, which is checked against that."""
+
+    event: BatchSettled
+    record: BatchRecord
+
+    @property
+    def payouts(self) -> tuple[Payout, ...]:
+        return payouts_of(self.record)
+
+
+@dataclass(frozen=True)
+class Due:
+    """A payout that nobody has claimed. `claimable_at`: Unix seconds on the chain's clock."""
+
+    claim: Claim
+    node: Address
+    owner: Address
+    claimable_at: int
+
+    @property
+    def amount(self) -> Wei:
+        return self.claim.payout.amount
+
+
+def settled_batches(client: Client, job: JobId) -> list[SettledBatch]:
+    """A job's settled batches with their records. Raises `RecordMismatch` for a record that the chain contradicts."""
+    latest = {event.batch: event for event in client.chain.settled(job)}
+    found = []
+    for event in latest.values():
+        record = decode_record(client.read(event.record, MAX_RECORD_BYTES))
+        if payout_root(event.batch, payouts_of(record)) != event.payout_root:
+            raise RecordMismatch(event.batch, event.record)
+        found.append(SettledBatch(event, record))
+    return found
+
+
+def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
+    """A record's payouts as the chain sees them."""
+    return tuple(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts)
+
+
+def unclaimed(client: Client, batches: Iterable[SettledBatch], nodes: Sequence[Address] | None = None) -> list[Due]:
+    """What these batches owe and nobody has claimed yet, to `nodes` or to all."""
+    return [
+        Due(claim_of(batch.event.batch, batch.payouts, index), paid.node, paid.owner, batch.event.claimable_at)
+        for batch in batches
+        for index, paid in enumerate(batch.record.payouts)
+        if (nodes is None or paid.node in nodes) and not client.chain.is_claimed(batch.event.batch, index)
+    ]
+
+
+def claim_all(client: Client, dues: Sequence[Due]) -> Wei:
+    """Claim what is due and whose window has closed; returns the sum. What is still in its window is passed over."""
+    now = client.chain.now()
+    ripe = [due for due in dues if due.claimable_at <= now]
+    for start in range(0, len(ripe), CLAIMS_AT_ONCE):
+        client.chain.claim([due.claim for due in ripe[start : start + CLAIMS_AT_ONCE]])
+    return Wei(sum(due.amount for due in ripe))
