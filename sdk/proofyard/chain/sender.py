@@ -29,7 +29,11 @@ MIN_TIP = 10**6
 
 
 class Sender:
-    """Sends for one wallet. Without a receipt in `patience` seconds it raises the fee, after `deadline` it gives up."""
+    """Sends for one wallet. Without a receipt in `patience` seconds it raises the fee, after `deadline` it gives up.
+
+    `receipt_lag`: a node may show the nonce as taken before it shows the receipt; only after so many more seconds without
+    one has some other transaction taken it.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Sender:
         patience: float = 30.0,
         deadline: float = 300.0,
         poll: float = 0.1,
+        receipt_lag: float = 10.0,
     ) -> None:
         self._w3 = w3
         self._rpc_url = rpc_url
@@ -47,6 +52,7 @@ class Sender:
         self._patience = patience
         self._deadline = deadline
         self._poll = poll
+        self._receipt_lag = receipt_lag
         self._lock = threading.Lock()
 
     def send(self, what: str, to: str | None, data: str) -> TxReceipt:
@@ -58,14 +64,14 @@ class Sender:
             call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
             if to is not None:
                 call["to"] = Web3.to_checksum_address(to)
-            gas = int(self._w3.eth.estimate_gas(call) * GAS_MARGIN)
-            receipt = self._until_mined(what, call, gas)
+            receipt = self._until_mined(what, call)
             if receipt["status"] != 1:
                 self._w3.eth.call(call, receipt["blockNumber"])  # raises the reason
                 raise ChainError(f"{what} failed in block {receipt['blockNumber']} and would not now; try it again")
             return receipt
 
-    def _until_mined(self, what: str, call: TxParams, gas: int) -> TxReceipt:
+    def _until_mined(self, what: str, call: TxParams) -> TxReceipt:
+        gas = self._estimate(call)
         give_up = time.monotonic() + self._deadline
         sent: list[HexBytes] = []
         nonce, bump = self._next_nonce(), 1.0
@@ -79,8 +85,8 @@ class Sender:
             receipt = self._await_receipt(sent, nonce, min(self._patience, give_up - time.monotonic()))
             if receipt is not None:
                 return receipt
-            taken = self._next_nonce() > nonce
-            if taken:
+            if self._next_nonce() > nonce:
+                gas = self._estimate(call)  # refused here if another program did the same
                 nonce, bump, sent = self._next_nonce(), 1.0, []
             else:
                 bump *= REPLACEMENT_BUMP
@@ -88,19 +94,21 @@ class Sender:
 
     def _await_receipt(self, sent: list[HexBytes], nonce: int, seconds: float) -> TxReceipt | None:
         """The receipt of whichever version was mined; None once that cannot or did not happen."""
-        until = time.monotonic() + seconds
-        while sent:
-            taken = self._next_nonce() > nonce
+        until, taken = time.monotonic() + seconds, False
+        while True:
             for transaction in sent:
                 try:
                     return self._w3.eth.get_transaction_receipt(transaction)
                 except TransactionNotFound:
                     continue
-            if taken or time.monotonic() >= until:
+            if time.monotonic() >= until:
                 return None
+            if not taken and self._next_nonce() > nonce:
+                taken, until = True, time.monotonic() + self._receipt_lag
             time.sleep(self._poll)
-        time.sleep(self._poll)
-        return None
+
+    def _estimate(self, call: TxParams) -> int:
+        return int(self._w3.eth.estimate_gas(call) * GAS_MARGIN)
 
     def _priced(self, call: TxParams, gas: int, nonce: int, bump: float) -> TxParams:
         base = int(self._w3.eth.get_block("latest").get("baseFeePerGas", 0))
