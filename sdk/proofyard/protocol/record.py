@@ -5,9 +5,11 @@ With the chain and the artifacts, a record lets anyone recompute the plan, the v
 
 import msgspec
 
+from proofyard.protocol.audit import Verdict
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.merkle import root
+from proofyard.protocol.settlement import EMPTY_ROOT, Fault, FaultReason, OperatorId, Payout, Settlement
 from proofyard.protocol.types import (
     Address,
     BatchId,
@@ -89,7 +91,8 @@ class RecordedOperator(msgspec.Struct, frozen=True):
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`root` is the Merkle root of the commitments in `tasks`; `operators` the snapshot at `draw_block`."""
+    """`root` is the Merkle root of the commitments in `tasks`; `operators` the snapshot at `draw_block`. The job's
+    `reward` and `audit_fee`, and what earlier batches paid of the latter, are decimal strings of base units."""
 
     version: int = 1
     chain_id: int
@@ -103,6 +106,9 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     draw_block: int
     auditors_per_segment: int
     segments_per_audit: int
+    reward: str
+    audit_fee: str
+    audits_paid_before: str
     operators: tuple[RecordedOperator, ...]
     tasks: tuple[CommittedTask, ...]
     audits: tuple[AuditedSegment, ...]
@@ -116,3 +122,31 @@ def encode_record(record: BatchRecord) -> bytes:
 
 def decode_record(data: bytes) -> BatchRecord:
     return decode(data, BatchRecord, max_bytes=MAX_RECORD_BYTES)
+
+
+def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
+    """A record's payouts as the chain sees them."""
+    return tuple(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts)
+
+
+def settlement_of(record: BatchRecord, cid: Cid) -> Settlement:
+    """What goes on chain of the record `cid`: a pure function of it, so that anyone can compare."""
+    ids = {operator.node: operator.id for operator in record.operators}
+    faults = []
+    for fault in record.faults:
+        audit = next((a for a in record.audits if a.task == fault.task and a.verdict == Verdict.FAULT), None)
+        silent = audit is not None and not audit.votes
+        faults.append(
+            Fault(
+                ids[fault.node],
+                fault.task,
+                audit.segment if audit else SegmentIndex(0),
+                FaultReason.WITHHELD if silent else FaultReason.MISMATCH,
+            )
+        )
+    return Settlement(
+        payouts=payouts_of(record),
+        faults=tuple(faults),
+        audit_root=root([encode(audit) for audit in record.audits]) if record.audits else EMPTY_ROOT,
+        record=cid,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from proofyard.chain import BatchSettled, Claim, claim_of
-from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, payouts_of
 from proofyard.protocol.settlement import Payout, payout_root
 from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.sdk.client import Client
@@ -53,11 +53,6 @@ def settled_batches(client: Client, job: JobId) -> list[SettledBatch]:
             raise RecordMismatch(event.batch, event.record)
         found.append(SettledBatch(event, record))
     return found
-
-
-def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
-    """A record's payouts as the chain sees them."""
-    return tuple(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts)
 
 
 def unclaimed(client: Client, batches: Iterable[SettledBatch], nodes: Sequence[Address] | None = None) -> list[Due]:

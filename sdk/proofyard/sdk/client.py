@@ -223,6 +223,15 @@ class JobHandle:
             if not report.log:
                 time.sleep(POLL_S)
 
+    def close(self) -> None:
+        """Take back what the job did not spend, and the requester's share of what cheats lost in it.
+
+        May be called again once more of it is free: after the challenge window of the last batch.
+        """
+        if not self.client.chain.job(self.job_id).closed:
+            self.client.chain.close_job(self.job_id)
+        self.client.chain.refund(self.job_id)
+
     def result(self, dest: Path | str) -> Path:
         """Fetch the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
 

@@ -136,7 +136,7 @@ async def _draw(context: Context, batch: Batch) -> None:
 
 
 async def _fix_seed(context: Context, chain_id: BatchId) -> None:
-    """Have the chain keep the seed, whose block hash it forgets after a while. Settling does so too, if it is sooner."""
+    """Have the chain keep the seed, whose block hash it forgets after a while; settling does so too."""
     try:
         await context.on_chain(lambda: context.chain.draw(chain_id))
     except ProofyardError as error:

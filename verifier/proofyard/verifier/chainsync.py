@@ -41,7 +41,7 @@ async def _advance(context: Context) -> bool:
     """One bounded range; whether there was anything new."""
     with context.database.session() as session:
         row = session.get(Cursor, 1)
-        cursor = decode(row.state, ChainCursor) if row else ChainCursor()
+        cursor = decode(row.state, ChainCursor) if row else ChainCursor(context.settings.from_block)
     events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
     if after == cursor:
         return False

@@ -27,6 +27,18 @@ TICK_S = 1.0
 RETRY_S = 2.0
 
 
+class NotRegistered(ProofyardError):
+    """The wallet is no active verifier."""
+
+    exit_code = 2
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        super().__init__(
+            f"{address} is no active verifier; register it with `proofyard verifier register`, or add stake"
+        )
+
+
 def run(settings: VerifierSettings, password: str | None = None) -> None:
     """Run a verifier until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it."""
     run_service(_serve(settings, password))
@@ -48,12 +60,26 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         endpoint.on_disconnected.append(desk.left)
         async with StatusApi(context) as api:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
+            await context.on_chain(lambda: _advertise(context))
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
             try:
                 await run_together(follow_chain(context), _work(context))
             finally:
                 await context.close()
                 database.close()
+
+
+def _advertise(context: Context) -> None:
+    """Have the Registry say where this verifier can be reached."""
+    settings, chain = context.settings, context.chain
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    endpoint = settings.endpoint or f"{host}:{context.endpoint.port}"
+    own = next((v for v in chain.active_verifiers() if v.node == context.wallet.address), None)
+    if own is None:
+        raise NotRegistered(context.wallet.address)
+    if own.endpoint != endpoint:
+        chain.set_endpoint(own.id, endpoint)
+        logger.info("the Registry now says that this verifier is at %s", endpoint)
 
 
 async def _work(context: Context) -> None:

@@ -23,6 +23,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None = None
     host: str = "127.0.0.1"
     port: int = 0
+    endpoint: str = ""
+    from_block: int = 0
     api_host: str = "127.0.0.1"
     api_port: int = 0
     data_dir: Path
