@@ -1,0 +1,53 @@
+import asyncio
+import os
+
+import pytest
+
+from proofyard.transport.udp import UdpSocket
+
+
+@pytest.mark.parametrize("offload", [True, False], ids=["offload", "plain"])
+@pytest.mark.parametrize("receive_offload", [True, False], ids=["offload", "plain"])
+async def test_the_same_datagrams_arrive_with_and_without_offload(offload, receive_offload):
+    arrived, complete = [], asyncio.Event()
+    sizes = [1200] * 70 + [1200, 900, 1200, 1200, 1, 16_000, 16_000, 100, 5000, 1200, 1300, 1300]
+    sent = [os.urandom(size) for size in sizes]
+
+    def collect(batch):
+        arrived.extend(data for data, _ in batch)
+        if len(arrived) == len(sent):
+            complete.set()
+
+    receiver = UdpSocket.bind("127.0.0.1", 0, collect, offload=receive_offload)
+    sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None, offload=offload)
+    try:
+        sender.send([(data, receiver.address) for data in sent])
+        await asyncio.wait_for(complete.wait(), 5)
+    finally:
+        sender.close()
+        receiver.close()
+    assert arrived == sent
+
+
+async def test_datagrams_for_several_peers_do_not_mix():
+    boxes, sockets = [[], []], []
+    for box in boxes:
+        sockets.append(UdpSocket.bind("127.0.0.1", 0, lambda batch, box=box: box.extend(data for data, _ in batch)))
+    sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None)
+    sender.send([(bytes([i]) * 100, sockets[i % 3 // 2].address) for i in range(90)])
+    while sum(map(len, boxes)) < 90:
+        await asyncio.sleep(0.01)
+    for sock in (sender, *sockets):
+        sock.close()
+    assert [data[0] for data in boxes[0]] == [i for i in range(90) if i % 3 < 2]
+    assert [data[0] for data in boxes[1]] == [i for i in range(90) if i % 3 == 2]
+
+
+async def test_a_datagram_that_no_route_takes_is_lost_and_nothing_else():
+    arrived = asyncio.get_running_loop().create_future()
+    receiver = UdpSocket.bind("127.0.0.1", 0, lambda batch: arrived.set_result(batch[0][0]))
+    sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None)
+    sender.send([(b"x" * 66_000, receiver.address), (b"x", ("255.255.255.255", 9)), (b"after", receiver.address)])
+    assert await asyncio.wait_for(arrived, 5) == b"after"
+    sender.close()
+    receiver.close()
