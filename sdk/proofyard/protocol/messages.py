@@ -150,6 +150,18 @@ class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened"):
     salt: bytes
 
 
+class CoSign(msgspec.Struct, frozen=True, tag="co-sign"):
+    """The verifier of a batch asks another one to sign its settlement. Replied to with `CoSigned`."""
+
+    record: Cid
+
+
+class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
+    """A BLS signature (96 bytes, compressed) over the settlement's digest."""
+
+    signature: bytes
+
+
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
     """A requester asks a verifier to fetch these artifacts from it and keep them for a job it is about to open."""
 
@@ -202,6 +214,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     SubmitSeal,
     AuditFailed,
     OpenSeal,
+    CoSign,
     Publish,
     JobQuery,
 )

@@ -10,7 +10,6 @@ from sqlmodel import Session, col, func, select
 from proofyard.chain import JobOpened
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import encode
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.types import Cid, JobId, ProofyardError
 from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, now
@@ -45,12 +44,11 @@ async def take_up(context: Context) -> None:
     for job in waiting:
         cid = Cid(job.manifest)
         if not context.store.has(cid):
-            try:
-                await context.obtain(cid, None, max_bytes=MAX_MANIFEST_BYTES)
-            except ProofyardError:
-                if job.deadline < now():
-                    _fail(context, job, f"nobody delivered the manifest {cid} before the deadline")
-                continue
+            if job.deadline < now():
+                _fail(context, job, f"nobody delivered the manifest {cid} before the deadline")
+            continue
+        if not await _take(context, job):
+            continue
         try:
             manifest = context.manifest(cid)
             workload = context.workload(manifest)
@@ -68,6 +66,20 @@ async def take_up(context: Context) -> None:
             for spec in graph:
                 session.add(Task(job=job.id, index=spec.index, spec=encode(spec)))
             log(session, job.id, "opened", f"{manifest.workload} job of {len(graph)} tasks")
+
+
+async def _take(context: Context, job: Job) -> bool:
+    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it."""
+    chain, job_id = context.chain, JobId(job.id)
+    record = await context.on_chain(lambda: chain.job(job_id))
+    if record.closed:
+        _fail(context, job, "its requester has closed it")
+    elif record.verifier == 0:
+        await context.on_chain(lambda: chain.take_job(job_id))
+        return True
+    return not record.closed and record.verifier == await context.on_chain(
+        lambda: chain.operator_of(context.wallet.address)
+    )
 
 
 def _fail(context: Context, job: Job, reason: str) -> None:

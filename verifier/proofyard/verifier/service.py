@@ -18,6 +18,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Database
 from proofyard.verifier.desk import Desk
 from proofyard.verifier.jobs import complete, expire, take_up
+from proofyard.verifier.quorum import CoSigner
 from proofyard.verifier.schedule import schedule
 from proofyard.verifier.settings import VerifierSettings
 
@@ -57,6 +58,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         context = Context(settings, wallet, domain, chain, database, store, endpoint)
         serve_blocks(endpoint, store)
         desk = Desk(context)
+        CoSigner(context)
         endpoint.on_disconnected.append(desk.left)
         async with StatusApi(context) as api:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)

@@ -7,7 +7,6 @@ import msgspec
 from sqlmodel import Session, select
 
 from proofyard.chain.refusals import AlreadySettled
-from proofyard.protocol import bls
 from proofyard.protocol.codec import decode
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.manifest import TaskSpec
@@ -21,13 +20,13 @@ from proofyard.protocol.record import (
     encode_record,
     settlement_of,
 )
-from proofyard.protocol.settlement import BatchRef, settlement_digest
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.verifier import database
 from proofyard.verifier.auditing import seats_of
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, SeatState, Segment, log, tasks_of
 from proofyard.verifier.membership import members_of, operators_of
+from proofyard.verifier.quorum import collect
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +36,8 @@ async def settle(context: Context, batch: Batch) -> None:
     with context.database.session() as session:
         record = build_record(session, context, batch)
     cid = context.store.put_bytes(encode_record(record))
+    signers, signature = await collect(context, record, cid)
     settlement = settlement_of(record, cid)
-    ref = BatchRef(record.batch, record.root, record.seed)
-    digest = settlement_digest(context.domain, ref, settlement)
-    signature = bls.sign(context.wallet.bls_secret(), digest)
-    verifiers = await context.on_chain(context.chain.active_verifiers)
-    signers = sum(1 << verifier.slot for verifier in verifiers if verifier.node == context.wallet.address)
     with contextlib.suppress(AlreadySettled):
         await context.on_chain(lambda: context.chain.settle_batch(record.batch, settlement, signers, signature))
     with context.database.session() as session:
