@@ -7,9 +7,10 @@ from proofyard.artifacts.errors import (
     ArtifactUnavailable,
     BlockMissing,
     CorruptArtifact,
+    IpfsUnavailable,
     StoreUnusable,
 )
-from proofyard.artifacts.exchange import Blocks, GetBlocks, serve_blocks
+from proofyard.artifacts.exchange import BlockProvider, Blocks, GetBlocks, serve_blocks
 from proofyard.artifacts.fetcher import ForgedBlock, fetch
 from proofyard.artifacts.store import BlockStore
 
@@ -18,11 +19,13 @@ __all__ = [
     "ArtifactTooLarge",
     "ArtifactUnavailable",
     "BlockMissing",
+    "BlockProvider",
     "BlockStore",
     "Blocks",
     "CorruptArtifact",
     "ForgedBlock",
     "GetBlocks",
+    "IpfsUnavailable",
     "StoreUnusable",
     "cid_of_bytes",
     "fetch",

@@ -78,3 +78,16 @@ def _read(get: GetBlock, cid: Cid, expected: int | None, start: int, stop: int, 
         if at < stop and start < at + size:
             yield from _read(get, link.cid, size, start - at, stop - at, depth + 1)
         at += size
+
+
+def all_blocks(get: GetBlock, cid: Cid) -> Iterator[Cid]:
+    """Every distinct block of an artifact, parents before their children. Raw leaves are named, not read."""
+    stack, seen = [cid], set()
+    while stack:
+        here = stack.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        yield here
+        if cid_codec(here) == DAG_PB:
+            stack += [link.cid for link in reversed(decode(here, get(here)).links)]

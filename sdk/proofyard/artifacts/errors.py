@@ -62,3 +62,13 @@ class StoreUnusable(ArtifactError):
         super().__init__(
             f"the artifact store at {path} cannot be used: {reason}; free some space or choose another folder"
         )
+
+
+class IpfsUnavailable(ArtifactError):
+    """The daemon does not answer, or refuses."""
+
+    exit_code = 3
+
+    def __init__(self, api: str, reason: str) -> None:
+        self.api = api
+        super().__init__(f"the IPFS daemon at {api} failed: {reason}; start it, or leave out the IPFS address")

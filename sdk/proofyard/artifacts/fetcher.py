@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
-from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact
-from proofyard.artifacts.exchange import get_blocks
+from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
+from proofyard.artifacts.exchange import BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.unixfs import Kind, Node, decode
 from proofyard.protocol.cid import DAG_PB, cid_codec
@@ -43,7 +43,7 @@ class ForgedBlock(ProtocolViolation):
 async def fetch(
     store: BlockStore,
     cid: Cid,
-    providers: Sequence[Connection],
+    providers: Sequence[Connection | BlockProvider],
     *,
     max_bytes: int,
     on_progress: Progress | None = None,
@@ -55,7 +55,8 @@ async def fetch(
     """
     job = _Job(cid, max_bytes, store, await asyncio.to_thread(lambda: list(store.missing(cid))), on_progress)
     finished = asyncio.create_task(job.done.wait())
-    workers = {asyncio.create_task(_provide(job, provider)) for provider in providers}
+    sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
+    workers = {asyncio.create_task(_provide(job, source)) for source in sources}
     try:
         pending = set(workers)
         while pending and not job.done.is_set():
@@ -71,32 +72,32 @@ async def fetch(
         raise ArtifactUnavailable(cid, job.missing, job.reasons)
 
 
-async def _provide(job: "_Job", provider: Connection) -> None:
+async def _provide(job: "_Job", provider: BlockProvider) -> None:
     lanes = [asyncio.create_task(_lane(job, provider)) for _ in range(LANES)]
     try:
         await asyncio.gather(*lanes)
-        job.reasons.append(f"{provider.peer} lacks blocks")
+        job.reasons.append(f"{provider.name} lacks blocks")
     except ForgedBlock as error:
         provider.penalise(FORGERY_POINTS, str(error))
         job.reasons.append(str(error))
-    except TransportError as error:
-        job.reasons.append(f"{provider.peer}: {error}")
+    except (TransportError, IpfsUnavailable) as error:
+        job.reasons.append(f"{provider.name}: {error}")
     finally:
         for lane in lanes:
             lane.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
 
 
-async def _lane(job: "_Job", provider: Connection) -> None:
-    while batch := await job.take(provider.peer):
+async def _lane(job: "_Job", provider: BlockProvider) -> None:
+    while batch := await job.take(provider.name):
         left = set(batch)
         try:
-            async with aclosing(get_blocks(provider, batch)) as blocks:
+            async with aclosing(provider.blocks(batch)) as blocks:
                 async for cid, data in blocks:
                     if data is None:
-                        job.absent(cid, provider.peer)
+                        job.absent(cid, provider.name)
                     else:
-                        await job.keep(cid, data, provider.peer)
+                        await job.keep(cid, data, provider.name)
                     left.discard(cid)
         finally:
             job.give_back(left)
