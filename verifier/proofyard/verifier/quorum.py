@@ -1,7 +1,7 @@
 """Signing settlements together: a verifier shows its record to the others, who sign what they can follow.
 
 The leader of a batch collects signatures of at least two thirds of the active verifiers. A co-signer fetches the
-record, replays it (`protocol.replay`), compares it with the chain, and signs the same digest that the Registry will check.
+record, replays it (`protocol.replay`), compares it with the chain, and signs the digest that the Registry checks.
 """
 
 import asyncio
