@@ -35,9 +35,15 @@ def keys_of(directory: Path, name: str) -> Keys:
     return Keys(wallet_path(directory, name), directory / f"{name}.password")
 
 
-def new_wallet(directory: Path, name: str) -> Wallet:
-    """A fresh key in `directory`, encrypted with a random password that lies beside it."""
-    wallet, keys = Wallet.generate(), keys_of(directory, name)
+def new_keys(count: int) -> list[Wallet]:
+    """Fresh keys in the order of their addresses, by which verifiers break ties between nodes that are equally busy:
+    who gets the first ones is sure to be offered work."""
+    return sorted((Wallet.generate() for _ in range(count)), key=lambda wallet: wallet.address)
+
+
+def store_wallet(directory: Path, name: str, wallet: Wallet) -> Wallet:
+    """Keep a wallet in `directory`, encrypted with a random password that lies beside it."""
+    keys = keys_of(directory, name)
     password = secrets.token_urlsafe(18)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys.password_file.touch(mode=0o600, exist_ok=False)

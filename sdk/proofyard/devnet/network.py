@@ -11,7 +11,7 @@ from typing import Any, Self
 from proofyard.chain import Anvil, ChainClient, Deployment, Params, Wallet, deploy_network
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of
-from proofyard.devnet.members import Member, keys_of, new_wallet
+from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, free_udp_port, stop_all
 from proofyard.protocol.types import Address, Wei
 from proofyard.protocol.workload_bits import workload_bits
@@ -145,20 +145,21 @@ class DevNetwork:
         self._join("requester", "requester", Wei(0))
         for number in range(1, self.plan.verifiers + 1):
             self._join(f"verifier-{number}", "verifier", self.plan.params.verifier_stake)
-        for number in range(1, self.plan.nodes + len(self.plan.adversaries) + 1):
-            cheat = self.plan.adversaries[number - self.plan.nodes - 1] if number > self.plan.nodes else None
-            self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat)
+        cheats = (*(None for _ in range(self.plan.nodes)), *self.plan.adversaries)
+        for key, (number, cheat) in zip(new_keys(len(cheats)), reversed([*enumerate(cheats, 1)]), strict=True):
+            self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat, key)
+        self.members = dict(sorted(self.members.items()))
         for group in (self.verifiers, self.nodes):
             for member in group:
                 self._spawn(member)
             for member in group:
                 self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout)
 
-    def _join(self, name: str, role: str, stake: Wei, adversary: str | None = None) -> None:
+    def _join(self, name: str, role: str, stake: Wei, adversary: str | None = None, key: Wallet | None = None) -> None:
         """Give a new member keys, ether and tokens, and have its owner register it."""
         wallets = self.directory / "wallets"
-        key = new_wallet(wallets, name)
-        owner = key if role == "requester" else new_wallet(wallets, f"{name}-owner")
+        key = store_wallet(wallets, name, key or Wallet.generate())
+        owner = key if role == "requester" else store_wallet(wallets, f"{name}-owner", Wallet.generate())
         member = Member(name, role, key, owner, adversary)
         for wallet in (key, owner):
             self.anvil.fund(wallet.address)
