@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proofyard.protocol.types import Address, ProofyardError
+from proofyard.protocol.types import Address, ExitCode, ProofyardError
 
 
 class WalletError(ProofyardError):
@@ -29,6 +29,8 @@ class WalletError(ProofyardError):
 
 
 class UnknownWallet(WalletError):
+    exit_code = ExitCode.UNKNOWN_WALLET
+
     def __init__(self, name: str, directory: Path, known: list[str]) -> None:
         self.name, self.directory, self.known = name, directory, known
         listed = (
@@ -44,6 +46,8 @@ class WalletExists(WalletError):
 
 
 class WrongPassword(WalletError):
+    exit_code = ExitCode.WRONG_PASSWORD
+
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(f"wrong password for the wallet {path}; try again, or name another --password-file")
@@ -78,6 +82,8 @@ class NoRegistry(ChainError):
 class InsufficientBalance(ChainError):
     """`have` and `need` in base units of `currency`."""
 
+    exit_code = ExitCode.BALANCE_TOO_SMALL
+
     def __init__(self, account: Address, have: int, need: int, currency: str) -> None:
         self.account, self.have, self.need, self.currency = account, have, need, currency
         super().__init__(
@@ -102,6 +108,8 @@ class TransactionLost(ChainError):
 
 
 class ToolNotFound(ChainError):
+    exit_code = ExitCode.TOOL_MISSING
+
     def __init__(self, tool: str, package: str) -> None:
         self.tool = tool
         super().__init__(
@@ -114,6 +122,8 @@ class DevChainError(ChainError):
 
 
 class PortInUse(DevChainError):
+    exit_code = ExitCode.PORT_IN_USE
+
     def __init__(self, port: int) -> None:
         self.port = port
         super().__init__(

@@ -4,6 +4,7 @@ A number without a unit in its name or its type does not cross one: amounts are 
 network's ERC-20, 18 decimals), identities are `Address`, `JobId`, `BatchId`, contents are `Cid` or `Digest`.
 """
 
+from enum import IntEnum
 from typing import NewType
 
 Wei = NewType("Wei", int)
@@ -31,11 +32,30 @@ Cid = NewType("Cid", str)
 """A CIDv1 in lower-case base32: sha2-256, codec raw (`bafk...`) or dag-pb (`bafy...`). See `protocol.cid`."""
 
 
+class ExitCode(IntEnum):
+    """How a command ended. Scripts may rely on these; docs/cli.md lists what raises which."""
+
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    """The chain or the network does not answer."""
+    PROOF_MISMATCH = 4
+    """A proof, digest or signature does not match: an artifact is corrupt, or somebody lies."""
+    WRONG_PASSWORD = 5
+    UNKNOWN_WALLET = 6
+    TOOL_MISSING = 7
+    """A program that is needed, such as anvil, is not installed."""
+    PORT_IN_USE = 8
+    BALANCE_TOO_SMALL = 9
+    PROTOCOL_VIOLATION = 10
+    """A peer sent what is no valid protocol."""
+
+
 class ProofyardError(Exception):
     """Base of every error that Proofyard raises on purpose.
 
-    The message is one sentence with the cause and the next step; the command line prints it without a traceback.
-    `exit_code`: 1 failed, 2 usage, 3 chain or network unreachable, 4 a proof does not match.
+    The message is one sentence with the cause and the next step; the command line prints it without a traceback and
+    ends with `exit_code`.
     """
 
-    exit_code = 1
+    exit_code: int = ExitCode.FAILED

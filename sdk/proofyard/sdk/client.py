@@ -20,7 +20,7 @@ from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, Cid, JobId, Wei
 from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
-from proofyard.sdk.specs import JobSpec
+from proofyard.sdk.specs import JobSpec, resolve_model
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.workloads.workload import load_workload
 
@@ -132,20 +132,15 @@ class Client:
         return self._run(self._read(cid, max_bytes))
 
     def _prepare(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
-        artifacts: list[Cid] = []
-        cids: list[Cid | None] = []
-        for name, given in (("model", spec.model), ("data", spec.data)):
-            path = Path(given) if given is not None else None
-            if path is None:
-                cids.append(None)
-                continue
-            if not path.exists():
-                raise JobRefused(f"{name}: {path} does not exist; give a local path")
-            cids.append(self.store.link_directory(path) if path.is_dir() else self.store.link_file(path))
-            artifacts.append(cids[-1])  # type: ignore[arg-type]
-        manifest = spec.manifest(*cids)
+        model = self.store.link_directory(resolve_model(spec.model)) if spec.model is not None else None
+        data = None
+        if spec.data is not None:
+            if not Path(spec.data).is_file():
+                raise JobRefused(f"data: {spec.data} is no file; give the path of a JSONL file")
+            data = self.store.link_file(Path(spec.data))
+        manifest = spec.manifest(model, data)
         load_workload(manifest.workload).check(manifest)
-        return manifest, artifacts
+        return manifest, [cid for cid in (model, data) if cid is not None]
 
     # In the thread
 

@@ -13,9 +13,11 @@ from proofyard.sdk.errors import JobRefused
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import linear_modules
 
+MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+
 
 class JobSpec(Protocol):
-    """Anything that `submit_job` takes. `model` is a local model directory, `data` a local file; both may be None."""
+    """Anything that `submit_job` takes. `model` is a model directory or hub name, `data` a local file; or None."""
 
     @property
     def model(self) -> Path | str | None: ...
@@ -32,7 +34,7 @@ class JobSpec(Protocol):
 class LoraJob:
     """Fine-tune a causal language model with LoRA, in rounds over several nodes.
 
-    `model`: a Hugging Face model directory with safetensors weights. `data`: a JSONL file of
+    `model`: a Hugging Face model directory with safetensors weights, or a name on the hub. `data`: a JSONL file of
     `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, in all transformer layers or the
     given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
     `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
@@ -58,7 +60,9 @@ class LoraJob:
     options: dict[str, Any] = field(default_factory=dict)
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        modules = linear_modules(Path(self.model), list(self.targets), list(self.layers) if self.layers else None)
+        modules = linear_modules(
+            resolve_model(self.model), list(self.targets), list(self.layers) if self.layers else None
+        )
         values = {
             "modules": modules,
             "rank": self.rank,
@@ -84,3 +88,23 @@ class LoraJob:
             seed=self.seed,
             tolerance=self.tolerance,
         )
+
+
+def resolve_model(model: Path | str) -> Path:
+    """The model's directory; a hub name such as `org/name` is downloaded once. Raises `JobRefused`."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    name = str(model)
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise JobRefused(f"model: {name} is no directory and no hub name (org/name); give one of the two")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise JobRefused(
+            f"model: {name} is no local directory; `pip install huggingface_hub` to fetch it from the hub"
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+    except Exception as error:
+        raise JobRefused(f"model: {name} cannot be fetched from the hub ({error}); give a local directory") from None

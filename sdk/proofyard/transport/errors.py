@@ -13,7 +13,7 @@ TransportError
 └── DeadlineExceeded        no answer, or no progress of a body, in time
 """
 
-from proofyard.protocol.types import Address, ProofyardError
+from proofyard.protocol.types import Address, ExitCode, ProofyardError
 
 
 class TransportError(ProofyardError):
@@ -22,6 +22,8 @@ class TransportError(ProofyardError):
 
 class EndpointUnavailable(TransportError):
     """The UDP socket cannot be bound, most often because the port is in use."""
+
+    exit_code = ExitCode.PORT_IN_USE
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         self.host, self.port = host, port
@@ -68,6 +70,8 @@ class WrongPeer(HandshakeRejected):
 
 class ProtocolViolation(TransportError):
     """The peer sent something that no correct peer sends; it costs the peer score."""
+
+    exit_code = ExitCode.PROTOCOL_VIOLATION
 
 
 class MessageTooLarge(ProtocolViolation):

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from sqlmodel import col, select
 
-from proofyard.protocol.types import JobId, ProofyardError
+from proofyard.protocol.types import ExitCode, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, Job, Seat, Task
 from proofyard.verifier.desk import report
@@ -21,6 +21,8 @@ PAGE = 100
 
 class ApiUnavailable(ProofyardError):
     """The status API cannot bind its port."""
+
+    exit_code = ExitCode.PORT_IN_USE
 
 
 def build_app(context: Context) -> FastAPI:
