@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proofyard.cli import job, operators, output, wallet
+from proofyard.cli import devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
@@ -26,6 +26,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(operators.node, name="node")
 app.add_typer(operators.verifier, name="verifier")
 app.add_typer(job.app, name="job")
+app.command("devnet")(devnet.devnet)
 
 
 @app.callback()
@@ -35,16 +36,17 @@ def root(
         Path | None, typer.Option(envvar="PROOFYARD_CONFIG", help="Settings file (TOML); see `proofyard version`.")
     ] = None,
     log_level: Annotated[
-        LogLevel, typer.Option(envvar="PROOFYARD_LOG_LEVEL", help="What is logged on stderr.")
-    ] = LogLevel.INFO,
+        LogLevel | None,
+        typer.Option(envvar="PROOFYARD_LOG_LEVEL", help="What is logged on stderr: info for services, else warning."),
+    ] = None,
 ) -> None:
     """Verified compute on home GPUs: fine-tuning that is checked, not trusted, and paid on chain.
 
     To try everything on this machine: `proofyard devnet`. To lend a GPU: `proofyard wallet new`, `node register`,
     `node run`. To have a model fine-tuned: `proofyard job submit`.
     """
-    configure(log_level)
-    context.obj = Globals(config)
+    configure(log_level or LogLevel.WARNING)
+    context.obj = Globals(config, log_level)
 
 
 @app.command()

@@ -5,12 +5,23 @@ from pathlib import Path
 
 import typer
 
+from proofyard.cli.logs import LogLevel, configure
+
 
 @dataclass(frozen=True)
 class Globals:
-    """Options that come before the command. `config`: the settings file, None for the default place."""
+    """Options that come before the command. `config`: the settings file, None for the default place. `log_level`: None
+    for what suits the command."""
 
     config: Path | None
+    log_level: LogLevel | None = None
+
+
+def serve_logs(context: typer.Context) -> None:
+    """Log what a service does, unless another level was asked for."""
+    found = context.find_object(Globals)
+    if found is None or found.log_level is None:
+        configure(LogLevel.INFO)
 
 
 def config_of(context: typer.Context) -> Path | None:

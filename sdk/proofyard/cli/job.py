@@ -45,7 +45,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Publish a LoRA fine-tuning job and put its pay in escrow. Prints the job's number."""
-    with _client(context, flags) as client:
+    with open_client(context, flags) as client:
         from proofyard.sdk import LoraJob
 
         spec = LoraJob(
@@ -79,7 +79,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Print how a job is doing."""
-    with _client(context, flags) as client:
+    with open_client(context, flags) as client:
         _print(client.job(JobId(job)).status(), as_json)
 
 
@@ -93,7 +93,7 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Follow a job until it is done."""
-    with _client(context, flags) as client:
+    with open_client(context, flags) as client:
         _print(_follow(client.job(JobId(job)), timeout), as_json)
     note(f"next: proofyard job result {job} DIRECTORY")
 
@@ -108,7 +108,7 @@ def result(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a finished job's result; every block is checked against the CID that was audited."""
-    with _client(context, flags) as client:
+    with open_client(context, flags) as client:
         path = client.job(JobId(job)).result(dest)
     emit({"job": str(job), "path": str(path)}, as_json=as_json, text=str(path))
     note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
@@ -131,11 +131,12 @@ def _print(report: "JobReport", as_json: bool) -> None:
         "result": report.result,
         "reason": report.reason,
     }
-    emit(facts, as_json=as_json, text="\n".join(f"{key:<16}{value}" for key, value in facts.items() if value != ""))
+    emit(facts, as_json=as_json, text="\n".join(f"{key:<16}{value}" for key, value in facts.items() if value))
 
 
 @contextmanager
-def _client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
+def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
+    """An SDK client for the wallet and network that flags and settings name."""
     shared = NETWORK | {"wallet", "password_file"}
     settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=shared)
     from proofyard.cli.wallets import unlock

@@ -88,20 +88,14 @@ class JobView:
         self._console.print(self._format(line), soft_wrap=True, highlight=False)
 
     def _format(self, line: LogLine) -> Text:
-        text = line.text
+        text = f"step {line.step}, loss {line.loss:.3f}" if line.loss is not None else line.text
         for address, name in self._names.items():
             text = text.replace(address, name)
-        if line.kind == "progress":
-            text = (
-                f"{self.name_of(line.node) if line.node else ''} step {line.step} loss {line.loss:.3f}"
-                if line.loss is not None
-                else text
-            )
+        who = self.name_of(line.node) if line.node else ""
         return Text.assemble(
             (f"{line.at - self._started:6.1f}s ", "dim"),
             (f"{line.kind:<15}", _STYLES.get(line.kind, "cyan")),
-            " ",
-            text,
+            f"{who:<13} {text}",
         )
 
     def _render(self) -> Group:

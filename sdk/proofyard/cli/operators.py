@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli.claim import claim
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 node = typer.Typer(no_args_is_help=True, help="Lend a GPU: register a node, run it, claim its pay.")
 verifier = typer.Typer(no_args_is_help=True, help="Run a verifier: schedule, audit, settle.")
 node.command("run")(node_run)
+node.command("claim")(claim)
 verifier.command("run")(verifier_run)
 
 Owner = Annotated[str, typer.Option(help="Wallet that holds the stake and is paid.")]

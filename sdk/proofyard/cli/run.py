@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proofyard.cli.context import config_of
+from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.extras import require
 from proofyard.cli.options import ServiceFlags, grouped
 from proofyard.cli.settings import data_dir, load
@@ -46,6 +46,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     in variables such as PROOFYARD_NODE_WALLET.
     """
     require("node", "proofyard node run")
+    serve_logs(context)
     from proofyard.node import service
     from proofyard.node.settings import NodeSettings
 
@@ -62,6 +63,7 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     [verifier] or in variables such as PROOFYARD_VERIFIER_WALLET.
     """
     require("verifier", "proofyard verifier run")
+    serve_logs(context)
     from proofyard.verifier import service
     from proofyard.verifier.settings import VerifierSettings
 

@@ -4,5 +4,6 @@ For the demo, for tests and for people who want to play (`proofyard devnet`). It
 """
 
 from proofyard.devnet.network import DevNetwork, Plan
+from proofyard.devnet.process import terminated_like_interrupted
 
-__all__ = ["DevNetwork", "Plan"]
+__all__ = ["DevNetwork", "Plan", "terminated_like_interrupted"]

@@ -1,7 +1,8 @@
 """`DevNetwork`: anvil, contracts, nodes and verifiers, from nothing to ready, and all gone again at the end."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from proofyard.devnet.process import Child, free_udp_port, stop_all
 from proofyard.protocol.types import Address, Wei
 from proofyard.protocol.workload_bits import workload_bits
 
+WATCH_S = 0.5
 PURSE = Wei(1000 * 10**18)
 PARAMS = Params(challenge_window=10)
 
@@ -79,6 +81,11 @@ class DevNetwork:
         return self.anvil.rpc_url
 
     @property
+    def settings(self) -> Path:
+        """A settings file for commands that talk to this network as its requester."""
+        return self.directory / "proofyard.toml"
+
+    @property
     def nodes(self) -> list[Member]:
         return [member for member in self.members.values() if member.role == "node"]
 
@@ -115,10 +122,19 @@ class DevNetwork:
         self._spawn(self.members[name])
         self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout)
 
-    def exit_codes(self) -> dict[str, int]:
-        """Members that have ended, which they should not, and how."""
-        codes = {name: child.exit_code for name, child in self._children.items()}
-        return {name: code for name, code in codes.items() if code is not None}
+    def log_of(self, name: str) -> Path:
+        return self._children[name].log
+
+    def watch(self, on_end: Callable[[str, int], object]) -> None:
+        """Until interrupted; `on_end` hears once of each member that ends by itself, and of its exit code."""
+        told: set[str] = set()
+        while True:
+            for name, child in self._children.items():
+                code = child.exit_code
+                if code is not None and name not in told:
+                    told.add(name)
+                    on_end(name, code)
+            time.sleep(WATCH_S)
 
     # Money
 
@@ -149,11 +165,18 @@ class DevNetwork:
         for key, (number, cheat) in zip(new_keys(len(cheats)), reversed([*enumerate(cheats, 1)]), strict=True):
             self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat, key)
         self.members = dict(sorted(self.members.items()))
+        self._write_settings()
         for group in (self.verifiers, self.nodes):
             for member in group:
                 self._spawn(member)
             for member in group:
                 self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout)
+
+    def _write_settings(self) -> None:
+        keys = keys_of(self.directory / "wallets", "requester")
+        requester = {"wallet": str(keys.keystore), "password_file": str(keys.password_file)}
+        network = {"rpc_url": self.rpc_url, "registry": self.deployment.registry}
+        self.settings.write_text(toml_text({"": network, "requester": requester}))
 
     def _join(self, name: str, role: str, stake: Wei, adversary: str | None = None, key: Wallet | None = None) -> None:
         """Give a new member keys, ether and tokens, and have its owner register it."""
@@ -201,8 +224,9 @@ class DevNetwork:
 
 
 def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """A TOML document of flat tables; JSON's strings, numbers and lists are TOML's."""
-    lines = []
+    """A TOML document of flat tables, the unnamed one first; JSON's strings, numbers and lists are TOML's."""
+    lines: list[str] = []
     for name, values in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
+        lines += [f"[{name}]"] if name else []
+        lines += [*(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
     return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""`proofyard node claim`: have settled work paid out."""
+
+from typing import Annotated
+
+import typer
+
+from proofyard.cli.job import open_client
+from proofyard.cli.options import WalletFlags, grouped
+from proofyard.cli.output import AsJson, emit, format_credits, note
+from proofyard.protocol.types import Address, JobId
+
+
+@grouped
+def claim(
+    context: typer.Context,
+    flags: WalletFlags,
+    job: Annotated[
+        list[int], typer.Argument(metavar="JOB...", help="Numbers of the jobs, as the node's log names them.")
+    ],
+    node: Annotated[list[str] | None, typer.Option(help="Hot key's address; everybody's pay if empty.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Claim what settled batches owe. The money goes to the nodes' owners, whoever's wallet sends this."""
+    with open_client(context, flags) as client:
+        from proofyard.sdk import claim_all, settled_batches, unclaimed
+
+        nodes = None if node is None else [Address(address) for address in node]
+        dues = [due for number in job for due in unclaimed(client, settled_batches(client, JobId(number)), nodes)]
+        paid = claim_all(client, dues)
+        waiting = [due for due in dues if due.claimable_at > client.chain.now()]
+    facts = {"paid": str(paid), "waiting": str(sum(due.amount for due in waiting))}
+    emit(facts, as_json=as_json, text=format_credits(paid))
+    if waiting:
+        last = max(due.claimable_at for due in waiting)
+        amount = format_credits(sum(due.amount for due in waiting))
+        note(f"{amount} can be claimed when their challenge window has closed, at Unix time {last}")

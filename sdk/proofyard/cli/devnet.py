@@ -1,0 +1,130 @@
+"""`proofyard devnet`: a whole network on this machine, to play with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proofyard.cli.errors import UsageError
+from proofyard.cli.extras import require
+from proofyard.cli.output import AsJson, emit, note, table
+
+if TYPE_CHECKING:
+    from proofyard.devnet import DevNetwork
+
+
+def devnet(
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="Honest nodes.")] = 4,
+    adversary: Annotated[
+        list[str] | None,
+        typer.Option(help="One more node that cheats in this way, such as skip-half; may be repeated."),
+    ] = None,
+    verifiers: Annotated[int, typer.Option(min=1, max=16, help="Verifiers; two thirds of them settle a batch.")] = 1,
+    directory: Annotated[Path, typer.Option("--dir", help="Where everything is kept; emptied first.")] = Path(
+        "out/devnet"
+    ),
+    model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory that all nodes have.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Make a tiny random model and a text for it.")] = False,
+    rpc_port: Annotated[int, typer.Option(help="TCP port of the chain, 0 for any free one.")] = 8545,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each node.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run a network on this machine until Ctrl-C: chain, contracts, verifiers and nodes, each a process of its own.
+
+    Its keys guard nothing of value and are printed.
+    """
+    require("node", "proofyard devnet")
+    require("verifier", "proofyard devnet")
+    if tiny and model is not None:
+        raise UsageError("give either --model or --tiny")
+    from proofyard.devnet import DevNetwork, Plan, terminated_like_interrupted
+
+    made = directory.absolute().parent / f"{directory.name}-tiny"
+    if tiny:
+        from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+
+        model = write_tiny_model(made / "model")
+        write_tiny_corpus(made / "text.jsonl")
+    plan = Plan(
+        nodes=nodes,
+        adversaries=tuple(adversary or ()),
+        verifiers=verifiers,
+        threads=threads,
+        model_dirs=(model,) if model else (),
+        rpc_port=rpc_port,
+    )
+    note(f"starting {nodes + len(plan.adversaries)} nodes and {verifiers} verifiers in {directory}")
+    with terminated_like_interrupted(), DevNetwork(directory, plan) as network:
+        emit(_facts(network), as_json=as_json, text=_text(network))
+        note(_next_commands(network, model, made / "text.jsonl" if tiny else None))
+        try:
+            network.watch(lambda name, code: note(f"{name} ended with exit code {code}; see {network.log_of(name)}"))
+        except KeyboardInterrupt:
+            note("stopping")
+
+
+def _facts(network: "DevNetwork") -> dict[str, Any]:
+    return {
+        "rpc_url": network.rpc_url,
+        "chain_id": str(network.deployment.chain_id),
+        "registry": network.deployment.registry,
+        "credit": network.deployment.credit,
+        "settings": str(network.settings),
+        "members": [
+            {
+                "name": member.name,
+                "role": member.role,
+                "address": member.key.address,
+                "owner": member.owner.address,
+                "key": "0x" + bytes(member.key.account.key).hex(),
+                "owner_key": "0x" + bytes(member.owner.account.key).hex(),
+                "endpoint": network.endpoint(member.name) if member.role != "requester" else None,
+                "status_api": network.api_url(member.name) if member.role == "verifier" else None,
+                "adversary": member.adversary,
+            }
+            for member in network.members.values()
+        ],
+    }
+
+
+def _text(network: "DevNetwork") -> str:
+    rows = [
+        (
+            member["name"],
+            member["address"],
+            member["owner"],
+            member["endpoint"] or "",
+            member["status_api"] or (f"cheats: {member['adversary']}" if member["adversary"] else ""),
+        )
+        for member in _facts(network)["members"]
+    ]
+    keys = [(member["name"], member["owner_key"]) for member in _facts(network)["members"]]
+    return "\n".join(
+        (
+            f"chain     {network.rpc_url}, chain id {network.deployment.chain_id}",
+            f"registry  {network.deployment.registry}",
+            f"credit    {network.deployment.credit}",
+            "",
+            table(rows, ("NAME", "ADDRESS", "OWNER", "QUIC", "")),
+            "",
+            "Private keys of the owners (toy network, never use them elsewhere):",
+            table(keys, ("NAME", "KEY")),
+        )
+    )
+
+
+def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None) -> str:
+    api = network.api_url(network.verifiers[0].name)
+    lines = (
+        "",
+        "next, in another terminal:",
+        f"  export PROOFYARD_CONFIG={network.settings}",
+        f"  proofyard job submit --model {model or 'DIRECTORY'} --data {text or 'TEXT.jsonl'} "
+        + ("--seq-len 32 " if text else "")
+        + "--reward 100 --audit-fee 20 --wait",
+        "  proofyard job result 1 adapter",
+        "  proofyard node claim 1",
+        f"  curl {api}/nodes",
+        "Ctrl-C stops everything.",
+    )
+    return "\n".join(lines)
