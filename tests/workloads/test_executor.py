@@ -41,7 +41,6 @@ async def test_a_job_runs_task_by_task_and_any_segment_can_be_repeated_exactly(t
     losses, results = [], {}
     async with Executor(tmp_path) as executor:
         assert executor.execution_class.startswith("fp32/")
-        before_job = await executor.evaluate(manifest, tiny, None, sequences=8, prompt="a1", new_tokens=4)
         for task in WORKLOAD.graph(manifest):
             inputs = Inputs(tiny.model, tiny.data, tuple(results[d] for d in task.deps))
             seen = []
@@ -59,10 +58,7 @@ async def test_a_job_runs_task_by_task_and_any_segment_can_be_repeated_exactly(t
             assert results[task.index] == WORKLOAD.result(manifest, task, states[-1])
             index = task.segments - 1
             assert await executor.run_segment(manifest, task, index, states[index], tiny) == states[index + 1]
-        after_job = await executor.evaluate(manifest, tiny, results[5], sequences=8, prompt="a1", new_tokens=4)
-    assert after_job.loss < 0.8 * before_job.loss
-    assert after_job.text.startswith("a1")
-    assert [loss for loss in losses if loss is not None][-1] < losses[0]
+    assert [loss for loss in losses if loss is not None][-1] < 0.8 * losses[0]
 
 
 async def test_a_crashed_executor_says_so_and_the_task_resumes_where_it_was(tiny, lora_manifest, tmp_path):

@@ -18,8 +18,8 @@ def write(path, *lines):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([], "no document"),
-        ([b"", b"  "], "no document"),
+        ([], "no line"),
+        ([b"", b"  "], "no line"),
         ([{"text": "a"}, b"{"], "line 2"),
         ([{"shard": "a"}], "line 1.*text"),
         ([{"text": 5}], "line 1.*text"),

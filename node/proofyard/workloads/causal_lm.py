@@ -49,7 +49,7 @@ class AdaptedModel:
 
     def __init__(self, path: Path, params: LoraParams, precision: str, resources: Resources) -> None:
         self.device = pick_device(resources.device)
-        self.model: Any = _load(path, precision, resources.attention).to(self.device).eval()
+        self.model: Any = load_frozen(path, precision, resources.attention).to(self.device).eval()
         self._adapters = {name: _adapt(self.model, name, params) for name in sorted(params.modules)}
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -100,7 +100,8 @@ def _chunks(flat: Tensor, targets: Tensor, gradient: Tensor) -> Iterator[tuple[T
         yield flat[here], targets[here], gradient[here]
 
 
-def _load(path: Path, precision: str, attention: str) -> nn.Module:
+def load_frozen(path: Path, precision: str, attention: str) -> nn.Module:
+    """The model in a directory, without gradients. Never runs code that comes with it. Raises `InputRefused`."""
     config = read_config(path)
     scaled = [name for name in _SCALED_LOGITS if config.get(name)]
     if scaled:

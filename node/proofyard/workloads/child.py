@@ -21,8 +21,6 @@ from typing import BinaryIO, assert_never
 from proofyard.workloads.determinism import configure, execution_class
 from proofyard.workloads.errors import ExecutionError, OutOfMemory, TaskStopped, WorkloadError, to_wire
 from proofyard.workloads.frames import (
-    Evaluate,
-    Evaluated,
     Failed,
     FromChild,
     InputPaths,
@@ -69,8 +67,6 @@ class Child:
                     self.report(self._run_task(order))
                 case RunSegment():
                     self.report(self._run_segment(order))
-                case Evaluate():
-                    self.report(self._evaluate(order))
                 case _:
                     assert_never(order)
         except WorkloadError as error:
@@ -109,14 +105,6 @@ class Child:
         runner = self._runner(order, _inputs(order.inputs))
         write_durably(Path(order.after), runner.run(order.index, Path(order.before).read_bytes(), self._progress))
         return SegmentDone()
-
-    def _evaluate(self, order: Evaluate) -> Evaluated:
-        from proofyard.workloads.evaluation import generate, held_out_loss
-
-        inputs = _inputs(order.inputs)
-        loss = held_out_loss(order.manifest, inputs, self._resources, order.adapter, order.sequences)
-        text = generate(order.manifest, inputs, self._resources, order.adapter, order.prompt, order.new_tokens)
-        return Evaluated(loss, text)
 
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
         workload = load_workload(order.manifest.workload)

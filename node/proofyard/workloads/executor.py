@@ -24,8 +24,6 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.errors import ExecutorCrashed, TimeLimit, from_wire
 from proofyard.workloads.frames import (
     LENGTH,
-    Evaluate,
-    Evaluated,
     Failed,
     FromChild,
     InputPaths,
@@ -46,7 +44,7 @@ from proofyard.workloads.state_store import task_folder
 from proofyard.workloads.workload import Inputs, OnProgress, Resources
 
 OnState = Callable[[int, Path], None]
-Done = TypeVar("Done", TaskDone, SegmentDone, Evaluated)
+Done = TypeVar("Done", TaskDone, SegmentDone)
 
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT")
 _KEPT_PREFIXES = ("CUDA_", "HIP_", "ROCR_", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OPENBLAS_")
@@ -60,14 +58,6 @@ class TaskTrace:
     states: tuple[Path, ...]
     result: Path
     resumed: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out loss in nats a token, and the prompt with its continuation."""
-
-    loss: float
-    text: str
 
 
 class Executor:
@@ -147,21 +137,6 @@ class Executor:
             order = RunSegment(manifest, task, _paths(inputs), index, str(start), str(end))
             await self._call(order, SegmentDone, on_progress, None)
             return end.read_bytes()
-
-    async def evaluate(
-        self,
-        manifest: Manifest,
-        inputs: Inputs,
-        result: bytes | None,
-        *,
-        sequences: int = 32,
-        prompt: str = "",
-        new_tokens: int = 40,
-    ) -> Evaluation:
-        """Held-out loss and a greedy sample with the adapter in `result`, or of the base model for None."""
-        order = Evaluate(manifest, _paths(inputs), result, sequences, prompt, new_tokens)
-        done = await self._call(order, Evaluated, None, None)
-        return Evaluation(done.loss, done.text)
 
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""

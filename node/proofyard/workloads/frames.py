@@ -37,15 +37,6 @@ class RunSegment(msgspec.Struct, frozen=True, tag=True):
     after: str
 
 
-class Evaluate(msgspec.Struct, frozen=True, tag=True):
-    manifest: Manifest
-    inputs: InputPaths
-    adapter: bytes | None
-    sequences: int
-    prompt: str
-    new_tokens: int
-
-
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the request in progress at the next safe point."""
 
@@ -74,11 +65,6 @@ class SegmentDone(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-class Evaluated(msgspec.Struct, frozen=True, tag=True):
-    loss: float
-    text: str
-
-
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """`errors.to_wire` of what went wrong."""
 
@@ -86,9 +72,9 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     operands: dict[str, Any]
 
 
-Order = RunTask | RunSegment | Evaluate
+Order = RunTask | RunSegment
 ToChild = Order | Stop
-FromChild = Ready | Step | StateWritten | TaskDone | SegmentDone | Evaluated | Failed
+FromChild = Ready | Step | StateWritten | TaskDone | SegmentDone | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_child = msgspec.msgpack.Decoder(ToChild)

@@ -7,9 +7,9 @@ from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_TASKS, Manifest
 from proofyard.workloads.errors import ManifestRefused
+from proofyard.workloads.params import check_common, convert_params
 
 MAX_ADAPTER_VALUES = 1 << 28
-PRECISIONS = ("fp32", "bf16")
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -73,32 +73,14 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def read_params(manifest: Manifest) -> LoraParams:
     """The job's parameters. Raises `ManifestRefused` with the field that is wrong."""
-    try:
-        params = msgspec.convert(manifest.params, LoraParams)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").strip(".") or "params"
-        raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
+    params = convert_params(manifest, LoraParams)
     _check_sizes(params)
     return params
 
 
 def check_manifest(manifest: Manifest) -> LoraParams:
     """The parameters of a manifest that is executable as a whole."""
-    if manifest.version != 1:
-        raise ManifestRefused("version", f"is {manifest.version}, this software executes version 1")
-    if manifest.model is None:
-        raise ManifestRefused("model", "is missing, it names the base model's CID")
-    if manifest.data is None:
-        raise ManifestRefused("data", "is missing, it names the training text's CID")
-    if not 0 <= manifest.seed < 1 << 63:
-        raise ManifestRefused("seed", f"is {manifest.seed}, it must lie in [0, 2**63)")
-    if not 0 < manifest.tolerance < 1:
-        raise ManifestRefused("tolerance", f"is {manifest.tolerance}, it must lie between 0 and 1")
-    if manifest.execution_class not in PRECISIONS:
-        raise ManifestRefused(
-            "execution_class", f"is {manifest.execution_class!r}, this workload knows {', '.join(PRECISIONS)}"
-        )
+    check_common(manifest)
     return read_params(manifest)
 
 

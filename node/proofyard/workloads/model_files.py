@@ -14,6 +14,15 @@ def read_config(model: Path) -> dict[str, Any]:
     return _read_json_object(model / "config.json")
 
 
+def end_token(model: Path) -> int:
+    """The token that ends a text. Raises `InputRefused` where the model names none."""
+    end = read_config(model).get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int):
+        raise InputRefused(f"model directory {model.name}", "names no eos_token_id in config.json")
+    return end
+
+
 def weight_files(model: Path) -> list[Path]:
     """The safetensors files of the model, one or the shards that its index names. Raises `InputRefused`."""
     single, index = model / "model.safetensors", model / "model.safetensors.index.json"

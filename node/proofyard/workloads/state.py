@@ -49,8 +49,12 @@ class TensorSpec:
         return math.prod(self.shape)
 
     @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return _TAGS[self.dtype]
+
+    @property
     def nbytes(self) -> int:
-        return self.count * _TAGS[self.dtype].itemsize
+        return self.count * self.numpy_dtype.itemsize
 
 
 Schema = Mapping[str, TensorSpec]

@@ -2,21 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
-from proofyard.workloads.model_files import read_config
+from proofyard.workloads.model_files import end_token
 from proofyard.workloads.randomness import permutation
 
 MAX_LINE_BYTES = 16 << 20
 
 Tokens = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -27,21 +27,26 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def read_documents(data: Path) -> list[Document]:
-    """All documents of the file. Raises `InputRefused` with the number of the line that does not fit."""
-    decoder = msgspec.json.Decoder(Document)
-    documents = []
+    """All documents of the file."""
+    return read_lines(data, Document)
+
+
+def read_lines(data: Path, kind: type[T]) -> list[T]:
+    """Every line of a JSONL file as a `kind`. Raises `InputRefused` with the number of the line that does not fit."""
+    decoder = msgspec.json.Decoder(kind)
+    found = []
     with data.open("rb") as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise InputRefused(f"data file line {number}", f"is longer than {MAX_LINE_BYTES} bytes")
             if line.strip():
                 try:
-                    documents.append(decoder.decode(line))
+                    found.append(decoder.decode(line))
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise InputRefused(f"data file line {number}", f"is no document: {error}") from None
-    if not documents:
-        raise InputRefused("data file", "holds no document")
-    return documents
+                    raise InputRefused(f"data file line {number}", f"is no {kind.__name__.lower()}: {error}") from None
+    if not found:
+        raise InputRefused("data file", "holds no line")
+    return found
 
 
 def is_held_out(document: Document, percent: int) -> bool:
@@ -71,10 +76,7 @@ def shard(documents: Sequence[Document], workers: int, worker: int, by: str) -> 
 def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
     """Rows of `seq_len` + 1 tokens: the documents end to end, each closed by the model's end token. A row's last
     token is the next row's first, so every token but the first is predicted once. Shape (rows, seq_len + 1)."""
-    end = read_config(model).get("eos_token_id")
-    end = end[0] if isinstance(end, list) and end else end
-    if not isinstance(end, int):
-        raise InputRefused(f"model directory {model.name}", "names no eos_token_id in config.json")
+    end = end_token(model)
     encodings = load_tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
     parts = [np.array([*encoding.ids, end], np.int64) for encoding in encodings]
     stream = np.concatenate(parts) if parts else np.zeros(0, np.int64)
@@ -108,7 +110,6 @@ def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
     return owners
 
 
-@lru_cache(maxsize=2)
 def load_tokenizer(model: Path) -> Any:
     from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
 

@@ -1,0 +1,53 @@
+"""The workload `embed`: a vector for every line of text, from a sentence-embedding model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
+from proofyard.workloads.state import Schema, TensorSpec, decode_state, encode_state
+from proofyard.workloads.text_data import Document
+from proofyard.workloads.workload import Inputs, Resources
+
+VECTORS = "embedding"
+
+
+class EmbedParams(RowsParams, frozen=True, kw_only=True):
+    """`dimensions` of the model's vectors; texts are cut to `max_tokens`. `pooling` is the mean over tokens, or the
+    first token's vector; `normalize` scales every vector to length 1."""
+
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)]
+    max_tokens: Annotated[int, Meta(ge=8, le=131_072)] = 256
+    pooling: Literal["mean", "cls"] = "mean"
+    normalize: bool = True
+
+
+class EmbedWorkload(RowsWorkload):
+    name = "embed"
+    params_type = EmbedParams
+    row_type = Document
+
+    def columns(self, params: EmbedParams) -> Schema:
+        return {VECTORS: TensorSpec("F32", (params.dimensions,))}
+
+    def compute(self, manifest: Manifest, params: EmbedParams, inputs: Inputs, resources: Resources) -> Compute:
+        from proofyard.workloads.encoder import sentence_encoder
+
+        encoder = sentence_encoder(manifest, params, inputs, resources)
+
+        def embed(lines: Sequence[Any]) -> dict[str, Any]:
+            return {VECTORS: encoder.embed([line.text for line in lines])}
+
+        return embed
+
+    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+        """One file, embeddings.safetensors, with the vectors in the order of the data file's lines."""
+        dest.mkdir(parents=True, exist_ok=True)
+        (dest / "embeddings.safetensors").write_bytes(encode_state(decode_state(result)))
+        return dest
+
+
+WORKLOAD = EmbedWorkload()

@@ -1,0 +1,49 @@
+"""Scoring a sweep's candidate: its loss on the held-out documents."""
+
+import numpy as np
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.workloads.causal_lm import adapted_model
+from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.lora import take
+from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.state import Schema, decode_state, encode_state
+from proofyard.workloads.text_data import is_held_out, pack, read_documents
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
+
+BATCH = 4
+
+
+def held_out_loss(
+    manifest: Manifest, inputs: Inputs, resources: Resources, adapter: bytes | None, sequences: int
+) -> float:
+    """Mean loss in nats a token over the first `sequences` held-out rows; `adapter` is the result of a `lora` task,
+    None stands for the base model."""
+    params = read_params(manifest)
+    if inputs.data is None or inputs.model is None:
+        raise InputRefused("the task", "was given no model directory or no data file")
+    model = adapted_model(inputs.model, params, manifest.execution_class, resources)
+    model.set_adapter(take(decode_state(adapter), "adapter") if adapter else {})
+    documents = [d for d in read_documents(inputs.data) if is_held_out(d, params.holdout_percent)]
+    rows = pack(documents, inputs.model, params.seq_len)[:sequences]
+    total = sum(model.loss_sum(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+    return total / (len(rows) * params.seq_len)
+
+
+class ScoreRunner:
+    """The one segment of a scoring task: the state after is the adapter with its loss."""
+
+    def __init__(
+        self, manifest: Manifest, adapter: Schema, sequences: int, inputs: Inputs, resources: Resources
+    ) -> None:
+        self._manifest = manifest
+        self._adapter = adapter
+        self._sequences = sequences
+        self._inputs = inputs
+        self._resources = resources
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        tensors = decode_state(before, schema=self._adapter)
+        loss = held_out_loss(self._manifest, self._inputs, self._resources, before, self._sequences)
+        progress(Progress(segment=index, step=1, steps=1, loss=loss))
+        return encode_state(tensors | {"loss": np.array(loss)})

@@ -1,0 +1,208 @@
+"""Embedding, evaluating, preprocessing and sweeping: each as a whole job on a tiny model."""
+
+import json
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.types import Cid
+from proofyard.workloads import determinism
+from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
+from proofyard.workloads.sketch import exact_distance, sketch_change, sketch_distance
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.text_data import read_documents
+from proofyard.workloads.tiny import write_tiny_corpus
+from proofyard.workloads.workload import Inputs, Resources, load_workload
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    import torch
+
+    determinism.configure(threads=1)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def manifest_of(name, **params):
+    return Manifest(workload=name, model=Cid("model"), data=Cid("data"), seed=3, tolerance=1e-3, params=params)
+
+
+def run_job(manifest, inputs, resources=None):
+    """Every task in order, through the interface alone. Returns (task, states) pairs and the last result."""
+    workload = load_workload(manifest.workload)
+    results, runs = {}, []
+    for task in workload.graph(manifest):
+        own = Inputs(inputs.model, inputs.data, tuple(results[d] for d in task.deps))
+        states = [workload.initial_state(manifest, task, own)]
+        runner = workload.runner(manifest, task, own, resources or Resources())
+        for index in range(task.segments):
+            states.append(runner.run(index, states[-1], lambda _: None))
+            assert workload.change(manifest, task, states[-2], states[-1])
+        results[task.index] = workload.result(manifest, task, states[-1])
+        runs.append((task, states))
+    return runs, results[max(results)]
+
+
+def embed_manifest(**changes):
+    params = {"rows": 100, "segment_rows": 16, "segments": 4, "dimensions": 64, "max_tokens": 32}
+    return manifest_of("embed", **params | changes)
+
+
+def test_every_line_gets_its_vector_whatever_the_cut(tiny, tmp_path):
+    manifest = embed_manifest()
+    runs, result = run_job(manifest, tiny)
+    assert [(task.kind, task.segments) for task, _ in runs] == [("compute", 4), ("compute", 3), ("gather", 1)]
+    folder = load_workload("embed").package(manifest, result, tmp_path / "out")
+    vectors = load_file(folder / "embeddings.safetensors")["embedding"]
+    assert vectors.shape == (100, 64)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    _, one_by_one = run_job(embed_manifest(segment_rows=100, segments=1), tiny, Resources(micro_batch=1))
+    np.testing.assert_allclose(decode_state(one_by_one)["embedding"], vectors, atol=1e-5)
+
+
+def test_a_single_faked_row_is_seen_and_so_is_a_row_changed_later(tiny):
+    manifest = embed_manifest()
+    workload = load_workload("embed")
+    (task, states), *_ = run_job(manifest, tiny)[0]
+    seed = bytes(32)
+
+    def sketch(after):
+        return sketch_change(workload.change(manifest, task, states[1], after), seed)
+
+    for row in (0, 20):
+        table = np.array(decode_state(states[2])["embedding"])
+        table[row] = np.roll(table[row], 1)
+        assert sketch_distance(sketch(states[2]), sketch(encode_state({"embedding": table}))) > 0.05
+    with pytest.raises(StateRefused, match="rows"):
+        workload.change(manifest, task, states[2], states[1])
+    with pytest.raises(StateRefused, match="expected 16"):
+        workload.runner(manifest, task, tiny, Resources()).run(1, states[2], lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("embed", {"rows": 0}, "rows"),
+        ("embed", {"dimensions": 0}, "dimensions"),
+        ("embed", {"pooling": "max"}, "pooling"),
+        ("embed", {"rows": 1 << 39}, "segments"),
+        ("embed", {"colour": 1}, "colour"),
+    ],
+)
+def test_bad_parameters_are_refused_by_name(name, changes, field):
+    with pytest.raises(ManifestRefused, match=field):
+        load_workload(name).graph(embed_manifest(**changes))
+
+
+def test_a_data_file_of_another_length_and_a_model_of_another_size_are_refused(tiny):
+    with pytest.raises(InputRefused, match="100 lines"):
+        run_job(embed_manifest(rows=99), tiny)
+    with pytest.raises(InputRefused, match="64 numbers"):
+        run_job(embed_manifest(dimensions=65), tiny)
+
+
+def test_evaluation_gives_the_models_perplexity(tiny, tmp_path):
+    manifest = manifest_of("evaluate", rows=100, segment_rows=30, segments=2, max_tokens=64)
+    _, result = run_job(manifest, tiny)
+    folder = load_workload("evaluate").package(manifest, result, tmp_path / "out")
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert summary["rows"] == 100
+    assert summary["perplexity"] == pytest.approx(math.exp(summary["loss"]))
+    assert 5 < summary["loss"] < 7
+    assert len((folder / "rows.jsonl").read_text().splitlines()) == 100
+
+
+def test_multiple_choice_is_scored_by_the_choices_alone(tiny, tmp_path):
+    data = tmp_path / "questions.jsonl"
+    lines = [{"text": f"question {n}", "choices": ["aaa", "zz"], "answer": n % 2} for n in range(4)]
+    data.write_text("\n".join(json.dumps(line) for line in lines))
+    manifest = manifest_of("evaluate", rows=4, segment_rows=2, segments=2, choices=2)
+    _, result = run_job(manifest, Inputs(tiny.model, data))
+    tensors = decode_state(result)
+    np.testing.assert_array_equal(tensors["tokens"], [[3, 2]] * 4)
+    assert tensors["summary.accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    with pytest.raises(InputRefused, match=r"params\.choices says 3"):
+        run_job(manifest_of("evaluate", rows=4, segment_rows=2, segments=2, choices=3), Inputs(tiny.model, data))
+
+
+def test_preprocessing_filters_chunks_and_keeps_the_first_of_equal_texts(tiny, tmp_path):
+    data = tmp_path / "raw.jsonl"
+    texts = ["one  two\nthree four", "no", "one two three four", "x" * 500, "five six seven"]
+    data.write_text("\n".join(json.dumps({"text": text, "shard": str(n)}) for n, text in enumerate(texts)))
+    manifest = manifest_of(
+        "map", rows=5, segment_rows=1, segments=2, min_characters=3, max_characters=100, chunk_tokens=10
+    )
+    workload = load_workload("map")
+    runs, result = run_job(manifest, Inputs(tiny.model, data))
+    folder = workload.package(manifest, result, tmp_path / "out")
+    documents = read_documents(folder / "data.jsonl")
+    assert [(d.text, d.shard) for d in documents] == [
+        ("one two", "0"),
+        ("three", "0"),
+        ("four", "0"),
+        ("five six", "4"),
+        ("seven", "4"),
+    ]
+    task, states = runs[0]
+    tensors = dict(decode_state(states[1]))
+    tensors["text"] = tensors["text"].copy()
+    tensors["text"][5] ^= 1
+    changed = workload.change(manifest, task, states[0], encode_state(tensors))
+    assert exact_distance(workload.change(manifest, task, states[0], states[1]), changed) > 0.5
+    tensors["ends"] = np.array([10**9])
+    with pytest.raises(StateRefused, match="ends"):
+        workload.change(manifest, task, states[0], encode_state(tensors))
+
+
+def test_preprocessing_whole_texts_needs_no_model(tmp_path):
+    data = write_tiny_corpus(tmp_path / "corpus.jsonl", labels=1, documents=3)
+    manifest = msgspec.structs.replace(manifest_of("map", rows=3, segment_rows=2, segments=2), model=None)
+    _, result = run_job(manifest, Inputs(None, data))
+    assert decode_state(result)["rows"] == 3
+
+
+def sweep_manifest(lora_manifest, **params):
+    base = {k: v for k, v in lora_manifest().params.items() if k not in ("lr", "rounds", "workers")}
+    return manifest_of(
+        "sweep", **{"base": base, "vary": {"lr": [1e-9, 0.02], "batch": [2, 4]}, "sequences": 4} | params
+    )
+
+
+def test_a_sweep_ranks_its_candidates_and_delivers_the_best(tiny, lora_manifest, tmp_path):
+    manifest = sweep_manifest(lora_manifest)
+    runs, result = run_job(manifest, tiny)
+    assert [task.kind for task, _ in runs] == ["train", "score"] * 4 + ["rank"]
+    assert runs[0][0].label == "train batch 2, lr 1e-09"
+    folder = load_workload("sweep").package(manifest, result, tmp_path / "out")
+    ranking = json.loads((folder / "ranking.json").read_text())
+    assert [row["params"]["lr"] for row in ranking] == [0.02, 0.02, 1e-9, 1e-9]
+    assert ranking[0]["loss"] < ranking[-1]["loss"]
+    assert {file.name for file in (folder / "best").iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+
+
+def test_a_random_search_draws_different_candidates(lora_manifest):
+    workload = load_workload("sweep")
+    manifest = sweep_manifest(lora_manifest, vary={"lr": [0.1 * n for n in range(1, 11)], "batch": [1, 2]}, samples=6)
+    labels = [task.label for task in workload.graph(manifest) if task.kind == "train"]
+    assert len(set(labels)) == 6
+    assert labels == [task.label for task in workload.graph(manifest) if task.kind == "train"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "field"),
+    [
+        ({"rank": [1, 2]}, "rank"),
+        ({"lr": [-1.0]}, "lr of candidate 0"),
+        ({"moon": [1]}, "moon"),
+        ({"lr": []}, "vary"),
+        ({"lr": [0.1] * 1000, "clip": [1.0] * 1000}, "1000000 candidates"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_is_refused_by_field(lora_manifest, vary, field):
+    with pytest.raises(ManifestRefused, match=field):
+        load_workload("sweep").check(sweep_manifest(lora_manifest, vary=vary))
