@@ -110,14 +110,17 @@ class Agent:
     # Offers
 
     async def offer_task(self, connection: Connection, offer: TaskOffer, _body: Body) -> Ack:
-        """Take one task at a time."""
+        """Take one task at a time; one that is offered again after the verifier forgot is taken up where it is."""
         reason = self._refusal(connection)
+        work = Work(connection.peer, offer)
+        if not reason and work.key in self._accepted:
+            return Ack()
         if not reason and any(isinstance(work.offer, TaskOffer) for work in self._accepted.values()):
             reason = "busy with another task"
         if reason:
             return Ack(False, reason)
         self._journal.accept_task(connection.peer, offer)
-        self._enqueue(Work(connection.peer, offer))
+        self._enqueue(work)
         return Ack()
 
     async def offer_audit(self, connection: Connection, offer: AuditOffer, _body: Body) -> Ack:

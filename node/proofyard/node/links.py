@@ -4,7 +4,6 @@ A home node is reached by nobody; it dials, and verifiers send their offers back
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,6 +22,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 REFRESH_S = 15.0
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
+ANSWER_S = 10.0
+"""A verifier that does not answer for this long is dialled again: it may have restarted, which QUIC notices late."""
 
 
 class VerifierLinks:
@@ -95,18 +96,25 @@ class VerifierLinks:
             connection = self._live.get(verifier)
             if connection is not None:
                 try:
-                    return await connection.request(message, reply=reply)
+                    return await connection.request(message, reply=reply, timeout=ANSWER_S)
                 except RequestFailed as error:
                     if error.code != "deadline":
                         raise
                 except TransportError as error:
                     logger.info("delivery to %s: %s; trying again", verifier, error)
+                    await connection.close("no answer")
             await asyncio.sleep(FIRST_RETRY_S)
 
     async def try_request(self, verifier: Address, message: msgspec.Struct, reply: type[R]) -> R | None:
         """One attempt; None where the verifier is away or does not answer."""
         connection = self._live.get(verifier)
-        if connection is not None:
-            with contextlib.suppress(TransportError):
-                return await connection.request(message, reply=reply, timeout=5.0)
+        if connection is None:
+            return None
+        try:
+            return await connection.request(message, reply=reply, timeout=ANSWER_S)
+        except RequestFailed as error:
+            logger.info("%s refuses: %s", verifier, error)
+        except TransportError as error:
+            logger.info("%s: %s; dialling again", verifier, error)
+            await connection.close("no answer")
         return None

@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
 from proofyard.chain import ChainClient, JobTerms, Wallet
 from proofyard.protocol.cid import cid_digest
@@ -21,12 +23,14 @@ from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publi
 from proofyard.protocol.types import Address, Cid, JobId, Wei
 from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
 from proofyard.sdk.specs import JobSpec, resolve_model
-from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
 from proofyard.workloads.workload import load_workload
 
 T = TypeVar("T")
 
 POLL_S = 0.5
+ANSWER_S = 10.0
+PATIENCE_S = 60.0
 PUBLISH_TIMEOUT_S = 3600.0
 MAX_RESULT_BYTES = 64 << 30
 
@@ -120,7 +124,7 @@ class Client:
         return JobHandle(self, job)
 
     def report(self, job: JobId, since: int = 0) -> JobReport:
-        """How a job is doing, from the first verifier that answers."""
+        """How a job is doing, from the first verifier that answers; one that restarts is waited for a minute."""
         return self._run(self._ask(JobQuery(job, since)))
 
     def download(self, cid: Cid, dest: Path) -> Path:
@@ -152,7 +156,21 @@ class Client:
             raise JobRefused(f"verifier {connection.peer} refuses the job's artifacts: {answer.reason}")
 
     async def _ask(self, query: JobQuery) -> JobReport:
-        return await (await self._verifier()).request(query, reply=JobReport)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((TransportError, NoVerifier)),
+            stop=stop_after_delay(PATIENCE_S),
+            wait=wait_fixed(POLL_S),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                connection = await self._verifier()
+                try:
+                    return await connection.request(query, reply=JobReport, timeout=ANSWER_S)
+                except DeadlineExceeded:
+                    await connection.close("no answer")
+                    raise
+        raise AssertionError("retrying ends with an answer or an error")
 
     async def _download(self, cid: Cid, dest: Path) -> Path:
         await fetch(self.store, cid, [await self._verifier()], max_bytes=MAX_RESULT_BYTES)
