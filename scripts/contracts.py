@@ -19,8 +19,10 @@ MAX_DEPLOYED_BYTES = 24_576
 DEPLOYED = {
     "Credit": "Credit",
     "Registry": "Registry",
-    "VerifierSet": "libraries/VerifierSet",
+    "Court": "libraries/Court",
     "Dial": "libraries/Dial",
+    "Operators": "libraries/Operators",
+    "Settling": "libraries/Settling",
 }
 """What is deployed, and its source below src/ without the suffix. Libraries are linked into the Registry."""
 

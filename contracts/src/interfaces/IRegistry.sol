@@ -7,6 +7,8 @@ type JobId is uint256;
 
 type BatchId is uint256;
 
+type ChallengeId is uint256;
+
 /// @title IRegistry
 /// @notice Stakes, escrow, batches, settlement by quorum and payouts of the Proofyard network.
 ///
@@ -47,6 +49,33 @@ interface IRegistry {
         /// What a node slashed at settlement pays to the requester and to the batch's auditors; the rest is burned.
         uint16 slashRequesterBps;
         uint16 slashAuditorBps;
+        CourtParams court;
+    }
+
+    /// @notice How challenges go. Times in seconds, shares in 1/10,000.
+    struct CourtParams {
+        uint96 bond;
+        uint96 appealBond;
+        uint32 voteTime;
+        uint32 revealTime;
+        /// What a juror that does not reveal pays, and a verifier whose receipt no batch honoured.
+        uint96 jurorFine;
+        uint96 receiptPenalty;
+        uint32 appealTime;
+        /// Within this time of a challenge or an appeal a jury must have come together.
+        uint32 roundExpiry;
+        /// How long a verifier has to show the batch that honours a receipt.
+        uint32 answerTime;
+        /// Blocks from a challenge or an appeal to the block whose hash draws the jury.
+        uint16 juryDelay;
+        uint8 jurySize;
+        uint8 appealJurySize;
+        /// Of the losers' money: to the winner, the requester, the jury's majority; the rest is burned.
+        uint16 winnerBps;
+        uint16 requesterBps;
+        uint16 juryBps;
+        /// How long a vacated verifier slot stays empty; set to `unstakeDelay` at construction.
+        uint32 quarantine;
     }
 
     /// @notice An owner's money and what it has to back.
@@ -68,7 +97,6 @@ interface IRegistry {
         Role role;
         /// Registered and not retired; whether its stake suffices is `OperatorView.active`.
         bool listed;
-        uint8 verifierSlot;
         address key;
         uint64 workloads;
         uint32 index;
@@ -111,6 +139,8 @@ interface IRegistry {
         uint8 auditorsPerSegment;
         /// m: segments drawn from each audited task.
         uint8 segmentsPerAudit;
+        /// The workload's bit in the operators' bitmaps; juries are drawn among those who can execute it.
+        uint8 workload;
     }
 
     struct Job {
@@ -131,6 +161,7 @@ interface IRegistry {
         uint96 reward;
         uint96 auditFee;
         uint40 openBlock;
+        uint8 workload;
     }
 
     struct Batch {
@@ -139,6 +170,7 @@ interface IRegistry {
         uint32 size;
         uint32 verifier;
         uint40 commitBlock;
+        uint40 committedAt;
         /// Times a settlement of this batch was voided by a challenge.
         uint8 attempt;
         bytes32 seed;
@@ -149,8 +181,10 @@ interface IRegistry {
         uint40 claimableAt;
         uint24 payoutCount;
         uint8 openChallenges;
-        /// Claimed bits of the first payouts; the others are in a mapping.
-        uint48 claimed;
+        /// Whether this batch has faults: only then is anything behind `signers` set.
+        bool faulted;
+        /// Claimed bits of the first 40 payouts; the others are in a mapping.
+        uint40 claimed;
         /// Slots of the verifiers that signed.
         uint256 signers;
         /// The auditors' share of what was slashed in this batch, and the audited segments it is shared by.
@@ -176,7 +210,75 @@ interface IRegistry {
         uint32 consecutiveValid;
         uint40 lastFault;
         uint32 task;
+        uint32 segment;
         uint8 reason;
+    }
+
+    /// @notice A commitment as its worker signed it, see `proofyard.protocol.commitment`.
+    struct Commitment {
+        uint256 job;
+        uint32 task;
+        address node;
+        bytes32 manifest;
+        bytes32 inputs;
+        bytes32 traceRoot;
+        uint32 segments;
+        bytes result;
+        uint64 workUnits;
+    }
+
+    /// @notice What a challenge is about.
+    enum Kind {
+        None,
+        /// A segment that was settled as valid.
+        Segment,
+        /// A payout that contradicts the commitments or the record.
+        Payout,
+        /// A fault that was recorded against an innocent operator.
+        Fault,
+        /// A receipt for a commitment that no batch honoured in time.
+        Receipt
+    }
+
+    enum Phase {
+        None,
+        Draw,
+        Vote,
+        Verdict,
+        Answer,
+        Upheld,
+        Rejected,
+        Dismissed
+    }
+
+    struct Challenge {
+        address challenger;
+        uint64 batch;
+        Kind kind;
+        Phase phase;
+        /// 0, or 1 on appeal.
+        uint8 round;
+        /// The worker of the segment, or the verifier that committed the batch or signed the receipt.
+        uint32 accused;
+        uint32 task;
+        uint32 segment;
+        /// Index of the payout or the fault.
+        uint32 entry;
+        uint40 drawBlock;
+        /// End of the voting (revealing follows), of the time to appeal, or of the time to answer.
+        uint40 until;
+        uint8 votesWrong;
+        uint8 votesRight;
+        /// The last verdict: what is challenged is wrong.
+        bool wrong;
+        uint8 attempt;
+        address appellant;
+        uint96 fines;
+        uint96 bond;
+        /// When this round is given up if no jury has come together.
+        uint40 expiresAt;
+        bytes32 subject;
+        bytes32 leaf;
     }
 
     /// @notice The record of a batch as the verifiers sign it.
@@ -271,6 +373,32 @@ interface IRegistry {
         BatchId indexed batch, OperatorId indexed operator, uint32 task, uint32 segment, uint8 reason, uint256 slashed
     );
     event SlashFinal(BatchId indexed batch, uint256 toRequester, uint256 toAuditors, uint256 burned);
+    event BatchVoided(BatchId indexed batch, uint8 attempt);
+    event ChallengeOpened(
+        ChallengeId indexed challenge,
+        BatchId indexed batch,
+        OperatorId indexed accused,
+        Kind kind,
+        uint32 task,
+        uint32 segment,
+        uint32 entry,
+        address challenger
+    );
+    event JuryDrawn(ChallengeId indexed challenge, uint8 round, uint32[] jurors, uint256 voteEnds, uint256 revealEnds);
+    event JuryRedrawn(ChallengeId indexed challenge, uint256 drawBlock);
+    event VoteCommitted(ChallengeId indexed challenge, OperatorId indexed juror);
+    event VoteRevealed(ChallengeId indexed challenge, OperatorId indexed juror, bool wrong);
+    event JurorFined(ChallengeId indexed challenge, OperatorId indexed juror, uint256 amount);
+    event Verdict(ChallengeId indexed challenge, uint8 round, bool wrong, uint8 votesWrong, uint8 votesRight);
+    event Appealed(ChallengeId indexed challenge, address indexed appellant, uint256 drawBlock);
+    event ChallengeClosed(
+        ChallengeId indexed challenge,
+        Phase phase,
+        uint256 toWinner,
+        uint256 toRequester,
+        uint256 toJury,
+        uint256 burned
+    );
     event Claimed(BatchId indexed batch, OperatorId indexed operator, address indexed owner, uint256 amount);
     event Forfeited(BatchId indexed batch, OperatorId indexed operator, uint256 amount);
 
@@ -318,6 +446,18 @@ interface IRegistry {
     error AlreadyClaimed(BatchId batch, uint256 index);
     error BadPayoutProof(BatchId batch, uint256 index);
     error PayoutsExceedTotal(BatchId batch);
+
+    error BadCommitmentProof(BatchId batch, uint256 index);
+    error NoSuchSegment(uint256 segment, uint256 segments);
+    error NoSuchFault(BatchId batch, uint256 index);
+    error OutsideWindow(uint256 opens, uint256 closes);
+    error AlreadyChallenged(ChallengeId challenge);
+    error WrongPhase(ChallengeId challenge, Phase phase);
+    error TooEarly(ChallengeId challenge, uint256 opens);
+    error TooLate(ChallengeId challenge, uint256 closed);
+    error JuryTooSmall(ChallengeId challenge, uint256 found, uint256 wanted);
+    error NotJuror(ChallengeId challenge, address caller);
+    error BadVote(ChallengeId challenge);
 
     // --------------------------------------------------------------------------------------------- operators
 
@@ -403,7 +543,54 @@ interface IRegistry {
     /// fault between settlement and the end of the window goes back to the job's escrow instead.
     function claim(Claim[] calldata claims) external;
 
+    // -------------------------------------------------------------------------------------------- challenges
+
+    /// @notice Challenges one segment of a commitment in a settled batch, with the bond: the committed state after it is
+    /// not what it leads to. Whoever copies the call and is mined first takes the challenger's place, at its risk.
+    /// @param index Position of the commitment among the batch's leaves.
+    function challengeSegment(
+        BatchId batch,
+        Commitment calldata commitment,
+        uint256 index,
+        bytes32[] calldata proof,
+        uint32 segment
+    ) external returns (ChallengeId);
+
+    /// @notice Challenges a settled payout, with the bond: it contradicts the commitments or the record.
+    function challengePayout(Claim calldata payout) external returns (ChallengeId);
+
+    /// @notice Challenges the fault at `index` of `slashes(batch)`, with the bond: the operator is innocent.
+    function challengeFault(BatchId batch, uint32 index) external returns (ChallengeId);
+
+    /// @notice Shows a verifier's signed receipt (EIP-712 `Receipt(bytes32 leaf,uint64 deadline)`) after its deadline,
+    /// with the bond. If nobody answers with a batch in time, the verifier pays.
+    function challengeReceipt(bytes32 leaf, uint64 deadline, bytes calldata signature) external returns (ChallengeId);
+
+    /// @notice Shows that a batch committed before the receipt's deadline holds the commitment; anyone may.
+    function answerReceipt(ChallengeId challenge, BatchId batch, uint256 index, bytes32[] calldata proof) external;
+
+    /// @notice Draws the jury once its block has a hash; anyone may call. Distinct owners, none of them a party, the
+    /// requester or a verifier's owner. Sets a new block when nobody called while the hash could be had.
+    function drawJury(ChallengeId challenge) external returns (uint32[] memory jurors);
+
+    /// @notice A juror's hot key seals its vote: keccak256(abi.encode(challenge, round, juror, wrong, salt)).
+    function commitVote(ChallengeId challenge, bytes32 sealedVote) external;
+
+    /// @notice Opens the vote after the voting time. `wrong`: what is challenged is wrong.
+    function revealVote(ChallengeId challenge, bool wrong, bytes32 salt) external;
+
+    /// @notice Takes a first verdict to a larger jury, with the appeal bond; anyone may, once.
+    function appeal(ChallengeId challenge) external;
+
+    /// @notice Moves a challenge on when its time has come: counts the votes, or carries out the decision. A majority of
+    /// the revealed votes decides, a tie rejects. Where no more than half reveal, another jury is drawn; where none
+    /// comes together in time, the bonds go back, or the verdict under appeal stands.
+    function resolve(ChallengeId challenge) external;
+
     // ------------------------------------------------------------------------------------------------- views
+
+    function challenge(ChallengeId id) external view returns (Challenge memory);
+    function jurors(ChallengeId id, uint256 round) external view returns (uint32[] memory);
 
     function params() external view returns (Params memory);
     function token() external view returns (address);
@@ -412,7 +599,10 @@ interface IRegistry {
     function account(address owner) external view returns (Account memory);
     function operator(OperatorId id) external view returns (OperatorView memory);
     function operatorOf(address key) external view returns (OperatorId);
-    function counts() external view returns (uint256 operators, uint256 listedNodes, uint256 jobs, uint256 batches);
+    function counts()
+        external
+        view
+        returns (uint256 operators, uint256 listedNodes, uint256 jobs, uint256 batches, uint256 challenges);
 
     /// @notice Up to `limit` listed nodes from position `cursor`, active or not (`OperatorView.active` tells).
     function nodes(uint256 cursor, uint256 limit) external view returns (OperatorView[] memory);

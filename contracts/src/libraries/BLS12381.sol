@@ -6,17 +6,18 @@ pragma solidity 0.8.37;
 /// possession suite), checked by the precompiles of EIP-2537. Messages are 32 bytes. Points are EIP-2537 bytes: 128 for
 /// G1, 256 for G2. The pairing precompile checks that points lie in the prime-order subgroup.
 library BLS12381 {
-    error PrecompileFailed(address precompile);
+    error PrecompileFailed(uint256 precompile);
 
     /// @notice Domain tags; the proof's own tag keeps a signature over a message from serving as a proof of possession.
     bytes internal constant SIGNATURE_TAG = "BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_";
     bytes internal constant POSSESSION_TAG = "BLS_POP_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_";
 
-    address private constant MODEXP = address(0x05);
-    address private constant G1_ADD = address(0x0b);
-    address private constant G2_ADD = address(0x0d);
-    address private constant PAIRING = address(0x0f);
-    address private constant MAP_FP2_TO_G2 = address(0x11);
+    uint256 private constant SHA256 = 0x02;
+    uint256 private constant MODEXP = 0x05;
+    uint256 private constant G1_ADD = 0x0b;
+    uint256 private constant G2_ADD = 0x0d;
+    uint256 private constant PAIRING = 0x0f;
+    uint256 private constant MAP_FP2_TO_G2 = 0x11;
 
     bytes32 private constant P_HI = 0x000000000000000000000000000000001a0111ea397fe69a4b1ba7b6434bacd7;
     bytes32 private constant P_LO = 0x64774b84f38512bf6730d2a0f6b0f6241eabfffeb153ffffb9feffffffffaaab;
@@ -55,7 +56,10 @@ library BLS12381 {
     }
 
     function add(G1 memory a, G1 memory b) internal view returns (G1 memory) {
-        return pack(_call(G1_ADD, bytes.concat(unpack(a), unpack(b)), 128));
+        bytes memory sum = new bytes(128);
+        bytes memory input = bytes.concat(unpack(a), unpack(b));
+        _call(G1_ADD, _at(input, 0), 256, _at(sum, 0), 128);
+        return pack(sum);
     }
 
     function isInfinity(bytes memory point) internal pure returns (bool) {
@@ -71,42 +75,67 @@ library BLS12381 {
     {
         if (publicKey.length != 128 || signature.length != 256) return false;
         if (isInfinity(publicKey) || isInfinity(signature)) return false;
-        (bool ok, bytes memory result) =
-            PAIRING.staticcall(bytes.concat(publicKey, hashToG2(message, tag), NEGATED_GENERATOR, signature));
+        bytes memory input = bytes.concat(publicKey, hashToG2(message, tag), NEGATED_GENERATOR, signature);
+        // Points that are not on the curve or not in the subgroup make the precompile fail: no valid signature either.
+        (bool ok, bytes memory result) = address(uint160(PAIRING)).staticcall(input);
         return ok && result.length == 32 && abi.decode(result, (uint256)) == 1;
     }
 
     /// @notice RFC 9380 hash_to_curve for BLS12381G2_XMD:SHA-256_SSWU_RO_ with the domain tag given.
-    function hashToG2(bytes32 message, bytes memory tag) internal view returns (bytes memory) {
-        bytes memory suffix = abi.encodePacked(tag, uint8(tag.length));
-        bytes32 first = sha256(abi.encodePacked(new bytes(64), message, uint16(256), uint8(0), suffix));
-        bytes32[8] memory uniform;
-        for (uint256 i = 0; i < 8; ++i) {
-            bytes32 previous = i == 0 ? bytes32(0) : uniform[i - 1];
-            uniform[i] = sha256(abi.encodePacked(first ^ previous, uint8(i + 1), suffix));
+    function hashToG2(bytes32 message, bytes memory tag) internal view returns (bytes memory point) {
+        bytes memory uniform = _expandMessage(message, abi.encodePacked(tag, uint8(tag.length)));
+        // Each 64 bytes reduced modulo p is one coordinate: two field elements of Fp2.
+        bytes memory reduction =
+            abi.encodePacked(uint256(64), uint256(1), uint256(64), new bytes(64), uint8(1), P_HI, P_LO);
+        for (uint256 i = 0; i < 256; i += 64) {
+            _copy(_at(uniform, i), _at(reduction, 96), 64);
+            _call(MODEXP, _at(reduction, 0), 225, _at(uniform, i), 64);
         }
-        bytes[4] memory u;
-        for (uint256 i = 0; i < 4; ++i) {
-            u[i] = _call(
-                MODEXP,
-                abi.encodePacked(
-                    uint256(64), uint256(1), uint256(64), uniform[2 * i], uniform[2 * i + 1], uint8(1), P_HI, P_LO
-                ),
-                64
-            );
-        }
-        return _call(
-            G2_ADD,
-            bytes.concat(
-                _call(MAP_FP2_TO_G2, bytes.concat(u[0], u[1]), 256), _call(MAP_FP2_TO_G2, bytes.concat(u[2], u[3]), 256)
-            ),
-            256
-        );
+        bytes memory images = new bytes(512);
+        _call(MAP_FP2_TO_G2, _at(uniform, 0), 128, _at(images, 0), 256);
+        _call(MAP_FP2_TO_G2, _at(uniform, 128), 128, _at(images, 256), 256);
+        point = new bytes(256);
+        _call(G2_ADD, _at(images, 0), 512, _at(point, 0), 256);
     }
 
-    function _call(address precompile, bytes memory input, uint256 length) private view returns (bytes memory) {
-        (bool ok, bytes memory result) = precompile.staticcall(input);
-        require(ok && result.length == length, PrecompileFailed(precompile));
-        return result;
+    /// @dev expand_message_xmd of a 32-byte message to 256 bytes; `suffix` is the tag with its length.
+    function _expandMessage(bytes32 message, bytes memory suffix) private view returns (bytes memory uniform) {
+        bytes32 first = sha256(abi.encodePacked(new bytes(64), message, uint16(256), uint8(0), suffix));
+        bytes memory next = abi.encodePacked(bytes32(0), uint8(0), suffix);
+        uniform = new bytes(256);
+        bytes32 previous;
+        for (uint256 i = 0; i < 8; ++i) {
+            uint256 from = _at(next, 0);
+            uint256 to = _at(uniform, 32 * i);
+            assembly ("memory-safe") {
+                mstore(from, xor(first, previous))
+                mstore8(add(from, 32), add(i, 1))
+            }
+            _call(SHA256, from, next.length, to, 32);
+            assembly ("memory-safe") {
+                previous := mload(to)
+            }
+        }
+    }
+
+    function _at(bytes memory data, uint256 offset) private pure returns (uint256 pointer) {
+        assembly ("memory-safe") {
+            pointer := add(add(data, 32), offset)
+        }
+    }
+
+    function _copy(uint256 from, uint256 to, uint256 length) private pure {
+        assembly ("memory-safe") {
+            mcopy(to, from, length)
+        }
+    }
+
+    function _call(uint256 precompile, uint256 from, uint256 fromLength, uint256 to, uint256 toLength) private view {
+        bool ok;
+        assembly ("memory-safe") {
+            ok := staticcall(gas(), precompile, from, fromLength, to, toLength)
+            ok := and(ok, eq(returndatasize(), toLength))
+        }
+        require(ok, PrecompileFailed(precompile));
     }
 }

@@ -15,6 +15,11 @@ library TypedData {
     bytes32 private constant REGISTER_TYPEHASH = keccak256("Register(address owner,address key)");
     bytes32 private constant VERIFIER_KEY_TYPEHASH =
         keccak256("VerifierKey(address owner,address key,bytes publicKey)");
+    bytes32 private constant COMMITMENT_TYPEHASH = keccak256(
+        "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
+        "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+    );
+    bytes32 private constant RECEIPT_TYPEHASH = keccak256("Receipt(bytes32 leaf,uint64 deadline)");
     bytes32 private constant SETTLEMENT_TYPEHASH = keccak256(
         "Settlement(uint256 batch,uint8 attempt,bytes32 root,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
         "uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes32 auditRoot,bytes record)"
@@ -34,6 +39,27 @@ library TypedData {
 
     function verifierKey(address owner, address key, bytes calldata publicKey) internal pure returns (bytes32) {
         return keccak256(abi.encode(VERIFIER_KEY_TYPEHASH, owner, key, keccak256(publicKey)));
+    }
+
+    function commitment(IRegistry.Commitment calldata c) internal pure returns (bytes32) {
+        return keccak256(
+            abi.encode(
+                COMMITMENT_TYPEHASH,
+                c.job,
+                c.task,
+                c.node,
+                c.manifest,
+                c.inputs,
+                c.traceRoot,
+                c.segments,
+                keccak256(c.result),
+                c.workUnits
+            )
+        );
+    }
+
+    function receipt(bytes32 leaf, uint64 deadline) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_TYPEHASH, leaf, deadline));
     }
 
     /// @notice `faults` are the bytes of abi.encode(Fault[]).

@@ -7,8 +7,7 @@ import {IRegistry, OperatorId} from "../interfaces/IRegistry.sol";
 import {BLS12381} from "./BLS12381.sol";
 
 /// @title VerifierSet
-/// @notice Up to 256 verifiers with BLS keys, each in a slot, and the check of their aggregate signatures. A linked
-/// library: it runs in the Registry's storage and keeps the Registry within the size limit of a contract.
+/// @notice Up to 256 verifiers with BLS keys, each in a slot, and the check of their aggregate signatures.
 library VerifierSet {
     using BLS12381 for BLS12381.G1;
 
@@ -17,17 +16,18 @@ library VerifierSet {
         uint256 active;
         /// Sum of the public keys in it.
         BLS12381.G1 sum;
-        uint256 added;
-        mapping(uint256 slot => uint32 operator) operatorAt;
+        uint32[256] operatorAt;
+        /// From when (Unix seconds) a vacated slot may be given to another verifier.
+        uint32[256] freeFrom;
         mapping(uint256 slot => BLS12381.G1) keys;
     }
 
     uint256 internal constant SLOTS = 256;
 
-    /// @notice Adds a verifier after checking its proof of possession over `digest`. Slots are handed out in turn, so
-    /// that one is reused as late as possible: batches name their signers by slot.
+    /// @notice Adds a verifier after checking its proof of possession over `digest`. Slots follow the operators' numbers,
+    /// so that one is reused as late as possible: batches name their signers by slot.
     function add(Set storage self, uint32 operator, bytes calldata publicKey, bytes32 digest, bytes calldata possession)
-        external
+        internal
         returns (uint8 slot)
     {
         require(publicKey.length == 128, IRegistry.BadPublicKey());
@@ -35,9 +35,10 @@ library VerifierSet {
         require(possessed, IRegistry.BadPossessionProof());
         uint256 free = ~self.active;
         require(free != 0, IRegistry.VerifierSetFull());
-        uint256 cursor = self.added++ % SLOTS;
+        uint256 cursor = (operator - 1) % SLOTS;
         uint256 later = free >> cursor << cursor;
         slot = uint8(LibBit.ffs(later != 0 ? later : free));
+        require(block.timestamp >= self.freeFrom[slot], IRegistry.VerifierSetFull());
 
         BLS12381.G1 memory key = BLS12381.pack(publicKey);
         self.keys[slot] = key;
@@ -47,13 +48,16 @@ library VerifierSet {
         emit IRegistry.VerifierKey(OperatorId.wrap(operator), slot, publicKey);
     }
 
-    function remove(Set storage self, uint256 slot) external {
+    /// @notice Removes a verifier. Its slot stays empty for `quarantine` seconds, as long as a batch that it signed can
+    /// be challenged.
+    function remove(Set storage self, uint256 slot, uint256 quarantine) internal {
+        self.freeFrom[slot] = uint32(block.timestamp + quarantine);
         self.active &= ~(1 << slot);
         self.sum = self.sum.add(self.keys[slot].negate());
     }
 
     /// @notice Requires an aggregate signature over `digest` by the verifiers in `signers`, at least two thirds of all.
-    function check(Set storage self, bytes32 digest, uint256 signers, bytes calldata signature) external view {
+    function check(Set storage self, bytes32 digest, uint256 signers, bytes calldata signature) internal view {
         uint256 active = self.active;
         uint256 signed = LibBit.popCount(signers);
         uint256 all = LibBit.popCount(active);
@@ -68,7 +72,7 @@ library VerifierSet {
         require(valid, IRegistry.BadSignature());
     }
 
-    function publicKey(Set storage self, uint256 slot) external view returns (bytes memory) {
+    function publicKey(Set storage self, uint256 slot) internal view returns (bytes memory) {
         return self.keys[slot].unpack();
     }
 }

@@ -1,6 +1,7 @@
 """Wallets, contract bindings and events: everything between Proofyard and the chain."""
 
 from proofyard.chain.client import ChainClient, Claim, claim_of
+from proofyard.chain.court import Court, sealed_vote
 from proofyard.chain.devchain import Anvil, Deployment, deploy_network
 from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, Refused, WalletError
 from proofyard.chain.events import (
@@ -8,25 +9,28 @@ from proofyard.chain.events import (
     BatchDrawn,
     BatchSettled,
     Claimed,
-    Cursor,
     Event,
-    EventReader,
     Faulted,
     Forfeited,
     JobClosed,
     JobOpened,
     JobRefunded,
-    Rollback,
     SlashFinal,
 )
+from proofyard.chain.following import Cursor, EventReader, Rollback
 from proofyard.chain.records import (
     Account,
     BatchState,
+    ChallengeId,
+    ChallengeRecord,
+    CourtParams,
     Drawn,
     JobRecord,
     JobTerms,
+    Kind,
     NodeRecord,
     Params,
+    Phase,
     Role,
     SlashRecord,
     Totals,
@@ -44,8 +48,12 @@ __all__ = [
     "ChainClient",
     "ChainError",
     "ChainUnreachable",
+    "ChallengeId",
+    "ChallengeRecord",
     "Claim",
     "Claimed",
+    "Court",
+    "CourtParams",
     "Cursor",
     "Deployment",
     "Drawn",
@@ -59,8 +67,10 @@ __all__ = [
     "JobRecord",
     "JobRefunded",
     "JobTerms",
+    "Kind",
     "NodeRecord",
     "Params",
+    "Phase",
     "Refused",
     "Role",
     "Rollback",
@@ -74,6 +84,7 @@ __all__ = [
     "deploy_network",
     "list_wallets",
     "recover_commitment_signer",
+    "sealed_vote",
     "sign_commitment",
     "wallet_path",
 ]

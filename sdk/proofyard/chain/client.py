@@ -45,6 +45,12 @@ def claim_of(batch: BatchId, payouts: Sequence[Payout], index: int) -> Claim:
     return Claim(batch, index, payouts[index], tuple(payout_proof(batch, payouts, index)))
 
 
+def claim_row(claim: Claim) -> tuple[Any, ...]:
+    """The claim as the contract's struct."""
+    payout = claim.payout
+    return (claim.batch, claim.index, payout.operator, payout.amount, payout.valid, payout.audits, claim.proof)
+
+
 class ChainClient(RegistryReader):
     """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more."""
 
@@ -69,44 +75,44 @@ class ChainClient(RegistryReader):
         self._send("the transfer", self.token, self._token.encode_abi("transfer", [to, amount]))
 
     def add_stake(self, amount: Wei) -> None:
-        self._approve(amount)
-        self._transact("addStake", amount)
+        self.approve(amount)
+        self.transact("addStake", amount)
 
     def request_unstake(self, amount: Wei) -> None:
         """Start the release of stake that backs no listed operator; retire operators first."""
-        self._transact("requestUnstake", amount)
+        self.transact("requestUnstake", amount)
 
     def withdraw(self) -> None:
-        self._transact("withdraw")
+        self.transact("withdraw")
 
     # Operators
 
     def register_node(self, node: Wallet, stake: Wei, workloads: int, endpoint: str = "") -> OperatorId:
         """Register the hot key `node` under this client's wallet as its owner."""
         consent = node.consent(self.domain, self._signer().address)
-        self._approve(stake)
-        receipt = self._transact("registerNode", node.address, stake, workloads, endpoint, consent)
-        return _event(receipt, OperatorRegistered).operator
+        self.approve(stake)
+        receipt = self.transact("registerNode", node.address, stake, workloads, endpoint, consent)
+        return event_of(receipt, OperatorRegistered).operator
 
     def register_verifier(self, verifier: Wallet, stake: Wei, endpoint: str = "") -> OperatorId:
         """Register the hot key `verifier`, and the BLS key derived from it, under this client's wallet."""
         owner = self._signer().address
         key, proof = verifier.prove_possession(self.domain, owner)
         consent = verifier.consent(self.domain, owner)
-        self._approve(stake)
-        receipt = self._transact("registerVerifier", verifier.address, stake, endpoint, consent, key, proof)
-        return _event(receipt, OperatorRegistered).operator
+        self.approve(stake)
+        receipt = self.transact("registerVerifier", verifier.address, stake, endpoint, consent, key, proof)
+        return event_of(receipt, OperatorRegistered).operator
 
     def rotate_key(self, operator: OperatorId, key: Wallet) -> None:
         """Replace an operator's hot key, as its owner; reputation stays."""
-        self._transact("rotateKey", operator, key.address, key.consent(self.domain, self._signer().address))
+        self.transact("rotateKey", operator, key.address, key.consent(self.domain, self._signer().address))
 
     def set_endpoint(self, operator: OperatorId, endpoint: str) -> None:
         """Say where an operator can be reached, as its owner or with its hot key. `endpoint` is host:port."""
-        self._transact("setEndpoint", operator, endpoint)
+        self.transact("setEndpoint", operator, endpoint)
 
     def retire(self, operator: OperatorId) -> None:
-        self._transact("retire", operator)
+        self.transact("retire", operator)
 
     # Jobs
 
@@ -122,47 +128,48 @@ class ChainClient(RegistryReader):
             terms.deadline,
             terms.auditors_per_segment,
             terms.segments_per_audit,
+            terms.workload,
         )
         permit = self._permit(amount)
         if permit is None:
-            self._approve(amount)
-            receipt = self._transact("openJob", row)
+            self.approve(amount)
+            receipt = self.transact("openJob", row)
         else:
-            receipt = self._transact("openJobWithPermit", row, *permit)
-        return _event(receipt, JobOpened).job
+            receipt = self.transact("openJobWithPermit", row, *permit)
+        return event_of(receipt, JobOpened).job
 
     def top_up(self, job: JobId, reward: Wei, audit_fee: Wei) -> None:
-        self._approve(Wei(reward + audit_fee))
-        self._transact("topUp", job, reward, audit_fee)
+        self.approve(Wei(reward + audit_fee))
+        self.transact("topUp", job, reward, audit_fee)
 
     def close_job(self, job: JobId) -> None:
         """End a job and refund what no committed batch needs, as its requester or its verifier."""
-        self._transact("closeJob", job)
+        self.transact("closeJob", job)
 
     def refund(self, job: JobId) -> None:
         """Send the requester what a closed or expired job does not need."""
-        self._transact("refund", job)
+        self.transact("refund", job)
 
     def take_job(self, job: JobId) -> None:
         """Become the job's verifier, where it has none or that one has been silent too long."""
-        self._transact("takeJob", job)
+        self.transact("takeJob", job)
 
     # Batches
 
     def commit_batch(self, job: JobId, root: Digest, size: int) -> BatchId:
-        return _event(self._transact("commitBatch", job, root, size), BatchCommitted).batch
+        return event_of(self.transact("commitBatch", job, root, size), BatchCommitted).batch
 
     def draw(self, batch: BatchId) -> Drawn:
         """The batch's seed; fixes it on chain if nobody has. Raises `TooEarlyToDraw` before its block is there."""
         state = self.batch(batch)
         if not any(state.seed):
-            self._transact("draw", batch)
+            self.transact("draw", batch)
             state = self.batch(batch)
         return Drawn(state.seed, state.commit_block + self.params().draw_delay)
 
     def recommit(self, batch: BatchId) -> None:
         """Move the draw of a batch to a new block, once the hash of its own is out of reach (`SeedLost`)."""
-        self._transact("recommit", batch)
+        self.transact("recommit", batch)
 
     def settle_batch(self, batch: BatchId, settlement: Settlement, signers: int, signature: BlsSignature) -> None:
         """Settle with the aggregate `signature` of the verifiers whose slots are in the bitmap `signers`."""
@@ -176,19 +183,15 @@ class ChainClient(RegistryReader):
             settlement.audit_root,
             cid_bytes(settlement.record),
         )
-        self._transact("settleBatch", row, signers, signature_point(signature))
+        self.transact("settleBatch", row, signers, signature_point(signature))
 
     def finalize(self, batch: BatchId) -> None:
         """Distribute what the batch's faults froze, once its window has closed."""
-        self._transact("finalize", batch)
+        self.transact("finalize", batch)
 
     def claim(self, claims: Sequence[Claim]) -> None:
         """Pay out settled work to its owners, in one transaction; anybody may."""
-        rows = [
-            (c.batch, c.index, c.payout.operator, c.payout.amount, c.payout.valid, c.payout.audits, c.proof)
-            for c in claims
-        ]
-        self._transact("claim", rows)
+        self.transact("claim", [claim_row(claim) for claim in claims])
 
     # Sending
 
@@ -197,7 +200,8 @@ class ChainClient(RegistryReader):
             raise NoWallet
         return self.wallet
 
-    def _transact(self, function: str, *args: Any) -> TxReceipt:
+    def transact(self, function: str, *args: Any) -> TxReceipt:
+        """Call a function of the Registry by its Solidity name: for the typed calls here and in `chain.court`."""
         return self._send(function, self.registry, self._contract.encode_abi(function, list(args)))
 
     def _send(self, what: str, to: Address, data: str) -> TxReceipt:
@@ -205,7 +209,7 @@ class ChainClient(RegistryReader):
             raise NoWallet
         return self._sender.send(what, to, data)
 
-    def _approve(self, amount: Wei) -> None:
+    def approve(self, amount: Wei) -> None:
         """Let the Registry take `amount`."""
         self.require_balance(amount)
         allowance = self._call(self._token, "allowance", self._signer().address, self.registry)
@@ -229,6 +233,6 @@ class ChainClient(RegistryReader):
         return deadline, signature[64], signature[:32], signature[32:64]
 
 
-def _event(receipt: TxReceipt, kind: type[E]) -> E:
+def event_of(receipt: TxReceipt, kind: type[E]) -> E:
     """The transaction's own event of this kind."""
     return next(event for event in decode_logs(receipt["logs"]) if isinstance(event, kind))

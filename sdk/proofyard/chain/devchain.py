@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from eth_abi.abi import encode as abi_encode
+from eth_utils.abi import collapse_if_tuple
 from web3 import Web3
 
 from proofyard.chain.abi import contract
@@ -168,8 +169,8 @@ def deploy_network(rpc_url: str, deployer: Wallet, params: Params | None = None)
     credit, _ = _create(sender, "Credit", abi_encode(["uint256"], [SUPPLY]))
     libraries = {name: _create(sender, name)[0] for name in sorted(set(contract("Registry").links.values()))}
     constructor = next(entry for entry in contract("Registry").abi if entry["type"] == "constructor")
-    kinds = ",".join(item["type"] for item in constructor["inputs"][1]["components"])
-    arguments = abi_encode(["address", f"({kinds})"], [credit, values])
+    kinds = [collapse_if_tuple(item) for item in constructor["inputs"]]
+    arguments = abi_encode(kinds, [credit, values])
     registry, block = _create(sender, "Registry", arguments, libraries)
     with mapped_errors(rpc_url):
         return Deployment(credit, registry, int(w3.eth.chain_id), block)

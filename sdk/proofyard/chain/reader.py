@@ -1,6 +1,7 @@
 """What the Registry and its token say, in typed calls that need no wallet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from web3 import Web3
@@ -9,14 +10,20 @@ from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
 from proofyard.chain.errors import NoRegistry
-from proofyard.chain.events import MAX_RANGE, BatchCommitted, BatchSettled, EventReader, topic_of
+from proofyard.chain.events import BatchCommitted, BatchSettled, topic_of
+from proofyard.chain.following import MAX_RANGE, EventReader
 from proofyard.chain.records import (
     Account,
     BatchState,
+    ChallengeId,
+    ChallengeRecord,
+    CourtParams,
     Drawn,
     JobRecord,
+    Kind,
     NodeRecord,
     Params,
+    Phase,
     Role,
     SlashRecord,
     Totals,
@@ -92,7 +99,8 @@ class RegistryReader:
         return Wei(self._call(self._token, "totalSupply"))
 
     def params(self) -> Params:
-        return Params(*self._read("params"))
+        row = self._read("params")
+        return replace(Params(*row), court=CourtParams(*row[-1]))
 
     def totals(self) -> Totals:
         return Totals(*(Wei(value) for value in self._read("totals")))
@@ -163,7 +171,7 @@ class RegistryReader:
         (requester, deadline, tasks, k, m, closed, manifest, escrow, open_tasks, verifier, last_active, *rest) = (
             self._read("job", job)
         )
-        reward, audit_fee, open_block = rest
+        reward, audit_fee, open_block, workload = rest
         return JobRecord(
             id=job,
             requester=Address(requester),
@@ -180,14 +188,13 @@ class RegistryReader:
             verifier=OperatorId(verifier),
             last_active=last_active,
             open_block=open_block,
+            workload=workload,
         )
 
     def batch(self, batch: BatchId) -> BatchState:
         row = self._read("batch", batch)
-        root, job, size, verifier, commit_block, attempt, seed, payout_root, remaining, settled_at, claimable_at = row[
-            :11
-        ]
-        payout_count, open_challenges, _, signers, pool, _, frozen = row[11:]
+        root, job, size, verifier, commit_block, committed_at, attempt, seed, payout_root, remaining, *row = row
+        settled_at, claimable_at, payout_count, open_challenges, _, _, signers, pool, _, frozen = row
         return BatchState(
             id=batch,
             job=JobId(job),
@@ -195,6 +202,7 @@ class RegistryReader:
             size=size,
             verifier=OperatorId(verifier),
             commit_block=commit_block,
+            committed_at=committed_at,
             attempt=attempt,
             seed=Digest(seed),
             payout_root=Digest(payout_root),
@@ -220,6 +228,36 @@ class RegistryReader:
 
     def slashes(self, batch: BatchId) -> list[SlashRecord]:
         return [SlashRecord(*row) for row in self._read("slashes", batch)]
+
+    def challenge(self, challenge: ChallengeId) -> ChallengeRecord:
+        row = self._read("challenge", challenge)
+        challenger, batch, kind, phase, round_, accused, task, segment, entry, draw_block, until, *row = row
+        votes_wrong, votes_right, wrong, attempt, appellant, _, bond, expires_at, _, _ = row
+        return ChallengeRecord(
+            id=challenge,
+            kind=Kind(kind),
+            phase=Phase(phase),
+            challenger=Address(challenger),
+            appellant=Address(appellant),
+            batch=BatchId(batch),
+            round=round_,
+            accused=OperatorId(accused),
+            task=task,
+            segment=segment,
+            entry=entry,
+            draw_block=draw_block,
+            until=until,
+            expires_at=expires_at,
+            votes_wrong=votes_wrong,
+            votes_right=votes_right,
+            wrong=wrong,
+            attempt=attempt,
+            bond=Wei(bond),
+        )
+
+    def jurors(self, challenge: ChallengeId, round_: int) -> list[OperatorId]:
+        """The jury of a round: 0, or 1 on appeal."""
+        return [OperatorId(juror) for juror in self._read("jurors", challenge, round_)]
 
     def is_claimed(self, batch: BatchId, index: int) -> bool:
         return bool(self._read("isClaimed", batch, index))

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NewType
 
 from proofyard.protocol.bls import PublicKey
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
+
+ChallengeId = NewType("ChallengeId", int)
 
 
 class Role(IntEnum):
@@ -16,6 +19,35 @@ class Role(IntEnum):
 
 _NODE_STAKE = Wei(100 * 10**18)
 _VERIFIER_STAKE = Wei(1000 * 10**18)
+_BOND = Wei(50 * 10**18)
+_APPEAL_BOND = Wei(150 * 10**18)
+_JUROR_FINE = Wei(5 * 10**18)
+_RECEIPT_PENALTY = Wei(100 * 10**18)
+
+
+@dataclass(frozen=True)
+class CourtParams:
+    """How challenges go; `IRegistry.CourtParams` describes each. `quarantine` is set by the Registry."""
+
+    bond: Wei = _BOND
+    appeal_bond: Wei = _APPEAL_BOND
+    vote_time: int = 60
+    reveal_time: int = 60
+    juror_fine: Wei = _JUROR_FINE
+    receipt_penalty: Wei = _RECEIPT_PENALTY
+    appeal_time: int = 60
+    round_expiry: int = 600
+    answer_time: int = 60
+    jury_delay: int = 2
+    jury_size: int = 5
+    appeal_jury_size: int = 11
+    winner_bps: int = 4000
+    requester_bps: int = 1000
+    jury_bps: int = 3000
+    quarantine: int = 0
+
+
+_COURT = CourtParams()
 
 
 @dataclass(frozen=True)
@@ -25,13 +57,14 @@ class Params:
     node_stake: Wei = _NODE_STAKE
     verifier_stake: Wei = _VERIFIER_STAKE
     challenge_window: int = 60
-    unstake_delay: int = 600
+    unstake_delay: int = 2400
     settle_grace: int = 3600
     takeover_timeout: int = 600
     draw_delay: int = 2
     collusion_bps: int = 1000
     slash_requester_bps: int = 4000
     slash_auditor_bps: int = 3000
+    court: CourtParams = _COURT
 
 
 @dataclass(frozen=True)
@@ -77,7 +110,8 @@ class Account:
 
 @dataclass(frozen=True)
 class JobTerms:
-    """What a job is opened with. `manifest`: sha2-256 digest of the manifest; `deadline`: Unix seconds."""
+    """What a job is opened with. `manifest`: sha2-256 digest of the manifest; `deadline`: Unix seconds; `workload`: the
+    workload's bit in the operators' bitmaps."""
 
     manifest: Digest
     task_count: int
@@ -86,6 +120,7 @@ class JobTerms:
     auditors_per_segment: int
     segments_per_audit: int
     deadline: int
+    workload: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +142,7 @@ class JobRecord:
     verifier: OperatorId
     last_active: int
     open_block: int
+    workload: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +156,7 @@ class BatchState:
     size: int
     verifier: OperatorId
     commit_block: int
+    committed_at: int
     attempt: int
     seed: Digest
     payout_root: Digest
@@ -142,7 +179,55 @@ class SlashRecord:
     consecutive_valid: int
     last_fault: int
     task: TaskIndex
+    segment: SegmentIndex
     reason: int
+
+
+class Kind(IntEnum):
+    """What a challenge is about."""
+
+    NONE = 0
+    SEGMENT = 1
+    PAYOUT = 2
+    FAULT = 3
+    RECEIPT = 4
+
+
+class Phase(IntEnum):
+    NONE = 0
+    DRAW = 1
+    VOTE = 2
+    VERDICT = 3
+    ANSWER = 4
+    UPHELD = 5
+    REJECTED = 6
+    DISMISSED = 7
+
+
+@dataclass(frozen=True)
+class ChallengeRecord:
+    """A challenge on chain. `until` ends the voting, the time to appeal or the time to answer; `entry` is the index of
+    the payout or fault; `wrong` the last verdict on what is challenged."""
+
+    id: ChallengeId
+    kind: Kind
+    phase: Phase
+    challenger: Address
+    appellant: Address
+    batch: BatchId
+    round: int
+    accused: OperatorId
+    task: TaskIndex
+    segment: SegmentIndex
+    entry: int
+    draw_block: int
+    until: int
+    expires_at: int
+    votes_wrong: int
+    votes_right: int
+    wrong: bool
+    attempt: int
+    bond: Wei
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,21 @@ from typing import Any
 from proofyard.chain.errors import Refused
 
 
+class AlreadyChallenged(Refused):
+    sentence = "the same was challenged before, in challenge {challenge}; follow that one"
+
+
 class AlreadyClaimed(Refused):
     sentence = "payout {index} of batch {batch} was claimed already; nothing is left to do"
 
 
 class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
+
+
+class BadCommitmentProof(Refused):
+    sentence = "commitment {index} with this proof is not in batch {batch}, or came too late; take it from the record"
+    exit_code = 4
 
 
 class BadConsent(Refused):
@@ -51,6 +60,10 @@ class BadSignature(Refused):
     exit_code = 4
 
 
+class BadVote(Refused):
+    sentence = "the vote on challenge {challenge} is not the one that was sealed; reveal what was committed"
+
+
 class Contested(Refused):
     sentence = "batch {batch} is challenged; try again when the jury has decided"
 
@@ -83,12 +96,28 @@ class JobTakenBy(Refused):
     sentence = "job {job} is verifier {verifier}'s until Unix time {freeAt}; wait, or take another job"
 
 
+class JuryTooSmall(Refused):
+    sentence = "only {found} of {wanted} jurors can be found for challenge {challenge}; wait for more nodes"
+
+
 class KeyTaken(Refused):
     sentence = "the key {key} belongs to operator {operator}, now or formerly; use a fresh hot key"
 
 
 class NoQuorum(Refused):
     sentence = "{signed} of {active} verifiers signed and two thirds are needed; collect more signatures"
+
+
+class NoSuchFault(Refused):
+    sentence = "batch {batch} has no fault {index}; read its slashes"
+
+
+class NoSuchSegment(Refused):
+    sentence = "there is no segment {segment} in a task of {segments}"
+
+
+class NotJuror(Refused):
+    sentence = "{caller} is not on the jury of challenge {challenge}; vote with a drawn node's hot key"
 
 
 class NotListed(Refused):
@@ -113,6 +142,10 @@ class NotYourJob(Refused):
 
 class NothingToWithdraw(Refused):
     sentence = "{owner} has no stake in release; request it first"
+
+
+class OutsideWindow(Refused):
+    sentence = "this can be challenged from Unix time {opens} to {closes} only"
 
 
 class PayoutsExceedTotal(Refused):
@@ -144,8 +177,16 @@ class StillBonded(Refused):
     sentence = "the stake of {owner} is released at Unix time {releaseAt}; withdraw it then"
 
 
+class TooEarly(Refused):
+    sentence = "it is too early for this step of challenge {challenge}; wait for {opens} (Unix time, or block)"
+
+
 class TooEarlyToDraw(Refused):
     sentence = "batch {batch} is drawn from block {drawBlock}; wait for the block after it"
+
+
+class TooLate(Refused):
+    sentence = "this step of challenge {challenge} ended at Unix time {closed}; resolve it"
 
 
 class TooManyOperators(Refused):
@@ -170,6 +211,10 @@ class UnknownSigner(Refused):
 
 class VerifierSetFull(Refused):
     sentence = "all 256 verifier slots are taken; wait for one to retire"
+
+
+class WrongPhase(Refused):
+    sentence = "challenge {challenge} is in phase {phase}, which does not have this step; read the challenge"
 
 
 class WindowOpen(Refused):

@@ -31,8 +31,8 @@ MIN_TIP = 10**6
 class Sender:
     """Sends for one wallet. Without a receipt in `patience` seconds it raises the fee, after `deadline` it gives up.
 
-    `receipt_lag`: a node may show the nonce as taken before it shows the receipt; only after so many more seconds without
-    one has some other transaction taken it.
+    `receipt_lag`: a node may show the nonce as taken before it shows the receipt; only after so many more seconds
+    without one has some other transaction taken it.
     """
 
     def __init__(

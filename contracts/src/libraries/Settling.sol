@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {Blockhash} from "@openzeppelin/contracts/utils/Blockhash.sol";
+import {LibBit} from "solady/utils/LibBit.sol";
+
+import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Stakes, State} from "./State.sol";
+import {TypedData} from "./TypedData.sol";
+import {VerifierSet} from "./VerifierSet.sol";
+
+/// @title Settling
+/// @notice From a committed batch to its settlement, and what its faults freeze. A linked library that runs in the
+/// Registry's storage; the functions are documented in `IRegistry`, whose functions of the same names call them.
+library Settling {
+    using VerifierSet for VerifierSet.Set;
+
+    uint256 private constant MAX_FAULTS = 32;
+    uint256 private constant MAX_PAYOUTS = type(uint24).max;
+    uint256 private constant CID_BYTES = 36;
+
+    function draw(State storage s, BatchId id, uint256 drawDelay) external returns (bytes32) {
+        IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
+        require(b.job != 0, IRegistry.UnknownBatch(id));
+        return _draw(id, b, drawDelay);
+    }
+
+    function recommit(State storage s, BatchId id, uint256 drawDelay) external {
+        IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
+        require(b.job != 0, IRegistry.UnknownBatch(id));
+        uint256 drawBlock = b.commitBlock + drawDelay;
+        bool lost = b.seed == 0 && block.number > drawBlock && Blockhash.blockHash(drawBlock) == 0;
+        require(lost, IRegistry.SeedAvailable(id));
+        b.commitBlock = uint40(block.number);
+        emit IRegistry.BatchRecommitted(id, block.number);
+    }
+
+    function settle(
+        State storage s,
+        IRegistry.Settlement calldata settlement,
+        uint256 signers,
+        bytes calldata signature,
+        uint256 drawDelay,
+        uint256 grace,
+        uint40 window
+    ) external {
+        IRegistry.Batch storage b = s.batches[BatchId.unwrap(settlement.batch)];
+        require(b.job != 0, IRegistry.UnknownBatch(settlement.batch));
+        require(b.settledAt == 0, IRegistry.AlreadySettled(settlement.batch));
+        require(settlement.payoutCount <= MAX_PAYOUTS, IRegistry.BadSettlement("too many payouts"));
+        require(settlement.faults.length <= MAX_FAULTS, IRegistry.BadSettlement("too many faults"));
+        require(settlement.record.length == CID_BYTES, IRegistry.BadSettlement("record is not a CID"));
+        _draw(settlement.batch, b, drawDelay);
+        s.verifiers.check(digest(settlement, b), signers, signature);
+
+        _spend(s, b, settlement.payoutTotal, grace);
+        b.payoutRoot = settlement.payoutRoot;
+        b.remaining = settlement.payoutTotal;
+        b.settledAt = uint40(block.timestamp);
+        b.claimableAt = uint40(block.timestamp) + window;
+        b.payoutCount = uint24(settlement.payoutCount);
+        b.signers = signers;
+        if (settlement.faults.length > 0) _recordFaults(s, settlement, b);
+        emit IRegistry.BatchSettled(
+            settlement.batch,
+            JobId.wrap(b.job),
+            settlement.payoutRoot,
+            settlement.payoutCount,
+            settlement.payoutTotal,
+            settlement.auditRoot,
+            settlement.record,
+            signers,
+            b.claimableAt
+        );
+    }
+
+    function digest(IRegistry.Settlement calldata settlement, IRegistry.Batch storage b)
+        internal
+        view
+        returns (bytes32)
+    {
+        return TypedData.digest(TypedData.settlement(settlement, b.root, b.seed, b.attempt));
+    }
+
+    /// @dev Takes a batch's pay out of its job's escrow.
+    function _spend(State storage s, IRegistry.Batch storage b, uint96 amount, uint256 grace) private {
+        IRegistry.Job storage j = s.jobs[b.job];
+        uint256 lastMoment = j.deadline + grace;
+        require(block.timestamp <= lastMoment, IRegistry.DeadlinePassed(JobId.wrap(b.job), lastMoment));
+        require(j.escrow >= amount, IRegistry.EscrowTooLow(JobId.wrap(b.job), j.escrow, amount));
+        j.escrow -= amount;
+        j.openTasks -= b.size;
+        j.lastActive = uint40(block.timestamp);
+        s.totals.escrow -= amount;
+        s.totals.claimable += amount;
+    }
+
+    function _draw(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
+        seed = b.seed;
+        if (seed != 0) return seed;
+        uint256 drawBlock = b.commitBlock + drawDelay;
+        require(block.number > drawBlock, IRegistry.TooEarlyToDraw(id, drawBlock));
+        bytes32 entropy = Blockhash.blockHash(drawBlock);
+        require(entropy != 0, IRegistry.SeedLost(id, drawBlock));
+        seed = keccak256(abi.encode(entropy, id, b.root));
+        b.seed = seed;
+        emit IRegistry.BatchDrawn(id, seed);
+    }
+
+    /// @notice Freezes the stake of each faulty owner in `bonds` until the window closes; reputation falls at once.
+    function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, IRegistry.Batch storage b)
+        private
+    {
+        uint96 frozen;
+        for (uint256 i = 0; i < settlement.faults.length; ++i) {
+            IRegistry.Fault calldata f = settlement.faults[i];
+            uint32 id = OperatorId.unwrap(f.operator);
+            IRegistry.Operator storage o = s.operators[id];
+            require(o.owner != address(0), IRegistry.BadSettlement("fault of an unknown operator"));
+            uint96 amount = Stakes.take(s, o.owner, type(uint256).max);
+            frozen += amount;
+            s.slashes[BatchId.unwrap(
+                    settlement.batch
+                )].push(IRegistry.SlashRecord(id, amount, o.consecutiveValid, o.lastFault, f.task, f.segment, f.reason));
+            o.consecutiveValid = 0;
+            o.lastFault = uint40(block.timestamp);
+            emit IRegistry.Faulted(settlement.batch, f.operator, f.task, f.segment, f.reason, amount);
+        }
+        b.faulted = true;
+        b.frozen = frozen;
+        b.auditUnits = settlement.auditUnits;
+    }
+
+    /// @notice Distributes what the batch's faults froze; the caller has made sure that nothing can be reverted any more.
+    function finalize(State storage s, BatchId id, uint256 requesterBps, uint256 auditorBps) external {
+        IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
+        uint96 frozen = b.frozen;
+        if (frozen == 0) return;
+        uint96 toRequester = Stakes.share(frozen, requesterBps);
+        uint96 toAuditors = b.auditUnits == 0 ? 0 : Stakes.share(frozen, auditorBps);
+        uint96 burned = frozen - toRequester - toAuditors;
+        b.frozen = 0;
+        b.pool = toAuditors;
+        b.remaining += toAuditors;
+        s.jobs[b.job].escrow += toRequester;
+        s.totals.bonds -= frozen;
+        s.totals.escrow += toRequester;
+        s.totals.claimable += toAuditors;
+        s.totals.burned += burned;
+        emit IRegistry.SlashFinal(id, toRequester, toAuditors, burned);
+    }
+
+    /// @notice Undoes a settlement that was found wrong: stakes, reputation and escrow return, the batch can be settled
+    /// again, and every verifier that signed loses its owner's whole stake, which is returned as `seized`.
+    function void(State storage s, BatchId id, IRegistry.Batch storage b) internal returns (uint96 seized) {
+        IRegistry.SlashRecord[] storage faults = s.slashes[BatchId.unwrap(id)];
+        for (uint256 i = faults.length; i > 0; --i) {
+            IRegistry.SlashRecord storage f = faults[i - 1];
+            IRegistry.Operator storage o = s.operators[f.operator];
+            Stakes.give(s, o.owner, f.amount);
+            if (o.lastFault == b.settledAt) {
+                o.lastFault = f.lastFault;
+                o.consecutiveValid += f.consecutiveValid;
+            }
+        }
+        delete s.slashes[BatchId.unwrap(id)];
+        IRegistry.Job storage j = s.jobs[b.job];
+        j.escrow += b.remaining;
+        j.openTasks += b.size;
+        s.totals.escrow += b.remaining;
+        s.totals.claimable -= b.remaining;
+        uint256 signers = b.signers;
+        (b.settledAt, b.claimableAt, b.remaining, b.openChallenges, b.faulted) = (0, 0, 0, 0, false);
+        (b.frozen, b.auditUnits) = (0, 0);
+        b.attempt += 1;
+        emit IRegistry.BatchVoided(id, b.attempt);
+        for (; signers != 0; signers &= signers - 1) {
+            uint32 signer = s.verifiers.operatorAt[LibBit.ffs(signers)];
+            seized += Stakes.take(s, s.operators[signer].owner, type(uint256).max);
+        }
+    }
+}
