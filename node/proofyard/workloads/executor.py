@@ -46,7 +46,7 @@ from proofyard.workloads.workload import Inputs, OnProgress, Resources
 OnState = Callable[[int, Path], None]
 Done = TypeVar("Done", TaskDone, SegmentDone)
 
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT")
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT")
 _KEPT_PREFIXES = ("CUDA_", "HIP_", "ROCR_", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OPENBLAS_")
 
 
