@@ -40,8 +40,8 @@ from proofyard.workloads.frames import (
     decode_report,
     frame,
 )
-from proofyard.workloads.state_store import task_folder
-from proofyard.workloads.workload import Inputs, OnProgress, Resources
+from proofyard.workloads.state_store import StateStore, task_folder
+from proofyard.workloads.workload import Inputs, OnProgress, Resources, load_workload
 
 OnState = Callable[[int, Path], None]
 Done = TypeVar("Done", TaskDone, SegmentDone)
@@ -137,6 +137,17 @@ class Executor:
             order = RunSegment(manifest, task, _paths(inputs), index, str(start), str(end))
             await self._call(order, SegmentDone, on_progress, None)
             return end.read_bytes()
+
+    async def restore_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, number: int) -> bytes:
+        """State `number` of a task executed here, recomputed from the last state before it that was kept."""
+        store = StateStore(task_folder(self._folder, manifest, task, inputs))
+        kept = ((index, store.read(index)) for index in range(number, 0, -1))
+        start, found = next(((index, pair) for index, pair in kept if pair), (0, None))
+        workload = load_workload(manifest.workload)
+        state = found[1] if found else workload.initial_state(manifest, task, inputs)
+        for index in range(start, number):
+            state = await self.run_segment(manifest, task, index, state, inputs)
+        return state
 
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from proofyard.protocol.codec import encode
@@ -15,6 +16,18 @@ def task_folder(root: Path, manifest: Manifest, task: TaskSpec, inputs: Inputs) 
     """Where a task's states lie. Another manifest, task or input is another folder, so nothing stale is resumed."""
     digests = [hashlib.sha256(result).digest() for result in inputs.results]
     return root / hashlib.sha256(encode([manifest, task, digests])).hexdigest()[:32]
+
+
+def states_to_keep(segments: int, state_bytes: int, budget_bytes: int) -> range:
+    """Which of a task's states 0 .. `segments` to keep within a disk budget: every n-th, for the smallest n that fits.
+
+    The others follow from the one before them (`Executor.restore_state`) at the cost of at most n - 1 segments.
+    Raises `OutOfDisk` where not even the first fits.
+    """
+    affordable = budget_bytes // max(1, state_bytes)
+    if affordable < 1:
+        raise OutOfDisk(f"a state has {state_bytes} bytes, the disk budget for states is {budget_bytes}")
+    return range(0, segments + 1, -(-(segments + 1) // affordable))
 
 
 class StateStore:
@@ -36,6 +49,15 @@ class StateStore:
                 return path, state
             path.unlink()
         return None
+
+    def thin(self, keep: Container[int]) -> int:
+        """Remove the states whose number is not in `keep`; returns the bytes that this gave back."""
+        freed = 0
+        for path in self._folder.glob("*-*.safetensors"):
+            if int(path.name.partition("-")[0]) not in keep:
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
 
 
 def write_durably(path: Path, data: bytes) -> Path:
