@@ -121,8 +121,8 @@ def tally(votes: Mapping[Address, bool], auditors_per_segment: int, *, exhausted
     """The verdict of one segment. `votes` maps an auditor's owner to whether its answer matched the worker's.
 
     k equal votes decide. A split accuses nobody: more auditors are seated until one side has k + 1 votes. Where no
-    auditor is left (`exhausted`) a strict majority of at least two decides; failing that it stays undecided, which is
-    neither paid as an audit nor punished.
+    auditor is left (`exhausted`) a strict majority of at least two decides; failing that it
+    stays undecided: the task is done again, and nobody is punished.
     """
     match = sum(votes.values())
     mismatch = len(votes) - match

@@ -16,13 +16,16 @@ def earnings(record: BatchRecord, specs: Sequence[TaskSpec]) -> tuple[RecordedPa
 
     The batch's share of the job's reward is that of its accepted work units in all work units of the job; it is paid
     out whole. A segment's audit earns the job's audit fee over all seats that its plans can have, and less only when
-    audits of repeated tasks would exceed what is left of the fee; a vote against the verdict earns nothing. An
-    operator at fault anywhere in the batch earns nothing in it.
+    audits of repeated tasks would exceed what is left of the fee; a vote against the verdict earns nothing. A task
+    that stayed undecided is done again and earns nothing; an operator at fault anywhere in the batch earns nothing in
+    it.
     """
     operators = {operator.node: operator for operator in record.operators}
     guilty = {fault.node for fault in record.faults}
+    undecided = {audit.task for audit in record.audits if audit.verdict == Verdict.UNDECIDED}
     known = operators.keys() - guilty
-    accepted = [task.commitment for task in record.tasks if task.commitment.node in known]
+    committed = (task.commitment for task in record.tasks)
+    accepted = [c for c in committed if c.node in known and c.task not in undecided]
     work = _work(record, specs, accepted)
     valid = Counter(
         c.node for c in accepted if any(a.task == c.task and a.verdict == Verdict.VALID for a in record.audits)

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 MAX_STATE_BYTES = 8 << 30
 STATE_DUE_S = 60.0
 """How long a worker has to deliver a committed state before silence is judged like a mismatch."""
+AUDITORS_DUE_S = 300.0
+"""How long a segment waits for auditors that are away before it is left undecided."""
+MAX_SEATINGS = 3
+"""How often one auditor is given the same seat: it may have been away or restarted."""
 REQUEST_TIMEOUT_S = 10.0
 TICK_S = 0.5
 
@@ -51,6 +55,11 @@ class Case:
     auditors: tuple[Address, ...]
     owners: dict[Address, Address]
     seats: int
+    drawn_at: float
+
+    def key(self, auditor: Address) -> tuple[int, int, int, str]:
+        """The primary key of an auditor's seat."""
+        return (self.batch_row, self.spec.index, self.segment, auditor)
 
     @property
     def name(self) -> str:
@@ -93,26 +102,46 @@ def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list
         _drop_lapsed(session, case, seats)
         votes = {case.owners[Address(s.auditor)]: bool(s.match) for s in seats if s.state == SeatState.OPENED}
         live = [s for s in seats if s.state in (SeatState.WORKING, SeatState.SEALED)]
-        taken = {s.auditor for s in seats}
-        spare = [a for a in case.auditors if a not in taken and a in context.members]
-        verdict = tally(votes, case.seats, exhausted=not live and not spare)
+        spare = _spare(context, case, seats)
+        exhausted = not live and not spare and (now() > case.drawn_at + AUDITORS_DUE_S or _all_used(case, seats))
+        verdict = tally(votes, case.seats, exhausted=exhausted)
         seated: list[Address] = []
         if verdict == Verdict.PENDING:
-            seated = spare[: max(case.seats - len(votes), 1) - len(live)]
+            seated = spare[: max(0, max(case.seats - len(votes), 1) - len(live))]
         for auditor in seated:
-            lease = now() + context.settings.lease_s
-            session.add(
-                Seat(
-                    batch=case.batch_row,
-                    task=case.spec.index,
-                    segment=case.segment,
-                    auditor=auditor,
-                    lease_until=lease,
-                )
-            )
+            _seat(session, context, case, auditor)
             log(session, case.job, "audit-assigned", f"audits {case.name}", task=case.spec.index, node=auditor)
         complete = live and not seated and all(s.state == SeatState.SEALED for s in live)
         return verdict, seated, [Address(s.auditor) for s in live] if complete else []
+
+
+def _spare(context: Context, case: Case, seats: list[Seat]) -> list[Address]:
+    """Who can be seated now: connected auditors in the plan's order, then those that lost the seat before."""
+    taken = {seat.auditor: seat for seat in seats}
+    fresh = [a for a in case.auditors if a not in taken]
+    again = [a for a in case.auditors if a in taken and _may_return(taken[a])]
+    return [auditor for auditor in (*fresh, *again) if auditor in context.members]
+
+
+def _all_used(case: Case, seats: list[Seat]) -> bool:
+    """Whether nobody is left who could still come back and vote."""
+    taken = {seat.auditor: seat for seat in seats}
+    return all(auditor in taken and not _may_return(taken[auditor]) for auditor in case.auditors)
+
+
+def _may_return(seat: Seat) -> bool:
+    return seat.state == SeatState.FAILED and seat.attempts < MAX_SEATINGS
+
+
+def _seat(session: Session, context: Context, case: Case, auditor: Address) -> None:
+    seat = session.get(Seat, case.key(auditor))
+    if seat is None:
+        batch, task, segment, _ = case.key(auditor)
+        seat = Seat(batch=batch, task=task, segment=segment, auditor=auditor)
+    else:
+        seat.attempts += 1
+    seat.state, seat.lease_until = SeatState.WORKING, now() + context.settings.lease_s
+    session.add(seat)
 
 
 def _reason(context: Context, case: Case) -> str:
@@ -167,7 +196,7 @@ async def _offer(context: Context, case: Case, auditor: Address) -> None:
 
 def _fail_seat(context: Context, case: Case, auditor: Address) -> None:
     with context.database.session() as session:
-        seat = session.get(Seat, (case.batch_row, case.spec.index, case.segment, auditor))
+        seat = session.get(Seat, case.key(auditor))
         if seat is not None and seat.state in (SeatState.WORKING, SeatState.SEALED):
             seat.state = SeatState.FAILED
     context.changed()
@@ -180,7 +209,7 @@ async def _open_and_compare(context: Context, case: Case, before: bytes, sealed:
     distances = await _distances(context, case, before, openings)
     with context.database.session() as session:
         for auditor, distance in distances.items():
-            seat = session.get(Seat, (case.batch_row, case.spec.index, case.segment, auditor))
+            seat = session.get(Seat, case.key(auditor))
             if seat is None:
                 continue
             seat.state, seat.opening, seat.distance = SeatState.OPENED, encode(openings[auditor]), min(distance, 1e9)
@@ -197,7 +226,7 @@ async def _open(context: Context, case: Case, auditor: Address) -> SealOpened | 
         connection = context.members[auditor].connection
         opened = await connection.request(request, reply=SealOpened, timeout=REQUEST_TIMEOUT_S)
         with context.database.session() as session:
-            seat = session.get(Seat, (case.batch_row, case.spec.index, case.segment, auditor))
+            seat = session.get(Seat, case.key(auditor))
             if seat is not None and seat.seal == seal_of(Opening(opened.sketch, opened.after, opened.salt), auditor):
                 return opened
         logger.warning("%s opened another answer to %s than it sealed", auditor, case.name)

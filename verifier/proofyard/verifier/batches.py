@@ -13,7 +13,7 @@ from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.record import RecordedOperator
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, Wei
 from proofyard.verifier.auditing import Case, NotDelivered, judge_segment, owed
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import (
     Batch,
     BatchState,
@@ -126,7 +126,13 @@ async def _draw(context: Context, batch: Batch) -> None:
             segments_per_audit=job.segments_per_audit,
         )
         for audit in plan.audits:
-            row = Segment(batch=batch.id or 0, task=audit.task, index=audit.segment, auditors=" ".join(audit.auditors))
+            row = Segment(
+                batch=batch.id or 0,
+                task=audit.task,
+                index=audit.segment,
+                auditors=" ".join(audit.auditors),
+                drawn_at=now(),
+            )
             session.add(row)
         batch.seed, batch.draw_block, batch.state = drawn.seed, drawn.block, BatchState.AUDITING
         batch.operators = encode(snapshot)
@@ -201,6 +207,9 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
             session.merge(Fault(batch=batch.id or 0, task=index, node=node, reason=reason))
             task.barred = " ".join({*task.barred.split(), node})
             release(task)
+        elif any(verdict == Verdict.UNDECIDED for verdict, _ in verdicts):
+            log(session, batch.job, "undecided", "too few auditors voted; done again", task=index, node=node)
+            release(task)
         else:
             task.state = TaskState.VALID
             log(
@@ -253,4 +262,5 @@ def _case(
         auditors=tuple(Address(a) for a in segment.auditors.split()),
         owners={operator.node: operator.owner for operator in operators_of(batch)},
         seats=job.auditors_per_segment,
+        drawn_at=segment.drawn_at,
     )

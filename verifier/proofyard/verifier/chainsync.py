@@ -9,9 +9,8 @@ import logging
 
 from sqlmodel import Session, select
 
-from proofyard.chain import JobOpened
 from proofyard.chain import Cursor as ChainCursor
-from proofyard.chain import Event, Rollback
+from proofyard.chain import Event, JobOpened, Rollback
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.types import ProofyardError
 from proofyard.verifier.context import Context

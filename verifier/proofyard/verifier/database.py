@@ -117,6 +117,7 @@ class Segment(SQLModel, table=True):
     index: int = Field(primary_key=True)
     auditors: str
     """The plan's order, separated by blanks."""
+    drawn_at: float = 0.0
     verdict: str = "pending"
     reason: str = ""
 
@@ -129,6 +130,7 @@ class Seat(SQLModel, table=True):
     segment: int = Field(primary_key=True)
     auditor: str = Field(primary_key=True)
     state: SeatState = SeatState.WORKING
+    attempts: int = 1
     lease_until: float = 0.0
     seal: bytes | None = None
     signature: bytes | None = None
