@@ -81,7 +81,7 @@ def sample_run() -> RunReport:
         spans=spans_of(LOG, TASKS, NAMES, since=100),
         marks=marks_of(LOG, since=100),
         audits=(Audit("round 0, worker 0", 2, "node-2", {"node-1": 0.61}, "fault", "it differs"),),
-        balances=(Balance("node-2", "node", B, Wei(10**21), Wei(0), Wei(0), "slashed"),),
+        balances=(Balance("node-2", "node", B, Wei(10**21), Wei(0), "slashed"),),
         slashes=(Slash("node-2", B, Wei(10**21), "it differs"),),
     )
 

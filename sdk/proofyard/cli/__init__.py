@@ -4,6 +4,6 @@ stdout carries data, stderr progress and log lines. Exit codes: 0 fine, 1 failed
 unreachable, 4 a proof does not match, 130 interrupted.
 """
 
-from proofyard.cli.app import main
+from proofyard.cli.app import guard, main
 
-__all__ = ["main"]
+__all__ = ["guard", "main"]

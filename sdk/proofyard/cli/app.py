@@ -4,9 +4,9 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -68,8 +68,13 @@ def version(as_json: output.AsJson = False) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
+    return guard(lambda: app(args, prog_name="proofyard", standalone_mode=False))
+
+
+def guard(run: Callable[[], object]) -> int:
+    """The exit code of `run`: what it returns if that is a number, 0 otherwise; every error is told in one line."""
     try:
-        code: Any = app(args, prog_name="proofyard", standalone_mode=False)
+        code = run()
     except ProofyardError as error:
         return _fail(str(error), error, error.exit_code)
     except typer.Abort:

@@ -36,6 +36,14 @@ class Books:
         return self.held + self.registry == self.supply and self.totals.sum == self.registry
 
 
+def statement(chain: ChainClient, holders: Iterable[Address]) -> dict[Address, Wei]:
+    """Whose every token is: each holder's with what it has at stake, and the Registry's rest, which is escrow,
+    unclaimed pay, bonds and what was burned. The sum is the supply."""
+    owned = {holder: holding_of(chain, holder).total for holder in dict.fromkeys(holders)}
+    totals = chain.totals()
+    return {**owned, chain.registry: Wei(totals.sum - totals.stakes - totals.unbonding)}
+
+
 def holding_of(chain: ChainClient, owner: Address) -> Holding:
     account = chain.account(owner)
     return Holding(chain.token_balance(owner), account.stake, account.unbonding)

@@ -2,19 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from proofyard.chain import Anvil, ChainClient, Deployment, Params, Wallet, deploy_network
+from proofyard.chain import Anvil, ChainClient, Deployment, Params, SlashRecord, Wallet, deploy_network
 from proofyard.devnet.directory import fresh_directory
-from proofyard.devnet.ledger import Books, Holding, books_of, holding_of
+from proofyard.devnet.ledger import Books, books_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, free_udp_port, stop_all
-from proofyard.protocol.types import Address, Wei
+from proofyard.protocol.types import Address, BatchId, Wei
 from proofyard.protocol.workload_bits import workload_bits
 
 WATCH_S = 0.5
@@ -138,14 +138,23 @@ class DevNetwork:
 
     # Money
 
-    def holdings(self) -> dict[str, Holding]:
-        """What every member's owner holds and has at stake now, by name."""
-        chain = self.chain()
-        return {member.name: holding_of(chain, member.owner.address) for member in self.members.values()}
+    def statement(self) -> dict[Address, Wei]:
+        """Whose every token is now, by owner; the Registry's are those that are nobody's yet."""
+        return statement(self.chain(), self._holders())
 
     def books(self) -> Books:
         """All tokens there are, counted wherever they can be."""
-        return books_of(self.chain(), [self.treasury.address, *(m.owner.address for m in self.members.values())])
+        return books_of(self.chain(), self._holders())
+
+    def slashes(self, batches: Iterable[BatchId]) -> list[tuple[Member, SlashRecord]]:
+        """Who lost stake in these batches, and how much."""
+        chain = self.chain()
+        by_key = {member.key.address: member for member in self.members.values()}
+        found = [slash for batch in batches for slash in chain.slashes(batch)]
+        return [(by_key[chain.operator(slash.operator).node], slash) for slash in found]
+
+    def _holders(self) -> list[Address]:
+        return [self.treasury.address, *(member.owner.address for member in self.members.values())]
 
     # Starting
 

@@ -60,7 +60,6 @@ class Balance:
     address: Address
     before: Wei
     after: Wei
-    paid: Wei
     note: str
 
 

@@ -69,7 +69,7 @@ def _loss(run: RunReport) -> str:
     chart = loss_chart(run.losses, run.nodes, before=run.loss_before, after=run.loss_after, seconds=_last_moment(run))
     return _section(
         "Loss",
-        "Training loss as each node reported it, step by step; the dashed line joins the held-out loss of the base "
+        "Training loss as each node reported it, step by step, since the job was opened; the dashed line joins the held-out loss of the base "
         "model with that of the result.",
         f'<div class="legend">{legend}</div>{chart}',
     )
@@ -80,7 +80,11 @@ def _timeline(run: RunReport) -> str:
     legend = "".join(f'<span style="--c: var(--{name})"><i></i>{text}</span>' for name, text in names)
     legend += '<span style="--c: var(--accent)"><i></i>chain event</span>'
     chart = timeline(run.spans, run.marks, run.nodes, seconds=_last_moment(run))
-    return _section("Timeline", "Who was busy with what.", f'<div class="legend">{legend}</div>{chart}')
+    return _section(
+        "Timeline",
+        "Who was busy with what, in seconds since the job was opened.",
+        f'<div class="legend">{legend}</div>{chart}',
+    )
 
 
 def _audits(run: RunReport) -> str:
@@ -89,7 +93,7 @@ def _audits(run: RunReport) -> str:
             escape(audit.task),
             str(audit.segment),
             escape(audit.worker),
-            ", ".join(f"{escape(name)} {distance:.1e}" for name, distance in audit.distances.items()) or "&ndash;",
+            ", ".join(f"{escape(name)} {distance:.3g}" for name, distance in audit.distances.items()) or "&ndash;",
             _verdict(audit.verdict, audit.reason),
         )
         for audit in run.audits
@@ -120,7 +124,7 @@ def _balances(run: RunReport) -> str:
             _credit(row.before),
             _credit(row.after),
             _signed(row.after - row.before),
-            escape(row.note),
+            escape(row.note and f"cheats: {row.note}"),
         )
         for row in run.balances
     ]

@@ -1,0 +1,254 @@
+"""What a demo run came to: the claims it makes, checked; the summary for programs; the table for people."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from proofyard.chain import SlashRecord
+from proofyard.devnet.members import Member
+from proofyard.devnet.report import Audit, Balance, RunReport, Slash
+from proofyard.devnet.report.history import losses_of, marks_of, spans_of
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.messages import LogLine
+from proofyard.protocol.types import Address, Cid, TaskIndex, Wei
+from proofyard.sdk import SettledBatch
+
+LEAST_IMPROVEMENT = 0.05
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out loss in nats a token, and what the model writes."""
+
+    loss: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Everything that was measured. `before`, `after`: whose every token was, by owner. `slashes`: as the chain has
+    them. `seconds`: the whole run."""
+
+    model: str
+    prompt: str
+    started: str
+    seconds: float
+    peak_rss_bytes: int
+    manifest: Manifest
+    tasks: Mapping[TaskIndex, TaskSpec]
+    log: Sequence[LogLine]
+    batches: Sequence[SettledBatch]
+    slashes: Sequence[tuple[Member, SlashRecord]]
+    members: Sequence[Member]
+    registry: Address
+    treasury: Address
+    supply: Wei
+    evaluated: tuple[Evaluation, Evaluation]
+    before: Mapping[Address, Wei]
+    after: Mapping[Address, Wei]
+    conserved: bool
+    adapter_cid: Cid
+    adapter_dir: str
+
+    @property
+    def nodes(self) -> list[Member]:
+        return [member for member in self.members if member.role == "node"]
+
+    @property
+    def names(self) -> dict[Address, str]:
+        return {address: m.name for m in self.members for address in (m.key.address, m.owner.address)}
+
+    def broken_claims(self) -> list[str]:
+        """What the demo promises and this run did not keep, each in one sentence."""
+        first, last = (evaluation.loss for evaluation in self.evaluated)
+        slashed = {member.name for member, _ in self.slashes}
+        broken = []
+        if last > (1 - LEAST_IMPROVEMENT) * first:
+            broken.append(f"the held-out loss went from {first:.4f} to {last:.4f}, not down by 5%")
+        for node in self.nodes:
+            gained = self.after[node.owner.address] - self.before[node.owner.address]
+            if node.adversary and node.name not in slashed:
+                broken.append(f"{node.name} cheated ({node.adversary}) and was not slashed")
+            if node.adversary and self._paid_for_faulty(node):
+                broken.append(f"{node.name} cheated ({node.adversary}) and was paid for it")
+            if not node.adversary and node.name in slashed:
+                broken.append(f"{node.name} was honest and was slashed")
+            if not node.adversary and gained <= 0:
+                broken.append(f"{node.name} was honest and was not paid")
+        if not self.conserved:
+            broken.append("the token balances do not add up to the supply")
+        return broken
+
+    def _paid_for_faulty(self, node: Member) -> bool:
+        """Whether a batch that found a node at fault pays it all the same."""
+        key = node.key.address
+        return any(
+            key in {fault.node for fault in batch.record.faults} & {paid.node for paid in batch.record.payouts}
+            for batch in self.batches
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For programs; amounts in base units as strings, addresses are those of owners."""
+        return {
+            "loss_before": self.evaluated[0].loss,
+            "loss_after": self.evaluated[1].loss,
+            "seconds": round(self.seconds, 1),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "adapter_cid": self.adapter_cid,
+            "adapter_dir": self.adapter_dir,
+            "audits": [
+                {
+                    "batch": str(batch.event.batch),
+                    "task": audit.task,
+                    "segment": audit.segment,
+                    "worker": worker_of(batch, audit.task),
+                    "auditors": {vote.auditor: vote.distance for vote in audit.votes},
+                    "verdict": audit.verdict,
+                }
+                for batch in self.batches
+                for audit in batch.record.audits
+            ],
+            "slashed": {member.owner.address: str(slash.amount) for member, slash in self.slashes},
+            "balances": {
+                owner: {"before": str(amount), "after": str(self.after[owner])} for owner, amount in self.before.items()
+            },
+            "conserved": self.conserved,
+        }
+
+    def report(self) -> RunReport:
+        names, opened = self.names, self.log[0].at
+        return RunReport(
+            title="Proofyard: one fine-tuning job, checked and paid",
+            started=self.started,
+            model=self.model,
+            seed=self.manifest.seed,
+            seconds=self.seconds,
+            peak_rss_bytes=self.peak_rss_bytes,
+            loss_before=self.evaluated[0].loss,
+            loss_after=self.evaluated[1].loss,
+            sample_prompt=self.prompt,
+            sample_before=self.evaluated[0].text,
+            sample_after=self.evaluated[1].text,
+            adapter_cid=self.adapter_cid,
+            adapter_dir=self.adapter_dir,
+            tolerance=self.manifest.tolerance,
+            conserved=self.conserved,
+            supply=self.supply,
+            nodes=tuple(member.name for member in self.nodes),
+            losses=losses_of(self.log, self.tasks, names, since=opened),
+            spans=spans_of(self.log, self.tasks, names, since=opened),
+            marks=marks_of(self.log, since=opened),
+            audits=self._audits(),
+            balances=self._balances(),
+            slashes=tuple(
+                Slash(member.name, member.owner.address, slash.amount, self._fault_of(member))
+                for member, slash in self.slashes
+            ),
+        )
+
+    def _audits(self) -> tuple[Audit, ...]:
+        return tuple(
+            Audit(
+                task=self.tasks[audit.task].label,
+                segment=audit.segment,
+                worker=self.names[worker_of(batch, audit.task)],
+                distances={self.names[vote.auditor]: vote.distance for vote in audit.votes},
+                verdict=audit.verdict,
+                reason=audit.reason,
+            )
+            for batch in self.batches
+            for audit in batch.record.audits
+        )
+
+    def _balances(self) -> tuple[Balance, ...]:
+        rows = [
+            Balance(
+                name=member.name,
+                role=member.role,
+                address=member.owner.address,
+                before=self.before[member.owner.address],
+                after=self.after[member.owner.address],
+                note=member.adversary or "",
+            )
+            for member in self.members
+        ]
+        for name, role, address in (
+            ("registry", "escrow, unclaimed pay, burned", self.registry),
+            ("treasury", "deployer", self.treasury),
+        ):
+            rows.append(Balance(name, role, address, self.before[address], self.after[address], ""))
+        return tuple(rows)
+
+    def _fault_of(self, member: Member) -> str:
+        return next(
+            f"{self.tasks[fault.task].label}: {fault.reason}"
+            for batch in self.batches
+            for fault in batch.record.faults
+            if fault.node == member.key.address
+        )
+
+    def print(self, console: Console) -> None:
+        """The table that a run ends with."""
+        run = self.report()
+        console.print(_nodes_table(self, run))
+        console.print(_audits_table(run))
+        for slash in run.slashes:
+            console.print(f"[bold red]slashed[/] {slash.node} lost {_credit(slash.amount)} CREDIT: {slash.reason}")
+        change = 100 * (run.loss_after / run.loss_before - 1)
+        facts = Table(show_header=False, box=None)
+        for name, value in (
+            ("held-out loss", f"{run.loss_before:.4f} -> {run.loss_after:.4f} ({change:+.1f}%)"),
+            ("books", "every token accounted for" if run.conserved else "NOT CONSERVED"),
+            ("adapter", f"{run.adapter_dir}  {run.adapter_cid}"),
+            ("took", f"{run.seconds:.0f} s, {run.peak_rss_bytes / 1e9:.1f} GB at the peak"),
+            ("prompt", run.sample_prompt),
+            ("before", run.sample_before.strip()),
+            ("after", run.sample_after.strip()),
+        ):
+            facts.add_row(f"[bold]{name}[/]", value)
+        console.print(facts)
+
+
+def worker_of(batch: SettledBatch, task: TaskIndex) -> Address:
+    """Who committed to a task in this batch."""
+    return next(done.commitment.node for done in batch.record.tasks if done.commitment.task == task)
+
+
+def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
+    table = Table(title="Who did what, and what it came to", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("who", "tasks", "audits", "faults", "CREDIT before", "after", "change"):
+        table.add_column(column, justify="left" if column == "who" else "right")
+    for row in run.balances:
+        if row.address == outcome.treasury:
+            continue
+        own = [span for span in run.spans if span.node == row.name]
+        faults = sum(span.outcome == "fault" for span in own)
+        audits = sum(span.kind == "audit" and span.outcome == "ok" for span in own)
+        tasks = sum(span.kind != "audit" and span.outcome == "ok" for span in own)
+        counts = [str(n) for n in (tasks, audits, faults)] if row.role == "node" else [""] * 3
+        change = row.after - row.before
+        style = "red" if faults else "green" if change > 0 and row.role == "node" else ""
+        who = f"{row.name} ({row.note})" if row.note else row.name
+        table.add_row(who, *counts, _credit(row.before), _credit(row.after), f"{change / 1e18:+,.2f}", style=style)
+    return table
+
+
+def _audits_table(run: RunReport) -> Table:
+    table = Table(
+        title=f"Audits (relative distance from the worker; up to {run.tolerance:g} is equal)", title_justify="left"
+    )
+    for column in ("task", "segment", "worker", "auditors", "verdict"):
+        table.add_column(column)
+    for audit in run.audits:
+        votes = ", ".join(f"{name} {distance:.3g}" for name, distance in audit.distances.items())
+        style = "red" if audit.verdict == "fault" else ""
+        table.add_row(audit.task, str(audit.segment), audit.worker, votes, audit.verdict, style=style)
+    return table
+
+
+def _credit(amount: int) -> str:
+    return f"{amount / 1e18:,.2f}"
