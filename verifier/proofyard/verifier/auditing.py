@@ -83,6 +83,8 @@ async def judge_segment(context: Context, case: Case) -> tuple[Verdict, str]:
         before = await owed(context, case.worker, case.trace[case.segment], f"state {case.segment}")
         while True:
             verdict, seated, sealed = _convene(context, case)
+            if verdict == Verdict.UNDECIDED:
+                await _require_usable(context, case, before)
             if verdict != Verdict.PENDING:
                 return verdict, _reason(context, case) if verdict == Verdict.FAULT else ""
             for auditor in seated:
@@ -93,6 +95,14 @@ async def judge_segment(context: Context, case: Case) -> tuple[Verdict, str]:
                 await context.wait(TICK_S)
     except (NotDelivered, WorkloadError) as error:
         return Verdict.FAULT, str(error)
+
+
+async def _require_usable(context: Context, case: Case, before: bytes) -> None:
+    """Nobody could audit the segment: see whether that is the state's fault. Raises `StateRefused` if so."""
+    if case.segment > 0:
+        first = await owed(context, case.worker, case.trace[0], "state 0")
+        change = context.workload(case.manifest).change
+        await asyncio.to_thread(change, case.manifest, case.spec, first, before)
 
 
 def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list[Address]]:
