@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from proofyard.chain import Anvil, ChainClient, Deployment, Params, SlashRecord, Wallet, deploy_network
 from proofyard.devnet.directory import fresh_directory
-from proofyard.devnet.ledger import Books, books_of, statement
+from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, free_udp_port, stop_all
 from proofyard.protocol.types import Address, BatchId, Wei
@@ -137,6 +137,11 @@ class DevNetwork:
             time.sleep(WATCH_S)
 
     # Money
+
+    def holdings(self) -> dict[str, Holding]:
+        """What every member's owner holds and has at stake now, by name."""
+        chain = self.chain()
+        return {member.name: holding_of(chain, member.owner.address) for member in self.members.values()}
 
     def statement(self) -> dict[Address, Wei]:
         """Whose every token is now, by owner; the Registry's are those that are nobody's yet."""

@@ -69,8 +69,8 @@ def _loss(run: RunReport) -> str:
     chart = loss_chart(run.losses, run.nodes, before=run.loss_before, after=run.loss_after, seconds=_last_moment(run))
     return _section(
         "Loss",
-        "Training loss as each node reported it, step by step, since the job was opened; the dashed line joins the held-out loss of the base "
-        "model with that of the result.",
+        "Training loss as each node reported it, step by step, since the job was opened; the dashed line joins the "
+        "held-out loss of the base model with that of the result.",
         f'<div class="legend">{legend}</div>{chart}',
     )
 
