@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from proofyard.devnet.network import DevNetwork
@@ -42,8 +43,24 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
         assert (after[node.name].tokens > before[node.name].tokens) == (node is not cheat)
     assert credits(100) <= paid <= credits(110)
 
+    check_status_api(network, handle.job_id, cheat.key.address)
+
     again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     assert again.wait(120).result == report.result, "the same seed must give the same adapter"
+
+
+def check_status_api(network: DevNetwork, job: int, cheat: str) -> None:
+    """What a dashboard sees over HTTP."""
+    with httpx.Client(base_url=network.api_url("verifier-1")) as api:
+        assert api.get("/health").json()["nodes"] == 5
+        assert {node["address"] for node in api.get("/nodes").json()} == {node.key.address for node in network.nodes}
+        assert [row["state"] for row in api.get("/jobs").json()] == ["done"]
+        shown = api.get(f"/jobs/{job}").json()
+        assert {task["state"] for task in shown["task_states"]} == {"valid"}
+        assert cheat not in {task["node"] for task in shown["task_states"]}
+        audits = api.get(f"/jobs/{job}/audits").json()
+        assert any(audit["match"] is False and audit["distance"] > 0.1 for audit in audits)
+        assert api.get("/jobs/99").status_code == 404
 
 
 def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
