@@ -72,6 +72,7 @@ class RowsWorkload(ABC):
     name: str
     params_type: type[RowsParams]
     row_type: type[msgspec.Struct]
+    needs_model: bool = True
 
     @abstractmethod
     def columns(self, params: Any) -> Schema:
@@ -90,7 +91,7 @@ class RowsWorkload(ABC):
         return tensors
 
     def check(self, manifest: Manifest) -> None:
-        check_common(manifest)
+        check_common(manifest, model=self.needs_model)
         row_tasks(convert_params(manifest, self.params_type))
 
     def graph(self, manifest: Manifest) -> list[TaskSpec]:

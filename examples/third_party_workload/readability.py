@@ -1,0 +1,47 @@
+"""A workload from outside Proofyard: words and average word length of every line.
+
+Install it beside Proofyard (`pip install .`) on the machines that take part, and name it in a manifest: that is all.
+Rows that do not depend on each other get traces, audits and resuming from `RowsWorkload`; a workload whose segments
+build on each other implements `proofyard.workloads.workload.Workload` itself, as `lora` does.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
+from proofyard.workloads.state import Schema, TensorSpec, decode_state
+from proofyard.workloads.text_data import Document
+from proofyard.workloads.workload import Inputs, Resources
+
+
+class ReadabilityWorkload(RowsWorkload):
+    name = "readability"
+    params_type = RowsParams
+    row_type = Document
+    needs_model = False
+
+    def columns(self, params: RowsParams) -> Schema:
+        return {"words": TensorSpec("I64", ()), "word_length": TensorSpec("F64", ())}
+
+    def compute(self, manifest: Manifest, params: RowsParams, inputs: Inputs, resources: Resources) -> Compute:
+        def measure(lines: Sequence[Any]) -> dict[str, Any]:
+            words = [line.text.split() for line in lines]
+            lengths = [sum(map(len, row)) / max(1, len(row)) for row in words]
+            return {"words": np.array(list(map(len, words)), np.int64), "word_length": np.array(lengths)}
+
+        return measure
+
+    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+        table = decode_state(result)
+        rows = zip(table["words"].tolist(), table["word_length"].tolist(), strict=True)
+        dest.mkdir(parents=True, exist_ok=True)
+        (dest / "readability.json").write_text(json.dumps([{"words": w, "word_length": n} for w, n in rows]) + "\n")
+        return dest
+
+
+WORKLOAD = ReadabilityWorkload()
