@@ -4,6 +4,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from msgspec.structs import replace
 from transformers import AutoModelForCausalLM
 
 from proofyard.workloads import determinism
@@ -11,6 +12,7 @@ from proofyard.workloads.causal_lm import adapted_model
 from proofyard.workloads.lora import WORKLOAD, put, take
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.quantized import QUANTIZED
 from proofyard.workloads.sketch import exact_distance
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.text_data import batch_rows, is_held_out, pack, read_documents, shard
@@ -102,3 +104,33 @@ def test_micro_batches_and_threads_change_only_the_rounding(tiny, lora_manifest)
     assert distance < 1e-3
     torch.set_num_threads(2)
     assert WORKLOAD.runner(manifest, task, tiny, Resources()).run(0, before, lambda _: None) == whole
+
+
+@pytest.mark.parametrize(("precision", "error"), [("int8", 0.005), ("nf4", 0.1)])
+def test_quantized_weights_stay_close_and_keep_nothing_for_the_backward_pass(precision, error):
+    torch.manual_seed(0)
+    base = torch.nn.Linear(70, 30)
+    layer = QUANTIZED[precision](base)
+    spread = (layer.expand() - base.weight).norm() / base.weight.norm()
+    assert 0 < spread < error
+    x = torch.randn(5, 70, requires_grad=True)
+    out = layer(x)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, layer.expand(), base.bias))
+    torch.testing.assert_close(gradient, torch.ones(5, 30) @ layer.expand())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+def test_every_precision_trains_and_is_its_own_class(tiny, lora_manifest, precision):
+    manifest = replace(lora_manifest(rounds=1), execution_class=precision)
+    task = WORKLOAD.graph(manifest)[0]
+    losses = []
+    state = before = WORKLOAD.initial_state(manifest, task, tiny)
+    runner = WORKLOAD.runner(manifest, task, tiny, Resources())
+    for index in range(task.segments):
+        state = runner.run(index, state, lambda p: losses.append(p.loss))
+    assert losses[-1] < losses[0]
+    exact = WORKLOAD.runner(lora_manifest(rounds=1), task, tiny, Resources()).run(0, before, lambda _: None)
+    mine = WORKLOAD.runner(manifest, task, tiny, Resources()).run(0, before, lambda _: None)
+    distance = exact_distance(*(WORKLOAD.change(manifest, task, before, after) for after in (exact, mine)))
+    assert distance > manifest.tolerance

@@ -20,6 +20,7 @@ from proofyard.workloads.determinism import DTYPES, pick_device
 from proofyard.workloads.errors import InputRefused, OutOfMemory
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import read_config, weight_files
+from proofyard.workloads.quantized import quantize
 from proofyard.workloads.state import Array
 from proofyard.workloads.workload import Resources
 
@@ -51,6 +52,7 @@ class AdaptedModel:
         self.device = pick_device(resources.device)
         self.model: Any = load_frozen(path, precision, resources.attention).to(self.device).eval()
         self._adapters = {name: _adapt(self.model, name, params) for name in sorted(params.modules)}
+        quantize(self.model, precision, self.model.get_output_embeddings())
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable tensors under the names they have in a state."""
@@ -100,7 +102,7 @@ def _chunks(flat: Tensor, targets: Tensor, gradient: Tensor) -> Iterator[tuple[T
         yield flat[here], targets[here], gradient[here]
 
 
-def load_frozen(path: Path, precision: str, attention: str) -> nn.Module:
+def load_frozen(path: Path, precision: str, attention: str) -> Any:
     """The model in a directory, without gradients. Never runs code that comes with it. Raises `InputRefused`."""
     config = read_config(path)
     scaled = [name for name in _SCALED_LOGITS if config.get(name)]
@@ -109,7 +111,7 @@ def load_frozen(path: Path, precision: str, attention: str) -> nn.Module:
     if "auto_map" in config:
         raise InputRefused(f"model directory {path.name}", "asks to run code of its own, which is never done here")
     transformers_logging.disable_progress_bar()
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, DTYPES[precision]),
         attn_implementation=attention,

@@ -8,8 +8,9 @@ import os
 import platform
 from importlib.metadata import version
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""Precision of a manifest to torch type of the frozen weights and activations; adapters are always float32."""
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "float32", "nf4": "float32"}
+"""Precision of a manifest to torch type of the activations. Adapters are always float32; `int8` and `nf4` quantise the
+frozen weights of `lora` and `sweep` (see `quantized`)."""
 
 
 def configure(threads: int, seed: int = 0) -> None:

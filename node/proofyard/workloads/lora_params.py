@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_TASKS, Manifest
+from proofyard.workloads.determinism import DTYPES
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.params import check_common, convert_params
 
@@ -80,7 +81,7 @@ def read_params(manifest: Manifest) -> LoraParams:
 
 def check_manifest(manifest: Manifest) -> LoraParams:
     """The parameters of a manifest that is executable as a whole."""
-    check_common(manifest)
+    check_common(manifest, precisions=tuple(DTYPES))
     return read_params(manifest)
 
 

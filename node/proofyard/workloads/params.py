@@ -1,11 +1,11 @@
 """What all workloads check of a manifest before they look at their own parameters."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.determinism import DTYPES
 from proofyard.workloads.errors import ManifestRefused
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -21,7 +21,7 @@ def convert_params(manifest: Manifest, kind: type[P]) -> P:
         raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
 
 
-def check_common(manifest: Manifest, *, model: bool = True) -> None:
+def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = ("fp32", "bf16")) -> None:
     """Raise `ManifestRefused` for a field outside `params` that is missing or out of range."""
     if manifest.version != 1:
         raise ManifestRefused("version", f"is {manifest.version}, this software executes version 1")
@@ -33,7 +33,7 @@ def check_common(manifest: Manifest, *, model: bool = True) -> None:
         raise ManifestRefused("seed", f"is {manifest.seed}, it must lie in [0, 2**63)")
     if not 0 < manifest.tolerance < 1:
         raise ManifestRefused("tolerance", f"is {manifest.tolerance}, it must lie between 0 and 1")
-    if manifest.execution_class not in DTYPES:
+    if manifest.execution_class not in precisions:
         raise ManifestRefused(
-            "execution_class", f"is {manifest.execution_class!r}, this software knows {', '.join(DTYPES)}"
+            "execution_class", f"is {manifest.execution_class!r}, this workload knows {', '.join(precisions)}"
         )

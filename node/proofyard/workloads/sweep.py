@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import TaskIndex
+from proofyard.workloads.determinism import DTYPES
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.lora import TRAIN, adapter_schema, prefixed_schema, take
 from proofyard.workloads.lora import WORKLOAD as LORA
@@ -79,7 +80,7 @@ class SweepWorkload:
     name = "sweep"
 
     def check(self, manifest: Manifest) -> None:
-        check_common(manifest)
+        check_common(manifest, precisions=tuple(DTYPES))
         for number in range(len(candidates(manifest))):
             try:
                 LORA.check(candidate_manifest(manifest, number))
