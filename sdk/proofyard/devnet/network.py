@@ -125,13 +125,17 @@ class DevNetwork:
     def log_of(self, name: str) -> Path:
         return self._children[name].log
 
+    def exit_codes(self) -> dict[str, int]:
+        """Members that have ended by themselves, and how."""
+        codes = {name: child.exit_code for name, child in self._children.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
     def watch(self, on_end: Callable[[str, int], object]) -> None:
         """Until interrupted; `on_end` hears once of each member that ends by itself, and of its exit code."""
         told: set[str] = set()
         while True:
-            for name, child in self._children.items():
-                code = child.exit_code
-                if code is not None and name not in told:
+            for name, code in self.exit_codes().items():
+                if name not in told:
                     told.add(name)
                     on_end(name, code)
             time.sleep(WATCH_S)
