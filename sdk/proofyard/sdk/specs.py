@@ -56,7 +56,7 @@ class LoraJob:
     batch: int = 4
     seq_len: int = 128
     seed: int = 0
-    tolerance: float = 0.02
+    tolerance: float = 1e-3
     options: dict[str, Any] = field(default_factory=dict)
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
