@@ -78,7 +78,7 @@ def sketch_change(change: Change, seed: bytes) -> Sketch:
     """The sketch of `change` under a 32-byte draw seed. Raises `SketchRefused` where a number is not finite."""
     groups = []
     for name in sorted(change):
-        flat = change[name].reshape(-1).astype(np.float64)
+        flat = change[name].reshape(-1).astype(np.float64, copy=False)
         with np.errstate(over="ignore"):
             values = _project(flat, seed, name).astype("<f4")
         if not np.isfinite(values).all():
@@ -120,10 +120,10 @@ def _project(flat: npt.NDArray[np.float64], seed: bytes, name: str) -> npt.NDArr
     sums = np.zeros((BLOCKS, WIDTH))
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
-        words = stream.random_raw(part.size)
+        # One word serves a coordinate: 16 bits a block, of which the lowest is the sign and the next are the bucket.
+        words = stream.random_raw(part.size).astype("<u8", copy=False).view("<u2").reshape(-1, BLOCKS)
         for block in range(BLOCKS):
-            bits = words >> np.uint64(16 * block)
-            signed = np.where(bits & np.uint64(1), part, -part)
-            buckets = ((bits >> np.uint64(1)) & np.uint64(WIDTH - 1)).astype(np.intp)
-            sums[block] += np.bincount(buckets, signed, WIDTH)
+            places = (words[:, block] & (2 * WIDTH - 1)).astype(np.intp)
+            signed = np.bincount(places, part, 2 * WIDTH).reshape(WIDTH, 2)
+            sums[block] += signed[:, 1] - signed[:, 0]
     return sums.reshape(-1) / math.sqrt(BLOCKS)
