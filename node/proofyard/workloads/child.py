@@ -139,8 +139,8 @@ def _receive(stream: BinaryIO, orders: "queue.Queue[Order]", child: Child) -> No
 
 
 def _limit(memory_bytes: int | None) -> None:
-    """Bound what a job can take from this machine. Memory is private memory, so a shared model does not count
-    until it is written to."""
+    """Bound what a job can take from this machine. Memory is what the process has allocated or mapped for itself, the
+    model included, although its pages are shared with other executors."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_STATE_BYTES, MAX_STATE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_bytes is not None:
