@@ -7,6 +7,7 @@ import typer
 
 from proofyard.cli.claim import claim
 from proofyard.cli.context import config_of
+from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
@@ -24,6 +25,7 @@ verifier = typer.Typer(no_args_is_help=True, help="Run a verifier: schedule, aud
 node.command("run")(node_run)
 node.command("claim")(claim)
 verifier.command("run")(verifier_run)
+verifier.add_typer(dispute, name="dispute")
 
 Owner = Annotated[str, typer.Option(help="Wallet that holds the stake and is paid.")]
 OwnerPassword = Annotated[Path | None, typer.Option("--owner-password-file", help="File with the owner's password.")]

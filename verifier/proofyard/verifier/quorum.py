@@ -10,15 +10,15 @@ import logging
 from proofyard.artifacts import fetch
 from proofyard.chain import VerifierRecord
 from proofyard.protocol import bls
-from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.messages import CoSign, CoSigned
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, settlement_of
-from proofyard.protocol.replay import RecordInvalid, check_record
+from proofyard.protocol.replay import check_record
 from proofyard.protocol.settlement import BatchRef, settlement_digest
 from proofyard.protocol.types import Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection, TransportError
 from proofyard.verifier.context import Context
+from proofyard.verifier.replaying import compare_with_chain
 
 logger = logging.getLogger(__name__)
 
@@ -80,36 +80,10 @@ class CoSigner:
         store = self._context.store
         await fetch(store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
         record = decode_record(await asyncio.to_thread(store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES))
-        await self._compare_with_chain(record)
+        await self._context.on_chain(lambda: compare_with_chain(self._context.chain, record))
         await fetch(store, record.manifest, [connection], max_bytes=MAX_MANIFEST_BYTES)
         manifest = self._context.manifest(record.manifest)
         specs = self._context.workload(manifest).graph(manifest)
         await asyncio.to_thread(check_record, record, manifest, specs)
         digest = await digest_of(self._context, record, message.record)
         return CoSigned(await asyncio.to_thread(bls.sign, self._context.wallet.bls_secret(), digest))
-
-    async def _compare_with_chain(self, record: BatchRecord) -> None:
-        """Batch, draw, job and operators as the Registry has them."""
-        chain = self._context.chain
-        batch = await self._context.on_chain(lambda: chain.batch(record.batch))
-        drawn = await self._context.on_chain(lambda: chain.seed(record.batch))
-        job = await self._context.on_chain(lambda: chain.job(record.job))
-        nodes = await self._context.on_chain(lambda: chain.active_nodes(record.draw_block))
-        pairs: dict[str, tuple[object, object]] = {
-            "chain": ((record.chain_id, record.registry), (chain.chain_id, chain.registry)),
-            "job": (record.job, batch.job),
-            "root": (record.root, batch.root),
-            "seed": ((record.seed, record.draw_block), drawn and (drawn.seed, drawn.block)),
-            "manifest": (cid_digest(record.manifest), job.manifest),
-            "auditors": (record.auditors_per_segment, job.auditors_per_segment),
-            "audited segments": (record.segments_per_audit, job.segments_per_audit),
-            "reward": (int(record.reward), job.reward),
-            "audit fee": (int(record.audit_fee), job.audit_fee),
-            "operators": (
-                [(o.id, o.node, o.owner, o.consecutive_valid) for o in record.operators],
-                [(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes],
-            ),
-        }
-        for name, (said, found) in pairs.items():
-            if said != found:
-                raise RecordInvalid(record.batch, f"its {name} is not the one on chain")
