@@ -47,7 +47,10 @@ def test_stopping_leaves_nothing_of_the_process_group(sleeper: Child) -> None:
     group = [p for p in psutil.process_iter() if _group(p) == sleeper.pid]
     assert len(group) >= 1
     stop_all([sleeper])
-    assert not any(_group(p) == sleeper.pid for p in psutil.process_iter())
+    gone = time.monotonic() + 10
+    while any(_group(p) == sleeper.pid for p in psutil.process_iter()):
+        assert time.monotonic() < gone, "a killed process takes a moment to vanish, but not this long"
+        time.sleep(0.02)
 
 
 def _group(process: psutil.Process) -> int:

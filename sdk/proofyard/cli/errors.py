@@ -7,7 +7,7 @@ ProofyardError
         └── BadSetting  a setting is missing, unknown or has a value that does not fit
 """
 
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import ExitCode, ProofyardError
 
 
 class CliError(ProofyardError):
@@ -26,7 +26,7 @@ class MissingExtra(CliError):
 class UsageError(CliError):
     """The call cannot be carried out as it was made; the message says how to make it."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class BadSetting(UsageError):

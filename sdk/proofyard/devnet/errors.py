@@ -9,7 +9,7 @@ ProofyardError
 
 from pathlib import Path
 
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import ExitCode, ProofyardError
 
 
 class DevnetError(ProofyardError):
@@ -39,7 +39,7 @@ class ChildNotReady(DevnetError):
 class DirectoryTaken(DevnetError):
     """The directory is another network's, or holds something else."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"the directory {path} {why}")
