@@ -182,6 +182,21 @@ async def test_skipping_half_of_the_steps_is_far_from_the_honest_result(tiny, lo
             assert exact_distance(mine, theirs) > 0.1
 
 
+async def test_a_wrong_result_does_not_follow_from_its_trace(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest(segments=1)
+    task = WORKLOAD.graph(manifest)[0]
+    async with Executor(tmp_path, adversary="wrong-result") as cheat:
+        trace = await cheat.run_task(manifest, task, tiny)
+    assert trace.result.read_bytes() != WORKLOAD.result(manifest, task, trace.states[-1].read_bytes())
+
+
+async def test_a_crashing_node_says_that_it_crashed(tiny, lora_manifest, tmp_path):
+    manifest = lora_manifest()
+    async with Executor(tmp_path, adversary="crashing") as crashing:
+        with pytest.raises(ExecutorCrashed, match="exit code 3"):
+            await crashing.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
+
+
 async def test_an_unknown_adversary_is_named(tiny, lora_manifest, tmp_path):
     manifest = lora_manifest()
     async with Executor(tmp_path, adversary="gremlin") as executor:

@@ -25,7 +25,7 @@ def deterministic():
 
     determinism.configure(threads=1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 def manifest_of(name, **params):

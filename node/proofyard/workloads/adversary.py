@@ -1,9 +1,10 @@
 """The zoo of cheats, for tests and the devnet: each is an honest training runner with one thing done wrong.
 
-A node runs one only when it is told to (`--adversary KIND`). Cheats that a runner cannot show (wrong result, silence,
-lazy or copying auditors) belong to the node. Averaging tasks are done honestly.
+A node runs one only when it is told to (`--adversary KIND`). Cheats that a runner cannot show (silence, lazy or
+copying auditors) belong to the node. Averaging tasks are done honestly.
 """
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -99,6 +100,15 @@ class FakeAll:
         return encode_state(state)
 
 
+class Crashing(TrainRunner):
+    """Ends its process in the middle of every task."""
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        if index >= self.params.segments // 2:
+            os._exit(3)
+        return super().run(index, before, progress)
+
+
 Maker = Callable[[Manifest, LoraParams, TaskSpec, Inputs, Resources], SegmentRunner]
 
 
@@ -124,6 +134,7 @@ def _bf16(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> S
 KINDS: dict[str, Maker] = {
     "bf16": _bf16,
     "copied-result": _wrong_shard,
+    "crashing": Crashing,
     "fake-all": _fake_all,
     "half-batch": HalfBatch,
     "learning-rate": _low_rate,
@@ -132,6 +143,7 @@ KINDS: dict[str, Maker] = {
     "skip-half": SkipHalf,
     "skip-tenth": SkipTenth,
     "stale-adapter": StaleAdapter,
+    "wrong-result": TrainRunner,
     "wrong-shard": _wrong_shard,
 }
 
@@ -145,6 +157,13 @@ def corrupt(
     if task.kind != TRAIN:
         return workload.runner(manifest, task, inputs, resources)
     return KINDS[kind](manifest, read_params(manifest), task, inputs, resources)
+
+
+def corrupt_result(kind: str, result: bytes) -> bytes:
+    """The result that a cheat hands in after a correct trace: of `wrong-result` it is another one."""
+    if kind != "wrong-result":
+        return result
+    return encode_state({name: -array for name, array in decode_state(result).items()})
 
 
 def _grown(before: bytes, after: bytes, factor: float) -> bytes:

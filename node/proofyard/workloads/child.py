@@ -97,8 +97,12 @@ class Child:
             for index in range(resumed, task.segments):
                 state = runner.run(index, state, self._progress)
                 self.report(StateWritten(index + 1, str(store.write(index + 1, state))))
-        result = write_durably(Path(order.folder) / "result.bin", workload.result(manifest, task, state))
-        return TaskDone(str(result), resumed)
+        result = workload.result(manifest, task, state)
+        if self._adversary:
+            from proofyard.workloads.adversary import corrupt_result
+
+            result = corrupt_result(self._adversary, result)
+        return TaskDone(str(write_durably(Path(order.folder) / "result.bin", result)), resumed)
 
     def _run_segment(self, order: RunSegment) -> SegmentDone:
         load_workload(order.manifest.workload).check(order.manifest)
