@@ -1,21 +1,28 @@
 """The main job over a real chain, real QUIC and real training, with a small random model."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork
 from proofyard.protocol.messages import LogLine
+from proofyard.protocol.record import BatchRecord
+from proofyard.protocol.replay import RecordInvalid, check_record
+from proofyard.protocol.signature import SignatureInvalid
 from proofyard.protocol.types import Wei
-from proofyard.sdk import Client, LoraJob, claim_all, credits, settled_batches, submit_job, unclaimed
+from proofyard.sdk import Client, LoraJob, SettledBatch, claim_all, credits, settled_batches, submit_job, unclaimed
+from proofyard.workloads.workload import load_workload
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
-    network: DevNetwork, client: Client, job: LoraJob, tmp_path: Path
+    network: DevNetwork, client: Client, job: LoraJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cheat = next(node for node in network.nodes if node.adversary)
     handle = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
@@ -44,6 +51,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert credits(100) <= paid <= credits(110)
 
     check_status_api(network, handle.job_id, cheat.key.address)
+    check_replay(network, job, batches, capsys)
 
     again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     assert again.wait(120).result == report.result, "the same seed must give the same adapter"
@@ -61,6 +69,63 @@ def check_status_api(network: DevNetwork, job: int, cheat: str) -> None:
         audits = api.get(f"/jobs/{job}/audits").json()
         assert any(audit["match"] is False and audit["distance"] > 0.1 for audit in audits)
         assert api.get("/jobs/99").status_code == 404
+
+
+def check_replay(
+    network: DevNetwork, job: LoraJob, batches: list[SettledBatch], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anyone recomputes the batch with the fault; a record in which anything was changed does not hold."""
+    first = next(batch for batch in batches if batch.record.faults)
+    network_flags = ["--rpc-url", network.rpc_url, "--registry", network.deployment.registry]
+    command = ["verifier", "dispute", "replay", str(first.event.batch), *network_flags, "--model-dir", str(job.model)]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    faulty = {fault.task for fault in first.record.faults}
+    assert {int(row["task"]) for row in found["executed"] if row["holds"] is not True} == faulty
+
+    manifest = job.manifest(None, None)
+    specs = load_workload("lora").graph(msgspec.structs.replace(manifest, model="m", data="d"))
+    check_record(first.record, manifest, specs)
+    for name, bad in tampered(first.record).items():
+        with pytest.raises((RecordInvalid, SignatureInvalid)):
+            check_record(bad, manifest, specs)
+            pytest.fail(f"a record with other {name} was accepted")
+
+
+def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
+    """Copies of a record in which one thing each was changed."""
+    replace_in = msgspec.structs.replace
+    audit = next(audit for audit in record.audits if audit.votes)
+    rest = tuple(other for other in record.audits if other is not audit)
+    vote, *others = audit.votes
+
+    def with_vote(**changes: object) -> BatchRecord:
+        votes = (replace_in(vote, **changes), *others)
+        return replace_in(record, audits=(replace_in(audit, votes=votes), *rest))
+
+    pay = replace_in(record.payouts[0], work=str(int(record.payouts[0].work) + 1))
+    task = record.tasks[0]
+    return {
+        "seed": replace_in(record, seed=bytes(32)),
+        "root": replace_in(record, root=bytes(32)),
+        "batch": replace_in(record, batch=record.batch + 1),
+        "tasks": replace_in(record, tasks=record.tasks[1:]),
+        "signature": replace_in(
+            record, tasks=(replace_in(task, signature=record.tasks[1].signature), *record.tasks[1:])
+        ),
+        "trace": replace_in(record, tasks=(replace_in(task, trace=task.trace[::-1]), *record.tasks[1:])),
+        "probability": replace_in(record, tasks=(replace_in(task, audit_wad=0), *record.tasks[1:])),
+        "operators": replace_in(record, operators=record.operators[::-1][:-1]),
+        "audits": replace_in(record, audits=rest),
+        "verdict": replace_in(record, audits=(replace_in(audit, verdict="undecided"), *rest)),
+        "sketch": with_vote(sketch=vote.sketch + b"!"),
+        "vote": with_vote(match=not vote.match),
+        "distance": with_vote(distance=0.5 if vote.match else 0.0),
+        "auditor": with_vote(auditor=task.commitment.node),
+        "faults": replace_in(record, faults=()),
+        "payouts": replace_in(record, payouts=(pay, *record.payouts[1:])),
+        "fewer payouts": replace_in(record, payouts=record.payouts[1:]),
+    }
 
 
 def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
