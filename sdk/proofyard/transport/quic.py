@@ -13,6 +13,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
+    NetworkAddress,
     QuicConnection,
     QuicConnectionState,
 )
@@ -25,6 +26,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from proofyard.transport import congestion
 
 ALPN = "proofyard/1"
 
@@ -114,7 +117,7 @@ def configuration(host: str, credentials: Credentials | None) -> QuicConfigurati
         max_data=GREETING_WINDOW,
         max_stream_data=STREAM_WINDOW,
         max_datagram_size=datagram_size(host),
-        congestion_control_algorithm="cubic",
+        congestion_control_algorithm=congestion.NAME,
     )
     config.supported_versions = [QuicProtocolVersion.VERSION_1]
     config.cipher_suites = [CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256]
@@ -127,7 +130,28 @@ def configuration(host: str, credentials: Credentials | None) -> QuicConfigurati
 
 
 class PeerQuic(QuicConnection):
-    """A `QuicConnection` whose receive limits are granted by its owner."""
+    """A `QuicConnection` whose receive limits are granted by its owner, and which paces by the path's model."""
+
+    def __init__(
+        self, *, configuration: QuicConfiguration, original_destination_connection_id: bytes | None = None
+    ) -> None:
+        super().__init__(
+            configuration=configuration, original_destination_connection_id=original_destination_connection_id
+        )
+        model = self._loss._cc
+        if isinstance(model, congestion.PathModel):
+            self._loss._pacer = congestion.ModelPacer(max_datagram_size=configuration.max_datagram_size, model=model)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        datagrams = super().datagrams_to_send(now)
+        model = self._loss._cc
+        if (
+            self._pacing_at is None
+            and model.bytes_in_flight < model.congestion_window
+            and isinstance(model, congestion.PathModel)
+        ):
+            model.on_idle()
+        return datagrams
 
     def grant_stream(self, stream_id: int, limit: int) -> bool:
         """Let the peer send up to offset `limit` on a stream. True when that is news to the peer."""
