@@ -60,7 +60,6 @@ class Child:
 
     def execute(self, order: Order) -> None:
         """Carry out an order and report how it ended."""
-        self.stopping.clear()
         try:
             match order:
                 case RunTask():
@@ -138,6 +137,7 @@ def _receive(stream: BinaryIO, orders: "queue.Queue[Order]", child: Child) -> No
         if isinstance(message, Stop):
             child.stopping.set()
         else:
+            child.stopping.clear()
             orders.put(message)
     os._exit(0)
 
