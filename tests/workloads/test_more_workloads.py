@@ -12,6 +12,7 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.workloads import determinism
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
+from proofyard.workloads.jobs import EmbedJob, EvaluateJob, MapJob, SweepJob
 from proofyard.workloads.sketch import exact_distance, sketch_change, sketch_distance
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.text_data import read_documents
@@ -206,3 +207,21 @@ def test_a_random_search_draws_different_candidates(lora_manifest):
 def test_a_sweep_that_cannot_be_run_is_refused_by_field(lora_manifest, vary, field):
     with pytest.raises(ManifestRefused, match=field):
         load_workload("sweep").check(sweep_manifest(lora_manifest, vary=vary))
+
+
+def test_job_specs_make_manifests_that_the_workloads_accept(tiny, tmp_path):
+    model, data = tiny.model, tiny.data
+    jobs = [
+        EmbedJob(model=model, data=data),
+        EvaluateJob(model=model, data=data, segment_rows=10),
+        MapJob(data=data),
+        SweepJob(model=model, data=data, vary={"lr": [1e-3, 1e-2]}, base={"seq_len": 32}),
+    ]
+    tasks = [len(load_workload(m.workload).graph(m)) for m in (job.manifest(Cid("model"), Cid("data")) for job in jobs)]
+    assert tasks == [2, 3, 2, 5]
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(InputRefused, match="no line"):
+        MapJob(data=empty).manifest(None, Cid("data"))
+    with pytest.raises(InputRefused, match="cannot be read"):
+        MapJob(data=tmp_path / "nothing").manifest(None, Cid("data"))

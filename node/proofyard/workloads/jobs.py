@@ -1,0 +1,153 @@
+"""Job specs of the workloads beside `lora`: what a requester says, turned into a manifest once the inputs have CIDs.
+
+from proofyard.sdk import submit_job
+from proofyard.workloads.jobs import EmbedJob
+
+handle = submit_job(EmbedJob(model="all-minilm-l6-v2", data="sentences.jsonl"))
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.types import Cid
+from proofyard.workloads.embed import WORKLOAD as EMBED
+from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.evaluate import WORKLOAD as EVALUATE
+from proofyard.workloads.model_files import linear_modules, read_config
+from proofyard.workloads.preprocess import WORKLOAD as MAP
+from proofyard.workloads.sweep import WORKLOAD as SWEEP
+from proofyard.workloads.workload import Workload
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsJob:
+    """What jobs over the lines of a JSONL file share: `segments` segments of `segment_rows` lines make a task."""
+
+    data: Path | str
+    segment_rows: int = 64
+    segments: int = 8
+    seed: int = 0
+    tolerance: float = TOLERANCE
+    precision: str = "fp32"
+
+    def _rows(self) -> dict[str, Any]:
+        return {"rows": count_lines(Path(self.data)), "segment_rows": self.segment_rows, "segments": self.segments}
+
+    def _manifest(self, workload: Workload, params: dict[str, Any], model: Cid | None, data: Cid | None) -> Manifest:
+        return Manifest(
+            workload=workload.name,
+            params=self._rows() | params,
+            model=model,
+            data=data,
+            seed=self.seed,
+            tolerance=self.tolerance,
+            execution_class=self.precision,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedJob(RowsJob):
+    """A vector for every line's `text`, from the encoder in the directory `model`. See `EmbedParams`."""
+
+    model: Path | str
+    max_tokens: int = 256
+    pooling: str = "mean"
+    normalize: bool = True
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        dimensions = read_config(Path(self.model)).get("hidden_size")
+        if not isinstance(dimensions, int):
+            raise InputRefused(f"model directory {Path(self.model).name}", "names no hidden_size in config.json")
+        params = {
+            "dimensions": dimensions,
+            "max_tokens": self.max_tokens,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+        }
+        return self._manifest(EMBED, params, model, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(RowsJob):
+    """Perplexity of `model` on every line, or its accuracy where lines have `choices`. See `EvaluateParams`."""
+
+    model: Path | str
+    choices: int = 1
+    max_tokens: int = 512
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        return self._manifest(EVALUATE, {"choices": self.choices, "max_tokens": self.max_tokens}, model, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapJob(RowsJob):
+    """Clean, filter, chunk and deduplicate a text set. `model` lends its tokenizer where chunks have a size."""
+
+    model: Path | str | None = None
+    min_characters: int = 1
+    max_characters: int = 1 << 24
+    chunk_tokens: int = 0
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        params = {
+            "min_characters": self.min_characters,
+            "max_characters": self.max_characters,
+            "chunk_tokens": self.chunk_tokens,
+        }
+        return self._manifest(MAP, params, model, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """A search over `vary` (parameter of `LoraParams` to values), every candidate trained with `base` otherwise.
+
+    `samples` 0 tries all combinations. `targets` and `layers` choose the adapted linear layers, as for `lora`.
+    """
+
+    model: Path | str
+    data: Path | str
+    vary: Mapping[str, Sequence[Any]]
+    base: Mapping[str, Any] = field(default_factory=dict)
+    targets: Sequence[str] = ("q_proj", "v_proj")
+    layers: Sequence[int] | None = None
+    samples: int = 0
+    sequences: int = 32
+    seed: int = 0
+    tolerance: float = TOLERANCE
+    precision: str = "fp32"
+
+    def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        modules = linear_modules(Path(self.model), list(self.targets), list(self.layers) if self.layers else None)
+        usual = {"rank": 8, "alpha": 16.0, "lr": 3e-3, "segments": 4, "segment_steps": 2, "batch": 4, "seq_len": 128}
+        params = {
+            "base": usual | dict(self.base) | {"modules": modules},
+            "vary": {name: list(values) for name, values in self.vary.items()},
+            "samples": self.samples,
+            "sequences": self.sequences,
+        }
+        return Manifest(
+            workload=SWEEP.name,
+            params=params,
+            model=model,
+            data=data,
+            seed=self.seed,
+            tolerance=self.tolerance,
+            execution_class=self.precision,
+        )
+
+
+def count_lines(data: Path) -> int:
+    """The lines of a JSONL file that are not blank. Raises `InputRefused` where there is none."""
+    try:
+        with data.open("rb") as stream:
+            count = sum(1 for line in stream if line.strip())
+    except OSError as error:
+        raise InputRefused(f"data file {data.name}", f"cannot be read: {error.strerror}") from None
+    if not count:
+        raise InputRefused(f"data file {data.name}", "holds no line")
+    return count
