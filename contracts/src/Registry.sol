@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
-import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {LibBit} from "solady/utils/LibBit.sol";
+import {SafeTransferLib} from "solady/utils/SafeTransferLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "./interfaces/IRegistry.sol";
 import {Court} from "./libraries/Court.sol";
@@ -19,7 +18,7 @@ import {VerifierSet} from "./libraries/VerifierSet.sol";
 
 /// @title Registry
 contract Registry is IRegistry, ReentrancyGuardTransient {
-    using SafeERC20 for IERC20;
+    using SafeTransferLib for address;
     using VerifierSet for VerifierSet.Set;
 
     /// @dev Payouts whose claimed bit lies in the batch itself.
@@ -28,7 +27,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     // ----------------------------------------------------------------------------------------------- storage
 
-    IERC20 private immutable TOKEN;
+    address private immutable TOKEN;
     uint96 private immutable NODE_STAKE;
     uint96 private immutable VERIFIER_STAKE;
     uint40 private immutable CHALLENGE_WINDOW;
@@ -56,7 +55,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(p.collusionBps < BPS, BadParams("collusionBps"));
         require(uint256(p.slashRequesterBps) + p.slashAuditorBps < BPS, BadParams("some of a slash must be burned"));
         require(p.nodeStake > 0 && p.verifierStake > 0, BadParams("zero stake"));
-        TOKEN = IERC20(token_);
+        TOKEN = token_;
         NODE_STAKE = p.nodeStake;
         VERIFIER_STAKE = p.verifierStake;
         CHALLENGE_WINDOW = p.challengeWindow;
@@ -166,7 +165,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     {
         uint256 amount = uint256(p.reward) + p.auditFee;
         // A permit that was front-run has already set the allowance; without one the transfer fails.
-        try IERC20Permit(address(TOKEN)).permit(msg.sender, address(this), amount, permitDeadline, v, r, s) {} catch {}
+        try IERC20Permit(TOKEN).permit(msg.sender, address(this), amount, permitDeadline, v, r, s) {} catch {}
         return _openJob(p);
     }
 
@@ -328,59 +327,64 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function finalize(BatchId id) external {
-        _requireFinal(id, _s.batches[BatchId.unwrap(id)]);
+        _requireFinal(id, _s.batches[BatchId.unwrap(id)].settled);
         Settling.finalize(_s, id, SLASH_REQUESTER_BPS, SLASH_AUDITOR_BPS);
-    }
-
-    function _requireFinal(BatchId id, Batch storage b) private view {
-        require(b.settledAt != 0, NotSettled(id));
-        require(block.timestamp >= b.claimableAt, WindowOpen(id, b.claimableAt));
-        require(b.openChallenges == 0, Contested(id));
     }
 
     // ----------------------------------------------------------------------------------------------- payouts
 
     /// @inheritdoc IRegistry
-    function claim(Claim[] calldata claims) external nonReentrant {
-        uint256 released;
+    function claim(Claim[] calldata claims) external {
         for (uint256 i = 0; i < claims.length; ++i) {
-            Claim calldata c = claims[i];
-            Batch storage b = _s.batches[BatchId.unwrap(c.batch)];
-            _requireFinal(c.batch, b);
-            _markClaimed(c, b);
-            uint96 amount = c.amount;
-            if (b.faulted) {
-                Settling.finalize(_s, c.batch, SLASH_REQUESTER_BPS, SLASH_AUDITOR_BPS);
-                if (b.auditUnits != 0) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
-            }
-            require(amount <= b.remaining, PayoutsExceedTotal(c.batch));
-            b.remaining -= amount;
-            released += amount;
-            Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
-            if (o.lastFault >= b.settledAt && o.lastFault < b.claimableAt) {
-                _s.jobs[b.job].escrow += amount;
-                _s.totals.escrow += amount;
-                emit Forfeited(c.batch, c.operator, amount);
-                continue;
-            }
-            if (c.valid > 0 && b.settledAt > o.lastFault) o.consecutiveValid += c.valid;
-            emit Claimed(c.batch, c.operator, o.owner, amount);
-            if (amount > 0) TOKEN.safeTransfer(o.owner, amount);
+            _claim(claims[i]);
         }
-        _s.totals.claimable -= uint128(released);
     }
 
-    function _markClaimed(Claim calldata c, Batch storage b) private {
-        bytes32 leaf = Merkle.leaf(abi.encode(c.batch, c.index, c.operator, c.amount, c.valid, c.audits));
-        bool proven = Merkle.verify(b.payoutRoot, leaf, c.index, b.payoutCount, c.proof);
-        require(proven, BadPayoutProof(c.batch, c.index));
-        require(!_isClaimed(c.batch, b, c.index), AlreadyClaimed(c.batch, c.index));
-        if (c.index < INLINE_CLAIMS) b.claimed |= uint40(1 << c.index);
-        else _s.claimed[BatchId.unwrap(c.batch)][c.index >> 8] |= 1 << (c.index & 0xff);
+    /// @dev Everything is written before the token is called, so a token that re-enters finds the payout claimed.
+    function _claim(Claim calldata c) private {
+        (BatchId id, uint256 index, uint96 amount) = (c.batch, c.index, c.amount);
+        Batch storage b = _s.batches[BatchId.unwrap(id)];
+        Settled memory t = b.settled;
+        _requireFinal(id, t);
+        if (t.faulted) {
+            Settling.finalize(_s, id, SLASH_REQUESTER_BPS, SLASH_AUDITOR_BPS);
+            if (b.auditUnits != 0) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
+            t.remaining = b.settled.remaining;
+        }
+        bool proven = Merkle.verify(b.payoutRoot, Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
+        require(proven, BadPayoutProof(id, index));
+        require(!_isClaimed(id, t.claimed, index), AlreadyClaimed(id, index));
+        if (index < INLINE_CLAIMS) t.claimed |= uint40(1 << index);
+        else _s.claimed[BatchId.unwrap(id)][index >> 8] |= 1 << (index & 0xff);
+        require(amount <= t.remaining, PayoutsExceedTotal(id));
+        unchecked {
+            t.remaining -= amount;
+        }
+        b.settled = t;
+
+        // A fault between settlement and the end of the window forfeits the pay, one after settlement the reputation.
+        Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
+        (address owner, uint40 lastFault) = (o.owner, o.lastFault);
+        if (lastFault >= t.settledAt && lastFault < t.claimableAt) {
+            _s.jobs[b.job].escrow += amount;
+            _s.totals.escrow += amount;
+            emit Forfeited(id, c.operator, amount);
+            return;
+        }
+        uint32 valid = c.valid;
+        if (valid > 0 && t.settledAt > lastFault) o.consecutiveValid += valid;
+        emit Claimed(id, c.operator, owner, amount);
+        if (amount > 0) TOKEN.safeTransfer(owner, amount);
     }
 
-    function _isClaimed(BatchId id, Batch storage b, uint256 index) private view returns (bool) {
-        if (index < INLINE_CLAIMS) return b.claimed >> index & 1 == 1;
+    function _requireFinal(BatchId id, Settled memory t) private view {
+        require(t.settledAt != 0, NotSettled(id));
+        require(block.timestamp >= t.claimableAt, WindowOpen(id, t.claimableAt));
+        require(t.openChallenges == 0, Contested(id));
+    }
+
+    function _isClaimed(BatchId id, uint40 first, uint256 index) private view returns (bool) {
+        if (index < INLINE_CLAIMS) return first >> index & 1 == 1;
         return _s.claimed[BatchId.unwrap(id)][index >> 8] >> (index & 0xff) & 1 == 1;
     }
 
@@ -490,7 +494,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function token() external view returns (address) {
-        return address(TOKEN);
+        return TOKEN;
     }
 
     /// @inheritdoc IRegistry
@@ -589,8 +593,15 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
+    function claimable(uint256 from, uint256 to) external view returns (uint256 sum) {
+        for (uint256 id = from; id < to && id <= _s.batchCount; ++id) {
+            sum += _s.batches[id].settled.remaining;
+        }
+    }
+
+    /// @inheritdoc IRegistry
     function isClaimed(BatchId id, uint256 index) external view returns (bool) {
-        return _isClaimed(id, _batch(id), index);
+        return _isClaimed(id, _batch(id).settled.claimed, index);
     }
 
     /// @inheritdoc IRegistry

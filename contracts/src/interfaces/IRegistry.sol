@@ -164,6 +164,20 @@ interface IRegistry {
         uint8 workload;
     }
 
+    /// @notice What claims need of a settled batch, in one slot.
+    struct Settled {
+        /// Settled pay that nobody has claimed.
+        uint96 remaining;
+        uint40 settledAt;
+        uint40 claimableAt;
+        uint24 payoutCount;
+        uint8 openChallenges;
+        /// Whether the batch has faults: only then is anything behind `signers` set in it.
+        bool faulted;
+        /// Claimed bits of the first 40 payouts; the others are in a mapping.
+        uint40 claimed;
+    }
+
     struct Batch {
         bytes32 root;
         uint64 job;
@@ -175,16 +189,7 @@ interface IRegistry {
         uint8 attempt;
         bytes32 seed;
         bytes32 payoutRoot;
-        /// Settled pay that nobody has claimed.
-        uint96 remaining;
-        uint40 settledAt;
-        uint40 claimableAt;
-        uint24 payoutCount;
-        uint8 openChallenges;
-        /// Whether this batch has faults: only then is anything behind `signers` set.
-        bool faulted;
-        /// Claimed bits of the first 40 payouts; the others are in a mapping.
-        uint40 claimed;
+        Settled settled;
         /// Slots of the verifiers that signed.
         uint256 signers;
         /// The auditors' share of what was slashed in this batch, and the audited segments it is shared by.
@@ -309,14 +314,13 @@ interface IRegistry {
         bytes32[] proof;
     }
 
-    /// @notice Where the contract's tokens are; the sum is its token balance.
+    /// @notice Where the contract's tokens are. Its token balance is the sum, and `claimable` of all batches.
     struct Totals {
         uint128 stakes;
         uint128 unbonding;
-        uint128 escrow;
-        uint128 claimable;
         uint128 bonds;
         uint128 burned;
+        uint128 escrow;
     }
 
     // ------------------------------------------------------------------------------------------------ events
@@ -613,6 +617,9 @@ interface IRegistry {
     function job(JobId id) external view returns (Job memory);
     function batch(BatchId id) external view returns (Batch memory);
     function slashes(BatchId id) external view returns (SlashRecord[] memory);
+
+    /// @notice The unclaimed pay of batches `from` to `to - 1`; their numbers begin at 1.
+    function claimable(uint256 from, uint256 to) external view returns (uint256);
     function isClaimed(BatchId id, uint256 index) external view returns (bool);
     function settlementDigest(Settlement calldata settlement) external view returns (bytes32);
 

@@ -46,8 +46,8 @@ library Court {
 
     function challengePayout(State storage s, IRegistry.Claim calldata c) external returns (ChallengeId) {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(c.batch)];
-        bytes32 leaf = Merkle.leaf(abi.encode(c.batch, c.index, c.operator, c.amount, c.valid, c.audits));
-        bool proven = Merkle.verify(b.payoutRoot, leaf, c.index, b.payoutCount, c.proof);
+        bytes32 leaf = Merkle.payoutLeaf(c);
+        bool proven = Merkle.verify(b.payoutRoot, leaf, c.index, b.settled.payoutCount, c.proof);
         require(proven, IRegistry.BadPayoutProof(c.batch, c.index));
         IRegistry.Challenge memory x;
         (x.kind, x.accused, x.entry) = (IRegistry.Kind.Payout, b.verifier, c.index);
@@ -85,9 +85,11 @@ library Court {
         returns (ChallengeId)
     {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(batch)];
-        require(b.settledAt != 0, IRegistry.NotSettled(batch));
-        require(block.timestamp < b.claimableAt, IRegistry.OutsideWindow(b.settledAt, b.claimableAt));
-        b.openChallenges += 1;
+        require(b.settled.settledAt != 0, IRegistry.NotSettled(batch));
+        require(
+            block.timestamp < b.settled.claimableAt, IRegistry.OutsideWindow(b.settled.settledAt, b.settled.claimableAt)
+        );
+        b.settled.openChallenges += 1;
         x.batch = uint64(BatchId.unwrap(batch));
         x.attempt = b.attempt;
         x.phase = IRegistry.Phase.Draw;
@@ -267,7 +269,7 @@ library Court {
     /// @dev Everybody's bond back; the same may be challenged again. The silent jurors' fines are burned.
     function _dismiss(State storage s, ChallengeId id, IRegistry.Challenge storage x) private {
         IRegistry.Batch storage b = s.batches[x.batch];
-        if (!_isStale(s, x)) b.openChallenges -= 1;
+        if (!_isStale(s, x)) b.settled.openChallenges -= 1;
         Stakes.give(s, x.challenger, x.bond);
         if (x.appellant != address(0)) Stakes.give(s, x.appellant, s.court.appealBond);
         _burn(s, x.fines);
@@ -280,7 +282,7 @@ library Court {
     function _close(State storage s, ChallengeId id, IRegistry.Challenge storage x, bool upheld) private {
         if (x.batch != 0 && x.kind != IRegistry.Kind.Receipt) {
             if (_isStale(s, x)) return _dismiss(s, id, x);
-            s.batches[x.batch].openChallenges -= 1;
+            s.batches[x.batch].settled.openChallenges -= 1;
         }
         x.phase = upheld ? IRegistry.Phase.Upheld : IRegistry.Phase.Rejected;
         uint96 pot = x.appellant == address(0) ? 0 : s.court.appealBond;
@@ -315,7 +317,7 @@ library Court {
         accused.consecutiveValid = 0;
         accused.lastFault = uint40(block.timestamp);
         // The worker's pay in this batch is forfeit too, however long the jury took.
-        if (b.claimableAt <= block.timestamp) b.claimableAt = uint40(block.timestamp) + 1;
+        if (b.settled.claimableAt <= block.timestamp) b.settled.claimableAt = uint40(block.timestamp) + 1;
         return Stakes.take(s, accused.owner, type(uint256).max);
     }
 

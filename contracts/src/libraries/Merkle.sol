@@ -1,12 +1,29 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {IRegistry, OperatorId} from "../interfaces/IRegistry.sol";
+
 /// @title Merkle
 /// @notice Proofs in the positional trees of `proofyard.protocol.merkle`: the shape of RFC 6962, hashed with
 /// keccak-256, a leaf prefixed with 0x00 and a node with 0x01. An odd node at the end of a level moves up unchanged.
 library Merkle {
     function leaf(bytes memory data) internal pure returns (bytes32) {
         return keccak256(abi.encodePacked(bytes1(0), data));
+    }
+
+    /// @notice The leaf of a payout: abi.encode(batch, index, operator, amount, valid, audits).
+    function payoutLeaf(IRegistry.Claim calldata c) internal pure returns (bytes32) {
+        return keccak256(
+            abi.encodePacked(
+                bytes1(0),
+                c.batch,
+                uint256(c.index),
+                uint256(OperatorId.unwrap(c.operator)),
+                uint256(c.amount),
+                uint256(c.valid),
+                uint256(c.audits)
+            )
+        );
     }
 
     function node(bytes32 left, bytes32 right) internal pure returns (bytes32 result) {
@@ -27,11 +44,17 @@ library Merkle {
     {
         if (index >= size) return false;
         uint256 used;
-        for (; size > 1; (index, size) = (index >> 1, (size + 1) >> 1)) {
-            if (index ^ 1 >= size) continue;
-            if (used == proof.length) return false;
-            bytes32 sibling = proof[used++];
-            leafHash = index & 1 == 1 ? node(sibling, leafHash) : node(leafHash, sibling);
+        unchecked {
+            for (; size > 1; (index, size) = (index >> 1, (size + 1) >> 1)) {
+                if (index ^ 1 >= size) continue;
+                if (used == proof.length) return false;
+                bytes32 sibling;
+                assembly ("memory-safe") {
+                    sibling := calldataload(add(proof.offset, shl(5, used)))
+                }
+                ++used;
+                leafHash = index & 1 == 1 ? node(sibling, leafHash) : node(leafHash, sibling);
+            }
         }
         return used == proof.length && leafHash == root;
     }

@@ -46,7 +46,7 @@ library Settling {
     ) external {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(settlement.batch)];
         require(b.job != 0, IRegistry.UnknownBatch(settlement.batch));
-        require(b.settledAt == 0, IRegistry.AlreadySettled(settlement.batch));
+        require(b.settled.settledAt == 0, IRegistry.AlreadySettled(settlement.batch));
         require(settlement.payoutCount <= MAX_PAYOUTS, IRegistry.BadSettlement("too many payouts"));
         require(settlement.faults.length <= MAX_FAULTS, IRegistry.BadSettlement("too many faults"));
         require(settlement.record.length == CID_BYTES, IRegistry.BadSettlement("record is not a CID"));
@@ -55,10 +55,15 @@ library Settling {
 
         _spend(s, b, settlement.payoutTotal, grace);
         b.payoutRoot = settlement.payoutRoot;
-        b.remaining = settlement.payoutTotal;
-        b.settledAt = uint40(block.timestamp);
-        b.claimableAt = uint40(block.timestamp) + window;
-        b.payoutCount = uint24(settlement.payoutCount);
+        b.settled = IRegistry.Settled({
+            remaining: settlement.payoutTotal,
+            settledAt: uint40(block.timestamp),
+            claimableAt: uint40(block.timestamp) + window,
+            payoutCount: uint24(settlement.payoutCount),
+            openChallenges: 0,
+            faulted: settlement.faults.length > 0,
+            claimed: 0
+        });
         b.signers = signers;
         if (settlement.faults.length > 0) _recordFaults(s, settlement, b);
         emit IRegistry.BatchSettled(
@@ -70,7 +75,7 @@ library Settling {
             settlement.auditRoot,
             settlement.record,
             signers,
-            b.claimableAt
+            block.timestamp + window
         );
     }
 
@@ -92,7 +97,6 @@ library Settling {
         j.openTasks -= b.size;
         j.lastActive = uint40(block.timestamp);
         s.totals.escrow -= amount;
-        s.totals.claimable += amount;
     }
 
     function _draw(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
@@ -126,7 +130,6 @@ library Settling {
             o.lastFault = uint40(block.timestamp);
             emit IRegistry.Faulted(settlement.batch, f.operator, f.task, f.segment, f.reason, amount);
         }
-        b.faulted = true;
         b.frozen = frozen;
         b.auditUnits = settlement.auditUnits;
     }
@@ -141,11 +144,10 @@ library Settling {
         uint96 burned = frozen - toRequester - toAuditors;
         b.frozen = 0;
         b.pool = toAuditors;
-        b.remaining += toAuditors;
+        b.settled.remaining += toAuditors;
         s.jobs[b.job].escrow += toRequester;
         s.totals.bonds -= frozen;
         s.totals.escrow += toRequester;
-        s.totals.claimable += toAuditors;
         s.totals.burned += burned;
         emit IRegistry.SlashFinal(id, toRequester, toAuditors, burned);
     }
@@ -158,19 +160,18 @@ library Settling {
             IRegistry.SlashRecord storage f = faults[i - 1];
             IRegistry.Operator storage o = s.operators[f.operator];
             Stakes.give(s, o.owner, f.amount);
-            if (o.lastFault == b.settledAt) {
+            if (o.lastFault == b.settled.settledAt) {
                 o.lastFault = f.lastFault;
                 o.consecutiveValid += f.consecutiveValid;
             }
         }
         delete s.slashes[BatchId.unwrap(id)];
         IRegistry.Job storage j = s.jobs[b.job];
-        j.escrow += b.remaining;
+        j.escrow += b.settled.remaining;
         j.openTasks += b.size;
-        s.totals.escrow += b.remaining;
-        s.totals.claimable -= b.remaining;
+        s.totals.escrow += b.settled.remaining;
         uint256 signers = b.signers;
-        (b.settledAt, b.claimableAt, b.remaining, b.openChallenges, b.faulted) = (0, 0, 0, 0, false);
+        delete b.settled;
         (b.frozen, b.auditUnits) = (0, 0);
         b.attempt += 1;
         emit IRegistry.BatchVoided(id, b.attempt);

@@ -33,12 +33,13 @@ library VerifierSet {
         require(publicKey.length == 128, IRegistry.BadPublicKey());
         bool possessed = BLS12381.verify(publicKey, digest, BLS12381.POSSESSION_TAG, possession);
         require(possessed, IRegistry.BadPossessionProof());
-        uint256 free = ~self.active;
-        require(free != 0, IRegistry.VerifierSetFull());
+        uint256 vacant = ~self.active;
+        require(vacant != 0, IRegistry.VerifierSetFull());
         uint256 cursor = (operator - 1) % SLOTS;
-        uint256 later = free >> cursor << cursor;
-        slot = uint8(LibBit.ffs(later != 0 ? later : free));
-        require(block.timestamp >= self.freeFrom[slot], IRegistry.VerifierSetFull());
+        uint256 later = vacant >> cursor << cursor;
+        slot = uint8(LibBit.ffs(later != 0 ? later : vacant));
+        bool usable = self.operatorAt[slot] == 0 || block.timestamp >= self.freeFrom[slot];
+        require(usable, IRegistry.VerifierSetFull());
 
         BLS12381.G1 memory key = BLS12381.pack(publicKey);
         self.keys[slot] = key;

@@ -36,6 +36,7 @@ from proofyard.protocol.settlement import OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
 PAGE = 100
+BATCH_PAGE = 1000
 LATEST: BlockIdentifier = "latest"
 
 
@@ -102,8 +103,14 @@ class RegistryReader:
         row = self._read("params")
         return replace(Params(*row), court=CourtParams(*row[-1]))
 
-    def totals(self) -> Totals:
-        return Totals(*(Wei(value) for value in self._read("totals")))
+    def totals(self, *, block: BlockIdentifier = LATEST) -> Totals:
+        """Where the Registry's tokens are, at one block."""
+        at = self.block_number() if block == LATEST else block
+        stakes, unbonding, bonds, burned, escrow = self._read("totals", block=at)
+        batches = self._read("counts", block=at)[3]
+        pages = range(1, batches + 1, BATCH_PAGE)
+        claimable = sum(self._read("claimable", start, start + BATCH_PAGE, block=at) for start in pages)
+        return Totals(Wei(stakes), Wei(unbonding), Wei(escrow), Wei(claimable), Wei(bonds), Wei(burned))
 
     # Operators
 
@@ -193,8 +200,9 @@ class RegistryReader:
 
     def batch(self, batch: BatchId) -> BatchState:
         row = self._read("batch", batch)
-        root, job, size, verifier, commit_block, committed_at, attempt, seed, payout_root, remaining, *row = row
-        settled_at, claimable_at, payout_count, open_challenges, _, _, signers, pool, _, frozen = row
+        root, job, size, verifier, commit_block, committed_at, attempt, seed, payout_root, settled, *row = row
+        remaining, settled_at, claimable_at, payout_count, open_challenges, _, _ = settled
+        signers, pool, _, frozen = row
         return BatchState(
             id=batch,
             job=JobId(job),
