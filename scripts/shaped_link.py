@@ -30,7 +30,7 @@ def available() -> bool:
 
 
 class ShapedLink:
-    """`delay_s` is one way; `loss` a probability for each packet in each direction; `rate` bytes a second, 0 for any."""
+    """`delay_s` is one way; `loss` a probability for each packet in each direction; `rate` bytes/s, 0 for any."""
 
     def __init__(
         self, *, delay_s: float = 0.0, loss: float = 0.0, rate: float = 0.0, mtu: int = 1500, seed: int = 1
@@ -93,6 +93,36 @@ class ShapedLink:
                 os.write(tun, packet)
 
 
+class VethPair:
+    """Two namespaces joined by a veth pair: the kernel's own speed, at an MTU of one's choice."""
+
+    def __init__(self, mtu: int = 1500) -> None:
+        self._mtu = mtu
+        self._names = {side: f"pv{os.getpid()}{side}" for side in "ab"}
+        self.addresses = {"a": "10.78.0.1", "b": "10.78.0.2"}
+
+    def command(self, side: str) -> list[str]:
+        return ["ip", "netns", "exec", self._names[side]]
+
+    def __enter__(self) -> Self:
+        a, b = self._names.values()
+        _run("ip", "netns", "add", a)
+        _run("ip", "netns", "add", b)
+        _run("ip", "link", "add", "veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b)
+        for side in self._names:
+            for command in (
+                f"ip addr add {self.addresses[side]}/30 dev veth0",
+                f"ip link set veth0 mtu {self._mtu} up",
+                "ip link set lo up",
+            ):
+                _run(*self.command(side), *command.split())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._names.values():
+            _run("ip", "netns", "del", name)
+
+
 def _run(*command: str) -> None:
     subprocess.run(command, check=True)
 
@@ -104,7 +134,7 @@ def _open_tun() -> int:
 
 
 def _tun_of(name: str) -> int:
-    """Make the TUN device on a thread of its own inside a network namespace; a TUN device belongs to where it was made."""
+    """Make a TUN device on a thread inside a network namespace, as it belongs to where it was made."""
     result: list[int] = []
 
     def inside() -> None:

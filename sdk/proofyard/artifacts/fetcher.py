@@ -6,6 +6,7 @@ a fetch that was cut off continues where it stopped.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -20,7 +21,11 @@ from proofyard.transport import Connection, ProtocolViolation, TransportError
 
 logger = logging.getLogger("proofyard.artifacts")
 
-BATCH_BLOCKS = 8
+FIRST_BATCH = 2
+MAX_BATCH = 16
+BATCH_SECONDS = 0.25
+"""A request asks for as many blocks as the provider delivers in this time, so a slow one never holds up many."""
+
 LANES = 2
 """Requests under way at one provider, so that the next blocks follow without a pause."""
 
@@ -89,8 +94,10 @@ async def _provide(job: "_Job", provider: BlockProvider) -> None:
 
 
 async def _lane(job: "_Job", provider: BlockProvider) -> None:
-    while batch := await job.take(provider.name):
-        left = set(batch)
+    clock = asyncio.get_running_loop().time
+    count = FIRST_BATCH
+    while batch := await job.take(provider.name, count):
+        left, start = set(batch), clock()
         try:
             async with aclosing(provider.blocks(batch)) as blocks:
                 async for cid, data in blocks:
@@ -100,7 +107,9 @@ async def _lane(job: "_Job", provider: BlockProvider) -> None:
                         await job.keep(cid, data, provider.name)
                     left.discard(cid)
         finally:
-            job.give_back(left)
+            job.give_back(left, provider.name)
+        per_block = (clock() - start) / len(batch)
+        count = max(1, min(MAX_BATCH, int(BATCH_SECONDS / max(per_block, 1e-6))))
 
 
 class _Job:
@@ -117,7 +126,7 @@ class _Job:
         self._store = store
         self._on_progress = on_progress
         self._wanted: dict[Cid, None] = dict.fromkeys(missing)
-        self._under_way: set[Cid] = set()
+        self._under_way: dict[Cid, set[str]] = {}
         self._seen: set[Cid] = set(missing)
         self._lacking: dict[str, set[Cid]] = {}
         self._changed = asyncio.Event()
@@ -127,24 +136,28 @@ class _Job:
     def missing(self) -> int:
         return len(self._wanted) + len(self._under_way)
 
-    async def take(self, peer: str) -> list[Cid]:
-        """The next blocks to ask `peer` for; waits while others may bring news; empty when it can help no more."""
+    async def take(self, peer: str, count: int) -> list[Cid]:
+        """At most `count` blocks to ask `peer` for; waits while others may bring news; empty when it can help no more.
+
+        At the end, when all that is wanted is under way at others, one of those blocks is asked for a second time.
+        """
         while True:
             lacking = self._lacking.get(peer, set())
-            batch = []
-            for cid in self._wanted:
-                if cid not in lacking:
-                    batch.append(cid)
-                    if len(batch) == BATCH_BLOCKS:
-                        break
+            batch = list(itertools.islice((cid for cid in self._wanted if cid not in lacking), count))
+            batch = batch or self._slowest(peer, lacking)
             if batch or not self._under_way:
                 break
-            changed = self._changed
-            await changed.wait()
+            await self._changed.wait()
         for cid in batch:
-            del self._wanted[cid]
-        self._under_way.update(batch)
+            self._wanted.pop(cid, None)
+            self._under_way.setdefault(cid, set()).add(peer)
         return batch
+
+    def _slowest(self, peer: str, lacking: set[Cid]) -> list[Cid]:
+        for cid, holders in self._under_way.items():
+            if peer not in holders and len(holders) == 1 and cid not in lacking:
+                return [cid]
+        return []
 
     async def keep(self, cid: Cid, data: bytes, peer: str) -> None:
         """Check and store a block, and want what it shows to be missing below it. Raises `ForgedBlock`."""
@@ -159,7 +172,7 @@ class _Job:
             self._require_room(sum(claims))
             self._want(await asyncio.to_thread(lambda: self._missing_below(node)))
         self.received += len(data)
-        self._under_way.discard(cid)
+        self._under_way.pop(cid, None)
         self._notice()
         if self._on_progress is not None:
             self._on_progress(self.received, self.missing)
@@ -175,13 +188,17 @@ class _Job:
 
     def absent(self, cid: Cid, peer: str) -> None:
         self._lacking.setdefault(peer, set()).add(cid)
-        self.give_back({cid})
+        self.give_back({cid}, peer)
 
-    def give_back(self, cids: set[Cid]) -> None:
-        """These were not delivered: somebody else may try."""
-        for cid in cids & self._under_way:
-            self._under_way.discard(cid)
-            self._wanted[cid] = None
+    def give_back(self, cids: set[Cid], peer: str) -> None:
+        """`peer` did not deliver these: somebody else may try, unless somebody else is already at it."""
+        for cid in cids:
+            holders = self._under_way.get(cid)
+            if holders is not None:
+                holders.discard(peer)
+                if not holders:
+                    del self._under_way[cid]
+                    self._wanted[cid] = None
         self._notice()
 
     def _require_room(self, size: int) -> None:
