@@ -1,39 +1,16 @@
 """A real anvil for the whole run, and a network of contracts for each test."""
 
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from proofyard.chain import Anvil, ChainClient, Deployment, Params, Wallet, deploy_network
-from proofyard.protocol.types import Wei
+from proofyard.chain import Anvil, ChainClient, Params, deploy_network
 
-CREDIT = 10**18
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-@dataclass
-class Network:
-    """A fresh deployment with a deployer that holds all tokens."""
-
-    anvil: Anvil
-    deployment: Deployment
-    deployer: ChainClient
-    _used: list[Wallet] = field(default_factory=list)
-
-    def client(self, wallet: Wallet | None) -> ChainClient:
-        return ChainClient(self.anvil.rpc_url, self.deployment.registry, wallet, patience=5)
-
-    def owner(self, credits: int) -> ChainClient:
-        """A new wallet with ether and so many tokens."""
-        wallet = self.key()
-        self.deployer.transfer(wallet.address, Wei(credits * CREDIT))
-        return self.client(wallet)
-
-    def key(self) -> Wallet:
-        """A new wallet with ether for gas."""
-        wallet = Wallet.generate()
-        self.anvil.fund(wallet.address)
-        return wallet
+from world import Network
 
 
 @pytest.fixture(scope="session")
