@@ -18,7 +18,7 @@ want=$(stamp_of pyproject.toml constraints.txt scripts/setup.sh)
 if [ "$(cat .venv/.stamp 2>/dev/null)" != "$want" ]; then
   [ -x .venv/bin/python ] || "$python" -m venv .venv ||
     die "could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"
-  pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+  pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
   torch=$(grep '^torch==' constraints.txt)
   torch_args=("$torch")
   [ -z "${PROOFYARD_TORCH_INDEX:-}" ] || torch_args+=(--extra-index-url "$PROOFYARD_TORCH_INDEX")
@@ -47,7 +47,9 @@ if ! { command -v anvil && command -v forge && [ -d node_modules/solc ]; } >/dev
   if [ "$(cat node_modules/.stamp 2>/dev/null)" != "$want" ]; then
     command -v npm >/dev/null || die "npm is needed for Foundry and the contract libraries (apt install npm)."
     say "installing Foundry, solc and the contract libraries into node_modules"
-    npm ci --silent --no-progress
+    # Not `npm ci`: it wants every platform of Foundry in the lock file, and some are not in every registry.
+    npm install --no-save --silent --no-progress ||
+      die "npm could not install the packages of package.json; run: npm install --no-save"
     echo "$want" >node_modules/.stamp
   fi
 fi
