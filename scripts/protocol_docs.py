@@ -8,7 +8,7 @@ import inspect
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as shapes
@@ -87,7 +87,7 @@ def field_type(kind: Any) -> str:
         return field_type(get_args(kind)[0])
     if get_origin(kind) is tuple:
         return f"tuple[{field_type(get_args(kind)[0])}, ...]"
-    if isinstance(kind, UnionType):
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return " | ".join(field_type(each) for each in get_args(kind))
     return "None" if kind is NoneType else str(kind.__name__)
 

@@ -12,6 +12,7 @@ from proofyard.artifacts.errors import (
 )
 from proofyard.artifacts.exchange import BlockProvider, Blocks, GetBlocks, serve_blocks
 from proofyard.artifacts.fetcher import ForgedBlock, fetch
+from proofyard.artifacts.keeper import Collected, Keeper, Pin
 from proofyard.artifacts.store import BlockStore
 
 __all__ = [
@@ -22,10 +23,13 @@ __all__ = [
     "BlockProvider",
     "BlockStore",
     "Blocks",
+    "Collected",
     "CorruptArtifact",
     "ForgedBlock",
     "GetBlocks",
     "IpfsUnavailable",
+    "Keeper",
+    "Pin",
     "StoreUnusable",
     "cid_of_bytes",
     "fetch",

@@ -80,14 +80,17 @@ def _read(get: GetBlock, cid: Cid, expected: int | None, start: int, stop: int, 
         at += size
 
 
+def children(get: GetBlock, cid: Cid) -> list[Cid]:
+    """The blocks right below one, in order; none below a raw leaf, which is not read."""
+    return [link.cid for link in decode(cid, get(cid)).links] if cid_codec(cid) == DAG_PB else []
+
+
 def all_blocks(get: GetBlock, cid: Cid) -> Iterator[Cid]:
-    """Every distinct block of an artifact, parents before their children. Raw leaves are named, not read."""
+    """Every distinct block of an artifact, parents before their children."""
     stack, seen = [cid], set()
     while stack:
         here = stack.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        yield here
-        if cid_codec(here) == DAG_PB:
-            stack += [link.cid for link in reversed(decode(here, get(here)).links)]
+        if here not in seen:
+            seen.add(here)
+            yield here
+            stack += reversed(children(get, here))

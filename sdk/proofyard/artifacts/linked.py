@@ -60,6 +60,9 @@ class LinkedFiles:
             for index in range(len(file.leaves) // 32):
                 self._places[file.leaves[32 * index : 32 * index + 32]] = _Place(file, index)
 
+    def roots(self) -> list[Cid]:
+        return list(self._records)
+
     def has(self, digest: bytes) -> bool:
         return digest in self._places
 

@@ -166,15 +166,24 @@ class BlockStore:
             seen.add(here)
             if not self.has(here):
                 yield here
-            elif cid_codec(here) != RAW:
+            else:
                 try:
-                    node = dag.load(self.get_block, here)
+                    stack += reversed(dag.children(self.get_block, here))
                 except BlockMissing:
                     yield here
-                    continue
-                stack += [link.cid for link in reversed(node.links)] if not isinstance(node, bytes) else []
+
+    def linked(self) -> list[Cid]:
+        """The artifacts that lie elsewhere."""
+        return self._linked.roots()
 
     # Files of the store
+
+    def write_whole(self, target: Path, data: bytes) -> None:
+        """Write one of the store's own files, whole or not at all. Raises `StoreUnusable`."""
+        try:
+            self._write_whole(target, [data])
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
 
     def _block_path(self, cid: Cid) -> Path:
         cid_bytes(cid)  # a path from outside is a digest, nothing else
@@ -186,9 +195,9 @@ class BlockStore:
             return
         try:
             path.parent.mkdir(exist_ok=True)
-            self._write_whole(path, [data])
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        self.write_whole(path, data)
 
     def _write_whole(self, target: Path, pieces: Iterator[bytes] | list[bytes]) -> None:
         with self._lock:
@@ -228,7 +237,7 @@ class BlockStore:
 
         cid = (build_tree(path, link_one, self._put_checked) if path.is_dir() else link_one(path, "")).cid
         record = Record(cid, str(path), tuple(files))
-        self._write_whole(self._links / cid, [encode(record)])
+        self.write_whole(self._links / cid, encode(record))
         self._linked.add(record)
         return cid
 

@@ -1,0 +1,130 @@
+"""What a store keeps: pins, some of them leases that end, and the collection of everything else.
+
+Pins are files beside the blocks, written whole like them, so they survive a crash. Linked and exported artifacts
+count as pinned: their nodes are the only copy of the tree above a file that lies elsewhere.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from proofyard.artifacts.dag import children
+from proofyard.artifacts.errors import BlockMissing, StoreUnusable
+from proofyard.artifacts.store import BlockStore
+from proofyard.protocol.cid import DAG_PB, CidError, cid_bytes, cid_codec
+from proofyard.protocol.codec import CodecError, decode, encode
+from proofyard.protocol.types import Cid
+
+logger = logging.getLogger("proofyard.artifacts")
+
+GRACE_SECONDS = 3600.0
+"""A block younger than this is kept: an artifact that is still arriving has no pin yet."""
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Keep `cid` and what is below it until `until` (Unix seconds), or for good when that is None."""
+
+    cid: Cid
+    until: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection deleted, and what the store holds after it."""
+
+    blocks: int
+    bytes: int
+    bytes_left: int
+
+
+class Keeper:
+    """Pins and collection for one store."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self._folder = store.path / "pins"
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreUnusable(self._folder, error.strerror or str(error)) from None
+
+    def pin(self, cid: Cid, *, until: float | None = None, reason: str = "") -> None:
+        """Keep an artifact; with `until` it is a lease. Replaces an earlier pin of it."""
+        cid_bytes(cid)
+        self._store.write_whole(self._folder / cid, encode(Pin(cid, until, reason)))
+
+    def unpin(self, cid: Cid) -> None:
+        """Let an artifact go at the next collection. Idempotent."""
+        cid_bytes(cid)
+        (self._folder / cid).unlink(missing_ok=True)
+
+    def pins(self, now: float) -> list[Pin]:
+        """What is pinned at `now` (Unix seconds), leases that have ended left out."""
+        found = []
+        for file in sorted(self._folder.iterdir()):
+            try:
+                pin = decode(file.read_bytes(), Pin)
+            except CodecError as error:
+                logger.warning("the pin %s is unreadable and is deleted: %s", file.name, error)
+                file.unlink(missing_ok=True)
+                continue
+            if pin.until is None or pin.until > now:
+                found.append(pin)
+        return found
+
+    def used_bytes(self) -> int:
+        """Bytes of all blocks in the store, linked files not counted."""
+        return sum(path.stat().st_size for _, path in self._blocks())
+
+    def collect(self, now: float, *, quota_bytes: int = 0, grace_s: float = GRACE_SECONDS) -> Collected:
+        """Delete blocks that nothing pinned needs, the oldest first, until the store holds at most `quota_bytes`.
+
+        Blocks younger than `grace_s` seconds stay. `now` is Unix seconds. Ended leases are forgotten.
+        """
+        pins = self.pins(now)
+        self._forget_ended(pins)
+        needed = self._needed([pin.cid for pin in pins] + self._store.linked())
+        states = [(path.stat(), cid, path) for cid, path in self._blocks()]
+        total = sum(state.st_size for state, _, _ in states)
+        count = size = 0
+        for state, cid, path in sorted(states, key=lambda item: item[0].st_mtime):
+            if total - size <= quota_bytes:
+                break
+            if cid not in needed and state.st_mtime < now - grace_s:
+                path.unlink(missing_ok=True)
+                count += 1
+                size += state.st_size
+        return Collected(count, size, total - size)
+
+    def _forget_ended(self, current: list[Pin]) -> None:
+        kept = {str(pin.cid) for pin in current}
+        for file in self._folder.iterdir():
+            if file.name not in kept:
+                file.unlink(missing_ok=True)
+
+    def _needed(self, roots: list[Cid]) -> set[Cid]:
+        needed: set[Cid] = set()
+        stack = list(roots)
+        while stack:
+            here = stack.pop()
+            if here in needed:
+                continue
+            needed.add(here)
+            if cid_codec(here) == DAG_PB:
+                try:
+                    stack += children(self._store.get_block, here)
+                except BlockMissing:
+                    continue
+        return needed
+
+    def _blocks(self) -> Iterator[tuple[Cid, Path]]:
+        for path in (self._store.path / "blocks").glob("*/*"):
+            try:
+                cid_bytes(path.name)
+            except CidError:
+                continue
+            yield Cid(path.name), path
