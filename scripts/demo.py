@@ -184,7 +184,7 @@ def bible_scenario(out: Path, seed: int) -> Scenario:
         tolerance=1e-3,
         seed=seed,
     )
-    return Scenario("SmolLM2-135M-Instruct", job, "The farmer looked at his field and", 32, 128)
+    return Scenario("SmolLM2-135M-Instruct", job, "Once upon a time there was a farmer who", 16, 128)
 
 
 def tiny_scenario(out: Path, seed: int) -> Scenario:

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--holdout-percent", type=int, default=2)
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--new-tokens", type=int, default=36)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)

@@ -55,9 +55,9 @@ def devnet(
     )
     note(f"starting {nodes + len(plan.adversaries)} nodes and {verifiers} verifiers in {directory}")
     with terminated_like_interrupted(), DevNetwork(directory, plan) as network:
-        emit(_facts(network), as_json=as_json, text=_text(network))
-        note(_next_commands(network, model, made / "text.jsonl" if tiny else None))
         try:
+            emit(_facts(network), as_json=as_json, text=_text(network))
+            note(_next_commands(network, model, made / "text.jsonl" if tiny else None))
             network.watch(lambda name, code: note(f"{name} ended with exit code {code}; see {network.log_of(name)}"))
         except KeyboardInterrupt:
             note("stopping")

@@ -14,7 +14,7 @@ class PeakMemory:
     each, so that the sum is what the machine really gives; elsewhere it adds up RSS, which counts such pages n times.
     """
 
-    def __init__(self, interval_s: float = 1.0) -> None:
+    def __init__(self, interval_s: float = 3.0) -> None:
         self.peak_bytes = 0
         self._interval_s = interval_s
         self._stop = threading.Event()
