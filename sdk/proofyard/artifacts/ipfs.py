@@ -6,6 +6,7 @@ The embedded store stays in front: what comes from IPFS is checked and kept ther
 
 import asyncio
 import io
+import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from proofyard.artifacts.errors import IpfsUnavailable
 from proofyard.artifacts.store import BlockStore
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.types import Cid
+
+# ipfshttpclient passes an argument that urllib3 2 ignores and warns of once per connection.
+warnings.filterwarnings("ignore", message="The 'strict' parameter", category=FutureWarning)
 
 DEFAULT_API = "/ip4/127.0.0.1/tcp/5001/http"
 FIND_SECONDS = 60
