@@ -175,7 +175,6 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         uint96 amount = reward + auditFee;
         j.reward += reward;
         j.auditFee += auditFee;
-        j.escrow += amount;
         _s.totals.escrow += amount;
         emit JobToppedUp(id, reward, auditFee);
         _pull(amount);
@@ -219,7 +218,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
             segmentsPerAudit: p.segmentsPerAudit,
             closed: false,
             manifest: p.manifest,
-            escrow: amount,
+            spent: 0,
             openTasks: 0,
             verifier: 0,
             lastActive: 0,
@@ -249,9 +248,10 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         if (block.timestamp <= uint256(j.deadline) + SETTLE_GRACE) {
             kept = (uint256(j.reward) + j.auditFee) * j.openTasks / j.taskCount;
         }
-        if (kept >= j.escrow) return;
-        uint96 amount = j.escrow - uint96(kept);
-        j.escrow -= amount;
+        uint96 escrow = Stakes.escrow(j);
+        if (kept >= escrow) return;
+        uint96 amount = escrow - uint96(kept);
+        j.spent += amount;
         _s.totals.escrow -= amount;
         emit JobRefunded(id, j.requester, amount);
         TOKEN.safeTransfer(j.requester, amount);
@@ -366,8 +366,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
         (address owner, uint40 lastFault) = (o.owner, o.lastFault);
         if (lastFault >= t.settledAt && lastFault < t.claimableAt) {
-            _s.jobs[b.job].escrow += amount;
-            _s.totals.escrow += amount;
+            Stakes.refill(_s, _s.jobs[b.job], amount);
             emit Forfeited(id, c.operator, amount);
             return;
         }

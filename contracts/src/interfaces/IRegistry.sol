@@ -151,8 +151,8 @@ interface IRegistry {
         uint8 segmentsPerAudit;
         bool closed;
         bytes32 manifest;
-        /// What is left of reward and audit fee.
-        uint96 escrow;
+        /// What was settled or refunded; the escrow is reward + auditFee - spent.
+        uint96 spent;
         /// Tasks in batches that are committed and not settled.
         uint32 openTasks;
         /// Operator that schedules the job, 0 for none.

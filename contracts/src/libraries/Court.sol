@@ -299,9 +299,8 @@ library Court {
         uint96 toRequester;
         if (x.kind != IRegistry.Kind.Receipt) {
             toRequester = Stakes.share(pot, s.court.requesterBps);
-            s.jobs[s.batches[x.batch].job].escrow += toRequester;
             s.totals.bonds -= toRequester;
-            s.totals.escrow += toRequester;
+            Stakes.refill(s, s.jobs[s.batches[x.batch].job], toRequester);
         }
         uint96 toJury = _payJury(s, id, x, Stakes.share(pot, s.court.juryBps) + x.fines, upheld ? WRONG : RIGHT);
         uint96 burned = pot + x.fines - toWinner - toRequester - toJury;

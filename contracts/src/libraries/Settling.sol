@@ -92,8 +92,9 @@ library Settling {
         IRegistry.Job storage j = s.jobs[b.job];
         uint256 lastMoment = j.deadline + grace;
         require(block.timestamp <= lastMoment, IRegistry.DeadlinePassed(JobId.wrap(b.job), lastMoment));
-        require(j.escrow >= amount, IRegistry.EscrowTooLow(JobId.wrap(b.job), j.escrow, amount));
-        j.escrow -= amount;
+        uint96 escrow = Stakes.escrow(j);
+        require(escrow >= amount, IRegistry.EscrowTooLow(JobId.wrap(b.job), escrow, amount));
+        j.spent += amount;
         j.openTasks -= b.size;
         j.lastActive = uint40(block.timestamp);
         s.totals.escrow -= amount;
@@ -145,9 +146,8 @@ library Settling {
         b.frozen = 0;
         b.pool = toAuditors;
         b.settled.remaining += toAuditors;
-        s.jobs[b.job].escrow += toRequester;
         s.totals.bonds -= frozen;
-        s.totals.escrow += toRequester;
+        Stakes.refill(s, s.jobs[b.job], toRequester);
         s.totals.burned += burned;
         emit IRegistry.SlashFinal(id, toRequester, toAuditors, burned);
     }
@@ -167,9 +167,8 @@ library Settling {
         }
         delete s.slashes[BatchId.unwrap(id)];
         IRegistry.Job storage j = s.jobs[b.job];
-        j.escrow += b.settled.remaining;
         j.openTasks += b.size;
-        s.totals.escrow += b.settled.remaining;
+        Stakes.refill(s, j, b.settled.remaining);
         uint256 signers = b.signers;
         delete b.settled;
         (b.frozen, b.auditUnits) = (0, 0);

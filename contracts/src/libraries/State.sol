@@ -85,6 +85,20 @@ library Stakes {
         s.accounts[o.owner].nodes -= 1;
     }
 
+    /// @notice What a job has in escrow.
+    function escrow(IRegistry.Job storage j) internal view returns (uint96) {
+        return j.reward + j.auditFee - j.spent;
+    }
+
+    /// @notice Adds to a job's escrow what was paid out before, or came from others.
+    function refill(State storage s, IRegistry.Job storage j, uint96 amount) internal {
+        uint96 spent = j.spent;
+        uint96 returned = spent < amount ? spent : amount;
+        j.spent = spent - returned;
+        if (amount > returned) j.reward += amount - returned;
+        s.totals.escrow += amount;
+    }
+
     function share(uint256 amount, uint256 bps) internal pure returns (uint96) {
         return uint96(amount * bps / 10_000);
     }

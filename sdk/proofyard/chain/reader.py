@@ -175,7 +175,7 @@ class RegistryReader:
     # Jobs and batches
 
     def job(self, job: JobId) -> JobRecord:
-        (requester, deadline, tasks, k, m, closed, manifest, escrow, open_tasks, verifier, last_active, *rest) = (
+        (requester, deadline, tasks, k, m, closed, manifest, spent, open_tasks, verifier, last_active, *rest) = (
             self._read("job", job)
         )
         reward, audit_fee, open_block, workload = rest
@@ -186,7 +186,7 @@ class RegistryReader:
             task_count=tasks,
             reward=Wei(reward),
             audit_fee=Wei(audit_fee),
-            escrow=Wei(escrow),
+            escrow=Wei(reward + audit_fee - spent),
             auditors_per_segment=k,
             segments_per_audit=m,
             deadline=deadline,

@@ -1,0 +1,161 @@
+"""Measures the gas of whole transactions on anvil and compares it with contracts/gas-snapshot.json.
+
+`python scripts/gas.py` fails where an action costs over its limit or 1% more than the snapshot; `--write` renews it.
+Intrinsic and calldata gas are included. The network has 5 verifiers and 16 nodes; what is measured is not the first
+of its kind, so no global counter leaves zero in it.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from proofyard.chain import Anvil, ChainClient, Court, Wallet, claim_of, deploy_network
+from proofyard.chain.rpc import connect
+from proofyard.protocol import bls, merkle
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.settlement import BatchRef, OperatorId, Payout, Settlement, draw_seed, settlement_digest
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
+
+SNAPSHOT = Path(__file__).resolve().parent.parent / "contracts" / "gas-snapshot.json"
+LIMITS = {
+    "commit_settle_1000": 450_000,
+    "commit_settle_100000": 472_500,
+    "register_node": 200_000,
+    "register_verifier": 450_000,
+    "open_job": 160_000,
+    "claim_first": 90_000,
+    "claim_later": 60_000,
+    "open_challenge": 450_000,
+}
+TOLERANCE = 0.01
+CREDIT = 10**18
+ENDPOINT = "203.0.113.77:40404"
+MANIFEST = Digest(b"\x11" * 32)
+
+
+class Bench:
+    """A network with deterministic keys, and the gas of the last transaction."""
+
+    def __init__(self, anvil: Anvil) -> None:
+        self.anvil = anvil
+        self._w3 = connect(anvil.rpc_url)
+        self._keys = 0
+        deployment = deploy_network(anvil.rpc_url, anvil.wallet(0))
+        self.registry = deployment.registry
+        self.chain = ChainClient(anvil.rpc_url, deployment.registry, anvil.wallet(0))
+        self.verifiers: list[Wallet] = []
+        self.nodes: list[Wallet] = []
+        self.ids: list[OperatorId] = []
+
+    def gas(self) -> int:
+        return int(self._w3.eth.get_block("latest")["gasUsed"])
+
+    def key(self) -> Wallet:
+        self._keys += 1
+        wallet = Wallet.from_key(bytes([0x42]) * 30 + self._keys.to_bytes(2, "big"))
+        self.anvil.fund(wallet.address)
+        return wallet
+
+    def client(self, wallet: Wallet) -> ChainClient:
+        return ChainClient(self.anvil.rpc_url, self.registry, wallet)
+
+    def owner(self, credits: int) -> ChainClient:
+        wallet = self.key()
+        self.chain.transfer(wallet.address, Wei(credits * CREDIT))
+        return self.client(wallet)
+
+    def verifier(self) -> int:
+        key = self.key()
+        self.owner(1100).register_verifier(key, Wei(1000 * CREDIT), ENDPOINT)
+        self.verifiers.append(key)
+        return self.gas()
+
+    def node(self) -> int:
+        key = self.key()
+        self.ids.append(self.owner(110).register_node(key, Wei(100 * CREDIT), 1, ENDPOINT))
+        self.nodes.append(key)
+        return self.gas()
+
+    def batch(self, job: JobId, root: Digest, size: int) -> tuple[BatchId, list[Payout], int]:
+        """Commit and settle, signed by all; the batch, its payouts and the gas of both transactions."""
+        verifier = self.client(self.verifiers[0])
+        batch = verifier.commit_batch(job, root, size)
+        commit_gas = self.gas()
+        self.anvil.mine(3)
+        seed = self._seed(batch, root)
+        payouts = tuple(Payout(id_, Wei(size * 10**14 + i), 10, 20) for i, id_ in enumerate(self.ids))
+        settlement = Settlement(payouts, (), Digest(b"\x33" * 32), raw_cid(b"record"))
+        digest = settlement_digest(self.chain.domain, BatchRef(batch, root, seed), settlement)
+        signature = bls.aggregate([bls.sign(key.bls_secret(), digest) for key in self.verifiers])
+        bitmap = sum(1 << record.slot for record in self.chain.active_verifiers())
+        verifier.settle_batch(batch, settlement, bitmap, signature)
+        return batch, list(payouts), commit_gas + self.gas()
+
+    def _seed(self, batch: BatchId, root: Digest) -> Digest:
+        state, delay = self.chain.batch(batch), self.chain.params().draw_delay
+        return draw_seed(self.chain.block_hash(state.commit_block + delay), batch, root)
+
+
+def measure(bench: Bench) -> dict[str, int]:
+    """The gas of each action of `LIMITS`, batches drawn by their settlement."""
+    found = {"register_verifier": [bench.verifier() for _ in range(5)][-1]}
+    found["register_node"] = [bench.node() for _ in range(16)][-1]
+    requester = bench.owner(100_000)
+    job, found["open_job"] = _open_job(bench, requester)
+    commitments = [_commitment(job, i, bench.nodes[i % 16].address) for i in range(1000)]
+    leaves = [commitment.struct_hash() for commitment in commitments]
+    first, _, _ = bench.batch(job, merkle.root(leaves), 1000)
+    second, payouts, found["commit_settle_1000"] = bench.batch(job, Digest(b"\x22" * 32), 1000)
+    third, third_payouts, found["commit_settle_100000"] = bench.batch(job, Digest(b"\x44" * 32), 100_000)
+    opened = Court(bench.owner(50)).challenge_segment
+    challenge = opened(first, commitments[7], 7, merkle.proof(leaves, 7), SegmentIndex(3))
+    found["open_challenge"] = bench.gas()
+    bench.anvil.mine(3)
+    Court(bench.chain).draw_jury(challenge)
+    found["open_challenge"] += bench.gas()
+    bench.anvil.warp(61)
+    bench.chain.claim([claim_of(second, payouts, 5)])
+    found["claim_first"] = bench.gas()
+    bench.chain.claim([claim_of(third, third_payouts, 5)])
+    found["claim_later"] = bench.gas()
+    return found
+
+
+def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
+    """Opens a job by transfer from an allowance: the permit's own gas belongs to the approval that it replaces."""
+    terms = (MANIFEST, 50_000 * CREDIT, 5_000 * CREDIT, 100_000, bench.chain.now() + 10**6, 2, 1, 0)
+    requester.approve(Wei(55_000 * CREDIT))
+    requester.transact("openJob", terms)
+    gas = bench.gas()
+    return JobId(bench.chain.job(JobId(1)).id), gas
+
+
+def _commitment(job: JobId, index: int, node: Address) -> Commitment:
+    digest = Digest(b"\x55" * 32)
+    return Commitment(job, TaskIndex(index), node, MANIFEST, digest, digest, 64, raw_cid(b"result"), 100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="renew the snapshot")
+    write = parser.parse_args().write
+    with Anvil() as anvil:
+        found = measure(Bench(anvil))
+    known = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else {}
+    failures = []
+    for key, limit in LIMITS.items():
+        print(f"{key:22} {found[key]:9,} gas, limit {limit:9,}, snapshot {known.get(key, 0):9,}")
+        if found[key] > limit:
+            failures.append(f"{key} costs {found[key]}, over its limit of {limit}")
+        elif not write and found[key] > known.get(key, 0) * (1 + TOLERANCE):
+            failures.append(f"{key} costs {found[key]}, the snapshot says {known.get(key)}; renew it with --write")
+    if write:
+        SNAPSHOT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    if failures:
+        sys.exit("gas: " + "; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
