@@ -19,7 +19,7 @@ from proofyard.transport import (
 from proofyard.transport.endpoint import MAX_GREETINGS
 from proofyard.transport.frames import MAX_HEADER_BYTES, RequestHeader, frame
 from proofyard.transport.link import Link
-from proofyard.transport.quic import GREETING_WINDOW, PeerQuic, configuration
+from proofyard.transport.quic import GREETING_WINDOW, SEND_BUFFER, PeerQuic, configuration
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -98,7 +98,7 @@ async def test_a_stranger_gets_no_answer_and_little_memory(peer):
     await first.write(b"\0\0", 1)
     second = await link.open_stream()
     with pytest.raises(DeadlineExceeded):
-        await second.write(request + bytes(1 << 20), 0.3)
+        await second.write(request + bytes(SEND_BUFFER), 0.3)
     with pytest.raises(DeadlineExceeded):
         await second.read(1, 0.1)
     (inside,) = server._open

@@ -35,6 +35,7 @@ LOSS_LIMIT = 0.10
 LOSS_BACKOFF = 0.85
 BURST_SECONDS = 0.02
 MINIMUM_PACKETS = 4
+LEAST_ROUND_TRIP = 1e-4
 
 PACER_BURST_SECONDS = 0.004
 """The event loop's timers are good to a millisecond or so; the pacer sends what is due for that long at once."""
@@ -137,6 +138,7 @@ class PathModel(QuicCongestionControl):
         self.congestion_window = MINIMUM_PACKETS * self._packet
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
+        rtt = max(rtt, LEAST_ROUND_TRIP)
         stale = now - self._round_trip_at > ROUND_TRIP_SECONDS
         if rtt <= self._round_trip or (stale and self._probing_until > 0):
             self._round_trip, self._round_trip_at, self._probing_until = rtt, now, 0.0

@@ -34,13 +34,13 @@ ALPN = "proofyard/1"
 GREETING_WINDOW = 16 << 10
 """Bytes that a peer may send on all streams together before it is authenticated."""
 
-STREAM_WINDOW = 2 << 20
+STREAM_WINDOW = 4 << 20
 """Bytes that a peer may send on one stream ahead of what was consumed."""
 
-CONNECTION_WINDOW = 8 << 20
+CONNECTION_WINDOW = 16 << 20
 """Bytes that an authenticated peer may send on all streams together ahead of what was consumed."""
 
-SEND_BUFFER = 1 << 20
+SEND_BUFFER = 3 << 20
 """Unacknowledged bytes of one stream above which a writer waits."""
 
 IDLE_TIMEOUT = 30.0
