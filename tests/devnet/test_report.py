@@ -3,8 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from proofyard.devnet.report import Audit, Balance, RunReport, Slash, render_page
-from proofyard.devnet.report.charts import ticks
+from proofyard.devnet.report import Audit, Balance, LossPoint, RunReport, Slash, render_page
+from proofyard.devnet.report.charts import rolling_mean, ticks
 from proofyard.devnet.report.history import losses_of, marks_of, spans_of
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import LogLine
@@ -56,6 +56,13 @@ def test_ticks_are_few_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
     assert len(found) <= 11
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+
+
+def test_the_mean_runs_over_the_steps_of_all_nodes_in_the_order_of_time() -> None:
+    losses = [LossPoint("node-1", "a", float(i), 2.0) for i in range(8)]
+    losses += [LossPoint("node-2", "b", i + 0.5, 4.0) for i in range(8)]
+    assert rolling_mean(losses) == [(7.5, 3.0)]
+    assert rolling_mean(losses[:15]) == []
 
 
 def sample_run() -> RunReport:

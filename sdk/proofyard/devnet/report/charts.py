@@ -11,6 +11,7 @@ LEFT = 74
 RIGHT = 18
 LANE = 30
 MAX_COLOURS = 8
+MEAN_OF = 16
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -26,6 +27,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def colour_of(node: str, nodes: Sequence[str]) -> str:
     """The CSS class of a node's colour; more than eight nodes share them."""
     return f"c{nodes.index(node) % MAX_COLOURS}"
+
+
+def rolling_mean(losses: Sequence[LossPoint]) -> list[tuple[float, float]]:
+    """(seconds, mean of the last `MEAN_OF` losses) in the order of time, whoever reported them; from the first full
+    window on."""
+    points = sorted(losses, key=lambda point: point.at)
+    return [
+        (points[end - 1].at, sum(point.loss for point in points[end - MEAN_OF : end]) / MEAN_OF)
+        for end in range(MEAN_OF, len(points) + 1)
+    ]
 
 
 def loss_chart(
@@ -60,6 +71,8 @@ def loss_chart(
                 f"<title>{escape(f'{p.node}, {p.task}: loss {p.loss:.3f} at {p.at:.0f} s')}</title></circle>"
                 for p in points
             ]
+    mean = " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in rolling_mean(losses))
+    parts.append(f'<polyline class="mean" points="{mean}"/>')
     parts.append(_line("heldout", x(0), y(before), x(seconds), y(after)))
     for at, loss, anchor, shift in ((0.0, before, "start", 10), (seconds, after, "end", -10)):
         parts.append(f'<circle class="heldout-dot" cx="{x(at):.1f}" cy="{y(loss):.1f}" r="5"/>')

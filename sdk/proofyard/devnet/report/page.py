@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from proofyard.devnet.report.charts import colour_of, loss_chart, timeline
+from proofyard.devnet.report.charts import MEAN_OF, colour_of, loss_chart, timeline
 from proofyard.devnet.report.data import RunReport
 
 
@@ -66,6 +66,7 @@ def _facts(run: RunReport) -> str:
 def _loss(run: RunReport) -> str:
     keys = [(colour_of(node, run.nodes), node) for node in run.nodes if any(p.node == node for p in run.losses)]
     legend = "".join(f'<span class="{colour}"><i></i>{escape(node)}</span>' for colour, node in keys)
+    legend += f'<span style="--c: var(--ink)"><i></i>mean of {MEAN_OF} steps</span>'
     chart = loss_chart(run.losses, run.nodes, before=run.loss_before, after=run.loss_after, seconds=_last_moment(run))
     return _section(
         "Loss",
