@@ -18,7 +18,7 @@ from proofyard.protocol.types import Wei
 from proofyard.sdk import Client, LoraJob, SettledBatch, claim_all, credits, settled_batches, submit_job, unclaimed
 from proofyard.workloads.workload import load_workload
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
@@ -148,3 +148,22 @@ def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
     network.restart(lost[0])
     assert network.books().conserved
     assert client.chain.job(handle.job_id).escrow < Wei(33 * 10**18)
+
+
+def test_a_verifier_that_is_killed_comes_back_and_finishes_the_job(
+    network: DevNetwork, client: Client, job: LoraJob
+) -> None:
+    points = ["committed", "drawn", "settled"]
+
+    def kill_at_points(event: LogLine) -> None:
+        if points and event.kind == points[0]:
+            points.pop(0)
+            network.kill("verifier-1")
+            network.restart("verifier-1")
+
+    handle = submit_job(replace(job, rounds=1), reward=credits(30), audit_fee=credits(3), client=client)
+    report = handle.wait(220, on_event=kill_at_points)
+    assert points == []
+    assert report.tasks_valid == report.tasks == 5
+    assert report.batches_settled == len(client.chain.settled(handle.job_id)) >= 2
+    assert network.books().conserved

@@ -4,6 +4,7 @@ A home node is reached by nobody; it dials, and verifiers send their offers back
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,6 +23,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 REFRESH_S = 15.0
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
+GREETING_S = 10.0
+"""Between two announcements on one connection; they show early that a verifier has restarted."""
 ANSWER_S = 10.0
 """A verifier that does not answer for this long is dialled again: it may have restarted, which QUIC notices late."""
 
@@ -67,20 +70,33 @@ class VerifierLinks:
         while True:
             try:
                 connection = await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier)
-                answer = await connection.request(self._announce(), reply=Ack)
-                if answer.proceed:
-                    logger.info("joined verifier %s at %s", verifier, endpoint)
-                    self._live[verifier], retry = connection, FIRST_RETRY_S
-                    self._joined.set()
-                    await connection.closed.wait()
-                    logger.info("lost verifier %s: %s", verifier, connection.reason)
-                    del self._live[verifier]
-                else:
-                    logger.warning("verifier %s does not take this node: %s", verifier, answer.reason)
+                while await self._greet(verifier, connection):
+                    retry = FIRST_RETRY_S
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(connection.closed.wait(), GREETING_S)
             except (TransportError, ValueError, OverflowError) as error:
                 logger.info("verifier %s at %r: %s", verifier, endpoint, error)
+            self._live.pop(verifier, None)
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY_S)
+
+    async def _greet(self, verifier: Address, connection: Connection) -> bool:
+        """Announce this node; whether the verifier takes it. A connection without an answer is closed."""
+        try:
+            answer = await connection.request(self._announce(), reply=Ack, timeout=ANSWER_S)
+        except RequestFailed as error:
+            logger.info("verifier %s cannot tell whether it takes this node: %s", verifier, error)
+            return self._live.get(verifier) is connection
+        except TransportError:
+            await connection.close("no answer")
+            raise
+        if not answer.proceed:
+            logger.warning("verifier %s does not take this node: %s", verifier, answer.reason)
+        elif self._live.get(verifier) is not connection:
+            logger.info("joined verifier %s at %s:%s", verifier, *connection.remote)
+            self._live[verifier] = connection
+            self._joined.set()
+        return answer.proceed
 
     def connection(self, verifier: Address) -> Connection | None:
         """The live connection to a verifier."""

@@ -27,14 +27,13 @@ from proofyard.workloads.sketch import Sketch, decode_sketch, sketch_change, ske
 logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 8 << 30
-STATE_DUE_S = 60.0
-"""How long a worker has to deliver a committed state before silence is judged like a mismatch."""
 AUDITORS_DUE_S = 300.0
 """How long a segment waits for auditors that are away before it is left undecided."""
 MAX_SEATINGS = 3
 """How often one auditor is given the same seat: it may have been away or restarted."""
 REQUEST_TIMEOUT_S = 10.0
 TICK_S = 0.5
+OWED_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class Case:
 class NotDelivered(ProofyardError):
     """A committed state did not arrive in time; `ProofyardError` so that it reads like any other reason."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} was not delivered within {STATE_DUE_S:.0f} s")
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what} was not delivered within {seconds:.0f} s")
 
 
 async def judge_segment(context: Context, case: Case) -> tuple[Verdict, str]:
@@ -272,13 +271,20 @@ def _distance(answer: Sketch, sealed: bytes) -> float:
 
 
 async def owed(context: Context, worker: Address, cid: Cid, what: str) -> bytes:
-    """A committed state, from its worker or anybody who has it. Raises `NotDelivered` after `STATE_DUE_S`."""
-    due = now() + STATE_DUE_S
+    """A committed state, from its worker or anybody who has it.
+
+    Raises `NotDelivered` after `state_due_s` seconds in which other nodes could reach this verifier: time in which it
+    was cut off itself is not held against anybody.
+    """
+    left = context.settings.state_due_s
     while True:
         try:
             return await context.obtain(cid, worker, max_bytes=MAX_STATE_BYTES)
         except ProofyardError as error:
-            logger.info("%s of %s: %s", what, worker, error)
-            if now() > due:
-                raise NotDelivered(what) from None
-        await context.wait(TICK_S)
+            logger.debug("%s of %s: %s", what, worker, error)
+        if left <= 0:
+            raise NotDelivered(what, context.settings.state_due_s)
+        start = now()
+        await context.wait(OWED_POLL_S)
+        if any(node != worker for node in context.members):
+            left -= now() - start

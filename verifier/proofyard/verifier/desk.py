@@ -78,13 +78,16 @@ class Desk:
         endpoint.on(JobQuery, self.job_query)
 
     async def announce(self, connection: Connection, message: Announce, _body: Body) -> Ack:
-        """A registered node may join; anybody else is told why not."""
+        """A registered node may join, and says again that it is there; anybody else is told why not."""
         chain = self._context.chain
         active = await self._context.on_chain(lambda: chain.is_active_node(connection.peer))
+        known = self._context.members.get(connection.peer)
         if not active:
+            self._context.members.pop(connection.peer, None)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         self._context.members[connection.peer] = Member(connection, message)
-        self._context.changed()
+        if known is None or known.connection is not connection:
+            self._context.changed()
         return Ack()
 
     def left(self, connection: Connection) -> None:

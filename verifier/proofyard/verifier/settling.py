@@ -30,12 +30,16 @@ from proofyard.verifier.quorum import collect
 
 logger = logging.getLogger(__name__)
 
+BLOCK_POLL_S = 0.3
+
 
 async def settle(context: Context, batch: Batch) -> None:
     """Sign the batch's record and post it. Posting is skipped where the chain already has it settled."""
     with context.database.session() as session:
         record = build_record(session, context, batch)
     cid = context.store.put_bytes(encode_record(record))
+    while await context.on_chain(context.chain.block_number) <= record.draw_block:
+        await context.wait(BLOCK_POLL_S)
     signers, signature = await collect(context, record, cid)
     settlement = settlement_of(record, cid)
     with contextlib.suppress(AlreadySettled):
