@@ -160,7 +160,7 @@ async def test_mutated_datagrams_leave_the_endpoint_alive(new_identity, network)
     endpoint = Endpoint(new_identity(), network=network)
     chance = random.Random(4)
     for i in range(INPUTS // 10):
-        endpoint._receive([(mutate(chance, corpus), ("192.0.2.1", 1 + i % 60_000)) for _ in range(3)])
+        endpoint._board.receive([(mutate(chance, corpus), ("192.0.2.1", 1 + i % 60_000)) for _ in range(3)])
         if i % 100 == 0:
             await asyncio.sleep(0)
     assert len(endpoint._open) <= 256

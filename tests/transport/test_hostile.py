@@ -16,10 +16,10 @@ from proofyard.transport import (
     RequestFailed,
     TransportError,
 )
-from proofyard.transport.endpoint import MAX_GREETINGS
 from proofyard.transport.frames import MAX_HEADER_BYTES, RequestHeader, frame
 from proofyard.transport.link import Link
-from proofyard.transport.quic import GREETING_WINDOW, SEND_BUFFER, PeerQuic, configuration
+from proofyard.transport.quic import GREETING_WINDOW, SEND_BUFFER
+from proofyard.transport.switchboard import MAX_GREETINGS_OF_HOST
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -36,9 +36,7 @@ async def answer(connection, message, body):
 
 async def stranger(endpoint: Endpoint, port: int) -> Link:
     """A QUIC connection of `endpoint` to `port` on which nobody has greeted."""
-    link = endpoint._open_link(PeerQuic(configuration=configuration("127.0.0.1", None)), ("127.0.0.1", port))
-    endpoint._links[link.quic.host_cid] = link
-    link.connect()
+    link = endpoint._board.dial(("127.0.0.1", port))
     await link.secured.wait()
     return link
 
@@ -82,11 +80,10 @@ async def test_another_version_of_quic_is_answered_with_ours(peer):
 
 async def test_handshakes_that_lead_nowhere_are_limited(peer):
     server, attacker = await peer(), await peer()
-    for _ in range(MAX_GREETINGS + 50):
-        link = attacker._open_link(PeerQuic(configuration=configuration("127.0.0.1", None)), server._socket.address)
-        link.connect()
+    for _ in range(MAX_GREETINGS_OF_HOST + 20):
+        attacker._board.dial(("127.0.0.1", server.port))
     await asyncio.sleep(0.2)
-    assert len(server._open) <= MAX_GREETINGS
+    assert len(server._open) <= MAX_GREETINGS_OF_HOST
 
 
 async def test_a_stranger_gets_no_answer_and_little_memory(peer):

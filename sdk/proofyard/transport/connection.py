@@ -36,7 +36,7 @@ from proofyard.transport.frames import (
     read_frame,
     send_body,
 )
-from proofyard.transport.guard import VIOLATION_POINTS
+from proofyard.transport.guard import VIOLATION_POINTS, Allowance
 from proofyard.transport.link import Link
 from proofyard.transport.stream import Stream
 
@@ -58,6 +58,10 @@ CANCELLED = 0x10
 VIOLATION = 0x12
 """QUIC application error code: what you sent is no valid protocol."""
 
+REQUESTS_PER_SECOND = 500.0
+REQUESTS_AT_ONCE = 1000.0
+"""What one connection may ask in the long run, and saved up."""
+
 MAX_DEADLINE_SECONDS = 86_400.0
 
 
@@ -65,14 +69,21 @@ class Routes:
     """Which handler serves which type of request."""
 
     def __init__(self) -> None:
+        self._refusal = ""
         self._routes: dict[str, tuple[type[msgspec.Struct], Handler]] = {}
 
     def add(self, kind: type[M], handler: Callable[["Connection", M, Body], Awaitable[Answer]]) -> None:
         """Serve requests of struct type `kind`, which must have a tag."""
         self._routes[tag_of(kind)] = (kind, handler)
 
+    def refuse(self, reason: str) -> None:
+        """From now on every request is refused."""
+        self._refusal = reason
+
     def find(self, tag: str) -> tuple[type[msgspec.Struct], Handler]:
         """Raises `RequestFailed` for a type that nobody serves here."""
+        if self._refusal:
+            raise RequestFailed("busy", self._refusal)
         route = self._routes.get(tag)
         if route is None:
             raise RequestFailed("unknown-request", f"requests of type {tag[:60]!r} are not served here")
@@ -104,6 +115,7 @@ class Connection:
         self._routes = routes
         self._on_misconduct = on_misconduct
         self._tasks: set[asyncio.Task[None]] = set()
+        self._allowance = Allowance(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} at {self.remote[0]}:{self.remote[1]}>"
@@ -118,6 +130,11 @@ class Connection:
     def closed(self) -> asyncio.Event:
         """Set once the connection is gone; `reason` then says why."""
         return self._link.closed
+
+    @property
+    def tasks(self) -> frozenset[asyncio.Task[None]]:
+        """The requests of the peer that are being served."""
+        return frozenset(self._tasks)
 
     @property
     def reason(self) -> str:
@@ -236,6 +253,8 @@ class Connection:
         return frame(ReplyHeader(v=VERSION, error=failure)), b""
 
     async def _handle(self, stream: Stream, header: RequestHeader) -> Answer:
+        if not self._allowance.take(asyncio.get_running_loop().time()):
+            raise RequestFailed("busy", f"more than {REQUESTS_PER_SECOND:g} requests a second")
         if header.v != VERSION:
             raise RequestFailed("unknown-request", f"version {header.v} of requests is not served here, only {VERSION}")
         kind, handler = self._routes.find(header.kind)

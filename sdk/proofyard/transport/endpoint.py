@@ -1,7 +1,7 @@
 """One UDP socket for all connections of a process, in both directions.
 
-Datagrams are given to connections by connection ID, so a home node's outgoing connections and a server's incoming
-ones share a port, and a hole punched for one serves the other.
+A home node's outgoing connections and a server's incoming ones share a port, so a hole punched for one serves the
+other. `Switchboard` knows the datagrams, `Endpoint` the wallets.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
 import msgspec
-from aioquic.quic.packet import QuicProtocolVersion, encode_quic_version_negotiation
 
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address
@@ -38,18 +38,16 @@ from proofyard.transport.handshake import (
     receive_greeting,
 )
 from proofyard.transport.link import Link
-from proofyard.transport.quic import KEEP_ALIVE, Credentials, LongHeader, PeerQuic, configuration
-from proofyard.transport.udp import Datagram, SocketAddress, UdpSocket
+from proofyard.transport.quic import KEEP_ALIVE, Credentials
+from proofyard.transport.switchboard import Switchboard
+from proofyard.transport.udp import SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
 
 M = TypeVar("M", bound=msgspec.Struct)
 
-CONNECTION_ID_BYTES = 8
-MAX_GREETINGS = 256
-"""Connections at a time that have not proved a wallet yet; more are not answered."""
-
-MIN_INITIAL = 1200
+MAX_CONNECTIONS_OF_WALLET = 8
+"""More than one is rarely of use; the oldest is closed for the ninth."""
 
 REFUSED = 0x11
 """QUIC application error code: the handshake was refused."""
@@ -59,7 +57,8 @@ class Endpoint:
     """A peer's presence on the network.
 
     `identity` signs for the wallet, `network` is the Registry's EIP-712 domain, and `admit` may refuse wallets with a
-    reason. Use as `async with Endpoint(...) as endpoint`; `endpoint.port` is then the bound UDP port.
+    reason. `qlog` is a folder for a trace of each connection. Use as `async with Endpoint(...) as endpoint`;
+    `endpoint.port` is then the bound UDP port.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class Endpoint:
         host: str = "127.0.0.1",
         port: int = 0,
         admit: Admission | None = None,
+        qlog: Path | None = None,
     ) -> None:
         self.identity = identity
         self.network = network
@@ -83,16 +83,20 @@ class Endpoint:
         self._routes = Routes()
         self._credentials = Credentials.fresh()
         self._fingerprint = fingerprint(self._credentials.certificate)
-        self._links: dict[bytes, Link] = {}
+        self._board = Switchboard(
+            self._credentials,
+            on_incoming=self._incoming,
+            on_closed=self._closed,
+            is_banned=lambda host: self.guard.ban_reason(host, self._now()) is not None,
+            qlog=qlog,
+        )
         self._open: dict[Link, Connection | None] = {}
         self._connections: dict[Address, Connection] = {}
         self._dialling: dict[tuple[str, int, Address | None], asyncio.Task[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket: UdpSocket | None = None
 
     async def __aenter__(self) -> Self:
-        self._socket = UdpSocket.bind(self.host, self.port, self._receive)
-        self.port = self._socket.address[1]
+        self.port = self._board.bind(self.host, self.port)
         self._spawn(self._keep_alive())
         return self
 
@@ -101,10 +105,15 @@ class Endpoint:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Close every connection and the socket. Idempotent."""
-        if self._socket is None:
-            return
+    async def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Close every connection and the socket. Idempotent.
+
+        With `drain_seconds` requests under way may finish for so long, while new ones are refused as `busy`.
+        """
+        self._routes.refuse("this peer shuts down")
+        serving = {task for connection in self._open.values() if connection is not None for task in connection.tasks}
+        if serving and drain_seconds > 0:
+            await asyncio.wait(serving, timeout=drain_seconds)
         for link, connection in list(self._open.items()):
             if connection is not None:
                 await connection.close("the peer shuts down")
@@ -113,8 +122,7 @@ class Endpoint:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._socket.close()
-        self._socket = None
+        self._board.close()
 
     @property
     def address(self) -> Address:
@@ -147,26 +155,24 @@ class Endpoint:
         dial = self._dialling.get(key)
         if dial is None:
             dial = self._dialling[key] = asyncio.create_task(self._dial(host, port, expect, timeout))
-            dial.add_done_callback(lambda _: self._dialling.pop(key, None))
+            dial.add_done_callback(lambda task: self._dialled(key, task))
         # Several callers may wait for the same dial, so one that gives up must not end it.
         return await asyncio.shield(dial)
 
     def penalise(self, peer: Address, points: float, reason: str) -> None:
         """Hold something against a peer; at 100 points it is banned for a time and disconnected."""
         if self.guard.penalise(peer, points, reason, self._now()):
-            for link, connection in list(self._open.items()):
-                if connection is not None and connection.peer == peer:
-                    link.close(REFUSED, f"banned: {reason}")
+            for link, _ in self._links_of(peer):
+                link.close(REFUSED, f"banned: {reason}")
 
     # Connecting
 
     async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
         address = await self._resolve(host, port)
-        link = self._open_link(PeerQuic(configuration=configuration(address[0], None)), address)
-        self._links[link.quic.host_cid] = link
+        link = self._board.dial(address)
+        self._open[link] = None
         try:
             async with asyncio.timeout(timeout):
-                link.connect()
                 await link.secured.wait()
                 certificate = link.quic.peer_certificate()
                 if link.closed.is_set() or certificate is None:
@@ -187,6 +193,11 @@ class Endpoint:
             raise
         return self._admitted(link, peer, is_client=True)
 
+    def _dialled(self, key: tuple[str, int, Address | None], task: asyncio.Task[Connection]) -> None:
+        self._dialling.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it; nobody may have
+
     async def _resolve(self, host: str, port: int) -> SocketAddress:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with contextlib.suppress(ValueError):
@@ -205,6 +216,7 @@ class Endpoint:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 stream = await link.next_stream()
                 peer = await receive_greeting(stream, self.identity, self.network, self._fingerprint, self._refusal)
+            self._admitted(link, peer, is_client=False)
         except (TransportError, TimeoutError) as error:
             logger.info("no handshake with %s:%s: %s", remote_host, remote_port, error or "timed out")
             if isinstance(error, ProtocolViolation):
@@ -214,8 +226,6 @@ class Endpoint:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(link.closed.wait(), 1.0)
             link.close(REFUSED, str(error) or "handshake timed out")
-            return
-        self._admitted(link, peer, is_client=False)
 
     def _refusal(self, peer: Address) -> str | None:
         if peer == self.address:
@@ -227,84 +237,37 @@ class Endpoint:
         connection = Connection(link, peer, is_client, self._routes, self.penalise)
         if link.closed.is_set():
             raise ConnectionLost(peer, link.reason)
+        self._board.greeted(link)
         self._open[link] = connection
         self._connections[peer] = connection
+        for oldest, _ in self._links_of(peer)[:-MAX_CONNECTIONS_OF_WALLET]:
+            oldest.close(REFUSED, f"more than {MAX_CONNECTIONS_OF_WALLET} connections of one wallet")
         connection.start()
         logger.info("connected with %s at %s:%s", peer, *connection.remote)
         for callback in self.on_connected:
             callback(connection)
         return connection
 
-    # Datagrams
-
-    def _receive(self, batch: list[Datagram]) -> None:
-        by_link: dict[Link, list[Datagram]] = {}
-        for datagram in batch:
-            link = self._find_link(*datagram)
-            if link is not None:
-                by_link.setdefault(link, []).append(datagram)
-        for link, datagrams in by_link.items():
-            link.receive(datagrams)
-
-    def _find_link(self, data: bytes, address: SocketAddress) -> Link | None:
-        if data and not data[0] & 0x80:
-            return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
-        header = LongHeader.parse(data)
-        if header is None:
-            return None
-        link = self._links.get(header.destination)
-        if link is not None or len(data) < MIN_INITIAL or header.version == 0:
-            return link
-        if header.version != QuicProtocolVersion.VERSION_1:
-            versions: list[int] = [QuicProtocolVersion.VERSION_1]
-            self.send([(encode_quic_version_negotiation(header.destination, header.source, versions), address)])
-            return None
-        return self._accept(header.destination, address) if header.is_initial else None
-
-    def _accept(self, destination_cid: bytes, address: SocketAddress) -> Link | None:
-        greetings = sum(connection is None for connection in self._open.values())
-        if greetings >= MAX_GREETINGS or self.guard.ban_reason(host_key(address[0], address[1]), self._now()):
-            return None
-        quic = PeerQuic(
-            configuration=configuration(address[0], self._credentials),
-            original_destination_connection_id=destination_cid,
-        )
-        link = self._open_link(quic, address)
-        self._links[destination_cid] = link
-        self._links[quic.host_cid] = link
-        self._spawn(self._welcome(link))
-        return link
-
-    def _open_link(self, quic: PeerQuic, address: SocketAddress) -> Link:
-        link = Link(self, quic, address)
+    def _incoming(self, link: Link) -> None:
         self._open[link] = None
-        return link
+        self._spawn(self._welcome(link))
 
-    # LinkOwner
-
-    def send(self, datagrams: list[Datagram]) -> None:
-        if self._socket is not None:
-            self._socket.send(datagrams)
-
-    def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
-        self._links[connection_id] = link
-
-    def connection_id_retired(self, link: Link, connection_id: bytes) -> None:
-        self._links.pop(connection_id, None)
-
-    def link_closed(self, link: Link) -> None:
-        self._links = {cid: other for cid, other in self._links.items() if other is not link}
+    def _closed(self, link: Link) -> None:
         connection = self._open.pop(link, None)
         if connection is None:
             return
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
-            others = [other for other in self._open.values() if other is not None and other.peer == connection.peer]
+            others = self._links_of(connection.peer)
             if others:
-                self._connections[connection.peer] = others[-1]
+                self._connections[connection.peer] = others[-1][1]
         logger.info("disconnected from %s: %s", connection.peer, link.reason)
         for callback in self.on_disconnected:
             callback(connection)
+
+    def _links_of(self, peer: Address) -> list[tuple[Link, Connection]]:
+        """The links of an authenticated wallet, oldest first."""
+        return [(link, each) for link, each in self._open.items() if each is not None and each.peer == peer]
 
     # Housekeeping
 

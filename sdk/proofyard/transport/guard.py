@@ -48,6 +48,23 @@ class Guard:
         return f"banned for {entry.banned_until - now:.0f} s more: {entry.reason}"
 
 
+class Allowance:
+    """A token bucket: `rate` a second, at most `burst` saved up."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        """Use one up; False when there is none."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 def host_key(host: str, port: int) -> str:
     """The key of somebody who has not proved a wallet. On loopback every process is a host of its own."""
     return f"{host}:{port}" if host.startswith("127.") or host == "::1" else host

@@ -39,7 +39,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, Stream] = {}
         self._openers: list[asyncio.Future[None]] = []
-        self._waiting: asyncio.Queue[Stream] = asyncio.Queue()
+        self._waiting: asyncio.Queue[Stream | None] = asyncio.Queue()
         self._accept: Callable[[Stream], object] = self._waiting.put_nowait
         self._window = GREETING_WINDOW
         self._consumed = 0
@@ -59,21 +59,24 @@ class Link:
             self._openers.append(waiter)
             await waiter
         if self.closed.is_set():
-            raise ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", self.reason)
+            raise self._lost()
         stream_id = self.quic.get_next_available_stream_id()
         self.quic.send_stream_data(stream_id, b"")  # takes the number
         stream = self._streams[stream_id] = Stream(self, stream_id)
         return stream
 
     async def next_stream(self) -> Stream:
-        """The peer's next stream, while nobody accepts them."""
-        return await self._waiting.get()
+        """The peer's next stream, while nobody accepts them. Raises `ConnectionLost`."""
+        stream = await self._waiting.get()
+        if stream is None:
+            raise self._lost()
+        return stream
 
     def accept_streams(self, accept: Callable[[Stream], object]) -> None:
         """The peer is known: widen its window, and give its streams to `accept`."""
         self._accept = accept
-        while not self._waiting.empty():
-            accept(self._waiting.get_nowait())
+        while not self._waiting.empty() and (stream := self._waiting.get_nowait()) is not None:
+            accept(stream)
         self._window = CONNECTION_WINDOW
         self._grant()
 
@@ -192,12 +195,16 @@ class Link:
         self.secured.set()
         if self._timer is not None:
             self._timer.cancel()
-        error = ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", reason)
+        self._waiting.put_nowait(None)
+        error = self._lost()
         for stream in list(self._streams.values()):
             stream.lost(error)
         self._streams.clear()
         self._wake_openers()
         self._owner.link_closed(self)
+
+    def _lost(self) -> ConnectionLost:
+        return ConnectionLost(f"{self.remote[0]}:{self.remote[1]}", self.reason)
 
     def _wake_openers(self) -> None:
         if self._openers and (self.closed.is_set() or self.quic.may_open_stream()):

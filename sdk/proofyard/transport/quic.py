@@ -17,6 +17,7 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionState,
 )
+from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
@@ -91,6 +92,9 @@ class LongHeader:
     is_initial: bool
     """Whether it can open a connection; only meaningful in version 1."""
 
+    token: bytes
+    """What a Retry packet gave the sender to prove its address with (RFC 9000 section 17.2.2)."""
+
     @classmethod
     def parse(cls, data: bytes) -> "LongHeader | None":
         """None when `data` is too short, or a connection ID longer than QUIC version 1 allows."""
@@ -99,8 +103,24 @@ class LongHeader:
         source_at = 6 + data[5]
         if len(data) <= source_at or data[source_at] > 20:
             return None
-        source = data[source_at + 1 : source_at + 1 + data[source_at]]
-        return cls(int.from_bytes(data[1:5], "big"), data[6:source_at], source, data[0] & 0x70 == 0x40)
+        token_at = source_at + 1 + data[source_at]
+        is_initial = data[0] & 0x70 == 0x40
+        return cls(
+            version=int.from_bytes(data[1:5], "big"),
+            destination=data[6:source_at],
+            source=data[source_at + 1 : token_at],
+            is_initial=is_initial,
+            token=_token(data, token_at) if is_initial else b"",
+        )
+
+
+def _token(data: bytes, at: int) -> bytes:
+    # A variable-length integer of one or two bytes is enough for every token of ours.
+    if len(data) < at + 2 or data[at] & 0x80:
+        return b""
+    if data[at] & 0x40:
+        return data[at + 2 : at + 2 + ((data[at] & 0x3F) << 8 | data[at + 1])]
+    return data[at + 1 : at + 1 + data[at]]
 
 
 def datagram_size(host: str) -> int:
@@ -108,7 +128,7 @@ def datagram_size(host: str) -> int:
     return LOOPBACK_DATAGRAM if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_DATAGRAM
 
 
-def configuration(host: str, credentials: Credentials | None) -> QuicConfiguration:
+def configuration(host: str, credentials: Credentials | None, logger: QuicLogger | None = None) -> QuicConfiguration:
     """Settings towards `host`; of a server when `credentials` are given, of a client otherwise."""
     config = QuicConfiguration(
         alpn_protocols=[ALPN],
@@ -118,6 +138,7 @@ def configuration(host: str, credentials: Credentials | None) -> QuicConfigurati
         max_stream_data=STREAM_WINDOW,
         max_datagram_size=datagram_size(host),
         congestion_control_algorithm=congestion.NAME,
+        quic_logger=logger,
     )
     config.supported_versions = [QuicProtocolVersion.VERSION_1]
     config.cipher_suites = [CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256]
@@ -133,10 +154,16 @@ class PeerQuic(QuicConnection):
     """A `QuicConnection` whose receive limits are granted by its owner, and which paces by the path's model."""
 
     def __init__(
-        self, *, configuration: QuicConfiguration, original_destination_connection_id: bytes | None = None
+        self,
+        *,
+        configuration: QuicConfiguration,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
-            configuration=configuration, original_destination_connection_id=original_destination_connection_id
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         model = self._loss._cc
         if isinstance(model, congestion.PathModel):

@@ -1,0 +1,180 @@
+"""Which connection a datagram belongs to, and which datagrams may open a new one.
+
+Connections are found by connection ID, so they survive a peer's change of address (a NAT that rebinds, a laptop that
+moves), and outgoing and incoming ones share the socket. A crowd of half-open connections first makes newcomers prove
+their address with a Retry packet (RFC 9000 section 8.1.2), which costs us no memory, and then is not answered.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from aioquic.quic.logger import QuicFileLogger
+from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, encode_quic_version_negotiation
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from proofyard.transport.guard import host_key
+from proofyard.transport.link import Link
+from proofyard.transport.quic import Credentials, LongHeader, PeerQuic, configuration
+from proofyard.transport.udp import Datagram, SocketAddress, UdpSocket
+
+CONNECTION_ID_BYTES = 8
+MIN_INITIAL = 1200
+
+MAX_GREETINGS = 256
+"""Connections at a time that have not proved a wallet yet; more are not answered."""
+
+RETRY_ABOVE = 64
+"""So many of them, and newcomers have to show that they receive at the address they send from."""
+
+MAX_GREETINGS_OF_HOST = 32
+
+_VERSIONS: list[int] = [QuicProtocolVersion.VERSION_1]
+
+
+class Switchboard:
+    """Owns the socket and all links on it. `on_incoming` gets every new link of a stranger, `on_closed` every end."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        on_incoming: Callable[[Link], None],
+        on_closed: Callable[[Link], None],
+        is_banned: Callable[[str], bool],
+        qlog: Path | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._on_incoming = on_incoming
+        self._on_closed = on_closed
+        self._is_banned = is_banned
+        self._logger = None if qlog is None else QuicFileLogger(str(qlog))
+        self._links: dict[bytes, Link] = {}
+        self._greeting: dict[Link, str] = {}
+        self._greetings_of: Counter[str] = Counter()
+        self._retry = QuicRetryTokenHandler()
+        self._socket: UdpSocket | None = None
+
+    def bind(self, host: str, port: int) -> int:
+        """Listen; returns the UDP port. Raises `EndpointUnavailable`."""
+        self._socket = UdpSocket.bind(host, port, self.receive)
+        return self._socket.address[1]
+
+    def close(self) -> None:
+        """Let go of the socket; links must be closed before."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def dial(self, address: SocketAddress) -> Link:
+        """A new outgoing link, connecting."""
+        quic = PeerQuic(configuration=configuration(address[0], None, self._logger))
+        link = Link(self, quic, address)
+        self._links[quic.host_cid] = link
+        link.connect()
+        return link
+
+    def greeted(self, link: Link) -> None:
+        """This link's peer has proved its wallet, and no longer counts as a stranger."""
+        host = self._greeting.pop(link, None)
+        if host is not None:
+            self._greetings_of[host] -= 1
+            if not self._greetings_of[host]:
+                del self._greetings_of[host]
+
+    def receive(self, batch: list[Datagram]) -> None:
+        """Datagrams from the socket, in order of arrival."""
+        by_link: dict[Link, list[Datagram]] = {}
+        for datagram in batch:
+            link = self._find(*datagram)
+            if link is not None:
+                by_link.setdefault(link, []).append(datagram)
+        for link, datagrams in by_link.items():
+            link.receive(datagrams)
+
+    def _find(self, data: bytes, address: SocketAddress) -> Link | None:
+        if data and not data[0] & 0x80:
+            return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
+        header = LongHeader.parse(data)
+        if header is None:
+            return None
+        link = self._links.get(header.destination)
+        if link is not None or len(data) < MIN_INITIAL or header.version == 0:
+            return link
+        if header.version != QuicProtocolVersion.VERSION_1:
+            self.send([(encode_quic_version_negotiation(header.destination, header.source, _VERSIONS), address)])
+            return None
+        return self._accept(header, address) if header.is_initial else None
+
+    def _accept(self, header: LongHeader, address: SocketAddress) -> Link | None:
+        host = host_key(address[0], address[1])
+        if (
+            len(self._greeting) >= MAX_GREETINGS
+            or self._greetings_of[host] >= MAX_GREETINGS_OF_HOST
+            or self._is_banned(host)
+        ):
+            return None
+        original, retried = header.destination, None
+        if header.token:
+            try:
+                original = self._retry.validate_token(
+                    address=address, destination_cid=header.destination, token=header.token, now=_now()
+                )
+            except ValueError:
+                return None
+            retried = header.destination
+        elif len(self._greeting) >= RETRY_ABOVE:
+            self._ask_again(header, address)
+            return None
+        quic = PeerQuic(
+            configuration=configuration(address[0], self._credentials, self._logger),
+            original_destination_connection_id=original,
+            retry_source_connection_id=retried,
+        )
+        link = Link(self, quic, address)
+        self._links[header.destination] = link
+        self._links[quic.host_cid] = link
+        self._greeting[link] = host
+        self._greetings_of[host] += 1
+        self._on_incoming(link)
+        return link
+
+    def _ask_again(self, header: LongHeader, address: SocketAddress) -> None:
+        source = os.urandom(CONNECTION_ID_BYTES)
+        token = self._retry.create_token(
+            address=address,
+            original_destination_connection_id=header.destination,
+            retry_source_connection_id=source,
+            now=_now(),
+        )
+        packet = encode_quic_retry(
+            version=header.version,
+            source_cid=source,
+            destination_cid=header.source,
+            original_destination_cid=header.destination,
+            retry_token=token,
+        )
+        self.send([(packet, address)])
+
+    # LinkOwner
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        if self._socket is not None:
+            self._socket.send(datagrams)
+
+    def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
+        self._links[connection_id] = link
+
+    def connection_id_retired(self, link: Link, connection_id: bytes) -> None:
+        self._links.pop(connection_id, None)
+
+    def link_closed(self, link: Link) -> None:
+        self._links = {cid: other for cid, other in self._links.items() if other is not link}
+        self.greeted(link)
+        self._on_closed(link)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
