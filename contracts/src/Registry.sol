@@ -565,7 +565,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
                 key: o.key,
                 owner: o.owner,
                 stake: _s.accounts[o.owner].stake,
-                publicKey: _s.verifiers.publicKey(slot),
+                publicKey: _s.verifiers.keyAt(slot),
                 endpoint: _s.endpoints[id]
             });
         }

@@ -29,9 +29,9 @@ library Jury {
         jury = new uint32[](size);
         uint256 found;
         for (uint256 i = 0; i < tries && found < size; ++i) {
-            uint256 at = i + uint256(keccak256(abi.encode(seed, i))) % (left - i);
-            uint32 candidate = s.nodes[_moved(from, to, i, at)];
-            (from[i], to[i]) = (at, _moved(from, to, i, i));
+            uint256 picked = i + uint256(keccak256(abi.encode(seed, i))) % (left - i);
+            uint32 candidate = s.nodes[_moved(from, to, i, picked)];
+            (from[i], to[i]) = (picked, _moved(from, to, i, i));
             IRegistry.Operator storage o = s.operators[candidate];
             address owner = o.owner;
             if (o.workloads >> workload & 1 == 0 || _contains(owners, found, owner)) continue;

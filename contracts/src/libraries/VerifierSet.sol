@@ -73,7 +73,7 @@ library VerifierSet {
         require(valid, IRegistry.BadSignature());
     }
 
-    function publicKey(Set storage self, uint256 slot) internal view returns (bytes memory) {
+    function keyAt(Set storage self, uint256 slot) internal view returns (bytes memory) {
         return self.keys[slot].unpack();
     }
 }

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+/// @notice The cheatcodes that the tests use; forge-std is not published on npm.
+interface Vm {
+    function prank(address sender) external;
+    function warp(uint256 time) external;
+    function roll(uint256 number) external;
+    function chainId(uint256 id) external;
+    function etch(address target, bytes calldata code) external;
+    function assume(bool condition) external pure;
+    function addr(uint256 key) external pure returns (address);
+    function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
+    function setBlockhash(uint256 number, bytes32 hash) external;
+    function expectRevert(bytes4 selector) external;
+    function expectRevert(bytes calldata data) external;
+    function expectRevert() external;
+    function readFile(string calldata path) external view returns (string memory);
+    function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
+    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
+    function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
+    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
+    function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
+    function toString(uint256 value) external pure returns (string memory);
+    function assertEq(uint256 left, uint256 right, string calldata label) external pure;
+    function assertEq(bytes32 left, bytes32 right, string calldata label) external pure;
+    function assertEq(bytes calldata left, bytes calldata right, string calldata label) external pure;
+    function assertTrue(bool condition, string calldata label) external pure;
+    function assertLe(uint256 left, uint256 right, string calldata label) external pure;
+    function assertGe(uint256 left, uint256 right, string calldata label) external pure;
+    function assertApproxEqAbs(uint256 left, uint256 right, uint256 delta, string calldata label) external pure;
+}
