@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 DRAW_POLL_S = 0.3
+FIX_SEED_S = 120.0
 
 
 def form_batches(session: Session) -> list[int]:
@@ -105,7 +106,7 @@ async def _draw(context: Context, batch: Batch) -> None:
     if drawn is None:
         await context.wait(DRAW_POLL_S)
         return
-    context.spawn(_fix_seed(context, chain_id))
+    context.spawn(_fix_seed(context, batch.id or 0, chain_id))
     nodes = await context.on_chain(lambda: context.chain.active_nodes(drawn.block))
     snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]
@@ -141,12 +142,15 @@ async def _draw(context: Context, batch: Batch) -> None:
         log(session, batch.job, "drawn", text)
 
 
-async def _fix_seed(context: Context, chain_id: BatchId) -> None:
-    """Have the chain keep the seed, whose block hash it forgets after a while; settling does so too."""
+async def _fix_seed(context: Context, row: int, chain_id: BatchId) -> None:
+    """Have the chain keep the seed of a batch whose audits take long: it forgets block hashes. Settling does so too."""
+    await asyncio.sleep(FIX_SEED_S)
+    if load_batch(context, row).state == BatchState.SETTLED:
+        return
     try:
         await context.on_chain(lambda: context.chain.draw(chain_id))
     except ProofyardError as error:
-        logger.info("the draw of batch %s is left to its settlement: %s", chain_id, error)
+        logger.warning("the seed of batch %s could not be fixed: %s", chain_id, error)
 
 
 async def _probability(context: Context, node: Address, block: int) -> int:
