@@ -83,8 +83,8 @@ def run(out: Path, seed: int, *, tiny: bool) -> None:
     note(f"fine-tuning {scenario.name} on 4 honest nodes, 1 cheat and 1 verifier; logs in {out / 'network' / 'logs'}")
     plan = Plan(nodes=4, adversaries=("skip-half",), model_dirs=(Path(scenario.job.model),))
     with PeakMemory() as memory:
-        with evaluation(scenario, None) as before, DevNetwork(out / "network", plan) as network:
-            note(f"network is up after {time.time() - start:.0f} s, chain at {network.rpc_url}")
+        with evaluation(scenario, None) as before, DevNetwork(out / "network", plan, note) as network:
+            note(f"the network is up after {time.time() - start:.0f} s")
             outcome = fine_tune(network, scenario, out, start, before)
         outcome = replace(outcome, seconds=time.time() - start, peak_rss_bytes=memory.peak_bytes)
     (out / "summary.json").write_text(json.dumps(outcome.summary(), indent=2) + "\n")
@@ -103,7 +103,7 @@ def fine_tune(
     log: list[LogLine] = []
     with (
         Client(network.rpc_url, network.deployment.registry, network.requester.key) as client,
-        JobView(network.names(), title=f"fine-tuning {scenario.name}") as view,
+        JobView({node.key.address: node.name for node in network.nodes}, title=f"fine-tuning {scenario.name}") as view,
     ):
 
         def follow(line: LogLine) -> None:

@@ -48,13 +48,15 @@ class Plan:
 class DevNetwork:
     """A network of real processes in `directory`, for use in a `with` statement.
 
+    `tell` hears what was done, while it starts.
     Raises `ToolNotFound` or `PortInUse` for anvil, `ChildDied` or `ChildNotReady` for a node or verifier; whatever
     happens, also an interrupt in the middle of starting, nothing is left running.
     """
 
-    def __init__(self, directory: Path, plan: Plan) -> None:
+    def __init__(self, directory: Path, plan: Plan, tell: Callable[[str], object] = lambda _: None) -> None:
         self.directory = directory.absolute()
         self.plan = plan
+        self._tell = tell
         self.members: dict[str, Member] = {}
         self._children: dict[str, Child] = {}
         self._ready: dict[str, dict[str, Any]] = {}
@@ -175,6 +177,7 @@ class DevNetwork:
         )
         self.treasury = self.anvil.wallet(0)
         self.deployment: Deployment = deploy_network(self.rpc_url, self.treasury, self.plan.params)
+        self._tell(f"chain at {self.rpc_url}, Registry {self.deployment.registry}")
         self._stack.callback(lambda: stop_all(list(self._children.values())))
         self._join("requester", "requester", Wei(0))
         for number in range(1, self.plan.verifiers + 1):
@@ -183,12 +186,14 @@ class DevNetwork:
         for key, (number, cheat) in zip(new_keys(len(cheats)), reversed([*enumerate(cheats, 1)]), strict=True):
             self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat, key)
         self.members = dict(sorted(self.members.items()))
+        self._tell(f"{len(self.members)} members registered")
         self._write_settings()
         for group in (self.verifiers, self.nodes):
             for member in group:
                 self._spawn(member)
             for member in group:
                 self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout)
+                self._tell(f"{member.name} is ready")
 
     def _write_settings(self) -> None:
         keys = keys_of(self.directory / "wallets", "requester")
