@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,25 +96,27 @@ async def leech(options: argparse.Namespace) -> None:
             say(seconds=seconds, bytes=store.size(Cid(options.cid)), extra=peak_rss() - before)
 
 
+async def answer(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a file to whoever asks, as the contenders do."""
+    await reader.readexactly(4)
+    with Path(path).open("rb") as file:
+        while chunk := file.read(CHUNK):
+            writer.write(chunk)
+            await writer.drain()
+    writer.write_eof()
+
+
 async def stock_seed(options: argparse.Namespace) -> None:
     credentials = Credentials.fresh()
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["bench"])
     configuration.certificate, configuration.private_key = credentials.certificate, credentials.key
     tasks: set[asyncio.Task[None]] = set()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(4)
-        with Path(options.file).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                writer.write(chunk)
-                await writer.drain()
-        writer.write_eof()
-
     server = await serve(
         options.host,
         0,
         configuration=configuration,
-        stream_handler=lambda reader, writer: tasks.add(asyncio.ensure_future(answer(reader, writer))),
+        stream_handler=lambda reader, writer: tasks.add(asyncio.ensure_future(answer(options.file, reader, writer))),
     )
     say(port=server._transport.get_extra_info("sockname")[1])  # type: ignore[union-attr]
     await until_told()
@@ -128,15 +131,7 @@ async def stock_leech(options: argparse.Namespace) -> None:
 
 
 async def tcp_seed(options: argparse.Namespace) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(4)
-        with Path(options.file).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                writer.write(chunk)
-                await writer.drain()
-        writer.write_eof()
-
-    server = await asyncio.start_server(answer, options.host, 0)
+    server = await asyncio.start_server(partial(answer, options.file), options.host, 0)
     say(port=server.sockets[0].getsockname()[1])
     await until_told()
     server.close()

@@ -1,7 +1,10 @@
 """Peers on loopback: real sockets, real TLS, real signatures."""
 
+import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -44,3 +47,16 @@ async def peer() -> AsyncIterator[Callable[..., Awaitable[Endpoint]]]:
             return await stack.enter_async_context(endpoint)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def links() -> ModuleType:
+    """`scripts/shaped_link.py`: paths with delay, loss and a rate. Skips where namespaces cannot be made."""
+    path = Path(__file__).parents[2] / "scripts" / "shaped_link.py"
+    spec = importlib.util.spec_from_file_location("shaped_link", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not module.available():
+        pytest.skip("needs root and /dev/net/tun")
+    return module

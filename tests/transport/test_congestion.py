@@ -17,22 +17,26 @@ HOST = "192.0.2.1"
 
 @dataclass
 class Path:
-    """Bytes per second, seconds one way, probability of loss, bytes that wait at the bottleneck before it drops."""
+    """Bytes per second, seconds one way, probability of loss, bytes that wait at the bottleneck before it drops, and
+    the largest UDP payload that passes until `shrinks_at`, when it becomes 1,200. `size` is what the server sends."""
 
     rate: float
     delay: float
     loss: float = 0.0
     queue: float = 1e9
+    largest: int = 1472
+    shrinks_at: float = 1e9
     seed: int = 1
+    size: int = 0
     sent: int = 0
     dropped: int = 0
 
 
 def transfer(path: Path, size: int, *, warm_up: int = 0, limit: float = 60.0) -> float:
     """Virtual seconds for a server to send `size` bytes, after `warm_up` small answers one by one."""
-    client = PeerQuic(configuration=configuration(HOST, None))
+    client = PeerQuic(configuration=configuration(None))
     server = PeerQuic(
-        configuration=configuration(HOST, CREDENTIALS),
+        configuration=configuration(CREDENTIALS),
         original_destination_connection_id=client.original_destination_connection_id,
     )
     for side in (client, server):
@@ -47,6 +51,8 @@ def transfer(path: Path, size: int, *, warm_up: int = 0, limit: float = 60.0) ->
         for data, _ in side.datagrams_to_send(now):
             other = server if side is client else client
             start = max(now, free_at[side])
+            if len(data) > (path.largest if now < path.shrinks_at else 1200):
+                continue
             path.sent += side is server
             if chance.random() < path.loss or (start - now) * path.rate > path.queue:
                 path.dropped += side is server
@@ -79,6 +85,7 @@ def transfer(path: Path, size: int, *, warm_up: int = 0, limit: float = 60.0) ->
                 if received == 100 * asked and asked <= warm_up:
                     client.send_stream_data(0, b"?")
                 elif received == 100 * warm_up + size:
+                    path.size = server._max_datagram_size
                     return now - started
         flush(side)
     raise AssertionError(f"{received} bytes after {limit} virtual seconds")
@@ -108,3 +115,16 @@ def test_small_answers_say_nothing_against_the_path():
 
 def test_a_path_that_loses_a_third_still_delivers():
     transfer(Path(rate=1e6, delay=0.02, loss=0.33), 300_000)
+
+
+@pytest.mark.parametrize(("largest", "found"), [(1200, 1200), (1372, 1350), (1472, 1452), (8972, 8900)])
+def test_the_largest_datagram_that_passes_is_found(largest, found):
+    path = Path(rate=5e6, delay=0.01, largest=largest)
+    transfer(path, 500_000)
+    assert path.size == found
+
+
+def test_a_path_that_shrinks_is_survived():
+    path = Path(rate=1e6, delay=0.01, shrinks_at=0.6)
+    transfer(path, 1_500_000)
+    assert path.size == 1200

@@ -145,9 +145,9 @@ def test_mutated_nodes_are_decoded_or_refused():
 
 
 async def test_mutated_datagrams_leave_the_endpoint_alive(new_identity, network):
-    client = PeerQuic(configuration=configuration("192.0.2.1", None))
+    client = PeerQuic(configuration=configuration(None))
     server = PeerQuic(
-        configuration=configuration("192.0.2.1", Credentials.fresh()),
+        configuration=configuration(Credentials.fresh()),
         original_destination_connection_id=client.original_destination_connection_id,
     )
     corpus = []

@@ -56,7 +56,9 @@ class PathModel(QuicCongestionControl):
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
-        self._packet = max_datagram_size
+        self.packet_bytes = self._smallest_bytes = max_datagram_size
+        self.large_lost = 0
+        """Packets above the size the connection began with that were lost since one of them arrived."""
         self._sent: dict[int, _Sent] = {}
         self._delivered = 0
         self._delivered_at = 0.0
@@ -90,7 +92,7 @@ class PathModel(QuicCongestionControl):
             gain = 1 / STARTUP_GAIN
         else:
             gain = CYCLE[self._round % len(CYCLE)]
-        return max(gain * self.rate, STARTUP_GAIN * K_INITIAL_WINDOW * self._packet / self._round_trip)
+        return max(gain * self.rate, STARTUP_GAIN * K_INITIAL_WINDOW * self.packet_bytes / self._round_trip)
 
     def on_idle(self) -> None:
         """There was room to send and nothing to send: samples until then say nothing against the path."""
@@ -107,6 +109,8 @@ class PathModel(QuicCongestionControl):
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         self.bytes_in_flight -= packet.sent_bytes
         self._delivered += packet.sent_bytes
+        if packet.sent_bytes > self._smallest_bytes:
+            self.large_lost = 0
         self._delivered_at = now
         sent = self._sent.pop(id(packet), None)
         if sent is None:
@@ -122,20 +126,18 @@ class PathModel(QuicCongestionControl):
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
         for packet in packets:
-            self.bytes_in_flight -= packet.sent_bytes
-            self._sent.pop(id(packet), None)
+            self._drop(packet)
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
         for packet in packets:
-            self.bytes_in_flight -= packet.sent_bytes
+            self._drop(packet)
             self._round_lost += packet.sent_bytes
-            self._sent.pop(id(packet), None)
 
     def on_persistent_congestion(self) -> None:
         self._rates.clear()
         self._startup, self._draining = True, False
         self._full_rate, self._full_rounds = 0.0, 0
-        self.congestion_window = MINIMUM_PACKETS * self._packet
+        self.congestion_window = MINIMUM_PACKETS * self.packet_bytes
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
         rtt = max(rtt, LEAST_ROUND_TRIP)
@@ -146,9 +148,14 @@ class PathModel(QuicCongestionControl):
             # A standing queue hides the path's own round trip: let it drain for a moment.
             self._probing_until = now + PROBE_SECONDS
 
+    def _drop(self, packet: QuicSentPacket) -> None:
+        self.bytes_in_flight -= packet.sent_bytes
+        self.large_lost += packet.sent_bytes > self._smallest_bytes
+        self._sent.pop(id(packet), None)
+
     def _next_round(self) -> None:
         arrived = self._delivered - self._round_start
-        if self._round_lost > LOSS_LIMIT * (arrived + self._round_lost) and arrived > 20 * self._packet:
+        if self._round_lost > LOSS_LIMIT * (arrived + self._round_lost) and arrived > 20 * self.packet_bytes:
             self._rates = deque((number, LOSS_BACKOFF * rate) for number, rate in self._rates)
             self._startup = False
         self._round += 1
@@ -182,13 +189,13 @@ class PathModel(QuicCongestionControl):
 
     def _set_window(self, now: float) -> None:
         if self._probing_until > now:
-            self.congestion_window = max(int(self._in_path() / 2), MINIMUM_PACKETS * self._packet)
+            self.congestion_window = max(int(self._in_path() / 2), MINIMUM_PACKETS * self.packet_bytes)
             return
         gain = STARTUP_GAIN if self._startup else WINDOW_GAIN
         wanted = int(gain * self._in_path() + BURST_SECONDS * self.rate)
         if self._startup:
             wanted = max(wanted, self.congestion_window)
-        self.congestion_window = max(wanted, MINIMUM_PACKETS * self._packet)
+        self.congestion_window = max(wanted, MINIMUM_PACKETS * self.packet_bytes)
 
 
 class ModelPacer(QuicPacketPacer):

@@ -18,11 +18,11 @@ from aioquic.quic.connection import (
     QuicConnectionState,
 )
 from aioquic.quic.logger import QuicLogger
-from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite
+from aioquic.tls import CipherSuite, Epoch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -50,11 +50,17 @@ IDLE_TIMEOUT = 30.0
 KEEP_ALIVE = 10.0
 """Seconds between pings of the side that connected."""
 
-INTERNET_DATAGRAM = 1350
-"""UDP payload that passes nearly every path, with room for tunnels."""
+BASE_DATAGRAM = 1200
+"""UDP payload in bytes that every path of QUIC passes (RFC 9000 section 14)."""
 
-LOOPBACK_DATAGRAM = 16_000
-"""UDP payload on this machine; one STREAM frame of aioquic holds at most 16,383 bytes."""
+INTERNET_SIZES = (1350, 1452, 8900)
+"""Larger ones that are tried once a path is up: most tunnels, plain Ethernet, jumbo frames."""
+
+LOOPBACK_SIZES = (16_000,)
+"""The same on this machine; one STREAM frame of aioquic holds at most 16,383 bytes."""
+
+BLACK_HOLE_PACKETS = 10
+"""So many larger packets lost, and none delivered: the path no longer passes them, back to `BASE_DATAGRAM`."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +129,20 @@ def _token(data: bytes, at: int) -> bytes:
     return data[at + 1 : at + 1 + data[at]]
 
 
-def datagram_size(host: str) -> int:
-    """UDP payload in bytes to send towards `host`, an IP address."""
-    return LOOPBACK_DATAGRAM if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_DATAGRAM
+def datagram_sizes(host: str) -> tuple[int, ...]:
+    """UDP payloads in bytes worth trying towards `host`, an IP address."""
+    return LOOPBACK_SIZES if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_SIZES
 
 
-def configuration(host: str, credentials: Credentials | None, logger: QuicLogger | None = None) -> QuicConfiguration:
-    """Settings towards `host`; of a server when `credentials` are given, of a client otherwise."""
+def configuration(credentials: Credentials | None, logger: QuicLogger | None = None) -> QuicConfiguration:
+    """Settings of a server when `credentials` are given, of a client otherwise."""
     config = QuicConfiguration(
         alpn_protocols=[ALPN],
         is_client=credentials is None,
         idle_timeout=IDLE_TIMEOUT,
         max_data=GREETING_WINDOW,
         max_stream_data=STREAM_WINDOW,
-        max_datagram_size=datagram_size(host),
+        max_datagram_size=BASE_DATAGRAM,
         congestion_control_algorithm=congestion.NAME,
         quic_logger=logger,
     )
@@ -166,19 +172,50 @@ class PeerQuic(QuicConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         model = self._loss._cc
-        if isinstance(model, congestion.PathModel):
-            self._loss._pacer = congestion.ModelPacer(max_datagram_size=configuration.max_datagram_size, model=model)
+        if not isinstance(model, congestion.PathModel):
+            raise TypeError(f"congestion control {congestion.NAME!r} is needed")
+        self._model = model
+        self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model)
+        self._sizes_tried = False
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        if self._model.large_lost >= BLACK_HOLE_PACKETS and self._max_datagram_size > BASE_DATAGRAM:
+            self._set_datagram_size(BASE_DATAGRAM)
         datagrams = super().datagrams_to_send(now)
-        model = self._loss._cc
-        if (
-            self._pacing_at is None
-            and model.bytes_in_flight < model.congestion_window
-            and isinstance(model, congestion.PathModel)
-        ):
-            model.on_idle()
+        if self._handshake_confirmed and not self._sizes_tried:
+            self._sizes_tried = True
+            for size in datagram_sizes(self._network_paths[0].addr[0]):
+                datagrams += self._size_probe(size, now)
+        if self._pacing_at is None and self._model.bytes_in_flight < self._model.congestion_window:
+            self._model.on_idle()
         return datagrams
+
+    def _size_probe(self, size: int, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """A packet of `size` bytes that says nothing; its acknowledgement shows that the path passes it (RFC 8899)."""
+        if self._state is not QuicConnectionState.CONNECTED:
+            return []
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            spin_bit=self._spin_bit,
+            version=self._version or QuicProtocolVersion.VERSION_1,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[Epoch.ONE_RTT])
+        buf = builder.start_frame(QuicFrameType.PING, handler=self._on_size_probe, handler_args=(size,))
+        buf.push_bytes(bytes(builder.remaining_flight_space))
+        return self._flush_builder(builder, self._network_paths[0], self._peer_cid.cid, now)
+
+    def _on_size_probe(self, delivery: QuicDeliveryState, size: int) -> None:
+        if delivery is QuicDeliveryState.ACKED and size > self._max_datagram_size:
+            self._set_datagram_size(size)
+
+    def _set_datagram_size(self, size: int) -> None:
+        self._max_datagram_size = size
+        self._model.packet_bytes = size
+        self._loss._pacer._max_datagram_size = size
 
     def grant_stream(self, stream_id: int, limit: int) -> bool:
         """Let the peer send up to offset `limit` on a stream. True when that is news to the peer."""

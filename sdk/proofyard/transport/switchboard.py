@@ -70,7 +70,7 @@ class Switchboard:
 
     def dial(self, address: SocketAddress) -> Link:
         """A new outgoing link, connecting."""
-        quic = PeerQuic(configuration=configuration(address[0], None, self._logger))
+        quic = PeerQuic(configuration=configuration(None, self._logger))
         link = Link(self, quic, address)
         self._links[quic.host_cid] = link
         link.connect()
@@ -129,7 +129,7 @@ class Switchboard:
             self._ask_again(header, address)
             return None
         quic = PeerQuic(
-            configuration=configuration(address[0], self._credentials, self._logger),
+            configuration=configuration(self._credentials, self._logger),
             original_destination_connection_id=original,
             retry_source_connection_id=retried,
         )
