@@ -140,7 +140,7 @@ def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
             lost.append(names[event.node])
             network.kill(lost[0])
 
-    slow = replace(job, rounds=1, workers=3, segment_steps=200, batch=16, seq_len=64, seed=9)
+    slow = replace(job, rounds=1, workers=3, segment_steps=80, batch=16, seq_len=64, seed=9)
     handle = submit_job(slow, reward=credits(30), audit_fee=credits(3), client=client)
     report = handle.wait(200, on_event=kill_first)
     assert lost
