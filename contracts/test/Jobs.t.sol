@@ -26,7 +26,7 @@ contract JobsTest is Base {
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "no tasks"));
         registry.openJob(p);
         p = jobParams(1, 1);
-        p.deadline = uint40(block.timestamp);
+        p.deadline = uint40(vm.getBlockTimestamp());
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "deadline in the past"));
         registry.openJob(p);
         p = jobParams(1, 1);
@@ -81,7 +81,7 @@ contract JobsTest is Base {
         vm.prank(REQUESTER);
         registry.closeJob(job);
         vm.assertEq(credit.balanceOf(REQUESTER) - before, 750e18, "what is not committed");
-        vm.warp(block.timestamp + 2 days + 1);
+        vm.warp(vm.getBlockTimestamp() + 2 days + 1);
         registry.refund(job);
         vm.assertEq(credit.balanceOf(REQUESTER) - before, 1000e18, "the rest, unsettled in time");
         assertConserved();
@@ -89,7 +89,7 @@ contract JobsTest is Base {
 
     function test_an_open_job_is_not_refunded() public {
         JobId job = openJob();
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobStillOpen.selector, job, block.timestamp + 1 days));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobStillOpen.selector, job, vm.getBlockTimestamp() + 1 days));
         registry.refund(job);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownJob.selector, JobId.wrap(99)));
         registry.refund(JobId.wrap(99));
@@ -101,7 +101,7 @@ contract JobsTest is Base {
         JobId job = openJob();
         vm.prank(vm.addr(2001));
         registry.takeJob(job);
-        uint256 free = block.timestamp + 10 minutes;
+        uint256 free = vm.getBlockTimestamp() + 10 minutes;
         vm.warp(free);
         vm.prank(vm.addr(2002));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, OperatorId.wrap(1), free));
@@ -131,7 +131,7 @@ contract JobsTest is Base {
         JobId job = openJob();
         vm.prank(vm.addr(2001));
         BatchId batch = registry.commitBatch(job, bytes32(uint256(2)), 10);
-        uint256 drawBlock = block.number + 2;
+        uint256 drawBlock = vm.getBlockNumber() + 2;
         vm.roll(drawBlock);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TooEarlyToDraw.selector, batch, drawBlock));
         registry.draw(batch);
@@ -150,12 +150,12 @@ contract JobsTest is Base {
         JobId job = openJob();
         vm.prank(vm.addr(2001));
         BatchId batch = registry.commitBatch(job, bytes32(uint256(2)), 10);
-        uint256 drawBlock = block.number + 2;
-        vm.roll(block.number + 20_000);
+        uint256 drawBlock = vm.getBlockNumber() + 2;
+        vm.roll(vm.getBlockNumber() + 20_000);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.SeedLost.selector, batch, drawBlock));
         registry.draw(batch);
         registry.recommit(batch);
-        vm.assertEq(registry.batch(batch).commitBlock, block.number, "new block");
+        vm.assertEq(registry.batch(batch).commitBlock, vm.getBlockNumber(), "new block");
         vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownBatch.selector, BatchId.wrap(9)));
         registry.draw(BatchId.wrap(9));
     }

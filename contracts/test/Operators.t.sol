@@ -98,8 +98,8 @@ contract OperatorsTest is Base {
         registry.requestUnstake(amount);
         assertConserved();
         uint256 before = credit.balanceOf(owner(1));
-        uint256 release = block.timestamp + 2 days;
-        vm.warp(block.timestamp + wait);
+        uint256 release = vm.getBlockTimestamp() + 2 days;
+        vm.warp(vm.getBlockTimestamp() + wait);
         vm.prank(owner(1));
         if (wait < 2 days) {
             vm.expectRevert(abi.encodeWithSelector(IRegistry.StillBonded.selector, owner(1), release));
@@ -198,7 +198,7 @@ contract OperatorsTest is Base {
         vm.prank(owner(1));
         vm.expectRevert(IRegistry.VerifierSetFull.selector);
         registry.registerVerifier(vm.addr(2001), 0, "", agreed, key, proof);
-        vm.warp(block.timestamp + 2 days);
+        vm.warp(vm.getBlockTimestamp() + 2 days);
         vm.prank(owner(1));
         registry.registerVerifier(vm.addr(2001), 0, "", agreed, key, proof);
         vm.assertEq(registry.activeVerifiers(), 1, "back");

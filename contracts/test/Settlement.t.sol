@@ -111,8 +111,8 @@ contract SettlementTest is Base {
         wait = wait % (2 * WINDOW);
         settle(settlement(batch, node, amount), 1, 3);
         uint256 before = credit.balanceOf(owner(10));
-        uint256 opens = block.timestamp + WINDOW;
-        vm.warp(block.timestamp + wait);
+        uint256 opens = vm.getBlockTimestamp() + WINDOW;
+        vm.warp(vm.getBlockTimestamp() + wait);
         vm.prank(sender);
         if (wait < WINDOW) vm.expectRevert(abi.encodeWithSelector(IRegistry.WindowOpen.selector, batch, opens));
         registry.claim(claimOf(batch, node, amount));
@@ -127,7 +127,7 @@ contract SettlementTest is Base {
 
     function testFuzz_a_forged_claim_is_refused(uint96 amount, uint32 valid) public {
         settle(settlement(batch, node, 100e18), 1, 3);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         IRegistry.Claim[] memory claims = claimOf(batch, node, amount);
         claims[0].valid = valid;
         vm.assume(amount != 100e18 || valid != 1);
@@ -139,7 +139,7 @@ contract SettlementTest is Base {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
         s.payoutTotal = 99e18;
         settle(s, 1, 3);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.PayoutsExceedTotal.selector, batch));
         registry.claim(claimOf(batch, node, 100e18));
     }
@@ -156,9 +156,9 @@ contract SettlementTest is Base {
         vm.assertTrue(!registry.operator(cheat).active, "inactive");
         vm.assertEq(registry.totals().bonds, 150e18, "frozen until the window closes");
         assertConserved();
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.WindowOpen.selector, batch, block.timestamp + WINDOW));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.WindowOpen.selector, batch, vm.getBlockTimestamp() + WINDOW));
         registry.finalize(batch);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         uint256 before = credit.balanceOf(owner(10));
         registry.claim(claimOf(batch, node, 100e18));
         vm.assertEq(credit.balanceOf(owner(10)) - before, 100e18 + 45e18, "pay and the auditors' share");
@@ -172,12 +172,12 @@ contract SettlementTest is Base {
         settle(settlement(batch, node, 100e18), 1, 3);
         BatchId second = commit(job, 1);
         settle(withFault(settlement(second, OperatorId.wrap(1), 1), node), 1, 3);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         uint256 before = credit.balanceOf(owner(10));
         registry.claim(claimOf(batch, node, 100e18));
         vm.assertEq(credit.balanceOf(owner(10)), before, "no pay");
         vm.assertEq(registry.operator(node).consecutiveValid, 0, "no reputation");
-        vm.assertEq(registry.operator(node).lastFault, block.timestamp - WINDOW, "on record");
+        vm.assertEq(registry.operator(node).lastFault, vm.getBlockTimestamp() - WINDOW, "on record");
         assertConserved();
     }
 
@@ -199,7 +199,7 @@ contract SettlementTest is Base {
         }
         (s.payoutRoot, s.payoutCount, s.auditUnits) = (row[0], uint32(size), 0);
         settle(s, 1, 3);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         IRegistry.Claim[] memory claims = new IRegistry.Claim[](1);
         claims[0] = IRegistry.Claim(batch, 50, node, 1e18, 0, 0, proof);
         registry.claim(claims);

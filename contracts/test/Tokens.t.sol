@@ -75,7 +75,7 @@ contract TokensTest is Base {
         JobId job = openJob();
         BatchId batch = commit(job, 1);
         settle(settlement(batch, node, 100e18), 1, 1);
-        vm.warp(block.timestamp + WINDOW);
+        vm.warp(vm.getBlockTimestamp() + WINDOW);
         evil.behave(0, false, registry, abi.encodeCall(IRegistry.claim, (claimOf(batch, node, 100e18))));
         uint256 before = credit.balanceOf(owner(10));
         registry.claim(claimOf(batch, node, 100e18));

@@ -125,7 +125,7 @@ abstract contract Base {
             reward: reward,
             auditFee: fee,
             taskCount: 10,
-            deadline: uint40(block.timestamp + 1 days),
+            deadline: uint40(vm.getBlockTimestamp() + 1 days),
             auditorsPerSegment: 2,
             segmentsPerAudit: 1,
             workload: 0
@@ -142,8 +142,8 @@ abstract contract Base {
     function commit(JobId job, uint256 i) internal returns (BatchId batch) {
         vm.prank(vm.addr(2000 + i));
         batch = registry.commitBatch(job, bytes32(uint256(2)), 10);
-        vm.roll(block.number + 3);
-        vm.setBlockhash(block.number - 1, keccak256("entropy"));
+        vm.roll(vm.getBlockNumber() + 3);
+        vm.setBlockhash(vm.getBlockNumber() - 1, keccak256("entropy"));
         registry.draw(batch);
     }
 

@@ -6,6 +6,9 @@ interface Vm {
     function prank(address sender) external;
     function warp(uint256 time) external;
     function roll(uint256 number) external;
+    /// @dev Read through a call, because the optimizer takes block.timestamp and block.number for constants.
+    function getBlockTimestamp() external view returns (uint256);
+    function getBlockNumber() external view returns (uint256);
     function chainId(uint256 id) external;
     function etch(address target, bytes calldata code) external;
     function assume(bool condition) external pure;
