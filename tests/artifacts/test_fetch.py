@@ -10,6 +10,7 @@ from proofyard.artifacts import (
     fetch,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
+from proofyard.artifacts.exchange import PeerBlocks
 from proofyard.artifacts.unixfs import Link, directory_node, node_cid
 from proofyard.protocol.cid import raw_cid
 from proofyard.transport import RequestFailed
@@ -184,3 +185,29 @@ async def test_a_request_for_half_a_cid_is_refused(store, seeder):
             await connection.request(GetBlocks(cids), reply=Blocks)
     with pytest.raises(RequestFailed, match="bad-request"):
         await connection.request(GetBlocks(bytes(36 * 65)), reply=Blocks)
+
+
+async def test_a_provider_that_stumbles_is_asked_again(store, seeder, new_store, pattern):
+    class Stumbling:
+        """A peer whose first answers fail."""
+
+        name = "stumbling"
+        failures = 2
+
+        def __init__(self, connection):
+            self._peer = PeerBlocks(connection)
+
+        async def blocks(self, cids):
+            if self.failures:
+                self.failures -= 1
+                raise RequestFailed("busy", "try again")
+            async for block in self._peer.blocks(cids):
+                yield block
+
+        def penalise(self, points, reason): ...
+
+    source = new_store("source")
+    data = pattern(5 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    await fetch(store, cid, [Stumbling(await seeder(source))], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data

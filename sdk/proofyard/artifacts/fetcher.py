@@ -21,6 +21,9 @@ from proofyard.transport import Connection, ProtocolViolation, TransportError
 
 logger = logging.getLogger("proofyard.artifacts")
 
+ATTEMPTS = 3
+RETRY_SECONDS = 0.2
+
 FIRST_BATCH = 2
 MAX_BATCH = 16
 BATCH_SECONDS = 0.25
@@ -78,15 +81,26 @@ async def fetch(
 
 
 async def _provide(job: "_Job", provider: BlockProvider) -> None:
+    """Ask one provider as long as it can help; after a failure again, up to `ATTEMPTS` times in all."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            await _all_lanes(job, provider)
+        except ForgedBlock as error:
+            provider.penalise(FORGERY_POINTS, str(error))
+            job.reasons.append(str(error))
+            return
+        except (TransportError, IpfsUnavailable) as error:
+            job.reasons.append(f"{provider.name}: {error}")
+            await asyncio.sleep(RETRY_SECONDS * attempt)
+        else:
+            job.reasons.append(f"{provider.name} lacks blocks")
+            return
+
+
+async def _all_lanes(job: "_Job", provider: BlockProvider) -> None:
     lanes = [asyncio.create_task(_lane(job, provider)) for _ in range(LANES)]
     try:
         await asyncio.gather(*lanes)
-        job.reasons.append(f"{provider.name} lacks blocks")
-    except ForgedBlock as error:
-        provider.penalise(FORGERY_POINTS, str(error))
-        job.reasons.append(str(error))
-    except (TransportError, IpfsUnavailable) as error:
-        job.reasons.append(f"{provider.name}: {error}")
     finally:
         for lane in lanes:
             lane.cancel()
