@@ -1,0 +1,119 @@
+"""Transactions that get stuck, are replaced, or cannot be sent at all."""
+
+import socket
+import threading
+import time
+
+import pytest
+from world import CREDIT
+
+from proofyard.chain import Anvil, ChainClient, ChainUnreachable, InsufficientBalance, Wallet
+from proofyard.chain.abi import contract
+from proofyard.chain.devchain import PortInUse
+from proofyard.chain.errors import NoRegistry, NoWallet, Refused
+from proofyard.chain.refusals import StakeTooLow, UnknownJob
+from proofyard.chain.sender import Sender
+from proofyard.protocol.types import Address, JobId, Wei
+
+
+def test_a_stuck_transaction_is_sent_again_with_a_higher_fee_and_takes_effect_once(network) -> None:
+    anvil, wallet = network.anvil, network.key()
+    client = ChainClient(anvil.rpc_url, network.deployment.registry, network.deployer.wallet, patience=0.3)
+    anvil._request("evm_setAutomine", [False])
+    try:
+        sending = threading.Thread(target=client.transfer, args=(wallet.address, Wei(CREDIT)))
+        sending.start()
+        time.sleep(1.2)
+        pending = anvil._request("txpool_content", [])["pending"]
+        waiting = [entry for sender in pending.values() for entry in sender.values()]
+        assert len(waiting) == 1
+        assert int(waiting[0]["maxPriorityFeePerGas"], 16) > 1_000_000
+        anvil.mine()
+        sending.join(20)
+        assert not sending.is_alive()
+    finally:
+        anvil._request("evm_setAutomine", [True])
+    assert client.token_balance(wallet.address) == CREDIT
+
+
+def test_a_nonce_that_another_program_took_is_given_up_and_the_action_sent_anew(network) -> None:
+    anvil, target = network.anvil, network.key()
+    wallet = network.deployer.wallet
+    chain = network.deployer
+    data = chain._token.encode_abi("transfer", [target.address, CREDIT])
+    anvil._request("evm_setAutomine", [False])
+    try:
+        patient = Sender(chain._w3, anvil.rpc_url, wallet, patience=30, receipt_lag=0.5)
+        sending = threading.Thread(target=patient.send, args=("the transfer", chain.token, data))
+        sending.start()
+        time.sleep(0.5)
+        block = chain._w3.eth.get_block("latest")
+        rival = {
+            "to": wallet.address,
+            "value": 0,
+            "gas": 21_000,
+            "nonce": chain._w3.eth.get_transaction_count(wallet.address),
+            "maxFeePerGas": block["baseFeePerGas"] * 20 + 10**12,
+            "maxPriorityFeePerGas": 10**12,
+            "chainId": chain.chain_id,
+        }
+        chain._w3.eth.send_raw_transaction(wallet.account.sign_transaction(rival).raw_transaction)
+        anvil.mine()
+        time.sleep(1.5)
+        anvil.mine()
+        sending.join(20)
+        assert not sending.is_alive()
+    finally:
+        anvil._request("evm_setAutomine", [True])
+    assert chain.token_balance(target.address) == CREDIT
+
+
+def test_too_little_of_either_currency_is_said_with_both_amounts(network) -> None:
+    poor = Wallet.generate()
+    client = network.client(poor)
+    with pytest.raises(InsufficientBalance) as tokens:
+        client.add_stake(Wei(5))
+    assert (tokens.value.have, tokens.value.need) == (0, 5)
+    network.deployer.transfer(poor.address, Wei(CREDIT))
+    with pytest.raises(InsufficientBalance, match="ETH"):
+        client.approve(Wei(CREDIT))
+
+
+def test_a_refusal_is_an_exception_with_its_operands(network) -> None:
+    owner = network.owner(10)
+    with pytest.raises(StakeTooLow) as refused:
+        owner.register_node(Wallet.generate(), Wei(CREDIT), 1)
+    assert refused.value.operands["stake"] == CREDIT
+    assert refused.value.operands["required"] == 100 * CREDIT
+    with pytest.raises(UnknownJob, match="there is no job 99"):
+        owner.job(JobId(99))
+
+
+def test_every_error_of_the_registry_has_its_exception_and_its_sentence() -> None:
+    kinds = {kind.__name__: kind for kind in Refused.__subclasses__()}
+    for entry in contract("Registry").abi:
+        if entry["type"] == "error" and not entry["name"].startswith("Reentrancy"):
+            operands = {item["name"]: 1 for item in entry["inputs"]}
+            assert str(kinds[entry["name"]](entry["name"], operands))
+
+
+def test_reading_needs_no_wallet_and_writing_asks_for_one(network) -> None:
+    reader = network.client(None)
+    assert reader.active_nodes() == []
+    with pytest.raises(NoWallet):
+        reader.withdraw()
+
+
+def test_no_chain_no_registry_and_no_port_are_told_apart(network) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ChainUnreachable):
+            ChainClient(f"http://127.0.0.1:{port}", network.deployment.registry)
+        taken.listen()
+        with pytest.raises(PortInUse), Anvil(port=port):
+            pass
+    with pytest.raises(NoRegistry):
+        ChainClient(network.anvil.rpc_url, Address("0x" + "11" * 20))
+    with pytest.raises(NoRegistry):
+        ChainClient(network.anvil.rpc_url, Address("nonsense"))
