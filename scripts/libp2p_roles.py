@@ -3,6 +3,8 @@
 seed FILE (quic|tcp)          serves the file's bytes to whoever opens a stream, until stdin ends
 leech MULTIADDRESS (quic|tcp) fetches, checks and stores them; prints seconds and bytes as JSON
 """
+# mypy: ignore-errors
+# It has an environment of its own, where the type checker does not look.
 # ruff: noqa: ASYNC230, ASYNC240  (all contenders read their file the same way)
 
 import hashlib
