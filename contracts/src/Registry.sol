@@ -208,6 +208,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(p.taskCount > 0, BadJob("no tasks"));
         require(p.deadline > block.timestamp, BadJob("deadline in the past"));
         require(p.auditorsPerSegment > 0 && p.segmentsPerAudit > 0, BadJob("no audits"));
+        require(p.workload < 64, BadJob("workload is no bit of 64"));
         id = JobId.wrap(++_s.jobCount);
         uint96 amount = p.reward + p.auditFee;
         _s.jobs[JobId.unwrap(id)] = Job({

@@ -30,6 +30,10 @@ contract JobsTest is Base {
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "deadline in the past"));
         registry.openJob(p);
         p = jobParams(1, 1);
+        p.workload = 64;
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "workload is no bit of 64"));
+        registry.openJob(p);
+        p = jobParams(1, 1);
         p.segmentsPerAudit = 0;
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadJob.selector, "no audits"));
         registry.openJob(p);
