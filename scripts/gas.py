@@ -1,6 +1,6 @@
 """Measures the gas of whole transactions on anvil and compares it with contracts/gas-snapshot.json.
 
-`python scripts/gas.py` fails where an action costs over its limit or 1% more than the snapshot; `--write` renews it.
+`python scripts/gas.py` fails where an action costs over its limit or 3% more than the snapshot (a jury draw differs by a candidate); `--write` renews it.
 Intrinsic and calldata gas are included. The network has 5 verifiers and 16 nodes; what is measured is not the first
 of its kind, so no global counter leaves zero in it.
 """
@@ -29,7 +29,7 @@ LIMITS = {
     "claim_later": 60_000,
     "open_challenge": 450_000,
 }
-TOLERANCE = 0.01
+TOLERANCE = 0.03
 CREDIT = 10**18
 ENDPOINT = "203.0.113.77:40404"
 MANIFEST = Digest(b"\x11" * 32)
