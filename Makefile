@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format contracts bench-verify clean
+.PHONY: help setup demo test check format contracts bench-verify bench-transport clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -28,6 +28,9 @@ format: setup ## rewrite the sources in the house format
 
 contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 	@$(PY) scripts/contracts.py build
+
+bench-transport: setup ## transport against stock aioquic, TCP and (LIBP2P_PYTHON=...) py-libp2p: out/bench (about 6 minutes)
+	@$(PY) scripts/bench_transport.py
 
 bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 15 minutes)
 	@$(PY) scripts/bench_verify.py
