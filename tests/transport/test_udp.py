@@ -1,5 +1,6 @@
 import asyncio
 import os
+import sys
 
 import pytest
 
@@ -51,3 +52,10 @@ async def test_a_datagram_that_no_route_takes_is_lost_and_nothing_else():
     assert await asyncio.wait_for(arrived, 5) == b"after"
     sender.close()
     receiver.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how to forbid fragments differs between systems")
+async def test_datagrams_are_not_cut_into_fragments():
+    sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None)
+    assert sender._sock.getsockopt(0, 10) == 3  # IP_MTU_DISCOVER is IP_PMTUDISC_PROBE
+    sender.close()

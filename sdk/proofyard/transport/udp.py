@@ -12,6 +12,7 @@ import errno
 import itertools
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,7 +29,8 @@ _LARGEST = 65_535
 _LARGEST_GROUP = 65_000
 _MOST_SEGMENTS = 64
 
-# linux/udp.h; the socket module does not name them.
+# linux/in.h, linux/in6.h and linux/udp.h; the socket module does not name them.
+_IP, _IP_MTU_DISCOVER, _IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 0, 10, 41, 23, 3
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _ANCILLARY = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 
@@ -62,6 +64,7 @@ class UdpSocket:
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+            _forbid_fragments(sock, family)
             sock.bind((host, port))
         except (OSError, OverflowError) as error:
             sock.close()
@@ -150,6 +153,13 @@ class UdpSocket:
                 batch.append((bytes(self._view[start : min(start + step, size)]), address))
         if batch:
             self._on_batch(batch)
+
+
+def _forbid_fragments(sock: socket.socket, family: int) -> None:
+    """A datagram larger than the path must be lost, not cut up: each piece could be lost, and probes would lie."""
+    level, option = (_IPV6, _IPV6_MTU_DISCOVER) if family == socket.AF_INET6 else (_IP, _IP_MTU_DISCOVER)
+    if sys.platform == "linux":
+        sock.setsockopt(level, option, _PMTUDISC_PROBE)
 
 
 def _enable(sock: socket.socket, option: int, value: int) -> bool:
