@@ -1,6 +1,7 @@
 """Measures the gas of whole transactions on anvil and compares it with contracts/gas-snapshot.json.
 
-`python scripts/gas.py` fails where an action costs over its limit or 3% more than the snapshot (a jury draw differs by a candidate); `--write` renews it.
+`python scripts/gas.py` fails where an action costs over its limit or 3% more than the snapshot (a jury's draw can take
+a candidate more); `--write` renews it.
 Intrinsic and calldata gas are included. The network has 5 verifiers and 16 nodes; what is measured is not the first
 of its kind, so no global counter leaves zero in it.
 """
