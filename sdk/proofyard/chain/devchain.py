@@ -86,7 +86,12 @@ class Anvil:
         log: IO[bytes] = self._log_path.open("wb") if self._log_path else TemporaryFile()
         with log:
             self._process = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=_die_with_parent(),
             )
             try:
                 self._wait_ready(log)
