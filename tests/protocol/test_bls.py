@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from proofyard.protocol import bls
@@ -53,3 +56,15 @@ def test_bytes_that_are_no_points_are_refused(garbage: bytes) -> None:
 def test_too_little_key_material_is_refused() -> None:
     with pytest.raises(bls.BlsError, match="32 secret bytes"):
         bls.keygen(b"short")
+
+
+def test_the_recursion_limit_stays_low_enough_for_nested_input_from_peers() -> None:
+    code = (
+        "import json, msgspec, sys, proofyard.chain\n"
+        "assert sys.getrecursionlimit() <= 1000\n"
+        "for load, data in ((json.loads, b'[' * 10**6), (msgspec.msgpack.decode, b'\\x91' * 10**6)):\n"
+        "    try: load(data)\n"
+        "    except RecursionError: continue\n"
+        "    sys.exit(1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
