@@ -10,17 +10,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NewType, Protocol
 
-_RECURSION_LIMIT = sys.getrecursionlimit()
+from py_ecc.bls import G2ProofOfPossession as _reference
+from py_ecc.bls.g2_primitives import G2_to_signature, pubkey_to_G1, signature_to_G2
+from py_ecc.bls.hash_to_curve import hash_to_G2
+from py_ecc.optimized_bls12_381 import multiply, normalize
 
-from py_ecc.bls import G2ProofOfPossession as _reference  # noqa: E402
-from py_ecc.bls.g2_primitives import G2_to_signature, pubkey_to_G1, signature_to_G2  # noqa: E402
-from py_ecc.bls.hash_to_curve import hash_to_G2  # noqa: E402
-from py_ecc.optimized_bls12_381 import multiply, normalize  # noqa: E402
+from proofyard.protocol.types import ProofyardError
 
-from proofyard.protocol.types import ProofyardError  # noqa: E402
-
-# Importing py_ecc raises the limit to 100,000; with that, nested JSON or msgpack from a peer overflows the C stack.
-sys.setrecursionlimit(_RECURSION_LIMIT)
+if sys.getrecursionlimit() >= 100_000:
+    # py_ecc sets that limit when it is imported; nested JSON or msgpack from a peer would overflow the C stack.
+    sys.setrecursionlimit(1000)
 
 SecretKey = NewType("SecretKey", int)
 PublicKey = NewType("PublicKey", bytes)
