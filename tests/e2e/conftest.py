@@ -10,7 +10,7 @@ from proofyard.sdk import Client, LoraJob
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `model` and `text.jsonl`."""
     directory = tmp_path_factory.mktemp("inputs")
@@ -19,7 +19,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def network(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
     plan = Plan(nodes=4, adversaries=("skip-half",), verifiers=1, model_dirs=(inputs / "model",), lease_s=5.0)
     with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:

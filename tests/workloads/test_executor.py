@@ -31,6 +31,13 @@ from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs, Resources
 
 
+def executors() -> list[psutil.Process]:
+    """The executors that this test process has started and that are alive."""
+    mine = psutil.Process().children()
+    alive = (process for process in mine if process.status() != psutil.STATUS_ZOMBIE)
+    return [process for process in alive if "proofyard.workloads.child" in process.cmdline()]
+
+
 @pytest.fixture(scope="module")
 def shared_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("executor")
@@ -68,7 +75,7 @@ async def test_a_crashed_executor_says_so_and_the_task_resumes_where_it_was(tiny
 
         def kill_at_the_second_state(number, _path):
             if number == 2:
-                os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)
+                os.kill(executors()[0].pid, signal.SIGKILL)
 
         with pytest.raises(ExecutorCrashed, match="signal 9"):
             await executor.run_task(manifest, task, tiny, on_state=kill_at_the_second_state)
@@ -102,9 +109,9 @@ async def test_errors_of_the_computation_come_back_typed_and_the_executor_lives_
             await executor.run_task(lora_manifest(modules={"model.nothing": (64, 64)}), task, tiny)
         with pytest.raises(InputRefused, match=r"config\.json"):
             await executor.run_task(manifest, task, Inputs(tmp_path, tiny.data))
-        pid = psutil.Process().children()[0].pid
+        pid = executors()[0].pid
         await executor.run_segment(manifest, task, 0, state, tiny)
-        assert psutil.Process().children()[0].pid == pid
+        assert executors()[0].pid == pid
 
 
 async def test_a_lack_of_memory_is_reported_and_survived(tiny, lora_manifest, tmp_path):
@@ -153,19 +160,19 @@ async def test_cancelling_a_call_leaves_no_process_and_the_next_call_works(tiny,
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert not psutil.Process().children()
+        assert not executors()
         await executor.run_task(short, WORKLOAD.graph(short)[0], tiny)
-    assert not psutil.Process().children()
+    assert not executors()
 
 
 async def test_a_silent_executor_is_ended(tiny, lora_manifest, tmp_path):
     manifest = lora_manifest()
     async with Executor(tmp_path) as executor:
-        psutil.Process().children()[0].suspend()
+        executors()[0].suspend()
         executor._silence_s = 0.2
         with pytest.raises(TimeLimit, match="silent"):
             await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
-    assert not psutil.Process().children()
+    assert not executors()
 
 
 async def test_skipping_half_of_the_steps_is_far_from_the_honest_result(tiny, lora_manifest, tmp_path):
