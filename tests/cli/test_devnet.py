@@ -1,5 +1,6 @@
 """`proofyard devnet` as a person meets it: ports, interrupts, what is left behind."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from proofyard.chain.errors import ToolNotFound
 from proofyard.cli import main
+from proofyard.devnet import terminated_like_interrupted
 from proofyard.protocol.types import ExitCode
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,8 +29,10 @@ def devnet(directory: Path) -> Iterator[subprocess.Popen[str]]:
         [*command, "--dir", str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -78,6 +82,15 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(tmp_path: Path, stage
         assert process.returncode == 130
     assert "Traceback" not in said
     assert survivors(directory) == []
+
+
+def test_an_interrupt_that_got_lost_ends_the_next_wait() -> None:
+    with terminated_like_interrupted() as pause:
+        pause(0)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            pause(0)
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,14 +30,17 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     report = handle.wait(120, on_event=events.append)
 
     kinds = [event.kind for event in events]
-    assert [event.node for event in events if event.kind == "fault"] == [cheat.key.address]
+    faults = [event for event in events if event.kind == "fault"]
+    assert {event.node for event in faults} == {cheat.key.address}
     assert kinds.count("valid") == report.tasks_valid == report.tasks == 10
     adapter = handle.result(tmp_path / "adapter")
     assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
     batches = settled_batches(client, handle.job_id)
     dues = unclaimed(client, batches)
-    assert {due.node for due in dues} == {node.key.address for node in network.nodes if node is not cheat}
+    assert {due.node for due in dues} >= {node.key.address for node in network.nodes if node is not cheat}
+    guilty = next(batch.record for batch in batches if batch.record.faults)
+    assert cheat.key.address not in {paid.node for paid in guilty.payouts}
     before = network.holdings()
     network.anvil.warp(network.plan.params.challenge_window)
     paid = claim_all(client, dues)
@@ -47,17 +50,19 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert network.books().conserved
     assert after[cheat.name].stake == 0
     for node in network.nodes:
-        assert (after[node.name].tokens > before[node.name].tokens) == (node is not cheat)
+        owed = sum(due.amount for due in dues if due.node == node.key.address)
+        gained = after[node.name].tokens - before[node.name].tokens
+        assert gained == owed if node is cheat else gained >= owed > 0, node.name
     assert credits(100) <= paid <= credits(110)
 
-    check_status_api(network, handle.job_id, cheat.key.address)
+    check_status_api(network, handle.job_id, cheat.key.address, {event.task for event in faults})
     check_replay(network, job, batches, capsys)
 
     again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     assert again.wait(120).result == report.result, "the same seed must give the same adapter"
 
 
-def check_status_api(network: DevNetwork, job: int, cheat: str) -> None:
+def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int | None]) -> None:
     """What a dashboard sees over HTTP."""
     with httpx.Client(base_url=network.api_url("verifier-1")) as api:
         honest = {node.key.address for node in network.nodes} - {cheat}
@@ -66,7 +71,7 @@ def check_status_api(network: DevNetwork, job: int, cheat: str) -> None:
         assert [row["state"] for row in api.get("/jobs").json()] == ["done"]
         shown = api.get(f"/jobs/{job}").json()
         assert {task["state"] for task in shown["task_states"]} == {"valid"}
-        assert cheat not in {task["node"] for task in shown["task_states"]}
+        assert cheat not in {task["node"] for task in shown["task_states"] if task["task"] in faulty}
         audits = api.get(f"/jobs/{job}/audits").json()
         assert any(audit["match"] is False and audit["distance"] > 0.1 for audit in audits)
         assert api.get("/jobs/99").status_code == 404

@@ -4,6 +4,6 @@ For the demo, for tests and for people who want to play (`proofyard devnet`). It
 """
 
 from proofyard.devnet.network import DevNetwork, Plan
-from proofyard.devnet.process import terminated_like_interrupted
+from proofyard.devnet.process import Pause, terminated_like_interrupted
 
-__all__ = ["DevNetwork", "Plan", "terminated_like_interrupted"]
+__all__ = ["DevNetwork", "Pause", "Plan", "terminated_like_interrupted"]

@@ -13,7 +13,7 @@ from proofyard.chain import Anvil, ChainClient, Deployment, Params, SlashRecord,
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
-from proofyard.devnet.process import Child, free_udp_port, stop_all
+from proofyard.devnet.process import Child, Pause, free_udp_port, stop_all
 from proofyard.protocol.types import Address, BatchId, Wei
 from proofyard.protocol.workload_bits import workload_bits
 
@@ -48,15 +48,22 @@ class Plan:
 class DevNetwork:
     """A network of real processes in `directory`, for use in a `with` statement.
 
-    `tell` hears what was done, while it starts.
+    `tell` hears what was done, while it starts; `pause` sleeps while it waits.
     Raises `ToolNotFound` or `PortInUse` for anvil, `ChildDied` or `ChildNotReady` for a node or verifier; whatever
     happens, also an interrupt in the middle of starting, nothing is left running.
     """
 
-    def __init__(self, directory: Path, plan: Plan, tell: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        plan: Plan,
+        tell: Callable[[str], object] = lambda _: None,
+        pause: Pause = time.sleep,
+    ) -> None:
         self.directory = directory.absolute()
         self.plan = plan
         self._tell = tell
+        self._pause = pause
         self.members: dict[str, Member] = {}
         self._children: dict[str, Child] = {}
         self._ready: dict[str, dict[str, Any]] = {}
@@ -122,7 +129,7 @@ class DevNetwork:
         """Start a member again, with the files that it left; wait until it is ready."""
         self._children[name].kill()
         self._spawn(self.members[name])
-        self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout)
+        self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout, self._pause)
 
     def log_of(self, name: str) -> Path:
         return self._children[name].log
@@ -140,7 +147,7 @@ class DevNetwork:
                 if name not in told:
                     told.add(name)
                     on_end(name, code)
-            time.sleep(WATCH_S)
+            self._pause(WATCH_S)
 
     # Money
 
@@ -192,7 +199,7 @@ class DevNetwork:
             for member in group:
                 self._spawn(member)
             for member in group:
-                self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout)
+                self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout, self._pause)
                 self._tell(f"{member.name} is ready")
 
     def _write_settings(self) -> None:

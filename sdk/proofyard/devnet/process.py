@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 
 from proofyard.devnet.errors import ChildDied, ChildNotReady
+
+Pause = Callable[[float], object]
+"""Sleeps for so many seconds; may raise `KeyboardInterrupt`."""
 
 STOP_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -62,7 +65,7 @@ class Child:
         """None while it runs."""
         return self._process.poll()
 
-    def wait_ready(self, timeout: float) -> dict[str, object]:
+    def wait_ready(self, timeout: float, pause: Pause = time.sleep) -> dict[str, object]:
         """What the child wrote to its ready file. Raises `ChildDied` or `ChildNotReady`."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -70,7 +73,7 @@ class Child:
                 raise ChildDied(self.name, self.exit_code, self.log, self.last_line())
             with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
                 return msgspec.json.decode(self.ready.read_bytes(), type=dict[str, object])
-            time.sleep(0.05)
+            pause(0.05)
         raise ChildNotReady(self.name, timeout, self.log, self.last_line())
 
     def last_line(self) -> str:
@@ -108,15 +111,27 @@ def stop_all(children: Sequence[Child]) -> None:
 
 
 @contextlib.contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """Within it SIGTERM, and the closing of the terminal, end the program as Ctrl-C does: cleaning up."""
+def terminated_like_interrupted() -> Iterator[Pause]:
+    """Within it SIGTERM, and the closing of the terminal, end the program as Ctrl-C does: cleaning up.
+
+    Yields a sleep for waiting loops. Python drops an exception that a signal handler raises while a destructor or the
+    callback of a weak reference runs, so an interrupt can be lost where it arrives; the sleep raises it again.
+    """
+    asked = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def pause(seconds: float) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield pause
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
