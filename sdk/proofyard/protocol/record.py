@@ -9,7 +9,15 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.merkle import root
-from proofyard.protocol.settlement import EMPTY_ROOT, Fault, FaultReason, OperatorId, Payout, Settlement
+from proofyard.protocol.settlement import (
+    EMPTY_ROOT,
+    MAX_FAULTS,
+    Fault,
+    FaultReason,
+    OperatorId,
+    Payout,
+    Settlement,
+)
 from proofyard.protocol.types import (
     Address,
     BatchId,
@@ -59,9 +67,12 @@ class AuditedSegment(msgspec.Struct, frozen=True):
 
 
 class RecordedFault(msgspec.Struct, frozen=True):
+    """`node` is the task's worker, or, where `segment` is given, an auditor whose answer to that segment was false."""
+
     task: TaskIndex
     node: Address
     reason: str
+    segment: SegmentIndex | None = None
 
 
 class RecordedPayout(msgspec.Struct, frozen=True):
@@ -130,23 +141,27 @@ def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
 
 
 def settlement_of(record: BatchRecord, cid: Cid) -> Settlement:
-    """What goes on chain of the record `cid`: a pure function of it, so that anyone can compare."""
+    """What goes on chain of the record `cid`: a pure function of it, so that anyone can compare.
+
+    An operator's whole stake is at risk however many faults it has, so one fault stands for all of them; `MAX_FAULTS`
+    operators at most, the others go unpaid and keep their stake.
+    """
     ids = {operator.node: operator.id for operator in record.operators}
-    faults = []
+    first: dict[Address, RecordedFault] = {}
     for fault in record.faults:
-        audit = next((a for a in record.audits if a.task == fault.task and a.verdict == Verdict.FAULT), None)
-        silent = audit is not None and not audit.votes
-        faults.append(
-            Fault(
-                ids[fault.node],
-                fault.task,
-                audit.segment if audit else SegmentIndex(0),
-                FaultReason.WITHHELD if silent else FaultReason.MISMATCH,
-            )
-        )
+        first.setdefault(fault.node, fault)
     return Settlement(
         payouts=payouts_of(record),
-        faults=tuple(faults),
+        faults=tuple(_on_chain(record, fault, ids[fault.node]) for fault in list(first.values())[:MAX_FAULTS]),
         audit_root=root([encode(audit) for audit in record.audits]) if record.audits else EMPTY_ROOT,
         record=cid,
     )
+
+
+def _on_chain(record: BatchRecord, fault: RecordedFault, operator: OperatorId) -> Fault:
+    if fault.segment is not None:
+        return Fault(operator, fault.task, fault.segment, FaultReason.FALSE_AUDIT)
+    audit = next((a for a in record.audits if a.task == fault.task and a.verdict == Verdict.FAULT), None)
+    segment = audit.segment if audit else SegmentIndex(0)
+    silent = audit is not None and not audit.votes
+    return Fault(operator, fault.task, segment, FaultReason.WITHHELD if silent else FaultReason.MISMATCH)

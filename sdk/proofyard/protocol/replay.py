@@ -11,6 +11,7 @@ from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan, 
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.earnings import earnings
+from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.record import AuditedSegment, AuditVote, BatchRecord, CommittedTask
 from proofyard.protocol.seal import Opening, seal_of, seal_struct_hash
@@ -52,7 +53,7 @@ def check_record(record: BatchRecord, manifest: Manifest, specs: Sequence[TaskSp
     _require(record, planned.keys() == recorded.keys(), "its audits are not those of the plan")
     for place, audit in recorded.items():
         _check_audit(record, manifest, audit, planned[place])
-    _check_faults(record)
+    _check_faults(record, manifest)
     _require(record, record.payouts == earnings(record, specs), "its payouts do not follow from its audits")
 
 
@@ -113,14 +114,19 @@ def _check_vote(
     )
 
 
-def _check_faults(record: BatchRecord) -> None:
-    """Every fault verdict has its fault. A fault without one is a result or state that failed an exact check."""
+def _check_faults(record: BatchRecord, manifest: Manifest) -> None:
+    """Every fault verdict and every false audit has its fault, and no other auditor has one. A worker's fault without
+    a verdict is a result or state that failed an exact check."""
     nodes = {task.commitment.task: task.commitment.node for task in record.tasks}
-    found = {fault.task: fault.node for fault in record.faults}
-    _require(record, len(found) == len(record.faults), "a task is at fault twice")
-    _require(record, found.items() <= nodes.items(), "a fault names a task or node that is not in the batch")
+    workers = {fault.task: fault.node for fault in record.faults if fault.segment is None}
+    auditors = [fault for fault in record.faults if fault.segment is not None]
+    _require(record, len(workers) + len(auditors) == len(record.faults), "a task is at fault twice")
+    _require(record, workers.items() <= nodes.items(), "a fault names a task or node that is not in the batch")
     judged = {audit.task for audit in record.audits if audit.verdict == Verdict.FAULT}
-    _require(record, judged <= found.keys(), "a faulty task is not named as a fault")
+    _require(record, judged <= workers.keys(), "a faulty task is not named as a fault")
+    false = {(f.task, f.segment, f.node) for f in auditors}
+    found = false_audits(record.audits, manifest.tolerance, record.auditors_per_segment)
+    _require(record, false == {(f.task, f.segment, f.node) for f in found}, "its false auditors are not those outvoted")
 
 
 def _require(record: BatchRecord, holds: bool, reason: str) -> None:

@@ -24,7 +24,7 @@ EMPTY_ROOT = Digest(bytes(32))
 """The payout or audit root of a batch that has none."""
 
 MAX_FAULTS = 32
-"""Faults that fit into one settlement; the rest go into a later batch."""
+"""Faults that the Registry takes in one settlement."""
 
 REGISTER_TYPEHASH = Digest(keccak(b"Register(address owner,address key)"))
 VERIFIER_KEY_TYPEHASH = Digest(keccak(b"VerifierKey(address owner,address key,bytes publicKey)"))

@@ -5,8 +5,9 @@ import logging
 
 from sqlmodel import Session, select
 
-from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan
+from proofyard.protocol.audit import WAD, BatchEntry, Operator, Verdict, audit_plan
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import SubmitCommitment
@@ -28,7 +29,7 @@ from proofyard.verifier.database import (
 )
 from proofyard.verifier.membership import members_of, operators_of
 from proofyard.verifier.schedule import inputs_of, release
-from proofyard.verifier.settling import settle
+from proofyard.verifier.settling import audits_of, settle
 from proofyard.workloads.errors import WorkloadError
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,11 @@ async def _fix_seed(context: Context, row: int, chain_id: BatchId) -> None:
 
 
 async def _probability(context: Context, node: Address, block: int) -> int:
-    """The audit probability of each of a node's tasks, by the Registry's dial at the draw, in units of 1e-18."""
+    """The audit probability of each of a node's tasks, by the Registry's dial at the draw, in units of 1e-18. What a
+    node has in flight when it is caught is audited whole."""
+    with context.database.session() as session:
+        if _is_caught(session, node):
+            return WAD
     tasks, reward = _in_flight(context, node)
     return await context.on_chain(lambda: context.chain.audit_probability(node, tasks, reward, block=block))
 
@@ -178,9 +183,30 @@ def total_units(tasks: list[Task]) -> int:
 
 
 async def _judge(context: Context, batch: Batch) -> None:
-    await asyncio.gather(*(_judge_task(context, batch, member) for member in members_of(batch)))
+    """Judge all tasks, then the auditors: who was outvoted with an answer that no execution gives is at fault too."""
+    members = members_of(batch)
+    nodes = {member.commitment.node for member in members}
+    await asyncio.gather(
+        *(_judge_node(context, batch, [m for m in members if m.commitment.node == node]) for node in nodes)
+    )
     with context.database.session() as session:
+        manifest = _job_manifest(context, session, batch)
+        job = session.get(Job, batch.job)
+        assert job is not None
+        for fault in false_audits(audits_of(session, batch), manifest.tolerance, job.auditors_per_segment):
+            log(session, batch.job, "fault", f"false audit: {fault.reason}", task=fault.task, node=fault.node)
+            session.merge(
+                Fault(batch=batch.id or 0, task=fault.task, node=fault.node, segment=fault.segment, reason=fault.reason)
+            )
         session.merge(batch).state = BatchState.JUDGED
+
+
+async def _judge_node(context: Context, batch: Batch, members: list[SubmitCommitment]) -> None:
+    """One node's tasks, first those that were drawn: if one of them is at fault, nothing of the others is believed."""
+    with context.database.session() as session:
+        drawn = set(session.exec(select(Segment.task).where(Segment.batch == batch.id)))
+    await asyncio.gather(*(_judge_task(context, batch, m) for m in members if m.commitment.task in drawn))
+    await asyncio.gather(*(_judge_task(context, batch, m) for m in members if m.commitment.task not in drawn))
 
 
 async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) -> None:
@@ -193,6 +219,17 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
         job = session.get(Job, batch.job)
         assert job is not None
         drawn = session.exec(select(Segment).where(Segment.batch == batch.id, Segment.task == index)).all()
+        if not drawn and _is_caught(session, member.commitment.node, batch):
+            log(
+                session,
+                batch.job,
+                "caught",
+                "not drawn, and its node was caught in this batch: done again",
+                task=index,
+                node=member.commitment.node,
+            )
+            _bar(task, member.commitment.node)
+            return
         cases = [_case(context, session, batch, job, member, segment) for segment in drawn]
     verdicts = await asyncio.gather(*(judge_segment(context, case) for case in cases))
     reason = next((why for verdict, why in verdicts if verdict == Verdict.FAULT), "")
@@ -209,8 +246,7 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
             text = f"{decode(task.spec, TaskSpec).label} by this node is faulty: {reason}"
             log(session, batch.job, "fault", text, task=index, node=node)
             session.merge(Fault(batch=batch.id or 0, task=index, node=node, reason=reason))
-            task.barred = " ".join({*task.barred.split(), node})
-            release(task)
+            _bar(task, node)
         elif any(verdict == Verdict.UNDECIDED for verdict, _ in verdicts):
             log(session, batch.job, "undecided", "too few auditors voted; done again", task=index, node=node)
             release(task)
@@ -220,6 +256,18 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
                 session, batch.job, "valid", "audited and valid" if cases else "valid, not drawn", task=index, node=node
             )
     context.changed()
+
+
+def _is_caught(session: Session, node: Address, batch: Batch | None = None) -> bool:
+    """Whether a node was found at fault, in this batch or in any."""
+    query = select(Fault.node).where(Fault.node == node)
+    return session.exec(query if batch is None else query.where(Fault.batch == batch.id)).first() is not None
+
+
+def _bar(task: Task, node: Address) -> None:
+    """Have the task done again by somebody else."""
+    task.barred = " ".join({*task.barred.split(), node})
+    release(task)
 
 
 async def _accept_result(context: Context, batch: Batch, member: SubmitCommitment, *, audited: bool) -> str:
@@ -238,12 +286,17 @@ async def _accept_result(context: Context, batch: Batch, member: SubmitCommitmen
     return "" if cid == commitment.result else "the result does not follow from the last state"
 
 
+def _job_manifest(context: Context, session: Session, batch: Batch) -> Manifest:
+    job = session.get(Job, batch.job)
+    assert job is not None
+    return context.manifest(Cid(job.manifest))
+
+
 def _manifest_and_spec(context: Context, batch: Batch, index: int) -> tuple[Manifest, TaskSpec]:
     with context.database.session() as session:
-        job, task = session.get(Job, batch.job), session.get(Task, (batch.job, index))
-        assert job is not None
+        task = session.get(Task, (batch.job, index))
         assert task is not None
-        return context.manifest(Cid(job.manifest)), decode(task.spec, TaskSpec)
+        return _job_manifest(context, session, batch), decode(task.spec, TaskSpec)
 
 
 def _case(

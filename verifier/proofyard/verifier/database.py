@@ -140,11 +140,13 @@ class Seat(SQLModel, table=True):
 
 
 class Fault(SQLModel, table=True):
-    """A commitment that was found wrong. Its node gets no further work from this verifier."""
+    """A commitment that was found wrong, or a false audit of `segment`. Its node gets no further work from this
+    verifier, and what it has already committed to elsewhere is audited without a draw."""
 
     batch: int = Field(primary_key=True, foreign_key="batch.id")
     task: int = Field(primary_key=True)
-    node: str = Field(index=True)
+    node: str = Field(primary_key=True, index=True)
+    segment: int | None = None
     reason: str
 
 

@@ -63,7 +63,7 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
     operators = {operator.node: operator for operator in operators_of(batch)}
     members = members_of(batch)
     wads = [int(wad) for wad in decode(batch.audit_wads, list[str])]
-    audits = _audits(session, batch, {node: operator.owner for node, operator in operators.items()})
+    audits = audits_of(session, batch)
     specs = [decode(task.spec, TaskSpec) for task in tasks_of(session, job.id)]
     paid = session.exec(select(Batch.audits_paid).where(Batch.job == job.id, Batch.id != batch.id)).all()
     faults = session.exec(select(database.Fault).where(database.Fault.batch == batch.id)).all()
@@ -87,13 +87,20 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
         reward=job.reward,
         audit_fee=job.audit_fee,
         audits_paid_before=str(sum(int(amount) for amount in paid)),
-        faults=tuple(RecordedFault(TaskIndex(f.task), Address(f.node), f.reason) for f in faults),
+        faults=tuple(
+            RecordedFault(
+                TaskIndex(f.task), Address(f.node), f.reason, None if f.segment is None else SegmentIndex(f.segment)
+            )
+            for f in faults
+        ),
         payouts=(),
     )
     return msgspec.structs.replace(record, payouts=earnings(record, specs))
 
 
-def _audits(session: Session, batch: Batch, owners: dict[Address, Address]) -> tuple[AuditedSegment, ...]:
+def audits_of(session: Session, batch: Batch) -> tuple[AuditedSegment, ...]:
+    """The batch's audited segments with their opened votes, as its record has them."""
+    owners = {operator.node: operator.owner for operator in operators_of(batch)}
     rows = session.exec(select(Segment).where(Segment.batch == batch.id).order_by(Segment.task, Segment.index))  # type: ignore[arg-type]
     audits = []
     for row in rows:
