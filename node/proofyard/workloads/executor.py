@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -40,8 +41,8 @@ from proofyard.workloads.frames import (
     decode_report,
     frame,
 )
-from proofyard.workloads.state_store import StateStore, task_folder
-from proofyard.workloads.workload import Inputs, OnProgress, Resources, load_workload
+from proofyard.workloads.state_store import task_folder
+from proofyard.workloads.workload import Inputs, OnProgress, Resources
 
 OnState = Callable[[int, Path], None]
 Done = TypeVar("Done", TaskDone, SegmentDone)
@@ -64,7 +65,8 @@ class Executor:
     """A child process that computes. States and logs go under `folder`.
 
     `silence_s` bounds the time between two signs of life of an order. `adversary` makes the child cheat, for tests
-    and the devnet. After `__aenter__`, `execution_class` tells what this machine computes in.
+    and the devnet. `python`: the interpreter of the child, to compute with another build of torch. After `__aenter__`,
+    `execution_class` tells what this machine computes in.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class Executor:
         resources: Resources | None = None,
         adversary: str | None = None,
         silence_s: float = 900.0,
+        python: str = sys.executable,
     ) -> None:
         self.execution_class = ""
         self._folder = folder
         self._resources = resources or Resources()
         self._adversary = adversary
         self._silence_s = silence_s
+        self._python = python
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
@@ -138,16 +142,17 @@ class Executor:
             await self._call(order, SegmentDone, on_progress, None)
             return end.read_bytes()
 
-    async def restore_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, number: int) -> bytes:
-        """State `number` of a task executed here, recomputed from the last state before it that was kept."""
-        store = StateStore(task_folder(self._folder, manifest, task, inputs))
-        kept = ((index, store.read(index)) for index in range(number, 0, -1))
-        start, found = next(((index, pair) for index, pair in kept if pair), (0, None))
-        workload = load_workload(manifest.workload)
-        state = found[1] if found else workload.initial_state(manifest, task, inputs)
-        for index in range(start, number):
+    async def advance(
+        self, manifest: Manifest, task: TaskSpec, inputs: Inputs, state: bytes, first: int, last: int
+    ) -> bytes:
+        """State `last` of a task from its state `first`: how a state that was not kept is made again."""
+        for index in range(first, last):
             state = await self.run_segment(manifest, task, index, state, inputs)
         return state
+
+    def forget(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> None:
+        """Delete what a task left here; it can no longer be resumed."""
+        shutil.rmtree(task_folder(self._folder, manifest, task, inputs), ignore_errors=True)
 
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
@@ -185,7 +190,7 @@ class Executor:
         settings = {"parent": os.getpid(), "resources": asdict(self._resources), "adversary": self._adversary}
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "proofyard.workloads.child", json.dumps(settings)),
+                *(self._python, "-m", "proofyard.workloads.child", json.dumps(settings)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
