@@ -18,10 +18,14 @@ ALLOWED = {
     "artifacts": {"protocol", "transport"},
     "workloads": {"protocol"},
     "sdk": {"protocol", "chain", "transport", "artifacts", "workloads"},
-    "node": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
-    "verifier": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
+    "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
+    "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
+    "verifier": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "devnet": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "sdk"},
-    "cli": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "sdk", "devnet", "node", "verifier"},
+    "cli": {
+        *("protocol", "runtime", "chain", "transport", "artifacts", "workloads", "disputes"),
+        *("sdk", "devnet", "node", "verifier"),
+    },
 }
 TORCH = {"torch", "transformers", "peft"}
 

@@ -154,6 +154,11 @@ class Executor:
         """Delete what a task left here; it can no longer be resumed."""
         shutil.rmtree(task_folder(self._folder, manifest, task, inputs), ignore_errors=True)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an order is carried out now."""
+        return self._turn.locked()
+
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
         if self._process is not None and self._turn.locked():

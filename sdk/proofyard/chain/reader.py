@@ -174,9 +174,9 @@ class RegistryReader:
 
     # Jobs and batches
 
-    def job(self, job: JobId) -> JobRecord:
+    def job(self, job: JobId, *, block: BlockIdentifier = LATEST) -> JobRecord:
         (requester, deadline, tasks, k, m, closed, manifest, spent, open_tasks, verifier, last_active, *rest) = (
-            self._read("job", job)
+            self._read("job", job, block=block)
         )
         reward, audit_fee, open_block, workload = rest
         return JobRecord(
@@ -262,6 +262,16 @@ class RegistryReader:
             attempt=attempt,
             bond=Wei(bond),
         )
+
+    def challenge_count(self) -> int:
+        """The number of the newest challenge."""
+        return int(self._read("counts")[4])
+
+    def challenge_events(self, challenge: ChallengeRecord) -> list[Any]:
+        """Everything that happened to a challenge of a batch, oldest first."""
+        topics = [None, "0x" + challenge.id.to_bytes(32, "big").hex()]
+        events = self._events_since_open(self.batch(challenge.batch).job, topics)
+        return [event for event in events if getattr(event, "challenge", None) == challenge.id]
 
     def jurors(self, challenge: ChallengeId, round_: int) -> list[OperatorId]:
         """The jury of a round: 0, or 1 on appeal."""

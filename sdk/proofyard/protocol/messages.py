@@ -162,6 +162,16 @@ class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
     signature: bytes
 
 
+class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state"):
+    """Anyone asks a verifier to fetch state `number` of a task from its worker, so that it can be had from the
+    verifier: jurors and challengers cannot dial a worker at home. `record` is the record of the task's settled batch.
+    """
+
+    record: Cid
+    task: TaskIndex
+    number: int
+
+
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
     """A requester asks a verifier to fetch these artifacts from it and keep them for a job it is about to open."""
 
@@ -215,6 +225,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     AuditFailed,
     OpenSeal,
     CoSign,
+    ObtainState,
     Publish,
     JobQuery,
 )

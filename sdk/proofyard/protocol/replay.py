@@ -35,7 +35,7 @@ def check_record(record: BatchRecord, manifest: Manifest, specs: Sequence[TaskSp
     `manifest` is the record's own, `specs` its task graph; that `root`, `seed`, `operators` and the job's terms are
     those on chain is for the caller to compare.
     """
-    _check_tasks(record, specs)
+    check_commitments(record, specs)
     plan = audit_plan(
         record.seed,
         [
@@ -57,7 +57,8 @@ def check_record(record: BatchRecord, manifest: Manifest, specs: Sequence[TaskSp
     _require(record, record.payouts == earnings(record, specs), "its payouts do not follow from its audits")
 
 
-def _check_tasks(record: BatchRecord, specs: Sequence[TaskSpec]) -> None:
+def check_commitments(record: BatchRecord, specs: Sequence[TaskSpec]) -> None:
+    """The first part of `check_record`: every commitment is signed, fits its task and trace, and all give the root."""
     domain = Domain(record.chain_id, record.registry)
     _require(record, bool(record.tasks), "it has no tasks")
     for task in record.tasks:

@@ -9,6 +9,7 @@ import logging
 
 from proofyard.artifacts import fetch
 from proofyard.chain import VerifierRecord
+from proofyard.disputes.settled import compare_with_chain
 from proofyard.protocol import bls
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.messages import CoSign, CoSigned
@@ -18,7 +19,6 @@ from proofyard.protocol.settlement import BatchRef, settlement_digest
 from proofyard.protocol.types import Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection, TransportError
 from proofyard.verifier.context import Context
-from proofyard.verifier.replaying import compare_with_chain
 
 logger = logging.getLogger(__name__)
 

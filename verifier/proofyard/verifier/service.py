@@ -17,6 +17,7 @@ from proofyard.verifier.chainsync import follow_chain
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Database
 from proofyard.verifier.desk import Desk
+from proofyard.verifier.disputes import StateDesk
 from proofyard.verifier.jobs import complete, expire, take_up
 from proofyard.verifier.quorum import CoSigner
 from proofyard.verifier.schedule import schedule
@@ -59,6 +60,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         serve_blocks(endpoint, store)
         desk = Desk(context)
         CoSigner(context)
+        StateDesk(context)
         endpoint.on_disconnected.append(desk.left)
         async with StatusApi(context) as api:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
