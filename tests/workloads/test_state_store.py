@@ -45,18 +45,18 @@ def test_what_is_kept_fits_the_budget_and_is_not_thinner_than_needed(segments, s
         assert len(range(0, segments + 1, keep.step - 1)) * size > budget
 
 
-async def test_a_state_that_was_not_kept_is_restored_exactly(tiny, lora_manifest, tmp_path):
+async def test_a_state_that_was_not_kept_is_made_again_exactly(tiny, lora_manifest, tmp_path):
     manifest = lora_manifest(segments=5)
     task = WORKLOAD.graph(manifest)[0]
     async with Executor(tmp_path) as executor:
         trace = await executor.run_task(manifest, task, tiny)
         states = [path.read_bytes() for path in trace.states]
-        store = StateStore(task_folder(tmp_path, manifest, task, tiny))
+        executor.forget(manifest, task, tiny)
+        assert not any(path.exists() for path in trace.states)
         keep = states_to_keep(task.segments, len(states[0]), 2 * len(states[0]))
-        assert store.thin(keep) == 4 * len(states[0])
-        assert [number for number in range(6) if store.read(number)] == [0, 3]
-        for number in (2, 5):
-            assert await executor.restore_state(manifest, task, tiny, number) == states[number]
+        assert list(keep) == [0, 3]
+        for kept, number in ((0, 2), (3, 5)):
+            assert await executor.advance(manifest, task, tiny, states[kept], kept, number) == states[number]
 
 
 def test_a_full_disk_is_reported_and_leaves_no_torn_file(tmp_path):

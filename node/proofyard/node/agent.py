@@ -1,6 +1,7 @@
 """The node's work: accept what a verifier offers, execute it in the executor, commit or seal, and keep evidence.
 
-One thing is executed at a time, audits before tasks: an audit is short, and everybody's pay waits for it.
+One thing is executed at a time: first states that are asked for and were not kept, for which a running task is
+interrupted; then audits, because they are short and everybody's pay waits for them; then tasks.
 """
 
 import asyncio
@@ -16,10 +17,11 @@ from proofyard.artifacts import BlockStore, cid_of_bytes, fetch
 from proofyard.chain import Wallet
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
+from proofyard.node.retention import Retention, Thinned
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -40,6 +42,7 @@ from proofyard.protocol.messages import (
 from proofyard.protocol.seal import Opening, seal_of, seal_struct_hash
 from proofyard.protocol.types import Address, Cid, ProofyardError, SegmentIndex
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed, TransportError
+from proofyard.workloads.errors import TaskStopped
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.sketch import sketch_change
 from proofyard.workloads.workload import Inputs, Progress, load_workload
@@ -50,14 +53,15 @@ MAX_ARTIFACT_BYTES = 64 << 30
 MAX_RESULT_BYTES = 8 << 30
 MAX_QUEUE = 64
 HEARTBEAT_S = 3.0
+INTERRUPT_S = 1.0
 
 
 @dataclass
 class Work:
-    """An accepted offer on its way through the node. `verifier` is whom it is owed to."""
+    """An accepted offer, or a state to make again, on its way through the node. `verifier` is whom it is owed to."""
 
     verifier: Address
-    offer: TaskOffer | AuditOffer
+    offer: TaskOffer | AuditOffer | Thinned
     submission: SubmitCommitment | None = None
     progress: Progress | None = None
     cancelled: bool = False
@@ -67,13 +71,23 @@ class Work:
     def key(self) -> tuple[object, ...]:
         if isinstance(self.offer, AuditOffer):
             return (self.verifier, "audit", self.offer.batch, self.offer.task.index, self.offer.segment)
+        if isinstance(self.offer, Thinned):
+            return (self.verifier, "state", self.offer.cid)
         return (self.verifier, "task", self.offer.job, self.offer.task.index)
 
     @property
     def name(self) -> str:
         if isinstance(self.offer, AuditOffer):
             return f"audit of job {self.offer.job} task {self.offer.task.index} segment {self.offer.segment}"
+        if isinstance(self.offer, Thinned):
+            task = self.offer.held.offer
+            return f"state {self.offer.number} of job {task.job} task {task.task.index}"
         return f"job {self.offer.job} task {self.offer.task.index} ({self.offer.task.label})"
+
+    @property
+    def priority(self) -> int:
+        """The lowest goes first."""
+        return (Thinned, AuditOffer, TaskOffer).index(type(self.offer))
 
 
 class Agent:
@@ -89,6 +103,7 @@ class Agent:
         store: BlockStore,
         executor: Executor,
         journal: Journal,
+        retention: Retention,
     ) -> None:
         self._settings = settings
         self._wallet = wallet
@@ -98,10 +113,12 @@ class Agent:
         self._store = store
         self._executor = executor
         self._journal = journal
+        self._retention = retention
         self._accepted: dict[tuple[object, ...], Work] = {}
         self._queue: asyncio.PriorityQueue[tuple[int, int, Work]] = asyncio.PriorityQueue()
         self._count = itertools.count()
         self._current: Work | None = None
+        self._background: set[asyncio.Task[None]] = set()
         endpoint.on(TaskOffer, self.offer_task)
         endpoint.on(AuditOffer, self.offer_audit)
         endpoint.on(CancelTask, self.cancel_task)
@@ -155,7 +172,17 @@ class Agent:
 
     def _enqueue(self, work: Work) -> None:
         self._accepted[work.key] = work
-        self._queue.put_nowait((isinstance(work.offer, TaskOffer), next(self._count), work))
+        self._queue.put_nowait((work.priority, next(self._count), work))
+
+    async def restore(self, thinned: Thinned) -> None:
+        """Make a state again that a peer asks for, before anything else: it is owed within a published time."""
+        work = Work(thinned.held.verifier, thinned)
+        if work.key in self._accepted:
+            return
+        self._enqueue(work)
+        while work.key in self._accepted and self._current is not None and isinstance(self._current.offer, TaskOffer):
+            await self._executor.stop()
+            await asyncio.sleep(INTERRUPT_S)
 
     async def _cancel(self, work: Work, reason: str) -> None:
         logger.info("%s is no longer wanted: %s", work.name, reason)
@@ -167,6 +194,7 @@ class Agent:
 
     async def run(self) -> None:
         """Take up what an earlier run left, then work until cancelled."""
+        self._retention.restorer(self._restore_in_background)
         for verifier, offer, submission in self._journal.open_tasks():
             self._enqueue(Work(verifier, offer, submission))
         while True:
@@ -174,10 +202,17 @@ class Agent:
             if work.cancelled:
                 del self._accepted[work.key]
                 continue
-            self._current = work
+            self._current, waits_again = work, False
             heartbeat = asyncio.create_task(self._heartbeat(work))
             try:
                 await self._do(work)
+            except TaskStopped as error:
+                logger.info("%s: %s", work.name, error)
+                waits_again = not work.cancelled
+                if waits_again:
+                    self._enqueue(work)
+                else:
+                    await self._hand_back(work, str(error))
             except ProofyardError as error:
                 logger.warning("%s: %s", work.name, error)
                 await self._hand_back(work, str(error))
@@ -189,7 +224,8 @@ class Agent:
                 with contextlib.suppress(asyncio.CancelledError):
                     await heartbeat
                 self._current = None
-                self._accepted.pop(work.key, None)
+                if not waits_again:
+                    self._accepted.pop(work.key, None)
 
     async def beat(self) -> None:
         """Renew the leases of what is accepted but has not begun."""
@@ -207,6 +243,8 @@ class Agent:
 
     async def _report(self, work: Work) -> None:
         offer = work.offer
+        if isinstance(offer, Thinned):
+            return
         message: TaskProgress | AuditProgress
         if isinstance(offer, AuditOffer):
             message = AuditProgress(offer.batch, offer.task.index, offer.segment)
@@ -228,10 +266,12 @@ class Agent:
     async def _do(self, work: Work) -> None:
         if isinstance(work.offer, AuditOffer):
             await self._audit(work, work.offer)
+        elif isinstance(work.offer, Thinned):
+            await self._make_again(work.offer)
         else:
             if work.submission is None:
                 work.submission = await self._execute(work, work.offer)
-                self._journal.finish_task(work.verifier, work.submission)
+                self._retention.note_held()
             receipt = await self._links.deliver(work.verifier, work.submission, Receipt)
             logger.info("%s committed; receipt until %s", work.name, receipt.deadline)
             self._journal.close_task(work.verifier, work.offer)
@@ -239,8 +279,10 @@ class Agent:
     async def _hand_back(self, work: Work, reason: str) -> None:
         """Say that the work will not be done here. The next holder loses nothing but time."""
         offer = work.offer
+        if isinstance(offer, Thinned):
+            return
         if isinstance(offer, TaskOffer):
-            self._journal.close_task(work.verifier, offer)
+            self._journal.drop_task(work.verifier, offer.job, offer.task.index)
         if work.cancelled:
             return
         message = (
@@ -256,8 +298,15 @@ class Agent:
         """Run a whole task and sign for it. States become artifacts before their names are given away."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
         trace = await self._executor.run_task(manifest, offer.task, inputs, on_progress=self._progress_of(work))
-        states = [await asyncio.to_thread(self._store.put_file, path) for path in trace.states]
+        states, every = await asyncio.to_thread(self._retention.keep, trace)
         result = await asyncio.to_thread(self._store.put_file, trace.result)
+        submission = self._sign(offer, states, result)
+        size = max(path.stat().st_size for path in trace.states)
+        self._journal.finish_task(work.verifier, submission, every=every, kept_bytes=size * len(states[::every]))
+        await asyncio.to_thread(self._executor.forget, manifest, offer.task, inputs)
+        return submission
+
+    def _sign(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> SubmitCommitment:
         commitment = Commitment(
             job=offer.job,
             task=offer.task.index,
@@ -270,17 +319,37 @@ class Agent:
             work_units=offer.task.work_units,
         )
         signature = self._wallet.sign_digest(self._domain.typed_digest(commitment.struct_hash()))
-        return SubmitCommitment(commitment, signature, tuple(states))
+        return SubmitCommitment(commitment, signature, states)
+
+    def _restore_in_background(self, thinned: Thinned) -> None:
+        task = asyncio.create_task(self.restore(thinned))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _make_again(self, thinned: Thinned) -> None:
+        """Compute a state that was not kept from the one before it that was."""
+        offer, trace = thinned.held.offer, thinned.held.submission.trace
+        manifest, inputs = await self._prepare(thinned.held.verifier, offer.manifest, offer.inputs, offer.providers)
+        state = await asyncio.to_thread(self._store.get_bytes, trace[thinned.kept], max_bytes=MAX_RESULT_BYTES)
+        state = await self._executor.advance(manifest, offer.task, inputs, state, thinned.kept, thinned.number)
+        found = await asyncio.to_thread(self._store.put_bytes, state)
+        if found != thinned.cid:
+            logger.error(
+                "state %s of job %s task %s comes out as %s, committed was %s: has this machine's software changed?",
+                thinned.number,
+                offer.job,
+                offer.task.index,
+                found,
+                thinned.cid,
+            )
 
     async def _audit(self, work: Work, offer: AuditOffer) -> None:
         """Re-execute one segment from the worker's state and seal the answer."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
         await self._fetch(work.verifier, offer.before, offer.providers, MAX_RESULT_BYTES)
         before = await asyncio.to_thread(self._store.get_bytes, offer.before, max_bytes=MAX_RESULT_BYTES)
-        after = await self._executor.run_segment(
-            manifest, offer.task, offer.segment, before, inputs, on_progress=self._progress_of(work)
-        )
-        opening = await asyncio.to_thread(self._answer, manifest, offer.task, before, after, offer.seed)
+        after = await self._reexecute(work, offer, manifest, before, inputs)
+        opening = await asyncio.to_thread(self._answer, manifest, offer, before, after)
         self._journal.seal(work.verifier, offer, opening)
         seal = seal_of(Opening(opening.sketch, opening.after, opening.salt), self._wallet.address)
         struct_hash = seal_struct_hash(offer.batch, offer.task.index, offer.segment, self._wallet.address, seal)
@@ -289,10 +358,17 @@ class Agent:
         answer = await self._links.deliver(work.verifier, message, Ack)
         logger.info("%s sealed%s", work.name, "" if answer.proceed else f", but {answer.reason}")
 
-    def _answer(self, manifest: Manifest, spec: TaskSpec, before: bytes, after: bytes, seed: bytes) -> SealOpened:
-        change = load_workload(manifest.workload).change(manifest, spec, before, after)
+    async def _reexecute(
+        self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
+    ) -> bytes:
+        return await self._executor.run_segment(
+            manifest, offer.task, offer.segment, before, inputs, on_progress=self._progress_of(work)
+        )
+
+    def _answer(self, manifest: Manifest, offer: AuditOffer, before: bytes, after: bytes) -> SealOpened:
+        change = load_workload(manifest.workload).change(manifest, offer.task, before, after)
         return SealOpened(
-            sketch=sketch_change(change, seed).encode(),
+            sketch=sketch_change(change, offer.seed).encode(),
             after=cid_digest(cid_of_bytes(after)),
             salt=secrets.token_bytes(32),
         )

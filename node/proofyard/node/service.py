@@ -7,11 +7,14 @@ from importlib.metadata import version
 
 import psutil
 
-from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.artifacts import serve_blocks
 from proofyard.chain import ChainClient, Wallet
-from proofyard.node.agent import Agent
+from proofyard.disputes.network import Network
+from proofyard.node.adversary import conduct
 from proofyard.node.journal import Journal
+from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
+from proofyard.node.retention import NodeStore, Retention
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Announce
@@ -35,9 +38,10 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     for name in settings.workloads:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = BlockStore(settings.data_dir / "blocks")
+    store = NodeStore(settings.data_dir / "blocks")
     for directory in settings.model_dirs:
         logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+    agent_type, executor_adversary = conduct(settings.adversary)
     if settings.adversary:
         logger.warning("this node cheats on purpose: %s", settings.adversary)
     resources = Resources(
@@ -46,7 +50,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     journal = Journal(settings.data_dir / "node.db")
     domain = Domain(chain.chain_id, chain.registry)
     async with (
-        Executor(settings.data_dir / "executor", resources=resources, adversary=settings.adversary) as executor,
+        Executor(settings.data_dir / "executor", resources=resources, adversary=executor_adversary) as executor,
         Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint,
     ):
         serve_blocks(endpoint, store)
@@ -61,10 +65,16 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
             )
 
         links = VerifierLinks(endpoint, chain, announce)
-        agent = Agent(settings, wallet, domain, endpoint, links, store, executor, journal)
+        retention = Retention(settings, chain, links, store, executor, journal)
+        agent = agent_type(settings, wallet, domain, endpoint, links, store, executor, journal, retention)
         logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
+        parts = [links.run(), agent.run(), agent.beat(), retention.run(), _ready(settings, links, wallet, endpoint)]
+        if settings.jury:
+            network = Network(chain, endpoint, store, settings.data_dir / "inputs")
+            spare = SpareExecutor(executor, resources, settings.data_dir / "jury")
+            parts.append(Juror(chain, network, spare).run())
         try:
-            await run_together(links.run(), agent.run(), agent.beat(), _ready(settings, links, wallet, endpoint))
+            await run_together(*parts)
         finally:
             journal.close()
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from proofyard.protocol.workload_bits import WORKLOADS
+
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one node.
@@ -14,8 +16,13 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
     `workloads`: what this operator executes. `threads`: CPU threads of the executor, 0 for all.
     `memory_limit_bytes`: the executor's limit, 0 for none.
+    `state_budget_bytes`: disk for states that are owed until their challenge window closes; where it is short, every
+    n-th is kept and the others are computed again when asked for, and a task whose states do not fit at all is handed
+    back. `cache_bytes`: disk for everything else that was fetched and may be useful again.
+    `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn.
     `ready_file`: written with the node's address and port once it serves.
-    `adversary`: on a local test network only, the way in which this node cheats.
+    `adversary`: on a local test network only, the way in which this node cheats. `accomplices`: the folder through
+    which cheats that belong together share their answers.
     """
 
     rpc_url: str = "http://127.0.0.1:8545"
@@ -26,8 +33,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     data_dir: Path
     model_dirs: tuple[Path, ...] = ()
-    workloads: tuple[str, ...] = ("lora",)
+    workloads: tuple[str, ...] = WORKLOADS
     threads: int = 0
     memory_limit_bytes: int = 0
+    state_budget_bytes: int = 16 << 30
+    cache_bytes: int = 16 << 30
+    jury: bool = True
     ready_file: Path | None = None
     adversary: str | None = None
+    accomplices: Path | None = None

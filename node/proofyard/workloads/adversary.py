@@ -1,7 +1,8 @@
 """The zoo of cheats, for tests and the devnet: each is an honest training runner with one thing done wrong.
 
-A node runs one only when it is told to (`--adversary KIND`). Cheats that a runner cannot show (silence, lazy or
-copying auditors) belong to the node. Averaging tasks are done honestly.
+A node runs one only when it is told to (`--adversary KIND`, named in `zoo`). Cheats that a runner cannot show
+(silence, lazy or copying auditors) belong to the node. Averaging tasks are done honestly, except by the one that cheats
+on everything.
 """
 
 import os
@@ -100,6 +101,17 @@ class FakeAll:
         return encode_state(state)
 
 
+class FakeAverage:
+    """Claims that everybody trained in the opposite direction."""
+
+    def __init__(self, honest: SegmentRunner) -> None:
+        self._honest = honest
+
+    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
+        tensors = decode_state(self._honest.run(index, before, progress))
+        return encode_state({name: -array for name, array in tensors.items()})
+
+
 class Crashing(TrainRunner):
     """Ends its process in the middle of every task."""
 
@@ -135,6 +147,7 @@ KINDS: dict[str, Maker] = {
     "bf16": _bf16,
     "copied-result": _wrong_shard,
     "crashing": Crashing,
+    "everything-at-once": _fake_all,
     "fake-all": _fake_all,
     "half-batch": HalfBatch,
     "learning-rate": _low_rate,
@@ -151,11 +164,12 @@ KINDS: dict[str, Maker] = {
 def corrupt(
     kind: str, workload: Workload, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources
 ) -> SegmentRunner:
-    """A runner that cheats in the way `kind` says; the honest one for tasks that are not training."""
+    """A runner that cheats in the way `kind` says."""
     if kind not in KINDS:
         raise ExecutionError(f"no adversary named {kind!r}; known: {', '.join(sorted(KINDS))}")
     if task.kind != TRAIN:
-        return workload.runner(manifest, task, inputs, resources)
+        honest = workload.runner(manifest, task, inputs, resources)
+        return FakeAverage(honest) if kind == "everything-at-once" else honest
     return KINDS[kind](manifest, read_params(manifest), task, inputs, resources)
 
 

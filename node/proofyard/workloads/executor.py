@@ -159,6 +159,12 @@ class Executor:
         """Whether an order is carried out now."""
         return self._turn.locked()
 
+    def sweep(self, before: float) -> None:
+        """Delete what tasks left here that nothing was written for since `before` (Unix seconds)."""
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
+
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
         if self._process is not None and self._turn.locked():

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-from collections.abc import Container
 from pathlib import Path
 
 from proofyard.protocol.codec import encode
@@ -21,7 +20,7 @@ def task_folder(root: Path, manifest: Manifest, task: TaskSpec, inputs: Inputs) 
 def states_to_keep(segments: int, state_bytes: int, budget_bytes: int) -> range:
     """Which of a task's states 0 .. `segments` to keep within a disk budget: every n-th, for the smallest n that fits.
 
-    The others follow from the one before them (`Executor.restore_state`) at the cost of at most n - 1 segments.
+    The others follow from the one before them (`Executor.advance`) at the cost of at most n - 1 segments.
     Raises `OutOfDisk` where not even the first fits.
     """
     affordable = budget_bytes // max(1, state_bytes)
@@ -49,15 +48,6 @@ class StateStore:
                 return path, state
             path.unlink()
         return None
-
-    def thin(self, keep: Container[int]) -> int:
-        """Remove the states whose number is not in `keep`; returns the bytes that this gave back."""
-        freed = 0
-        for path in self._folder.glob("*-*.safetensors"):
-            if int(path.name.partition("-")[0]) not in keep:
-                freed += path.stat().st_size
-                path.unlink()
-        return freed
 
 
 def write_durably(path: Path, data: bytes) -> Path:

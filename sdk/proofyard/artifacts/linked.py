@@ -60,6 +60,13 @@ class LinkedFiles:
             for index in range(len(file.leaves) // 32):
                 self._places[file.leaves[32 * index : 32 * index + 32]] = _Place(file, index)
 
+    def remove(self, cid: Cid) -> None:
+        """Forget a record; leaves that another one holds as well stay known."""
+        if self._records.pop(cid, None) is not None:
+            self._places.clear()
+            for record in list(self._records.values()):
+                self.add(record)
+
     def roots(self) -> list[Cid]:
         return list(self._records)
 

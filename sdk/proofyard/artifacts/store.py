@@ -152,6 +152,12 @@ class BlockStore:
         self._link(root)
         return root
 
+    def unlink(self, cid: Cid) -> None:
+        """Forget that an artifact lies elsewhere; the files stay where they are. Idempotent."""
+        cid_bytes(cid)
+        self._linked.remove(cid)
+        (self._links / cid).unlink(missing_ok=True)
+
     def local_path(self, cid: Cid) -> Path | None:
         """Where a linked or exported artifact lies as a plain file or folder, if it still is unchanged there."""
         return self._linked.path(cid)

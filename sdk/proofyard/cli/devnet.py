@@ -8,6 +8,7 @@ import typer
 from proofyard.cli.errors import UsageError
 from proofyard.cli.extras import require
 from proofyard.cli.output import AsJson, emit, note, table
+from proofyard.workloads.zoo import ZOO
 
 if TYPE_CHECKING:
     from proofyard.devnet import DevNetwork
@@ -17,7 +18,9 @@ def devnet(
     nodes: Annotated[int, typer.Option(min=1, max=64, help="Honest nodes.")] = 4,
     adversary: Annotated[
         list[str] | None,
-        typer.Option(help="One more node that cheats in this way, such as skip-half; may be repeated."),
+        typer.Option(
+            metavar="KIND", help=f"One more node that cheats in this way; may be repeated. One of {', '.join(ZOO)}."
+        ),
     ] = None,
     verifiers: Annotated[int, typer.Option(min=1, max=16, help="Verifiers; two thirds of them settle a batch.")] = 1,
     directory: Annotated[Path, typer.Option("--dir", help="Where everything is kept; emptied first.")] = Path(
@@ -35,6 +38,9 @@ def devnet(
     """
     require("node", "proofyard devnet")
     require("verifier", "proofyard devnet")
+    unknown = sorted(set(adversary or ()) - ZOO.keys())
+    if unknown:
+        raise UsageError(f"--adversary: no cheat is named {unknown[0]}; known are {', '.join(ZOO)}")
     if tiny and model is not None:
         raise UsageError("give either --model or --tiny")
     from proofyard.devnet import DevNetwork, Plan, terminated_like_interrupted

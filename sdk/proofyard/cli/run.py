@@ -19,6 +19,9 @@ class NodeFlags(ServiceFlags):
     workload: Annotated[list[str] | None, typer.Option(help="What to execute; may be repeated.")] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads of the executor, 0 for all.")] = None
     memory_limit_bytes: Annotated[int | None, typer.Option(help="Memory limit of the executor, 0 for none.")] = None
+    jury: Annotated[
+        bool | None, typer.Option("--jury/--no-jury", help="Sit on juries; a node that is drawn and does not is fined.")
+    ] = None
     adversary: Annotated[str | None, typer.Option(hidden=True)] = None
 
     def given(self) -> dict[str, Any]:

@@ -15,16 +15,18 @@ from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statem
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, Pause, free_udp_port, stop_all
 from proofyard.protocol.types import Address, BatchId, Wei
-from proofyard.protocol.workload_bits import workload_bits
+from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
 
 WATCH_S = 0.5
+PAIR = "colluding-pair"
 PURSE = Wei(1000 * 10**18)
 PARAMS = Params(challenge_window=10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to start. `nodes` honest ones come first, then one node for each of `adversaries`.
+    """What to start. `nodes` honest ones come first, then one node for each of `adversaries` (names in
+    `proofyard.workloads.zoo`), two for a colluding pair.
 
     `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
@@ -39,6 +41,7 @@ class Plan:
     rpc_port: int = 0
     block_time: int = 1
     lease_s: float = 30.0
+    state_due_s: float = 60.0
     ready_timeout: float = 120.0
     purse: Wei = PURSE
     params: Params = PARAMS
@@ -189,7 +192,8 @@ class DevNetwork:
         self._join("requester", "requester", Wei(0))
         for number in range(1, self.plan.verifiers + 1):
             self._join(f"verifier-{number}", "verifier", self.plan.params.verifier_stake)
-        cheats = (*(None for _ in range(self.plan.nodes)), *self.plan.adversaries)
+        pairs = (kind for kind in self.plan.adversaries if kind == PAIR)
+        cheats = (*(None for _ in range(self.plan.nodes)), *self.plan.adversaries, *pairs)
         for key, (number, cheat) in zip(new_keys(len(cheats)), reversed([*enumerate(cheats, 1)]), strict=True):
             self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat, key)
         self.members = dict(sorted(self.members.items()))
@@ -218,7 +222,7 @@ class DevNetwork:
             self.anvil.fund(wallet.address)
         self.chain(self.treasury).transfer(owner.address, Wei(stake + self.plan.purse))
         if role == "node":
-            self.chain(owner).register_node(key, stake, workload_bits(["lora"]))
+            self.chain(owner).register_node(key, stake, workload_bits(WORKLOADS))
         elif role == "verifier":
             self._ready[name] = {"port": free_udp_port()}
             self.chain(owner).register_verifier(key, stake, self.endpoint(name))
@@ -238,11 +242,13 @@ class DevNetwork:
             "model_dirs": [str(path.absolute()) for path in self.plan.model_dirs],
         }
         if member.role == "verifier":
-            settings |= {"port": self._ready[member.name]["port"], "lease_s": self.plan.lease_s}
+            settings |= {"port": self._ready[member.name]["port"]}
+            settings |= {"lease_s": self.plan.lease_s, "state_due_s": self.plan.state_due_s}
         else:
             settings |= {"threads": self.plan.threads}
         if member.adversary:
             settings["adversary"] = member.adversary
+            settings["accomplices"] = str(self.directory / "accomplices")
         toml = home / "proofyard.toml"
         toml.write_text(toml_text({member.role: settings}))
         self._children[member.name] = Child(

@@ -233,7 +233,7 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
         cases = [_case(context, session, batch, job, member, segment) for segment in drawn]
     verdicts = await asyncio.gather(*(judge_segment(context, case) for case in cases))
     reason = next((why for verdict, why in verdicts if verdict == Verdict.FAULT), "")
-    reason = reason or await _accept_result(context, batch, member, audited=bool(cases))
+    reason = reason or await _accept_result(context, batch, member)
     with context.database.session() as session:
         for case, (verdict, why) in zip(cases, verdicts, strict=True):
             row = session.get(Segment, (batch.id, index, case.segment))
@@ -270,13 +270,11 @@ def _bar(task: Task, node: Address) -> None:
     release(task)
 
 
-async def _accept_result(context: Context, batch: Batch, member: SubmitCommitment, *, audited: bool) -> str:
-    """Have the result here; of an audited task, recomputed from its last state. The reason if it cannot stand."""
+async def _accept_result(context: Context, batch: Batch, member: SubmitCommitment) -> str:
+    """Have the result here, recomputed from the task's last state; the reason if it cannot stand. This is done for
+    every task, audited or not: a result that does not fit its workload would spoil the tasks that rest on it."""
     commitment = member.commitment
     try:
-        if not audited:
-            await owed(context, commitment.node, commitment.result, "the result")
-            return ""
         last = await owed(context, commitment.node, member.trace[-1], "the last state")
         manifest, spec = _manifest_and_spec(context, batch, commitment.task)
         result = await asyncio.to_thread(context.workload(manifest).result, manifest, spec, last)
