@@ -1,0 +1,466 @@
+"""`proofyard verifier dispute open`, `list`, `show`, `vote`, `appeal`, `resolve`, `withdraw`: dealings with juries."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proofyard.cli.context import config_of
+from proofyard.cli.errors import UsageError
+from proofyard.cli.evidence import ExecuteFlags, evidence, parse_place
+from proofyard.cli.extras import require
+from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
+from proofyard.cli.output import AsJson, emit, format_credits, note, table
+from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, load
+from proofyard.protocol.types import Address, BatchId, Wei
+
+if TYPE_CHECKING:
+    from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord
+    from proofyard.disputes.settled import Settled
+    from proofyard.disputes.voting import Seat
+
+COMMAND = "proofyard verifier dispute"
+POLL_S = 1.0
+VOTE_PATIENCE = 0.4
+"""Part of the voting time that is left in which a worker must deliver each state."""
+
+Number = Annotated[int, typer.Argument(metavar="CHALLENGE", help="The challenge's number, as `dispute list` shows it.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Follow the challenge to its end, moving it on when its time has come.")
+]
+
+
+@grouped
+def open_challenge(
+    context: typer.Context,
+    flags: WalletFlags,
+    batch: Annotated[int, typer.Argument(help="Number of a settled batch.")],
+    segment: Annotated[
+        str | None, typer.Option(metavar="TASK:SEGMENT", help="A worker's segment: its state after is wrong.")
+    ] = None,
+    payout: Annotated[int | None, typer.Option(help="Index of a payout: the record does not follow.")] = None,
+    fault: Annotated[int | None, typer.Option(help="Index of a fault: the accused is innocent.")] = None,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Challenge what a batch settled, with a bond, and have the jury drawn. Prints the challenge's number.
+
+    If the jury agrees you get the bond back and a part of what the other side loses; if not, the bond is lost.
+    """
+    if [segment, payout, fault].count(None) != 2:
+        raise UsageError("say what is wrong: give one of --segment TASK:SEGMENT, --payout INDEX, --fault INDEX")
+    place = parse_place(segment) if segment is not None else None
+    require("node", f"{COMMAND} open")
+    chain = _signer(context, flags)
+    settled = asyncio.run(_load(chain, BatchId(batch)))
+    _require_open_window(chain, settled)
+    from proofyard.chain import Court, claim_of
+    from proofyard.disputes.errors import NoSuchPlace
+    from proofyard.protocol.record import payouts_of
+
+    court, record = Court(chain), settled.record
+    chain.require_balance(chain.params().court.bond)
+    if place is not None:
+        task, number = place
+        position = settled.position(task)
+        commitment = record.tasks[position].commitment
+        challenge = court.challenge_segment(record.batch, commitment, position, settled.proof(task), number)
+    elif payout is not None:
+        if not 0 <= payout < len(record.payouts):
+            raise NoSuchPlace(record.batch, f"payout {payout}", f"{len(record.payouts)} of them, counted from 0")
+        challenge = court.challenge_payout(claim_of(record.batch, payouts_of(record), payout))
+    else:
+        challenge = court.challenge_fault(record.batch, fault or 0)
+    _after(chain, challenge, wait, as_json)
+
+
+@grouped
+def list_challenges(
+    context: typer.Context,
+    flags: NetworkFlags,
+    batch: Annotated[int | None, typer.Option(help="Only those of this batch.")] = None,
+    undecided: Annotated[bool, typer.Option("--open", help="Only those that are not decided.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many to look at, the newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List challenges, the newest first."""
+    chain = _reader(context, flags)
+    from proofyard.chain import ChallengeId
+
+    newest = chain.challenge_count()
+    numbers = range(newest, max(0, newest - limit), -1)
+    found = [chain.challenge(ChallengeId(number)) for number in numbers]
+    found = [c for c in found if batch in (None, c.batch) and not (undecided and _is_closed(c))]
+    rows = [
+        (
+            str(c.id),
+            str(c.batch),
+            _subject(c),
+            c.phase.name.lower(),
+            str(c.accused),
+            c.challenger,
+            format_credits(c.bond),
+        )
+        for c in found
+    ]
+    header = ("CHALLENGE", "BATCH", "ABOUT", "PHASE", "ACCUSED", "CHALLENGER", "BOND")
+    emit([_facts(challenge) for challenge in found], as_json=as_json, text=table(rows, header))
+
+
+@grouped
+def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json: AsJson = False) -> None:
+    """Show a challenge: what it is about, who sits on its jury, how they voted, and what comes next."""
+    require("node", f"{COMMAND} show")
+    chain = _reader(context, flags)
+    from proofyard.disputes.voting import read_challenge
+
+    record = read_challenge(chain, _id(challenge))
+    jury = _jury(chain, record)
+    facts = {**_facts(record), "jury": jury, "outcome": _outcome(chain, record)}
+    text = {key: value for key, value in facts.items() if key not in ("jury", "outcome") and value not in (None, "")}
+    lines = [f"{key:<12} {value}" for key, value in {**text, "bond": format_credits(record.bond)}.items()]
+    if jury:
+        rows = [(row["operator"], row["node"], row["vote"]) for row in jury]
+        lines += ["", table(rows, ("JUROR", "NODE", "VOTE"))]
+    emit(facts, as_json=as_json, text="\n".join(lines))
+    note(_next(chain, record))
+
+
+@grouped
+def vote(
+    context: typer.Context,
+    flags: WalletFlags,
+    execution: ExecuteFlags,
+    challenge: Number,
+    wait: Annotated[bool, typer.Option(help="Stay to open the vote when its time comes.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Vote on a challenge as a juror: execute what is in dispute, seal the vote, and open it in time.
+
+    `proofyard node run` does this by itself. Needs the wallet of the node that was drawn; nothing is lost if this is
+    interrupted: call it again to open what was sealed.
+    """
+    require("node", f"{COMMAND} vote")
+    chain = _signer(context, flags, "node")
+    from proofyard.disputes import voting
+    from proofyard.disputes.judging import judge
+
+    record = voting.read_challenge(chain, _id(challenge))
+    seat = voting.seat_of(chain, record)
+    _require_duty(chain, record, seat)
+    assert seat is not None, "a duty has a seat"
+    facts: dict[str, Any] = {"challenge": str(challenge), "committed": True, "revealed": False}
+    if not seat.committed:
+
+        async def find() -> Any:
+            async with evidence(chain, execution) as found, found.executor() as executor:
+                patience = (record.until - chain.now()) * VOTE_PATIENCE
+                return await judge(chain, found.network, executor, record, patience_s=patience)
+
+        note(f"executing what challenge {challenge} is about: {_subject(record)} of batch {record.batch}")
+        finding = asyncio.run(find())
+        note(finding.reason)
+        voting.commit(chain, seat, finding.wrong)
+        facts |= {"wrong": finding.wrong, "reason": finding.reason}
+    if wait:
+        _sleep_until(chain, record.until, f"sealed; votes are opened from Unix time {record.until} on")
+        facts |= {"wrong": voting.reveal(chain, seat), "revealed": True}
+    said = {True: "wrong", False: "right", None: "sealed"}[facts.get("wrong")]
+    emit(facts, as_json=as_json, text=f"{said}, {'opened' if facts['revealed'] else 'sealed'}")
+    if not wait:
+        note(f"next, from Unix time {record.until} to {seat.reveal_ends}: {COMMAND} vote {challenge}")
+
+
+@grouped
+def appeal(
+    context: typer.Context, flags: WalletFlags, challenge: Number, wait: Wait = False, as_json: AsJson = False
+) -> None:
+    """Take a first verdict to a larger jury, with the appeal bond."""
+    require("node", f"{COMMAND} appeal")
+    chain = _signer(context, flags)
+    from proofyard.chain import Court, Phase
+    from proofyard.disputes.voting import read_challenge
+
+    record = read_challenge(chain, _id(challenge))
+    if record.phase != Phase.VERDICT or record.round != 0:
+        raise UsageError(f"challenge {challenge} has no first verdict to appeal against; {_next(chain, record)}")
+    if chain.now() >= record.until:
+        raise UsageError(f"the time to appeal against challenge {challenge} ended at Unix time {record.until}")
+    Court(chain).appeal(record.id)
+    _after(chain, record.id, wait, as_json)
+
+
+@grouped
+def resolve(
+    context: typer.Context, flags: WalletFlags, challenge: Number, wait: Wait = False, as_json: AsJson = False
+) -> None:
+    """Move a challenge on: draw its jury, count its votes, or carry out the verdict, whichever it is time for.
+
+    Anyone may, and jurors do.
+    """
+    require("node", f"{COMMAND} resolve")
+    chain = _signer(context, flags)
+    from proofyard.disputes.voting import read_challenge
+
+    record = read_challenge(chain, _id(challenge))
+    if not wait and not _is_closed(record):
+        _move_on(chain, record)
+    _told(chain, _follow(chain, record.id) if wait else chain.challenge(record.id), as_json)
+
+
+@grouped
+def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False) -> None:
+    """Take out what was won and the bonds that came back. They are in your stake account, released after a delay."""
+    chain = _signer(context, flags)
+    assert chain.wallet is not None, "a signer has a wallet"
+    owner, params = chain.wallet.address, chain.params()
+    account, paid = chain.account(owner), Wei(0)
+    if account.unbonding and account.release_at <= chain.now():
+        paid = account.unbonding
+        chain.withdraw()
+    backing = account.nodes * params.node_stake + (params.verifier_stake if account.has_verifier else 0)
+    free = Wei(max(0, account.stake - backing))
+    if free and (paid or not account.unbonding):
+        chain.request_unstake(free)
+    account = chain.account(owner)
+    facts = {"paid": str(paid), "unbonding": str(account.unbonding), "release_at": str(account.release_at)}
+    emit(facts, as_json=as_json, text=format_credits(paid))
+    if account.unbonding:
+        note(
+            f"{format_credits(account.unbonding)} are released at Unix time {account.release_at}; call this again then"
+        )
+
+
+def add_commands(group: typer.Typer) -> None:
+    """Put the commands under `dispute`."""
+    group.command("open")(open_challenge)
+    group.command("list")(list_challenges)
+    group.command("show")(show)
+    group.command("vote")(vote)
+    group.command("appeal")(appeal)
+    group.command("resolve")(resolve)
+    group.command("withdraw")(withdraw)
+
+
+# Reading
+
+
+def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
+    from proofyard.chain import ChainClient
+
+    settings = load(NetworkSettings, "requester", toml=config_of(context), flags=flags.given())
+    return ChainClient(settings.rpc_url, Address(settings.registry))
+
+
+def _signer(context: typer.Context, flags: WalletFlags, section: str = "requester") -> "ChainClient":
+    """A chain client with the wallet of `section`; a node's own settings are read with what else they hold left out."""
+    shared = NETWORK | {"wallet", "password_file"}
+    settings = load(RequesterSettings, section, toml=config_of(context), flags=flags.given(), shared=shared)
+    from proofyard.chain import ChainClient
+    from proofyard.cli.wallets import unlock
+
+    return ChainClient(settings.rpc_url, Address(settings.registry), unlock(settings.wallet, settings.password_file))
+
+
+def _id(number: int) -> "ChallengeId":
+    from proofyard.chain import ChallengeId
+
+    return ChallengeId(number)
+
+
+async def _load(chain: "ChainClient", batch: BatchId) -> "Settled":
+    from proofyard.disputes.settled import load_settled
+
+    async with evidence(chain) as found:
+        return await load_settled(chain, found.network.read, batch)
+
+
+def _require_open_window(chain: "ChainClient", settled: "Settled") -> None:
+    closes = settled.event.claimable_at
+    if chain.now() >= closes:
+        raise UsageError(
+            f"the challenge window of batch {settled.record.batch} closed at Unix time {closes}; nothing in it can be "
+            "challenged any more"
+        )
+
+
+def _require_duty(chain: "ChainClient", record: "ChallengeRecord", seat: "Seat | None") -> None:
+    """Raise `UsageError` unless the wallet can seal or open a vote now."""
+    from proofyard.chain import Phase
+
+    assert chain.wallet is not None, "a signer has a wallet"
+    name = f"challenge {record.id}"
+    if record.phase != Phase.VOTE:
+        raise UsageError(f"there is no vote on {name} now; {_next(chain, record)}")
+    if seat is None:
+        raise UsageError(
+            f"{chain.wallet.address} is not on the jury of {name}; vote with the hot key of a node that is"
+        )
+    now = chain.now()
+    if seat.revealed:
+        raise UsageError(f"the vote of {chain.wallet.address} on {name} is open already; nothing is left to do")
+    if not seat.committed and now >= record.until:
+        raise UsageError(f"votes on {name} could be sealed until Unix time {record.until}; it is too late")
+    if now >= seat.reveal_ends:
+        raise UsageError(f"votes on {name} could be opened until Unix time {seat.reveal_ends}; it is too late")
+
+
+# Following
+
+
+def _after(chain: "ChainClient", challenge: "ChallengeId", wait: bool, as_json: bool) -> None:
+    """What `open` and `appeal` end with: the jury is drawn, and with `wait` everything else happens too."""
+    params = chain.params().court
+    note(f"challenge {challenge}: {format_credits(params.bond)} are bonded; its jury is drawn in a few blocks")
+    if wait:
+        _told(chain, _follow(chain, challenge), as_json)
+        return
+    from proofyard.chain import ChainError, Phase
+
+    try:
+        while chain.challenge(challenge).phase == Phase.DRAW:
+            _move_on_if_due(chain, chain.challenge(challenge))
+            time.sleep(POLL_S)
+    except ChainError as error:
+        note(f"no jury yet: {error}")
+    _told(chain, chain.challenge(challenge), as_json)
+
+
+def _told(chain: "ChainClient", record: "ChallengeRecord", as_json: bool) -> None:
+    facts = {**_facts(record), "outcome": _outcome(chain, record)}
+    emit(facts, as_json=as_json, text=f"{record.id} {record.phase.name.lower()}")
+    note(_next(chain, record))
+
+
+def _follow(chain: "ChainClient", challenge: "ChallengeId") -> "ChallengeRecord":
+    """Until a challenge is closed, moving it on whenever its time has come."""
+    told = ""
+    while True:
+        record = chain.challenge(challenge)
+        if _is_closed(record):
+            return record
+        says = f"challenge {challenge}: {record.phase.name.lower()}{' on appeal' if record.round else ''}"
+        if says != told:
+            note(says)
+            told = says
+        _move_on_if_due(chain, record)
+        time.sleep(POLL_S)
+
+
+def _move_on_if_due(chain: "ChainClient", record: "ChallengeRecord") -> None:
+    from proofyard.chain.refusals import JuryTooSmall, TooEarly, TooLate, WrongPhase
+
+    try:
+        _move_on(chain, record)
+    except (TooEarly, TooLate, WrongPhase):
+        return  # not yet, or somebody was faster
+    except JuryTooSmall as error:
+        note(str(error))
+        time.sleep(5 * POLL_S)
+
+
+def _move_on(chain: "ChainClient", record: "ChallengeRecord") -> None:
+    """The step that is due, whichever it is. Raises `TooEarly` where it is none."""
+    from proofyard.chain import Court, Phase
+
+    if record.phase == Phase.DRAW and chain.now() < record.expires_at:
+        Court(chain).draw_jury(record.id)
+    else:
+        Court(chain).resolve(record.id)
+
+
+def _sleep_until(chain: "ChainClient", moment: int, why: str) -> None:
+    if chain.now() < moment:
+        note(why)
+    while chain.now() < moment:
+        time.sleep(POLL_S)
+
+
+# Telling
+
+
+def _is_closed(record: "ChallengeRecord") -> bool:
+    from proofyard.chain import Phase
+
+    return record.phase in (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED)
+
+
+def _subject(record: "ChallengeRecord") -> str:
+    kind = record.kind.name.lower()
+    return {
+        "segment": f"task {record.task} segment {record.segment}",
+        "payout": f"payout {record.entry}",
+        "fault": f"fault {record.entry}",
+    }.get(kind, kind)
+
+
+def _facts(record: "ChallengeRecord") -> dict[str, Any]:
+    return {
+        "challenge": str(record.id),
+        "batch": str(record.batch),
+        "about": _subject(record),
+        "phase": record.phase.name.lower(),
+        "round": record.round,
+        "accused": str(record.accused),
+        "challenger": record.challenger,
+        "bond": str(record.bond),
+        "votes_wrong": record.votes_wrong,
+        "votes_right": record.votes_right,
+        "until": str(record.until) if record.until else None,
+    }
+
+
+def _jury(chain: "ChainClient", record: "ChallengeRecord") -> list[dict[str, Any]]:
+    """The jurors of the latest round and what is known of their votes."""
+    from proofyard.chain.events import JurorFined, JuryDrawn, VoteCommitted, VoteRevealed
+
+    events = chain.challenge_events(record) if record.batch else []
+    starts = [i for i, event in enumerate(events) if isinstance(event, JuryDrawn)]
+    votes: dict[int, str] = {}
+    for event in events[starts[-1] :] if starts else []:
+        if isinstance(event, VoteCommitted):
+            votes[event.juror] = "sealed"
+        elif isinstance(event, VoteRevealed):
+            votes[event.juror] = "wrong" if event.wrong else "right"
+        elif isinstance(event, JurorFined):
+            votes[event.juror] = f"silent, fined {format_credits(event.amount)}"
+    jurors = chain.jurors(record.id, record.round)
+    return [
+        {"operator": str(juror), "node": chain.operator(juror).node, "vote": votes.get(juror, "")} for juror in jurors
+    ]
+
+
+def _outcome(chain: "ChainClient", record: "ChallengeRecord") -> dict[str, str] | None:
+    """What became of the losers' money, once the challenge is closed."""
+    from proofyard.chain.events import ChallengeClosed
+
+    events = chain.challenge_events(record) if record.batch and _is_closed(record) else []
+    closed = next((event for event in events if isinstance(event, ChallengeClosed)), None)
+    if closed is None:
+        return None
+    names = ("to_winner", "to_requester", "to_jury", "burned")
+    return {name: str(getattr(closed, name)) for name in names}
+
+
+def _next(chain: "ChainClient", record: "ChallengeRecord") -> str:
+    """What comes next, for people."""
+    number, now = record.id, chain.now()
+    match record.phase.name:
+        case "DRAW":
+            return f"next: {COMMAND} resolve {number} (draws the jury from block {record.draw_block + 1} on)"
+        case "VOTE" if now < record.until:
+            return f"jurors seal their votes for {record.until - now} s more; next: {COMMAND} resolve {number} --wait"
+        case "VOTE":
+            return f"jurors open their votes; next: {COMMAND} resolve {number} --wait"
+        case "VERDICT":
+            found = "the challenge is right" if record.wrong else "the challenge is not right"
+            left = f"for {record.until - now} s more" if now < record.until else "no longer"
+            return (
+                f"the verdict is that {found}; it can be appealed {left}: {COMMAND} appeal {number}; "
+                f"then: {COMMAND} resolve {number}"
+            )
+        case "ANSWER":
+            return f"the verifier can answer until Unix time {record.until}; then: {COMMAND} resolve {number}"
+        case _:
+            return f"next, for whoever won: {COMMAND} withdraw"
