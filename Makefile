@@ -32,7 +32,7 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 bench-transport: setup ## transport against stock aioquic, TCP and (LIBP2P_PYTHON=...) py-libp2p: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
 
-bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 15 minutes)
+bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 25 minutes)
 	@$(PY) scripts/bench_verify.py
 
 clean: ## remove what the targets made

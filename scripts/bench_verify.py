@@ -1,22 +1,26 @@
 """Measure verified execution: honest segments flagged, cheats missed, what audits cost (`make bench-verify`).
 
 Writes `out/bench/verify.json` and `docs/verification.md` with its plots. Counts come from the tiny model and, where
-`.cache/models/` holds it, from SmolLM2-135M as well. About 15 minutes on 2 cores; `--quick` takes 2 and writes to
-`out/bench/` only.
+`.cache/models/` holds it, from SmolLM2-135M as well. About 25 minutes on 2 cores; `--quick` takes 2 and writes to
+`out/bench/` only. `OTHER_TORCH=2.14.1` compares with that release of torch too, installed beside ours in `.cache/`.
 """
 
 import argparse
 import asyncio
 import json
+import math
+import os
 import secrets
+import site
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +41,27 @@ Sample = tuple[TaskSpec, int]
 TOLERANCE = 1e-3
 MODEL = Path(".cache/models/smollm2-135m-instruct").resolve()
 SEAL_BYTES = 32 + 65
+AUDITED, AUDITORS = 2, 3
+SAMPLING_SIGMAS = 4.0
+DETECTION_TRIALS = 2_000
 
-HONEST: dict[str, tuple[dict[str, str], Resources]] = {
-    "same build, 2 threads": ({}, Resources(threads=2)),
-    "SSE kernels": ({"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}, Resources()),
-    "AVX2 kernels": ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, Resources()),
-    "MKL's portable code path": ({"MKL_CBWR": "COMPATIBLE"}, Resources()),
-    "eager attention": ({}, Resources(attention="eager")),
-    "micro-batches of 1": ({}, Resources(micro_batch=1)),
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way to compute the same honestly."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    python: str = sys.executable
+
+
+HONEST = {
+    "same build, 2 threads": Variant(resources=Resources(threads=2)),
+    "SSE kernels": Variant({"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}),
+    "AVX2 kernels": Variant({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "MKL's portable code path": Variant({"MKL_CBWR": "COMPATIBLE"}),
+    "eager attention": Variant(resources=Resources(attention="eager")),
+    "micro-batches of 1": Variant(resources=Resources(micro_batch=1)),
 }
 CHEATS = (
     "bf16",
@@ -140,21 +157,38 @@ def manifest_for(model: Path, size: dict[str, int], rank: int) -> Manifest:
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    environ.update(variables)
+    os.environ.update(variables)
     try:
         yield
     finally:
         for name in variables:
-            del environ[name]
+            del os.environ[name]
 
 
-async def measure_distances(bench: Bench, honest: int, cheats: int) -> None:
+def other_torch(release: str) -> Variant:
+    """The same code on another release of torch, which is installed once in `.cache/` (a CUDA build: 5 GB)."""
+    home = Path(".cache").resolve() / f"torch-{release}"
+    python = home / "bin" / "python"
+    if not (home / "ready").exists():
+        say(f"installing torch {release} in {home}; with its CUDA libraries that is about 5 GB")
+        venv.create(home, with_pip=True)
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-qq", "install", f"torch=={release}"]
+        subprocess.run(pip, check=True)
+        packages = next(home.glob("lib/python*/site-packages"))
+        (packages / "proofyard-bench.pth").write_text("\n".join(site.getsitepackages()))
+        (home / "ready").touch()
+    roots = [str(Path(root).resolve()) for root in ("sdk", "node", "verifier")]
+    return Variant({"PYTHONPATH": os.pathsep.join(roots)}, python=str(python))
+
+
+async def measure_distances(bench: Bench, variants: dict[str, Variant], honest: int, cheats: int) -> None:
     say(f"{bench.name}: training the honest job")
     await bench.train()
-    each = -(-honest // len(HONEST))
-    for name, (variables, resources) in HONEST.items():
-        with environment(variables):
-            async with Executor(bench.folder / "variant", resources=resources) as executor:
+    each = -(-honest // len(variants))
+    for name, variant in variants.items():
+        with environment(variant.variables):
+            folder = bench.folder / "variant"
+            async with Executor(folder, resources=variant.resources, python=variant.python) as executor:
                 bench.honest[name] = await bench.distances(executor, bench.segments(each))
         say(f"{bench.name}: honest, {name}: largest distance {max(bench.honest[name]):.1e}")
     for kind in CHEATS:
@@ -167,34 +201,38 @@ async def measure_distances(bench: Bench, honest: int, cheats: int) -> None:
 async def measure_cost(
     folder: Path, model: Path, data: Path, *, segments: int, size: dict[str, int]
 ) -> dict[str, float]:
-    """One task of N segments, its m = 2 segments audited by k = 3 others, and the same steps as a plain PEFT loop."""
+    """One task of N segments against the audit of m = 2 of them by k = 3 others, the whole task by 3 others, and the
+    same steps in a plain PEFT loop. The four take turns, three times, so that a busy minute falls on all of them; the
+    model is loaded beforehand, as it is on a node at work."""
     manifest = manifest_for(model, size | {"rounds": 1, "workers": 1, "segments": segments}, rank=8)
     task, inputs = WORKLOAD.graph(manifest)[0], Inputs(model, data)
-    async with Executor(folder / "cost") as executor:
-        await executor.run_segment(manifest, task, 0, WORKLOAD.initial_state(manifest, task, inputs), inputs)
-        started = time.perf_counter()
-        trace = await executor.run_task(manifest, task, inputs)
-        whole = time.perf_counter() - started
-        started = time.perf_counter()
-        sketch_bytes = 0
-        for index in draw_segments(Digest(bytes(32)), Digest(bytes(32)), segments, 2):
-            before = trace.states[index].read_bytes()
-            for _ in range(3):
+    drawn = draw_segments(Digest(bytes(32)), Digest(bytes(32)), segments, AUDITED)
+    whole, audits, plain = [], [], []
+    for turn in range(AUDITORS):
+        async with Executor(folder / f"cost-{turn}") as executor:
+            await executor.run_segment(manifest, task, 0, WORKLOAD.initial_state(manifest, task, inputs), inputs)
+            started = time.perf_counter()
+            trace = await executor.run_task(manifest, task, inputs)
+            whole.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            for index in drawn:
+                before = trace.states[index].read_bytes()
                 after = await executor.run_segment(manifest, task, index, before, inputs)
                 sketch = sketch_change(WORKLOAD.change(manifest, task, before, after), bytes(32))
-                sketch_bytes = len(sketch.encode())
-        audits = time.perf_counter() - started
-        state_bytes = trace.states[0].stat().st_size
-    plain = await plain_loop(manifest, inputs)
+            audits.append(time.perf_counter() - started)
+        plain.append(await plain_loop(manifest, inputs))
+        say(f"cost: task {whole[-1]:.1f} s, audit {audits[-1]:.2f} s, plain loop {plain[-1]:.1f} s")
+    beyond = len(sketch.encode()) + SEAL_BYTES
+    task_seconds = statistics.mean(whole)
     return {
         "segments": segments,
-        "task_seconds": whole,
-        "audit_cost_fraction": audits / whole,
-        "naive_redundancy_fraction": 3.0,
-        "plain_seconds": plain,
-        "protocol_overhead": whole / plain - 1,
-        "audit_bytes": state_bytes + sketch_bytes + SEAL_BYTES,
-        "audit_bytes_beyond_state": sketch_bytes + SEAL_BYTES,
+        "task_seconds": task_seconds,
+        "audit_cost_fraction": sum(audits) / task_seconds,
+        "naive_redundancy_fraction": sum(whole) / task_seconds,
+        "plain_seconds": statistics.mean(plain),
+        "protocol_overhead": sum(whole) / sum(plain) - 1,
+        "audit_bytes": trace.states[0].stat().st_size + beyond,
+        "audit_bytes_beyond_state": beyond,
     }
 
 
@@ -228,8 +266,20 @@ def simulate_detection(segments: int, per_audit: int, trials: int) -> list[dict[
             for position in range(per_audit):
                 escape *= (segments - len(faked) - position) / (segments - position)
             expected = 1 - escape**audits
-            rows.append({"share": share, "audits": audits, "simulated": hits / trials, "formula": expected})
+            error = math.sqrt(expected * (1 - expected) / trials)
+            rows.append(
+                {"share": share, "audits": audits, "simulated": hits / trials, "formula": expected, "error": error}
+            )
     return rows
+
+
+def disagreements(detection: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Where simulation and formula are further apart than chance explains; one trial is granted for rounding."""
+    return [
+        row
+        for row in detection
+        if abs(row["simulated"] - row["formula"]) > SAMPLING_SIGMAS * row["error"] + 1 / DETECTION_TRIALS
+    ]
 
 
 def summarise(benches: list[Bench], cost: dict[str, float], detection: list[dict[str, float]]) -> dict[str, Any]:
@@ -265,20 +315,25 @@ def say(text: str) -> None:
 
 
 async def run(quick: bool, real_model: bool, folder: Path) -> dict[str, Any]:
+    variants = dict(HONEST)
+    if release := os.environ.get("OTHER_TORCH"):
+        variants[f"torch {release}"] = other_torch(release)
+    load_before = os.getloadavg()[0]
     tiny = tiny_bench(folder, rounds=2 if quick else 26, workers=4)
-    await measure_distances(tiny, honest=60 if quick else 1000, cheats=10 if quick else 100)
+    await measure_distances(tiny, variants, honest=60 if quick else 1000, cheats=10 if quick else 100)
     benches = [tiny]
     size = {"segment_steps": 2, "batch": 4, "seq_len": 64}
     if real_model and not quick:
         real = real_bench(folder, rounds=6, segments=5)
-        await measure_distances(real, honest=100, cheats=10)
+        await measure_distances(real, variants, honest=100, cheats=10)
         benches.append(real)
-        size = {"segment_steps": 1, "batch": 2, "seq_len": 64}
+        size = {"segment_steps": 2, "batch": 2, "seq_len": 64}
         cost = await measure_cost(folder, MODEL, folder / "bible.jsonl", segments=64, size=size)
     else:
         assert tiny.inputs.model and tiny.inputs.data
         cost = await measure_cost(folder, tiny.inputs.model, tiny.inputs.data, segments=64, size=size)
-    return summarise(benches, cost, simulate_detection(64, 2, 2_000))
+    loads = {"load_before": load_before, "load_after": os.getloadavg()[0]}
+    return summarise(benches, cost | loads, simulate_detection(64, AUDITED, DETECTION_TRIALS))
 
 
 def main() -> None:
@@ -297,6 +352,8 @@ def main() -> None:
     missed = {kind: row["missed"] for kind, row in summary["cheats"].items() if row["missed"]}
     if flagged or missed:
         sys.exit(f"{flagged} of {honest} honest segments flagged, cheats missed: {missed}; see out/bench/verify.json")
+    if odd := disagreements(summary["detection"]):
+        sys.exit(f"simulated and computed chances of detection differ by more than chance: {odd}")
     print(f"{honest} honest segments, none flagged; no audited cheat missed; see out/bench/verify.json")
 
 

@@ -11,12 +11,14 @@ WIDTH, LINE, LEFT, RIGHT = 720, 22, 190, 20
 def write_report(summary: dict[str, Any], dest: Path) -> None:
     """Write the page and its plot."""
     dest.parent.mkdir(parents=True, exist_ok=True)
-    plot = dest.with_name(dest.stem + "-distances.svg")
-    plot.write_text(distance_plot(summary))
-    dest.write_text(page(summary, plot.name))
+    distances = dest.with_name(dest.stem + "-distances.svg")
+    distances.write_text(distance_plot(summary))
+    detection = dest.with_name(dest.stem + "-detection.svg")
+    detection.write_text(detection_plot(summary["detection"]))
+    dest.write_text(page(summary, distances.name, detection.name))
 
 
-def page(summary: dict[str, Any], plot: str) -> str:
+def page(summary: dict[str, Any], distances: str, detection: str) -> str:
     parts = [
         "# Verified execution, measured",
         "Written by `make bench-verify`; every figure was measured in that run. Distances are relative L2 distances of "
@@ -25,11 +27,11 @@ def page(summary: dict[str, Any], plot: str) -> str:
         "## Honest segments",
         f"**{summary['honest_flagged']} of {summary['honest_segments']} flagged**; the largest distance was "
         f"{summary['honest_largest_distance']:.1e}. Each was executed once on this machine's best kernels and once as "
-        "named; both runs are one torch build.",
+        "named; where no release of torch is named, both runs are one build.",
         table(["model", "executed with", "segments", "largest distance"], _honest(summary)),
         "## Cheats",
         table(["kind", "audited", "missed", "median distance", "smallest distance"], _cheats(summary)),
-        f"![Distances of honest and cheated segments]({plot})",
+        f"![Distances of honest and cheated segments]({distances})",
         _below(summary),
         "`copied-result` hands in another worker's trace, which an audit sees as the wrong shard. A first state that "
         "is not the one the inputs give, or a result that is not the last state's, is no matter of tolerance: the "
@@ -38,14 +40,21 @@ def page(summary: dict[str, Any], plot: str) -> str:
         table(["", ""], _cost(summary)),
         "## Chance of detection",
         "A task of 64 segments of which a share is faked, 2 segments an audited task, drawn as the audit plan draws "
-        "them; the formula is 1 - (C(N - F, m) / C(N, m))^audits.",
+        "them; the formula is 1 - (C(N - F, m) / C(N, m))^audits. Simulated chances have the standard error given.",
         table(
-            ["share faked", "audited tasks", "simulated", "formula"],
+            ["share faked", "audited tasks", "simulated", "standard error", "formula"],
             [
-                [f"{r['share']:.0%}", f"{r['audits']:.0f}", f"{r['simulated']:.3f}", f"{r['formula']:.3f}"]
+                [
+                    f"{r['share']:.0%}",
+                    f"{r['audits']:.0f}",
+                    f"{r['simulated']:.3f}",
+                    f"{r['error']:.3f}",
+                    f"{r['formula']:.3f}",
+                ]
                 for r in summary["detection"]
             ],
         ),
+        f"![Chance of detection by audited tasks, a curve for each share faked]({detection})",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -93,6 +102,7 @@ def _cost(summary: dict[str, Any]) -> list[list[str]]:
         ["time over the same steps in a plain PEFT loop", f"{summary['protocol_overhead']:+.1%}"],
         ["bytes an auditor moves, state before included", f"{summary['audit_bytes']:,.0f}"],
         ["of these beyond the state before", f"{summary['audit_bytes_beyond_state']:,.0f}"],
+        ["load average before and after", f"{summary['load_before']:.1f}, {summary['load_after']:.1f}"],
     ]
 
 
@@ -126,6 +136,41 @@ def distance_plot(summary: dict[str, Any]) -> str:
     )
     parts.append(f'<text x="{at + 5:.0f}" y="{height - LINE - 6}" fill="#000">tolerance</text></svg>')
     return "\n".join(parts) + "\n"
+
+
+def detection_plot(detection: list[dict[str, float]]) -> str:
+    """Chance of detection over audited tasks (logarithmic): the formula as lines, simulations as dots."""
+    height, top, bottom = 300, 20, 40
+    most = max(row["audits"] for row in detection)
+
+    def at(audits: float, chance: float) -> tuple[float, float]:
+        across = 60 + math.log2(audits) / math.log2(most) * (WIDTH - 200)
+        return across, height - bottom - chance * (height - top - bottom)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
+    ]
+    for chance in (0.0, 0.25, 0.5, 0.75, 1.0):
+        (left, y), (right, _) = at(1, chance), at(most, chance)
+        parts.append(f'<line x1="{left:.0f}" x2="{right:.0f}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8:.0f}" y="{y + 4:.0f}" text-anchor="end" fill="#555">{chance:.0%}</text>')
+    for audits in sorted({row["audits"] for row in detection}):
+        x, y = at(audits, 0)
+        parts.append(f'<text x="{x:.0f}" y="{y + 18:.0f}" text-anchor="middle" fill="#555">{audits:.0f}</text>')
+    parts.append(f'<text x="{WIDTH // 2 - 40}" y="{height - 6}" text-anchor="middle" fill="#222">audited tasks</text>')
+    for share in sorted({row["share"] for row in detection}):
+        rows = [row for row in detection if row["share"] == share]
+        line = " ".join("{:.1f},{:.1f}".format(*at(row["audits"], row["formula"])) for row in rows)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="#36c" stroke-width="1.5"/>')
+        parts += [
+            '<circle cx="{:.1f}" cy="{:.1f}" r="3.5" fill="#c43"/>'.format(*at(row["audits"], row["simulated"]))
+            for row in rows
+        ]
+        x, y = at(rows[0]["audits"], rows[0]["formula"])
+        parts.append(f'<text x="{x + 8:.0f}" y="{y - 6:.0f}" fill="#222">{share:.0%} faked</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _x(value: float) -> float:
