@@ -1,5 +1,6 @@
 """`proofyard devnet`: a whole network on this machine, to play with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,9 @@ from proofyard.workloads.zoo import ZOO
 if TYPE_CHECKING:
     from proofyard.devnet import DevNetwork
 
+BLIND_WINDOW_S = 600
+"""Time to replay a batch and to open a challenge by hand."""
+
 
 def devnet(
     nodes: Annotated[int, typer.Option(min=1, max=64, help="Honest nodes.")] = 4,
@@ -23,6 +27,12 @@ def devnet(
         ),
     ] = None,
     verifiers: Annotated[int, typer.Option(min=1, max=16, help="Verifiers; two thirds of them settle a batch.")] = 1,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Verifiers find every audit right: what they settle wants to be disputed.")
+    ] = False,
+    challenge_window: Annotated[
+        int | None, typer.Option(min=1, help="Seconds in which a batch can be challenged; 10, or 600 with --blind.")
+    ] = None,
     directory: Annotated[Path, typer.Option("--dir", help="Where everything is kept; emptied first.")] = Path(
         "out/devnet"
     ),
@@ -43,7 +53,7 @@ def devnet(
         raise UsageError(f"--adversary: no cheat is named {unknown[0]}; known are {', '.join(ZOO)}")
     if tiny and model is not None:
         raise UsageError("give either --model or --tiny")
-    from proofyard.devnet import DevNetwork, Plan, terminated_like_interrupted
+    from proofyard.devnet import PARAMS, DevNetwork, Plan, terminated_like_interrupted
 
     made = directory.absolute().parent / f"{directory.name}-tiny"
     if tiny:
@@ -51,10 +61,13 @@ def devnet(
 
         model = write_tiny_model(made / "model")
         write_tiny_corpus(made / "text.jsonl")
+    window = challenge_window or (BLIND_WINDOW_S if blind else PARAMS.challenge_window)
     plan = Plan(
         nodes=nodes,
         adversaries=tuple(adversary or ()),
         verifiers=verifiers,
+        blind=blind,
+        params=replace(PARAMS, challenge_window=window, unstake_delay=PARAMS.unstake_delay + window),
         threads=threads,
         model_dirs=(model,) if model else (),
         rpc_port=rpc_port,
@@ -130,6 +143,7 @@ def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None)
         + "--reward 100 --audit-fee 20 --wait",
         "  proofyard job result 1 adapter",
         "  proofyard node claim 1",
+        "  proofyard verifier dispute replay 1",
         f"  curl {api}/nodes",
         "Ctrl-C stops everything.",
     )

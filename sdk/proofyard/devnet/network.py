@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from proofyard.chain import Anvil, ChainClient, Deployment, Params, SlashRecord, Wallet, deploy_network
+from proofyard.chain import Anvil, ChainClient, CourtParams, Deployment, Params, SlashRecord, Wallet, deploy_network
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
@@ -20,7 +20,8 @@ from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
 WATCH_S = 0.5
 PAIR = "colluding-pair"
 PURSE = Wei(1000 * 10**18)
-PARAMS = Params(challenge_window=10)
+PARAMS = Params(challenge_window=10, court=CourtParams(jury_size=3, appeal_jury_size=5))
+"""Juries are small: four nodes are enough for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,13 @@ class Plan:
 
     `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
-    the requester are given beside their stake, in base units.
+    the requester are given beside their stake, in base units. `blind`: verifiers find every audited answer right.
     """
 
     nodes: int = 4
     adversaries: tuple[str, ...] = ()
     verifiers: int = 1
+    blind: bool = False
     threads: int = 1
     model_dirs: tuple[Path, ...] = ()
     rpc_port: int = 0
@@ -244,6 +246,7 @@ class DevNetwork:
         if member.role == "verifier":
             settings |= {"port": self._ready[member.name]["port"]}
             settings |= {"lease_s": self.plan.lease_s, "state_due_s": self.plan.state_due_s}
+            settings |= {"blind": True} if self.plan.blind else {}
         else:
             settings |= {"threads": self.plan.threads}
         if member.adversary:

@@ -249,6 +249,8 @@ async def _distances(
     context: Context, case: Case, before: bytes, openings: dict[Address, SealOpened]
 ) -> dict[Address, float]:
     """Relative distance of every answer from the worker's; 0 where all bytes are the same."""
+    if context.settings.blind:
+        return dict.fromkeys(openings, 0.0)
     committed = cid_digest(case.after)
     agreed = {opening.sketch for opening in openings.values()}
     if len(agreed) <= 1 and all(opening.after == committed for opening in openings.values()):

@@ -53,6 +53,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     store = BlockStore(settings.data_dir / "blocks")
     for directory in settings.model_dirs:
         logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+    if settings.blind:
+        logger.warning("this verifier finds every audited answer right, on purpose")
     database = Database(settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}")
     domain = Domain(chain.chain_id, chain.registry)
     async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:

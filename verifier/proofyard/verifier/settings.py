@@ -16,6 +16,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong.
+    `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
 
     rpc_url: str = "http://127.0.0.1:8545"
@@ -34,3 +35,4 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: Path | None = None
     lease_s: float = 15.0
     state_due_s: float = 300.0
+    blind: bool = False
