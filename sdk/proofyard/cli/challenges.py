@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from proofyard.cli.evidence import ExecuteFlags, evidence, parse_place
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, load
+from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, load
 from proofyard.protocol.types import Address, BatchId, Wei
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def vote(
     interrupted: call it again to open what was sealed.
     """
     require("node", f"{COMMAND} vote")
-    chain = _signer(context, flags, "node")
+    chain, execution = _juror(context, flags, execution)
     from proofyard.disputes import voting
     from proofyard.disputes.judging import judge
 
@@ -249,18 +251,32 @@ def add_commands(group: typer.Typer) -> None:
 def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     from proofyard.chain import ChainClient
 
-    settings = load(NetworkSettings, "requester", toml=config_of(context), flags=flags.given())
+    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
     return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
-def _signer(context: typer.Context, flags: WalletFlags, section: str = "requester") -> "ChainClient":
-    """A chain client with the wallet of `section`; a node's own settings are read with what else they hold left out."""
+def _signer(context: typer.Context, flags: WalletFlags) -> "ChainClient":
+    """A chain client with the wallet that pays bonds, as `proofyard job` uses it."""
     shared = NETWORK | {"wallet", "password_file"}
-    settings = load(RequesterSettings, section, toml=config_of(context), flags=flags.given(), shared=shared)
+    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=shared)
+    return _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
+
+
+def _juror(context: typer.Context, flags: WalletFlags, execution: ExecuteFlags) -> tuple["ChainClient", ExecuteFlags]:
+    """A chain client with a node's hot key, and how that node executes: from the settings of `node run`."""
+    from proofyard.node.settings import NodeSettings
+
+    given = {**flags.given(), "model_dirs": execution.model_dir}
+    settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
+    chain = _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
+    return chain, replace(execution, model_dir=list(settings.model_dirs))
+
+
+def _unlocked(rpc_url: str, registry: str, wallet: Path, password_file: Path | None) -> "ChainClient":
     from proofyard.chain import ChainClient
     from proofyard.cli.wallets import unlock
 
-    return ChainClient(settings.rpc_url, Address(settings.registry), unlock(settings.wallet, settings.password_file))
+    return ChainClient(rpc_url, Address(registry), unlock(wallet, password_file))
 
 
 def _id(number: int) -> "ChallengeId":

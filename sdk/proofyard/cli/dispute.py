@@ -157,7 +157,7 @@ challenges.add_commands(dispute)
 def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     from proofyard.chain import ChainClient
 
-    settings = load(NetworkSettings, "requester", toml=config_of(context), flags=flags.given())
+    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
     return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
