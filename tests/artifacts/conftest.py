@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> BlockStore:
 
 @pytest.fixture
 async def seeder(tmp_path: Path) -> AsyncIterator[Callable[[BlockStore], Awaitable[Connection]]]:
-    """Serves a store to the one leeching endpoint of the test; gives the leecher's connection to it."""
+    """Serves a store to the one `leecher` of the test and gives its connection; `endpoints` are the seeders'."""
     network = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
     async with AsyncExitStack() as stack:
         leecher = await stack.enter_async_context(Endpoint(LocalIdentity(), network=network))
@@ -49,6 +49,8 @@ async def seeder(tmp_path: Path) -> AsyncIterator[Callable[[BlockStore], Awaitab
         async def serve(served: BlockStore) -> Connection:
             endpoint = await stack.enter_async_context(Endpoint(LocalIdentity(), network=network))
             serve_blocks(endpoint, served)
+            serve.endpoints.append(endpoint)  # type: ignore[attr-defined]
             return await leecher.connect("127.0.0.1", endpoint.port, expect=endpoint.address)
 
+        serve.leecher, serve.endpoints = leecher, []  # type: ignore[attr-defined]
         yield serve

@@ -10,7 +10,8 @@ from proofyard.artifacts import (
     fetch,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
-from proofyard.artifacts.exchange import PeerBlocks
+from proofyard.artifacts.exchange import PeerBlocks, RemoteBlocks
+from proofyard.artifacts.fetcher import _Job
 from proofyard.artifacts.unixfs import Link, directory_node, node_cid
 from proofyard.protocol.cid import raw_cid
 from proofyard.transport import RequestFailed
@@ -131,9 +132,10 @@ async def test_a_fetch_that_was_cut_off_continues(store, seeder, tmp_path, patte
     lacking = len(list(store.missing(cid)))
     assert 0 < lacking <= 50
     before = source.served
-    await fetch(store, cid, [provider], max_bytes=LIMIT)
+    restarted = BlockStore(store.path)
+    await fetch(restarted, cid, [provider], max_bytes=LIMIT)
     assert source.served - before <= lacking + 8
-    assert store.get_bytes(cid) == data
+    assert restarted.get_bytes(cid) == data
 
 
 async def test_what_is_complete_needs_no_provider(store, pattern):
@@ -176,13 +178,117 @@ async def test_a_provider_that_goes_away_is_replaced(store, seeder, tmp_path, ne
     assert store.get_bytes(cid) == data
 
 
+async def test_a_connection_that_is_lost_is_made_again(store, seeder, tmp_path, pattern):
+    class Closing(SlowStore):
+        """Ends every connection of its peer once."""
+
+        def get_block(self, cid):
+            block = super().get_block(cid)
+            if self.served == 5:
+                loop.call_soon_threadsafe(
+                    lambda: [each._link.close(0, "flaky") for each in server.connections.values()]
+                )
+            return block
+
+    source = Closing(tmp_path / "source")
+    data = pattern(40 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    first = await seeder(source)
+    leecher, server = seeder.leecher, seeder.endpoints[-1]
+    await first.close()
+    loop = asyncio.get_running_loop()
+    await fetch(store, cid, [RemoteBlocks(leecher, "127.0.0.1", server.port)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+    assert leecher.connections[server.address]._link.resumed
+
+
+async def test_a_range_needs_only_its_own_blocks(store, seeder, new_store, pattern):
+    source = new_store("source")
+    data = pattern(500 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    start, stop = 200 * CHUNK_BYTES + 7, 203 * CHUNK_BYTES + 1
+    await fetch(store, cid, [await seeder(source)], max_bytes=LIMIT, span=(start, stop))
+    assert b"".join(store.read_range(cid, start, stop - start)) == data[start:stop]
+    leaves = [block for block, _ in store.blocks() if block.startswith("bafk")]
+    assert len(leaves) == 4
+    await fetch(store, cid, [], max_bytes=LIMIT, span=(start, stop))
+
+
+async def test_a_range_of_a_folder_is_refused(store, seeder, new_store, tmp_path):
+    source = new_store("source")
+    (tmp_path / "folder").mkdir()
+    cid = source.put_directory(tmp_path / "folder")
+    with pytest.raises(CorruptArtifact, match="it is a directory"):
+        await fetch(store, cid, [await seeder(source)], max_bytes=LIMIT, span=(0, 1))
+
+
+def blocks_of(count):
+    return [raw_cid(bytes([i])) for i in range(count)]
+
+
+async def test_what_most_peers_lack_is_asked_for_first(store):
+    cids = blocks_of(30)
+    job = _Job(cids[0], LIMIT, store, cids, None, 3)
+    job.surveyed("one", cids, cids[10:12])
+    job.surveyed("two", cids, cids[10:15])
+    assert set(await job.take("three", 2)) == set(cids[10:12])
+    assert set(await job.take("three", 3)) == set(cids[12:15])
+    assert not set(await job.take("two", 25)) & set(cids[10:15])
+
+
+async def test_what_a_peer_has_got_meanwhile_is_asked_of_it(store):
+    cids = blocks_of(3)
+    job = _Job(cids[0], LIMIT, store, cids, None, 2)
+    job.surveyed("one", cids, cids)
+    assert await job.take("one", 3) == []
+    assert set(job.unsurveyed("one")) == set(cids)
+    job.surveyed("one", cids, cids[1:])
+    assert await job.take("one", 3) == cids[:1]
+
+
+async def test_peers_that_have_nothing_do_not_keep_an_artifact_from_coming(store, seeder, new_store, pattern):
+    full, empty = new_store("full"), new_store("empty")
+    data = pattern(20 * CHUNK_BYTES)
+    cid = full.put_bytes(data)
+    await fetch(store, cid, [await seeder(empty), await seeder(full)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+
+
+async def test_the_last_blocks_do_not_wait_for_a_peer_that_hangs(store, seeder, new_store, pattern):
+    class Hanging:
+        """Takes requests and never answers."""
+
+        name = "hanging"
+        asked = 0
+
+        async def blocks(self, cids):
+            self.asked += len(cids)
+            await asyncio.Event().wait()
+            yield cids[0], None
+
+        async def lacks(self, cids):
+            return []
+
+        def penalise(self, points, reason): ...
+
+    source, hanging = new_store("source"), Hanging()
+    data = pattern(10 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    await fetch(store, cid, [hanging, await seeder(source)], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
+    assert hanging.asked > 0
+
+
 async def test_a_request_for_half_a_cid_is_refused(store, seeder):
     from proofyard.artifacts import Blocks, GetBlocks
+    from proofyard.artifacts.exchange import HasBlocks, Held
 
     connection = await seeder(store)
-    for cids in (b"x", b"y" * 36):
+    for cids in (b"x", b"y" * 36, b"\x01\x55\x13\x40" + bytes(64), b"\x01\x71\x12\x20" + bytes(32)):
         with pytest.raises(RequestFailed, match="bad-request"):
             await connection.request(GetBlocks(cids), reply=Blocks)
+        with pytest.raises(RequestFailed, match="bad-request"):
+            await connection.request(HasBlocks(cids), reply=Held)
     with pytest.raises(RequestFailed, match="bad-request"):
         await connection.request(GetBlocks(bytes(36 * 65)), reply=Blocks)
 
@@ -203,6 +309,9 @@ async def test_a_provider_that_stumbles_is_asked_again(store, seeder, new_store,
                 raise RequestFailed("busy", "try again")
             async for block in self._peer.blocks(cids):
                 yield block
+
+        async def lacks(self, cids):
+            return []
 
         def penalise(self, points, reason): ...
 

@@ -80,6 +80,28 @@ def _read(get: GetBlock, cid: Cid, expected: int | None, start: int, stop: int, 
         at += size
 
 
+def missing_of_range(get: GetBlock, has: Callable[[Cid], bool], cid: Cid, start: int, stop: int) -> list[Cid]:
+    """The blocks that bytes `start` to `stop` of a file need and `has` denies; those below a missing one are not known.
+
+    Raises `CorruptArtifact` for a directory, and `BlockMissing` for a block that is damaged.
+    """
+    if start >= stop:
+        return []
+    if not has(cid):
+        return [cid]
+    if cid_codec(cid) != DAG_PB:
+        return []
+    node = decode(cid, get(cid))
+    if node.kind is Kind.DIRECTORY:
+        raise CorruptArtifact(cid, "it is a directory where a file is expected")
+    found, at = [], len(node.data)
+    for link, size in zip(node.links, node.block_sizes, strict=True):
+        # A child holds what its parent says or is refused later, so that the walk ends where the range does.
+        found += missing_of_range(get, has, link.cid, max(0, start - at), min(size, stop - at))
+        at += size
+    return found
+
+
 def children(get: GetBlock, cid: Cid) -> list[Cid]:
     """The blocks right below one, in order; none below a raw leaf, which is not read."""
     return [link.cid for link in decode(cid, get(cid)).links] if cid_codec(cid) == DAG_PB else []

@@ -1,27 +1,38 @@
-"""Blocks between peers: `GetBlocks` asks for some by CID, the reply's body is those that are there, in order."""
+"""Blocks between peers: `GetBlocks` asks for some by CID, the reply's body is those that are there, in order.
+
+`HasBlocks` asks who could send what, so that a fetch can begin with what few peers have.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Annotated, Protocol
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, ClassVar, Protocol, TypeVar
 
 import msgspec
 
 from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES
 from proofyard.protocol.cid import CID_BYTES, CidError, cid_bytes, cid_from_bytes
-from proofyard.protocol.types import Cid
-from proofyard.transport import Body, Connection, Endpoint, ProtocolViolation, RequestFailed, Source
+from proofyard.protocol.types import Address, Cid
+from proofyard.transport import Body, Connection, Endpoint, ProtocolViolation, Reply, RequestFailed, Source
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 MAX_BLOCKS = 64
 """Blocks that one request may ask for."""
+
+MAX_ASKED = 1024
+"""CIDs that one `HasBlocks` may name."""
 
 ABSENT = -1
 REPLY_SECONDS = 15.0
 
 
 class GetBlocks(msgspec.Struct, frozen=True, tag="get-blocks"):
-    """Ask for at most `MAX_BLOCKS` blocks; `cids` are the CIDs' 36 bytes, joined."""
+    """Ask for at most `MAX_BLOCKS` blocks; `cids` are the CIDs' 36 bytes, joined. Idempotent."""
 
+    idempotent: ClassVar[bool] = True
     cids: Annotated[bytes, msgspec.Meta(max_length=MAX_BLOCKS * CID_BYTES)]
 
 
@@ -29,6 +40,19 @@ class Blocks(msgspec.Struct, frozen=True, tag="blocks"):
     """The size of each block in the body, in the order of the request; `ABSENT` where the peer does not have it."""
 
     sizes: tuple[int, ...]
+
+
+class HasBlocks(msgspec.Struct, frozen=True, tag="has-blocks"):
+    """Ask which of at most `MAX_ASKED` blocks the peer has; `cids` are the CIDs' 36 bytes, joined. Idempotent."""
+
+    idempotent: ClassVar[bool] = True
+    cids: Annotated[bytes, msgspec.Meta(max_length=MAX_ASKED * CID_BYTES)]
+
+
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """One byte for each CID of the request, in its order: 1 where the peer has the block, else 0."""
+
+    held: bytes
 
 
 class Throttle:
@@ -64,7 +88,11 @@ def serve_blocks(endpoint: Endpoint, store: BlockStore, *, upload_bytes_per_s: f
         answer = Blocks(tuple(ABSENT if size is None else size for size in sizes))
         return answer, Source(sum(size or 0 for size in sizes), read(present))
 
+    async def has_blocks(connection: Connection, request: HasBlocks, body: Body) -> Held:
+        return Held(bytes(store.has(cid) for cid in _split(request.cids)))
+
     endpoint.on(GetBlocks, get_blocks)
+    endpoint.on(HasBlocks, has_blocks)
 
 
 class BlockProvider(Protocol):
@@ -77,28 +105,67 @@ class BlockProvider(Protocol):
         """The blocks, not yet checked, as they arrive; None for those that are not there."""
         ...
 
+    async def lacks(self, cids: Sequence[Cid]) -> list[Cid]:
+        """Those of at most `MAX_ASKED` blocks that it is known not to have."""
+        ...
+
     def penalise(self, points: float, reason: str) -> None: ...
 
 
 class PeerBlocks:
-    """A connected peer as a provider of blocks."""
+    """A connected peer as a provider of blocks. Its methods raise `TransportError`, of which `ProtocolViolation` for
+    an answer that cannot be right."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.name: str = connection.peer
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
-        """Raises `TransportError`, of which `ProtocolViolation` for an answer that cannot be right."""
-        request = GetBlocks(b"".join(map(cid_bytes, cids)))
-        async with self._connection.exchange(request, reply=Blocks, timeout=REPLY_SECONDS) as reply:
+        request = GetBlocks(_join(cids))
+        async with self._exchange(request, Blocks) as reply:
             sizes = reply.message.sizes
             if len(sizes) != len(cids) or any(not ABSENT <= size <= MAX_BLOCK_BYTES for size in sizes):
                 raise ProtocolViolation("a peer's list of block sizes does not fit the request")
             for cid, size in zip(cids, sizes, strict=True):
                 yield cid, None if size == ABSENT else await reply.body.read_exactly(size)
 
+    async def lacks(self, cids: Sequence[Cid]) -> list[Cid]:
+        async with self._exchange(HasBlocks(_join(cids)), Held) as reply:
+            held = reply.message.held
+        if len(held) != len(cids):
+            raise ProtocolViolation("a peer's list of blocks does not fit the request")
+        return [cid for cid, has in zip(cids, held, strict=True) if not has]
+
     def penalise(self, points: float, reason: str) -> None:
         self._connection.penalise(points, reason)
+
+    @asynccontextmanager
+    async def _exchange(self, request: msgspec.Struct, reply: type[R]) -> AsyncIterator[Reply[R]]:
+        async with self._connection.exchange(request, reply=reply, timeout=REPLY_SECONDS) as answer:
+            yield answer
+
+
+class RemoteBlocks(PeerBlocks):
+    """A peer that is connected to when it is needed, and again after the connection was lost.
+
+    `wallet` is who must answer at `host`:`port`; without it whoever answers first.
+    """
+
+    def __init__(self, endpoint: Endpoint, host: str, port: int, wallet: Address | None = None) -> None:
+        self.name = f"{host}:{port}"
+        self._connect = partial(endpoint.connect, host, port, early=True)
+        self._wallet = wallet
+
+    @asynccontextmanager
+    async def _exchange(self, request: msgspec.Struct, reply: type[R]) -> AsyncIterator[Reply[R]]:
+        self._connection = await self._connect(expect=self._wallet)
+        self._wallet = self._connection.peer
+        async with super()._exchange(request, reply) as answer:
+            yield answer
+
+
+def _join(cids: Sequence[Cid]) -> bytes:
+    return b"".join(map(cid_bytes, cids))
 
 
 def _split(joined: bytes) -> list[Cid]:

@@ -1,18 +1,20 @@
 """Artifacts from several peers at once.
 
-Every provider pulls the next blocks it can deliver as soon as it is free, so fast ones deliver more. A block is
-checked as it arrives and stored; a provider that sends a wrong one is reported and dropped. What is stored stays, so
-a fetch that was cut off continues where it stopped.
+Every provider pulls the next blocks it can deliver as soon as it is free, so fast ones deliver more. Of those it pulls
+the ones that the most other providers lack, in no particular order among equals, so that peers which fetch at the same
+time soon have something to give each other. A block is checked as it arrives and stored; a provider that sends a wrong
+one is reported and dropped. What is stored stays, so a fetch that was cut off continues where it stopped.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
-from proofyard.artifacts.exchange import BlockProvider, PeerBlocks
+from proofyard.artifacts.exchange import MAX_ASKED, BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.unixfs import Kind, Node, decode
 from proofyard.protocol.cid import DAG_PB, cid_codec
@@ -31,6 +33,9 @@ BATCH_SECONDS = 0.25
 
 LANES = 2
 """Requests under way at one provider, so that the next blocks follow without a pause."""
+
+SURVEY_SECONDS = 2.0
+"""How often a provider is asked again for what it lacked: it may be fetching the same artifact."""
 
 OVERHEAD_BYTES = 4 << 20
 """Room for the nodes and folders above an artifact's content."""
@@ -54,16 +59,27 @@ async def fetch(
     providers: Sequence[Connection | BlockProvider],
     *,
     max_bytes: int,
+    span: tuple[int, int] | None = None,
     on_progress: Progress | None = None,
 ) -> None:
     """Have the whole artifact in `store`, asking `providers` for what is missing.
 
+    With `span` only the blocks that hold the bytes from its start up to its stop, of an artifact that is a file.
     Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is known
     to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
     """
-    job = _Job(cid, max_bytes, store, await asyncio.to_thread(lambda: list(store.missing(cid))), on_progress)
-    finished = asyncio.create_task(job.done.wait())
     sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
+    if span is None:
+        missing = await asyncio.to_thread(lambda: list(store.missing(cid)))
+        await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources)
+        return
+    # The blocks of a range are known level by level.
+    while missing := await asyncio.to_thread(store.missing_of_range, cid, *span):
+        await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources), deep=False), sources)
+
+
+async def _fetch_all(job: "_Job", sources: Sequence[BlockProvider]) -> None:
+    finished = asyncio.create_task(job.done.wait())
     workers = {asyncio.create_task(_provide(job, source)) for source in sources}
     try:
         pending = set(workers)
@@ -77,7 +93,7 @@ async def fetch(
             task.cancel()
         await asyncio.gather(finished, *workers, return_exceptions=True)
     if not job.done.is_set():
-        raise ArtifactUnavailable(cid, job.missing, job.reasons)
+        raise ArtifactUnavailable(job.cid, job.missing, job.reasons)
 
 
 async def _provide(job: "_Job", provider: BlockProvider) -> None:
@@ -99,12 +115,27 @@ async def _provide(job: "_Job", provider: BlockProvider) -> None:
 
 async def _all_lanes(job: "_Job", provider: BlockProvider) -> None:
     lanes = [asyncio.create_task(_lane(job, provider)) for _ in range(LANES)]
+    survey = asyncio.create_task(_survey(job, provider))
     try:
         await asyncio.gather(*lanes)
     finally:
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
+        for task in (survey, *lanes):
+            task.cancel()
+        await asyncio.gather(survey, *lanes, return_exceptions=True)
+
+
+async def _survey(job: "_Job", provider: BlockProvider) -> None:
+    """Find out what a provider lacks, as long as there are others to have it from; nothing depends on the answer."""
+    while job.providers > 1:
+        asked = job.unsurveyed(provider.name)
+        if asked:
+            try:
+                job.surveyed(provider.name, asked, await provider.lacks(asked))
+            except (TransportError, IpfsUnavailable) as error:
+                logger.debug("%s does not say what it has: %s", provider.name, error)
+                return
+        if len(asked) < MAX_ASKED:
+            await asyncio.sleep(SURVEY_SECONDS)
 
 
 async def _lane(job: "_Job", provider: BlockProvider) -> None:
@@ -130,20 +161,33 @@ class _Job:
     """Which blocks of one artifact are wanted, under way, or lacking where."""
 
     def __init__(
-        self, cid: Cid, max_bytes: int, store: BlockStore, missing: list[Cid], on_progress: Progress | None
+        self,
+        cid: Cid,
+        max_bytes: int,
+        store: BlockStore,
+        missing: list[Cid],
+        on_progress: Progress | None,
+        providers: int,
+        *,
+        deep: bool = True,
     ) -> None:
+        """`deep`: want what turns out to be missing below the blocks that come."""
+        self.cid = cid
+        self.providers = providers
         self.done = asyncio.Event()
         self.received = 0
         self.reasons: list[str] = []
-        self._cid = cid
+        self._deep = deep
         self._max_bytes = max_bytes
         self._store = store
         self._on_progress = on_progress
-        self._wanted: dict[Cid, None] = dict.fromkeys(missing)
+        self._wanted = _Wanted()
         self._under_way: dict[Cid, set[str]] = {}
-        self._seen: set[Cid] = set(missing)
+        self._seen: set[Cid] = set()
         self._lacking: dict[str, set[Cid]] = {}
+        self._known: dict[str, set[Cid]] = {}
         self._changed = asyncio.Event()
+        self._want(missing)
         self._notice()
 
     @property
@@ -157,13 +201,13 @@ class _Job:
         """
         while True:
             lacking = self._lacking.get(peer, set())
-            batch = list(itertools.islice((cid for cid in self._wanted if cid not in lacking), count))
+            batch = list(itertools.islice((cid for cid in self._wanted.rarest_first() if cid not in lacking), count))
             batch = batch or self._slowest(peer, lacking)
             if batch or not self._under_way:
                 break
             await self._changed.wait()
         for cid in batch:
-            self._wanted.pop(cid, None)
+            self._wanted.discard(cid)
             self._under_way.setdefault(cid, set()).add(peer)
         return batch
 
@@ -180,7 +224,7 @@ class _Job:
             await asyncio.to_thread(self._store.put_block, cid, data)
         except CorruptArtifact:
             raise ForgedBlock(peer, cid) from None
-        if cid_codec(cid) == DAG_PB:
+        if self._deep and cid_codec(cid) == DAG_PB:
             node = decode(cid, data)
             claims = [link.tsize for link in node.links] if node.kind is Kind.DIRECTORY else [node.file_size or 0]
             self._require_room(sum(claims))
@@ -195,14 +239,38 @@ class _Job:
         return [cid for link in node.links for cid in self._store.missing(link.cid)]
 
     def _want(self, cids: list[Cid]) -> None:
-        for cid in cids:
-            if cid not in self._seen:
-                self._seen.add(cid)
-                self._wanted[cid] = None
+        fresh = [cid for cid in dict.fromkeys(cids) if cid not in self._seen]
+        self._seen.update(fresh)
+        if self.providers > 1:
+            random.shuffle(fresh)
+        for cid in fresh:
+            self._wanted.add(cid, 0)
 
     def absent(self, cid: Cid, peer: str) -> None:
-        self._lacking.setdefault(peer, set()).add(cid)
+        self.surveyed(peer, [cid], [cid])
         self.give_back({cid}, peer)
+
+    def unsurveyed(self, peer: str) -> list[Cid]:
+        """Wanted blocks of which it is not known whether `peer` has them; when there are none, those that it lacked."""
+        known, lacking = self._known.get(peer, set()), self._lacking.get(peer, set())
+        unknown = (cid for cid in self._wanted.rarest_first() if cid not in known)
+        again = (cid for cid in self._wanted.rarest_first() if cid in lacking)
+        return list(itertools.islice(unknown, MAX_ASKED)) or list(itertools.islice(again, MAX_ASKED))
+
+    def surveyed(self, peer: str, asked: Sequence[Cid], lacks: Sequence[Cid]) -> None:
+        """Of the blocks `asked` for, `peer` has all but those that it `lacks`."""
+        self._known.setdefault(peer, set()).update(asked)
+        lacking = self._lacking.setdefault(peer, set())
+        before = lacking & set(asked)
+        lacking.difference_update(asked)
+        lacking.update(lacks)
+        for cid in before ^ set(lacks):
+            self._wanted.move(cid, self._rarity(cid))
+        if before - lacking:
+            self._notice()
+
+    def _rarity(self, cid: Cid) -> int:
+        return sum(cid in lacking for lacking in self._lacking.values())
 
     def give_back(self, cids: set[Cid], peer: str) -> None:
         """`peer` did not deliver these: somebody else may try, unless somebody else is already at it."""
@@ -212,17 +280,47 @@ class _Job:
                 holders.discard(peer)
                 if not holders:
                     del self._under_way[cid]
-                    self._wanted[cid] = None
+                    self._wanted.add(cid, self._rarity(cid))
         self._notice()
 
     def _require_room(self, size: int) -> None:
         """Raise `ArtifactTooLarge` when a part of `size` bytes, or what has come so far, exceeds the limit."""
         total = max(size, self.received)
         if total > self._max_bytes + OVERHEAD_BYTES:
-            raise ArtifactTooLarge(self._cid, total, self._max_bytes)
+            raise ArtifactTooLarge(self.cid, total, self._max_bytes)
 
     def _notice(self) -> None:
         if self.missing == 0:
             self.done.set()
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class _Wanted:
+    """Blocks in groups by how many providers are known to lack them."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, dict[Cid, None]] = {}
+        self._group_of: dict[Cid, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._group_of)
+
+    def add(self, cid: Cid, rarity: int) -> None:
+        self._group_of[cid] = rarity
+        self._groups.setdefault(rarity, {})[cid] = None
+
+    def discard(self, cid: Cid) -> None:
+        rarity = self._group_of.pop(cid, None)
+        if rarity is not None:
+            del self._groups[rarity][cid]
+
+    def move(self, cid: Cid, rarity: int) -> None:
+        """Another number of providers lacks it now; nothing happens when it is not wanted."""
+        if cid in self._group_of:
+            self.discard(cid)
+            self.add(cid, rarity)
+
+    def rarest_first(self) -> Iterator[Cid]:
+        for rarity in sorted(self._groups, reverse=True):
+            yield from self._groups[rarity]

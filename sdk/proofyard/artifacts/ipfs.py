@@ -69,6 +69,10 @@ class IpfsNode:
             else:
                 yield cid, bytes(data)
 
+    async def lacks(self, cids: Sequence[Cid]) -> list[Cid]:
+        """None that is known: the daemon may find each of them in its network."""
+        return []
+
     def penalise(self, points: float, reason: str) -> None:
         """A daemon of one's own is not banned; the fetch that it spoilt has dropped it already."""
 

@@ -5,16 +5,14 @@ count as pinned: their nodes are the only copy of the tree above a file that lie
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from proofyard.artifacts.dag import children
 from proofyard.artifacts.errors import BlockMissing, StoreUnusable
 from proofyard.artifacts.store import BlockStore
-from proofyard.protocol.cid import DAG_PB, CidError, cid_bytes, cid_codec
+from proofyard.protocol.cid import DAG_PB, cid_bytes, cid_codec
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
 
@@ -78,7 +76,7 @@ class Keeper:
 
     def used_bytes(self) -> int:
         """Bytes of all blocks in the store, linked files not counted."""
-        return sum(path.stat().st_size for _, path in self._blocks())
+        return sum(path.stat().st_size for _, path in self._store.blocks())
 
     def collect(self, now: float, *, quota_bytes: int = 0, grace_s: float = GRACE_SECONDS) -> Collected:
         """Delete blocks that nothing pinned needs, the oldest first, until the store holds at most `quota_bytes`.
@@ -87,8 +85,8 @@ class Keeper:
         """
         pins = self.pins(now)
         self._forget_ended(pins)
-        needed = self._needed([pin.cid for pin in pins] + self._store.linked())
-        states = [(path.stat(), cid, path) for cid, path in self._blocks()]
+        needed = self._needed([*(pin.cid for pin in pins), *self._store.linked()])
+        states = [(path.stat(), cid, path) for cid, path in self._store.blocks()]
         total = sum(state.st_size for state, _, _ in states)
         count = size = 0
         for state, cid, path in sorted(states, key=lambda item: item[0].st_mtime):
@@ -120,11 +118,3 @@ class Keeper:
                 except BlockMissing:
                     continue
         return needed
-
-    def _blocks(self) -> Iterator[tuple[Cid, Path]]:
-        for path in (self._store.path / "blocks").glob("*/*"):
-            try:
-                cid_bytes(path.name)
-            except CidError:
-                continue
-            yield Cid(path.name), path

@@ -67,8 +67,8 @@ class LinkedFiles:
             for record in list(self._records.values()):
                 self.add(record)
 
-    def roots(self) -> list[Cid]:
-        return list(self._records)
+    def roots(self) -> dict[Cid, Path]:
+        return {cid: Path(record.path) for cid, record in self._records.items()}
 
     def has(self, digest: bytes) -> bool:
         return digest in self._places

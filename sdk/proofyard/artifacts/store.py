@@ -2,9 +2,10 @@
 
     blocks/<last two characters of the CID>/<CID>     content
     links/<CID>                                       `linked.Record`: artifacts that lie elsewhere
-    tmp/                                              being written; emptied at start
+    tmp/<process>-<number>                            being written; left by a dead process: deleted at start
 
 A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
+Several processes may use one store.
 """
 
 import contextlib
@@ -13,15 +14,17 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from proofyard.artifacts import dag
 from proofyard.artifacts.builder import build_file, build_tree
 from proofyard.artifacts.errors import ArtifactTooLarge, BlockMissing, CorruptArtifact, StoreUnusable
 from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
-from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
+from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
 
@@ -30,6 +33,13 @@ logger = logging.getLogger("proofyard.artifacts")
 MAX_RECORD_BYTES = 256 << 20
 DEFAULT_MAX_BYTES = 64 << 20
 """What `get_bytes` reads into memory unless the caller says otherwise."""
+
+OnRead = Callable[[int], object]
+"""Called with the number of bytes of a source file that were taken in just now."""
+
+
+def _unheard(_count: int) -> None:
+    """Nobody follows the progress."""
 
 
 class BlockStore:
@@ -47,7 +57,8 @@ class BlockStore:
             for folder in (self._blocks, self._links, self._tmp):
                 folder.mkdir(parents=True, exist_ok=True)
             for rubbish in self._tmp.iterdir():
-                rubbish.unlink()
+                if not _is_being_written(rubbish):
+                    rubbish.unlink(missing_ok=True)
             for file in self._links.iterdir():
                 self._load_record(file)
         except OSError as error:
@@ -99,21 +110,21 @@ class BlockStore:
         """Store `data` as a file; returns its CID."""
         return build_file(io.BytesIO(data), self._put_checked, self._put_checked).cid
 
-    def put_file(self, path: Path | str) -> Cid:
+    def put_file(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
         """Copy a file into the store, in constant memory."""
-        return self._put_file(Path(path), "").cid
+        return self._put_file(Path(path), "", on_read).cid
 
-    def put_directory(self, path: Path | str) -> Cid:
+    def put_directory(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
         """Copy a folder's visible files into the store."""
-        return build_tree(Path(path), self._put_file, self._put_checked).cid
+        return build_tree(Path(path), lambda file, name: self._put_file(file, name, on_read), self._put_checked).cid
 
-    def link_file(self, path: Path | str) -> Cid:
+    def link_file(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
         """Make an existing file an artifact where it lies. Not hashed again while it is unchanged."""
-        return self._link(Path(path))
+        return self._link(Path(path), on_read)
 
-    def link_directory(self, path: Path | str) -> Cid:
+    def link_directory(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
         """Make an existing folder's visible files an artifact where they lie, such as a model's directory."""
-        return self._link(Path(path))
+        return self._link(Path(path), on_read)
 
     # Artifacts out
 
@@ -149,7 +160,7 @@ class BlockStore:
                     self._write_whole(target, self.read_range(entry.cid, 0, entry.size))
         except OSError as error:
             raise StoreUnusable(root, error.strerror or str(error)) from None
-        self._link(root)
+        self._link(root, _unheard)
         return root
 
     def unlink(self, cid: Cid) -> None:
@@ -178,9 +189,20 @@ class BlockStore:
                 except BlockMissing:
                     yield here
 
-    def linked(self) -> list[Cid]:
-        """The artifacts that lie elsewhere."""
+    def missing_of_range(self, cid: Cid, start: int, stop: int) -> list[Cid]:
+        """The blocks that bytes `start` to `stop` of a file lack here, as far as they are known."""
+        return dag.missing_of_range(self.get_block, self.has, cid, start, stop)
+
+    def linked(self) -> dict[Cid, Path]:
+        """The artifacts that lie elsewhere, and where."""
         return self._linked.roots()
+
+    def blocks(self) -> Iterator[tuple[Cid, Path]]:
+        """The blocks in this folder, and their files."""
+        for path in self._blocks.glob("*/*"):
+            with contextlib.suppress(CidError):
+                cid_bytes(path.name)
+                yield Cid(path.name), path
 
     # Files of the store
 
@@ -222,11 +244,15 @@ class BlockStore:
                 temporary.unlink(missing_ok=True)
             raise
 
-    def _put_file(self, path: Path, name: str) -> Link:
-        with _open(path) as source:
-            return build_file(source, self._put_checked, self._put_checked, name)
+    def _put_file(self, path: Path, name: str, on_read: OnRead) -> Link:
+        def put_leaf(cid: Cid, data: bytes) -> None:
+            self._put_checked(cid, data)
+            on_read(len(data))
 
-    def _link(self, path: Path) -> Cid:
+        with _open(path) as source:
+            return build_file(source, put_leaf, self._put_checked, name)
+
+    def _link(self, path: Path, on_read: OnRead) -> Cid:
         path = path.absolute()
         known = self._linked.of_path(path)
         if known is not None:
@@ -235,9 +261,14 @@ class BlockStore:
 
         def link_one(file: Path, name: str) -> Link:
             leaves = bytearray()
+
+            def note_leaf(cid: Cid, data: bytes) -> None:
+                leaves.extend(cid_digest(cid))
+                on_read(len(data))
+
             with _open(file) as source:
                 state = os.fstat(source.fileno())
-                link = build_file(source, lambda cid, _: leaves.extend(cid_digest(cid)), self._put_checked, name)
+                link = build_file(source, note_leaf, self._put_checked, name)
             files.append(LinkedFile(str(file), state.st_size, state.st_mtime_ns, bytes(leaves)))
             return link
 
@@ -253,6 +284,12 @@ class BlockStore:
         except CodecError as error:
             logger.warning("the record of a linked artifact at %s is unreadable and is deleted: %s", file, error)
             file.unlink()
+
+
+def _is_being_written(temporary: Path) -> bool:
+    """Whether the process that this name begins with is alive and not this one, which has begun nothing yet."""
+    process = temporary.name.partition("-")[0]
+    return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
 
 
 def _open(path: Path) -> io.BufferedReader:

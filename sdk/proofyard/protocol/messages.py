@@ -4,6 +4,8 @@ One struct, one tag, one purpose. Decoding tolerates unknown fields; a struct wh
 Integers that can exceed 64 bits (amounts) travel as decimal strings.
 """
 
+from typing import ClassVar
+
 import msgspec
 
 from proofyard.protocol.commitment import Commitment
@@ -180,8 +182,9 @@ class Publish(msgspec.Struct, frozen=True, tag="publish"):
 
 
 class JobQuery(msgspec.Struct, frozen=True, tag="job-query"):
-    """Anyone asks a verifier how a job is doing. `since` skips log lines already seen."""
+    """Anyone asks a verifier how a job is doing. `since` skips log lines already seen. Idempotent."""
 
+    idempotent: ClassVar[bool] = True
     job: JobId
     since: int = 0
 

@@ -108,12 +108,19 @@ class Connection:
         is_client: bool,
         routes: Routes,
         on_misconduct: Callable[[Address, float, str], None],
+        *,
+        settled: bool = True,
     ) -> None:
         self.peer = peer
         self.is_client = is_client
         self._link = link
         self._routes = routes
         self._on_misconduct = on_misconduct
+        self.settled = asyncio.Event()
+        """Set once the peer is proved to be there now. Until then only idempotent requests pass: a first flight that
+        resumes a session could be the repetition of an earlier one."""
+        if settled:
+            self.settled.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowance = Allowance(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
 
@@ -192,6 +199,8 @@ class Connection:
         try:
             try:
                 async with asyncio.timeout(timeout):
+                    if not is_idempotent(type(message)):
+                        await self.settled.wait()
                     stream = await self._link.open_stream()
                     sender = asyncio.create_task(_send(stream, head, body))
                     answer = await read_frame(stream, ReplyHeader, timeout)
@@ -262,6 +271,8 @@ class Connection:
             message = decode_payload(header.payload, kind)
         except ProtocolViolation as error:
             raise RequestFailed("bad-request", str(error)) from None
+        if not is_idempotent(kind):
+            await self.settled.wait()
         seconds = min(header.deadline_ms / 1000, MAX_DEADLINE_SECONDS)
         deadline = asyncio.timeout(seconds)
         try:
@@ -271,6 +282,11 @@ class Connection:
             if not deadline.expired():
                 raise
             raise RequestFailed("deadline", f"{header.kind} was not done within {seconds:g} s") from None
+
+
+def is_idempotent(kind: type[msgspec.Struct]) -> bool:
+    """Whether a request of this type does no harm when it arrives twice; its class says `idempotent = True`."""
+    return bool(getattr(kind, "idempotent", False))
 
 
 def tag_of(kind: type[msgspec.Struct]) -> str:

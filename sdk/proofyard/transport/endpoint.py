@@ -1,7 +1,8 @@
 """One UDP socket for all connections of a process, in both directions.
 
 A home node's outgoing connections and a server's incoming ones share a port, so a hole punched for one serves the
-other. `Switchboard` knows the datagrams, `Endpoint` the wallets.
+other. `Switchboard` knows the datagrams, `Endpoint` the wallets. A peer met before is recognised by the session that
+it resumes (`resumption`); any other signs.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
 import msgspec
+from aioquic.tls import SessionTicket
 
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address
@@ -39,6 +41,7 @@ from proofyard.transport.handshake import (
 )
 from proofyard.transport.link import Link
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
+from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import Switchboard
 from proofyard.transport.udp import SocketAddress
 
@@ -48,6 +51,9 @@ M = TypeVar("M", bound=msgspec.Struct)
 
 MAX_CONNECTIONS_OF_WALLET = 8
 """More than one is rarely of use; the oldest is closed for the ninth."""
+
+EARLY_SECONDS = 0.01
+"""A client that resumes a session waits so long for a request to send with the first packets."""
 
 REFUSED = 0x11
 """QUIC application error code: the handshake was refused."""
@@ -88,8 +94,14 @@ class Endpoint:
             on_incoming=self._incoming,
             on_closed=self._closed,
             is_banned=lambda host: self.guard.ban_reason(host, self._now()) is not None,
+            redeem=self._redeem,
+            on_ticket=self._ticket_made,
             qlog=qlog,
         )
+        self._tickets = Tickets()
+        self._redeemed: dict[Link, Address] = {}
+        self._unclaimed: dict[Link, SessionTicket] = {}
+        self._resuming: dict[SocketAddress, Connection] = {}
         self._open: dict[Link, Connection | None] = {}
         self._connections: dict[Address, Connection] = {}
         self._dialling: dict[tuple[str, int, Address | None], asyncio.Task[Connection]] = {}
@@ -142,15 +154,30 @@ class Endpoint:
         self._routes.add(kind, handler)
 
     async def connect(
-        self, host: str, port: int, *, expect: Address | None = None, timeout: float = HANDSHAKE_SECONDS
+        self,
+        host: str,
+        port: int,
+        *,
+        expect: Address | None = None,
+        timeout: float = HANDSHAKE_SECONDS,
+        early: bool = False,
     ) -> Connection:
         """A connection to the peer at `host`:`port`, which must be the wallet `expect` if one is given.
 
         A live connection to that wallet, in whichever direction it was made, is used again. Raises `PeerUnreachable`,
         `HandshakeRejected` or `WrongPeer`.
+
+        With `early` a peer met before is not waited for: its connection is there at once, idempotent requests go out
+        with the first packets, others as soon as it has answered. If it does not know us any more, they fail with
+        `ConnectionLost`, and the next call signs again.
         """
         if expect is not None and expect in self._connections:
             return self._connections[expect]
+        if early:
+            address = await self._resolve(host, port)
+            resuming = self._resuming.get(address) or self._resume(address, expect, timeout)
+            if resuming is not None and expect in (None, resuming.peer):
+                return resuming
         key = (host, port, expect)
         dial = self._dialling.get(key)
         if dial is None:
@@ -169,17 +196,15 @@ class Endpoint:
 
     async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
         address = await self._resolve(host, port)
-        link = self._board.dial(address)
+        ticket = self._tickets.take(address, expect)
+        link = self._board.dial(address, ticket.session if ticket is not None else None)
         self._open[link] = None
         try:
             async with asyncio.timeout(timeout):
                 await link.secured.wait()
-                certificate = link.quic.peer_certificate()
-                if link.closed.is_set() or certificate is None:
+                if link.closed.is_set():
                     raise PeerUnreachable(host, port, link.reason)
-                stream = await link.open_stream()
-                remote = f"{host}:{port}"
-                peer = await greet(stream, self.identity, self.network, fingerprint(certificate), remote, expect)
+                peer = ticket.wallet if ticket and link.resumed else await self._greet(link, f"{host}:{port}", expect)
                 reason = self._refusal(peer)
                 if reason is not None:
                     raise HandshakeRejected(peer, reason)
@@ -191,7 +216,44 @@ class Endpoint:
         except BaseException as error:
             link.close(REFUSED, str(error) if isinstance(error, TransportError) else "handshake failed")
             raise
-        return self._admitted(link, peer, is_client=True)
+        return self._admitted(link, Connection(link, peer, True, self._routes, self.penalise))
+
+    async def _greet(self, link: Link, remote: str, expect: Address | None) -> Address:
+        certificate = link.quic.peer_certificate()
+        if certificate is None:
+            raise HandshakeRejected(remote, "it showed no certificate")
+        stream = await link.open_stream()
+        return await greet(stream, self.identity, self.network, fingerprint(certificate), remote, expect)
+
+    def _resume(self, address: SocketAddress, expect: Address | None, timeout: float) -> Connection | None:
+        """A connection that is not settled yet, if there is a ticket for `address`."""
+        ticket = self._tickets.take(address, expect)
+        if ticket is None:
+            return None
+        link = self._board.dial(address, ticket.session, wait_seconds=EARLY_SECONDS)
+        self._open[link] = None
+        connection = Connection(link, ticket.wallet, True, self._routes, self.penalise, settled=False)
+        self._resuming[address] = connection
+        self._spawn(self._settle(link, connection, timeout))
+        return connection
+
+    async def _settle(self, link: Link, connection: Connection, timeout: float) -> None:
+        """Wait until the peer of a resumed connection has shown that it is there now; close the link if it does not."""
+        try:
+            async with asyncio.timeout(timeout):
+                await link.secured.wait()
+            reason = self._refusal(connection.peer)
+            if reason is None and connection.is_client and not link.early_accepted:
+                reason = "the peer does not remember the session"
+            if reason is None:
+                self._admitted(link, connection)
+            else:
+                link.close(REFUSED, reason)
+        except (TimeoutError, ConnectionLost):
+            link.close(REFUSED, "handshake timed out")
+        finally:
+            self._resuming = {key: each for key, each in self._resuming.items() if each is not connection}
+            connection.settled.set()
 
     def _dialled(self, key: tuple[str, int, Address | None], task: asyncio.Task[Connection]) -> None:
         self._dialling.pop(key, None)
@@ -214,9 +276,16 @@ class Endpoint:
         remote_host, remote_port = link.remote[0], link.remote[1]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                stream = await link.next_stream()
-                peer = await receive_greeting(stream, self.identity, self.network, self._fingerprint, self._refusal)
-            self._admitted(link, peer, is_client=False)
+                await link.recognised.wait()
+                peer = self._redeemed.pop(link, None)
+                if peer is None or not link.quic.recognised():
+                    stream = await link.next_stream()
+                    peer = await receive_greeting(stream, self.identity, self.network, self._fingerprint, self._refusal)
+                    self._admitted(link, Connection(link, peer, False, self._routes, self.penalise))
+                else:
+                    connection = Connection(link, peer, False, self._routes, self.penalise, settled=False)
+                    connection.start()
+                    await self._settle(link, connection, HANDSHAKE_SECONDS)
         except (TransportError, TimeoutError) as error:
             logger.info("no handshake with %s:%s: %s", remote_host, remote_port, error or "timed out")
             if isinstance(error, ProtocolViolation):
@@ -233,13 +302,36 @@ class Endpoint:
         banned = self.guard.ban_reason(peer, self._now())
         return banned or (self._admit(peer) if self._admit is not None else None)
 
-    def _admitted(self, link: Link, peer: Address, *, is_client: bool) -> Connection:
-        connection = Connection(link, peer, is_client, self._routes, self.penalise)
+    def _redeem(self, link: Link, identity: bytes) -> SessionTicket | None:
+        ticket = self._tickets.redeem(identity)
+        if ticket is None or self._refusal(ticket.wallet) is not None:
+            return None  # it has to sign; whoever is not welcome is then told why
+        self._redeemed[link] = ticket.wallet
+        return ticket.session
+
+    def _ticket_made(self, link: Link, session: SessionTicket) -> None:
+        self._unclaimed[link] = session
+        self._claim_ticket(link)
+
+    def _claim_ticket(self, link: Link) -> None:
+        """A ticket comes with TLS, but is worth something only for a wallet that was admitted."""
+        connection = self._open.get(link)
+        session = self._unclaimed.pop(link, None) if connection is not None else None
+        if connection is not None and session is not None:
+            ticket = Ticket(session, connection.peer)
+            if connection.is_client:
+                self._tickets.keep(link.remote, ticket)
+            else:
+                self._tickets.give(ticket)
+
+    def _admitted(self, link: Link, connection: Connection) -> Connection:
+        peer = connection.peer
         if link.closed.is_set():
             raise ConnectionLost(peer, link.reason)
         self._board.greeted(link)
         self._open[link] = connection
         self._connections[peer] = connection
+        self._claim_ticket(link)
         for oldest, _ in self._links_of(peer)[:-MAX_CONNECTIONS_OF_WALLET]:
             oldest.close(REFUSED, f"more than {MAX_CONNECTIONS_OF_WALLET} connections of one wallet")
         connection.start()
@@ -254,6 +346,8 @@ class Endpoint:
 
     def _closed(self, link: Link) -> None:
         connection = self._open.pop(link, None)
+        self._redeemed.pop(link, None)
+        self._unclaimed.pop(link, None)
         if connection is None:
             return
         if self._connections.get(connection.peer) is connection:

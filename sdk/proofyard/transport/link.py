@@ -32,6 +32,13 @@ class Link:
         self.remote = remote
         self.secured = asyncio.Event()
         """Set when TLS is complete, and when the link is closed before that."""
+        self.recognised = asyncio.Event()
+        """Set for a server when the peer has resumed a session, which it may use before TLS is complete; and with
+        `secured`."""
+        self.resumed = False
+        """Whether TLS resumed an earlier session; known once secured."""
+        self.early_accepted = False
+        """Whether the server took what was sent before TLS was complete (0-RTT); known once secured."""
         self.closed = asyncio.Event()
         self.reason = ""
         """Why it is closed."""
@@ -47,10 +54,13 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._transmit_handle: asyncio.Handle | None = None
 
-    def connect(self) -> None:
-        """Send the first flight of a client."""
+    def connect(self, *, wait_seconds: float = 0.0) -> None:
+        """Send the first flight of a client, with what is written within `wait_seconds` where TLS allows it."""
         self.quic.connect(self.remote, now=self._loop.time())
-        self._transmit()
+        if wait_seconds:
+            self._loop.call_later(wait_seconds, self._transmit_soon)
+        else:
+            self._transmit()
 
     async def open_stream(self) -> Stream:
         """A new bidirectional stream, once the peer allows one more. Raises `ConnectionLost`."""
@@ -108,6 +118,8 @@ class Link:
         if not self.quic.begun():
             self._end("it does not speak QUIC")
             return
+        if self.quic.recognised():
+            self.recognised.set()
         self._process_events()
         for stream in list(self._streams.values()):
             stream.acknowledged()
@@ -164,8 +176,10 @@ class Link:
                 if stream_id in self._streams:
                     self._streams[stream_id].peer_stopped(RequestCancelled(code))
                     self._forget_if_finished(stream_id)
-            case events.HandshakeCompleted():
+            case events.HandshakeCompleted(session_resumed=resumed, early_data_accepted=early):
+                self.resumed, self.early_accepted = resumed, early
                 self.secured.set()
+                self.recognised.set()
             case events.ConnectionIdIssued(connection_id=connection_id):
                 self._owner.connection_id_issued(self, connection_id)
             case events.ConnectionIdRetired(connection_id=connection_id):
@@ -193,6 +207,7 @@ class Link:
         self.reason = reason
         self.closed.set()
         self.secured.set()
+        self.recognised.set()
         if self._timer is not None:
             self._timer.cancel()
         self._waiting.put_nowait(None)

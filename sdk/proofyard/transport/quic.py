@@ -22,7 +22,7 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersi
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite, Epoch
+from aioquic.tls import CipherSuite, Epoch, SessionTicket, SessionTicketFetcher, SessionTicketHandler
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -134,8 +134,10 @@ def datagram_sizes(host: str) -> tuple[int, ...]:
     return LOOPBACK_SIZES if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_SIZES
 
 
-def configuration(credentials: Credentials | None, logger: QuicLogger | None = None) -> QuicConfiguration:
-    """Settings of a server when `credentials` are given, of a client otherwise."""
+def configuration(
+    credentials: Credentials | None, logger: QuicLogger | None = None, ticket: SessionTicket | None = None
+) -> QuicConfiguration:
+    """Settings of a server when `credentials` are given, of a client otherwise, which may resume with a `ticket`."""
     config = QuicConfiguration(
         alpn_protocols=[ALPN],
         is_client=credentials is None,
@@ -145,6 +147,7 @@ def configuration(credentials: Credentials | None, logger: QuicLogger | None = N
         max_datagram_size=BASE_DATAGRAM,
         congestion_control_algorithm=congestion.NAME,
         quic_logger=logger,
+        session_ticket=ticket,
     )
     config.supported_versions = [QuicProtocolVersion.VERSION_1]
     config.cipher_suites = [CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256]
@@ -165,11 +168,15 @@ class PeerQuic(QuicConnection):
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
+        session_ticket_fetcher: SessionTicketFetcher | None = None,
+        session_ticket_handler: SessionTicketHandler | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
+            session_ticket_fetcher=session_ticket_fetcher,
+            session_ticket_handler=session_ticket_handler,
         )
         model = self._loss._cc
         if not isinstance(model, congestion.PathModel):
@@ -232,6 +239,10 @@ class PeerQuic(QuicConnection):
     def begun(self) -> bool:
         """False for a server whose peer has not sent one packet that can be decrypted."""
         return self._is_client or self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    def recognised(self) -> bool:
+        """For a server: whether the peer's first packet showed that it holds the secret of a ticket."""
+        return not self._is_client and self.begun() and self.tls.session_resumed
 
     def may_open_stream(self) -> bool:
         """Whether the peer allows one more stream. aioquic would queue it, but then reset it against the limit."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from aioquic.quic.logger import QuicFileLogger
 from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, encode_quic_version_negotiation
 from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.tls import SessionTicket
 
 from proofyard.transport.guard import host_key
 from proofyard.transport.link import Link
@@ -35,7 +36,11 @@ _VERSIONS: list[int] = [QuicProtocolVersion.VERSION_1]
 
 
 class Switchboard:
-    """Owns the socket and all links on it. `on_incoming` gets every new link of a stranger, `on_closed` every end."""
+    """Owns the socket and all links on it. `on_incoming` gets every new link of a peer, `on_closed` every end.
+
+    `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
+    every ticket for a link's session, on both sides.
+    """
 
     def __init__(
         self,
@@ -44,12 +49,16 @@ class Switchboard:
         on_incoming: Callable[[Link], None],
         on_closed: Callable[[Link], None],
         is_banned: Callable[[str], bool],
+        redeem: Callable[[Link, bytes], SessionTicket | None],
+        on_ticket: Callable[[Link, SessionTicket], None],
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
         self._on_incoming = on_incoming
         self._on_closed = on_closed
         self._is_banned = is_banned
+        self._redeem = redeem
+        self._on_ticket = on_ticket
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
         self._greeting: dict[Link, str] = {}
@@ -68,12 +77,16 @@ class Switchboard:
             self._socket.close()
             self._socket = None
 
-    def dial(self, address: SocketAddress) -> Link:
-        """A new outgoing link, connecting."""
-        quic = PeerQuic(configuration=configuration(None, self._logger))
+    def dial(self, address: SocketAddress, ticket: SessionTicket | None = None, *, wait_seconds: float = 0.0) -> Link:
+        """A new outgoing link, connecting; with a `ticket`, what is sent within `wait_seconds` goes with the first
+        packets."""
+        quic = PeerQuic(
+            configuration=configuration(None, self._logger, ticket),
+            session_ticket_handler=lambda session: self._on_ticket(link, session),
+        )
         link = Link(self, quic, address)
         self._links[quic.host_cid] = link
-        link.connect()
+        link.connect(wait_seconds=wait_seconds)
         return link
 
     def greeted(self, link: Link) -> None:
@@ -132,6 +145,8 @@ class Switchboard:
             configuration=configuration(self._credentials, self._logger),
             original_destination_connection_id=original,
             retry_source_connection_id=retried,
+            session_ticket_fetcher=lambda identity: self._redeem(link, identity),
+            session_ticket_handler=lambda session: self._on_ticket(link, session),
         )
         link = Link(self, quic, address)
         self._links[header.destination] = link
