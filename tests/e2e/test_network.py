@@ -52,7 +52,8 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     for node in network.nodes:
         owed = sum(due.amount for due in dues if due.node == node.key.address)
         gained = after[node.name].tokens - before[node.name].tokens
-        assert gained == owed if node is cheat else gained >= owed > 0, node.name
+        # A fault takes the cheat's pay of every window that was open; who audits a fault shares in what is slashed.
+        assert gained <= owed if node is cheat else gained >= owed > 0, node.name
     assert credits(100) <= paid <= credits(110)
 
     check_status_api(network, handle.job_id, cheat.key.address, {event.task for event in faults})
