@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.sdk import EmbedJob, EvaluateJob, MapJob, SweepJob
 from proofyard.workloads import determinism
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
-from proofyard.workloads.jobs import EmbedJob, EvaluateJob, MapJob, SweepJob
 from proofyard.workloads.sketch import exact_distance, sketch_change, sketch_distance
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.text_data import read_documents

@@ -44,7 +44,7 @@ def register_node(
     wallet: Key,
     owner: Owner,
     stake: Stake = None,
-    workload: Annotated[list[str] | None, typer.Option(help="What it executes; may be repeated.")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="What it executes; may be repeated; all if empty.")] = None,
     endpoint: Annotated[str, typer.Option(help="HOST:PORT, for a node that others can reach.")] = "",
     password_file: PasswordFile = None,
     owner_password_file: OwnerPassword = None,
@@ -53,11 +53,11 @@ def register_node(
 ) -> None:
     """Register a node under its owner and put up its stake, once."""
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
-    from proofyard.protocol.workload_bits import workload_bits
+    from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
 
     hot = unlock(_file(wallet, keystore_dir), password_file)
     amount = Wei(stake if stake is not None else chain.params().node_stake)
-    bits = workload_bits(workload or ["lora"])
+    bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
     note(f"next: proofyard node run --wallet {wallet}")
 

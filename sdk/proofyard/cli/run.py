@@ -16,12 +16,18 @@ from proofyard.cli.wallets import password_for
 class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
-    workload: Annotated[list[str] | None, typer.Option(help="What to execute; may be repeated.")] = None
+    workload: Annotated[
+        list[str] | None, typer.Option(help="What to execute; may be repeated; all that is built in if empty.")
+    ] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads of the executor, 0 for all.")] = None
     memory_limit_bytes: Annotated[int | None, typer.Option(help="Memory limit of the executor, 0 for none.")] = None
     jury: Annotated[
         bool | None, typer.Option("--jury/--no-jury", help="Sit on juries; a node that is drawn and does not is fined.")
     ] = None
+    state_budget_bytes: Annotated[
+        int | None, typer.Option(help="Disk for states that are owed until their challenge window closes.")
+    ] = None
+    cache_bytes: Annotated[int | None, typer.Option(help="Disk for fetched inputs that may be useful again.")] = None
     adversary: Annotated[str | None, typer.Option(hidden=True)] = None
 
     def given(self) -> dict[str, Any]:

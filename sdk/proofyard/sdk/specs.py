@@ -12,6 +12,7 @@ from proofyard.protocol.types import Cid
 from proofyard.sdk.errors import JobRefused
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import linear_modules
+from proofyard.workloads.text_data import read_documents, shard
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
@@ -39,7 +40,7 @@ class LoraJob:
     given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
     `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
     `proofyard.workloads.lora_params.LoraParams`. `tolerance`: the relative distance up to which an auditor's
-    update counts as the same.
+    update counts as the same. `precision` of the frozen weights: "fp32", "bf16", or "int8" and "nf4" (QLoRA).
     """
 
     model: Path | str
@@ -57,6 +58,7 @@ class LoraJob:
     seq_len: int = 128
     seed: int = 0
     tolerance: float = 1e-3
+    precision: str = "fp32"
     options: dict[str, Any] = field(default_factory=dict)
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
@@ -80,6 +82,7 @@ class LoraJob:
             params = msgspec.convert(values, LoraParams)
         except msgspec.ValidationError as error:
             raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
+        shard(read_documents(Path(self.data)), params.workers, 0, params.shard_by)
         return Manifest(
             workload="lora",
             params=msgspec.to_builtins(params),
@@ -87,6 +90,7 @@ class LoraJob:
             data=data,
             seed=self.seed,
             tolerance=self.tolerance,
+            execution_class=self.precision,
         )
 
 

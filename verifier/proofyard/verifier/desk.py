@@ -45,7 +45,7 @@ from proofyard.verifier.database import (
     log,
     tasks_of,
 )
-from proofyard.verifier.schedule import inputs_of, release
+from proofyard.verifier.schedule import hand_back, inputs_of
 from proofyard.workloads.workload import Inputs
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,7 @@ class Desk:
             if task is not None and task.state == TaskState.ASSIGNED and task.node == connection.peer:
                 text = f"task {task.index} handed back: {message.reason[:500]}"
                 log(session, task.job, "failed", text, task=task.index, node=task.node)
-                task.barred = " ".join({*task.barred.split(), connection.peer})
-                release(task)
+                hand_back(session, self._context, task, message.reason[:500])
         self._context.changed()
         return Ack()
 

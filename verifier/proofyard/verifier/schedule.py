@@ -83,6 +83,20 @@ def choose(idle: Iterable[Address], *, barred: Iterable[str], load: dict[str, in
     return min((n for n in idle if n not in barred), key=lambda n: (load.get(n, 0), n), default=None)
 
 
+def hand_back(session: Session, context: Context, task: Task, reason: str) -> None:
+    """A node cannot or will not do a task: somebody else may. Where nobody who is here is left, the job fails with the
+    reason, instead of waiting for its deadline."""
+    task.barred = " ".join({*task.barred.split(), task.node or ""})
+    release(task)
+    job = session.get(Job, task.job)
+    assert job is not None
+    workload = context.manifest(Cid(job.manifest)).workload
+    out = {*task.barred.split(), *session.exec(select(Fault.node))}
+    if all(a in out for a, m in context.members.items() if workload in m.announce.workloads):
+        job.state, job.reason = JobState.FAILED, f"no node here can do task {task.index}; the last one said: {reason}"
+        log(session, job.id, "failed", job.reason, task=task.index)
+
+
 def busy_nodes(session: Session) -> set[str]:
     """Nodes that hold a task or work on an audit now."""
     tasks = session.exec(select(Task.node).where(Task.state == TaskState.ASSIGNED))
@@ -123,8 +137,10 @@ async def _offer(context: Context, node: Address, offer: TaskOffer) -> None:
             return
         if reason:
             logger.warning("job %s task %s: %s does not take it: %s", offer.job, offer.task.index, node, reason)
-            task.barred = " ".join({*task.barred.split(), node}) if not reason.startswith("busy") else task.barred
-            release(task)
+            if reason.startswith("busy"):
+                release(task)
+            else:
+                hand_back(session, context, task, reason)
         else:
             text = f"{offer.task.label or offer.task.kind} given to a node, attempt {task.attempts}"
             log(session, offer.job, "assigned", text, task=offer.task.index, node=node)

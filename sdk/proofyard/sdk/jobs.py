@@ -1,18 +1,19 @@
 """Job specs of the workloads beside `lora`: what a requester says, turned into a manifest once the inputs have CIDs.
 
-from proofyard.sdk import submit_job
-from proofyard.workloads.jobs import EmbedJob
+from proofyard.sdk import EmbedJob, submit_job
 
 handle = submit_job(EmbedJob(model="all-minilm-l6-v2", data="sentences.jsonl"))
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.sdk.errors import JobRefused
+from proofyard.sdk.specs import JobSpec, LoraJob, resolve_model
 from proofyard.workloads.embed import WORKLOAD as EMBED
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.evaluate import WORKLOAD as EVALUATE
@@ -60,7 +61,7 @@ class EmbedJob(RowsJob):
     normalize: bool = True
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        dimensions = read_config(Path(self.model)).get("hidden_size")
+        dimensions = read_config(resolve_model(self.model)).get("hidden_size")
         if not isinstance(dimensions, int):
             raise InputRefused(f"model directory {Path(self.model).name}", "names no hidden_size in config.json")
         params = {
@@ -122,7 +123,9 @@ class SweepJob:
     precision: str = "fp32"
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        modules = linear_modules(Path(self.model), list(self.targets), list(self.layers) if self.layers else None)
+        modules = linear_modules(
+            resolve_model(self.model), list(self.targets), list(self.layers) if self.layers else None
+        )
         usual = {"rank": 8, "alpha": 16.0, "lr": 3e-3, "segments": 4, "segment_steps": 2, "batch": 4, "seq_len": 128}
         params = {
             "base": usual | dict(self.base) | {"modules": modules},
@@ -151,3 +154,29 @@ def count_lines(data: Path) -> int:
     if not count:
         raise InputRefused(f"data file {data.name}", "holds no line")
     return count
+
+
+JOBS: dict[str, type[LoraJob | EmbedJob | EvaluateJob | MapJob | SweepJob]] = {
+    "lora": LoraJob,
+    "embed": EmbedJob,
+    "evaluate": EvaluateJob,
+    "map": MapJob,
+    "sweep": SweepJob,
+}
+"""The job spec of each workload that comes with Proofyard."""
+
+
+def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
+    """The job spec of a workload from named values. Raises `JobRefused` for an unknown workload or name."""
+    if workload not in JOBS:
+        raise JobRefused(f"workload: {workload!r} has no job spec here; known are {', '.join(JOBS)}")
+    kind = JOBS[workload]
+    known = {item.name: item for item in fields(kind)}
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        raise JobRefused(f"{unknown[0]}: a {workload} job has no such parameter; it has {', '.join(known)}")
+    needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(needed - values.keys())
+    if missing:
+        raise JobRefused(f"{missing[0]}: a {workload} job needs it")
+    return kind(**values)

@@ -1,0 +1,121 @@
+"""Every workload from `submit_job` to a result that people can use, over one network of real processes."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from proofyard.cli import main
+from proofyard.devnet.network import DevNetwork, Plan
+from proofyard.protocol.messages import JobReport
+from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, JobSpec, LoraJob, MapJob, SweepJob, credits
+from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+
+pytestmark = pytest.mark.timeout(400)
+
+PAY = {"reward": credits(10), "audit_fee": credits(2)}
+PATIENCE_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("inputs") / "model", 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_corpus(tmp_path_factory.mktemp("inputs") / "text.jsonl", labels=2, documents=10)
+
+
+@pytest.fixture(scope="module")
+def network(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
+    """Three nodes are enough for a worker and two auditors."""
+    plan = Plan(nodes=3, model_dirs=(model,))
+    with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:
+        yield running
+        assert not running.exit_codes(), "a process ended by itself"
+
+
+@pytest.fixture(scope="module")
+def client(network: DevNetwork) -> Iterator[Client]:
+    with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
+        yield client
+
+
+def finished(handle: JobHandle) -> JobReport:
+    report = handle.wait(PATIENCE_S)
+    assert (report.state, report.tasks_valid) == ("done", report.tasks)
+    assert not [line for line in report.log if line.kind == "fault"]
+    return report
+
+
+def test_evaluate_scores_a_model(client: Client, model: Path, data: Path, tmp_path: Path) -> None:
+    handle = client.submit(EvaluateJob(model=model, data=data, segment_rows=5, segments=2, max_tokens=32), **PAY)
+    finished(handle)
+    folder = handle.result(tmp_path / "out")
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert summary["rows"] == 20
+    assert summary["perplexity"] == pytest.approx(math.exp(summary["loss"]))
+    assert len((folder / "rows.jsonl").read_text().splitlines()) == 20
+
+
+def test_map_cleans_a_text_set(client: Client, data: Path, tmp_path: Path) -> None:
+    handle = client.submit(MapJob(data=data, segment_rows=5, segments=2), **PAY)
+    finished(handle)
+    folder = handle.result(tmp_path / "out")
+    lines = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    assert {line["shard"] for line in lines} == {"label-0", "label-1"}
+    assert len({line["text"] for line in lines}) == len(lines)
+
+
+def test_sweep_ranks_its_candidates(client: Client, model: Path, data: Path, tmp_path: Path) -> None:
+    base = {"rank": 2, "segments": 1, "segment_steps": 2, "batch": 2, "seq_len": 16}
+    job = SweepJob(model=model, data=data, vary={"lr": [0.001, 0.03]}, base=base, sequences=2)
+    handle = client.submit(job, **PAY)
+    finished(handle)
+    folder = handle.result(tmp_path / "out")
+    ranking = json.loads((folder / "ranking.json").read_text())
+    losses = [row["loss"] for row in ranking]
+    assert losses == sorted(losses) and len(losses) == 2
+    assert (folder / "best" / "adapter_model.safetensors").is_file()
+
+
+def test_embed_from_the_command_line(
+    network: DevNetwork, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(network.settings)]
+    inputs = ["--model", str(model), "--data", str(data), "--reward", "10", "--audit-fee", "2"]
+    sizes = ["--segments", "2", "--set", "segment_rows=5", "--set", "max_tokens=32", "--set", "pooling=mean"]
+    assert main([*config, "job", "submit", "--workload", "embed", *inputs, *sizes, "--wait", "--json"]) == 0
+    number = json.loads(capsys.readouterr().out)["job"]
+    assert main([*config, "job", "result", number, str(tmp_path / "out")]) == 0
+    vectors = load_file(tmp_path / "out" / "embeddings.safetensors")["embedding"]
+    assert vectors.shape == (20, 64)
+
+
+def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "rank": 2,
+        "rounds": 1,
+        "workers": 2,
+        "segments": 1,
+        "segment_steps": 2,
+        "batch": 2,
+        "seq_len": 16,
+    }
+    handle = client.submit(LoraJob(model=model, data=data, precision="nf4", **sizes), **PAY)
+    finished(handle)
+    assert (handle.result(tmp_path / "out") / "adapter_model.safetensors").is_file()
+
+
+def test_a_job_that_no_node_can_execute_fails_with_the_reason(client: Client, model: Path, data: Path) -> None:
+    short: JobSpec = LoraJob(model=model, data=data, rounds=1, workers=2, seq_len=1 << 12, batch=1, segments=1)
+    handle = client.submit(short, **PAY)
+    with pytest.raises(JobFailed, match="too few for one sequence of 4096"):
+        handle.wait(PATIENCE_S)
+    handle.close()
+    assert client.chain.job(handle.job_id).closed
