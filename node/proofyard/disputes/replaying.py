@@ -12,13 +12,12 @@ from typing import Protocol
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import ChainClient
-from proofyard.disputes.errors import DisputeError, InputsUnknown, NoSuchPlace, StateWithheld
+from proofyard.disputes.errors import DisputeError, InputsUnknown, StateWithheld
 from proofyard.disputes.network import MAX_STATE_BYTES, Network
 from proofyard.disputes.settled import Settled, load_settled_of_job
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
-from proofyard.protocol.record import CommittedTask
 from proofyard.protocol.types import Cid, ExitCode, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import SegmentFailed, StateRefused
 from proofyard.workloads.executor import Executor
@@ -91,7 +90,7 @@ class Replayer:
 
         Raises `NoSuchPlace`, `InputsUnknown`, `ExecutionError` where this machine cannot, and what `network` raises.
         """
-        task, tolerance = self._task(index, segment), self._settled.manifest.tolerance
+        task, tolerance = self._settled.segment(index, segment), self._settled.manifest.tolerance
         try:
             if segment == 0:
                 await self._check_first(index)
@@ -115,7 +114,7 @@ class Replayer:
 
     async def execute(self, index: TaskIndex, segment: SegmentIndex) -> tuple[bytes, bytes]:
         """The worker's state before a segment, and this machine's state after it."""
-        self._task(index, segment)
+        self._settled.segment(index, segment)
         inputs = await self._inputs(index)
         before = await self.state(index, segment)
         manifest, spec = self._settled.manifest, self._settled.spec(index)
@@ -144,13 +143,6 @@ class Replayer:
 
     def change(self, index: TaskIndex, before: bytes, after: bytes) -> Change:
         return self._workload.change(self._settled.manifest, self._settled.spec(index), before, after)
-
-    def _task(self, index: TaskIndex, segment: SegmentIndex) -> CommittedTask:
-        task = self._settled.task(index)
-        if not 0 <= segment < task.commitment.segments:
-            known = f"segments 0 to {task.commitment.segments - 1} in that task"
-            raise NoSuchPlace(self._settled.record.batch, f"segment {segment} in task {index}", known)
-        return task
 
     def _changes(self, index: TaskIndex, before: bytes, after: bytes, theirs: bytes) -> tuple[Change, Change]:
         return self.change(index, before, after), self.change(index, before, theirs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from proofyard.chain import BatchSettled, ChainClient
 from proofyard.chain.reader import RegistryReader
+from proofyard.chain.refusals import UnknownBatch
 from proofyard.disputes.errors import NoSuchPlace, NotSettled
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_digest
@@ -17,7 +18,7 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, 
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, CommittedTask, decode_record, settlement_of
 from proofyard.protocol.replay import RecordInvalid, check_commitments, check_record
 from proofyard.protocol.settlement import payout_root
-from proofyard.protocol.types import BatchId, Cid, Digest, JobId, TaskIndex
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.workload import load_workload
 
 Read = Callable[[Cid, int], Awaitable[bytes]]
@@ -46,6 +47,14 @@ class Settled:
 
     def task(self, task: TaskIndex) -> CommittedTask:
         return self.record.tasks[self.position(task)]
+
+    def segment(self, task: TaskIndex, segment: SegmentIndex) -> CommittedTask:
+        """The task of a segment that there is. Raises `NoSuchPlace`."""
+        committed = self.task(task)
+        if not 0 <= segment < committed.commitment.segments:
+            known = f"segments 0 to {committed.commitment.segments - 1} in that task"
+            raise NoSuchPlace(self.record.batch, f"segment {segment} in task {task}", known)
+        return committed
 
     def spec(self, task: TaskIndex) -> TaskSpec:
         if not 0 <= task < len(self.specs):
@@ -99,9 +108,10 @@ async def _load(read: Read, event: BatchSettled) -> Settled:
 
 
 def _job_of_settled(chain: ChainClient, batch: BatchId) -> JobId:
-    state = chain.batch(batch)
-    if state.job == 0:
-        raise NotSettled(batch, "is unknown to the Registry; `proofyard job status JOB` tells how many there are")
+    try:
+        state = chain.batch(batch)
+    except UnknownBatch:
+        raise NotSettled(batch, "is unknown to the Registry; `proofyard job wait` names a job's batches") from None
     if state.settled_at == 0:
         voided = "its settlement was voided and is to be made again" if state.attempt else "is not settled yet"
         raise NotSettled(batch, f"{voided}; wait for it")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND = "proofyard verifier dispute"
 POLL_S = 1.0
+LISTED = 50
 VOTE_PATIENCE = 0.4
 """Part of the voting time that is left in which a worker must deliver each state."""
 
@@ -65,15 +67,18 @@ def open_challenge(
     chain.require_balance(chain.params().court.bond)
     if place is not None:
         task, number = place
-        position = settled.position(task)
-        commitment = record.tasks[position].commitment
+        commitment, position = settled.segment(task, number).commitment, settled.position(task)
         challenge = court.challenge_segment(record.batch, commitment, position, settled.proof(task), number)
     elif payout is not None:
         if not 0 <= payout < len(record.payouts):
             raise NoSuchPlace(record.batch, f"payout {payout}", f"{len(record.payouts)} of them, counted from 0")
         challenge = court.challenge_payout(claim_of(record.batch, payouts_of(record), payout))
     else:
-        challenge = court.challenge_fault(record.batch, fault or 0)
+        faults = len(chain.slashes(record.batch))
+        if fault is None or not 0 <= fault < faults:
+            raise NoSuchPlace(record.batch, f"fault {fault}", f"{faults} of them, counted from 0")
+        challenge = court.challenge_fault(record.batch, fault)
+    note(f"challenge {challenge}: {format_credits(chain.params().court.bond)} are bonded")
     _after(chain, challenge, wait, as_json)
 
 
@@ -83,17 +88,12 @@ def list_challenges(
     flags: NetworkFlags,
     batch: Annotated[int | None, typer.Option(help="Only those of this batch.")] = None,
     undecided: Annotated[bool, typer.Option("--open", help="Only those that are not decided.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many to look at, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="How many to look at, the newest first.")] = LISTED,
     as_json: AsJson = False,
 ) -> None:
     """List challenges, the newest first."""
     chain = _reader(context, flags)
-    from proofyard.chain import ChallengeId
-
-    newest = chain.challenge_count()
-    numbers = range(newest, max(0, newest - limit), -1)
-    found = [chain.challenge(ChallengeId(number)) for number in numbers]
-    found = [c for c in found if batch in (None, c.batch) and not (undecided and _is_closed(c))]
+    found = [c for c in _newest(chain, limit) if batch in (None, c.batch) and not (undecided and _is_closed(c))]
     rows = [
         (
             str(c.id),
@@ -122,6 +122,7 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
     facts = {**_facts(record), "jury": jury, "outcome": _outcome(chain, record)}
     text = {key: value for key, value in facts.items() if key not in ("jury", "outcome") and value not in (None, "")}
     lines = [f"{key:<12} {value}" for key, value in {**text, "bond": format_credits(record.bond)}.items()]
+    lines += [f"{key:<12} {format_credits(int(amount))}" for key, amount in (facts["outcome"] or {}).items()]
     if jury:
         rows = [(row["operator"], row["node"], row["vote"]) for row in jury]
         lines += ["", table(rows, ("JUROR", "NODE", "VOTE"))]
@@ -190,6 +191,7 @@ def appeal(
     if chain.now() >= record.until:
         raise UsageError(f"the time to appeal against challenge {challenge} ended at Unix time {record.until}")
     Court(chain).appeal(record.id)
+    note(f"appeal against challenge {challenge}: {format_credits(chain.params().court.appeal_bond)} are bonded")
     _after(chain, record.id, wait, as_json)
 
 
@@ -245,7 +247,21 @@ def add_commands(group: typer.Typer) -> None:
     group.command("withdraw")(withdraw)
 
 
+def tell_known(chain: "ChainClient", batch: BatchId) -> None:
+    """Say which challenges there are of a batch already, so that nobody pays for the same one in vain."""
+    for record in _newest(chain, LISTED):
+        if record.batch == batch:
+            note(f"challenge {record.id}, about {_subject(record)}: {record.phase.name.lower()}")
+
+
 # Reading
+
+
+def _newest(chain: "ChainClient", limit: int) -> list["ChallengeRecord"]:
+    from proofyard.chain import ChallengeId
+
+    count = chain.challenge_count()
+    return [chain.challenge(ChallengeId(number)) for number in range(count, max(0, count - limit), -1)]
 
 
 def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
@@ -327,20 +343,17 @@ def _require_duty(chain: "ChainClient", record: "ChallengeRecord", seat: "Seat |
 
 def _after(chain: "ChainClient", challenge: "ChallengeId", wait: bool, as_json: bool) -> None:
     """What `open` and `appeal` end with: the jury is drawn, and with `wait` everything else happens too."""
-    params = chain.params().court
-    note(f"challenge {challenge}: {format_credits(params.bond)} are bonded; its jury is drawn in a few blocks")
-    if wait:
-        _told(chain, _follow(chain, challenge), as_json)
-        return
-    from proofyard.chain import ChainError, Phase
+    from proofyard.chain import Phase
+    from proofyard.chain.refusals import JuryTooSmall
 
+    note("its jury is drawn in a few blocks")
     try:
-        while chain.challenge(challenge).phase == Phase.DRAW:
+        while not wait and chain.challenge(challenge).phase == Phase.DRAW:
             _move_on_if_due(chain, chain.challenge(challenge))
             time.sleep(POLL_S)
-    except ChainError as error:
-        note(f"no jury yet: {error}")
-    _told(chain, chain.challenge(challenge), as_json)
+    except JuryTooSmall as error:
+        note(str(error))
+    _told(chain, _follow(chain, challenge) if wait else chain.challenge(challenge), as_json)
 
 
 def _told(chain: "ChainClient", record: "ChallengeRecord", as_json: bool) -> None:
@@ -351,29 +364,28 @@ def _told(chain: "ChainClient", record: "ChallengeRecord", as_json: bool) -> Non
 
 def _follow(chain: "ChainClient", challenge: "ChallengeId") -> "ChallengeRecord":
     """Until a challenge is closed, moving it on whenever its time has come."""
-    told = ""
-    while True:
-        record = chain.challenge(challenge)
-        if _is_closed(record):
-            return record
-        says = f"challenge {challenge}: {record.phase.name.lower()}{' on appeal' if record.round else ''}"
-        if says != told:
-            note(says)
-            told = says
-        _move_on_if_due(chain, record)
+    from proofyard.chain.refusals import JuryTooSmall
+
+    told: set[str] = set()
+    while not _is_closed(record := chain.challenge(challenge)):
+        says = [f"challenge {challenge}: {record.phase.name.lower()}{' on appeal' if record.round else ''}"]
+        try:
+            _move_on_if_due(chain, record)
+        except JuryTooSmall as error:
+            says.append(str(error))
+        for line in says:
+            if line not in told:
+                note(line)
+                told.add(line)
         time.sleep(POLL_S)
+    return record
 
 
 def _move_on_if_due(chain: "ChainClient", record: "ChallengeRecord") -> None:
-    from proofyard.chain.refusals import JuryTooSmall, TooEarly, TooLate, WrongPhase
+    from proofyard.chain.refusals import TooEarly, TooLate, WrongPhase
 
-    try:
+    with suppress(TooEarly, TooLate, WrongPhase):  # not yet, or somebody was faster
         _move_on(chain, record)
-    except (TooEarly, TooLate, WrongPhase):
-        return  # not yet, or somebody was faster
-    except JuryTooSmall as error:
-        note(str(error))
-        time.sleep(5 * POLL_S)
 
 
 def _move_on(chain: "ChainClient", record: "ChallengeRecord") -> None:

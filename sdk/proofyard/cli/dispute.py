@@ -80,6 +80,7 @@ def replay(
         "challenges": next_steps,
     }
     emit(facts, as_json=as_json, text=f"batch {batch} holds" if holds else f"batch {batch} does not hold")
+    challenges.tell_known(chain, settled.record.batch)
     _advise(chain, settled, next_steps)
     if not holds:
         raise typer.Exit(ExitCode.PROOF_MISMATCH)
@@ -116,10 +117,10 @@ def bisect(
             settled = await load_settled(chain, found.network.read, BatchId(batch))
             await asyncio.to_thread(settled.check_commitments, chain)
             replayer = found.replayer(settled, executor)
+            theirs = settled.task(index).trace
             if given is None:
                 note(f"executing task {task}, {settled.spec(index).segments} segments")
             own = given or await replayer.whole(index, executor)
-            theirs = settled.task(index).trace
             state, digests = _first_difference(own, theirs)
             facts: dict[str, Any] = {
                 "batch": str(batch),
