@@ -74,8 +74,10 @@ CHEATS = (
     "skip-half",
     "skip-tenth",
     "stale-adapter",
+    "tiny-noise",
     "wrong-shard",
 )
+BELOW_TOLERANCE = ("tiny-noise",)
 
 
 @dataclass
@@ -349,12 +351,13 @@ def main() -> None:
     (out / "verify.json").write_text(json.dumps(summary, indent=1))
     write_report(summary, out / "verification.md" if quick else Path("docs/verification.md"))
     flagged, honest = summary["honest_flagged"], summary["honest_segments"]
-    missed = {kind: row["missed"] for kind, row in summary["cheats"].items() if row["missed"]}
+    above = {kind: row for kind, row in summary["cheats"].items() if kind not in BELOW_TOLERANCE}
+    missed = {kind: row["missed"] for kind, row in above.items() if row["missed"]}
     if flagged or missed:
         sys.exit(f"{flagged} of {honest} honest segments flagged, cheats missed: {missed}; see out/bench/verify.json")
     if odd := disagreements(summary["detection"]):
         sys.exit(f"simulated and computed chances of detection differ by more than chance: {odd}")
-    print(f"{honest} honest segments, none flagged; no audited cheat missed; see out/bench/verify.json")
+    print(f"{honest} honest segments, none flagged, no cheat above the tolerance missed; see out/bench/verify.json")
 
 
 if __name__ == "__main__":

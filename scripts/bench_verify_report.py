@@ -86,12 +86,9 @@ def _cheats(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def _below(summary: dict[str, Any]) -> str:
-    below = [kind for kind, row in summary["cheats"].items() if row["smallest_distance"] <= summary["tolerance"]]
-    floor = summary["tolerance"]
-    known = (
-        f"Below the tolerance nothing is seen: noise of less than {floor:.1%} of an update passes, and earns nothing."
-    )
-    return known if not below else f"{known} Here that holds for some segments of: {', '.join(below)}."
+    below = {kind: row for kind, row in summary["cheats"].items() if row["smallest_distance"] <= summary["tolerance"]}
+    missed = ", ".join(f"`{kind}` ({row['missed']} of {row['audited']} pass)" for kind, row in below.items())
+    return f"Below the tolerance nothing is seen, and nothing is saved by staying there: {missed or 'none here'}."
 
 
 def _cost(summary: dict[str, Any]) -> list[list[str]]:

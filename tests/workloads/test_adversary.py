@@ -39,7 +39,7 @@ def distance(manifest, task, before, one, other):
     return sketch_distance(*sketches)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"crashing", "wrong-result"}))
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"crashing", "tiny-noise", "wrong-result"}))
 def test_an_audit_tells_a_cheat_from_honest_work(audited, kind):
     manifest, task, inputs, before = audited
     cheat = corrupt(kind, WORKLOAD, manifest, task, inputs, Resources())
@@ -47,6 +47,13 @@ def test_an_audit_tells_a_cheat_from_honest_work(audited, kind):
     assert WORKLOAD.result(manifest, task, claimed)
     answer = WORKLOAD.runner(manifest, task, inputs, Resources()).run(0, before, lambda _: None)
     assert distance(manifest, task, before, claimed, answer) > 5 * manifest.tolerance
+
+
+def test_noise_below_the_tolerance_passes_and_is_measured_all_the_same(audited):
+    manifest, task, inputs, before = audited
+    claimed = corrupt("tiny-noise", WORKLOAD, manifest, task, inputs, Resources()).run(0, before, lambda _: None)
+    answer = WORKLOAD.runner(manifest, task, inputs, Resources()).run(0, before, lambda _: None)
+    assert manifest.tolerance / 10 < distance(manifest, task, before, claimed, answer) < manifest.tolerance
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.text_data import Tokens
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, Workload
 
-NOISE = 0.01
-"""Length of the noise of `noise`, relative to the update."""
+NOISE, TINY_NOISE = 0.01, 0.0005
+"""Length of the noise of `noise` and `tiny-noise`, relative to the update; the second is below the usual tolerance."""
 
 
 class Skipping(TrainRunner):
@@ -71,6 +71,8 @@ class StaleAdapter(TrainRunner):
 class Noise(TrainRunner):
     """Honest work with a little noise on top."""
 
+    share = NOISE
+
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         after = super().run(index, before, progress)
         start, end = decode_state(before), dict(decode_state(after))
@@ -78,8 +80,14 @@ class Noise(TrainRunner):
             change = end[name] - start[name]
             noise = uniform(change.size, 3**0.5, "noise", index, name).reshape(change.shape)
             spread = float(np.sqrt(np.mean(np.square(change))))
-            end[name] = (end[name] + NOISE * spread * noise).astype(np.float32)
+            end[name] = (end[name] + self.share * spread * noise).astype(np.float32)
         return encode_state(end)
+
+
+class TinyNoise(Noise):
+    """Too little noise for any tolerance that honest machines can keep."""
+
+    share = TINY_NOISE
 
 
 class FakeAll:
@@ -156,6 +164,7 @@ KINDS: dict[str, Maker] = {
     "skip-half": SkipHalf,
     "skip-tenth": SkipTenth,
     "stale-adapter": StaleAdapter,
+    "tiny-noise": TinyNoise,
     "wrong-result": TrainRunner,
     "wrong-shard": _wrong_shard,
 }

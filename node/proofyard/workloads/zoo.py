@@ -16,6 +16,7 @@ COMPUTING = {
     "skip-half": "leaves out half of the steps",
     "skip-tenth": "leaves out one step in ten",
     "stale-adapter": "starts from the adapter of an earlier round",
+    "tiny-noise": "adds noise of 0.05% to each update, less than the tolerance: nobody sees it, and it saves nothing",
     "wrong-result": "hands in another result than its last state gives",
     "wrong-shard": "trains on another worker's data",
 }
