@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {LibBit} from "solady/utils/LibBit.sol";
@@ -12,7 +13,7 @@ import {Dial} from "./libraries/Dial.sol";
 import {Merkle} from "./libraries/Merkle.sol";
 import {Operators} from "./libraries/Operators.sol";
 import {Settling} from "./libraries/Settling.sol";
-import {Stakes, State} from "./libraries/State.sol";
+import {Books, Stakes, State} from "./libraries/State.sol";
 import {TypedData} from "./libraries/TypedData.sol";
 import {VerifierSet} from "./libraries/VerifierSet.sol";
 
@@ -43,6 +44,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     constructor(address token_, Params memory p) {
         require(token_.code.length > 0, BadParams("token has no code"));
+        require(IERC20(token_).totalSupply() <= type(uint96).max, BadParams("supply beyond 96 bits"));
         CourtParams memory c = p.court;
         uint256 round = uint256(c.roundExpiry) + c.voteTime + c.revealTime;
         uint256 longest = p.challengeWindow + 2 * round + c.appealTime;
@@ -123,8 +125,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         a.stake -= amount;
         a.unbonding += amount;
         a.releaseAt = uint40(block.timestamp) + UNSTAKE_DELAY;
-        _s.totals.stakes -= amount;
-        _s.totals.unbonding += amount;
+        _s.books.stakes -= amount;
+        _s.books.unbonding += amount;
         emit UnstakeRequested(msg.sender, amount, a.releaseAt);
     }
 
@@ -135,7 +137,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(amount > 0, NothingToWithdraw(msg.sender));
         require(block.timestamp >= a.releaseAt, StillBonded(msg.sender, a.releaseAt));
         a.unbonding = 0;
-        _s.totals.unbonding -= amount;
+        _s.books.unbonding -= amount;
         emit Withdrawn(msg.sender, amount);
         TOKEN.safeTransfer(msg.sender, amount);
     }
@@ -143,7 +145,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     function _addStake(uint96 amount) private {
         Account storage a = _s.accounts[msg.sender];
         a.stake += amount;
-        _s.totals.stakes += amount;
+        _s.books.stakes += amount;
         uint256 required = Stakes.required(a, NODE_STAKE, VERIFIER_STAKE);
         require(a.stake >= required, StakeTooLow(msg.sender, a.stake, required));
         emit StakeAdded(msg.sender, amount);
@@ -175,7 +177,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         uint96 amount = reward + auditFee;
         j.reward += reward;
         j.auditFee += auditFee;
-        _s.totals.escrow += amount;
+        _s.books.escrow += amount;
         emit JobToppedUp(id, reward, auditFee);
         _pull(amount);
     }
@@ -209,7 +211,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(p.deadline > block.timestamp, BadJob("deadline in the past"));
         require(p.auditorsPerSegment > 0 && p.segmentsPerAudit > 0, BadJob("no audits"));
         require(p.workload < 64, BadJob("workload is no bit of 64"));
-        id = JobId.wrap(++_s.jobCount);
+        id = JobId.wrap(++_s.books.jobs);
         uint96 amount = p.reward + p.auditFee;
         _s.jobs[JobId.unwrap(id)] = Job({
             requester: msg.sender,
@@ -228,7 +230,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
             openBlock: uint40(block.number),
             workload: p.workload
         });
-        _s.totals.escrow += amount;
+        _s.books.escrow += amount;
         emit JobOpened(
             id,
             msg.sender,
@@ -253,7 +255,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         if (kept >= escrow) return;
         uint96 amount = escrow - uint96(kept);
         j.spent += amount;
-        _s.totals.escrow -= amount;
+        _s.books.escrow -= amount;
         emit JobRefunded(id, j.requester, amount);
         TOKEN.safeTransfer(j.requester, amount);
     }
@@ -296,7 +298,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         _take(jobId, j, verifier);
         j.openTasks += size;
         j.lastActive = uint40(block.timestamp);
-        id = BatchId.wrap(++_s.batchCount);
+        id = BatchId.wrap(++_s.books.batches);
         Batch storage b = _s.batches[BatchId.unwrap(id)];
         b.root = root;
         (b.job, b.size, b.verifier) = (uint64(JobId.unwrap(jobId)), size, verifier);
@@ -355,13 +357,12 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         bool proven = Merkle.verify(b.payoutRoot, Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
         require(proven, BadPayoutProof(id, index));
         require(!_isClaimed(id, t.claimed, index), AlreadyClaimed(id, index));
-        if (index < INLINE_CLAIMS) t.claimed |= uint40(1 << index);
+        if (index < INLINE_CLAIMS) b.settled.claimed = t.claimed | uint40(1 << index);
         else _s.claimed[BatchId.unwrap(id)][index >> 8] |= 1 << (index & 0xff);
         require(amount <= t.remaining, PayoutsExceedTotal(id));
         unchecked {
-            t.remaining -= amount;
+            b.settled.remaining = t.remaining - amount;
         }
-        b.settled = t;
 
         // A fault between settlement and the end of the window forfeits the pay, one after settlement the reputation.
         Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
@@ -504,7 +505,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function totals() external view returns (Totals memory) {
-        return _s.totals;
+        Books storage b = _s.books;
+        return Totals(b.stakes, b.unbonding, b.bonds, b.burned, b.escrow);
     }
 
     /// @inheritdoc IRegistry
@@ -537,7 +539,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function counts() external view returns (uint256, uint256, uint256, uint256, uint256) {
-        return (_s.operatorCount, _s.nodes.length, _s.jobCount, _s.batchCount, _s.challengeCount);
+        Books storage b = _s.books;
+        return (b.operators, _s.nodes.length, b.jobs, b.batches, b.challenges);
     }
 
     /// @inheritdoc IRegistry
@@ -594,7 +597,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function claimable(uint256 from, uint256 to) external view returns (uint256 sum) {
-        for (uint256 id = from; id < to && id <= _s.batchCount; ++id) {
+        for (uint256 id = from; id < to && id <= _s.books.batches; ++id) {
             sum += _s.batches[id].settled.remaining;
         }
     }

@@ -5,6 +5,7 @@ import {Registry} from "../src/Registry.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Credit} from "../src/Credit.sol";
 import {Base} from "./helpers/Base.sol";
+import {Deployer} from "./helpers/Deployer.sol";
 
 /// @notice A token that takes a fee, lies, or calls back, as told.
 contract Malicious is Credit {
@@ -39,7 +40,7 @@ contract TokensTest is Base {
         super.setUp();
         evil = new Malicious();
         credit = evil;
-        registry = new Registry(address(evil), parameters());
+        registry = Deployer.registry(address(evil), parameters());
         domain = registry.domainSeparator();
         fund(REQUESTER, 1e6 * CREDIT);
     }

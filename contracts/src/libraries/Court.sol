@@ -101,13 +101,13 @@ library Court {
     function _file(State storage s, IRegistry.Challenge memory x, bytes32 subject) private returns (ChallengeId id) {
         uint256 earlier = s.subjects[subject];
         require(earlier == 0, IRegistry.AlreadyChallenged(ChallengeId.wrap(earlier)));
-        id = ChallengeId.wrap(++s.challengeCount);
+        id = ChallengeId.wrap(++s.books.challenges);
         s.subjects[subject] = ChallengeId.unwrap(id);
         x.challenger = msg.sender;
         x.bond = s.court.bond;
         x.subject = subject;
         s.challenges[ChallengeId.unwrap(id)] = x;
-        s.totals.bonds += x.bond;
+        s.books.bonds += x.bond;
         emit IRegistry.ChallengeOpened(
             id, BatchId.wrap(x.batch), OperatorId.wrap(x.accused), x.kind, x.task, x.segment, x.entry, msg.sender
         );
@@ -130,7 +130,8 @@ library Court {
         IRegistry.Job storage j = s.jobs[s.batches[x.batch].job];
         address[4] memory barred = [s.operators[x.accused].owner, x.challenger, j.requester, x.appellant];
         if (x.kind == IRegistry.Kind.Fault) barred[0] = s.operators[s.slashes[x.batch][x.entry].operator].owner;
-        jury = Jury.draw(s, keccak256(abi.encode(entropy, id, x.round)), size, j.workload, nodeStake, barred);
+        bytes32 seed = keccak256(abi.encode(entropy, id, x.round));
+        jury = Jury.draw(s, seed, Jury.Bench(size, j.workload, nodeStake, barred));
         require(jury.length == size, IRegistry.JuryTooSmall(id, jury.length, size));
         s.jurors[ChallengeId.unwrap(id)][x.round] = jury;
         x.phase = IRegistry.Phase.Vote;
@@ -180,7 +181,7 @@ library Court {
         require(x.round == FIRST, IRegistry.WrongPhase(id, x.phase));
         require(block.timestamp < x.until, IRegistry.TooLate(id, x.until));
         bond = s.court.appealBond;
-        s.totals.bonds += bond;
+        s.books.bonds += bond;
         x.appellant = msg.sender;
         x.round = uint8(APPEAL);
         x.phase = IRegistry.Phase.Draw;
@@ -299,7 +300,7 @@ library Court {
         uint96 toRequester;
         if (x.kind != IRegistry.Kind.Receipt) {
             toRequester = Stakes.share(pot, s.court.requesterBps);
-            s.totals.bonds -= toRequester;
+            s.books.bonds -= toRequester;
             Stakes.refill(s, s.jobs[s.batches[x.batch].job], toRequester);
         }
         uint96 toJury = _payJury(s, id, x, Stakes.share(pot, s.court.juryBps) + x.fines, upheld ? WRONG : RIGHT);
@@ -345,8 +346,8 @@ library Court {
     }
 
     function _burn(State storage s, uint96 amount) private {
-        s.totals.bonds -= amount;
-        s.totals.burned += amount;
+        s.books.bonds -= amount;
+        s.books.burned += amount;
     }
 
     /// @dev The settlement that this challenge is about was voided by another one.

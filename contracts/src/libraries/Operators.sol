@@ -41,11 +41,7 @@ library Operators {
         bytes calldata possession
     ) external returns (OperatorId) {
         uint32 id = _enlist(s, IRegistry.Role.Verifier, key, 0, endpoint, consent);
-        IRegistry.Account storage a = s.accounts[msg.sender];
-        require(a.verifierSlot == 0, IRegistry.TooManyOperators(msg.sender));
-        bytes32 digest = TypedData.digest(TypedData.verifierKey(msg.sender, key, publicKey));
-        uint8 slot = s.verifiers.add(id, publicKey, digest, possession);
-        a.verifierSlot = uint16(slot) + 1;
+        _seat(s, id, key, publicKey, possession);
         return OperatorId.wrap(id);
     }
 
@@ -85,7 +81,7 @@ library Operators {
         id = s.operatorOf[key];
         IRegistry.Operator storage o = s.operators[id];
         if (id == 0) {
-            id = ++s.operatorCount;
+            id = ++s.books.operators;
             o = s.operators[id];
             _takeKey(s, id, key, consent);
             (o.owner, o.role, o.key) = (msg.sender, role, key);
@@ -97,6 +93,15 @@ library Operators {
         o.workloads = workloads;
         _setEndpoint(s, id, endpoint);
         emit IRegistry.OperatorRegistered(OperatorId.wrap(id), msg.sender, role, key, workloads, endpoint);
+    }
+
+    function _seat(State storage s, uint32 id, address key, bytes calldata publicKey, bytes calldata possession)
+        private
+    {
+        IRegistry.Account storage a = s.accounts[msg.sender];
+        require(a.verifierSlot == 0, IRegistry.TooManyOperators(msg.sender));
+        bytes32 digest = TypedData.digest(TypedData.verifierKey(msg.sender, key, publicKey));
+        a.verifierSlot = 1 + uint16(s.verifiers.add(id, publicKey, digest, possession));
     }
 
     function _takeKey(State storage s, uint32 id, address key, bytes calldata consent) private {

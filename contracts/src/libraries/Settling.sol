@@ -97,7 +97,7 @@ library Settling {
         j.spent += amount;
         j.openTasks -= b.size;
         j.lastActive = uint40(block.timestamp);
-        s.totals.escrow -= amount;
+        s.books.escrow -= amount;
     }
 
     function _draw(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
@@ -146,9 +146,9 @@ library Settling {
         b.frozen = 0;
         b.pool = toAuditors;
         b.settled.remaining += toAuditors;
-        s.totals.bonds -= frozen;
+        s.books.bonds -= frozen;
         Stakes.refill(s, s.jobs[b.job], toRequester);
-        s.totals.burned += burned;
+        s.books.burned += burned;
         emit IRegistry.SlashFinal(id, toRequester, toAuditors, burned);
     }
 

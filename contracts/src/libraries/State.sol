@@ -4,13 +4,23 @@ pragma solidity 0.8.37;
 import {IRegistry, OperatorId} from "../interfaces/IRegistry.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
+/// @notice Where the Registry's tokens are, and how many operators, challenges, jobs and batches there have been. A count
+/// lies beside the sum that changes with it.
+struct Books {
+    uint96 stakes;
+    uint96 unbonding;
+    uint32 operators;
+    uint96 bonds;
+    uint96 burned;
+    uint64 challenges;
+    uint96 escrow;
+    uint64 jobs;
+    uint64 batches;
+}
+
 /// @notice Everything the Registry remembers, so that its linked libraries can work on it.
 struct State {
-    IRegistry.Totals totals;
-    uint64 jobCount;
-    uint64 batchCount;
-    uint64 challengeCount;
-    uint32 operatorCount;
+    Books books;
     VerifierSet.Set verifiers;
     uint32[] nodes;
     IRegistry.CourtParams court;
@@ -53,17 +63,17 @@ library Stakes {
         if (taken == 0) return 0;
         a.stake -= staked;
         a.unbonding -= unbonding;
-        s.totals.stakes -= staked;
-        s.totals.unbonding -= unbonding;
-        s.totals.bonds += taken;
+        s.books.stakes -= staked;
+        s.books.unbonding -= unbonding;
+        s.books.bonds += taken;
         if (a.verifierSlot != 0) unlistVerifier(s, a);
     }
 
     /// @notice Moves `amount` out of `bonds` into an owner's stake, from where it can be withdrawn like any.
     function give(State storage s, address owner, uint96 amount) internal {
         s.accounts[owner].stake += amount;
-        s.totals.bonds -= amount;
-        s.totals.stakes += amount;
+        s.books.bonds -= amount;
+        s.books.stakes += amount;
     }
 
     function unlistVerifier(State storage s, IRegistry.Account storage a) internal {
@@ -96,7 +106,7 @@ library Stakes {
         uint96 returned = spent < amount ? spent : amount;
         j.spent = spent - returned;
         if (amount > returned) j.reward += amount - returned;
-        s.totals.escrow += amount;
+        s.books.escrow += amount;
     }
 
     function share(uint256 amount, uint256 bps) internal pure returns (uint96) {

@@ -7,6 +7,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../../src/inte
 import {BLS12381} from "../../src/libraries/BLS12381.sol";
 import {Merkle} from "../../src/libraries/Merkle.sol";
 import {Bls} from "./Bls.sol";
+import {Deployer} from "./Deployer.sol";
 import {Vm} from "./Vm.sol";
 
 /// @notice A network for tests: owner i has the address `owner(i)` and tokens; its node has the key `1000 + i`, its
@@ -28,7 +29,7 @@ abstract contract Base {
         vm.warp(1_800_000_000);
         vm.roll(1000);
         credit = new Credit(1e9 * CREDIT);
-        registry = new Registry(address(credit), parameters());
+        registry = Deployer.registry(address(credit), parameters());
         domain = registry.domainSeparator();
         fund(REQUESTER, 1e6 * CREDIT);
     }
