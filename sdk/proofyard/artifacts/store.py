@@ -169,6 +169,16 @@ class BlockStore:
         self._linked.remove(cid)
         (self._links / cid).unlink(missing_ok=True)
 
+    def export_range(self, cid: Cid, destination: Path | str, start: int, stop: int) -> Path:
+        """Write bytes `start` up to `stop` of a file to the file `destination`, whole or not at all."""
+        target = Path(destination).absolute()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._write_whole(target, self.read_range(cid, start, stop - start))
+        except OSError as error:
+            raise StoreUnusable(target, error.strerror or str(error)) from None
+        return target
+
     def local_path(self, cid: Cid) -> Path | None:
         """Where a linked or exported artifact lies as a plain file or folder, if it still is unchanged there."""
         return self._linked.path(cid)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from proofyard.cli import devnet, job, operators, output, wallet
+from proofyard.cli import artifact, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
@@ -26,6 +26,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(operators.node, name="node")
 app.add_typer(operators.verifier, name="verifier")
 app.add_typer(job.app, name="job")
+app.add_typer(artifact.app, name="artifact")
 app.command("devnet")(devnet.devnet)
 
 

@@ -7,14 +7,26 @@ handle.wait()
 adapter = handle.result("adapter/")
 """
 
+from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
 from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
 from proofyard.sdk.client import Client, JobHandle, credits, submit_job
-from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, RecordMismatch, SdkError
+from proofyard.sdk.errors import (
+    BadPeer,
+    JobFailed,
+    JobRefused,
+    JobTimeout,
+    NotFinished,
+    NoVerifier,
+    RecordMismatch,
+    SdkError,
+)
 from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
 from proofyard.sdk.specs import JobSpec, LoraJob
 
 __all__ = [
     "JOBS",
+    "Artifacts",
+    "BadPeer",
     "Client",
     "Due",
     "EmbedJob",
@@ -24,14 +36,18 @@ __all__ = [
     "JobRefused",
     "JobSpec",
     "JobTimeout",
+    "Kept",
     "LoraJob",
     "MapJob",
     "NoVerifier",
     "NotFinished",
+    "PeerAddress",
     "RecordMismatch",
     "SdkError",
     "SettledBatch",
+    "Swarm",
     "SweepJob",
+    "Verified",
     "claim_all",
     "credits",
     "make_job",

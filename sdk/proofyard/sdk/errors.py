@@ -4,6 +4,7 @@ SdkError
 ├── JobRefused        the job cannot run as it stands; names the field
 ├── NoVerifier        no active verifier can be reached
 ├── JobFailed         the network gave the job up, with its reason
+├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
 └── NotFinished       asked for the result of a job that is still running
 """
@@ -17,6 +18,14 @@ class SdkError(ProofyardError):
 
 class JobRefused(SdkError, ValueError):
     exit_code = 2
+
+
+class BadPeer(SdkError, ValueError):
+    exit_code = 2
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(f"peer: {text!r} is no address; write HOST:PORT, such as 192.0.2.7:4433 or [2001:db8::1]:4433")
 
 
 class NoVerifier(SdkError):

@@ -1,0 +1,304 @@
+"""`proofyard artifact`: files and folders by content, from the shell. Thin over `proofyard.sdk.Artifacts`."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from proofyard.cli.context import config_of
+from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.options import WalletFlags, grouped
+from proofyard.cli.output import AsJson, emit, note, table
+from proofyard.cli.settings import data_dir, load
+from proofyard.protocol.cid import CidError, cid_bytes
+from proofyard.protocol.types import Cid
+
+if TYPE_CHECKING:
+    from proofyard.sdk import Artifacts, Swarm
+
+app = typer.Typer(no_args_is_help=True, help="Files and folders by content: put, get, list, pin, collect, verify.")
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class ArtifactSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`store`: folder with the blocks. `ipfs`: multiaddress of an IPFS daemon's RPC, empty for none. The network's
+    fields and the wallet matter to `get` only; without a wallet a new key asks."""
+
+    store: Path
+    ipfs: str = ""
+    rpc_url: str = "http://127.0.0.1:8545"
+    registry: str = ""
+    wallet: Path | None = None
+    password_file: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFlags:
+    """Which store to work on."""
+
+    store: Annotated[Path | None, typer.Option(help="Folder with the blocks, if not the one in the settings.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IpfsFlags:
+    """Whether an IPFS daemon takes part."""
+
+    ipfs: Annotated[
+        str | None, typer.Option(metavar="MULTIADDRESS", help="RPC of an IPFS daemon: /ip4/127.0.0.1/tcp/5001/http.")
+    ] = None
+
+
+def parse_cid(text: str) -> Cid:
+    """A CID typed by a person. Raises `typer.BadParameter`."""
+    try:
+        cid_bytes(text)
+    except CidError as error:
+        raise typer.BadParameter(str(error)) from None
+    return Cid(text)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10GB`, `512 MiB` or `4096`. Raises `typer.BadParameter`."""
+    return _scaled(text, {unit.lower(): factor for unit, factor in UNITS.items()}, "a size; write it like 4096 or 10GB")
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of `90`, `30m`, `12h` or `7d`. Raises `typer.BadParameter`."""
+    return _scaled(text, SECONDS, "a duration; write it like 90s, 30m, 12h or 7d")
+
+
+def _scaled(text: str, units: dict[str, int], what: str) -> int:
+    found = re.fullmatch(r"(\d{1,18})\s*([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in units:
+        raise typer.BadParameter(f"{text!r} is not {what}")
+    return int(found[1]) * units[found[2]]
+
+
+def parse_span(text: str) -> tuple[int, int]:
+    """Bytes from a start up to a stop, such as `0:4096`; `4096:` goes to the end. Raises `typer.BadParameter`."""
+    found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", text)
+    start, stop = (0, 0) if found is None else (int(found[1] or 0), int(found[2] or 1 << 62))
+    if stop <= start:
+        raise typer.BadParameter(f"{text!r} is not a range; write START:STOP, such as 0:4096, or 4096: up to the end")
+    return start, stop
+
+
+CidArgument = Annotated[Any, typer.Argument(parser=parse_cid, metavar="CID", help="The artifact's CID.")]
+OptionalCid = Annotated[Any, typer.Argument(parser=parse_cid, metavar="[CID]", help="One artifact; all if left out.")]
+
+
+@app.command()
+@grouped
+def put(
+    context: typer.Context,
+    store: StoreFlags,
+    ipfs: IpfsFlags,
+    path: Annotated[Path, typer.Argument(help="A file, or a folder without its hidden files.")],
+    link: Annotated[bool, typer.Option("--link", help="Leave the content where it is instead of copying it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store a file or folder, pinned. Prints its CID, which is also the one that IPFS gives it."""
+    if not path.exists():
+        raise UsageError(f"PATH: there is no file or folder {path}; check its name")
+    artifacts = _open(_settings(context, store, ipfs))
+    from proofyard.artifacts.linked import visible_files
+
+    with _progress(f"storing {path.name}", sum(file.stat().st_size for file in visible_files(path))) as moved:
+        cid = artifacts.put(path, link=link, on_read=moved)
+    emit({"cid": cid, "bytes": artifacts.store.size(cid)}, as_json=as_json, text=cid)
+    note(f"next: proofyard artifact get {cid} COPY")
+
+
+@app.command()
+@grouped
+def get(
+    context: typer.Context,
+    store: StoreFlags,
+    ipfs: IpfsFlags,
+    flags: WalletFlags,
+    cid: CidArgument,
+    dest: Annotated[Path, typer.Argument(help="File or folder to write.")],
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Ask this peer, not those in the Registry; may be repeated."),
+    ] = None,
+    span: Annotated[
+        Any, typer.Option("--range", parser=parse_span, metavar="START:STOP", help="Only these bytes of a file.")
+    ] = None,
+    max_size: Annotated[Any, typer.Option(parser=parse_size, metavar="SIZE", help="Refuse more than this.")] = "64GiB",
+    as_json: AsJson = False,
+) -> None:
+    """Write an artifact to DEST. What is not in the store comes from several peers at once, each block checked."""
+    if dest.is_dir() and any(dest.iterdir()):
+        raise UsageError(f"DEST: {dest} is a folder that is not empty; name a new one")
+    settings = _settings(context, store, ipfs, flags)
+    artifacts = _open(settings)
+    if not artifacts.is_complete(cid, span):
+        artifacts = _open(settings, _swarm(settings, peer or []))
+    with _progress(f"fetching {cid[:12]}…", None) as moved:
+        seen = 0
+
+        def show(received: int, missing: int) -> None:
+            nonlocal seen
+            moved(max(0, received - seen), f"{missing} blocks known to be missing")
+            seen = received
+
+        path = artifacts.get(cid, dest, span=span, max_bytes=max_size, on_progress=show)
+    emit({"cid": cid, "path": str(path)}, as_json=as_json, text=str(path))
+
+
+@app.command("ls")
+@grouped
+def list_(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as_json: AsJson = False) -> None:
+    """List the artifacts that are kept, or the files and folders in one."""
+    artifacts = _open(_settings(context, store))
+    if cid is not None:
+        entries = [
+            (entry.cid, entry.size, "/".join(entry.path) + "/" * entry.is_directory) for entry in artifacts.entries(cid)
+        ]
+        found = [{"cid": inner, "bytes": size, "path": path} for inner, size, path in entries]
+        rows = [[str(inner), str(size), path] for inner, size, path in entries]
+        emit(found, as_json=as_json, text=table(rows, ["CID", "BYTES", "PATH"]))
+        return
+    kept = artifacts.kept()
+    facts = [
+        {
+            "cid": each.cid,
+            "bytes": each.size,
+            "until": each.pin.until if each.pin else None,
+            "reason": each.pin.reason if each.pin else "",
+            "path": None if each.path is None else str(each.path),
+        }
+        for each in kept
+    ]
+    kept_rows = [
+        [
+            str(each.cid),
+            "incomplete" if each.size is None else str(each.size),
+            "for good" if each.pin is None or each.pin.until is None else _date(each.pin.until),
+            each.pin.reason if each.pin and each.pin.reason else str(each.path or ""),
+        ]
+        for each in kept
+    ]
+    emit(facts, as_json=as_json, text=table(kept_rows, ["CID", "BYTES", "KEPT UNTIL", "WHAT"]))
+
+
+@app.command()
+@grouped
+def pin(
+    context: typer.Context,
+    store: StoreFlags,
+    cid: CidArgument,
+    lease: Annotated[
+        Any, typer.Option("--for", parser=parse_duration, metavar="TIME", help="Only for so long, such as 7d.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="What `artifact ls` shows beside it.")] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the pin back.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep an artifact from being collected, for good or for a time; or no longer."""
+    artifacts = _open(_settings(context, store))
+    if remove:
+        artifacts.unpin(cid)
+    else:
+        artifacts.pin(cid, seconds=lease, reason=reason)
+        if not artifacts.is_complete(cid):
+            note(f"it is not all here yet; next: proofyard artifact get {cid} DEST")
+    emit({"cid": cid, "pinned": not remove}, as_json=as_json, text=cid)
+
+
+@app.command()
+@grouped
+def gc(
+    context: typer.Context,
+    store: StoreFlags,
+    quota: Annotated[Any, typer.Option(parser=parse_size, metavar="SIZE", help="Stop at so many bytes left.")] = "0",
+    grace: Annotated[
+        Any, typer.Option(parser=parse_duration, metavar="TIME", help="Leave what is younger than this.")
+    ] = "1h",
+    as_json: AsJson = False,
+) -> None:
+    """Delete the blocks that no pin and no link needs, the oldest first."""
+    done = _open(_settings(context, store)).collect(quota_bytes=quota, grace_s=grace)
+    facts = {"blocks": done.blocks, "bytes": done.bytes, "bytes_left": done.bytes_left}
+    emit(facts, as_json=as_json, text=f"deleted {done.blocks} blocks, {done.bytes} bytes; {done.bytes_left} bytes left")
+
+
+@app.command()
+@grouped
+def verify(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as_json: AsJson = False) -> None:
+    """Read and hash every block. Damaged ones are deleted, so that `artifact get` fetches them again (exit code 4)."""
+    artifacts = _open(_settings(context, store))
+    with _progress("verifying", None) as moved:
+        found = artifacts.verify(cid, on_read=moved)
+    facts = {"blocks": found.blocks, "bytes": found.bytes, "damaged": found.damaged, "missing": found.missing}
+    emit(facts, as_json=as_json, text=f"{found.blocks} blocks, {found.bytes} bytes are right")
+    from proofyard.artifacts import BlockMissing, CorruptArtifact
+
+    if found.damaged:
+        raise CorruptArtifact(
+            found.damaged[0],
+            f"{len(found.damaged)} blocks did not match and were deleted; fetch the artifact again (artifact get)",
+        )
+    if found.missing:
+        raise BlockMissing(found.missing[0])
+
+
+def _settings(
+    context: typer.Context, store: StoreFlags, ipfs: IpfsFlags | None = None, flags: WalletFlags | None = None
+) -> ArtifactSettings:
+    given = {"store": store.store, "ipfs": ipfs.ipfs if ipfs else None, **(flags.given() if flags else {})}
+    defaults = {"store": data_dir("artifacts")}
+    return load(ArtifactSettings, "artifact", toml=config_of(context), flags=given, defaults=defaults)
+
+
+def _open(settings: ArtifactSettings, swarm: "Swarm | None" = None) -> "Artifacts":
+    from proofyard.sdk import Artifacts
+
+    return Artifacts(settings.store, swarm=swarm, ipfs=settings.ipfs)
+
+
+def _swarm(settings: ArtifactSettings, peers: list[str]) -> "Swarm | None":
+    """Whom to ask: the peers that were named, else those in the Registry, else nobody but the IPFS daemon."""
+    from proofyard.sdk import PeerAddress, Swarm
+
+    named = [PeerAddress.parse(peer) for peer in peers]
+    if not settings.registry:
+        if settings.ipfs and not named:
+            return None
+        raise BadSetting(
+            "registry", "artifact get needs the network: give --registry, set PROOFYARD_REGISTRY, or --ipfs"
+        )
+    from proofyard.chain.reader import RegistryReader
+    from proofyard.cli.wallets import unlock
+    from proofyard.protocol.types import Address
+
+    wallet = unlock(settings.wallet, settings.password_file) if settings.wallet else None
+    chain = RegistryReader(settings.rpc_url, Address(settings.registry))
+    return Swarm.from_chain(chain, peers=named, wallet=wallet)
+
+
+@contextmanager
+def _progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Bytes and rate on stderr, on a terminal only. Call the result with the bytes of each step, and a remark."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    remark = TextColumn("{task.fields[remark]}")
+    with Progress(*columns, remark, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, remark="")
+        yield lambda count, remark="": progress.update(task, advance=count, remark=remark)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes")

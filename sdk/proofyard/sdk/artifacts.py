@@ -1,0 +1,254 @@
+"""Artifacts without a job: put files and folders under their CIDs, fetch them from peers, keep and check them.
+
+artifacts = Artifacts("store/", swarm=Swarm.from_chain(RegistryReader(rpc_url, registry)))
+cid = artifacts.put("model/")
+artifacts.get(cid, "copy/")
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from proofyard.artifacts import BlockMissing, BlockStore, Collected, Keeper, Pin, fetch, serve_blocks
+from proofyard.artifacts.dag import Entry, children, entries
+from proofyard.artifacts.exchange import BlockProvider, RemoteBlocks
+from proofyard.artifacts.ipfs import IpfsNode
+from proofyard.artifacts.keeper import GRACE_SECONDS
+from proofyard.chain import Wallet
+from proofyard.chain.reader import RegistryReader
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, Cid
+from proofyard.sdk.errors import BadPeer
+from proofyard.transport import Endpoint
+
+MAX_ARTIFACT_BYTES = 64 << 30
+"""What is fetched unless the caller allows more."""
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """Where a peer listens (UDP), and which wallet must answer there; None for any."""
+
+    host: str
+    port: int
+    wallet: Address | None = None
+
+    @classmethod
+    def parse(cls, text: str, wallet: Address | None = None) -> Self:
+        """From `HOST:PORT`, `[IPV6]:PORT` for an IPv6 address. Raises `BadPeer`."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise BadPeer(text)
+        return cls(host.strip("[]"), int(port), wallet)
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """Who is asked for artifacts: `peers` of the network whose Registry has the domain `network`.
+
+    `wallet` proves who asks; without one a new key is made, which most peers accept.
+    """
+
+    network: Domain
+    peers: tuple[PeerAddress, ...]
+    wallet: Wallet = field(default_factory=Wallet.generate)
+
+    @classmethod
+    def from_chain(
+        cls, chain: RegistryReader, *, peers: Sequence[PeerAddress] = (), wallet: Wallet | None = None
+    ) -> Self:
+        """These `peers`, or if none are given every verifier and node that has an endpoint in the Registry."""
+        return cls(chain.domain, tuple(peers) or _listed(chain), wallet or Wallet.generate())
+
+    @property
+    def local_host(self) -> str:
+        """The address to send from: this machine's own loopback when all peers are there."""
+        return "127.0.0.1" if all(map(_is_loopback, self.peers)) else "0.0.0.0"  # noqa: S104
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An artifact that collections leave alone. `pin` says why and how long; `path` is where it lies if not in the
+    store. `size` counts its content in bytes, None while a part of it is missing."""
+
+    cid: Cid
+    pin: Pin | None
+    path: Path | None
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check found: blocks and bytes that are right, blocks that were not what their CID says, and missing ones.
+
+    Damaged blocks have been deleted, so that they can be fetched again.
+    """
+
+    blocks: int
+    bytes: int
+    damaged: tuple[Cid, ...]
+    missing: tuple[Cid, ...]
+
+
+class Artifacts:
+    """A store of artifacts in the folder `path`, a `swarm` to fetch from, and the RPC of an IPFS daemon (a
+    multiaddress), both optional.
+
+    Raises `ArtifactError` and `TransportError`. Several programs may use one store. Not for use inside an event loop.
+    """
+
+    def __init__(self, path: Path | str, *, swarm: Swarm | None = None, ipfs: str = "") -> None:
+        self.store = BlockStore(path)
+        self._keeper = Keeper(self.store)
+        self._swarm = swarm
+        self._ipfs = ipfs
+
+    def put(self, path: Path | str, *, link: bool = False, on_read: Callable[[int], object] | None = None) -> Cid:
+        """Make a file or folder an artifact, pinned, and return its CID. Published to the IPFS daemon if there is one.
+
+        With `link` its content stays where it is and is not copied. `on_read` gets the bytes of each piece.
+        """
+        source, told = Path(path), on_read or (lambda _: None)
+        if link:
+            cid = self.store.link_file(source, told)
+        elif source.is_dir():
+            cid = self.store.put_directory(source, told)
+        else:
+            cid = self.store.put_file(source, told)
+        self._keeper.pin(cid, reason=source.name)
+        if self._ipfs:
+            asyncio.run(self._publish(cid))
+        return cid
+
+    def get(
+        self,
+        cid: Cid,
+        destination: Path | str,
+        *,
+        span: tuple[int, int] | None = None,
+        max_bytes: int = MAX_ARTIFACT_BYTES,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Path:
+        """Write an artifact to `destination`, fetching what is missing here. Each file is written whole or not at all.
+
+        With `span` only a file's bytes from its start up to its stop are fetched and written. `on_progress` gets the
+        bytes fetched and the number of blocks still missing.
+        """
+        if not self.is_complete(cid, span):
+            asyncio.run(self._fetch(cid, span, max_bytes, on_progress))
+        if span is None:
+            return self.store.export(cid, destination, max_bytes)
+        return self.store.export_range(cid, destination, *span)
+
+    def is_complete(self, cid: Cid, span: tuple[int, int] | None = None) -> bool:
+        """Whether an artifact, or these bytes of it, can be had without asking anybody."""
+        missing = self.store.missing(cid) if span is None else iter(self.store.missing_of_range(cid, *span))
+        return next(missing, None) is None
+
+    def entries(self, cid: Cid) -> list[Entry]:
+        """The artifact and all files and folders in it, as far as the store has their nodes."""
+        return list(entries(self.store.get_block, cid))
+
+    def kept(self) -> list[Kept]:
+        """What is pinned, and what lies elsewhere."""
+        pins = {pin.cid: pin for pin in self._keeper.pins(time.time())}
+        linked = self.store.linked()
+        return [Kept(cid, pins.get(cid), linked.get(cid), self._size(cid)) for cid in {**pins, **linked}]
+
+    def pin(self, cid: Cid, *, seconds: float | None = None, reason: str = "") -> None:
+        """Keep an artifact, or what will be fetched of it; with `seconds` it is a lease that ends."""
+        self._keeper.pin(cid, until=None if seconds is None else time.time() + seconds, reason=reason)
+
+    def unpin(self, cid: Cid) -> None:
+        """Let the next collection have it. Idempotent."""
+        self._keeper.unpin(cid)
+
+    def collect(self, *, quota_bytes: int = 0, grace_s: float = GRACE_SECONDS) -> Collected:
+        """Delete blocks that nothing kept needs, the oldest first, until `quota_bytes` are left; see `Keeper`."""
+        return self._keeper.collect(time.time(), quota_bytes=quota_bytes, grace_s=grace_s)
+
+    def verify(self, cid: Cid | None = None, *, on_read: Callable[[int], object] | None = None) -> Verified:
+        """Read and hash every block of an artifact, or of all that is kept and whatever else is in the store."""
+        roots = [*(pin.cid for pin in self._keeper.pins(time.time())), *self.store.linked()] if cid is None else [cid]
+        seen: set[Cid] = set()
+        damaged: list[Cid] = []
+        missing: list[Cid] = []
+        size = 0
+
+        def check(block: Cid) -> list[Cid]:
+            nonlocal size
+            seen.add(block)
+            present = self.store.has(block)
+            try:
+                data = self.store.get_block(block)
+            except BlockMissing:
+                (damaged if present else missing).append(block)
+                return []
+            size += len(data)
+            if on_read is not None:
+                on_read(len(data))
+            return children(lambda _: data, block)
+
+        while roots:
+            block = roots.pop()
+            if block not in seen:
+                roots += check(block)
+        for block in [] if cid is not None else [each for each, _ in self.store.blocks()]:
+            if block not in seen:
+                check(block)
+        return Verified(len(seen) - len(damaged) - len(missing), size, tuple(damaged), tuple(missing))
+
+    def _size(self, cid: Cid) -> int | None:
+        try:
+            return self.store.size(cid) if self.is_complete(cid) else None
+        except BlockMissing:
+            return None
+
+    async def _publish(self, cid: Cid) -> None:
+        node = IpfsNode(self._ipfs)
+        try:
+            await node.publish(self.store, cid)
+        finally:
+            await node.close()
+
+    async def _fetch(
+        self,
+        cid: Cid,
+        span: tuple[int, int] | None,
+        max_bytes: int,
+        on_progress: Callable[[int, int], object] | None,
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            providers: list[BlockProvider] = []
+            if self._swarm is not None and self._swarm.peers:
+                endpoint = Endpoint(self._swarm.wallet, network=self._swarm.network, host=self._swarm.local_host)
+                serve_blocks(endpoint, self.store)
+                await stack.enter_async_context(endpoint)
+                providers += [RemoteBlocks(endpoint, peer.host, peer.port, peer.wallet) for peer in self._swarm.peers]
+            if self._ipfs:
+                node = IpfsNode(self._ipfs)
+                stack.push_async_callback(node.close)
+                providers.append(node)
+            await fetch(self.store, cid, providers, max_bytes=max_bytes, span=span, on_progress=on_progress)
+
+
+def _listed(chain: RegistryReader) -> tuple[PeerAddress, ...]:
+    verifiers = [(record.endpoint, record.node) for record in chain.active_verifiers()]
+    nodes = [(record.endpoint, record.node) for record in chain.active_nodes()]
+    found = []
+    for endpoint, wallet in verifiers + nodes:
+        with suppress(BadPeer):  # most nodes have none, and nobody checked the others
+            found.append(PeerAddress.parse(endpoint, wallet))
+    return tuple(found)
+
+
+def _is_loopback(peer: PeerAddress) -> bool:
+    try:
+        return ip_address(peer.host).is_loopback
+    except ValueError:
+        return peer.host == "localhost"

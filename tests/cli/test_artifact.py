@@ -1,0 +1,186 @@
+"""Artifacts from the shell: stores in temporary folders, and a peer on a real network that has one."""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
+from proofyard.cli import main
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.types import ExitCode
+from proofyard.transport import Endpoint
+
+CHUNK = 256 << 10
+Run = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls `proofyard artifact` on a store of the test; returns exit code, JSON and stderr."""
+    for name in list(os.environ):
+        if name.startswith("PROOFYARD_"):
+            monkeypatch.delenv(name)
+    toml = tmp_path / "proofyard.toml"
+    toml.write_text('[artifact]\nstore = "store"\n')
+
+    def call(*args: object) -> tuple[int, Any, str]:
+        code = main(["--config", str(toml), "artifact", *map(str, args), "--json"])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if printed.out else None, printed.err
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder of a big file, a small one and a hidden one."""
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "weights").write_bytes(os.urandom(3 * CHUNK + 5))
+    (folder / "sub" / "config").write_bytes(b"{}")
+    (folder / ".hidden").write_bytes(b"not this")
+    return folder
+
+
+def test_a_file_goes_in_and_comes_out(run: Run, model: Path, tmp_path: Path) -> None:
+    code, put, err = run("put", model / "weights")
+    assert (code, put["bytes"]) == (0, 3 * CHUNK + 5)
+    assert put["cid"] == BlockStore(tmp_path / "other").put_file(model / "weights")
+    assert err == f"next: proofyard artifact get {put['cid']} COPY\n"
+    code, got, _ = run("get", put["cid"], tmp_path / "copy")
+    assert code == 0
+    assert Path(got["path"]).read_bytes() == (model / "weights").read_bytes()
+
+
+def test_a_part_of_a_file_comes_out(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model / "weights")
+    data = (model / "weights").read_bytes()
+    for span, expected in (("5:9", data[5:9]), (f"{CHUNK - 1}:{CHUNK + 1}", data[CHUNK - 1 : CHUNK + 1]), (":", data)):
+        _, got, _ = run("get", put["cid"], tmp_path / "part", "--range", span)
+        assert Path(got["path"]).read_bytes() == expected
+
+
+def test_a_folder_is_listed_and_comes_out(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model, "--link")
+    code, found, _ = run("ls", put["cid"])
+    assert code == 0
+    assert [(each["path"], each["bytes"]) for each in found] == [
+        ("/", 0), ("sub/", 0), ("sub/config", 2), ("weights", 3 * CHUNK + 5)
+    ]  # fmt: skip
+    run("get", put["cid"], tmp_path / "copy")
+    assert (tmp_path / "copy" / "sub" / "config").read_bytes() == b"{}"
+    assert not (tmp_path / "copy" / ".hidden").exists()
+
+
+def test_what_is_pinned_survives_a_collection(run: Run, model: Path) -> None:
+    _, kept, _ = run("put", model / "weights")
+    _, lost, _ = run("put", model / "sub" / "config")
+    assert run("pin", lost["cid"], "--remove")[0] == 0
+    code, listed, _ = run("ls")
+    assert [each["cid"] for each in listed] == [kept["cid"]]
+    code, done, _ = run("gc", "--grace", "0")
+    assert (code, done["blocks"], done["bytes"]) == (0, 1, 2)
+    assert run("verify", kept["cid"])[0] == 0
+    assert run("verify", lost["cid"])[0] == ExitCode.FAILED
+
+
+def test_a_lease_ends(run: Run, model: Path) -> None:
+    _, put, _ = run("put", model / "weights")
+    assert run("pin", put["cid"], "--for", "7d", "--reason", "base model")[0] == 0
+    (listed,) = run("ls")[1]
+    assert listed["reason"] == "base model"
+    assert listed["until"] is not None
+    run("pin", put["cid"], "--for", "0s")
+    assert run("gc", "--grace", "0s")[1]["bytes_left"] == 0
+
+
+def test_a_flipped_byte_is_found(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model)
+    code, found, _ = run("verify")
+    assert (code, found["damaged"], found["missing"]) == (0, [], [])
+    damaged = raw_cid(b"{}")
+    (tmp_path / "store" / "blocks" / damaged[-2:] / damaged).write_bytes(b"{]")
+    code, found, err = run("verify")
+    assert code == ExitCode.PROOF_MISMATCH
+    assert found["damaged"] == [damaged]
+    assert f"error: artifact {damaged} is corrupt" in err
+    assert run("verify", put["cid"])[1]["missing"] == [damaged]
+    run("put", model)
+    assert run("verify")[0] == 0
+
+
+CID = raw_cid(b"unknown")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("verify", "QmNotACid"), ExitCode.USAGE, "not a usable CID"),
+        (("put", "/nowhere"), ExitCode.USAGE, "PATH: there is no file or folder /nowhere"),
+        (("get", CID, "copy"), ExitCode.USAGE, "give --registry, set PROOFYARD_REGISTRY, or --ipfs"),
+        (("get", CID, "copy", "--peer", "nowhere"), ExitCode.USAGE, "write HOST:PORT"),
+        (("get", CID, "copy", "--range", "9:1"), ExitCode.USAGE, "write START:STOP"),
+        (("get", CID, "copy", "--max-size", "big"), ExitCode.USAGE, "write it like 4096 or 10GB"),
+        (("get", CID, "copy", "--ipfs", "/ip4/127.0.0.1/tcp/9/http"), ExitCode.UNREACHABLE, "tcp/9/http failed"),
+        (("pin", CID, "--for", "soon"), ExitCode.USAGE, "write it like 90s, 30m, 12h or 7d"),
+        (("ls", CID), ExitCode.FAILED, "fetch its artifact from a peer that has it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
+def test_bad_input_is_named_with_what_to_do(args: tuple[str, ...], code: ExitCode, said: str, run: Run) -> None:
+    found, printed, err = run(*args)
+    assert (found, printed) == (code, None)
+    assert said in err
+    assert err.count("error:") == 1
+
+
+@pytest.fixture
+def network(tmp_path: Path, model: Path) -> Iterator[tuple[ChainClient, str, int]]:
+    """A chain whose one verifier has the folder `model`: the chain, its CID and the verifier's port."""
+    ready: list[Any] = []
+    store = BlockStore(tmp_path / "seeder")
+    cid = store.put_directory(model)
+    with Anvil() as anvil:
+        deployer = anvil.wallet(0)
+        registry = deploy_network(anvil.rpc_url, deployer, Params()).registry
+        chain = ChainClient(anvil.rpc_url, registry, deployer)
+        wallet, started = Wallet.generate(), threading.Event()
+
+        async def serve() -> None:
+            async with Endpoint(wallet, network=chain.domain) as endpoint:
+                serve_blocks(endpoint, store)
+                stop = asyncio.Event()
+                ready.extend((endpoint.port, asyncio.get_running_loop(), stop))
+                started.set()
+                await stop.wait()
+
+        thread = threading.Thread(target=asyncio.run, args=(serve(),))
+        thread.start()
+        assert started.wait(60)
+        port, loop, stop = ready
+        try:
+            chain.register_verifier(wallet, chain.params().verifier_stake, f"127.0.0.1:{port}")
+            yield chain, cid, port
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+
+
+def test_an_artifact_comes_from_the_peers_in_the_registry(
+    run: Run, network: tuple[ChainClient, str, int], model: Path, tmp_path: Path
+) -> None:
+    chain, cid, port = network
+    where = ("--rpc-url", chain.rpc_url, "--registry", chain.registry)
+    code, got, err = run("get", cid, tmp_path / "copy", *where)
+    assert (code, err) == (0, "")
+    assert (Path(got["path"]) / "weights").read_bytes() == (model / "weights").read_bytes()
+    code, _, err = run("get", CID, tmp_path / "other", *where, "--peer", f"127.0.0.1:{port}")
+    assert code == ExitCode.UNREACHABLE
+    assert "lacks blocks" in err
