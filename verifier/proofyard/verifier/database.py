@@ -107,6 +107,8 @@ class Batch(SQLModel, table=True):
     """What auditors were paid by this batch's settlement, in base units."""
     record: str | None = None
     settled_at: float = 0.0
+    final: bool = False
+    """The challenge window has closed: nobody is owed its states any more."""
 
 
 class Segment(SQLModel, table=True):

@@ -20,6 +20,7 @@ from proofyard.verifier.desk import Desk
 from proofyard.verifier.disputes import StateDesk
 from proofyard.verifier.jobs import complete, expire, take_up
 from proofyard.verifier.quorum import CoSigner
+from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.schedule import schedule
 from proofyard.verifier.settings import VerifierSettings
 
@@ -69,7 +70,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             await context.on_chain(lambda: _advertise(context))
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
             try:
-                await run_together(follow_chain(context), _work(context))
+                await run_together(follow_chain(context), _work(context), look_after_store(context))
             finally:
                 await context.close()
                 database.close()

@@ -15,6 +15,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `model_dirs`: Hugging Face model directories that are served in place to nodes that lack them.
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
+    `keep_s`: how long manifest, records and result of a finished job stay here. `cache_bytes`: disk for everything that
+    no open job needs.
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -35,4 +37,6 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: Path | None = None
     lease_s: float = 15.0
     state_due_s: float = 300.0
+    keep_s: float = 30 * 24 * 3600.0
+    cache_bytes: int = 16 << 30
     blind: bool = False
