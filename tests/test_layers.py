@@ -13,10 +13,10 @@ ROOTS = ("sdk", "node", "verifier")
 ALLOWED = {
     "protocol": set(),
     "runtime": {"protocol"},
-    "chain": {"protocol"},
+    "chain": {"protocol", "runtime"},
     "transport": {"protocol"},
     "artifacts": {"protocol", "transport"},
-    "workloads": {"protocol"},
+    "workloads": {"protocol", "runtime"},
     "sdk": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},

@@ -5,7 +5,6 @@ process ends when its parent does: stdin closes then, and Linux is asked to kill
 """
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, assert_never
 
+from proofyard.runtime.parent import end_with_parent
 from proofyard.workloads.determinism import configure, execution_class
 from proofyard.workloads.errors import ExecutionError, OutOfMemory, TaskStopped, WorkloadError, to_wire
 from proofyard.workloads.frames import (
@@ -41,8 +41,6 @@ from proofyard.workloads.state_store import StateStore, write_durably
 from proofyard.workloads.workload import Inputs, Progress, Resources, SegmentRunner, load_workload
 
 logger = logging.getLogger("proofyard.workloads")
-
-PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -151,13 +149,6 @@ def _limit(memory_bytes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
-def _die_with_parent(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
-
-
 @contextlib.contextmanager
 def _private_stdout() -> Iterator[BinaryIO]:
     """The real stdout for reports alone; prints of libraries go to stderr from here on."""
@@ -168,7 +159,7 @@ def _private_stdout() -> Iterator[BinaryIO]:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    _die_with_parent(settings["parent"])
+    end_with_parent(settings["parent"], signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

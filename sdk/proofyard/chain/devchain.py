@@ -1,14 +1,12 @@
 """A chain of one's own: a real anvil process, and the contracts deployed to it."""
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -26,6 +24,7 @@ from proofyard.chain.rpc import connect, mapped_errors
 from proofyard.chain.sender import Sender
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.types import Address, Wei
+from proofyard.runtime.parent import end_with_parent
 
 CHAIN_ID = 31337
 START_TIMEOUT_S = 20.0
@@ -91,7 +90,7 @@ class Anvil:
                 stdout=log,
                 stderr=log,
                 process_group=0,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=partial(end_with_parent, os.getpid()),
             )
             try:
                 self._wait_ready(log)
@@ -200,21 +199,6 @@ def _free_port(wanted: int) -> int:
         except OSError:
             raise PortInUse(wanted) from None
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs first, on Linux: ask for SIGTERM when the parent is gone, however it ended."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def ask() -> None:
-        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
 
 
 def _tail(log: IO[bytes]) -> str:

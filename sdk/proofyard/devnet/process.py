@@ -1,7 +1,6 @@
 """Child processes that are ours to the end: own process group, log file, ready file, and dead when we are."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -9,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 
 from proofyard.devnet.errors import ChildDied, ChildNotReady
+from proofyard.runtime.parent import end_with_parent
 
 Pause = Callable[[float], object]
 """Sleeps for so many seconds; may raise `KeyboardInterrupt`."""
 
 STOP_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -53,7 +53,7 @@ class Child:
                 stderr=sink,
                 env={**os.environ, **(env or {})},
                 process_group=0,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=partial(end_with_parent, os.getpid()),
             )
 
     @property
@@ -142,10 +142,3 @@ def free_udp_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
