@@ -1,9 +1,12 @@
-"""Builds, checks and tests the contracts: `python scripts/contracts.py build|check|test`."""
+"""Builds, checks and tests the contracts: `python scripts/contracts.py build|check|test|coverage`."""
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,13 @@ from proofyard.protocol.types import ProofyardError
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / "contracts"
 ABI = ROOT / "sdk" / "proofyard" / "chain" / "abi"
+SLITHER = ROOT / ".cache" / "slither"
+SLITHER_PINS = ROOT / "contracts" / "tools" / "slither.txt"
 MAX_DEPLOYED_BYTES = 24_576
 """EIP-170."""
+
+MIN_COVERAGE = 0.95
+"""Of the lines of contracts/src."""
 
 DEPLOYED = {
     "Credit": "Credit",
@@ -27,11 +35,15 @@ DEPLOYED = {
 """What is deployed, and its source below src/ without the suffix. Libraries are linked into the Registry."""
 
 
-def forge(*args: str) -> None:
-    """Run forge in contracts/; ends this program with forge's exit code when it fails."""
-    result = subprocess.run([find_tool("forge"), *args], cwd=CONTRACTS, check=False)
+def run(program: Path, *args: str, **env: str) -> None:
+    """Run a program in contracts/ with `env` added to the environment; ends this one with its exit code if it fails."""
+    result = subprocess.run([program, *args], cwd=CONTRACTS, env=os.environ | env, check=False)
     if result.returncode != 0:
         sys.exit(result.returncode)
+
+
+def forge(*args: str, **env: str) -> None:
+    run(find_tool("forge"), *args, **env)
 
 
 def artifacts() -> dict[str, str]:
@@ -71,18 +83,59 @@ def check() -> None:
         path = ABI / name
         if not path.is_file() or path.read_text() != text:
             sys.exit(f"contracts: {path.relative_to(ROOT)} is not what the sources give; run `make contracts`")
+    slither()
+
+
+def slither() -> None:
+    """Fail on anything that Slither finds; what it is not asked about is answered in docs/contracts.md."""
+    shutil.rmtree(CONTRACTS / "cache" / "analysis", ignore_errors=True)
+    forge("build", "--quiet", "--build-info", "src", FOUNDRY_PROFILE="analysis")
+    tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
+    out = ["--ignore-compile", "--foundry-out-directory", "cache/analysis/out"]
+    run(slither_program(), ".", *out, FOUNDRY_PROFILE="analysis", PATH=tools)
+
+
+def slither_program() -> Path:
+    """Slither in an environment of its own, made when it is missing or its pins have changed."""
+    pins, stamp = SLITHER_PINS.read_text(), SLITHER / "pins.txt"
+    if not stamp.is_file() or stamp.read_text() != pins:
+        print(f"contracts: installing Slither into {SLITHER.relative_to(ROOT)}", file=sys.stderr)
+        venv.create(SLITHER, clear=True, with_pip=True)
+        pip = ["-m", "pip", "--disable-pip-version-check", "-qq", "install", "-r", str(SLITHER_PINS)]
+        run(SLITHER / "bin" / "python", *pip)
+        stamp.write_text(pins)
+    return SLITHER / "bin" / "slither"
 
 
 def test() -> None:
-    forge("test")
+    """All Solidity tests; where CI says so (`CI` is set), with 10,000 runs of each fuzz test instead of 1,000."""
+    forge("test", *(["--fuzz-runs", "10000"] if os.environ.get("CI") else []))
+
+
+def coverage() -> None:
+    """Fail when the tests execute less than 95% of the lines of src/. Fuzz tests run a few times each."""
+    report = CONTRACTS / "cache" / "lcov.info"
+    select = ["--no-match-contract", "InvariantsTest", "--fuzz-runs", "20", "--exclude-tests"]
+    forge("coverage", *select, "--report", "summary", "--report", "lcov", "--report-file", str(report))
+    lines, hit, ours = 0, 0, False
+    for entry in report.read_text().splitlines():
+        kind, _, value = entry.partition(":")
+        if kind == "SF":
+            ours = value.startswith("src/")
+        elif kind == "DA" and ours:
+            lines += 1
+            hit += not value.endswith(",0")
+    print(f"contracts: {hit} of {lines} lines of src/ are covered, {hit / lines:.1%}")
+    if hit < lines * MIN_COVERAGE:
+        sys.exit(f"contracts: at least {MIN_COVERAGE:.0%} of the lines must be covered")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=["build", "check", "test"])
+    parser.add_argument("action", choices=["build", "check", "test", "coverage"])
     action = parser.parse_args().action
     try:
-        {"build": build, "check": check, "test": test}[action]()
+        {"build": build, "check": check, "test": test, "coverage": coverage}[action]()
     except ProofyardError as error:
         sys.exit(f"contracts: {error}")
 

@@ -167,6 +167,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     {
         uint256 amount = uint256(p.reward) + p.auditFee;
         // A permit that was front-run has already set the allowance; without one the transfer fails.
+        // slither-disable-next-line reentrancy-benign
         try IERC20Permit(TOKEN).permit(msg.sender, address(this), amount, permitDeadline, v, r, s) {} catch {}
         return _openJob(p);
     }
@@ -262,6 +263,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     function _take(JobId id, Job storage j, uint32 verifier) private {
         uint32 holder = j.verifier;
+        // slither-disable-next-line incorrect-equality
         if (holder == verifier) return;
         uint256 freeAt = uint256(j.lastActive) + TAKEOVER_TIMEOUT;
         bool free = holder == 0 || !_s.operators[holder].listed || block.timestamp > freeAt;
@@ -381,11 +383,13 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     function _requireFinal(BatchId id, Settled memory t) private view {
         require(t.settledAt != 0, NotSettled(id));
         require(block.timestamp >= t.claimableAt, WindowOpen(id, t.claimableAt));
+        // slither-disable-next-line incorrect-equality
         require(t.openChallenges == 0, Contested(id));
     }
 
     function _isClaimed(BatchId id, uint40 first, uint256 index) private view returns (bool) {
         if (index < INLINE_CLAIMS) return first >> index & 1 == 1;
+        // slither-disable-next-line incorrect-equality
         return _s.claimed[BatchId.unwrap(id)][index >> 8] >> (index & 0xff) & 1 == 1;
     }
 

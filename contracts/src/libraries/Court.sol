@@ -70,6 +70,7 @@ library Court {
     {
         bool timely = block.timestamp > deadline && block.timestamp <= deadline + window;
         require(timely, IRegistry.OutsideWindow(deadline, deadline + window));
+        // slither-disable-next-line unused-return
         (address signer,,) = ECDSA.tryRecover(TypedData.digest(TypedData.receipt(leaf, deadline)), signature);
         uint32 verifier = s.operatorOf[signer];
         require(s.operators[verifier].role == IRegistry.Role.Verifier, IRegistry.NotVerifier(signer));

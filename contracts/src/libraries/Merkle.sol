@@ -46,6 +46,7 @@ library Merkle {
         uint256 used;
         unchecked {
             for (; size > 1; (index, size) = (index >> 1, (size + 1) >> 1)) {
+                // slither-disable-next-line incorrect-exp
                 if (index ^ 1 >= size) continue;
                 if (used == proof.length) return false;
                 bytes32 sibling;

@@ -106,6 +106,7 @@ library Operators {
 
     function _takeKey(State storage s, uint32 id, address key, bytes calldata consent) private {
         require(s.operatorOf[key] == 0, IRegistry.KeyTaken(key, OperatorId.wrap(s.operatorOf[key])));
+        // slither-disable-next-line unused-return
         (address signer,,) = ECDSA.tryRecover(TypedData.digest(TypedData.register(msg.sender, key)), consent);
         require(signer == key && key != address(0), IRegistry.BadConsent(key, signer));
         s.operatorOf[key] = id;
