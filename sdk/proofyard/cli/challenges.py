@@ -64,7 +64,6 @@ def open_challenge(
     from proofyard.protocol.record import payouts_of
 
     court, record = Court(chain), settled.record
-    chain.require_balance(chain.params().court.bond)
     if place is not None:
         task, number = place
         commitment, position = settled.segment(task, number).commitment, settled.position(task)

@@ -1,0 +1,81 @@
+"""Where a worker's states are looked for, over real QUIC."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proofyard.artifacts import ArtifactUnavailable, BlockStore, serve_blocks
+from proofyard.chain import Wallet
+from proofyard.disputes.errors import StateWithheld
+from proofyard.disputes.network import Network
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.messages import Ack, ObtainState
+from proofyard.protocol.record import CommittedTask
+from proofyard.protocol.types import Address, Digest, JobId, TaskIndex
+from proofyard.transport import Endpoint
+
+DOMAIN = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
+STATE = b"a state that only its worker has"
+RECORD = raw_cid(b"record")
+ZERO = Digest(bytes(32))
+
+
+def committed(worker: Address) -> CommittedTask:
+    result = raw_cid(b"result")
+    commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1)
+    return CommittedTask(commitment, b"", (raw_cid(b"before"), raw_cid(STATE)), 0)  # type: ignore[arg-type]
+
+
+class Verifier:
+    """A verifier's endpoint and store; `fetches` says whether it gets the state from its worker when asked."""
+
+    def __init__(self, folder: Path, fetches: bool | None) -> None:
+        self.store = BlockStore(folder)
+        self.endpoint = Endpoint(Wallet.generate(), network=DOMAIN)
+        self.asked: list[ObtainState] = []
+        self._fetches = fetches
+        serve_blocks(self.endpoint, self.store)
+        if fetches is not None:
+            self.endpoint.on(ObtainState, self._obtain)
+
+    async def _obtain(self, _connection: Any, message: ObtainState, _body: Any) -> Ack:
+        self.asked.append(message)
+        if not self._fetches:
+            return Ack(False, "the worker is away")
+        self.store.put_bytes(STATE)
+        return Ack()
+
+
+async def state_through(tmp_path: Path, fetches: bool | None) -> tuple[bytes, list[ObtainState]]:
+    """State 1 of a task, asked for through one verifier."""
+    worker = Wallet.generate().address
+    verifier = Verifier(tmp_path / "verifier", fetches)
+    async with verifier.endpoint as served, Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        listed = SimpleNamespace(node=served.address, endpoint=f"127.0.0.1:{served.port}")
+        chain: Any = SimpleNamespace(active_verifiers=lambda: [listed], operator_of=lambda _: None)
+        network = Network(chain, endpoint, BlockStore(tmp_path / "own"), tmp_path / "inputs")
+        return await network.state(RECORD, committed(worker), 1, 0.0), verifier.asked
+
+
+async def test_a_verifier_fetches_a_state_from_its_worker_for_whoever_asks(tmp_path: Path) -> None:
+    state, asked = await state_through(tmp_path, fetches=True)
+    assert state == STATE
+    assert asked == [ObtainState(RECORD, TaskIndex(0), 1)]
+
+
+async def test_a_state_is_withheld_only_where_a_verifier_could_be_asked_for_it(tmp_path: Path) -> None:
+    with pytest.raises(StateWithheld, match="the worker is away"):
+        await state_through(tmp_path / "one", fetches=False)
+    with pytest.raises(ArtifactUnavailable):
+        await state_through(tmp_path / "other", fetches=None)
+
+
+async def test_without_a_verifier_nothing_is_held_against_the_worker(tmp_path: Path) -> None:
+    async with Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        chain: Any = SimpleNamespace(active_verifiers=list, operator_of=lambda _: None)
+        network = Network(chain, endpoint, BlockStore(tmp_path / "own"), tmp_path / "inputs")
+        with pytest.raises(ArtifactUnavailable, match="no active verifier"):
+            await network.state(RECORD, committed(Wallet.generate().address), 1, 0.0)
