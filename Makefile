@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format contracts bench-verify bench-transport clean
+.PHONY: help setup demo test fuzz check format contracts bench-verify bench-transport clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -13,8 +13,12 @@ demo: setup ## fine-tune a real model on a local network: checked, slashed, paid
 	@$(PY) scripts/demo.py
 
 test: setup ## the whole test suite, contracts included
-	@$(PY) scripts/contracts.py test
+	@# The IPFS daemons of the tests are fetched meanwhile.
+	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
 	@$(PY) -m pytest
+
+fuzz: setup ## 100,000 mutated inputs at each door that strangers can knock at (about 5 minutes)
+	@FUZZ_INPUTS=100000 $(PY) -m pytest tests/transport/test_fuzz.py --timeout 1800
 
 check: setup ## formatting, lint, types, generated files
 	@$(PY) -m ruff format --check .

@@ -1,9 +1,12 @@
 """Stores in temporary folders, served between real QUIC peers."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -54,3 +57,33 @@ async def seeder(tmp_path: Path) -> AsyncIterator[Callable[[BlockStore], Awaitab
 
         serve.leecher, serve.endpoints = leecher, []  # type: ignore[attr-defined]
         yield serve
+
+
+@pytest.fixture(scope="session")
+def daemons() -> ModuleType:
+    """`scripts/ipfs_daemons.py`, with what it needs installed. Skips where npm or pip cannot have it."""
+    path = Path(__file__).parents[2] / "scripts" / "ipfs_daemons.py"
+    spec = importlib.util.spec_from_file_location("ipfs_daemons", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        module.install()
+    except module.Unavailable as error:
+        pytest.skip(str(error))
+    return module
+
+
+@pytest.fixture(scope="session")
+def daemon(daemons: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A js-ipfs daemon: `api` and `swarm`."""
+    with daemons.JsDaemon(tmp_path_factory.mktemp("js-ipfs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kubo(daemons: ModuleType, daemon: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Kubo's core, connected to the daemon."""
+    with daemons.KuboCore(tmp_path_factory.mktemp("kubo")) as running:
+        running.connect(daemon.swarm)
+        yield running

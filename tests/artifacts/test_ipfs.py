@@ -1,22 +1,35 @@
-"""With `IPFS_API` set to the multiaddress of a daemon's RPC, these run against it; without, only the failures do.
-
-The daemon must be offline or in a namespace of its own; see `docs/protocol.md` for the CIDs it has to agree with.
-"""
+"""Against js-ipfs, a daemon with Kubo's RPC, and against Kubo's core, which exchanges blocks with it over Bitswap."""
 
 import io
 import os
 
+import base58
 import pytest
 
-from proofyard.artifacts import ArtifactUnavailable, IpfsUnavailable, fetch
+from proofyard.artifacts import ArtifactUnavailable, BlockStore, IpfsUnavailable, fetch
 from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.artifacts.ipfs import IpfsNode
-from proofyard.protocol.cid import raw_cid
+from proofyard.artifacts.unixfs import Kind, Node, node_cid
+from proofyard.protocol.cid import DAG_PB, make_cid, raw_cid
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning"),
+    pytest.mark.timeout(1200),  # the first of them installs the daemons
+]
 
-API = os.environ.get("IPFS_API", "")
-with_daemon = pytest.mark.skipif(not API, reason="IPFS_API is not set")
+
+@pytest.fixture
+async def node(daemon):
+    node = IpfsNode(daemon.api)
+    yield node
+    await node.close()
+
+
+def version_1(cid):
+    """The CIDv1 of a CIDv0, which is the base58 of a sha2-256 multihash."""
+    multihash = base58.b58decode(cid)
+    assert multihash[:2] == b"\x12\x20"
+    return make_cid(multihash[2:], DAG_PB)
 
 
 async def test_a_daemon_that_is_not_there_is_reported(store):
@@ -28,36 +41,69 @@ async def test_a_daemon_that_is_not_there_is_reported(store):
     await node.close()
 
 
-@with_daemon
-async def test_published_artifacts_have_the_same_cid_there_and_come_back(store, tmp_path, pattern):
+async def test_published_artifacts_have_the_same_cid_there_and_come_back(store, node, tmp_path, pattern):
     source = tmp_path / "model"
     (source / "sub").mkdir(parents=True)
     (source / "weights").write_bytes(pattern(3 * CHUNK_BYTES + 9))
     (source / "sub" / "config").write_bytes(b"{}")
     cid = store.link_directory(source)
-    node = IpfsNode(API)
     await node.publish(store, cid)
     content = node._client.cat(f"{cid}/weights")
     assert content == pattern(3 * CHUNK_BYTES + 9)
-    other = type(store)(tmp_path / "other")
+    other = BlockStore(tmp_path / "other")
     await fetch(other, cid, [node], max_bytes=10 << 20)
     assert (other.export(cid, tmp_path / "back") / "weights").read_bytes() == content
     await node.unpin(cid)
-    await node.close()
 
 
-@with_daemon
-async def test_what_the_daemon_imports_itself_has_our_cid(store, pattern):
-    data = pattern(5 * CHUNK_BYTES + 1)
-    node = IpfsNode(API)
-    added = node._client.add(io.BytesIO(data), cid_version=1, opts={"raw-leaves": "true", "cid-base": "base32"})
+@pytest.mark.parametrize("size", [0, CHUNK_BYTES, 5 * CHUNK_BYTES + 1, 175 * CHUNK_BYTES])
+async def test_a_file_that_the_daemon_imports_has_our_cid(store, node, pattern, size):
+    data = pattern(size)
+    added = node._client.add(io.BytesIO(data), cid_version=1, raw_leaves=True, opts={"cid-base": "base32"})
     assert added["Hash"] == store.put_bytes(data)
-    await node.close()
 
 
-@with_daemon
-async def test_a_cid_that_the_daemon_does_not_have_is_reported(store):
-    node = IpfsNode(API)
+async def test_a_folder_that_the_daemon_imports_has_our_cid(store, node, tmp_path, pattern):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "b").write_bytes(pattern(2 * CHUNK_BYTES))
+    (folder / "a").write_bytes(b"small")
+    options = {"cid_version": 1, "raw_leaves": True, "recursive": True, "opts": {"cid-base": "base32"}}
+    added = {each["Name"]: each["Hash"] for each in node._client.add(str(folder), **options)}
+    assert added["folder"] == store.put_directory(folder)
+
+
+async def test_kubo_fetches_what_was_published(store, node, kubo, tmp_path):
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "weights").write_bytes(os.urandom(20 * CHUNK_BYTES + 1))
+    (source / "config").write_bytes(os.urandom(10))
+    cid = store.link_directory(source)
+    await node.publish(store, cid)
+    kubo.download(cid, tmp_path / "copy")
+    for name in ("weights", "config"):
+        assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize("size", [11, 3 * CHUNK_BYTES + 7])
+async def test_what_only_kubo_has_is_found_through_the_daemon(store, node, kubo, tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    cid = version_1(kubo.add(tmp_path / "file"))
+    await fetch(store, cid, [node], max_bytes=10 << 20)
+    assert store.get_bytes(cid) == data
+    assert b"".join(store.read_range(cid, 5, 6)) == data[5:11]
+
+
+def test_a_node_with_content_is_encoded_as_kubo_does(kubo, tmp_path):
+    data = os.urandom(1000)
+    (tmp_path / "file").write_bytes(data)
+    assert version_1(kubo.add(tmp_path / "file")) == node_cid(Node(Kind.FILE, (), data, len(data)).encode())
+
+
+async def test_a_cid_that_the_daemon_does_not_have_is_reported(store, node, monkeypatch):
+    monkeypatch.setattr("proofyard.artifacts.ipfs.FIND_SECONDS", 2)
+    impatient = IpfsNode(node.api)
     with pytest.raises(ArtifactUnavailable):
-        await fetch(store, raw_cid(os.urandom(16)), [node], max_bytes=1000)
-    await node.close()
+        await fetch(store, raw_cid(os.urandom(16)), [impatient], max_bytes=1000)
+    await impatient.close()

@@ -120,6 +120,8 @@ def _link(value: bytes) -> Link:
     cid, name, tsize = found.get(1), found.get(2, b""), found.get(3, 0)
     if not isinstance(cid, bytes) or not isinstance(name, bytes) or not isinstance(tsize, int):
         raise _Malformed("a link has a field of the wrong type, or no CID")
+    if len(cid) == 34:  # a link of old, version 0: the multihash alone stands for dag-pb
+        cid = b"\x01\x70" + cid
     return Link(cid_from_bytes(cid), name.decode(), tsize)
 
 
