@@ -240,7 +240,7 @@ class RegistryReader:
     def challenge(self, challenge: ChallengeId) -> ChallengeRecord:
         row = self._read("challenge", challenge)
         challenger, batch, kind, phase, round_, accused, task, segment, entry, draw_block, until, *row = row
-        votes_wrong, votes_right, wrong, attempt, appellant, _, bond, expires_at, _, _ = row
+        votes_wrong, votes_right, wrong, attempt, appellant, _, bond, expires_at, _, leaf = row
         return ChallengeRecord(
             id=challenge,
             kind=Kind(kind),
@@ -261,6 +261,7 @@ class RegistryReader:
             wrong=wrong,
             attempt=attempt,
             bond=Wei(bond),
+            leaf=Digest(leaf),
         )
 
     def challenge_count(self) -> int:

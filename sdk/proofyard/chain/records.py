@@ -207,7 +207,7 @@ class Phase(IntEnum):
 @dataclass(frozen=True)
 class ChallengeRecord:
     """A challenge on chain. `until` ends the voting, the time to appeal or the time to answer; `entry` is the index of
-    the payout or fault; `wrong` the last verdict on what is challenged."""
+    the payout or fault; `wrong` the last verdict on what is challenged; `leaf` the commitment of a receipt."""
 
     id: ChallengeId
     kind: Kind
@@ -228,6 +228,7 @@ class ChallengeRecord:
     wrong: bool
     attempt: int
     bond: Wei
+    leaf: Digest
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,28 @@
-"""What a verifier does once a batch is settled: it hands on its workers' states to whoever replays the batch."""
+"""A verifier's part in disputes: hands on its workers' states to whoever replays a batch, and answers for receipts."""
 
 import asyncio
 import logging
+from functools import partial
+
+from sqlmodel import col, select
 
 from proofyard.artifacts import ArtifactError
+from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
+from proofyard.protocol import merkle
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
-from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection
 from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context
+from proofyard.verifier.database import Batch
+from proofyard.verifier.membership import members_of
 
 logger = logging.getLogger(__name__)
+
+POLL_S = 5.0
+SCANNED = 200
+"""Challenges before the newest that a starting verifier looks at."""
 
 
 class StateDesk:
@@ -38,3 +49,47 @@ class StateDesk:
             if task.commitment.task == message.task and 0 <= message.number < len(task.trace):
                 return task.commitment.node, task.trace[message.number]
         raise ArtifactError(f"the record {message.record} has no task {message.task} with a state {message.number}")
+
+
+async def answer_receipts(context: Context) -> None:
+    """Show the batch that honours a receipt whenever one of this verifier's is challenged: silence costs stake."""
+    seen = 0
+    while True:
+        try:
+            count = await context.on_chain(context.chain.challenge_count)
+            for number in range(max(seen + 1, count - SCANNED, 1), count + 1):
+                record = await context.on_chain(partial(context.chain.challenge, ChallengeId(number)))
+                await answer_receipt(context, record)
+            seen = count
+        except ProofyardError as error:
+            logger.warning("challenges cannot be followed: %s; trying again", error)
+        await asyncio.sleep(POLL_S)
+
+
+async def answer_receipt(context: Context, record: ChallengeRecord) -> None:
+    """Answer one challenge of a receipt, if it is such a one, open, and about this verifier."""
+    own = await context.on_chain(partial(context.chain.operator_of, context.wallet.address))
+    if (record.kind, record.phase, record.accused) != (Kind.RECEIPT, Phase.ANSWER, own):
+        return
+    found = await asyncio.to_thread(_batch_of, context, record.leaf)
+    if found is None:
+        logger.error("challenge %s: no batch of this verifier holds the commitment it signed for", record.id)
+        return
+    batch, leaves = found
+    index = leaves.index(record.leaf)
+    try:
+        court, proof = Court(context.chain), merkle.proof(leaves, index)
+        await context.on_chain(partial(court.answer_receipt, record.id, batch, index, proof))
+        logger.info("challenge %s answered: the commitment is in batch %s", record.id, batch)
+    except Refused as error:
+        logger.warning("challenge %s: %s", record.id, error)
+
+
+def _batch_of(context: Context, leaf: Digest) -> tuple[BatchId, list[Digest]] | None:
+    """The first batch on chain that holds a commitment, and all of its leaves."""
+    with context.database.session() as session:
+        for batch in session.exec(select(Batch).where(col(Batch.chain_id).is_not(None)).order_by(col(Batch.id))):
+            leaves = [member.commitment.struct_hash() for member in members_of(batch)]
+            if leaf in leaves:
+                return BatchId(batch.chain_id or 0), leaves
+    return None

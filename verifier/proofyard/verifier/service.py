@@ -17,7 +17,7 @@ from proofyard.verifier.chainsync import follow_chain
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Database
 from proofyard.verifier.desk import Desk
-from proofyard.verifier.disputes import StateDesk
+from proofyard.verifier.disputes import StateDesk, answer_receipts
 from proofyard.verifier.jobs import complete, expire, take_up
 from proofyard.verifier.quorum import CoSigner
 from proofyard.verifier.retention import look_after_store
@@ -70,7 +70,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             await context.on_chain(lambda: _advertise(context))
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
             try:
-                await run_together(follow_chain(context), _work(context), look_after_store(context))
+                await run_together(
+                    follow_chain(context), _work(context), look_after_store(context), answer_receipts(context)
+                )
             finally:
                 await context.close()
                 database.close()

@@ -1,0 +1,50 @@
+"""A verifier whose receipt is challenged shows the batch that honours it, and has nothing to show for a dropped one."""
+
+from pathlib import Path
+from typing import Any
+
+from world import CREDIT, World
+
+from proofyard.chain import Court, Phase
+from proofyard.protocol.codec import encode
+from proofyard.protocol.commitment import receipt_struct_hash
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.verifier.context import Context
+from proofyard.verifier.database import Batch, Database, Job
+from proofyard.verifier.disputes import answer_receipt
+
+
+async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(network, tmp_path) -> None:
+    world = World.build(network, verifiers=1, nodes=3)
+    chain, key = world.chain, world.verifiers[0]
+    job = world.open_job(network.owner(1300), tasks=3)
+    commitments = world.commitments(job)
+    ref = world.commit(job, commitments[:2])
+    deadline = chain.now() + 30
+    court = Court(network.owner(100))
+    network.anvil.warp(40)
+    challenges = []
+    for commitment in commitments[1:]:
+        leaf = commitment.struct_hash()
+        receipt = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, deadline)))
+        challenges.append(court.challenge_receipt(leaf, deadline, receipt))
+
+    context = verifiers_context(world, tmp_path)
+    with context.database.session() as session:
+        terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "reward": "0", "audit_fee": "0", "deadline": 0}
+        session.add(Job(id=job, requester="", manifest="", tasks=3, **terms))
+        session.flush()
+        members = [encode(SubmitCommitment(c, bytes(65), ())) for c in commitments[:2]]  # type: ignore[arg-type]
+        session.add(Batch(job=job, root=ref.root, members=encode(members), chain_id=ref.batch))
+    for challenge in challenges:
+        await answer_receipt(context, chain.challenge(challenge))
+    assert [chain.challenge(challenge).phase for challenge in challenges] == [Phase.REJECTED, Phase.ANSWER]
+    assert chain.account(world.verifier_owners[0].wallet.address).stake > 1000 * CREDIT
+    context.database.close()
+
+
+def verifiers_context(world: World, folder: Path) -> Context:
+    key = world.verifiers[0]
+    client, database = world.network.client(key), Database(f"sqlite:///{folder / 'verifier.db'}")
+    unused: Any = None
+    return Context(unused, key, client.domain, client, database, unused, unused)
