@@ -45,7 +45,9 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     if settings.adversary:
         logger.warning("this node cheats on purpose: %s", settings.adversary)
     resources = Resources(
-        threads=settings.threads or os.cpu_count() or 1, memory_bytes=settings.memory_limit_bytes or None
+        threads=settings.threads or os.cpu_count() or 1,
+        memory_bytes=settings.memory_limit_bytes or None,
+        micro_batch=settings.micro_batch or None,
     )
     journal = Journal(settings.data_dir / "node.db")
     domain = Domain(chain.chain_id, chain.registry)

@@ -24,6 +24,9 @@ class NodeFlags(ServiceFlags):
     jury: Annotated[
         bool | None, typer.Option("--jury/--no-jury", help="Sit on juries; a node that is drawn and does not is fined.")
     ] = None
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Sequences computed at once, 0 for a whole batch; fewer take less memory.")
+    ] = None
     state_budget_bytes: Annotated[
         int | None, typer.Option(help="Disk for states that are owed until their challenge window closes.")
     ] = None

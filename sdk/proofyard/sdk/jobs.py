@@ -174,9 +174,9 @@ def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
     known = {item.name: item for item in fields(kind)}
     unknown = sorted(values.keys() - known.keys())
     if unknown:
-        raise JobRefused(f"{unknown[0]}: a {workload} job has no such parameter; it has {', '.join(known)}")
+        raise JobRefused(f"{unknown[0]}: the {workload} job has no such parameter; it has {', '.join(known)}")
     needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(needed - values.keys())
     if missing:
-        raise JobRefused(f"{missing[0]}: a {workload} job needs it")
+        raise JobRefused(f"{missing[0]}: the {workload} job needs it")
     return kind(**values)

@@ -1,0 +1,79 @@
+"""Jobs that cannot work are refused where they are made, before anything is published or paid."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proofyard.protocol.types import Cid, ProofyardError
+from proofyard.sdk import JOBS, EmbedJob, JobRefused, LoraJob, MapJob, SweepJob, make_job
+from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+from proofyard.workloads.workload import load_workload
+from proofyard.workloads.zoo import BEHAVING, COMPUTING, KEEPING_STAKE, ZOO
+
+CIDS = (Cid("model"), Cid("data"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder: Path = tmp_path_factory.mktemp("inputs")
+    model, data = write_tiny_model(folder / "model"), write_tiny_corpus(folder / "text.jsonl", labels=2)
+    (folder / "empty.jsonl").write_text("\n \n")
+    return {"model": model, "data": data}
+
+
+@pytest.mark.parametrize("workload", JOBS)
+def test_every_workload_has_a_job_whose_manifest_it_accepts(workload: str, inputs: dict[str, Any]) -> None:
+    extra: dict[str, Any] = {"lora": {"workers": 2}, "sweep": {"vary": {"lr": [0.1, 0.2]}}}.get(workload, {})
+    manifest = make_job(workload, inputs | extra).manifest(*CIDS)
+    assert manifest.workload == workload
+    assert load_workload(workload).graph(manifest)
+
+
+@pytest.mark.parametrize(
+    ("workload", "values", "reason"),
+    [
+        ("mining", {}, "workload: 'mining' has no job spec"),
+        ("lora", {"colour": 1}, "colour: the lora job has no such parameter"),
+        ("embed", {"data": "x"}, "model: the embed job needs it"),
+    ],
+)
+def test_a_job_from_names_is_refused_by_name(workload: str, values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(JobRefused, match=reason):
+        make_job(workload, values)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda i: LoraJob(**i, rank=0), "rank"),
+        (lambda i: LoraJob(**i, workers=2, rank=65), r"params\.rank is 65, but .* has only 64"),
+        (lambda i: LoraJob(**i, workers=2, batch=4096, seq_len=1 << 17), r"params\.batch times seq_len"),
+        (lambda i: LoraJob(**i, workers=2, seq_len=1 << 30), "seq_len"),
+        (lambda i: LoraJob(**i, workers=3), "2 shard labels for 3 workers"),
+        (lambda i: LoraJob(**i, workers=2, precision="fp8"), "execution_class is 'fp8'"),
+        (lambda i: LoraJob(**i, workers=2, targets=["nothing"]), "no linear layer named nothing"),
+        (lambda i: LoraJob(**i, workers=2, tolerance=2.0), r"tolerance is 2\.0"),
+        (lambda i: LoraJob(**i | {"data": i["data"].with_name("empty.jsonl")}), "data file holds no line"),
+        (lambda i: EmbedJob(**i | {"data": i["data"].with_name("empty.jsonl")}), r"empty\.jsonl holds no line"),
+        (lambda i: EmbedJob(**i, segment_rows=0), r"params\.segment_rows"),
+        (lambda i: MapJob(**i, segments=1 << 20), r"params\.segments"),
+        (lambda i: SweepJob(**i, vary={}), r"params\.vary"),
+        (lambda i: SweepJob(**i, vary={"lr": [-1.0]}), "lr"),
+    ],
+)
+def test_what_cannot_be_executed_is_refused_with_the_field(make: Any, reason: str, inputs: dict[str, Any]) -> None:
+    with pytest.raises(ProofyardError, match=reason):
+        manifest = make(inputs).manifest(*CIDS)
+        load_workload(manifest.workload).check(manifest)
+
+
+def test_the_zoo_names_every_cheat_that_there_is() -> None:
+    from proofyard.node.adversary import BEHAVIOUR
+    from proofyard.workloads.adversary import KINDS
+
+    assert KINDS.keys() == COMPUTING.keys()
+    assert BEHAVIOUR.keys() == BEHAVING.keys()
+    assert ZOO.keys() > KEEPING_STAKE
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    assert not [kind for kind in ZOO if f"`{kind}`" not in page]
