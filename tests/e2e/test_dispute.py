@@ -1,0 +1,187 @@
+"""A dispute from the settlement to the slash: real chain, real nodes on the jury, the command line for everything else.
+
+Verifiers that find every audit right settle a batch with a faked task. The times in which jurors vote are long and are
+cut short by moving the chain's clock once everybody has done what it does by itself, so nothing here depends on how
+fast the machine is.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proofyard.chain import ChainClient, ChallengeId, CourtParams, Params, Phase, Wallet
+from proofyard.chain.events import VoteCommitted
+from proofyard.cli import main
+from proofyard.devnet.members import Member, keys_of, store_wallet
+from proofyard.devnet.network import DevNetwork, Plan
+from proofyard.protocol.types import ExitCode, Wei
+from proofyard.sdk import Client, LoraJob, credits, settled_batches, submit_job
+
+pytestmark = pytest.mark.timeout(400)
+
+CREDIT = 10**18
+COURT = CourtParams(jury_size=3, appeal_jury_size=5, vote_time=900, reveal_time=900, appeal_time=1800, round_expiry=600)
+PARAMS = Params(challenge_window=900, unstake_delay=10_000, court=COURT)
+DEADLINE_S = 200.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A network with a settled batch, and `run` for `dispute` commands: exit code, JSON and stderr."""
+
+    network: DevNetwork
+    outsider: Wallet
+    run: Callable[..., tuple[int, Any, str]]
+
+    @property
+    def chain(self) -> ChainClient:
+        return self.network.chain()
+
+    def as_outsider(self, *args: str) -> tuple[int, Any, str]:
+        return self.run(*args, *self._wallet("outsider"))
+
+    def as_owner(self, member: Member, *args: str) -> tuple[int, Any, str]:
+        return self.run(*args, *self._wallet(f"{member.name}-owner"))
+
+    def as_node(self, member: Member, *args: str) -> tuple[int, Any, str]:
+        return self.run(*args, config=self.network.directory / member.name / "proofyard.toml")
+
+    def _wallet(self, name: str) -> list[str]:
+        keys = keys_of(self.network.directory / "wallets", name)
+        return ["--wallet", str(keys.keystore), "--password-file", str(keys.password_file)]
+
+    def stake(self, wallet: Wallet) -> int:
+        return self.chain.account(wallet.address).stake
+
+    def until(self, what: str, holds: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + DEADLINE_S
+        while not holds():
+            assert time.monotonic() < give_up, f"waited in vain until {what}"
+            time.sleep(0.3)
+
+
+@pytest.fixture
+def scene(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+    def run(*args: str, config: Path | None = None) -> tuple[int, Any, str]:
+        capsys.readouterr()
+        toml = config or network.settings
+        code = main(["--config", str(toml), "verifier", "dispute", *args, "--json"])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if printed.out else None, printed.err
+
+    plan = Plan(
+        nodes=3, adversaries=("skip-half",), verifiers=2, blind=True, model_dirs=(inputs / "model",), params=PARAMS
+    )
+    with DevNetwork(tmp_path / "devnet", plan) as network:
+        outsider = store_wallet(network.directory / "wallets", "outsider", Wallet.generate())
+        network.anvil.fund(outsider.address)
+        network.chain(network.treasury).transfer(outsider.address, Wei(100 * CREDIT))
+        yield Scene(network, outsider, run)
+
+
+def test_a_faked_entry_is_replayed_challenged_and_slashed_and_malice_costs_the_challenger(
+    scene: Scene, inputs: Path, job: LoraJob
+) -> None:
+    network, chain = scene.network, scene.chain
+    cheat = next(node for node in network.nodes if node.adversary)
+    with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
+        handle = submit_job(replace(job, rounds=1), reward=credits(100), audit_fee=credits(10), client=client)
+        handle.wait(DEADLINE_S)
+        record = settled_batches(client, handle.job_id)[0].record
+    assert record.faults == ()
+    batch = str(record.batch)
+    tasks = {task.commitment.node: task.commitment.task for task in record.tasks}
+    accused = next(node for node in network.nodes if not node.adversary and node.key.address in tasks)
+    absent = next(node for node in network.nodes if node not in (cheat, accused))
+
+    # Whoever replays the batch finds the fake and is told what to type.
+    code, found, _ = scene.run("replay", batch, "--model-dir", str(inputs / "model"))
+    assert code == ExitCode.PROOF_MISMATCH
+    faked = tasks[cheat.key.address]
+    assert {int(row["task"]) for row in found["executed"] if row["holds"] is False} == {faked}
+    assert not found["problem"]
+    code, parted, _ = scene.run("bisect", batch, str(faked))
+    assert (code, parted["first_state"], parted["segment"]["holds"]) == (ExitCode.PROOF_MISMATCH, 1, False)
+
+    # One node is away: its owner votes by hand on one challenge and lets the other one pass. The others sit on their
+    # juries without being told.
+    network.kill(absent.name)
+    proposed = found["challenges"][0].removeprefix("proofyard verifier dispute ").split()
+    code, opened, _ = scene.as_outsider(*proposed)
+    assert (code, opened["challenge"], opened["about"].split()[1]) == (0, "1", str(faked))
+    honest = f"{tasks[accused.key.address]}:0"
+    assert scene.as_outsider("open", batch, "--segment", honest)[1]["challenge"] == "2"
+    assert chain.token_balance(scene.outsider.address) == 0
+    check_refusals(scene, batch, proposed, accused)
+    code, vote, _ = scene.as_node(absent, "vote", "2", "--no-wait")
+    assert (code, vote["wrong"], vote["revealed"]) == (0, False, False)
+    scene.until("every juror has sealed", lambda: (sealed(chain, 1), sealed(chain, 2)) == (2, 3))
+    network.anvil.warp(COURT.vote_time)
+    assert scene.as_node(absent, "vote", "2")[1]["revealed"]
+    scene.until("every vote is open", lambda: (opened_votes(chain, 1), opened_votes(chain, 2)) == ((2, 0), (0, 3)))
+    network.anvil.warp(COURT.reveal_time)
+    for challenge in (1, 2):
+        scene.until("the jurors have the votes counted", lambda c=challenge: phase(chain, c) == Phase.VERDICT)
+
+    # A bystander appeals; there are too few nodes for a larger jury, so the verdict stands and the bond goes back.
+    code, _, said = scene.as_owner(accused, "appeal", "1")
+    assert code == 0
+    assert "of 5 jurors can be found" in said
+    network.anvil.warp(COURT.round_expiry)
+    assert scene.as_outsider("resolve", "1", "--wait")[1]["phase"] == "upheld"
+    assert scene.stake(cheat.owner) == 0
+    network.anvil.warp(COURT.appeal_time)
+    scene.until("a juror has carried out the verdict", lambda: phase(chain, 2) == Phase.REJECTED)
+
+    winnings = 50 * CREDIT + 40 * CREDIT
+    assert scene.stake(scene.outsider) == winnings
+    jury_pay = (PARAMS.node_stake * COURT.jury_bps // 10_000 + COURT.juror_fine) // 2
+    assert scene.stake(accused.owner) == PARAMS.node_stake + 20 * CREDIT + jury_pay + COURT.appeal_bond
+    assert scene.stake(absent.owner) == PARAMS.node_stake - COURT.juror_fine + 5 * CREDIT
+    code, _, said = scene.as_outsider("withdraw")
+    assert code == 0
+    assert "90 CREDIT are released" in said
+    assert chain.account(scene.outsider.address).unbonding == winnings
+    listed = scene.run("list")[1]
+    assert [(row["challenge"], row["phase"]) for row in listed] == [("2", "rejected"), ("1", "upheld")]
+    outcome = scene.run("show", "1")[1]["outcome"]
+    assert sum(int(amount) for amount in outcome.values()) == PARAMS.node_stake + COURT.juror_fine
+    assert chain.totals().sum == chain.token_balance(chain.registry)
+
+
+def check_refusals(scene: Scene, batch: str, opened: list[str], accused: Member) -> None:
+    """What cannot be done now ends with its own exit code and a sentence that says why."""
+    for code, said, refused in (
+        (ExitCode.USAGE, "is unknown to the Registry", scene.run("replay", "99")),
+        (ExitCode.USAGE, "has no task 99", scene.run("replay", batch, "--segment", "99:0")),
+        (ExitCode.USAGE, "has no segment 99", scene.as_outsider("open", batch, "--segment", "0:99")),
+        (ExitCode.USAGE, "has no fault 0", scene.as_outsider("open", batch, "--fault", "0")),
+        (ExitCode.USAGE, "there is no challenge 99", scene.run("show", "99")),
+        (ExitCode.USAGE, "no first verdict", scene.as_outsider("appeal", "1")),
+        (ExitCode.USAGE, "is not on the jury", scene.as_node(accused, "vote", "2")),
+        (ExitCode.BALANCE_TOO_SMALL, "needs 50", scene.as_outsider("open", batch, "--payout", "0")),
+        (ExitCode.FAILED, "too early", scene.as_owner(accused, "resolve", "1")),
+        (ExitCode.FAILED, "in challenge 1", scene.as_owner(accused, *opened)),
+        (ExitCode.UNREACHABLE, "no answer", scene.run("list", "--rpc-url", "http://127.0.0.1:1")),
+    ):
+        assert refused[:2] == (code, None), refused
+        assert said in refused[2]
+
+
+def sealed(chain: ChainClient, challenge: int) -> int:
+    events = chain.challenge_events(chain.challenge(ChallengeId(challenge)))
+    return len([event for event in events if isinstance(event, VoteCommitted)])
+
+
+def opened_votes(chain: ChainClient, challenge: int) -> tuple[int, int]:
+    record = chain.challenge(ChallengeId(challenge))
+    return record.votes_wrong, record.votes_right
+
+
+def phase(chain: ChainClient, challenge: int) -> Phase:
+    return chain.challenge(ChallengeId(challenge)).phase
