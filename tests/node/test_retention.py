@@ -21,7 +21,7 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import Ack, Receipt, SubmitCommitment, TaskOffer
+from proofyard.protocol.messages import Ack, Receipt, SubmitCommitment, TaskFailed, TaskOffer
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature
 from proofyard.transport import Connection, Endpoint
 from proofyard.workloads.errors import OutOfDisk
@@ -37,14 +37,17 @@ DEADLINE_S = 100.0
 
 @dataclass
 class FakeLinks:
-    """A verifier that takes everything; `delivered` are the commitments it got."""
+    """A verifier that takes everything: commitments, and tasks that are handed back."""
 
     delivered: list[SubmitCommitment] = field(default_factory=list)
+    handed_back: list[TaskFailed] = field(default_factory=list)
 
     def connection(self, _verifier: Address) -> Connection | None:
         return cast(Connection, self)
 
-    async def try_request(self, _verifier: Address, _message: msgspec.Struct, _reply: object) -> Ack:
+    async def try_request(self, _verifier: Address, message: msgspec.Struct, _reply: object) -> Ack:
+        if isinstance(message, TaskFailed):
+            self.handed_back.append(message)
         return Ack()
 
     async def deliver(self, _verifier: Address, message: SubmitCommitment, _reply: object) -> Receipt:
@@ -104,7 +107,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     stack = []
 
-    async def start(*, budget: int, **params: int) -> Node:
+    async def start(*, budget: int, memory: int | None = None, **params: int) -> Node:
         store = NodeStore(tmp_path / "blocks")
         journal = Journal(tmp_path / "node.db")
         manifest = Manifest(
@@ -127,8 +130,7 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
         settings = NodeSettings(
             registry="", wallet=tmp_path, data_dir=tmp_path, state_budget_bytes=budget, cache_bytes=0
         )
-        executor = Executor(tmp_path / "executor", resources=Resources())
-        await executor.__aenter__()
+        executor = Executor(tmp_path / "executor", resources=Resources(memory_bytes=memory))
         links, chain = FakeLinks(), FakeChain()
         retention = Retention(settings, cast(ChainClient, chain), cast(VerifierLinks, links), store, executor, journal)
         agent = Agent(
@@ -239,6 +241,24 @@ async def test_a_task_whose_states_do_not_fit_at_all_is_refused(start: Callable[
     assert (len(states), every) == (6, 3)
     with pytest.raises(OutOfDisk, match="the disk budget for states is 250"):
         node.retention.keep(trace_of(tmp_path / "two", 2, 251))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"budget": 100}, "the disk budget for states is 100"),
+        ({"budget": 1 << 30, "memory": 1 << 30, "batch": 4096, "seq_len": 64}, "segment 0 does not fit in memory"),
+    ],
+)
+async def test_a_node_without_room_says_so_and_hands_the_task_back(
+    start: Callable[..., Any], limits: dict[str, int], reason: str
+) -> None:
+    node: Node = await start(**{"segments": 1, "segment_steps": 1} | limits)
+    await node.agent.offer_task(CONNECTION, node.offer(0), cast(Any, None))
+    await until(lambda: node.links.handed_back)
+    assert reason in node.links.handed_back[0].reason
+    assert not node.links.delivered
+    assert node.journal.open_tasks() == node.journal.held() == []
 
 
 def record_of(submission: SubmitCommitment) -> bytes:
