@@ -1,4 +1,6 @@
 import asyncio
+import itertools
+from pathlib import Path
 
 import pytest
 
@@ -7,12 +9,13 @@ from proofyard.artifacts import (
     ArtifactUnavailable,
     BlockStore,
     CorruptArtifact,
+    StoreUnusable,
     fetch,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.artifacts.exchange import PeerBlocks, RemoteBlocks
 from proofyard.artifacts.fetcher import _Job
-from proofyard.artifacts.unixfs import Link, directory_node, node_cid
+from proofyard.artifacts.unixfs import Link, directory_node, file_node, node_cid
 from proofyard.protocol.cid import raw_cid
 from proofyard.transport import RequestFailed
 
@@ -149,6 +152,35 @@ async def test_an_artifact_over_the_limit_is_refused_at_its_root(store, seeder, 
     with pytest.raises(ArtifactTooLarge):
         await fetch(store, cid, [await seeder(source)], max_bytes=100_000)
     assert len(list(store.missing(cid))) == 20
+
+
+async def test_a_file_that_claims_to_be_endless_is_refused_at_its_root(store, seeder, new_store):
+    source = new_store("source")
+    block = file_node([Link(raw_cid(b"x"), "", 1)] * 2, [1 << 61, 1 << 61]).encode()
+    source.put_block(node_cid(block), block)
+    with pytest.raises(ArtifactTooLarge, match=str(1 << 62)):
+        await fetch(store, node_cid(block), [await seeder(source)], max_bytes=LIMIT)
+
+
+async def test_a_disk_that_fills_up_ends_a_fetch_and_loses_nothing(store, seeder, new_store, pattern, monkeypatch):
+    source = new_store("source")
+    data = pattern(40 * CHUNK_BYTES)
+    cid = source.put_bytes(data)
+    provider = await seeder(source)
+    rename, count = Path.replace, itertools.count()
+
+    def full(self, target):
+        if next(count) >= 10:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(StoreUnusable, match=r"No space left.*free some space"):
+        await fetch(store, cid, [provider], max_bytes=LIMIT)
+    monkeypatch.undo()
+    assert len(list(store.blocks())) == 10
+    await fetch(store, cid, [provider], max_bytes=LIMIT)
+    assert store.get_bytes(cid) == data
 
 
 async def test_a_malformed_dag_is_corrupt_whoever_sends_it(store, seeder, new_store):

@@ -1,4 +1,4 @@
-"""Mutated input at every door. `FUZZ_INPUTS=100000 pytest tests/transport/test_fuzz.py` is the long mode.
+"""Mutated input at every door. `make fuzz` is the long mode.
 
 Whatever comes in, only the errors of the protocol come out, and memory stays bounded.
 """
@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from proofyard.artifacts import Blocks, CorruptArtifact, GetBlocks
+from proofyard.artifacts.exchange import HasBlocks, Held
 from proofyard.artifacts.unixfs import Link as UnixLink
 from proofyard.artifacts.unixfs import Node, decode, directory_node, file_node, node_cid
 from proofyard.protocol.cid import raw_cid
@@ -83,13 +84,14 @@ def bounded_memory():
 
 async def test_mutated_requests_are_answered_or_refused():
     async def serve(connection, message, body):
-        assert isinstance(message, JobQuery | GetBlocks)
+        assert isinstance(message, JobQuery | GetBlocks | HasBlocks)
         await body.read_all(1 << 16)
         return Ack()
 
     routes = Routes()
     routes.add(JobQuery, serve)
     routes.add(GetBlocks, serve)
+    routes.add(HasBlocks, serve)
     connection = Connection(None, WALLET, False, routes, lambda *_: None)
     corpus = [
         frame(RequestHeader(1, tag, 1000, len(body), msgspec.Raw(encode(message)))) + body
@@ -97,6 +99,7 @@ async def test_mutated_requests_are_answered_or_refused():
             ("job-query", JobQuery(7), b""),
             ("job-query", JobQuery(7, 9), b"a body"),
             ("get-blocks", GetBlocks(bytes(72)), bytes(500)),
+            ("has-blocks", HasBlocks(bytes(72)), b""),
             ("unknown", JobQuery(1), b""),
         )
     ]
@@ -111,7 +114,7 @@ async def test_mutated_requests_are_answered_or_refused():
 
 
 async def test_mutated_greetings_and_replies_are_decoded_or_refused():
-    kinds = [Hello, Proof, Challenge | Welcome | Refusal, ReplyHeader, Blocks]
+    kinds = [Hello, Proof, Challenge | Welcome | Refusal, ReplyHeader, Blocks | Held]
     corpus = [
         frame(value)
         for value in (
@@ -122,6 +125,7 @@ async def test_mutated_greetings_and_replies_are_decoded_or_refused():
             Refusal("no"),
             ReplyHeader(1, 5, msgspec.Raw(encode(Ack()))),
             Blocks((5, -1, 1 << 18)),
+            Held(b"\1\0\1"),
         )
     ]
     chance = random.Random(2)

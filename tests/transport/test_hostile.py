@@ -13,10 +13,12 @@ from proofyard.transport import (
     DeadlineExceeded,
     Endpoint,
     ProtocolViolation,
+    RequestCancelled,
     RequestFailed,
     TransportError,
 )
-from proofyard.transport.frames import MAX_HEADER_BYTES, RequestHeader, frame
+from proofyard.transport import connection as connections
+from proofyard.transport.frames import MAX_HEADER_BYTES, ReplyHeader, RequestHeader, frame, read_frame
 from proofyard.transport.link import Link
 from proofyard.transport.quic import GREETING_WINDOW, SEND_BUFFER
 from proofyard.transport.switchboard import MAX_GREETINGS_OF_HOST
@@ -179,6 +181,39 @@ async def test_a_body_that_ends_early_is_noticed(peer):
     await stream.write(head + b"only this", 1)
     stream.finish()
     assert "91 bytes early" in await asyncio.wait_for(noticed, 5)
+
+
+async def test_a_request_that_drips_in_is_given_up(peer, monkeypatch):
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
+    server, client = await peer(), await peer()
+    server.on(Ask, answer)
+    connection = await client.connect("127.0.0.1", server.port)
+    stream = await connection._link.open_stream()
+    await stream.write(MAX_HEADER_BYTES.to_bytes(4, "big"), 60)
+    with pytest.raises(RequestCancelled):
+        while True:
+            await stream.write(b"x", 60)
+            await asyncio.sleep(0.01)
+    assert not server.connections[client.address].tasks
+    monkeypatch.undo()
+    assert await connection.request(Ask("on"), reply=Told) == Told("on")
+
+
+async def test_a_body_that_claims_to_be_endless_is_refused_before_it_is_read(peer):
+    server, client = await peer(), await peer()
+
+    async def read(connection, message, body):
+        return Told(str(len(await body.read_all(1 << 20))))
+
+    server.on(Ask, read)
+    connection = await client.connect("127.0.0.1", server.port)
+    stream = await connection._link.open_stream()
+    payload = msgspec.Raw(msgspec.msgpack.encode(Ask()))
+    await stream.write(frame(RequestHeader(v=1, kind="ask", deadline_ms=5000, body=1 << 62, payload=payload)), 60)
+    reply = await read_frame(stream, ReplyHeader, 60)
+    assert reply.error is not None
+    assert reply.error.code == "too-large"
+    assert await connection.request(Ask(), reply=Told, body=b"123") == Told("3")
 
 
 async def test_a_reset_before_anything_else_costs_nothing(peer):

@@ -243,7 +243,12 @@ class Connection:
             stream.abort(CANCELLED)
 
     async def _answer(self, stream: Stream) -> tuple[bytes, bytes | Source]:
-        header = await read_frame(stream, RequestHeader, STALL_SECONDS)
+        try:
+            # In all, not for each piece: who sends a byte now and then must not keep a stream for ever.
+            async with asyncio.timeout(STALL_SECONDS):
+                header = await read_frame(stream, RequestHeader, STALL_SECONDS)
+        except TimeoutError:
+            raise DeadlineExceeded("the header of a request", STALL_SECONDS) from None
         try:
             message, body = _split(await self._handle(stream, header))
             size = body.size if isinstance(body, Source) else len(body)
