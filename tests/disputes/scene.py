@@ -1,0 +1,106 @@
+"""A settled batch of one task whose states, result and re-execution are given, so that each case is exact."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from proofyard.artifacts import cid_of_bytes
+from proofyard.disputes.errors import StateWithheld
+from proofyard.disputes.replaying import Replayer
+from proofyard.disputes.settled import Settled
+from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.merkle import root
+from proofyard.protocol.record import CommittedTask
+from proofyard.protocol.types import Address, Cid, Digest, JobId, SegmentIndex, TaskIndex
+from proofyard.workloads.lora import WORKLOAD
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.workload import Inputs
+
+TOLERANCE = 1e-3
+MANIFEST = Manifest(
+    workload="lora",
+    model=raw_cid(b"model"),
+    data=raw_cid(b"data"),
+    tolerance=TOLERANCE,
+    params={
+        "modules": {"m": (4, 4)},
+        "rank": 2,
+        "alpha": 1.0,
+        "lr": 0.1,
+        "rounds": 1,
+        "workers": 1,
+        "segments": 2,
+        "segment_steps": 1,
+        "batch": 1,
+        "seq_len": 8,
+    },
+)
+WORKER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
+MANIFEST_CID = raw_cid(b"manifest")
+SPECS = tuple(WORKLOAD.graph(MANIFEST))
+FIRST = WORKLOAD.initial_state(MANIFEST, SPECS[0], Inputs())
+
+
+def moved(state: bytes, by: float, *, done: int) -> bytes:
+    """A state whose every number is `by` further, after `done` steps."""
+    tensors = decode_state(state)
+    return encode_state(
+        {n: np.array(done, np.int64) if n == "step" else (a + np.float32(by)) for n, a in tensors.items()}
+    )
+
+
+SECOND = moved(FIRST, 1.0, done=1)
+THIRD = moved(SECOND, 1.0, done=2)
+
+
+class Scene:
+    """A batch of one task with these states and result; `answers` are what executing its segments gives here."""
+
+    def __init__(self, states: list[bytes], result: bytes, answers: list[bytes], inputs: tuple[Cid, ...] = ()) -> None:
+        self.states, self.answers = {cid_of_bytes(state): state for state in states}, answers
+        trace = tuple(cid_of_bytes(state) for state in states)
+        zero = Digest(bytes(32))
+        commitment = Commitment(
+            job=JobId(1),
+            task=TaskIndex(0),
+            node=WORKER,
+            manifest=zero,
+            inputs=root([cid_bytes(MANIFEST_CID), *map(cid_bytes, inputs)]),
+            trace_root=root([cid_bytes(cid) for cid in trace]),
+            segments=2,
+            result=cid_of_bytes(result),
+            work_units=1,
+        )
+        record: Any = SimpleNamespace(
+            batch=1, job=1, manifest=MANIFEST_CID, tasks=(CommittedTask(commitment, b"", trace, 0),)
+        )
+        event: Any = SimpleNamespace(record=raw_cid(b"record"), batch=1)
+        self.settled = Settled(event, record, MANIFEST, SPECS)
+        chain: Any = None
+        self.replayer = Replayer(self.settled, chain, self, self, patience_s=0)  # type: ignore[arg-type]
+
+    async def state(self, record: Cid, task: CommittedTask, number: int, patience_s: float) -> bytes:
+        found = self.states.get(task.trace[number])
+        if found is None:
+            raise StateWithheld(task.commitment.task, number, ["nobody has it"])
+        return found
+
+    async def read(self, cid: Cid, max_bytes: int) -> bytes:
+        return self.states[cid]
+
+    async def on_disk(self, cid: Cid) -> Path:
+        return Path(cid)
+
+    async def run_segment(self, manifest: Manifest, task: Any, index: int, before: bytes, inputs: Inputs) -> bytes:
+        return self.answers[index]
+
+    async def replay(self, segment: int) -> Any:
+        return await self.replayer.segment(TaskIndex(0), SegmentIndex(segment))
+
+
+def result_of(last: bytes) -> bytes:
+    return WORKLOAD.result(MANIFEST, SPECS[0], last)
