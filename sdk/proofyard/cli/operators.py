@@ -54,9 +54,12 @@ def register_node(
     """Register a node under its owner and put up its stake, once."""
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
     from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
+    from proofyard.workloads.workload import load_workload
 
     hot = unlock(_file(wallet, keystore_dir), password_file)
     amount = Wei(stake if stake is not None else chain.params().node_stake)
+    for name in workload or ():
+        load_workload(name)
     bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
     note(f"next: proofyard node run --wallet {wallet}")

@@ -1,27 +1,30 @@
-"""The bit of each workload in an operator's bitmap on chain, which juries are drawn by."""
+"""The bit of each workload in an operator's bitmap on chain, which juries are drawn by.
+
+Everybody must give a workload the same bit: nodes when they register, requesters when they open a job.
+"""
 
 from collections.abc import Iterable
 
-from proofyard.protocol.types import ProofyardError
+from eth_hash.auto import keccak
 
 WORKLOADS = ("lora", "embed", "evaluate", "sweep", "map")
 """A workload's place here is its bit; places are never given to another."""
 
-FIRST_FREE_BIT = 32
-"""Bits from here on are for workloads of third parties, by agreement within a network."""
+FIRST_FREE_BIT, BITS = 32, 64
+"""Workloads of third parties take the bits from here on, by the hash of their name. Two of them may share a bit (one
+pair in 32): a jury for one can then name nodes that execute only the other, and is drawn again if they are silent."""
 
 
-class UnlistedWorkload(ProofyardError, ValueError):
-    """A workload has no bit."""
-
-    exit_code = 2
+def workload_bit(name: str) -> int:
+    """The number of a workload's bit, from 0."""
+    if name in WORKLOADS:
+        return WORKLOADS.index(name)
+    return FIRST_FREE_BIT + int.from_bytes(keccak(name.encode()), "big") % (BITS - FIRST_FREE_BIT)
 
 
 def workload_bits(names: Iterable[str]) -> int:
-    """The bitmap of the workloads `names`. Raises `UnlistedWorkload`, which lists the known ones."""
+    """The bitmap of the workloads `names`."""
     bits = 0
     for name in names:
-        if name not in WORKLOADS:
-            raise UnlistedWorkload(f"no bit is set aside for the workload {name!r}; known are {', '.join(WORKLOADS)}")
-        bits |= 1 << WORKLOADS.index(name)
+        bits |= 1 << workload_bit(name)
     return bits

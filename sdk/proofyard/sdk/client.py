@@ -21,7 +21,7 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, Cid, JobId, Wei
-from proofyard.protocol.workload_bits import workload_bits
+from proofyard.protocol.workload_bits import workload_bit
 from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
 from proofyard.sdk.specs import JobSpec, resolve_model
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
@@ -115,7 +115,7 @@ class Client:
             auditors_per_segment=auditors_per_segment,
             segments_per_audit=segments_per_audit,
             deadline=int(time.time()) + deadline_s,
-            workload=workload_bits([manifest.workload]).bit_length() - 1,
+            workload=workload_bit(manifest.workload),
         )
         self.chain.require_balance(Wei(reward + audit_fee))
         self._run(self._publish((manifest_cid, *artifacts)))
