@@ -188,7 +188,8 @@ class Retention:
             self._keeper.pin(cid, until=now + LEASE_S)
         inputs = self._settings.data_dir / "inputs"
         for folder in inputs.iterdir() if inputs.is_dir() else ():
-            if folder.name not in needed:
+            # A jury may be using one that no task needs; nothing tells but its age.
+            if folder.name not in needed and folder.stat().st_mtime < now - grace_s:
                 self._store.unlink(Cid(folder.name))
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         self._executor.sweep(now - ABANDONED_S)

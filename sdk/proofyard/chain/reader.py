@@ -271,7 +271,7 @@ class RegistryReader:
     def challenge_events(self, challenge: ChallengeRecord) -> list[Any]:
         """Everything that happened to a challenge of a batch, oldest first."""
         topics = [None, "0x" + challenge.id.to_bytes(32, "big").hex()]
-        events = self._events_since_open(self.batch(challenge.batch).job, topics)
+        events = self._events_since(self.batch(challenge.batch).commit_block, topics)
         return [event for event in events if getattr(event, "challenge", None) == challenge.id]
 
     def jurors(self, challenge: ChallengeId, round_: int) -> list[OperatorId]:
@@ -296,7 +296,10 @@ class RegistryReader:
         return next((event.batch for event in self.committed(job) if event.root == root), None)
 
     def _events_since_open(self, job: JobId, topics: Sequence[str | None]) -> list[Any]:
-        first, head = self.job(job).open_block, self.block_number()
+        return self._events_since(self.job(job).open_block, topics)
+
+    def _events_since(self, first: int, topics: Sequence[str | None]) -> list[Any]:
+        head = self.block_number()
         found: list[Any] = []
         with mapped_errors(self.rpc_url):
             for start in range(first, head + 1, MAX_RANGE):
