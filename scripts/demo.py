@@ -23,7 +23,7 @@ from demo_outcome import Evaluation, Outcome
 from proofyard.cli import guard
 from proofyard.cli.live import JobView
 from proofyard.cli.output import note
-from proofyard.devnet import DevNetwork, Pause, Plan, terminated_like_interrupted
+from proofyard.devnet import DevNetwork, Interrupts, Plan, terminated_like_interrupted
 from proofyard.devnet.memory import PeakMemory
 from proofyard.devnet.report import render_page
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
@@ -71,11 +71,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where everything goes")
     parser.add_argument("--tiny", action="store_true", help="a small random model instead of SmolLM2-135M")
     args = parser.parse_args()
-    with terminated_like_interrupted() as pause:
-        run(args.out, args.seed, pause, tiny=args.tiny)
+    with terminated_like_interrupted() as interrupts:
+        run(args.out, args.seed, interrupts, tiny=args.tiny)
 
 
-def run(out: Path, seed: int, pause: Pause, *, tiny: bool) -> None:
+def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool) -> None:
     """The whole demo. Raises `DemoFailed` for a claim that does not hold, once everything has been written."""
     start = time.time()
     prepare(out)
@@ -83,7 +83,7 @@ def run(out: Path, seed: int, pause: Pause, *, tiny: bool) -> None:
     note(f"fine-tuning {scenario.name} on 4 honest nodes, 1 cheat and 1 verifier; logs in {out / 'network' / 'logs'}")
     plan = Plan(nodes=4, adversaries=("skip-half",), model_dirs=(Path(scenario.job.model),))
     with PeakMemory() as memory:
-        with evaluation(scenario, None) as before, DevNetwork(out / "network", plan, note, pause) as network:
+        with evaluation(scenario, None) as before, DevNetwork(out / "network", plan, note, interrupts) as network:
             note(f"the network is up after {time.time() - start:.0f} s")
             outcome = fine_tune(network, scenario, out, start, before)
         outcome = replace(outcome, seconds=time.time() - start, peak_rss_bytes=memory.peak_bytes)

@@ -85,12 +85,20 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(tmp_path: Path, stage
 
 
 def test_an_interrupt_that_got_lost_ends_the_next_wait() -> None:
-    with terminated_like_interrupted() as pause:
-        pause(0)
+    with terminated_like_interrupted() as interrupts:
+        interrupts.pause(0)
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
-            pause(0)
+            interrupts.pause(0)
+
+
+def test_an_interrupt_waits_until_what_was_started_is_in_somebodys_hands() -> None:
+    done = []
+    with terminated_like_interrupted() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():
+        signal.raise_signal(signal.SIGTERM)
+        done.append(True)
+    assert done
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

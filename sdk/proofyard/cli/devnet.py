@@ -73,7 +73,7 @@ def devnet(
         rpc_port=rpc_port,
     )
     note(f"starting {nodes + len(plan.adversaries)} nodes and {verifiers} verifiers in {directory}")
-    with terminated_like_interrupted() as pause, DevNetwork(directory, plan, note, pause) as network:
+    with terminated_like_interrupted() as interrupts, DevNetwork(directory, plan, note, interrupts) as network:
         try:
             emit(_facts(network), as_json=as_json, text=_text(network))
             note(_next_commands(network, model, made / "text.jsonl" if tiny else None))

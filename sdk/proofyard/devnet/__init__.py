@@ -4,6 +4,6 @@ For the demo, for tests and for people who want to play (`proofyard devnet`). It
 """
 
 from proofyard.devnet.network import PARAMS, DevNetwork, Plan
-from proofyard.devnet.process import Pause, terminated_like_interrupted
+from proofyard.devnet.process import Interrupts, terminated_like_interrupted
 
-__all__ = ["PARAMS", "DevNetwork", "Pause", "Plan", "terminated_like_interrupted"]
+__all__ = ["PARAMS", "DevNetwork", "Interrupts", "Plan", "terminated_like_interrupted"]

@@ -1,7 +1,6 @@
 """`DevNetwork`: anvil, contracts, nodes and verifiers, from nothing to ready, and all gone again at the end."""
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from proofyard.chain import Anvil, ChainClient, CourtParams, Deployment, Params,
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
-from proofyard.devnet.process import Child, Pause, free_udp_port, stop_all
+from proofyard.devnet.process import Child, Interrupts, free_udp_port, stop_all
 from proofyard.protocol.types import Address, BatchId, Wei
 from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
 
@@ -53,7 +52,7 @@ class Plan:
 class DevNetwork:
     """A network of real processes in `directory`, for use in a `with` statement.
 
-    `tell` hears what was done, while it starts; `pause` sleeps while it waits.
+    `tell` hears what was done, while it starts; `interrupts` come when they can be dealt with.
     Raises `ToolNotFound` or `PortInUse` for anvil, `ChildDied` or `ChildNotReady` for a node or verifier; whatever
     happens, also an interrupt in the middle of starting, nothing is left running.
     """
@@ -63,12 +62,12 @@ class DevNetwork:
         directory: Path,
         plan: Plan,
         tell: Callable[[str], object] = lambda _: None,
-        pause: Pause = time.sleep,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.plan = plan
         self._tell = tell
-        self._pause = pause
+        self._interrupts = interrupts or Interrupts()
         self.members: dict[str, Member] = {}
         self._children: dict[str, Child] = {}
         self._ready: dict[str, dict[str, Any]] = {}
@@ -134,7 +133,7 @@ class DevNetwork:
         """Start a member again, with the files that it left; wait until it is ready."""
         self._children[name].kill()
         self._spawn(self.members[name])
-        self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout, self._pause)
+        self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout, self._interrupts.pause)
 
     def log_of(self, name: str) -> Path:
         return self._children[name].log
@@ -152,7 +151,7 @@ class DevNetwork:
                 if name not in told:
                     told.add(name)
                     on_end(name, code)
-            self._pause(WATCH_S)
+            self._interrupts.pause(WATCH_S)
 
     # Money
 
@@ -184,9 +183,10 @@ class DevNetwork:
     def _start(self) -> None:
         logs = self.directory / "logs"
         logs.mkdir()
-        self.anvil = self._stack.enter_context(
-            Anvil(port=self.plan.rpc_port, block_time=self.plan.block_time, mixed=True, log=logs / "anvil.log")
-        )
+        with self._interrupts.held():
+            self.anvil = self._stack.enter_context(
+                Anvil(port=self.plan.rpc_port, block_time=self.plan.block_time, mixed=True, log=logs / "anvil.log")
+            )
         self.treasury = self.anvil.wallet(0)
         self.deployment: Deployment = deploy_network(self.rpc_url, self.treasury, self.plan.params)
         self._tell(f"chain at {self.rpc_url}, Registry {self.deployment.registry}")
@@ -205,7 +205,9 @@ class DevNetwork:
             for member in group:
                 self._spawn(member)
             for member in group:
-                self._ready[member.name] = self._children[member.name].wait_ready(self.plan.ready_timeout, self._pause)
+                self._ready[member.name] = self._children[member.name].wait_ready(
+                    self.plan.ready_timeout, self._interrupts.pause
+                )
                 self._tell(f"{member.name} is ready")
 
     def _write_settings(self) -> None:
@@ -254,12 +256,13 @@ class DevNetwork:
             settings["accomplices"] = str(self.directory / "accomplices")
         toml = home / "proofyard.toml"
         toml.write_text(toml_text({member.role: settings}))
-        self._children[member.name] = Child(
-            member.name,
-            ["--config", str(toml), "--log-level", self.plan.log_level, member.role, "run"],
-            log=self.directory / "logs" / f"{member.name}.log",
-            ready=home / "ready.json",
-        )
+        with self._interrupts.held():
+            self._children[member.name] = Child(
+                member.name,
+                ["--config", str(toml), "--log-level", self.plan.log_level, member.role, "run"],
+                log=self.directory / "logs" / f"{member.name}.log",
+                ready=home / "ready.json",
+            )
 
 
 def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -17,9 +17,6 @@ import msgspec
 from proofyard.devnet.errors import ChildDied, ChildNotReady
 from proofyard.runtime.parent import end_with_parent
 
-Pause = Callable[[float], object]
-"""Sleeps for so many seconds; may raise `KeyboardInterrupt`."""
-
 STOP_SECONDS = 10.0
 
 
@@ -65,7 +62,7 @@ class Child:
         """None while it runs."""
         return self._process.poll()
 
-    def wait_ready(self, timeout: float, pause: Pause = time.sleep) -> dict[str, object]:
+    def wait_ready(self, timeout: float, pause: Callable[[float], object] = time.sleep) -> dict[str, object]:
         """What the child wrote to its ready file. Raises `ChildDied` or `ChildNotReady`."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -110,28 +107,47 @@ def stop_all(children: Sequence[Child]) -> None:
         raise
 
 
-@contextlib.contextmanager
-def terminated_like_interrupted() -> Iterator[Pause]:
-    """Within it SIGTERM, and the closing of the terminal, end the program as Ctrl-C does: cleaning up.
+class Interrupts:
+    """How a program in its main thread is asked to end: `KeyboardInterrupt`, but at no bad moment, and never lost.
 
-    Yields a sleep for waiting loops. Python drops an exception that a signal handler raises while a destructor or the
-    callback of a weak reference runs, so an interrupt can be lost where it arrives; the sleep raises it again.
+    Python drops an exception that a signal handler raises while a destructor or the callback of a weak reference runs;
+    `pause`, which waiting loops sleep with, raises it again. `held` puts it off while something is started that nobody
+    would end otherwise.
     """
-    asked = False
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._asked = False
+        self._holding = False
 
-    def pause(seconds: float) -> None:
-        if asked:
+    def ask(self, _number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        self._asked = True
+        if not self._holding:
+            raise KeyboardInterrupt
+
+    def pause(self, seconds: float) -> None:
+        if self._asked:
             raise KeyboardInterrupt
         time.sleep(seconds)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        self.pause(0)
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[Interrupts]:
+    """Within it SIGTERM, and the closing of the terminal, end the program as Ctrl-C does: cleaning up."""
+    interrupts = Interrupts()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupts.ask) for number in numbers}
     try:
-        yield pause
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
