@@ -1,14 +1,18 @@
 """A verifier whose receipt is challenged shows the batch that honours it, and has nothing to show for a dropped one."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 from world import CREDIT, World
 
-from proofyard.chain import Court, Phase
+from proofyard.chain import ChallengeId, Phase, Wallet
+from proofyard.cli import main
+from proofyard.node.receipts import keep_receipt
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import receipt_struct_hash
-from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.messages import Receipt, SubmitCommitment
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, Database, Job
 from proofyard.verifier.disputes import answer_receipt
@@ -21,13 +25,16 @@ async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one
     commitments = world.commitments(job)
     ref = world.commit(job, commitments[:2])
     deadline = chain.now() + 30
-    court = Court(network.owner(100))
     network.anvil.warp(40)
+    outsider = network.owner(100).wallet
     challenges = []
     for commitment in commitments[1:]:
         leaf = commitment.struct_hash()
-        receipt = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, deadline)))
-        challenges.append(court.challenge_receipt(leaf, deadline, receipt))
+        signature = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, deadline)))
+        kept = keep_receipt(
+            tmp_path / "receipts", key.address, commitment, Receipt(leaf, deadline, signature), time.time()
+        )
+        challenges.append(await asyncio.to_thread(open_challenge, network, outsider, kept, tmp_path))
 
     context = verifiers_context(world, tmp_path)
     with context.database.session() as session:
@@ -41,6 +48,17 @@ async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one
     assert [chain.challenge(challenge).phase for challenge in challenges] == [Phase.REJECTED, Phase.ANSWER]
     assert chain.account(world.verifier_owners[0].wallet.address).stake > 1000 * CREDIT
     context.database.close()
+
+
+def open_challenge(network: Any, wallet: Wallet, receipt: Path, folder: Path) -> ChallengeId:
+    """Challenge a receipt with the command line."""
+    keystore, password = folder / f"{receipt.stem}.json", folder / "password"
+    password.write_text("pw\n")
+    wallet.save(keystore, "pw", scrypt_rounds=2)
+    place = ["--rpc-url", network.anvil.rpc_url, "--registry", network.deployment.registry]
+    signer = ["--wallet", str(keystore), "--password-file", str(password)]
+    assert main(["verifier", "dispute", "open", "--receipt", str(receipt), *place, *signer]) == 0
+    return ChallengeId(network.deployer.challenge_count())
 
 
 def verifiers_context(world: World, folder: Path) -> Context:

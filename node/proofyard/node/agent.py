@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from proofyard.artifacts import BlockStore, cid_of_bytes, fetch
 from proofyard.chain import Wallet
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
+from proofyard.node.receipts import keep_receipt
 from proofyard.node.retention import Retention, Thinned
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import cid_bytes, cid_digest
@@ -273,6 +275,8 @@ class Agent:
                 work.submission = await self._execute(work, work.offer)
                 self._retention.note_held()
             receipt = await self._links.deliver(work.verifier, work.submission, Receipt)
+            folder = self._settings.data_dir / "receipts"
+            keep_receipt(folder, work.verifier, work.submission.commitment, receipt, time.time())
             logger.info("%s committed; receipt until %s", work.name, receipt.deadline)
             self._journal.close_task(work.verifier, work.offer)
 

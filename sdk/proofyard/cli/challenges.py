@@ -1,6 +1,7 @@
 """`proofyard verifier dispute open`, `list`, `show`, `vote`, `appeal`, `resolve`, `withdraw`: dealings with juries."""
 
 import asyncio
+import json
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -11,21 +12,22 @@ import typer
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import ExecuteFlags, evidence, parse_place
+from proofyard.cli.evidence import ExecuteFlags, Place, evidence, parse_place
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, load
-from proofyard.protocol.types import Address, BatchId, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, Signature, Wei
 
 if TYPE_CHECKING:
-    from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord
+    from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court
     from proofyard.disputes.settled import Settled
     from proofyard.disputes.voting import Seat
 
 COMMAND = "proofyard verifier dispute"
 POLL_S = 1.0
 LISTED = 50
+MAX_RECEIPT_BYTES = 4096
 VOTE_PATIENCE = 0.4
 """Part of the voting time that is left in which a worker must deliver each state."""
 
@@ -39,12 +41,15 @@ Wait = Annotated[
 def open_challenge(
     context: typer.Context,
     flags: WalletFlags,
-    batch: Annotated[int, typer.Argument(help="Number of a settled batch.")],
+    batch: Annotated[int | None, typer.Argument(help="Number of a settled batch; none for a receipt.")] = None,
     segment: Annotated[
         str | None, typer.Option(metavar="TASK:SEGMENT", help="A worker's segment: its state after is wrong.")
     ] = None,
     payout: Annotated[int | None, typer.Option(help="Index of a payout: the record does not follow.")] = None,
     fault: Annotated[int | None, typer.Option(help="Index of a fault: the accused is innocent.")] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(help="File of a receipt that no batch honoured, as nodes keep them.")
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,33 +57,60 @@ def open_challenge(
 
     If the jury agrees you get the bond back and a part of what the other side loses; if not, the bond is lost.
     """
-    if [segment, payout, fault].count(None) != 2:
-        raise UsageError("say what is wrong: give one of --segment TASK:SEGMENT, --payout INDEX, --fault INDEX")
+    if [segment, payout, fault, receipt].count(None) != 3 or (batch is None) != (receipt is not None):
+        raise UsageError(
+            "say what is wrong: give BATCH and one of --segment TASK:SEGMENT, --payout INDEX, --fault INDEX, or "
+            "--receipt FILE alone"
+        )
     place = parse_place(segment) if segment is not None else None
+    promise = _read_receipt(receipt) if receipt is not None else None
     require("node", f"{COMMAND} open")
     chain = _signer(context, flags)
-    settled = asyncio.run(_load(chain, BatchId(batch)))
+    from proofyard.chain import Court
+
+    court = Court(chain)
+    if promise is not None:
+        challenge = court.challenge_receipt(*promise)
+    else:
+        challenge = _challenge_batch(chain, court, BatchId(batch or 0), place, payout, fault)
+    note(f"challenge {challenge}: {format_credits(chain.params().court.bond)} are bonded")
+    _after(chain, challenge, wait, as_json)
+
+
+def _challenge_batch(
+    chain: "ChainClient", court: "Court", batch: BatchId, place: Place | None, payout: int | None, fault: int | None
+) -> "ChallengeId":
+    settled = asyncio.run(_load(chain, batch))
     _require_open_window(chain, settled)
-    from proofyard.chain import Court, claim_of
+    from proofyard.chain import claim_of
     from proofyard.disputes.errors import NoSuchPlace
     from proofyard.protocol.record import payouts_of
 
-    court, record = Court(chain), settled.record
+    record = settled.record
     if place is not None:
         task, number = place
         commitment, position = settled.segment(task, number).commitment, settled.position(task)
-        challenge = court.challenge_segment(record.batch, commitment, position, settled.proof(task), number)
-    elif payout is not None:
+        return court.challenge_segment(record.batch, commitment, position, settled.proof(task), number)
+    if payout is not None:
         if not 0 <= payout < len(record.payouts):
             raise NoSuchPlace(record.batch, f"payout {payout}", f"{len(record.payouts)} of them, counted from 0")
-        challenge = court.challenge_payout(claim_of(record.batch, payouts_of(record), payout))
-    else:
-        faults = len(chain.slashes(record.batch))
-        if fault is None or not 0 <= fault < faults:
-            raise NoSuchPlace(record.batch, f"fault {fault}", f"{faults} of them, counted from 0")
-        challenge = court.challenge_fault(record.batch, fault)
-    note(f"challenge {challenge}: {format_credits(chain.params().court.bond)} are bonded")
-    _after(chain, challenge, wait, as_json)
+        return court.challenge_payout(claim_of(record.batch, payouts_of(record), payout))
+    faults = len(chain.slashes(record.batch))
+    if fault is None or not 0 <= fault < faults:
+        raise NoSuchPlace(record.batch, f"fault {fault}", f"{faults} of them, counted from 0")
+    return court.challenge_fault(record.batch, fault)
+
+
+def _read_receipt(path: Path) -> tuple[Digest, int, Signature]:
+    """Leaf, deadline and signature of a receipt in a file."""
+    try:
+        facts = json.loads(path.read_bytes()[:MAX_RECEIPT_BYTES])
+        leaf, signature = (bytes.fromhex(facts[name].removeprefix("0x")) for name in ("leaf", "signature"))
+        if (len(leaf), len(signature)) != (32, 65):
+            raise ValueError("leaf or signature has another length")
+        return Digest(leaf), int(facts["deadline"]), Signature(signature)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--receipt {path} cannot be read ({error}); nodes keep theirs in DATA_DIR/receipts") from None
 
 
 @grouped
@@ -345,7 +377,8 @@ def _after(chain: "ChainClient", challenge: "ChallengeId", wait: bool, as_json: 
     from proofyard.chain import Phase
     from proofyard.chain.refusals import JuryTooSmall
 
-    note("its jury is drawn in a few blocks")
+    if chain.challenge(challenge).phase == Phase.DRAW:
+        note("its jury is drawn in a few blocks")
     try:
         while not wait and chain.challenge(challenge).phase == Phase.DRAW:
             _move_on_if_due(chain, chain.challenge(challenge))
