@@ -7,9 +7,11 @@ from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Address, TaskIndex
-from proofyard.verifier.batches import form_batches
+from proofyard.verifier.batches import RECEIPT_MARGIN_S, form_batches
 from proofyard.verifier.database import Batch, Database, DatabaseError, Job, JobState, Log, Task, TaskState, tasks_of
 from proofyard.verifier.schedule import choose, inputs_of, promote, release_lapsed
+
+NOW = 1_800_000_000.0
 
 
 @pytest.fixture
@@ -85,16 +87,27 @@ def test_the_least_loaded_node_that_may_is_chosen() -> None:
 def test_a_batch_waits_while_other_tasks_can_still_go_on(database: Database) -> None:
     add_job(database, [(), (), (0, 1)], [TaskState.COMMITTED, TaskState.ASSIGNED, TaskState.WAITING])
     with database.session() as session:
-        assert form_batches(session) == []
+        for task in tasks_of(session, 1):
+            task.promised_until = NOW + RECEIPT_MARGIN_S + 1
+        assert form_batches(session, NOW) == []
         tasks_of(session, 1)[1].state = TaskState.COMMITTED
-        assert len(form_batches(session)) == 1
-        assert form_batches(session) == []
+        assert len(form_batches(session, NOW)) == 1
+        assert form_batches(session, NOW) == []
         assert [task.state for task in tasks_of(session, 1)] == [
             TaskState.JUDGING,
             TaskState.JUDGING,
             TaskState.WAITING,
         ]
         assert session.exec(select(Batch)).one().job == 1
+
+
+def test_a_receipt_that_falls_due_is_honoured_before_the_other_tasks_are_done(database: Database) -> None:
+    add_job(database, [(), ()], [TaskState.COMMITTED, TaskState.ASSIGNED])
+    with database.session() as session:
+        tasks_of(session, 1)[0].promised_until = NOW + RECEIPT_MARGIN_S
+        assert form_batches(session, NOW) == []
+        assert len(form_batches(session, NOW + 1)) == 1
+        assert [task.state for task in tasks_of(session, 1)] == [TaskState.JUDGING, TaskState.ASSIGNED]
 
 
 def test_an_unusable_database_is_one_clear_sentence(tmp_path: Path) -> None:

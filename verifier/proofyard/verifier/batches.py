@@ -37,15 +37,20 @@ logger = logging.getLogger(__name__)
 RETRY_S = 1.0
 DRAW_POLL_S = 0.3
 FIX_SEED_S = 120.0
+RECEIPT_MARGIN_S = 300.0
+"""A receipt that falls due within this time is honoured now: the chain may be away for a while."""
 
 
-def form_batches(session: Session) -> list[int]:
-    """Put what is committed into a batch wherever a job can make no progress without its verdicts."""
+def form_batches(session: Session, at: float) -> list[int]:
+    """Put what is committed into a batch wherever a job can make no progress without its verdicts, or a receipt falls
+    due: a promise that no batch honours in time costs this verifier stake. `at`: Unix seconds."""
     formed = []
     for job in session.exec(select(Job).where(Job.state == JobState.RUNNING)):
         tasks = tasks_of(session, job.id)
         committed = [task for task in tasks if task.state == TaskState.COMMITTED]
-        if not committed or any(task.state in (TaskState.READY, TaskState.ASSIGNED) for task in tasks):
+        due = any(task.promised_until < at + RECEIPT_MARGIN_S for task in committed)
+        under_way = any(task.state in (TaskState.READY, TaskState.ASSIGNED) for task in tasks)
+        if not committed or (under_way and not due):
             continue
         batch = Batch(
             job=job.id,

@@ -85,6 +85,8 @@ class Task(SQLModel, table=True):
     barred: str = ""
     """Nodes that may not have the task again, separated by blanks."""
     submission: bytes | None = None
+    promised_until: float = 0.0
+    """When the first receipt for the submission falls due, in Unix seconds."""
     leaf: bytes | None = None
     batch: int | None = Field(default=None, index=True)
     result: str | None = None

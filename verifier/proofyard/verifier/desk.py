@@ -135,6 +135,7 @@ class Desk:
             self._context.domain.typed_digest(leaf), message.signature, connection.peer, "the commitment's sender"
         )
         first_state = await self._first_state(connection.peer, commitment)
+        deadline = int(now()) + RECEIPT_S
         with self._context.database.session() as session:
             task = session.get(Task, (commitment.job, commitment.task))
             if task is None:
@@ -142,11 +143,10 @@ class Desk:
             if task.leaf != leaf:
                 self._check_submission(connection.peer, task, message, first_state)
                 task.state, task.submission, task.leaf = TaskState.COMMITTED, encode(message), leaf
-                task.result = commitment.result
+                task.result, task.promised_until = commitment.result, deadline
                 text = f"committed to {commitment.segments + 1} states"
                 log(session, task.job, "committed", text, task=task.index, node=task.node)
         self._context.changed()
-        deadline = int(now()) + RECEIPT_S
         digest = self._context.domain.typed_digest(receipt_struct_hash(leaf, deadline))
         return Receipt(leaf, deadline, self._context.wallet.sign_digest(digest))
 

@@ -14,7 +14,7 @@ from proofyard.transport import Endpoint
 from proofyard.verifier.api import StatusApi
 from proofyard.verifier.batches import form_batches, run_batch
 from proofyard.verifier.chainsync import follow_chain
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Database
 from proofyard.verifier.desk import Desk
 from proofyard.verifier.disputes import StateDesk, answer_receipts
@@ -108,7 +108,7 @@ async def _work(context: Context) -> None:
             await expire(context)
             await schedule(context)
             with context.database.session() as session:
-                form_batches(session)
+                form_batches(session, now())
                 unsettled = session.exec(select(Batch.id).where(Batch.state != BatchState.SETTLED)).all()
             for row in unsettled:
                 if row is not None and row not in running:
