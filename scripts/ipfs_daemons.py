@@ -91,9 +91,9 @@ def _run(command: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _process(*command: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process that ends with its stdin."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def _process(folder: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process in `folder` that ends with its stdin."""
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -123,8 +123,8 @@ class JsDaemon:
 
     def __enter__(self) -> Self:
         config = json.dumps({**NOWHERE, "Addresses": ADDRESSES})
-        command = ("node", str(CACHE / "js" / "daemon.mjs"), str(self._folder), config)
-        ready = _answer(self._stack.enter_context(_process(*command)))
+        command = ("node", str(CACHE.resolve() / "js" / "daemon.mjs"), str(self._folder), config)
+        ready = _answer(self._stack.enter_context(_process(self._folder, *command)))
         self.api, self.swarm = ready["api"], ready["swarm"]
         return self
 
@@ -140,7 +140,9 @@ class KuboCore:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._process = self._stack.enter_context(_process(sys.executable, __file__, "kubo", str(self._folder)))
+        self._process = self._stack.enter_context(
+            _process(self._folder, sys.executable, str(Path(__file__).resolve()), "kubo", str(self._folder))
+        )
         _answer(self._process)
         return self
 

@@ -95,6 +95,20 @@ async def test_what_only_kubo_has_is_found_through_the_daemon(store, node, kubo,
     assert b"".join(store.read_range(cid, 5, 6)) == data[5:11]
 
 
+async def test_ipfs_is_asked_for_what_no_peer_has(store, seeder, node, tmp_path, pattern):
+    data = pattern(6 * CHUNK_BYTES + 3)
+    seeding = BlockStore(tmp_path / "seeding")
+    cid = seeding.put_bytes(data)
+    await node.publish(seeding, cid)
+    seeding._block_path(raw_cid(data[:CHUNK_BYTES])).unlink()
+    peer = await seeder(seeding)
+    with pytest.raises(ArtifactUnavailable):
+        await fetch(store, cid, [peer], max_bytes=10 << 20)
+    store.fallback = node
+    await fetch(store, cid, [peer], max_bytes=10 << 20)
+    assert store.get_bytes(cid) == data
+
+
 def test_a_node_with_content_is_encoded_as_kubo_does(kubo, tmp_path):
     data = os.urandom(1000)
     (tmp_path / "file").write_bytes(data)

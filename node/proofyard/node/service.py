@@ -8,6 +8,7 @@ from importlib.metadata import version
 import psutil
 
 from proofyard.artifacts import serve_blocks
+from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Wallet
 from proofyard.disputes.network import Network
 from proofyard.node.adversary import conduct
@@ -39,6 +40,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = NodeStore(settings.data_dir / "blocks")
+    store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
     agent_type, executor_adversary = conduct(settings.adversary)

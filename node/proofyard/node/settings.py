@@ -21,6 +21,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     n-th is kept and the others are computed again when asked for, and a task whose states do not fit at all is handed
     back. `cache_bytes`: disk for everything else that was fetched and may be useful again.
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn.
+    `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with the node's address and port once it serves.
     `adversary`: on a local test network only, the way in which this node cheats. `accomplices`: the folder through
     which cheats that belong together share their answers.
@@ -41,6 +42,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_budget_bytes: int = 16 << 30
     cache_bytes: int = 16 << 30
     jury: bool = True
+    ipfs: str = ""
     ready_file: Path | None = None
     adversary: str | None = None
     accomplices: Path | None = None

@@ -62,13 +62,30 @@ async def fetch(
     span: tuple[int, int] | None = None,
     on_progress: Progress | None = None,
 ) -> None:
-    """Have the whole artifact in `store`, asking `providers` for what is missing.
+    """Have the whole artifact in `store`, asking `providers` for what is missing, and then the store's own `fallback`.
 
     With `span` only the blocks that hold the bytes from its start up to its stop, of an artifact that is a file.
     Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is known
     to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
     """
     sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
+    try:
+        await _fetch_from(store, cid, sources, max_bytes, span, on_progress)
+    except ArtifactUnavailable as error:
+        if store.fallback is None:
+            raise
+        logger.info("asking %s: %s", store.fallback.name, error)
+        await _fetch_from(store, cid, [store.fallback], max_bytes, span, on_progress)
+
+
+async def _fetch_from(
+    store: BlockStore,
+    cid: Cid,
+    sources: Sequence[BlockProvider],
+    max_bytes: int,
+    span: tuple[int, int] | None,
+    on_progress: Progress | None,
+) -> None:
     if span is None:
         missing = await asyncio.to_thread(lambda: list(store.missing(cid)))
         await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources)

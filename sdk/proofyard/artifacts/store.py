@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -27,6 +28,9 @@ from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
 from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
+
+if TYPE_CHECKING:
+    from proofyard.artifacts.exchange import BlockProvider
 
 logger = logging.getLogger("proofyard.artifacts")
 
@@ -47,6 +51,8 @@ class BlockStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.fallback: BlockProvider | None = None
+        """Whom `fetch` asks for what no peer has, such as an IPFS daemon."""
         self._blocks = self.path / "blocks"
         self._links = self.path / "links"
         self._tmp = self.path / "tmp"

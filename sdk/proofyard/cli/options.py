@@ -59,6 +59,9 @@ class ServiceFlags(WalletFlags):
     model_dir: Annotated[
         list[Path] | None, typer.Option(help="A local model directory to use in place; may be repeated.")
     ] = None
+    ipfs: Annotated[
+        str | None, typer.Option(metavar="MULTIADDRESS", help="RPC of an IPFS daemon to ask for what no peer has.")
+    ] = None
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once it serves.")] = None
 
     def given(self) -> dict[str, Any]:

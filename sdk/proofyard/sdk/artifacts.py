@@ -231,9 +231,8 @@ class Artifacts:
                 await stack.enter_async_context(endpoint)
                 providers += [RemoteBlocks(endpoint, peer.host, peer.port, peer.wallet) for peer in self._swarm.peers]
             if self._ipfs:
-                node = IpfsNode(self._ipfs)
+                self.store.fallback = node = IpfsNode(self._ipfs)
                 stack.push_async_callback(node.close)
-                providers.append(node)
             await fetch(self.store, cid, providers, max_bytes=max_bytes, span=span, on_progress=on_progress)
 
 

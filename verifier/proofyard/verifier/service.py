@@ -6,6 +6,7 @@ import logging
 from sqlmodel import select
 
 from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ProofyardError
@@ -52,6 +53,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = BlockStore(settings.data_dir / "blocks")
+    store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
     if settings.blind:

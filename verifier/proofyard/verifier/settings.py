@@ -13,6 +13,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP status API.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
     `model_dirs`: Hugging Face model directories that are served in place to nodes that lack them.
+    `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
     `keep_s`: how long manifest, records and result of a finished job stay here. `cache_bytes`: disk for everything that
@@ -34,6 +35,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     database_url: str = ""
     model_dirs: tuple[Path, ...] = ()
+    ipfs: str = ""
     ready_file: Path | None = None
     lease_s: float = 15.0
     state_due_s: float = 300.0
