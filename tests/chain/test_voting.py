@@ -5,15 +5,19 @@ from dataclasses import replace
 import pytest
 from world import World
 
-from proofyard.chain import Court, Wallet
+from proofyard.chain import Court, CourtParams, Params, Wallet
 from proofyard.chain.refusals import TooEarly
 from proofyard.disputes.errors import NoSuchChallenge, VoteRefused
 from proofyard.disputes.voting import commit, read_challenge, reveal, salt_of, seat_of
 from proofyard.protocol import merkle
 from proofyard.protocol.types import SegmentIndex
 
+PATIENT = Params(unstake_delay=10_000, court=CourtParams(vote_time=900, reveal_time=900))
+"""Time enough for a slow machine; the tests move the clock when they are done."""
 
-def test_a_juror_that_lost_everything_but_its_key_opens_what_it_sealed(network) -> None:
+
+def test_a_juror_that_lost_everything_but_its_key_opens_what_it_sealed(deploy) -> None:
+    network = deploy(PATIENT)
     world = World.build(network, verifiers=1, nodes=6)
     chain, requester, outsider = world.chain, network.owner(1300), network.owner(50)
     job = world.open_job(requester, tasks=6)

@@ -10,7 +10,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from proofyard.chain import ChainClient, ChallengeId, Court, Phase, Refused
+from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Phase, Refused
 from proofyard.disputes.judging import Finding, judge
 from proofyard.disputes.network import Network
 from proofyard.disputes.replaying import SegmentExecutor
@@ -40,11 +40,12 @@ class SpareExecutor:
         self._executor = executor
         self._resources = resources
         self._folder = folder
+        self._turn = asyncio.Lock()
 
     async def run_segment(self, manifest: Manifest, task: TaskSpec, index: int, before: bytes, inputs: Inputs) -> bytes:
         if not self._executor.busy:
             return await self._executor.run_segment(manifest, task, index, before, inputs)
-        async with Executor(self._folder, resources=self._resources) as executor:
+        async with self._turn, Executor(self._folder, resources=self._resources) as executor:
             return await executor.run_segment(manifest, task, index, before, inputs)
 
 
@@ -58,6 +59,7 @@ class Juror:
         self._executor = executor
         self._open: set[ChallengeId] = set()
         self._seen = 0
+        self._sealed: set[tuple[ChallengeId, int]] = set()
         self._at_work: dict[ChallengeId, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -81,15 +83,21 @@ class Juror:
         first = max(self._seen + 1, count - SCANNED)
         self._open |= {ChallengeId(number) for number in range(max(1, first), count + 1)}
         self._seen = count
-        for challenge in sorted(self._open):
-            if challenge not in self._at_work:
-                record = await asyncio.to_thread(self._chain.challenge, challenge)
-                if record.phase in (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED):
-                    self._open.discard(challenge)
-                elif (seat := await asyncio.to_thread(seat_of, self._chain, record)) is not None:
+        for challenge in sorted(self._open - self._at_work.keys()):
+            record = await asyncio.to_thread(self._chain.challenge, challenge)
+            if record.phase in (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED):
+                self._open.discard(challenge)
+            elif await self._may_be_due(record):
+                seat = await asyncio.to_thread(seat_of, self._chain, record)
+                if seat is not None:
                     work = asyncio.create_task(self._serve(seat))
                     self._at_work[challenge] = work
                     work.add_done_callback(partial(self._served, challenge))
+
+    async def _may_be_due(self, record: ChallengeRecord) -> bool:
+        """Whether it is worth the many requests to look closer: not while a verdict or a sealed vote only waits."""
+        waits = record.phase == Phase.VERDICT or (record.id, record.draw_block) in self._sealed
+        return not waits or await asyncio.to_thread(self._chain.now) >= record.until
 
     def _served(self, challenge: ChallengeId, _task: asyncio.Task[None]) -> None:
         del self._at_work[challenge]
@@ -116,6 +124,7 @@ class Juror:
         elif now < challenge.until:
             if not seat.committed:
                 await self._vote(seat)
+            self._sealed.add((challenge.id, challenge.draw_block))
         elif now < seat.reveal_ends:
             if seat.committed and not seat.revealed:
                 wrong = await asyncio.to_thread(reveal, self._chain, seat)
