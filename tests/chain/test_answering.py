@@ -7,7 +7,7 @@ from typing import Any
 
 from world import CREDIT, World
 
-from proofyard.chain import ChallengeId, Phase, Wallet
+from proofyard.chain import ChallengeId, CourtParams, Params, Phase, Wallet
 from proofyard.cli import main
 from proofyard.node.receipts import keep_receipt
 from proofyard.protocol.codec import encode
@@ -18,7 +18,8 @@ from proofyard.verifier.database import Batch, Database, Job
 from proofyard.verifier.disputes import answer_receipt
 
 
-async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(network, tmp_path) -> None:
+async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(deploy, tmp_path) -> None:
+    network = deploy(Params(challenge_window=900, unstake_delay=10_000, court=CourtParams(answer_time=900)))
     world = World.build(network, verifiers=1, nodes=3)
     chain, key = world.chain, world.verifiers[0]
     job = world.open_job(network.owner(1300), tasks=3)
