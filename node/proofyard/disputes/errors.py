@@ -9,7 +9,7 @@ DisputeError
 └── VoteRefused      this wallet cannot vote on the challenge now
 """
 
-from proofyard.protocol.types import BatchId, ExitCode, ProofyardError, SegmentIndex, TaskIndex
+from proofyard.protocol.types import BatchId, ExitCode, ProofyardError, TaskIndex
 
 
 class DisputeError(ProofyardError):
@@ -64,7 +64,3 @@ class StateWithheld(DisputeError):
 
 class VoteRefused(DisputeError):
     exit_code = ExitCode.USAGE
-
-
-def place_name(task: TaskIndex, segment: SegmentIndex) -> str:
-    return f"task {task} segment {segment}"
