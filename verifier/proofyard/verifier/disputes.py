@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from functools import partial
+from functools import lru_cache, partial
 
 from sqlmodel import col, select
 
@@ -10,7 +10,7 @@ from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
 from proofyard.protocol import merkle
 from proofyard.protocol.messages import Ack, ObtainState
-from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection
 from proofyard.verifier.auditing import MAX_STATE_BYTES
@@ -20,6 +20,8 @@ from proofyard.verifier.membership import members_of
 
 logger = logging.getLogger(__name__)
 
+RECORDS = 4
+"""Decoded records that are kept: a jury asks for several states of one batch."""
 POLL_S = 5.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
@@ -30,6 +32,7 @@ class StateDesk:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._record = lru_cache(RECORDS)(self._read_record)
         context.endpoint.on(ObtainState, self.obtain)
 
     async def obtain(self, connection: Connection, message: ObtainState, _body: Body) -> Ack:
@@ -44,11 +47,13 @@ class StateDesk:
 
     def _find(self, message: ObtainState) -> tuple[Address, Cid]:
         """The worker and the CID of a state. Raises `ArtifactError` for a record that is not here."""
-        record = decode_record(self._context.store.get_bytes(message.record, max_bytes=MAX_RECORD_BYTES))
-        for task in record.tasks:
+        for task in self._record(message.record).tasks:
             if task.commitment.task == message.task and 0 <= message.number < len(task.trace):
                 return task.commitment.node, task.trace[message.number]
         raise ArtifactError(f"the record {message.record} has no task {message.task} with a state {message.number}")
+
+    def _read_record(self, cid: Cid) -> BatchRecord:
+        return decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))
 
 
 async def answer_receipts(context: Context) -> None:

@@ -1,0 +1,94 @@
+"""Handing on states to jurors and challengers."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proofyard.artifacts import ArtifactUnavailable, BlockStore
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.messages import ObtainState
+from proofyard.protocol.record import BatchRecord, CommittedTask, encode_record
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex
+from proofyard.verifier.disputes import StateDesk
+
+WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
+ZERO = Digest(bytes(32))
+TRACE = (raw_cid(b"first"), raw_cid(b"second"))
+
+
+def record() -> BatchRecord:
+    commitment = Commitment(JobId(1), TaskIndex(5), WORKER, ZERO, ZERO, ZERO, 1, raw_cid(b"result"), 1)
+    return BatchRecord(
+        chain_id=1,
+        registry=WORKER,
+        batch=BatchId(1),
+        job=JobId(1),
+        manifest=raw_cid(b"manifest"),
+        root=ZERO,
+        verifier=WORKER,
+        seed=ZERO,
+        draw_block=1,
+        auditors_per_segment=1,
+        segments_per_audit=1,
+        reward="1",
+        audit_fee="1",
+        audits_paid_before="0",
+        operators=(),
+        tasks=(CommittedTask(commitment, b"", TRACE, 0),),  # type: ignore[arg-type]
+        audits=(),
+        faults=(),
+        payouts=(),
+    )
+
+
+class Verifier:
+    """What the desk needs of one; its worker delivers, or is away."""
+
+    def __init__(self, folder: Path, *, worker_is_there: bool) -> None:
+        self.store = BlockStore(folder)
+        self.endpoint = SimpleNamespace(on=lambda *_: None)
+        self.record = self.store.put_bytes(encode_record(record()))
+        self.obtained: list[tuple[Cid, Address | None]] = []
+        self._worker_is_there = worker_is_there
+        context: Any = self
+        self._desk = StateDesk(context)
+
+    async def obtain(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> bytes:
+        if not self._worker_is_there:
+            raise ArtifactUnavailable(cid, 1, ["the worker is away"])
+        self.obtained.append((cid, holder))
+        return b""
+
+    async def asked(self, number: int, *, task: int = 5, record: Cid | None = None) -> tuple[bool, str]:
+        peer: Any = SimpleNamespace(peer="somebody")
+        unused: Any = None
+        answer = await self._desk.obtain(peer, ObtainState(record or self.record, TaskIndex(task), number), unused)
+        return answer.proceed, answer.reason
+
+
+async def test_a_state_is_fetched_from_the_worker_that_committed_to_it(tmp_path: Path) -> None:
+    verifier = Verifier(tmp_path, worker_is_there=True)
+    assert await verifier.asked(1) == (True, "")
+    assert verifier.obtained == [(TRACE[1], WORKER)]
+    away = Verifier(tmp_path / "other", worker_is_there=False)
+    proceed, reason = await away.asked(0)
+    assert not proceed and "the worker is away" in reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"number": 2}, "no task 5 with a state 2"),
+        ({"number": -1}, "no task 5 with a state -1"),
+        ({"number": 0, "task": 4}, "no task 4"),
+        ({"number": 0, "record": raw_cid(b"unknown")}, "not in the store"),
+    ],
+)
+async def test_nothing_is_fetched_that_no_record_names(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    verifier = Verifier(tmp_path, worker_is_there=True)
+    proceed, reason = await verifier.asked(**asked)
+    assert not proceed and said in reason
+    assert verifier.obtained == []
