@@ -18,7 +18,8 @@ HOST = "192.0.2.1"
 @dataclass
 class Path:
     """Bytes per second, seconds one way, probability of loss, bytes that wait at the bottleneck before it drops, and
-    the largest UDP payload that passes until `shrinks_at`, when it becomes 1,200. `size` is what the server sends."""
+    the largest UDP payload that passes until `shrinks_at`, when it becomes 1,200; from `slows_at` on a quarter of the
+    rate is left. `size` is what the server sends."""
 
     rate: float
     delay: float
@@ -26,6 +27,7 @@ class Path:
     queue: float = 1e9
     largest: int = 1472
     shrinks_at: float = 1e9
+    slows_at: float = 1e9
     seed: int = 1
     size: int = 0
     sent: int = 0
@@ -51,13 +53,14 @@ def transfer(path: Path, size: int, *, warm_up: int = 0, limit: float = 60.0) ->
         for data, _ in side.datagrams_to_send(now):
             other = server if side is client else client
             start = max(now, free_at[side])
+            rate = path.rate if start < path.slows_at else path.rate / 4
             if len(data) > (path.largest if now < path.shrinks_at else 1200):
                 continue
             path.sent += side is server
-            if chance.random() < path.loss or (start - now) * path.rate > path.queue:
+            if chance.random() < path.loss or (start - now) * rate > path.queue:
                 path.dropped += side is server
                 continue
-            free_at[side] = start + len(data) / path.rate
+            free_at[side] = start + len(data) / rate
             heapq.heappush(waiting, (free_at[side] + path.delay, next(order), other, data))
 
     client.connect((HOST, 1), now)
@@ -111,6 +114,13 @@ def test_a_short_queue_is_not_flooded():
 def test_small_answers_say_nothing_against_the_path():
     path = Path(rate=3e6, delay=0.025)
     assert transfer(path, 3_000_000, warm_up=30) < 1.3 * transfer(path, 3_000_000) + 0.2
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.03])
+def test_a_path_that_slows_down_is_followed(delay):
+    path = Path(rate=4e6, delay=delay, queue=150_000, slows_at=1.0)
+    assert transfer(path, 6_000_000) < 1.0 + 1.6 * 2.5
+    assert path.dropped < 0.3 * path.sent
 
 
 def test_a_path_that_loses_a_third_still_delivers():
