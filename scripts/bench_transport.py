@@ -1,8 +1,9 @@
 """Measures transport and artifacts against stock aioquic, py-libp2p and TCP, side by side in one run.
 
-Writes `transport.json` into the folder given (default `out/bench`) and prints the same as a table. Scenarios that
-need what this machine lacks (root for namespaces) are left out and are null in the file. py-libp2p is installed into
-.cache/libp2p at first use, unless LIBP2P_PYTHON or `--libp2p` names a Python that has it.
+Writes `transport.json` into the folder given (default `out/bench`) and prints the same as a table; a whole run writes
+the table into docs/transport.md too. Scenarios that need what this machine lacks (root for namespaces) are left out
+and are null in the file. py-libp2p is installed into .cache/libp2p at first use, unless LIBP2P_PYTHON or `--libp2p`
+names a Python that has it.
 
     python scripts/bench_transport.py [--quick] [--out DIR] [--libp2p PYTHON] [--only NAME...]
 """
@@ -24,6 +25,8 @@ from rich.table import Table
 import shaped_link
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "transport.md"
+MARKER = "<!-- Written by scripts/bench_transport.py from here to the end. -->\n"
 OURS = [sys.executable, str(HERE / "transport_roles.py")]
 MB = 1e6
 
@@ -208,6 +211,41 @@ def best_in_turns(*contenders: Callable[[], float]) -> tuple[float, ...]:
     return tuple(map(max, zip(*rounds, strict=True)))
 
 
+FIGURES = (
+    ("single_mb_s", "one peer to one peer on loopback, MB/s", "2.5 times stock aioquic, and py-libp2p"),
+    ("stock_aioquic_mb_s", "stock aioquic, MB/s", ""),
+    ("libp2p_quic_mb_s", "py-libp2p over QUIC, MB/s", ""),
+    ("libp2p_tcp_mb_s", "py-libp2p over TCP, MB/s", ""),
+    ("mtu1500_mb_s", "at an MTU of 1,500 between namespaces, MB/s", ""),
+    ("mtu1500_stock_mb_s", "stock aioquic there, MB/s", ""),
+    ("mtu1500_ratio", "ratio of the two", "1.5"),
+    ("swarm_mb_s", "from four seeders of 5 MB/s each, MB/s", "18"),
+    ("swarm_one_mb_s", "from one of them, MB/s", ""),
+    ("lossy_mb_s", "at 2% loss and 50 ms, MB/s", ""),
+    ("lossy_tcp_mb_s", "one TCP stream there, MB/s", ""),
+    ("lossy_tcp_control", "the kernel's congestion control", ""),
+    ("lossy_ratio_to_tcp", "ratio of the two", "0.5"),
+    ("idle_1000_rss_bytes", "memory for 1,000 idle connections, bytes", "below 300,000,000"),
+    ("p99_200_ms", "99th percentile of 200 small requests at once, ms", "below 250"),
+    ("rss_2gb_extra_bytes", "memory for a file of 2 GB above idle, bytes", "below 100,000,000"),
+    ("rss_2gb_mb_s", "its rate, MB/s", ""),
+)
+"""Key, meaning, and what it must reach."""
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """The figures as a table at the end of docs/transport.md."""
+    rows = [f"| {meaning} | {shown(results.get(key))} | {goal} |" for key, meaning, goal in FIGURES]
+    table = "\n".join(["| figure | measured | must reach |", "|---|---|---|", *rows])
+    PAGE.write_text(f"{PAGE.read_text().split(MARKER)[0]}{MARKER}\n{table}\n")
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "left out"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def rate(answer: dict[str, Any]) -> float:
     return float(answer["bytes"] / answer["seconds"] / MB)
 
@@ -240,10 +278,10 @@ def main() -> None:
     path.write_text(json.dumps(bench.results, indent=2) + "\n")
     table = Table("figure", "measured", title=f"transport ({path})")
     for name, value in bench.results.items():
-        table.add_row(
-            name, "left out" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
-        )
+        table.add_row(name, shown(value))
     Console().print(table)
+    if not options.quick and not options.only:
+        write_page(bench.results)
 
 
 if __name__ == "__main__":
