@@ -73,15 +73,22 @@ def test_a_silent_holder_loses_the_task_and_nothing_else(database: Database) -> 
         release_lapsed(session, 101.0)
         released, committed = tasks_of(session, 1)
         assert (released.state, released.node, released.leaf) == (TaskState.READY, None, None)
+        assert released.lost_by == "0xA"
         assert committed.state == TaskState.COMMITTED
         assert [line.kind for line in session.exec(select(Log))] == ["lost"]
 
 
 def test_the_least_loaded_node_that_may_is_chosen() -> None:
     a, b, c = (Address(x) for x in ("0xA", "0xB", "0xC"))
-    assert choose([c, b, a], barred=[], load={"0xA": 1}) == b
-    assert choose([a, b], barred=["0xA"], load={}) == b
-    assert choose([a], barred=["0xA"], load={}) is None
+    assert choose([c, b, a], barred=[], losses={}, load={"0xA": 1}) == b
+    assert choose([a, b], barred=["0xA"], losses={}, load={}) == b
+    assert choose([a], barred=["0xA"], losses={}, load={}) is None
+
+
+def test_who_lost_a_task_before_comes_after_all_others_and_is_not_shut_out() -> None:
+    a, b = Address("0xA"), Address("0xB")
+    assert choose([a, b], barred=[], losses={"0xA": 1}, load={"0xB": 9}) == b
+    assert choose([a], barred=[], losses={"0xA": 7}, load={}) == a
 
 
 def test_a_batch_waits_while_other_tasks_can_still_go_on(database: Database) -> None:

@@ -84,6 +84,8 @@ class Task(SQLModel, table=True):
     attempts: int = 0
     barred: str = ""
     """Nodes that may not have the task again, separated by blanks."""
+    lost_by: str = ""
+    """Nodes that fell silent with the task or handed it back, separated by blanks, once for each time."""
     submission: bytes | None = None
     promised_until: float = 0.0
     """When the first receipt for the submission falls due, in Unix seconds."""

@@ -1,7 +1,8 @@
 """Who gets which task: tasks whose inputs are valid are offered to idle nodes on a lease that progress renews."""
 
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from sqlmodel import Session, col, select
 
@@ -34,7 +35,13 @@ def release_lapsed(session: Session, at: float) -> None:
     """A holder that was silent for longer than its lease loses the task; it costs no stake."""
     for task in session.exec(select(Task).where(Task.state == TaskState.ASSIGNED, Task.lease_until < at)):
         log(session, task.job, "lost", f"task {task.index}: no word from its node", task=task.index, node=task.node)
+        _note_loss(task)
         release(task)
+
+
+def _note_loss(task: Task) -> None:
+    """It costs no stake, but the node is offered work after all others from now on."""
+    task.lost_by = " ".join([*task.lost_by.split(), task.node or ""])
 
 
 def release(task: Task) -> None:
@@ -52,22 +59,21 @@ def promote(tasks: list[Task]) -> None:
 
 
 def assign(session: Session, context: Context, job: Job, tasks: list[Task]) -> list[tuple[Address, TaskOffer]]:
-    """Give every ready task that an idle node can do to one, the node with the least work in this job first.
+    """Give every ready task that an idle node can do to one: who lost the fewest tasks of this job first, and among
+    those who has the least work in it.
 
     The lease is written before the offer leaves, so a crash in between only costs the lease's time.
     """
     workload = context.manifest(Cid(job.manifest)).workload
     shut_out = busy_nodes(session) | set(session.exec(select(Fault.node)))
-    load: dict[str, int] = {}
-    for task in tasks:
-        if task.node:
-            load[task.node] = load.get(task.node, 0) + 1
+    load = Counter(task.node for task in tasks if task.node)
+    losses = Counter(node for task in tasks for node in task.lost_by.split())
     idle = [a for a, m in context.members.items() if a not in shut_out and workload in m.announce.workloads]
     offers = []
     for task in tasks:
         if task.state != TaskState.READY:
             continue
-        node = choose(idle, barred=task.barred.split(), load=load)
+        node = choose(idle, barred=task.barred.split(), losses=losses, load=load)
         if node is None:
             continue
         idle.remove(node)
@@ -77,16 +83,20 @@ def assign(session: Session, context: Context, job: Job, tasks: list[Task]) -> l
     return offers
 
 
-def choose(idle: Iterable[Address], *, barred: Iterable[str], load: dict[str, int]) -> Address | None:
-    """The idle node with the least work so far, ties by address; None when there is none that may."""
+def choose(
+    idle: Iterable[Address], *, barred: Iterable[str], losses: Mapping[str, int], load: Mapping[str, int]
+) -> Address | None:
+    """The idle node with the fewest losses, then the least work so far, ties by address; None when none may."""
     barred = set(barred)
-    return min((n for n in idle if n not in barred), key=lambda n: (load.get(n, 0), n), default=None)
+    able = (n for n in idle if n not in barred)
+    return min(able, key=lambda n: (losses.get(n, 0), load.get(n, 0), n), default=None)
 
 
 def hand_back(session: Session, context: Context, task: Task, reason: str) -> None:
     """A node cannot or will not do a task: somebody else may. Where nobody who is here is left, the job fails with the
     reason, instead of waiting for its deadline."""
     task.barred = " ".join({*task.barred.split(), task.node or ""})
+    _note_loss(task)
     release(task)
     job = session.get(Job, task.job)
     assert job is not None
