@@ -5,7 +5,7 @@ from eth_utils.address import to_checksum_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proofyard.protocol.audit import WAD, BatchEntry, Operator, Verdict, audit_plan, draw_segments, tally
+from proofyard.protocol.audit import WAD, WORKERS, BatchEntry, Operator, Verdict, audit_plan, draw_segments, tally
 from proofyard.protocol.types import Address, Digest, TaskIndex
 
 
@@ -89,8 +89,10 @@ def test_segments_are_drawn_without_replacement(seed: Digest, segments: int, cou
     assert all(0 <= segment < segments for segment in drawn)
 
 
-def votes(match: int, mismatch: int) -> dict[Address, bool]:
-    return {address(i): i < match for i in range(match + mismatch)}
+def votes(match: int, *others: int) -> dict[Address, int]:
+    """`match` auditors with the worker's answer, and so many with each other answer."""
+    answers = [WORKERS] * match + [number for number, count in enumerate(others, 1) for _ in range(count)]
+    return {address(i): answer for i, answer in enumerate(answers)}
 
 
 def test_k_equal_votes_decide() -> None:
@@ -104,6 +106,15 @@ def test_a_split_accuses_nobody_until_one_side_has_one_vote_more() -> None:
     assert tally(votes(1, 2), 2, exhausted=False) is Verdict.PENDING
     assert tally(votes(1, 3), 2, exhausted=False) is Verdict.FAULT
     assert tally(votes(3, 1), 2, exhausted=False) is Verdict.VALID
+
+
+def test_accusers_who_contradict_each_other_convict_nobody() -> None:
+    assert tally(votes(0, 1, 1), 2, exhausted=False) is Verdict.PENDING
+    assert tally(votes(2, 1, 1), 2, exhausted=False) is Verdict.PENDING
+    assert tally(votes(3, 1, 1), 2, exhausted=False) is Verdict.VALID
+    assert tally(votes(0, 1, 2), 2, exhausted=False) is Verdict.PENDING
+    assert tally(votes(0, 1, 3), 2, exhausted=False) is Verdict.FAULT
+    assert tally(votes(0, 1, 1, 1), 2, exhausted=True) is Verdict.UNDECIDED
 
 
 def test_one_accuser_alone_never_makes_a_fault() -> None:

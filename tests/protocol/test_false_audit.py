@@ -25,10 +25,11 @@ def audit(*distances: float) -> AuditedSegment:
             salt=bytes(32),
             distance=distance,
             match=distance <= TOLERANCE,
+            answer=int(distance > TOLERANCE),
         )
         for number, distance in enumerate(distances)
     )
-    verdict = tally({vote.owner: vote.match for vote in votes}, K, exhausted=True)
+    verdict = tally({vote.owner: vote.answer for vote in votes}, K, exhausted=True)
     return AuditedSegment(TaskIndex(4), SegmentIndex(1), votes, verdict)
 
 

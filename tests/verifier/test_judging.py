@@ -43,6 +43,7 @@ from proofyard.verifier.database import (
 )
 from proofyard.verifier.desk import Desk
 from proofyard.verifier.settling import build_record
+from proofyard.workloads.answers import check_answers
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.sketch import sketch_change
 from proofyard.workloads.state import decode_state, encode_state
@@ -311,6 +312,21 @@ async def test_whoever_lies_in_an_audit_is_outvoted_and_slashed(court: Callable[
         forgiven = msgspec.structs.replace(record, faults=tuple(f for f in record.faults if f.segment is None))
         with pytest.raises(RecordInvalid, match="false auditors"):
             check_record(forgiven, MANIFEST, SPECS)
+
+
+async def test_auditors_that_make_up_answers_by_themselves_convict_nobody(court: Callable[..., Court]) -> None:
+    """As many as there are seats, on an honest worker: they contradict each other as well."""
+    here = court(lazy, accuser, honest, honest, honest)
+    here.commit({index: (right_state(), True) for index in range(3)})
+    record = await here.judge()
+    assert "worker" not in here.guilty(record)
+    assert {audit.verdict for audit in record.audits} == {"valid"}
+    check_answers(record, MANIFEST)
+    vote, *rest = record.audits[0].votes
+    other = msgspec.structs.replace(vote, answer=vote.answer + 1)
+    audits = (msgspec.structs.replace(record.audits[0], votes=(other, *rest)), *record.audits[1:])
+    with pytest.raises(RecordInvalid, match="who agrees"):
+        check_answers(msgspec.structs.replace(record, audits=audits), MANIFEST)
 
 
 async def test_an_auditor_that_only_rounds_otherwise_is_never_accused(court: Callable[..., Court]) -> None:

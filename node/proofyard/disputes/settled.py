@@ -19,6 +19,7 @@ from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, CommittedTa
 from proofyard.protocol.replay import RecordInvalid, check_commitments, check_record
 from proofyard.protocol.settlement import payout_root
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
+from proofyard.workloads.answers import check_answers
 from proofyard.workloads.workload import load_workload
 
 Read = Callable[[Cid, int], Awaitable[bytes]]
@@ -81,6 +82,7 @@ class Settled:
         if slashed != [(f.operator, f.task, f.segment, int(f.reason)) for f in faults]:
             raise RecordInvalid(self.event.batch, "its faults are not those that were settled")
         check_record(self.record, self.manifest, self.specs)
+        check_answers(self.record, self.manifest)
 
 
 async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settled:

@@ -5,6 +5,7 @@ registry's state at that block, in integers only, so anyone recomputes the same 
 rather than a shared generator: one task's draw does not depend on the order of the others.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -117,16 +118,21 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-def tally(votes: Mapping[Address, bool], auditors_per_segment: int, *, exhausted: bool) -> Verdict:
-    """The verdict of one segment. `votes` maps an auditor's owner to whether its answer matched the worker's.
+WORKERS = 0
+"""The number of the worker's own answer among the answers to a segment."""
 
-    k equal votes decide. A split accuses nobody: more auditors are seated until one side has k + 1 votes. Where no
-    auditor is left (`exhausted`) a strict majority of at least two decides; failing that it
-    stays undecided: the task is done again, and nobody is punished.
+
+def tally(answers: Mapping[Address, int], auditors_per_segment: int, *, exhausted: bool) -> Verdict:
+    """The verdict of one segment. `answers` maps an auditor's owner to the number of its answer: `WORKERS`, or another
+    that it shares with whoever agrees with it.
+
+    k equal answers decide. A split accuses nobody: more auditors are seated until k + 1 owners give one answer.
+    Accusers who contradict each other are a split as well, so idle auditors that make up their answers convict nobody.
+    Where no auditor is left (`exhausted`) a strict majority of at least two decides; failing that it stays undecided:
+    the task is done again, and nobody is punished.
     """
-    match = sum(votes.values())
-    mismatch = len(votes) - match
-    needed = auditors_per_segment + (1 if match and mismatch else 0)
+    match, mismatch = _strongest(answers)
+    needed = auditors_per_segment + (1 if len(set(answers.values())) > 1 else 0)
     if match >= needed:
         return Verdict.VALID
     if mismatch >= needed:
@@ -138,3 +144,17 @@ def tally(votes: Mapping[Address, bool], auditors_per_segment: int, *, exhausted
     if mismatch > match and mismatch >= 2:
         return Verdict.FAULT
     return Verdict.UNDECIDED
+
+
+def carried(answers: Iterable[int], verdict: str) -> int | None:
+    """The answer that a verdict rests on; None where it rests on none."""
+    if verdict == Verdict.VALID:
+        return WORKERS
+    counts = Counter(answer for answer in answers if answer != WORKERS)
+    return min(counts, key=lambda answer: (-counts[answer], answer)) if verdict == Verdict.FAULT and counts else None
+
+
+def _strongest(answers: Mapping[Address, int]) -> tuple[int, int]:
+    """How many give the worker's answer, and how many agree on another."""
+    counts = Counter(answers.values())
+    return counts.pop(WORKERS, 0), max(counts.values(), default=0)

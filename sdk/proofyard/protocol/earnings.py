@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from proofyard.protocol.audit import Verdict
+from proofyard.protocol.audit import Verdict, carried
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.payout import share_reward
@@ -34,7 +34,7 @@ def earnings(record: BatchRecord, specs: Sequence[TaskSpec]) -> tuple[RecordedPa
         vote.auditor
         for audit in record.audits
         for vote in audit.votes
-        if audit.verdict == (Verdict.VALID if vote.match else Verdict.FAULT) and vote.auditor not in guilty
+        if vote.answer == carried((v.answer for v in audit.votes), audit.verdict) and vote.auditor not in guilty
     )
     price = _price_per_segment(record, specs, sum(segments.values()))
     return tuple(

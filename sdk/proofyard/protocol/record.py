@@ -43,7 +43,8 @@ class CommittedTask(msgspec.Struct, frozen=True):
 
 
 class AuditVote(msgspec.Struct, frozen=True):
-    """One auditor's sealed and opened answer. `distance` is relative, between its sketch and the worker's."""
+    """One auditor's sealed and opened answer. `distance` is relative, between its sketch and the worker's. `answer` is
+    0 for the worker's own answer, and otherwise a number shared by those who agree with each other."""
 
     auditor: Address
     owner: Address
@@ -54,6 +55,7 @@ class AuditVote(msgspec.Struct, frozen=True):
     salt: bytes
     distance: float
     match: bool
+    answer: int = 0
 
 
 class AuditedSegment(msgspec.Struct, frozen=True):

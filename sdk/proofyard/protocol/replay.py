@@ -7,7 +7,7 @@ remains is whether the states are right, which only execution tells (`proofyard 
 from collections.abc import Sequence
 
 from proofyard.protocol import merkle
-from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan, tally
+from proofyard.protocol.audit import WORKERS, BatchEntry, Operator, Verdict, audit_plan, tally
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.earnings import earnings
@@ -92,7 +92,7 @@ def _check_audit(record: BatchRecord, manifest: Manifest, audit: AuditedSegment,
         _require(record, vote.auditor in auditors, f"{vote.auditor} has no seat at {name}")
         _require(record, owners[vote.auditor] == vote.owner, f"{vote.auditor} at {name} has another owner")
         _check_vote(record, manifest, audit.task, audit.segment, vote)
-    votes = {vote.owner: vote.match for vote in audit.votes}
+    votes = {vote.owner: vote.answer for vote in audit.votes}
     _require(record, len(votes) == len(audit.votes), f"an owner voted twice on {name}")
     verdict = tally(votes, record.auditors_per_segment, exhausted=True)
     if audit.votes:
@@ -111,7 +111,9 @@ def _check_vote(
     digest = Domain(record.chain_id, record.registry).typed_digest(struct_hash)
     require_signer(digest, vote.signature, vote.auditor, f"the seal by {name}")
     _require(
-        record, vote.match == (vote.distance <= manifest.tolerance), f"the vote by {name} contradicts its distance"
+        record,
+        vote.match == (vote.distance <= manifest.tolerance) == (vote.answer == WORKERS),
+        f"the vote by {name} contradicts its distance",
     )
 
 

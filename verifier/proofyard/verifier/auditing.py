@@ -8,19 +8,21 @@ manifest's.
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from proofyard.protocol.audit import Verdict, tally
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.codec import encode
+from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened
 from proofyard.protocol.seal import Opening, seal_of
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Seat, SeatState, log
+from proofyard.workloads.answers import number_answers
 from proofyard.workloads.errors import SketchRefused, WorkloadError
 from proofyard.workloads.sketch import Sketch, decode_sketch, sketch_change, sketch_distance
 
@@ -109,7 +111,9 @@ def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list
     with context.database.session() as session:
         seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
         _drop_lapsed(session, case, seats)
-        votes = {case.owners[Address(s.auditor)]: bool(s.match) for s in seats if s.state == SeatState.OPENED}
+        opened = [s for s in seats if s.state == SeatState.OPENED]
+        answers = answers_of(opened, case.manifest.tolerance)
+        votes = {case.owners[Address(s.auditor)]: answer for s, answer in zip(opened, answers, strict=True)}
         live = [s for s in seats if s.state in (SeatState.WORKING, SeatState.SEALED)]
         spare = _spare(context, case, seats)
         exhausted = not live and not spare and (now() > case.drawn_at + AUDITORS_DUE_S or _all_used(case, seats))
@@ -165,9 +169,15 @@ def _reason(context: Context, case: Case) -> str:
     )
 
 
+def answers_of(opened: Sequence[Seat], tolerance: float) -> list[int]:
+    """The numbers of the answers in opened seats: who agrees with whom."""
+    votes = [(decode(seat.opening or b"", SealOpened).sketch, seat.distance or 0.0) for seat in opened]
+    return number_answers(votes, tolerance)
+
+
 def seats_of(session: Session, batch_row: int, task: int, segment: int) -> list[Seat]:
     query = select(Seat).where(Seat.batch == batch_row, Seat.task == task, Seat.segment == segment)
-    return list(session.exec(query))
+    return list(session.exec(query.order_by(col(Seat.auditor))))
 
 
 def _drop_lapsed(session: Session, case: Case, seats: list[Seat]) -> None:

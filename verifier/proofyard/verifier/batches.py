@@ -28,7 +28,7 @@ from proofyard.verifier.database import (
     tasks_of,
 )
 from proofyard.verifier.membership import members_of, operators_of
-from proofyard.verifier.schedule import inputs_of, release
+from proofyard.verifier.schedule import inputs_of, note_loss, release
 from proofyard.verifier.settling import audits_of, settle
 from proofyard.workloads.errors import WorkloadError
 
@@ -198,7 +198,9 @@ async def _judge(context: Context, batch: Batch) -> None:
         manifest = _job_manifest(context, session, batch)
         job = session.get(Job, batch.job)
         assert job is not None
-        for fault in false_audits(audits_of(session, batch), manifest.tolerance, job.auditors_per_segment):
+        for fault in false_audits(
+            audits_of(session, batch, manifest.tolerance), manifest.tolerance, job.auditors_per_segment
+        ):
             log(session, batch.job, "fault", f"false audit: {fault.reason}", task=fault.task, node=fault.node)
             session.merge(
                 Fault(batch=batch.id or 0, task=fault.task, node=fault.node, segment=fault.segment, reason=fault.reason)
@@ -253,7 +255,8 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
             session.merge(Fault(batch=batch.id or 0, task=index, node=node, reason=reason))
             _bar(task, node)
         elif any(verdict == Verdict.UNDECIDED for verdict, _ in verdicts):
-            log(session, batch.job, "undecided", "too few auditors voted; done again", task=index, node=node)
+            log(session, batch.job, "undecided", "too few auditors agreed; done again", task=index, node=node)
+            note_loss(task)
             release(task)
         else:
             task.state = TaskState.VALID

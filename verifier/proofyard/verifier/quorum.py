@@ -19,6 +19,7 @@ from proofyard.protocol.settlement import BatchRef, settlement_digest
 from proofyard.protocol.types import Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection, TransportError
 from proofyard.verifier.context import Context
+from proofyard.workloads.answers import check_answers
 
 logger = logging.getLogger(__name__)
 
@@ -85,5 +86,6 @@ class CoSigner:
         manifest = self._context.manifest(record.manifest)
         specs = self._context.workload(manifest).graph(manifest)
         await asyncio.to_thread(check_record, record, manifest, specs)
+        await asyncio.to_thread(check_answers, record, manifest)
         digest = await digest_of(self._context, record, message.record)
         return CoSigned(await asyncio.to_thread(bls.sign, self._context.wallet.bls_secret(), digest))

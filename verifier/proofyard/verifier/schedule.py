@@ -35,11 +35,11 @@ def release_lapsed(session: Session, at: float) -> None:
     """A holder that was silent for longer than its lease loses the task; it costs no stake."""
     for task in session.exec(select(Task).where(Task.state == TaskState.ASSIGNED, Task.lease_until < at)):
         log(session, task.job, "lost", f"task {task.index}: no word from its node", task=task.index, node=task.node)
-        _note_loss(task)
+        note_loss(task)
         release(task)
 
 
-def _note_loss(task: Task) -> None:
+def note_loss(task: Task) -> None:
     """It costs no stake, but the node is offered work after all others from now on."""
     task.lost_by = " ".join([*task.lost_by.split(), task.node or ""])
 
@@ -96,7 +96,7 @@ def hand_back(session: Session, context: Context, task: Task, reason: str) -> No
     """A node cannot or will not do a task: somebody else may. Where nobody who is here is left, the job fails with the
     reason, instead of waiting for its deadline."""
     task.barred = " ".join({*task.barred.split(), task.node or ""})
-    _note_loss(task)
+    note_loss(task)
     release(task)
     job = session.get(Job, task.job)
     assert job is not None

@@ -22,7 +22,7 @@ from proofyard.protocol.record import (
 )
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.verifier import database
-from proofyard.verifier.auditing import seats_of
+from proofyard.verifier.auditing import answers_of, seats_of
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, SeatState, Segment, log, tasks_of
 from proofyard.verifier.membership import members_of, operators_of
@@ -63,7 +63,7 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
     operators = {operator.node: operator for operator in operators_of(batch)}
     members = members_of(batch)
     wads = [int(wad) for wad in decode(batch.audit_wads, list[str])]
-    audits = audits_of(session, batch)
+    audits = audits_of(session, batch, context.manifest(Cid(job.manifest)).tolerance)
     specs = [decode(task.spec, TaskSpec) for task in tasks_of(session, job.id)]
     paid = session.exec(select(Batch.audits_paid).where(Batch.job == job.id, Batch.id != batch.id)).all()
     faults = session.exec(select(database.Fault).where(database.Fault.batch == batch.id)).all()
@@ -98,17 +98,17 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
     return msgspec.structs.replace(record, payouts=earnings(record, specs))
 
 
-def audits_of(session: Session, batch: Batch) -> tuple[AuditedSegment, ...]:
+def audits_of(session: Session, batch: Batch, tolerance: float) -> tuple[AuditedSegment, ...]:
     """The batch's audited segments with their opened votes, as its record has them."""
     owners = {operator.node: operator.owner for operator in operators_of(batch)}
     rows = session.exec(select(Segment).where(Segment.batch == batch.id).order_by(Segment.task, Segment.index))  # type: ignore[arg-type]
     audits = []
     for row in rows:
         votes = []
-        for seat in seats_of(session, row.batch, row.task, row.index):
-            if seat.state != SeatState.OPENED or seat.opening is None:
-                continue
-            opening = decode(seat.opening, SealOpened)
+        seats = seats_of(session, row.batch, row.task, row.index)
+        opened = [seat for seat in seats if seat.state == SeatState.OPENED]
+        for seat, answer in zip(opened, answers_of(opened, tolerance), strict=True):
+            opening = decode(seat.opening or b"", SealOpened)
             auditor = Address(seat.auditor)
             votes.append(
                 AuditVote(
@@ -121,6 +121,7 @@ def audits_of(session: Session, batch: Batch) -> tuple[AuditedSegment, ...]:
                     salt=opening.salt,
                     distance=seat.distance or 0.0,
                     match=bool(seat.match),
+                    answer=answer,
                 )
             )
         audits.append(
