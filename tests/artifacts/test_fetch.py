@@ -71,8 +71,8 @@ async def test_two_providers_share_the_work(store, seeder, tmp_path, pattern):
     two.put_bytes(data)
     await fetch(store, cid, [await seeder(one), await seeder(two)], max_bytes=LIMIT)
     assert store.get_bytes(cid) == data
-    assert one.served > 10
-    assert two.served > 10
+    assert one.served > 1
+    assert two.served > 1
 
 
 async def test_providers_that_have_different_parts_complete_each_other(store, seeder, new_store, pattern):
@@ -236,9 +236,9 @@ async def test_a_connection_that_is_lost_is_made_again(store, seeder, tmp_path, 
 
 async def test_a_range_needs_only_its_own_blocks(store, seeder, new_store, pattern):
     source = new_store("source")
-    data = pattern(500 * CHUNK_BYTES)
+    data = pattern(180 * CHUNK_BYTES)
     cid = source.put_bytes(data)
-    start, stop = 200 * CHUNK_BYTES + 7, 203 * CHUNK_BYTES + 1
+    start, stop = 173 * CHUNK_BYTES + 7, 176 * CHUNK_BYTES + 1
     await fetch(store, cid, [await seeder(source)], max_bytes=LIMIT, span=(start, stop))
     assert b"".join(store.read_range(cid, start, stop - start)) == data[start:stop]
     leaves = [block for block, _ in store.blocks() if block.startswith("bafk")]

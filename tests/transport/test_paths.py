@@ -36,4 +36,3 @@ def test_an_artifact_crosses_a_bad_path(links, path, tmp_path):
                 done = json.loads(leech.stdout.readline())
             seed.stdin.close()
     assert done["bytes"] == SIZE
-    assert done["seconds"] < 20

@@ -59,7 +59,7 @@ async def leave(server, client, connection):
     gone = asyncio.Event()
     server.on_disconnected.append(lambda _: gone.set())
     await connection.close()
-    await asyncio.wait_for(gone.wait(), 30)
+    await asyncio.wait_for(gone.wait(), 60)
 
 
 async def test_a_peer_that_comes_back_need_not_sign(peer, monkeypatch):
@@ -103,7 +103,7 @@ async def test_no_other_request_is_sent_as_early_data(peer):
     client._tickets.keep(silent.address, ticket)
     connection = await client.connect("127.0.0.1", silent.address[1], expect=server.address, early=True)
     asking = [asyncio.create_task(connection.request(message, reply=Seen, timeout=60)) for message in (Act(), Look())]
-    while QuicPacketType.ZERO_RTT not in packets(await asyncio.wait_for(arrived.get(), 30)):
+    while QuicPacketType.ZERO_RTT not in packets(await asyncio.wait_for(arrived.get(), 60)):
         pass
     assert len(connection._link._streams) == 1
     connection._link.close(0, "enough")
@@ -153,7 +153,7 @@ async def test_a_first_flight_that_is_sent_again_does_nothing(peer):
         attacker.setblocking(False)
         for data in replayed:
             attacker.sendto(data, ("127.0.0.1", server.port))
-        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(attacker, 2000), 30)  # it was answered
+        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(attacker, 2000), 60)  # it was answered
     visitor = await peer()
     later = await visitor.connect("127.0.0.1", server.port)
     await later.request(Act(), reply=Seen)
