@@ -294,8 +294,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function commitBatch(JobId jobId, bytes32 root, uint32 size) external returns (BatchId id) {
-        require(size > 0, EmptyBatch());
         Job storage j = _openedJob(jobId);
+        require(size > 0 && size <= j.taskCount, BadBatchSize(size, j.taskCount));
         uint32 verifier = _callingVerifier();
         _take(jobId, j, verifier);
         j.openTasks += size;

@@ -99,21 +99,18 @@ contract JobsTest is Base {
         registry.refund(JobId.wrap(99));
     }
 
-    function test_a_silent_verifier_loses_the_job_after_the_timeout_and_not_before() public {
-        addVerifier(1);
-        OperatorId second = addVerifier(2);
+    function testFuzz_anyone_may_top_a_job_up_and_what_is_left_goes_to_its_requester(uint96 reward, uint96 fee) public {
+        (reward, fee) = (uint96(reward % (100 * CREDIT)), uint96(fee % (100 * CREDIT)));
         JobId job = openJob();
-        vm.prank(vm.addr(2001));
-        registry.takeJob(job);
-        uint256 free = vm.getBlockTimestamp() + 10 minutes;
-        vm.warp(free);
-        vm.prank(vm.addr(2002));
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, OperatorId.wrap(1), free));
-        registry.takeJob(job);
-        vm.warp(free + 1);
-        vm.prank(vm.addr(2002));
-        registry.takeJob(job);
-        vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(second), "taken over");
+        fund(owner(50), 1000 * CREDIT);
+        vm.prank(owner(50));
+        registry.topUp(job, reward, fee);
+        vm.assertEq(registry.totals().escrow, 1100e18 + uint256(reward) + fee, "escrow");
+        assertConserved();
+        uint256 before = credit.balanceOf(REQUESTER);
+        vm.prank(REQUESTER);
+        registry.closeJob(job);
+        vm.assertEq(credit.balanceOf(REQUESTER) - before, 1100e18 + uint256(reward) + fee, "returned");
     }
 
     function test_nodes_and_strangers_commit_nothing() public {
@@ -126,8 +123,11 @@ contract JobsTest is Base {
         registry.commitBatch(job, 0, 1);
         addVerifier(2);
         vm.prank(vm.addr(2002));
-        vm.expectRevert(IRegistry.EmptyBatch.selector);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadBatchSize.selector, 0, 10));
         registry.commitBatch(job, 0, 0);
+        vm.prank(vm.addr(2002));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadBatchSize.selector, 11, 10));
+        registry.commitBatch(job, 0, 11);
     }
 
     function test_the_seed_is_fixed_by_its_block_and_cannot_be_drawn_again() public {

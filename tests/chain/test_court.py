@@ -3,12 +3,13 @@
 import pytest
 from world import CREDIT, SEGMENTS, World
 
-from proofyard.chain import Court, Phase
+from proofyard.chain import Court, Kind, Phase
 from proofyard.chain.refusals import (
     AlreadyChallenged,
     Contested,
     NoQuorum,
     NoSuchSegment,
+    NotSettled,
     OutsideWindow,
     TooEarly,
     WindowOpen,
@@ -121,6 +122,33 @@ def test_a_false_fault_is_voided_restored_and_settled_again_without_the_liars(ne
     network.anvil.warp(61)
     chain.claim(world.claims(ref.batch, settlement.payouts))
     assert chain.token_balance(world.owners[6].wallet.address) == 500 * CREDIT
+    world.check_conserved()
+
+
+def test_a_false_payout_voids_the_record_and_all_that_is_left_is_claimed_in_the_next(network) -> None:
+    world = World.build(network, verifiers=3, nodes=6)
+    chain, requester, outsider = world.chain, network.owner(1300), network.owner(50)
+    job = world.open_job(requester, tasks=6)
+    ref = world.commit(job, world.commitments(job))
+    settlement = world.settlement()
+    world.settle(ref, settlement, [0, 1])
+    claims = world.claims(ref.batch, settlement.payouts)
+    challenge = Court(outsider).challenge_payout(claims[2])
+    assert chain.challenge(challenge).kind == Kind.PAYOUT
+    assert world.try_case(challenge, wrong=True, against=1) == Phase.VERDICT
+    network.anvil.warp(61)
+    assert Court(outsider).resolve(challenge) == Phase.UPHELD
+    pot = 2 * 1000 * CREDIT
+    assert chain.account(outsider.wallet.address).stake == 50 * CREDIT + pot * 40 // 100
+    assert chain.job(job).escrow == 1300 * CREDIT + pot * 10 // 100
+    assert [record.node for record in chain.active_verifiers()] == [world.verifiers[2].address]
+    with pytest.raises(NotSettled):
+        chain.claim(claims)
+    world.check_conserved()
+    world.settle(world.next_attempt(ref), settlement, [2])
+    network.anvil.warp(61)
+    chain.claim(claims)
+    assert [chain.token_balance(owner.wallet.address) for owner in world.owners] == [500 * CREDIT] * 6
     world.check_conserved()
 
 

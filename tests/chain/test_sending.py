@@ -16,20 +16,35 @@ from proofyard.chain.sender import Sender
 from proofyard.protocol.types import Address, JobId, Wei
 
 
+def pending(anvil: Anvil) -> list[dict[str, str]]:
+    """The transactions that wait for a block."""
+    content = anvil._request("txpool_content", [])["pending"]
+    return [transaction for sender in content.values() for transaction in sender.values()]
+
+
+def wait_for_pending(anvil: Anvil, *, nonce: int, tip_above: int = 0) -> int:
+    """Wait until just one transaction is pending, with that nonce and a tip above `tip_above`; its tip."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        found = [(int(entry["nonce"], 16), int(entry["maxPriorityFeePerGas"], 16)) for entry in pending(anvil)]
+        if [number for number, tip in found if tip > tip_above] == [nonce]:
+            return found[0][1]
+        time.sleep(0.05)
+    raise AssertionError(f"no such transaction is pending: {pending(anvil)}")
+
+
 def test_a_stuck_transaction_is_sent_again_with_a_higher_fee_and_takes_effect_once(network) -> None:
-    anvil, wallet = network.anvil, network.key()
-    client = ChainClient(anvil.rpc_url, network.deployment.registry, network.deployer.wallet, patience=0.3)
+    anvil, wallet, sender = network.anvil, network.key(), network.deployer.wallet
+    client = ChainClient(anvil.rpc_url, network.deployment.registry, sender, patience=0.3)
+    nonce = client._w3.eth.get_transaction_count(sender.address)
     anvil._request("evm_setAutomine", [False])
     try:
         sending = threading.Thread(target=client.transfer, args=(wallet.address, Wei(CREDIT)))
         sending.start()
-        time.sleep(1.2)
-        pending = anvil._request("txpool_content", [])["pending"]
-        waiting = [entry for sender in pending.values() for entry in sender.values()]
-        assert len(waiting) == 1
-        assert int(waiting[0]["maxPriorityFeePerGas"], 16) > 1_000_000
+        first = wait_for_pending(anvil, nonce=nonce)
+        wait_for_pending(anvil, nonce=nonce, tip_above=first)
         anvil.mine()
-        sending.join(20)
+        sending.join(60)
         assert not sending.is_alive()
     finally:
         anvil._request("evm_setAutomine", [True])
@@ -41,27 +56,28 @@ def test_a_nonce_that_another_program_took_is_given_up_and_the_action_sent_anew(
     wallet = network.deployer.wallet
     chain = network.deployer
     data = chain._token.encode_abi("transfer", [target.address, CREDIT])
+    nonce = chain._w3.eth.get_transaction_count(wallet.address)
     anvil._request("evm_setAutomine", [False])
     try:
-        patient = Sender(chain._w3, anvil.rpc_url, wallet, patience=30, receipt_lag=0.5)
+        patient = Sender(chain._w3, anvil.rpc_url, wallet, patience=60, receipt_lag=0.5)
         sending = threading.Thread(target=patient.send, args=("the transfer", chain.token, data))
         sending.start()
-        time.sleep(0.5)
+        wait_for_pending(anvil, nonce=nonce)
         block = chain._w3.eth.get_block("latest")
         rival = {
             "to": wallet.address,
             "value": 0,
             "gas": 21_000,
-            "nonce": chain._w3.eth.get_transaction_count(wallet.address),
+            "nonce": nonce,
             "maxFeePerGas": block["baseFeePerGas"] * 20 + 10**12,
             "maxPriorityFeePerGas": 10**12,
             "chainId": chain.chain_id,
         }
         chain._w3.eth.send_raw_transaction(wallet.account.sign_transaction(rival).raw_transaction)
         anvil.mine()
-        time.sleep(1.5)
+        wait_for_pending(anvil, nonce=nonce + 1)
         anvil.mine()
-        sending.join(20)
+        sending.join(60)
         assert not sending.is_alive()
     finally:
         anvil._request("evm_setAutomine", [True])

@@ -434,7 +434,7 @@ interface IRegistry {
     error JobTakenBy(JobId job, OperatorId verifier, uint256 freeAt);
 
     error UnknownBatch(BatchId batch);
-    error EmptyBatch();
+    error BadBatchSize(uint256 size, uint256 taskCount);
     error TooEarlyToDraw(BatchId batch, uint256 drawBlock);
     error SeedLost(BatchId batch, uint256 drawBlock);
     error SeedAvailable(BatchId batch);
@@ -526,7 +526,7 @@ interface IRegistry {
 
     // ----------------------------------------------------------------------------------------------- batches
 
-    /// @notice Commits to `size` signed commitments by their Merkle root. Takes the job when it is free.
+    /// @notice Commits to `size` signed commitments, one for a task, by their Merkle root. Takes the job when it is free.
     function commitBatch(JobId job, bytes32 root, uint32 size) external returns (BatchId);
 
     /// @notice Fixes the batch's seed from the hash of block `commitBlock + drawDelay`; anyone may call.

@@ -148,6 +148,36 @@ abstract contract Base {
         registry.draw(batch);
     }
 
+    function mine() internal {
+        vm.roll(vm.getBlockNumber() + 4);
+        vm.setBlockhash(vm.getBlockNumber() - 2, keccak256(abi.encode("entropy", vm.getBlockNumber())));
+    }
+
+    /// @notice A commitment of node `i`, the only one of a batch.
+    function commitmentOf(uint256 i) internal pure returns (IRegistry.Commitment memory) {
+        return IRegistry.Commitment(1, 0, vm.addr(1000 + i), 0, 0, 0, 8, RECORD, 10);
+    }
+
+    function structHash(IRegistry.Commitment memory c) internal pure returns (bytes32) {
+        bytes32 kind = keccak256(
+            "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+        );
+        bytes32 result = keccak256(c.result);
+        return keccak256(
+            abi.encode(kind, c.job, c.task, c.node, c.manifest, c.inputs, c.traceRoot, c.segments, result, c.workUnits)
+        );
+    }
+
+    function leafOf(bytes32 hash) internal pure returns (bytes32) {
+        return keccak256(abi.encodePacked(bytes1(0), hash));
+    }
+
+    /// @notice A receipt of verifier `i` for `leaf`.
+    function receipt(uint256 i, bytes32 leaf, uint64 deadline) internal view returns (bytes memory) {
+        bytes32 kind = keccak256("Receipt(bytes32 leaf,uint64 deadline)");
+        return signed(2000 + i, keccak256(abi.encode(kind, leaf, deadline)));
+    }
+
     /// @notice A settlement with one payout and no faults.
     function settlement(BatchId batch, OperatorId operator, uint96 amount)
         internal
@@ -195,7 +225,11 @@ abstract contract Base {
                 if (set[n].key == vm.addr(2000 + first + i)) bitmap |= 1 << set[n].slot;
             }
         }
-        signature = Bls.aggregate(secrets, registry.settlementDigest(s));
+        signature = signatureOf(s, secrets);
+    }
+
+    function signatureOf(IRegistry.Settlement memory s, uint256[] memory secrets) internal view returns (bytes memory) {
+        return Bls.aggregate(secrets, registry.settlementDigest(s));
     }
 
     function settle(IRegistry.Settlement memory s, uint256 first, uint256 count) internal {

@@ -21,6 +21,10 @@ class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
 
 
+class BadBatchSize(Refused):
+    sentence = "a batch of this job holds 1 to {taskCount} commitments, not {size}"
+
+
 class BadCommitmentProof(Refused):
     sentence = "commitment {index} with this proof is not in batch {batch}, or came too late; take it from the record"
     exit_code = 4
@@ -70,10 +74,6 @@ class Contested(Refused):
 
 class DeadlinePassed(Refused):
     sentence = "the deadline of job {job} has passed (Unix time {deadline}); its requester can have a refund"
-
-
-class EmptyBatch(Refused):
-    sentence = "a batch needs at least one commitment"
 
 
 class EndpointTooLong(Refused):
