@@ -20,11 +20,12 @@ test: setup ## the whole test suite, contracts included
 fuzz: setup ## 100,000 mutated inputs at each door that strangers can knock at (half a minute)
 	@FUZZ_INPUTS=100000 $(PY) -m pytest tests/transport/test_fuzz.py --timeout 1800
 
-check: setup ## formatting, lint, types, generated files
+check: setup ## formatting, lint, types, generated files; Slither and line coverage of the contracts
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy sdk/proofyard node/proofyard verifier/proofyard scripts
 	@$(PY) scripts/contracts.py check
+	@$(PY) scripts/contracts.py coverage
 
 format: setup ## rewrite the sources in the house format
 	@$(PY) -m ruff format .
