@@ -126,16 +126,6 @@ contract SettlementTest is Base {
         registry.claim(claimOf(batch, node, amount));
     }
 
-    function testFuzz_a_forged_claim_is_refused(uint96 amount, uint32 valid) public {
-        settle(settlement(batch, node, 100e18), 1, 3);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        IRegistry.Claim[] memory claims = claimOf(batch, node, amount);
-        claims[0].valid = valid;
-        vm.assume(amount != 100e18 || valid != 1);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadPayoutProof.selector, batch, 0));
-        registry.claim(claims);
-    }
-
     function test_payouts_beyond_the_signed_total_take_nothing_from_others() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
         s.payoutTotal = 99e18;
