@@ -2,8 +2,8 @@
 
 Home lines lose packets for reasons other than congestion, and a controller that halves its window at each loss gets
 a few hundred kilobytes a second out of them. This one estimates the bottleneck's bandwidth (the greatest delivery
-rate of the last rounds, a second of them at least) and the path's round trip (the least of the last ten seconds), and
-keeps twice their product in flight. It registers with aioquic under `NAME`, by the hook that aioquic has for that.
+rate of the last rounds) and the path's round trip (the least of the last ten seconds), and keeps twice their product
+in flight. It registers with aioquic under `NAME`, by the hook that aioquic has for that.
 
 Kept simple against the draft: bandwidth probing is a round at 1.25 times the rate followed by one at 0.75; a round
 that loses more than `LOSS_LIMIT` lowers the estimate, as in the second version; and since acknowledgements come in
@@ -29,7 +29,6 @@ CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 FULL_GROWTH = 1.25
 FULL_ROUNDS = 3
 BANDWIDTH_ROUNDS = 10
-BANDWIDTH_SECONDS = 1.0
 ROUND_TRIP_SECONDS = 10.0
 PROBE_SECONDS = 0.2
 LOSS_LIMIT = 0.10
@@ -69,8 +68,7 @@ class PathModel(QuicCongestionControl):
         self._round_ends_at = 0
         self._round_lost = 0
         self._round_start = 0
-        self._rates: deque[tuple[int, float, float]] = deque()
-        """Round, time and rate of samples."""
+        self._rates: deque[tuple[int, float]] = deque()
         self._round_trip = math.inf
         self._round_trip_at = 0.0
         self._probing_until = 0.0
@@ -82,7 +80,7 @@ class PathModel(QuicCongestionControl):
     @property
     def rate(self) -> float:
         """The bottleneck's bandwidth in bytes per second as it is known now; 0 before the first sample."""
-        return self._rates[0][2] if self._rates else 0.0
+        return self._rates[0][1] if self._rates else 0.0
 
     @property
     def pacing_rate(self) -> float:
@@ -123,7 +121,7 @@ class PathModel(QuicCongestionControl):
             self._next_round()
         interval = max(now - sent.delivered_at, sent_at - sent.first_sent_at)
         if interval > 0:
-            self._sample(now, (self._delivered - sent.delivered) / interval, sent.limited)
+            self._sample((self._delivered - sent.delivered) / interval, sent.limited)
         self._set_window(now)
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
@@ -158,7 +156,7 @@ class PathModel(QuicCongestionControl):
     def _next_round(self) -> None:
         arrived = self._delivered - self._round_start
         if self._round_lost > LOSS_LIMIT * (arrived + self._round_lost) and arrived > 20 * self.packet_bytes:
-            self._rates = deque((number, at, LOSS_BACKOFF * rate) for number, at, rate in self._rates)
+            self._rates = deque((number, LOSS_BACKOFF * rate) for number, rate in self._rates)
             self._startup = False
         self._round += 1
         self._round_ends_at = self._round_start = self._delivered
@@ -176,15 +174,14 @@ class PathModel(QuicCongestionControl):
         if self._full_rounds >= FULL_ROUNDS:
             self._startup, self._draining = False, True
 
-    def _sample(self, now: float, rate: float, limited: bool) -> None:
+    def _sample(self, rate: float, limited: bool) -> None:
         if limited and rate <= self.rate:
             return
         # Falling rates in order of age; the head is the greatest of the last rounds.
-        while self._rates and self._rates[-1][2] <= rate:
+        while self._rates and self._rates[-1][1] <= rate:
             self._rates.pop()
-        self._rates.append((self._round, now, rate))
-        # On a short path ten rounds are a moment, in which one busy process can hide what the path carries.
-        while self._rates[0][0] < self._round - BANDWIDTH_ROUNDS and self._rates[0][1] < now - BANDWIDTH_SECONDS:
+        self._rates.append((self._round, rate))
+        while self._rates[0][0] < self._round - BANDWIDTH_ROUNDS:
             self._rates.popleft()
 
     def _in_path(self) -> float:
