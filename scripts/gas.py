@@ -156,7 +156,8 @@ def main() -> None:
     failures = []
     for key, gas in found.items():
         limit = LIMITS.get(key, gas)
-        print(f"{key:22} {gas:9,} gas, limit {LIMITS.get(key, 0):9,}, snapshot {known.get(key, 0):9,}")
+        said = f", limit {limit:9,}" if key in LIMITS else ""
+        print(f"{key:22} {gas:9,} gas, snapshot {known.get(key, 0):9,}{said}")
         if gas > limit:
             failures.append(f"{key} costs {gas}, over its limit of {limit}")
         elif not write and gas > known.get(key, 0) * (1 + TOLERANCE):
