@@ -14,6 +14,8 @@ from proofyard.protocol.record import AuditedSegment, AuditVote, RecordedFault
 
 MARGIN = 10.0
 """Times the tolerance."""
+LARGEST = 3.0
+"""No two changes are farther apart than about 2; much more is recorded for sketches of different shapes."""
 
 
 def false_audits(
@@ -46,7 +48,8 @@ def _outvoted(audit: AuditedSegment, auditors_per_segment: int) -> list[tuple[Au
 
 
 def _reason(audit: AuditedSegment, distance: float, tolerance: float) -> str:
+    how_far = f"{distance:.3g} of the update away from" if distance <= LARGEST else "not comparable with"
     return (
-        f"its answer to task {audit.task} segment {audit.segment} is {distance:.3g} of the update away from "
-        f"{len(audit.votes)} auditors' verdict, allowed is {MARGIN * tolerance:.3g}"
+        f"its answer to task {audit.task} segment {audit.segment} is {how_far} the one of the other auditors, "
+        f"allowed is {MARGIN * tolerance:.3g}"
     )

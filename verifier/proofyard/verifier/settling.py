@@ -52,7 +52,7 @@ async def settle(context: Context, batch: Batch) -> None:
         log(
             session, batch.job, "settled", f"batch {record.batch}: {paid / 1e18:.4f} to {len(record.payouts)} operators"
         )
-        for fault in record.faults:
+        for fault in {fault.node: fault for fault in reversed(record.faults)}.values():
             log(session, batch.job, "slashed", f"stake frozen: {fault.reason}", task=fault.task, node=fault.node)
 
 
