@@ -7,7 +7,7 @@ artifacts.get(cid, "copy/")
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -67,8 +67,8 @@ class Swarm:
 
     @property
     def local_host(self) -> str:
-        """The address to send from: this machine's own loopback when all peers are there."""
-        return "127.0.0.1" if all(map(_is_loopback, self.peers)) else "0.0.0.0"  # noqa: S104
+        """The address to send from."""
+        return local_host(self.peers)
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,11 @@ def _listed(chain: RegistryReader) -> tuple[PeerAddress, ...]:
         with suppress(BadPeer):  # most nodes have none, and nobody checked the others
             found.append(PeerAddress.parse(endpoint, wallet))
     return tuple(found)
+
+
+def local_host(peers: Iterable[PeerAddress]) -> str:
+    """The address to reach these peers from: this machine's own loopback when all of them are there."""
+    return "127.0.0.1" if all(map(_is_loopback, peers)) else "0.0.0.0"  # noqa: S104
 
 
 def _is_loopback(peer: PeerAddress) -> bool:

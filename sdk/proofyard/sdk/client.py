@@ -17,12 +17,12 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
 from proofyard.chain import ChainClient, JobTerms, Wallet
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, Cid, JobId, Wei
 from proofyard.protocol.workload_bits import workload_bit
-from proofyard.sdk.errors import JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
+from proofyard.sdk.artifacts import PeerAddress, local_host
+from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
 from proofyard.sdk.specs import JobSpec, resolve_model
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
 from proofyard.workloads.workload import load_workload
@@ -51,14 +51,8 @@ class Client:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proofyard-client", daemon=True)
         self._thread.start()
-        try:
-            domain = Domain(self.chain.chain_id, self.chain.registry)
-            self._endpoint = Endpoint(wallet, network=domain)
-            serve_blocks(self._endpoint, self.store)
-            self._run(self._endpoint.__aenter__())
-        except BaseException:
-            self._stop_loop()
-            raise
+        self._endpoint: Endpoint | None = None
+        self._opening = asyncio.Lock()
 
     @classmethod
     def from_env(cls) -> Self:
@@ -84,7 +78,8 @@ class Client:
     def close(self) -> None:
         """End connections and remove temporary files. Idempotent; jobs go on without the client."""
         if self._thread.is_alive():
-            self._run(self._endpoint.close())
+            if self._endpoint is not None:
+                self._run(self._endpoint.close())
             self._stop_loop()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -186,14 +181,28 @@ class Client:
     async def _verifier(self) -> Connection:
         """A connection to any active verifier."""
         verifiers = await asyncio.to_thread(self.chain.active_verifiers)
-        reasons = []
+        peers, reasons = [], []
         for verifier in verifiers:
-            host, _, port = verifier.endpoint.rpartition(":")
             try:
-                return await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier.node)
-            except (TransportError, ValueError) as error:
+                peers.append(PeerAddress.parse(verifier.endpoint, verifier.node))
+            except BadPeer as error:
+                reasons.append(str(error))
+        for peer in peers:
+            try:
+                endpoint = await self._socket(peers)
+                return await endpoint.connect(peer.host, peer.port, expect=peer.wallet)
+            except TransportError as error:
                 reasons.append(str(error))
         raise NoVerifier("; ".join(reasons) or "the Registry lists no active verifier; start one with `verifier run`")
+
+    async def _socket(self, peers: list[PeerAddress]) -> Endpoint:
+        """The client's one socket, opened when it is first known whom it must reach."""
+        async with self._opening:
+            if self._endpoint is None:
+                endpoint = Endpoint(self.wallet, network=self.chain.domain, host=local_host(peers))
+                serve_blocks(endpoint, self.store)
+                self._endpoint = await endpoint.__aenter__()
+            return self._endpoint
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
