@@ -10,8 +10,8 @@ from proofyard.sdk.artifacts import local_host
     ("endpoints", "host"),
     [
         (["127.0.0.1:4444", "localhost:4445", "[::1]:4446"], "127.0.0.1"),
-        (["127.0.0.1:4444", "192.0.2.7:4444"], "0.0.0.0"),  # noqa: S104
-        (["verifier.example:4444"], "0.0.0.0"),  # noqa: S104
+        (["127.0.0.1:4444", "192.0.2.7:4444"], "0.0.0.0"),
+        (["verifier.example:4444"], "0.0.0.0"),
     ],
 )
 def test_only_a_network_on_this_machine_is_reached_from_loopback(endpoints: list[str], host: str) -> None:
