@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_until, tell
+from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.evidence import ExecuteFlags, Place, evidence, parse_place
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
     from proofyard.disputes.voting import Seat
 
-COMMAND = "proofyard verifier dispute"
-POLL_S = 1.0
 LISTED = 50
 MAX_RECEIPT_BYTES = 4096
 VOTE_PATIENCE = 0.4
@@ -74,7 +72,7 @@ def open_challenge(
     else:
         challenge = _challenge_batch(chain, court, BatchId(batch or 0), place, payout, fault)
     note(f"challenge {challenge}: {format_credits(chain.params().court.bond)} are bonded")
-    _after(chain, challenge, wait, as_json)
+    follow_up(chain, challenge, wait, as_json)
 
 
 def _challenge_batch(
@@ -124,12 +122,12 @@ def list_challenges(
 ) -> None:
     """List challenges, the newest first."""
     chain = _reader(context, flags)
-    found = [c for c in _newest(chain, limit) if batch in (None, c.batch) and not (undecided and _is_closed(c))]
+    found = [c for c in _newest(chain, limit) if batch in (None, c.batch) and not (undecided and is_closed(c))]
     rows = [
         (
             str(c.id),
             str(c.batch),
-            _subject(c),
+            subject_of(c),
             c.phase.name.lower(),
             str(c.accused),
             c.challenger,
@@ -138,7 +136,7 @@ def list_challenges(
         for c in found
     ]
     header = ("CHALLENGE", "BATCH", "ABOUT", "PHASE", "ACCUSED", "CHALLENGER", "BOND")
-    emit([_facts(challenge) for challenge in found], as_json=as_json, text=table(rows, header))
+    emit([facts_of(challenge) for challenge in found], as_json=as_json, text=table(rows, header))
 
 
 @grouped
@@ -149,8 +147,8 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
     from proofyard.disputes.voting import read_challenge
 
     record = read_challenge(chain, _id(challenge))
-    jury = _jury(chain, record)
-    facts = {**_facts(record), "jury": jury, "outcome": _outcome(chain, record)}
+    jury = jury_of(chain, record)
+    facts = {**facts_of(record), "jury": jury, "outcome": outcome_of(chain, record)}
     text = {key: value for key, value in facts.items() if key not in ("jury", "outcome") and value not in (None, "")}
     lines = [f"{key:<12} {value}" for key, value in {**text, "bond": format_credits(record.bond)}.items()]
     lines += [f"{key:<12} {format_credits(int(amount))}" for key, amount in (facts["outcome"] or {}).items()]
@@ -158,7 +156,7 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
         rows = [(row["operator"], row["node"], row["vote"]) for row in jury]
         lines += ["", table(rows, ("JUROR", "NODE", "VOTE"))]
     emit(facts, as_json=as_json, text="\n".join(lines))
-    note(_next(chain, record))
+    note(next_step(chain, record))
 
 
 @grouped
@@ -192,13 +190,13 @@ def vote(
                 patience = (record.until - chain.now()) * VOTE_PATIENCE
                 return await judge(chain, found.network, executor, record, patience_s=patience)
 
-        note(f"executing what challenge {challenge} is about: {_subject(record)} of batch {record.batch}")
+        note(f"executing what challenge {challenge} is about: {subject_of(record)} of batch {record.batch}")
         finding = asyncio.run(find())
         note(finding.reason)
         voting.commit(chain, seat, finding.wrong)
         facts |= {"wrong": finding.wrong, "reason": finding.reason}
     if wait:
-        _sleep_until(chain, record.until, f"sealed; votes are opened from Unix time {record.until} on")
+        sleep_until(chain, record.until, f"sealed; votes are opened from Unix time {record.until} on")
         facts |= {"wrong": voting.reveal(chain, seat), "revealed": True}
     said = {True: "wrong", False: "right", None: "sealed"}[facts.get("wrong")]
     emit(facts, as_json=as_json, text=f"{said}, {'opened' if facts['revealed'] else 'sealed'}")
@@ -218,12 +216,12 @@ def appeal(
 
     record = read_challenge(chain, _id(challenge))
     if record.phase != Phase.VERDICT or record.round != 0:
-        raise UsageError(f"challenge {challenge} has no first verdict to appeal against; {_next(chain, record)}")
+        raise UsageError(f"challenge {challenge} has no first verdict to appeal against; {next_step(chain, record)}")
     if chain.now() >= record.until:
         raise UsageError(f"the time to appeal against challenge {challenge} ended at Unix time {record.until}")
     Court(chain).appeal(record.id)
     note(f"appeal against challenge {challenge}: {format_credits(chain.params().court.appeal_bond)} are bonded")
-    _after(chain, record.id, wait, as_json)
+    follow_up(chain, record.id, wait, as_json)
 
 
 @grouped
@@ -239,9 +237,9 @@ def resolve(
     from proofyard.disputes.voting import read_challenge
 
     record = read_challenge(chain, _id(challenge))
-    if not wait and not _is_closed(record):
-        _move_on(chain, record)
-    _told(chain, _follow(chain, record.id) if wait else chain.challenge(record.id), as_json)
+    if not wait and not is_closed(record):
+        move_on(chain, record)
+    tell(chain, follow(chain, record.id) if wait else chain.challenge(record.id), as_json)
 
 
 @grouped
@@ -282,7 +280,7 @@ def tell_known(chain: "ChainClient", batch: BatchId) -> None:
     """Say which challenges there are of a batch already, so that nobody pays for the same one in vain."""
     for record in _newest(chain, LISTED):
         if record.batch == batch:
-            note(f"challenge {record.id}, about {_subject(record)}: {record.phase.name.lower()}")
+            note(f"challenge {record.id}, about {subject_of(record)}: {record.phase.name.lower()}")
 
 
 # Reading
@@ -355,7 +353,7 @@ def _require_duty(chain: "ChainClient", record: "ChallengeRecord", seat: "Seat |
     assert chain.wallet is not None, "a signer has a wallet"
     name = f"challenge {record.id}"
     if record.phase != Phase.VOTE:
-        raise UsageError(f"there is no vote on {name} now; {_next(chain, record)}")
+        raise UsageError(f"there is no vote on {name} now; {next_step(chain, record)}")
     if seat is None:
         raise UsageError(
             f"{chain.wallet.address} is not on the jury of {name}; vote with the hot key of a node that is"
@@ -367,160 +365,3 @@ def _require_duty(chain: "ChainClient", record: "ChallengeRecord", seat: "Seat |
         raise UsageError(f"votes on {name} could be sealed until Unix time {record.until}; it is too late")
     if now >= seat.reveal_ends:
         raise UsageError(f"votes on {name} could be opened until Unix time {seat.reveal_ends}; it is too late")
-
-
-# Following
-
-
-def _after(chain: "ChainClient", challenge: "ChallengeId", wait: bool, as_json: bool) -> None:
-    """What `open` and `appeal` end with: the jury is drawn, and with `wait` everything else happens too."""
-    from proofyard.chain import Phase
-    from proofyard.chain.refusals import JuryTooSmall
-
-    if chain.challenge(challenge).phase == Phase.DRAW:
-        note("its jury is drawn in a few blocks")
-    try:
-        while not wait and chain.challenge(challenge).phase == Phase.DRAW:
-            _move_on_if_due(chain, chain.challenge(challenge))
-            time.sleep(POLL_S)
-    except JuryTooSmall as error:
-        note(str(error))
-    _told(chain, _follow(chain, challenge) if wait else chain.challenge(challenge), as_json)
-
-
-def _told(chain: "ChainClient", record: "ChallengeRecord", as_json: bool) -> None:
-    facts = {**_facts(record), "outcome": _outcome(chain, record)}
-    emit(facts, as_json=as_json, text=f"{record.id} {record.phase.name.lower()}")
-    note(_next(chain, record))
-
-
-def _follow(chain: "ChainClient", challenge: "ChallengeId") -> "ChallengeRecord":
-    """Until a challenge is closed, moving it on whenever its time has come."""
-    from proofyard.chain.refusals import JuryTooSmall
-
-    told: set[str] = set()
-    while not _is_closed(record := chain.challenge(challenge)):
-        says = [f"challenge {challenge}: {record.phase.name.lower()}{' on appeal' if record.round else ''}"]
-        try:
-            _move_on_if_due(chain, record)
-        except JuryTooSmall as error:
-            says.append(str(error))
-        for line in says:
-            if line not in told:
-                note(line)
-                told.add(line)
-        time.sleep(POLL_S)
-    return record
-
-
-def _move_on_if_due(chain: "ChainClient", record: "ChallengeRecord") -> None:
-    from proofyard.chain.refusals import TooEarly, TooLate, WrongPhase
-
-    with suppress(TooEarly, TooLate, WrongPhase):  # not yet, or somebody was faster
-        _move_on(chain, record)
-
-
-def _move_on(chain: "ChainClient", record: "ChallengeRecord") -> None:
-    """The step that is due, whichever it is. Raises `TooEarly` where it is none."""
-    from proofyard.chain import Court, Phase
-
-    if record.phase == Phase.DRAW and chain.now() < record.expires_at:
-        Court(chain).draw_jury(record.id)
-    else:
-        Court(chain).resolve(record.id)
-
-
-def _sleep_until(chain: "ChainClient", moment: int, why: str) -> None:
-    if chain.now() < moment:
-        note(why)
-    while chain.now() < moment:
-        time.sleep(POLL_S)
-
-
-# Telling
-
-
-def _is_closed(record: "ChallengeRecord") -> bool:
-    from proofyard.chain import Phase
-
-    return record.phase in (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED)
-
-
-def _subject(record: "ChallengeRecord") -> str:
-    kind = record.kind.name.lower()
-    return {
-        "segment": f"task {record.task} segment {record.segment}",
-        "payout": f"payout {record.entry}",
-        "fault": f"fault {record.entry}",
-    }.get(kind, kind)
-
-
-def _facts(record: "ChallengeRecord") -> dict[str, Any]:
-    return {
-        "challenge": str(record.id),
-        "batch": str(record.batch),
-        "about": _subject(record),
-        "phase": record.phase.name.lower(),
-        "round": record.round,
-        "accused": str(record.accused),
-        "challenger": record.challenger,
-        "bond": str(record.bond),
-        "votes_wrong": record.votes_wrong,
-        "votes_right": record.votes_right,
-        "until": str(record.until) if record.until else None,
-    }
-
-
-def _jury(chain: "ChainClient", record: "ChallengeRecord") -> list[dict[str, Any]]:
-    """The jurors of the latest round and what is known of their votes."""
-    from proofyard.chain.events import JurorFined, JuryDrawn, VoteCommitted, VoteRevealed
-
-    events = chain.challenge_events(record) if record.batch else []
-    starts = [i for i, event in enumerate(events) if isinstance(event, JuryDrawn)]
-    votes: dict[int, str] = {}
-    for event in events[starts[-1] :] if starts else []:
-        if isinstance(event, VoteCommitted):
-            votes[event.juror] = "sealed"
-        elif isinstance(event, VoteRevealed):
-            votes[event.juror] = "wrong" if event.wrong else "right"
-        elif isinstance(event, JurorFined):
-            votes[event.juror] = f"silent, fined {format_credits(event.amount)}"
-    jurors = chain.jurors(record.id, record.round)
-    return [
-        {"operator": str(juror), "node": chain.operator(juror).node, "vote": votes.get(juror, "")} for juror in jurors
-    ]
-
-
-def _outcome(chain: "ChainClient", record: "ChallengeRecord") -> dict[str, str] | None:
-    """What became of the losers' money, once the challenge is closed."""
-    from proofyard.chain.events import ChallengeClosed
-
-    events = chain.challenge_events(record) if record.batch and _is_closed(record) else []
-    closed = next((event for event in events if isinstance(event, ChallengeClosed)), None)
-    if closed is None:
-        return None
-    names = ("to_winner", "to_requester", "to_jury", "burned")
-    return {name: str(getattr(closed, name)) for name in names}
-
-
-def _next(chain: "ChainClient", record: "ChallengeRecord") -> str:
-    """What comes next, for people."""
-    number, now = record.id, chain.now()
-    match record.phase.name:
-        case "DRAW":
-            return f"next: {COMMAND} resolve {number} (draws the jury from block {record.draw_block + 1} on)"
-        case "VOTE" if now < record.until:
-            return f"jurors seal their votes for {record.until - now} s more; next: {COMMAND} resolve {number} --wait"
-        case "VOTE":
-            return f"jurors open their votes; next: {COMMAND} resolve {number} --wait"
-        case "VERDICT":
-            found = "the challenge is right" if record.wrong else "the challenge is not right"
-            left = f"for {record.until - now} s more" if now < record.until else "no longer"
-            return (
-                f"the verdict is that {found}; it can be appealed {left}: {COMMAND} appeal {number}; "
-                f"then: {COMMAND} resolve {number}"
-            )
-        case "ANSWER":
-            return f"the verifier can answer until Unix time {record.until}; then: {COMMAND} resolve {number}"
-        case _:
-            return f"next, for whoever won: {COMMAND} withdraw"

@@ -1,0 +1,96 @@
+"""What a challenge looks like to people and to programs, and what comes next."""
+
+from typing import TYPE_CHECKING, Any
+
+from proofyard.cli.output import format_credits
+
+if TYPE_CHECKING:
+    from proofyard.chain import ChainClient, ChallengeRecord
+
+COMMAND = "proofyard verifier dispute"
+
+
+def is_closed(record: "ChallengeRecord") -> bool:
+    from proofyard.chain import Phase
+
+    return record.phase in (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED)
+
+
+def subject_of(record: "ChallengeRecord") -> str:
+    kind = record.kind.name.lower()
+    return {
+        "segment": f"task {record.task} segment {record.segment}",
+        "payout": f"payout {record.entry}",
+        "fault": f"fault {record.entry}",
+    }.get(kind, kind)
+
+
+def facts_of(record: "ChallengeRecord") -> dict[str, Any]:
+    return {
+        "challenge": str(record.id),
+        "batch": str(record.batch),
+        "about": subject_of(record),
+        "phase": record.phase.name.lower(),
+        "round": record.round,
+        "accused": str(record.accused),
+        "challenger": record.challenger,
+        "bond": str(record.bond),
+        "votes_wrong": record.votes_wrong,
+        "votes_right": record.votes_right,
+        "until": str(record.until) if record.until else None,
+    }
+
+
+def jury_of(chain: "ChainClient", record: "ChallengeRecord") -> list[dict[str, Any]]:
+    """The jurors of the latest round and what is known of their votes."""
+    from proofyard.chain.events import JurorFined, JuryDrawn, VoteCommitted, VoteRevealed
+
+    events = chain.challenge_events(record) if record.batch else []
+    starts = [i for i, event in enumerate(events) if isinstance(event, JuryDrawn)]
+    votes: dict[int, str] = {}
+    for event in events[starts[-1] :] if starts else []:
+        if isinstance(event, VoteCommitted):
+            votes[event.juror] = "sealed"
+        elif isinstance(event, VoteRevealed):
+            votes[event.juror] = "wrong" if event.wrong else "right"
+        elif isinstance(event, JurorFined):
+            votes[event.juror] = f"silent, fined {format_credits(event.amount)}"
+    jurors = chain.jurors(record.id, record.round)
+    return [
+        {"operator": str(juror), "node": chain.operator(juror).node, "vote": votes.get(juror, "")} for juror in jurors
+    ]
+
+
+def outcome_of(chain: "ChainClient", record: "ChallengeRecord") -> dict[str, str] | None:
+    """What became of the losers' money, once the challenge is closed."""
+    from proofyard.chain.events import ChallengeClosed
+
+    events = chain.challenge_events(record) if record.batch and is_closed(record) else []
+    closed = next((event for event in events if isinstance(event, ChallengeClosed)), None)
+    if closed is None:
+        return None
+    names = ("to_winner", "to_requester", "to_jury", "burned")
+    return {name: str(getattr(closed, name)) for name in names}
+
+
+def next_step(chain: "ChainClient", record: "ChallengeRecord") -> str:
+    """What comes next, for people."""
+    number, now = record.id, chain.now()
+    match record.phase.name:
+        case "DRAW":
+            return f"next: {COMMAND} resolve {number} (draws the jury from block {record.draw_block + 1} on)"
+        case "VOTE" if now < record.until:
+            return f"jurors seal their votes for {record.until - now} s more; next: {COMMAND} resolve {number} --wait"
+        case "VOTE":
+            return f"jurors open their votes; next: {COMMAND} resolve {number} --wait"
+        case "VERDICT":
+            found = "the challenge is right" if record.wrong else "the challenge is not right"
+            left = f"for {record.until - now} s more" if now < record.until else "no longer"
+            return (
+                f"the verdict is that {found}; it can be appealed {left}: {COMMAND} appeal {number}; "
+                f"then: {COMMAND} resolve {number}"
+            )
+        case "ANSWER":
+            return f"the verifier can answer until Unix time {record.until}; then: {COMMAND} resolve {number}"
+        case _:
+            return f"next, for whoever won: {COMMAND} withdraw"
