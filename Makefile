@@ -37,7 +37,7 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
 
-bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 25 minutes)
+bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 35 minutes)
 	@$(PY) scripts/bench_verify.py
 
 clean: ## remove what the targets made

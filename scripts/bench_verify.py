@@ -1,7 +1,7 @@
 """Measure verified execution: honest segments flagged, cheats missed, what audits cost (`make bench-verify`).
 
 Writes `out/bench/verify.json` and `docs/verification.md` with its plots. Counts come from the tiny model and, where
-`.cache/models/` holds it, from SmolLM2-135M as well. About 25 minutes on 2 cores; `--quick` takes 2 and writes to
+`.cache/models/` holds it, from SmolLM2-135M as well. About 35 minutes on 2 cores; `--quick` takes 2 and writes to
 `out/bench/` only. `OTHER_TORCH=2.14.1` compares with that release of torch too, installed beside ours in `.cache/`.
 """
 

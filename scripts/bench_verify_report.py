@@ -96,6 +96,9 @@ def _cost(summary: dict[str, Any]) -> list[list[str]]:
         ["segments of the task (N), audited (m), auditors (k)", f"{summary['segments']:.0f}, 2, 3"],
         ["cost of auditing, of the task's own time", f"{summary['audit_cost_fraction']:.1%}"],
         ["plain 3-fold redundancy, of the task's own time", f"{summary['naive_redundancy_fraction']:.0%}"],
+        ["seconds: the 3 auditors together", f"{summary['audit_cost_fraction'] * summary['task_seconds']:.1f}"],
+        ["seconds: 3 whole executions", f"{summary['naive_redundancy_fraction'] * summary['task_seconds']:.1f}"],
+        ["seconds: the task once, the plain loop once", "{task_seconds:.1f}, {plain_seconds:.1f}".format(**summary)],
         ["time over the same steps in a plain PEFT loop", f"{summary['protocol_overhead']:+.1%}"],
         ["bytes an auditor moves, state before included", f"{summary['audit_bytes']:,.0f}"],
         ["of these beyond the state before", f"{summary['audit_bytes_beyond_state']:,.0f}"],
@@ -166,7 +169,7 @@ def detection_plot(detection: list[dict[str, float]]) -> str:
             for row in rows
         ]
         x, y = at(rows[0]["audits"], rows[0]["formula"])
-        parts.append(f'<text x="{x + 8:.0f}" y="{y - 6:.0f}" fill="#222">{share:.0%} faked</text>')
+        parts.append(f'<text x="{x + 10:.0f}" y="{y + 12:.0f}" fill="#222">{share:.0%} faked</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
