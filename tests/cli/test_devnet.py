@@ -19,7 +19,7 @@ from proofyard.cli import main
 from proofyard.devnet import terminated_like_interrupted
 from proofyard.protocol.types import ExitCode
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def devnet(directory: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -63,7 +63,7 @@ def test_ctrl_c_stops_a_running_network_cleanly(tmp_path: Path) -> None:
             said += line
         pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=40)
+        output, _ = process.communicate(timeout=90)
         assert process.returncode == 0
     facts = json.loads(output)
     assert [member["role"] for member in facts["members"]] == ["node", "requester", "verifier"]
@@ -78,7 +78,7 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(tmp_path: Path, stage
     with devnet(directory) as process:
         wait_for((directory / stage).exists)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=40)
+        _, said = process.communicate(timeout=90)
         assert process.returncode == 130
     assert "Traceback" not in said
     assert survivors(directory) == []

@@ -22,7 +22,7 @@ from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.types import ExitCode, Wei
 from proofyard.sdk import Client, LoraJob, credits, settled_batches, submit_job
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 CREDIT = 10**18
 COURT = CourtParams(jury_size=3, appeal_jury_size=5, vote_time=900, reveal_time=900, appeal_time=1800, round_expiry=600)

@@ -18,7 +18,7 @@ from proofyard.protocol.types import Wei
 from proofyard.sdk import Client, LoraJob, SettledBatch, claim_all, credits, settled_batches, submit_job, unclaimed
 from proofyard.workloads.workload import load_workload
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(700)
 
 
 def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
@@ -27,7 +27,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     cheat = next(node for node in network.nodes if node.adversary)
     handle = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     events: list[LogLine] = []
-    report = handle.wait(120, on_event=events.append)
+    report = handle.wait(250, on_event=events.append)
 
     kinds = [event.kind for event in events]
     faults = [event for event in events if event.kind == "fault"]
@@ -60,7 +60,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     check_replay(network, job, batches, capsys)
 
     again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
-    assert again.wait(120).result == report.result, "the same seed must give the same adapter"
+    assert again.wait(250).result == report.result, "the same seed must give the same adapter"
 
 
 def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int | None]) -> None:
@@ -148,7 +148,7 @@ def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
 
     slow = replace(job, rounds=1, workers=3, segment_steps=80, batch=16, seq_len=64, seed=9)
     handle = submit_job(slow, reward=credits(30), audit_fee=credits(3), client=client)
-    report = handle.wait(200, on_event=kill_first)
+    report = handle.wait(250, on_event=kill_first)
     assert lost
     assert report.tasks_valid == report.tasks
     assert any(line.kind == "lost" for line in handle.status().log)
@@ -169,7 +169,7 @@ def test_a_verifier_that_is_killed_comes_back_and_finishes_the_job(
             network.restart("verifier-1")
 
     handle = submit_job(replace(job, rounds=1), reward=credits(30), audit_fee=credits(3), client=client)
-    report = handle.wait(220, on_event=kill_at_points)
+    report = handle.wait(250, on_event=kill_at_points)
     assert points == []
     assert report.tasks_valid == report.tasks == 5
     assert report.batches_settled == len(client.chain.settled(handle.job_id)) >= 2

@@ -15,7 +15,7 @@ from proofyard.protocol.messages import JobReport
 from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, JobSpec, LoraJob, MapJob, SweepJob, credits
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 PAY = {"reward": credits(10), "audit_fee": credits(2)}
 PATIENCE_S = 240.0

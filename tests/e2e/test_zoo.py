@@ -10,7 +10,7 @@ from proofyard.protocol.messages import LogLine
 from proofyard.sdk import Client, LoraJob, credits, settled_batches
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 HONEST = 4
 
