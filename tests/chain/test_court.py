@@ -78,12 +78,8 @@ def test_an_honest_entry_challenged_in_malice_costs_the_challenger_its_bond(netw
     world = World.build(network, verifiers=1, nodes=6)
     chain, requester, outsider = world.chain, network.owner(1300), network.owner(50)
     job = world.open_job(requester, tasks=6)
-    commitments = world.commitments(job)
-    ref = world.commit(job, commitments)
-    world.settle(ref, world.settlement(), [0])
-    proof = merkle.proof([c.struct_hash() for c in commitments], 0)
     court = Court(outsider)
-    challenge = court.challenge_segment(ref.batch, commitments[0], 0, proof, SegmentIndex(0))
+    ref, commitments, challenge = world.disputed(job, outsider)
     assert world.try_case(challenge, wrong=False, silent=1) == Phase.VERDICT
     network.anvil.warp(61)
     assert court.resolve(challenge) == Phase.REJECTED
@@ -92,6 +88,7 @@ def test_an_honest_entry_challenged_in_malice_costs_the_challenger_its_bond(netw
     jury_part = (15 + 5) * CREDIT // 4
     assert stakes == [95 * CREDIT] + [100 * CREDIT + jury_part] * 4 + [120 * CREDIT]
     world.check_conserved()
+    proof = merkle.proof([c.struct_hash() for c in commitments], 0)
     with pytest.raises(OutsideWindow):
         Court(world.owners[1]).challenge_segment(ref.batch, commitments[0], 0, proof, SegmentIndex(1))
 

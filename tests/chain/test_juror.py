@@ -11,9 +11,7 @@ from proofyard.chain import ChallengeId, Court, CourtParams, Params, Phase
 from proofyard.disputes.judging import Finding
 from proofyard.node import juror as jury_duty
 from proofyard.node.juror import Juror, SpareExecutor
-from proofyard.protocol import merkle
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import SegmentIndex
 
 PATIENT = Params(unstake_delay=10_000, court=CourtParams(vote_time=900, reveal_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
@@ -35,11 +33,7 @@ async def test_jurors_vote_open_and_have_the_verdict_carried_out_through_restart
     world = World.build(network, verifiers=1, nodes=6)
     chain, outsider = world.chain, network.owner(50)
     job = world.open_job(network.owner(1300), tasks=6)
-    commitments = world.commitments(job)
-    ref = world.commit(job, commitments)
-    world.settle(ref, world.settlement(), [0])
-    proof = merkle.proof([c.struct_hash() for c in commitments], 0)
-    challenge = Court(outsider).challenge_segment(ref.batch, commitments[0], 0, proof, SegmentIndex(0))
+    _, _, challenge = world.disputed(job, outsider)
     network.anvil.mine(3)
     jury = Court(outsider).draw_jury(challenge)
     judged: list[ChallengeId] = []

@@ -9,8 +9,6 @@ from proofyard.chain import Court, CourtParams, Params, Wallet
 from proofyard.chain.refusals import TooEarly
 from proofyard.disputes.errors import NoSuchChallenge, VoteRefused
 from proofyard.disputes.voting import commit, read_challenge, reveal, salt_of, seat_of
-from proofyard.protocol import merkle
-from proofyard.protocol.types import SegmentIndex
 
 PATIENT = Params(unstake_delay=10_000, court=CourtParams(vote_time=900, reveal_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
@@ -21,11 +19,7 @@ def test_a_juror_that_lost_everything_but_its_key_opens_what_it_sealed(deploy) -
     world = World.build(network, verifiers=1, nodes=6)
     chain, requester, outsider = world.chain, network.owner(1300), network.owner(50)
     job = world.open_job(requester, tasks=6)
-    commitments = world.commitments(job)
-    ref = world.commit(job, commitments)
-    world.settle(ref, world.settlement(), [0])
-    proof = merkle.proof([c.struct_hash() for c in commitments], 0)
-    challenge = Court(outsider).challenge_segment(ref.batch, commitments[0], 0, proof, SegmentIndex(0))
+    _, _, challenge = world.disputed(job, outsider)
     network.anvil.mine(3)
     jury = Court(outsider).draw_jury(challenge)
     keys = [world.nodes[world.ids.index(juror)] for juror in jury]

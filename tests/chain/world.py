@@ -129,6 +129,15 @@ class World:
         bitmap = sum(1 << slots[key.address] for key in keys)
         self.chain.settle_batch(ref.batch, settlement, bitmap, signature)
 
+    def disputed(self, job: JobId, challenger: ChainClient) -> tuple[BatchRef, list[Commitment], ChallengeId]:
+        """An honest batch, settled by the first verifier, whose first segment somebody challenges."""
+        commitments = self.commitments(job)
+        ref = self.commit(job, commitments)
+        self.settle(ref, self.settlement(), [0])
+        proof = merkle.proof([c.struct_hash() for c in commitments], 0)
+        challenge = Court(challenger).challenge_segment(ref.batch, commitments[0], 0, proof, SegmentIndex(0))
+        return ref, commitments, challenge
+
     def claims(self, batch: BatchId, payouts: tuple[Payout, ...]) -> list[Claim]:
         return [claim_of(batch, payouts, index) for index in range(len(payouts))]
 
