@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from proofyard.workloads.exact.tables import frequency, rotary
 
 
