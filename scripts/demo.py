@@ -181,7 +181,6 @@ def bible_scenario(out: Path, seed: int) -> Scenario:
         segment_steps=2,
         batch=2,
         seq_len=64,
-        tolerance=1e-3,
         seed=seed,
     )
     return Scenario("SmolLM2-135M-Instruct", job, "Once upon a time there was a farmer who", 16, 128)
@@ -201,7 +200,6 @@ def tiny_scenario(out: Path, seed: int) -> Scenario:
         segment_steps=2,
         batch=4,
         seq_len=32,
-        tolerance=1e-3,
         seed=seed,
         options={"holdout_percent": 10},
     )

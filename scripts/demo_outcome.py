@@ -11,10 +11,11 @@ from rich.table import Table
 from proofyard.chain import SlashRecord
 from proofyard.devnet.members import Member
 from proofyard.devnet.report import Audit, Balance, RunReport, Slash
-from proofyard.devnet.report.history import losses_of, marks_of, spans_of
+from proofyard.devnet.report.history import answers_of, losses_of, marks_of, spans_of
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.types import Address, Cid, TaskIndex, Wei
+from proofyard.protocol.record import claimed_answers
+from proofyard.protocol.types import Address, Cid, Digest, SegmentIndex, TaskIndex, Wei
 from proofyard.sdk import SettledBatch
 
 LEAST_IMPROVEMENT = 0.05
@@ -106,7 +107,8 @@ class Outcome:
                     "task": audit.task,
                     "segment": audit.segment,
                     "worker": worker_of(batch, audit.task),
-                    "auditors": {vote.auditor: vote.distance for vote in audit.votes},
+                    "claimed": answers_claimed(batch)[audit.task, audit.segment].hex(),
+                    "auditors": {vote.auditor: vote.after.hex() for vote in audit.votes},
                     "verdict": audit.verdict,
                 }
                 for batch in self.batches
@@ -135,7 +137,6 @@ class Outcome:
             sample_after=self.evaluated[1].text,
             adapter_cid=self.adapter_cid,
             adapter_dir=self.adapter_dir,
-            tolerance=self.manifest.tolerance,
             conserved=self.conserved,
             supply=self.supply,
             nodes=tuple(member.name for member in self.nodes),
@@ -156,7 +157,7 @@ class Outcome:
                 task=self.tasks[audit.task].label,
                 segment=audit.segment,
                 worker=self.names[worker_of(batch, audit.task)],
-                distances={self.names[vote.auditor]: vote.distance for vote in audit.votes},
+                answers=answers_of(audit, answers_claimed(batch)[audit.task, audit.segment], self.names),
                 verdict=audit.verdict,
                 reason=audit.reason,
             )
@@ -213,6 +214,11 @@ class Outcome:
         console.print(facts)
 
 
+def answers_claimed(batch: SettledBatch) -> dict[tuple[TaskIndex, SegmentIndex], Digest]:
+    """The workers' own answers to the audited segments of a batch."""
+    return claimed_answers(batch.record.traces, batch.record.audits)
+
+
 def worker_of(batch: SettledBatch, task: TaskIndex) -> Address:
     """Who committed to a task in this batch."""
     return next(done.commitment.node for done in batch.record.tasks if done.commitment.task == task)
@@ -238,13 +244,11 @@ def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
 
 
 def _audits_table(run: RunReport) -> Table:
-    table = Table(
-        title=f"Audits (relative distance from the worker; up to {run.tolerance:g} is equal)", title_justify="left"
-    )
+    table = Table(title="Audits", title_justify="left")
     for column in ("task", "segment", "worker", "auditors", "verdict"):
         table.add_column(column)
     for audit in run.audits:
-        votes = ", ".join(f"{name} {distance:.3g}" for name, distance in audit.distances.items())
+        votes = ", ".join(f"{name}: {answer}" for name, answer in audit.answers.items())
         style = "red" if audit.verdict == "fault" else ""
         table.add_row(audit.task, str(audit.segment), audit.worker, votes, audit.verdict, style=style)
     return table

@@ -1,7 +1,8 @@
 """What a juror finds on a challenge: pure evidence, the same for every juror that can get it.
 
-A segment is executed again. A fault is right if its segment, or for an auditor its sealed answer, is as far off as the
-verifiers said. A payout is right if the whole record follows from chain and signatures.
+A segment is executed again. A fault is right if its segment, or for an auditor its sealed answer, is another one than
+executing gives. A payout is right if the whole record follows from chain and signatures. What a workload that is not
+exact gives is no evidence: nobody's stake depends on it.
 """
 
 import asyncio
@@ -13,14 +14,13 @@ from proofyard.disputes.network import Network
 from proofyard.disputes.replaying import Replayer, SegmentExecutor
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.audit import Verdict
-from proofyard.protocol.false_audit import MARGIN
+from proofyard.protocol.false_audit import told
 from proofyard.protocol.record import AuditVote
 from proofyard.protocol.replay import RecordInvalid
 from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.signature import SignatureInvalid
 from proofyard.protocol.types import Address, SegmentIndex, TaskIndex
-from proofyard.workloads.errors import SketchRefused
-from proofyard.workloads.sketch import decode_sketch, sketch_change, sketch_distance
+from proofyard.workloads.workload import load_workload
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ async def judge(
         case Kind.SEGMENT:
             return await _judge_segment(settled, chain, replayer, challenge)
         case Kind.PAYOUT:
-            return await _judge_record(settled, chain)
+            return await _judge_record(settled, chain, network)
         case Kind.FAULT:
-            record = await _judge_record(settled, chain)
+            record = await _judge_record(settled, chain, network)
             if record.wrong:
                 return record
             slashes = await asyncio.to_thread(chain.slashes, challenge.batch)
@@ -69,13 +69,15 @@ async def _judge_segment(
     task = settled.task(challenge.task).commitment
     if _node_of(settled, challenge.accused) != task.node:
         return Finding(True, f"the record has another commitment to task {task.task} than the one challenged")
+    if not load_workload(settled.manifest.workload).exact:
+        return Finding(False, f"{settled.manifest.workload} is not exact, so that executing it again proves nothing")
     found = await replayer.segment(challenge.task, challenge.segment)
     return Finding(found.holds is not True, str(found))
 
 
-async def _judge_record(settled: Settled, chain: ChainClient) -> Finding:
+async def _judge_record(settled: Settled, chain: ChainClient, network: Network) -> Finding:
     try:
-        await asyncio.to_thread(settled.check, chain)
+        await settled.check(chain, network.read)
     except (RecordInvalid, SignatureInvalid) as error:
         return Finding(True, str(error))
     return Finding(False, "commitments, plan, seals, verdicts and payouts all follow")
@@ -93,6 +95,8 @@ async def _judge_fault(settled: Settled, replayer: Replayer, fault: SlashRecord)
     if fault.reason == FaultReason.WITHHELD:
         # Nobody can see later whether a state was late; who could deliver a right one had no reason to wait.
         return Finding(False, "the verifiers waited for a state in vain, which leaves nothing to execute")
+    if fault.reason == FaultReason.DISAGREED:
+        return Finding(False, "it follows from the auditors' signed answers, and no stake depends on it")
     found = await replayer.segment(fault.task, fault.segment)
     if found.holds is not True:
         return Finding(False, str(found))
@@ -104,18 +108,12 @@ async def _judge_fault(settled: Settled, replayer: Replayer, fault: SlashRecord)
 async def _judge_auditor(
     settled: Settled, replayer: Replayer, node: Address, task: TaskIndex, segment: SegmentIndex
 ) -> Finding:
-    """An auditor's sketch against that of an execution of one's own, under the seed of the draw."""
+    """An auditor's answer against that of an execution of one's own."""
     vote = _vote_of(settled, node, task, segment)
     if vote is None:
         return Finding(True, f"{node} did not audit task {task} segment {segment}")
-    before, after = await replayer.execute(task, segment)
-    own = await asyncio.to_thread(lambda: sketch_change(replayer.change(task, before, after), settled.record.seed))
-    try:
-        distance = sketch_distance(own, decode_sketch(vote.sketch))
-    except SketchRefused as error:
-        return Finding(False, f"the auditor's answer is refused: {error}")
-    limit = MARGIN * settled.manifest.tolerance
-    return Finding(distance <= limit, f"the auditor's answer is {distance:.3g} away, a fault is beyond {limit:.3g}")
+    own = await replayer.answer(task, segment)
+    return Finding(vote.after == own, f"the auditor's answer is {told(vote.after)}, executing gives {told(own)}")
 
 
 def _vote_of(settled: Settled, node: Address, task: TaskIndex, segment: SegmentIndex) -> AuditVote | None:

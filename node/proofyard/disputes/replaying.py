@@ -1,28 +1,28 @@
 """Executing segments of a settled batch again, each from the state that its worker committed to.
 
-A segment is right when its state after has the digest in the trace, or, on other hardware, when its update is within
-the manifest's tolerance of the worker's. A task's first state and its result need no tolerance: they are pure
-functions, of manifest and inputs and of the last state, and are checked with the first and the last segment.
+A segment is right when the state before it is one (`Workload.check_state`) and executing gives a state with the digest
+in the trace; in a workload that is not exact, one that agrees with the worker's. A task's first state and its result
+are pure functions, of manifest and inputs and of the states, and are checked with the first and the last segment.
 """
 
 import asyncio
 import itertools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import ChainClient
 from proofyard.disputes.errors import DisputeError, InputsUnknown, StateWithheld
 from proofyard.disputes.network import MAX_STATE_BYTES, Network
 from proofyard.disputes.settled import Settled, load_settled_of_job
-from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
-from proofyard.protocol.types import Cid, ExitCode, SegmentIndex, TaskIndex
-from proofyard.workloads.errors import SegmentFailed, StateRefused
+from proofyard.protocol.seal import CANNOT_EXECUTE
+from proofyard.protocol.types import Cid, Digest, ExitCode, SegmentIndex, TaskIndex
+from proofyard.workloads.errors import StateRefused, WorkloadError
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.sketch import Change, exact_distance
-from proofyard.workloads.workload import Inputs, load_workload
+from proofyard.workloads.workload import InexactWorkload, Inputs, load_workload
 
 MAX_CANDIDATES = 10_000
 """Combinations of earlier results that are tried as a task's inputs; there are several where tasks were done again."""
@@ -30,34 +30,22 @@ MAX_CANDIDATES = 10_000
 
 @dataclass(frozen=True)
 class Replayed:
-    """One executed segment. `distance` of the two updates is 0 for equal bytes, None where there is none to measure;
-    then `problem` says why, and `withheld` that it is a state which nobody delivers."""
+    """One executed segment. `problem` says what is wrong with it, or, where `withheld`, which state nobody delivers.
+    `equal`: executing gave the worker's bytes, not only some that the workload calls the same."""
 
     task: TaskIndex
     segment: SegmentIndex
-    tolerance: float
-    distance: float | None = None
     problem: str = ""
     withheld: bool = False
-
-    @property
-    def equal(self) -> bool:
-        return self.distance == 0 and not self.problem
+    equal: bool = False
 
     @property
     def holds(self) -> bool | None:
         """Whether the worker's segment is right; None where that cannot be told, for want of a state."""
-        if self.withheld:
-            return None
-        return not self.problem and self.distance is not None and self.distance <= self.tolerance
+        return None if self.withheld else not self.problem
 
     def __str__(self) -> str:
-        if self.problem:
-            return self.problem
-        if self.equal:
-            return "the same bytes"
-        word = "within" if self.holds else "beyond"
-        return f"{self.distance:.3g} of the update away, {word} the tolerance of {self.tolerance:.3g}"
+        return self.problem or ("the same bytes" if self.equal else "a state that agrees with the worker's")
 
 
 class SegmentExecutor(Protocol):
@@ -90,35 +78,55 @@ class Replayer:
 
         Raises `NoSuchPlace`, `InputsUnknown`, `ExecutionError` where this machine cannot, and what `network` raises.
         """
-        task, tolerance = self._settled.segment(index, segment), self._settled.manifest.tolerance
+        task = self._settled.segment(index, segment)
         try:
             if segment == 0:
                 await self._check_first(index)
-            before, after = await self.execute(index, segment)
-            if cid_of_bytes(after) == task.trace[segment + 1]:
-                distance, theirs = 0.0, after
-            else:
-                theirs = await self.state(index, segment + 1)
-                changes = await asyncio.to_thread(self._changes, index, before, after, theirs)
-                distance = exact_distance(*changes)
+            before, after = await self._execute(index, segment)
+            equal = cid_of_bytes(after) == task.trace[segment + 1]
+            if not equal:
+                await self._check_likeness(index, segment, before, after)
             if segment == task.commitment.segments - 1:
-                await asyncio.to_thread(self._check_result, index, theirs)
+                await self._check_result(index)
         except StateWithheld as error:
-            return Replayed(index, segment, tolerance, problem=str(error), withheld=True)
+            return Replayed(index, segment, str(error), withheld=True)
         except _Wrong as error:
-            return Replayed(index, segment, tolerance, problem=str(error))
-        except (StateRefused, SegmentFailed) as error:
+            return Replayed(index, segment, str(error))
+        except WorkloadError as error:
+            if not error.defined:
+                raise
             # What an honest worker cannot have committed to: it would have handed the task back.
-            return Replayed(index, segment, tolerance, problem=str(error))
-        return Replayed(index, segment, tolerance, distance)
+            return Replayed(index, segment, str(error))
+        return Replayed(index, segment, equal=equal)
 
-    async def execute(self, index: TaskIndex, segment: SegmentIndex) -> tuple[bytes, bytes]:
-        """The worker's state before a segment, and this machine's state after it."""
+    async def answer(self, index: TaskIndex, segment: SegmentIndex) -> Digest:
+        """What an honest auditor answers to a segment."""
         self._settled.segment(index, segment)
+        try:
+            _, after = await self._execute(index, segment)
+        except WorkloadError as error:
+            if not error.defined:
+                raise
+            return CANNOT_EXECUTE
+        return cid_digest(cid_of_bytes(after))
+
+    async def _execute(self, index: TaskIndex, segment: SegmentIndex) -> tuple[bytes, bytes]:
+        """The worker's state before a segment, and this machine's state after it."""
         inputs = await self._inputs(index)
         before = await self.state(index, segment)
         manifest, spec = self._settled.manifest, self._settled.spec(index)
+        await asyncio.to_thread(self._workload.check_state, manifest, spec, segment, before)
         return before, await self._executor.run_segment(manifest, spec, segment, before, inputs)
+
+    async def _check_likeness(self, index: TaskIndex, segment: SegmentIndex, before: bytes, after: bytes) -> None:
+        """Raise `_Wrong` unless the workload is not exact and calls this machine's state the same as the worker's."""
+        if not self._workload.exact:
+            workload, theirs = cast(InexactWorkload, self._workload), await self.state(index, segment + 1)
+            manifest, spec = self._settled.manifest, self._settled.spec(index)
+            await asyncio.to_thread(workload.check_state, manifest, spec, segment + 1, theirs)
+            if await asyncio.to_thread(workload.agrees, manifest, spec, segment, before, theirs, after):
+                return
+        raise _Wrong(f"segment {segment} leads to another state")
 
     async def whole(self, index: TaskIndex, executor: Executor) -> list[Cid]:
         """Execute a whole task from its inputs: the CIDs of its states, as an honest worker commits to them."""
@@ -133,19 +141,12 @@ class Replayer:
         return await self._network.state(self._settled.event.record, task, number, self._patience_s)
 
     async def check_result(self, index: TaskIndex) -> str:
-        """Why a task's result does not follow from its last state; empty where it does."""
-        last = await self.state(index, self._settled.task(index).commitment.segments)
+        """Why a task's result does not follow from its states; empty where it does."""
         try:
-            await asyncio.to_thread(self._check_result, index, last)
-        except (_Wrong, StateRefused) as error:
+            await self._check_result(index)
+        except _Wrong as error:
             return str(error)
         return ""
-
-    def change(self, index: TaskIndex, before: bytes, after: bytes) -> Change:
-        return self._workload.change(self._settled.manifest, self._settled.spec(index), before, after)
-
-    def _changes(self, index: TaskIndex, before: bytes, after: bytes, theirs: bytes) -> tuple[Change, Change]:
-        return self.change(index, before, after), self.change(index, before, theirs)
 
     async def _check_first(self, index: TaskIndex) -> None:
         manifest, spec, inputs = self._settled.manifest, self._settled.spec(index), await self._inputs(index)
@@ -153,10 +154,15 @@ class Replayer:
         if cid_of_bytes(first) != self._settled.task(index).trace[0]:
             raise _Wrong("the first state does not follow from the manifest and the task's inputs")
 
-    def _check_result(self, index: TaskIndex, last: bytes) -> None:
-        result = self._workload.result(self._settled.manifest, self._settled.spec(index), last)
-        if cid_of_bytes(result) != self._settled.task(index).commitment.result:
-            raise _Wrong("the result does not follow from the last state")
+    async def _check_result(self, index: TaskIndex) -> None:
+        task, spec = self._settled.task(index), self._settled.spec(index)
+        last = await self.state(index, task.commitment.segments)
+        result = await self._network.read(task.commitment.result, MAX_STATE_BYTES)
+        check, manifest = self._workload.check_result, self._settled.manifest
+        try:
+            await asyncio.to_thread(check, manifest, spec, result, last, task.trace)
+        except StateRefused as error:
+            raise _Wrong(f"the result does not follow from the task's states: {error}") from None
 
     async def _inputs(self, index: TaskIndex) -> Inputs:
         manifest = self._settled.manifest

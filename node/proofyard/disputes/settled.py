@@ -5,25 +5,22 @@ settlement follows from what happened; what is left is whether the states are ri
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proofyard.chain import BatchSettled, ChainClient
 from proofyard.chain.reader import RegistryReader
 from proofyard.chain.refusals import UnknownBatch
 from proofyard.disputes.errors import NoSuchPlace, NotSettled
+from proofyard.disputes.refusals import Read, check_refusals
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, CommittedTask, decode_record, settlement_of
 from proofyard.protocol.replay import RecordInvalid, check_commitments, check_record
 from proofyard.protocol.settlement import payout_root
-from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
-from proofyard.workloads.answers import check_answers
+from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.workload import load_workload
-
-Read = Callable[[Cid, int], Awaitable[bytes]]
-"""Fetches an artifact of at most so many bytes, from wherever it can be had."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +70,20 @@ class Settled:
             raise RecordInvalid(self.record.batch, "its root is not the one on chain")
         check_commitments(self.record, self.specs)
 
-    def check(self, chain: RegistryReader) -> None:
-        """Raise `RecordInvalid` or `SignatureInvalid` unless the whole settlement follows. Reads the chain."""
+    async def check(self, chain: RegistryReader, read: Read) -> None:
+        """Raise `RecordInvalid` or `SignatureInvalid` unless the whole settlement follows. Reads the chain, and with
+        `read` the states and results that were refused."""
+        await asyncio.to_thread(self._check_record, chain)
+        await check_refusals(self.record, self.manifest, self.specs, read)
+
+    def _check_record(self, chain: RegistryReader) -> None:
         compare_with_settlement(self.event, self.record)
         compare_with_chain(chain, self.record)
         slashed = [(s.operator, s.task, s.segment, s.reason) for s in chain.slashes(self.event.batch)]
         faults = settlement_of(self.record, self.event.record).faults
         if slashed != [(f.operator, f.task, f.segment, int(f.reason)) for f in faults]:
             raise RecordInvalid(self.event.batch, "its faults are not those that were settled")
-        check_record(self.record, self.manifest, self.specs)
-        check_answers(self.record, self.manifest)
+        check_record(self.record, self.specs, exact=load_workload(self.manifest.workload).exact)
 
 
 async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settled:
@@ -143,6 +144,11 @@ def compare_with_chain(chain: RegistryReader, record: BatchRecord) -> None:
             [(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes],
         ),
     }
+    listed = {operator.node for operator in record.operators}
+    for task in (task for task in record.tasks if task.commitment.node not in listed):
+        operator = chain.operator_of(task.commitment.node)
+        owner = operator and chain.operator(operator).owner
+        pairs[f"worker of task {task.commitment.task}"] = ((task.operator, task.owner), (operator, owner))
     for name, (said, found) in pairs.items():
         if said != found:
             raise RecordInvalid(record.batch, f"its {name} is not the one on chain")

@@ -5,6 +5,7 @@ wrong around it.
 """
 
 import asyncio
+import hashlib
 import itertools
 import secrets
 from pathlib import Path
@@ -17,7 +18,6 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import AuditOffer, SealOpened, SubmitCommitment, TaskOffer
 from proofyard.protocol.types import Cid, Digest
 from proofyard.workloads.errors import ExecutionError
-from proofyard.workloads.sketch import sketch_change
 from proofyard.workloads.workload import Inputs, load_workload
 from proofyard.workloads.zoo import COMPUTING, ZOO
 
@@ -74,7 +74,7 @@ class GarbageThenHonest(Agent):
 
 
 class LazyAuditor(Agent):
-    """Executes no audit: says that nothing changed."""
+    """Executes no audit: answers with the state that it was given."""
 
     async def _reexecute(
         self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
@@ -87,19 +87,22 @@ class CopyingAuditor(Agent):
 
     _copied: SealOpened | None = None
 
-    def _answer(self, manifest: Manifest, offer: AuditOffer, before: bytes, after: bytes) -> SealOpened:
+    async def _answer(
+        self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
+    ) -> SealOpened:
         if self._copied is None:
-            self._copied = super()._answer(manifest, offer, before, after)
+            self._copied = await super()._answer(work, offer, manifest, before, inputs)
         return msgspec.structs.replace(self._copied, salt=secrets.token_bytes(32))
 
 
 class FalseAccuser(Agent):
-    """Answers every audit with the opposite of what it found."""
+    """Answers every audit with another state than it found; all of its kind give the same answer."""
 
-    def _answer(self, manifest: Manifest, offer: AuditOffer, before: bytes, after: bytes) -> SealOpened:
-        honest = load_workload(manifest.workload).change(manifest, offer.task, before, after)
-        sketch = sketch_change({name: -change for name, change in honest.items()}, offer.seed)
-        return SealOpened(sketch.encode(), after=Digest(secrets.token_bytes(32)), salt=secrets.token_bytes(32))
+    async def _answer(
+        self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
+    ) -> SealOpened:
+        honest = await super()._answer(work, offer, manifest, before, inputs)
+        return msgspec.structs.replace(honest, after=Digest(hashlib.sha256(honest.after).digest()), reason="")
 
 
 class Colluding(Agent):

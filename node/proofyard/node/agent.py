@@ -41,12 +41,11 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskProgress,
 )
-from proofyard.protocol.seal import Opening, seal_of, seal_struct_hash
+from proofyard.protocol.seal import CANNOT_EXECUTE, plain_reason, seal_of, seal_struct_hash
 from proofyard.protocol.types import Address, Cid, ProofyardError, SegmentIndex
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed, TransportError
-from proofyard.workloads.errors import TaskStopped
+from proofyard.workloads.errors import TaskStopped, WorkloadError
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.sketch import sketch_change
 from proofyard.workloads.workload import Inputs, Progress, load_workload
 
 logger = logging.getLogger("proofyard.node")
@@ -352,10 +351,9 @@ class Agent:
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
         await self._fetch(work.verifier, offer.before, offer.providers, MAX_RESULT_BYTES)
         before = await asyncio.to_thread(self._store.get_bytes, offer.before, max_bytes=MAX_RESULT_BYTES)
-        after = await self._reexecute(work, offer, manifest, before, inputs)
-        opening = await asyncio.to_thread(self._answer, manifest, offer, before, after)
+        opening = await self._answer(work, offer, manifest, before, inputs)
         self._journal.seal(work.verifier, offer, opening)
-        seal = seal_of(Opening(opening.sketch, opening.after, opening.salt), self._wallet.address)
+        seal = seal_of(opening.opening(), self._wallet.address)
         struct_hash = seal_struct_hash(offer.batch, offer.task.index, offer.segment, self._wallet.address, seal)
         signature = self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
         message = SubmitSeal(offer.batch, offer.job, offer.task.index, offer.segment, seal, signature)
@@ -369,13 +367,22 @@ class Agent:
             manifest, offer.task, offer.segment, before, inputs, on_progress=self._progress_of(work)
         )
 
-    def _answer(self, manifest: Manifest, offer: AuditOffer, before: bytes, after: bytes) -> SealOpened:
-        change = load_workload(manifest.workload).change(manifest, offer.task, before, after)
-        return SealOpened(
-            sketch=sketch_change(change, offer.seed).encode(),
-            after=cid_digest(cid_of_bytes(after)),
-            salt=secrets.token_bytes(32),
-        )
+    async def _answer(
+        self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
+    ) -> SealOpened:
+        """The digest of this node's own state after the segment, or that nobody can execute it. Raises what stands
+        between this machine and an answer."""
+        workload, salt = load_workload(manifest.workload), secrets.token_bytes(32)
+        try:
+            await asyncio.to_thread(workload.check_state, manifest, offer.task, offer.segment, before)
+            after = await self._reexecute(work, offer, manifest, before, inputs)
+        except WorkloadError as error:
+            if not error.defined:
+                raise
+            return SealOpened(CANNOT_EXECUTE, plain_reason(str(error)), salt)
+        # A state is only ever asked for where answers are compared by more than their digests.
+        name = cid_of_bytes if workload.exact else self._store.put_bytes
+        return SealOpened(cid_digest(await asyncio.to_thread(name, after)), "", salt)
 
     def _progress_of(self, work: Work) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:

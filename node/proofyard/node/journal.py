@@ -14,7 +14,7 @@ from sqlmodel import Field, Session, SQLModel, create_engine, select
 
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.messages import AuditOffer, OpenSeal, SealOpened, SubmitCommitment, TaskOffer
-from proofyard.protocol.types import Address, BatchId, ProofyardError
+from proofyard.protocol.types import Address, BatchId, Digest, ProofyardError
 
 
 class JournalError(ProofyardError):
@@ -166,6 +166,12 @@ class Journal:
             entry = session.get(SealEntry, (verifier, offer.batch, offer.task.index, offer.segment))
             if entry is not None:
                 entry.opening = encode(opening)
+
+    def answers(self) -> set[Digest]:
+        """The digests that were sealed in batches that are not settled."""
+        with self._session() as session:
+            openings = session.exec(select(SealEntry.opening).where(SealEntry.opening != None)).all()  # noqa: E711
+        return {decode(opening, SealOpened).after for opening in openings if opening}
 
     def sealed_batches(self) -> set[BatchId]:
         """Batches that this node was given a seat in."""

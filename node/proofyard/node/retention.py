@@ -19,6 +19,7 @@ from proofyard.chain import BatchSettled, ChainClient
 from proofyard.node.journal import HeldTask, Journal
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.cid import DAG_PB, RAW, make_cid
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
@@ -207,4 +208,6 @@ class Retention:
                 needed |= {cid for cid in (manifest.model, manifest.data) if cid is not None}
         for held in self._journal.held():
             needed |= {held.submission.commitment.result, *held.submission.trace[:: held.every]}
-        return needed
+        # States behind answers are here only where a workload compares by more than digests (`Agent`).
+        states = {make_cid(answer, codec) for answer in self._journal.answers() for codec in (RAW, DAG_PB)}
+        return needed | {cid for cid in states if self._store.has(cid)}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import psutil
@@ -58,11 +59,14 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint,
     ):
         serve_blocks(endpoint, store)
+        if withheld := sorted(set(settings.workloads) - set(offered(settings.workloads, executor.backend))):
+            logger.warning(
+                "this machine does not reproduce the golden vectors; it does not offer %s", ", ".join(withheld)
+            )
 
         def announce() -> Announce:
             return Announce(
-                workloads=settings.workloads,
-                execution_class=executor.execution_class,
+                workloads=offered(settings.workloads, executor.backend),
                 memory_bytes=settings.memory_limit_bytes or psutil.virtual_memory().total,
                 port=endpoint.port,
                 software=f"proofyard {version('proofyard')}",
@@ -81,6 +85,11 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
             await run_together(*parts)
         finally:
             journal.close()
+
+
+def offered(workloads: Iterable[str], backend: str) -> tuple[str, ...]:
+    """The workloads that a machine with this arithmetic `backend` can execute; "" is none that gives the right bits."""
+    return tuple(name for name in workloads if backend or not load_workload(name).arithmetic)
 
 
 async def _ready(settings: NodeSettings, links: VerifierLinks, wallet: Wallet, endpoint: Endpoint) -> None:

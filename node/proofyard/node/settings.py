@@ -16,7 +16,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
     `workloads`: what this operator executes. `threads`: CPU threads of the executor, 0 for all.
     `memory_limit_bytes`: the executor's limit, 0 for none. `micro_batch`: sequences computed at once, 0 for a whole
-    batch; a smaller number accumulates gradients, takes less memory and changes a result by rounding only.
+    batch; a smaller number takes less memory and gives the same bits.
     `state_budget_bytes`: disk for states that are owed until their challenge window closes; where it is short, every
     n-th is kept and the others are computed again when asked for, and a task whose states do not fit at all is handed
     back. `cache_bytes`: disk for everything else that was fetched and may be useful again.

@@ -61,7 +61,7 @@ def replay(
 
         async with evidence(chain, execution) as found:
             settled = await load_settled(chain, found.network.read, BatchId(batch))
-            problem = await asyncio.to_thread(_problem, chain, settled)
+            problem = await _problem(chain, settled, found)
             follows = f"{len(settled.tasks)} commitments, plan, seals, verdicts and payouts all follow"
             note(f"batch {batch}: {problem or follows}")
             chosen = _chosen(settled, places, task or [], everything) if execute else []
@@ -147,7 +147,7 @@ def bisect(
         note(f"next: {OPEN} {batch} --segment {task}:{segment}")
         raise typer.Exit(ExitCode.PROOF_MISMATCH)
     note(
-        "the segment itself is right: the traces differ by rounding, or the difference came in before; "
+        "the segment itself is right: the difference came in before, or the workload is not exact; "
         f"next: proofyard verifier dispute replay {batch} --task {task}"
     )
 
@@ -162,13 +162,13 @@ def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
-def _problem(chain: "ChainClient", settled: "Settled") -> str:
+async def _problem(chain: "ChainClient", settled: "Settled", found: Evidence) -> str:
     """Why the settlement does not follow from its record; empty where it does."""
     from proofyard.protocol.replay import RecordInvalid
     from proofyard.protocol.signature import SignatureInvalid
 
     try:
-        settled.check(chain)
+        await settled.check(chain, found.network.read)
     except (RecordInvalid, SignatureInvalid) as error:
         return str(error)
     return ""
@@ -203,6 +203,7 @@ def _verdicts(
     """Segments that are wrong and unpunished, those that nobody delivers, and the faults that accuse the innocent."""
     from proofyard.protocol.audit import Verdict
     from proofyard.protocol.settlement import FaultReason
+    from proofyard.workloads.workload import load_workload
 
     guilty = {fault.task for fault in settled.record.faults if fault.segment is None}
     judged = {(a.task, a.segment) for a in settled.record.audits if a.verdict == Verdict.FAULT}
@@ -214,6 +215,9 @@ def _verdicts(
     ]
     wrong = [result for result in done if result.holds is False and result.task not in guilty]
     withheld = [result for result in done if result.holds is None and result.task not in guilty]
+    if (wrong or withheld) and not load_workload(settled.manifest.workload).exact:
+        note(f"{settled.manifest.workload} is not exact: no jury convicts a worker for what executing it again gives")
+        return [], [], innocent
     return wrong, withheld, innocent
 
 
@@ -246,7 +250,6 @@ def _facts(result: "Replayed") -> dict[str, Any]:
         "task": str(result.task),
         "segment": str(result.segment),
         "equal": result.equal,
-        "distance": result.distance,
         "holds": result.holds,
         "says": str(result),
     }

@@ -12,10 +12,9 @@ from enum import StrEnum
 
 from eth_hash.auto import keccak
 
+from proofyard.protocol.dial import WAD
+from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.types import Address, Digest, SegmentIndex, TaskIndex
-
-WAD = 10**18
-"""Probabilities are integers in units of 1e-18, as the Registry computes them."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class BatchEntry:
-    """One commitment of the batch. `leaf` is its EIP-712 struct hash; `audit_wad` the Registry's
-    `auditProbability(node, tasks in flight, reward in flight)` at the draw."""
+    """One commitment of the batch. `owner` is its worker's, also where the node is no longer listed; `leaf` its EIP-712
+    struct hash. `audit_wad` and `drawn` are what the Registry's `auditProbability` says of this task at the draw: the
+    probability of its audit, and how many segments are drawn then."""
 
     task: TaskIndex
     node: Address
+    owner: Address
     segments: int
     leaf: Digest
     audit_wad: int
+    drawn: int
 
 
 @dataclass(frozen=True)
@@ -54,41 +56,53 @@ class AuditPlan:
 
 
 def audit_plan(
-    seed: Digest,
-    batch: Iterable[BatchEntry],
-    operators: Sequence[Operator],
-    *,
-    auditors_per_segment: int,
-    segments_per_audit: int,
+    seed: Digest, batch: Iterable[BatchEntry], operators: Sequence[Operator], *, auditors_per_segment: int
 ) -> AuditPlan:
     """Draw the audits of a batch.
 
-    A task is audited when its draw falls below its probability. Its segments are drawn without replacement. A
-    segment's auditors are ranked by hash among all owners but the worker's, one node an owner; the seats of
-    neighbouring segments go to different owners, because the state before one is the answer to the other.
+    A task is audited when its draw falls below its probability. Its segments are drawn without replacement, and its
+    auditors as `seat_auditors` says.
     """
-    owner_of = {operator.node: operator.owner for operator in operators}
     audits: list[SegmentAudit] = []
     skipped: list[TaskIndex] = []
     for entry in batch:
         if _draw(seed, entry.leaf, b"audit") * WAD >= entry.audit_wad << 256:
             skipped.append(entry.task)
             continue
-        worker = owner_of.get(entry.node)
-        seated: dict[SegmentIndex, set[Address | None]] = {}
-        for segment in draw_segments(seed, entry.leaf, entry.segments, segments_per_audit):
-            ranked = rank_auditors(seed, entry.leaf, segment, operators)
-            barred = seated.get(SegmentIndex(segment - 1), set()) | {worker}
-            auditors = tuple(node for node in ranked if owner_of[node] not in barred)
-            seated[segment] = {owner_of[node] for node in auditors[:auditors_per_segment]}
-            audits.append(SegmentAudit(entry.task, segment, auditors))
+        seats = seat_auditors(seed, entry, operators, auditors_per_segment)
+        audits += [SegmentAudit(entry.task, segment, seats[segment]) for segment in sorted(seats)]
     return AuditPlan(tuple(audits), tuple(skipped))
 
 
+def seat_auditors(
+    seed: Digest, entry: BatchEntry, operators: Sequence[Operator], auditors_per_segment: int
+) -> dict[SegmentIndex, tuple[Address, ...]]:
+    """The auditors of each drawn segment of a task: every owner but the worker's at one segment, with one node.
+
+    The segments take turns in the order of their draws. In the first turn each takes the k free owners that rank
+    first with it, in every later one a stand-in, until no owner is free. So nobody sees two segments of a task, whoever
+    has to stand in; where there are fewer than k owners a segment, the last ones stay without.
+    """
+    owner_of = {operator.node: operator.owner for operator in operators}
+    segments = draw_segments(seed, entry.leaf, entry.segments, entry.drawn)
+    queues = {segment: iter(rank_auditors(seed, entry.leaf, segment, operators)) for segment in segments}
+    seats: dict[SegmentIndex, list[Address]] = {segment: [] for segment in segments}
+    free = set(owner_of.values()) - {entry.owner}
+    turn = auditors_per_segment
+    while free and segments:
+        for segment in segments:
+            for _ in range(min(turn, len(free))):
+                node = next(node for node in queues[segment] if owner_of[node] in free)
+                free.remove(owner_of[node])
+                seats[segment].append(node)
+        turn = 1
+    return {segment: tuple(nodes) for segment, nodes in seats.items()}
+
+
 def draw_segments(seed: Digest, leaf: Digest, segments: int, count: int) -> list[SegmentIndex]:
-    """`count` different segments of `segments`, ascending; all of them where there are no more."""
+    """`count` different segments of `segments` in the order of their draws; all of them where there are no more."""
     ranked = sorted(range(segments), key=lambda i: _draw(seed, leaf, b"segment", i.to_bytes(4, "big")))
-    return sorted(SegmentIndex(i) for i in ranked[:count])
+    return [SegmentIndex(i) for i in ranked[:count]]
 
 
 def rank_auditors(seed: Digest, leaf: Digest, segment: SegmentIndex, operators: Sequence[Operator]) -> list[Address]:
@@ -109,6 +123,10 @@ def _draw(seed: Digest, leaf: Digest, *purpose: bytes) -> int:
     return int.from_bytes(keccak(b"".join((seed, leaf, *purpose))), "big")
 
 
+LEAST_ACCUSERS = 2
+"""One owner alone never costs another one its stake, whatever a job's k is."""
+
+
 class Verdict(StrEnum):
     """What a segment's votes say of the worker."""
 
@@ -118,43 +136,28 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-WORKERS = 0
-"""The number of the worker's own answer among the answers to a segment."""
+def tally(answers: Mapping[Address, Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool) -> Verdict:
+    """The verdict of one segment. `answers` maps an auditor's owner to its answer, `claimed` is the worker's.
 
-
-def tally(answers: Mapping[Address, int], auditors_per_segment: int, *, exhausted: bool) -> Verdict:
-    """The verdict of one segment. `answers` maps an auditor's owner to the number of its answer: `WORKERS`, or another
-    that it shares with whoever agrees with it.
-
-    k equal answers decide. A split accuses nobody: more auditors are seated until k + 1 owners give one answer.
-    Accusers who contradict each other are a split as well, so idle auditors that make up their answers convict nobody.
-    Where no auditor is left (`exhausted`) a strict majority of at least two decides; failing that it stays undecided:
-    the task is done again, and nobody is punished.
+    k equal answers decide, and two at least accuse. A split accuses nobody: more auditors are seated until k + 1 owners
+    give one answer. Accusers who contradict each other are a split as well, so idle auditors that make up their answers
+    convict nobody. Where no auditor is left (`exhausted`) it stays undecided: the task is done again, and nobody is
+    punished.
     """
-    match, mismatch = _strongest(answers)
-    needed = auditors_per_segment + (1 if len(set(answers.values())) > 1 else 0)
+    counts = Counter(answers.values())
+    needed = auditors_per_segment + (1 if len(counts) > 1 else 0)
+    # A worker could commit to the very text that `CANNOT_EXECUTE` is the digest of.
+    match = 0 if claimed == CANNOT_EXECUTE else counts.pop(claimed, 0)
     if match >= needed:
         return Verdict.VALID
-    if mismatch >= needed:
+    if max(counts.values(), default=0) >= max(needed, LEAST_ACCUSERS):
         return Verdict.FAULT
-    if not exhausted:
-        return Verdict.PENDING
-    if match > mismatch and match >= min(2, auditors_per_segment):
-        return Verdict.VALID
-    if mismatch > match and mismatch >= 2:
-        return Verdict.FAULT
-    return Verdict.UNDECIDED
+    return Verdict.UNDECIDED if exhausted else Verdict.PENDING
 
 
-def carried(answers: Iterable[int], verdict: str) -> int | None:
+def carried(answers: Iterable[Digest], claimed: Digest, verdict: str) -> Digest | None:
     """The answer that a verdict rests on; None where it rests on none."""
     if verdict == Verdict.VALID:
-        return WORKERS
-    counts = Counter(answer for answer in answers if answer != WORKERS)
+        return claimed
+    counts = Counter(answer for answer in answers if answer != claimed or answer == CANNOT_EXECUTE)
     return min(counts, key=lambda answer: (-counts[answer], answer)) if verdict == Verdict.FAULT and counts else None
-
-
-def _strongest(answers: Mapping[Address, int]) -> tuple[int, int]:
-    """How many give the worker's answer, and how many agree on another."""
-    counts = Counter(answers.values())
-    return counts.pop(WORKERS, 0), max(counts.values(), default=0)

@@ -1,13 +1,13 @@
 """What each operator earns in a batch: work by units and weight, audits by the segment."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from proofyard.protocol.audit import Verdict, carried
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.payout import share_reward
-from proofyard.protocol.record import BatchRecord, RecordedPayout
+from proofyard.protocol.record import BatchRecord, RecordedPayout, claimed_answers
 from proofyard.protocol.types import Address, Wei
 
 
@@ -30,12 +30,7 @@ def earnings(record: BatchRecord, specs: Sequence[TaskSpec]) -> tuple[RecordedPa
     valid = Counter(
         c.node for c in accepted if any(a.task == c.task and a.verdict == Verdict.VALID for a in record.audits)
     )
-    segments = Counter(
-        vote.auditor
-        for audit in record.audits
-        for vote in audit.votes
-        if vote.answer == carried((v.answer for v in audit.votes), audit.verdict) and vote.auditor not in guilty
-    )
+    segments = Counter(node for node in _right_votes(record) if node not in guilty)
     price = _price_per_segment(record, specs, sum(segments.values()))
     return tuple(
         RecordedPayout(
@@ -49,6 +44,15 @@ def earnings(record: BatchRecord, specs: Sequence[TaskSpec]) -> tuple[RecordedPa
         )
         for node in sorted(set(work) | set(segments))
     )
+
+
+def _right_votes(record: BatchRecord) -> Iterator[Address]:
+    """The auditor of every vote that agrees with its verdict."""
+    claimed = claimed_answers(record.traces, record.audits)
+    for audit in record.audits:
+        answers = audit.answers()
+        answer = carried(answers.values(), claimed[audit.task, audit.segment], audit.verdict)
+        yield from (vote.auditor for vote in audit.votes if answers[vote.owner] == answer)
 
 
 def _work(record: BatchRecord, specs: Sequence[TaskSpec], accepted: Sequence[Commitment]) -> Counter[Address]:

@@ -17,18 +17,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, complete: the same manifest and the same artifacts give the same tasks everywhere.
 
     `params` belong to the workload and are validated by it (`Workload.check`). `model` is the CID of a Hugging Face
-    model directory, `data` the CID of the workload's data file. `tolerance` is the largest relative distance of
-    an honest segment's update (see docs/verification.md). `execution_class` pins precision and determinism.
+    model directory, `data` the CID of the workload's data file. `precision` of the frozen weights: "exact" (two 7-bit
+    slices of each), "exact8" (one slice) or "exact4" (nf4, QLoRA); all of them give the same bits everywhere.
     """
 
-    version: int = 1
+    version: int = 2
     workload: str
     params: dict[str, Any]
     model: Cid | None = None
     data: Cid | None = None
     seed: int = 0
-    tolerance: float
-    execution_class: str = "fp32"
+    precision: str = "exact"
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

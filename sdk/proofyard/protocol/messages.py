@@ -10,6 +10,7 @@ import msgspec
 
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
 
@@ -28,11 +29,10 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
     reason: str = ""
 
 
-class Announce(msgspec.Struct, frozen=True, tag="announce"):
-    """A node to a verifier, on every new connection: what it can do. Replied to with `Ack`."""
+class Announce(msgspec.Struct, frozen=True, tag="announce-2"):
+    """A node to a verifier, on every new connection: what it offers to execute. Replied to with `Ack`."""
 
     workloads: tuple[str, ...]
-    execution_class: str
     memory_bytes: int
     port: int
     software: str
@@ -97,7 +97,7 @@ class Receipt(msgspec.Struct, frozen=True, tag="receipt"):
     signature: Signature
 
 
-class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer"):
+class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-2"):
     """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named."""
 
     batch: BatchId
@@ -106,7 +106,6 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer"):
     task: TaskSpec
     segment: SegmentIndex
     before: Cid
-    seed: Digest
     inputs: tuple[Cid, ...]
     providers: tuple[PeerHint, ...]
     lease_s: float
@@ -125,7 +124,7 @@ class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
     job: JobId
     task: TaskIndex
     segment: SegmentIndex
-    seal: Digest
+    seal: Bytes32
     signature: Signature
 
 
@@ -146,10 +145,15 @@ class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal"):
     segment: SegmentIndex
 
 
-class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened"):
-    sketch: bytes
-    after: Digest
-    salt: bytes
+class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-2"):
+    """What was sealed, and nothing else: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`."""
+
+    after: Bytes32
+    reason: Reason
+    salt: Salt
+
+    def opening(self) -> Opening:
+        return Opening(self.after, self.reason, self.salt)
 
 
 class CoSign(msgspec.Struct, frozen=True, tag="co-sign"):

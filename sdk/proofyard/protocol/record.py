@@ -3,12 +3,16 @@
 With the chain and the artifacts, a record lets anyone recompute the plan, the verdicts and the payouts.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import msgspec
 
 from proofyard.protocol.audit import Verdict
+from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.merkle import root
+from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.settlement import (
     EMPTY_ROOT,
     MAX_FAULTS,
@@ -31,41 +35,53 @@ from proofyard.protocol.types import (
 )
 
 MAX_RECORD_BYTES = 256 << 20
+RECORD_VERSION = 2
 
 
 class CommittedTask(msgspec.Struct, frozen=True):
-    """A commitment with what it commits to. `audit_wad` is the probability the draw was compared with."""
+    """A commitment with what it commits to. `operator` and `owner` are its worker's, also where it is no longer active.
+    `audit_wad` is the probability (1e-18) that the draw was compared with, `drawn` how many segments it drew then."""
 
     commitment: Commitment
     signature: Signature
     trace: tuple[Cid, ...]
+    operator: OperatorId
+    owner: Address
     audit_wad: int
+    drawn: int
 
 
 class AuditVote(msgspec.Struct, frozen=True):
-    """One auditor's sealed and opened answer. `distance` is relative, between its sketch and the worker's. `answer` is
-    0 for the worker's own answer, and otherwise a number shared by those who agree with each other."""
+    """One auditor's sealed and opened answer; see `proofyard.protocol.seal.Opening`."""
 
     auditor: Address
     owner: Address
-    seal: Digest
+    seal: Bytes32
     signature: Signature
-    sketch: bytes
-    after: Digest
-    salt: bytes
-    distance: float
-    match: bool
-    answer: int = 0
+    after: Bytes32
+    reason: Reason
+    salt: Salt
+
+    def opening(self) -> Opening:
+        return Opening(self.after, self.reason, self.salt)
 
 
 class AuditedSegment(msgspec.Struct, frozen=True):
-    """`reason` says why a verdict stands without votes: an undelivered state, a wrong initial state or result."""
+    """`reason` says why a verdict stands without votes: the state before the segment was not delivered, or refused.
+
+    `alike`, for workloads that are not exact: answers, each with the answer that it agrees with and is counted as."""
 
     task: TaskIndex
     segment: SegmentIndex
     votes: tuple[AuditVote, ...]
     verdict: str
     reason: str = ""
+    alike: tuple[tuple[Bytes32, Bytes32], ...] = ()
+
+    def answers(self) -> dict[Address, Digest]:
+        """What each auditor's answer counts as, by owner."""
+        counted = dict(self.alike)
+        return {vote.owner: counted.get(vote.after, vote.after) for vote in self.votes}
 
 
 class RecordedFault(msgspec.Struct, frozen=True):
@@ -73,6 +89,7 @@ class RecordedFault(msgspec.Struct, frozen=True):
 
     task: TaskIndex
     node: Address
+    kind: FaultReason
     reason: str
     segment: SegmentIndex | None = None
 
@@ -107,7 +124,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`root` is the Merkle root of the commitments in `tasks`; `operators` the snapshot at `draw_block`. The job's
     `reward` and `audit_fee`, and what earlier batches paid of the latter, are decimal strings of base units."""
 
-    version: int = 1
+    version: int = RECORD_VERSION
     chain_id: int
     registry: Address
     batch: BatchId
@@ -128,6 +145,10 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[RecordedFault, ...]
     payouts: tuple[RecordedPayout, ...]
 
+    @property
+    def traces(self) -> dict[TaskIndex, tuple[Cid, ...]]:
+        return {task.commitment.task: task.trace for task in self.tasks}
+
 
 def encode_record(record: BatchRecord) -> bytes:
     return encode(record)
@@ -135,6 +156,13 @@ def encode_record(record: BatchRecord) -> bytes:
 
 def decode_record(data: bytes) -> BatchRecord:
     return decode(data, BatchRecord, max_bytes=MAX_RECORD_BYTES)
+
+
+def claimed_answers(
+    traces: Mapping[TaskIndex, Sequence[Cid]], audits: Iterable[AuditedSegment]
+) -> dict[tuple[TaskIndex, SegmentIndex], Digest]:
+    """The digests of the states that the workers committed to after the audited segments."""
+    return {(a.task, a.segment): cid_digest(traces[a.task][a.segment + 1]) for a in audits}
 
 
 def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
@@ -145,12 +173,13 @@ def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
 def settlement_of(record: BatchRecord, cid: Cid) -> Settlement:
     """What goes on chain of the record `cid`: a pure function of it, so that anyone can compare.
 
-    An operator's whole stake is at risk however many faults it has, so one fault stands for all of them; `MAX_FAULTS`
-    operators at most, the others go unpaid and keep their stake.
+    An operator's whole stake is at risk however many faults it has, so one fault, the first that costs stake, stands
+    for all of them; `MAX_FAULTS` operators at most, the others go unpaid and keep their stake.
     """
-    ids = {operator.node: operator.id for operator in record.operators}
+    ids = {task.commitment.node: task.operator for task in record.tasks}
+    ids |= {operator.node: operator.id for operator in record.operators}
     first: dict[Address, RecordedFault] = {}
-    for fault in record.faults:
+    for fault in sorted(record.faults, key=lambda fault: fault.kind == FaultReason.DISAGREED):
         first.setdefault(fault.node, fault)
     return Settlement(
         payouts=payouts_of(record),
@@ -160,10 +189,13 @@ def settlement_of(record: BatchRecord, cid: Cid) -> Settlement:
     )
 
 
+def faulty_audit(record: BatchRecord, task: TaskIndex) -> AuditedSegment | None:
+    """The first of a task's audited segments that was found faulty; None where its result was, or nothing."""
+    return next((a for a in record.audits if a.task == task and a.verdict == Verdict.FAULT), None)
+
+
 def _on_chain(record: BatchRecord, fault: RecordedFault, operator: OperatorId) -> Fault:
     if fault.segment is not None:
-        return Fault(operator, fault.task, fault.segment, FaultReason.FALSE_AUDIT)
-    audit = next((a for a in record.audits if a.task == fault.task and a.verdict == Verdict.FAULT), None)
-    segment = audit.segment if audit else SegmentIndex(0)
-    silent = audit is not None and not audit.votes
-    return Fault(operator, fault.task, segment, FaultReason.WITHHELD if silent else FaultReason.MISMATCH)
+        return Fault(operator, fault.task, fault.segment, fault.kind)
+    audit = faulty_audit(record, fault.task)
+    return Fault(operator, fault.task, audit.segment if audit else SegmentIndex(0), fault.kind)

@@ -37,14 +37,16 @@ SETTLEMENT_TYPEHASH = Digest(
 
 
 class FaultReason(IntEnum):
-    """Why an operator lost its stake."""
+    """What an operator did wrong: all but `DISAGREED` cost its stake."""
 
     MISMATCH = 1
-    """The audited segment does not lead to the committed state."""
+    """The audited segment does not lead to the committed state, or a state or result breaks a law of its workload."""
     WITHHELD = 2
-    """An audited state was not delivered in time."""
+    """An audited state or a result was not delivered in time."""
     FALSE_AUDIT = 3
-    """An auditor's sealed sketch is not that of the segment it was to execute."""
+    """An auditor's sealed answer is not that of the segment it was to execute."""
+    DISAGREED = 4
+    """Auditors found another state in a workload that is not exact: no pay and no reputation, but no stake is lost."""
 
 
 @dataclass(frozen=True)

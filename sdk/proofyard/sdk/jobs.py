@@ -22,8 +22,6 @@ from proofyard.workloads.preprocess import WORKLOAD as MAP
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
 from proofyard.workloads.workload import Workload
 
-TOLERANCE = 1e-3
-
 
 @dataclass(frozen=True, kw_only=True)
 class RowsJob:
@@ -33,8 +31,7 @@ class RowsJob:
     segment_rows: int = 64
     segments: int = 8
     seed: int = 0
-    tolerance: float = TOLERANCE
-    precision: str = "fp32"
+    precision: str = "exact"
 
     def _rows(self) -> dict[str, Any]:
         return {"rows": count_lines(Path(self.data)), "segment_rows": self.segment_rows, "segments": self.segments}
@@ -46,8 +43,7 @@ class RowsJob:
             model=model,
             data=data,
             seed=self.seed,
-            tolerance=self.tolerance,
-            execution_class=self.precision,
+            precision=self.precision,
         )
 
 
@@ -119,8 +115,7 @@ class SweepJob:
     samples: int = 0
     sequences: int = 32
     seed: int = 0
-    tolerance: float = TOLERANCE
-    precision: str = "fp32"
+    precision: str = "exact"
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         modules = linear_modules(
@@ -139,8 +134,7 @@ class SweepJob:
             model=model,
             data=data,
             seed=self.seed,
-            tolerance=self.tolerance,
-            execution_class=self.precision,
+            precision=self.precision,
         )
 
 

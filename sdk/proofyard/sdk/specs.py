@@ -39,8 +39,8 @@ class LoraJob:
     `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, in all transformer layers or the
     given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
     `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
-    `proofyard.workloads.lora_params.LoraParams`. `tolerance`: the relative distance up to which an auditor's
-    update counts as the same. `precision` of the frozen weights: "fp32", "bf16", or "int8" and "nf4" (QLoRA).
+    `proofyard.workloads.lora_params.LoraParams`. `precision` of the frozen weights: "exact", "exact8" (faster, less
+    precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
     """
 
     model: Path | str
@@ -57,8 +57,7 @@ class LoraJob:
     batch: int = 4
     seq_len: int = 128
     seed: int = 0
-    tolerance: float = 1e-3
-    precision: str = "fp32"
+    precision: str = "exact"
     options: dict[str, Any] = field(default_factory=dict)
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
@@ -89,8 +88,7 @@ class LoraJob:
             model=model,
             data=data,
             seed=self.seed,
-            tolerance=self.tolerance,
-            execution_class=self.precision,
+            precision=self.precision,
         )
 
 

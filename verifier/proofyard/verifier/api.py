@@ -11,6 +11,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from sqlmodel import col, select
 
+from proofyard.protocol.codec import decode
+from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.types import ExitCode, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, Job, Seat, Task
@@ -72,8 +74,8 @@ def build_app(context: Context) -> FastAPI:
                     "segment": seat.segment,
                     "auditor": seat.auditor,
                     "state": seat.state,
-                    "distance": seat.distance,
-                    "match": seat.match,
+                    "answer": seat.answer and seat.answer.hex(),
+                    "reason": decode(seat.opening, SealOpened).reason if seat.opening else "",
                 }
                 for seat, batch in rows
             ]

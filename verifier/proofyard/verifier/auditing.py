@@ -1,109 +1,76 @@
-"""Judging one audited segment: seat the plan's auditors, gather their seals, open them together, compare, tally.
+"""Judging one audited segment: check the state before it, seat the plan's auditors, gather their seals, open them
+together, tally.
 
-An auditor is given the state before a segment and never the one after it. Its sealed answer is compared by digest
-first (equal digests need no bytes at all), then by the sketch of what the segment changed. The tolerance is the
-manifest's.
+An auditor is given the state before a segment and never the one after it. Its answer is 32 bytes and equals the
+worker's or does not, so nothing but the state before is moved.
 """
 
 import asyncio
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from sqlmodel import Session, col, select
 
-from proofyard.protocol.audit import Verdict, tally
-from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.audit import Verdict, carried, tally
 from proofyard.protocol.codec import decode, encode
-from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened
-from proofyard.protocol.seal import Opening, seal_of
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
+from proofyard.protocol.seal import CANNOT_EXECUTE, seal_of
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, Digest, ProofyardError
+from proofyard.verifier.case import Case
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Seat, SeatState, log
-from proofyard.workloads.answers import number_answers
-from proofyard.workloads.errors import SketchRefused, WorkloadError
-from proofyard.workloads.sketch import Sketch, decode_sketch, sketch_change, sketch_distance
+from proofyard.verifier.delivery import NotDelivered, owed
+from proofyard.verifier.likeness import counted_answers
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.workload import InexactWorkload
 
 logger = logging.getLogger(__name__)
 
-MAX_STATE_BYTES = 8 << 30
 AUDITORS_DUE_S = 300.0
 """How long a segment waits for auditors that are away before it is left undecided."""
 MAX_SEATINGS = 3
 """How often one auditor is given the same seat: it may have been away or restarted."""
 REQUEST_TIMEOUT_S = 10.0
 TICK_S = 0.5
-OWED_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
-class Case:
-    """One audited segment with all that judging it needs. `auditors` in the plan's order; `owners` by node."""
+class Judgement:
+    """A segment's verdict; `kind` and `reason` of a fault."""
 
-    batch_row: int
-    batch: BatchId
-    job: JobId
-    manifest_cid: Cid
-    manifest: Manifest
-    spec: TaskSpec
-    segment: SegmentIndex
-    worker: Address
-    trace: tuple[Cid, ...]
-    inputs: tuple[Cid, ...]
-    seed: Digest
-    auditors: tuple[Address, ...]
-    owners: dict[Address, Address]
-    seats: int
-    drawn_at: float
-
-    def key(self, auditor: Address) -> tuple[int, int, int, str]:
-        """The primary key of an auditor's seat."""
-        return (self.batch_row, self.spec.index, self.segment, auditor)
-
-    @property
-    def name(self) -> str:
-        return f"task {self.spec.index} segment {self.segment}"
-
-    @property
-    def after(self) -> Cid:
-        return self.trace[self.segment + 1]
+    verdict: Verdict
+    kind: FaultReason = FaultReason.MISMATCH
+    reason: str = ""
 
 
-class NotDelivered(ProofyardError):
-    """A committed state did not arrive in time; `ProofyardError` so that it reads like any other reason."""
+async def judge_segment(context: Context, case: Case) -> Judgement:
+    """Judge one segment. Takes up where an earlier run of the verifier stopped.
 
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(f"{what} was not delivered within {seconds:.0f} s")
-
-
-async def judge_segment(context: Context, case: Case) -> tuple[Verdict, str]:
-    """The verdict of one segment and its reason. Takes up where an earlier run of the verifier stopped."""
+    A state that breaks a law of its workload is nobody's to execute, so it is looked at before anybody is seated.
+    """
+    workload = context.workload(case.manifest)
     try:
         before = await owed(context, case.worker, case.trace[case.segment], f"state {case.segment}")
+        await asyncio.to_thread(workload.check_state, case.manifest, case.spec, case.segment, before)
         while True:
             verdict, seated, sealed = _convene(context, case)
-            if verdict == Verdict.UNDECIDED:
-                await _require_usable(context, case, before)
+            if verdict == Verdict.FAULT:
+                kind = FaultReason.MISMATCH if workload.exact else FaultReason.DISAGREED
+                return Judgement(verdict, kind, _reason(context, case))
             if verdict != Verdict.PENDING:
-                return verdict, _reason(context, case) if verdict == Verdict.FAULT else ""
+                return Judgement(verdict)
             for auditor in seated:
                 context.spawn(_offer(context, case, auditor))
             if sealed:
                 await _open_and_compare(context, case, before, sealed)
             else:
                 await context.wait(TICK_S)
-    except (NotDelivered, WorkloadError) as error:
-        return Verdict.FAULT, str(error)
-
-
-async def _require_usable(context: Context, case: Case, before: bytes) -> None:
-    """Nobody could audit the segment: see whether that is the state's fault. Raises `StateRefused` if so."""
-    if case.segment > 0:
-        first = await owed(context, case.worker, case.trace[0], "state 0")
-        change = context.workload(case.manifest).change
-        await asyncio.to_thread(change, case.manifest, case.spec, first, before)
+    except NotDelivered as error:
+        return Judgement(Verdict.FAULT, FaultReason.WITHHELD, str(error))
+    except StateRefused as error:
+        return Judgement(Verdict.FAULT, FaultReason.MISMATCH, f"state {case.segment}: {error}")
 
 
 def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list[Address]]:
@@ -112,12 +79,13 @@ def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list
         seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
         _drop_lapsed(session, case, seats)
         opened = [s for s in seats if s.state == SeatState.OPENED]
-        answers = answers_of(opened, case.manifest.tolerance)
-        votes = {case.owners[Address(s.auditor)]: answer for s, answer in zip(opened, answers, strict=True)}
+        votes = {case.owners[Address(seat.auditor)]: Digest(seat.answer or b"") for seat in opened}
         live = [s for s in seats if s.state in (SeatState.WORKING, SeatState.SEALED)]
         spare = _spare(context, case, seats)
         exhausted = not live and not spare and (now() > case.drawn_at + AUDITORS_DUE_S or _all_used(case, seats))
-        verdict = tally(votes, case.seats, exhausted=exhausted)
+        verdict = tally(votes, case.claimed, case.seats, exhausted=exhausted)
+        if context.settings.blind and len(votes) >= case.seats:
+            verdict = Verdict.VALID
         seated: list[Address] = []
         if verdict == Verdict.PENDING:
             seated = spare[: max(0, max(case.seats - len(votes), 1) - len(live))]
@@ -162,17 +130,13 @@ def _reason(context: Context, case: Case) -> str:
     with context.database.session() as session:
         seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
     opened = [seat for seat in seats if seat.state == SeatState.OPENED]
-    far = [seat.distance or 0.0 for seat in opened if not seat.match]
-    return (
-        f"segment {case.segment} differs from {len(far)} of {len(opened)} auditors by {min(far):.3g} of the update, "
-        f"allowed is {case.manifest.tolerance:.3g}"
-    )
-
-
-def answers_of(opened: Sequence[Seat], tolerance: float) -> list[int]:
-    """The numbers of the answers in opened seats: who agrees with whom."""
-    votes = [(decode(seat.opening or b"", SealOpened).sketch, seat.distance or 0.0) for seat in opened]
-    return number_answers(votes, tolerance)
+    answers = [Digest(seat.answer or b"") for seat in opened]
+    answer = carried(answers, case.claimed, Verdict.FAULT)
+    count = f"{answers.count(answer or Digest(b''))} of {len(opened)} auditors"
+    if answer != CANNOT_EXECUTE:
+        return f"segment {case.segment} leads {count} to another state"
+    why = next(decode(seat.opening or b"", SealOpened).reason for seat in opened if seat.answer == answer)
+    return f"segment {case.segment} cannot be executed, say {count}: {why}"
 
 
 def seats_of(session: Session, batch_row: int, task: int, segment: int) -> list[Seat]:
@@ -196,7 +160,6 @@ async def _offer(context: Context, case: Case, auditor: Address) -> None:
         task=case.spec,
         segment=case.segment,
         before=case.trace[case.segment],
-        seed=case.seed,
         inputs=case.inputs,
         providers=(),
         lease_s=context.settings.lease_s,
@@ -222,20 +185,38 @@ def _fail_seat(context: Context, case: Case, auditor: Address) -> None:
 
 
 async def _open_and_compare(context: Context, case: Case, before: bytes, sealed: list[Address]) -> None:
-    """Open the seals, measure each answer against the worker's, and write the votes in one transaction."""
+    """Open the seals together, and write the votes in one transaction."""
     found = await asyncio.gather(*(_open(context, case, auditor) for auditor in sealed))
     openings = {auditor: opening for auditor, opening in zip(sealed, found, strict=True) if opening is not None}
-    distances = await _distances(context, case, before, openings)
+    answers = {auditor: opening.after for auditor, opening in openings.items()}
+    workload = context.workload(case.manifest)
+    if not workload.exact:
+        earlier = _distinct_answers(context, case)
+        counted = await counted_answers(context, cast(InexactWorkload, workload), case, before, answers, earlier)
+        for auditor in answers.keys() - counted.keys():
+            _fail_seat(context, case, auditor)
+        answers = counted
     with context.database.session() as session:
-        for auditor, distance in distances.items():
+        for auditor, answer in answers.items():
             seat = session.get(Seat, case.key(auditor))
             if seat is None:
                 continue
-            seat.state, seat.opening, seat.distance = SeatState.OPENED, encode(openings[auditor]), min(distance, 1e9)
-            seat.match = distance <= case.manifest.tolerance
-            kind = "audit-match" if seat.match else "audit-mismatch"
-            text = f"{case.name}: distance {distance:.3g}, tolerance {case.manifest.tolerance:.3g}"
-            log(session, case.job, kind, text, task=case.spec.index, node=auditor)
+            seat.state, seat.opening, seat.answer = SeatState.OPENED, encode(openings[auditor]), answer
+            match = answer == case.claimed
+            kind = "audit-match" if match else "audit-mismatch"
+            outcome = "the same state" if match else openings[auditor].reason or "another state"
+            log(session, case.job, kind, f"{case.name}: {outcome}", task=case.spec.index, node=auditor)
+
+
+def _distinct_answers(context: Context, case: Case) -> dict[Digest, Address]:
+    """The answers that were given before and count as themselves, each with an auditor that gave it."""
+    with context.database.session() as session:
+        opened = [s for s in seats_of(session, case.batch_row, case.spec.index, case.segment) if s.opening]
+    return {
+        Digest(seat.answer): Address(seat.auditor)
+        for seat in opened
+        if seat.answer and seat.answer == decode(seat.opening or b"", SealOpened).after
+    }
 
 
 async def _open(context: Context, case: Case, auditor: Address) -> SealOpened | None:
@@ -246,57 +227,10 @@ async def _open(context: Context, case: Case, auditor: Address) -> SealOpened | 
         opened = await connection.request(request, reply=SealOpened, timeout=REQUEST_TIMEOUT_S)
         with context.database.session() as session:
             seat = session.get(Seat, case.key(auditor))
-            if seat is not None and seat.seal == seal_of(Opening(opened.sketch, opened.after, opened.salt), auditor):
+            if seat is not None and seat.seal == seal_of(opened.opening(), auditor):
                 return opened
         logger.warning("%s opened another answer to %s than it sealed", auditor, case.name)
     except (ProofyardError, KeyError) as error:
         logger.warning("%s does not open its seal of %s: %s", auditor, case.name, error)
     _fail_seat(context, case, auditor)
     return None
-
-
-async def _distances(
-    context: Context, case: Case, before: bytes, openings: dict[Address, SealOpened]
-) -> dict[Address, float]:
-    """Relative distance of every answer from the worker's; 0 where all bytes are the same."""
-    if context.settings.blind:
-        return dict.fromkeys(openings, 0.0)
-    committed = cid_digest(case.after)
-    agreed = {opening.sketch for opening in openings.values()}
-    if len(agreed) <= 1 and all(opening.after == committed for opening in openings.values()):
-        return dict.fromkeys(openings, 0.0)
-    after = await owed(context, case.worker, case.after, f"state {case.segment + 1}")
-
-    def measure() -> dict[Address, float]:
-        workload = context.workload(case.manifest)
-        answer = sketch_change(workload.change(case.manifest, case.spec, before, after), case.seed)
-        return {auditor: _distance(answer, opening.sketch) for auditor, opening in openings.items()}
-
-    return await asyncio.to_thread(measure)
-
-
-def _distance(answer: Sketch, sealed: bytes) -> float:
-    try:
-        return sketch_distance(answer, decode_sketch(sealed))
-    except SketchRefused:
-        return math.inf
-
-
-async def owed(context: Context, worker: Address, cid: Cid, what: str) -> bytes:
-    """A committed state, from its worker or anybody who has it.
-
-    Raises `NotDelivered` after `state_due_s` seconds in which other nodes could reach this verifier: time in which it
-    was cut off itself is not held against anybody.
-    """
-    left = context.settings.state_due_s
-    while True:
-        try:
-            return await context.obtain(cid, worker, max_bytes=MAX_STATE_BYTES)
-        except ProofyardError as error:
-            logger.debug("%s of %s: %s", what, worker, error)
-        if left <= 0:
-            raise NotDelivered(what, context.settings.state_due_s)
-        start = now()
-        await context.wait(OWED_POLL_S)
-        if any(node != worker for node in context.members):
-            left -= now() - start

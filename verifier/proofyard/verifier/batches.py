@@ -3,17 +3,20 @@
 import asyncio
 import logging
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from proofyard.protocol.audit import WAD, BatchEntry, Operator, Verdict, audit_plan
+from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.dial import WAD, tasks_alike
 from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import SubmitCommitment
-from proofyard.protocol.record import RecordedOperator
+from proofyard.protocol.record import RecordedFault, RecordedOperator, claimed_answers
+from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, Wei
-from proofyard.verifier.auditing import Case, NotDelivered, judge_segment, owed
+from proofyard.verifier.auditing import judge_segment
+from proofyard.verifier.case import Case
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import (
     Batch,
@@ -27,10 +30,12 @@ from proofyard.verifier.database import (
     log,
     tasks_of,
 )
-from proofyard.verifier.membership import members_of, operators_of
-from proofyard.verifier.schedule import inputs_of, note_loss, release
+from proofyard.verifier.delivery import NotDelivered, owed
+from proofyard.verifier.exposure import rewards_in_flight
+from proofyard.verifier.membership import MemberOdds, members_of, operators_of
+from proofyard.verifier.schedule import faulty_nodes, inputs_of, note_loss, release
 from proofyard.verifier.settling import audits_of, settle
-from proofyard.workloads.errors import WorkloadError
+from proofyard.workloads.errors import StateRefused
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +122,7 @@ async def _draw(context: Context, batch: Batch) -> None:
     snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]
     members = members_of(batch)
-    wads = [await _probability(context, member.commitment.node, drawn.block) for member in members]
+    odds = [await _odds(context, batch, member, drawn.block) for member in members]
     with context.database.session() as session:
         batch = session.merge(batch)
         job = session.get(Job, batch.job)
@@ -125,12 +130,19 @@ async def _draw(context: Context, batch: Batch) -> None:
         plan = audit_plan(
             drawn.seed,
             [
-                BatchEntry(m.commitment.task, m.commitment.node, m.commitment.segments, m.commitment.struct_hash(), wad)
-                for m, wad in zip(members, wads, strict=True)
+                BatchEntry(
+                    m.commitment.task,
+                    m.commitment.node,
+                    o.owner,
+                    m.commitment.segments,
+                    m.commitment.struct_hash(),
+                    o.audit_wad,
+                    o.drawn,
+                )
+                for m, o in zip(members, odds, strict=True)
             ],
             operators,
             auditors_per_segment=job.auditors_per_segment,
-            segments_per_audit=job.segments_per_audit,
         )
         for audit in plan.audits:
             row = Segment(
@@ -143,7 +155,7 @@ async def _draw(context: Context, batch: Batch) -> None:
             session.add(row)
         batch.seed, batch.draw_block, batch.state = drawn.seed, drawn.block, BatchState.AUDITING
         batch.operators = encode(snapshot)
-        batch.audit_wads = encode([str(wad) for wad in wads])
+        batch.odds = encode(odds)
         text = f"batch {chain_id}: {len(plan.audits)} segments drawn for audit, {len(plan.skipped)} tasks skipped"
         log(session, batch.job, "drawn", text)
 
@@ -159,53 +171,63 @@ async def _fix_seed(context: Context, row: int, chain_id: BatchId) -> None:
         logger.warning("the seed of batch %s could not be fixed: %s", chain_id, error)
 
 
-async def _probability(context: Context, node: Address, block: int) -> int:
-    """The audit probability of each of a node's tasks, by the Registry's dial at the draw, in units of 1e-18. What a
-    node has in flight when it is caught is audited whole."""
+async def _odds(context: Context, batch: Batch, member: SubmitCommitment, block: int) -> MemberOdds:
+    """Of one task, by the Registry's dial at the draw and what its owner has in flight. What a node has in flight when
+    it is caught is audited without a draw."""
+    commitment = member.commitment
     with context.database.session() as session:
-        if _is_caught(session, node):
-            return WAD
-    tasks, reward = _in_flight(context, node)
-    return await context.on_chain(lambda: context.chain.audit_probability(node, tasks, reward, block=block))
-
-
-def _in_flight(context: Context, node: Address) -> tuple[int, Wei]:
-    """A node's tasks in batches that are not settled, and their reward: its exposure."""
-    with context.database.session() as session:
-        count, reward = 0, 0
-        for batch in session.exec(select(Batch).where(Batch.state != BatchState.SETTLED)):
-            job = session.get(Job, batch.job)
-            assert job is not None
-            units = [m.commitment.work_units for m in members_of(batch) if m.commitment.node == node]
-            count += len(units)
-            reward += int(job.reward) * sum(units) // total_units(tasks_of(session, job.id))
-        return count, Wei(reward)
-
-
-def total_units(tasks: list[Task]) -> int:
-    """The work of a whole job, which its reward is shared over."""
-    return sum(decode(task.spec, TaskSpec).work_units for task in tasks)
+        job, task = session.get(Job, batch.job), session.get(Task, (batch.job, commitment.task))
+        assert job is not None and task is not None and task.owner is not None
+        owner, reward = Address(task.owner), Wei(int(task.reward))
+        in_flight = Wei(rewards_in_flight(session)[owner])
+        caught = commitment.node in faulty_nodes(session)
+    operator = await context.on_chain(lambda: context.chain.operator_of(commitment.node)) or OperatorId(0)
+    odds = await context.on_chain(
+        lambda: context.chain.audit_probability(
+            commitment.node,
+            tasks_alike(in_flight, reward),
+            in_flight,
+            commitment.segments,
+            job.segments_per_audit,
+            block=block,
+        )
+    )
+    return MemberOdds(operator, owner, WAD if caught else odds.wad, odds.segments)
 
 
 async def _judge(context: Context, batch: Batch) -> None:
-    """Judge all tasks, then the auditors: who was outvoted with an answer that no execution gives is at fault too."""
+    """Judge all tasks, then the auditors: who was outvoted with another answer than k + 1 others is at fault too."""
     members = members_of(batch)
     nodes = {member.commitment.node for member in members}
     await asyncio.gather(
         *(_judge_node(context, batch, [m for m in members if m.commitment.node == node]) for node in nodes)
     )
     with context.database.session() as session:
-        manifest = _job_manifest(context, session, batch)
-        job = session.get(Job, batch.job)
-        assert job is not None
-        for fault in false_audits(
-            audits_of(session, batch, manifest.tolerance), manifest.tolerance, job.auditors_per_segment
-        ):
+        for fault in _false_audits(session, context, batch, members):
             log(session, batch.job, "fault", f"false audit: {fault.reason}", task=fault.task, node=fault.node)
             session.merge(
-                Fault(batch=batch.id or 0, task=fault.task, node=fault.node, segment=fault.segment, reason=fault.reason)
+                Fault(
+                    batch=batch.id or 0,
+                    task=fault.task,
+                    node=fault.node,
+                    segment=fault.segment,
+                    kind=fault.kind,
+                    reason=fault.reason,
+                )
             )
         session.merge(batch).state = BatchState.JUDGED
+
+
+def _false_audits(
+    session: Session, context: Context, batch: Batch, members: list[SubmitCommitment]
+) -> tuple[RecordedFault, ...]:
+    job = session.get(Job, batch.job)
+    assert job is not None
+    if not context.workload(_job_manifest(context, session, batch)).exact:
+        return ()
+    audits = audits_of(session, batch)
+    claimed = claimed_answers({m.commitment.task: m.trace for m in members}, audits)
+    return false_audits(audits, claimed, job.auditors_per_segment)
 
 
 async def _judge_node(context: Context, batch: Batch, members: list[SubmitCommitment]) -> None:
@@ -225,8 +247,10 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
             return
         job = session.get(Job, batch.job)
         assert job is not None
-        drawn = session.exec(select(Segment).where(Segment.batch == batch.id, Segment.task == index)).all()
-        if not drawn and _is_caught(session, member.commitment.node, batch):
+        drawn = session.exec(
+            select(Segment).where(Segment.batch == batch.id, Segment.task == index).order_by(col(Segment.index))
+        ).all()
+        if not drawn and member.commitment.node in faulty_nodes(session, batch):
             log(
                 session,
                 batch.job,
@@ -238,23 +262,24 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
             _bar(task, member.commitment.node)
             return
         cases = [_case(context, session, batch, job, member, segment) for segment in drawn]
-    verdicts = await asyncio.gather(*(judge_segment(context, case) for case in cases))
-    reason = next((why for verdict, why in verdicts if verdict == Verdict.FAULT), "")
-    reason = reason or await _accept_result(context, batch, member)
+    found = await asyncio.gather(*(judge_segment(context, case) for case in cases))
+    fault = next(((f.kind, f.reason) for f in found if f.verdict == Verdict.FAULT), None)
+    fault = fault or await _check_result(context, batch, member)
     with context.database.session() as session:
-        for case, (verdict, why) in zip(cases, verdicts, strict=True):
+        for case, judgement in zip(cases, found, strict=True):
             row = session.get(Segment, (batch.id, index, case.segment))
             assert row is not None
-            row.verdict, row.reason = verdict, why
+            row.verdict, row.reason = judgement.verdict, judgement.reason
         task = session.get(Task, (batch.job, index))
         assert task is not None
         node = member.commitment.node
-        if reason:
+        if fault:
+            kind, reason = fault
             text = f"{decode(task.spec, TaskSpec).label} by this node is faulty: {reason}"
             log(session, batch.job, "fault", text, task=index, node=node)
-            session.merge(Fault(batch=batch.id or 0, task=index, node=node, reason=reason))
+            session.merge(Fault(batch=batch.id or 0, task=index, node=node, kind=kind, reason=reason))
             _bar(task, node)
-        elif any(verdict == Verdict.UNDECIDED for verdict, _ in verdicts):
+        elif any(judgement.verdict == Verdict.UNDECIDED for judgement in found):
             log(session, batch.job, "undecided", "too few auditors agreed; done again", task=index, node=node)
             note_loss(task)
             release(task)
@@ -266,30 +291,27 @@ async def _judge_task(context: Context, batch: Batch, member: SubmitCommitment) 
     context.changed()
 
 
-def _is_caught(session: Session, node: Address, batch: Batch | None = None) -> bool:
-    """Whether a node was found at fault, in this batch or in any."""
-    query = select(Fault.node).where(Fault.node == node)
-    return session.exec(query if batch is None else query.where(Fault.batch == batch.id)).first() is not None
-
-
 def _bar(task: Task, node: Address) -> None:
     """Have the task done again by somebody else."""
     task.barred = " ".join({*task.barred.split(), node})
     release(task)
 
 
-async def _accept_result(context: Context, batch: Batch, member: SubmitCommitment) -> str:
-    """Have the result here, recomputed from the task's last state; the reason if it cannot stand. This is done for
-    every task, audited or not: a result that does not fit its workload would spoil the tasks that rest on it."""
+async def _check_result(context: Context, batch: Batch, member: SubmitCommitment) -> tuple[FaultReason, str] | None:
+    """Have the result here, and the fault if it does not follow from the task's states. This is done for every task,
+    audited or not: a result that does not fit its workload would spoil the tasks that rest on it."""
     commitment = member.commitment
+    manifest, spec = _manifest_and_spec(context, batch, commitment.task)
+    check = context.workload(manifest).check_result
     try:
+        result = await owed(context, commitment.node, commitment.result, "the result")
         last = await owed(context, commitment.node, member.trace[-1], "the last state")
-        manifest, spec = _manifest_and_spec(context, batch, commitment.task)
-        result = await asyncio.to_thread(context.workload(manifest).result, manifest, spec, last)
-    except (NotDelivered, WorkloadError) as error:
-        return str(error)
-    cid = await asyncio.to_thread(context.store.put_bytes, result)
-    return "" if cid == commitment.result else "the result does not follow from the last state"
+        await asyncio.to_thread(check, manifest, spec, result, last, member.trace)
+    except NotDelivered as error:
+        return FaultReason.WITHHELD, str(error)
+    except StateRefused as error:
+        return FaultReason.MISMATCH, f"the result: {error}"
+    return None
 
 
 def _job_manifest(context: Context, session: Session, batch: Batch) -> Manifest:
@@ -321,7 +343,6 @@ def _case(
         worker=member.commitment.node,
         trace=member.trace,
         inputs=inputs_of(task, tasks),
-        seed=Digest(batch.seed or b""),
         auditors=tuple(Address(a) for a in segment.auditors.split()),
         owners={operator.node: operator.owner for operator in operators_of(batch)},
         seats=job.auditors_per_segment,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from proofyard.artifacts import BlockStore, fetch
-from proofyard.chain import ChainClient, Wallet
+from proofyard.chain import ChainClient, NodeRecord, Params, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import Announce, PeerHint
@@ -22,10 +22,11 @@ T = TypeVar("T")
 
 @dataclass
 class Member:
-    """A node that is connected and has announced itself."""
+    """A node that is connected and has announced itself; `record` is what the Registry said of it then."""
 
     connection: Connection
     announce: Announce
+    record: NodeRecord
 
     @property
     def hint(self) -> PeerHint:
@@ -46,6 +47,7 @@ class Context:
     members: dict[Address, Member] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _background: set[asyncio.Task[None]] = field(default_factory=set)
+    _params: Params | None = None
     _manifests: dict[Cid, Manifest] = field(default_factory=dict)
 
     def changed(self) -> None:
@@ -81,6 +83,12 @@ class Context:
         if cid not in self._manifests:
             self._manifests[cid] = decode_manifest(self.store.get_bytes(cid, max_bytes=MAX_MANIFEST_BYTES))
         return self._manifests[cid]
+
+    async def params(self) -> Params:
+        """The Registry's parameters, which never change."""
+        if self._params is None:
+            self._params = await self.on_chain(self.chain.params)
+        return self._params
 
     def workload(self, manifest: Manifest) -> Workload:
         return load_workload(manifest.workload)

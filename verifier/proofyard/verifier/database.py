@@ -78,8 +78,12 @@ class Task(SQLModel, table=True):
     job: int = Field(primary_key=True, foreign_key="job.id")
     index: int = Field(primary_key=True)
     spec: bytes
+    reward: str = "0"
+    """Its share of the job's reward, in base units."""
     state: TaskState = Field(default=TaskState.WAITING, index=True)
     node: str | None = None
+    owner: str | None = None
+    """Of `node`: what is in flight is backed by the owner's stake."""
     lease_until: float = 0.0
     attempts: int = 0
     barred: str = ""
@@ -106,7 +110,8 @@ class Batch(SQLModel, table=True):
     draw_block: int = 0
     operators: bytes = b""
     """msgpack of the `RecordedOperator`s at the draw."""
-    audit_wads: bytes = b""
+    odds: bytes = b""
+    """msgpack of [`membership.MemberOdds`] at the draw, in the order of the members."""
     audits_paid: str = "0"
     """What auditors were paid by this batch's settlement, in base units."""
     record: str | None = None
@@ -141,18 +146,20 @@ class Seat(SQLModel, table=True):
     seal: bytes | None = None
     signature: bytes | None = None
     opening: bytes | None = None
-    distance: float | None = None
-    match: bool | None = None
+    answer: bytes | None = None
+    """What the opened answer counts as: itself, unless the workload is not exact and finds it alike to another."""
 
 
 class Fault(SQLModel, table=True):
-    """A commitment that was found wrong, or a false audit of `segment`. Its node gets no further work from this
-    verifier, and what it has already committed to elsewhere is audited without a draw."""
+    """A commitment that was found wrong, or a false audit of `segment`; `kind` is a `FaultReason`. Where it costs stake
+    its node gets no further work from this verifier, and what it has committed to elsewhere is audited without a draw.
+    """
 
     batch: int = Field(primary_key=True, foreign_key="batch.id")
     task: int = Field(primary_key=True)
     node: str = Field(primary_key=True, index=True)
     segment: int | None = None
+    kind: int
     reason: str
 
 

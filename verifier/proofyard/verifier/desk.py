@@ -6,6 +6,7 @@ import logging
 from sqlmodel import Session, col, func, select
 
 from proofyard.artifacts import cid_of_bytes, fetch
+from proofyard.chain import ChainClient, NodeRecord, Role
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -26,11 +27,11 @@ from proofyard.protocol.messages import (
     TaskFailed,
     TaskProgress,
 )
+from proofyard.protocol.replay import unusable
 from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import require_signer
 from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, TaskIndex
 from proofyard.transport import Body, Connection
-from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, Member, now
 from proofyard.verifier.database import (
     Batch,
@@ -45,6 +46,7 @@ from proofyard.verifier.database import (
     log,
     tasks_of,
 )
+from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.schedule import hand_back, inputs_of
 from proofyard.workloads.workload import Inputs
 
@@ -80,12 +82,12 @@ class Desk:
     async def announce(self, connection: Connection, message: Announce, _body: Body) -> Ack:
         """A registered node may join, and says again that it is there; anybody else is told why not."""
         chain = self._context.chain
-        active = await self._context.on_chain(lambda: chain.is_active_node(connection.peer))
+        record = await self._context.on_chain(lambda: _active_node(chain, connection.peer))
         known = self._context.members.get(connection.peer)
-        if not active:
+        if record is None:
             self._context.members.pop(connection.peer, None)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
-        self._context.members[connection.peer] = Member(connection, message)
+        self._context.members[connection.peer] = Member(connection, message, record)
         if known is None or known.connection is not connection:
             self._context.changed()
         return Ack()
@@ -180,6 +182,7 @@ class Desk:
             "segments": (commitment.segments, spec.segments),
             "work units": (commitment.work_units, spec.work_units),
             "trace length": (len(trace), spec.segments + 1),
+            "trace that nobody can tell from a failure": (unusable(trace), False),
             "first state": (trace[0] if trace else None, first_state[0]),
             "inputs": (commitment.inputs, first_state[1]),
             "trace root": (commitment.trace_root, root([cid_bytes(cid) for cid in trace] or [b""])),
@@ -239,6 +242,13 @@ class Desk:
 
     async def job_query(self, _connection: Connection, message: JobQuery, _body: Body) -> JobReport:
         return report(self._context, message.job, message.since)
+
+
+def _active_node(chain: ChainClient, key: Address) -> NodeRecord | None:
+    """The node whose hot key `key` is, if it is in the active set."""
+    operator = chain.operator_of(key)
+    record = None if operator is None else chain.operator(operator)
+    return record if record and record.active and (record.role, record.node) == (Role.NODE, key) else None
 
 
 def report(context: Context, job_id: JobId, since: int) -> JobReport:

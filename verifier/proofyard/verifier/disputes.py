@@ -13,9 +13,9 @@ from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection
-from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch
+from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.membership import members_of
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from proofyard.chain import JobOpened
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import encode
 from proofyard.protocol.types import Cid, JobId, ProofyardError
-from proofyard.verifier.auditing import MAX_STATE_BYTES
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, JobState, Task, TaskState, log, tasks_of
+from proofyard.verifier.delivery import MAX_STATE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,10 @@ async def take_up(context: Context) -> None:
         with context.database.session() as session:
             job = session.merge(job)
             job.state = JobState.RUNNING
+            units = sum(spec.work_units for spec in graph)
             for spec in graph:
-                session.add(Task(job=job.id, index=spec.index, spec=encode(spec)))
+                reward = int(job.reward) * spec.work_units // units
+                session.add(Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(reward)))
             log(session, job.id, "opened", f"{manifest.workload} job of {len(graph)} tasks")
 
 

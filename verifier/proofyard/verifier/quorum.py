@@ -6,9 +6,11 @@ record, replays it (`protocol.replay`), compares it with the chain, and signs th
 
 import asyncio
 import logging
+from functools import partial
 
 from proofyard.artifacts import fetch
 from proofyard.chain import VerifierRecord
+from proofyard.disputes.refusals import check_refusals
 from proofyard.disputes.settled import compare_with_chain
 from proofyard.protocol import bls
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
@@ -19,7 +21,6 @@ from proofyard.protocol.settlement import BatchRef, settlement_digest
 from proofyard.protocol.types import Cid, Digest, ProofyardError
 from proofyard.transport import Body, Connection, TransportError
 from proofyard.verifier.context import Context
-from proofyard.workloads.answers import check_answers
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +82,23 @@ class CoSigner:
         store = self._context.store
         await fetch(store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
         record = decode_record(await asyncio.to_thread(store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES))
-        await self._context.on_chain(lambda: compare_with_chain(self._context.chain, record))
-        await fetch(store, record.manifest, [connection], max_bytes=MAX_MANIFEST_BYTES)
-        manifest = self._context.manifest(record.manifest)
-        specs = self._context.workload(manifest).graph(manifest)
-        await asyncio.to_thread(check_record, record, manifest, specs)
-        await asyncio.to_thread(check_answers, record, manifest)
+        if not self._context.settings.blind:
+            await self._check(record, connection)
         digest = await digest_of(self._context, record, message.record)
         return CoSigned(await asyncio.to_thread(bls.sign, self._context.wallet.bls_secret(), digest))
+
+    async def _check(self, record: BatchRecord, connection: Connection) -> None:
+        """The whole record, against the chain and with the states and results that its leader says it refused."""
+
+        async def read(cid: Cid, max_bytes: int) -> bytes:
+            store = self._context.store
+            await fetch(store, cid, [connection], max_bytes=max_bytes)
+            return await asyncio.to_thread(store.get_bytes, cid, max_bytes=max_bytes)
+
+        await self._context.on_chain(lambda: compare_with_chain(self._context.chain, record))
+        await read(record.manifest, MAX_MANIFEST_BYTES)
+        manifest = self._context.manifest(record.manifest)
+        workload = self._context.workload(manifest)
+        specs = workload.graph(manifest)
+        await asyncio.to_thread(partial(check_record, record, specs, exact=workload.exact))
+        await check_refusals(record, manifest, specs, read)

@@ -2,16 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sqlmodel import Session, col, select
 
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import Ack, TaskOffer
-from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, Wei
 from proofyard.verifier.context import Context, now
-from proofyard.verifier.database import Fault, Job, JobState, Seat, SeatState, Task, TaskState, log, tasks_of
+from proofyard.verifier.database import Batch, Fault, Job, JobState, Seat, SeatState, Task, TaskState, log, tasks_of
+from proofyard.verifier.exposure import BEGUN, may_take, rewards_in_flight
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +22,14 @@ OFFER_TIMEOUT_S = 10.0
 
 async def schedule(context: Context) -> None:
     """One pass: take back lapsed leases, ready what has its inputs, offer what is ready."""
+    collusion_bps = (await context.params()).collusion_bps
     with context.database.session() as session:
         release_lapsed(session, now())
         offers = []
         for job in session.exec(select(Job).where(Job.state == JobState.RUNNING).order_by(col(Job.id))):
             tasks = tasks_of(session, job.id)
             promote(tasks)
-            offers += assign(session, context, job, tasks)
+            offers += assign(session, context, job, tasks, collusion_bps)
     for node, offer in offers:
         context.spawn(_offer(context, node, offer))
 
@@ -46,7 +49,7 @@ def note_loss(task: Task) -> None:
 
 def release(task: Task) -> None:
     """Back on the list, for anybody."""
-    task.state, task.node, task.lease_until = TaskState.READY, None, 0.0
+    task.state, task.node, task.owner, task.lease_until = TaskState.READY, None, None, 0.0
     task.submission, task.leaf, task.batch, task.result = None, None, None, None
 
 
@@ -58,38 +61,64 @@ def promote(tasks: list[Task]) -> None:
             task.state = TaskState.READY
 
 
-def assign(session: Session, context: Context, job: Job, tasks: list[Task]) -> list[tuple[Address, TaskOffer]]:
-    """Give every ready task that an idle node can do to one: who lost the fewest tasks of this job first, and among
-    those who has the least work in it.
+def assign(
+    session: Session, context: Context, job: Job, tasks: list[Task], collusion_bps: int
+) -> list[tuple[Address, TaskOffer]]:
+    """Give every ready task that an idle node offers to do to one: who lost the fewest tasks of this job first, and
+    among those who has the least work in it. A node is passed over where its owner's stake does not back the task
+    beside what it has in flight, or where too few other owners are here to audit it.
 
     The lease is written before the offer leaves, so a crash in between only costs the lease's time.
     """
     workload = context.manifest(Cid(job.manifest)).workload
-    shut_out = busy_nodes(session) | set(session.exec(select(Fault.node)))
+    shut_out = busy_nodes(session) | faulty_nodes(session)
     load = Counter(task.node for task in tasks if task.node)
     losses = Counter(node for task in tasks for node in task.lost_by.split())
-    idle = [a for a, m in context.members.items() if a not in shut_out and workload in m.announce.workloads]
+    offering = {a: m.record for a, m in context.members.items() if workload in m.announce.workloads}
+    idle = [node for node in offering if node not in shut_out]
+    in_flight = rewards_in_flight(session, BEGUN)
+    owners = {record.owner for record in offering.values()}
     offers = []
     for task in tasks:
         if task.state != TaskState.READY:
             continue
-        node = choose(idle, barred=task.barred.split(), losses=losses, load=load)
+
+        def may(node: Address, task: Task = task) -> bool:
+            record = offering[node]
+            return may_take(
+                record,
+                Wei(int(task.reward)),
+                Wei(in_flight[record.owner]),
+                segments=decode(task.spec, TaskSpec).segments,
+                segments_per_audit=job.segments_per_audit,
+                auditors_per_segment=job.auditors_per_segment,
+                auditing_owners=owners,
+                collusion_bps=collusion_bps,
+            )
+
+        node = choose(idle, barred=task.barred.split(), losses=losses, load=load, may=may)
         if node is None:
             continue
         idle.remove(node)
         task.state, task.node, task.attempts = TaskState.ASSIGNED, node, task.attempts + 1
+        task.owner = offering[node].owner
+        in_flight[offering[node].owner] += int(task.reward)
         task.lease_until = now() + context.settings.lease_s
         offers.append((node, _offer_of(context, job, task, tasks)))
     return offers
 
 
 def choose(
-    idle: Iterable[Address], *, barred: Iterable[str], losses: Mapping[str, int], load: Mapping[str, int]
+    idle: Iterable[Address],
+    *,
+    barred: Iterable[str],
+    losses: Mapping[str, int],
+    load: Mapping[str, int],
+    may: Callable[[Address], bool] = lambda _: True,
 ) -> Address | None:
     """The idle node with the fewest losses, then the least work so far, ties by address; None when none may."""
-    barred = set(barred)
-    able = (n for n in idle if n not in barred)
-    return min(able, key=lambda n: (losses.get(n, 0), load.get(n, 0), n), default=None)
+    able = sorted(set(idle) - set(barred), key=lambda n: (losses.get(n, 0), load.get(n, 0), n))
+    return next(filter(may, able), None)
 
 
 def hand_back(session: Session, context: Context, task: Task, reason: str) -> None:
@@ -101,7 +130,7 @@ def hand_back(session: Session, context: Context, task: Task, reason: str) -> No
     job = session.get(Job, task.job)
     assert job is not None
     workload = context.manifest(Cid(job.manifest)).workload
-    out = {*task.barred.split(), *session.exec(select(Fault.node))}
+    out = {*task.barred.split(), *faulty_nodes(session)}
     if all(a in out for a, m in context.members.items() if workload in m.announce.workloads):
         job.state, job.reason = JobState.FAILED, f"no node here can do task {task.index}; the last one said: {reason}"
         log(session, job.id, "failed", job.reason, task=task.index)
@@ -112,6 +141,12 @@ def busy_nodes(session: Session) -> set[str]:
     tasks = session.exec(select(Task.node).where(Task.state == TaskState.ASSIGNED))
     seats = session.exec(select(Seat.auditor).where(Seat.state == SeatState.WORKING))
     return {node for node in (*tasks, *seats) if node}
+
+
+def faulty_nodes(session: Session, batch: Batch | None = None) -> set[str]:
+    """Nodes that were found at a fault that costs stake, in `batch` or in any."""
+    query = select(Fault.node).where(Fault.kind != FaultReason.DISAGREED)
+    return set(session.exec(query if batch is None else query.where(Fault.batch == batch.id)))
 
 
 def inputs_of(task: Task, tasks: list[Task]) -> tuple[Cid, ...]:

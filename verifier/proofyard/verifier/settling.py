@@ -20,12 +20,13 @@ from proofyard.protocol.record import (
     encode_record,
     settlement_of,
 )
+from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.verifier import database
-from proofyard.verifier.auditing import answers_of, seats_of
+from proofyard.verifier.auditing import seats_of
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Job, SeatState, Segment, log, tasks_of
-from proofyard.verifier.membership import members_of, operators_of
+from proofyard.verifier.membership import members_of, odds_of, operators_of
 from proofyard.verifier.quorum import collect
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ async def settle(context: Context, batch: Batch) -> None:
             session, batch.job, "settled", f"batch {record.batch}: {paid / 1e18:.4f} to {len(record.payouts)} operators"
         )
         for fault in {fault.node: fault for fault in reversed(record.faults)}.values():
-            log(session, batch.job, "slashed", f"stake frozen: {fault.reason}", task=fault.task, node=fault.node)
+            kind, cost = ("unpaid", "no pay") if fault.kind == FaultReason.DISAGREED else ("slashed", "stake frozen")
+            log(session, batch.job, kind, f"{cost}: {fault.reason}", task=fault.task, node=fault.node)
 
 
 def build_record(session: Session, context: Context, batch: Batch) -> BatchRecord:
@@ -62,8 +64,6 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
     assert job is not None
     operators = {operator.node: operator for operator in operators_of(batch)}
     members = members_of(batch)
-    wads = [int(wad) for wad in decode(batch.audit_wads, list[str])]
-    audits = audits_of(session, batch, context.manifest(Cid(job.manifest)).tolerance)
     specs = [decode(task.spec, TaskSpec) for task in tasks_of(session, job.id)]
     paid = session.exec(select(Batch.audits_paid).where(Batch.job == job.id, Batch.id != batch.id)).all()
     faults = session.exec(select(database.Fault).where(database.Fault.batch == batch.id)).all()
@@ -81,15 +81,20 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
         segments_per_audit=job.segments_per_audit,
         operators=tuple(operators.values()),
         tasks=tuple(
-            CommittedTask(m.commitment, m.signature, m.trace, wad) for m, wad in zip(members, wads, strict=True)
+            CommittedTask(m.commitment, m.signature, m.trace, odds.operator, odds.owner, odds.audit_wad, odds.drawn)
+            for m, odds in zip(members, odds_of(batch), strict=True)
         ),
-        audits=audits,
+        audits=audits_of(session, batch),
         reward=job.reward,
         audit_fee=job.audit_fee,
         audits_paid_before=str(sum(int(amount) for amount in paid)),
         faults=tuple(
             RecordedFault(
-                TaskIndex(f.task), Address(f.node), f.reason, None if f.segment is None else SegmentIndex(f.segment)
+                TaskIndex(f.task),
+                Address(f.node),
+                FaultReason(f.kind),
+                f.reason,
+                None if f.segment is None else SegmentIndex(f.segment),
             )
             for f in faults
         ),
@@ -98,33 +103,23 @@ def build_record(session: Session, context: Context, batch: Batch) -> BatchRecor
     return msgspec.structs.replace(record, payouts=earnings(record, specs))
 
 
-def audits_of(session: Session, batch: Batch, tolerance: float) -> tuple[AuditedSegment, ...]:
+def audits_of(session: Session, batch: Batch) -> tuple[AuditedSegment, ...]:
     """The batch's audited segments with their opened votes, as its record has them."""
     owners = {operator.node: operator.owner for operator in operators_of(batch)}
     rows = session.exec(select(Segment).where(Segment.batch == batch.id).order_by(Segment.task, Segment.index))  # type: ignore[arg-type]
     audits = []
     for row in rows:
-        votes = []
-        seats = seats_of(session, row.batch, row.task, row.index)
-        opened = [seat for seat in seats if seat.state == SeatState.OPENED]
-        for seat, answer in zip(opened, answers_of(opened, tolerance), strict=True):
-            opening = decode(seat.opening or b"", SealOpened)
-            auditor = Address(seat.auditor)
+        votes, alike = [], {}
+        for seat in seats_of(session, row.batch, row.task, row.index):
+            if seat.state != SeatState.OPENED:
+                continue
+            opening, auditor = decode(seat.opening or b"", SealOpened), Address(seat.auditor)
+            seal, signature = Digest(seat.seal or b""), Signature(seat.signature or b"")
             votes.append(
-                AuditVote(
-                    auditor=auditor,
-                    owner=owners[auditor],
-                    seal=Digest(seat.seal or b""),
-                    signature=Signature(seat.signature or b""),
-                    sketch=opening.sketch,
-                    after=opening.after,
-                    salt=opening.salt,
-                    distance=seat.distance or 0.0,
-                    match=bool(seat.match),
-                    answer=answer,
-                )
+                AuditVote(auditor, owners[auditor], seal, signature, opening.after, opening.reason, opening.salt)
             )
-        audits.append(
-            AuditedSegment(TaskIndex(row.task), SegmentIndex(row.index), tuple(votes), row.verdict, row.reason)
-        )
+            if seat.answer != opening.after:
+                alike[opening.after] = Digest(seat.answer or b"")
+        place = TaskIndex(row.task), SegmentIndex(row.index)
+        audits.append(AuditedSegment(*place, tuple(votes), row.verdict, row.reason, tuple(sorted(alike.items()))))
     return tuple(audits)

@@ -41,12 +41,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Audit:
-    """One audited segment. `distances`: auditor's name to the relative distance of its update from the worker's."""
+    """One audited segment. `answers`: auditor's name to what it answered, in words."""
 
     task: str
     segment: int
     worker: str
-    distances: dict[str, float]
+    answers: dict[str, str]
     verdict: str
     reason: str
 
@@ -73,7 +73,7 @@ class Slash:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """A run, complete. `tolerance`: the largest distance that still counts as equal. `seconds`: the whole run."""
+    """A run, complete. `seconds`: the whole run."""
 
     title: str
     started: str
@@ -88,7 +88,6 @@ class RunReport:
     sample_after: str
     adapter_cid: Cid
     adapter_dir: str
-    tolerance: float
     conserved: bool
     supply: Wei
     nodes: tuple[str, ...]

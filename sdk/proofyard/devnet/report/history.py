@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from proofyard.devnet.report.data import LossPoint, Mark, Span
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.types import Address, TaskIndex
+from proofyard.protocol.record import AuditedSegment, AuditVote
+from proofyard.protocol.seal import CANNOT_EXECUTE
+from proofyard.protocol.types import Address, Digest, TaskIndex
 
-CHAIN_EVENTS = ("batch", "drawn", "settled", "slashed")
+CHAIN_EVENTS = ("batch", "drawn", "settled", "slashed", "unpaid")
 
 
 def spans_of(
@@ -62,6 +64,18 @@ def spans_of(
         else span
         for task, node, span in spans
     )
+
+
+def answers_of(audit: AuditedSegment, claimed: Digest, names: Mapping[Address, str]) -> dict[str, str]:
+    """What each auditor of a segment answered, by name, in words; `claimed` is the worker's own answer."""
+    counted = audit.answers()
+
+    def told(vote: AuditVote) -> str:
+        if vote.after == CANNOT_EXECUTE:
+            return f"cannot be executed, {vote.reason}"
+        return "the same" if counted[vote.owner] == claimed else f"another state, {vote.after.hex()[:8]}"
+
+    return {names[vote.auditor]: told(vote) for vote in audit.votes}
 
 
 def losses_of(

@@ -94,7 +94,7 @@ def _audits(run: RunReport) -> str:
             escape(audit.task),
             str(audit.segment),
             escape(audit.worker),
-            ", ".join(f"{escape(name)} {distance:.3g}" for name, distance in audit.distances.items()) or "&ndash;",
+            ", ".join(f"{escape(name)}: {escape(answer)}" for name, answer in audit.answers.items()) or "&ndash;",
             _verdict(audit.verdict, audit.reason),
         )
         for audit in run.audits
@@ -102,9 +102,8 @@ def _audits(run: RunReport) -> str:
     return _section(
         "Audits",
         "Each audited segment was computed again by nodes of other owners, drawn after the worker had committed. "
-        f"The figure is the relative distance of their update from the worker's; up to {run.tolerance:g} counts "
-        "as equal.",
-        _table(("Task", "Segment", "Worker", "Auditors and distances", "Verdict"), rows),
+        "Everybody's arithmetic gives the same bits, so an answer is the state's digest, and equal or not.",
+        _table(("Task", "Segment", "Worker", "Auditors and answers", "Verdict"), rows),
     )
 
 
