@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import BinaryIO, assert_never
 
 from proofyard.runtime.parent import end_with_parent
-from proofyard.workloads.determinism import configure, execution_class
-from proofyard.workloads.errors import ExecutionError, OutOfMemory, TaskStopped, WorkloadError, to_wire
+from proofyard.workloads.determinism import configure
+from proofyard.workloads.errors import (
+    ExecutionError,
+    OutOfMemory,
+    SegmentFailed,
+    StateRefused,
+    TaskStopped,
+    WorkloadError,
+    to_wire,
+)
 from proofyard.workloads.frames import (
     Failed,
     FromChild,
@@ -38,7 +46,7 @@ from proofyard.workloads.frames import (
 )
 from proofyard.workloads.state import MAX_STATE_BYTES
 from proofyard.workloads.state_store import StateStore, write_durably
-from proofyard.workloads.workload import Inputs, Progress, Resources, SegmentRunner, load_workload
+from proofyard.workloads.workload import Inputs, Progress, Resources, SegmentRunner, Workload, load_workload
 
 logger = logging.getLogger("proofyard.workloads")
 
@@ -93,8 +101,10 @@ class Child:
             runner = self._runner(order, inputs)
             for index in range(resumed, task.segments):
                 state = runner.run(index, state, self._progress)
+                if not self._adversary:
+                    _check_after(workload, order, index, state)
                 self.report(StateWritten(index + 1, str(store.write(index + 1, state))))
-        result = workload.result(manifest, task, state)
+        result = workload.result(manifest, task, lambda number: _stored(store, number))
         if self._adversary:
             from proofyard.workloads.adversary import corrupt_result
 
@@ -102,9 +112,14 @@ class Child:
         return TaskDone(str(write_durably(Path(order.folder) / "result.bin", result)), resumed)
 
     def _run_segment(self, order: RunSegment) -> SegmentDone:
-        load_workload(order.manifest.workload).check(order.manifest)
+        workload = load_workload(order.manifest.workload)
+        workload.check(order.manifest)
+        before = Path(order.before).read_bytes()
+        workload.check_state(order.manifest, order.task, order.index, before)
         runner = self._runner(order, _inputs(order.inputs))
-        write_durably(Path(order.after), runner.run(order.index, Path(order.before).read_bytes(), self._progress))
+        after = runner.run(order.index, before, self._progress)
+        _check_after(workload, order, order.index, after)
+        write_durably(Path(order.after), after)
         return SegmentDone()
 
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
@@ -119,6 +134,21 @@ class Child:
         self.report(Step(progress))
         if self.stopping.is_set():
             raise TaskStopped(f"stopped on request in segment {progress.segment}; the states before it are kept")
+
+
+def _check_after(workload: Workload, order: RunTask | RunSegment, index: int, after: bytes) -> None:
+    """A computation that leaves the laws of its workload has failed, for everybody: nobody commits to such a state."""
+    try:
+        workload.check_state(order.manifest, order.task, index + 1, after)
+    except StateRefused as error:
+        raise SegmentFailed(index, f"it ends in no valid state: {error}") from None
+
+
+def _stored(store: StateStore, number: int) -> bytes:
+    kept = store.read(number)
+    if kept is None:
+        raise ExecutionError(f"state {number} of the task is missing or damaged on disk; run the task again")
+    return kept[1]
 
 
 def _inputs(paths: InputPaths) -> Inputs:
@@ -164,13 +194,15 @@ def main() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     resources = Resources(**settings["resources"])
+    from proofyard.workloads.exact import choose_backend
+
     with _private_stdout() as out:
         child = Child(out, resources, settings["adversary"])
         orders: queue.Queue[Order] = queue.Queue()
         threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
         configure(resources.threads)
         _limit(resources.memory_bytes)
-        child.report(Ready(execution_class("fp32", resources.device)))
+        child.report(Ready(choose_backend(resources)))
         while True:
             child.execute(orders.get())
 

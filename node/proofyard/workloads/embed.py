@@ -1,18 +1,24 @@
 """The workload `embed`: a vector for every line of text, from a sentence-embedding model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
-from proofyard.workloads.state import Schema, TensorSpec, decode_state, encode_state
+from proofyard.workloads.state import Array, Schema, TensorSpec, decode_state, encode_state
 from proofyard.workloads.text_data import Document
 from proofyard.workloads.workload import Inputs, Resources
 
 VECTORS = "embedding"
+
+SHORTEST, LONGEST, VANISHING = 0.999**2, 1.001**2, 2.0**-99
+"""Squares of a vector's length under `normalize`: 1, or as nothing (docs/exact.md does not scale up below 2^-100)."""
 
 
 class EmbedParams(RowsParams, frozen=True, kw_only=True):
@@ -27,11 +33,20 @@ class EmbedParams(RowsParams, frozen=True, kw_only=True):
 
 class EmbedWorkload(RowsWorkload):
     name = "embed"
+    arithmetic = True
     params_type = EmbedParams
     row_type = Document
 
     def columns(self, params: EmbedParams) -> Schema:
         return {VECTORS: TensorSpec("F32", (params.dimensions,))}
+
+    def check_rows(self, params: EmbedParams, table: Mapping[str, Array]) -> None:
+        if not params.normalize:
+            return
+        vectors = table[VECTORS].astype(np.float64)
+        squares = tree_sum(vectors * vectors)
+        if not (((squares > SHORTEST) & (squares < LONGEST)) | (squares < VANISHING)).all():
+            raise StateRefused("has a vector whose length is neither 1 nor 0", VECTORS)
 
     def compute(self, manifest: Manifest, params: EmbedParams, inputs: Inputs, resources: Resources) -> Compute:
         from proofyard.workloads.encoder import sentence_encoder

@@ -3,32 +3,39 @@
 WorkloadError
 ├── UnknownWorkload      no workload of that name is installed here
 ├── ManifestRefused      a parameter of the job is missing, unknown or out of range (names the field)
-├── InputRefused         the model directory or the data file does not fit the manifest
-├── StateRefused         bytes that should be a state are not the canonical state expected (names the tensor)
-├── SketchRefused        two sketches, or a sketch and its bytes, do not fit each other
+├── InputRefused*        the model directory or the data file does not fit the manifest
+├── StateRefused*        bytes that should be a state are not the canonical state expected (names the tensor)
 └── ExecutionError
-    ├── SegmentFailed    the computation itself failed, for example with a loss that is not a number
+    ├── SegmentFailed*   the computation itself failed, for example with a loss that is not a number
     ├── OutOfMemory      the memory limit was reached; another machine may still do the task
+    ├── OutOfDisk        a state cannot be written here
     ├── TimeLimit        no progress within the time allowed
     ├── TaskStopped      stopped on request at a segment boundary; the states so far are kept
     └── ExecutorCrashed  the process that computes ended
+
+* defined: a function of manifest, inputs and state alone. Every machine gets the same one, so in an audit it is an
+answer ("this segment cannot be executed"). Whatever depends on the machine must never be raised as one of these.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from proofyard.protocol.types import ProofyardError
 
 
 class WorkloadError(ProofyardError):
-    """Base of every error of `proofyard.workloads`."""
+    """Base of every error of `proofyard.workloads`. `defined`: see the module's docstring."""
+
+    defined: bool = False
 
 
 class UnknownWorkload(WorkloadError):
     exit_code = 2
 
-    def __init__(self, name: str, known: list[str]) -> None:
-        self.name, self.known = name, known
-        super().__init__(f"no workload named {name!r} is installed; known here: {', '.join(known) or 'none'}")
+    def __init__(self, name: str, known: list[str], lacking: Sequence[str] = ()) -> None:
+        self.name, self.known, self.lacking = name, known, list(lacking)
+        problem = f"the one installed lacks {', '.join(lacking)}" if lacking else "none is installed"
+        super().__init__(f"no workload named {name!r} can be used: {problem}; known here: {', '.join(known) or 'none'}")
 
 
 class ManifestRefused(WorkloadError, ValueError):
@@ -40,6 +47,8 @@ class ManifestRefused(WorkloadError, ValueError):
 
 
 class InputRefused(WorkloadError, ValueError):
+    defined = True
+
     def __init__(self, what: str, reason: str) -> None:
         self.what, self.reason = what, reason
         super().__init__(f"{what} {reason}")
@@ -47,14 +56,11 @@ class InputRefused(WorkloadError, ValueError):
 
 class StateRefused(WorkloadError, ValueError):
     exit_code = 4
+    defined = True
 
     def __init__(self, reason: str, tensor: str | None = None) -> None:
         self.reason, self.tensor = reason, tensor
         super().__init__(f"state refused: tensor {tensor!r} {reason}" if tensor else f"state refused: {reason}")
-
-
-class SketchRefused(WorkloadError, ValueError):
-    exit_code = 4
 
 
 class ExecutionError(WorkloadError):
@@ -66,6 +72,8 @@ class ExecutionError(WorkloadError):
 
 
 class SegmentFailed(ExecutionError):
+    defined = True
+
     def __init__(self, segment: int, reason: str) -> None:
         super().__init__(f"segment {segment} failed: {reason}")
         self.segment, self.reason = segment, reason

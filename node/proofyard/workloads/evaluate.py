@@ -16,9 +16,13 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest
+from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state
 from proofyard.workloads.workload import Inputs, Resources
+
+MAX_NLL_PER_TOKEN = 2.0**128
+"""A token's negative log-likelihood is one binary32 number."""
 
 
 class EvaluateParams(RowsParams, frozen=True, kw_only=True):
@@ -26,6 +30,9 @@ class EvaluateParams(RowsParams, frozen=True, kw_only=True):
 
     choices: Annotated[int, Meta(ge=1, le=64)] = 1
     max_tokens: Annotated[int, Meta(ge=8, le=131_072)] = 512
+
+
+SUMMARY = {"summary.loss": TensorSpec("F64", ()), "summary.accuracy": TensorSpec("F64", ())}
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -36,6 +43,7 @@ class Question(msgspec.Struct, frozen=True):
 
 class EvaluateWorkload(RowsWorkload):
     name = "evaluate"
+    arithmetic = True
     params_type = EvaluateParams
     row_type = Question
 
@@ -45,6 +53,15 @@ class EvaluateWorkload(RowsWorkload):
             "nll": TensorSpec("F64", (params.choices,)),
             "tokens": TensorSpec("I64", (params.choices,)),
         }
+
+    def check_rows(self, params: EvaluateParams, table: Mapping[str, Array]) -> None:
+        answer, nll, tokens = table["answer"], table["nll"], table["tokens"]
+        if ((answer < 0) | (answer >= params.choices)).any():
+            raise StateRefused(f"is not one of {params.choices} choices", "answer")
+        if ((tokens < 0) | (tokens > params.max_tokens)).any():
+            raise StateRefused(f"is not within 0 and {params.max_tokens}", "tokens")
+        if ((nll < 0) | (nll > tokens * MAX_NLL_PER_TOKEN)).any():
+            raise StateRefused("is negative, or too large for the tokens", "nll")
 
     def compute(self, manifest: Manifest, params: EvaluateParams, inputs: Inputs, resources: Resources) -> Compute:
         from proofyard.workloads.scorer import text_scorer
@@ -61,15 +78,23 @@ class EvaluateWorkload(RowsWorkload):
 
         return score
 
-    def finish(self, tensors: Mapping[str, Array]) -> Tensors:
+    def finish(self, table: Mapping[str, Array]) -> Tensors:
         """The summary beside the table: loss in nats a token (of the right answers, where there are choices) and the
         share of rows whose right choice has the least loss a token."""
-        rows, answer = np.arange(len(tensors["answer"])), tensors["answer"]
-        nll, tokens = tensors["nll"], tensors["tokens"]
+        rows, answer = np.arange(len(table["answer"])), table["answer"]
+        nll, tokens = table["nll"], table["tokens"]
         loss = math.fsum(nll[rows, answer].tolist()) / max(1, int(tokens[rows, answer].sum()))
         right = (nll / np.maximum(tokens, 1)).argmin(axis=1) == answer
         summary = {"loss": np.array(loss), "accuracy": np.array(float(right.mean()))}
-        return dict(tensors) | {f"summary.{name}": value for name, value in summary.items()}
+        return dict(table) | {f"summary.{name}": value for name, value in summary.items()}
+
+    def read_finished(self, params: EvaluateParams, state: bytes) -> dict[str, Array]:
+        rows = {name: TensorSpec(s.dtype, (params.rows, *s.shape)) for name, s in self.columns(params).items()}
+        tensors = decode_state(state, schema=rows | SUMMARY)
+        self.check_rows(params, tensors)
+        if tensors["summary.loss"] < 0 or not 0 <= tensors["summary.accuracy"] <= 1:
+            raise StateRefused("is out of range", "summary")
+        return tensors
 
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
         """evaluation.json with the summary, rows.jsonl with every row's losses."""

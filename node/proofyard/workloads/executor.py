@@ -66,7 +66,8 @@ class Executor:
 
     `silence_s` bounds the time between two signs of life of an order. `adversary` makes the child cheat, for tests
     and the devnet. `python`: the interpreter of the child, to compute with another build of torch. After `__aenter__`,
-    `execution_class` tells what this machine computes in.
+    `backend` names the arithmetic that reproduced the golden vectors on this machine; where it is "", workloads with
+    `arithmetic` are not to be offered here.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Executor:
         silence_s: float = 900.0,
         python: str = sys.executable,
     ) -> None:
-        self.execution_class = ""
+        self.backend = ""
         self._folder = folder
         self._resources = resources or Resources()
         self._adversary = adversary
@@ -214,7 +215,7 @@ class Executor:
             raise
         if not isinstance(report, Ready):
             raise ExecutorCrashed(f"the executor answered {type(report).__name__} at its start")
-        self.execution_class = report.execution_class
+        self.backend = report.backend
         return self._process
 
     async def _receive(self, process: asyncio.subprocess.Process) -> FromChild:

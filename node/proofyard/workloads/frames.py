@@ -42,9 +42,9 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The child is up. `execution_class` is for the precision fp32 and the device that it uses."""
+    """The child is up. `backend` is the arithmetic that it computes in, "" where none is exact on this machine."""
 
-    execution_class: str
+    backend: str
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

@@ -3,26 +3,28 @@
 Task r * (workers + 1) + w trains in round r as worker w; the last task of each round averages. A training state is
 the adapter, AdamW's two moments and the number of steps done in this round; batches follow from the seed. An
 averaging state holds everything that is averaged, so an auditor needs nothing else. No torch here: see
-`lora_runner` for the training itself.
+`lora_runner` for the training itself, `lora_laws` for what every training state obeys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.types import TaskIndex
+from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.lora_average import AverageRunner, average_schema
+from proofyard.workloads.lora_laws import STEP, check_progress, check_training
 from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
 from proofyard.workloads.randomness import uniform
-from proofyard.workloads.sketch import Change
-from proofyard.workloads.state import Array, Schema, TensorSpec, decode_state, encode_state
-from proofyard.workloads.workload import Inputs, Resources, SegmentRunner
+from proofyard.workloads.state import Array, Schema, TensorSpec, check_number, decode_state, encode_state, require_last
+from proofyard.workloads.workload import Inputs, Resources, SegmentRunner, States
 
 TRAIN, AVERAGE = "train", "average"
-STEP = "step"
+
+__all__ = ["AVERAGE", "STEP", "TRAIN", "WORKLOAD", "LoraWorkload", "adapter_schema", "check_progress"]
+__all__ += ["initial_adapter", "position", "prefixed_schema", "put", "read_global", "take", "train_schema"]
 
 
 def adapter_schema(params: LoraParams) -> dict[str, TensorSpec]:
@@ -82,6 +84,8 @@ class LoraWorkload:
     """The workload `lora`."""
 
     name = "lora"
+    exact = True
+    arithmetic = True
 
     def check(self, manifest: Manifest) -> None:
         check_manifest(manifest)
@@ -132,20 +136,27 @@ class LoraWorkload:
             tensors |= put(take(decode_state(result, schema=schema), "adapter"), f"worker{worker}")
         return encode_state(tensors)
 
-    def result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
-        tensors = decode_state(last, schema=self.schema(manifest, task, task.segments))
-        if task.kind == AVERAGE:
-            return last
-        return encode_state(put(take(tensors, "adapter"), "adapter"))
-
-    def change(self, manifest: Manifest, task: TaskSpec, before: bytes, after: bytes) -> Change:
-        start = decode_state(before, schema=self.schema(manifest, task, 0))
-        end = decode_state(after, schema=self.schema(manifest, task, task.segments))
-        groups = ("adapter", "velocity") if task.kind == AVERAGE else ("adapter", "first", "second")
-        change: dict[str, Array] = {group: _difference(take(start, group), take(end, group)) for group in groups}
+    def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
+        """Schema and finite numbers; of training states also the step and the laws of `lora_laws`."""
+        check_number(task, number)
+        tensors = decode_state(state, schema=self.schema(manifest, task, number))
         if task.kind == TRAIN:
-            change[STEP] = (end[STEP] - start[STEP]).reshape(1)
-        return change
+            params = read_params(manifest)
+            check_training(params, position(params, task)[0], number, tensors)
+
+    def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
+        """The trained adapter alone; of an averaging task the whole last state."""
+        return self._result(manifest, task, states(task.segments))
+
+    def check_result(
+        self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
+    ) -> None:
+        self.check_state(manifest, task, task.segments, last)
+        require_last(result, self._result(manifest, task, last))
+
+    def _result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
+        tensors = decode_state(last, schema=self.schema(manifest, task, task.segments))
+        return last if task.kind == AVERAGE else encode_state(put(take(tensors, "adapter"), "adapter"))
 
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
         from proofyard.workloads.lora_export import export_adapter
@@ -168,10 +179,6 @@ class LoraWorkload:
         if task.kind != AVERAGE:
             raise ManifestRefused("workload", f"'lora' has no task of kind {task.kind!r}")
         return average_schema(adapter_schema(params), 0 if number else params.workers)
-
-
-def _difference(start: Mapping[str, Array], end: Mapping[str, Array]) -> Array:
-    return np.concatenate([(end[n].astype(np.float64) - start[n].astype(np.float64)).reshape(-1) for n in sorted(end)])
 
 
 WORKLOAD = LoraWorkload()

@@ -1,7 +1,7 @@
 """Averaging a round: the deltas' mean in float64 in a fixed order, then Nesterov's outer step (DiLoCo).
 
 Every sum that decides anything is exactly rounded (`math.fsum`) or elementwise, so the result is the same to
-the last bit on every machine and an audit of it compares digests.
+the last bit on every machine.
 """
 
 import math

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_TASKS, Manifest
-from proofyard.workloads.determinism import DTYPES
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.params import check_common, convert_params
 
@@ -24,8 +23,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     from the manifest alone; `rank` and `alpha` as in LoRA (arXiv 2106.09685, scale alpha / rank).
     Inner optimizer: AdamW with `lr` (linear warm-up over `warmup_steps`, then linear decay to `lr_end` * lr over the
     job), `beta1`, `beta2`, `eps`, `weight_decay`; gradients are clipped to the norm `clip`. Moments start at zero in
-    every round. `eps` is well above float32's rounding of a gradient: with a smaller one AdamW would move a weight
-    whose gradient is nothing but rounding by a whole `lr` in a random direction, and honest results would differ.
+    every round. With `lr` 0 only the moments change.
     A step takes `batch` sequences of `seq_len` predicted tokens; a task has `segments` segments of `segment_steps`.
     Outer optimizer: Nesterov momentum on the averaged delta (DiLoCo, arXiv 2311.08105); `outer_lr` 1 and
     `outer_momentum` 0 is plain averaging. A delta longer than `max_delta_ratio` times the median one is shortened
@@ -37,7 +35,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
     rank: Annotated[int, Meta(ge=1, le=1024)]
     alpha: Positive
-    lr: Positive
+    lr: Annotated[float, Meta(ge=0, le=1e6)]
     rounds: Count
     workers: Annotated[int, Meta(ge=1, le=10_000)]
     segments: Annotated[int, Meta(ge=1, le=4096)]
@@ -48,7 +46,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     lr_end: Annotated[float, Meta(ge=0, le=1)] = 1.0
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
-    eps: Annotated[float, Meta(gt=0, le=1)] = 1e-5
+    eps: Annotated[float, Meta(ge=1e-30, le=1)] = 1e-5
     weight_decay: Fraction = 0.0
     clip: Positive = 1.0
     outer_lr: Annotated[float, Meta(gt=0, le=10)] = 1.0
@@ -82,7 +80,7 @@ def read_params(manifest: Manifest) -> LoraParams:
 
 def check_manifest(manifest: Manifest) -> LoraParams:
     """The parameters of a manifest that is executable as a whole."""
-    check_common(manifest, precisions=tuple(DTYPES))
+    check_common(manifest)
     return read_params(manifest)
 
 

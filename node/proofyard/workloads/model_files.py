@@ -85,7 +85,7 @@ def _layer(module: str) -> int:
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         raise InputRefused(f"model directory {path.parent.name}", f"has no readable {path.name}") from None
     if not isinstance(value, dict):
         raise InputRefused(f"model directory {path.parent.name}", f"has a {path.name} that is not a JSON object")

@@ -10,6 +10,9 @@ from proofyard.workloads.errors import ManifestRefused
 
 P = TypeVar("P", bound=msgspec.Struct)
 
+PRECISIONS = ("exact", "exact8", "exact4")
+"""How the frozen weights are held: docs/exact.md. Whatever computes without a model knows the first alone."""
+
 
 def convert_params(manifest: Manifest, kind: type[P]) -> P:
     """The job's parameters as a `kind`. Raises `ManifestRefused` with the field that is wrong."""
@@ -21,19 +24,15 @@ def convert_params(manifest: Manifest, kind: type[P]) -> P:
         raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
 
 
-def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = ("fp32", "bf16")) -> None:
+def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = PRECISIONS) -> None:
     """Raise `ManifestRefused` for a field outside `params` that is missing or out of range."""
-    if manifest.version != 1:
-        raise ManifestRefused("version", f"is {manifest.version}, this software executes version 1")
+    if manifest.version != 2:
+        raise ManifestRefused("version", f"is {manifest.version}, this software executes version 2")
     if model and manifest.model is None:
         raise ManifestRefused("model", "is missing, it names the model's CID")
     if manifest.data is None:
         raise ManifestRefused("data", "is missing, it names the data file's CID")
     if not 0 <= manifest.seed < 1 << 63:
         raise ManifestRefused("seed", f"is {manifest.seed}, it must lie in [0, 2**63)")
-    if not 0 < manifest.tolerance < 1:
-        raise ManifestRefused("tolerance", f"is {manifest.tolerance}, it must lie between 0 and 1")
-    if manifest.execution_class not in precisions:
-        raise ManifestRefused(
-            "execution_class", f"is {manifest.execution_class!r}, this workload knows {', '.join(precisions)}"
-        )
+    if manifest.precision not in precisions:
+        raise ManifestRefused("precision", f"is {manifest.precision!r}, this workload knows {', '.join(precisions)}")

@@ -1,28 +1,27 @@
 """The workload `map`: clean a text set, line by line, then drop what occurs twice.
 
 Each line is normalised (white space), filtered by length, and cut into chunks of at most `chunk_tokens` tokens at word
-boundaries; the job's last task keeps the first of equal chunks. Every output is exact, so audits compare digests.
+boundaries; the job's last task keeps the first of equal chunks. A line gives none, one or more records, so a table is
+ragged: the records' bytes end to end (`text`), where each ends (`ends`), and how many each line gave (`records`).
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
-from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import InputRefused, StateRefused
-from proofyard.workloads.params import check_common, convert_params
-from proofyard.workloads.rows import COMPUTE, RowsParams, row_tasks
-from proofyard.workloads.sketch import Change
-from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.text_data import Document, load_tokenizer, read_documents
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner
+from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
+from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state
+from proofyard.workloads.text_data import Document, load_tokenizer
+from proofyard.workloads.workload import Inputs, Resources
 
-TYPES = {"text": np.dtype("|u1"), "ends": np.dtype("<i8"), "rows": np.dtype("<i8")}
+TYPES = {"text": np.dtype("|u1"), "ends": np.dtype("<i8"), "records": np.dtype("<i8")}
 
 
 class MapParams(RowsParams, frozen=True, kw_only=True):
@@ -34,90 +33,76 @@ class MapParams(RowsParams, frozen=True, kw_only=True):
     chunk_tokens: Annotated[int, Meta(ge=0, le=131_072)] = 0
 
 
-class MapWorkload:
-    """A state is all records so far: their bytes end to end, where each ends, and how many lines were read."""
+class MapWorkload(RowsWorkload):
+    """A record is a line of JSON, a document's text and label."""
 
     name = "map"
+    params_type = MapParams
+    row_type = Document
 
-    def check(self, manifest: Manifest) -> None:
-        params = convert_params(manifest, MapParams)
-        check_common(manifest, model=params.chunk_tokens > 0)
-        row_tasks(params)
+    def needs_model(self, params: MapParams) -> bool:
+        return params.chunk_tokens > 0
 
-    def graph(self, manifest: Manifest) -> list[TaskSpec]:
-        self.check(manifest)
-        return row_tasks(convert_params(manifest, MapParams))
+    def columns(self, params: MapParams) -> Schema:
+        """Of the ragged table only this one has the rows as its axis."""
+        return {"records": TensorSpec("I64", ())}
 
-    def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
-        if len(inputs.results) != len(task.deps):
-            raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
-        parts = [_read(result) for result in inputs.results]
-        return _write([record for records, _ in parts for record in records], sum(rows for _, rows in parts))
+    def empty_table(self, params: MapParams) -> dict[str, Array]:
+        return _table([])
 
-    def result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
-        _, rows = _read(last)
-        expected = len(convert_params(manifest, MapParams).task_range(task)) if task.kind == COMPUTE else rows
-        if rows != expected:
-            raise StateRefused(f"is {rows} in the last state, expected {expected}", "rows")
-        return last
+    def read_table(self, params: MapParams, state: bytes, rows: int) -> dict[str, Array]:
+        table = decode_state(state)
+        found = {name: array.dtype for name, array in table.items()}
+        if found != TYPES or any(array.ndim != 1 for array in table.values()):
+            raise StateRefused(f"it holds {sorted(found)}, expected flat tensors {sorted(TYPES)}")
+        if table["records"].size != rows:
+            raise StateRefused(f"counts {table['records'].size} lines, expected {rows}", "records")
+        self.check_rows(params, table)
+        return table
 
-    def change(self, manifest: Manifest, task: TaskSpec, before: bytes, after: bytes) -> Change:
-        """The digest of the state after, as numbers: any difference at all is a distance of about 1."""
-        _read(after)
-        return {"digest": np.frombuffer(hashlib.sha256(after).digest(), np.uint8).astype(np.float64) - 127.5}
+    def check_rows(self, params: MapParams, table: Mapping[str, Array]) -> None:
+        counts, ends = table["records"], table["ends"]
+        if (counts < 0).any() or (counts > ends.size).any() or int(counts.sum()) != ends.size:
+            raise StateRefused("do not fit the records", "records")
+        if (np.diff(ends, prepend=0) <= 0).any() or (ends[-1] if ends.size else 0) != table["text"].size:
+            raise StateRefused("do not fit the text", "ends")
+        for number, record in enumerate(_records(table)):
+            if not _is_record(record):
+                raise StateRefused(f"holds a record, number {number}, that is no document in its plainest form", "text")
 
-    def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
-        if task.kind != COMPUTE:
-            return DeduplicateRunner()
-        params = convert_params(manifest, MapParams)
-        if inputs.data is None:
-            raise InputRefused("the task", "was given no data file")
-        lines = read_documents(inputs.data)
-        if len(lines) != params.rows:
-            raise InputRefused("data file", f"has {len(lines)} lines, the manifest's params.rows says {params.rows}")
-        rows = params.task_range(task)
-        return MapRunner(params, lines[rows.start : rows.stop], _counter(params, inputs.model))
+    def join_tables(self, tables: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        lines = [line for table in tables for line in _lines(table)]
+        return _table(lines)
+
+    def cut_table(self, table: Mapping[str, Array], rows: range) -> dict[str, Array]:
+        return _table(_lines(table)[rows.start : rows.stop])
+
+    def compute(self, manifest: Manifest, params: MapParams, inputs: Inputs, resources: Resources) -> Compute:
+        count = _counter(params, inputs.model)
+
+        def clean(lines: Sequence[Any]) -> Tensors:
+            return _table([[_record(text, line.shard) for text in _texts(line.text, params, count)] for line in lines])
+
+        return clean
+
+    def finish(self, table: Mapping[str, Array]) -> Tensors:
+        """Without the records whose text occurred before."""
+        seen: set[bytes] = set()
+        kept: list[list[bytes]] = []
+        for line in _lines(table):
+            kept.append([])
+            for record in line:
+                digest = hashlib.sha256(json.loads(record)["text"].encode()).digest()
+                if digest not in seen:
+                    kept[-1].append(record)
+                seen.add(digest)
+        return _table(kept)
 
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
         """data.jsonl in the form that the other workloads take."""
         dest.mkdir(parents=True, exist_ok=True)
-        records, _ = _read(result)
-        (dest / "data.jsonl").write_bytes(b"".join(record + b"\n" for record in records))
+        (dest / "data.jsonl").write_bytes(b"".join(record + b"\n" for record in _records(decode_state(result))))
         return dest
-
-
-class MapRunner:
-    def __init__(self, params: MapParams, lines: list[Document], count: Callable[[str], int]) -> None:
-        self._params = params
-        self._lines = lines
-        self._count = count
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        records, rows = _read(before)
-        start = index * self._params.segment_rows
-        if rows != start:
-            raise StateRefused(f"is {rows} at segment {index}, expected {start}", "rows")
-        lines = self._lines[start : start + self._params.segment_rows]
-        for line in lines:
-            records += [_record(text, line.shard) for text in self._texts(line.text)]
-        progress(Progress(segment=index, step=index + 1, steps=-(-len(self._lines) // self._params.segment_rows)))
-        return _write(records, start + len(lines))
-
-    def _texts(self, text: str) -> list[str]:
-        words = text.split()
-        length = len(" ".join(words))
-        if not self._params.min_characters <= length <= self._params.max_characters:
-            return []
-        return [" ".join(chunk) for chunk in chunks(words, self._params.chunk_tokens, self._count)]
-
-
-class DeduplicateRunner:
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        records, rows = _read(before)
-        first = {hashlib.sha256(json.loads(record)["text"].encode()).digest(): record for record in reversed(records)}
-        kept = set(first.values())
-        progress(Progress(segment=index, step=1, steps=1))
-        return _write([record for record in dict.fromkeys(records) if record in kept], rows)
 
 
 def chunks(words: list[str], limit: int, count: Callable[[str], int]) -> list[list[str]]:
@@ -136,6 +121,13 @@ def chunks(words: list[str], limit: int, count: Callable[[str], int]) -> list[li
     return runs
 
 
+def _texts(text: str, params: MapParams, count: Callable[[str], int]) -> list[str]:
+    words = text.split()
+    if not params.min_characters <= len(" ".join(words)) <= params.max_characters:
+        return []
+    return [" ".join(chunk) for chunk in chunks(words, params.chunk_tokens, count)]
+
+
 def _counter(params: MapParams, model: Path | None) -> Callable[[str], int]:
     if not params.chunk_tokens:
         return len
@@ -149,23 +141,35 @@ def _record(text: str, shard: str) -> bytes:
     return json.dumps({"shard": shard, "text": text}, ensure_ascii=False, sort_keys=True).encode()
 
 
-def _write(records: list[bytes], rows: int) -> bytes:
-    data = np.frombuffer(b"".join(records), np.uint8)
-    ends = np.cumsum([len(record) for record in records], dtype=np.int64)
-    return encode_state({"text": data, "ends": ends, "rows": np.array(rows, np.int64)})
+def _is_record(data: bytes) -> bool:
+    """Whether `_record` made these bytes."""
+    try:
+        found = json.loads(data)
+        text, shard = found["text"], found["shard"]
+        return isinstance(text, str) and isinstance(shard, str) and _record(text, shard) == data
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
-def _read(state: bytes) -> tuple[list[bytes], int]:
-    tensors = decode_state(state)
-    found = {name: array.dtype for name, array in tensors.items()}
-    if found != TYPES:
-        raise StateRefused(f"it holds {sorted(found)}, expected {sorted(TYPES)}")
-    text, ends, rows = tensors["text"], tensors["ends"], tensors["rows"]
-    starts: Array = np.concatenate([np.zeros(1, np.int64), ends])
-    if text.ndim != 1 or ends.ndim != 1 or rows.shape != () or starts[-1] != text.size or (np.diff(starts) < 0).any():
-        raise StateRefused("do not fit the text", "ends")
-    data = text.tobytes()
-    return [data[a:b] for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)], int(rows)
+def _table(lines: Sequence[Sequence[bytes]]) -> dict[str, Array]:
+    """The table of each line's records."""
+    records = [record for line in lines for record in line]
+    return {
+        "text": np.frombuffer(b"".join(records), np.uint8),
+        "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
+        "records": np.array([len(line) for line in lines], np.int64),
+    }
+
+
+def _records(table: Mapping[str, Array]) -> list[bytes]:
+    data, ends = table["text"].tobytes(), table["ends"].tolist()
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _lines(table: Mapping[str, Array]) -> list[list[bytes]]:
+    """Each line's records."""
+    records, lasts = _records(table), np.cumsum(table["records"]).tolist()
+    return [records[first:last] for first, last in zip([0, *lasts], lasts, strict=False)]
 
 
 WORKLOAD = MapWorkload()

@@ -1,8 +1,9 @@
-"""Workloads whose rows do not depend on each other: each segment adds the outputs of its rows to the state.
+"""Workloads whose rows do not depend on each other: each segment computes the outputs of its own lines.
 
-A task takes `segments` times `segment_rows` lines of the data file. Its state is a table, one row a line so far, so
-the last state is the task's result; the job's last task puts all tables together. What a segment changed is the
-rows it added, and any row before them that it should have left alone.
+A task takes `segments` times `segment_rows` lines of the data file. State 0 is an empty table, state i the rows of
+segment i - 1 and no others, so that nobody who audits a segment is handed another segment's answer. A task's result is
+the table of all its rows; it can be cut into the states again, which is how it is checked against the trace. The job's
+last task puts all tables together.
 """
 
 import math
@@ -16,16 +17,23 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_TASKS, Manifest, TaskSpec
-from proofyard.protocol.types import TaskIndex
-from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
-from proofyard.workloads.params import check_common, convert_params
-from proofyard.workloads.sketch import Change
-from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state, encode_state, read_schema
+from proofyard.protocol.types import Cid, TaskIndex
+from proofyard.workloads.errors import InputRefused, ManifestRefused, SegmentFailed, StateRefused
+from proofyard.workloads.params import PRECISIONS, check_common, convert_params
+from proofyard.workloads.state import (
+    Array,
+    Schema,
+    Tensors,
+    TensorSpec,
+    check_number,
+    decode_state,
+    encode_state,
+    require_last,
+)
 from proofyard.workloads.text_data import read_lines
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, States
 
 COMPUTE, GATHER = "compute", "gather"
-KEPT = "kept"
 
 
 class RowsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +51,11 @@ class RowsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The lines of a task."""
         start = task.index * self.task_rows
         return range(start, min(start + self.task_rows, self.rows))
+
+    def segment_range(self, task: TaskSpec, segment: int) -> range:
+        """The lines of a segment, counted within its task."""
+        start = segment * self.segment_rows
+        return range(start, min(start + self.segment_rows, len(self.task_range(task))))
 
 
 def row_tasks(params: RowsParams) -> list[TaskSpec]:
@@ -67,16 +80,21 @@ Compute = Callable[[Sequence[Any]], Tensors]
 
 
 class RowsWorkload(ABC):
-    """Base of such a workload; a subclass says what a row's outputs are and how to compute them."""
+    """Base of such a workload; a subclass says what a row's outputs are and how to compute them.
+
+    A table is tensors whose first axis is the rows (`columns`). One with another layout overrides `read_table`,
+    `join_tables` and `cut_table`.
+    """
 
     name: str
+    exact: bool = True
+    arithmetic: bool = False
     params_type: type[RowsParams]
     row_type: type[msgspec.Struct]
-    needs_model: bool = True
 
     @abstractmethod
     def columns(self, params: Any) -> Schema:
-        """The outputs of one row: name to type and shape. Only float types are compared by distance."""
+        """The outputs of one row: name to type and shape."""
 
     @abstractmethod
     def compute(self, manifest: Manifest, params: Any, inputs: Inputs, resources: Resources) -> Compute:
@@ -86,13 +104,45 @@ class RowsWorkload(ABC):
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
         """See `Workload.package`."""
 
-    def finish(self, tensors: Mapping[str, Array]) -> Tensors:
+    def needs_model(self, params: Any) -> bool:
+        """Whether the manifest must name a model."""
+        return True
+
+    def check_rows(self, params: Any, table: Mapping[str, Array]) -> None:
+        """Raise `StateRefused` for rows that no computation gives. Exact and cheap; by default any will do."""
+        return
+
+    def finish(self, table: Mapping[str, Array]) -> Tensors:
         """What the last task makes of the whole table; exact arithmetic only."""
-        return tensors
+        return table
+
+    def read_finished(self, params: Any, state: bytes) -> dict[str, Array]:
+        """The state that `finish` makes, checked. Raises `StateRefused`."""
+        return self.read_table(params, state, params.rows)
+
+    def read_table(self, params: Any, state: bytes, rows: int) -> dict[str, Array]:
+        """A table of `rows` rows, checked. Raises `StateRefused`."""
+        columns = self.columns(params)
+        table = decode_state(state, schema={name: _stacked(spec, rows) for name, spec in columns.items()})
+        self.check_rows(params, table)
+        return table
+
+    def empty_table(self, params: Any) -> dict[str, Array]:
+        return {name: np.zeros((0, *spec.shape), spec.numpy_dtype) for name, spec in self.columns(params).items()}
+
+    def join_tables(self, tables: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """One table of all rows in order."""
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+    def cut_table(self, table: Mapping[str, Array], rows: range) -> dict[str, Array]:
+        """Some rows of a table."""
+        return {name: array[rows.start : rows.stop] for name, array in table.items()}
 
     def check(self, manifest: Manifest) -> None:
-        check_common(manifest, model=self.needs_model)
-        row_tasks(convert_params(manifest, self.params_type))
+        params = convert_params(manifest, self.params_type)
+        model = self.needs_model(params)
+        check_common(manifest, model=model, precisions=PRECISIONS if self.arithmetic else PRECISIONS[:1])
+        row_tasks(params)
 
     def graph(self, manifest: Manifest) -> list[TaskSpec]:
         self.check(manifest)
@@ -103,87 +153,103 @@ class RowsWorkload(ABC):
         if len(inputs.results) != len(task.deps):
             raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
         if task.kind == COMPUTE:
-            return encode_state({name: _empty(spec) for name, spec in self.columns(params).items()})
-        tables = [self._read(params, result) for result in inputs.results]
-        return encode_state({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+            return encode_state(self.empty_table(params))
+        tables = [
+            self.read_table(params, result, len(params.task_range(TaskSpec(index=index, kind=COMPUTE))))
+            for index, result in zip(task.deps, inputs.results, strict=True)
+        ]
+        return encode_state(self.join_tables(tables))
 
-    def result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
-        if task.kind == COMPUTE:
-            params = convert_params(manifest, self.params_type)
-            self._read(params, last, len(params.task_range(task)))
-        return last
-
-    def change(self, manifest: Manifest, task: TaskSpec, before: bytes, after: bytes) -> Change:
-        if task.kind == GATHER:
-            return {name: array.reshape(-1) for name, array in decode_state(after).items()}
+    def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
+        """The schema with the exact number of rows, finite numbers, and `check_rows`."""
         params = convert_params(manifest, self.params_type)
-        start, end = self._read(params, before), self._read(params, after)
-        rows = _count(start)
-        if _count(end) <= rows:
-            raise StateRefused(f"it has {_count(end)} rows after a segment that began with {rows}")
-        kept = [(end[name][:rows].astype(np.float64) - start[name]).reshape(-1) for name in sorted(end)]
-        return {name: end[name][rows:].reshape(-1) for name in end} | {KEPT: np.concatenate(kept)}
+        check_number(task, number)
+        if task.kind == GATHER and number:
+            self.read_finished(params, state)
+        elif task.kind == GATHER:
+            self.read_table(params, state, params.rows)
+        else:
+            self.read_table(params, state, len(params.segment_range(task, number - 1)) if number else 0)
+
+    def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
+        """The table of all rows of the task; of the last task its last state."""
+        if task.kind == GATHER:
+            return states(task.segments)
+        params = convert_params(manifest, self.params_type)
+        tables = [
+            self.read_table(params, states(segment + 1), len(params.segment_range(task, segment)))
+            for segment in range(task.segments)
+        ]
+        return encode_state(self.join_tables(tables))
+
+    def check_result(
+        self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
+    ) -> None:
+        """Cut the table into the task's states: they have the CIDs of the trace or it is refused."""
+        self.check_state(manifest, task, task.segments, last)
+        if task.kind == GATHER:
+            require_last(result, last)
+            return
+        from proofyard.artifacts.builder import cid_of_bytes  # not for the process that computes: it loads QUIC
+
+        params = convert_params(manifest, self.params_type)
+        table = self.read_table(params, result, len(params.task_range(task)))
+        for segment in range(task.segments):
+            state = encode_state(self.cut_table(table, params.segment_range(task, segment)))
+            if cid_of_bytes(state) != trace[segment + 1]:
+                raise StateRefused(f"the result's rows of segment {segment} are not those of state {segment + 1}")
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         params = convert_params(manifest, self.params_type)
         if task.kind == GATHER:
-            return GatherRunner(self.finish)
+            return GatherRunner(lambda state: self.finish(self.read_table(params, state, params.rows)))
         if inputs.data is None:
             raise InputRefused("the task", "was given no data file")
         lines = read_lines(inputs.data, self.row_type)
         if len(lines) != params.rows:
             raise InputRefused("data file", f"has {len(lines)} lines, the manifest's params.rows says {params.rows}")
-        rows = params.task_range(task)
         compute = self.compute(manifest, params, inputs, resources)
-        return RowsRunner(lines[rows.start : rows.stop], params.segment_rows, lambda s: self._read(params, s), compute)
-
-    def _read(self, params: RowsParams, state: bytes, rows: int | None = None) -> dict[str, Array]:
-        """A table, checked against its columns."""
-        columns = self.columns(params)
-        if rows is None:
-            found = read_schema(state).get(next(iter(columns)))
-            rows = found.shape[0] if found and found.shape else 0
-        schema = {name: TensorSpec(spec.dtype, (rows, *spec.shape)) for name, spec in columns.items()}
-        return decode_state(state, schema=schema)
+        return RowsRunner(self, params, task, lines, compute)
 
 
 class RowsRunner:
-    """The segments of one task."""
+    """The segments of one task. What a segment computes depends on its lines alone."""
 
     def __init__(
-        self, lines: Sequence[Any], segment_rows: int, read: Callable[[bytes], dict[str, Array]], compute: Compute
+        self, workload: RowsWorkload, params: RowsParams, task: TaskSpec, lines: Sequence[Any], compute: Compute
     ) -> None:
-        self._lines = lines
-        self._segment_rows = segment_rows
-        self._read = read
-        self._compute = compute
+        self.workload = workload
+        self.params = params
+        self.task = task
+        rows = params.task_range(task)
+        self.lines = lines[rows.start : rows.stop]
+        self.compute = compute
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        table = self._read(before)
-        start = index * self._segment_rows
-        if _count(table) != start:
-            raise StateRefused(f"it has {_count(table)} rows at segment {index}, expected {start}")
-        added = self._compute(self._lines[start : start + self._segment_rows])
-        steps = math.ceil(len(self._lines) / self._segment_rows)
+        rows = self.params.segment_range(self.task, index)
+        read = self.workload.read_table
+        read(self.params, before, len(self.params.segment_range(self.task, index - 1)) if index else 0)
+        after = encode_state(self.compute(self.lines[rows.start : rows.stop]))
+        try:
+            read(self.params, after, len(rows))
+        except StateRefused as error:
+            raise SegmentFailed(index, f"what it computes is no result: {error}") from None
+        steps = math.ceil(len(self.lines) / self.params.segment_rows)
         progress(Progress(segment=index, step=index + 1, steps=steps))
-        return encode_state({name: np.concatenate([table[name], added[name]]) for name in table})
+        return after
 
 
 class GatherRunner:
     """The one segment of the last task."""
 
-    def __init__(self, finish: Callable[[Mapping[str, Array]], Tensors]) -> None:
+    def __init__(self, finish: Callable[[bytes], Tensors]) -> None:
         self._finish = finish
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        state = encode_state(self._finish(decode_state(before)))
+        state = encode_state(self._finish(before))
         progress(Progress(segment=index, step=1, steps=1))
         return state
 
 
-def _count(table: Mapping[str, Array]) -> int:
-    return int(next(iter(table.values())).shape[0])
-
-
-def _empty(spec: TensorSpec) -> Array:
-    return np.zeros((0, *spec.shape), spec.numpy_dtype)
+def _stacked(spec: TensorSpec, rows: int) -> TensorSpec:
+    return TensorSpec(spec.dtype, (rows, *spec.shape))

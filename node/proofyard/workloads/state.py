@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proofyard.protocol.manifest import TaskSpec
 from proofyard.workloads.errors import StateRefused
 
 Array = npt.NDArray[Any]
@@ -155,6 +156,18 @@ def is_finite(array: Array, tag: str) -> bool:
     if tag == "BF16":
         return not bool(np.any((array & 0x7F80) == 0x7F80))
     return tag not in ("F16", "F32", "F64") or bool(np.isfinite(array).all())
+
+
+def check_number(task: TaskSpec, number: int) -> None:
+    """Raise `StateRefused` for a state that a task does not have."""
+    if not 0 <= number <= task.segments:
+        raise StateRefused(f"task {task.index} has states 0 to {task.segments}, there is no number {number}")
+
+
+def require_last(result: bytes, expected: bytes) -> None:
+    """Raise `StateRefused` for a result that is not the one `expected` from the last state."""
+    if result != expected:
+        raise StateRefused("the result is not what the task's last state gives")
 
 
 def _read_spec(name: str, entry: object) -> TensorSpec:

@@ -7,6 +7,7 @@ c in segments, task 2c + 1 scores it on the held-out documents, the last task ra
 import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.types import TaskIndex
-from proofyard.workloads.determinism import DTYPES
+from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.lora import TRAIN, adapter_schema, prefixed_schema, take
 from proofyard.workloads.lora import WORKLOAD as LORA
@@ -25,9 +25,8 @@ from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.randomness import raw_words
-from proofyard.workloads.sketch import Change
-from proofyard.workloads.state import Array, Schema, decode_state, encode_state
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner
+from proofyard.workloads.state import Array, Schema, TensorSpec, check_number, decode_state, encode_state, require_last
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, States
 
 SCORE, RANK = "score", "rank"
 MAX_CANDIDATES = 1000
@@ -78,9 +77,11 @@ class SweepWorkload:
     """The workload `sweep`."""
 
     name = "sweep"
+    exact = True
+    arithmetic = True
 
     def check(self, manifest: Manifest) -> None:
-        check_common(manifest, precisions=tuple(DTYPES))
+        check_common(manifest)
         for number in range(len(candidates(manifest))):
             try:
                 LORA.check(candidate_manifest(manifest, number))
@@ -103,43 +104,58 @@ class SweepWorkload:
 
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
         if task.kind == TRAIN:
-            return LORA.initial_state(*_as_lora(manifest, task), inputs)
+            return LORA.initial_state(*as_lora(manifest, task), inputs)
         if len(inputs.results) != len(task.deps):
             raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
         if task.kind == SCORE:
-            decode_state(inputs.results[0], schema=_adapter(manifest, task))
+            decode_state(inputs.results[0], schema=_adapter(manifest))
             return inputs.results[0]
-        scored = [decode_state(result) for result in inputs.results]
-        best = min(range(len(scored)), key=lambda number: float(scored[number]["loss"]))
-        winner = {name: array for name, array in scored[best].items() if name != "loss"}
+        scored = [decode_state(result, schema=_schema(manifest, SCORE, 1)) for result in inputs.results]
         losses = np.array([float(tensors["loss"]) for tensors in scored])
+        best = _least(losses)
+        winner = {name: array for name, array in scored[best].items() if name != "loss"}
         return encode_state(winner | {"best": np.array(best, np.int64), "losses": losses})
 
-    def result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
+    def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         if task.kind == TRAIN:
-            return LORA.result(*_as_lora(manifest, task), last)
-        decode_state(last)
-        return last
+            LORA.check_state(*as_lora(manifest, task), number, state)
+            return
+        check_number(task, number)
+        tensors = decode_state(state, schema=_schema(manifest, task.kind, number))
+        if task.kind == SCORE and number and tensors["loss"] < 0:
+            raise StateRefused("is negative", "loss")
+        if task.kind == RANK:
+            _check_ranking(tensors)
 
-    def change(self, manifest: Manifest, task: TaskSpec, before: bytes, after: bytes) -> Change:
+    def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         if task.kind == TRAIN:
-            return LORA.change(*_as_lora(manifest, task), before, after)
-        return {name: array.reshape(-1) for name, array in _gathered(decode_state(after)).items()}
+            return LORA.result(*as_lora(manifest, task), states)
+        return states(task.segments)
+
+    def check_result(
+        self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
+    ) -> None:
+        if task.kind == TRAIN:
+            LORA.check_result(*as_lora(manifest, task), result, last, trace)
+            return
+        self.check_state(manifest, task, task.segments, last)
+        require_last(result, last)
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         if task.kind == TRAIN:
-            return LORA.runner(*_as_lora(manifest, task), inputs, resources)
+            return LORA.runner(*as_lora(manifest, task), inputs, resources)
         if task.kind == RANK:
             return RankRunner()
         from proofyard.workloads.sweep_score import ScoreRunner
 
         params = convert_params(manifest, SweepParams)
         lora = candidate_manifest(manifest, task.index // 2)
-        return ScoreRunner(lora, _adapter(manifest, task), params.sequences, inputs, resources)
+        return ScoreRunner(lora, _adapter(manifest), params.sequences, inputs, resources)
 
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
         """ranking.json, the best first, and the best adapter as a PEFT directory in `best/`."""
-        tensors = decode_state(result)
+        tensors = decode_state(result, schema=_schema(manifest, RANK, 1))
+        _check_ranking(tensors)
         found = candidates(manifest)
         order = sorted(range(len(found)), key=lambda number: (float(tensors["losses"][number]), number))
         table = [{"candidate": n, "loss": float(tensors["losses"][n]), "params": found[n]} for n in order]
@@ -160,19 +176,36 @@ class RankRunner:
         return before
 
 
-def _as_lora(manifest: Manifest, task: TaskSpec) -> tuple[Manifest, TaskSpec]:
+def as_lora(manifest: Manifest, task: TaskSpec) -> tuple[Manifest, TaskSpec]:
+    """The `lora` job and task that a candidate's training is."""
     return candidate_manifest(manifest, task.index // 2), replace(task, index=TaskIndex(0))
 
 
-def _adapter(manifest: Manifest, task: TaskSpec) -> Schema:
-    return prefixed_schema(adapter_schema(read_params(candidate_manifest(manifest, task.index // 2))), "adapter")
+def _adapter(manifest: Manifest) -> dict[str, TensorSpec]:
+    """The adapter's tensors, the same for all candidates (`FIXED`)."""
+    return prefixed_schema(adapter_schema(read_params(candidate_manifest(manifest, 0))), "adapter")
 
 
-def _gathered(tensors: dict[str, Array]) -> dict[str, Array]:
-    """The adapter as one group, everything else by itself."""
-    adapter = [tensors[name].reshape(-1) for name in sorted(tensors) if name.startswith("adapter.")]
-    others = {name: array for name, array in tensors.items() if not name.startswith("adapter.")}
-    return others | {"adapter": np.concatenate(adapter)}
+def _schema(manifest: Manifest, kind: str, number: int) -> Schema:
+    """The tensors of state `number` of a scoring or ranking task."""
+    adapter = _adapter(manifest)
+    if kind == SCORE:
+        return adapter | ({"loss": TensorSpec("F64", ())} if number else {})
+    if kind != RANK:
+        raise StateRefused(f"'sweep' has no task of kind {kind!r}")
+    return adapter | {"best": TensorSpec("I64", ()), "losses": TensorSpec("F64", (len(candidates(manifest)),))}
+
+
+def _check_ranking(tensors: Mapping[str, Array]) -> None:
+    if (tensors["losses"] < 0).any():
+        raise StateRefused("are negative", "losses")
+    if tensors["best"] != _least(tensors["losses"]):
+        raise StateRefused(f"is {tensors['best']}, the least loss is number {_least(tensors['losses'])}", "best")
+
+
+def _least(losses: Array) -> int:
+    """The number of the least loss, the first of equal ones."""
+    return int(np.argmin(losses))
 
 
 def _drawn(values: list[list[Any]], samples: int, seed: int) -> list[tuple[Any, ...]]:

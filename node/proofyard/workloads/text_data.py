@@ -77,9 +77,8 @@ def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
     """Rows of `seq_len` + 1 tokens: the documents end to end, each closed by the model's end token, cut into rows of
     `seq_len`, and the end token before each row. Shape (rows, seq_len + 1); every token is predicted once.
 
-    A row that began in the middle of a text would make its first words the attention sink. How that sink forms is so
-    ill-conditioned that a gradient in float32 can be off by 1% (SmolLM2: 1.4e-2 instead of 4e-5), and results on
-    different kernels would differ by as much.
+    A row that began in the middle of a text would make its first words the attention sink, which is so ill-conditioned
+    that a gradient in float32 can be off by 1% (SmolLM2: 1.4e-2 instead of 4e-5).
     """
     end = end_token(model)
     encodings = load_tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
@@ -115,9 +114,16 @@ def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
 
 
 def load_tokenizer(model: Path) -> Any:
+    """The tokenizer of a model directory. Raises `InputRefused` where it has none that can be used."""
     from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
 
     try:
-        return Tokenizer.from_file(str(model / "tokenizer.json"))
+        text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise InputRefused(f"model directory {model.name}", f"has no usable tokenizer.json: {error}") from None
+    try:
+        return Tokenizer.from_str(text)
+    except MemoryError:
+        raise
     except Exception as error:  # the Rust extension raises plain Exception
         raise InputRefused(f"model directory {model.name}", f"has no usable tokenizer.json: {error}") from None

@@ -1,8 +1,8 @@
-"""What a workload is: a task graph, states, segments that lead from one state to the next, and what they changed.
+"""What a workload is: a task graph, states, segments that lead from one state to the next, and a result.
 
-A workload is one object with these methods, found by name through the entry points group `proofyard.workloads`.
-Everything but `runner` is exact, needs no torch, and gives the same bytes on every machine, so that a verifier
-can check a task's first state and its result without executing anything. `runner` is the heavy part: it is only
+A workload is one object with these members, found by name through the entry points group `proofyard.workloads`.
+Everything but `runner` needs no torch and gives the same bytes on every machine, so that a verifier can check a
+task's first state, any state's laws and the result without executing anything. `runner` is the heavy part: it is only
 called in the child process of an `Executor`, and imports what it needs there.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import msgspec
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.types import Cid
 from proofyard.workloads.errors import UnknownWorkload
-from proofyard.workloads.sketch import Change
 
 ENTRY_POINT_GROUP = "proofyard.workloads"
 
@@ -33,18 +33,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a runner may use. None of it changes a result beyond rounding.
+    """What a runner may use. None of it changes a bit of an exact workload's results.
 
     `device` is a torch device, or "auto" for a GPU where there is one. `micro_batch` bounds the sequences that are
-    computed at once where memory is short. `attention` is "sdpa" or "eager", the plain implementation.
-    `memory_bytes` is the limit of the whole process.
+    computed at once where memory is short. `memory_bytes` is the limit of the whole process. `backend` names the
+    arithmetic to compute in, for tests and benchmarks; None takes the fastest that is exact on this machine.
     """
 
     threads: int = 1
     device: str = "auto"
     micro_batch: int | None = None
-    attention: str = "sdpa"
     memory_bytes: int | None = None
+    backend: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -60,20 +60,33 @@ class Progress(msgspec.Struct, frozen=True):
 
 OnProgress = Callable[[Progress], None]
 
+States = Callable[[int], bytes]
+"""Reads state number 0 .. `segments` of a task."""
+
 
 class SegmentRunner(Protocol):
     """Executes segments of one task."""
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        """State `index` + 1 from state `index`. Raises `SegmentFailed`, `StateRefused` or `OutOfMemory`."""
+        """State `index` + 1 from state `index`.
+
+        Raises `SegmentFailed`, `StateRefused` or `InputRefused` where it cannot be executed by anybody: the same on
+        every machine, and an answer in an audit. What this machine alone lacks is another error (`OutOfMemory`).
+        """
         ...
 
 
-@runtime_checkable
 class Workload(Protocol):
-    """See the module's docstring; `proofyard.workloads.lora` is the example to read."""
+    """See the module's docstring; `proofyard.workloads.lora` is the example to read.
+
+    `exact`: segments give the same bytes on every machine, and a verdict is equality of digests. Where it is False
+    the workload is an `InexactWorkload`. `arithmetic`: segments compute in `proofyard.workloads.exact`, so that only
+    machines that reproduce its golden vectors may execute them.
+    """
 
     name: str
+    exact: bool
+    arithmetic: bool
 
     def check(self, manifest: Manifest) -> None:
         """Raise `ManifestRefused`, naming the field, where the job cannot be executed as it stands."""
@@ -87,12 +100,23 @@ class Workload(Protocol):
         """State 0 in canonical bytes. Of `inputs` only the results (and what the workload says) may be needed."""
         ...
 
-    def result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
-        """The task's result artifact from its last state."""
+    def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
+        """Raise `StateRefused` for bytes that no honest execution commits to as state `number`.
+
+        Cheap and the same everywhere: schema, finite numbers, the step, and whatever law the workload knows. Applied to
+        every state that an audit starts from, and by the executor before a state is committed to.
+        """
         ...
 
-    def change(self, manifest: Manifest, task: TaskSpec, before: bytes, after: bytes) -> Change:
-        """What a segment changed, for sketches and distances. Raises `StateRefused` for a state that does not fit."""
+    def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
+        """The task's result artifact from its states."""
+        ...
+
+    def check_result(
+        self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
+    ) -> None:
+        """Raise `StateRefused` unless `result` is what `result` makes of the states with the CIDs `trace`, of which
+        `last` is the last one's bytes. No other state is needed."""
         ...
 
     def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
@@ -105,12 +129,32 @@ class Workload(Protocol):
         ...
 
 
+class InexactWorkload(Workload, Protocol):
+    """A workload whose segments differ from machine to machine by something like rounding (`exact` is False).
+
+    Its verdicts rest on its own metric and so never cost stake: work that does not agree is not paid, done again, and
+    costs reputation.
+    """
+
+    def agrees(self, manifest: Manifest, task: TaskSpec, segment: int, before: bytes, one: bytes, other: bytes) -> bool:
+        """Whether two states after `segment`, both of which passed `check_state`, are the same work. Symmetric."""
+        ...
+
+
+_MEMBERS = (
+    *("name", "exact", "arithmetic", "check", "graph", "initial_state"),
+    *("check_state", "result", "check_result", "package", "runner"),
+)
+
+
 def load_workload(name: str) -> Workload:
-    """The installed workload of this name. Raises `UnknownWorkload`."""
+    """The installed workload of this name. Raises `UnknownWorkload`, which says what an object lacks to be one."""
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
         raise UnknownWorkload(name, sorted(found))
-    workload = found[name].load()
-    if not isinstance(workload, Workload) or workload.name != name:
-        raise UnknownWorkload(name, sorted(found.keys() - {name}))
+    workload: Workload = found[name].load()
+    wanted = _MEMBERS if getattr(workload, "exact", True) else (*_MEMBERS, "agrees")
+    lacking = [member for member in wanted if not hasattr(workload, member)]
+    if lacking or workload.name != name:
+        raise UnknownWorkload(name, sorted(found.keys() - {name}), lacking or ["the name that it is installed under"])
     return workload

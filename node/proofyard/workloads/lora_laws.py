@@ -1,0 +1,194 @@
+"""The laws of training states: what holds after n steps of AdamW whatever the gradients were.
+
+A state that breaks one was not computed. The laws cost one pass over the state, need no model, and take from a cheat
+the states that would make every later segment of a task free: moments so large that no gradient matters, moments that
+make the next segment fail, weights that no gradient reaches.
+
+With g the gradient of a step after clipping, |g| <= clip, and moments that begin at zero (docs/exact.md, Optimiser),
+first = sum of (1-b1) b1^i g_i and second = sum of (1-b2) b2^i g_i^2, i counting back from the last step. So
+  - |first| <= clip * (1-b1) * sum of b1^i,
+  - the sum of all of second <= clip^2 * (1-b2) * sum of b2^i,
+  - first^2 <= second * (1-b1)^2 / (1-b2) * sum of (b1^2/b2)^i (Cauchy and Schwarz; 5.5 second for 0.9, 0.99 and many
+    steps). A step moves a weight by at most lr times the root of that factor, times the bias corrections,
+  - so no weight is larger than what it began with plus all steps and outer steps so far.
+
+Rounding: one binary32 operation is off by a factor within 1 +- 2^-24 or, among the subnormals, by at most 2^-150. A
+moment's term of age i has been through 2 + 2i operations, hence the ratios of the geometric sums are widened by
+(1 +- U)^2, U = 2^-23: it covers the binary64 rounding of this module as well. `RELATIVE` = 3.7e-4 covers the rounding of
+the gradient's norm (at most 29 sums in a tensor and 8,192 over tensors, halved by the root: 2.5e-4) and of the factor
+that clips. `ABSOLUTE` = 2^-60 is the length of what vanishes in a norm: squares below 2^-150, 2^28 of them, and a
+clipping factor among the subnormals, times a norm below 2^64. Both are as nothing to a cheat.
+
+Everything here is binary64 elementwise, or a sum whose order is fixed: every machine refuses the same states.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.exact_sums import tree_sum
+from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.state import Array
+
+STEP = "step"
+U = 2.0**-23
+RELATIVE = 3 * 2.0**-13
+ABSOLUTE = 2.0**-60
+_SUBNORMAL = 2.0**-147
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a state's moments keep to: `first` for each |first|, `second` for the sum of second, and
+    (|first| - first_slack)^2 <= ratio * (second + second_slack) for each weight (`ratio` may be infinite)."""
+
+    first: float
+    second: float
+    ratio: float
+    first_slack: float
+    second_slack: float
+
+
+def moment_bounds(params: LoraParams, steps: int, values: int) -> Bounds:
+    """The bounds after `steps` steps for an adapter of `values` numbers."""
+    beta1, beta2 = _binary32(params.beta1), _binary32(params.beta2)
+    rest1, rest2 = _binary32(1 - params.beta1), _binary32(1 - params.beta2)
+    wide, narrow = (1 + U) * (1 + U), (1 - U) * (1 - U)
+    sum1, sum2 = geometric_sum(beta1 * wide, steps), geometric_sum(beta2 * wide, steps)
+    gradient = params.clip * (1 + RELATIVE) + ABSOLUTE
+    first_slack, second_slack = _SUBNORMAL * sum1, _SUBNORMAL * sum2
+    return Bounds(
+        first=gradient * rest1 * wide * sum1 + first_slack,
+        second=gradient * gradient * rest2 * (wide * wide) * sum2 + values * second_slack,
+        ratio=_ratio(beta1 * wide, beta2 * narrow, steps) * (rest1 * wide * rest1 * wide) / (rest2 * narrow * narrow),
+        first_slack=first_slack,
+        second_slack=second_slack,
+    )
+
+
+def weight_bound(params: LoraParams, round_number: int, steps: int, values: int) -> float:
+    """The largest |weight| of an adapter after `steps` steps of a round, counted from 0; infinite where none is known.
+
+    An adapter begins within +-1. The steps of a round move a weight by `moved` at most, and neither shortening nor the
+    mean makes a delta's entry larger; Nesterov's outer step is at most outer_lr / (1 - outer_momentum) times that.
+    """
+    reach = params.lr * _largest_update(params, moment_bounds(params, params.task_steps, values))
+    decay = params.lr * params.weight_decay
+    growth = max(1.0, abs(1 - decay)) * (1 + U) * (1 + U)
+    rest = 1 - params.outer_momentum * (1 + U)
+    outer = params.outer_lr / rest if rest > 0 else math.inf
+    grown = _power(growth, params.task_steps)
+    pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
+    largest = 1 + U
+    for _ in range(round_number):
+        moved = params.task_steps * reach * grown + largest * pulled
+        largest = (largest + outer * moved) * (1 + U)
+        if not math.isfinite(largest):
+            return math.inf
+    return (largest + steps * reach) * _power(growth, steps)
+
+
+def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:
+    """Raise `StateRefused` for a state `number` of a training task that breaks a law; it has its schema already."""
+    steps = number * params.segment_steps
+    if tensors[STEP] != steps:
+        raise StateRefused(f"is {tensors[STEP]} in state {number}, expected {steps}", STEP)
+    names = sorted(name.removeprefix("adapter.") for name in tensors if name.startswith("adapter."))
+    if number == 0:
+        _check_no_moments(names, tensors)
+        return
+    values = sum(tensors[f"adapter.{name}"].size for name in names)
+    _check_moments(names, tensors, moment_bounds(params, steps, values))
+    if params.lr > 0 and not any(tensors[f"adapter.{name}"].any() for name in names):
+        raise StateRefused("the adapter is zero: no gradient reaches it, and no training ends there")
+    _check_weights(names, tensors, weight_bound(params, round_number, steps, values))
+
+
+def check_progress(before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
+    """Raise `StateRefused` where a segment changed nothing but the step.
+
+    To be called for segments whose learning rate is not 0: training that stands still is a dead adapter or a model
+    without gradients, and a task in which every further segment is free.
+    """
+    if all(np.array_equal(before[name], after[name]) for name in after if name != STEP):
+        raise StateRefused(
+            f"nothing but the step has changed since step {before[STEP]}: no gradient reaches the adapter"
+        )
+
+
+def geometric_sum(ratio: float, terms: int) -> float:
+    """1 + ratio + ratio^2 + ... of `terms` terms by doubling; infinite where it overflows."""
+    total, power = 0.0, 1.0
+    for bit in format(terms, "b"):
+        total, power = total * (1 + power), power * power
+        if bit == "1":
+            total, power = total * ratio + 1, power * ratio
+    return total
+
+
+def _ratio(beta1: float, beta2: float, steps: int) -> float:
+    """The sum of (b1^2/b2)^i; with b2 = 0 the second moment forgets what the first remembers."""
+    if beta1 == 0 or steps == 1:
+        return 1.0
+    return geometric_sum(beta1 * beta1 / beta2, steps) if beta2 > 0 else math.inf
+
+
+def _largest_update(params: LoraParams, bounds: Bounds) -> float:
+    """The largest |m / (1 - b1^n)| / (sqrt(v / (1 - b2^n)) + eps) of any step up to that of the bounds."""
+    largest = bounds.first / params.eps
+    if math.isfinite(bounds.ratio):
+        lost = max(1.0, math.sqrt(bounds.second_slack) / params.eps)
+        largest = min(largest, math.sqrt(bounds.ratio) * lost + bounds.first_slack / params.eps)
+    return largest / (1 - params.beta1) * (1 + RELATIVE)
+
+
+def _power(base: float, exponent: int) -> float:
+    """base^exponent for a base of at least 1, by squaring; infinite where it overflows."""
+    power = 1.0
+    for bit in format(exponent, "b"):
+        power = power * power * (base if bit == "1" else 1.0)
+    return power
+
+
+def _check_no_moments(names: list[str], tensors: Mapping[str, Array]) -> None:
+    for name in names:
+        for moment in (f"first.{name}", f"second.{name}"):
+            if tensors[moment].any():
+                raise StateRefused("is not zero before the first step", moment)
+
+
+def _check_moments(names: list[str], tensors: Mapping[str, Array], bounds: Bounds) -> None:
+    sums = []
+    for name in names:
+        for first, second in zip(_chunks(tensors[f"first.{name}"]), _chunks(tensors[f"second.{name}"]), strict=True):
+            if (second < 0).any():
+                raise StateRefused("is negative", f"second.{name}")
+            if (np.abs(first) > bounds.first).any():
+                raise StateRefused("is larger than clipped gradients make it", f"first.{name}")
+            length = np.maximum(np.abs(first) - bounds.first_slack, 0.0)
+            if math.isfinite(bounds.ratio) and (length * length > bounds.ratio * (second + bounds.second_slack)).any():
+                raise StateRefused("is larger than the second moment allows", f"first.{name}")
+            sums.append(float(tree_sum(second)))
+    if math.fsum(sums) > bounds.second:
+        raise StateRefused("the second moments are larger than clipped gradients make them")
+
+
+def _check_weights(names: list[str], tensors: Mapping[str, Array], largest: float) -> None:
+    for name in names:
+        if any((np.abs(part) > largest).any() for part in _chunks(tensors[f"adapter.{name}"])):
+            raise StateRefused("is farther from its start than the steps so far can move it", f"adapter.{name}")
+
+
+def _chunks(array: Array) -> Iterator[Array]:
+    """The numbers in binary64, a few at a time."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        yield flat[start : start + _CHUNK].astype(np.float64)
+
+
+def _binary32(value: float) -> float:
+    return float(np.float32(value))
