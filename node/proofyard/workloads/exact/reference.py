@@ -110,8 +110,7 @@ def erf(x: F32) -> F32:
     p = np.full_like(t, f32(1.061405429))
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         p = p * t + f32(coefficient)
-    tail: F32 = (p * t) * exp(-(a * a))
-    r: F32 = f32(1) - tail
+    r: F32 = np.subtract(f32(1), (p * t) * exp(-(a * a)))
     return np.where(x < 0, -r, r)
 
 
@@ -380,8 +379,9 @@ class Reference:
     def product_over_rows(self, x: F32, y: F32) -> F32:
         return product_over_rows(x, y)
 
-    def sum_rows(self, x: F32, y: F32, lengths: Sequence[int]) -> F32:
-        parts = [product_over_rows(x[span].T, y[span]) for span in _spans(lengths) if span.stop > span.start]
+    def sum_rows(self, x: F32, y: F32, lengths: Sequence[int], onto: F32 | None = None) -> F32:
+        parts = [] if onto is None else [onto]
+        parts += [product_over_rows(x[span].T, y[span]) for span in _spans(lengths) if span.stop > span.start]
         return add_in_order(parts) if parts else np.zeros((x.shape[1], y.shape[1]), np.float32)
 
     def rms_norm(self, x: F32, weight: F32, eps: float) -> F32:
