@@ -366,10 +366,11 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
             b.settled.remaining = t.remaining - amount;
         }
 
-        // A fault between settlement and the end of the window forfeits the pay, one after settlement the reputation.
+        // A fault that cost stake between settlement and the end of the window forfeits the pay, any after settlement the
+        // reputation.
         Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
         (address owner, uint40 lastFault) = (o.owner, o.lastFault);
-        if (lastFault >= t.settledAt && lastFault < t.claimableAt) {
+        if (o.forfeits && lastFault >= t.settledAt && lastFault < t.claimableAt) {
             Stakes.refill(_s, _s.jobs[b.job], amount);
             emit Forfeited(id, c.operator, amount);
             return;
@@ -617,15 +618,19 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function auditProbability(OperatorId id, uint256 tasksInFlight, uint256 rewardInFlight)
-        external
-        view
-        returns (uint256)
-    {
+    function auditProbability(
+        OperatorId id,
+        uint256 tasksInFlight,
+        uint256 rewardInFlight,
+        uint256 segments,
+        uint256 segmentsPerAudit
+    ) external view returns (uint256, uint256) {
         Operator storage o = _s.operators[OperatorId.unwrap(id)];
-        uint256 floor = Dial.floor(_s.accounts[o.owner].stake, tasksInFlight, rewardInFlight, COLLUSION_BPS);
-        uint256 trust = Dial.trust(o.consecutiveValid);
-        return floor > trust ? floor : trust;
+        uint256 stake = _s.accounts[o.owner].stake;
+        return
+            Dial.odds(
+                o.consecutiveValid, stake, tasksInFlight, rewardInFlight, COLLUSION_BPS, segments, segmentsPerAudit
+            );
     }
 
     /// @inheritdoc IRegistry

@@ -7,111 +7,154 @@ import {Vm} from "./helpers/Vm.sol";
 /// tests/vectors/contracts.json. The contracts never compute a plan; a second reading of its rules keeps them exact.
 contract AuditPlanTest {
     Vm private constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
-    /// @dev The vector's batch: six nodes of three owners, each with a task of eight segments, audited with probability 1/2.
-    uint256 private constant NODES = 6;
-    uint256 private constant SEGMENTS = 8;
-    uint256 private constant PROBABILITY = 0.5e18;
-    uint256 private constant SEATS = 2;
+    /// @dev What the vector's plans go over: a batch's entries by their columns, and the snapshot of the nodes.
     string private json;
+    string private plan;
     bytes32 private seed;
+    bytes32 private leaf;
+    bytes32 private place;
+    address[] private nodes;
+    address[] private owners;
+    /// @dev The owners that have a seat at the task at hand, or may have none.
+    mapping(bytes32 place => mapping(address owner => bool)) private taken;
+    uint256 private free;
     uint256 private audits;
     uint256 private skipped;
 
     function setUp() public {
         json = vm.readFile("../tests/vectors/contracts.json");
-        seed = vm.parseJsonBytes32(json, ".audit_plan.seed");
     }
 
     function test_audit_plans_are_the_same() public {
-        for (uint256 task = 0; task < NODES; ++task) {
-            bytes32 leaf = bytes32(task * (type(uint256).max / 0xff));
-            if (high(draw(leaf, "audit"), 1e18) >= PROBABILITY) {
-                string memory key = string.concat(".audit_plan.skipped[", vm.toString(skipped++), "]");
-                vm.assertEq(vm.parseJsonUint(json, key), task, "skipped");
-                continue;
+        uint256 plans;
+        for (; vm.keyExistsJson(json, key(".audit_plans", plans, "")); ++plans) {
+            plan = key(".audit_plans", plans, "");
+            (audits, skipped) = (0, 0);
+            seed = vm.parseJsonBytes32(json, field(".seed"));
+            nodes = vm.parseJsonAddressArray(json, field(".operators.node"));
+            owners = vm.parseJsonAddressArray(json, field(".operators.owner"));
+            uint256 tasks = vm.parseJsonBytes32Array(json, field(".batch.leaf")).length;
+            for (uint256 task = 0; task < tasks; ++task) {
+                check(task);
             }
-            uint256[] memory segments = drawSegments(leaf);
-            compare(task, leaf, segments[0], ownerOf(task), 0, 0);
-            bool next = segments[1] == segments[0] + 1;
-            address[] memory before = auditors(leaf, segments[0], ownerOf(task), 0, 0);
-            uint256 first = next && before.length > 0 ? ownerOf(uint160(before[0]) - 1) : 0;
-            uint256 second = next && before.length > 1 ? ownerOf(uint160(before[1]) - 1) : 0;
-            compare(task, leaf, segments[1], ownerOf(task), first, second);
+            vm.assertTrue(!vm.keyExistsJson(json, key(field(".audits"), audits, "")), "no audits more");
+            vm.assertTrue(!vm.keyExistsJson(json, key(field(".skipped"), skipped, "")), "no task more is skipped");
         }
-        vm.assertTrue(!vm.keyExistsJson(json, entry("")), "no audits more");
+        vm.assertEq(plans, 3, "plans");
     }
 
-    function compare(uint256 task, bytes32 leaf, uint256 segment, uint256 a, uint256 b, uint256 c) private {
-        vm.assertEq(vm.parseJsonUint(json, entry(".task")), task, "task");
-        vm.assertEq(vm.parseJsonUint(json, entry(".segment")), segment, "segment");
-        address[] memory expected = vm.parseJsonAddressArray(json, entry(".auditors"));
-        vm.assertEq(
-            keccak256(abi.encode(auditors(leaf, segment, a, b, c))), keccak256(abi.encode(expected)), "auditors"
+    function check(uint256 task) private {
+        leaf = vm.parseJsonBytes32Array(json, field(".batch.leaf"))[task];
+        if (high(draw("audit"), 1e18) >= vm.parseJsonUint(json, key(field(".batch.wad"), task, ""))) {
+            vm.assertEq(vm.parseJsonUint(json, key(field(".skipped"), skipped++, "")), task, "skipped");
+            return;
+        }
+        uint256[] memory segments = drawSegments(
+            vm.parseJsonUint(json, key(field(".batch.segments"), task, "")),
+            vm.parseJsonUint(json, key(field(".batch.drawn"), task, ""))
         );
-        ++audits;
+        address[][] memory seats = seat(segments, vm.parseJsonAddressArray(json, field(".batch.owner"))[task]);
+        for (uint256 n = 0; n < segments.length; ++n) {
+            uint256 next = least(segments);
+            string memory audit = key(field(".audits"), audits++, "");
+            vm.assertEq(vm.parseJsonUint(json, string.concat(audit, ".task")), task, "task");
+            vm.assertEq(vm.parseJsonUint(json, string.concat(audit, ".segment")), segments[next], "segment");
+            address[] memory expected = vm.parseJsonAddressArray(json, string.concat(audit, ".auditors"));
+            vm.assertEq(keccak256(abi.encode(seats[next])), keccak256(abi.encode(expected)), "auditors");
+            segments[next] = type(uint256).max;
+        }
     }
 
-    function entry(string memory key) private view returns (string memory) {
-        return string.concat(".audit_plan.audits[", vm.toString(audits), "]", key);
+    /// @notice The segments with the smallest draws, the smallest first.
+    function drawSegments(uint256 segments, uint256 count) private view returns (uint256[] memory drawn) {
+        drawn = new uint256[](count < segments ? count : segments);
+        uint256 last;
+        for (uint256 n = 0; n < drawn.length; ++n) {
+            uint256 smallest = type(uint256).max;
+            for (uint256 i = 0; i < segments; ++i) {
+                uint256 drawing = draw(abi.encodePacked("segment", uint32(i)));
+                if (drawing > last && drawing < smallest) (smallest, drawn[n]) = (drawing, i);
+            }
+            last = smallest;
+        }
     }
 
-    /// @dev Node i has the address i + 1; two neighbours share an owner, which has the address of one of the first three.
-    function ownerOf(uint256 node) private pure returns (uint256) {
-        return node / 2 + 1;
+    /// @notice The owners but the worker's, each at one segment: first k for every segment, then one by turns.
+    function seat(uint256[] memory segments, address worker) private returns (address[][] memory seats) {
+        place = keccak256(abi.encode(seed, leaf));
+        taken[place][worker] = true;
+        free = 0;
+        for (uint256 i = 0; i < nodes.length; ++i) {
+            if (!taken[place][owners[i]] && first(i)) ++free;
+        }
+        seats = new address[][](segments.length);
+        for (uint256 n = 0; n < segments.length; ++n) {
+            seats[n] = new address[](0);
+        }
+        uint256 turn = vm.parseJsonUint(json, field(".auditors_per_segment"));
+        while (free > 0) {
+            for (uint256 n = 0; n < segments.length; ++n) {
+                for (uint256 i = 0; i < turn && free > 0; ++i) {
+                    seats[n] = append(seats[n], take(segments[n]));
+                }
+            }
+            turn = 1;
+        }
     }
 
-    function draw(bytes32 leaf, bytes memory purpose) private view returns (uint256) {
+    /// @dev Whether no node before this one has its owner.
+    function first(uint256 node) private view returns (bool) {
+        for (uint256 i = 0; i < node; ++i) {
+            if (owners[i] == owners[node]) return false;
+        }
+        return true;
+    }
+
+    /// @notice The free owner with the smallest draw takes a seat, with the node of its own that has the smallest.
+    function take(uint256 segment) private returns (address node) {
+        uint256 smallest = type(uint256).max;
+        address owner;
+        for (uint256 i = 0; i < nodes.length; ++i) {
+            if (taken[place][owners[i]] || rank(segment, owners[i]) >= smallest) continue;
+            (smallest, owner) = (rank(segment, owners[i]), owners[i]);
+        }
+        taken[place][owner] = true;
+        --free;
+        smallest = type(uint256).max;
+        for (uint256 i = 0; i < nodes.length; ++i) {
+            if (owners[i] != owner || rank(segment, nodes[i]) >= smallest) continue;
+            (smallest, node) = (rank(segment, nodes[i]), nodes[i]);
+        }
+    }
+
+    function draw(bytes memory purpose) private view returns (uint256) {
         return uint256(keccak256(abi.encodePacked(seed, leaf, purpose)));
     }
 
-    function rank(bytes32 leaf, uint256 segment, uint256 who) private view returns (uint256) {
-        return draw(leaf, abi.encodePacked("auditor", uint32(segment), address(uint160(who))));
+    function rank(uint256 segment, address who) private view returns (uint256) {
+        return draw(abi.encodePacked("auditor", uint32(segment), who));
     }
 
-    /// @notice The two segments with the smallest draws, ascending.
-    function drawSegments(bytes32 leaf) private view returns (uint256[] memory two) {
-        two = new uint256[](SEATS);
-        uint256 taken = SEGMENTS;
-        for (uint256 n = 0; n < SEATS; ++n) {
-            uint256 least = type(uint256).max;
-            for (uint256 i = 0; i < SEGMENTS; ++i) {
-                uint256 drawn = draw(leaf, abi.encodePacked("segment", uint32(i)));
-                if (i != taken && drawn < least) (least, two[n]) = (drawn, i);
-            }
-            taken = two[n];
-        }
-        if (two[0] > two[1]) (two[0], two[1]) = (two[1], two[0]);
-    }
-
-    /// @notice One node of each owner but three, owners and nodes in the order of their draws.
-    function auditors(bytes32 leaf, uint256 segment, uint256 a, uint256 b, uint256 c)
-        private
-        view
-        returns (address[] memory found)
-    {
-        found = new address[](NODES / 2);
-        uint256 count;
-        uint256 last;
-        for (uint256 place = 0; place < NODES / 2; ++place) {
-            uint256 owner = nextOwner(leaf, segment, last);
-            last = rank(leaf, segment, owner);
-            if (owner == a || owner == b || owner == c) continue;
-            uint256 node = 2 * owner - 1;
-            if (rank(leaf, segment, node + 1) < rank(leaf, segment, node)) ++node;
-            found[count++] = address(uint160(node));
-        }
-        assembly ("memory-safe") {
-            mstore(found, count)
+    function least(uint256[] memory values) private pure returns (uint256 found) {
+        for (uint256 i = 1; i < values.length; ++i) {
+            if (values[i] < values[found]) found = i;
         }
     }
 
-    /// @dev The owner with the smallest draw above `last`.
-    function nextOwner(bytes32 leaf, uint256 segment, uint256 last) private view returns (uint256 owner) {
-        uint256 least = type(uint256).max;
-        for (uint256 i = 1; i <= NODES / 2; ++i) {
-            uint256 drawn = rank(leaf, segment, i);
-            if (drawn > last && drawn < least) (least, owner) = (drawn, i);
+    function append(address[] memory list, address last) private pure returns (address[] memory longer) {
+        longer = new address[](list.length + 1);
+        for (uint256 i = 0; i < list.length; ++i) {
+            longer[i] = list[i];
         }
+        longer[list.length] = last;
+    }
+
+    function field(string memory name) private view returns (string memory) {
+        return string.concat(plan, name);
+    }
+
+    function key(string memory table, uint256 i, string memory name) private pure returns (string memory) {
+        return string.concat(table, "[", vm.toString(i), "]", name);
     }
 
     /// @notice The upper 256 bits of a product.

@@ -87,7 +87,7 @@ contract Handler is Base {
 
     // ------------------------------------------------------------------------------------------------ batches
 
-    /// @notice Verifier `by` commits; two thirds or all of the seated sign.
+    /// @notice Verifier `by` commits; two thirds or all of the seated sign. A fault has one of the five first reasons.
     function batch(uint256 i, uint256 by, uint96 amount, bool all, bool faulty) external watched {
         _seat();
         if (vm.getBlockTimestamp() > registry.job(job).deadline) job = openJob();
@@ -95,7 +95,7 @@ contract Handler is Base {
         if (escrow == 0) return;
         BatchId id = _commit(seated[by % seated.length], 10 + i % NODES);
         IRegistry.Settlement memory s = settlement(id, _node(i), uint96(amount % escrow) + 1);
-        if (faulty) s = withFault(s, _node(i % NODES + 1));
+        if (faulty) s = withFault(s, _node(i % NODES + 1), uint8(i / NODES % 5));
         _settle(s, all);
         records[id].payoutTotal = s.payoutTotal;
         payees[id] = i % NODES;

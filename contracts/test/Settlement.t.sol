@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Registry} from "../src/Registry.sol";
+import {Dial} from "../src/libraries/Dial.sol";
 import {Base} from "./helpers/Base.sol";
 import {Bls} from "./helpers/Bls.sol";
 import {Deployer} from "./helpers/Deployer.sol";
@@ -199,9 +200,42 @@ contract SettlementTest is Base {
         registry.claim(claims);
     }
 
-    function testFuzz_the_dial_and_the_weight_stay_within_their_bounds(uint32 tasks, uint96 reward) public view {
-        uint256 probability = registry.auditProbability(node, tasks, reward);
+    function testFuzz_the_dial_and_the_weight_stay_within_their_bounds(
+        uint32 tasks,
+        uint96 reward,
+        uint32 segments,
+        uint8 asked
+    ) public view {
+        (uint256 n, uint256 m) = (uint256(segments) + 1, uint256(asked) + 1);
+        (uint256 probability, uint256 drawn) = registry.auditProbability(node, tasks, reward, n, m);
         vm.assertEq(probability, 1e18, "a new node is always audited");
+        vm.assertGe(drawn, m < n ? m : n, "on as many segments as the job asks for");
+        vm.assertLe(drawn, n, "and on no more than there are");
         vm.assertEq(registry.payoutWeight(node), 0.5e18, "a new node weighs a half");
+    }
+
+    /// @dev Expected loss against gain, for one faked segment in each of up to four tasks: the power written out.
+    function testFuzz_one_faked_segment_of_each_task_never_pays(
+        uint96 stake,
+        uint96 reward,
+        uint8 tasks,
+        uint16 segments,
+        uint8 asked
+    ) public pure {
+        (uint256 t, uint256 n) = (uint256(tasks) % 4 + 1, uint256(segments) % 512 + 1);
+        (uint256 s, uint256 r) = (uint256(stake) % 1e28, uint256(reward) % 1e28 + 1);
+        (uint256 probability, uint256 drawn) = Dial.odds(5000, s, t, r, 1000, n, uint256(asked) + 1);
+        if (r * 10_000 >= 9000 * (s + r)) {
+            vm.assertEq(probability, 1e18, "too much for the stake: always audited");
+            vm.assertEq(drawn, n, "and whole");
+            return;
+        }
+        uint256 missed = 1e18 - probability * drawn / n;
+        uint256 allMissed = 1e18;
+        for (uint256 i = 0; i < t; ++i) {
+            allMissed = allMissed * missed / 1e18;
+        }
+        // Roundings down above: a few units.
+        vm.assertGe((1e18 - allMissed + 8) * (s + r) * 9, r * 1e18 * 10, "loses");
     }
 }

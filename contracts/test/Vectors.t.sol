@@ -107,8 +107,9 @@ contract VectorsTest {
         s.payoutCount = 2;
         s.payoutTotal = uint96(number(".settlement.payout_total"));
         s.auditUnits = uint32(number(".settlement.audit_units"));
-        s.faults = new IRegistry.Fault[](1);
+        s.faults = new IRegistry.Fault[](2);
         s.faults[0] = IRegistry.Fault(OperatorId.wrap(4), 1, 6, 2);
+        s.faults[1] = IRegistry.Fault(OperatorId.wrap(7), 2, 0, 4);
         s.auditRoot = word(".settlement.audit_root");
         s.record = data(".settlement.record");
         bytes32 root = word(".settlement.root");
@@ -151,19 +152,37 @@ contract VectorsTest {
         vm.assertTrue(!BLS12381.verify(key0, message, tag, proof), "a proof is no signature");
     }
 
-    function test_dial_and_weight_are_within_a_billionth() public view {
-        for (uint256 i = 0; vm.keyExistsJson(json, row(".dial", i, "")); ++i) {
-            uint256 floor = Dial.floor(
-                number(row(".dial", i, ".stake")),
-                number(row(".dial", i, ".tasks")),
-                number(row(".dial", i, ".reward")),
-                number(row(".dial", i, ".collusion_bps"))
-            );
-            vm.assertApproxEqAbs(floor, number(row(".dial", i, ".floor")), 1e9, "floor");
-            uint256 trust = Dial.trust(number(row(".dial", i, ".valid")));
-            uint256 probability = floor > trust ? floor : trust;
-            vm.assertApproxEqAbs(probability, number(row(".dial", i, ".probability")), 1e9, "probability");
+    function test_the_dial_is_the_same_to_the_unit_and_within_a_billionth_of_the_reference() public view {
+        uint256[][11] memory c;
+        string[11] memory names = [
+            "valid",
+            "stake",
+            "tasks",
+            "reward",
+            "collusion_bps",
+            "segments",
+            "segments_per_audit",
+            "per_task",
+            "reference",
+            "probability",
+            "drawn"
+        ];
+        for (uint256 i = 0; i < names.length; ++i) {
+            c[i] = vm.parseJsonUintArray(json, string.concat(".dial.", names[i]));
         }
+        vm.assertGe(c[0].length, 250, "rows");
+        for (uint256 i = 0; i < c[0].length; ++i) {
+            uint256 needed = Dial.perTask(c[1][i], c[2][i], c[3][i], c[4][i]);
+            vm.assertEq(needed, c[7][i], "per task");
+            vm.assertApproxEqAbs(needed, c[8][i], 1e9, "reference");
+            (uint256 probability, uint256 drawn) =
+                Dial.odds(c[0][i], c[1][i], c[2][i], c[3][i], c[4][i], c[5][i], c[6][i]);
+            vm.assertEq(probability, c[9][i], "probability");
+            vm.assertEq(drawn, c[10][i], "segments drawn");
+        }
+    }
+
+    function test_weights_are_within_a_billionth() public view {
         for (uint256 i = 0; vm.keyExistsJson(json, row(".weight", i, "")); ++i) {
             uint256 weight = Dial.weight(number(row(".weight", i, ".valid")));
             vm.assertApproxEqAbs(weight, number(row(".weight", i, ".wad")), 1e9, "weight");

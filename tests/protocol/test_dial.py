@@ -1,43 +1,146 @@
-import math
+from decimal import Context, Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofyard.protocol.dial import audit_probability, p_floor, p_trust
+from proofyard.protocol.dial import (
+    MAX_REWARD,
+    WAD,
+    AuditOdds,
+    affordable_reward,
+    audit_odds,
+    can_back,
+    p_trust,
+    per_task,
+    tasks_alike,
+)
 from proofyard.protocol.types import Wei
 
-amounts = st.integers(1, 10**28).map(Wei)
+TOKEN = 10**18
+EXACT = Context(prec=80)
+
+stakes = st.one_of(st.just(0), st.integers(1, 10**28)).map(Wei)
+rewards = st.integers(1, 10**28).map(Wei)
+collusion = st.integers(0, 5000)
+counts = st.one_of(st.integers(1, 10), st.integers(1, 10**6))
+
+
+def reference(stake: int, tasks: int, reward: int, bps: int) -> Decimal:
+    """1 - (1 - q)^(1/T), in 80 decimal digits."""
+    q = EXACT.divide(Decimal(reward * 10_000), Decimal((10_000 - bps) * (stake + reward)))
+    if q >= 1:
+        return Decimal(1)
+    return 1 - EXACT.exp(EXACT.divide(EXACT.ln(EXACT.subtract(Decimal(1), q)), Decimal(tasks)))
 
 
 def test_a_new_node_is_always_audited_and_a_proven_one_rarely() -> None:
-    assert [p_trust(n) for n in (0, 9, 10, 50)] == [1.0, 1.0, 0.1, 0.02]
+    assert [p_trust(n) for n in (0, 9, 10, 50)] == [WAD, WAD, WAD // 10, WAD // 50]
 
 
 def test_one_task_gives_the_condition_of_proof_of_sampling() -> None:
-    assert math.isclose(p_floor(Wei(99), 1, Wei(1)), 0.01)
-    assert math.isclose(p_floor(Wei(100), 1, Wei(1), 0.1), 1 / (0.9 * 101))
+    assert per_task(Wei(99), 1, Wei(1), 0) == WAD // 100 + 1
+    assert per_task(Wei(100), 1, Wei(1), 1000) == WAD * 10 // (9 * 101) + 1
 
 
 def test_work_in_flight_is_collateral() -> None:
-    floors = [p_floor(Wei(10**20), tasks, Wei(tasks * 10**18)) for tasks in (1, 100, 1000)]
-    assert [round(100 * floor, 1) for floor in floors] == [1.0, 0.7, 0.2]
+    needed = [per_task(Wei(10**20), tasks, Wei(tasks * TOKEN), 0) for tasks in (1, 100, 1000)]
+    assert [round(100 * x / WAD, 1) for x in needed] == [1.0, 0.7, 0.2]
 
 
-def test_nothing_in_flight_needs_no_floor_and_too_much_needs_every_audit() -> None:
-    assert p_floor(Wei(1), 0, Wei(0)) == 0.0
-    assert p_floor(Wei(0), 5, Wei(10), 0.1) == 1.0
+def test_nothing_in_flight_needs_no_audit_and_too_much_needs_every_segment() -> None:
+    assert per_task(Wei(1), 0, Wei(0), 0) == 0
+    assert audit_odds(1000, Wei(0), 0, Wei(0), 1000, 64, 2) == AuditOdds(WAD // 1000, 2)
+    assert audit_odds(1000, Wei(0), 5, Wei(10), 1000, 64, 2) == AuditOdds(WAD, 64)
 
 
-@given(amounts, st.integers(1, 10**6), amounts, st.floats(0, 0.5))
-def test_the_floor_makes_cheating_everywhere_lose(stake: Wei, tasks: int, reward: Wei, collusion: float) -> None:
-    floor = p_floor(stake, tasks, reward, collusion)
-    assert 0 <= floor <= 1
-    caught = -math.expm1(tasks * math.log1p(-floor)) if floor < 1 else 1.0
-    needed = min(1.0, reward / ((1 - collusion) * (stake + reward)))
-    assert caught >= needed - 1e-9
+def test_the_floor_counts_the_chance_of_seeing_one_segment() -> None:
+    """100 staked, one task of 1 in flight: x is 1/101, times 64/2 segments."""
+    odds = audit_odds(10**6, Wei(100 * TOKEN), 1, Wei(TOKEN), 0, 64, 2)
+    assert odds.segments == 2
+    assert odds.wad / WAD == pytest.approx(32 / 101)
+    assert audit_odds(10**6, Wei(100 * TOKEN), 1, Wei(4 * TOKEN), 0, 64, 2) == AuditOdds(WAD, 3)
 
 
-@given(st.integers(0, 10**6), amounts, st.integers(0, 1000), amounts)
-def test_the_dial_never_falls_below_either_part(valid: int, stake: Wei, tasks: int, reward: Wei) -> None:
-    probability = audit_probability(valid, stake, tasks, reward)
-    assert probability == max(p_trust(valid), p_floor(stake, tasks, reward))
+def test_a_task_of_fewer_segments_than_are_asked_for_is_audited_whole() -> None:
+    assert audit_odds(0, Wei(100), 1, Wei(1), 0, 3, 8).segments == 3
+    one = audit_odds(10**6, Wei(99), 1, Wei(1), 0, 1, 8)
+    assert one == AuditOdds(WAD // 100 + 1, 1)
+
+
+@pytest.mark.parametrize(("segments", "asked"), [(0, 1), (1, 0)])
+def test_no_segments_are_refused(segments: int, asked: int) -> None:
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        audit_odds(0, Wei(1), 1, Wei(1), 0, segments, asked)
+
+
+@given(stakes, counts, rewards, collusion)
+def test_what_is_needed_is_within_a_billionth_of_the_reference_and_never_too_little(
+    stake: Wei, tasks: int, reward: Wei, bps: int
+) -> None:
+    needed, exact = per_task(stake, tasks, reward, bps), reference(stake, tasks, reward, bps)
+    assert 0 < needed <= WAD
+    assert exact <= Decimal(needed) / WAD <= exact + Decimal("1e-9")
+
+
+@given(st.integers(0, 60), counts, rewards)
+def test_what_is_needed_is_right_next_to_what_cannot_be_backed(step: int, tasks: int, reward: Wei) -> None:
+    """A stake just above r R / (1 - r): 1 - q goes down to 1e-28."""
+    stake = Wei(reward // 9 + 1 + 2**step)
+    needed, exact = per_task(stake, tasks, reward, 1000), reference(stake, tasks, reward, 1000)
+    assert exact <= Decimal(needed) / WAD <= exact + Decimal("1e-9")
+
+
+@given(stakes, st.integers(0, 10**30), rewards, collusion)
+def test_more_tasks_in_flight_never_need_more_of_each(stake: Wei, tasks: int, reward: Wei, bps: int) -> None:
+    assert per_task(stake, tasks + 1, reward, bps) <= per_task(stake, tasks, reward, bps)
+
+
+@given(st.integers(0, 10**6), stakes, counts, rewards, collusion, st.integers(1, 512), st.integers(1, 255))
+def test_one_faked_segment_is_seen_as_often_as_needed(
+    valid: int, stake: Wei, tasks: int, reward: Wei, bps: int, segments: int, asked: int
+) -> None:
+    odds = audit_odds(valid, stake, tasks, reward, bps, segments, asked)
+    assert min(asked, segments) <= odds.segments <= segments
+    assert p_trust(valid) <= odds.wad <= WAD
+    assert odds.wad * odds.segments >= per_task(stake, tasks, reward, bps) * segments
+    if odds.segments > min(asked, segments):
+        assert odds.wad == WAD
+        assert WAD * (odds.segments - 1) < per_task(stake, tasks, reward, bps) * segments
+
+
+@given(stakes, rewards, collusion)
+def test_a_stake_backs_what_is_below_certainty_and_no_more(stake: Wei, reward: Wei, bps: int) -> None:
+    below_one = reward * 10_000 < (10_000 - bps) * (stake + reward)
+    assert can_back(stake, reward, bps) == below_one
+    most = affordable_reward(stake, bps)
+    assert can_back(stake, most, bps)
+    assert most == MAX_REWARD or not can_back(stake, Wei(most + 1), bps)
+
+
+def test_without_collusion_any_stake_backs_any_work_and_none_backs_nothing() -> None:
+    assert affordable_reward(Wei(1), 0) == MAX_REWARD
+    assert affordable_reward(Wei(0), 0) == affordable_reward(Wei(0), 1000) == 0
+    assert affordable_reward(Wei(100 * TOKEN), 1000) == 900 * TOKEN - 1
+
+
+@given(st.lists(st.integers(1, 10**24), min_size=1, max_size=12), st.data(), st.integers(1, 10**24).map(Wei))
+def test_no_choice_of_tasks_of_any_sizes_pays(sizes: list[int], data: st.DataObject, stake: Wei) -> None:
+    """One large task among many small ones is what a plain count of tasks would let through."""
+    reward = Wei(sum(sizes))
+    if not can_back(stake, reward, 1000):
+        return
+    faked = data.draw(st.lists(st.sampled_from(range(len(sizes))), min_size=1, unique=True))
+    escape = Decimal(1)
+    for i in faked:
+        needed = per_task(stake, tasks_alike(reward, Wei(sizes[i])), reward, 1000)
+        escape = EXACT.multiply(escape, EXACT.divide(Decimal(WAD - needed), Decimal(WAD)))
+    gained = Decimal(sum(sizes[i] for i in faked))
+    lost = EXACT.multiply(Decimal("0.9") * (1 - escape), Decimal(stake + reward))
+    assert gained < lost
+
+
+def test_tasks_alike_of_equal_tasks_is_their_number() -> None:
+    assert tasks_alike(Wei(12), Wei(4)) == 3
+    assert tasks_alike(Wei(13), Wei(4)) == 3
+    assert tasks_alike(Wei(0), Wei(0)) == tasks_alike(Wei(3), Wei(4)) == 1

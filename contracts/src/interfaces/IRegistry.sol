@@ -90,13 +90,15 @@ interface IRegistry {
 
     struct Operator {
         address owner;
-        /// When its last fault was recorded (Unix seconds, 0 for never).
+        /// When its last fault was recorded (Unix seconds, 0 for never). One that costs no stake never hides one that did.
         uint40 lastFault;
         /// Audits passed since, counted when the payouts are claimed.
         uint32 consecutiveValid;
         Role role;
         /// Registered and not retired; whether its stake suffices is `OperatorView.active`.
         bool listed;
+        /// Whether the fault at `lastFault` cost stake, and so forfeits what was settled and not final then.
+        bool forfeits;
         address key;
         uint64 workloads;
         uint32 index;
@@ -199,7 +201,8 @@ interface IRegistry {
         uint96 frozen;
     }
 
-    /// @notice A fault in a batch record: this operator loses its owner's stake and its unsettled pay.
+    /// @notice A fault in a batch record: this operator loses its owner's stake, its unsettled pay and its reputation.
+    /// Where auditors of an inexact workload disagreed (reason 4) it loses its reputation only.
     struct Fault {
         OperatorId operator;
         uint32 task;
@@ -217,6 +220,8 @@ interface IRegistry {
         uint32 task;
         uint32 segment;
         uint8 reason;
+        /// What `Operator.forfeits` was before.
+        bool forfeits;
     }
 
     /// @notice A commitment as its worker signed it, see `proofyard.protocol.commitment`.
@@ -623,12 +628,18 @@ interface IRegistry {
     function isClaimed(BatchId id, uint256 index) external view returns (bool);
     function settlementDigest(Settlement calldata settlement) external view returns (bytes32);
 
-    /// @notice The audit dial: max(p_floor, p_trust) as a fraction of 1e18, for a node with so many unsettled tasks
-    /// and so much unsettled reward.
-    function auditProbability(OperatorId id, uint256 tasksInFlight, uint256 rewardInFlight)
-        external
-        view
-        returns (uint256);
+    /// @notice The audit dial for a task of `segments` segments in a job that draws `segmentsPerAudit` of them: the
+    /// probability that it is audited, max(p_floor, p_trust) as a fraction of 1e18, and how many segments are drawn then.
+    /// More than `segmentsPerAudit` are drawn where even auditing every task on so few would let one faked segment pay.
+    /// @param rewardInFlight Unsettled reward of all nodes of the operator's owner, this task's included.
+    /// @param tasksInFlight How many tasks with this one's reward `rewardInFlight` would be, rounded down.
+    function auditProbability(
+        OperatorId id,
+        uint256 tasksInFlight,
+        uint256 rewardInFlight,
+        uint256 segments,
+        uint256 segmentsPerAudit
+    ) external view returns (uint256 probability, uint256 drawn);
 
     /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10) as a fraction of 1e18.
     function payoutWeight(OperatorId id) external view returns (uint256);

@@ -316,7 +316,7 @@ library Court {
         IRegistry.Batch storage b = s.batches[x.batch];
         if (x.kind != IRegistry.Kind.Segment) return Settling.void(s, BatchId.wrap(x.batch), b);
         accused.consecutiveValid = 0;
-        accused.lastFault = uint40(block.timestamp);
+        (accused.lastFault, accused.forfeits) = (uint40(block.timestamp), true);
         // The worker's pay in this batch is forfeit too, however long the jury took.
         if (b.settled.claimableAt <= block.timestamp) b.settled.claimableAt = uint40(block.timestamp) + 1;
         return Stakes.take(s, accused.owner, type(uint256).max);

@@ -5,27 +5,66 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 /// @title Dial
 /// @notice How often a node is audited and how much its work weighs, as in `proofyard.protocol.dial` and `.payout`.
-/// A linked library. All results are fractions of 1e18 and within 1e-9 of the Python reference.
+/// A linked library. Results are fractions of 1e18. Audits are exact integers, the same to the unit as in Python; the
+/// weight is within 1e-9 of it.
 library Dial {
     uint256 private constant ONE = 1e18;
+    /// @dev Powers are taken in units of 1e-36, so that two of them can be multiplied in 256 bits.
+    uint256 private constant FINE = 1e36;
     int256 private constant LN2 = 693147180559945309;
     /// @dev A node with fewer consecutive valid audits is always audited; from there the weight grows to 2**10 - 1.
     uint256 private constant TRUST_FROM = 10;
     uint256 private constant FULL_WEIGHT_FROM = 1023;
 
     /// @notice 1 for a new node, then 1 / consecutiveValid (BOINC's adaptive replication).
-    function trust(uint256 consecutiveValid) external pure returns (uint256) {
+    function trust(uint256 consecutiveValid) public pure returns (uint256) {
         return consecutiveValid < TRUST_FROM ? ONE : ONE / consecutiveValid;
     }
 
-    /// @notice 1 - (1 - q)^(1/tasks) with q = reward / ((1 - collusion) (stake + reward)): what makes cheating on
-    /// everything in flight lose on average. 1 where q reaches 1, 0 where nothing is in flight.
-    function floor(uint256 stake, uint256 tasks, uint256 reward, uint256 collusionBps) external pure returns (uint256) {
-        if (tasks == 0 || reward == 0) return 0;
-        uint256 q = FixedPointMathLib.fullMulDiv(reward * 10_000, ONE, (10_000 - collusionBps) * (stake + reward));
-        if (q >= ONE) return ONE;
-        int256 exponent = FixedPointMathLib.lnWad(int256(ONE - q)) / int256(tasks);
-        return ONE - uint256(FixedPointMathLib.expWad(exponent));
+    /// @notice The probability that a task is audited, and how many of its segments are drawn then. A single faked segment
+    /// of `segments` is seen with probability `perTask` at least: more are drawn where that takes more than
+    /// `segmentsPerAudit` of them in every task.
+    function odds(
+        uint256 consecutiveValid,
+        uint256 stake,
+        uint256 tasks,
+        uint256 reward,
+        uint256 collusionBps,
+        uint256 segments,
+        uint256 segmentsPerAudit
+    ) external pure returns (uint256 probability, uint256 drawn) {
+        uint256 needed = perTask(stake, tasks, reward, collusionBps) * segments;
+        drawn = FixedPointMathLib.min(segmentsPerAudit, segments);
+        uint256 floor = FixedPointMathLib.min(ONE, FixedPointMathLib.divUp(needed, drawn));
+        probability = FixedPointMathLib.max(floor, trust(consecutiveValid));
+        drawn = FixedPointMathLib.max(drawn, FixedPointMathLib.divUp(needed, ONE));
+    }
+
+    /// @notice The least x for which a fake in each of `tasks` tasks, each seen with probability x, loses on average:
+    /// (1 - x)^tasks < 1 - q with q = reward / ((1 - collusion) (stake + reward)). The power is rounded up at every step,
+    /// so the loss is certain. 1 where q reaches 1, 0 where nothing is in flight.
+    function perTask(uint256 stake, uint256 tasks, uint256 reward, uint256 collusionBps) public pure returns (uint256) {
+        if (reward == 0) return 0;
+        uint256 q = FixedPointMathLib.divUp(reward * 10_000 * FINE, (10_000 - collusionBps) * (stake + reward));
+        if (q >= FINE) return ONE;
+        uint256 below = 0;
+        uint256 enough = ONE;
+        while (enough - below > 1) {
+            uint256 middle = (below + enough) / 2;
+            if (power((ONE - middle) * (FINE / ONE), tasks) < FINE - q) enough = middle;
+            else below = middle;
+        }
+        return enough;
+    }
+
+    /// @dev base^exponent (for 0 as for 1) in units of 1e-36, rounded up at every multiplication; `base` at most 1.
+    function power(uint256 base, uint256 exponent) private pure returns (uint256 result) {
+        if (exponent < 2) return base;
+        result = FINE;
+        for (; exponent > 0; exponent >>= 1) {
+            if (exponent & 1 == 1) result = FixedPointMathLib.divUp(result * base, FINE);
+            base = FixedPointMathLib.divUp(base * base, FINE);
+        }
     }
 
     /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10).

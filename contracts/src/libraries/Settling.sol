@@ -18,6 +18,8 @@ library Settling {
     uint256 private constant MAX_FAULTS = 32;
     uint256 private constant MAX_PAYOUTS = type(uint24).max;
     uint256 private constant CID_BYTES = 36;
+    /// @dev The reason of a fault that costs no stake: see `proofyard.protocol.settlement.FaultReason`.
+    uint8 private constant DISAGREED = 4;
 
     function draw(State storage s, BatchId id, uint256 drawDelay) external returns (bytes32) {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
@@ -112,7 +114,7 @@ library Settling {
         emit IRegistry.BatchDrawn(id, seed);
     }
 
-    /// @notice Freezes the stake of each faulty owner in `bonds` until the window closes; reputation falls at once.
+    /// @notice Reputation falls at once; a fault that costs stake freezes the owner's in `bonds` until the window closes.
     function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, IRegistry.Batch storage b)
         private
     {
@@ -122,17 +124,32 @@ library Settling {
             uint32 id = OperatorId.unwrap(f.operator);
             IRegistry.Operator storage o = s.operators[id];
             require(o.owner != address(0), IRegistry.BadSettlement("fault of an unknown operator"));
-            uint96 amount = Stakes.take(s, o.owner, type(uint256).max);
+            bool costly = f.reason != DISAGREED;
+            uint96 amount = costly ? Stakes.take(s, o.owner, type(uint256).max) : 0;
             frozen += amount;
-            s.slashes[BatchId.unwrap(
-                    settlement.batch
-                )].push(IRegistry.SlashRecord(id, amount, o.consecutiveValid, o.lastFault, f.task, f.segment, f.reason));
+            IRegistry.SlashRecord memory taken = IRegistry.SlashRecord({
+                operator: id,
+                amount: amount,
+                consecutiveValid: o.consecutiveValid,
+                lastFault: o.lastFault,
+                task: f.task,
+                segment: f.segment,
+                reason: f.reason,
+                forfeits: o.forfeits
+            });
+            s.slashes[BatchId.unwrap(settlement.batch)].push(taken);
             o.consecutiveValid = 0;
-            o.lastFault = uint40(block.timestamp);
+            if (_dated(taken)) (o.lastFault, o.forfeits) = (uint40(block.timestamp), costly);
             emit IRegistry.Faulted(settlement.batch, f.operator, f.task, f.segment, f.reason, amount);
         }
         b.frozen = frozen;
         b.auditUnits = settlement.auditUnits;
+    }
+
+    /// @dev Whether a fault became the operator's last. One that costs no stake leaves the date of one that did, which
+    /// forfeits pay; else a cheat would save its pay with a fault that costs nothing.
+    function _dated(IRegistry.SlashRecord memory f) private pure returns (bool) {
+        return f.reason != DISAGREED || !f.forfeits;
     }
 
     /// @notice Distributes what the batch's faults froze; the caller has made sure that nothing can be reverted any more.
@@ -157,11 +174,11 @@ library Settling {
     function void(State storage s, BatchId id, IRegistry.Batch storage b) internal returns (uint96 seized) {
         IRegistry.SlashRecord[] storage faults = s.slashes[BatchId.unwrap(id)];
         for (uint256 i = faults.length; i > 0; --i) {
-            IRegistry.SlashRecord storage f = faults[i - 1];
+            IRegistry.SlashRecord memory f = faults[i - 1];
             IRegistry.Operator storage o = s.operators[f.operator];
             Stakes.give(s, o.owner, f.amount);
-            if (o.lastFault == b.settled.settledAt) {
-                o.lastFault = f.lastFault;
+            if (o.lastFault == (_dated(f) ? b.settled.settledAt : f.lastFault)) {
+                (o.lastFault, o.forfeits) = (f.lastFault, f.forfeits);
                 o.consecutiveValid += f.consecutiveValid;
             }
         }

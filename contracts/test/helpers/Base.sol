@@ -206,8 +206,21 @@ abstract contract Base {
         pure
         returns (IRegistry.Settlement memory)
     {
-        s.faults = new IRegistry.Fault[](1);
-        s.faults[0] = IRegistry.Fault(operator, 3, 1, 1);
+        return withFault(s, operator, 1);
+    }
+
+    /// @notice The same settlement with one fault more.
+    function withFault(IRegistry.Settlement memory s, OperatorId operator, uint8 reason)
+        internal
+        pure
+        returns (IRegistry.Settlement memory)
+    {
+        IRegistry.Fault[] memory before = s.faults;
+        s.faults = new IRegistry.Fault[](before.length + 1);
+        for (uint256 i = 0; i < before.length; ++i) {
+            s.faults[i] = before[i];
+        }
+        s.faults[before.length] = IRegistry.Fault(operator, 3, 1, reason);
         return s;
     }
 

@@ -32,6 +32,7 @@ from proofyard.chain.records import (
 from proofyard.chain.rpc import connect, mapped_errors
 from proofyard.protocol.bls import public_key_from_point
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.dial import AuditOdds
 from proofyard.protocol.settlement import OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
@@ -162,11 +163,20 @@ class RegistryReader:
         return found
 
     def audit_probability(
-        self, node: Address, tasks_in_flight: int, reward_in_flight: Wei, *, block: BlockIdentifier = LATEST
-    ) -> int:
-        """The audit dial for a node with so much in flight, in units of 1e-18."""
+        self,
+        node: Address,
+        tasks_in_flight: int,
+        reward_in_flight: Wei,
+        segments: int,
+        segments_per_audit: int,
+        *,
+        block: BlockIdentifier = LATEST,
+    ) -> AuditOdds:
+        """The audit dial for a task of a node: `reward_in_flight` is its owner's, `tasks_in_flight` how many tasks like
+        this one that would be (`proofyard.protocol.dial.tasks_alike`)."""
         operator = self.operator_of(node) or OperatorId(0)
-        return int(self._read("auditProbability", operator, tasks_in_flight, reward_in_flight, block=block))
+        load = (tasks_in_flight, reward_in_flight, segments, segments_per_audit)
+        return AuditOdds(*self._read("auditProbability", operator, *load, block=block))
 
     def payout_weight(self, node: Address, *, block: BlockIdentifier = LATEST) -> int:
         """The node's weight in payouts, in units of 1e-18."""

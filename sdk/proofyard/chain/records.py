@@ -172,7 +172,8 @@ class BatchState:
 
 @dataclass(frozen=True)
 class SlashRecord:
-    """What a fault took from an operator's owner, and the reputation it had before."""
+    """What a fault took from an operator's owner, and what its reputation was before. `forfeits`: whether the fault at
+    `last_fault` had cost stake, and so forfeits pay that was not final then."""
 
     operator: OperatorId
     amount: Wei
@@ -181,6 +182,7 @@ class SlashRecord:
     task: TaskIndex
     segment: SegmentIndex
     reason: int
+    forfeits: bool = False
 
 
 class Kind(IntEnum):
