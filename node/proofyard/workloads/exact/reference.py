@@ -105,12 +105,12 @@ def tanh(x: F32) -> F32:
 
 
 def erf(x: F32) -> F32:
-    a = np.abs(x)
-    t = f32(1) / (f32(1) + f32(0.3275911) * a)
+    a: F32 = np.abs(x)
+    t: F32 = f32(1) / (f32(1) + f32(0.3275911) * a)
     p = np.full_like(t, f32(1.061405429))
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         p = p * t + f32(coefficient)
-    r: F32 = np.subtract(f32(1), (p * t) * exp(-(a * a)))
+    r = f32(1) - (p * t) * exp(-(a * a))
     return np.where(x < 0, -r, r)
 
 
@@ -120,8 +120,8 @@ def silu(x: F32) -> F32:
 
 def silu_slope(x: F32) -> F32:
     s = sigmoid(x)
-    slope: F32 = s * (f32(1) + x * (f32(1) - s))
-    return slope
+    inner: F32 = f32(1) + x * (f32(1) - s)
+    return s * inner
 
 
 def gelu(x: F32) -> F32:
