@@ -110,18 +110,51 @@ def test_one_faked_segment_is_seen_as_often_as_needed(
 
 
 @given(stakes, rewards, collusion)
-def test_a_stake_backs_what_is_below_certainty_and_no_more(stake: Wei, reward: Wei, bps: int) -> None:
-    below_one = reward * 10_000 < (10_000 - bps) * (stake + reward)
-    assert can_back(stake, reward, bps) == below_one
+def test_what_a_stake_backs_is_far_from_certainty(stake: Wei, reward: Wei, bps: int) -> None:
     most = affordable_reward(stake, bps)
     assert can_back(stake, most, bps)
     assert most == MAX_REWARD or not can_back(stake, Wei(most + 1), bps)
+    if can_back(stake, reward, bps):
+        assert per_task(stake, 1, reward, bps) < WAD
 
 
 def test_without_collusion_any_stake_backs_any_work_and_none_backs_nothing() -> None:
     assert affordable_reward(Wei(1), 0) == MAX_REWARD
     assert affordable_reward(Wei(0), 0) == affordable_reward(Wei(0), 1000) == 0
-    assert affordable_reward(Wei(100 * TOKEN), 1000) == 900 * TOKEN - 1
+    assert affordable_reward(Wei(100 * TOKEN), 1000) == 400 * TOKEN
+    assert affordable_reward(Wei(100 * TOKEN), 5000) == affordable_reward(Wei(100 * TOKEN), 9999) == 0
+
+
+@given(
+    st.lists(st.integers(1, 10**24), min_size=1, max_size=6), st.integers(1, 10**24), st.integers(1, 4999), st.data()
+)
+def test_batches_drawn_one_after_the_other_are_as_safe_as_one(
+    batches: list[int], stake: int, bps: int, data: st.DataObject
+) -> None:
+    """Each task is drawn by what is in flight then; what comes later makes neither it nor itself worth faking."""
+    scale = max(1, sum(batches) // max(1, affordable_reward(Wei(stake), bps)) + 1)
+    stake = stake * scale
+    in_flight, gained, escape = 0, 0, Decimal(1)
+    for reward in batches:
+        in_flight += reward
+        if data.draw(st.booleans()):
+            needed = per_task(Wei(stake), tasks_alike(Wei(in_flight), Wei(reward)), Wei(in_flight), bps)
+            escape = EXACT.multiply(escape, Decimal(WAD - needed) / WAD)
+            gained += reward
+    assert can_back(Wei(stake), Wei(in_flight), bps) or affordable_reward(Wei(stake), bps) == 0
+    lost = EXACT.multiply(Decimal(10_000 - bps) / 10_000 * (1 - escape), Decimal(stake + in_flight))
+    assert gained < lost or gained == 0
+
+
+def test_work_beyond_what_is_backed_could_be_faked_in_two_batches() -> None:
+    """Why a stake backs less than what makes q 1: 6.25 S drawn first, then 1.75 S, and a lie in both would pay."""
+    stake, first, second = (Wei(int(x * TOKEN)) for x in (100, 625, 175))
+    both = Wei(first + second)
+    assert not can_back(stake, both, 1000)
+    escape = (1 - Decimal(per_task(stake, 1, first, 1000)) / WAD) * (1 - reference(stake, 1, both, 1000)) ** (
+        Decimal(175) / 800
+    )
+    assert both > Decimal("0.9") * (1 - Decimal(escape)) * (stake + both)
 
 
 @given(st.lists(st.integers(1, 10**24), min_size=1, max_size=12), st.data(), st.integers(1, 10**24).map(Wei))

@@ -23,7 +23,7 @@ STAKES = tuple(Wei(tokens * _TOKEN) for tokens in (100, 1_000, 10_000))
 REPUTATIONS = (0, 10, 100, 10_000)
 WORK = tuple(
     (tasks, Wei(_TOKEN * cents // 100))
-    for tasks, cents in ((1, 1), (1, 1_000), (1, 50_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
+    for tasks, cents in ((1, 1), (1, 1_000), (1, 40_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
 )
 """Tasks an owner would have in flight, and the reward of each."""
 
@@ -56,7 +56,7 @@ def expected_gain(
     """What an owner gains on average, in wei, that fakes one segment in each of `faked` of its `tasks` equal tasks (in
     all, if not given) instead of doing the work: what it saves, less (1 - r) P (S + R), where P is the probability that
     an audit hits and r that the auditors collude. Negative for every `faked` above 0 where the stake backs the work
-    (`can_back`); where it does not, faking all of it does not lose, which is why it is not offered."""
+    (`can_back`)."""
     reward = Wei(tasks * task_reward)
     odds = audit_odds(consecutive_valid, stake, tasks, reward, collusion_bps, segments, segments_per_audit)
     fakes = tasks if faked is None else faked

@@ -40,13 +40,17 @@ def p_trust(consecutive_valid: int) -> int:
 
 
 def affordable_reward(stake: Wei, collusion_bps: int) -> Wei:
-    """The most unsettled reward that a stake can back: beyond it q reaches 1, so that even auditing every segment would
-    not make cheating lose. q < 1 where r R < (1 - r) S, with r the share of auditors assumed to collude."""
+    """The most unsettled reward that a stake can back: (1 - 2r) S / 2r, r being the share of auditors that may collude.
+
+    From (1 - r) S / r on q is 1, and not even auditing every segment would make cheating lose. Already beyond what is
+    returned -log(1 - q) is convex: work drawn while little was in flight would then be seen too rarely for what is added
+    later. Up to it, batches drawn one after the other are as safe as all of them drawn at once.
+    """
     if stake <= 0:
         return Wei(0)
     if collusion_bps == 0:
         return MAX_REWARD
-    return min(MAX_REWARD, Wei(((_BPS - collusion_bps) * stake - 1) // collusion_bps))
+    return min(MAX_REWARD, Wei(max(0, (_BPS - 2 * collusion_bps) * stake // (2 * collusion_bps))))
 
 
 def can_back(stake: Wei, reward_in_flight: Wei, collusion_bps: int) -> bool:
