@@ -1,0 +1,233 @@
+"""Attention and its gradient (docs/exact.md) on torch tensors, batched over heads and over sequences of like length.
+
+A batch's sequences are taken in groups; the shorter ones of a group are padded with rows of zeros which nothing sees.
+That changes no bit: a pair that is not visible is +0 wherever it is summed, trees and maxima do not see zeros behind,
+and integers have one sum. Work goes through in parts of so many pairs that a part's matrices stay in a cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from proofyard.workloads.exact.backend import AttentionShape
+from proofyard.workloads.exact.torch_elementary import exp_, f32, inverse_, softcap_, softcap_slope_, tree, tree_
+from proofyard.workloads.exact.torch_integers import Integers
+from proofyard.workloads.exact.torch_slices import Cut, batch_over_rows, batch_times_rows, cut
+
+Tensor = torch.Tensor
+Back = tuple[Tensor, Tensor, Tensor]
+
+PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
+_LIKE = 16  # lengths that are equal when rounded up to a multiple of this are padded to the longest of them
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How many query heads share each of the key heads."""
+
+    kv: int
+    group: int
+
+    def queries(self, x: Tensor, sequences: int) -> Tensor:
+        """(sequences * t, heads * d) to (sequences * kv, group * t, d): the rows that share keys together."""
+        t, d = x.shape[0] // sequences, x.shape[1] // (self.kv * self.group)
+        split = x.view(sequences, t, self.kv, self.group, d).permute(0, 2, 3, 1, 4)
+        return split.reshape(sequences * self.kv, self.group * t, d)
+
+    def keys(self, x: Tensor, sequences: int) -> Tensor:
+        """(sequences * T, kv * d) to (sequences * kv, T, d)."""
+        length, d = x.shape[0] // sequences, x.shape[1] // self.kv
+        return x.view(sequences, length, self.kv, d).permute(0, 2, 1, 3).reshape(sequences * self.kv, length, d)
+
+    def queries_back(self, x: Tensor, sequences: int) -> Tensor:
+        t, d = x.shape[1] // self.group, x.shape[2]
+        joined = x.view(sequences, self.kv, self.group, t, d).permute(0, 3, 1, 2, 4)
+        return joined.reshape(sequences * t, self.kv * self.group * d)
+
+    def keys_back(self, x: Tensor, sequences: int) -> Tensor:
+        length, d = x.shape[1:]
+        return x.view(sequences, self.kv, length, d).permute(0, 2, 1, 3).reshape(sequences * length, self.kv * d)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a group's rows stand in the batch: `at` (sequences * length,) with the batch's size for padding."""
+
+    at: npt.NDArray[np.int64]
+    whole: bool  # the group is the batch, without padding
+
+    def take(self, x: Tensor) -> Tensor:
+        if self.whole:
+            return x
+        padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        return padded[torch.from_numpy(self.at).to(x.device)]
+
+    def put(self, x: Tensor, into: Tensor) -> None:
+        real = np.flatnonzero(self.at < len(into))
+        into[torch.from_numpy(self.at[real]).to(x.device)] = x[torch.from_numpy(real).to(x.device)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences that are computed together, padded to `t` queries and `length` keys."""
+
+    sequences: int
+    t: int
+    length: int
+    query_rows: Rows
+    key_rows: Rows
+    hidden: Tensor | None  # (sequences or 1, t, length): pairs that count as +0; None where there are none
+
+
+def groups(shape: AttentionShape, device: torch.device) -> Iterator[Group]:
+    """The sequences that have queries, those of like lengths together."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, (t, length) in enumerate(zip(shape.queries, shape.keys, strict=True)):
+        if t:
+            alike.setdefault((-(-t // _LIKE), -(-length // _LIKE)), []).append(i)
+    for members in alike.values():
+        ts, lengths = [shape.queries[i] for i in members], [shape.keys[i] for i in members]
+        t, length = max(ts), max(lengths)
+        hidden = _hidden(ts, lengths, shape) if shape.causal or min(ts) < t or min(lengths) < length else None
+        yield Group(
+            len(members),
+            t,
+            length,
+            _rows(shape.queries, members, t),
+            _rows(shape.keys, members, length),
+            None if hidden is None else torch.from_numpy(hidden).to(device),
+        )
+
+
+def _rows(lengths: Sequence[int], members: list[int], padded: int) -> Rows:
+    starts = list(accumulate(lengths, initial=0))
+    at = np.full((len(members), padded), starts[-1], np.int64)
+    for row, i in zip(at, members, strict=True):
+        row[: lengths[i]] = np.arange(starts[i], starts[i + 1])
+    whole = len(members) == len(lengths) and all(lengths[i] == padded for i in members)
+    return Rows(at.reshape(-1), whole)
+
+
+def _hidden(ts: list[int], lengths: list[int], shape: AttentionShape) -> npt.NDArray[np.bool_]:
+    if len(set(zip(ts, lengths, strict=True))) == 1:
+        ts, lengths = ts[:1], lengths[:1]
+    queries, keys = np.array(ts)[:, None, None], np.array(lengths)[:, None, None]
+    i, key = np.arange(max(ts))[None, :, None], np.arange(max(lengths))[None, None]
+    position = keys - queries + i
+    seen = (i < queries) & (key < keys)
+    if shape.causal:
+        seen &= key <= position
+        if shape.window:
+            seen &= key > position - shape.window
+    return ~seen
+
+
+class Attention:
+    """The operation for one unit and one number of heads."""
+
+    def __init__(self, unit: Integers, heads: int, kv_heads: int, shape: AttentionShape) -> None:
+        self.unit, self.heads, self.shape = unit, Heads(kv_heads, heads // kv_heads), shape
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        for group in groups(self.shape, q.device):
+            queries, keys = self._queries(q, group), self._keys(k, group)
+            values = self._keys(v, group)
+            parts = [
+                self._attend(queries_part, keys_part, values_part, hidden)
+                for (queries_part, keys_part, values_part), hidden in self._parts(group, queries, keys, values)
+            ]
+            found = self.heads.queries_back(torch.cat(parts), group.sequences)
+            if group.query_rows.whole:
+                return found
+            group.query_rows.put(found, out)
+        return out
+
+    def backward(self, g: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Back:
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for group in groups(self.shape, q.device):
+            cuts = self._queries(g, group), self._queries(q, group), self._keys(k, group), self._keys(v, group)
+            parts = [self._attend_back(*some, hidden) for some, hidden in self._parts(group, *cuts)]
+            found = [torch.cat(part) for part in zip(*parts, strict=True)]
+            group.query_rows.put(self.heads.queries_back(found[0], group.sequences), dq)
+            group.key_rows.put(self.heads.keys_back(found[1], group.sequences), dk)
+            group.key_rows.put(self.heads.keys_back(found[2], group.sequences), dv)
+        return dq, dk, dv
+
+    def _queries(self, x: Tensor, group: Group) -> Cut:
+        return cut(self.heads.queries(group.query_rows.take(x), group.sequences), clean=True)
+
+    def _keys(self, x: Tensor, group: Group) -> Cut:
+        return cut(self.heads.keys(group.key_rows.take(x), group.sequences), clean=True)
+
+    def _parts(self, group: Group, *cuts: Cut) -> Iterator[tuple[list[Cut], Tensor | None]]:
+        """The operands in parts of few enough pairs, with what is hidden from them: (entries or 1, 1, t, keys)."""
+        entries = group.sequences * self.heads.kv
+        size = max(1, PAIRS_AT_ONCE[cuts[0].hi.device.type] // (self.heads.group * group.t * group.length))
+        for start in range(0, entries, size):
+            stop = min(entries, start + size)
+            hidden = group.hidden
+            if hidden is not None:
+                if len(hidden) > 1:
+                    hidden = hidden[[entry // self.heads.kv for entry in range(start, stop)]]
+                hidden = hidden[:, None]
+            yield [Cut(c.hi[start:stop], c.lo[start:stop], c.scale[start:stop]) for c in cuts], hidden
+
+    def _pairs(self, x: Tensor) -> Tensor:
+        """(entries, group * t, keys) as (entries, group, t, keys)."""
+        return x.view(x.shape[0], self.heads.group, -1, x.shape[2])
+
+    def _scores(self, q: Cut, k: Cut, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+        """(S, S before the softcap where there is one and it is kept)."""
+        s = self._pairs(batch_times_rows(q, k, self.unit)).mul_(f32(self.shape.scale))
+        if not self.shape.softcap:
+            return s, None
+        plain = s.clone() if keep else None
+        return softcap_(s, self.shape.softcap), plain
+
+    def _probabilities(self, s: Tensor, hidden: Tensor | None) -> Tensor:
+        """P; what s held is lost."""
+        m = _hide(s, hidden, -torch.inf).amax(-1, keepdim=True)
+        e = _hide(exp_(s.sub_(m)), hidden)
+        return _hide(e.mul_(inverse_(tree(e))), hidden)
+
+    def _over_keys(self, pairs: Tensor, keys: Cut, hidden: Tensor | None) -> Tensor:
+        """product_over_rows(pairs, keys): (entries, group * t, d)."""
+        scaled = _hide(pairs * keys.scale.transpose(1, 2).unsqueeze(1), hidden)
+        return batch_over_rows(scaled.flatten(1, 2), keys, self.unit)
+
+    def _over_queries(self, pairs: Tensor, queries: Cut, hidden: Tensor | None) -> Tensor:
+        """product_over_rows(transpose of pairs, queries), the heads of a group added in order: (entries, keys, d)."""
+        entries, group, t, length = pairs.shape
+        scaled = _hide(pairs * queries.scale.view(entries, group, t, 1), hidden)
+        d = queries.hi.shape[2]
+        split = Cut(*(x.view(entries * group, t, -1) for x in (queries.hi, queries.lo, queries.scale)))
+        heads = batch_over_rows(scaled.flatten(0, 1), split, self.unit, transposed=True).view(entries, group, length, d)
+        total = heads[:, 0]
+        for number in range(1, group):
+            total = total.add_(heads[:, number])
+        return total
+
+    def _attend(self, q: Cut, k: Cut, v: Cut, hidden: Tensor | None) -> Tensor:
+        p = self._probabilities(self._scores(q, k, keep=False)[0], hidden)
+        return self._over_keys(p, v, hidden)
+
+    def _attend_back(self, g: Cut, q: Cut, k: Cut, v: Cut, hidden: Tensor | None) -> Back:
+        s, plain = self._scores(q, k, keep=True)
+        p = self._probabilities(s, hidden)
+        dp = _hide(self._pairs(batch_times_rows(g, v, self.unit)), hidden)
+        ds = dp.sub_(tree_(p * dp)).mul_(p)
+        if plain is not None:
+            ds.mul_(softcap_slope_(plain, self.shape.softcap))
+        _hide(ds.mul_(f32(self.shape.scale)), hidden)
+        dv = self._over_queries(p, g, hidden)
+        return self._over_keys(ds, k, hidden), self._over_queries(ds, q, hidden), dv
+
+
+def _hide(pairs: Tensor, hidden: Tensor | None, value: float = 0.0) -> Tensor:
+    """In its place."""
+    return pairs if hidden is None else pairs.masked_fill_(hidden, value)

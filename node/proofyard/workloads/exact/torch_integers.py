@@ -1,0 +1,96 @@
+"""Products of small integers in torch, exact in every unit: the one thing that a backend's `unit` decides.
+
+| unit | slices are | products | where |
+|---|---|---|---|
+| int8 | int8 | `torch._int_mm`, int32 sums | CPU, CUDA |
+| float32 | binary32 | binary32 sums below 2^24 | CPU, CUDA |
+| bf16 | binary32, rounded to bf16 inside (7 bits fit its 8) | binary32 sums | CPUs with bf16 units; float32 elsewhere |
+| tf32 | binary32, rounded to TF32 inside (7 bits fit its 11) | binary32 sums | CUDA from Ampere on; float32 elsewhere |
+| fp16 | binary16 | `out_dtype=float32`: binary32 sums | CUDA |
+
+`torch._int_mm` on CUDA wants more than 16 rows, columns in eights and a right operand that is stored transposed
+(cuBLASLt has no other kernels everywhere: pytorch issues 107671, 169956). On CPUs it takes every shape but is silently
+wrong where a (1, N) right operand has the strides (1, 1), so sums of one product are padded to two (torch 2.13). On CPUs
+without VNNI oneDNN adds pairs of products in 16 bits, which 7-bit slices cannot overflow.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch.nn.functional import pad
+
+Tensor = torch.Tensor
+Unit = Literal["int8", "float32", "bf16", "tf32", "fp16"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+_FLOAT_PRECISION = {"int8": "highest", "float32": "highest", "bf16": "medium", "tf32": "high", "fp16": "highest"}
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """torch's precision of float32 products, which is global, for a while."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Integers:
+    """Exact products of integers of 7 bits, at most 4,096 a sum; results are int32 or binary32 tensors of integers."""
+
+    def __init__(self, unit: Unit, device: torch.device) -> None:
+        """ValueError for a unit that the device does not have."""
+        self.on_cuda = device.type == "cuda"
+        if unit not in UNITS or (unit in ("tf32", "fp16") and not self.on_cuda):
+            raise ValueError(
+                f"no unit {unit!r} on {device.type}: tf32 and fp16 are CUDA's; known are {', '.join(UNITS)}"
+            )
+        self.unit = unit
+        self.dtype = {"int8": torch.int8, "fp16": torch.float16}.get(unit, torch.float32)
+        self._precision = _FLOAT_PRECISION[unit]
+
+    def load(self, stored: Tensor) -> Tensor:
+        """Slices that are kept as int8, as the unit takes them."""
+        return stored.to(self.dtype)
+
+    def rows(self, a: Tensor, b: Tensor) -> Tensor:
+        """(M, N) of a (M, K) and b (N, K)."""
+        return self._mm(a, b.t())
+
+    def columns(self, a: Tensor, b: Tensor) -> Tensor:
+        """(M, K) of a (M, J) and b (J, K)."""
+        if self.unit == "int8" and self.on_cuda and b.stride(0) != 1:
+            b = b.t().contiguous().t()
+        return self._mm(a, b)
+
+    def batch(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B, M, N) of a (B, M, K) and b (B, K, N), given as binary32."""
+        if self.on_cuda and self.unit in ("int8", "fp16"):
+            product: Tensor = torch.bmm(a.half(), b.half(), out_dtype=torch.float32)
+            return product
+        with float32_products(self._precision):
+            return torch.bmm(a, b)
+
+    def _mm(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.unit == "int8":
+            return self._int_mm(a, b)
+        if self.unit == "fp16":
+            product: Tensor = torch.mm(a, b, out_dtype=torch.float32)
+            return product
+        with float32_products(self._precision):
+            return torch.mm(a, b)
+
+    def _int_mm(self, a: Tensor, b: Tensor) -> Tensor:
+        (m, k), n = a.shape, b.shape[1]
+        if not self.on_cuda:
+            return torch._int_mm(pad(a, (0, 1)), pad(b.t(), (0, 1)).t()) if k == 1 else torch._int_mm(a, b)
+        rows, inner, columns = max(0, 32 - m), -k % 8, -n % 8
+        if rows or inner:
+            a = pad(a, (0, inner, 0, rows))
+        if inner or columns:
+            b = pad(b.t(), (0, inner, 0, columns)).t()
+        return torch._int_mm(a.contiguous(), b)[:m, :n]
