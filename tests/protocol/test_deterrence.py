@@ -1,4 +1,6 @@
+import importlib.util
 from decimal import Decimal
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from proofyard.protocol.deterrence import COLLUSION_BPS, STAKES, expected_gain, 
 from proofyard.protocol.dial import WAD, affordable_reward, can_back
 from proofyard.protocol.types import Wei
 
+ROOT = Path(__file__).parents[2]
 TOKEN = 10**18
 segments = st.integers(1, 512)
 asked = st.integers(1, 255)
@@ -28,6 +31,15 @@ def test_one_lie_a_task_loses_at_every_stake_and_reputation() -> None:
     assert any(row.odds.segments > 1 for row in rows)
     assert any(row.tasks < row.asked for row in rows)
     assert any(row.odds.wad < WAD for row in rows)
+
+
+def test_the_documentation_has_the_table() -> None:
+    spec = importlib.util.spec_from_file_location("dial_docs", ROOT / "scripts" / "dial_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "verification.md").read_text()
+    assert module.render(page) == page
 
 
 @given(segments, asked)

@@ -109,6 +109,20 @@ def test_one_faked_segment_is_seen_as_often_as_needed(
         assert WAD * (odds.segments - 1) < per_task(stake, tasks, reward, bps) * segments
 
 
+@given(st.integers(0, 10**6), stakes, counts, rewards, collusion, st.integers(1, 512), st.integers(1, 255))
+def test_audits_cost_the_same_share_of_the_work_however_many_segments_a_task_has(
+    valid: int, stake: Wei, tasks: int, reward: Wei, bps: int, segments: int, asked: int
+) -> None:
+    """The share that each of k auditors executes: x, or what the job and the reputation ask for, up to one segment."""
+    odds = audit_odds(valid, stake, tasks, reward, bps, segments, asked)
+    needed = per_task(stake, tasks, reward, bps)
+    expected = odds.wad * odds.segments / segments
+    least = p_trust(valid) * min(asked, segments) / segments
+    assert max(needed, least) * (1 - 1e-12) <= expected <= max(needed + WAD / segments, least) * (1 + 1e-12)
+    if odds.segments == min(asked, segments):
+        assert expected <= (max(needed, least) + 1) * (1 + 1e-12)
+
+
 @given(stakes, rewards, collusion)
 def test_what_a_stake_backs_is_far_from_certainty(stake: Wei, reward: Wei, bps: int) -> None:
     most = affordable_reward(stake, bps)
@@ -129,19 +143,18 @@ def test_without_collusion_any_stake_backs_any_work_and_none_backs_nothing() -> 
     st.lists(st.integers(1, 10**24), min_size=1, max_size=6), st.integers(1, 10**24), st.integers(1, 4999), st.data()
 )
 def test_batches_drawn_one_after_the_other_are_as_safe_as_one(
-    batches: list[int], stake: int, bps: int, data: st.DataObject
+    batches: list[int], more: int, bps: int, data: st.DataObject
 ) -> None:
     """Each task is drawn by what is in flight then; what comes later makes neither it nor itself worth faking."""
-    scale = max(1, sum(batches) // max(1, affordable_reward(Wei(stake), bps)) + 1)
-    stake = stake * scale
+    stake = Wei(more + 1 + sum(batches) * 2 * bps // (10_000 - 2 * bps))
     in_flight, gained, escape = 0, 0, Decimal(1)
     for reward in batches:
         in_flight += reward
         if data.draw(st.booleans()):
-            needed = per_task(Wei(stake), tasks_alike(Wei(in_flight), Wei(reward)), Wei(in_flight), bps)
+            needed = per_task(stake, tasks_alike(Wei(in_flight), Wei(reward)), Wei(in_flight), bps)
             escape = EXACT.multiply(escape, Decimal(WAD - needed) / WAD)
             gained += reward
-    assert can_back(Wei(stake), Wei(in_flight), bps) or affordable_reward(Wei(stake), bps) == 0
+    assert can_back(stake, Wei(in_flight), bps)
     lost = EXACT.multiply(Decimal(10_000 - bps) / 10_000 * (1 - escape), Decimal(stake + in_flight))
     assert gained < lost or gained == 0
 

@@ -43,8 +43,8 @@ def affordable_reward(stake: Wei, collusion_bps: int) -> Wei:
     """The most unsettled reward that a stake can back: (1 - 2r) S / 2r, r being the share of auditors that may collude.
 
     From (1 - r) S / r on q is 1, and not even auditing every segment would make cheating lose. Already beyond what is
-    returned -log(1 - q) is convex: work drawn while little was in flight would then be seen too rarely for what is added
-    later. Up to it, batches drawn one after the other are as safe as all of them drawn at once.
+    returned -log(1 - q) is convex: what was drawn while little was in flight would then be seen too rarely for what is
+    added later. Up to it, batches drawn one after the other are as safe as all of them drawn at once.
     """
     if stake <= 0:
         return Wei(0)
