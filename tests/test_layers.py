@@ -16,7 +16,7 @@ ALLOWED = {
     "chain": {"protocol", "runtime"},
     "transport": {"protocol"},
     "artifacts": {"protocol", "transport"},
-    "workloads": {"protocol", "runtime"},
+    "workloads": {"protocol", "runtime", "artifacts"},
     "sdk": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},

@@ -1,29 +1,36 @@
-"""The zoo of cheats, for tests and the devnet: each is an honest training runner with one thing done wrong.
+"""The zoo of cheats, for tests and the devnet: each is an honest runner with one thing done wrong.
 
 A node runs one only when it is told to (`--adversary KIND`, named in `zoo`). Cheats that a runner cannot show
-(silence, lazy or copying auditors) belong to the node. Averaging tasks are done honestly, except by the one that cheats
-on everything.
+(silence, lazy or copying auditors) belong to the node. A kind that makes no sense for a task is honest there: there are
+no moments to plant in a table, and what is only put together (averages, rankings) is done honestly by all but the one
+that cheats on everything.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-import numpy as np
 from msgspec.structs import replace as _replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import TaskIndex
+from proofyard.workloads import adversary_states as states
+from proofyard.workloads.adversary_states import Altering, MadeUp, Planting
+from proofyard.workloads.adversary_weights import KINDS as TAMPERED
+from proofyard.workloads.adversary_weights import Tampered
 from proofyard.workloads.errors import ExecutionError
-from proofyard.workloads.lora import STEP, TRAIN, initial_adapter, position, put
+from proofyard.workloads.lora import TRAIN, initial_adapter, position, put
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_runner import TrainRunner
-from proofyard.workloads.randomness import uniform
-from proofyard.workloads.state import Array, decode_state, encode_state
+from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
+from proofyard.workloads.state import Tensors, decode_state, encode_state
+from proofyard.workloads.sweep import as_lora
 from proofyard.workloads.text_data import Tokens
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, Workload
+from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload
 
 NOISE, TINY_NOISE = 0.01, 0.0005
-"""Length of the noise of `noise` and `tiny-noise`, relative to the update; the second is below the usual tolerance."""
+"""Length of the noise of `noise` and `tiny-noise`, relative to the update."""
 
 
 class Skipping(TrainRunner):
@@ -35,7 +42,8 @@ class Skipping(TrainRunner):
         if not done:
             raise ExecutionError("this adversary needs more steps in a segment; set segment_steps to at least 2")
         after = super().run(index, before, progress)
-        return _grown(before, after, self.params.segment_steps / done)
+        alter = states.grown(self.params.segment_steps / done)
+        return encode_state(alter(decode_state(before), dict(decode_state(after)), index))
 
 
 class SkipHalf(Skipping):
@@ -63,61 +71,15 @@ class ShortSequences(TrainRunner):
 class StaleAdapter(TrainRunner):
     """Trains from the job's first adapter and claims to have trained from this round's."""
 
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        stale = put(initial_adapter(self.params, self._seed), "adapter") if index == 0 else {}
-        return super().run(index, encode_state(decode_state(before) | stale), progress)
-
-
-class Noise(TrainRunner):
-    """Honest work with a little noise on top."""
-
-    share = NOISE
+    def __init__(
+        self, manifest: Manifest, params: LoraParams, task: TaskSpec, inputs: Inputs, resources: Resources
+    ) -> None:
+        super().__init__(manifest, params, task, inputs, resources)
+        self.stale = put(initial_adapter(params, manifest.seed), "adapter")
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        after = super().run(index, before, progress)
-        start, end = decode_state(before), dict(decode_state(after))
-        for name in [name for name in end if name.startswith("adapter.")]:
-            change = end[name] - start[name]
-            noise = uniform(change.size, 3**0.5, "noise", index, name).reshape(change.shape)
-            spread = float(np.sqrt(np.mean(np.square(change))))
-            end[name] = (end[name] + self.share * spread * noise).astype(np.float32)
-        return encode_state(end)
-
-
-class TinyNoise(Noise):
-    """Too little noise for any tolerance that honest machines can keep."""
-
-    share = TINY_NOISE
-
-
-class FakeAll:
-    """Computes nothing; every number moves by about what training would move it."""
-
-    def __init__(self, params: LoraParams) -> None:
-        self._params = params
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        state = dict(decode_state(before))
-        reach = self._params.lr * self._params.segment_steps / 2
-        for name in [name for name in state if name != STEP]:
-            noise = uniform(state[name].size, reach, "fake", index, name).reshape(state[name].shape)
-            moved = state[name] + noise * (1e-3 if name.startswith("second.") else 1.0)
-            state[name] = (np.abs(moved) if name.startswith("second.") else moved).astype(np.float32)
-        done = (index + 1) * self._params.segment_steps
-        state[STEP] = np.array(done, np.int64)
-        progress(Progress(segment=index, step=done, steps=self._params.task_steps))
-        return encode_state(state)
-
-
-class FakeAverage:
-    """Claims that everybody trained in the opposite direction."""
-
-    def __init__(self, honest: SegmentRunner) -> None:
-        self._honest = honest
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        tensors = decode_state(self._honest.run(index, before, progress))
-        return encode_state({name: -array for name, array in tensors.items()})
+        start = decode_state(before) | (self.stale if index == 0 else {})
+        return super().run(index, encode_state(start), progress)
 
 
 class Crashing(TrainRunner):
@@ -132,8 +94,8 @@ class Crashing(TrainRunner):
 Maker = Callable[[Manifest, LoraParams, TaskSpec, Inputs, Resources], SegmentRunner]
 
 
-def _fake_all(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
-    return FakeAll(p)
+def _made_up(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    return MadeUp(p, position(p, t)[0] * p.task_steps)
 
 
 def _low_rate(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
@@ -147,27 +109,74 @@ def _wrong_shard(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resource
     return TrainRunner(m, p, _replace(t, index=other), i, r)
 
 
-def _bf16(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
-    return TrainRunner(_replace(m, execution_class="bf16"), p, t, i, r)
+def _altering(alter: states.Alter) -> Maker:
+    return lambda m, p, t, i, r: Altering(TrainRunner(m, p, t, i, r), alter)
 
 
-KINDS: dict[str, Maker] = {
-    "bf16": _bf16,
+def _planting(plant: Callable[[Tensors], Tensors]) -> Maker:
+    return lambda m, p, t, i, r: Planting(TrainRunner(m, p, t, i, r), p, plant)
+
+
+TRAINING: dict[str, Maker] = {
+    "blown-adapter": _planting(states.blown_adapter),
     "copied-result": _wrong_shard,
     "crashing": Crashing,
-    "everything-at-once": _fake_all,
-    "fake-all": _fake_all,
+    "dead-adapter": _planting(states.dead_adapter),
+    "everything-at-once": _made_up,
+    "fake-all": _made_up,
     "half-batch": HalfBatch,
     "learning-rate": _low_rate,
-    "noise": Noise,
+    "moments-nudged": _altering(states.nudged_moments),
+    "noise": _altering(states.noise(NOISE)),
+    "planted-moments": _planting(states.planted_moments),
     "short-sequences": ShortSequences,
     "skip-half": SkipHalf,
     "skip-tenth": SkipTenth,
     "stale-adapter": StaleAdapter,
-    "tiny-noise": TinyNoise,
-    "wrong-result": TrainRunner,
+    "tiny-noise": _altering(states.noise(TINY_NOISE)),
+    "trap": _planting(states.negative_moment),
     "wrong-shard": _wrong_shard,
+    "wrong-step": _planting(states.wrong_step),
 }
+
+
+def _repeated(runner: RowsRunner, share: float) -> SegmentRunner:
+    """Computes `share` of a segment's rows, at least one, and repeats the last of them for the others."""
+    honest, join, cut = runner.compute, runner.workload.join_tables, runner.workload.cut_table
+
+    def compute(lines: Sequence[Any]) -> Tensors:
+        count = max(1, int(len(lines) * share))
+        table = honest(lines[:count])
+        return join([table, *[cut(table, range(count - 1, count))] * (len(lines) - count)])
+
+    return _computing(runner, compute)
+
+
+def _shifted(runner: RowsRunner) -> SegmentRunner:
+    """Computes every row from the line after it."""
+    runner.lines = [*runner.lines[1:], *runner.lines[:1]]
+    return runner
+
+
+def _computing(runner: RowsRunner, compute: Compute) -> SegmentRunner:
+    runner.compute = compute
+    return runner
+
+
+ROWS: dict[str, Callable[[RowsRunner], SegmentRunner]] = {
+    "copied-result": _shifted,
+    "everything-at-once": partial(_repeated, share=0.0),
+    "fake-all": partial(_repeated, share=0.0),
+    "flipped-answer": lambda runner: Altering(runner, states.flipped_answer),
+    "noise": lambda runner: Altering(runner, states.noise(NOISE)),
+    "rows-nudged": lambda runner: Altering(runner, states.nudged_rows),
+    "skip-half": partial(_repeated, share=0.5),
+    "skip-tenth": partial(_repeated, share=0.9),
+    "tiny-noise": lambda runner: Altering(runner, states.noise(TINY_NOISE)),
+    "wrong-shard": _shifted,
+}
+
+KINDS = sorted({*TRAINING, *ROWS, *TAMPERED, "wrong-result"})
 
 
 def corrupt(
@@ -175,24 +184,20 @@ def corrupt(
 ) -> SegmentRunner:
     """A runner that cheats in the way `kind` says."""
     if kind not in KINDS:
-        raise ExecutionError(f"no adversary named {kind!r}; known: {', '.join(sorted(KINDS))}")
-    if task.kind != TRAIN:
-        honest = workload.runner(manifest, task, inputs, resources)
-        return FakeAverage(honest) if kind == "everything-at-once" else honest
-    return KINDS[kind](manifest, read_params(manifest), task, inputs, resources)
+        raise ExecutionError(f"no adversary named {kind!r}; known: {', '.join(KINDS)}")
+    if kind in TAMPERED and workload.arithmetic:
+        return Tampered(lambda: workload.runner(manifest, task, inputs, resources), TAMPERED[kind])
+    if task.kind == TRAIN and kind in TRAINING:
+        lora, spec = as_lora(manifest, task) if workload.name == "sweep" else (manifest, task)
+        return TRAINING[kind](lora, read_params(lora), spec, inputs, resources)
+    honest = workload.runner(manifest, task, inputs, resources)
+    if task.kind == COMPUTE and isinstance(honest, RowsRunner):
+        return ROWS[kind](honest) if kind in ROWS else honest
+    return Altering(honest, states.opposite) if kind == "everything-at-once" else honest
 
 
 def corrupt_result(kind: str, result: bytes) -> bytes:
     """The result that a cheat hands in after a correct trace: of `wrong-result` it is another one."""
     if kind != "wrong-result":
         return result
-    return encode_state({name: -array for name, array in decode_state(result).items()})
-
-
-def _grown(before: bytes, after: bytes, factor: float) -> bytes:
-    start, end = decode_state(before), decode_state(after)
-    faked: dict[str, Array] = {STEP: end[STEP]}
-    for name in end.keys() - {STEP}:
-        grown = start[name] + (end[name] - start[name]) * factor
-        faked[name] = (np.maximum(grown, 0) if name.startswith("second.") else grown).astype(np.float32)
-    return encode_state(faked)
+    return encode_state(states.opposite({}, dict(decode_state(result)), 0))
