@@ -194,7 +194,10 @@ def _losses() -> list[dict[str, Any]]:
 
 
 def _adamw() -> dict[str, Any]:
-    backend, step = Reference(), AdamStep(0.875, 0.96875, 0.125, 0.03125, 0.0615234375, 0.001, 0.9999, 1e-8)
+    backend, step = (
+        Reference(),
+        AdamStep(0.9, 0.999, 1 - 0.9, 1 - 0.999, 1 - 0.999 * 0.999, 0.001 / (1 - 0.9 * 0.9), 1 - 0.001 * 0.01, 1e-8),
+    )
     p, g, m = (numbers(6, of=name) for name in "pgm")
     v = numbers(6, of="v") ** 2
     state = backend.adamw(p, g, m, v, 0.5, step)
