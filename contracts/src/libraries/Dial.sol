@@ -51,7 +51,7 @@ library Dial {
         uint256 enough = ONE;
         while (enough - below > 1) {
             uint256 middle = (below + enough) / 2;
-            if (power((ONE - middle) * (FINE / ONE), tasks) < FINE - q) enough = middle;
+            if (power((ONE - middle) * ONE, tasks) < FINE - q) enough = middle;
             else below = middle;
         }
         return enough;
