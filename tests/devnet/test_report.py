@@ -5,12 +5,14 @@ import pytest
 
 from proofyard.devnet.report import Audit, Balance, LossPoint, RunReport, Slash, render_page
 from proofyard.devnet.report.charts import rolling_mean, ticks
-from proofyard.devnet.report.history import losses_of, marks_of, spans_of
+from proofyard.devnet.report.history import answers_of, losses_of, marks_of, spans_of
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.types import Address, Cid, TaskIndex, Wei
+from proofyard.protocol.record import AuditedSegment, AuditVote
+from proofyard.protocol.seal import CANNOT_EXECUTE
+from proofyard.protocol.types import Address, Cid, Digest, SegmentIndex, Signature, TaskIndex, Wei
 
-A, B = Address("0x" + "a" * 40), Address("0x" + "b" * 40)
+A, B, C = Address("0x" + "a" * 40), Address("0x" + "b" * 40), Address("0x" + "c" * 40)
 NAMES = {A: "node-1", B: "node-2"}
 TASKS = {
     TaskIndex(0): TaskSpec(index=TaskIndex(0), kind="train", label="round 0, worker 0"),
@@ -51,6 +53,22 @@ def test_the_log_becomes_losses_and_chain_events() -> None:
     assert [(m.at, m.kind) for m in marks_of(LOG, since=100)] == [(10, "batch"), (15, "settled"), (16, "slashed")]
 
 
+def test_answers_are_told_in_words() -> None:
+    claimed, other = Digest(b"c" * 32), Digest(b"o" * 32)
+    votes = tuple(
+        AuditVote(node, node, Digest(bytes(32)), Signature(bytes(65)), answer, reason, bytes(32))
+        for node, answer, reason in ((A, claimed, ""), (B, other, ""), (C, CANNOT_EXECUTE, "a trap"))
+    )
+    audit = AuditedSegment(TaskIndex(0), SegmentIndex(0), votes, "undecided")
+    assert answers_of(audit, claimed, NAMES | {C: "node-3"}) == {
+        "node-1": "the same",
+        "node-2": f"another state, {other.hex()[:8]}",
+        "node-3": "cannot be executed, a trap",
+    }
+    alike = AuditedSegment(TaskIndex(0), SegmentIndex(0), votes[:2], "valid", alike=((other, claimed),))
+    assert set(answers_of(alike, claimed, NAMES).values()) == {"the same"}
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (2.87, 3.41), (0, 0), (0.001, 0.0012)])
 def test_ticks_are_few_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
@@ -80,14 +98,13 @@ def sample_run() -> RunReport:
         sample_after="beginning & end",
         adapter_cid=Cid("bafkadapter"),
         adapter_dir="out/demo/adapter",
-        tolerance=1e-3,
         conserved=True,
         supply=Wei(10**27),
         nodes=("node-1", "node-2"),
         losses=losses_of(LOG, TASKS, NAMES, since=100),
         spans=spans_of(LOG, TASKS, NAMES, since=100),
         marks=marks_of(LOG, since=100),
-        audits=(Audit("round 0, worker 0", 2, "node-2", {"node-1": 0.61}, "fault", "it differs"),),
+        audits=(Audit("round 0, worker 0", 2, "node-2", {"node-1": "another state, 0f0f0f0f"}, "fault", "it differs"),),
         balances=(Balance("node-2", "node", B, Wei(10**21), Wei(0), "slashed"),),
         slashes=(Slash("node-2", B, Wei(10**21), "it differs"),),
     )

@@ -15,17 +15,16 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.merkle import root
 from proofyard.protocol.record import CommittedTask
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Cid, Digest, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs
 
-TOLERANCE = 1e-3
 MANIFEST = Manifest(
     workload="lora",
     model=raw_cid(b"model"),
     data=raw_cid(b"data"),
-    tolerance=TOLERANCE,
     params={
         "modules": {"m": (4, 4)},
         "rank": 2,
@@ -46,22 +45,26 @@ FIRST = WORKLOAD.initial_state(MANIFEST, SPECS[0], Inputs())
 
 
 def moved(state: bytes, by: float, *, done: int) -> bytes:
-    """A state whose every number is `by` further, after `done` steps."""
-    tensors = decode_state(state)
-    return encode_state(
-        {n: np.array(done, np.int64) if n == "step" else (a + np.float32(by)) for n, a in tensors.items()}
-    )
+    """A state whose adapter is `by` farther, after `done` steps."""
+    tensors = dict(decode_state(state))
+    for name in [name for name in tensors if name.startswith("adapter.")]:
+        tensors[name] = tensors[name] + np.float32(by)
+    return encode_state(tensors | {"step": np.array(done, np.int64)})
 
 
-SECOND = moved(FIRST, 1.0, done=1)
-THIRD = moved(SECOND, 1.0, done=2)
+SECOND = moved(FIRST, 0.01, done=1)
+THIRD = moved(SECOND, 0.01, done=2)
 
 
 class Scene:
-    """A batch of one task with these states and result; `answers` are what executing its segments gives here."""
+    """A batch of one task with these states and result; `answers` are what executing its segments gives here: a state,
+    or an error."""
 
-    def __init__(self, states: list[bytes], result: bytes, answers: list[bytes], inputs: tuple[Cid, ...] = ()) -> None:
+    def __init__(
+        self, states: list[bytes], result: bytes, answers: list[bytes | Exception], inputs: tuple[Cid, ...] = ()
+    ) -> None:
         self.states, self.answers = {cid_of_bytes(state): state for state in states}, answers
+        self.results = {cid_of_bytes(result): result}
         trace = tuple(cid_of_bytes(state) for state in states)
         zero = Digest(bytes(32))
         commitment = Commitment(
@@ -76,7 +79,10 @@ class Scene:
             work_units=1,
         )
         record: Any = SimpleNamespace(
-            batch=1, job=1, manifest=MANIFEST_CID, tasks=(CommittedTask(commitment, b"", trace, 0),)
+            batch=1,
+            job=1,
+            manifest=MANIFEST_CID,
+            tasks=(CommittedTask(commitment, b"", trace, OperatorId(1), WORKER, 0, 1),),
         )
         event: Any = SimpleNamespace(record=raw_cid(b"record"), batch=1)
         self.settled = Settled(event, record, MANIFEST, SPECS)
@@ -90,17 +96,20 @@ class Scene:
         return found
 
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
-        return self.states[cid]
+        return {**self.results, **self.states}[cid]
 
     async def on_disk(self, cid: Cid) -> Path:
         return Path(cid)
 
     async def run_segment(self, manifest: Manifest, task: Any, index: int, before: bytes, inputs: Inputs) -> bytes:
-        return self.answers[index]
+        answer = self.answers[index]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def replay(self, segment: int) -> Any:
         return await self.replayer.segment(TaskIndex(0), SegmentIndex(segment))
 
 
 def result_of(last: bytes) -> bytes:
-    return WORKLOAD.result(MANIFEST, SPECS[0], last)
+    return WORKLOAD.result(MANIFEST, SPECS[0], lambda _: last)

@@ -5,19 +5,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scene import FIRST, MANIFEST, SECOND, SPECS, THIRD, WORKER, Scene, moved, result_of
+from scene import FIRST, SECOND, THIRD, WORKER, Scene, moved, result_of
 
+from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import ChallengeRecord, Kind, SlashRecord
 from proofyard.disputes import judging
 from proofyard.disputes.judging import Finding, judge
 from proofyard.disputes.settled import Settled
 from proofyard.protocol.audit import Verdict
+from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.record import AuditedSegment, AuditVote, RecordedOperator
 from proofyard.protocol.replay import RecordInvalid
+from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.types import Address, Digest, SegmentIndex, TaskIndex, Wei
-from proofyard.workloads.lora import WORKLOAD
-from proofyard.workloads.sketch import sketch_change
+from proofyard.workloads.errors import SegmentFailed
 
 AUDITOR = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 SEED = Digest(bytes(range(32)))
@@ -43,7 +45,7 @@ async def found(
     async def load(*_: object) -> Settled:
         return settled
 
-    def check(*_: object) -> None:
+    async def check(*_: object) -> None:
         if problem:
             raise RecordInvalid(1, problem)
 
@@ -63,7 +65,7 @@ def honest() -> Scene:
 
 
 def cheating() -> Scene:
-    return Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 2.0, done=1), THIRD])
+    return Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 0.02, done=1), THIRD])
 
 
 async def test_a_right_segment_stands_and_a_wrong_or_withheld_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,17 +95,32 @@ async def test_a_fault_is_wrong_where_the_accused_is_innocent(monkeypatch: pytes
     assert invalid.wrong
 
 
-@pytest.mark.parametrize(("answer", "wrong"), [(SECOND, True), (moved(FIRST, 9.0, done=1), False), (None, True)])
-async def test_an_auditors_fault_stands_if_its_sketch_is_far_from_the_jurors(
+@pytest.mark.parametrize(("answer", "wrong"), [(SECOND, True), (moved(FIRST, 0.09, done=1), False), (None, True)])
+async def test_an_auditors_fault_stands_if_executing_gives_another_answer(
     monkeypatch: pytest.MonkeyPatch, answer: bytes | None, wrong: bool
 ) -> None:
-    """`answer`: the state that the accused auditor sealed a sketch of; None where it did not audit at all."""
-    votes = () if answer is None else (vote_for(answer),)
+    """`answer`: the state that the accused auditor sealed; None where it did not audit at all."""
+    votes = () if answer is None else (vote_for(cid_digest(cid_of_bytes(answer))),)
     audit = AuditedSegment(TaskIndex(0), SegmentIndex(0), votes, Verdict.VALID)
     finding = await found(honest(), monkeypatch, Kind.FAULT, accused=2, reason=FaultReason.FALSE_AUDIT, audits=(audit,))
     assert finding.wrong == wrong, finding.reason
 
 
-def vote_for(after: bytes) -> AuditVote:
-    sketch = sketch_change(WORKLOAD.change(MANIFEST, SPECS[0], FIRST, after), SEED).encode()
-    return AuditVote(AUDITOR, AUDITOR, ZERO, b"", sketch, ZERO, bytes(32), 1.0, False)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("failure", "wrong"), [(SegmentFailed(0, "a trap"), True), (None, False)])
+async def test_an_auditor_that_could_not_execute_is_right_where_nobody_can(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None, wrong: bool
+) -> None:
+    audit = AuditedSegment(TaskIndex(0), SegmentIndex(0), (vote_for(CANNOT_EXECUTE),), Verdict.VALID)
+    scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [failure or SECOND, THIRD])
+    finding = await found(scene, monkeypatch, Kind.FAULT, accused=2, reason=FaultReason.FALSE_AUDIT, audits=(audit,))
+    assert finding.wrong == wrong, finding.reason
+
+
+async def test_no_jury_convicts_for_a_workload_that_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "load_workload", lambda _: SimpleNamespace(exact=False))
+    assert not (await found(cheating(), monkeypatch, Kind.SEGMENT)).wrong
+    assert not (await found(cheating(), monkeypatch, Kind.FAULT, reason=FaultReason.DISAGREED)).wrong
+
+
+def vote_for(answer: Digest) -> AuditVote:
+    return AuditVote(AUDITOR, AUDITOR, ZERO, b"", answer, "", bytes(32))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import CommittedTask
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Digest, JobId, TaskIndex
 from proofyard.transport import Endpoint
 
@@ -26,7 +27,7 @@ ZERO = Digest(bytes(32))
 def committed(worker: Address) -> CommittedTask:
     result = raw_cid(b"result")
     commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1)
-    return CommittedTask(commitment, b"", (raw_cid(b"before"), raw_cid(STATE)), 0)  # type: ignore[arg-type]
+    return CommittedTask(commitment, b"", (raw_cid(b"before"), raw_cid(STATE)), OperatorId(1), worker, 0, 1)  # type: ignore[arg-type]
 
 
 class Verifier:

@@ -1,23 +1,45 @@
 """What a replayed segment is compared with."""
 
 import pytest
-from scene import FIRST, SECOND, THIRD, TOLERANCE, Scene, moved, result_of
+from scene import FIRST, SECOND, THIRD, Scene, moved, result_of
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.disputes.errors import NoSuchPlace
 from proofyard.protocol.cid import raw_cid
+from proofyard.workloads.errors import OutOfMemory, SegmentFailed
+from proofyard.workloads.state import decode_state, encode_state
 
 
-async def test_equal_bytes_and_rounding_hold_and_a_skipped_step_does_not() -> None:
+async def test_equal_bytes_hold_and_a_state_that_differs_in_one_bit_does_not() -> None:
     honest = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [SECOND, THIRD])
     assert [(await honest.replay(segment)).equal for segment in (0, 1)] == [True, True]
-    rounded = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 1.0 + TOLERANCE / 10, done=1), THIRD])
-    near = await rounded.replay(0)
-    assert near.holds and not near.equal and 0 < near.distance < TOLERANCE
-    skipped = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 2.0, done=1), THIRD])
-    far = await skipped.replay(0)
-    assert far.holds is False
-    assert "beyond the tolerance" in str(far)
+    near = bytearray(SECOND)
+    near[-9] ^= 1
+    far = await Scene([FIRST, SECOND, THIRD], result_of(THIRD), [bytes(near), THIRD]).replay(0)
+    assert far.holds is False and not far.equal
+    assert "another state" in str(far)
+
+
+async def test_a_state_claimed_for_a_segment_that_cannot_be_executed_is_wrong() -> None:
+    failed = SegmentFailed(0, "the loss is not a number")
+    found = await Scene([FIRST, SECOND, THIRD], result_of(THIRD), [failed, THIRD]).replay(0)
+    assert found.holds is False
+    assert "not a number" in str(found)
+
+
+async def test_what_this_machine_alone_cannot_do_is_no_finding() -> None:
+    scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [OutOfMemory("too little"), THIRD])
+    with pytest.raises(OutOfMemory):
+        await scene.replay(0)
+
+
+async def test_a_state_that_breaks_a_law_is_wrong_whatever_executing_it_gives() -> None:
+    tensors = {name: array.copy() for name, array in decode_state(SECOND).items()}
+    tensors["second.m.lora_A"][0, 0] = -1
+    trap = encode_state(tensors)
+    found = await Scene([FIRST, trap, THIRD], result_of(THIRD), [trap, THIRD]).replay(1)
+    assert found.holds is False
+    assert "negative" in str(found)
 
 
 async def test_a_first_state_or_result_of_its_own_is_wrong_although_every_segment_is_right() -> None:
@@ -41,18 +63,18 @@ async def test_inputs_that_are_no_settled_results_are_wrong() -> None:
 @pytest.mark.parametrize("garbage", [b"no state at all", moved(FIRST, float("nan"), done=1)], ids=["bytes", "nan"])
 async def test_a_committed_state_that_is_none_is_wrong(garbage: bytes) -> None:
     scene = Scene([FIRST, garbage, THIRD], result_of(THIRD), [SECOND, THIRD])
-    found = await scene.replay(0)
-    assert found.holds is False
-    assert "state refused" in str(found)
+    assert (await scene.replay(0)).holds is False
+    assert "state refused" in str(await scene.replay(1))
 
 
-async def test_a_state_that_nobody_delivers_leaves_the_segment_open() -> None:
-    scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 2.0, done=1), THIRD])
+async def test_a_state_that_nobody_delivers_leaves_the_segment_after_it_open() -> None:
+    """The one before it is judged by the digest alone."""
+    scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [moved(FIRST, 0.02, done=1), THIRD])
     del scene.states[cid_of_bytes(SECOND)]
-    for segment, number in ((0, 1), (1, 1)):
-        found = await scene.replay(segment)
-        assert found.holds is None
-        assert f"state {number} of task 0" in str(found)
+    assert (await scene.replay(0)).holds is False
+    found = await scene.replay(1)
+    assert found.holds is None
+    assert "state 1 of task 0" in str(found)
 
 
 async def test_a_place_that_is_not_there_is_named() -> None:

@@ -12,9 +12,7 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 TASK = TaskSpec(index=TaskIndex(2), kind="train")
 OFFER = TaskOffer(JobId(1), raw_cid(b"m"), TASK, (), (), 15.0)
-AUDIT = AuditOffer(
-    BatchId(7), JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), Digest(bytes(32)), (), (), 15.0
-)
+AUDIT = AuditOffer(BatchId(7), JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), (), (), 15.0)
 SUBMISSION = SubmitCommitment(
     Commitment(
         JobId(1),
@@ -46,7 +44,7 @@ def test_unfinished_tasks_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_seal_can_be_opened_after_a_restart_by_its_verifier_only(tmp_path: Path) -> None:
-    opened = SealOpened(b"sketch", Digest(b"a" * 32), b"s" * 32)
+    opened = SealOpened(Digest(b"a" * 32), "", b"s" * 32)
     journal = Journal(tmp_path / "node.db")
     journal.accept_audit(VERIFIER, AUDIT)
     request = OpenSeal(AUDIT.batch, TASK.index, AUDIT.segment)
@@ -55,6 +53,7 @@ def test_a_seal_can_be_opened_after_a_restart_by_its_verifier_only(tmp_path: Pat
     journal.close()
     journal = Journal(tmp_path / "node.db")
     assert journal.opening(VERIFIER, request) == opened
+    assert journal.answers() == {opened.after}
     assert journal.opening(Address("0x" + "1" * 40), request) is None
     journal.close()
 

@@ -114,7 +114,6 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
             workload="lora",
             model=store.link_directory(inputs / "model"),
             data=store.link_file(inputs / "text.jsonl"),
-            tolerance=1e-3,
             params={
                 "modules": linear_modules(inputs / "model", ["q_proj"]),
                 "rank": 2,
@@ -264,8 +263,9 @@ async def test_a_node_without_room_says_so_and_hands_the_task_back(
 def record_of(submission: SubmitCommitment) -> bytes:
     """A record with this one task."""
     from proofyard.protocol.record import BatchRecord, CommittedTask
+    from proofyard.protocol.settlement import OperatorId
 
-    task = CommittedTask(submission.commitment, submission.signature, submission.trace, 0)
+    task = CommittedTask(submission.commitment, submission.signature, submission.trace, OperatorId(1), VERIFIER, 0, 1)
     return encode(
         BatchRecord(
             chain_id=1,

@@ -31,15 +31,23 @@ def judged(answers: dict[Address, Digest], k: int = 2, *, exhausted: bool = Fals
     return tally(answers, CLAIMED, k, exhausted=exhausted)
 
 
-def test_k_equal_answers_decide() -> None:
+def test_k_answers_that_are_the_workers_find_it_right() -> None:
     assert judged(votes(2)) is Verdict.VALID
-    assert judged(votes(0, 2)) is Verdict.FAULT
     assert judged(votes(1)) is Verdict.PENDING
 
 
-def test_one_bit_makes_another_answer_and_a_split_accuses_nobody_until_one_side_has_one_vote_more() -> None:
+def test_an_accusation_needs_one_owner_more() -> None:
+    assert judged(votes(0, 2)) is Verdict.PENDING
+    assert judged(votes(0, 3)) is Verdict.FAULT
+    assert judged(votes(1), 1) is Verdict.VALID
+    assert judged(votes(0, 1), 1) is Verdict.PENDING
+    assert judged(votes(0, 2), 1) is Verdict.FAULT
+
+
+def test_one_bit_makes_another_answer_and_a_split_accuses_nobody_until_one_side_has_k_and_one_more() -> None:
     assert judged(votes(0, 1, 1)) is Verdict.PENDING
     assert judged(votes(1, 1)) is Verdict.PENDING
+    assert judged(votes(2, 1)) is Verdict.PENDING
     assert judged(votes(1, 2)) is Verdict.PENDING
     assert judged(votes(1, 3)) is Verdict.FAULT
     assert judged(votes(3, 1)) is Verdict.VALID
@@ -54,25 +62,18 @@ def test_accusers_who_contradict_each_other_convict_nobody() -> None:
 
 
 def test_too_few_auditors_never_decide() -> None:
-    for few in (votes(0), votes(1), votes(0, 1), votes(1, 1), votes(2, 1), votes(1, 2)):
+    for few in (votes(0), votes(1), votes(0, 1), votes(0, 2), votes(1, 1), votes(2, 1), votes(1, 2)):
         assert judged(few, exhausted=True) is Verdict.UNDECIDED
 
 
-def test_one_owner_alone_never_accuses_even_where_one_is_enough_to_agree() -> None:
-    assert judged(votes(1), 1) is Verdict.VALID
-    assert judged(votes(0, 1), 1) is Verdict.PENDING
-    assert judged(votes(0, 1), 1, exhausted=True) is Verdict.UNDECIDED
-    assert judged(votes(0, 2), 1) is Verdict.FAULT
-
-
 def test_that_it_cannot_be_executed_is_an_answer_and_convicts() -> None:
-    failed = {address(i): CANNOT_EXECUTE for i in range(2)}
+    failed = {address(i): CANNOT_EXECUTE for i in range(3)}
     assert judged(failed) is Verdict.FAULT
     assert carried(failed.values(), CLAIMED, Verdict.FAULT) == CANNOT_EXECUTE
 
 
 def test_a_worker_cannot_claim_the_answer_that_it_cannot_be_executed() -> None:
-    failed = {address(i): CANNOT_EXECUTE for i in range(2)}
+    failed = {address(i): CANNOT_EXECUTE for i in range(3)}
     assert tally(failed, CANNOT_EXECUTE, 2, exhausted=False) is Verdict.FAULT
     assert carried(failed.values(), CANNOT_EXECUTE, Verdict.FAULT) == CANNOT_EXECUTE
 

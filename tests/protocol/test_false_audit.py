@@ -1,65 +1,61 @@
 """Who is at fault when auditors disagree."""
 
+import hashlib
+
 import pytest
 
 from proofyard.protocol.audit import Verdict, tally
-from proofyard.protocol.false_audit import MARGIN, false_audits
+from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.record import AuditedSegment, AuditVote
+from proofyard.protocol.seal import CANNOT_EXECUTE
+from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Digest, SegmentIndex, Signature, TaskIndex
 
-TOLERANCE = 1e-3
 K = 2
-HONEST, ROUNDING, LIE = 1e-4, 5e-3, 1.4
+PLACE = TaskIndex(4), SegmentIndex(1)
+CLAIMED, REAL, MADE_UP = (Digest(hashlib.sha256(text).digest()) for text in (b"claimed", b"real", b"made up"))
 
 
-def audit(*distances: float) -> AuditedSegment:
-    """A segment whose auditors 0, 1, ... answered at these distances from the worker, judged as the tally says."""
+def audit(*answers: Digest) -> AuditedSegment:
+    """A segment whose auditors 0, 1, ... gave these answers, judged as the tally says."""
     votes = tuple(
         AuditVote(
             auditor=Address(f"0x{number:040x}"),
             owner=Address(f"0x{number + 100:040x}"),
             seal=Digest(bytes(32)),
             signature=Signature(bytes(65)),
-            sketch=b"",
-            after=Digest(bytes(32)),
+            after=answer,
+            reason="",
             salt=bytes(32),
-            distance=distance,
-            match=distance <= TOLERANCE,
-            answer=int(distance > TOLERANCE),
         )
-        for number, distance in enumerate(distances)
+        for number, answer in enumerate(answers)
     )
-    verdict = tally({vote.owner: vote.answer for vote in votes}, K, exhausted=True)
-    return AuditedSegment(TaskIndex(4), SegmentIndex(1), votes, verdict)
+    verdict = tally({vote.owner: vote.after for vote in votes}, CLAIMED, K, exhausted=True)
+    return AuditedSegment(*PLACE, votes, verdict)
 
 
 @pytest.mark.parametrize(
-    ("distances", "verdict", "guilty"),
+    ("answers", "verdict", "guilty"),
     [
-        ((HONEST, HONEST, HONEST, LIE), Verdict.VALID, [3]),  # accuses an honest worker, or did no work
-        ((LIE, HONEST, HONEST, HONEST), Verdict.VALID, [0]),
-        ((LIE, LIE, HONEST, HONEST, HONEST), Verdict.VALID, [0, 1]),
-        ((LIE, LIE, LIE, HONEST), Verdict.FAULT, [3]),  # covers for a cheat
-        ((LIE, LIE), Verdict.FAULT, []),
-        ((HONEST, HONEST), Verdict.VALID, []),
-        ((HONEST, HONEST, HONEST, ROUNDING), Verdict.VALID, []),
-        ((ROUNDING, LIE, LIE, HONEST), Verdict.FAULT, []),  # one accuser is close to the answer that was outvoted
-        ((HONEST, HONEST, LIE), Verdict.VALID, []),  # auditors ran out before three agreed
-        ((LIE, LIE, HONEST), Verdict.FAULT, []),
-        ((HONEST, LIE), Verdict.UNDECIDED, []),
+        ((CLAIMED, CLAIMED, CLAIMED, MADE_UP), Verdict.VALID, [3]),  # accuses an honest worker, or did no work
+        ((CANNOT_EXECUTE, CLAIMED, CLAIMED, CLAIMED), Verdict.VALID, [0]),
+        ((MADE_UP, REAL, CLAIMED, CLAIMED, CLAIMED), Verdict.VALID, [0, 1]),
+        ((REAL, REAL, REAL, CLAIMED), Verdict.FAULT, [3]),  # covers for a cheat
+        ((REAL, REAL, REAL, MADE_UP), Verdict.FAULT, [3]),  # the worker cheated, and so did one that accused it
+        ((CANNOT_EXECUTE, CANNOT_EXECUTE, CANNOT_EXECUTE, CLAIMED), Verdict.FAULT, [3]),
+        ((REAL, REAL), Verdict.UNDECIDED, []),
+        ((REAL, REAL, REAL), Verdict.FAULT, []),
+        ((CLAIMED, CLAIMED), Verdict.VALID, []),
+        ((CLAIMED, CLAIMED, MADE_UP), Verdict.UNDECIDED, []),  # auditors ran out before three agreed
+        ((REAL, REAL, CLAIMED), Verdict.UNDECIDED, []),
+        ((CLAIMED, MADE_UP), Verdict.UNDECIDED, []),
     ],
 )
-def test_an_outvoted_auditor_is_at_fault_only_where_k_and_one_more_agree_and_it_is_far_from_them(
-    distances: tuple[float, ...], verdict: Verdict, guilty: list[int]
+def test_an_outvoted_auditor_is_at_fault_only_where_k_and_one_more_agree(
+    answers: tuple[Digest, ...], verdict: Verdict, guilty: list[int]
 ) -> None:
-    judged = audit(*distances)
+    judged = audit(*answers)
     assert judged.verdict == verdict
-    faults = false_audits([judged], TOLERANCE, K)
+    faults = false_audits([judged], {PLACE: CLAIMED}, K)
     assert [int(fault.node, 16) for fault in faults] == guilty
-    assert all((fault.task, fault.segment) == (4, 1) for fault in faults)
-
-
-def test_the_margin_is_a_multiple_of_the_jobs_own_tolerance() -> None:
-    judged = audit(HONEST, HONEST, HONEST, 0.02)
-    assert len(false_audits([judged], 0.02 / MARGIN * 0.99, K)) == 1
-    assert false_audits([judged], 0.02 / MARGIN * 1.01, K) == ()
+    assert all((fault.task, fault.segment, fault.kind) == (*PLACE, FaultReason.FALSE_AUDIT) for fault in faults)

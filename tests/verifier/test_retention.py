@@ -37,9 +37,7 @@ class Shelf:
             cast(Any, None),
         )
         self.cids: dict[str, Cid] = {name: store.put_bytes(name.encode()) for name in NAMES}
-        manifest = Manifest(
-            workload="lora", params={}, model=self.cids["model"], data=self.cids["data"], tolerance=1e-3
-        )
+        manifest = Manifest(workload="lora", params={}, model=self.cids["model"], data=self.cids["data"])
         self.cids["manifest"] = store.put_bytes(encode_manifest(manifest))
         digest = Digest(bytes(32))
         commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1)

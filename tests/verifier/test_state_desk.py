@@ -11,6 +11,7 @@ from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, encode_record
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex
 from proofyard.verifier.disputes import StateDesk
 
@@ -37,7 +38,7 @@ def record() -> BatchRecord:
         audit_fee="1",
         audits_paid_before="0",
         operators=(),
-        tasks=(CommittedTask(commitment, b"", TRACE, 0),),  # type: ignore[arg-type]
+        tasks=(CommittedTask(commitment, b"", TRACE, OperatorId(1), WORKER, 0, 1),),  # type: ignore[arg-type]
         audits=(),
         faults=(),
         payouts=(),

@@ -123,10 +123,6 @@ def _draw(seed: Digest, leaf: Digest, *purpose: bytes) -> int:
     return int.from_bytes(keccak(b"".join((seed, leaf, *purpose))), "big")
 
 
-LEAST_ACCUSERS = 2
-"""One owner alone never costs another one its stake, whatever a job's k is."""
-
-
 class Verdict(StrEnum):
     """What a segment's votes say of the worker."""
 
@@ -139,18 +135,17 @@ class Verdict(StrEnum):
 def tally(answers: Mapping[Address, Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool) -> Verdict:
     """The verdict of one segment. `answers` maps an auditor's owner to its answer, `claimed` is the worker's.
 
-    k equal answers decide, and two at least accuse. A split accuses nobody: more auditors are seated until k + 1 owners
-    give one answer. Accusers who contradict each other are a split as well, so idle auditors that make up their answers
-    convict nobody. Where no auditor is left (`exhausted`) it stays undecided: the task is done again, and nobody is
-    punished.
+    k auditors that all give the worker's answer find it right. Where answers differ, the worker's among them, more
+    auditors are seated until k + 1 owners give one answer: nobody is accused by fewer, and auditors that make up their
+    answers by themselves convict nobody. Where no auditor is left (`exhausted`) it stays undecided: the task is done
+    again, and nobody is punished.
     """
     counts = Counter(answers.values())
-    needed = auditors_per_segment + (1 if len(counts) > 1 else 0)
     # A worker could commit to the very text that `CANNOT_EXECUTE` is the digest of.
     match = 0 if claimed == CANNOT_EXECUTE else counts.pop(claimed, 0)
-    if match >= needed:
+    if match > auditors_per_segment or (match == auditors_per_segment and not counts):
         return Verdict.VALID
-    if max(counts.values(), default=0) >= max(needed, LEAST_ACCUSERS):
+    if max(counts.values(), default=0) > auditors_per_segment:
         return Verdict.FAULT
     return Verdict.UNDECIDED if exhausted else Verdict.PENDING
 
