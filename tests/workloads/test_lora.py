@@ -3,6 +3,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from adamw import train
 
 from proofyard.protocol.manifest import decode_manifest, encode_manifest
 from proofyard.workloads.errors import ManifestRefused, StateRefused
@@ -49,6 +50,11 @@ def test_parameters_survive_the_manifest_bytes(lora_manifest):
         ({"lr": math.nan}, "params.lr"),
         ({"lr": math.inf}, "params.lr"),
         ({"alpha": math.nan}, "params.alpha"),
+        ({"lr": 1e7}, "params.lr"),
+        ({"eps": 0.0}, "params.eps"),
+        ({"eps": 1e-31}, "params.eps"),
+        ({"clip": 0.0}, "params.clip"),
+        ({"beta2": 1.0}, "params.beta2"),
         ({"segments": 0}, "params.segments"),
         ({"seq_len": 1 << 40}, "params.seq_len"),
         ({"seq_len": 1 << 17, "batch": 4096}, "params.batch"),
@@ -70,19 +76,37 @@ def test_a_parameter_out_of_range_is_refused_by_name(lora_manifest, changes, fie
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("model", None),
         ("data", None),
         ("seed", -1),
-        ("tolerance", 0.0),
-        ("tolerance", math.nan),
-        ("execution_class", "fp8"),
+        ("precision", "bf16"),
+        ("precision", ""),
     ],
 )
 def test_a_manifest_field_out_of_range_is_refused_by_name(lora_manifest, field, value):
     with pytest.raises(ManifestRefused) as caught:
         WORKLOAD.check(msgspec.structs.replace(lora_manifest(), **{field: value}))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eps": 1e-30},
+        {"beta1": 0.0, "beta2": 0.0},
+        {"lr": 0.0},
+        {"lr": 1e6, "weight_decay": 0.999},
+        {"alpha": 1e6},
+        {"clip": 1e-6},
+        {"segment_steps": 64},
+        {"rank": 64},
+    ],
+)
+@pytest.mark.parametrize("precision", ["exact", "exact8", "exact4"])
+def test_whatever_computes_the_same_everywhere_may_be_asked_for(lora_manifest, changes, precision):
+    WORKLOAD.check(msgspec.structs.replace(lora_manifest(**changes), precision=precision))
 
 
 def test_a_missing_parameter_is_refused_by_name(lora_manifest):
@@ -125,11 +149,14 @@ def test_averaging_takes_the_mean_of_the_deltas(lora_manifest):
     manifest = lora_manifest()
     start, delta, results = adapters(manifest, 1.0, 2.0)
     task, before, after = average(manifest, results)
-    assert WORKLOAD.result(manifest, task, after) == after
+    for number, state in enumerate((before, after)):
+        WORKLOAD.check_state(manifest, task, number, state)
+    assert WORKLOAD.result(manifest, task, [before, after].__getitem__) == after
+    WORKLOAD.check_result(manifest, task, after, after, [])
+    with pytest.raises(StateRefused, match="not what"):
+        WORKLOAD.check_result(manifest, task, before, after, [])
     for name, array in take(decode_state(after), "adapter").items():
         np.testing.assert_allclose(array, start[name] + 1.5 * delta[name], atol=1e-6)
-    change = WORKLOAD.change(manifest, task, before, after)
-    assert set(change) == {"adapter", "velocity"}
 
 
 def test_the_outer_optimizer_is_nesterov_momentum(lora_manifest):
@@ -189,6 +216,51 @@ def test_a_poisoned_result_is_refused_by_tensor(lora_manifest, break_it, reason)
     with pytest.raises(StateRefused, match=reason) as caught:
         average(manifest, (good, encode_state(tensors)))
     assert caught.value.tensor
+
+
+def trained(manifest, task, number):
+    """A state of a training task that keeps all laws, without any model."""
+    params = read_params(manifest)
+    rng = np.random.default_rng(1)
+    steps = train(params, manifest.seed, number * params.segment_steps, lambda s, n, w: rng.standard_normal(w.shape))
+    return encode_state(list(steps)[-1])
+
+
+def test_a_training_state_is_checked_whole(lora_manifest):
+    manifest = lora_manifest()
+    task = WORKLOAD.graph(manifest)[0]
+    assert trained(manifest, task, 0) == WORKLOAD.initial_state(manifest, task, Inputs())
+    for number in range(4):
+        WORKLOAD.check_state(manifest, task, number, trained(manifest, task, number))
+        with pytest.raises(StateRefused, match="expected"):
+            WORKLOAD.check_state(manifest, task, (number + 1) % 4, trained(manifest, task, number))
+    with pytest.raises(StateRefused, match="states 0 to 3"):
+        WORKLOAD.check_state(manifest, task, 4, trained(manifest, task, 4))
+    tensors = dict(decode_state(trained(manifest, task, 2)))
+    name = next(name for name in tensors if name.startswith("adapter.") and name.endswith("lora_A"))
+    for change in (
+        {name: tensors[name].T},
+        {name: tensors[name].astype(np.float64)},
+        {name: tensors[name].reshape(-1)},
+        {"extra": tensors[name]},
+        {"step": np.array([4], np.int64)},
+        {"step": np.array(4, np.int32)},
+    ):
+        with pytest.raises(StateRefused):
+            WORKLOAD.check_state(manifest, task, 2, encode_state(tensors | change))
+
+
+def test_a_training_result_is_the_adapter_of_the_last_state_and_nothing_else(lora_manifest):
+    manifest = lora_manifest()
+    task = WORKLOAD.graph(manifest)[0]
+    states = [trained(manifest, task, number) for number in range(4)]
+    result = WORKLOAD.result(manifest, task, states.__getitem__)
+    assert set(decode_state(result)) == {name for name in decode_state(states[3]) if name.startswith("adapter.")}
+    WORKLOAD.check_result(manifest, task, result, states[3], [])
+    with pytest.raises(StateRefused, match="not what"):
+        WORKLOAD.check_result(manifest, task, WORKLOAD.result(manifest, task, lambda _: states[2]), states[3], [])
+    with pytest.raises(StateRefused, match="expected"):
+        WORKLOAD.check_result(manifest, task, result, states[2], [])
 
 
 def test_the_number_of_inputs_must_fit_the_task(lora_manifest):

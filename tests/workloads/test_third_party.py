@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.executor import Executor
+from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs, load_workload
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_workload"
@@ -26,14 +31,19 @@ async def test_a_workload_from_outside_is_found_executed_and_audited(tmp_path, m
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"text": "ab " * n + "abcd"}) for n in range(5)))
     params = {"rows": 5, "segment_rows": 2, "segments": 3}
-    manifest = Manifest(workload="readability", data=Cid("data"), tolerance=1e-6, params=params)
+    manifest = Manifest(workload="readability", data=Cid("data"), params=params)
     workload = load_workload("readability")
     compute, gather = workload.graph(manifest)
     async with Executor(tmp_path / "work") as executor:
         trace = await executor.run_task(manifest, compute, Inputs(data=data))
         states = [path.read_bytes() for path in trace.states]
         assert await executor.run_segment(manifest, compute, 1, states[1], Inputs(data=data)) == states[2]
-        last = await executor.run_task(manifest, gather, Inputs(data=data, results=(trace.result.read_bytes(),)))
+        result = trace.result.read_bytes()
+        workload.check_result(manifest, compute, result, states[-1], [cid_of_bytes(state) for state in states])
+        last = await executor.run_task(manifest, gather, Inputs(data=data, results=(result,)))
+    with pytest.raises(StateRefused, match="word_length"):
+        table = dict(decode_state(states[1]))
+        workload.check_state(manifest, compute, 1, encode_state(table | {"word_length": -table["word_length"]}))
     folder = workload.package(manifest, last.result.read_bytes(), tmp_path / "out")
     rows = json.loads((folder / "readability.json").read_text())
     assert [row["words"] for row in rows] == [1, 2, 3, 4, 5]

@@ -16,7 +16,7 @@ from msgspec.structs import replace as _replace
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import TaskIndex
 from proofyard.workloads import adversary_states as states
-from proofyard.workloads.adversary_states import Altering, MadeUp, Planting
+from proofyard.workloads.adversary_states import Altering, AlteringRows, MadeUp, Planting
 from proofyard.workloads.adversary_weights import KINDS as TAMPERED
 from proofyard.workloads.adversary_weights import Tampered
 from proofyard.workloads.errors import ExecutionError
@@ -167,12 +167,12 @@ ROWS: dict[str, Callable[[RowsRunner], SegmentRunner]] = {
     "copied-result": _shifted,
     "everything-at-once": partial(_repeated, share=0.0),
     "fake-all": partial(_repeated, share=0.0),
-    "flipped-answer": lambda runner: Altering(runner, states.flipped_answer),
-    "noise": lambda runner: Altering(runner, states.noise(NOISE)),
-    "rows-nudged": lambda runner: Altering(runner, states.nudged_rows),
+    "flipped-answer": lambda runner: AlteringRows(runner, states.flipped_answer),
+    "noise": lambda runner: AlteringRows(runner, states.noise(NOISE)),
+    "rows-nudged": lambda runner: AlteringRows(runner, states.nudged_rows),
     "skip-half": partial(_repeated, share=0.5),
     "skip-tenth": partial(_repeated, share=0.9),
-    "tiny-noise": lambda runner: Altering(runner, states.noise(TINY_NOISE)),
+    "tiny-noise": lambda runner: AlteringRows(runner, states.noise(TINY_NOISE)),
     "wrong-shard": _shifted,
 }
 
