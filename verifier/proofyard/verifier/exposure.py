@@ -29,7 +29,7 @@ def rewards_in_flight(session: Session, states: tuple[TaskState, ...] = COMMITTE
     return rewards
 
 
-def may_take(
+def objection(
     node: NodeRecord,
     task_reward: Wei,
     in_flight: Wei,
@@ -39,12 +39,16 @@ def may_take(
     auditors_per_segment: int,
     auditing_owners: set[Address],
     collusion_bps: int,
-) -> bool:
-    """Whether a node may be offered a task of `segments` segments: its owner's stake must back it beside the reward
-    `in_flight`, and there must be owners enough to audit it, one segment each."""
+) -> str:
+    """Why a node may not be offered a task of `segments` segments, empty if it may.
+
+    Its owner's stake must back it beside the reward `in_flight`, and there must be owners enough to audit it, one
+    segment each.
+    """
     reward = Wei(in_flight + task_reward)
     if not can_back(node.stake, reward, collusion_bps):
-        return False
+        return "no owner's stake backs it beside what it has in flight"
     alike = tasks_alike(reward, task_reward)
     odds = audit_odds(node.consecutive_valid, node.stake, alike, reward, collusion_bps, segments, segments_per_audit)
-    return odds.segments * auditors_per_segment <= len(auditing_owners - {node.owner})
+    needed, here = odds.segments * auditors_per_segment, len(auditing_owners - {node.owner})
+    return "" if needed <= here else f"{here} other owners are here to audit it, {needed} are needed"

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlmodel import Session, col, select
 
@@ -13,7 +13,7 @@ from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, Wei
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, Fault, Job, JobState, Seat, SeatState, Task, TaskState, log, tasks_of
-from proofyard.verifier.exposure import BEGUN, may_take, rewards_in_flight
+from proofyard.verifier.exposure import BEGUN, objection, rewards_in_flight
 
 logger = logging.getLogger(__name__)
 
@@ -78,26 +78,23 @@ def assign(
     idle = [node for node in offering if node not in shut_out]
     in_flight = rewards_in_flight(session, BEGUN)
     owners = {record.owner for record in offering.values()}
-    offers = []
-    for task in tasks:
-        if task.state != TaskState.READY:
-            continue
-
-        def may(node: Address, task: Task = task) -> bool:
-            record = offering[node]
-            return may_take(
-                record,
+    offers, waits = [], ""
+    for task in (task for task in tasks if task.state == TaskState.READY):
+        for node in preferred(idle, barred=task.barred.split(), losses=losses, load=load):
+            why_not = objection(
+                offering[node],
                 Wei(int(task.reward)),
-                Wei(in_flight[record.owner]),
+                Wei(in_flight[offering[node].owner]),
                 segments=decode(task.spec, TaskSpec).segments,
                 segments_per_audit=job.segments_per_audit,
                 auditors_per_segment=job.auditors_per_segment,
                 auditing_owners=owners,
                 collusion_bps=collusion_bps,
             )
-
-        node = choose(idle, barred=task.barred.split(), losses=losses, load=load, may=may)
-        if node is None:
+            if not why_not:
+                break
+            waits = f"task {task.index} waits: {why_not}"
+        else:
             continue
         idle.remove(node)
         task.state, task.node, task.attempts = TaskState.ASSIGNED, node, task.attempts + 1
@@ -105,20 +102,16 @@ def assign(
         in_flight[offering[node].owner] += int(task.reward)
         task.lease_until = now() + context.settings.lease_s
         offers.append((node, _offer_of(context, job, task, tasks)))
+    job.reason = "" if offers else waits
     return offers
 
 
-def choose(
-    idle: Iterable[Address],
-    *,
-    barred: Iterable[str],
-    losses: Mapping[str, int],
-    load: Mapping[str, int],
-    may: Callable[[Address], bool] = lambda _: True,
-) -> Address | None:
-    """The idle node with the fewest losses, then the least work so far, ties by address; None when none may."""
-    able = sorted(set(idle) - set(barred), key=lambda n: (losses.get(n, 0), load.get(n, 0), n))
-    return next(filter(may, able), None)
+def preferred(
+    idle: Iterable[Address], *, barred: Iterable[str], losses: Mapping[str, int], load: Mapping[str, int]
+) -> list[Address]:
+    """The idle nodes that may have a task: those with the fewest losses first, then those with the least work so far,
+    ties by address."""
+    return sorted(set(idle) - set(barred), key=lambda n: (losses.get(n, 0), load.get(n, 0), n))
 
 
 def hand_back(session: Session, context: Context, task: Task, reason: str) -> None:
