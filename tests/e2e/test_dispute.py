@@ -1,6 +1,6 @@
 """A dispute from the settlement to the slash: real chain, real nodes on the jury, the command line for everything else.
 
-Verifiers that find every audit right settle a batch with a faked task. The times in which jurors vote are long and are
+Verifiers that call every audit right settle a batch with a faked task. The times in which jurors vote are long and are
 cut short by moving the chain's clock once everybody has done what it does by itself, so nothing here depends on how
 fast the machine is.
 """
@@ -104,14 +104,15 @@ def test_a_faked_entry_is_replayed_challenged_and_slashed_and_malice_costs_the_c
     assert code == ExitCode.PROOF_MISMATCH
     faked = tasks[cheat.key.address]
     assert {int(row["task"]) for row in found["executed"] if row["holds"] is False} == {faked}
-    assert not found["problem"]
+    assert "the votes on" in found["problem"], "and the record says valid where its votes do not"
     code, parted, _ = scene.run("bisect", batch, str(faked))
     assert (code, parted["first_state"], parted["segment"]["holds"]) == (ExitCode.PROOF_MISMATCH, 1, False)
 
     # One node is away: its owner votes by hand on one challenge and lets the other one pass. The others sit on their
     # juries without being told.
     network.kill(absent.name)
-    proposed = found["challenges"][0].removeprefix("proofyard verifier dispute ").split()
+    assert found["challenges"][0].endswith(f"open {batch} --payout 0")
+    proposed = found["challenges"][1].removeprefix("proofyard verifier dispute ").split()
     code, opened, _ = scene.as_outsider(*proposed)
     assert (code, opened["challenge"], opened["about"].split()[1]) == (0, "1", str(faked))
     honest = f"{tasks[accused.key.address]}:0"

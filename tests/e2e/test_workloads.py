@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
-    """Three nodes are enough for a worker and two auditors."""
+    """Three nodes are enough for a worker and two auditors, as long as all of them are honest."""
     plan = Plan(nodes=3, model_dirs=(model,))
     with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:
         yield running
@@ -107,7 +107,7 @@ def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_
         "batch": 2,
         "seq_len": 16,
     }
-    handle = client.submit(LoraJob(model=model, data=data, precision="nf4", **sizes), **PAY)
+    handle = client.submit(LoraJob(model=model, data=data, precision="exact4", **sizes), **PAY)
     finished(handle)
     assert (handle.result(tmp_path / "out") / "adapter_model.safetensors").is_file()
 

@@ -7,6 +7,7 @@ import pytest
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.messages import LogLine
+from proofyard.protocol.record import claimed_answers
 from proofyard.sdk import Client, LoraJob, credits, settled_batches
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
@@ -43,7 +44,11 @@ def test_liars_lose_their_stake_the_late_their_task_and_the_honest_nothing(netwo
     outvoted = {
         fault.node
         for batch in batches
-        for fault in false_audits(batch.record.audits, job.tolerance, batch.record.auditors_per_segment)
+        for fault in false_audits(
+            batch.record.audits,
+            claimed_answers(batch.record.traces, batch.record.audits),
+            batch.record.auditors_per_segment,
+        )
     }
     colluding = {node for node, kind in kinds.items() if kind == "colluding-pair"}
     assert slashed == outvoted | (colluding & committed)
