@@ -34,12 +34,12 @@ _log = logging.getLogger(__name__)
 
 
 def digest(arrays: Iterable[Numpy]) -> str:
-    """sha256 over dtypes, shapes and bytes, every NaN replaced by 0x7fc00000."""
+    """sha256 over dtypes, shapes and bytes, every NaN replaced by 0x7fc00000 and every zero by +0."""
     found = hashlib.sha256()
     for array in arrays:
         values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         if values.dtype == np.float32:
-            values = np.where(np.isnan(values), _NAN, values.view(np.uint32)).view(np.float32)
+            values = np.where(np.isnan(values), _NAN, (values + np.float32(0)).view(np.uint32)).view(np.float32)
         found.update(f"{array.dtype.name} {list(array.shape)}\n".encode())
         found.update(values.tobytes())
     return found.hexdigest()
@@ -262,7 +262,8 @@ def _adamw(scale: float, factor: float, step: AdamStep, b: Backend) -> list[Nump
     state = b.adamw(b.array(p), b.array(g), b.array(m), b.array(v), factor, step)
     first = [b.numpy(x).copy() for x in state]
     again = b.adamw(*(b.array(first[0]), b.array(g[::-1].copy()), b.array(first[1]), b.array(first[2])), factor, step)
-    return [*first, *(b.numpy(x) for x in again)]
+    results = [*first, *(b.numpy(x) for x in again)]
+    return [*results, *((x == 0) & np.signbit(x) for x in results)]  # a state's zeros have no sign
 
 
 def _adam_steps() -> dict[str, tuple[float, float, AdamStep]]:
