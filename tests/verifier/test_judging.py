@@ -44,6 +44,7 @@ from proofyard.verifier.database import (
     Batch,
     BatchState,
     Database,
+    Fault,
     Job,
     JobState,
     Log,
@@ -265,7 +266,9 @@ class Court:
             self.claimed[index] = states
             keep = cid_of_bytes if withheld else store.put_bytes
             trace = (store.put_bytes(state(0)), *map(keep, states))
-            honest_result = self.workload.result(self.manifest, self.specs[index], (state(0), *states).__getitem__)
+            honest_result = result or self.workload.result(
+                self.manifest, self.specs[index], (state(0), *states).__getitem__
+            )
             commitment = Commitment(
                 job=JobId(1),
                 task=TaskIndex(index),
@@ -274,7 +277,7 @@ class Court:
                 inputs=root([cid_bytes(manifest)]),
                 trace_root=root([cid_bytes(cid) for cid in trace]),
                 segments=segments,
-                result=store.put_bytes(result or honest_result),
+                result=store.put_bytes(honest_result),
                 work_units=self.specs[index].work_units,
             )
             signature = self.worker.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
@@ -464,6 +467,43 @@ async def test_too_few_auditors_never_decide(court: Callable[..., Court], audito
     record = await here.judge()
     assert {audit.verdict for audit in record.audits} == {"undecided"}
     assert (record.faults, record.payouts, here.states()[0]) == ((), (), "ready")
+
+
+async def test_nobody_audits_what_it_does_not_offer(court: Callable[..., Court]) -> None:
+    here = court(accuser, honest, honest)
+    member = here.context.members[here.auditors[0].peer]
+    member.announce = msgspec.structs.replace(member.announce, workloads=("map",))
+    here.commit({0: (RIGHT, True)}, first=0)
+    record = await here.judge()
+    assert {vote.auditor for vote in record.audits[0].votes} == {auditor.peer for auditor in here.auditors[1:]}
+    assert (record.faults, here.states()[0]) == ((), "valid")
+
+
+async def test_a_record_cannot_make_an_audit_less_likely_than_the_workers_reputation(
+    court: Callable[..., Court],
+) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, False)})
+    record = await here.judge()
+    newcomer = msgspec.structs.replace(record.operators[0], consecutive_valid=0)
+    for operators in ((newcomer, *record.operators[1:]), record.operators[1:]):
+        with pytest.raises(RecordInvalid, match="less likely"):
+            here.check(msgspec.structs.replace(record, operators=operators))
+    for changes in ({"owner": here.worker.address}, {"operator": OperatorId(99)}, {"drawn": 0}):
+        task = msgspec.structs.replace(record.tasks[0], **changes)
+        with pytest.raises(RecordInvalid, match=r"another operator|fewer segments"):
+            here.check(msgspec.structs.replace(record, tasks=(task,)))
+
+
+async def test_no_state_can_be_named_like_the_answer_that_it_cannot_be_executed(court: Callable[..., Court]) -> None:
+    here = court(failing, failing, failing)
+    text = b"proofyard: this segment cannot be executed"
+    assert cid_digest(cid_of_bytes(text)) == CANNOT_EXECUTE
+    here.commit({0: ((text,), True)}, result=b"anything")
+    with pytest.raises(RecordInvalid, match="names the answer"):
+        await here.judge()
+    with here.context.database.session() as session:
+        assert session.exec(select(Fault.node)).all() == [here.worker.address]
 
 
 async def test_an_auditor_that_is_silent_costs_nobody_anything(court: Callable[..., Court]) -> None:

@@ -13,6 +13,7 @@ from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
 from proofyard.devnet.process import Child, Interrupts, free_udp_port, stop_all
+from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Wei
 from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
 
@@ -172,7 +173,8 @@ class DevNetwork:
         """Who lost stake in these batches, and how much."""
         chain = self.chain()
         by_key = {member.key.address: member for member in self.members.values()}
-        found = [slash for batch in batches for slash in chain.slashes(batch)]
+        faults = [fault for batch in batches for fault in chain.slashes(batch)]
+        found = [fault for fault in faults if fault.reason != FaultReason.DISAGREED]
         return [(by_key[chain.operator(slash.operator).node], slash) for slash in found]
 
     def _holders(self) -> list[Address]:

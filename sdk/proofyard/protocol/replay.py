@@ -10,7 +10,7 @@ from proofyard.protocol import merkle
 from proofyard.protocol.audit import BatchEntry, Operator, Verdict, audit_plan, tally
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Domain
-from proofyard.protocol.dial import p_trust
+from proofyard.protocol.dial import WAD, p_trust
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.manifest import TaskSpec
@@ -99,15 +99,19 @@ def check_commitments(record: BatchRecord, specs: Sequence[TaskSpec]) -> None:
 
 
 def _check_draws(record: BatchRecord) -> None:
-    """Every commitment was drawn as its worker's, and not less likely than its reputation and its job ask for."""
+    """Every commitment was drawn as its worker's, and not less likely than its reputation and its job ask for; always,
+    where its worker has left the active nodes since."""
+    _require(record, len(record.traces) == len(record.tasks), "a task is in it twice")
     operators = {operator.node: operator for operator in record.operators}
     for task in record.tasks:
         name, worker = f"task {task.commitment.task}", operators.get(task.commitment.node)
         if worker is not None:
             known = (worker.id, worker.owner) == (task.operator, task.owner)
             _require(record, known, f"the worker of {name} is another operator")
-            likely = task.audit_wad >= p_trust(worker.consecutive_valid)
-            _require(record, likely, f"the audit of {name} was less likely than its worker's reputation asks for")
+        wad = p_trust(worker.consecutive_valid) if worker else WAD
+        _require(
+            record, task.audit_wad >= wad, f"the audit of {name} was less likely than its worker's record asks for"
+        )
         least = min(record.segments_per_audit, task.commitment.segments)
         _require(record, task.drawn >= least, f"fewer segments of {name} were drawn than its job asks for")
         _require(record, not unusable(task.trace), f"the trace of {name} names the answer that it cannot be executed")

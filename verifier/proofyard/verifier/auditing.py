@@ -97,11 +97,13 @@ def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list
 
 
 def _spare(context: Context, case: Case, seats: list[Seat]) -> list[Address]:
-    """Who can be seated now: connected auditors in the plan's order, then those that lost the seat before."""
+    """Who can be seated now: auditors that are connected and offer the workload, in the plan's order, then those that
+    lost the seat before."""
     taken = {seat.auditor: seat for seat in seats}
     fresh = [a for a in case.auditors if a not in taken]
     again = [a for a in case.auditors if a in taken and _may_return(taken[a])]
-    return [auditor for auditor in (*fresh, *again) if auditor in context.members]
+    able = {a for a, m in context.members.items() if case.manifest.workload in m.announce.workloads}
+    return [auditor for auditor in (*fresh, *again) if auditor in able]
 
 
 def _all_used(case: Case, seats: list[Seat]) -> bool:

@@ -122,7 +122,8 @@ async def _draw(context: Context, batch: Batch) -> None:
     snapshot = [RecordedOperator(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes]
     operators = [Operator(o.node, o.owner) for o in snapshot]
     members = members_of(batch)
-    odds = [await _odds(context, batch, member, drawn.block) for member in members]
+    listed = {operator.node for operator in operators}
+    odds = [await _odds(context, batch, member, drawn.block, listed) for member in members]
     with context.database.session() as session:
         batch = session.merge(batch)
         job = session.get(Job, batch.job)
@@ -171,16 +172,18 @@ async def _fix_seed(context: Context, row: int, chain_id: BatchId) -> None:
         logger.warning("the seed of batch %s could not be fixed: %s", chain_id, error)
 
 
-async def _odds(context: Context, batch: Batch, member: SubmitCommitment, block: int) -> MemberOdds:
+async def _odds(
+    context: Context, batch: Batch, member: SubmitCommitment, block: int, listed: set[Address]
+) -> MemberOdds:
     """Of one task, by the Registry's dial at the draw and what its owner has in flight. What a node has in flight when
-    it is caught is audited without a draw."""
+    it is caught, or is not among the active nodes (`listed`) any more, is audited without a draw."""
     commitment = member.commitment
     with context.database.session() as session:
         job, task = session.get(Job, batch.job), session.get(Task, (batch.job, commitment.task))
         assert job is not None and task is not None and task.owner is not None
         owner, reward = Address(task.owner), Wei(int(task.reward))
         in_flight = Wei(rewards_in_flight(session)[owner])
-        caught = commitment.node in faulty_nodes(session)
+        certain = commitment.node not in listed or commitment.node in faulty_nodes(session)
     operator = await context.on_chain(lambda: context.chain.operator_of(commitment.node)) or OperatorId(0)
     odds = await context.on_chain(
         lambda: context.chain.audit_probability(
@@ -192,7 +195,7 @@ async def _odds(context: Context, batch: Batch, member: SubmitCommitment, block:
             block=block,
         )
     )
-    return MemberOdds(operator, owner, WAD if caught else odds.wad, odds.segments)
+    return MemberOdds(operator, owner, WAD if certain else odds.wad, odds.segments)
 
 
 async def _judge(context: Context, batch: Batch) -> None:
