@@ -20,6 +20,7 @@ I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK = 4096
+LOSS_BLOCK = 256
 _TINY = np.float32(2.0**-100)
 _LN2_POWERS = (0x3F800000, 0x3F317218, 0x3E75FDF0, 0x3D635847, 0x3C1D955B, 0x3AAEC3FF, 0x39218489)
 _NF4 = (
@@ -198,16 +199,17 @@ def slice_rows(x: F32) -> Slices:
     return Slices(high.astype(np.int64), low.astype(np.int64), scale)
 
 
-def slice_blocks(x: F32) -> list[Slices]:
-    """The left operand of a product: blocks of 4,096 columns, each with slices of its own."""
-    return [slice_rows(x[:, start : start + BLOCK]) for start in range(0, x.shape[1], BLOCK)]
+def slice_blocks(x: F32, block: int = BLOCK) -> list[Slices]:
+    """The left operand of a product: blocks of columns, each with slices of its own."""
+    return [slice_rows(x[:, start : start + block]) for start in range(0, x.shape[1], block)]
 
 
 def combine(left: Sequence[Slices], high: I64, low: I64) -> F32:
     """Left operand (M, K) times integers (K, N): the blocks' results added in order, without the right one's scales."""
-    parts = []
-    for number, block in enumerate(left):
-        rows = slice(number * BLOCK, number * BLOCK + block.high.shape[1])
+    parts, start = [], 0
+    for block in left:
+        rows = slice(start, start + block.high.shape[1])
+        start = rows.stop
         hh = (block.high @ high[rows]).astype(np.float32)
         c = (block.high @ low[rows] + block.low @ high[rows]).astype(np.float32)
         parts.append((hh * f32(64) + c) * (block.scale / f32(64))[:, None])
@@ -223,14 +225,14 @@ def product(x: F32, w: F32) -> F32:
     return times_rows(slice_blocks(x), slice_rows(w))
 
 
-def over_rows(x: F32, right: Slices, visible: Mask | None = None) -> F32:
+def over_rows(x: F32, right: Slices, visible: Mask | None = None, block: int = BLOCK) -> F32:
     """product_over_rows(X, W), W sliced; pairs of X that are not visible are +0."""
     if x.shape[1] == 0:
         return np.zeros((x.shape[0], right.high.shape[1]), np.float32)
     scaled = x * right.scale
     if visible is not None:
         scaled = np.where(visible, scaled, f32(0))
-    return combine(slice_blocks(scaled), right.high, right.low)
+    return combine(slice_blocks(scaled, block), right.high, right.low)
 
 
 def product_over_rows(x: F32, w: F32) -> F32:
@@ -464,7 +466,7 @@ class Reference:
             dz = dz * softcap_slope(plain, f32(shape.softcap))
         if shape.multiplier != 1:
             dz = dz * f32(shape.multiplier)
-        return nll, over_rows(dz, head)
+        return nll, over_rows(dz, head, block=LOSS_BLOCK)
 
     def _loss(self, x: F32, head: Slices, targets: npt.NDArray[Any], shape: LossShape) -> tuple[F32, F32, F32, F32]:
         """(nll, logits before the softcap, E, tree of E)."""

@@ -151,7 +151,7 @@ class Attention:
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for group in groups(self.shape, q.device):
             cuts = self._queries(g, group), self._queries(q, group), self._keys(k, group), self._keys(v, group)
-            parts = [self._attend_back(*some, hidden) for some, hidden in self._parts(group, *cuts)]
+            parts = [self._attend_back(some, hidden) for some, hidden in self._parts(group, *cuts)]
             found = [torch.cat(part) for part in zip(*parts, strict=True)]
             group.query_rows.put(self.heads.queries_back(found[0], group.sequences), dq)
             group.key_rows.put(self.heads.keys_back(found[1], group.sequences), dk)
@@ -216,7 +216,8 @@ class Attention:
         p = self._probabilities(self._scores(q, k, keep=False)[0], hidden)
         return self._over_keys(p, v, hidden)
 
-    def _attend_back(self, g: Cut, q: Cut, k: Cut, v: Cut, hidden: Tensor | None) -> Back:
+    def _attend_back(self, operands: Sequence[Cut], hidden: Tensor | None) -> Back:
+        g, q, k, v = operands
         s, plain = self._scores(q, k, keep=True)
         p = self._probabilities(s, hidden)
         dp = _hide(self._pairs(batch_times_rows(g, v, self.unit)), hidden)

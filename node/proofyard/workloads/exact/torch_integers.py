@@ -9,9 +9,9 @@
 | fp16 | binary16 | `out_dtype=float32`: binary32 sums | CUDA |
 
 `torch._int_mm` on CUDA wants more than 16 rows, columns in eights and a right operand that is stored transposed
-(cuBLASLt has no other kernels everywhere: pytorch issues 107671, 169956). On CPUs it takes every shape but is silently
-wrong where a (1, N) right operand has the strides (1, 1), so sums of one product are padded to two (torch 2.13). On CPUs
-without VNNI oneDNN adds pairs of products in 16 bits, which 7-bit slices cannot overflow.
+(cuBLASLt has no other kernels everywhere: pytorch issues 107671, 169956). On CPUs it takes every shape, but is silently
+wrong where a (1, N) right operand has the strides (1, 1) (torch 2.13), so sums of one product are padded to two. Where
+a CPU has no VNNI oneDNN adds pairs of products in 16 bits, which 7-bit slices cannot overflow.
 """
 
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ class Loss:
 
     def _parts(self, x: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         rows = max(1, LOGITS_AT_ONCE[x.device.type] // self.head.hi.shape[0])
-        return list(zip(x.split(rows), targets.split(rows), strict=True))
+        return list(zip(torch.split(x, rows), torch.split(targets, rows), strict=True))
 
     def _rows(self, x: Tensor, targets: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
         """(nll, dx); dx means nothing without a scale."""

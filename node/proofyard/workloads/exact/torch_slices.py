@@ -59,12 +59,12 @@ def cut(x: Tensor, axis: int = -1, *, clean: bool = False) -> Cut:
 
 def cut_blocks(x: Tensor, dtype: torch.dtype) -> list[Cut]:
     """A left operand (M, K): blocks of 4,096 columns."""
-    return [cut(part).to(dtype) for part in x.split(BLOCK, dim=-1)]
+    return [cut(part).to(dtype) for part in torch.split(x, BLOCK, dim=-1)]
 
 
 def freeze_two(weight: Tensor, *, transposed: bool) -> Frozen:
     """Two slices of every row."""
-    pieces = [cut(rows).to(torch.int8) for rows in weight.split(BLOCK)]
+    pieces = [cut(rows).to(torch.int8) for rows in torch.split(weight, BLOCK)]
     hi, lo = torch.cat([piece.hi for piece in pieces]), torch.cat([piece.lo for piece in pieces])
     scale = torch.cat([piece.scale for piece in pieces]).reshape(-1)
     return Frozen(hi, lo, scale, _columns(hi, transposed), _columns(lo, transposed))
@@ -142,7 +142,7 @@ def batch_over_rows(scaled: Tensor, right: Cut, unit: Integers, *, transposed: b
     With `transposed` X' is given as (B, J, M)."""
     axis = 1 if transposed else 2
     total: Tensor | None = None
-    for start, x in enumerate(scaled.split(BLOCK, dim=axis)):
+    for start, x in enumerate(torch.split(scaled, BLOCK, dim=axis)):
         part = cut(x, axis)
         if transposed:
             part = Cut(*(each.transpose(1, 2) for each in (part.hi, part.lo, part.scale)))
