@@ -182,9 +182,9 @@ def _attention() -> list[dict[str, Any]]:
 
 def _losses() -> list[dict[str, Any]]:
     backend = Reference()
-    x, weight, targets = numbers(3, 4, bound=3.0), numbers(7, 4, of="w"), np.array([6, 0, 3])
     cases = []
-    for shape in (LossShape(), LossShape(multiplier=0.5, softcap=2.0)):
+    for shape, vocabulary in ((LossShape(), 7), (LossShape(multiplier=0.5, softcap=2.0), 7), (LossShape(), 300)):
+        x, weight, targets = numbers(3, 4, bound=3.0), numbers(vocabulary, 4, of="w"), np.array([6, 0, 3])
         nll, dx = backend.losses_back(x, backend.freeze(weight, "exact"), targets, 1 / 3, shape)
         cases.append(
             {"shape": _fields(shape), "c": 1 / 3, "targets": targets.tolist()}
