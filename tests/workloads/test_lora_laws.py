@@ -241,11 +241,30 @@ def test_a_dead_adapter_may_stand_where_nothing_is_learned():
 
 def test_training_that_stands_still_is_refused_and_anything_else_is_progress():
     before = honest()
+    after = dict(before) | {STEP: before[STEP] + 1}
     with pytest.raises(StateRefused, match="nothing but the step"):
-        check_progress(before, dict(before) | {STEP: before[STEP] + 1})
+        check_progress(PARAMS, before, after)
+    check_progress(replace(PARAMS, lr=0.0), before, after)
     for name in ("adapter.a.lora_A", "first.b.lora_B", "second.a.lora_B"):
-        after = dict(before) | {name: np.nextafter(before[name], np.float32(9)), STEP: before[STEP] + 1}
-        check_progress(before, after)
+        check_progress(PARAMS, before, after | {name: np.nextafter(before[name], np.float32(9))})
+
+
+def test_training_whose_moments_only_decay_is_refused():
+    """A few steps without any gradient from any state; one gradient on the way is progress."""
+    params = replace(PARAMS, segments=9)
+    source = gradient_source("normal", 3)
+    for steps, last in ((3, 3), (3, 6)):
+        states = list(train(params, 3, 6, lambda s, n, w, last=last: source(s, n, w) * (s < last)))
+        before, after = states[steps], states[6]
+        if last == 3:
+            with pytest.raises(StateRefused, match="only decayed"):
+                check_progress(params, before, after)
+            with pytest.raises(StateRefused, match="only decayed"):
+                check_progress(params, before, after | {"adapter.a.lora_A": before["adapter.a.lora_A"]})
+        else:
+            check_progress(params, before, after)
+    lone = list(train(params, 3, 6, lambda s, n, w: source(s, n, w) * (s < 3 or (s == 4 and n == "b.lora_B"))))
+    check_progress(params, lone[3], lone[6])
 
 
 def test_weights_are_bounded_over_rounds_by_what_all_steps_can_do():

@@ -16,7 +16,7 @@ from msgspec.structs import replace as _replace
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import TaskIndex
 from proofyard.workloads import adversary_states as states
-from proofyard.workloads.adversary_states import Altering, AlteringRows, MadeUp, Planting
+from proofyard.workloads.adversary_states import Altering, AlteringRows, Fading, MadeUp, Planting
 from proofyard.workloads.adversary_weights import KINDS as TAMPERED
 from proofyard.workloads.adversary_weights import Tampered
 from proofyard.workloads.errors import ExecutionError
@@ -123,6 +123,7 @@ TRAINING: dict[str, Maker] = {
     "crashing": Crashing,
     "dead-adapter": _planting(states.dead_adapter),
     "everything-at-once": _made_up,
+    "faint-adapter": lambda m, p, t, i, r: Fading(TrainRunner(m, p, t, i, r), p, states.faint_adapter),
     "fake-all": _made_up,
     "half-batch": HalfBatch,
     "learning-rate": _low_rate,

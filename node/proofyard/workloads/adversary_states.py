@@ -47,16 +47,30 @@ class Planting:
         self._params = params
         self._plant = plant
 
+    def coast(self, state: Tensors) -> Tensors:
+        """What a later segment changes."""
+        return {}
+
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         middle = self._params.segments // 2
         if index < middle:
             return self._honest.run(index, before, progress)
         done = (index + 1) * self._params.segment_steps
         state = {**decode_state(before), STEP: np.array(done, np.int64)}
-        if index == middle:
-            state |= self._plant(state)
+        state |= self._plant(state) if index == middle else self.coast(state)
         progress(Progress(segment=index, step=done, steps=self._params.task_steps))
         return encode_state(state)
+
+
+class Fading(Planting):
+    """Lets second moments decay from there on, as they do without gradients."""
+
+    def coast(self, state: Tensors) -> Tensors:
+        decay = np.float32(self._params.beta2)
+        moments = {name: state[name] for name in _groups(state, "second")}
+        for _ in range(self._params.segment_steps):
+            moments = {name: moment * decay for name, moment in moments.items()}
+        return moments
 
 
 class MadeUp:
@@ -104,10 +118,18 @@ def wrong_step(state: Tensors) -> Tensors:
     return {STEP: state[STEP] + 1}
 
 
-def dead_adapter(state: Tensors) -> Tensors:
+def dead_adapter(state: Tensors) -> dict[str, Array]:
     """A = B = 0 and no momentum: no gradient reaches the adapter, so every later segment is the same state again."""
     groups = [name for group in ("adapter", "first", "second") for name in _groups(state, group)]
     return {name: np.zeros_like(state[name]) for name in groups}
+
+
+def faint_adapter(state: Tensors) -> Tensors:
+    """An adapter that is not zero, but too small for any gradient; moments that keep the laws and move nothing."""
+    planted = dead_adapter(state)
+    name = _groups(state, "adapter")[0]
+    planted[name].flat[0] = np.float32(1e-44)
+    return planted | {name: np.maximum(state[name], np.float32(1e-9)) for name in _groups(state, "second")}
 
 
 def planted_moments(state: Tensors) -> Tensors:

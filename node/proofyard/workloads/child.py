@@ -194,14 +194,14 @@ def main() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     resources = Resources(**settings["resources"])
-    from proofyard.workloads.exact import choose_backend
-
     with _private_stdout() as out:
         child = Child(out, resources, settings["adversary"])
         orders: queue.Queue[Order] = queue.Queue()
         threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
         configure(resources.threads)
         _limit(resources.memory_bytes)
+        from proofyard.workloads.exact import choose_backend
+
         child.report(Ready(choose_backend(resources)))
         while True:
             child.execute(orders.get())

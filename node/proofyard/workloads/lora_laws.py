@@ -14,10 +14,10 @@ first = sum of (1-b1) b1^i g_i and second = sum of (1-b2) b2^i g_i^2, i counting
 
 Rounding: one binary32 operation is off by a factor within 1 +- 2^-24 or, among the subnormals, by at most 2^-150. A
 moment's term of age i has been through 2 + 2i operations, hence the ratios of the geometric sums are widened by
-(1 +- U)^2, U = 2^-23: it covers the binary64 rounding of this module as well. `RELATIVE` = 3.7e-4 covers the rounding of
-the gradient's norm (at most 29 sums in a tensor and 8,192 over tensors, halved by the root: 2.5e-4) and of the factor
-that clips. `ABSOLUTE` = 2^-60 is the length of what vanishes in a norm: squares below 2^-150, 2^28 of them, and a
-clipping factor among the subnormals, times a norm below 2^64. Both are as nothing to a cheat.
+(1 +- U)^2, U = 2^-23, which covers the binary64 rounding of this module as well. `RELATIVE` = 3.7e-4 covers the
+rounding of the gradient's norm (at most 29 sums in a tensor and 8,192 over tensors, halved by the root: 2.5e-4) and of
+the factor that clips. `ABSOLUTE` = 2^-60 is the length of what vanishes in a norm: squares below 2^-150, 2^28 of them,
+and a clipping factor among the subnormals, times a norm below 2^64. Both are as nothing to a cheat.
 
 Everything here is binary64 elementwise, or a sum whose order is fixed: every machine refuses the same states.
 """
@@ -108,16 +108,27 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
     _check_weights(names, tensors, weight_bound(params, round_number, steps, values))
 
 
-def check_progress(before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
-    """Raise `StateRefused` where a segment changed nothing but the step.
+def check_progress(params: LoraParams, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
+    """Raise `StateRefused` where a segment changed nothing but the step, or gradients had no part in what it changed.
 
-    To be called for segments whose learning rate is not 0: training that stands still is a dead adapter or a model
-    without gradients, and a task in which every further segment is free.
+    Training without gradients is that of a dead adapter or of a model whose outputs are constant: every further segment
+    is free, because moments that only decay are known beforehand. With a learning rate of 0 there is nothing to learn.
     """
+    if params.lr == 0:
+        return
     if all(np.array_equal(before[name], after[name]) for name in after if name != STEP):
         raise StateRefused(
             f"nothing but the step has changed since step {before[STEP]}: no gradient reaches the adapter"
         )
+    steps = int(after[STEP] - before[STEP])
+    betas = {"first.": np.float32(params.beta1), "second.": np.float32(params.beta2)}
+    if all(
+        np.array_equal(_decayed(before[name], beta, steps), after[name])
+        for prefix, beta in betas.items()
+        for name in sorted(after)
+        if name.startswith(prefix)
+    ):
+        raise StateRefused(f"moments have only decayed since step {before[STEP]}: no gradient reaches the adapter")
 
 
 def geometric_sum(ratio: float, terms: int) -> float:
@@ -144,6 +155,13 @@ def _largest_update(params: LoraParams, bounds: Bounds) -> float:
         lost = max(1.0, math.sqrt(bounds.second_slack) / params.eps)
         largest = min(largest, math.sqrt(bounds.ratio) * lost + bounds.first_slack / params.eps)
     return largest / (1 - params.beta1) * (1 + RELATIVE)
+
+
+def _decayed(moment: Array, beta: np.float32, steps: int) -> Array:
+    """A moment after steps whose gradients were 0."""
+    for _ in range(steps):
+        moment = moment * beta
+    return moment
 
 
 def _power(base: float, exponent: int) -> float:

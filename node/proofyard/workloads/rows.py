@@ -194,6 +194,8 @@ class RowsWorkload(ABC):
 
         params = convert_params(manifest, self.params_type)
         table = self.read_table(params, result, len(params.task_range(task)))
+        if len(trace) != task.segments + 1:
+            raise StateRefused(f"a trace of {len(trace)} states is not that of {task.segments} segments")
         for segment in range(task.segments):
             state = encode_state(self.cut_table(table, params.segment_range(task, segment)))
             if cid_of_bytes(state) != trace[segment + 1]:
