@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
-from proofyard.workloads import determinism
 from proofyard.workloads.adversary import KINDS, ROWS, TAMPERED, TRAINING, corrupt, corrupt_result
 from proofyard.workloads.adversary_weights import half_precision, low_bits, mantissa, pruned
 from proofyard.workloads.errors import StateRefused, WorkloadError
@@ -20,13 +18,6 @@ from proofyard.workloads.state import decode_state
 from proofyard.workloads.workload import Inputs, Resources, load_workload
 
 PLANTED = {"blown-adapter", "dead-adapter", "faint-adapter", "planted-moments", "trap", "wrong-step"}
-
-
-@pytest.fixture(autouse=True)
-def deterministic():
-    determinism.configure(threads=1)
-    yield
-    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk import EmbedJob, EvaluateJob, MapJob, SweepJob
-from proofyard.workloads import determinism
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
 from proofyard.workloads.lora import adapter_schema, put
 from proofyard.workloads.lora_params import read_params
@@ -22,15 +21,6 @@ from proofyard.workloads.sweep import candidate_manifest
 from proofyard.workloads.text_data import read_documents
 from proofyard.workloads.tiny import write_tiny_corpus
 from proofyard.workloads.workload import Inputs, Resources, load_workload
-
-
-@pytest.fixture(autouse=True)
-def deterministic():
-    import torch
-
-    determinism.configure(threads=1)
-    yield
-    torch.set_deterministic_debug_mode("default")
 
 
 def manifest_of(name, **params):

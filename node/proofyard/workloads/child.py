@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, assert_never
 
 from proofyard.runtime.parent import end_with_parent
-from proofyard.workloads.determinism import configure
 from proofyard.workloads.errors import (
     ExecutionError,
     OutOfMemory,
@@ -198,7 +197,6 @@ def main() -> None:
         child = Child(out, resources, settings["adversary"])
         orders: queue.Queue[Order] = queue.Queue()
         threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
-        configure(resources.threads)
         _limit(resources.memory_bytes)
         from proofyard.workloads.exact import choose_backend
 

@@ -69,7 +69,7 @@ class EvaluateWorkload(RowsWorkload):
         scorer = text_scorer(manifest, params, inputs, resources)
 
         def score(lines: Sequence[Any]) -> dict[str, Any]:
-            scored = [scorer.score(line) for line in lines]
+            scored = scorer.score(list(lines))
             return {
                 "answer": np.array([line.answer for line in lines], np.int64),
                 "nll": np.array([[nll for nll, _ in row] for row in scored], np.float64),

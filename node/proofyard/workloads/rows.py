@@ -231,9 +231,11 @@ class RowsRunner:
         rows = self.params.segment_range(self.task, index)
         read = self.workload.read_table
         read(self.params, before, len(self.params.segment_range(self.task, index - 1)) if index else 0)
-        after = encode_state(self.compute(self.lines[rows.start : rows.stop]))
         try:
+            after = encode_state(self.compute(self.lines[rows.start : rows.stop]))
             read(self.params, after, len(rows))
+        except SegmentFailed as error:
+            raise SegmentFailed(index, error.reason) from None
         except StateRefused as error:
             raise SegmentFailed(index, f"what it computes is no result: {error}") from None
         steps = math.ceil(len(self.lines) / self.params.segment_rows)
