@@ -8,6 +8,7 @@ fails where a file is not what would be written.
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from proofyard.workloads.exact import golden, reference
+from proofyard.workloads.exact import golden, golden_training, reference
 from proofyard.workloads.exact.backend import AdamStep, AttentionShape, LossShape
 from proofyard.workloads.exact.golden import ACTIVATIONS, PRECISIONS, awkward, line, numbers, spoilt
 from proofyard.workloads.exact.reference import Reference
 from proofyard.workloads.exact.tables import frequency, rotary
+from proofyard.workloads.tiny import write_tiny_model
 
 VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "exact.json"
 NOTE = (
     "docs/exact.md specifies the operations. An array of binary32 numbers is its shape and the hexadecimal bits of its"
-    " numbers in row-major order, every NaN 7fc00000; integers are plain."
+    " numbers in row-major order, every NaN 7fc00000; integers are plain. Training: the model is `write_tiny_model` of"
+    " proofyard.workloads.tiny, everything else is stated in proofyard.workloads.exact.golden_training; a state is the"
+    " sha256 over its tensors, of each a line such as 'float32 [4, 64]' and its little-endian numbers."
 )
 
 
@@ -50,6 +54,7 @@ def vectors() -> dict[str, Any]:
             "attention": _attention(),
             "losses": _losses(),
             "adamw": _adamw(),
+            "training": {precision: _training(precision) for precision in PRECISIONS},
         }
 
 
@@ -207,6 +212,13 @@ def _adamw() -> dict[str, Any]:
         | {"out": dict(zip("pmv", map(_array, state), strict=True))}
         | {"square sum of g": _array(np.array([backend.square_sum(g)], np.float32))}
     )
+
+
+def _training(precision: str) -> list[dict[str, Any]]:
+    """Three steps of `golden_training` on the tiny model."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = list(golden_training.training(Reference(), write_tiny_model(Path(folder) / "model"), precision))
+    return [{"losses": _array(step.losses), "norm": _array(step.norm), "state": step.digest} for step in steps]
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

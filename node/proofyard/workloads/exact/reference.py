@@ -362,6 +362,9 @@ class Reference:
     def multiply(self, x: F32, factor: float) -> F32:
         return x * f32(factor)
 
+    def transpose(self, x: F32) -> F32:
+        return np.ascontiguousarray(x.T)
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Slices:
         return freeze(weight, precision)
 
