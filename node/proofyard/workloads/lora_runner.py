@@ -1,19 +1,19 @@
-"""Training segments: AdamW on plain tensors, so that the state is complete and nothing hides in an optimizer object."""
+"""Training segments: AdamW in exact arithmetic, so that a state says all and nothing hides in an optimizer object."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
-from torch import Tensor
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
 from proofyard.workloads.errors import InputRefused, OutOfMemory, SegmentFailed, StateRefused
+from proofyard.workloads.exact.optimizer import AdamW
 from proofyard.workloads.lora import STEP, position, put, take, train_schema
+from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.text_data import Tokens, batch_rows, is_held_out, pack, read_documents, shard
@@ -33,7 +33,7 @@ class TrainRunner:
         self._round, self._worker = position(params, task)
         self._micro_batch = resources.micro_batch or params.batch
         self._rows = training_rows(inputs.model, inputs.data, params, self._worker)
-        self._model = adapted_model(inputs.model, params, manifest.execution_class, resources)
+        self._model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         params = self.params
@@ -41,18 +41,17 @@ class TrainRunner:
         first, last = index * params.segment_steps, (index + 1) * params.segment_steps
         if state[STEP] != first:
             raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)
-        optimizer = AdamW(params, self._model, take(state, "adapter"), take(state, "first"), take(state, "second"))
         try:
+            optimizer = _optimizer(params, self._model, state)
             for step in self.steps(first, last):
                 progress(self._step(optimizer, index, step))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            after = {**_tensors(optimizer), STEP: np.array(last, np.int64)}
+        except MemoryError as error:
             raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
-            raise
-        finished: dict[str, Array] = {STEP: np.array(last, np.int64)}
-        return encode_state(finished | optimizer.state())
+        if not all(np.isfinite(array).all() for array in after.values()):
+            raise SegmentFailed(index, "the adapter or a moment is no longer finite")
+        check_progress(params, state, after)
+        return encode_state(after)
 
     def steps(self, first: int, last: int) -> Sequence[int]:
         """The steps of a segment, counted from 0 in this round."""
@@ -64,15 +63,18 @@ class TrainRunner:
         purpose = ("lora batches", self._seed, self._worker)
         return self._rows[batch_rows(len(self._rows), self.params.batch, overall, *purpose)]
 
-    def _step(self, optimizer: "AdamW", index: int, step: int) -> Progress:
+    def _step(self, optimizer: AdamW, index: int, step: int) -> Progress:
         started = time.perf_counter()
-        rows = self.batch(step)
+        rows, adapters = self.batch(step), self._model.decoder.adapters
         tokens = rows.shape[0] * (rows.shape[1] - 1)
-        optimizer.zero_gradients()
+        adapters.set(optimizer.weights, self.params.scale)
+        # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
         total = 0.0
         for start in range(0, len(rows), self._micro_batch):
-            total += self._model.loss_sum(rows[start : start + self._micro_batch], backward_scale=1 / tokens)
-        norm = optimizer.step(step + 1, self.params.lr_at(self._round * self.params.task_steps + step))
+            total += self._model.train(rows[start : start + self._micro_batch], 1 / tokens)
+        norm = optimizer.step(
+            adapters.gradients(), step + 1, self.params.lr_at(self._round * self.params.task_steps + step)
+        )
         if not (np.isfinite(total) and np.isfinite(norm)):
             raise SegmentFailed(index, f"the loss of step {step + 1} is {total / tokens}, its gradient's norm {norm}")
         return Progress(
@@ -85,6 +87,17 @@ class TrainRunner:
         )
 
 
+def _optimizer(params: LoraParams, model: AdaptedModel, state: Mapping[str, Array]) -> AdamW:
+    groups = (take(state, group) for group in ("adapter", "first", "second"))
+    hyper = (params.beta1, params.beta2, params.eps, params.weight_decay, params.clip)
+    return AdamW(model.backend, *groups, *hyper)
+
+
+def _tensors(optimizer: AdamW) -> dict[str, Array]:
+    adapter, first, second = optimizer.tensors()
+    return put(adapter, "adapter") | put(first, "first") | put(second, "second")
+
+
 def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Tokens:
     """A worker's packed shard. The last ones stay in memory, for the audits of other workers' segments."""
     return _training_rows(model, data, params.holdout_percent, params.shard_by, params.workers, worker, params.seq_len)
@@ -94,56 +107,3 @@ def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> T
 def _training_rows(model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int) -> Tokens:
     documents = [document for document in read_documents(data) if not is_held_out(document, percent)]
     return pack(shard(documents, workers, worker, by), model, seq_len)
-
-
-class AdamW:
-    """AdamW (arXiv 1711.05101) with gradient clipping, on the adapter's own tensors.
-
-    The gradient's norm is summed in float64 tensor by tensor in name order, so it does not depend on threads.
-    """
-
-    def __init__(
-        self,
-        params: LoraParams,
-        model: AdaptedModel,
-        adapter: dict[str, Array],
-        first: dict[str, Array],
-        second: dict[str, Array],
-    ) -> None:
-        self._params = params
-        model.set_adapter(adapter)
-        self._weights = dict(sorted(model.parameters().items()))
-        self._first = {name: _tensor(first[name], model.device) for name in self._weights}
-        self._second = {name: _tensor(second[name], model.device) for name in self._weights}
-
-    def zero_gradients(self) -> None:
-        for weight in self._weights.values():
-            weight.grad = None
-
-    @torch.no_grad()
-    def step(self, number: int, lr: float) -> float:
-        """Apply step `number` (from 1 in this round); returns the gradient's norm before clipping."""
-        params = self._params
-        gradients = {n: w.grad if w.grad is not None else torch.zeros_like(w) for n, w in self._weights.items()}
-        norm = float(sum(float(g.double().square().sum()) for g in gradients.values()) ** 0.5)
-        factor = min(1.0, params.clip / (norm + 1e-6))
-        for name, weight in self._weights.items():
-            gradient = gradients[name] * factor
-            first = self._first[name].mul_(params.beta1).add_(gradient, alpha=1 - params.beta1)
-            second = self._second[name].mul_(params.beta2).addcmul_(gradient, gradient, value=1 - params.beta2)
-            scale = (second / (1 - params.beta2**number)).sqrt_().add_(params.eps)
-            weight.mul_(1 - lr * params.weight_decay)
-            weight.addcdiv_(first, scale, value=-lr / (1 - params.beta1**number))
-        return norm
-
-    def state(self) -> dict[str, Array]:
-        weights = {name: weight.detach() for name, weight in self._weights.items()}
-        groups = {"adapter": weights, "first": self._first, "second": self._second}
-        tensors: dict[str, Array] = {}
-        for prefix, group in groups.items():
-            tensors |= put({name: tensor.cpu().numpy() for name, tensor in group.items()}, prefix)
-        return tensors
-
-
-def _tensor(values: Array, device: str) -> Tensor:
-    return torch.from_numpy(np.array(values)).to(device)

@@ -1,64 +1,105 @@
 """Log-likelihoods of texts under a causal language model."""
 
+import itertools
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch.nn import functional
+import numpy as np
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.causal_lm import load_frozen
-from proofyard.workloads.determinism import pick_device
-from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.causal_lm import AdaptedModel
+from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.evaluate import EvaluateParams, Question
+from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.text_data import load_tokenizer
 from proofyard.workloads.workload import Inputs, Resources
 
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Tokens of context and of what is scored after it; the context is never empty."""
+
+    context: list[int]
+    scored: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.context) + len(self.scored) - 1
+
 
 class TextScorer:
-    """Scores one text at a time, so that no padding is part of a result."""
+    """Scores texts; how many are computed together changes nothing."""
 
     def __init__(self, path: Path, params: EvaluateParams, precision: str, resources: Resources) -> None:
         self._params = params
-        self._device = pick_device(resources.device)
+        self._batch = resources.micro_batch
         self._end = end_token(path)
         self._tokenizer = load_tokenizer(path)
-        self._model: Any = load_frozen(path, precision, resources.attention).to(self._device).eval()
+        self._model = AdaptedModel(path, {}, precision, resources)
 
-    def score(self, row: Question) -> list[tuple[float, int]]:
-        """(summed negative log-likelihood in nats, tokens scored) of each text of a row."""
+    def score(self, rows: list[Question]) -> list[list[tuple[float, int]]]:
+        """(summed negative log-likelihood in nats, tokens scored) of each text of each row."""
+        texts = [self._texts(row) for row in rows]
+        found = self._score([text for row in texts for text in row])
+        ends = np.cumsum([0, *map(len, texts)])
+        return [found[a:b] for a, b in itertools.pairwise(ends)]
+
+    def _texts(self, row: Question) -> list[_Text]:
         count = self._params.choices
         if (len(row.choices) or 1) != count or not 0 <= row.answer < count:
             reason = f"has {len(row.choices)} choices and answer {row.answer}, params.choices says {count}"
             raise InputRefused("a line of the data file", reason)
         if not row.choices:
-            return [self._score([], self._ids(row.text))]
+            return [self._text([], self._ids(row.text))]
         prompt = self._ids(row.text)
-        return [self._score(prompt, self._ids(choice)) for choice in row.choices]
+        return [self._text(prompt, self._ids(choice)) for choice in row.choices]
+
+    def _text(self, prompt: list[int], scored: list[int]) -> _Text:
+        room = max(0, self._params.max_tokens - len(scored))
+        return _Text([self._end, *(prompt[-room:] if room else [])], scored)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids[: self._params.max_tokens]
 
-    def _score(self, prompt: list[int], scored: list[int]) -> tuple[float, int]:
-        if not scored:
-            return 0.0, 0
-        room = max(0, self._params.max_tokens - len(scored))
-        context = [self._end, *(prompt[-room:] if room else [])]
-        ids = torch.tensor([context + scored], device=self._device)
-        with torch.inference_mode():
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1].float()
-        targets = ids[0, len(context) :]
-        return float(functional.cross_entropy(logits, targets, reduction="none").double().sum()), len(scored)
+    def _score(self, texts: list[_Text]) -> list[tuple[float, int]]:
+        found = [(0.0, 0)] * len(texts)
+        batch: list[int] = []
+        for number, text in enumerate(texts):
+            if text.scored:
+                full = sum(texts[i].tokens for i in batch) + text.tokens > BATCH_TOKENS
+                if batch and (full or len(batch) == self._batch):
+                    self._score_batch(texts, batch, found)
+                    batch = []
+                batch.append(number)
+        if batch:
+            self._score_batch(texts, batch, found)
+        return found
+
+    def _score_batch(self, texts: list[_Text], batch: list[int], found: list[tuple[float, int]]) -> None:
+        whole = [np.array(texts[i].context + texts[i].scored, np.int64) for i in batch]
+        wanted = [np.arange(len(texts[i].context) - 1, texts[i].tokens) for i in batch]
+        for number, losses in zip(batch, self._model.scored_losses(whole, wanted), strict=True):
+            total = math.fsum(losses)
+            if not np.isfinite(total):
+                raise SegmentFailed(0, f"the log-likelihood of text {number} is {total}")
+            found[number] = (total, len(losses))
 
 
 def text_scorer(manifest: Manifest, params: EvaluateParams, inputs: Inputs, resources: Resources) -> TextScorer:
     """The scorer of a job, kept loaded from task to task."""
     if inputs.model is None:
         raise InputRefused("the task", "was given no model directory")
-    return _scorer(inputs.model, params, manifest.execution_class, resources)
+    return _scorer(inputs.model, params, manifest.precision, resources, active())
 
 
-_scorer = lru_cache(maxsize=1)(TextScorer)
+@lru_cache(maxsize=1)
+def _scorer(
+    path: Path, params: EvaluateParams, precision: str, resources: Resources, tampering: Tampering | None
+) -> TextScorer:
+    return TextScorer(path, params, precision, resources)

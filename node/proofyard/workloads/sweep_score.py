@@ -1,17 +1,19 @@
 """Scoring a sweep's candidate: its loss on the held-out documents."""
 
+import math
+
 import numpy as np
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import adapted_model
-from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.lora import take
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.state import Schema, decode_state, encode_state
 from proofyard.workloads.text_data import is_held_out, pack, read_documents
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
 
-BATCH = 4
+BATCH = 8
 
 
 def held_out_loss(
@@ -22,11 +24,11 @@ def held_out_loss(
     params = read_params(manifest)
     if inputs.data is None or inputs.model is None:
         raise InputRefused("the task", "was given no model directory or no data file")
-    model = adapted_model(inputs.model, params, manifest.execution_class, resources)
-    model.set_adapter(take(decode_state(adapter), "adapter") if adapter else {})
+    model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
+    model.decoder.adapters.set(take(decode_state(adapter), "adapter") if adapter else {}, params.scale)
     documents = [d for d in read_documents(inputs.data) if is_held_out(d, params.holdout_percent)]
     rows = pack(documents, inputs.model, params.seq_len)[:sequences]
-    total = sum(model.loss_sum(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+    total = math.fsum(model.loss_sum(row[None]) for row in rows)
     return total / (len(rows) * params.seq_len)
 
 
@@ -45,5 +47,7 @@ class ScoreRunner:
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         tensors = decode_state(before, schema=self._adapter)
         loss = held_out_loss(self._manifest, self._inputs, self._resources, before, self._sequences)
+        if not np.isfinite(loss):
+            raise SegmentFailed(index, f"the held-out loss is {loss}")
         progress(Progress(segment=index, step=1, steps=1, loss=loss))
         return encode_state(tensors | {"loss": np.array(loss)})

@@ -1,7 +1,7 @@
-"""Exact execution: an arithmetic with the same bits on every machine (docs/exact.md), and the backends that compute in it.
+"""Exact execution: an arithmetic with the same bits on every machine (docs/exact.md), and backends that compute in it.
 
-A node computes with the fastest backend that reproduces the golden vectors on its hardware; where none does, it does not
-offer the workloads that need one. Importing this package loads neither torch nor a compiler.
+A node computes with the fastest backend that reproduces the golden vectors on its hardware; where none does, it does
+not offer the workloads that need one. Importing this package loads neither torch nor a compiler.
 """
 
 import logging

@@ -69,6 +69,9 @@ class Backend(Protocol):
     def multiply(self, x: Array, factor: float) -> Array:
         """x times a number rounded to binary32."""
 
+    def transpose(self, x: Array) -> Array:
+        """(N, M) of x (M, N)."""
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Frozen:
         """The slices of a weight matrix (N, K) under a precision; the array may be given up afterwards."""
 

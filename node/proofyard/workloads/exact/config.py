@@ -1,7 +1,7 @@
 """What a decoder of the Llama family computes, read from its config.json; what is not covered is refused by name.
 
-Covered: Llama, Mistral, Qwen2, Qwen3, SmolLM, Granite, Gemma and Gemma 2, with tied or untied output layer, biases, norms of
-queries and keys, sliding windows, soft caps and multipliers as the configuration says.
+Covered: Llama, Mistral, Qwen2, Qwen3, SmolLM, Granite, Gemma and Gemma 2, with tied or untied output layer, biases,
+norms of queries and keys, sliding windows, soft caps and multipliers as the configuration says.
 """
 
 import math
@@ -61,7 +61,7 @@ def decoder_config(model: Path) -> DecoderConfig:
     if "auto_map" in raw:
         raise InputRefused(f"model directory {model.name}", "asks to run code of its own, which is never done here")
     if family not in FAMILIES:
-        raise _refused(model, f"model_type {family!r}; covered are {', '.join(FAMILIES)}")
+        raise refused(model, f"model_type {family!r}; covered are {', '.join(FAMILIES)}")
     try:
         return _decoder_config(model, raw, family)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -77,11 +77,11 @@ def _decoder_config(model: Path, raw: dict[str, Any], family: str) -> DecoderCon
     gemma = family in ("gemma", "gemma2")
     act = raw.get("hidden_activation") or raw.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu")
     if act not in ACTIVATIONS:
-        raise _refused(model, f"hidden_act {act!r}")
+        raise refused(model, f"hidden_act {act!r}")
     if heads < 1 or kv_heads < 1 or heads % kv_heads or head_dim % 2 or not 2 <= head_dim <= 4096:
-        raise _refused(model, f"{heads} heads of {head_dim} numbers over {kv_heads} key heads")
+        raise refused(model, f"{heads} heads of {head_dim} numbers over {kv_heads} key heads")
     if min(hidden, layers, int(raw["vocab_size"]), int(raw["intermediate_size"])) < 1:
-        raise _refused(model, "a size below 1")
+        raise refused(model, "a size below 1")
     config = DecoderConfig(
         family=family,
         hidden=hidden,
@@ -109,7 +109,7 @@ def _decoder_config(model: Path, raw: dict[str, Any], family: str) -> DecoderCon
     )
     for name in ("attention_dropout", "hidden_dropout", "pretraining_tp"):
         if raw.get(name, 0) not in (0, 0.0, 1, None):
-            raise _refused(model, f"{name} {raw[name]!r}")
+            raise refused(model, f"{name} {raw[name]!r}")
     return config
 
 
@@ -134,9 +134,9 @@ def _theta(model: Path, raw: dict[str, Any]) -> float:
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise _refused(model, f"rotary positions of the type {kind!r}")
+        raise refused(model, f"rotary positions of the type {kind!r}")
     if float(raw.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))) != 1.0:
-        raise _refused(model, "partial_rotary_factor")
+        raise refused(model, "partial_rotary_factor")
     return _positive(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0)
 
 
@@ -159,5 +159,6 @@ def _positive(value: Any) -> float:
     return number
 
 
-def _refused(model: Path, what: str) -> InputRefused:
+def refused(model: Path, what: str) -> InputRefused:
+    """The error for something that a configuration asks for and that is not covered."""
     return InputRefused(f"model directory {model.name}", f"uses {what}, which exact execution does not cover")

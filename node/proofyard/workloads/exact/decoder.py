@@ -87,20 +87,30 @@ class Decoder:
             if linear.name in (modules or {})
         ]
         self._lowest = min(numbers, default=config.layers)
+        weights.let_go()
         self._tables: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
     def hidden(self, ids: Ids, lengths: Sequence[int], *, caches: Sequence[Cache] | None = None) -> Array:
         """(R, hidden) before the output layer; with `caches`, one a sequence, the rows follow what is in them."""
         return self._forward(ids, lengths, caches, None)
 
-    def logits(self, hidden: Array) -> npt.NDArray[Any]:
-        """(R, vocabulary), before multiplier and soft cap; for tests and generation."""
-        return self._backend.numpy(self._backend.linear(self._backend.slice(hidden), self._head))
+    def shown_logits(self, hidden: Array) -> npt.NDArray[Any]:
+        """(R, vocabulary) logits for people and tests; multiplier and soft cap in numpy, not to the bit."""
+        logits = self._backend.numpy(self._backend.linear(self._backend.slice(hidden), self._head))
+        logits = logits * np.float32(self._loss.multiplier)
+        cap = self._loss.softcap
+        return np.tanh(logits / cap) * cap if cap else logits
 
-    def losses(self, ids: Ids, targets: Ids, lengths: Sequence[int]) -> npt.NDArray[Any]:
-        """(R,) negative log-likelihood in nats of each row's target, binary32."""
+    def losses(
+        self, ids: Ids, targets: Ids, lengths: Sequence[int], places: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[Any]:
+        """Negative log-likelihood in nats of the targets of all rows, or of those at `places`, binary32."""
         self._check_ids(targets)
-        return self._backend.losses(self.hidden(ids, lengths), self._head, targets, self._loss)
+        hidden = self.hidden(ids, lengths)
+        if places is not None:
+            hidden = self._backend.array(np.ascontiguousarray(self._backend.numpy(hidden)[places]))
+            targets = targets[places]
+        return self._backend.losses(hidden, self._head, targets, self._loss)
 
     def train(self, ids: Ids, targets: Ids, lengths: Sequence[int], scale: float) -> npt.NDArray[Any]:
         """(R,) losses; the gradient of their sum times `scale` is added to the adapters' gradients."""

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Array, Backend, Frozen, Sliced
@@ -76,19 +74,17 @@ class Adapters:
                 raise InputRefused("the model", f"has {found} features at {name}, params.modules says {tuple(shape)}")
         self._layers = {name: layers[name] for name in sorted(modules)}
 
-    def set(self, tensors: Mapping[str, npt.NDArray[Any]], factor: float) -> None:
-        """Take over an adapter under the names of a state, gradients cleared; an empty mapping means none."""
+    def set(self, tensors: Mapping[str, Array], factor: float) -> None:
+        """Take over an adapter under the names of a state, numpy's or the backend's arrays; gradients are cleared. An
+        empty mapping means none."""
         for name, layer in self._layers.items():
             layer.adapter = None
             if tensors:
-                pair = (np.ascontiguousarray(tensors[f"{name}.lora_{kind}"]) for kind in "AB")
-                layer.adapter = Adapter(*map(self._backend.array, pair), factor)
+                pair = (self._own(tensors[f"{name}.lora_{kind}"]) for kind in "AB")
+                layer.adapter = Adapter(*pair, factor)
 
-    def replace(self, tensors: Mapping[str, Array]) -> None:
-        """New values, the backend's own arrays, for the adapters that are set; gradients cleared."""
-        for name, layer in self._layers.items():
-            assert layer.adapter is not None
-            layer.adapter = Adapter(tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"], layer.adapter.factor)
+    def _own(self, values: Array) -> Array:
+        return self._backend.array(np.array(values)) if isinstance(values, np.ndarray) else values
 
     def gradients(self) -> dict[str, Array]:
         """The gradients so far, by the names of a state, in their order."""
@@ -97,5 +93,5 @@ class Adapters:
             adapter = layer.adapter
             assert adapter is not None and adapter.da is not None and adapter.dbt is not None, "backward has not run"
             found[f"{name}.lora_A"] = adapter.da
-            found[f"{name}.lora_B"] = self._backend.array(np.ascontiguousarray(self._backend.numpy(adapter.dbt).T))
+            found[f"{name}.lora_B"] = self._backend.transpose(adapter.dbt)
         return found

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -100,10 +101,7 @@ class _Handle:
 
     def __init__(self, pointer: int, release: Any) -> None:
         self.pointer = pointer
-        self._release = release
-
-    def __del__(self) -> None:
-        self._release(self.pointer)
+        weakref.finalize(self, release, pointer).atexit = False
 
 
 class FrozenMatrix(_Handle):
@@ -132,6 +130,8 @@ class NativeBackend:
         self._c = ctypes.CDLL(str(build(MACHINES[name])))
         for function in ("pf_freeze", "pf_slice"):
             getattr(self._c, function).restype = _POINTER
+        for function in ("pf_release", "pf_release_slices"):
+            getattr(self._c, function).argtypes = [_POINTER]
         self._c.pf_square_sum.restype = _FLOAT
         self._c.pf_start(ctypes.c_int(threads))
 
@@ -153,15 +153,18 @@ class NativeBackend:
         self._call("pf_multiply", x, _FLOAT(factor), x.size, out)
         return out
 
+    def transpose(self, x: Array) -> Array:
+        return np.ascontiguousarray(x.T)
+
     def freeze(self, weight: Array, precision: str) -> FrozenMatrix:
         values = np.ascontiguousarray(expanded(weight, precision), np.float32)
         outputs, inputs = values.shape
         pointer = self._call("pf_freeze", values, outputs, inputs, ctypes.c_int(precision != "exact8"))
-        return FrozenMatrix(pointer, self._release("pf_release"), outputs, inputs)
+        return FrozenMatrix(pointer, self._c.pf_release, outputs, inputs)
 
     def slice(self, x: Array) -> SlicedRows:
         pointer = self._call("pf_slice", x, x.shape[0], x.shape[1])
-        return SlicedRows(pointer, self._release("pf_release_slices"), x.shape[0])
+        return SlicedRows(pointer, self._c.pf_release_slices, x.shape[0])
 
     def linear(self, x: SlicedRows, weight: FrozenMatrix, bias: Array | None = None) -> Array:
         out = np.empty((x.rows, weight.outputs), np.float32)
@@ -282,10 +285,6 @@ class NativeBackend:
 
     def finite(self, x: Array) -> bool:
         return bool(self._call("pf_finite", x, x.size))
-
-    def _release(self, function: str) -> Any:
-        release = getattr(self._c, function)
-        return lambda pointer: release(_POINTER(pointer))
 
     def _call(self, function: str, *arguments: Any) -> Any:
         return getattr(self._c, function)(*map(_argument, arguments))

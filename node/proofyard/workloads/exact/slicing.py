@@ -25,7 +25,7 @@ def expanded(weight: Array, precision: str) -> Array:
     """The binary32 weights (outputs, inputs) that are sliced: for `exact4` those of NormalFloat4, else themselves."""
     if precision != "exact4":
         return weight
-    outputs, inputs = weight.shape
+    inputs = weight.shape[1]
     found = np.empty_like(weight, np.float32)
     for first in range(0, inputs, RUN):
         run = weight[:, first : first + RUN].astype(np.float32)

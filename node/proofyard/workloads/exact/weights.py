@@ -30,17 +30,17 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def names(self) -> list[str]:
-        return sorted(self._places)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._place(name)[2]
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `InputRefused` unless there is a tensor of this shape."""
+        found = self._place(name)[2]
+        if found != shape:
+            raise InputRefused(f"model directory {self._name}", f"has {name} of shape {found}, expected {shape}")
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
         """A tensor in binary32, in the shape that it must have. Raises `InputRefused`."""
+        if shape is not None:
+            self.check(name, shape)
         mapped, tag, found, start = self._place(name)
-        if shape is not None and found != shape:
-            raise InputRefused(f"model directory {self._name}", f"has {name} of shape {found}, expected {shape}")
         raw = np.frombuffer(mapped, _TYPES[tag], int(np.prod(found, dtype=np.int64)), start).reshape(found)
         return raw if tag == "F32" else widened(raw, tag)
 
@@ -49,6 +49,11 @@ class Weights:
         mapped, tag, found, start = self._place(name)
         raw = np.frombuffer(mapped, _TYPES[tag], found[0] * found[1], start).reshape(found)[numbers]
         return raw if tag == "F32" else widened(raw, tag)
+
+    def let_go(self) -> None:
+        """Give back the pages that were read; they are read again when they are used again."""
+        for mapped in {place[0] for place in self._places.values()}:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def _place(self, name: str) -> tuple[mmap.mmap, str, tuple[int, ...], int]:
         if name not in self._places:
@@ -73,7 +78,7 @@ class Weights:
                 if tag in _TYPES:
                     width = np.dtype(_TYPES[tag]).itemsize
                     assert min(shape, default=1) > 0
-                    assert 0 <= first and last - first == count * width and 8 + length + last <= size
+                    assert first >= 0 and last - first == count * width and 8 + length + last <= size
                     self._places[name] = (mapped, tag, shape, 8 + length + first)
         except (AssertionError, ValueError, KeyError, TypeError, AttributeError):
             raise InputRefused(f"weight file {file.name}", "is not a safetensors file that can be read") from None
