@@ -16,8 +16,8 @@ library Dial {
     uint256 private constant TRUST_FROM = 10;
     uint256 private constant FULL_WEIGHT_FROM = 1023;
 
-    /// @notice 1 for a new node, then 1 / consecutiveValid (BOINC's adaptive replication).
-    function trust(uint256 consecutiveValid) public pure returns (uint256) {
+    /// @dev 1 for a new node, then 1 / consecutiveValid (BOINC's adaptive replication).
+    function trust(uint256 consecutiveValid) private pure returns (uint256) {
         return consecutiveValid < TRUST_FROM ? ONE : ONE / consecutiveValid;
     }
 
