@@ -31,9 +31,10 @@ from proofyard.workloads.exact.torch_loss import Loss
 from proofyard.workloads.exact.torch_slices import (
     Cut,
     Frozen,
-    batch_over_rows,
+    Left,
+    batch_over_rows_,
     cut,
-    cut_blocks,
+    cut_left,
     freeze_one,
     freeze_two,
     over_rows,
@@ -65,6 +66,9 @@ class TorchBackend:
     def multiply(self, x: Tensor, factor: float) -> Tensor:
         return x * f32(factor)
 
+    def transpose(self, x: Tensor) -> Tensor:
+        return x.t().contiguous()
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Frozen:
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}: known are {', '.join(PRECISIONS)}")
@@ -73,10 +77,10 @@ class TorchBackend:
         transposed = self.device.type == "cuda" and self.unit.unit == "int8"
         return (freeze_one if precision == "exact8" else freeze_two)(values, transposed=transposed)
 
-    def slice(self, x: Tensor) -> list[Cut]:
-        return cut_blocks(x, self.unit.dtype)
+    def slice(self, x: Tensor) -> Left:
+        return cut_left(x, self.unit)
 
-    def linear(self, x: list[Cut], weight: Frozen, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Left, weight: Frozen, bias: Tensor | None = None) -> Tensor:
         y = times_rows(x, weight, self.unit)
         return y if bias is None else y.add_(bias)
 
@@ -93,19 +97,19 @@ class TorchBackend:
         right = cut(y)
         scaled = x * right.scale
         total = None if onto is None else onto.clone()
-        for part in self._sequence_sums(scaled, right, lengths):
-            total = part.clone() if total is None else total.add_(part)
+        for part in self._sequence_sums_(scaled, right, lengths):
+            total = part if total is None else total.add_(part)
         return x.new_zeros(x.shape[1], y.shape[1]) if total is None else total
 
-    def _sequence_sums(self, scaled: Tensor, right: Cut, lengths: Sequence[int]) -> list[Tensor]:
-        """product_over_rows of each sequence that has rows; all at once where they are equally long."""
+    def _sequence_sums_(self, scaled: Tensor, right: Cut, lengths: Sequence[int]) -> list[Tensor]:
+        """product_over_rows of each sequence with rows; all at once where equally long. `scaled` is used up."""
         spans = [slice(start, end) for start, end in pairwise(accumulate(lengths, initial=0)) if end > start]
         if len({span.stop - span.start for span in spans}) == 1:
             stacked = Cut(*(part.view(len(spans), -1, part.shape[1]) for part in (right.hi, right.lo, right.scale)))
             x = scaled.view(len(spans), -1, scaled.shape[1])
-            return list(batch_over_rows(x, stacked, self.unit, transposed=True))
+            return list(batch_over_rows_(x, stacked, self.unit, transposed=True))
         return [
-            batch_over_rows(
+            batch_over_rows_(
                 scaled[span].unsqueeze(0),
                 Cut(right.hi[span].unsqueeze(0), right.lo[span].unsqueeze(0), right.scale[span].unsqueeze(0)),
                 self.unit,

@@ -24,8 +24,9 @@ from proofyard.workloads.exact.backend import Activation
 Tensor = torch.Tensor
 
 _LN2_POWERS = np.array((0x3F317218, 0x3E75FDF0, 0x3D635847, 0x3C1D955B, 0x3AAEC3FF, 0x39218489), np.uint32)
-# ln(2)^n / n! for n = 1 .. 6
-_C1, _C2, _C3, _C4, _C5, _C6 = _LN2_POWERS.view(np.float32).tolist()
+# Half of ln(2)^n / n! for n = 1 .. 6
+_C1, _C2, _C3, _C4, _C5, _C6 = (_LN2_POWERS.view(np.float32) * np.float32(0.5)).tolist()
+_TO_INTEGER = 1.5 * 2**23 + 128
 
 
 def f32(value: float) -> float:
@@ -90,12 +91,16 @@ def tree_of_rows_(x: Tensor) -> Tensor:
 
 
 def exp_(x: Tensor) -> Tensor:
-    """In its place."""
+    """In its place.
+
+    Adding 1.5 * 2^23 + 128 rounds t to an integer, ties to even, and leaves k + 128 in the lowest bits of the sum,
+    which shifted are 2^(k + 1). The polynomial is halved for that, which is exact."""
     t = x.mul_(f32(1.4426950408889634)).clamp_(-126.0, 126.0)
-    k = t.round()
-    f = t.sub_(k)
-    p = (f * _C6).add_(_C5).mul_(f).add_(_C4).mul_(f).add_(_C3).mul_(f).add_(_C2).mul_(f).add_(_C1).mul_(f).add_(1.0)
-    return torch.mul(p, pow2(k), out=x)
+    power = t + _TO_INTEGER
+    f = t.sub_(power - _TO_INTEGER)
+    p = (f * _C6).add_(_C5).mul_(f).add_(_C4).mul_(f).add_(_C3).mul_(f).add_(_C2).mul_(f).add_(_C1).mul_(f).add_(0.5)
+    power.view(torch.int32).bitwise_left_shift_(23)
+    return torch.mul(p, power, out=x)
 
 
 def log(x: Tensor) -> Tensor:

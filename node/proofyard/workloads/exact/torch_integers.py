@@ -25,6 +25,7 @@ Tensor = torch.Tensor
 Unit = Literal["int8", "float32", "bf16", "tf32", "fp16"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+_LOOP_PAYS = 1 << 15  # products a matrix from which a call of _int_mm each is faster than bmm of floats
 _FLOAT_PRECISION = {"int8": "highest", "float32": "highest", "bf16": "medium", "tf32": "high", "fp16": "highest"}
 
 
@@ -67,11 +68,24 @@ class Integers:
             b = b.t().contiguous().t()
         return self._mm(a, b)
 
+    def batch_dtype(self, m: int, k: int, n: int) -> torch.dtype:
+        """What `batch` takes for products of these sizes."""
+        if self.on_cuda:
+            return torch.float16 if self.unit in ("int8", "fp16") else torch.float32
+        return torch.int8 if self.unit == "int8" and m * k * n >= _LOOP_PAYS else torch.float32
+
     def batch(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, M, N) of a (B, M, K) and b (B, K, N), given as binary32."""
-        if self.on_cuda and self.unit in ("int8", "fp16"):
-            product: Tensor = torch.bmm(a.half(), b.half(), out_dtype=torch.float32)
+        """(B, M, N) of a (B, M, K) and b (B, K, N), which are `batch_dtype(M, K, N)`."""
+        if a.dtype == torch.float16:
+            product: Tensor = torch.bmm(a, b, out_dtype=torch.float32)
             return product
+        if a.dtype == torch.int8:
+            if a.shape[2] == 1:
+                a, b = pad(a, (0, 1)), pad(b, (0, 0, 0, 1))
+            out = torch.empty(a.shape[0], a.shape[1], b.shape[2], dtype=torch.int32)
+            for one, other, place in zip(a.unbind(), b.unbind(), out.unbind(), strict=True):
+                torch._int_mm(one, other, out=place)
+            return out
         with float32_products(self._precision):
             return torch.bmm(a, b)
 

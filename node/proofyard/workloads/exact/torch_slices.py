@@ -4,7 +4,8 @@ Slices come out of `cut` as binary32 integers; a left operand keeps them in the 
 Batched operands of attention are (B, rows, columns) and always binary32.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,14 +43,29 @@ class Frozen:
     hi_columns: Tensor
     lo_columns: Tensor | None
 
+    def rows(self, some: slice) -> "Frozen":
+        """Some rows of the matrix, for products with rows."""
+        lo = None if self.lo is None else self.lo[some]
+        return replace(self, hi=self.hi[some], lo=lo, scale=self.scale[some])
+
 
 def cut(x: Tensor, axis: int = -1, *, clean: bool = False) -> Cut:
     """Slices along one axis, as binary32 integers. `clean` makes them 0 where the scale is NaN; without it they may be
     anything there, which is right wherever every result that they touch is NaN anyway."""
-    bits = x.abs().amax(axis, keepdim=True).view(torch.int32).bitwise_and_(0x7FFFFFFF).clamp_min_(_LEAST_BITS)
+    return _cut(x, axis, clean=clean, into=None)
+
+
+def cut_(x: Tensor, axis: int = -1) -> Cut:
+    """`cut` that uses x up."""
+    return _cut(x, axis, clean=False, into=x)
+
+
+def _cut(x: Tensor, axis: int, *, clean: bool, into: Tensor | None) -> Cut:
+    largest = torch.maximum(x.amax(axis, keepdim=True), x.amin(axis, keepdim=True).neg_())
+    bits = largest.view(torch.int32).bitwise_and_(0x7FFFFFFF).clamp_min_(_LEAST_BITS)
     spoilt = bits >= _INFINITE_BITS
     e = bits.bitwise_right_shift_(23).sub_(126)
-    y = x * pow2(6 - e)
+    y = torch.mul(x, pow2(6 - e), out=into)
     if clean:
         y.masked_fill_(spoilt, 0.0)
     hi = y.round().clamp_(-63.0, 63.0)
@@ -57,9 +73,38 @@ def cut(x: Tensor, axis: int = -1, *, clean: bool = False) -> Cut:
     return Cut(hi, lo, pow2(e - 6).masked_fill_(spoilt, torch.nan))
 
 
-def cut_blocks(x: Tensor, dtype: torch.dtype) -> list[Cut]:
-    """A left operand (M, K): blocks of 4,096 columns."""
-    return [cut(part).to(dtype) for part in torch.split(x, BLOCK, dim=-1)]
+@dataclass(frozen=True)
+class Left:
+    """A left operand (M, K) in blocks of 4,096 columns, the last one shorter, with a scale each: (M, blocks)."""
+
+    hi: Tensor
+    lo: Tensor
+    scale: Tensor
+
+    def blocks(self) -> Iterator[tuple[slice, Cut]]:
+        """Each block's columns and slices, the scale being (M, 1)."""
+        for number in range(self.scale.shape[1]):
+            columns = slice(number * BLOCK, (number + 1) * BLOCK)
+            yield columns, Cut(self.hi[:, columns], self.lo[:, columns], self.scale[:, number : number + 1])
+
+
+def cut_left(x: Tensor, unit: Integers) -> Left:
+    """The left operand of a product, as its unit takes it."""
+    return _cut_left(x, unit, uses_up=False)
+
+
+def _cut_left(x: Tensor, unit: Integers, *, uses_up: bool) -> Left:
+    columns = x.shape[1]
+    full = columns - columns % BLOCK
+    found = []
+    for piece, size in ((x[:, :full], BLOCK), (x[:, full:], columns - full)):
+        if piece.shape[1]:
+            blocks = piece.view(len(piece), -1, size)
+            found.append(_cut(blocks, -1, clean=False, into=blocks if uses_up else None).to(unit.dtype))
+    if len(found) == 1:
+        return Left(found[0].hi.flatten(1), found[0].lo.flatten(1), found[0].scale.flatten(1))
+    hi, lo, scale = ([getattr(part, name).flatten(1) for part in found] for name in ("hi", "lo", "scale"))
+    return Left(torch.cat(hi, 1), torch.cat(lo, 1), torch.cat(scale, 1))
 
 
 def freeze_two(weight: Tensor, *, transposed: bool) -> Frozen:
@@ -83,73 +128,98 @@ def _columns(slices: Tensor, transposed: bool) -> Tensor:
     return slices.t().contiguous().t() if transposed else slices
 
 
-def combine_(hh: Tensor, c: Tensor, other: Tensor | None, width: int) -> Tensor:
-    """float(HH) * 64 + float(C), C being c + other; the arguments are used up. `width` is the length of the sums."""
-    if hh.dtype == torch.int32:
-        c = c if other is None else c.add_(other)
-        if width <= SMALL_BLOCK:  # C is exact in binary32, so the sum may be rounded at the end, once
-            return c.add_(hh, alpha=64).to(torch.float32)
-        return hh.to(torch.float32).mul_(64.0).add_(c.to(torch.float32))
-    if other is not None:
-        c.add_(other)
-    return hh.mul_(64.0).add_(c)
+@dataclass(frozen=True)
+class Sums:
+    """The integer sums of one block of columns: HH, and C as `c` + `other`."""
+
+    hh: Tensor
+    c: Tensor
+    other: Tensor | None
+    scale: Tensor  # s of the left operand, of size 1 in the last axis
+    width: int  # how many products a sum has
+
+    def value_(self) -> Tensor:
+        """(float(HH) * 64 + float(C)) * (s / 64); the sums are used up."""
+        hh, c = self.hh, self.c if self.other is None else self.c.add_(self.other)
+        if hh.dtype != torch.int32:
+            y = hh.mul_(64.0).add_(c)
+        elif self.width <= SMALL_BLOCK:  # C is exact in binary32, so the whole may be rounded at the end, once
+            y = c.add_(hh, alpha=64).to(torch.float32)
+        else:
+            y = hh.to(torch.float32).mul_(64.0).add_(c.to(torch.float32))
+        return y.mul_(self.scale * (1 / 64))
 
 
-def times_rows(left: list[Cut], right: Frozen | Cut, unit: Integers) -> Tensor:
-    """product(X, W), (M, N), both sliced; right operands are (N, K)."""
+def add_blocks_(blocks: Iterable[Sums]) -> Tensor:
+    """The values of at least one block, added in order; the sums are used up."""
     total: Tensor | None = None
-    start = 0
-    for part in left:
-        width = part.hi.shape[1]
-        hi = unit.load(right.hi[:, start : start + width])
-        lo = None if right.lo is None else unit.load(right.lo[:, start : start + width])
-        other = None if lo is None else unit.rows(part.hi, lo)
-        y = combine_(unit.rows(part.hi, hi), unit.rows(part.lo, hi), other, width).mul_(part.scale * (1 / 64))
-        total = y if total is None else total.add_(y)
-        start += width
+    two_zeros = False
+    for block in blocks:
+        two_zeros |= block.hh.dtype != torch.int32
+        total = block.value_() if total is None else total.add_(block.value_())
     assert total is not None
-    return total.mul_(right.scale.reshape(1, -1))
+    # Integers have one zero, sums of products in binary32 have two. Nothing here underflows, so no other -0 is lost.
+    return total.add_(0.0) if two_zeros else total
+
+
+def block_sums(part: Cut, hi: Tensor, lo: Tensor | None, multiply: Callable[[Tensor, Tensor], Tensor]) -> Sums:
+    """Of one block: `multiply` is a unit's, `hi` and `lo` the other operand's slices as the unit takes them."""
+    other = None if lo is None else multiply(part.hi, lo)
+    return Sums(multiply(part.hi, hi), multiply(part.lo, hi), other, part.scale, part.hi.shape[-1])
+
+
+def _loaded(hi: Tensor, lo: Tensor | None, unit: Integers) -> tuple[Tensor, Tensor | None]:
+    return unit.load(hi), None if lo is None else unit.load(lo)
+
+
+def times_rows(left: Left, right: Frozen | Cut, unit: Integers, out: Tensor | None = None) -> Tensor:
+    """product(X, W), (M, N), both sliced; right operands are (N, K)."""
+
+    def sums() -> Iterator[Sums]:
+        for columns, part in left.blocks():
+            lo = None if right.lo is None else right.lo[:, columns]
+            yield block_sums(part, *_loaded(right.hi[:, columns], lo, unit), unit.rows)
+
+    total = add_blocks_(sums())
+    return torch.mul(total, right.scale.view(1, -1), out=total if out is None else out)
 
 
 def over_rows(x: Tensor, right: Frozen | Cut, unit: Integers) -> Tensor:
     """product_over_rows(X, W), (M, K), of x (M, J); right operands are (J, K)."""
-    scaled = x * right.scale.reshape(1, -1)
-    right_hi, right_lo = (right.hi_columns, right.lo_columns) if isinstance(right, Frozen) else (right.hi, right.lo)
-    total: Tensor | None = None
-    start = 0
-    for part in cut_blocks(scaled, unit.dtype):
-        width = part.hi.shape[1]
-        hi = unit.load(right_hi[start : start + width])
-        lo = None if right_lo is None else unit.load(right_lo[start : start + width])
-        other = None if lo is None else unit.columns(part.hi, lo)
-        y = combine_(unit.columns(part.hi, hi), unit.columns(part.lo, hi), other, width).mul_(part.scale * (1 / 64))
-        total = y if total is None else total.add_(y)
-        start += width
-    return x.new_zeros(x.shape[0], right.hi.shape[1]) if total is None else total
+    if not x.shape[1]:
+        return x.new_zeros(len(x), right.hi.shape[1])
+    hi, lo = (right.hi_columns, right.lo_columns) if isinstance(right, Frozen) else (right.hi, right.lo)
+    left = _cut_left(x * right.scale.view(1, -1), unit, uses_up=True)
+
+    def sums() -> Iterator[Sums]:
+        for rows, part in left.blocks():
+            yield block_sums(part, *_loaded(hi[rows], None if lo is None else lo[rows], unit), unit.columns)
+
+    return add_blocks_(sums())
 
 
 def batch_times_rows(left: Cut, right: Cut, unit: Integers) -> Tensor:
     """(B, M, N) of (B, M, K) and (B, N, K): products of attention heads, K at most 4,096 and in one block."""
-    hi, lo = right.hi.transpose(1, 2), right.lo.transpose(1, 2)
-    hh = unit.batch(left.hi, hi)
-    y = combine_(hh, unit.batch(left.hi, lo), unit.batch(left.lo, hi), left.hi.shape[2])
-    return y.mul_(left.scale * (1 / 64)).mul_(right.scale.transpose(1, 2))
+    (_, m, k), n = left.hi.shape, right.hi.shape[1]
+    dtype = unit.batch_dtype(m, k, n)
+    hi, lo = right.hi.to(dtype).transpose(1, 2), right.lo.to(dtype).transpose(1, 2)
+    return add_blocks_([block_sums(left.to(dtype), hi, lo, unit.batch)]).mul_(right.scale.transpose(1, 2))
 
 
-def batch_over_rows(scaled: Tensor, right: Cut, unit: Integers, *, transposed: bool = False) -> Tensor:
+def batch_over_rows_(scaled: Tensor, right: Cut, unit: Integers, *, transposed: bool = False) -> Tensor:
     """(B, M, K) of X' (B, M, J), which the right operand's scales (B, J) have been multiplied into, and (B, J, K).
 
-    With `transposed` X' is given as (B, J, M)."""
+    With `transposed` X' is given as (B, J, M). It is used up."""
     axis = 1 if transposed else 2
-    total: Tensor | None = None
-    for start, x in enumerate(torch.split(scaled, BLOCK, dim=axis)):
-        part = cut(x, axis)
-        if transposed:
-            part = Cut(*(each.transpose(1, 2) for each in (part.hi, part.lo, part.scale)))
-        rows = slice(start * BLOCK, (start + 1) * BLOCK)
-        hi, lo = right.hi[:, rows], right.lo[:, rows]
-        hh = unit.batch(part.hi, hi)
-        y = combine_(hh, unit.batch(part.hi, lo), unit.batch(part.lo, hi), part.hi.shape[2]).mul_(part.scale * (1 / 64))
-        total = y if total is None else total.add_(y)
-    assert total is not None
-    return total
+    dtype = unit.batch_dtype(scaled.shape[3 - axis], scaled.shape[axis], right.hi.shape[2])
+    hi, lo = right.hi.to(dtype), right.lo.to(dtype)
+
+    def blocks() -> Iterator[Sums]:
+        for number, x in enumerate(torch.split(scaled, BLOCK, dim=axis)):
+            left = cut_(x, axis).to(dtype)
+            if transposed:
+                left = Cut(left.hi.transpose(1, 2), left.lo.transpose(1, 2), left.scale.transpose(1, 2))
+            rows = slice(number * BLOCK, (number + 1) * BLOCK)
+            yield block_sums(left, hi[:, rows], lo[:, rows], unit.batch)
+
+    return add_blocks_(blocks())
