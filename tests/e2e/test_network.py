@@ -122,7 +122,7 @@ def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
         ),
         "trace": replace_in(record, tasks=(replace_in(task, trace=task.trace[::-1]), *record.tasks[1:])),
         "probability": replace_in(record, tasks=(replace_in(task, audit_wad=0), *record.tasks[1:])),
-        "operators": replace_in(record, operators=record.operators[::-1][:-1]),
+        "operators": replace_in(record, operators=tuple(o for o in record.operators if o.node != vote.auditor)),
         "audits": replace_in(record, audits=rest),
         "verdict": replace_in(record, audits=(replace_in(audit, verdict="undecided"), *rest)),
         "answer": with_vote(after=bytes(32)),
