@@ -33,8 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
-    """Three nodes are enough for a worker and two auditors, as long as all of them are honest."""
-    plan = Plan(nodes=3, model_dirs=(model,))
+    """Four nodes are enough for a worker and the three auditors that could convict it."""
+    plan = Plan(nodes=4, model_dirs=(model,))
     with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:
         yield running
         assert not running.exit_codes(), "a process ended by itself"

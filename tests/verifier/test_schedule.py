@@ -133,14 +133,14 @@ def test_an_owner_is_offered_no_more_than_its_stake_backs() -> None:
     assert not takes(node("0xO", 0), 1, 0, others)
 
 
-def test_a_task_is_offered_only_where_owners_enough_are_here_to_audit_it() -> None:
-    four = {"0x1", "0x2", "0x3", "0x4"}
-    assert takes(node("0xO", 10**9, 100), 1, 0, four | {"0xO"})
-    assert not takes(node("0xO", 10**9, 100), 1, 0, (four - {"0x1"}) | {"0xO"}), "its own nodes do not count"
+def test_a_task_is_offered_only_where_owners_enough_are_here_to_convict_its_worker() -> None:
+    six = {f"0x{n}" for n in range(6)}
+    assert takes(node("0xO", 10**9, 100), 1, 0, six | {"0xO"})
+    assert not takes(node("0xO", 10**9, 100), 1, 0, (six - {"0x1"}) | {"0xO"}), "its own nodes do not count"
     drawn = audit_odds(100, Wei(1000), 1, Wei(4000), 1000, 8, 2).segments
     assert drawn > 2, "so much at stake that two segments are not enough"
-    assert not takes(node("0xO", 1000, 100), 4000, 0, four)
-    assert takes(node("0xO", 1000, 100), 4000, 0, {f"0x{n}" for n in range(2 * drawn)})
+    assert not takes(node("0xO", 1000, 100), 4000, 0, six)
+    assert takes(node("0xO", 1000, 100), 4000, 0, {f"0x{n}" for n in range(3 * drawn)})
 
 
 def test_what_is_in_flight_counts_the_owner_until_its_batch_is_settled(database: Database) -> None:

@@ -42,13 +42,14 @@ def objection(
 ) -> str:
     """Why a node may not be offered a task of `segments` segments, empty if it may.
 
-    Its owner's stake must back it beside the reward `in_flight`, and there must be owners enough to audit it, one
-    segment each.
+    Its owner's stake must back it beside the reward `in_flight`, and there must be owners enough to convict it, were it
+    to cheat: k + 1 for each segment that is drawn, since nobody audits two. An audit that can decide nothing deters
+    nobody.
     """
     reward = Wei(in_flight + task_reward)
     if not can_back(node.stake, reward, collusion_bps):
         return "no owner's stake backs it beside what it has in flight"
     alike = tasks_alike(reward, task_reward)
     odds = audit_odds(node.consecutive_valid, node.stake, alike, reward, collusion_bps, segments, segments_per_audit)
-    needed, here = odds.segments * auditors_per_segment, len(auditing_owners - {node.owner})
+    needed, here = odds.segments * (auditors_per_segment + 1), len(auditing_owners - {node.owner})
     return "" if needed <= here else f"{here} other owners are here to audit it, {needed} are needed"
