@@ -9,9 +9,11 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.embed import EmbedParams
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact import backend_for
-from proofyard.workloads.exact.bert import Encoder
+from proofyard.workloads.exact.bert import FAMILIES, Encoder
+from proofyard.workloads.exact.decoder import Decoder
 from proofyard.workloads.exact.selfcheck import check_encoder
 from proofyard.workloads.exact.tampering import Tampering, active
+from proofyard.workloads.model_files import read_config
 from proofyard.workloads.state import Array
 from proofyard.workloads.text_data import load_tokenizer
 from proofyard.workloads.workload import Inputs, Resources
@@ -29,7 +31,11 @@ class SentenceEncoder:
         self._tokenizer = load_tokenizer(path)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(params.max_tokens)
-        self._model = Encoder(self._backend, path, precision)
+        # What is no encoder of its own kind embeds by a decoder's hidden states.
+        bert = read_config(path).get("model_type") in FAMILIES
+        self._model = (
+            Encoder(self._backend, path, precision) if bert else Decoder(self._backend, path, precision, head=False)
+        )
         found = self._model.config.hidden
         if found != params.dimensions:
             raise InputRefused(

@@ -11,7 +11,7 @@ import psutil
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
 from proofyard.workloads.errors import InputRefused, OutOfMemory, SegmentFailed, StateRefused
-from proofyard.workloads.exact.optimizer import AdamW
+from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora import STEP, position, put, take, train_schema
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
@@ -88,9 +88,9 @@ class TrainRunner:
 
 
 def _optimizer(params: LoraParams, model: AdaptedModel, state: Mapping[str, Array]) -> AdamW:
-    groups = (take(state, group) for group in ("adapter", "first", "second"))
-    hyper = (params.beta1, params.beta2, params.eps, params.weight_decay, params.clip)
-    return AdamW(model.backend, *groups, *hyper)
+    weights, first, second = (take(state, group) for group in ("adapter", "first", "second"))
+    hyper = Hyperparameters(params.beta1, params.beta2, params.eps, params.weight_decay, params.clip)
+    return AdamW(model.backend, weights, first, second, hyper)
 
 
 def _tensors(optimizer: AdamW) -> dict[str, Array]:

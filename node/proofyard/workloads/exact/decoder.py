@@ -60,7 +60,10 @@ class _Rows:
 
 
 class Decoder:
-    """A frozen causal language model, with adapters on the layers named in `modules`."""
+    """A frozen causal language model, with adapters on the layers named in `modules`.
+
+    Without `head` it gives hidden states alone, and the directory needs no output layer.
+    """
 
     def __init__(
         self,
@@ -68,15 +71,20 @@ class Decoder:
         model: Path,
         precision: str = "exact",
         modules: Mapping[str, tuple[int, int]] | None = None,
+        *,
+        head: bool = True,
     ) -> None:
         self.config = config = decoder_config(model)
         self._backend = backend
         self._weights = weights = Weights(model)
-        self._layers = [_Layer(backend, config, weights, i, precision) for i in range(config.layers)]
-        self._norm = _norm_weight(backend, config, weights, "model.norm.weight", config.hidden)
-        table = weights.tensor("model.embed_tokens.weight", (config.vocabulary, config.hidden))
-        head = table if config.tied else weights.tensor("lm_head.weight", (config.vocabulary, config.hidden))
-        self._head = backend.freeze(head, "exact")
+        prefix = "model." if head or "model.norm.weight" in weights else ""
+        self._table = f"{prefix}embed_tokens.weight"
+        self._layers = [_Layer(backend, config, weights, prefix, i, precision) for i in range(config.layers)]
+        self._norm = _norm_weight(backend, config, weights, f"{prefix}norm.weight", config.hidden)
+        weights.check(self._table, (config.vocabulary, config.hidden))
+        output = self._table if config.tied else "lm_head.weight"
+        if head:
+            self._head = backend.freeze(weights.tensor(output, (config.vocabulary, config.hidden)), "exact")
         self._loss = LossShape(config.logit_factor, config.logit_cap)
         linears = {linear.name: linear for layer in self._layers for linear in layer.linears.values()}
         self.adapters = Adapters(backend, linears, modules or {})
@@ -134,7 +142,7 @@ class Decoder:
 
     def _run(self, ids: Ids, rows: _Rows, caches: Sequence[Cache] | None, tapes: list[_Tape] | None) -> Array:
         self._check_ids(ids)
-        x = self._backend.array(self._weights.rows("model.embed_tokens.weight", ids))
+        x = self._backend.array(self._weights.rows(self._table, ids))
         if self.config.embedding_factor != 1.0:
             x = self._backend.multiply(x, self.config.embedding_factor)
         for layer in self._layers:
@@ -162,9 +170,11 @@ class Decoder:
 class _Layer:
     """One transformer layer."""
 
-    def __init__(self, backend: Backend, config: DecoderConfig, weights: Weights, number: int, precision: str) -> None:
+    def __init__(
+        self, backend: Backend, config: DecoderConfig, weights: Weights, prefix: str, number: int, precision: str
+    ) -> None:
         self._backend, self._config, self.number = backend, config, number
-        prefix = f"model.layers.{number}."
+        prefix = f"{prefix}layers.{number}."
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
         shapes = {
             "self_attn.q_proj": (wide, config.hidden),

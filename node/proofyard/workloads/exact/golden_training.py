@@ -15,7 +15,7 @@ import numpy.typing as npt
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.decoder import Decoder
 from proofyard.workloads.exact.golden import digest, numbers
-from proofyard.workloads.exact.optimizer import AdamW
+from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.tiny import HIDDEN, INNER, VOCABULARY
 
 LENGTHS = (24, 7, 17)
@@ -46,7 +46,7 @@ def training(backend: Backend, model: Path, precision: str, parts: int = 1) -> I
     decoder = Decoder(backend, model, precision, MODULES)
     weights = adapter()
     zeros = {name: np.zeros_like(x) for name, x in weights.items()}
-    optimizer = AdamW(backend, weights, zeros, zeros, *BETAS, EPS, DECAY, CLIP)
+    optimizer = AdamW(backend, weights, zeros, zeros, Hyperparameters(*BETAS, EPS, DECAY, CLIP))
     for step in range(STEPS):
         decoder.adapters.set(optimizer.tensors()[0], FACTOR)
         losses = np.concatenate([decoder.train(*part, 1 / sum(LENGTHS)) for part in _parts(tokens(step), parts)])

@@ -80,8 +80,8 @@ class Adapters:
         for name, layer in self._layers.items():
             layer.adapter = None
             if tensors:
-                pair = (self._own(tensors[f"{name}.lora_{kind}"]) for kind in "AB")
-                layer.adapter = Adapter(*pair, factor)
+                a, b = (self._own(tensors[f"{name}.lora_{kind}"]) for kind in "AB")
+                layer.adapter = Adapter(a, b, factor)
 
     def _own(self, values: Array) -> Array:
         return self._backend.array(np.array(values)) if isinstance(values, np.ndarray) else values

@@ -37,7 +37,7 @@ def check_decoder(model: Path, decoder: Decoder, precision: str) -> None:
     _check(model, "causal", precision, ids, lambda: decoder.shown_logits(decoder.hidden(ids, [len(ids)])))
 
 
-def check_encoder(model: Path, encoder: Encoder, backend: Backend, precision: str) -> None:
+def check_encoder(model: Path, encoder: Encoder | Decoder, backend: Backend, precision: str) -> None:
     """Raise `InputRefused` where the hidden states of a short text are too far from transformers'."""
     ids = _ids(encoder.config.vocabulary, model)
     _check(model, "encoder", precision, ids, lambda: backend.numpy(encoder.hidden(ids, [len(ids)])))
