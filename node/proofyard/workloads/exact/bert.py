@@ -13,17 +13,28 @@ import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Activation, Array, AttentionShape, Backend
-from proofyard.workloads.exact.config import ACTIVATIONS, refused
+from proofyard.workloads.exact.config import activation
+from proofyard.workloads.exact.fields import Fields
 from proofyard.workloads.exact.lora import Linear
 from proofyard.workloads.exact.weights import Weights
-from proofyard.workloads.model_files import read_config
 
-FAMILIES = ("bert", "roberta", "xlm-roberta")
+MOST_LAYERS = 4096
+_COMMON: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+_FAMILIES: dict[str, dict[str, Any]] = {"bert": {}, "roberta": {"pad_token_id": 1}, "xlm-roberta": {"pad_token_id": 1}}
+FAMILIES = tuple(_FAMILIES)
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder. `first_position` is the position of a text's first token in the table of positions."""
+    """Sizes of an encoder. Where there is a token `pad` (RoBERTa), it has that position, and the others count on from
+    it; without one (BERT) positions are counted from 0."""
 
     family: str
     hidden: int
@@ -32,43 +43,37 @@ class EncoderConfig:
     inner: int
     vocabulary: int
     positions: int
-    first_position: int
+    pad: int | None
     eps: float
     activation: Activation
 
 
 def encoder_config(model: Path) -> EncoderConfig:
     """The configuration of a model directory. Raises `InputRefused` with the name of what is not covered."""
-    raw = read_config(model)
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise refused(model, f"model_type {family!r}; covered are {', '.join(FAMILIES)}")
-    act, kind = raw.get("hidden_act", "gelu"), raw.get("position_embedding_type", "absolute")
-    if act not in ACTIVATIONS:
-        raise refused(model, f"hidden_act {act!r}")
-    if kind != "absolute" or raw.get("is_decoder"):
-        raise refused(model, f"position_embedding_type {kind!r}" if kind != "absolute" else "is_decoder")
-    try:
-        first = 0 if family == "bert" else int(raw.get("pad_token_id", 1)) + 1
-        config = EncoderConfig(
-            family=family,
-            hidden=int(raw["hidden_size"]),
-            layers=int(raw["num_hidden_layers"]),
-            heads=int(raw["num_attention_heads"]),
-            inner=int(raw["intermediate_size"]),
-            vocabulary=int(raw["vocab_size"]),
-            positions=int(raw["max_position_embeddings"]),
-            first_position=first,
-            eps=float(raw.get("layer_norm_eps", 1e-12)),
-            activation=ACTIVATIONS[act],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputRefused(
-            f"model directory {model.name}", f"has a config.json that lacks or misstates {error}"
-        ) from None
-    if min(config.hidden, config.heads, config.inner, config.vocabulary) < 1 or config.hidden % config.heads:
-        raise refused(model, f"{config.heads} heads over {config.hidden} numbers")
-    return config
+    fields = Fields(model, _FAMILIES, _COMMON)
+    if fields.get("position_embedding_type") != "absolute":
+        raise fields.refused(f"position_embedding_type {fields.get('position_embedding_type')!r}")
+    for name in ("is_decoder", "add_cross_attention"):
+        if fields.flag(name):
+            raise fields.refused(name)
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    if hidden % heads:
+        raise fields.refused(f"{heads} heads over {hidden} numbers")
+    pad = None if fields.family == "bert" else fields.get("pad_token_id")
+    if pad is not None and (type(pad) is not int or pad < 0):
+        raise fields.misstated("pad_token_id", "a token")
+    return EncoderConfig(
+        family=fields.family,
+        hidden=hidden,
+        layers=fields.size("num_hidden_layers", MOST_LAYERS),
+        heads=heads,
+        inner=fields.size("intermediate_size"),
+        vocabulary=fields.size("vocab_size"),
+        positions=fields.size("max_position_embeddings"),
+        pad=pad,
+        eps=fields.positive("layer_norm_eps"),
+        activation=activation(fields, "hidden_act"),
+    )
 
 
 class Encoder:
@@ -92,13 +97,12 @@ class Encoder:
     def hidden(self, ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Array:
         """(R, hidden): every token's last hidden state."""
         config, be = self.config, self._backend
-        longest = max(lengths, default=0)
-        if longest > config.positions - config.first_position:
-            room = config.positions - config.first_position
-            raise InputRefused("a text", f"has {longest} tokens, the model has {room} positions; set max_tokens")
+        room = config.positions - (0 if config.pad is None else config.pad + 1)
+        if max(lengths, default=0) > room:
+            raise InputRefused("a text", f"has {max(lengths)} tokens, the model has {room} positions; set max_tokens")
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < config.vocabulary:
             raise InputRefused("a text", f"has the token {int(ids.max())}, the model knows {config.vocabulary}")
-        at = np.concatenate([np.arange(length) for length in lengths]) + config.first_position
+        at = _places(ids, lengths, config.pad)
         words = self._weights.rows(f"{self._prefix}{_WORDS}", ids)
         x = self._normed(be.array((words + self._kind) + self._positions[at]), self._norm)
         shape = AttentionShape(
@@ -147,6 +151,14 @@ class Encoder:
             self._weights.tensor(f"{self._prefix}{name}.{part}", (self.config.hidden,)) for part in ("weight", "bias")
         )
         return self._backend.array(weight), self._backend.array(bias)
+
+
+def _places(ids: npt.NDArray[np.int64], lengths: Sequence[int], pad: int | None) -> npt.NDArray[np.int64]:
+    """(R,): each token's row in the table of positions."""
+    if pad is None:
+        return np.concatenate([np.arange(length) for length in lengths])
+    texts = np.split(ids != pad, np.cumsum(lengths)[:-1])
+    return np.concatenate([np.cumsum(counted) * counted for counted in texts]) + pad
 
 
 _WORDS = "embeddings.word_embeddings.weight"

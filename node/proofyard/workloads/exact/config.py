@@ -5,15 +5,14 @@ norms of queries and keys, sliding windows, soft caps and multipliers as the con
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Activation
-from proofyard.workloads.model_files import read_config
+from proofyard.workloads.exact.fields import MOST_POSITIVE, Fields
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "granite", "gemma", "gemma2")
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -22,6 +21,60 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+MOST_LAYERS, MOST_HEAD = 4096, 4096
+
+_COMMON: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+}
+_QWEN: dict[str, Any] = {
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+_GEMMA: dict[str, Any] = {
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+    "granite": {
+        "embedding_multiplier": 1.0,
+        "attention_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+    },
+    "gemma": {**_GEMMA, "num_key_value_heads": 16, "hidden_act": "gelu_pytorch_tanh"},
+    "gemma2": {
+        **_GEMMA,
+        "num_key_value_heads": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "layer_types": None,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+}
+FAMILIES = tuple(_FAMILIES)
+_KINDS = ("full_attention", "sliding_attention")
+_ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
+def defaults(family: str) -> Mapping[str, Any]:
+    """What transformers takes where a configuration of a family leaves a field out."""
+    return {**_COMMON, **_FAMILIES[family]}
 
 
 @dataclass(frozen=True)
@@ -56,109 +109,112 @@ class DecoderConfig:
 
 def decoder_config(model: Path) -> DecoderConfig:
     """The configuration of a model directory. Raises `InputRefused` with the name of what is not covered."""
-    raw = read_config(model)
-    family = raw.get("model_type")
-    if "auto_map" in raw:
-        raise InputRefused(f"model directory {model.name}", "asks to run code of its own, which is never done here")
-    if family not in FAMILIES:
-        raise refused(model, f"model_type {family!r}; covered are {', '.join(FAMILIES)}")
-    try:
-        return _decoder_config(model, raw, family)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputRefused(
-            f"model directory {model.name}", f"has a config.json that lacks or misstates {error}"
-        ) from None
-
-
-def _decoder_config(model: Path, raw: dict[str, Any], family: str) -> DecoderConfig:
-    heads, hidden, layers = int(raw["num_attention_heads"]), int(raw["hidden_size"]), int(raw["num_hidden_layers"])
-    head_dim = int(raw.get("head_dim") or hidden // heads)
-    kv_heads = int(raw.get("num_key_value_heads") or heads)
-    gemma = family in ("gemma", "gemma2")
-    act = raw.get("hidden_activation") or raw.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu")
-    if act not in ACTIVATIONS:
-        raise refused(model, f"hidden_act {act!r}")
-    if heads < 1 or kv_heads < 1 or heads % kv_heads or head_dim % 2 or not 2 <= head_dim <= 4096:
-        raise refused(model, f"{heads} heads of {head_dim} numbers over {kv_heads} key heads")
-    if min(hidden, layers, int(raw["vocab_size"]), int(raw["intermediate_size"])) < 1:
-        raise refused(model, "a size below 1")
-    config = DecoderConfig(
+    fields = Fields(model, _FAMILIES, _COMMON)
+    family, raw = fields.family, fields.raw
+    gemma, granite = family in ("gemma", "gemma2"), family == "granite"
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    layers = fields.size("num_hidden_layers", MOST_LAYERS)
+    head_dim, kv_heads = fields.size_or("head_dim", hidden // heads), fields.size_or("num_key_value_heads", heads)
+    if heads % kv_heads or head_dim % 2 or not 2 <= head_dim <= MOST_HEAD:
+        raise fields.refused(f"{heads} heads of {head_dim} numbers over {kv_heads} key heads")
+    if raw.get("use_bidirectional_attention"):
+        raise fields.refused("use_bidirectional_attention")
+    return DecoderConfig(
         family=family,
         hidden=hidden,
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        inner=int(raw["intermediate_size"]),
-        vocabulary=int(raw["vocab_size"]),
-        eps=_positive(raw.get("rms_norm_eps", 1e-6)),
-        theta=_theta(model, raw),
-        positions=int(raw.get("max_position_embeddings", 2048)),
-        activation=ACTIVATIONS[act],
-        windows=_windows(raw, family, layers),
-        tied=bool(raw.get("tie_word_embeddings", gemma)),
+        inner=fields.size("intermediate_size"),
+        vocabulary=fields.size("vocab_size"),
+        eps=fields.positive("rms_norm_eps"),
+        theta=_theta(fields),
+        positions=fields.size("max_position_embeddings"),
+        activation=_activation(fields),
+        windows=_windows(fields, layers),
+        tied=fields.flag("tie_word_embeddings"),
         head_norms=family == "qwen3",
         offset=1.0 if gemma else 0.0,
         sandwich=family == "gemma2",
-        scale=_attention_scale(raw, family, head_dim),
-        embedding_factor=float(raw.get("embedding_multiplier", 1.0)) if family == "granite" else _root(hidden, gemma),
-        residual_factor=float(raw.get("residual_multiplier", 1.0)) if family == "granite" else 1.0,
-        logit_factor=1 / float(raw.get("logits_scaling", 1.0)) if family == "granite" else 1.0,
-        attention_cap=float(raw.get("attn_logit_softcapping") or 0.0) if family == "gemma2" else 0.0,
-        logit_cap=float(raw.get("final_logit_softcapping") or 0.0) if family == "gemma2" else 0.0,
+        scale=_attention_scale(fields, head_dim),
+        embedding_factor=fields.number("embedding_multiplier") if granite else math.sqrt(hidden) if gemma else 1.0,
+        residual_factor=fields.number("residual_multiplier") if granite else 1.0,
+        logit_factor=1 / fields.positive("logits_scaling") if granite else 1.0,
+        attention_cap=fields.positive_or_none("attn_logit_softcapping") if family == "gemma2" else 0.0,
+        logit_cap=fields.positive_or_none("final_logit_softcapping") if family == "gemma2" else 0.0,
     )
-    for name in ("attention_dropout", "hidden_dropout", "pretraining_tp"):
-        if raw.get(name, 0) not in (0, 0.0, 1, None):
-            raise refused(model, f"{name} {raw[name]!r}")
-    return config
 
 
-def _windows(raw: dict[str, Any], family: str, layers: int) -> tuple[int, ...]:
-    size = int(raw.get("sliding_window") or 0)
-    if family in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
-        size = 0
-    if family not in ("mistral", "qwen2", "qwen3", "gemma2") or not size:
-        return (0,) * layers
-    kinds = raw.get("layer_types")
-    if kinds is not None:
-        return tuple(size if kind == "sliding_attention" else 0 for kind in list(kinds)[:layers])
-    if family == "mistral":
+def activation(fields: Fields, name: str) -> Activation:
+    """The function that a field names."""
+    word = fields.word(name)
+    if word not in ACTIVATIONS:
+        raise fields.refused(f"{name} {word!r}")
+    return ACTIVATIONS[word]
+
+
+def _activation(fields: Fields) -> Activation:
+    if fields.family == "gemma2":
+        return activation(fields, "hidden_activation")
+    if fields.family == "gemma" and fields.raw.get("hidden_activation") is not None:
+        return activation(fields, "hidden_activation")
+    found = activation(fields, "hidden_act")
+    # Gemma's first configurations said "gelu" and meant its tanh form.
+    return "gelu_tanh" if fields.family == "gemma" and found == "gelu" else found
+
+
+def _windows(fields: Fields, layers: int) -> tuple[int, ...]:
+    none = (0,) * layers
+    if fields.family not in ("mistral", "qwen2", "qwen3", "gemma2") or fields.get("sliding_window") is None:
+        return none
+    size = fields.size("sliding_window")
+    if fields.family == "mistral":
         return (size,) * layers
-    if family == "gemma2":
-        return tuple(0 if layer % 2 else size for layer in range(layers))
-    first = int(raw.get("max_window_layers", 28))
-    return tuple(size if layer >= first else 0 for layer in range(layers))
+    if fields.family != "gemma2" and not fields.flag("use_sliding_window"):
+        return none
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        slides = _slides(fields)
+        return tuple(size if slides(layer) else 0 for layer in range(layers))
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
+        raise fields.misstated("layer_types", f"{layers} times one of {', '.join(_KINDS)}")
+    return tuple(size if kind == "sliding_attention" else 0 for kind in kinds)
 
 
-def _theta(model: Path, raw: dict[str, Any]) -> float:
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+def _slides(fields: Fields) -> Callable[[int], bool]:
+    """Which layers have a window where the configuration does not list them."""
+    if fields.family == "gemma2":
+        return lambda layer: layer % 2 == 0
+    first = fields.get("max_window_layers")
+    if type(first) is not int:
+        raise fields.misstated("max_window_layers", "a whole number")
+    return lambda layer: layer >= first
+
+
+def _theta(fields: Fields) -> float:
+    """The base of the rotary angles. What stands in rope_scaling or rope_parameters goes before a field of its own."""
+    raw = fields.raw
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise fields.misstated("rope_scaling" if raw.get("rope_scaling") else "rope_parameters", "an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise refused(model, f"rotary positions of the type {kind!r}")
-    if float(raw.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))) != 1.0:
-        raise refused(model, "partial_rotary_factor")
-    return _positive(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0)
+        raise fields.refused(f"rotary positions of the type {kind!r}")
+    if unknown := sorted(set(rope) - set(_ROPE)):
+        raise fields.refused(f"rope_parameters with {', '.join(unknown)[:60]}")
+    for place in (rope, raw):
+        if place.get("partial_rotary_factor", 1.0) not in (1, None):
+            raise fields.refused("partial_rotary_factor")
+    theta = rope.get("rope_theta", raw.get("rope_theta", 10_000.0))
+    if type(theta) not in (int, float) or not 1 <= theta <= MOST_POSITIVE:
+        raise fields.refused(f"rope_theta {theta!r}")
+    return float(theta)
 
 
-def _attention_scale(raw: dict[str, Any], family: str, head_dim: int) -> float:
-    if family == "granite":
-        return float(raw.get("attention_multiplier", 1.0))
-    if family == "gemma2":
-        return 1 / math.sqrt(float(raw.get("query_pre_attn_scalar", 256)))
+def _attention_scale(fields: Fields, head_dim: int) -> float:
+    if fields.family == "granite":
+        return fields.number("attention_multiplier")
+    if fields.family == "gemma2":
+        return 1 / math.sqrt(fields.positive("query_pre_attn_scalar"))
     return 1 / math.sqrt(head_dim)
-
-
-def _root(hidden: int, gemma: bool) -> float:
-    return math.sqrt(hidden) if gemma else 1.0
-
-
-def _positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < 1e30:
-        raise ValueError(f"a positive number where it has {value!r}")
-    return number
-
-
-def refused(model: Path, what: str) -> InputRefused:
-    """The error for something that a configuration asks for and that is not covered."""
-    return InputRefused(f"model directory {model.name}", f"uses {what}, which exact execution does not cover")
