@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from proofyard.workloads.exact import backends, golden_training
+from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import AttentionShape, Backend, LossShape
 from proofyard.workloads.exact.golden import PRECISIONS, digest
-from proofyard.workloads.exact.golden_training import CLIP, FACTOR, LENGTHS, MODULES, adapter, tokens, training
+from proofyard.workloads.exact.golden_training import FACTOR, HYPER, LENGTHS, MODULES, RATE, adapter, tokens, training
 from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.optimizer import Hyperparameters, adam_step
 from proofyard.workloads.exact.reference import Reference, add_in_order, f32
@@ -69,7 +69,7 @@ def update(weights: dict[str, F32], first: dict[str, F32], second: dict[str, F32
     """One step of the optimiser."""
     squares = [np.array([B.square_sum(g[name])], np.float32) for name in sorted(weights)]
     norm = np.sqrt(add_in_order(squares))
-    factor = float(np.minimum(f32(1), f32(CLIP) / (norm + f32(0.000001)))[0])
+    factor = float(np.minimum(f32(1), f32(HYPER.clip) / (norm + f32(0.000001)))[0])
     hyper = Hyperparameters(*golden_training.BETAS, golden_training.EPS, golden_training.DECAY, golden_training.CLIP)
     step = adam_step(hyper, n, golden_training.RATE)
     for name in weights:

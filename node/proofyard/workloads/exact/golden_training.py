@@ -20,7 +20,7 @@ from proofyard.workloads.tiny import HIDDEN, INNER, VOCABULARY
 
 LENGTHS = (24, 7, 17)
 STEPS, RANK, FACTOR, RATE = 3, 4, 2.0, 0.01
-BETAS, EPS, DECAY, CLIP = (0.9, 0.99), 1e-5, 0.01, 0.5
+HYPER = Hyperparameters(beta1=0.9, beta2=0.99, eps=1e-5, decay=0.01, clip=0.5)
 MODULES: dict[str, tuple[int, int]] = {
     "model.layers.0.self_attn.v_proj": (HIDDEN, HIDDEN),
     **{f"model.layers.1.self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"},
