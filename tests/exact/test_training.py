@@ -15,7 +15,7 @@ from proofyard.workloads.exact.backend import AttentionShape, Backend, LossShape
 from proofyard.workloads.exact.golden import PRECISIONS, digest
 from proofyard.workloads.exact.golden_training import FACTOR, HYPER, LENGTHS, MODULES, RATE, adapter, tokens, training
 from proofyard.workloads.exact.native import NoCompiler
-from proofyard.workloads.exact.optimizer import Hyperparameters, adam_step
+from proofyard.workloads.exact.optimizer import adam_step
 from proofyard.workloads.exact.reference import Reference, add_in_order, f32
 from proofyard.workloads.exact.tables import rotary
 from proofyard.workloads.tiny import HEADS, HIDDEN, LAYERS, write_tiny_model
@@ -70,8 +70,7 @@ def update(weights: dict[str, F32], first: dict[str, F32], second: dict[str, F32
     squares = [np.array([B.square_sum(g[name])], np.float32) for name in sorted(weights)]
     norm = np.sqrt(add_in_order(squares))
     factor = float(np.minimum(f32(1), f32(HYPER.clip) / (norm + f32(0.000001)))[0])
-    hyper = Hyperparameters(*golden_training.BETAS, golden_training.EPS, golden_training.DECAY, golden_training.CLIP)
-    step = adam_step(hyper, n, golden_training.RATE)
+    step = adam_step(HYPER, n, RATE)
     for name in weights:
         weights[name], first[name], second[name] = B.adamw(
             weights[name], g[name], first[name], second[name], factor, step

@@ -46,7 +46,7 @@ def training(backend: Backend, model: Path, precision: str, parts: int = 1) -> I
     decoder = Decoder(backend, model, precision, MODULES)
     weights = adapter()
     zeros = {name: np.zeros_like(x) for name, x in weights.items()}
-    optimizer = AdamW(backend, weights, zeros, zeros, Hyperparameters(*BETAS, EPS, DECAY, CLIP))
+    optimizer = AdamW(backend, weights, zeros, zeros, HYPER)
     for step in range(STEPS):
         decoder.adapters.set(optimizer.tensors()[0], FACTOR)
         losses = np.concatenate([decoder.train(*part, 1 / sum(LENGTHS)) for part in _parts(tokens(step), parts)])
