@@ -1,12 +1,22 @@
 """What a Hugging Face model directory says about itself, read from file headers alone."""
 
 import json
-import struct
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.state import MAX_HEADER_BYTES
+
+MAX_DIMENSIONS = 8
+_WIDTHS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
+"""Bytes of a number of each type; of others the size is not checked, nor are they read."""
 
 
 def read_config(model: Path) -> dict[str, Any]:
@@ -32,29 +42,76 @@ def weight_files(model: Path) -> list[Path]:
         raise InputRefused(
             f"model directory {model.name}", "holds no model.safetensors; convert the model to safetensors"
         )
-    names = sorted(set(_read_json_object(index).get("weight_map", {}).values()))
-    files = [model / Path(name).name for name in names]
+    places = _read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputRefused(f"model directory {model.name}", f"has no weight_map of file names in {index.name}")
+    files = [model / Path(name).name for name in sorted(set(places.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise InputRefused(f"model directory {model.name}", f"lacks weight files: {', '.join(missing) or 'all'}")
     return files
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: its type, its shape, and the bytes [first, last) of the file that hold it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    first: int
+    last: int
+
+
+def stored_tensors(file: Path) -> dict[str, Stored]:
+    """What a weight file's header says, checked as the format demands: every tensor inside the file, as large as its
+    shape, none over another, no bytes between them. Raises `InputRefused` with the name of the tensor."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise _unreadable(file, "is not a safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise _unreadable(file, "has a header that cannot be read") from None
+    if not isinstance(header, dict):
+        raise _unreadable(file, "has a header that is not an object")
+    header.pop("__metadata__", None)
+    found = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
+    end = 8 + length
+    for name, tensor in sorted(found.items(), key=lambda item: (item[1].first, item[1].last)):
+        if tensor.first != end or tensor.last > size:
+            where = (
+                "outside the file" if tensor.last > size else "over another" if tensor.first < end else "after a gap"
+            )
+            raise _unreadable(file, f"holds the tensor {name[:100]!r} {where}")
+        end = tensor.last
+    if end != size:
+        raise _unreadable(file, f"has {size - end} bytes that belong to no tensor")
+    return found
+
+
+def _stored(file: Path, name: str, entry: Any, start: int) -> Stored:
+    try:
+        dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, first, last]
+    except (KeyError, TypeError, ValueError):
+        raise _unreadable(file, f"has a header that misstates the tensor {name[:100]!r}") from None
+    counted = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+    if not counted or len(shape) > MAX_DIMENSIONS or not isinstance(dtype, str) or first > last:
+        raise _unreadable(file, f"has a header that misstates the tensor {name[:100]!r}")
+    if dtype in _WIDTHS and last - first != math.prod(shape) * _WIDTHS[dtype]:
+        raise _unreadable(file, f"holds the tensor {name[:100]!r} in {last - first} bytes, not those of its shape")
+    return Stored(dtype, tuple(shape), start + first, start + last)
+
+
+def _unreadable(file: Path, reason: str) -> InputRefused:
+    return InputRefused(f"weight file {file.name}", reason)
+
+
 def weight_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the model."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(model):
-        with file.open("rb") as stream:
-            start = stream.read(8)
-            size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 0 < size <= min(MAX_HEADER_BYTES, file.stat().st_size):
-                raise InputRefused(f"weight file {file.name}", "is not a safetensors file")
-            try:
-                header = json.loads(stream.read(size))
-                shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise InputRefused(f"weight file {file.name}", "has a header that cannot be read") from None
-    return shapes
+    return {name: tensor.shape for file in weight_files(model) for name, tensor in stored_tensors(file).items()}
 
 
 def linear_modules(model: Path, targets: list[str], layers: list[int] | None = None) -> dict[str, tuple[int, int]]:
@@ -85,7 +142,7 @@ def _layer(module: str) -> int:
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         raise InputRefused(f"model directory {path.parent.name}", f"has no readable {path.name}") from None
     if not isinstance(value, dict):
         raise InputRefused(f"model directory {path.parent.name}", f"has a {path.name} that is not a JSON object")

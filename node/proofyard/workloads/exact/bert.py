@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Activation, Array, AttentionShape, Backend
-from proofyard.workloads.exact.config import activation
+from proofyard.workloads.exact.config import activation, check_tokens
 from proofyard.workloads.exact.fields import Fields
 from proofyard.workloads.exact.lora import Linear
 from proofyard.workloads.exact.weights import Weights
@@ -100,8 +100,7 @@ class Encoder:
         room = config.positions - (0 if config.pad is None else config.pad + 1)
         if max(lengths, default=0) > room:
             raise InputRefused("a text", f"has {max(lengths)} tokens, the model has {room} positions; set max_tokens")
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < config.vocabulary:
-            raise InputRefused("a text", f"has the token {int(ids.max())}, the model knows {config.vocabulary}")
+        check_tokens(ids, config.vocabulary)
         at = _places(ids, lengths, config.pad)
         words = self._weights.rows(f"{self._prefix}{_WORDS}", ids)
         x = self._normed(be.array((words + self._kind) + self._positions[at]), self._norm)

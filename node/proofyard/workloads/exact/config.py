@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Activation
 from proofyard.workloads.exact.fields import MOST_POSITIVE, Fields
 
@@ -144,6 +148,13 @@ def decoder_config(model: Path) -> DecoderConfig:
         attention_cap=fields.positive_or_none("attn_logit_softcapping") if family == "gemma2" else 0.0,
         logit_cap=fields.positive_or_none("final_logit_softcapping") if family == "gemma2" else 0.0,
     )
+
+
+def check_tokens(ids: npt.NDArray[np.int64], vocabulary: int) -> None:
+    """Raise `InputRefused` for a token that a model does not have: its tokenizer knows more than its tables."""
+    unknown = ids[(ids < 0) | (ids >= vocabulary)]
+    if unknown.size:
+        raise InputRefused("a text", f"has the token {int(unknown[0])}, the model has {vocabulary}")
 
 
 def activation(fields: Fields, name: str) -> Activation:

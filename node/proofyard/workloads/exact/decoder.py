@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Array, AttentionShape, Backend, LossShape
-from proofyard.workloads.exact.config import DecoderConfig, decoder_config
+from proofyard.workloads.exact.config import DecoderConfig, check_tokens, decoder_config
 from proofyard.workloads.exact.lora import Adapters, Linear
 from proofyard.workloads.exact.tables import rotary
 from proofyard.workloads.exact.weights import Weights
@@ -113,7 +113,7 @@ class Decoder:
         self, ids: Ids, targets: Ids, lengths: Sequence[int], places: npt.NDArray[np.intp] | None = None
     ) -> npt.NDArray[Any]:
         """Negative log-likelihood in nats of the targets of all rows, or of those at `places`, binary32."""
-        self._check_ids(targets)
+        check_tokens(targets, self.config.vocabulary)
         hidden = self.hidden(ids, lengths)
         if places is not None:
             hidden = self._backend.array(np.ascontiguousarray(self._backend.numpy(hidden)[places]))
@@ -123,7 +123,7 @@ class Decoder:
     def train(self, ids: Ids, targets: Ids, lengths: Sequence[int], scale: float) -> npt.NDArray[Any]:
         """(R,) losses; the gradient of their sum times `scale` is added to the adapters' gradients."""
         be = self._backend
-        self._check_ids(targets)
+        check_tokens(targets, self.config.vocabulary)
         tapes: list[_Tape] = []
         rows = self._rows(lengths, None)
         x = self._run(ids, rows, None, tapes)
@@ -141,7 +141,7 @@ class Decoder:
         return self._backend.rms_norm(x, self._norm, self.config.eps)
 
     def _run(self, ids: Ids, rows: _Rows, caches: Sequence[Cache] | None, tapes: list[_Tape] | None) -> Array:
-        self._check_ids(ids)
+        check_tokens(ids, self.config.vocabulary)
         x = self._backend.array(self._weights.rows(self._table, ids))
         if self.config.embedding_factor != 1.0:
             x = self._backend.multiply(x, self.config.embedding_factor)
@@ -161,10 +161,6 @@ class Decoder:
         at = np.concatenate([np.arange(start, end) for start, end in zip(first, keys, strict=True)])
         cos, sin = (self._backend.array(table[at]) for table in self._tables)
         return _Rows(tuple(lengths), keys, cos, sin)
-
-    def _check_ids(self, ids: Ids) -> None:
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocabulary:
-            raise InputRefused("a text", f"has the token {int(ids.max())}, the model knows {self.config.vocabulary}")
 
 
 class _Layer:
