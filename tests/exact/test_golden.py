@@ -118,12 +118,12 @@ def _flushing(plain: Any) -> Any:
 
 def _leaking(plain: Any) -> Any:
     """Pairs that are not visible are multiplied like others."""
-    return lambda x, right, visible=None, block=4096: plain(x, right, None, block)
+    return lambda x, right, visible=None, block=512: plain(x, right, None, block)
 
 
 def _blocks(plain: Any, size: int) -> Any:
-    """Blocks of 4,096 columns have another size."""
-    return lambda x, block=4096: plain(x, size if block == 4096 else block)
+    """Blocks of 512 columns have another size."""
+    return lambda x, block=512: plain(x, size if block == 512 else block)
 
 
 def _no_operation(plain: Any) -> Any:
@@ -141,8 +141,8 @@ MUTANTS: dict[str, tuple[Any, str, Any, str]] = {
     "fused optimiser": (Reference, "adamw", lambda plain: _adamw, "adamw later"),
     "fused rotation": (Reference, "rotate", lambda plain: _rotate, "rotary"),
     "sums in order": (reference, "tree", lambda plain: _in_order, "norms 63"),
-    "shorter blocks": (reference, "slice_blocks", lambda plain: _blocks(plain, 2048), "product 3 x 4097"),
-    "longer blocks": (reference, "slice_blocks", lambda plain: _blocks(plain, 8192), "over rows 3 x 4097"),
+    "shorter blocks": (reference, "slice_blocks", lambda plain: _blocks(plain, 256), "product 3 x 4097"),
+    "longer blocks": (reference, "slice_blocks", lambda plain: _blocks(plain, 1024), "over rows 3 x 4097"),
     "longer blocks in the loss": (reference, "LOSS_BLOCK", lambda plain: 512, "loss 17"),
     "invisible pairs": (reference, "over_rows", _leaking, "attention nan v"),
     "a missing operation": (Reference, "layer_norm", _no_operation, "norms awkward"),

@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-MOST_LAYERS, MOST_HEAD = 4096, 4096
+MOST_LAYERS, MOST_HEAD = 4096, 512
 
 _COMMON: dict[str, Any] = {
     "rms_norm_eps": 1e-6,

@@ -18,8 +18,8 @@
 
 typedef int64_t N;
 #define INLINE static inline __attribute__((always_inline))
-#define BLOCK 4096 // columns of a left operand that share slices
-#define LOSS_BLOCK 256 // the same of the gradient of logits, a few large numbers among many small ones
+#define BLOCK 512 // columns of a left operand that share slices
+#define LOSS_BLOCK 128 // the same of the gradient of logits, a few large numbers among many small ones
 #define LANES 16   // columns of a packed right operand
 #define WIDE 2     // packed columns in a panel
 #define PANEL (LANES * WIDE)

@@ -19,8 +19,8 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-BLOCK = 4096
-LOSS_BLOCK = 256
+BLOCK = 512
+LOSS_BLOCK = 128
 _TINY = np.float32(2.0**-100)
 _LN2_POWERS = (0x3F800000, 0x3F317218, 0x3E75FDF0, 0x3D635847, 0x3C1D955B, 0x3AAEC3FF, 0x39218489)
 _NF4 = (

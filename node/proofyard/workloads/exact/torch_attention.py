@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 Back = tuple[Tensor, Tensor, Tensor]
 _OfPairs = Callable[[Sequence[Cut], "Hidden | None"], tuple[Tensor, ...]]
 
-PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
+PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}
 _LIKE = 16  # lengths that are equal when rounded up to a multiple of this are padded to the longest of them
 
 

@@ -47,8 +47,10 @@ Tensor = torch.Tensor
 class TorchBackend:
     """A `Backend` on one device, integer products being done in one unit (torch_integers.py)."""
 
-    def __init__(self, device: str, unit: str) -> None:
-        """ValueError for a unit that the device does not have."""
+    def __init__(self, device: str, unit: str, threads: int | None = None) -> None:
+        """`threads` are set for all of torch in this process. ValueError for a unit that the device does not have."""
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.device = torch.device(device)
         self.unit = Integers(cast(Unit, unit), self.device)
         self.name = unit if self.device.type == "cpu" else f"{self.device.type}-{unit}"

@@ -9,23 +9,28 @@
 | fp16 | binary16 | `out_dtype=float32`: binary32 sums | CUDA |
 
 `torch._int_mm` on CUDA wants more than 16 rows, columns in eights and a right operand that is stored transposed
-(cuBLASLt has no other kernels everywhere: pytorch issues 107671, 169956). On CPUs it takes every shape, but is silently
-wrong where a (1, N) right operand has the strides (1, 1) (torch 2.13), so sums of one product are padded to two. Where
-a CPU has no VNNI oneDNN adds pairs of products in 16 bits, which 7-bit slices cannot overflow.
+(cuBLASLt has no other kernels everywhere: pytorch issues 107671, 169956); all are padded here. On CPUs it takes every
+shape, but is silently wrong where a (1, N) right operand has the strides (1, 1) (torch 2.13), so sums of one product
+are padded to two. Where a CPU has no VNNI oneDNN adds pairs of products in 16 bits, which 7-bit slices cannot overflow.
+Batches of matrices have no int8 product: on CPUs they are multiplied one by one where they are large enough, otherwise
+as binary32 (CPU) or binary16 (CUDA).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch.nn.functional import pad
 
 Tensor = torch.Tensor
 Unit = Literal["int8", "float32", "bf16", "tf32", "fp16"]
-UNITS: tuple[Unit, ...] = get_args(Unit)
+UNITS: dict[str, tuple[Unit, ...]] = {"cpu": ("int8", "float32", "bf16"), "cuda": ("int8", "tf32", "fp16", "float32")}
 
 _LOOP_PAYS = 1 << 15  # products a matrix from which a call of _int_mm each is faster than bmm of floats
+_CUDA_ROWS, _CUDA_COLUMNS = 32, 16
+_HALF_TO_FLOAT = hasattr(torch.ops.aten.bmm, "dtype")  # since torch 2.8
+
 _FLOAT_PRECISION = {"int8": "highest", "float32": "highest", "bf16": "medium", "tf32": "high", "fp16": "highest"}
 
 
@@ -41,15 +46,14 @@ def float32_products(precision: str) -> Iterator[None]:
 
 
 class Integers:
-    """Exact products of integers of 7 bits, at most 4,096 a sum; results are int32 or binary32 tensors of integers."""
+    """Exact products of integers of 7 bits, at most 512 a sum; results are int32 or binary32 tensors of integers."""
 
     def __init__(self, unit: Unit, device: torch.device) -> None:
         """ValueError for a unit that the device does not have."""
         self.on_cuda = device.type == "cuda"
-        if unit not in UNITS or (unit in ("tf32", "fp16") and not self.on_cuda):
-            raise ValueError(
-                f"no unit {unit!r} on {device.type}: tf32 and fp16 are CUDA's; known are {', '.join(UNITS)}"
-            )
+        has = UNITS.get(device.type, ())
+        if unit not in has:
+            raise ValueError(f"no unit {unit!r} on {device.type}; its units are {', '.join(has) or 'none'}")
         self.unit = unit
         self.dtype = {"int8": torch.int8, "fp16": torch.float16}.get(unit, torch.float32)
         self._precision = _FLOAT_PRECISION[unit]
@@ -64,14 +68,12 @@ class Integers:
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:
         """(M, K) of a (M, J) and b (J, K)."""
-        if self.unit == "int8" and self.on_cuda and b.stride(0) != 1:
-            b = b.t().contiguous().t()
         return self._mm(a, b)
 
     def batch_dtype(self, m: int, k: int, n: int) -> torch.dtype:
         """What `batch` takes for products of these sizes."""
         if self.on_cuda:
-            return torch.float16 if self.unit in ("int8", "fp16") else torch.float32
+            return torch.float16 if self.unit in ("int8", "fp16") and _HALF_TO_FLOAT else torch.float32
         return torch.int8 if self.unit == "int8" and m * k * n >= _LOOP_PAYS else torch.float32
 
     def batch(self, a: Tensor, b: Tensor) -> Tensor:
@@ -102,9 +104,11 @@ class Integers:
         (m, k), n = a.shape, b.shape[1]
         if not self.on_cuda:
             return torch._int_mm(pad(a, (0, 1)), pad(b.t(), (0, 1)).t()) if k == 1 else torch._int_mm(a, b)
-        rows, inner, columns = max(0, 32 - m), -k % 8, -n % 8
+        rows, inner, columns = max(0, _CUDA_ROWS - m), -k % _CUDA_COLUMNS, -n % _CUDA_COLUMNS
         if rows or inner:
             a = pad(a, (0, inner, 0, rows))
         if inner or columns:
             b = pad(b.t(), (0, inner, 0, columns)).t()
+        if b.stride(0) != 1 or b.stride(1) % 16 or b.data_ptr() % 16:
+            b = b.t().contiguous().t()
         return torch._int_mm(a.contiguous(), b)[:m, :n]

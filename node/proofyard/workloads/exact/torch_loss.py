@@ -21,7 +21,7 @@ from proofyard.workloads.exact.torch_slices import (
 
 Tensor = torch.Tensor
 
-DZ_BLOCK = 256
+DZ_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sizes:
     gradient_rows: int  # whose sliced dz is in memory together
 
 
-SIZES = {"cpu": Sizes(128, 1 << 18, 4096, 512), "cuda": Sizes(1024, 1 << 27, 1 << 17, 1024)}
+SIZES = {"cpu": Sizes(128, 1 << 18, 4096, 512), "cuda": Sizes(512, 1 << 25, 1 << 16, 512)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Loss:
 
 
 class DzSlices:
-    """dz times the scales of the output layer's rows, sliced in blocks of 256 columns: (blocks, rows, 256)."""
+    """dz times the scales of the output layer's rows, sliced in blocks of 128 columns: (blocks, rows, 128)."""
 
     def __init__(self, rows: int, head: Frozen, unit: Integers) -> None:
         self._head, self._unit = head, unit

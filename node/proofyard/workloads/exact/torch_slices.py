@@ -14,7 +14,7 @@ from proofyard.workloads.exact.torch_integers import Integers
 
 Tensor = torch.Tensor
 
-BLOCK = 4096
+BLOCK = 512
 SMALL_BLOCK = 2080
 """The most columns for which the whole of C stays below 2^24: sums of hi * lo and lo * hi need no rounding apart."""
 _LEAST_BITS = (127 - 100) << 23
@@ -75,7 +75,7 @@ def _cut(x: Tensor, axis: int, *, clean: bool, into: Tensor | None) -> Cut:
 
 @dataclass(frozen=True)
 class Left:
-    """A left operand (M, K) in blocks of 4,096 columns, the last one shorter, with a scale each: (M, blocks)."""
+    """A left operand (M, K) in blocks of 512 columns, the last one shorter, with a scale each: (M, blocks)."""
 
     hi: Tensor
     lo: Tensor
@@ -199,7 +199,7 @@ def over_rows(x: Tensor, right: Frozen | Cut, unit: Integers) -> Tensor:
 
 
 def batch_times_rows(left: Cut, right: Cut, unit: Integers) -> Tensor:
-    """(B, M, N) of (B, M, K) and (B, N, K): products of attention heads, K at most 4,096 and in one block."""
+    """(B, M, N) of (B, M, K) and (B, N, K): products of attention heads, K at most 512, in one block."""
     (_, m, k), n = left.hi.shape, right.hi.shape[1]
     dtype = unit.batch_dtype(m, k, n)
     hi, lo = right.hi.to(dtype).transpose(1, 2), right.lo.to(dtype).transpose(1, 2)
