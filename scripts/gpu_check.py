@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -83,6 +84,7 @@ def main() -> None:
     machine = describe(device)
     print(f"gpu-check on {machine['device']}: torch {machine['torch']}, CUDA {machine['cuda']}; CPU {machine['cpu']}")
     torch.set_num_threads(args.threads)
+    _quiet()
     with tempfile.TemporaryDirectory() as folder:
         tiny = write_tiny_model(Path(folder) / "tiny")
         works = available_works(args.models)
@@ -112,6 +114,15 @@ def describe(device: str) -> dict[str, str]:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "memory_bytes": str(properties.total_memory),
     }
+
+
+def _quiet() -> None:
+    """No progress bars and notices of transformers between our lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 def _cpu_name() -> str:

@@ -1,10 +1,14 @@
 """What torch does to single numbers, and that kernels, threads, padding and block sizes change no bit of a result."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -233,3 +237,53 @@ def test_units_agree(here: set[str]) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_and_threads_change_no_bit(name: str, here: set[str]) -> None:
     assert digests(*KERNELS[name]) == here
+
+
+# -- the check of a GPU --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpu_check() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "gpu_check.py"
+    spec = importlib.util.spec_from_file_location("gpu_check", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_machine_without_a_gpu_is_told_so(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    with pytest.raises(SystemExit, match="sees no CUDA device on this machine, so nothing was checked") as stopped:
+        gpu_check.main()
+    assert isinstance(stopped.value.code, str)  # which Python prints, and exits with 1
+
+
+def run_gpu_check(module: ModuleType, out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(module, "_quiet", lambda: None)
+    arguments = ["--backends", "float32", "--models", str(out.parent), "--threads", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *arguments])
+    module.main()
+
+
+def test_the_check_compares_backends_with_the_cpu(
+    gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.json"
+    run_gpu_check(gpu_check, out, monkeypatch)
+    report = json.loads(out.read_text())
+    assert report["verdict"] == "exact"
+    (found,) = report["backends"]
+    assert found["backend"] == "float32" and found["different"] == [] and found["digests"] == report["cpu"]["digests"]
+    assert "a node here would compute with float32" in capsys.readouterr().out
+
+
+def test_the_check_fails_where_a_backend_differs(
+    gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchBackend, "add", lambda self, x, y: (x + y) * 1.0000001)
+    with pytest.raises(SystemExit, match="no backend reproduces the golden vectors"):
+        run_gpu_check(gpu_check, tmp_path / "gpu.json", monkeypatch)
+    assert json.loads((tmp_path / "gpu.json").read_text())["backends"][0]["different"]
