@@ -145,7 +145,7 @@ def test_every_precision_trains_and_none_is_another(tiny, lora_manifest, precisi
     ],
 )
 def test_extreme_jobs_end_in_lawful_states_or_in_a_failure_that_everybody_shares(tiny, lora_manifest, changes):
-    manifest = lora_manifest(rounds=1, **changes)
+    manifest = lora_manifest(rounds=1, batch=2, seq_len=16, **changes)
     task = WORKLOAD.graph(manifest)[0]
 
     def outcome(resources):
