@@ -91,7 +91,7 @@ class Bench:
 
     async def audit(self, before: bytes, segment: int = 1) -> SealOpened | None:
         offer = AuditOffer(
-            BatchId(3), JobId(1), self.manifest, TASK, SegmentIndex(segment), self.store.put_bytes(before), (), (), 15.0
+            BatchId(3), JobId(1), self.manifest, TASK, SegmentIndex(segment), self.store.put_bytes(before), (), 15.0
         )
         self.journal.accept_audit(VERIFIER, offer)
         await self.agent._audit(Work(VERIFIER, offer), offer)
@@ -125,7 +125,7 @@ async def test_what_this_machine_alone_lacks_is_no_answer(tmp_path: Path) -> Non
     with pytest.raises(OutOfMemory):
         await bench.audit(SECOND)
     assert bench.sent == []
-    offer = AuditOffer(BatchId(3), JobId(1), bench.manifest, TASK, SegmentIndex(1), cid_of_bytes(SECOND), (), (), 15.0)
+    offer = AuditOffer(BatchId(3), JobId(1), bench.manifest, TASK, SegmentIndex(1), cid_of_bytes(SECOND), (), 15.0)
     await bench.agent._hand_back(Work(VERIFIER, offer), "the limit was reached")
     assert isinstance(bench.sent[0], AuditFailed)
 

@@ -12,7 +12,7 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 TASK = TaskSpec(index=TaskIndex(2), kind="train")
 OFFER = TaskOffer(JobId(1), raw_cid(b"m"), TASK, (), (), 15.0)
-AUDIT = AuditOffer(BatchId(7), JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), (), (), 15.0)
+AUDIT = AuditOffer(BatchId(7), JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), (), 15.0)
 SUBMISSION = SubmitCommitment(
     Commitment(
         JobId(1),

@@ -25,7 +25,7 @@ def test_beyond_the_state_before_an_audit_moves_less_than_a_kilobyte() -> None:
     assert sum(len(encode(message)) for message in moved) < 1024
     task = TaskSpec(index=TaskIndex(9), kind="train", deps=(TaskIndex(1),), segments=64, label="round 2, shard 3")
     cid = raw_cid(b"x")
-    offer = AuditOffer(BatchId(9), JobId(9), cid, task, SegmentIndex(3), cid, (cid,), (), 15.0)
+    offer = AuditOffer(BatchId(9), JobId(9), cid, task, SegmentIndex(3), cid, (), 15.0)
     usual = [offer, Ack(), SEAL, Ack(), OpenSeal(*PLACE), msgspec.structs.replace(LARGEST, reason="")]
     assert sum(len(encode(message)) for message in usual) < 1024, "with the offer, where there is no failure to tell of"
 

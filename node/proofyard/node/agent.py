@@ -348,7 +348,7 @@ class Agent:
 
     async def _audit(self, work: Work, offer: AuditOffer) -> None:
         """Re-execute one segment from the worker's state and seal the answer."""
-        manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
+        manifest, inputs = await self._prepare(work.verifier, offer.manifest, (), offer.providers)
         await self._fetch(work.verifier, offer.before, offer.providers, MAX_RESULT_BYTES)
         before = await asyncio.to_thread(self._store.get_bytes, offer.before, max_bytes=MAX_RESULT_BYTES)
         opening = await self._answer(work, offer, manifest, before, inputs)

@@ -21,6 +21,7 @@ from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
+from proofyard.protocol.messages import TaskOffer
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
 from proofyard.workloads.executor import Executor, TaskTrace
@@ -202,7 +203,7 @@ class Retention:
         """What open tasks, held ones and open audits rest on."""
         needed: set[Cid] = set()
         for offer in self._journal.open_offers():
-            needed |= {offer.manifest, *offer.inputs}
+            needed |= {offer.manifest, *(offer.inputs if isinstance(offer, TaskOffer) else ())}
             if self._store.has(offer.manifest):
                 manifest = decode_manifest(self._store.get_bytes(offer.manifest, max_bytes=MAX_MANIFEST_BYTES))
                 needed |= {cid for cid in (manifest.model, manifest.data) if cid is not None}

@@ -125,7 +125,10 @@ class Workload(Protocol):
         ...
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
-        """Load what the segments of `task` need. Only called in an executor's child process."""
+        """Load what the segments of `task` need. Only called in an executor's child process.
+
+        A segment is computed from model, data and the state before it: of `inputs` an auditor is given no results.
+        """
         ...
 
 

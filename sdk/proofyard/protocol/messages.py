@@ -98,7 +98,10 @@ class Receipt(msgspec.Struct, frozen=True, tag="receipt"):
 
 
 class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-2"):
-    """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named."""
+    """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named.
+
+    Model, data and that state are all that a segment is computed from, so no result of other tasks is moved.
+    """
 
     batch: BatchId
     job: JobId
@@ -106,7 +109,6 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-2"):
     task: TaskSpec
     segment: SegmentIndex
     before: Cid
-    inputs: tuple[Cid, ...]
     providers: tuple[PeerHint, ...]
     lease_s: float
 

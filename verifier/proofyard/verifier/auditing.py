@@ -162,7 +162,6 @@ async def _offer(context: Context, case: Case, auditor: Address) -> None:
         task=case.spec,
         segment=case.segment,
         before=case.trace[case.segment],
-        inputs=case.inputs,
         providers=(),
         lease_s=context.settings.lease_s,
     )

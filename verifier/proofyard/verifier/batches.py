@@ -33,7 +33,7 @@ from proofyard.verifier.database import (
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.exposure import rewards_in_flight
 from proofyard.verifier.membership import MemberOdds, members_of, operators_of
-from proofyard.verifier.schedule import faulty_nodes, inputs_of, note_loss, release
+from proofyard.verifier.schedule import faulty_nodes, note_loss, release
 from proofyard.verifier.settling import audits_of, settle
 from proofyard.workloads.errors import StateRefused
 
@@ -333,8 +333,7 @@ def _manifest_and_spec(context: Context, batch: Batch, index: int) -> tuple[Mani
 def _case(
     context: Context, session: Session, batch: Batch, job: Job, member: SubmitCommitment, segment: Segment
 ) -> Case:
-    tasks = tasks_of(session, job.id)
-    task = next(t for t in tasks if t.index == segment.task)
+    task = next(t for t in tasks_of(session, job.id) if t.index == segment.task)
     return Case(
         batch_row=batch.id or 0,
         batch=BatchId(batch.chain_id or 0),
@@ -345,7 +344,6 @@ def _case(
         segment=SegmentIndex(segment.index),
         worker=member.commitment.node,
         trace=member.trace,
-        inputs=inputs_of(task, tasks),
         auditors=tuple(Address(a) for a in segment.auditors.split()),
         owners={operator.node: operator.owner for operator in operators_of(batch)},
         seats=job.auditors_per_segment,

@@ -20,7 +20,6 @@ class Case:
     segment: SegmentIndex
     worker: Address
     trace: tuple[Cid, ...]
-    inputs: tuple[Cid, ...]
     auditors: tuple[Address, ...]
     owners: dict[Address, Address]
     seats: int
