@@ -129,7 +129,8 @@ def test_what_a_stake_backs_is_far_from_certainty(stake: Wei, reward: Wei, bps: 
     assert can_back(stake, most, bps)
     assert most == MAX_REWARD or not can_back(stake, Wei(most + 1), bps)
     if can_back(stake, reward, bps):
-        assert per_task(stake, 1, reward, bps) < WAD
+        # Where nobody colludes a stake of next to nothing backs any reward: its audits are certain, once rounded up.
+        assert per_task(stake, 1, reward, bps) <= WAD - min(bps, 1)
 
 
 def test_without_collusion_any_stake_backs_any_work_and_none_backs_nothing() -> None:
