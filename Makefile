@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check format contracts bench-verify bench-transport clean
+.PHONY: help setup demo test fuzz check format contracts bench-exact bench-transport gpu-check clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -37,8 +37,11 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
 
-bench-verify: setup ## honest segments flagged, cheats missed, cost of audits: docs/verification.md (about 35 minutes)
-	@$(PY) scripts/bench_verify.py
+bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)
+	@$(PY) scripts/bench_exact.py
+
+gpu-check: setup ## exact execution on a CUDA device against this machine's CPU: bits and times
+	@$(PY) scripts/gpu_check.py
 
 clean: ## remove what the targets made
 	rm -rf out .venv node_modules .pytest_cache .mypy_cache .ruff_cache contracts/out contracts/cache
