@@ -1,0 +1,128 @@
+"""What exact arithmetic costs in quality: the demo's job, once in each precision and once in plain float32.
+
+The same text, batches, optimiser, averaging and first adapter; the held-out losses of all results are measured by plain
+float32.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from bench_exact_jobs import demo_job
+from bench_exact_setup import Bench, say
+from bench_exact_traces import Job, commit, in_turns
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.workloads.executor import Executor
+from proofyard.workloads.lora import AVERAGE, TRAIN, initial_adapter, position, put, read_global, take
+from proofyard.workloads.lora_params import LoraParams, read_params
+from proofyard.workloads.params import PRECISIONS
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.text_data import Tokens, is_held_out, pack, read_documents
+from proofyard.workloads.workload import Inputs, Resources
+
+SEQUENCES, TOKENS = 16, 128
+"""Held-out text: as much as the demo measures its loss on."""
+
+Train = Callable[[Job, TaskSpec, Inputs], bytes]
+
+
+async def measure(bench: Bench) -> dict[str, Any]:
+    """The key `loss_ratio`, and the losses of all precisions."""
+    works = [exact_result(bench, job) for job in jobs(bench)]
+    results = dict(zip([*PRECISIONS, "float32"], await in_turns([*works, plain_result(bench)]), strict=True))
+    losses = await asyncio.to_thread(held_out_losses, bench, results)
+    plain = losses["float32"]
+    say(f"loss: {losses}")
+    return {
+        "loss_ratio": losses["exact"] / plain,
+        "loss_details": {
+            "held_out": losses,
+            "ratios": {name: losses[name] / plain for name in PRECISIONS},
+            "sequences": SEQUENCES,
+            "tokens": TOKENS,
+        },
+    }
+
+
+def jobs(bench: Bench) -> list[Job]:
+    """The demo's job in each precision; a quick run does one round of one segment."""
+    size = {"rounds": 1, "workers": 2, "segments": 1} if bench.quick else {}
+    return [demo_job(bench, precision=precision, **size) for precision in PRECISIONS]
+
+
+async def exact_result(bench: Bench, job: Job) -> bytes:
+    """The result of the job's last task."""
+    async with Executor(bench.folder / f"loss-{job.manifest.precision}") as executor:
+        traces = await commit(executor, job)
+    say(f"loss: trained in {job.manifest.precision}")
+    return traces[-1].result.read_bytes()
+
+
+async def plain_result(bench: Bench) -> bytes:
+    """The same in float32: other training, and the workload's own averaging of what it gives."""
+    job = jobs(bench)[0]
+    found = await asyncio.to_thread(run_job, job, plain_training(job))
+    say("loss: trained in float32")
+    return found
+
+
+def run_job(job: Job, train: Train) -> bytes:
+    """Every task in order; `train` gives the results of training tasks."""
+    results: dict[int, bytes] = {}
+    workload, manifest = job.workload, job.manifest
+    for task in workload.graph(manifest):
+        inputs = Inputs(job.inputs.model, job.inputs.data, tuple(results[number] for number in task.deps))
+        if task.kind == TRAIN:
+            results[task.index] = train(job, task, inputs)
+            continue
+        assert task.kind == AVERAGE
+        states = [workload.initial_state(manifest, task, inputs)]
+        states.append(workload.runner(manifest, task, inputs, Resources()).run(0, states[0], lambda _: None))
+        results[task.index] = workload.result(manifest, task, states.__getitem__)
+    return results[max(results)]
+
+
+def plain_training(job: Job) -> Train:
+    from bench_exact_plain import PlainTrainer
+    from proofyard.workloads.lora_runner import training_rows
+    from proofyard.workloads.text_data import batch_rows
+
+    params = read_params(job.manifest)
+    assert job.inputs.model and job.inputs.data
+    model, data = job.inputs.model, job.inputs.data
+    trainer = PlainTrainer(model, params)
+
+    def train(job: Job, task: TaskSpec, inputs: Inputs) -> bytes:
+        number, worker = position(params, task)
+        rows = training_rows(model, data, params, worker)
+        trainer.begin_round()
+        trainer.load(read_global(params, job.manifest.seed, inputs.results)[0])
+        for step in range(number * params.task_steps, (number + 1) * params.task_steps):
+            which = batch_rows(len(rows), params.batch, step, "lora batches", job.manifest.seed, worker)
+            trainer.step(rows[which], params.lr_at(step))
+        return encode_state(put(trainer.adapter(), "adapter"))
+
+    return train
+
+
+def held_out_losses(bench: Bench, results: dict[str, bytes]) -> dict[str, float]:
+    """The loss under each result's adapter, and without one, by plain float32."""
+    from bench_exact_plain import PlainTrainer
+
+    job = jobs(bench)[0]
+    params: LoraParams = read_params(job.manifest)
+    assert job.inputs.model
+    trainer, rows = PlainTrainer(job.inputs.model, params), held_out_rows(job, params)
+    adapters = {name: take(decode_state(result), "adapter") for name, result in results.items()}
+    adapters["before"] = initial_adapter(params, job.manifest.seed)
+    losses = {}
+    for name, adapter in adapters.items():
+        trainer.load(adapter)
+        losses[name] = trainer.held_out_loss(rows)
+    return losses
+
+
+def held_out_rows(job: Job, params: LoraParams) -> Tokens:
+    assert job.inputs.model and job.inputs.data
+    documents = [d for d in read_documents(job.inputs.data) if is_held_out(d, params.holdout_percent)]
+    return pack(documents, job.inputs.model, TOKENS)[:SEQUENCES]
