@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.workloads.errors import ExecutorCrashed, TimeLimit, from_wire
+from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfMemory, TimeLimit, from_wire
 from proofyard.workloads.frames import (
     LENGTH,
     Failed,
@@ -47,6 +47,8 @@ from proofyard.workloads.workload import Inputs, OnProgress, Resources
 OnState = Callable[[int, Path], None]
 Done = TypeVar("Done", TaskDone, SegmentDone)
 
+OUT_OF_MEMORY_EXIT = 77
+"""How the child ends where native.c gets no memory."""
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT")
 _KEPT_PREFIXES = ("CUDA_", "HIP_", "ROCR_", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OPENBLAS_")
 
@@ -227,7 +229,12 @@ class Executor:
         except TimeoutError:
             raise TimeLimit(f"the executor was silent for {self._silence_s:.0f} s and was ended") from None
         except asyncio.IncompleteReadError:
-            raise ExecutorCrashed(self._obituary(await process.wait())) from None
+            raise self._end(await process.wait()) from None
+
+    def _end(self, code: int) -> ExecutionError:
+        if code == OUT_OF_MEMORY_EXIT:
+            return OutOfMemory("the memory limit was reached; raise it or use a smaller batch")
+        return ExecutorCrashed(self._obituary(code))
 
     def _obituary(self, code: int) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <math.h>
+#include <unistd.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -56,7 +57,7 @@ INLINE float exp_(float x) {
   p = p * f; p = p + (float)0.24022650695910072;
   p = p * f; p = p + (float)0.6931471805599453;
   p = p * f; p = p + 1.0f;
-  return p * pow2((int)k);
+  return p * pow2((int)(k > -126.0f ? k : -126.0f)); // a NaN has no integer; p is one
 }
 
 static float log_(float x) {
@@ -122,7 +123,20 @@ static float tree(float *buffer, N n) {
   return buffer[0] + 0.0f;
 }
 
-static float *floats(N count) { return malloc((size_t)(count > 0 ? count : 1) * sizeof(float)); }
+#define OUT_OF_MEMORY 77 // how the process ends then; executor.py knows it
+
+// Memory for `count` things of `size` bytes, never none: without it there is no result to go on to.
+static void *take(N count, N size) {
+  void *found = count >= 0 && count < INT64_MAX / size - 64 ? malloc((size_t)(count * size) + 64) : NULL;
+  if (!found) {
+    static const char words[] = "exact execution: out of memory\n";
+    ssize_t written = write(2, words, sizeof words - 1);
+    (void)written;
+    _exit(OUT_OF_MEMORY);
+  }
+  return found;
+}
+static float *floats(N count) { return take(count, sizeof(float)); }
 
 // ---------------------------------------------------------------------------------------------------- slices
 
@@ -134,8 +148,8 @@ static Sliced new_sliced(N rows, N cols, N block) {
   Sliced s = {0};
   s.rows = rows; s.cols = cols; s.kp = (cols + 3) / 4 * 4;
   s.block = block; s.blocks = (cols + block - 1) / block;
-  s.hi = malloc((size_t)(rows * s.kp) + 64); s.lo = malloc((size_t)(rows * s.kp) + 64);
-  s.scale = floats(rows * s.blocks); s.sums = malloc((size_t)(2 * rows * s.blocks) * 4);
+  s.hi = take(rows * s.kp, 1); s.lo = take(rows * s.kp, 1);
+  s.scale = floats(rows * s.blocks); s.sums = take(2 * rows * s.blocks, 4);
   return s;
 }
 static void free_sliced(Sliced s) { free(s.hi); free(s.lo); free(s.scale); free(s.sums); }
@@ -206,8 +220,8 @@ static N packed_bytes(N n, N k) { return (n + PANEL - 1) / PANEL * PANEL * ((k +
 static Packed new_packed(N n, N k, int two) {
   Packed p = {0};
   p.n = n; p.k = k; p.k4 = (k + 3) / 4;
-  p.hi = malloc((size_t)packed_bytes(n, k) + 64);
-  p.lo = two ? malloc((size_t)packed_bytes(n, k) + 64) : NULL;
+  p.hi = take(packed_bytes(n, k), 1);
+  p.lo = two ? take(packed_bytes(n, k), 1) : NULL;
   return p;
 }
 static void free_packed(Packed p) { free(p.hi); free(p.lo); }
@@ -392,8 +406,8 @@ static float slice_once(const float *x, N k, int8_t *hi) {
 }
 
 void *pf_freeze(const float *w, N n, N k, int two) {
-  Frozen *f = malloc(sizeof *f);
-  int8_t *hi = malloc((size_t)(n * k) + 1), *lo = two ? malloc((size_t)(n * k) + 1) : NULL;
+  Frozen *f = take(1, sizeof *f);
+  int8_t *hi = take(n * k, 1), *lo = two ? take(n * k, 1) : NULL;
   f->t = floats(n + PANEL);
 #pragma omp parallel for schedule(static)
   for (N row = 0; row < n; row++)
@@ -410,7 +424,7 @@ void pf_release(void *frozen) {
 }
 
 void *pf_slice(const float *x, N rows, N cols) {
-  Sliced *s = malloc(sizeof *s);
+  Sliced *s = take(1, sizeof *s);
   *s = new_sliced(rows, cols, BLOCK);
   slice_rows(x, NULL, s);
   return s;
@@ -433,7 +447,7 @@ void pf_linear_back(const float *g, N rows, const void *frozen, float *out) {
 // over_rows: x (m, j), y (j, k) to (m, k), else x (m, k), y (n, k) to (m, n). In the former a zero of x stays one
 // whatever y holds: it is a pair of attention that is not visible.
 static void product_serial(const float *x, N m, const float *y, N rows, N cols, N ldy, int over_rows, float *out) {
-  int8_t *hi = malloc((size_t)(rows * cols) + 1), *lo = malloc((size_t)(rows * cols) + 1);
+  int8_t *hi = take(rows * cols, 1), *lo = take(rows * cols, 1);
   float *t = floats(rows + PANEL);
   for (N r = 0; r < rows; r++) t[r] = slice_whole(y + r * ldy, cols, hi + r * cols, lo + r * cols);
   Packed p = over_rows ? new_packed(cols, rows, 1) : new_packed(rows, cols, 1);
@@ -451,7 +465,7 @@ static void product_serial(const float *x, N m, const float *y, N rows, N cols, 
 }
 
 void pf_product(const float *x, N m, const float *y, N rows, N cols, int over_rows, float *out) {
-  int8_t *hi = malloc((size_t)(rows * cols) + 1), *lo = malloc((size_t)(rows * cols) + 1);
+  int8_t *hi = take(rows * cols, 1), *lo = take(rows * cols, 1);
   float *t = floats(rows + PANEL);
 #pragma omp parallel for schedule(static)
   for (N r = 0; r < rows; r++) t[r] = slice_whole(y + r * cols, cols, hi + r * cols, lo + r * cols);

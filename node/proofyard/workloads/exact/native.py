@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-
 COMPILE_TIMEOUT_S = 120.0
 
 _KINDS: dict[Activation, int] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
+_LAYOUT: tuple[Literal["C"], Literal["A"]] = ("C", "A")
 _COUNT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
@@ -137,7 +138,7 @@ class NativeBackend:
 
     def array(self, values: Array) -> Array:
         kind = np.float32 if values.dtype.kind == "f" else values.dtype
-        return np.ascontiguousarray(values, kind)
+        return np.require(values, kind, _LAYOUT)
 
     def numpy(self, x: Array) -> Array:
         return x
@@ -157,7 +158,7 @@ class NativeBackend:
         return np.ascontiguousarray(x.T)
 
     def freeze(self, weight: Array, precision: str) -> FrozenMatrix:
-        values = np.ascontiguousarray(expanded(weight, precision), np.float32)
+        values = np.require(expanded(weight, precision), np.float32, _LAYOUT)
         outputs, inputs = values.shape
         pointer = self._call("pf_freeze", values, outputs, inputs, ctypes.c_int(precision != "exact8"))
         return FrozenMatrix(pointer, self._c.pf_release, outputs, inputs)
@@ -292,7 +293,8 @@ class NativeBackend:
 
 def _argument(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        assert value.flags.c_contiguous and value.dtype in (np.float32, np.int64), "the library reads rows as they are"
+        assert value.flags.c_contiguous and value.flags.aligned, "the library reads rows as they are"
+        assert value.dtype in (np.float32, np.int64)
         return _POINTER(value.ctypes.data)
     if isinstance(value, _Handle):
         return _POINTER(value.pointer)
