@@ -21,6 +21,7 @@ from proofyard.workloads.exact.torch_elementary import (
     constant,
     divide,
     f32,
+    in_parts,
     inverse_,
     sqrt,
     tree_,
@@ -166,14 +167,18 @@ class TorchBackend:
         return Attention(self.unit, heads, kv_heads, shape).backward(g, q, k, v)
 
     def activate(self, x: Tensor, kind: Activation) -> Tensor:
-        return activation(x, kind)
+        return in_parts(lambda x: (activation(x, kind),), x)[0]
 
     def gated(self, gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
-        return activation(gate, kind).mul_(up)
+        return in_parts(lambda gate, up: (activation(gate, kind).mul_(up),), gate, up)[0]
 
     def gated_back(self, g: Tensor, gate: Tensor, up: Tensor, kind: Activation) -> tuple[Tensor, Tensor]:
-        value, slope = activation_and_slope(gate, kind)
-        return (g * up).mul_(slope), value.mul_(g)
+        def back(g: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, ...]:
+            value, slope = activation_and_slope(gate, kind)
+            return (g * up).mul_(slope), value.mul_(g)
+
+        dgate, dup = in_parts(back, g, gate, up)
+        return dgate, dup
 
     def losses(self, x: Tensor, head: Frozen, targets: npt.NDArray[Any], shape: LossShape) -> npt.NDArray[Any]:
         return self.numpy(Loss(self.unit, head, shape).forward(x, self._targets(targets)))

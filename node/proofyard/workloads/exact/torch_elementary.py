@@ -156,6 +156,20 @@ def _capped_(x: Tensor, cap: float) -> Tensor:
     return tanh_(x.mul_(float(np.float32(1) / np.float32(cap))))
 
 
+NUMBERS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 30}
+"""Numbers that go through a long function together, so that they stay in a CPU's cache."""
+
+
+def in_parts(function: Callable[..., tuple[Tensor, ...]], *arrays: Tensor) -> tuple[Tensor, ...]:
+    """An elementwise function of matrices of one shape, some rows at a time."""
+    x = arrays[0]
+    some = NUMBERS_AT_ONCE[x.device.type] // max(1, x[:1].numel()) or 1
+    if len(x) <= some:
+        return function(*arrays)
+    found = [function(*parts) for parts in zip(*(torch.split(each, some) for each in arrays), strict=True)]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
 def activation(x: Tensor, kind: Activation) -> Tensor:
     return _FUNCTIONS[kind](x, False)[0]
 

@@ -15,8 +15,8 @@ from proofyard.workloads.exact.torch_integers import Integers
 Tensor = torch.Tensor
 
 BLOCK = 512
-SMALL_BLOCK = 2080
-"""The most columns for which the whole of C stays below 2^24: sums of hi * lo and lo * hi need no rounding apart."""
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 1 << 30}
+"""Rows of a product, so that its integer sums stay in a CPU's cache."""
 _LEAST_BITS = (127 - 100) << 23
 _INFINITE_BITS = 0x7F800000
 
@@ -87,10 +87,17 @@ class Left:
             columns = slice(number * BLOCK, (number + 1) * BLOCK)
             yield columns, Cut(self.hi[:, columns], self.lo[:, columns], self.scale[:, number : number + 1])
 
+    def rows(self, some: slice) -> "Left":
+        return Left(self.hi[some], self.lo[some], self.scale[some])
+
 
 def cut_left(x: Tensor, unit: Integers) -> Left:
     """The left operand of a product, as its unit takes it."""
-    return _cut_left(x, unit, uses_up=False)
+    parts = [_cut_left(rows, unit, uses_up=False) for rows in torch.split(x, ROWS_AT_ONCE[x.device.type])]
+    if len(parts) == 1:
+        return parts[0]
+    hi, lo, scale = (torch.cat([getattr(part, name) for part in parts]) for name in ("hi", "lo", "scale"))
+    return Left(hi, lo, scale)
 
 
 def _cut_left(x: Tensor, unit: Integers, *, uses_up: bool) -> Left:
@@ -136,17 +143,13 @@ class Sums:
     c: Tensor
     other: Tensor | None
     scale: Tensor  # s of the left operand, of size 1 in the last axis
-    width: int  # how many products a sum has
 
     def value_(self) -> Tensor:
-        """(float(HH) * 64 + float(C)) * (s / 64); the sums are used up."""
-        hh, c = self.hh, self.c if self.other is None else self.c.add_(self.other)
-        if hh.dtype != torch.int32:
-            y = hh.mul_(64.0).add_(c)
-        elif self.width <= SMALL_BLOCK:  # C is exact in binary32, so the whole may be rounded at the end, once
-            y = c.add_(hh, alpha=64).to(torch.float32)
-        else:
-            y = hh.to(torch.float32).mul_(64.0).add_(c.to(torch.float32))
+        """(float(HH) * 64 + float(C)) * (s / 64); the sums are used up.
+
+        In blocks of 512 columns C is below 2^23, so `float` is exact and integers may be rounded at the end, once."""
+        c = self.c if self.other is None else self.c.add_(self.other)
+        y = c.add_(self.hh, alpha=64).to(torch.float32) if c.dtype == torch.int32 else self.hh.mul_(64.0).add_(c)
         return y.mul_(self.scale * (1 / 64))
 
 
@@ -165,7 +168,7 @@ def add_blocks_(blocks: Iterable[Sums]) -> Tensor:
 def block_sums(part: Cut, hi: Tensor, lo: Tensor | None, multiply: Callable[[Tensor, Tensor], Tensor]) -> Sums:
     """Of one block: `multiply` is a unit's, `hi` and `lo` the other operand's slices as the unit takes them."""
     other = None if lo is None else multiply(part.hi, lo)
-    return Sums(multiply(part.hi, hi), multiply(part.lo, hi), other, part.scale, part.hi.shape[-1])
+    return Sums(multiply(part.hi, hi), multiply(part.lo, hi), other, part.scale)
 
 
 def _loaded(hi: Tensor, lo: Tensor | None, unit: Integers) -> tuple[Tensor, Tensor | None]:
@@ -174,6 +177,13 @@ def _loaded(hi: Tensor, lo: Tensor | None, unit: Integers) -> tuple[Tensor, Tens
 
 def times_rows(left: Left, right: Frozen | Cut, unit: Integers, out: Tensor | None = None) -> Tensor:
     """product(X, W), (M, N), both sliced; right operands are (N, K)."""
+    count, some = len(left.hi), ROWS_AT_ONCE[left.hi.device.type]
+    if count > some:
+        out = left.scale.new_empty(count, len(right.hi)) if out is None else out
+        for start in range(0, count, some):
+            rows = slice(start, start + some)
+            times_rows(left.rows(rows), right, unit, out[rows])
+        return out
 
     def sums() -> Iterator[Sums]:
         for columns, part in left.blocks():
@@ -188,6 +198,9 @@ def over_rows(x: Tensor, right: Frozen | Cut, unit: Integers) -> Tensor:
     """product_over_rows(X, W), (M, K), of x (M, J); right operands are (J, K)."""
     if not x.shape[1]:
         return x.new_zeros(len(x), right.hi.shape[1])
+    some = ROWS_AT_ONCE[x.device.type]
+    if len(x) > some:
+        return torch.cat([over_rows(rows, right, unit) for rows in torch.split(x, some)])
     hi, lo = (right.hi_columns, right.lo_columns) if isinstance(right, Frozen) else (right.hi, right.lo)
     left = _cut_left(x * right.scale.view(1, -1), unit, uses_up=True)
 
