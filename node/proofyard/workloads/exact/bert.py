@@ -47,6 +47,11 @@ class EncoderConfig:
     eps: float
     activation: Activation
 
+    @property
+    def room(self) -> int:
+        """How many tokens a text may have."""
+        return self.positions - (0 if self.pad is None else self.pad + 1)
+
 
 def encoder_config(model: Path) -> EncoderConfig:
     """The configuration of a model directory. Raises `InputRefused` with the name of what is not covered."""
@@ -97,9 +102,10 @@ class Encoder:
     def hidden(self, ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Array:
         """(R, hidden): every token's last hidden state."""
         config, be = self.config, self._backend
-        room = config.positions - (0 if config.pad is None else config.pad + 1)
-        if max(lengths, default=0) > room:
-            raise InputRefused("a text", f"has {max(lengths)} tokens, the model has {room} positions; set max_tokens")
+        if max(lengths, default=0) > config.room:
+            raise InputRefused(
+                "a text", f"has {max(lengths)} tokens, the model has {config.room} positions; set max_tokens"
+            )
         check_tokens(ids, config.vocabulary)
         at = _places(ids, lengths, config.pad)
         words = self._weights.rows(f"{self._prefix}{_WORDS}", ids)

@@ -110,6 +110,11 @@ class DecoderConfig:
     attention_cap: float
     logit_cap: float
 
+    @property
+    def room(self) -> int:
+        """How many tokens a text may have."""
+        return self.positions
+
 
 def decoder_config(model: Path) -> DecoderConfig:
     """The configuration of a model directory. Raises `InputRefused` with the name of what is not covered."""

@@ -33,3 +33,11 @@ def expanded(weight: Array, precision: str) -> Array:
         levels = np.searchsorted(_MIDDLES, run / largest, side="left")
         found[:, first : first + RUN] = NF4[levels] * largest
     return found
+
+
+def frozen_values(weight: Array, precision: str) -> Array:
+    """The binary32 weights that a precision computes with, but for the last bits of two slices."""
+    if precision != "exact8":
+        return expanded(weight, precision)
+    scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), LEAST) / np.float32(63)
+    return np.clip(np.rint(weight / scale), np.float32(-63), np.float32(63)) * scale
