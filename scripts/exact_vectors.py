@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from proofyard.workloads.exact import golden, golden_training, reference
+from proofyard.workloads.exact import golden, golden_models, golden_training, reference
 from proofyard.workloads.exact.backend import AdamStep, AttentionShape, LossShape
 from proofyard.workloads.exact.golden import ACTIVATIONS, PRECISIONS, awkward, line, numbers, spoilt
 from proofyard.workloads.exact.reference import Reference
@@ -28,7 +28,8 @@ NOTE = (
     "docs/exact.md specifies the operations. An array of binary32 numbers is its shape and the hexadecimal bits of its"
     " numbers in row-major order, every NaN 7fc00000; integers are plain. Training: the model is `write_tiny_model` of"
     " proofyard.workloads.tiny, everything else is stated in proofyard.workloads.exact.golden_training; a state is the"
-    " sha256 over its tensors, of each a line such as 'float32 [4, 64]' and its little-endian numbers."
+    " sha256 over its tensors, of each a line such as 'float32 [4, 64]' and its little-endian numbers. Models: weights"
+    " and tokens are stated in proofyard.workloads.exact.golden_models, `hidden` is that sha256 over the hidden states."
 )
 
 
@@ -54,6 +55,7 @@ def vectors() -> dict[str, Any]:
             "attention": _attention(),
             "losses": _losses(),
             "adamw": _adamw(),
+            "models": {name: _model(name) for name in golden_models.CONFIGS},
             "training": {precision: _training(precision) for precision in PRECISIONS},
         }
 
@@ -219,6 +221,14 @@ def _training(precision: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         steps = list(golden_training.training(Reference(), write_tiny_model(Path(folder) / "model"), precision))
     return [{"losses": _array(step.losses), "norm": _array(step.norm), "state": step.digest} for step in steps]
+
+
+def _model(name: str) -> dict[str, Any]:
+    """A forward pass of `golden_models`."""
+    with tempfile.TemporaryDirectory() as folder:
+        hidden, *losses = golden_models.forward(Reference(), name, Path(folder))
+    found = {"hidden": golden.digest([hidden]), "last row": _array(hidden[-1:])}
+    return found | ({"losses": _array(losses[0])} if losses else {})
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

@@ -40,4 +40,5 @@ def frozen_values(weight: Array, precision: str) -> Array:
     if precision != "exact8":
         return expanded(weight, precision)
     scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), LEAST) / np.float32(63)
-    return np.clip(np.rint(weight / scale), np.float32(-63), np.float32(63)) * scale
+    found: Array = np.clip(np.rint(weight / scale), np.float32(-63), np.float32(63)) * scale
+    return found
