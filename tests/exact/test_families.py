@@ -82,6 +82,23 @@ DECODERS = {
     "llama in fp16 shards": Model("LlamaConfig", {"tie_word_embeddings": True}, torch.float16, "30KB"),
     "llama, old rope_theta": Model("LlamaConfig", _rope(250.5), edit=_old_rope),
     "llama, two rope_theta": Model("LlamaConfig", _rope(250.5), edit=_both_ropes),
+    "llama 3.1": Model(
+        "LlamaConfig",
+        {
+            **GROUPED,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "llama, linear": Model(
+        "LlamaConfig", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.5}}
+    ),
     "mistral": Model("MistralConfig", {**GROUPED, "sliding_window": 7}),
     "mistral without window": Model("MistralConfig", {**GROUPED, "sliding_window": None}, torch.bfloat16),
     "qwen2": Model("Qwen2Config", {"num_key_value_heads": 2, "tie_word_embeddings": True}, torch.bfloat16),

@@ -59,8 +59,10 @@ def configure(model: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        *[({"rope_scaling": {"type": kind, "factor": 2.0}}, kind) for kind in ("linear", "dynamic")],
-        *[({"rope_parameters": {"rope_type": kind}}, kind) for kind in ("llama3", "yarn", "longrope", "mrope")],
+        *[({"rope_scaling": {"type": kind, "factor": 2.0}}, kind) for kind in ("dynamic", "su")],
+        *[({"rope_parameters": {"rope_type": kind}}, kind) for kind in ("yarn", "longrope", "mrope")],
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": NAN}}, "factor"),
         ({"rope_parameters": {"rope_theta": 1e4, "mrope_section": [1]}}, "mrope_section"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),

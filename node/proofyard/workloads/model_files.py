@@ -72,7 +72,7 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
             raise _unreadable(file, "is not a safetensors file")
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _unreadable(file, "has a header that cannot be read") from None
     if not isinstance(header, dict):
         raise _unreadable(file, "has a header that is not an object")
@@ -142,7 +142,7 @@ def _layer(module: str) -> int:
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError):
         raise InputRefused(f"model directory {path.parent.name}", f"has no readable {path.name}") from None
     if not isinstance(value, dict):
         raise InputRefused(f"model directory {path.parent.name}", f"has a {path.name} that is not a JSON object")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Activation
 from proofyard.workloads.exact.fields import MOST_POSITIVE, Fields
+from proofyard.workloads.exact.tables import Stretch
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -74,6 +75,12 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 FAMILIES = tuple(_FAMILIES)
 _KINDS = ("full_attention", "sliding_attention")
 _ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+_STRETCHES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""Kinds of rotary positions, each with the fields that it has besides."""
 
 
 def defaults(family: str) -> Mapping[str, Any]:
@@ -96,6 +103,7 @@ class DecoderConfig:
     vocabulary: int
     eps: float
     theta: float
+    stretch: Stretch | None
     positions: int
     activation: Activation
     windows: tuple[int, ...]
@@ -139,6 +147,7 @@ def decoder_config(model: Path) -> DecoderConfig:
         vocabulary=fields.size("vocab_size"),
         eps=fields.positive("rms_norm_eps"),
         theta=_theta(fields),
+        stretch=_stretch(fields),
         positions=fields.size("max_position_embeddings"),
         activation=_activation(fields),
         windows=_windows(fields, layers),
@@ -210,15 +219,7 @@ def _slides(fields: Fields) -> Callable[[int], bool]:
 
 def _theta(fields: Fields) -> float:
     """The base of the rotary angles. What stands in rope_scaling or rope_parameters goes before a field of its own."""
-    raw = fields.raw
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise fields.misstated("rope_scaling" if raw.get("rope_scaling") else "rope_parameters", "an object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise fields.refused(f"rotary positions of the type {kind!r}")
-    if unknown := sorted(set(rope) - set(_ROPE)):
-        raise fields.refused(f"rope_parameters with {', '.join(unknown)[:60]}")
+    raw, rope = fields.raw, _rope(fields)
     for place in (rope, raw):
         if place.get("partial_rotary_factor", 1.0) not in (1, None):
             raise fields.refused("partial_rotary_factor")
@@ -226,6 +227,40 @@ def _theta(fields: Fields) -> float:
     if type(theta) not in (int, float) or not 1 <= theta <= MOST_POSITIVE:
         raise fields.refused(f"rope_theta {theta!r}")
     return float(theta)
+
+
+def _rope(fields: Fields) -> dict[str, Any]:
+    """What the configuration says of rotary positions; another kind, or a field that its kind does not have, is
+    refused."""
+    raw = fields.raw
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise fields.misstated("rope_scaling" if raw.get("rope_scaling") else "rope_parameters", "an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(kind, str) or kind not in _STRETCHES:
+        raise fields.refused(f"rotary positions of the type {kind!r}")
+    if unknown := sorted(set(rope) - {*_ROPE, *_STRETCHES[kind]}):
+        raise fields.refused(f"rope_parameters with {', '.join(unknown)[:60]}")
+    return rope
+
+
+def _stretch(fields: Fields) -> Stretch | None:
+    rope = _rope(fields)
+    names = _STRETCHES[rope.get("rope_type", rope.get("type", "default"))]
+    if not names:
+        return None
+    values = []
+    for name in names:
+        value: Any = rope.get(name)
+        if type(value) not in (int, float) or not 1e-3 <= value <= 1e9:
+            raise fields.misstated(name, "a number from 0.001 to 1e9")
+        values.append(float(value))
+    if len(values) == 1:
+        return Stretch(values[0])
+    factor, low, high, original = values
+    if not low < high or original != int(original):
+        raise fields.misstated("low_freq_factor", "below high_freq_factor, with whole original positions")
+    return Stretch(factor, low, high, int(original))
 
 
 def _attention_scale(fields: Fields, head_dim: int) -> float:

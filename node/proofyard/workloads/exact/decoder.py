@@ -157,7 +157,9 @@ class Decoder:
         if max(keys, default=0) > self.config.positions:
             raise InputRefused("a text", f"has {max(keys)} tokens, the model has {self.config.positions} positions")
         if self._tables is None or len(self._tables[0]) < max(keys, default=0):
-            self._tables = rotary(self.config.theta, self.config.head_dim, min(self.config.positions, 2 * max(keys)))
+            config = self.config
+            most = min(config.positions, 2 * max(keys))
+            self._tables = rotary(config.theta, config.head_dim, most, config.stretch)
         at = np.concatenate([np.arange(start, end) for start, end in zip(first, keys, strict=True)])
         cos, sin = (self._backend.array(table[at]) for table in self._tables)
         return _Rows(tuple(lengths), keys, cos, sin)
