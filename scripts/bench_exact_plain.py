@@ -10,11 +10,15 @@ import numpy.typing as npt
 import peft
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.text_data import Tokens, load_tokenizer
 
 Array = npt.NDArray[Any]
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 
 class PlainTrainer:
@@ -55,7 +59,7 @@ class PlainTrainer:
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(list(self._weights.values()), self._params.clip)
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def held_out_loss(self, rows: Tokens) -> float:
         """Mean loss in nats a token."""
