@@ -219,7 +219,7 @@ def here() -> set[str]:
 def digests(variables: dict[str, str], threads: int) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", _DIGESTS, str(threads)],
-        env=os.environ | variables,
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | variables,  # 4 threads on 2 cores would wait by spinning
         capture_output=True,
         text=True,
         timeout=280,
