@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from proofyard.workloads.exact import golden, reference, torch_attention, torch_loss
+from proofyard.workloads.exact import golden, reference, torch_attention, torch_integers, torch_loss
 from proofyard.workloads.exact.backend import AttentionShape, LossShape
 from proofyard.workloads.exact.golden import digest, line, numbers, operations, spoilt
 from proofyard.workloads.exact.torch_backend import TorchBackend
@@ -112,6 +112,39 @@ def test_units_that_a_device_lacks_are_refused() -> None:
     for unit in ("tf32", "fp16", "int4"):
         with pytest.raises(ValueError, match=f"no unit '{unit}' on cpu"):
             TorchBackend("cpu", unit)
+
+
+@pytest.mark.parametrize("unit", ["int8", "fp16", "tf32", "float32"])
+def test_what_cuda_is_given_is_what_it_takes(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's way through the code, on a CPU whose products ask for what cuBLAS asks for."""
+    int_mm, mm, bmm = torch._int_mm, torch.mm, torch.bmm
+
+    def strict_int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert a.dtype == b.dtype == torch.int8
+        assert a.shape[0] > 16 and a.shape[1] % 8 == 0 and b.shape[1] % 8 == 0 and a.shape[1] > 0
+        assert a.is_contiguous() and b.stride(0) == 1 and b.stride(1) % 16 == 0 and b.data_ptr() % 16 == 0
+        return int_mm(a, b)
+
+    def of_halves(product: Any) -> Any:
+        def call(a: torch.Tensor, b: torch.Tensor, *, out_dtype: torch.dtype | None = None) -> torch.Tensor:
+            if out_dtype is None:
+                assert a.dtype == b.dtype == torch.float32
+            else:
+                assert a.dtype == b.dtype == torch.float16 and out_dtype == torch.float32
+            result: torch.Tensor = product(a.float(), b.float())
+            return result
+
+        return call
+
+    backend = TorchBackend("cpu", "float32")
+    with monkeypatch.context() as patch:
+        patch.setitem(torch_integers.UNITS, "cpu", torch_integers.UNITS["cuda"])
+        backend.unit = Integers(unit, CPU)  # type: ignore[arg-type]
+    backend.unit.on_cuda = True
+    monkeypatch.setattr(torch, "_int_mm", strict_int_mm)
+    monkeypatch.setattr(torch, "mm", of_halves(mm))
+    monkeypatch.setattr(torch, "bmm", of_halves(bmm))
+    assert golden.check_backend(backend) == []
 
 
 # -- what may not matter -------------------------------------------------------------------------------------------

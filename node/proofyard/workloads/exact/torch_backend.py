@@ -40,6 +40,7 @@ from proofyard.workloads.exact.torch_slices import (
     freeze_two,
     over_rows,
     times_rows,
+    with_columns,
 )
 
 Tensor = torch.Tensor
@@ -81,8 +82,8 @@ class TorchBackend:
             raise ValueError(f"no precision {precision!r}: known are {', '.join(PRECISIONS)}")
         with np.errstate(all="ignore"):
             values = self.array(expanded(np.asarray(weight, np.float32), precision))
-        transposed = self.device.type == "cuda" and self.unit.unit == "int8"
-        return (freeze_one if precision == "exact8" else freeze_two)(values, transposed=transposed)
+        frozen = freeze_one(values) if precision == "exact8" else freeze_two(values)
+        return with_columns(frozen) if self.unit.on_cuda and self.unit.unit == "int8" else frozen
 
     def slice(self, x: Tensor) -> Left:
         return cut_left(x, self.unit)

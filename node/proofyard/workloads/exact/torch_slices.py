@@ -114,25 +114,27 @@ def _cut_left(x: Tensor, unit: Integers, *, uses_up: bool) -> Left:
     return Left(torch.cat(hi, 1), torch.cat(lo, 1), torch.cat(scale, 1))
 
 
-def freeze_two(weight: Tensor, *, transposed: bool) -> Frozen:
+def freeze_two(weight: Tensor) -> Frozen:
     """Two slices of every row."""
     pieces = [cut(rows).to(torch.int8) for rows in torch.split(weight, BLOCK)]
     hi, lo = torch.cat([piece.hi for piece in pieces]), torch.cat([piece.lo for piece in pieces])
-    scale = torch.cat([piece.scale for piece in pieces]).reshape(-1)
-    return Frozen(hi, lo, scale, _columns(hi, transposed), _columns(lo, transposed))
+    return Frozen(hi, lo, torch.cat([piece.scale for piece in pieces]).reshape(-1), hi, lo)
 
 
-def freeze_one(weight: Tensor, *, transposed: bool) -> Frozen:
+def freeze_one(weight: Tensor) -> Frozen:
     """One slice of every row (exact8)."""
     largest = weight.abs().amax(-1, keepdim=True).clamp_min_(2.0**-100)
     scale = torch.div(largest, torch.full_like(largest, 63.0))
     scale = torch.where(torch.isfinite(largest), scale, torch.nan)
     hi = torch.div(weight, scale).round_().clamp_(-63.0, 63.0).to(torch.int8)
-    return Frozen(hi, None, scale.reshape(-1), _columns(hi, transposed), None)
+    return Frozen(hi, None, scale.reshape(-1), hi, None)
 
 
-def _columns(slices: Tensor, transposed: bool) -> Tensor:
-    return slices.t().contiguous().t() if transposed else slices
+def with_columns(frozen: Frozen) -> Frozen:
+    """The slices stored a second time, transposed, for products over rows on devices that want that."""
+    hi, lo = (None if x is None else x.t().contiguous().t() for x in (frozen.hi, frozen.lo))
+    assert hi is not None
+    return replace(frozen, hi_columns=hi, lo_columns=lo)
 
 
 @dataclass(frozen=True)
