@@ -28,9 +28,11 @@ Train = Callable[[Job, TaskSpec, Inputs], bytes]
 
 async def measure(bench: Bench) -> dict[str, Any]:
     """The key `loss_ratio`, and the losses of all precisions."""
-    works = [exact_result(bench, job) for job in jobs(bench)]
-    results = dict(zip([*PRECISIONS, "float32"], await in_turns([*works, plain_result(bench)]), strict=True))
-    losses = await asyncio.to_thread(held_out_losses, bench, results)
+    every = jobs(bench)
+    works = [exact_result(bench, job) for job in every]
+    found = await in_turns([*works, plain_result(every[0])])
+    results = dict(zip([*PRECISIONS, "float32"], found, strict=True))
+    losses = await asyncio.to_thread(held_out_losses, every[0], results)
     plain = losses["float32"]
     say(f"loss: {losses}")
     return {
@@ -58,9 +60,8 @@ async def exact_result(bench: Bench, job: Job) -> bytes:
     return traces[-1].result.read_bytes()
 
 
-async def plain_result(bench: Bench) -> bytes:
+async def plain_result(job: Job) -> bytes:
     """The same in float32: other training, and the workload's own averaging of what it gives."""
-    job = jobs(bench)[0]
     found = await asyncio.to_thread(run_job, job, plain_training(job))
     say("loss: trained in float32")
     return found
@@ -105,11 +106,10 @@ def plain_training(job: Job) -> Train:
     return train
 
 
-def held_out_losses(bench: Bench, results: dict[str, bytes]) -> dict[str, float]:
+def held_out_losses(job: Job, results: dict[str, bytes]) -> dict[str, float]:
     """The loss under each result's adapter, and without one, by plain float32."""
     from bench_exact_plain import PlainTrainer
 
-    job = jobs(bench)[0]
     params: LoraParams = read_params(job.manifest)
     assert job.inputs.model
     trainer, rows = PlainTrainer(job.inputs.model, params), held_out_rows(job, params)

@@ -2,8 +2,8 @@
 
 `python bench_exact_turns.py ORDER`, ORDER being JSON: `side` ("exact" or "plain"), `work` ("train", "embed" or
 "evaluate"), `threads`, and what the work needs. Prints a line of JSON when it is ready; then, for each line on stdin,
-does the work once and prints its seconds and the process's peak of memory. The exact side loads no torch unless its
-backend is torch's, as on a node; the threads of torch are OMP_NUM_THREADS.
+does the work once and prints its seconds, those of all its threads together, and the process's peak of memory. The
+exact side loads no torch unless its backend is torch's, as on a node; the threads of torch are OMP_NUM_THREADS.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ def main() -> None:
     work()
     _print({"ready": True})
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         found = work()
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        _print({"seconds": seconds, "peak_bytes": peak, "found": found})
+        _print({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "found": found})
 
 
 def _print(report: dict[str, Any]) -> None:
