@@ -103,13 +103,14 @@ def main() -> None:
 
 async def run(bench: Bench, chosen: list[str], path: Path, *, fresh: bool) -> dict[str, Any]:
     """Run the sections one after the other; what has been measured is written after each."""
-    origin: dict[str, Any] = {"code": code_version(), "machine": describe_machine(), "seed": SEED, "quick": bench.quick}
+    origin: dict[str, Any] = {"machine": describe_machine(), "seed": SEED, "quick": bench.quick}
     summary = origin | {"sections": {}} if fresh else kept(path, origin)
     for name in chosen:
         say(f"{name}: begins")
         started, load = time.monotonic(), os.getloadavg()[0]
         summary |= await SECTIONS[name](bench)
         summary["sections"][name] = {
+            "code": code_version(),
             "seconds": round(time.monotonic() - started, 1),
             "load_before": round(load, 2),
             "load_after": round(os.getloadavg()[0], 2),
@@ -127,7 +128,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
 
 
 def kept(path: Path, origin: dict[str, Any]) -> dict[str, Any]:
-    """An earlier summary of the same code, machine and size, or the beginning of a new one."""
+    """An earlier summary of the same machine and size, or the beginning of a new one. Each section names its code."""
     try:
         earlier: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):

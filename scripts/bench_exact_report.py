@@ -35,11 +35,19 @@ def _origin(f: Figures) -> str:
     machine, sections = f["machine"], f["sections"].values()
     loads = [section[key] for section in sections for key in ("load_before", "load_after")]
     return (
-        f"Written by `make bench-exact`; every figure was measured in that run, at code {f['code']}, seed {f['seed']}, "
+        f"Written by `make bench-exact`; every figure was measured, at code {_codes(f)}, seed {f['seed']}, "
         f"on {machine['cores']} cores of {machine['cpu']} ({machine['cpu_capability']}), Python {machine['python']}, "
         f"torch {machine['torch']}, in {f['seconds'] / 60:.0f} minutes. Load averages were {min(loads):.1f} to "
         f"{max(loads):.1f}."
     )
+
+
+def _codes(f: Figures) -> str:
+    """The commits that were measured; where sections were run apart, which one each of them."""
+    of: dict[str, list[str]] = {}
+    for name, section in f["sections"].items():
+        of.setdefault(section["code"], []).append(name)
+    return next(iter(of)) if len(of) == 1 else ", ".join(f"{code} ({', '.join(names)})" for code, names in of.items())
 
 
 def _segments(f: Figures) -> list[str]:

@@ -131,13 +131,13 @@ def test_bounds_name_what_is_missed_and_a_quick_run_is_spared_the_counts() -> No
     assert not bench_exact.missed_bounds({"audit_bytes": 1023, "one_lie_expected_gain": -1e-17}, quick=True)
 
 
-def test_a_run_of_some_sections_keeps_others_of_the_same_code_alone(tmp_path: Path) -> None:
-    origin = {"code": "a", "machine": {"cpu": "b"}, "seed": SEED, "quick": False}
+def test_a_run_of_some_sections_keeps_others_of_the_same_machine_alone(tmp_path: Path) -> None:
+    origin = {"machine": {"cpu": "b"}, "seed": SEED, "quick": False}
     path = tmp_path / "exact.json"
     assert bench_exact.kept(path, origin) == origin | {"sections": {}}
     path.write_text(json.dumps(origin | {"sections": {"wire": {}}, "audit_bytes": 1}))
     assert bench_exact.kept(path, origin)["audit_bytes"] == 1
-    assert "audit_bytes" not in bench_exact.kept(path, origin | {"code": "c"})
+    assert "audit_bytes" not in bench_exact.kept(path, origin | {"machine": {"cpu": "c"}})
 
 
 def test_the_page_keeps_what_stands_before_the_marker() -> None:
@@ -149,8 +149,8 @@ def test_the_page_keeps_what_stands_before_the_marker() -> None:
 
 def test_a_page_is_made_of_whatever_was_measured() -> None:
     machine = {"cores": 2, "cpu": "some", "cpu_capability": "AVX2", "python": "3.11", "torch": "2.13"}
-    sections = {"wire": {"seconds": 1, "load_before": 0.5, "load_after": 0.7}}
-    figures = {"code": "abc", "seed": SEED, "machine": machine, "sections": sections, "seconds": 60.0}
+    sections = {"wire": {"code": "abc", "seconds": 1, "load_before": 0.5, "load_after": 0.7}}
+    figures = {"seed": SEED, "machine": machine, "sections": sections, "seconds": 60.0}
     assert "###" not in render(figures)
     losses = {"exact": 2.001, "exact8": 2.01, "exact4": 2.02, "float32": 2.0}
     figures |= {"loss_ratio": 1.0005, "loss_details": {"held_out": losses, "sequences": 16, "tokens": 128}}
@@ -165,8 +165,8 @@ def test_the_ratio_is_taken_of_the_faster_plain_side() -> None:
     assert bench_exact_speed.ratio(sides) == 0.5
     race = bench_exact_speed.details(sides, 2)
     machine = {"cores": 2, "cpu": "some", "cpu_capability": "AVX2", "python": "3.11", "torch": "2.13"}
-    figures = {"code": "abc", "seed": SEED, "machine": machine, "seconds": 60.0}
-    figures |= {"sections": {"speed": {"load_before": 0.5, "load_after": 0.7}}}
+    figures = {"seed": SEED, "machine": machine, "seconds": 60.0}
+    figures |= {"sections": {"speed": {"code": "abc", "load_before": 0.5, "load_after": 0.7}}}
     figures |= {"lora_step_ratio": 0.5, "embed_ratio": 0.5, "evaluate_ratio": 0.5, "memory_ratio": 1.0}
     figures |= {"speed_details": {"threads": 2, "step": race}}
     assert "| step | 0.500 | 2.000 | 1.000 | 0.50 | 1 | 1 |" in render(figures)

@@ -275,8 +275,8 @@ def _environment(threads: int) -> dict[str, str]:
     """What the child gets to see: no secrets of the node, no network for libraries that would look for a hub."""
     kept = {n: v for n, v in os.environ.items() if n in _KEPT_VARIABLES or n.startswith(_KEPT_PREFIXES)}
     return kept | {
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the core from those that compute
         "TOKENIZERS_PARALLELISM": "false",
     }

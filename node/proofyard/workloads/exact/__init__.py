@@ -89,7 +89,7 @@ def _make(name: str, threads: int) -> Backend:
     from proofyard.workloads.exact.torch_backend import TorchBackend
 
     if name in ("int8", "float32", "bf16"):
-        return TorchBackend("cpu", name)
+        return TorchBackend("cpu", name, threads)
     if name in _ON_GPU:
-        return TorchBackend("cuda", name.removeprefix("cuda-"))
+        return TorchBackend("cuda", name.removeprefix("cuda-"), threads)
     raise ExecutionError(f"there is no backend named {name!r}; known are {', '.join(backends())}")
