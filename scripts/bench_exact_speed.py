@@ -53,7 +53,7 @@ class Side:
 
 async def measure(bench: Bench) -> dict[str, Any]:
     """The keys `lora_step_ratio`, `memory_ratio`, `embed_ratio` and `evaluate_ratio`."""
-    turns = bench.size(12, 3)
+    turns = bench.size(6, 3)
     train = await race(bench, "train", training(bench), turns)
     others = (
         {}
@@ -63,8 +63,8 @@ async def measure(bench: Bench) -> dict[str, Any]:
             "lora step, exact8": await race(bench, "train", training(bench, precision="exact8"), turns // 2),
         }
     )
-    embed = await race(bench, "embed", embedding(bench), bench.size(9, 2))
-    evaluate = await race(bench, "evaluate", evaluation(bench), bench.size(9, 2))
+    embed = await race(bench, "embed", embedding(bench), bench.size(5, 2))
+    evaluate = await race(bench, "evaluate", evaluation(bench), bench.size(3, 2))
     return {
         "lora_step_ratio": ratio(train),
         "embed_ratio": ratio(embed),
