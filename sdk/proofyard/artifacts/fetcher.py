@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 
+from proofyard.artifacts.dag import BLOCK_COST
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
 from proofyard.artifacts.exchange import MAX_ASKED, BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
@@ -66,9 +67,23 @@ async def fetch(
 
     With `span` only the blocks that hold the bytes from its start up to its stop, of an artifact that is a file.
     Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is known
-    to exceed `max_bytes`, `CorruptArtifact` when its blocks are right but make no file or folder.
+    to exceed `max_bytes`, as it comes or written out, `CorruptArtifact` when its blocks are right but make no file or
+    folder.
     """
     sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
+    await _fetch_or_fall_back(store, cid, sources, max_bytes, span, on_progress)
+    if span is None:
+        await asyncio.to_thread(store.require_size, cid, max_bytes)
+
+
+async def _fetch_or_fall_back(
+    store: BlockStore,
+    cid: Cid,
+    sources: Sequence[BlockProvider],
+    max_bytes: int,
+    span: tuple[int, int] | None,
+    on_progress: Progress | None,
+) -> None:
     try:
         await _fetch_from(store, cid, sources, max_bytes, span, on_progress)
     except ArtifactUnavailable as error:
@@ -90,9 +105,18 @@ async def _fetch_from(
         missing = await asyncio.to_thread(lambda: list(store.missing(cid)))
         await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources)
         return
-    # The blocks of a range are known level by level.
-    while missing := await asyncio.to_thread(store.missing_of_range, cid, *span):
-        await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources), deep=False), sources)
+    # The root says how much of the range there is; the other blocks are known level by level.
+    start, stop = span
+    missing = [] if store.has(cid) or start >= stop else [cid]
+    while True:
+        if missing:
+            await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources), deep=False), sources)
+        if start < stop:
+            await asyncio.to_thread(store.require_range, cid, start, stop, max_bytes)
+            stop = min(stop, start + max_bytes)
+        missing = await asyncio.to_thread(store.missing_of_range, cid, start, stop)
+        if not missing:
+            return
 
 
 async def _fetch_all(job: "_Job", sources: Sequence[BlockProvider]) -> None:
@@ -193,6 +217,7 @@ class _Job:
         self.providers = providers
         self.done = asyncio.Event()
         self.received = 0
+        self._taken = 0
         self.reasons: list[str] = []
         self._deep = deep
         self._max_bytes = max_bytes
@@ -201,9 +226,11 @@ class _Job:
         self._wanted = _Wanted()
         self._under_way: dict[Cid, set[str]] = {}
         self._seen: set[Cid] = set()
+        self._walked: set[Cid] = set()
         self._lacking: dict[str, set[Cid]] = {}
         self._known: dict[str, set[Cid]] = {}
         self._changed = asyncio.Event()
+        self._walked.update(missing)
         self._want(missing)
         self._notice()
 
@@ -247,17 +274,20 @@ class _Job:
             self._require_room(sum(claims))
             self._want(await asyncio.to_thread(lambda: self._missing_below(node)))
         self.received += len(data)
+        self._taken += max(len(data), BLOCK_COST)
         self._under_way.pop(cid, None)
         self._notice()
         if self._on_progress is not None:
             self._on_progress(self.received, self.missing)
 
     def _missing_below(self, node: Node) -> list[Cid]:
-        return [cid for link in node.links for cid in self._store.missing(link.cid)]
+        # What was walked before is wanted already, so that blocks that share their children cost one walk in all.
+        return list(self._store.missing(*dict.fromkeys(link.cid for link in node.links), seen=self._walked))
 
     def _want(self, cids: list[Cid]) -> None:
         fresh = [cid for cid in dict.fromkeys(cids) if cid not in self._seen]
         self._seen.update(fresh)
+        self._require_room(BLOCK_COST * len(self._seen))
         if self.providers > 1:
             random.shuffle(fresh)
         for cid in fresh:
@@ -302,7 +332,7 @@ class _Job:
 
     def _require_room(self, size: int) -> None:
         """Raise `ArtifactTooLarge` when a part of `size` bytes, or what has come so far, exceeds the limit."""
-        total = max(size, self.received)
+        total = max(size, self._taken)
         if total > self._max_bytes + OVERHEAD_BYTES:
             raise ArtifactTooLarge(self.cid, total, self._max_bytes)
 

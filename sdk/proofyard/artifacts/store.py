@@ -38,6 +38,9 @@ MAX_RECORD_BYTES = 256 << 20
 DEFAULT_MAX_BYTES = 64 << 20
 """What `get_bytes` reads into memory unless the caller says otherwise."""
 
+DEFAULT_EXPORT_BYTES = 64 << 30
+"""What `export` writes unless the caller says otherwise."""
+
 OnRead = Callable[[int], object]
 """Called with the number of bytes of a source file that were taken in just now."""
 
@@ -135,8 +138,15 @@ class BlockStore:
     # Artifacts out
 
     def size(self, cid: Cid) -> int:
-        """Bytes of content: a file's, or all files' of a directory. Needs the directories and the files' roots."""
+        """Bytes of content: a file's, or all files' of a directory, each as often as it is linked.
+
+        Needs the directories and the files' roots.
+        """
         return sum(entry.size for entry in dag.entries(self.get_block, cid))
+
+    def require_size(self, cid: Cid, max_bytes: int) -> None:
+        """Raise `ArtifactTooLarge` for an artifact that would be more than `max_bytes` when it is written out."""
+        dag.measured(self.get_block, cid, max_bytes)
 
     def get_bytes(self, cid: Cid, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         """A file's content. Raises `ArtifactTooLarge` before reading it, `BlockMissing`, `CorruptArtifact`."""
@@ -149,13 +159,13 @@ class BlockStore:
         """A file's bytes from `start`, `length` of them or up to its end, block by block."""
         return dag.read_range(self.get_block, cid, start, length)
 
-    def export(self, cid: Cid, destination: Path | str, max_bytes: int | None = None) -> Path:
-        """Write a file or directory to `destination`, each file whole or not at all; `local_path` finds it later."""
+    def export(self, cid: Cid, destination: Path | str, max_bytes: int = DEFAULT_EXPORT_BYTES) -> Path:
+        """Write a file or directory to `destination`, each file whole or not at all; `local_path` finds it later.
+
+        Raises `ArtifactTooLarge` before anything is written: a few blocks that are linked many times count as often.
+        """
         root = Path(destination).absolute()
-        entries = list(dag.entries(self.get_block, cid))
-        total = sum(entry.size for entry in entries)
-        if max_bytes is not None and total > max_bytes:
-            raise ArtifactTooLarge(cid, total, max_bytes)
+        entries = dag.measured(self.get_block, cid, max_bytes)
         try:
             for entry in entries:
                 target = root.joinpath(*entry.path)
@@ -175,9 +185,12 @@ class BlockStore:
         self._linked.remove(cid)
         (self._links / cid).unlink(missing_ok=True)
 
-    def export_range(self, cid: Cid, destination: Path | str, start: int, stop: int) -> Path:
+    def export_range(
+        self, cid: Cid, destination: Path | str, start: int, stop: int, max_bytes: int = DEFAULT_EXPORT_BYTES
+    ) -> Path:
         """Write bytes `start` up to `stop` of a file to the file `destination`, whole or not at all."""
         target = Path(destination).absolute()
+        self.require_range(cid, start, stop, max_bytes)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._write_whole(target, self.read_range(cid, start, stop - start))
@@ -189,9 +202,13 @@ class BlockStore:
         """Where a linked or exported artifact lies as a plain file or folder, if it still is unchanged there."""
         return self._linked.path(cid)
 
-    def missing(self, cid: Cid) -> Iterator[Cid]:
-        """The blocks that this artifact lacks here; those below a missing block are not known yet."""
-        stack, seen = [cid], set()
+    def missing(self, *cids: Cid, seen: set[Cid] | None = None) -> Iterator[Cid]:
+        """The blocks that these artifacts lack here; those below a missing block are not known yet.
+
+        Blocks in `seen` are passed over, and those that are looked at are added to it.
+        """
+        stack = list(reversed(cids))
+        seen = set() if seen is None else seen
         while stack:
             here = stack.pop()
             if here in seen:
@@ -208,6 +225,12 @@ class BlockStore:
     def missing_of_range(self, cid: Cid, start: int, stop: int) -> list[Cid]:
         """The blocks that bytes `start` to `stop` of a file lack here, as far as they are known."""
         return dag.missing_of_range(self.get_block, self.has, cid, start, stop)
+
+    def require_range(self, cid: Cid, start: int, stop: int, max_bytes: int) -> None:
+        """Raise `ArtifactTooLarge` where the file has more than `max_bytes` of these bytes. Needs its root."""
+        length = dag.range_length(self.get_block, cid, start, stop)
+        if length > max_bytes:
+            raise ArtifactTooLarge(cid, length, max_bytes)
 
     def linked(self) -> dict[Cid, Path]:
         """The artifacts that lie elsewhere, and where."""

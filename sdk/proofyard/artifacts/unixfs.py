@@ -19,6 +19,11 @@ from proofyard.protocol.types import Cid
 MAX_BLOCK_BYTES = 2 << 20
 """What IPFS peers exchange at most; Kubo's own blocks stay below 256 KiB and some bytes."""
 
+MAX_LINKS = 16_384
+"""Children of one node: Kubo gives a file's nodes 174, and shards a directory before it has 8,000 entries."""
+
+MAX_TIME_BYTES = 16
+
 
 class Kind(IntEnum):
     """`DataType` of UnixFS, as far as it exists here."""
@@ -96,6 +101,8 @@ def _node(block: bytes) -> Node:
     data: bytes | None = None
     for number, value in _fields(block):
         if number == 2 and isinstance(value, bytes) and data is None:
+            if len(links) == MAX_LINKS:
+                raise _Malformed(f"a node has more than {MAX_LINKS} children")
             links.append(_link(value))
         elif number == 1 and isinstance(value, bytes) and data is None:
             data = value
@@ -126,29 +133,36 @@ def _link(value: bytes) -> Link:
 
 
 def _unixfs(data: bytes, links: tuple[Link, ...]) -> Node:
-    kind: Kind | None = None
-    content, file_size, sizes = b"", None, []
+    found: dict[int, int | bytes] = {}
+    sizes: list[int] = []
     for number, value in _fields(data):
-        if number == 1 and isinstance(value, int) and kind is None:
-            if value not in tuple(Kind):
-                raise _Malformed(f"UnixFS type {value} is not supported, only files and plain directories")
-            kind = Kind(value)
-        elif number == 2 and isinstance(value, bytes):
-            content = value
-        elif number == 3 and isinstance(value, int):
-            file_size = value
-        elif number == 4 and isinstance(value, int):
+        if number == 4 and isinstance(value, int) and len(sizes) < len(links):
             sizes.append(value)
-        elif number not in (7, 8):  # mode and time of modification, which are no content
-            raise _Malformed(f"field {number} of UnixFS data is not supported")
-    if kind is None:
+        elif number in _UNIXFS_FIELDS and isinstance(value, _UNIXFS_FIELDS[number]) and number not in found:
+            found[number] = value
+        else:
+            raise _Malformed(f"field {number} of UnixFS data is out of place or not supported")
+    kind, content, file_size, time = found.get(1), found.get(2, b""), found.get(3), found.get(8, b"")
+    if not isinstance(kind, int):
         raise _Malformed("UnixFS data has no type")
-    return Node(kind, links, content, file_size, tuple(sizes))
+    if kind not in tuple(Kind):
+        raise _Malformed(f"UnixFS type {kind} is not supported, only files and plain directories")
+    if not isinstance(content, bytes) or isinstance(file_size, bytes) or not isinstance(time, bytes):
+        raise _Malformed("a field of UnixFS data has the wrong type")
+    if len(time) > MAX_TIME_BYTES:
+        raise _Malformed(f"a time of modification of {len(time)} bytes")
+    return Node(Kind(kind), links, content, file_size, tuple(sizes))
+
+
+_UNIXFS_FIELDS: dict[int, type] = {1: int, 2: bytes, 3: int, 7: int, 8: bytes}
+"""Type, content, size, and mode and time of modification, which are no content; each at most once."""
 
 
 def _require_file(node: Node) -> None:
     if len(node.block_sizes) != len(node.links):
         raise _Malformed(f"{len(node.links)} children but {len(node.block_sizes)} sizes")
+    if any(link.name for link in node.links):
+        raise _Malformed("a part of a file has a name")
     # An empty child would let a small DAG be walked forever.
     if any(size == 0 for size in node.block_sizes):
         raise _Malformed("a child without content")
@@ -157,6 +171,8 @@ def _require_file(node: Node) -> None:
 
 
 def _require_directory(node: Node) -> None:
+    if node.data or node.block_sizes:
+        raise _Malformed("a directory has content of its own")
     names = [link.name for link in node.links]
     if len(set(names)) != len(names):
         raise _Malformed("a directory names an entry twice")

@@ -139,11 +139,13 @@ class Artifacts:
         With `span` only a file's bytes from its start up to its stop are fetched and written. `on_progress` gets the
         bytes fetched and the number of blocks still missing.
         """
+        if span is not None and self.store.has(cid):
+            self.store.require_range(cid, *span, max_bytes)
         if not self.is_complete(cid, span):
             asyncio.run(self._fetch(cid, span, max_bytes, on_progress))
         if span is None:
             return self.store.export(cid, destination, max_bytes)
-        return self.store.export_range(cid, destination, *span)
+        return self.store.export_range(cid, destination, *span, max_bytes)
 
     def is_complete(self, cid: Cid, span: tuple[int, int] | None = None) -> bool:
         """Whether an artifact, or these bytes of it, can be had without asking anybody."""
