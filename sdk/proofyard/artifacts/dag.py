@@ -52,7 +52,7 @@ def content_size(node: Node | bytes) -> int:
 
 @dataclass
 class Allowance:
-    """Bounds what reading `size` bytes of the file `cid` may cost: four times as much, each block at `BLOCK_COST` or more.
+    """Bounds what reading `size` bytes of the file `cid` may cost: four times as much, a block at `BLOCK_COST` or more.
 
     Chunks of 256 KiB cost little more than they hold; a file of single bytes, or of nodes that are mostly something
     else, is refused.
