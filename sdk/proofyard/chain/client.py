@@ -13,15 +13,16 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from web3.types import TxReceipt
 
+from proofyard.chain.court_reader import CourtReader
 from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
-from proofyard.chain.reader import RegistryReader
 from proofyard.chain.records import Drawn, JobTerms
+from proofyard.chain.refusals import StakeTooLow
 from proofyard.chain.sender import Sender
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.bls import BlsSignature, signature_point
 from proofyard.protocol.cid import cid_bytes
-from proofyard.protocol.settlement import OperatorId, Payout, Settlement, payout_proof, payout_root
+from proofyard.protocol.settlement import Header, OperatorId, Payout, Settlement, payout_proof, payout_root
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
 E = TypeVar("E", bound=Event)
@@ -51,13 +52,45 @@ def claim_row(claim: Claim) -> tuple[Any, ...]:
     return (claim.batch, claim.index, payout.operator, payout.amount, payout.valid, payout.audits, claim.proof)
 
 
-class ChainClient(RegistryReader):
-    """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more."""
+def header_row(header: Header) -> tuple[Any, ...]:
+    """The header as the contract's struct."""
+    lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
+    return (header.root, header.size, header.members, lines)
+
+
+def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
+    """The settlement as the contract's struct."""
+    faults = [
+        (fault.operator, fault.job, fault.task, fault.segment, int(fault.reason), list(fault.accusers))
+        for fault in settlement.faults
+    ]
+    return (
+        batch,
+        payout_root(batch, settlement.payouts),
+        len(settlement.payouts),
+        settlement.total,
+        settlement.audit_units,
+        faults,
+        [(share.paid_units, share.amount) for share in settlement.shares],
+        settlement.audit_root,
+        cid_bytes(settlement.record),
+    )
+
+
+class ChainClient(CourtReader):
+    """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more.
+    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain."""
 
     def __init__(
-        self, rpc_url: str, registry: Address, wallet: Wallet | None = None, *, patience: float = 30.0
+        self,
+        rpc_url: str,
+        registry: Address,
+        wallet: Wallet | None = None,
+        *,
+        patience: float = 30.0,
+        first_block: int = 0,
     ) -> None:
-        super().__init__(rpc_url, registry)
+        super().__init__(rpc_url, registry, first_block=first_block)
         self.wallet = wallet
         self._sender = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
 
@@ -78,6 +111,32 @@ class ChainClient(RegistryReader):
         self.approve(amount)
         self.transact("addStake", amount)
 
+    def ensure_stake(self, amount: Wei) -> None:
+        """Add what the account that pays this wallet's bonds lacks of `amount`: the wallet's own, or where it is a hot
+        key that of its owner. Only the wallet's own can be added to; raises `StakeTooLow` for another's."""
+        payer = self.payer()
+        have = self.account(payer).stake
+        if have >= amount:
+            return
+        if payer != self._signer().address:
+            raise StakeTooLow("StakeTooLow", {"owner": payer, "stake": have, "required": amount})
+        self.add_stake(Wei(amount - have))
+
+    def ensure_bond(self, bond: Wei) -> None:
+        """Have so much stake that a bond can be taken from it: what a verifier needs for its seat is never bond."""
+        params, account = self.params(), self.account(self.payer())
+        bound = account.has_verifier or account.bound_until > self.now()
+        self.ensure_stake(Wei(bond + params.verifier_stake) if bound else bond)
+
+    def payer(self) -> Address:
+        """Whose stake this wallet's bonds come from: its owner's where it is a hot key, else its own."""
+        address = self._signer().address
+        operator = self.operator_of(address)
+        if operator is None:
+            return address
+        state = self.operator_state(operator)
+        return state.owner if state.key == address else address
+
     def request_unstake(self, amount: Wei) -> None:
         """Start the release of stake that backs no listed operator; retire operators first."""
         self.transact("requestUnstake", amount)
@@ -88,7 +147,7 @@ class ChainClient(RegistryReader):
     # Operators
 
     def register_node(self, node: Wallet, stake: Wei, workloads: int, endpoint: str = "") -> OperatorId:
-        """Register the hot key `node` under this client's wallet as its owner."""
+        """Register the hot key `node` under this client's wallet as its owner, or list its retired one again."""
         consent = node.consent(self.domain, self._signer().address)
         self.approve(stake)
         receipt = self.transact("registerNode", node.address, stake, workloads, endpoint, consent)
@@ -114,50 +173,75 @@ class ChainClient(RegistryReader):
     def retire(self, operator: OperatorId) -> None:
         self.transact("retire", operator)
 
+    def join_bench(self, workloads: int) -> None:
+        """Take the owner's place on the benches in the bitmap that its listed nodes offer and that it left long enough
+        ago."""
+        self.transact("joinBench", workloads)
+
+    def attend(self) -> None:
+        """Show that this verifier is there, so that its seat is not idle in this period."""
+        self.transact("attend")
+
+    def unseat_idle(self, slot: int) -> None:
+        """Take an idle seat away."""
+        self.transact("unseatIdle", slot)
+
     # Jobs
 
     def open_job(self, terms: JobTerms) -> JobId:
         """Open a job with its pay in escrow, in one transaction where the token has permits (EIP-2612)."""
-        amount = Wei(terms.reward + terms.audit_fee)
-        self.require_balance(amount)
+        self.require_balance(terms.escrow)
         row = (
             terms.manifest,
             terms.reward,
             terms.audit_fee,
-            terms.task_count,
+            terms.verifier_fee,
+            terms.units,
             terms.deadline,
             terms.auditors_per_segment,
             terms.segments_per_audit,
             terms.workload,
         )
-        permit = self._permit(amount)
+        permit = self._permit(terms.escrow)
         if permit is None:
-            self.approve(amount)
+            self.approve(terms.escrow)
             receipt = self.transact("openJob", row)
         else:
             receipt = self.transact("openJobWithPermit", row, *permit)
         return event_of(receipt, JobOpened).job
 
-    def top_up(self, job: JobId, reward: Wei, audit_fee: Wei) -> None:
-        self.approve(Wei(reward + audit_fee))
-        self.transact("topUp", job, reward, audit_fee)
+    def top_up(self, job: JobId, amount: Wei) -> None:
+        """Add to a job's escrow; its terms stay."""
+        self.approve(amount)
+        self.transact("topUp", job, amount)
 
     def close_job(self, job: JobId) -> None:
-        """End a job and refund what no committed batch needs, as its requester or its verifier."""
+        """End a job: as its requester at any time, as its verifier once all of it is paid. What is committed stays
+        reserved."""
         self.transact("closeJob", job)
 
     def refund(self, job: JobId) -> None:
-        """Send the requester what a closed or expired job does not need."""
+        """Send the requester what is free of a job for which nothing can be committed any more; can be repeated."""
         self.transact("refund", job)
 
     def take_job(self, job: JobId) -> None:
-        """Become the job's verifier, where it has none or that one has been silent too long."""
+        """Become the job's verifier, where it has none or that one has not committed for too long."""
         self.transact("takeJob", job)
 
     # Batches
 
-    def commit_batch(self, job: JobId, root: Digest, size: int) -> BatchId:
-        return event_of(self.transact("commitBatch", job, root, size), BatchCommitted).batch
+    def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
+        """Commit to `size` commitments by their Merkle root. `members` is the sha2-256 digest in the CID of the member
+        list, `lines` the work units of each job in the batch."""
+        rows = [(job, units, 0, 0, 0) for job, units in lines]
+        return event_of(self.transact("commitBatch", root, size, members, rows), BatchCommitted).batch
+
+    def find_batch(self, root: Digest, *, since: int | None = None) -> BatchId | None:
+        """The newest batch that this wallet's operator committed to `root` from block `since` on and that was not
+        dropped, so that a verifier that crashed after sending does not send again."""
+        operator = self.operator_of(self._signer().address)
+        found = self.find_batches(root, operator, since=self.first_block if since is None else since)
+        return next((event.batch for event in reversed(found) if not self.batch(event.batch).dropped), None)
 
     def draw(self, batch: BatchId) -> Drawn:
         """The batch's seed; fixes it on chain if nobody has. Raises `TooEarlyToDraw` before its block is there."""
@@ -171,22 +255,21 @@ class ChainClient(RegistryReader):
         """Move the draw of a batch to a new block, once the hash of its own is out of reach (`SeedLost`)."""
         self.transact("recommit", batch)
 
+    def take_batch(self, batch: BatchId) -> None:
+        """Become the leader of a batch that is overdue or voided."""
+        self.transact("takeBatch", batch, header_row(self.header(batch)))
+
     def settle_batch(self, batch: BatchId, settlement: Settlement, signers: int, signature: BlsSignature) -> None:
         """Settle with the aggregate `signature` of the verifiers whose slots are in the bitmap `signers`."""
-        row = (
-            batch,
-            payout_root(batch, settlement.payouts),
-            len(settlement.payouts),
-            settlement.total,
-            settlement.audit_units,
-            [(fault.operator, fault.task, fault.segment, int(fault.reason)) for fault in settlement.faults],
-            settlement.audit_root,
-            cid_bytes(settlement.record),
-        )
-        self.transact("settleBatch", row, signers, signature_point(signature))
+        header = header_row(self.header(batch))
+        self.transact("settleBatch", settlement_row(batch, settlement), header, signers, signature_point(signature))
+
+    def drop_batch(self, batch: BatchId) -> None:
+        """Release the budget of a batch that nobody settled in time."""
+        self.transact("dropBatch", batch, header_row(self.header(batch)))
 
     def finalize(self, batch: BatchId) -> None:
-        """Distribute what the batch's faults froze, once its window has closed."""
+        """Pay the verifiers and distribute what the batch's faults froze, once its window has closed."""
         self.transact("finalize", batch)
 
     def claim(self, claims: Sequence[Claim]) -> None:
@@ -201,8 +284,12 @@ class ChainClient(RegistryReader):
         return self.wallet
 
     def transact(self, function: str, *args: Any) -> TxReceipt:
-        """Call a function of the Registry by its Solidity name: for the typed calls here and in `chain.court`."""
+        """Call a function of the Registry by its Solidity name: for the typed calls here."""
         return self._send(function, self.registry, self._contract.encode_abi(function, list(args)))
+
+    def transact_court(self, function: str, *args: Any) -> TxReceipt:
+        """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""
+        return self._send(function, self.court, self._court.encode_abi(function, list(args)))
 
     def _send(self, what: str, to: Address, data: str) -> TxReceipt:
         if self._sender is None:

@@ -1,33 +1,82 @@
-"""Challenging what was settled, and sitting on juries: the part of `ChainClient` that moves bonds."""
+"""Challenging what was settled, and sitting on juries: the part of `ChainClient` that deals with the Court.
+
+A challenge is sealed in one block and opened in a later one, so that whoever sees it open cannot copy it. Both steps
+are one call here, which can be repeated after a crash: the seal's salt follows from the wallet's key and from what is
+challenged, and a seal or challenge of this wallet's that is on chain already is found there.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
 
 from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 
-from proofyard.chain.client import ChainClient, Claim, claim_row, event_of
-from proofyard.chain.events import ChallengeOpened
-from proofyard.chain.records import ChallengeId, Phase
+from proofyard.chain.client import ChainClient, event_of, header_row, settlement_row
+from proofyard.chain.errors import NoWallet
+from proofyard.chain.events import ChallengeOpened, ChallengeSealed, topic_of
+from proofyard.chain.records import ChallengeId, Kind, Phase
+from proofyard.chain.refusals import AlreadyChallenged, NotSealed
+from proofyard.chain.wallet import Wallet
 from proofyard.protocol.cid import cid_bytes
-from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import BatchId, Digest, SegmentIndex, Signature
+from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.settlement import Header, Settlement
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, Wei
+
+SALT_TYPEHASH = keccak(b"ChallengeSalt(bytes32 subject)")
+SEAL_PATIENCE_S = 120.0
+"""How long the block after the seal's may take."""
+POLL_S = 0.25
 
 
-def sealed_vote(challenge: ChallengeId, round_: int, juror: OperatorId, wrong: bool, salt: bytes) -> Digest:
-    """What a juror commits to: keccak256(abi.encode(...)) of its vote and a `salt` of 32 secret bytes."""
-    kinds = ["uint256", "uint8", "uint32", "bool", "bytes32"]
-    return Digest(keccak(abi_encode(kinds, [challenge, round_, juror, wrong, salt])))
+def sealed_vote(
+    challenge: ChallengeId, round_: int, redraws: int, owner: Address, evidence: Digest, keyed: Digest, salt: bytes
+) -> Digest:
+    """What a juror commits to: keccak256(abi.encode(...)) of what it found and a `salt` of 32 secret bytes."""
+    kinds = ["uint256", "uint8", "uint8", "address", "bytes32", "bytes32", "bytes32"]
+    return Digest(keccak(abi_encode(kinds, [challenge, round_, redraws, owner, evidence, keyed, salt])))
+
+
+def subject_of(batch: BatchId, attempt: int, kind: Kind, index: int = 0, segment: int = 0) -> Digest:
+    """What a challenge is about: `index` is that of the commitment or fault, 0 for a record."""
+    kinds = ["uint256", "uint8", "uint8", "uint256", "uint32"]
+    return Digest(keccak(abi_encode(kinds, [batch, attempt, int(kind), index, segment])))
+
+
+def sealed_challenge(owner: Address, subject: Digest, salt: bytes) -> Digest:
+    """What a challenger commits to before it opens its challenge."""
+    return Digest(keccak(abi_encode(["address", "bytes32", "bytes32"], [owner, subject, salt])))
+
+
+def challenge_salt(wallet: Wallet, domain: Domain, subject: Digest) -> bytes:
+    """32 bytes that nobody without the key can guess: the hash of a signature (RFC 6979: always the same) that is shown
+    to nobody."""
+    struct = keccak(abi_encode(["bytes32", "bytes32"], [SALT_TYPEHASH, subject]))
+    return hashlib.sha256(wallet.sign_digest(domain.typed_digest(struct))).digest()
 
 
 class Court:
-    """A wallet's dealings with challenges; see `IRegistry.sol` for who may do what when."""
+    """A wallet's dealings with challenges; see `ICourt.sol` for who may do what when. Bonds come from the stake of the
+    wallet's owner; an owner's own wallet adds what is missing. A hot key whose owner has too little raises
+    `StakeTooLow`."""
 
     def __init__(self, chain: ChainClient) -> None:
         self._chain = chain
 
     def challenge_segment(
-        self, batch: BatchId, commitment: Commitment, index: int, proof: list[Digest], segment: SegmentIndex
+        self,
+        batch: BatchId,
+        commitment: Commitment,
+        signature: Signature,
+        index: int,
+        proof: Sequence[Digest],
+        segment: SegmentIndex,
+        after: Cid,
+        trace_proof: Sequence[Digest],
     ) -> ChallengeId:
-        """Challenge one segment of the commitment at `index` of a settled batch: its state after is wrong."""
+        """Challenge one segment of the commitment at `index` of a settled batch, as its worker signed it: it does not
+        lead to `after`, leaf `segment` + 1 of the trace, which `trace_proof` shows."""
         row = (
             commitment.job,
             commitment.task,
@@ -39,47 +88,105 @@ class Court:
             cid_bytes(commitment.result),
             commitment.work_units,
         )
-        return self._open("challengeSegment", batch, row, index, proof, segment)
+        header = header_row(self._chain.header(batch))
+        arguments = (batch, header, row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof))
+        self._fund(self._chain.params().court.bond)
+        return self._open(self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", *arguments)
 
-    def challenge_payout(self, claim: Claim) -> ChallengeId:
-        """Challenge a payout that contradicts the commitments or the record."""
-        return self._open("challengePayout", claim_row(claim))
+    def challenge_record(self, batch: BatchId) -> ChallengeId:
+        """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
+        self._fund(self._chain.params().court.bond)
+        header = header_row(self._chain.header(batch))
+        return self._open(self._subject(batch, Kind.RECORD), "challengeRecord", batch, header)
 
     def challenge_fault(self, batch: BatchId, index: int) -> ChallengeId:
-        """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent."""
-        return self._open("challengeFault", batch, index)
+        """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
+        taken from what the fault holds."""
+        bond = self._chain.params().court.bond
+        fault = self._chain.slashes(batch)[index]
+        own = self._chain.operator_state(fault.operator).owner == self._chain.payer()
+        if not own or fault.amount < bond:
+            self._fund(bond)
+        return self._open(self._subject(batch, Kind.FAULT, index), "challengeFault", batch, index)
 
-    def challenge_receipt(self, leaf: Digest, deadline: int, signature: Signature) -> ChallengeId:
-        """Show a verifier's receipt for a commitment that no batch honoured by its deadline."""
-        return self._open("challengeReceipt", leaf, deadline, signature)
+    def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
+        """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""
+        self._fund(self._chain.params().court.bond)
+        receipt = self._chain.transact_court("challengeReceipt", leaf, job, deadline, signature)
+        return event_of(receipt, ChallengeOpened).challenge
 
-    def answer_receipt(self, challenge: ChallengeId, batch: BatchId, index: int, proof: list[Digest]) -> None:
+    def answer_receipt(self, challenge: ChallengeId, batch: BatchId, index: int, proof: Sequence[Digest]) -> None:
         """Show the batch that honours a challenged receipt."""
-        self._chain.transact("answerReceipt", challenge, batch, index, proof)
+        header = header_row(self._chain.header(batch))
+        self._chain.transact_court("answerReceipt", challenge, batch, header, index, list(proof))
 
-    def draw_jury(self, challenge: ChallengeId) -> list[OperatorId]:
-        """The jury, drawn now if nobody has; empty where the draw had to be moved to a later block."""
+    def draw_jury(self, challenge: ChallengeId) -> list[Address]:
+        """The jury's owners, drawn now if nobody has, which pays; empty where the draw had to be moved to a later
+        block."""
         record = self._chain.challenge(challenge)
         if record.phase == Phase.DRAW:
-            self._chain.transact("drawJury", challenge)
+            self._chain.transact_court("drawJury", challenge)
         return self._chain.jurors(challenge, record.round)
 
     def commit_vote(self, challenge: ChallengeId, sealed: Digest) -> None:
-        self._chain.transact("commitVote", challenge, sealed)
+        """Seal this hot key's owner's vote, see `sealed_vote`."""
+        self._chain.transact_court("commitVote", challenge, sealed)
 
-    def reveal_vote(self, challenge: ChallengeId, wrong: bool, salt: bytes) -> None:
-        self._chain.transact("revealVote", challenge, wrong, salt)
+    def reveal_vote(self, challenge: ChallengeId, evidence: Digest, keyed: Digest, salt: bytes) -> None:
+        self._chain.transact_court("revealVote", challenge, evidence, keyed, salt)
 
     def appeal(self, challenge: ChallengeId) -> None:
         """Take a first verdict to a larger jury, with the appeal bond."""
-        self._chain.approve(self._chain.params().court.appeal_bond)
-        self._chain.transact("appeal", challenge)
+        self._fund(self._chain.params().court.appeal_bond)
+        self._chain.transact_court("appeal", challenge)
 
     def resolve(self, challenge: ChallengeId) -> Phase:
         """Count the votes, or carry out the decision, whichever it is time for; the phase it leads to."""
-        self._chain.transact("resolve", challenge)
+        self._chain.transact_court("resolve", challenge)
         return self._chain.challenge(challenge).phase
 
-    def _open(self, function: str, *args: object) -> ChallengeId:
-        self._chain.approve(self._chain.params().court.bond)
-        return event_of(self._chain.transact(function, *args), ChallengeOpened).challenge
+    def report_equivocation(
+        self,
+        batch: BatchId,
+        header: Header,
+        slot: int,
+        one: tuple[Settlement, bytes],
+        other: tuple[Settlement, bytes],
+    ) -> None:
+        """Show two settlements of one attempt at a batch, each with the signature (256 bytes of EIP-2537) of the
+        verifier that had seat `slot`. `header` is the one that both were signed with."""
+        rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
+        self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
+
+    def _fund(self, bond: Wei) -> None:
+        self._chain.ensure_bond(bond)
+
+    def _subject(self, batch: BatchId, kind: Kind, index: int = 0, segment: int = 0) -> Digest:
+        return subject_of(batch, self._chain.batch(batch).attempt, kind, index, segment)
+
+    def _open(self, subject: Digest, function: str, *arguments: Any) -> ChallengeId:
+        """Seal, wait for the next block, open. The challenge, also where this wallet had opened it before."""
+        if self._chain.wallet is None:
+            raise NoWallet
+        owner = self._chain.payer()
+        salt = challenge_salt(self._chain.wallet, self._chain.domain, subject)
+        self._seal(owner, sealed_challenge(owner, subject, salt))
+        give_up = time.monotonic() + SEAL_PATIENCE_S
+        while True:
+            try:
+                receipt = self._chain.transact_court(function, *arguments, salt)
+                return event_of(receipt, ChallengeOpened).challenge
+            except AlreadyChallenged as error:
+                known = ChallengeId(error.operands["challenge"])
+                if self._chain.challenge(known).challenger != owner:
+                    raise
+                return known
+            except NotSealed:
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(POLL_S)
+
+    def _seal(self, owner: Address, sealed: Digest) -> None:
+        topics = [topic_of(ChallengeSealed), "0x" + owner[2:].lower().rjust(64, "0"), "0x" + sealed.hex()]
+        if not self._chain.recent_events(topics):
+            self._chain.transact_court("seal", sealed)

@@ -4,8 +4,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,6 +14,8 @@ from typing import IO, Any, Self
 from eth_abi.abi import encode as abi_encode
 from eth_utils.abi import collapse_if_tuple
 from web3 import Web3
+from web3.types import Nonce
+from web3.utils import get_create_address
 
 from proofyard.chain.abi import contract
 from proofyard.chain.errors import DevChainError, PortInUse
@@ -36,10 +37,13 @@ DEV_MNEMONIC = "test test test test test test test test test test test junk"
 
 @dataclass(frozen=True)
 class Deployment:
-    """A network's contracts. `block` is the Registry's, where its events begin."""
+    """A network's contracts. Clients need the Registry's address alone: it names the others, and the Lens is for those
+    who call it by its address. `block` is the Registry's, where its events begin."""
 
     credit: Address
     registry: Address
+    court: Address
+    lens: Address
     chain_id: int
     block: int
 
@@ -166,28 +170,51 @@ class Anvil:
 
 
 def deploy_network(rpc_url: str, deployer: Wallet, params: Params | None = None) -> Deployment:
-    """Deploy a Credit, the Registry's libraries and a Registry; `deployer` gets the whole supply of the token."""
+    """Deploy a Credit, a Registry with its libraries, its Court and a Lens; `deployer` gets the whole supply of the
+    token.
+
+    Registry and Court name each other, so the Registry is told the address that the deployer's next contract gets.
+    Where another program sends from the same wallet in between, the Court refuses and nothing can use the Registry.
+    """
     w3 = connect(rpc_url)
-    sender = Sender(w3, rpc_url, deployer)
-    values = astuple(params or Params())
-    credit, _ = _create(sender, "Credit", abi_encode(["uint256"], [SUPPLY]))
-    libraries = {name: _create(sender, name)[0] for name in sorted(set(contract("Registry").links.values()))}
-    constructor = next(entry for entry in contract("Registry").abi if entry["type"] == "constructor")
-    kinds = [collapse_if_tuple(item) for item in constructor["inputs"]]
-    arguments = abi_encode(kinds, [credit, values])
-    registry, block = _create(sender, "Registry", arguments, libraries)
+    chosen = params or Params()
+    values = [getattr(chosen, field.name) for field in fields(chosen) if field.name != "court"]
+    making = _Deployer(Sender(w3, rpc_url, deployer))
+    credit, _ = making.create("Credit", SUPPLY)
+    making.link("Registry", "Court", "Lens")
     with mapped_errors(rpc_url):
-        return Deployment(credit, registry, int(w3.eth.chain_id), block)
+        nonce = w3.eth.get_transaction_count(deployer.account.address)
+    court = Address(get_create_address(deployer.account.address, Nonce(nonce + 1)))
+    registry, block = making.create("Registry", credit, tuple(values), court)
+    making.create("Court", registry, astuple(chosen.court))
+    lens, _ = making.create("Lens", registry)
+    with mapped_errors(rpc_url):
+        return Deployment(credit, registry, court, lens, int(w3.eth.chain_id), block)
 
 
-def _create(
-    sender: Sender, name: str, arguments: bytes = b"", libraries: Mapping[str, str] | None = None
-) -> tuple[Address, int]:
-    code = contract(name).linked(dict(libraries or {}))
-    receipt = sender.send(f"the deployment of {name}", None, code + arguments.hex())
-    address = receipt["contractAddress"]
-    assert address is not None, "a mined creation has an address"
-    return Address(Web3.to_checksum_address(address)), int(receipt["blockNumber"])
+class _Deployer:
+    """Creates contracts, and before them each library that they are linked with, once."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._libraries: dict[str, str] = {}
+
+    def link(self, *names: str) -> None:
+        """Create the libraries of these contracts, and what those need."""
+        for library in sorted({library for name in names for library in contract(name).links.values()}):
+            if library not in self._libraries:
+                self.link(library)
+                self._libraries[library], _ = self.create(library)
+
+    def create(self, name: str, *arguments: Any) -> tuple[Address, int]:
+        """The new contract's address, and the block that it is in."""
+        inputs = [item for entry in contract(name).abi if entry["type"] == "constructor" for item in entry["inputs"]]
+        encoded = abi_encode([collapse_if_tuple(item) for item in inputs], arguments)
+        data = contract(name).linked(self._libraries) + encoded.hex()
+        receipt = self._sender.send(f"the deployment of {name}", None, data)
+        address = receipt["contractAddress"]
+        assert address is not None, "a mined creation has an address"
+        return Address(Web3.to_checksum_address(address)), int(receipt["blockNumber"])
 
 
 def _free_port(wanted: int) -> int:

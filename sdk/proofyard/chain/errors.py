@@ -11,6 +11,8 @@ ProofyardError
     ├── NoRegistry           exit code 2: no Registry at the address
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
     ├── TransactionLost      not mined in time
+    ├── NotDrawn             the block that seeds a batch's audits is not there yet
+    ├── EventsMissing        the endpoint does not have the events that something follows from
     ├── ToolNotFound         anvil or forge is not installed
     ├── DevChainError        anvil does not start
     │   └── PortInUse
@@ -104,6 +106,21 @@ class TransactionLost(ChainError):
         super().__init__(
             f"{what} was not mined in {seconds:.0f} s (sent as {', '.join(hashes)}); it may still be; "
             "look at its effect before trying again"
+        )
+
+
+class NotDrawn(ChainError):
+    def __init__(self, batch: int, draw_block: int) -> None:
+        self.batch, self.draw_block = batch, draw_block
+        super().__init__(f"batch {batch} is drawn from block {draw_block}, which is not there yet; wait for it")
+
+
+class EventsMissing(ChainError):
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"the events of {what} are not among those that were read; read from the Registry's first block, with an "
+            "endpoint that keeps them all"
         )
 
 

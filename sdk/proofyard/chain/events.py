@@ -1,7 +1,8 @@
-"""The Registry's events, one frozen record each, with the names of `IRegistry.sol` in snake case."""
+"""The events of Registry and Court, one frozen record each, with the names of `IRegistry.sol` and `ICourt.sol` in snake
+case."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from web3.types import LogReceipt
 from proofyard.chain.abi import contract
 from proofyard.chain.records import ChallengeId
 from proofyard.protocol.cid import cid_from_bytes
-from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.settlement import Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 
@@ -33,6 +34,8 @@ class Event:
 
 @dataclass(frozen=True)
 class OperatorRegistered(Event):
+    """Registered, or listed again after it had retired."""
+
     operator: OperatorId
     owner: Address
     role: int
@@ -66,9 +69,12 @@ class EndpointSet(Event):
 
 
 @dataclass(frozen=True)
-class StakeAdded(Event):
+class StakeChanged(Event):
+    """What an owner's stake and unbonding are from now on."""
+
     owner: Address
-    amount: Wei
+    stake: Wei
+    unbonding: Wei
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,26 @@ class Withdrawn(Event):
 
 
 @dataclass(frozen=True)
+class QuorumChanged(Event):
+    """A new version of the quorum: `seats` is the bitmap of the slots that count for batches committed from now on."""
+
+    version: int
+    seats: int
+
+
+@dataclass(frozen=True)
 class JobOpened(Event):
     job: JobId
     requester: Address
     manifest: Digest
-    task_count: int
     reward: Wei
     audit_fee: Wei
+    verifier_fee: Wei
+    units: int
+    deadline: int
     auditors_per_segment: int
     segments_per_audit: int
-    deadline: int
+    workload: int
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,7 @@ class JobTaken(Event):
 @dataclass(frozen=True)
 class JobToppedUp(Event):
     job: JobId
-    reward: Wei
-    audit_fee: Wei
+    amount: Wei
 
 
 @dataclass(frozen=True)
@@ -124,11 +139,26 @@ class JobRefunded(Event):
 
 @dataclass(frozen=True)
 class BatchCommitted(Event):
+    """`members` is the sha2-256 digest in the CID of the member list, `quorum` the version that decides on the
+    batch."""
+
     batch: BatchId
-    job: JobId
     verifier: OperatorId
     root: Digest
     size: int
+    members: Digest
+    lines: tuple[Line, ...]
+    quorum: int
+
+
+@dataclass(frozen=True)
+class JobCommitted(Event):
+    """A job has a line in the batch."""
+
+    job: JobId
+    batch: BatchId
+    units: int
+    budget: Wei
 
 
 @dataclass(frozen=True)
@@ -144,16 +174,35 @@ class BatchDrawn(Event):
 
 
 @dataclass(frozen=True)
-class BatchSettled(Event):
+class BatchTaken(Event):
+    """`verifier` leads the batch instead of `before`; `lines` are those from now on."""
+
     batch: BatchId
-    job: JobId
+    verifier: OperatorId
+    before: OperatorId
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class BatchDropped(Event):
+    batch: BatchId
+
+
+@dataclass(frozen=True)
+class BatchSettled(Event):
+    """`record` is the CID of the batch's record, `signers` the bitmap of the slots that signed."""
+
+    batch: BatchId
+    attempt: int
     payout_root: Digest
     payout_count: int
     payout_total: Wei
+    fees: Wei
     audit_root: Digest
     record: Cid
     signers: int
     claimable_at: int
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -162,6 +211,7 @@ class Faulted(Event):
 
     batch: BatchId
     operator: OperatorId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     reason: int
@@ -169,19 +219,56 @@ class Faulted(Event):
 
 
 @dataclass(frozen=True)
+class Absolved(Event):
+    """A fault was undone; `consecutive_valid` is what the operator has again."""
+
+    batch: BatchId
+    operator: OperatorId
+    returned: Wei
+    consecutive_valid: int
+
+
+@dataclass(frozen=True)
 class SlashFinal(Event):
     batch: BatchId
-    to_requester: Wei
+    to_requesters: Wei
     to_auditors: Wei
     burned: Wei
 
 
 @dataclass(frozen=True)
+class FeesPaid(Event):
+    batch: BatchId
+    amount: Wei
+    signers: int
+
+
+@dataclass(frozen=True)
+class BatchVoided(Event):
+    """A challenge found the settlement wrong, or no jury could decide; the batch can be settled again."""
+
+    batch: BatchId
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Penalised(Event):
+    """A leader paid for a batch that it did not settle or draw in time."""
+
+    operator: OperatorId
+    batch: BatchId
+    amount: Wei
+
+
+@dataclass(frozen=True)
 class Claimed(Event):
+    """`consecutive_valid` is the operator's reputation afterwards."""
+
     batch: BatchId
     operator: OperatorId
     owner: Address
     amount: Wei
+    consecutive_valid: int
 
 
 @dataclass(frozen=True)
@@ -192,11 +279,9 @@ class Forfeited(Event):
 
 
 @dataclass(frozen=True)
-class BatchVoided(Event):
-    """A challenge found the settlement wrong; the batch can be settled again."""
-
-    batch: BatchId
-    attempt: int
+class ChallengeSealed(Event):
+    challenger: Address
+    seal: Digest
 
 
 @dataclass(frozen=True)
@@ -205,6 +290,7 @@ class ChallengeOpened(Event):
     batch: BatchId
     accused: OperatorId
     kind: int
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     entry: int
@@ -213,9 +299,11 @@ class ChallengeOpened(Event):
 
 @dataclass(frozen=True)
 class JuryDrawn(Event):
+    """`jurors` are owners."""
+
     challenge: ChallengeId
     round: int
-    jurors: tuple[OperatorId, ...]
+    jurors: tuple[Address, ...]
     vote_ends: int
     reveal_ends: int
 
@@ -228,21 +316,26 @@ class JuryRedrawn(Event):
 
 @dataclass(frozen=True)
 class VoteCommitted(Event):
+    """`operator` is the node whose hot key sealed the vote of its owner, the `juror`."""
+
     challenge: ChallengeId
-    juror: OperatorId
+    juror: Address
+    operator: OperatorId
 
 
 @dataclass(frozen=True)
 class VoteRevealed(Event):
     challenge: ChallengeId
-    juror: OperatorId
+    juror: Address
     wrong: bool
+    evidence: Digest
+    keyed: Digest
 
 
 @dataclass(frozen=True)
 class JurorFined(Event):
     challenge: ChallengeId
-    juror: OperatorId
+    juror: Address
     amount: Wei
 
 
@@ -274,13 +367,27 @@ class ChallengeClosed(Event):
     burned: Wei
 
 
+@dataclass(frozen=True)
+class Equivocated(Event):
+    """A verifier signed two settlements of one attempt at a batch."""
+
+    batch: BatchId
+    verifier: OperatorId
+    slashed: Wei
+
+
 def topic_of(kind: type[Event]) -> str:
     """The first topic of an event's logs."""
     return next("0x" + topic.hex() for topic, (known, _) in _EVENTS.items() if known is kind)
 
 
+def word(number: int) -> str:
+    """A number as a topic."""
+    return "0x" + number.to_bytes(32, "big").hex()
+
+
 def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
-    """The Registry's events among `logs`; others are passed over."""
+    """The events of Registry and Court among `logs`; others are passed over."""
     events: list[Event] = []
     for log in logs:
         known = _EVENTS.get(bytes(log["topics"][0])) if log["topics"] else None
@@ -300,13 +407,21 @@ def _snake(name: str) -> str:
 def _convert(name: str, value: Any) -> Any:
     if name == "record":
         return cid_from_bytes(value)
+    if name == "lines":
+        return tuple(line_of(line) for line in value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def line_of(row: Any) -> Line:
+    """A line as the contract has it."""
+    job, units, budget, paid_units, amount = row.values() if isinstance(row, Mapping) else row
+    return Line(JobId(job), units, Wei(budget), paid_units, Wei(amount))
 
 
 def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     table = {}
-    for entry in contract("Registry").abi:
+    for entry in [*contract("Registry").abi, *contract("Court").abi]:
         if entry["type"] == "event":
             kind = kinds[entry["name"]]
             expected = [_snake(item["name"]) for item in entry["inputs"]]

@@ -1,4 +1,5 @@
-"""Reading the Registry's events in bounded ranges, with a cursor that survives a reorganisation.
+"""Reading the events of Registry and Court in the order of the log, in bounded ranges, with a cursor that survives a
+reorganisation.
 
 A cursor is a few recent (block, hash) checkpoints. Where the chain no longer has the newest one, reading goes back to
 the newest that it still has and says so with a `Rollback`; what lay behind it is read again. Applying an event twice
@@ -18,6 +19,9 @@ from proofyard.protocol.types import Address, Digest
 MAX_RANGE = 2000
 """Blocks asked for at once; public endpoints refuse more."""
 KEPT_CHECKPOINTS = 64
+
+Topic = str | list[str] | None
+"""What a log's topic must be: this, one of these, or anything."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,13 @@ class Cursor:
 
 
 class EventReader:
-    """Reads one Registry's events. Holds no state: store the cursor together with what the events changed."""
+    """Reads the events of one Registry and its Court. Holds no state: store the cursor together with what the events
+    changed."""
 
-    def __init__(self, w3: Web3, rpc_url: str, registry: Address) -> None:
+    def __init__(self, w3: Web3, rpc_url: str, registry: Address, court: Address) -> None:
         self._w3 = w3
         self._rpc_url = rpc_url
-        self._registry = registry
+        self._contracts = [Web3.to_checksum_address(address) for address in (registry, court)]
 
     def read(self, cursor: Cursor, *, confirmations: int = 0) -> tuple[list[Event | Rollback], Cursor]:
         """The next events, from at most `MAX_RANGE` blocks, and the cursor behind them; the same cursor when there is
@@ -71,11 +76,12 @@ class EventReader:
                 next_block = last + 1
         return found, Cursor(next_block, tuple(kept[-KEPT_CHECKPOINTS:]))
 
-    def between(self, first: int, last: int, topics: Sequence[str | None] = ()) -> list[Event]:
-        """The events of blocks `first` to `last`, both included, at most `MAX_RANGE` of them."""
+    def between(self, first: int, last: int, topics: Sequence[Topic] = ()) -> list[Event]:
+        """The events of blocks `first` to `last`, both included, at most `MAX_RANGE` of them; a topic may be a
+        choice."""
         logs = self._w3.eth.get_logs(
             {
-                "address": Web3.to_checksum_address(self._registry),
+                "address": self._contracts,
                 "fromBlock": first,
                 "toBlock": last,
                 "topics": cast(Any, list(topics)),

@@ -1,108 +1,59 @@
-"""What the Registry and its token say, in typed calls that need no wallet."""
+"""What the Registry, its Lens and its token say, in typed calls that need no wallet."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from web3 import Web3
-from web3.contract.contract import Contract as Web3Contract
 from web3.types import BlockIdentifier
 
-from proofyard.chain.abi import contract
-from proofyard.chain.errors import NoRegistry
-from proofyard.chain.events import BatchCommitted, BatchSettled, topic_of
-from proofyard.chain.following import MAX_RANGE, EventReader
+from proofyard.chain.binding import LATEST, Binding
+from proofyard.chain.errors import EventsMissing
+from proofyard.chain.events import BatchCommitted, BatchSettled, BatchTaken, JobCommitted, topic_of, word
+from proofyard.chain.lens import BATCH_PAGE, NODE_PAGE, SLOT_PAGE
 from proofyard.chain.records import (
     Account,
     BatchState,
-    ChallengeId,
-    ChallengeRecord,
+    BenchEntry,
     CourtParams,
     Drawn,
     JobRecord,
-    Kind,
     NodeRecord,
+    OperatorState,
     Params,
-    Phase,
     Role,
     SlashRecord,
     Totals,
     VerifierRecord,
 )
-from proofyard.chain.rpc import connect, mapped_errors
 from proofyard.protocol.bls import public_key_from_point
-from proofyard.protocol.commitment import Domain
 from proofyard.protocol.dial import AuditOdds
-from proofyard.protocol.settlement import OperatorId, draw_seed
-from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
+from proofyard.protocol.settlement import Header, OperatorId, draw_seed
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
-PAGE = 100
-BATCH_PAGE = 1000
-LATEST: BlockIdentifier = "latest"
+SLOTS = 256
+SETTLED = 11
+"""Where `IRegistry.Batch` holds its `Settled`, whose own bitmap of claims `is_claimed` reads."""
 
 
-class RegistryReader:
-    """Reads from the Registry at `registry` behind `rpc_url`. Safe to use from several threads.
+class RegistryReader(Binding):
+    """Reads from a Registry; see `Binding` for what can go wrong. `block` can be any that the endpoint has the state
+    of: an ordinary node keeps the last 128. For older state see `chain.history`."""
 
-    Raises `ChainUnreachable` or `NoRegistry` at once when there is none; each call may raise `ChainUnreachable` or
-    `Refused` later.
-    """
-
-    def __init__(self, rpc_url: str, registry: Address) -> None:
-        self.rpc_url = rpc_url
-        if not Web3.is_address(registry):
-            raise NoRegistry(registry, rpc_url)
-        self.registry = Address(Web3.to_checksum_address(registry))
-        self._w3 = connect(rpc_url)
-        with mapped_errors(rpc_url):
-            self.chain_id = int(self._w3.eth.chain_id)
-            if not self._w3.eth.get_code(Web3.to_checksum_address(registry)):
-                raise NoRegistry(registry, rpc_url)
-        self._contract = self._bind("Registry", self.registry)
-        self.token = Address(self._call(self._contract, "token"))
-        self._token = self._bind("Credit", self.token)
-        self.domain = Domain(self.chain_id, self.registry)
-        self.events = EventReader(self._w3, rpc_url, self.registry)
+    def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0) -> None:
+        super().__init__(rpc_url, registry)
+        self.first_block = first_block
         self._operator_ids: dict[Address, OperatorId] = {}
 
-    def _bind(self, name: str, address: Address) -> Web3Contract:
-        return self._w3.eth.contract(address=Web3.to_checksum_address(address), abi=contract(name).abi)
-
-    def _call(self, target: Web3Contract, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
-        with mapped_errors(self.rpc_url):
-            return target.functions[function](*args).call(block_identifier=block)
-
-    def _read(self, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
-        return self._call(self._contract, function, *args, block=block)
-
-    # The chain and the token
-
-    def block_number(self) -> int:
-        with mapped_errors(self.rpc_url):
-            return int(self._w3.eth.block_number)
-
-    def block_hash(self, block: int) -> Digest:
-        with mapped_errors(self.rpc_url):
-            return Digest(bytes(self._w3.eth.get_block(block)["hash"]))
-
-    def now(self) -> int:
-        """The latest block's time: the clock that windows and deadlines go by."""
-        with mapped_errors(self.rpc_url):
-            return int(self._w3.eth.get_block("latest")["timestamp"])
-
-    def eth_balance(self, account: Address) -> int:
-        with mapped_errors(self.rpc_url):
-            return int(self._w3.eth.get_balance(Web3.to_checksum_address(account)))
-
-    def token_balance(self, account: Address) -> Wei:
-        return Wei(self._call(self._token, "balanceOf", account))
-
-    def token_supply(self) -> Wei:
-        return Wei(self._call(self._token, "totalSupply"))
-
     def params(self) -> Params:
-        row = self._read("params")
-        return replace(Params(*row), court=CourtParams(*row[-1]))
+        """The parameters of Registry and Court, which never change."""
+        return self._params
+
+    @cached_property
+    def _params(self) -> Params:
+        court = CourtParams(*self._call(self._court, "params"))
+        return replace(Params(*self._read("params")), court=court)
 
     def totals(self, *, block: BlockIdentifier = LATEST) -> Totals:
         """Where the Registry's tokens are, at one block."""
@@ -110,14 +61,16 @@ class RegistryReader:
         stakes, unbonding, bonds, burned, escrow = self._read("totals", block=at)
         batches = self._read("counts", block=at)[3]
         pages = range(1, batches + 1, BATCH_PAGE)
-        claimable = sum(self._read("claimable", start, start + BATCH_PAGE, block=at) for start in pages)
+        claimable = sum(self._lens.read("claimable", start, start + BATCH_PAGE, block=at) for start in pages)
         return Totals(Wei(stakes), Wei(unbonding), Wei(escrow), Wei(claimable), Wei(bonds), Wei(burned))
 
     # Operators
 
-    def account(self, owner: Address) -> Account:
-        stake, unbonding, release_at, nodes, slot = self._read("account", owner)
-        return Account(Wei(stake), Wei(unbonding), release_at, nodes, slot != 0)
+    def account(self, owner: Address, *, block: BlockIdentifier = LATEST) -> Account:
+        stake, unbonding, release_at, nodes, slot, frozen, bound_until = self._read("account", owner, block=block)
+        return Account(
+            Wei(stake), Wei(unbonding), release_at, nodes, slot - 1 if slot else None, Wei(frozen), bound_until
+        )
 
     def operator_of(self, key: Address) -> OperatorId | None:
         """The operator that a hot key belongs or once belonged to."""
@@ -129,7 +82,14 @@ class RegistryReader:
         return self._operator_ids[key]
 
     def operator(self, operator: OperatorId, *, block: BlockIdentifier = LATEST) -> NodeRecord:
-        return _node(self._read("operator", operator, block=block))
+        return _node(self._lens.read("operator", operator, block=block))
+
+    def operator_state(self, operator: OperatorId, *, block: BlockIdentifier = LATEST) -> OperatorState:
+        row = self._read("operatorState", operator, block=block)
+        owner, last_fault, valid, role, listed, forfeits, key, workloads, _ = row
+        return OperatorState(
+            operator, Address(owner), last_fault, valid, Role(role), listed, forfeits, Address(key), workloads
+        )
 
     def is_active_node(self, key: Address) -> bool:
         """Whether `key` is the hot key of a node in the active set."""
@@ -143,24 +103,39 @@ class RegistryReader:
         """All active nodes at a block, by operator id."""
         found: list[NodeRecord] = []
         cursor = 0
-        while rows := self._read("nodes", cursor, PAGE, block=block):
+        while rows := self._lens.read("nodes", cursor, NODE_PAGE, block=block):
             found += [record for record in map(_node, rows) if record.active]
-            cursor += PAGE
+            cursor += NODE_PAGE
         return sorted(found, key=lambda record: record.id)
 
     def active_verifiers(self, block: BlockIdentifier = LATEST) -> list[VerifierRecord]:
-        """All active verifiers at a block, by slot."""
-        found = []
-        for start in range(0, 256, 64):
-            for id_, slot, key, owner, stake, public_key, endpoint in self._read(
-                "verifiers", start, start + 64, block=block
-            ):
-                point = public_key_from_point(public_key)
-                record = VerifierRecord(
-                    OperatorId(id_), slot, Address(key), Address(owner), Wei(stake), point, endpoint
-                )
-                found.append(record)
-        return found
+        """All seated verifiers at a block, by slot; `counts` tells which are part of the quorum."""
+        taken = self.seats(block)
+        pages = [start for start in range(0, SLOTS, SLOT_PAGE) if taken >> start & ((1 << SLOT_PAGE) - 1)]
+        rows = [row for start in pages for row in self._lens.read("verifiers", start, start + SLOT_PAGE, block=block)]
+        return [_verifier(row) for row in rows]
+
+    def seats(self, block: BlockIdentifier = LATEST) -> int:
+        """Bitmap of the seats that are taken."""
+        return int(self._read("seats", block=block))
+
+    def quorum(self, version: int) -> int:
+        """Bitmap of the slots that count for batches committed under a version of the quorum."""
+        return int(self._read("quorum", version))
+
+    def seat_holder(self, slot: int, at: int) -> OperatorId | None:
+        """Who had a seat at a time (Unix seconds)."""
+        return OperatorId(self._read("seatHolder", slot, at)) or None
+
+    def bench(self, workload: int, length: int | None = None) -> list[BenchEntry]:
+        """The first `length` places on a workload's bench, or all of them."""
+        count = self._read("benchLength", workload) if length is None else length
+        calls = [("benchAt", workload, index) for index in range(count)]
+        return [BenchEntry(*row) for row in self._read_many(calls)]
+
+    def on_bench(self, owner: Address, workload: int) -> bool:
+        """Whether an owner has a place on a workload's bench now."""
+        return any(entry.owner == owner and entry.until == 0 for entry in self.bench(workload))
 
     def audit_probability(
         self,
@@ -176,63 +151,38 @@ class RegistryReader:
         this one that would be (`proofyard.protocol.dial.tasks_alike`)."""
         operator = self.operator_of(node) or OperatorId(0)
         load = (tasks_in_flight, reward_in_flight, segments, segments_per_audit)
-        return AuditOdds(*self._read("auditProbability", operator, *load, block=block))
+        return AuditOdds(*self._lens.read("auditProbability", operator, *load, block=block))
 
     def payout_weight(self, node: Address, *, block: BlockIdentifier = LATEST) -> int:
         """The node's weight in payouts, in units of 1e-18."""
-        return int(self._read("payoutWeight", self.operator_of(node) or OperatorId(0), block=block))
+        return int(self._lens.read("payoutWeight", self.operator_of(node) or OperatorId(0), block=block))
 
     # Jobs and batches
 
     def job(self, job: JobId, *, block: BlockIdentifier = LATEST) -> JobRecord:
-        (requester, deadline, tasks, k, m, closed, manifest, spent, open_tasks, verifier, last_active, *rest) = (
-            self._read("job", job, block=block)
-        )
-        reward, audit_fee, open_block, workload = rest
-        return JobRecord(
-            id=job,
-            requester=Address(requester),
-            manifest=Digest(manifest),
-            task_count=tasks,
-            reward=Wei(reward),
-            audit_fee=Wei(audit_fee),
-            escrow=Wei(reward + audit_fee - spent),
-            auditors_per_segment=k,
-            segments_per_audit=m,
-            deadline=deadline,
-            closed=closed,
-            open_tasks=open_tasks,
-            verifier=OperatorId(verifier),
-            last_active=last_active,
-            open_block=open_block,
-            workload=workload,
-        )
+        return JobRecord(job, *self._read("job", job, block=block))
 
-    def batch(self, batch: BatchId) -> BatchState:
-        row = self._read("batch", batch)
-        root, job, size, verifier, commit_block, committed_at, attempt, seed, payout_root, settled, *row = row
-        remaining, settled_at, claimable_at, payout_count, open_challenges, _, _ = settled
-        signers, pool, _, frozen = row
-        return BatchState(
-            id=batch,
-            job=JobId(job),
-            root=Digest(root),
-            size=size,
-            verifier=OperatorId(verifier),
-            commit_block=commit_block,
-            committed_at=committed_at,
-            attempt=attempt,
-            seed=Digest(seed),
-            payout_root=Digest(payout_root),
-            payout_count=payout_count,
-            remaining=Wei(remaining),
-            settled_at=settled_at,
-            claimable_at=claimable_at,
-            open_challenges=open_challenges,
-            signers=signers,
-            pool=Wei(pool),
-            frozen=Wei(frozen),
-        )
+    def batch(self, batch: BatchId, *, block: BlockIdentifier = LATEST) -> BatchState:
+        row = self._read("batch", batch, block=block)
+        settled = row[SETTLED]
+        return BatchState(batch, *row[:SETTLED], *settled[:-1], *row[SETTLED + 1 :])
+
+    def header(self, batch: BatchId) -> Header:
+        """What the batch is now, from its events: calls that act on a batch bring it along."""
+        committed, *later = self._header_events(batch)
+        assert isinstance(committed, BatchCommitted)
+        changed = [event for event in later if isinstance(event, BatchTaken | BatchSettled)]
+        lines = changed[-1].lines if changed else committed.lines
+        return Header(committed.root, committed.size, committed.members, lines)
+
+    def _header_events(self, batch: BatchId) -> list[Any]:
+        """The batch's commit, and whatever changed its lines since."""
+        commit_block = self.batch(batch).commit_block
+        changes = [topic_of(kind) for kind in (BatchTaken, BatchSettled)]
+        before = self._events_back_to(BatchCommitted, [topic_of(BatchCommitted), word(batch)], commit_block)
+        if not before:
+            raise EventsMissing(f"batch {batch}")
+        return [before[-1], *self._events_since(before[-1].position.block, [changes, word(batch)])]
 
     def seed(self, batch: BatchId) -> Drawn | None:
         """The batch's seed as soon as its block is there, whether or not a transaction has fixed it on chain yet."""
@@ -242,79 +192,40 @@ class RegistryReader:
             return Drawn(state.seed, block)
         if self.block_number() < block:
             return None
-        return Drawn(draw_seed(self.block_hash(block), batch, state.root), block)
+        return Drawn(draw_seed(self.block_hash(block), batch, state.header), block)
 
     def slashes(self, batch: BatchId) -> list[SlashRecord]:
-        return [SlashRecord(*row) for row in self._read("slashes", batch)]
-
-    def challenge(self, challenge: ChallengeId) -> ChallengeRecord:
-        row = self._read("challenge", challenge)
-        challenger, batch, kind, phase, round_, accused, task, segment, entry, draw_block, until, *row = row
-        votes_wrong, votes_right, wrong, attempt, appellant, _, bond, expires_at, _, leaf = row
-        return ChallengeRecord(
-            id=challenge,
-            kind=Kind(kind),
-            phase=Phase(phase),
-            challenger=Address(challenger),
-            appellant=Address(appellant),
-            batch=BatchId(batch),
-            round=round_,
-            accused=OperatorId(accused),
-            task=task,
-            segment=segment,
-            entry=entry,
-            draw_block=draw_block,
-            until=until,
-            expires_at=expires_at,
-            votes_wrong=votes_wrong,
-            votes_right=votes_right,
-            wrong=wrong,
-            attempt=attempt,
-            bond=Wei(bond),
-            leaf=Digest(leaf),
-        )
-
-    def challenge_count(self) -> int:
-        """The number of the newest challenge."""
-        return int(self._read("counts")[4])
-
-    def challenge_events(self, challenge: ChallengeRecord) -> list[Any]:
-        """Everything that happened to a challenge of a batch, oldest first."""
-        topics = [None, "0x" + challenge.id.to_bytes(32, "big").hex()]
-        events = self._events_since(self.batch(challenge.batch).commit_block, topics)
-        return [event for event in events if getattr(event, "challenge", None) == challenge.id]
-
-    def jurors(self, challenge: ChallengeId, round_: int) -> list[OperatorId]:
-        """The jury of a round: 0, or 1 on appeal."""
-        return [OperatorId(juror) for juror in self._read("jurors", challenge, round_)]
+        """The faults of the batch's settlement, by index."""
+        return [_slash(row) for row in self._read("slashes", batch)]
 
     def is_claimed(self, batch: BatchId, index: int) -> bool:
         return bool(self._read("isClaimed", batch, index))
 
     def committed(self, job: JobId) -> list[BatchCommitted]:
-        """All batches of a job, oldest first, from the events since it was opened."""
-        topics = [topic_of(BatchCommitted), None, "0x" + job.to_bytes(32, "big").hex()]
-        return [event for event in self._events_since_open(job, topics) if isinstance(event, BatchCommitted)]
+        """All batches with a line of the job, oldest first, from the events since it was opened."""
+        events = self._batch_events(job, BatchCommitted)
+        return [event for event in events if isinstance(event, BatchCommitted)]
 
     def settled(self, job: JobId) -> list[BatchSettled]:
         """All settlements of a job's batches, oldest first; a batch whose settlement was voided has several."""
-        topics = [topic_of(BatchSettled), None, "0x" + job.to_bytes(32, "big").hex()]
-        return [event for event in self._events_since_open(job, topics) if isinstance(event, BatchSettled)]
+        return [event for event in self._batch_events(job, BatchSettled) if isinstance(event, BatchSettled)]
 
-    def find_batch(self, job: JobId, root: Digest) -> BatchId | None:
-        """The batch that committed to `root`, so that a verifier that crashed after sending does not send again."""
-        return next((event.batch for event in self.committed(job) if event.root == root), None)
+    def signers_of(self, batch: BatchId) -> list[VerifierRecord]:
+        """Who may sign the batch's settlement: the verifiers whose seats counted at its commit and are still taken."""
+        counting = self.quorum(self.batch(batch).quorum)
+        return [record for record in self.active_verifiers() if counting >> record.slot & 1]
 
-    def _events_since_open(self, job: JobId, topics: Sequence[str | None]) -> list[Any]:
-        return self._events_since(self.job(job).open_block, topics)
+    def find_batches(self, root: Digest, verifier: OperatorId | None = None, *, since: int = 0) -> list[BatchCommitted]:
+        """The commits to `root` (by `verifier`, where one is named) from block `since` on, oldest first."""
+        topics = [topic_of(BatchCommitted), None, None if verifier is None else word(verifier), "0x" + root.hex()]
+        return [event for event in self._events_since(since, topics) if isinstance(event, BatchCommitted)]
 
-    def _events_since(self, first: int, topics: Sequence[str | None]) -> list[Any]:
-        head = self.block_number()
-        found: list[Any] = []
-        with mapped_errors(self.rpc_url):
-            for start in range(first, head + 1, MAX_RANGE):
-                found += self.events.between(start, min(start + MAX_RANGE - 1, head), topics)
-        return found
+    def _batch_events(self, job: JobId, kind: type[BatchCommitted] | type[BatchSettled]) -> list[Any]:
+        opened = self.job(job).open_block
+        lines: Sequence[Any] = self._events_since(opened, [topic_of(JobCommitted), word(job)])
+        if not lines:
+            return []
+        return self._events_since(opened, [topic_of(kind), [word(line.batch) for line in lines]])
 
 
 def _node(row: Sequence[Any]) -> NodeRecord:
@@ -323,11 +234,42 @@ def _node(row: Sequence[Any]) -> NodeRecord:
         id=OperatorId(id_),
         role=Role(role),
         active=active,
-        node=Address(key),
-        owner=Address(owner),
+        node=Address(Web3.to_checksum_address(key)),
+        owner=Address(Web3.to_checksum_address(owner)),
         stake=Wei(stake),
         consecutive_valid=valid,
         last_fault=last_fault,
         workloads=workloads,
         endpoint=endpoint,
+    )
+
+
+def _verifier(row: Sequence[Any]) -> VerifierRecord:
+    id_, slot, counts, key, owner, stake, public_key, endpoint = row
+    return VerifierRecord(
+        id=OperatorId(id_),
+        slot=slot,
+        counts=counts,
+        node=Address(Web3.to_checksum_address(key)),
+        owner=Address(Web3.to_checksum_address(owner)),
+        stake=Wei(stake),
+        public_key=public_key_from_point(public_key),
+        endpoint=endpoint,
+    )
+
+
+def _slash(row: Sequence[Any]) -> SlashRecord:
+    operator, amount, valid, last_fault, task, segment, reason, forfeits, job, absolved, accusers = row
+    return SlashRecord(
+        operator=OperatorId(operator),
+        amount=Wei(amount),
+        consecutive_valid=valid,
+        last_fault=last_fault,
+        task=TaskIndex(task),
+        segment=SegmentIndex(segment),
+        reason=reason,
+        forfeits=forfeits,
+        job=JobId(job),
+        absolved=absolved,
+        accusers=tuple(OperatorId(accuser) for accuser in accusers),
     )

@@ -1,4 +1,4 @@
-"""What the Registry says, as frozen records: operators, jobs, batches, claims. Times are Unix seconds."""
+"""What the contracts say, as frozen records: operators, jobs, batches, challenges. Times are Unix seconds."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,6 +10,11 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 
 ChallengeId = NewType("ChallengeId", int)
 
+BPS = 10_000
+"""The unit of shares on chain is 1 in 10,000."""
+DELAY_MARGIN_S = 60
+"""How far `Params` keep the delays above the least that the contracts accept."""
+
 
 class Role(IntEnum):
     NONE = 0
@@ -19,32 +24,43 @@ class Role(IntEnum):
 
 _NODE_STAKE = Wei(100 * 10**18)
 _VERIFIER_STAKE = Wei(1000 * 10**18)
+_SETTLE_PENALTY = Wei(20 * 10**18)
 _BOND = Wei(50 * 10**18)
 _APPEAL_BOND = Wei(150 * 10**18)
 _JUROR_FINE = Wei(5 * 10**18)
 _RECEIPT_PENALTY = Wei(100 * 10**18)
+_LATE_FINE = Wei(5 * 10**18)
+_DRAW_REWARD = Wei(1 * 10**18)
 
 
 @dataclass(frozen=True)
 class CourtParams:
-    """How challenges go; `IRegistry.CourtParams` describes each. `quarantine` is set by the Registry."""
+    """How challenges go; `ICourt.Params` describes each. The defaults are those of a devnet."""
 
     bond: Wei = _BOND
     appeal_bond: Wei = _APPEAL_BOND
-    vote_time: int = 60
-    reveal_time: int = 60
     juror_fine: Wei = _JUROR_FINE
     receipt_penalty: Wei = _RECEIPT_PENALTY
+    late_fine: Wei = _LATE_FINE
+    draw_reward: Wei = _DRAW_REWARD
+    vote_time: int = 60
+    reveal_time: int = 60
     appeal_time: int = 60
-    round_expiry: int = 600
+    draw_time: int = 300
     answer_time: int = 60
     jury_delay: int = 2
     jury_size: int = 5
     appeal_jury_size: int = 11
-    winner_bps: int = 4000
-    requester_bps: int = 1000
+    redraws: int = 1
+    winner_bps: int = 1000
+    requester_bps: int = 500
     jury_bps: int = 3000
-    quarantine: int = 0
+
+    @property
+    def longest_dispute(self) -> int:
+        """Seconds from a challenge to its end at most, as `ICourt.longestDispute`."""
+        a_round = (1 + self.redraws) * (self.draw_time + self.vote_time + self.reveal_time)
+        return 2 * a_round + self.appeal_time
 
 
 _COURT = CourtParams()
@@ -52,19 +68,34 @@ _COURT = CourtParams()
 
 @dataclass(frozen=True)
 class Params:
-    """Immutable parameters of a Registry; `IRegistry.Params` describes each. The defaults are those of a devnet."""
+    """Immutable parameters of a network; `IRegistry.Params` describes each, `court` those of its Court. The defaults
+    are those of a devnet. `unstake_delay` and `seat_delay` of 0 stand for the shortest that the contracts accept with
+    these windows, and a margin."""
 
     node_stake: Wei = _NODE_STAKE
     verifier_stake: Wei = _VERIFIER_STAKE
     challenge_window: int = 60
-    unstake_delay: int = 2400
+    unstake_delay: int = 0
+    settle_time: int = 900
     settle_grace: int = 3600
+    receipt_time: int = 600
     takeover_timeout: int = 600
+    seat_delay: int = 0
+    idle_period: int = 86_400
     draw_delay: int = 2
     collusion_bps: int = 1000
-    slash_requester_bps: int = 4000
-    slash_auditor_bps: int = 3000
+    slash_requester_bps: int = 500
+    slash_auditor_bps: int = 1000
+    leader_bps: int = 5000
+    settle_penalty: Wei = _SETTLE_PENALTY
     court: CourtParams = _COURT
+
+    def __post_init__(self) -> None:
+        longest = self.court.longest_dispute
+        if self.unstake_delay == 0:
+            object.__setattr__(self, "unstake_delay", self.settle_grace + longest + DELAY_MARGIN_S)
+        if self.seat_delay == 0:
+            object.__setattr__(self, "seat_delay", self.challenge_window + longest + DELAY_MARGIN_S)
 
 
 @dataclass(frozen=True)
@@ -85,11 +116,29 @@ class NodeRecord:
 
 
 @dataclass(frozen=True)
+class OperatorState:
+    """What the Registry stores of an operator. `last_fault` 0 for never; `forfeits`: whether that fault cost stake, and
+    so forfeits pay that was not final then."""
+
+    id: OperatorId
+    owner: Address
+    last_fault: int
+    consecutive_valid: int
+    role: Role
+    listed: bool
+    forfeits: bool
+    key: Address
+    workloads: int
+
+
+@dataclass(frozen=True)
 class VerifierRecord:
-    """An active verifier. `slot` is its bit in a settlement's bitmap of signers."""
+    """A seated verifier. `slot` is its bit in a settlement's bitmap of signers, `counts` whether the seat is part of
+    the quorum of batches that are committed now."""
 
     id: OperatorId
     slot: int
+    counts: bool
     node: Address
     owner: Address
     stake: Wei
@@ -98,82 +147,134 @@ class VerifierRecord:
 
 
 @dataclass(frozen=True)
+class BenchEntry:
+    """An owner's place on a workload's bench; `until` 0 while it holds it."""
+
+    owner: Address
+    since: int
+    until: int
+
+
+@dataclass(frozen=True)
 class Account:
-    """An owner's money. `unbonding` can be withdrawn from `release_at` on."""
+    """An owner's money. `unbonding` can be withdrawn from `release_at` on; `verifier_slot` is None without a verifier;
+    `frozen` is what faults hold until their windows close; `bound_until` is when `verifier_stake` is free after its
+    seat was left."""
 
     stake: Wei
     unbonding: Wei
     release_at: int
     nodes: int
-    has_verifier: bool
+    verifier_slot: int | None
+    frozen: Wei
+    bound_until: int
+
+    @property
+    def has_verifier(self) -> bool:
+        return self.verifier_slot is not None
 
 
 @dataclass(frozen=True)
 class JobTerms:
-    """What a job is opened with. `manifest`: sha2-256 digest of the manifest; `deadline`: Unix seconds; `workload`: the
-    workload's bit in the operators' bitmaps."""
+    """What a job is opened with. `manifest`: sha2-256 digest of the manifest; `units`: work units of all its tasks;
+    `workload`: the workload's bit in the operators' bitmaps. Escrow takes the sum of the three amounts."""
 
     manifest: Digest
-    task_count: int
+    units: int
     reward: Wei
     audit_fee: Wei
+    verifier_fee: Wei
     auditors_per_segment: int
     segments_per_audit: int
     deadline: int
     workload: int = 0
 
+    @property
+    def escrow(self) -> Wei:
+        return Wei(self.reward + self.audit_fee + self.verifier_fee)
+
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job on chain. `escrow` is what is left; `open_tasks` are committed and not settled; `verifier` 0 for none."""
+    """A job on chain. `closed_at` 0 while it is open, `verifier` and `former` 0 for none. `escrow` is what is neither
+    reserved by a batch nor given back, `surplus` what only further batches can use until `surplus_from`."""
 
     id: JobId
     requester: Address
-    manifest: Digest
-    task_count: int
-    reward: Wei
-    audit_fee: Wei
-    escrow: Wei
+    deadline: int
+    closed_at: int
     auditors_per_segment: int
     segments_per_audit: int
-    deadline: int
-    closed: bool
-    open_tasks: int
+    manifest: Digest
+    units: int
+    units_open: int
+    units_paid: int
     verifier: OperatorId
+    former: OperatorId
+    escrow: Wei
+    surplus: Wei
+    surplus_from: int
     last_active: int
-    open_block: int
+    reward: Wei
+    audit_fee: Wei
+    former_until: int
     workload: int
+    verifier_fee: Wei
+    open_block: int
+
+    @property
+    def closed(self) -> bool:
+        return self.closed_at != 0
+
+    @property
+    def units_left(self) -> int:
+        """Units that can still be committed."""
+        return self.units - self.units_open - self.units_paid
+
+    def commits_end(self, receipt_time: int) -> int:
+        """Until when batches of the job can be committed, unless all of it is paid before."""
+        end = min(self.closed_at, self.deadline) if self.closed else self.deadline
+        return end + receipt_time
 
 
 @dataclass(frozen=True)
 class BatchState:
-    """A batch on chain. `seed` is zero until it is drawn, `settled_at` 0 until it is settled; `remaining` is settled
-    pay that nobody has claimed, `frozen` the stake that its faults hold until the window closes."""
+    """A batch on chain. `header` is the hash of what `ChainClient.header` tells in full. `seed` is zero until it is
+    drawn, `settled_at` 0 until it is settled; `remaining` is settled pay that nobody has claimed, `frozen` the stake
+    that its faults hold until the window closes, `fees` what its verifiers get then; `unfinal`: `finalize` has work to
+    do."""
 
     id: BatchId
-    job: JobId
-    root: Digest
+    header: Digest
     size: int
     verifier: OperatorId
     commit_block: int
     committed_at: int
+    leader_since: int
+    opened_at: int
     attempt: int
+    quorum: int
     seed: Digest
     payout_root: Digest
-    payout_count: int
     remaining: Wei
     settled_at: int
     claimable_at: int
+    payout_count: int
     open_challenges: int
+    unfinal: bool
     signers: int
     pool: Wei
+    audit_units: int
     frozen: Wei
+    fees: Wei
+    dropped: bool
+    voided: bool
 
 
 @dataclass(frozen=True)
 class SlashRecord:
     """What a fault took from an operator's owner, and what its reputation was before. `forfeits`: whether the fault at
-    `last_fault` had cost stake, and so forfeits pay that was not final then."""
+    `last_fault` had cost stake; `absolved`: undone by the Court; `accusers`: whose equal answers carried it."""
 
     operator: OperatorId
     amount: Wei
@@ -182,7 +283,10 @@ class SlashRecord:
     task: TaskIndex
     segment: SegmentIndex
     reason: int
-    forfeits: bool = False
+    forfeits: bool
+    job: JobId
+    absolved: bool
+    accusers: tuple[OperatorId, ...]
 
 
 class Kind(IntEnum):
@@ -190,7 +294,7 @@ class Kind(IntEnum):
 
     NONE = 0
     SEGMENT = 1
-    PAYOUT = 2
+    RECORD = 2
     FAULT = 3
     RECEIPT = 4
 
@@ -208,29 +312,38 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class ChallengeRecord:
-    """A challenge on chain. `until` ends the voting, the time to appeal or the time to answer; `entry` is the index of
-    the payout or fault; `wrong` the last verdict on what is challenged; `leaf` the commitment of a receipt."""
+    """A challenge on chain. `challenger` and `appellant` are owners; `until` ends the voting, the time to appeal, to
+    answer or to draw; `entry` is the index of the fault; `wrong` the last verdict on what is challenged; `leaf` the
+    commitment of a segment or receipt, `claimed` the digest that the worker committed to as the segment's state
+    afterwards; `bench` how long the workload's bench was when it was opened."""
 
     id: ChallengeId
+    challenger: Address
+    batch: BatchId
     kind: Kind
     phase: Phase
-    challenger: Address
-    appellant: Address
-    batch: BatchId
     round: int
+    redraws: int
     accused: OperatorId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     entry: int
+    opened_at: int
     draw_block: int
     until: int
-    expires_at: int
     votes_wrong: int
     votes_right: int
     wrong: bool
     attempt: int
+    appellant: Address
+    fines: Wei
     bond: Wei
+    subject: Digest
     leaf: Digest
+    claimed: Digest
+    bench: int
+    workload: int
 
 
 @dataclass(frozen=True)

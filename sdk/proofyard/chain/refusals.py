@@ -1,6 +1,6 @@
-"""Each error of the Registry as an exception: its operands, and one sentence that says what to do next.
+"""Each error of the contracts as an exception: its operands, and one sentence that says what to do next.
 
-A sentence names its operands in braces, as they are called in `IRegistry.sol`.
+A sentence names its operands in braces, as they are called in `IRegistry.sol` and `ICourt.sol`.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
 
 
-class BadBatchSize(Refused):
-    sentence = "a batch of this job holds 1 to {taskCount} commitments, not {size}"
+class BadBatch(Refused):
+    sentence = "the batch is refused: {reason}"
 
 
 class BadCommitmentProof(Refused):
@@ -32,6 +32,10 @@ class BadCommitmentProof(Refused):
 
 class BadConsent(Refused):
     sentence = "the hot key {key} did not agree to this owner (its signature is by {recovered}); sign with that key"
+
+
+class BadHeader(Refused):
+    sentence = "the header is not that of batch {batch}; read it again from the batch's events"
 
 
 class BadJob(Refused):
@@ -68,20 +72,20 @@ class BadVote(Refused):
     sentence = "the vote on challenge {challenge} is not the one that was sealed; reveal what was committed"
 
 
+class BatchExpired(Refused):
+    sentence = "nobody settled batch {batch} until Unix time {at}; drop it"
+
+
 class Contested(Refused):
     sentence = "batch {batch} is challenged; try again when the jury has decided"
 
 
 class DeadlinePassed(Refused):
-    sentence = "the deadline of job {job} has passed (Unix time {deadline}); its requester can have a refund"
+    sentence = "the time of job {job} is over (Unix time {deadline}); its requester can have a refund"
 
 
 class EndpointTooLong(Refused):
     sentence = "the endpoint has {length} bytes, at most {limit} fit; use host:port"
-
-
-class EscrowTooLow(Refused):
-    sentence = "job {job} has {escrow} wei in escrow and the batch pays {payoutTotal}; top the job up first"
 
 
 class JobIsClosed(Refused):
@@ -89,7 +93,7 @@ class JobIsClosed(Refused):
 
 
 class JobStillOpen(Refused):
-    sentence = "job {job} is open until Unix time {deadline}; close it first"
+    sentence = "something can be committed for job {job} until Unix time {until}; ask for the refund then"
 
 
 class JobTakenBy(Refused):
@@ -104,8 +108,12 @@ class KeyTaken(Refused):
     sentence = "the key {key} belongs to operator {operator}, now or formerly; use a fresh hot key"
 
 
+class LeaderMissing(Refused):
+    sentence = "the leader of batch {batch}, verifier {leader}, is not among the signers; have it sign"
+
+
 class NoQuorum(Refused):
-    sentence = "{signed} of {active} verifiers signed and two thirds are needed; collect more signatures"
+    sentence = "{signed} of {counting} verifiers signed and two thirds are needed; collect more signatures"
 
 
 class NoSuchFault(Refused):
@@ -116,6 +124,18 @@ class NoSuchSegment(Refused):
     sentence = "there is no segment {segment} in a task of {segments}"
 
 
+class NotCourt(Refused):
+    sentence = "only the Court may call this, not {caller}"
+
+
+class NotEquivocation(Refused):
+    sentence = "these are not two settlements of one attempt at batch {batch}; show two that differ"
+
+
+class NotIdle(Refused):
+    sentence = "the verifier on seat {slot} has been there in the period before this one; it keeps its seat"
+
+
 class NotJuror(Refused):
     sentence = "{caller} is not on the jury of challenge {challenge}; vote with a drawn node's hot key"
 
@@ -124,8 +144,18 @@ class NotListed(Refused):
     sentence = "operator {operator} is not in the active set; register it again"
 
 
+class NotOverdue(Refused):
+    sentence = "batch {batch} can be taken over or dropped from Unix time {from}; wait"
+
+
 class NotOwner(Refused):
     sentence = "operator {operator} belongs to {owner}, not to {caller}; use the owner's wallet"
+
+
+class NotSealed(Refused):
+    sentence = (
+        "{challenger} has not sealed this challenge ({seal}) in an earlier block; seal it, and open it a block later"
+    )
 
 
 class NotSettled(Refused):
@@ -133,11 +163,11 @@ class NotSettled(Refused):
 
 
 class NotVerifier(Refused):
-    sentence = "{caller} is no active verifier; register it with `proofyard verifier register`"
+    sentence = "{caller} is no seated verifier; register it with `proofyard verifier register`"
 
 
 class NotYourJob(Refused):
-    sentence = "job {job} can be closed by its requester or its verifier, not by {caller}"
+    sentence = "job {job} can be closed by its requester, or by its verifier once all is paid, not by {caller}"
 
 
 class NothingToWithdraw(Refused):
@@ -148,6 +178,10 @@ class OutsideWindow(Refused):
     sentence = "this can be challenged from Unix time {opens} to {closes} only"
 
 
+class OverBudget(Refused):
+    sentence = "the settlement pays {amount} wei for job {job} and {budget} are reserved; settle less"
+
+
 class PayoutsExceedTotal(Refused):
     sentence = "the payouts of batch {batch} add up to more than was settled; challenge the batch's signers"
     exit_code = 4
@@ -155,6 +189,10 @@ class PayoutsExceedTotal(Refused):
 
 class SafeERC20FailedOperation(Refused):
     sentence = "the token {token} refused a transfer; check balance and allowance"
+
+
+class SeatTooNew(Refused):
+    sentence = "the seat of verifier {verifier} counts from Unix time {countsFrom}; wait"
 
 
 class SeedAvailable(Refused):
@@ -193,6 +231,10 @@ class TooManyOperators(Refused):
     sentence = "{owner} has as many operators of this kind as one owner can have; use another owner"
 
 
+class TooManyUnits(Refused):
+    sentence = "job {job} has {left} work units left and the batch holds {units}; commit fewer"
+
+
 class TransferMismatch(Refused):
     sentence = "the token moved {received} wei instead of {expected}; tokens that take fees cannot be used"
 
@@ -206,24 +248,24 @@ class UnknownJob(Refused):
 
 
 class UnknownSigner(Refused):
-    sentence = "the signers {signers:#x} are not all active verifiers ({active:#x}); read the set again"
+    sentence = "the signers {signers:#x} are not all of this batch's quorum ({counting:#x}); read the seats again"
 
 
 class VerifierSetFull(Refused):
     sentence = "all 256 verifier slots are taken; wait for one to retire"
 
 
-class WrongPhase(Refused):
-    sentence = "challenge {challenge} is in phase {phase}, which does not have this step; read the challenge"
-
-
 class WindowOpen(Refused):
     sentence = "batch {batch} can be challenged until Unix time {claimableAt}; try again then"
+
+
+class WrongPhase(Refused):
+    sentence = "challenge {challenge} is in phase {phase}, which does not have this step; read the challenge"
 
 
 _BY_NAME = {kind.__name__: kind for kind in Refused.__subclasses__()}
 
 
 def refusal(name: str, operands: Mapping[str, Any]) -> Refused:
-    """The exception for the contract error `name`; a plain `Refused` for one that is not the Registry's own."""
+    """The exception for the contract error `name`; a plain `Refused` for one that is not the contracts' own."""
     return _BY_NAME.get(name, Refused)(name, operands)

@@ -85,7 +85,7 @@ def _reason(error: Exception) -> str:
 
 def _error_table() -> dict[bytes, dict[str, Any]]:
     table = {}
-    for name in ("Credit", "Registry"):
+    for name in ("Credit", "Registry", "Court", "Lens"):
         for entry in contract(name).abi:
             if entry["type"] == "error":
                 signature = abi_to_signature(entry)  # type: ignore[arg-type]

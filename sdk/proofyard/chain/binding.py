@@ -1,0 +1,117 @@
+"""The Registry, its Court, its Lens and its token behind one RPC endpoint, found from the Registry's address alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from web3 import Web3
+from web3.contract.contract import Contract as Web3Contract
+from web3.types import BlockIdentifier
+
+from proofyard.chain.abi import contract
+from proofyard.chain.errors import NoRegistry
+from proofyard.chain.events import Event
+from proofyard.chain.following import MAX_RANGE, EventReader, Topic
+from proofyard.chain.lens import Lens
+from proofyard.chain.rpc import connect, mapped_errors
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.types import Address, Digest, Wei
+
+LATEST: BlockIdentifier = "latest"
+CALLS_AT_ONCE = 100
+
+
+class Binding:
+    """What is at `registry` behind `rpc_url`. Safe to use from several threads.
+
+    Raises `ChainUnreachable` or `NoRegistry` at once when there is none; each call may raise `ChainUnreachable` or
+    `Refused` later.
+    """
+
+    def __init__(self, rpc_url: str, registry: Address) -> None:
+        self.rpc_url = rpc_url
+        if not Web3.is_address(registry):
+            raise NoRegistry(registry, rpc_url)
+        self.registry = Address(Web3.to_checksum_address(registry))
+        self._w3 = connect(rpc_url)
+        with mapped_errors(rpc_url):
+            self.chain_id = int(self._w3.eth.chain_id)
+            if not self._w3.eth.get_code(Web3.to_checksum_address(registry)):
+                raise NoRegistry(registry, rpc_url)
+        self._contract = self._bind("Registry", self.registry)
+        self.token = Address(self._call(self._contract, "token"))
+        self._token = self._bind("Credit", self.token)
+        self.court = Address(self._call(self._contract, "court"))
+        self._court = self._bind("Court", self.court)
+        self._lens = Lens(self._w3, rpc_url, self.registry)
+        self.domain = Domain(self.chain_id, self.registry)
+        self.events = EventReader(self._w3, rpc_url, self.registry, self.court)
+
+    def _bind(self, name: str, address: Address) -> Web3Contract:
+        return self._w3.eth.contract(address=Web3.to_checksum_address(address), abi=contract(name).abi)
+
+    def _call(self, target: Web3Contract, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
+        with mapped_errors(self.rpc_url):
+            return target.functions[function](*args).call(block_identifier=block)
+
+    def _read(self, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
+        return self._call(self._contract, function, *args, block=block)
+
+    def _read_many(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers to many calls of the Registry, `CALLS_AT_ONCE` in a request."""
+        answers: list[Any] = []
+        with mapped_errors(self.rpc_url):
+            for start in range(0, len(calls), CALLS_AT_ONCE):
+                with self._w3.batch_requests() as batch:
+                    for function, *args in calls[start : start + CALLS_AT_ONCE]:
+                        batch.add(self._contract.functions[function](*args))
+                    answers += batch.execute()
+        return answers
+
+    def block_number(self) -> int:
+        with mapped_errors(self.rpc_url):
+            return int(self._w3.eth.block_number)
+
+    def block_hash(self, block: int) -> Digest:
+        with mapped_errors(self.rpc_url):
+            return Digest(bytes(self._w3.eth.get_block(block)["hash"]))
+
+    def now(self) -> int:
+        """The latest block's time: the clock that windows and deadlines go by."""
+        with mapped_errors(self.rpc_url):
+            return int(self._w3.eth.get_block("latest")["timestamp"])
+
+    def eth_balance(self, account: Address) -> int:
+        with mapped_errors(self.rpc_url):
+            return int(self._w3.eth.get_balance(Web3.to_checksum_address(account)))
+
+    def token_balance(self, account: Address) -> Wei:
+        return Wei(self._call(self._token, "balanceOf", account))
+
+    def token_supply(self) -> Wei:
+        return Wei(self._call(self._token, "totalSupply"))
+
+    def recent_events(self, topics: Sequence[Topic]) -> list[Event]:
+        """Events with these topics in the last `MAX_RANGE` blocks, oldest first."""
+        return self._events_since(max(0, self.block_number() - MAX_RANGE + 1), topics)
+
+    def _events_since(self, first: int, topics: Sequence[Topic]) -> list[Event]:
+        """Events with these topics from block `first` on, oldest first."""
+        head = self.block_number()
+        found: list[Event] = []
+        with mapped_errors(self.rpc_url):
+            for start in range(first, head + 1, MAX_RANGE):
+                found += self.events.between(start, min(start + MAX_RANGE - 1, head), topics)
+        return found
+
+    def _events_back_to(self, first: type[Event], topics: Sequence[Topic], last: int | None = None) -> list[Event]:
+        """Events with these topics, oldest first, from the newest of kind `first` up to block `last`, or the head."""
+        end = self.block_number() if last is None else last
+        found: list[Event] = []
+        with mapped_errors(self.rpc_url):
+            while end >= 0:
+                start = max(0, end - MAX_RANGE + 1)
+                found[:0] = self.events.between(start, end, topics)
+                if any(isinstance(event, first) for event in found):
+                    return found
+                end = start - 1
+        return found
