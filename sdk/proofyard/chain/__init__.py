@@ -22,6 +22,7 @@ from proofyard.chain.events import (
     SlashFinal,
 )
 from proofyard.chain.following import Cursor, EventReader, Rollback
+from proofyard.chain.history import BlockFacts, History
 from proofyard.chain.records import (
     Account,
     BatchState,
@@ -55,6 +56,7 @@ __all__ = [
     "BatchTaken",
     "BatchVoided",
     "BenchEntry",
+    "BlockFacts",
     "ChainClient",
     "ChainError",
     "ChainUnreachable",
@@ -71,6 +73,7 @@ __all__ = [
     "EventReader",
     "Faulted",
     "Forfeited",
+    "History",
     "InsufficientBalance",
     "JobClosed",
     "JobCommitted",

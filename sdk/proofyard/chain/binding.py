@@ -80,6 +80,11 @@ class Binding:
         with mapped_errors(self.rpc_url):
             return int(self._w3.eth.get_block("latest")["timestamp"])
 
+    def gas_price(self) -> int:
+        """Wei of the chain's own currency for a unit of gas, as the endpoint suggests."""
+        with mapped_errors(self.rpc_url):
+            return int(self._w3.eth.gas_price)
+
     def eth_balance(self, account: Address) -> int:
         with mapped_errors(self.rpc_url):
             return int(self._w3.eth.get_balance(Web3.to_checksum_address(account)))

@@ -13,12 +13,12 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from web3.types import TxReceipt
 
-from proofyard.chain.court_reader import CourtReader
 from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
 from proofyard.chain.refusals import StakeTooLow
 from proofyard.chain.sender import Sender
+from proofyard.chain.viewing import HistoryReader
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.bls import BlsSignature, signature_point
 from proofyard.protocol.cid import cid_bytes
@@ -77,7 +77,7 @@ def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
     )
 
 
-class ChainClient(CourtReader):
+class ChainClient(HistoryReader):
     """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more.
     `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain."""
 

@@ -99,14 +99,18 @@ class RegistryReader(Binding):
         record = self.operator(operator)
         return record.active and record.role == Role.NODE and record.node == key
 
-    def active_nodes(self, block: BlockIdentifier = LATEST) -> list[NodeRecord]:
-        """All active nodes at a block, by operator id."""
+    def listed_nodes(self, block: BlockIdentifier = LATEST) -> list[NodeRecord]:
+        """All listed nodes at a block, active or not, by operator id."""
         found: list[NodeRecord] = []
         cursor = 0
         while rows := self._lens.read("nodes", cursor, NODE_PAGE, block=block):
-            found += [record for record in map(_node, rows) if record.active]
+            found += map(_node, rows)
             cursor += NODE_PAGE
         return sorted(found, key=lambda record: record.id)
+
+    def active_nodes(self, block: BlockIdentifier = LATEST) -> list[NodeRecord]:
+        """All active nodes at a block, by operator id."""
+        return [record for record in self.listed_nodes(block) if record.active]
 
     def active_verifiers(self, block: BlockIdentifier = LATEST) -> list[VerifierRecord]:
         """All seated verifiers at a block, by slot; `counts` tells which are part of the quorum."""

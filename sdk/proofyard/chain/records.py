@@ -91,11 +91,13 @@ class Params:
     court: CourtParams = _COURT
 
     def __post_init__(self) -> None:
-        longest = self.court.longest_dispute
+        disputed = self.challenge_window + self.court.longest_dispute
+        answered = self.receipt_time + self.challenge_window + self.court.answer_time
         if self.unstake_delay == 0:
-            object.__setattr__(self, "unstake_delay", self.settle_grace + longest + DELAY_MARGIN_S)
+            shortest = max(self.settle_grace + disputed, answered)
+            object.__setattr__(self, "unstake_delay", shortest + DELAY_MARGIN_S)
         if self.seat_delay == 0:
-            object.__setattr__(self, "seat_delay", self.challenge_window + longest + DELAY_MARGIN_S)
+            object.__setattr__(self, "seat_delay", disputed + DELAY_MARGIN_S)
 
 
 @dataclass(frozen=True)
