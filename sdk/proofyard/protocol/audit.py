@@ -1,25 +1,34 @@
 """The audit plan: which tasks of a batch are audited, on which segments, by whom; and how votes become a verdict.
 
-Everything here is a pure function of the draw seed (fixed by a block after the batch root), the batch and the
-registry's state at that block, in integers only, so anyone recomputes the same plan. The draws are keyed hashes
-rather than a shared generator: one task's draw does not depend on the order of the others.
+Everything here is a pure function of the draw seed (fixed by a block after the commit), the batch and public facts at
+that block, in integers only, so anyone recomputes the same plan. The draws are keyed hashes rather than a shared
+generator: one task's draw does not depend on the order of the others. Auditors are dealt by index, so a segment costs
+as many hashes as it has auditors, however many nodes there are.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from eth_hash.auto import keccak
 
-from proofyard.protocol.dial import WAD
-from proofyard.protocol.seal import CANNOT_EXECUTE
-from proofyard.protocol.types import Address, Digest, SegmentIndex, TaskIndex
+from proofyard.protocol.dial import WAD, AuditOdds
+from proofyard.protocol.seal import NO_STATE
+from proofyard.protocol.types import Address, Digest, JobId, SegmentIndex, TaskIndex
+
+LISTED = 32
+"""Auditors on a segment's list where there are so many owners, or four times k + 1 where that is more."""
+
+UNDECIDED_AFTER_S = 600
+"""So long after its draw a segment may stay undecided while auditors of its list have not answered."""
+
+SegmentKey = tuple[JobId, TaskIndex, SegmentIndex]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A node as the Registry shows it at the draw. Redundancy counts `owner`s, never nodes."""
+    """An active node at the draw. Redundancy counts `owner`s, never nodes."""
 
     node: Address
     owner: Address
@@ -27,100 +36,138 @@ class Operator:
 
 @dataclass(frozen=True)
 class BatchEntry:
-    """One commitment of the batch. `owner` is its worker's, also where the node is no longer listed; `leaf` its EIP-712
-    struct hash. `audit_wad` and `drawn` are what the Registry's `auditProbability` says of this task at the draw: the
-    probability of its audit, and how many segments are drawn then."""
+    """One commitment of the batch. `leaf` is its EIP-712 struct hash, `odds` what the dial says of it, `barred` the
+    owners that do not audit it: its worker's and the job's requester."""
 
+    job: JobId
     task: TaskIndex
-    node: Address
-    owner: Address
     segments: int
     leaf: Digest
-    audit_wad: int
-    drawn: int
+    odds: AuditOdds
+    auditors_per_segment: int
+    barred: frozenset[Address]
 
 
 @dataclass(frozen=True)
 class SegmentAudit:
     """One segment to re-execute. The first k of `auditors` hold the seats, the others stand in, in this order."""
 
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     auditors: tuple[Address, ...]
 
+    @property
+    def key(self) -> SegmentKey:
+        return self.job, self.task, self.segment
+
 
 @dataclass(frozen=True)
 class AuditPlan:
+    """In the order of the batch, and of the segments of a task."""
+
     audits: tuple[SegmentAudit, ...]
-    skipped: tuple[TaskIndex, ...]
+    skipped: tuple[tuple[JobId, TaskIndex], ...]
 
 
-def audit_plan(
-    seed: Digest, batch: Iterable[BatchEntry], operators: Sequence[Operator], *, auditors_per_segment: int
-) -> AuditPlan:
+@dataclass(frozen=True)
+class Pool:
+    """Who may audit: `owners` in ascending order, and the active nodes of each, ascending too."""
+
+    owners: tuple[Address, ...]
+    nodes: Mapping[Address, Sequence[Address]]
+
+
+def pool_of(operators: Iterable[Operator], excluded: Collection[Address] = ()) -> Pool:
+    """The pool of a batch without the owners that audit nothing in it."""
+    nodes: dict[Address, list[Address]] = {}
+    for operator in operators:
+        if operator.owner not in excluded:
+            nodes.setdefault(operator.owner, []).append(operator.node)
+    return Pool(tuple(sorted(nodes, key=_number)), {owner: sorted(its, key=_number) for owner, its in nodes.items()})
+
+
+def audit_plan(seed: Digest, batch: Iterable[BatchEntry], pool: Pool) -> AuditPlan:
     """Draw the audits of a batch.
 
     A task is audited when its draw falls below its probability. Its segments are drawn without replacement, and its
     auditors as `seat_auditors` says.
     """
     audits: list[SegmentAudit] = []
-    skipped: list[TaskIndex] = []
+    skipped: list[tuple[JobId, TaskIndex]] = []
     for entry in batch:
-        if _draw(seed, entry.leaf, b"audit") * WAD >= entry.audit_wad << 256:
-            skipped.append(entry.task)
+        if _draw(seed, entry.leaf, b"audit") * WAD >= entry.odds.wad << 256:
+            skipped.append((entry.job, entry.task))
             continue
-        seats = seat_auditors(seed, entry, operators, auditors_per_segment)
-        audits += [SegmentAudit(entry.task, segment, seats[segment]) for segment in sorted(seats)]
+        seats = seat_auditors(seed, entry, pool)
+        audits += [SegmentAudit(entry.job, entry.task, segment, seats[segment]) for segment in sorted(seats)]
     return AuditPlan(tuple(audits), tuple(skipped))
 
 
-def seat_auditors(
-    seed: Digest, entry: BatchEntry, operators: Sequence[Operator], auditors_per_segment: int
-) -> dict[SegmentIndex, tuple[Address, ...]]:
-    """The auditors of each drawn segment of a task: every owner but the worker's at one segment, with one node.
+def seat_auditors(seed: Digest, entry: BatchEntry, pool: Pool) -> dict[SegmentIndex, tuple[Address, ...]]:
+    """The auditors of each drawn segment of a task, one node an owner; no owner is on the lists of two of its segments.
 
-    The segments take turns in the order of their draws. In the first turn each takes the k free owners that rank
-    first with it, in every later one a stand-in, until no owner is free. So nobody sees two segments of a task, whoever
-    has to stand in; where there are fewer than k owners a segment, the last ones stay without.
-    """
-    owner_of = {operator.node: operator.owner for operator in operators}
-    segments = draw_segments(seed, entry.leaf, entry.segments, entry.drawn)
-    queues = {segment: iter(rank_auditors(seed, entry.leaf, segment, operators)) for segment in segments}
+    The segments take turns in the order of their draws: in the first turn each is dealt k owners, in every later one a
+    stand-in, until its list is full or nobody is left. Where there are fewer than k owners a segment, the last ones
+    stay without."""
+    segments = draw_segments(seed, entry.leaf, entry.segments, entry.odds.segments)
+    deck = _Deck(seed, entry, pool.owners)
     seats: dict[SegmentIndex, list[Address]] = {segment: [] for segment in segments}
-    free = set(owner_of.values()) - {entry.owner}
-    turn = auditors_per_segment
-    while free and segments:
+    full = max(LISTED, 4 * (entry.auditors_per_segment + 1))
+    turn = entry.auditors_per_segment
+    while deck.left and any(len(seats[segment]) < full for segment in segments):
         for segment in segments:
-            for _ in range(min(turn, len(free))):
-                node = next(node for node in queues[segment] if owner_of[node] in free)
-                free.remove(owner_of[node])
-                seats[segment].append(node)
+            for _ in range(turn):
+                if (owner := deck.deal(segment)) is not None:
+                    seats[segment].append(_node_of(seed, entry.leaf, pool.nodes[owner]))
         turn = 1
     return {segment: tuple(nodes) for segment, nodes in seats.items()}
 
 
+class _Deck:
+    """The owners of a pool that have no seat at a task yet: a shuffle that is made as far as it is dealt."""
+
+    def __init__(self, seed: Digest, entry: BatchEntry, owners: Sequence[Address]) -> None:
+        self._seed, self._entry, self._owners = seed, entry, owners
+        self._moved: dict[int, int] = {}
+        self._dealt = 0
+        self.left = len(owners)
+
+    def deal(self, segment: SegmentIndex) -> Address | None:
+        """The next owner for a segment that is not barred; None where nobody is left."""
+        while self.left:
+            at = _draw(self._seed, self._entry.leaf, b"auditor", _u32(segment), _u32(self._dealt)) % self.left
+            self._dealt += 1
+            self.left -= 1
+            owner = self._owners[self._moved.get(at, at)]
+            self._moved[at] = self._moved.get(self.left, self.left)
+            if owner not in self._entry.barred:
+                return owner
+        return None
+
+
 def draw_segments(seed: Digest, leaf: Digest, segments: int, count: int) -> list[SegmentIndex]:
     """`count` different segments of `segments` in the order of their draws; all of them where there are no more."""
-    ranked = sorted(range(segments), key=lambda i: _draw(seed, leaf, b"segment", i.to_bytes(4, "big")))
+    ranked = sorted(range(segments), key=lambda i: _draw(seed, leaf, b"segment", _u32(i)))
     return [SegmentIndex(i) for i in ranked[:count]]
 
 
-def rank_auditors(seed: Digest, leaf: Digest, segment: SegmentIndex, operators: Sequence[Operator]) -> list[Address]:
-    """One node of every owner, owners in the order of their draw: more keys give an owner no more seats."""
-    nodes: dict[Address, list[Address]] = {}
-    for operator in operators:
-        nodes.setdefault(operator.owner, []).append(operator.node)
-    at = segment.to_bytes(4, "big")
-
-    def rank(address: Address) -> int:
-        return _draw(seed, leaf, b"auditor", at, bytes.fromhex(address[2:]))
-
-    return [min(nodes[owner], key=rank) for owner in sorted(nodes, key=rank)]
+def _node_of(seed: Digest, leaf: Digest, nodes: Sequence[Address]) -> Address:
+    """Which of an owner's nodes audits: more of them give it no more seats."""
+    return nodes[_draw(seed, leaf, b"node", bytes.fromhex(nodes[0][2:])) % len(nodes)]
 
 
 def _draw(seed: Digest, leaf: Digest, *purpose: bytes) -> int:
     """A uniform integer below 2**256 that belongs to this purpose alone."""
     return int.from_bytes(keccak(b"".join((seed, leaf, *purpose))), "big")
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def _number(address: Address) -> int:
+    return int(address, 16)
 
 
 class Verdict(StrEnum):
@@ -132,20 +179,21 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-def tally(answers: Mapping[Address, Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool) -> Verdict:
-    """The verdict of one segment. `answers` maps an auditor's owner to its answer, `claimed` is the worker's.
+def tally(answers: Collection[Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool) -> Verdict:
+    """The verdict of one segment. `answers` are those of different owners, `claimed` is the worker's.
 
     k auditors that all give the worker's answer find it right. Where answers differ, the worker's among them, more
-    auditors are seated until k + 1 owners give one answer: nobody is accused by fewer, and auditors that make up their
-    answers by themselves convict nobody. Where no auditor is left (`exhausted`) it stays undecided: the task is done
-    again, and nobody is punished.
+    auditors are seated until k + 1 owners give one answer, and more than any other: nobody is accused by fewer, and
+    auditors that make up their answers by themselves convict nobody. Where no auditor is left (`exhausted`) it stays
+    undecided: the task is done again, and nobody is punished. k is at least 2.
     """
-    counts = Counter(answers.values())
-    # A worker could commit to the very text that `CANNOT_EXECUTE` is the digest of.
-    match = 0 if claimed == CANNOT_EXECUTE else counts.pop(claimed, 0)
-    if match > auditors_per_segment or (match == auditors_per_segment and not counts):
+    k, counts = max(2, auditors_per_segment), Counter(answers)
+    # A trace that names an answer that is no state is refused; were it not, such answers would still not confirm it.
+    right = 0 if claimed in NO_STATE else counts.pop(claimed, 0)
+    most = max(counts.values(), default=0)
+    if right > max(k, most) or (right == k and not counts):
         return Verdict.VALID
-    if max(counts.values(), default=0) > auditors_per_segment:
+    if most > max(k, right):
         return Verdict.FAULT
     return Verdict.UNDECIDED if exhausted else Verdict.PENDING
 
@@ -154,5 +202,5 @@ def carried(answers: Iterable[Digest], claimed: Digest, verdict: str) -> Digest 
     """The answer that a verdict rests on; None where it rests on none."""
     if verdict == Verdict.VALID:
         return claimed
-    counts = Counter(answer for answer in answers if answer != claimed or answer == CANNOT_EXECUTE)
+    counts = Counter(answer for answer in answers if answer != claimed or answer in NO_STATE)
     return min(counts, key=lambda answer: (-counts[answer], answer)) if verdict == Verdict.FAULT and counts else None

@@ -21,7 +21,7 @@ COMMITMENT_TYPE = (
     "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
 )
 COMMITMENT_TYPEHASH = Digest(keccak(COMMITMENT_TYPE.encode()))
-RECEIPT_TYPE = "Receipt(bytes32 leaf,uint64 deadline)"
+RECEIPT_TYPE = "Receipt(bytes32 leaf,uint256 job,uint64 deadline)"
 RECEIPT_TYPEHASH = Digest(keccak(RECEIPT_TYPE.encode()))
 _DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 
@@ -97,6 +97,7 @@ class Commitment:
         return Digest(keccak(abi_encode(kinds, values)))
 
 
-def receipt_struct_hash(leaf: Digest, deadline: int) -> Digest:
-    """A verifier's promise that the commitment `leaf` is in a batch by `deadline` (Unix seconds)."""
-    return Digest(keccak(abi_encode(["bytes32", "bytes32", "uint64"], [RECEIPT_TYPEHASH, leaf, deadline])))
+def receipt_struct_hash(leaf: Digest, job: JobId, deadline: int) -> Digest:
+    """A verifier's promise that the commitment `leaf` is in a batch of its `job` by `deadline` (Unix seconds)."""
+    kinds = ["bytes32", "bytes32", "uint256", "uint64"]
+    return Digest(keccak(abi_encode(kinds, [RECEIPT_TYPEHASH, leaf, job, deadline])))

@@ -39,6 +39,12 @@ def p_trust(consecutive_valid: int) -> int:
     return WAD if consecutive_valid < TRUST_FROM else WAD // consecutive_valid
 
 
+def stake_at_risk(stake: Wei, given_back_bps: int) -> Wei:
+    """The part of a stake that a fault is sure to take: the rest, in 1/10,000, goes to the requester and the auditors
+    of the batch, who may be friends. Wherever this module says stake, it means this part."""
+    return Wei(stake * (_BPS - given_back_bps) // _BPS)
+
+
 def affordable_reward(stake: Wei, collusion_bps: int) -> Wei:
     """The most unsettled reward that a stake can back: (1 - 2r) S / 2r, r being the share of auditors that may collude.
 

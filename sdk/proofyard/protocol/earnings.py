@@ -1,73 +1,175 @@
-"""What each operator earns in a batch: work by units and weight, audits by the segment."""
+"""What each operator earns in a batch: work by units and weight, audits by the fee, line by line and within its budget.
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+All of it is whole numbers and follows from the record and the chain. A line keeps the reward and the verifiers' fee for
+all the work it holds, so audits of work that has to be done again never eat what that will be paid from. A budget that
+does not suffice pays the same part of everything.
+"""
 
-from proofyard.protocol.audit import Verdict, carried
-from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.payout import share_reward
-from proofyard.protocol.record import BatchRecord, RecordedPayout, claimed_answers
-from proofyard.protocol.types import Address, Wei
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.findings import accepted as accepted
+from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters
+from proofyard.protocol.members import TaskKey
+from proofyard.protocol.payout import share_by, share_reward
+from proofyard.protocol.record import AuditedSegment, BatchRecord, CommittedTask, RecordedPayout, claimed_answer
+from proofyard.protocol.settlement import FaultReason, Line, OperatorId, Share
+from proofyard.protocol.types import Address, JobId, Wei
+from proofyard.protocol.view import BatchView, JobFacts, OperatorFacts
+
+REPUTATION_PRICE = Wei(10**16)
+"""What auditors must have been paid for a valid audit that counts: a reputation costs its number times this, in pay to
+owners that the draw chose, however the jobs were cut."""
 
 
-def earnings(record: BatchRecord, specs: Sequence[TaskSpec]) -> tuple[RecordedPayout, ...]:
-    """The payouts that follow from a record's tasks, audits and faults, and from its job's task graph `specs`.
+@dataclass(frozen=True)
+class Earnings:
+    payouts: tuple[RecordedPayout, ...]
+    shares: tuple[Share, ...]
 
-    The batch's share of the job's reward is that of its accepted work units in all work units of the job; it is paid
-    out whole. A segment's audit earns the job's audit fee over all seats that its plans can have, and less only when
-    audits of repeated tasks would exceed what is left of the fee; a vote against the verdict earns nothing. A task
-    that stayed undecided is done again and earns nothing; an operator at fault anywhere in the batch earns nothing in
-    it.
-    """
-    operators = {operator.node: operator for operator in record.operators}
-    guilty = {fault.node for fault in record.faults}
-    undecided = {audit.task for audit in record.audits if audit.verdict == Verdict.UNDECIDED}
-    known = operators.keys() - guilty
-    committed = (task.commitment for task in record.tasks)
-    accepted = [c for c in committed if c.node in known and c.task not in undecided]
-    work = _work(record, specs, accepted)
-    valid = Counter(
-        c.node for c in accepted if any(a.task == c.task and a.verdict == Verdict.VALID for a in record.audits)
-    )
-    segments = Counter(node for node in _right_votes(record) if node not in guilty)
-    price = _price_per_segment(record, specs, sum(segments.values()))
+
+@dataclass(frozen=True)
+class _Vote:
+    """A vote that earns something: its task, who gave it, and its price before a budget cuts it."""
+
+    key: TaskKey
+    operator: OperatorId
+    price: Wei
+
+
+def earnings(view: BatchView, record: BatchRecord) -> Earnings:
+    """The payouts and shares that follow from a record's tasks, audits and faults (its own `payouts` are not read)."""
+    paid = accepted_tasks(view, record)
+    work: Counter[OperatorId] = Counter()
+    audits: Counter[OperatorId] = Counter()
+    fees: Counter[TaskKey] = Counter()
+    votes: defaultdict[JobId, list[_Vote]] = defaultdict(list)
+    for vote in _paid_votes(view, record):
+        votes[vote.key[0]].append(vote)
+    shares = []
+    for line in view.header.lines:
+        units, reward = _pay_work(view, line, [task for task in paid if task.commitment.job == line.job], work)
+        pay = _pay_votes(votes[line.job], _audit_budget(view.jobs[line.job], line))
+        for vote, amount in zip(votes[line.job], pay, strict=True):
+            audits[vote.operator] += amount
+            fees[vote.key] += amount
+        shares.append(Share(units, Wei(reward + sum(pay))))
+    found = Counter(_finders(view, record))
+    payouts = _payouts(view, work, audits, _valid(view, record, paid, fees), found)
+    return Earnings(payouts, tuple(shares))
+
+
+def verifier_fee(job: JobFacts, paid_units: int) -> Wei:
+    """What the Registry takes from a line for the verifiers."""
+    return Wei(job.verifier_fee * paid_units // job.units)
+
+
+def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Counter[OperatorId]) -> tuple[int, Wei]:
+    """Adds what the accepted tasks of a line earn to `work`; returns the units that are paid, and their reward."""
+    job, done = view.jobs[line.job], sum(task.commitment.work_units for task in tasks)
+    if not done:
+        return 0, Wei(0)
+    units = min(done, done * line.budget // max(1, _reserve(job, done)))
+    reward = Wei(job.reward * units // job.units)
+    workers = [_operator(view, task.commitment.node) for task in tasks]
+    rows = [(t.commitment.work_units, w.consecutive_valid) for t, w in zip(tasks, workers, strict=True)]
+    for worker, share in zip(workers, share_reward(reward, rows), strict=True):
+        work[worker.id] += share
+    return units, reward
+
+
+def _reserve(job: JobFacts, units: int) -> Wei:
+    """Reward and verifiers' fee of so many units, rounded up."""
+    return Wei(-(-(job.reward + job.verifier_fee) * units // job.units))
+
+
+def _audit_budget(job: JobFacts, line: Line) -> Wei:
+    """The line's part of the audit fee, as far as its budget has it beside what its work may have to be paid."""
+    return Wei(min(job.audit_fee * line.units // job.units, max(0, line.budget - _reserve(job, line.units))))
+
+
+def _paid_votes(view: BatchView, record: BatchRecord) -> Iterator[_Vote]:
+    """The votes that the audit fee pays: right ones, and all where nobody knows what is right; not those on faulty
+    tasks, which the slash pool pays. A task's part of the fee is that of its units, shared by the seats that were asked
+    for."""
+    guilty, faulty, tasks = guilty_owners(view, record), faulty_tasks(record), record.by_key
+    for audit in record.audits:
+        if audit.task_key in faulty:
+            continue
+        job, commitment = view.jobs[audit.job], tasks[audit.task_key].commitment
+        seats = min(commitment.segments, job.segments_per_audit) * job.auditors_per_segment
+        price = Wei(job.audit_fee * commitment.work_units // (job.units * seats))
+        for auditor in _right(record, audit):
+            operator = _operator(view, auditor)
+            if operator.owner not in guilty:
+                yield _Vote(audit.task_key, operator.id, price)
+
+
+def _pay_votes(votes: list[_Vote], budget: Wei) -> list[Wei]:
+    prices = [vote.price for vote in votes]
+    return prices if sum(prices) <= budget else share_by(budget, prices)
+
+
+def _right(record: BatchRecord, audit: AuditedSegment) -> tuple[Address, ...]:
+    if audit.verdict == Verdict.UNDECIDED:
+        return tuple(audit.answers())
+    return supporters(audit, claimed_answer(record.by_key, audit))
+
+
+def _finders(view: BatchView, record: BatchRecord) -> Iterator[OperatorId]:
+    """Who found a fault with others, its worker's or another auditor's: their share of what was slashed."""
+    guilty, faulty = guilty_owners(view, record), faulty_tasks(record)
+    false = {(f.job, f.task, f.segment) for f in record.faults if f.kind == FaultReason.FALSE_AUDIT}
+    for audit in record.audits:
+        if audit.task_key in faulty or audit.key in false:
+            for auditor in _right(record, audit):
+                operator = _operator(view, auditor)
+                if operator.owner not in guilty:
+                    yield operator.id
+
+
+def _valid(
+    view: BatchView, record: BatchRecord, done: tuple[CommittedTask, ...], fees: Counter[TaskKey]
+) -> Counter[OperatorId]:
+    """What each worker's reputation grows by: its audited tasks that were found right, as far as their audits were
+    paid."""
+    audited = {audit.task_key for audit in record.audits}
+    tasks: Counter[OperatorId] = Counter()
+    spent: defaultdict[OperatorId, int] = defaultdict(int)
+    for task in done:
+        if task.key in audited:
+            worker = _operator(view, task.commitment.node).id
+            tasks[worker] += 1
+            spent[worker] += fees[task.key]
+    return Counter({worker: min(count, spent[worker] // REPUTATION_PRICE) for worker, count in tasks.items()})
+
+
+def _payouts(
+    view: BatchView,
+    work: Counter[OperatorId],
+    audits: Counter[OperatorId],
+    valid: Counter[OperatorId],
+    found: Counter[OperatorId],
+) -> tuple[RecordedPayout, ...]:
+    """One payout for each operator that gets something, in the order of their ids."""
     return tuple(
         RecordedPayout(
-            operator=operators[node].id,
-            node=node,
-            owner=operators[node].owner,
-            work=str(work[node]),
-            audits=str(segments[node] * price),
-            valid=valid[node],
-            segments=segments[node],
+            operator=id_,
+            node=view.by_id[id_].node,
+            owner=view.by_id[id_].owner,
+            work=str(work[id_]),
+            audits=str(audits[id_]),
+            valid=valid[id_],
+            segments=found[id_],
         )
-        for node in sorted(set(work) | set(segments))
+        for id_ in sorted(work.keys() | audits.keys() | valid.keys() | found.keys())
+        if work[id_] or audits[id_] or valid[id_] or found[id_]
     )
 
 
-def _right_votes(record: BatchRecord) -> Iterator[Address]:
-    """The auditor of every vote that agrees with its verdict."""
-    claimed = claimed_answers(record.traces, record.audits)
-    for audit in record.audits:
-        answers = audit.answers()
-        answer = carried(answers.values(), claimed[audit.task, audit.segment], audit.verdict)
-        yield from (vote.auditor for vote in audit.votes if answers[vote.owner] == answer)
-
-
-def _work(record: BatchRecord, specs: Sequence[TaskSpec], accepted: Sequence[Commitment]) -> Counter[Address]:
-    trust = {operator.node: operator.consecutive_valid for operator in record.operators}
-    work: Counter[Address] = Counter()
-    if accepted:
-        units = sum(commitment.work_units for commitment in accepted)
-        reward = Wei(int(record.reward) * units // sum(spec.work_units for spec in specs))
-        shares = share_reward(reward, [(c.node, c.work_units, trust[c.node]) for c in accepted])
-        for commitment, share in zip(accepted, shares, strict=True):
-            work[commitment.node] += share
-    return work
-
-
-def _price_per_segment(record: BatchRecord, specs: Sequence[TaskSpec], segments: int) -> Wei:
-    fee, paid = int(record.audit_fee), int(record.audits_paid_before)
-    seats = sum(min(spec.segments, record.segments_per_audit) for spec in specs) * record.auditors_per_segment
-    return Wei(min(fee // seats, (fee - paid) // segments) if segments else 0)
+def _operator(view: BatchView, node: Address) -> OperatorFacts:
+    operator = view.operator_of(node)
+    assert operator is not None, f"{node} is no node's key"
+    return operator

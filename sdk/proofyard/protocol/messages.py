@@ -89,21 +89,24 @@ class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment"):
     trace: tuple[Cid, ...]
 
 
-class Receipt(msgspec.Struct, frozen=True, tag="receipt"):
-    """The verifier's signed promise to put a commitment into a batch by `deadline` (Unix seconds)."""
+class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):
+    """The verifier's signed promise to put a commitment into a batch of its job by `deadline` (Unix seconds)."""
 
     leaf: Digest
+    job: JobId
     deadline: int
     signature: Signature
 
 
-class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-2"):
+class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named.
+    `seed` is the batch's, which keys the auditor's digest; whoever wants to be sure takes it from the chain.
 
     Model, data and that state are all that a segment is computed from, so no result of other tasks is moved.
     """
 
     batch: BatchId
+    seed: Bytes32
     job: JobId
     manifest: Cid
     task: TaskSpec
@@ -113,10 +116,11 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-2"):
     lease_s: float
 
 
-class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress"):
+class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-2"):
     """An auditor on its way: renews the lease of its seat."""
 
     batch: BatchId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
 
@@ -130,52 +134,59 @@ class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
     signature: Signature
 
 
-class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed"):
+class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed-2"):
     """An auditor gives its seat back; the next in the plan's order takes it."""
 
     batch: BatchId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     reason: str
 
 
-class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal"):
+class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal-2"):
     """All seals of this segment are in: show the answer. Replied to with `SealOpened`."""
 
     batch: BatchId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
 
 
-class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-2"):
+class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-3"):
     """What was sealed, and nothing else: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`."""
 
     after: Bytes32
+    keyed: Bytes32
     reason: Reason
     salt: Salt
 
     def opening(self) -> Opening:
-        return Opening(self.after, self.reason, self.salt)
+        return Opening(self.after, self.keyed, self.reason, self.salt)
 
 
-class CoSign(msgspec.Struct, frozen=True, tag="co-sign"):
-    """The verifier of a batch asks another one to sign its settlement. Replied to with `CoSigned`."""
+class CoSign(msgspec.Struct, frozen=True, tag="co-sign-2"):
+    """The leader of a batch asks another verifier to check its record and to `sign` its settlement, or only to check:
+    one signs once for each attempt. Replied to with `CoSigned`."""
 
     record: Cid
+    batch: BatchId
+    sign: bool = True
 
 
 class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
-    """A BLS signature (96 bytes, compressed) over the settlement's digest."""
+    """A BLS signature (96 bytes, compressed) over the settlement's digest; empty where none was asked for."""
 
     signature: bytes
 
 
-class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state"):
+class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):
     """Anyone asks a verifier to fetch state `number` of a task from its worker, so that it can be had from the
     verifier: jurors and challengers cannot dial a worker at home. `record` is the record of the task's settled batch.
     """
 
     record: Cid
+    job: JobId
     task: TaskIndex
     number: int
 

@@ -1,47 +1,54 @@
 """How a batch's reward is shared: by `work_units * weight(node)`, exactly and to the last wei."""
 
 from collections.abc import Sequence
-from decimal import Context, Decimal
 from functools import lru_cache
 
-from proofyard.protocol.types import Address, Wei
+from proofyard.protocol.types import Wei
 
 WEIGHT_ONE = 10**18
 FULL_WEIGHT_FROM = 1023
 """2**10 - 1 consecutive valid audits earn the full weight."""
 
-_CONTEXT = Context(prec=40)
+_FRACTION_BITS = 64
 
 
 @lru_cache(maxsize=FULL_WEIGHT_FROM + 1)
-def _weight(consecutive_valid: int) -> int:
-    ctx = _CONTEXT
-    log2 = ctx.divide(ctx.ln(Decimal(1 + consecutive_valid)), ctx.ln(Decimal(2)))
-    return WEIGHT_ONE // 2 + int(ctx.multiply(log2, Decimal(WEIGHT_ONE // 20)).to_integral_value())
+def payout_weight(consecutive_valid: int) -> int:
+    """0.5 + 0.5 min(1, log2(1 + consecutive_valid) / 10) in units of 1e-18, the same to the unit as the contracts': a
+    new node earns half of what a proven one does.
+
+    The logarithm's fraction is found bit by bit, by squaring (Feynman's algorithm), 64 bits of it, rounded down."""
+    x = 1 + consecutive_valid
+    if x > FULL_WEIGHT_FROM:
+        return WEIGHT_ONE
+    whole = x.bit_length() - 1
+    y, fraction = (x << 127) >> whole, 0
+    for bit in range(1, _FRACTION_BITS + 1):
+        y = (y * y) >> 127
+        if y >= 1 << 128:
+            y >>= 1
+            fraction += 1 << (_FRACTION_BITS - bit)
+    log2 = (whole << _FRACTION_BITS) + fraction
+    return WEIGHT_ONE // 2 + WEIGHT_ONE * log2 // (20 << _FRACTION_BITS)
 
 
-def weight_parts(consecutive_valid: int) -> int:
-    """`payout_weight` in units of 1e-18, the integer that shares are computed with; the same on every platform."""
-    return _weight(min(max(consecutive_valid, 0), FULL_WEIGHT_FROM))
-
-
-def payout_weight(consecutive_valid: int) -> float:
-    """0.5 + 0.5 min(1, log2(1 + consecutive_valid) / 10): a new node earns half of what a proven one does."""
-    return weight_parts(consecutive_valid) / WEIGHT_ONE
-
-
-def share_reward(reward: Wei, work: Sequence[tuple[Address, int, int]]) -> list[Wei]:
-    """Shares `reward` over (node, work_units, consecutive_valid), in the same order, adding up to `reward`.
+def share_reward(reward: Wei, work: Sequence[tuple[int, int]]) -> list[Wei]:
+    """Shares `reward` over (work_units, consecutive_valid), in the same order, adding up to `reward`.
 
     Largest remainders get the wei that division leaves over; equal remainders go by position. Where all the work
     units are 0, nothing can be shared and `ValueError` is raised.
     """
-    scores = [units * weight_parts(consecutive_valid) for _, units, consecutive_valid in work]
+    scores = [units * payout_weight(consecutive_valid) for units, consecutive_valid in work]
+    return share_by(reward, scores)
+
+
+def share_by(amount: Wei, scores: Sequence[int]) -> list[Wei]:
+    """Shares `amount` in proportion to `scores`, adding up to it. Raises `ValueError` where no score is positive."""
     total = sum(scores)
-    if total <= 0 or min(scores) < 0 or reward < 0:
-        raise ValueError(f"cannot share {reward} wei over work units {[units for _, units, _ in work]}")
-    shares = [reward * score // total for score in scores]
-    by_remainder = sorted(range(len(scores)), key=lambda i: (-(reward * scores[i] % total), i))
-    for i in by_remainder[: reward - sum(shares)]:
+    if total <= 0 or min(scores) < 0 or amount < 0:
+        raise ValueError(f"cannot share {amount} wei by {list(scores)}")
+    shares = [amount * score // total for score in scores]
+    by_remainder = sorted(range(len(scores)), key=lambda i: (-(amount * scores[i] % total), i))
+    for i in by_remainder[: amount - sum(shares)]:
         shares[i] += 1
     return [Wei(share) for share in shares]

@@ -1,102 +1,111 @@
 """The batch record: everything a settlement rests on, as one artifact whose CID is in the settlement's event.
 
-With the chain and the artifacts, a record lets anyone recompute the plan, the verdicts and the payouts.
+It holds evidence, what was signed and sealed, and what follows from it. With the chain's facts (`view.BatchView`) and
+the artifacts that it names, `validate.validate_record` shows anyone whether all of it follows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 
 import msgspec
 
-from proofyard.protocol.audit import Verdict
+from proofyard.protocol.audit import SegmentKey, Verdict
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.codec import decode, encode
-from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.merkle import root
+from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
-from proofyard.protocol.settlement import (
-    EMPTY_ROOT,
-    MAX_FAULTS,
-    Fault,
-    FaultReason,
-    OperatorId,
-    Payout,
-    Settlement,
-)
-from proofyard.protocol.types import (
-    Address,
-    BatchId,
-    Cid,
-    Digest,
-    JobId,
-    SegmentIndex,
-    Signature,
-    TaskIndex,
-    Wei,
-)
+from proofyard.protocol.settlement import RESULT, FaultReason, OperatorId, Payout
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 
 MAX_RECORD_BYTES = 256 << 20
-RECORD_VERSION = 2
+RECORD_VERSION = 3
+
+CommittedTask = Member
+"""A commitment in a record is what the member list says, signature and trace included."""
 
 
-class CommittedTask(msgspec.Struct, frozen=True):
-    """A commitment with what it commits to. `operator` and `owner` are its worker's, also where it is no longer active.
-    `audit_wad` is the probability (1e-18) that the draw was compared with, `drawn` how many segments it drew then."""
+class RecordedJob(msgspec.Struct, frozen=True):
+    """A job of the batch, in the order of its lines."""
 
-    commitment: Commitment
-    signature: Signature
-    trace: tuple[Cid, ...]
-    operator: OperatorId
-    owner: Address
-    audit_wad: int
-    drawn: int
+    job: JobId
+    manifest: Cid
 
 
 class AuditVote(msgspec.Struct, frozen=True):
-    """One auditor's sealed and opened answer; see `proofyard.protocol.seal.Opening`."""
+    """One auditor's sealed and opened answer, under the hot key that the plan drew; see `proofyard.protocol.seal`."""
 
     auditor: Address
-    owner: Address
     seal: Bytes32
     signature: Signature
     after: Bytes32
+    keyed: Bytes32
     reason: Reason
     salt: Salt
 
     def opening(self) -> Opening:
-        return Opening(self.after, self.reason, self.salt)
+        return Opening(self.after, self.keyed, self.reason, self.salt)
 
 
 class AuditedSegment(msgspec.Struct, frozen=True):
-    """`reason` says why a verdict stands without votes: the state before the segment was not delivered, or refused.
+    """A segment of the plan. `votes` and `absent` together are the first auditors of the plan's list, each in its
+    order: whoever was asked and is not among the votes is named as absent, so that signers can ask it. `copied` are
+    those among the voters whose keyed digest is not that of the state, which only whoever has its bytes can tell; they
+    have no say.
 
-    `alike`, for workloads that are not exact: answers, each with the answer that it agrees with and is counted as."""
+    A fault without votes is one of the state before the segment: not delivered, or against a law of its workload; then
+    `reason` says what, for people. `alike`, for workloads that are not exact: answers, each with the answer that it
+    agrees with and is counted as."""
 
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     votes: tuple[AuditVote, ...]
-    verdict: str
-    reason: str = ""
+    absent: tuple[Address, ...]
+    verdict: Verdict
+    reason: Reason = ""
+    copied: tuple[Address, ...] = ()
     alike: tuple[tuple[Bytes32, Bytes32], ...] = ()
 
+    @property
+    def key(self) -> SegmentKey:
+        return self.job, self.task, self.segment
+
+    @property
+    def task_key(self) -> TaskKey:
+        return self.job, self.task
+
     def answers(self) -> dict[Address, Digest]:
-        """What each auditor's answer counts as, by owner."""
+        """What the answer of each auditor that has a say counts as."""
         counted = dict(self.alike)
-        return {vote.owner: counted.get(vote.after, vote.after) for vote in self.votes}
+        return {v.auditor: counted.get(v.after, v.after) for v in self.votes if v.auditor not in self.copied}
 
 
 class RecordedFault(msgspec.Struct, frozen=True):
-    """`node` is the task's worker, or, where `segment` is given, an auditor whose answer to that segment was false."""
+    """`node` is the hot key of the task's worker or, for `FALSE_AUDIT`, of an auditor of `segment`. A worker's fault
+    has the first segment whose verdict is a fault, or None: then it lies in the result."""
 
+    job: JobId
     task: TaskIndex
     node: Address
     kind: FaultReason
-    reason: str
+    reason: Reason
     segment: SegmentIndex | None = None
+
+    @property
+    def task_key(self) -> TaskKey:
+        return self.job, self.task
+
+    @property
+    def place(self) -> tuple[JobId, TaskIndex, SegmentIndex, FaultReason, Address]:
+        """By which the faults of a record are sorted."""
+        segment = RESULT if self.segment is None else self.segment
+        return self.job, self.task, segment, self.kind, self.node
 
 
 class RecordedPayout(msgspec.Struct, frozen=True):
-    """What an operator earned in the batch, split by what for; amounts are decimal strings of base units.
-    `valid` counts its audited tasks that were found right, `segments` those it audited."""
+    """What an operator earned in the batch, split by what for; amounts are decimal strings of base units. `node` is its
+    hot key at the draw. `valid` is what its reputation grows by, `segments` its share of the slash pool
+    (`earnings`)."""
 
     operator: OperatorId
     node: Address
@@ -111,58 +120,44 @@ class RecordedPayout(msgspec.Struct, frozen=True):
         return Wei(int(self.work) + int(self.audits))
 
 
-class RecordedOperator(msgspec.Struct, frozen=True):
-    """An active node at the draw, as the Registry showed it: the plan and the shares are computed from these."""
-
-    id: OperatorId
-    node: Address
-    owner: Address
-    consecutive_valid: int
-
-
-class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`root` is the Merkle root of the commitments in `tasks`; `operators` the snapshot at `draw_block`. The job's
-    `reward` and `audit_fee`, and what earlier batches paid of the latter, are decimal strings of base units."""
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """`tasks` are the batch's member list. `repeated` are those of them that an earlier batch holds or has paid, which
+    are not paid here. `counted`: the member lists of every batch that was open at the draw, or holds tasks of these
+    jobs (`view.open_batches`, `view.claimed_before`), this one's among them; `uncounted`: those whose list nobody could
+    deliver, which each signer tries itself. `audits` are in the order of the plan, `faults` of `RecordedFault.place`,
+    `payouts` of operators."""
 
     version: int = RECORD_VERSION
     chain_id: int
     registry: Address
     batch: BatchId
-    job: JobId
-    manifest: Cid
-    root: Digest
-    verifier: Address
-    seed: Digest
-    draw_block: int
-    auditors_per_segment: int
-    segments_per_audit: int
-    reward: str
-    audit_fee: str
-    audits_paid_before: str
-    operators: tuple[RecordedOperator, ...]
+    attempt: int
+    leader: OperatorId
+    jobs: tuple[RecordedJob, ...]
     tasks: tuple[CommittedTask, ...]
+    counted: tuple[tuple[BatchId, Cid], ...]
+    uncounted: tuple[BatchId, ...]
+    repeated: tuple[TaskKey, ...]
     audits: tuple[AuditedSegment, ...]
     faults: tuple[RecordedFault, ...]
     payouts: tuple[RecordedPayout, ...]
 
-    @property
-    def traces(self) -> dict[TaskIndex, tuple[Cid, ...]]:
-        return {task.commitment.task: task.trace for task in self.tasks}
+    @cached_property
+    def by_key(self) -> dict[TaskKey, CommittedTask]:
+        return {task.key: task for task in self.tasks}
 
 
 def encode_record(record: BatchRecord) -> bytes:
     return encode(record)
 
 
-def decode_record(data: bytes) -> BatchRecord:
+def decode_record(data: bytes | memoryview) -> BatchRecord:
     return decode(data, BatchRecord, max_bytes=MAX_RECORD_BYTES)
 
 
-def claimed_answers(
-    traces: Mapping[TaskIndex, Sequence[Cid]], audits: Iterable[AuditedSegment]
-) -> dict[tuple[TaskIndex, SegmentIndex], Digest]:
-    """The digests of the states that the workers committed to after the audited segments."""
-    return {(a.task, a.segment): cid_digest(traces[a.task][a.segment + 1]) for a in audits}
+def claimed_answer(tasks: Mapping[TaskKey, CommittedTask], audit: AuditedSegment) -> Digest:
+    """The digest of the state that the worker committed to after an audited segment."""
+    return cid_digest(tasks[audit.task_key].trace[audit.segment + 1])
 
 
 def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
@@ -170,32 +165,6 @@ def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
     return tuple(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts)
 
 
-def settlement_of(record: BatchRecord, cid: Cid) -> Settlement:
-    """What goes on chain of the record `cid`: a pure function of it, so that anyone can compare.
-
-    An operator's whole stake is at risk however many faults it has, so one fault, the first that costs stake, stands
-    for all of them; `MAX_FAULTS` operators at most, the others go unpaid and keep their stake.
-    """
-    ids = {task.commitment.node: task.operator for task in record.tasks}
-    ids |= {operator.node: operator.id for operator in record.operators}
-    first: dict[Address, RecordedFault] = {}
-    for fault in sorted(record.faults, key=lambda fault: fault.kind == FaultReason.DISAGREED):
-        first.setdefault(fault.node, fault)
-    return Settlement(
-        payouts=payouts_of(record),
-        faults=tuple(_on_chain(record, fault, ids[fault.node]) for fault in list(first.values())[:MAX_FAULTS]),
-        audit_root=root([encode(audit) for audit in record.audits]) if record.audits else EMPTY_ROOT,
-        record=cid,
-    )
-
-
-def faulty_audit(record: BatchRecord, task: TaskIndex) -> AuditedSegment | None:
+def faulty_audit(record: BatchRecord, key: TaskKey) -> AuditedSegment | None:
     """The first of a task's audited segments that was found faulty; None where its result was, or nothing."""
-    return next((a for a in record.audits if a.task == task and a.verdict == Verdict.FAULT), None)
-
-
-def _on_chain(record: BatchRecord, fault: RecordedFault, operator: OperatorId) -> Fault:
-    if fault.segment is not None:
-        return Fault(operator, fault.task, fault.segment, fault.kind)
-    audit = faulty_audit(record, fault.task)
-    return Fault(operator, fault.task, audit.segment if audit else SegmentIndex(0), fault.kind)
+    return next((a for a in record.audits if a.task_key == key and a.verdict == Verdict.FAULT), None)

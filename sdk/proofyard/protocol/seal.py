@@ -1,9 +1,9 @@
 """Seals: an auditor binds itself to its answer before any answer is shown.
 
-An answer is 32 bytes: the digest of the state after the segment, or `CANNOT_EXECUTE`. The seal is keccak256 over the
-auditor, its answer, the reason it gives and a salt; the auditor's EIP-712 signature covers the seal with its place in
-the batch. So a record of an audit can be checked by anyone later, and two answers are the same or they are not.
-"""
+An answer is 32 bytes: the digest of the state after the segment, or `CANNOT_EXECUTE`. Beside it stands a keyed digest
+of the bytes that it was found in, so that an answer that leaked is worth nothing to whoever has not executed. The seal
+is keccak256 over all of that and a salt; the auditor's EIP-712 signature covers the seal with its place in the batch.
+So a record of an audit can be checked by anyone later, and two answers are the same or they are not."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,16 +13,32 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from msgspec import Meta
 
-from proofyard.protocol.types import Address, BatchId, Digest, SegmentIndex, TaskIndex
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex
 
-SEAL_TYPE = "Seal(uint256 batch,uint32 task,uint32 segment,address auditor,bytes32 seal)"
+SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,address auditor,bytes32 seal)"
 SEAL_TYPEHASH = Digest(keccak(SEAL_TYPE.encode()))
 
 CANNOT_EXECUTE = Digest(hashlib.sha256(b"proofyard: this segment cannot be executed").digest())
 """The answer of whoever executed a segment and met a failure that manifest, inputs and state alone determine."""
 
+UNAVAILABLE = Digest(hashlib.sha256(b"proofyard: this state cannot be had").digest())
+"""A juror's answer where nobody delivered the state before the segment in its voting time."""
+
+REFUSED_STATE = Digest(hashlib.sha256(b"proofyard: this state breaks a law of its workload").digest())
+"""A juror's answer where the state before the segment breaks a law of its workload."""
+
+NO_STATE = frozenset((CANNOT_EXECUTE, UNAVAILABLE, REFUSED_STATE))
+"""Answers that are no digest of a state; a trace that names one of them is no trace."""
+
+UNKEYED = Digest(bytes(32))
+"""The keyed digest of a vote that no state was executed for."""
+
 MAX_REASON = 200
 """Characters of printable ASCII: an opening stays below a kilobyte and says nothing to a terminal but text."""
+
+KEYED_ONE_IN = 8
+"""In one of so many audited segments everybody checks the keyed digests who has the state; which ones, the seed
+says."""
 
 Bytes32 = Annotated[Digest, Meta(min_length=32, max_length=32)]
 """A digest that comes from outside: the ABI would pad a shorter one, and take it for another."""
@@ -32,21 +48,40 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON, pattern=r"\A[ -~]*\Z")]
 
 @dataclass(frozen=True)
 class Opening:
-    """An auditor's answer: the sha2-256 digest in the CID of its own state `after` the segment or `CANNOT_EXECUTE`, why
-    it cannot be executed (for people; sealed, never compared), and 32 random bytes that keep the seal from being
-    guessed."""
+    """An auditor's answer: the sha2-256 digest in the CID of its own state `after` the segment or `CANNOT_EXECUTE`;
+    `keyed_digest` of that state (of the one before, where it cannot be executed); why it cannot be executed (for
+    people; sealed, never compared); and 32 random bytes that keep the seal from being guessed."""
 
     after: Digest
+    keyed: Digest
     reason: str
     salt: bytes
+
+
+def keyed_digest(seed: Digest, who: Address, state: bytes | memoryview) -> Digest:
+    """sha2-256 of the draw's seed, the 20 bytes of an auditor's hot key (a juror's owner) and a state's bytes."""
+    hashed = hashlib.sha256(seed + bytes.fromhex(who[2:]))
+    hashed.update(state)
+    return Digest(hashed.digest())
+
+
+def jury_seed(challenge: int, round_: int, draw_block: int) -> Digest:
+    """What keys the jurors' digests: keccak256(abi.encode(challenge, round, draw block))."""
+    return Digest(keccak(abi_encode(["uint256", "uint8", "uint256"], [challenge, round_, draw_block])))
+
+
+def keyed_is_checked(seed: Digest, leaf: Digest, segment: SegmentIndex) -> bool:
+    """Whether the keyed digests of this audited segment are checked; `leaf` is its commitment's struct hash."""
+    drawn = keccak(b"".join((seed, leaf, b"keyed", segment.to_bytes(4, "big"))))
+    return int.from_bytes(drawn, "big") % KEYED_ONE_IN == 0
 
 
 def seal_of(opening: Opening, auditor: Address) -> Digest:
     return Digest(
         keccak(
             abi_encode(
-                ["address", "bytes32", "bytes32", "bytes32"],
-                [auditor, opening.after, keccak(opening.reason.encode()), opening.salt],
+                ["address", "bytes32", "bytes32", "bytes32", "bytes32"],
+                [auditor, opening.after, opening.keyed, keccak(opening.reason.encode()), opening.salt],
             )
         )
     )
@@ -57,13 +92,15 @@ def plain_reason(text: str) -> str:
     return "".join(char if " " <= char <= "~" else "?" for char in text)[:MAX_REASON]
 
 
-def seal_struct_hash(batch: BatchId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest) -> Digest:
+def seal_struct_hash(
+    batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest
+) -> Digest:
     """What `Domain.typed_digest` turns into the digest that the auditor signs."""
     return Digest(
         keccak(
             abi_encode(
-                ["bytes32", "uint256", "uint32", "uint32", "address", "bytes32"],
-                [SEAL_TYPEHASH, batch, task, segment, auditor, seal],
+                ["bytes32", "uint256", "uint256", "uint32", "uint32", "address", "bytes32"],
+                [SEAL_TYPEHASH, batch, job, task, segment, auditor, seal],
             )
         )
     )

@@ -15,7 +15,7 @@ from eth_hash.auto import keccak
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.commitment import Domain
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 OperatorId = NewType("OperatorId", int)
 """A node's or verifier's number in the Registry, for life, whatever its hot key; 0 is none."""
@@ -23,37 +23,77 @@ OperatorId = NewType("OperatorId", int)
 EMPTY_ROOT = Digest(bytes(32))
 """The payout or audit root of a batch that has none."""
 
+NOTHING = Wei(0)
+
 MAX_FAULTS = 32
 """Faults that the Registry takes in one settlement."""
+
+MAX_ACCUSERS = 32
+"""Accusers that the Registry takes for a fault; where more agree, those with the lowest numbers stand for all."""
+
+RESULT = SegmentIndex(2**32 - 1)
+"""Stands on chain for the segment of a fault that lies in the task's result."""
 
 REGISTER_TYPEHASH = Digest(keccak(b"Register(address owner,address key)"))
 VERIFIER_KEY_TYPEHASH = Digest(keccak(b"VerifierKey(address owner,address key,bytes publicKey)"))
 SETTLEMENT_TYPEHASH = Digest(
     keccak(
-        b"Settlement(uint256 batch,uint8 attempt,bytes32 root,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
-        b"uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes32 auditRoot,bytes record)"
+        b"Settlement(uint256 batch,uint8 attempt,bytes32 header,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
+        b"uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes shares,bytes32 auditRoot,bytes record)"
     )
 )
 
 
 class FaultReason(IntEnum):
-    """What an operator did wrong: all but `DISAGREED` cost its stake."""
+    """What an operator did wrong: all but `DISAGREED` and `LATE` cost its stake."""
 
     MISMATCH = 1
     """The audited segment does not lead to the committed state, or a state or result breaks a law of its workload."""
     WITHHELD = 2
     """An audited state or a result was not delivered in time."""
     FALSE_AUDIT = 3
-    """An auditor's sealed answer is not that of the segment it was to execute."""
+    """An auditor's sealed answer is not that of the segment it was to execute, or not its own."""
     DISAGREED = 4
-    """Auditors found another state in a workload that is not exact: no pay and no reputation, but no stake is lost."""
+    """A workload that is not exact: auditors found another state. No pay and no reputation, but no stake is lost."""
+    LATE = 5
+    """A state that was withheld and that the jury had in time: a fine. Only the Court finds this."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A job's part of a batch: `units` of work were committed, `budget` of its escrow bounds what the batch pays for
+    them. `paid_units` and `amount` (operators' pay and verifiers' fee) are what was settled, 0 before."""
+
+    job: JobId
+    units: int
+    budget: Wei = NOTHING
+    paid_units: int = 0
+    amount: Wei = NOTHING
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a batch is; the Registry stores its hash alone. `root` and `size` are those of the commitments' Merkle tree,
+    `members` the sha2-256 digest in the CID of the member list, `lines` name each job once."""
+
+    root: Digest
+    size: int
+    members: Digest
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a settlement pays of one line, in the order of the header's; the verifiers' fee comes on top."""
+
+    paid_units: int
+    amount: Wei
 
 
 @dataclass(frozen=True)
 class Payout:
-    """What one operator earns in a batch, at most one for each operator. `valid`: its audited tasks that were found
-    right (they raise its reputation when this is claimed); `audits`: segments it audited, its share of the pool that
-    the batch's slashes feed."""
+    """What one operator earns in a batch, at most one for each operator. `valid` raises its reputation when this is
+    claimed; `audits`: segments in which it found a fault with others, its share of the pool that the slashes feed."""
 
     operator: OperatorId
     amount: Wei
@@ -63,21 +103,26 @@ class Payout:
 
 @dataclass(frozen=True)
 class Fault:
+    """`segment` is `RESULT` where the fault lies in the result; `accusers` the auditors whose equal answers carried it,
+    ascending, none where it rests on bytes that everybody can check or on what nobody delivered."""
+
     operator: OperatorId
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     reason: FaultReason
+    accusers: tuple[OperatorId, ...] = ()
 
 
 @dataclass(frozen=True)
 class BatchRef:
-    """The batch as committed and drawn: what a settlement is bound to. `attempt` counts its settlements that a
-    challenge voided."""
+    """The batch as committed and drawn: what a settlement is bound to. `header` is the hash that the Registry stores
+    now, `attempt` counts the batch's settlements that a challenge voided."""
 
     batch: BatchId
-    root: Digest
+    attempt: int
+    header: Digest
     seed: Digest
-    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +131,7 @@ class Settlement:
 
     payouts: tuple[Payout, ...]
     faults: tuple[Fault, ...]
+    shares: tuple[Share, ...]
     audit_root: Digest
     record: Cid
 
@@ -96,6 +142,13 @@ class Settlement:
     @property
     def audit_units(self) -> int:
         return sum(payout.audits for payout in self.payouts)
+
+
+def header_hash(header: Header) -> Digest:
+    """keccak256(abi.encode(Header)), as in `IRegistry.Header`."""
+    lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
+    kind = "(bytes32,uint32,bytes32,(uint64,uint64,uint96,uint64,uint96)[])"
+    return Digest(keccak(abi_encode([kind], [(header.root, header.size, header.members, lines)])))
 
 
 def payout_leaf(batch: BatchId, index: int, payout: Payout) -> bytes:
@@ -120,13 +173,18 @@ def payout_proof(batch: BatchId, payouts: Sequence[Payout], index: int) -> list[
 
 def encode_faults(faults: Sequence[Fault]) -> bytes:
     """abi.encode(Fault[])."""
-    rows = [(fault.operator, fault.task, fault.segment, int(fault.reason)) for fault in faults]
-    return abi_encode(["(uint32,uint32,uint32,uint8)[]"], [rows])
+    rows = [(f.operator, f.job, f.task, f.segment, int(f.reason), list(f.accusers)) for f in faults]
+    return abi_encode(["(uint32,uint64,uint32,uint32,uint8,uint32[])[]"], [rows])
 
 
-def draw_seed(block_hash: bytes, batch: BatchId, root: Digest) -> Digest:
-    """The seed of a batch's audits: keccak256(abi.encode(hash of the draw block, batch, root))."""
-    return Digest(keccak(abi_encode(["bytes32", "uint256", "bytes32"], [block_hash, batch, root])))
+def encode_shares(shares: Sequence[Share]) -> bytes:
+    """abi.encode(Share[])."""
+    return abi_encode(["(uint64,uint96)[]"], [[(share.paid_units, share.amount) for share in shares]])
+
+
+def draw_seed(block_hash: bytes, batch: BatchId, header: Digest) -> Digest:
+    """The seed of a batch's audits: keccak256(abi.encode(hash of the draw block, batch, header hash at the commit))."""
+    return Digest(keccak(abi_encode(["bytes32", "uint256", "bytes32"], [block_hash, batch, header])))
 
 
 def settlement_digest(domain: Domain, ref: BatchRef, settlement: Settlement) -> Digest:
@@ -135,18 +193,19 @@ def settlement_digest(domain: Domain, ref: BatchRef, settlement: Settlement) -> 
         SETTLEMENT_TYPEHASH,
         ref.batch,
         ref.attempt,
-        ref.root,
+        ref.header,
         ref.seed,
         payout_root(ref.batch, settlement.payouts),
         len(settlement.payouts),
         settlement.total,
         settlement.audit_units,
         keccak(encode_faults(settlement.faults)),
+        keccak(encode_shares(settlement.shares)),
         settlement.audit_root,
         keccak(cid_bytes(settlement.record)),
     ]
     kinds = ["bytes32", "uint256", "uint8", "bytes32", "bytes32", "bytes32", "uint32", "uint96", "uint32"]
-    return domain.typed_digest(keccak(abi_encode([*kinds, "bytes32", "bytes32", "bytes32"], values)))
+    return domain.typed_digest(keccak(abi_encode([*kinds, *["bytes32"] * 4], values)))
 
 
 def consent_digest(domain: Domain, owner: Address, key: Address) -> Digest:

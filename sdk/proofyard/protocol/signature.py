@@ -33,3 +33,11 @@ def require_signer(digest: Digest, signature: Signature, signer: Address, what: 
     found = recover(digest, signature)
     if found != signer:
         raise SignatureInvalid(f"{what} names {signer} but is signed by {found}")
+
+
+def signed_by(digest: Digest, signature: Signature, signer: Address) -> bool:
+    """Whether `signer` signed `digest`."""
+    try:
+        return recover(digest, signature) == signer
+    except SignatureInvalid:
+        return False
