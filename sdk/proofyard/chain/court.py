@@ -15,9 +15,10 @@ from eth_hash.auto import keccak
 
 from proofyard.chain.client import ChainClient, event_of, header_row, settlement_row
 from proofyard.chain.errors import NoWallet
-from proofyard.chain.events import ChallengeOpened, ChallengeSealed, topic_of
+from proofyard.chain.events import ChallengeOpened, ChallengeSealed, topic_of, word
 from proofyard.chain.records import ChallengeId, Kind, Phase
-from proofyard.chain.refusals import AlreadyChallenged, NotSealed
+from proofyard.chain.refusals import NotSealed
+from proofyard.chain.timeline import when
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.commitment import Commitment, Domain
@@ -28,6 +29,7 @@ SALT_TYPEHASH = keccak(b"ChallengeSalt(bytes32 subject)")
 SEAL_PATIENCE_S = 120.0
 """How long the block after the seal's may take."""
 POLL_S = 0.25
+OPEN_PHASES = (Phase.DRAW, Phase.VOTE, Phase.VERDICT, Phase.ANSWER)
 
 
 def sealed_vote(
@@ -91,13 +93,13 @@ class Court:
         header = header_row(self._chain.header(batch))
         arguments = (batch, header, row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof))
         self._fund(self._chain.params().court.bond)
-        return self._open(self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", *arguments)
+        return self._open(batch, self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", *arguments)
 
     def challenge_record(self, batch: BatchId) -> ChallengeId:
         """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
         self._fund(self._chain.params().court.bond)
         header = header_row(self._chain.header(batch))
-        return self._open(self._subject(batch, Kind.RECORD), "challengeRecord", batch, header)
+        return self._open(batch, self._subject(batch, Kind.RECORD), "challengeRecord", batch, header)
 
     def challenge_fault(self, batch: BatchId, index: int) -> ChallengeId:
         """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
@@ -107,7 +109,7 @@ class Court:
         own = self._chain.operator_state(fault.operator).owner == self._chain.payer()
         if not own or fault.amount < bond:
             self._fund(bond)
-        return self._open(self._subject(batch, Kind.FAULT, index), "challengeFault", batch, index)
+        return self._open(batch, self._subject(batch, Kind.FAULT, index), "challengeFault", batch, index)
 
     def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
         """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""
@@ -154,7 +156,7 @@ class Court:
         other: tuple[Settlement, bytes],
     ) -> None:
         """Show two settlements of one attempt at a batch, each with the signature (256 bytes of EIP-2537) of the
-        verifier that had seat `slot`. `header` is the one that both were signed with."""
+        verifier that had seat `slot`. `header` is the one that both were signed with, `BatchView.header` of that attempt."""
         rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
         self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
 
@@ -164,29 +166,37 @@ class Court:
     def _subject(self, batch: BatchId, kind: Kind, index: int = 0, segment: int = 0) -> Digest:
         return subject_of(batch, self._chain.batch(batch).attempt, kind, index, segment)
 
-    def _open(self, subject: Digest, function: str, *arguments: Any) -> ChallengeId:
+    def _open(self, batch: BatchId, subject: Digest, function: str, *arguments: Any) -> ChallengeId:
         """Seal, wait for the next block, open. The challenge, also where this wallet had opened it before."""
         if self._chain.wallet is None:
             raise NoWallet
         owner = self._chain.payer()
+        earlier = self._opened(batch, subject, owner)
+        if earlier and self._chain.challenge(earlier.challenge).phase in OPEN_PHASES:
+            return earlier.challenge
         salt = challenge_salt(self._chain.wallet, self._chain.domain, subject)
-        self._seal(owner, sealed_challenge(owner, subject, salt))
+        self._seal(owner, sealed_challenge(owner, subject, salt), earlier)
         give_up = time.monotonic() + SEAL_PATIENCE_S
         while True:
             try:
                 receipt = self._chain.transact_court(function, *arguments, salt)
                 return event_of(receipt, ChallengeOpened).challenge
-            except AlreadyChallenged as error:
-                known = ChallengeId(error.operands["challenge"])
-                if self._chain.challenge(known).challenger != owner:
-                    raise
-                return known
-            except NotSealed:
+            except NotSealed:  # the seal's block is the newest one yet
                 if time.monotonic() >= give_up:
                     raise
                 time.sleep(POLL_S)
 
-    def _seal(self, owner: Address, sealed: Digest) -> None:
-        topics = [topic_of(ChallengeSealed), "0x" + owner[2:].lower().rjust(64, "0"), "0x" + sealed.hex()]
-        if not self._chain.recent_events(topics):
+    def _opened(self, batch: BatchId, subject: Digest, owner: Address) -> ChallengeOpened | None:
+        """The owner's own last challenge about `subject`."""
+        for event in reversed(self._chain.recent_events([topic_of(ChallengeOpened), None, word(batch)])):
+            assert isinstance(event, ChallengeOpened)
+            if event.challenger == owner and self._chain.challenge(event.challenge).subject == subject:
+                return event
+        return None
+
+    def _seal(self, owner: Address, sealed: Digest, earlier: ChallengeOpened | None) -> None:
+        """Send the seal, unless it is on chain and no challenge has used it."""
+        topics = [topic_of(ChallengeSealed), word(int(owner, 16)), "0x" + sealed.hex()]
+        found = self._chain.recent_events(topics)
+        if not found or (earlier and when(found[-1].position) < when(earlier.position)):
             self._chain.transact_court("seal", sealed)

@@ -385,7 +385,7 @@ class History:
 
     def _quorum(self, commit: BatchCommitted) -> tuple[Seat, ...]:
         at = when(commit.position)
-        counting = self._quorums.at(commit.quorum, at) or 0
+        counting = self._quorums.at(commit.quorum, end_of(self.read_to)) or 0  # fixed since the first commit
         holders = [(slot, self._holders.at(slot, at)) for slot in range(counting.bit_length()) if counting >> slot & 1]
         return tuple(Seat(slot, holder, self._owner(holder, at)) for slot, holder in holders if holder)
 
