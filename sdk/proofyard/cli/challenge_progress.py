@@ -65,7 +65,7 @@ def move_on(chain: "ChainClient", record: "ChallengeRecord") -> None:
     """The step that is due, whichever it is. Raises `TooEarly` where it is none."""
     from proofyard.chain import Court, Phase
 
-    if record.phase == Phase.DRAW and chain.now() < record.expires_at:
+    if record.phase == Phase.DRAW and chain.now() < record.until:
         Court(chain).draw_jury(record.id)
     else:
         Court(chain).resolve(record.id)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from proofyard.cli.output import format_credits
+from proofyard.protocol.types import Address
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, ChallengeRecord
@@ -19,8 +20,8 @@ def is_closed(record: "ChallengeRecord") -> bool:
 def subject_of(record: "ChallengeRecord") -> str:
     kind = record.kind.name.lower()
     return {
-        "segment": f"task {record.task} segment {record.segment}",
-        "payout": f"payout {record.entry}",
+        "segment": f"job {record.job} task {record.task} segment {record.segment}",
+        "record": "the record",
         "fault": f"fault {record.entry}",
     }.get(kind, kind)
 
@@ -30,6 +31,7 @@ def facts_of(record: "ChallengeRecord") -> dict[str, Any]:
         "challenge": str(record.id),
         "batch": str(record.batch),
         "about": subject_of(record),
+        "job": str(record.job) if record.job else None,
         "phase": record.phase.name.lower(),
         "round": record.round,
         "accused": str(record.accused),
@@ -42,30 +44,28 @@ def facts_of(record: "ChallengeRecord") -> dict[str, Any]:
 
 
 def jury_of(chain: "ChainClient", record: "ChallengeRecord") -> list[dict[str, Any]]:
-    """The jurors of the latest round and what is known of their votes."""
+    """The owners on the jury of the latest round and what is known of their votes."""
     from proofyard.chain.events import JurorFined, JuryDrawn, VoteCommitted, VoteRevealed
 
-    events = chain.challenge_events(record) if record.batch else []
+    events = chain.challenge_events(record)
     starts = [i for i, event in enumerate(events) if isinstance(event, JuryDrawn)]
-    votes: dict[int, str] = {}
+    rows = {owner: {"owner": owner, "vote": "", "evidence": ""} for owner in chain.jurors(record.id, record.round)}
     for event in events[starts[-1] :] if starts else []:
+        row = rows.get(getattr(event, "juror", Address("")), {})
         if isinstance(event, VoteCommitted):
-            votes[event.juror] = "sealed"
+            row["vote"] = "sealed"
         elif isinstance(event, VoteRevealed):
-            votes[event.juror] = "wrong" if event.wrong else "right"
+            row |= {"vote": "wrong" if event.wrong else "right", "evidence": event.evidence.hex()}
         elif isinstance(event, JurorFined):
-            votes[event.juror] = f"silent, fined {format_credits(event.amount)}"
-    jurors = chain.jurors(record.id, record.round)
-    return [
-        {"operator": str(juror), "node": chain.operator(juror).node, "vote": votes.get(juror, "")} for juror in jurors
-    ]
+            row["vote"] = f"{row.get('vote') or 'silent'}, fined {format_credits(event.amount)}"
+    return list(rows.values())
 
 
 def outcome_of(chain: "ChainClient", record: "ChallengeRecord") -> dict[str, str] | None:
     """What became of the losers' money, once the challenge is closed."""
     from proofyard.chain.events import ChallengeClosed
 
-    events = chain.challenge_events(record) if record.batch and is_closed(record) else []
+    events = chain.challenge_events(record) if is_closed(record) else []
     closed = next((event for event in events if isinstance(event, ChallengeClosed)), None)
     if closed is None:
         return None
@@ -78,7 +78,10 @@ def next_step(chain: "ChainClient", record: "ChallengeRecord") -> str:
     number, now = record.id, chain.now()
     match record.phase.name:
         case "DRAW":
-            return f"next: {COMMAND} resolve {number} (draws the jury from block {record.draw_block + 1} on)"
+            return (
+                f"next: {COMMAND} draw {number}, from block {record.draw_block + 1} on and within "
+                f"{record.until - now} s: it pays whoever draws, and a jury that nobody draws costs the bond"
+            )
         case "VOTE" if now < record.until:
             return f"jurors seal their votes for {record.until - now} s more; next: {COMMAND} resolve {number} --wait"
         case "VOTE":

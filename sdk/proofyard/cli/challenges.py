@@ -1,4 +1,4 @@
-"""`proofyard verifier dispute open`, `list`, `show`, `vote`, `appeal`, `resolve`, `withdraw`: dealings with juries."""
+"""`proofyard verifier dispute open`, `list`, `show`, `draw`, `vote`, `appeal`, `resolve`, `withdraw`: with juries."""
 
 import asyncio
 import json
@@ -12,16 +12,16 @@ from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_u
 from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import ExecuteFlags, Place, evidence, parse_place
+from proofyard.cli.evidence import ExecuteFlags, Spoken, evidence, parse_place, place_in
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, load
-from proofyard.protocol.types import Address, BatchId, Digest, Signature, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, Wei
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court
-    from proofyard.disputes.settled import Settled
+    from proofyard.disputes.committed import Committed
     from proofyard.disputes.voting import Seat
 
 LISTED = 50
@@ -43,7 +43,8 @@ def open_challenge(
     segment: Annotated[
         str | None, typer.Option(metavar="TASK:SEGMENT", help="A worker's segment: its state after is wrong.")
     ] = None,
-    payout: Annotated[int | None, typer.Option(help="Index of a payout: the record does not follow.")] = None,
+    job: Annotated[int | None, typer.Option(help="The segment's job, where the batch has several.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="The record cannot be had, or does not hold.")] = False,
     fault: Annotated[int | None, typer.Option(help="Index of a fault: the accused is innocent.")] = None,
     receipt: Annotated[
         Path | None, typer.Option(help="File of a receipt that no batch honoured, as nodes keep them.")
@@ -51,13 +52,16 @@ def open_challenge(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Challenge what a batch settled, with a bond, and have the jury drawn. Prints the challenge's number.
+    """Challenge what a batch settled, with a bond from your stake, and have the jury drawn. Prints the challenge's
+    number.
 
-    If the jury agrees you get the bond back and a part of what the other side loses; if not, the bond is lost.
+    The challenge is sealed first and opened a block later, so that nobody can copy it. If the jury agrees you get the
+    bond back and a part of what the other side loses; if not, the bond is lost.
     """
-    if [segment, payout, fault, receipt].count(None) != 3 or (batch is None) != (receipt is not None):
+    chosen = [segment is not None, record, fault is not None, receipt is not None]
+    if sum(chosen) != 1 or (batch is None) != (receipt is not None):
         raise UsageError(
-            "say what is wrong: give BATCH and one of --segment TASK:SEGMENT, --payout INDEX, --fault INDEX, or "
+            "say what is wrong: give BATCH and one of --segment TASK:SEGMENT, --record, --fault INDEX, or "
             "--receipt FILE alone"
         )
     place = parse_place(segment) if segment is not None else None
@@ -70,43 +74,53 @@ def open_challenge(
     if promise is not None:
         challenge = court.challenge_receipt(*promise)
     else:
-        challenge = _challenge_batch(chain, court, BatchId(batch or 0), place, payout, fault)
+        number = BatchId(batch or 0)
+        _require_open_window(chain, number)
+        if place is not None:
+            challenge = _challenge_segment(chain, court, number, place, job)
+        elif record:
+            challenge = court.challenge_record(number)
+        else:
+            challenge = _challenge_fault(chain, court, number, fault or 0)
     note(f"challenge {challenge}: {format_credits(chain.params().court.bond)} are bonded")
     follow_up(chain, challenge, wait, as_json)
 
 
-def _challenge_batch(
-    chain: "ChainClient", court: "Court", batch: BatchId, place: Place | None, payout: int | None, fault: int | None
+def _challenge_segment(
+    chain: "ChainClient", court: "Court", batch: BatchId, spoken: Spoken, job: int | None
 ) -> "ChallengeId":
-    settled = asyncio.run(_load(chain, batch))
-    _require_open_window(chain, settled)
-    from proofyard.chain import claim_of
+    committed = asyncio.run(_load(chain, batch))
+    of, task, segment = place_in(committed, spoken, job)
+    member = committed.segment(of, task, segment)
+    return court.challenge_segment(
+        batch,
+        member.commitment,
+        member.signature,
+        committed.position(of, task),
+        committed.proof(of, task),
+        segment,
+        member.trace[segment + 1],
+        committed.trace_proof(of, task, segment + 1),
+    )
+
+
+def _challenge_fault(chain: "ChainClient", court: "Court", batch: BatchId, index: int) -> "ChallengeId":
     from proofyard.disputes.errors import NoSuchPlace
-    from proofyard.protocol.record import payouts_of
 
-    record = settled.record
-    if place is not None:
-        task, number = place
-        commitment, position = settled.segment(task, number).commitment, settled.position(task)
-        return court.challenge_segment(record.batch, commitment, position, settled.proof(task), number)
-    if payout is not None:
-        if not 0 <= payout < len(record.payouts):
-            raise NoSuchPlace(record.batch, f"payout {payout}", f"{len(record.payouts)} of them, counted from 0")
-        return court.challenge_payout(claim_of(record.batch, payouts_of(record), payout))
-    faults = len(chain.slashes(record.batch))
-    if fault is None or not 0 <= fault < faults:
-        raise NoSuchPlace(record.batch, f"fault {fault}", f"{faults} of them, counted from 0")
-    return court.challenge_fault(record.batch, fault)
+    faults = len(chain.slashes(batch))
+    if not 0 <= index < faults:
+        raise NoSuchPlace(batch, f"fault {index}", f"{faults} of them, counted from 0")
+    return court.challenge_fault(batch, index)
 
 
-def _read_receipt(path: Path) -> tuple[Digest, int, Signature]:
-    """Leaf, deadline and signature of a receipt in a file."""
+def _read_receipt(path: Path) -> tuple[Digest, JobId, int, Signature]:
+    """Leaf, job, deadline and signature of a receipt in a file."""
     try:
         facts = json.loads(path.read_bytes()[:MAX_RECEIPT_BYTES])
         leaf, signature = (bytes.fromhex(facts[name].removeprefix("0x")) for name in ("leaf", "signature"))
         if (len(leaf), len(signature)) != (32, 65):
             raise ValueError("leaf or signature has another length")
-        return Digest(leaf), int(facts["deadline"]), Signature(signature)
+        return Digest(leaf), JobId(int(facts["job"])), int(facts["deadline"]), Signature(signature)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--receipt {path} cannot be read ({error}); nodes keep theirs in DATA_DIR/receipts") from None
 
@@ -153,8 +167,8 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
     lines = [f"{key:<12} {value}" for key, value in {**text, "bond": format_credits(record.bond)}.items()]
     lines += [f"{key:<12} {format_credits(int(amount))}" for key, amount in (facts["outcome"] or {}).items()]
     if jury:
-        rows = [(row["operator"], row["node"], row["vote"]) for row in jury]
-        lines += ["", table(rows, ("JUROR", "NODE", "VOTE"))]
+        rows = [(row["owner"], row["vote"], row["evidence"]) for row in jury]
+        lines += ["", table(rows, ("JUROR", "VOTE", "EVIDENCE"))]
     emit(facts, as_json=as_json, text="\n".join(lines))
     note(next_step(chain, record))
 
@@ -170,11 +184,12 @@ def vote(
 ) -> None:
     """Vote on a challenge as a juror: execute what is in dispute, seal the vote, and open it in time.
 
-    `proofyard node run` does this by itself. Needs the wallet of the node that was drawn; nothing is lost if this is
-    interrupted: call it again to open what was sealed.
+    `proofyard node run` does this by itself. Needs the hot key of a node whose owner was drawn. What was found is kept
+    in the node's data directory before it is sealed, so nothing is lost if this is interrupted: call it again to open
+    it.
     """
     require("node", f"{COMMAND} vote")
-    chain, execution = _juror(context, flags, execution)
+    chain, execution, folder = _juror(context, flags, execution)
     from proofyard.disputes import voting
     from proofyard.disputes.judging import judge
 
@@ -188,16 +203,16 @@ def vote(
         async def find() -> Any:
             async with evidence(chain, execution) as found, found.executor() as executor:
                 patience = (record.until - chain.now()) * VOTE_PATIENCE
-                return await judge(chain, found.network, executor, record, patience_s=patience)
+                return await judge(chain, found.network, executor, record, owner=seat.owner, patience_s=patience)
 
         note(f"executing what challenge {challenge} is about: {subject_of(record)} of batch {record.batch}")
         finding = asyncio.run(find())
         note(finding.reason)
-        voting.commit(chain, seat, finding.wrong)
-        facts |= {"wrong": finding.wrong, "reason": finding.reason}
+        voting.commit(chain, seat, finding, folder)
+        facts |= {"wrong": finding.wrong, "reason": finding.reason, "evidence": finding.evidence.hex()}
     if wait:
         sleep_until(chain, record.until, f"sealed; votes are opened from Unix time {record.until} on")
-        facts |= {"wrong": voting.reveal(chain, seat), "revealed": True}
+        facts |= {"wrong": voting.reveal(chain, seat, folder), "revealed": True}
     said = {True: "wrong", False: "right", None: "sealed"}[facts.get("wrong")]
     emit(facts, as_json=as_json, text=f"{said}, {'opened' if facts['revealed'] else 'sealed'}")
     if not wait:
@@ -225,6 +240,20 @@ def appeal(
 
 
 @grouped
+def draw(context: typer.Context, flags: WalletFlags, challenge: Number, as_json: AsJson = False) -> None:
+    """Draw the jury of a challenge or an appeal. Anyone may, and whoever is first is paid for it."""
+    chain = _signer(context, flags)
+    from proofyard.chain import Court, Phase
+
+    record = chain.challenge(_id(challenge))
+    if record.phase != Phase.DRAW:
+        raise UsageError(f"challenge {challenge} waits for no jury; {next_step(chain, record)}")
+    if not Court(chain).draw_jury(record.id):
+        note("the block that was to draw it is too old, another one was set")
+    tell(chain, chain.challenge(record.id), as_json)
+
+
+@grouped
 def resolve(
     context: typer.Context, flags: WalletFlags, challenge: Number, wait: Wait = False, as_json: AsJson = False
 ) -> None:
@@ -244,7 +273,11 @@ def resolve(
 
 @grouped
 def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False) -> None:
-    """Take out what was won and the bonds that came back. They are in your stake account, released after a delay."""
+    """Take out what was won and the bonds that came back. They are in your stake account, released after a delay.
+
+    What backs your nodes and your verifier stays, and what faults hold, and the stake of a seat that was left, until
+    its time is over.
+    """
     chain = _signer(context, flags)
     assert chain.wallet is not None, "a signer has a wallet"
     owner, params = chain.wallet.address, chain.params()
@@ -252,7 +285,8 @@ def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False
     if account.unbonding and account.release_at <= chain.now():
         paid = account.unbonding
         chain.withdraw()
-    backing = account.nodes * params.node_stake + (params.verifier_stake if account.has_verifier else 0)
+    seat = account.has_verifier or chain.now() < account.bound_until
+    backing = account.nodes * params.node_stake + (params.verifier_stake if seat else 0)
     free = Wei(max(0, account.stake - backing))
     if free and (paid or not account.unbonding):
         chain.request_unstake(free)
@@ -270,6 +304,7 @@ def add_commands(group: typer.Typer) -> None:
     group.command("open")(open_challenge)
     group.command("list")(list_challenges)
     group.command("show")(show)
+    group.command("draw")(draw)
     group.command("vote")(vote)
     group.command("appeal")(appeal)
     group.command("resolve")(resolve)
@@ -307,14 +342,17 @@ def _signer(context: typer.Context, flags: WalletFlags) -> "ChainClient":
     return _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
 
 
-def _juror(context: typer.Context, flags: WalletFlags, execution: ExecuteFlags) -> tuple["ChainClient", ExecuteFlags]:
-    """A chain client with a node's hot key, and how that node executes: from the settings of `node run`."""
+def _juror(
+    context: typer.Context, flags: WalletFlags, execution: ExecuteFlags
+) -> tuple["ChainClient", ExecuteFlags, Path]:
+    """A chain client with a node's hot key, how that node executes and where it keeps its votes: from `node run`'s
+    settings."""
     from proofyard.node.settings import NodeSettings
 
     given = {**flags.given(), "model_dirs": execution.model_dir}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
     chain = _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
-    return chain, replace(execution, model_dir=list(settings.model_dirs))
+    return chain, replace(execution, model_dir=list(settings.model_dirs)), settings.data_dir / "votes"
 
 
 def _unlocked(rpc_url: str, registry: str, wallet: Path, password_file: Path | None) -> "ChainClient":
@@ -330,19 +368,23 @@ def _id(number: int) -> "ChallengeId":
     return ChallengeId(number)
 
 
-async def _load(chain: "ChainClient", batch: BatchId) -> "Settled":
-    from proofyard.disputes.settled import load_settled
+async def _load(chain: "ChainClient", batch: BatchId) -> "Committed":
+    from proofyard.disputes.committed import load_committed
 
     async with evidence(chain) as found:
-        return await load_settled(chain, found.network.read, batch)
+        return await load_committed(chain, found.network.read, batch)
 
 
-def _require_open_window(chain: "ChainClient", settled: "Settled") -> None:
-    closes = settled.event.claimable_at
+def _require_open_window(chain: "ChainClient", batch: BatchId) -> None:
+    """Raise `UsageError` unless the batch can be challenged now."""
+    state = chain.batch(batch)
+    if not state.settled_at:
+        raise UsageError(f"batch {batch} is not settled{' again yet' if state.voided else ''}; wait for it")
+    closes = state.settled_at + chain.params().challenge_window
     if chain.now() >= closes:
         raise UsageError(
-            f"the challenge window of batch {settled.record.batch} closed at Unix time {closes}; nothing in it can be "
-            "challenged any more"
+            f"the challenge window of batch {batch} closed at Unix time {closes}; nothing in it can be challenged any "
+            "more"
         )
 
 

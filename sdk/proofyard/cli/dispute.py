@@ -1,6 +1,7 @@
 """`proofyard verifier dispute`: check what verifiers settled, without trusting them."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from proofyard.cli import challenges
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import Evidence, ExecuteFlags, Place, evidence, parse_places
+from proofyard.cli.evidence import Evidence, ExecuteFlags, Place, Spoken, evidence, job_in, parse_place, place_in
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, grouped
 from proofyard.cli.output import AsJson, emit, note
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from proofyard.chain import ChainClient
     from proofyard.disputes.replaying import Replayed
     from proofyard.disputes.settled import Settled
+    from proofyard.protocol.validate import RecordInvalid
 
 dispute = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +33,7 @@ OPEN = "proofyard verifier dispute open"
 MAX_TRACE_BYTES = 16 << 20
 
 Batch = Annotated[int, typer.Argument(help="Number of a settled batch.")]
+Job = Annotated[int | None, typer.Option(help="The tasks' job, where the batch has several.")]
 
 
 @dispute.command("replay")
@@ -44,43 +47,44 @@ def replay(
         list[str] | None, typer.Option(metavar="TASK:SEGMENT", help="What to execute; the audited segments if empty.")
     ] = None,
     task: Annotated[list[int] | None, typer.Option(help="Execute all segments of this task; may be repeated.")] = None,
+    job: Job = None,
     everything: Annotated[bool, typer.Option("--all", help="Execute all segments of all tasks.")] = False,
     execute: Annotated[bool, typer.Option(help="Execute segments again, not only recompute everything else.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a settled batch: signatures, root, draw, seals, verdicts, payouts, and the computation itself.
+    """Replay a settled batch: every field of its record against the chain, and the computation itself.
 
     Needs no wallet. Ends with exit code 4 where a proof does not match, and names the challenge to open.
     """
     require("node", "proofyard verifier dispute replay")
-    places = parse_places(segment or [])
-    chain = _reader(context, flags)
+    spoken = [parse_place(text) for text in segment or []]
+    chain, number = _reader(context, flags), BatchId(batch)
 
-    async def run() -> tuple["Settled", str, list["Replayed"]]:
-        from proofyard.disputes.settled import load_settled
-
+    async def run() -> tuple["Settled", "RecordInvalid | None", list["Replayed"]]:
         async with evidence(chain, execution) as found:
-            settled = await load_settled(chain, found.network.read, BatchId(batch))
-            problem = await _problem(chain, settled, found)
-            follows = f"{len(settled.tasks)} commitments, plan, seals, verdicts and payouts all follow"
-            note(f"batch {batch}: {problem or follows}")
-            chosen = _chosen(settled, places, task or [], everything) if execute else []
+            settled = await _settled(chain, found, number)
+            problem = await _problem(settled, found)
+            for check in _checks(problem):
+                note(f"{'ok' if check['holds'] else 'WRONG':<6}{check['field']:<12} {check['says']}".rstrip())
+            chosen = _chosen(settled, spoken, task or [], job, everything) if execute else []
             return settled, problem, await _execute(found, settled, chosen)
 
     settled, problem, done = asyncio.run(run())
     wrong, withheld, innocent = _verdicts(chain, settled, done)
-    next_steps = _next_steps(batch, problem, wrong, withheld, innocent)
-    holds = not problem and not wrong and not innocent
+    next_steps = _next_steps(settled, problem is not None, wrong, withheld, innocent)
+    holds = problem is None and not wrong and not innocent
+    faulty = {(fault.job, fault.task) for fault in settled.record.faults if fault.segment is None}
     facts = {
         "batch": str(batch),
-        "problem": problem,
+        "checks": _checks(problem),
+        "problem": str(problem or ""),
         "executed": [_facts(result) for result in done],
-        "faults": sorted({str(fault.task) for fault in settled.record.faults if fault.segment is None}),
+        "faults": [f"{of}:{index}" for of, index in sorted(faulty)],
         "holds": holds,
         "challenges": next_steps,
     }
     emit(facts, as_json=as_json, text=f"batch {batch} holds" if holds else f"batch {batch} does not hold")
-    challenges.tell_known(chain, settled.record.batch)
+    challenges.tell_known(chain, number)
     _advise(chain, settled, next_steps)
     if not holds:
         raise typer.Exit(ExitCode.PROOF_MISMATCH)
@@ -96,6 +100,7 @@ def bisect(
     execution: ExecuteFlags,
     batch: Batch,
     task: Annotated[int, typer.Argument(help="Index of a task in the batch.")],
+    job: Job = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="File of another trace, from `bisect --json`; without it the task is executed here."),
@@ -111,19 +116,20 @@ def bisect(
     given = _read_trace(trace) if trace else None
 
     async def run() -> dict[str, Any]:
-        from proofyard.disputes.settled import load_settled
+        from proofyard.disputes.committed import load_committed
 
         async with evidence(chain, execution) as found, found.executor() as executor:
-            settled = await load_settled(chain, found.network.read, BatchId(batch))
-            await asyncio.to_thread(settled.check_commitments, chain)
-            replayer = found.replayer(settled, executor)
-            theirs = settled.task(index).trace
+            committed = await load_committed(chain, found.network.read, BatchId(batch))
+            of = job_in(committed, job)
+            replayer = found.replayer(committed, executor)
+            theirs = committed.member(of, index).trace
             if given is None:
-                note(f"executing task {task}, {settled.spec(index).segments} segments")
-            own = given or await replayer.whole(index, executor)
+                note(f"executing task {task}, {committed.spec(of, index).segments} segments")
+            own = given or await replayer.whole(of, index, executor)
             state, digests = _first_difference(own, theirs)
             facts: dict[str, Any] = {
                 "batch": str(batch),
+                "job": str(of),
                 "task": str(task),
                 "states": len(theirs),
                 "digests_compared": digests,
@@ -131,7 +137,7 @@ def bisect(
                 "trace": own,
             }
             if state is not None:
-                facts["segment"] = _facts(await replayer.segment(index, SegmentIndex(max(0, state - 1))))
+                facts["segment"] = _facts(await replayer.segment(of, index, SegmentIndex(max(0, state - 1))))
             return facts
 
     facts = asyncio.run(run())
@@ -144,11 +150,11 @@ def bisect(
     text = f"the traces differ from state {facts['first_state']} on, that is in segment {segment}; {compared}"
     emit(facts, as_json=as_json, text=f"{text}\nsegment {segment}: {found['says']}")
     if found["holds"] is False:
-        note(f"next: {OPEN} {batch} --segment {task}:{segment}")
+        note(f"next: {OPEN} {batch} --segment {facts['job']}:{task}:{segment}")
         raise typer.Exit(ExitCode.PROOF_MISMATCH)
     note(
         "the segment itself is right: the difference came in before, or the workload is not exact; "
-        f"next: proofyard verifier dispute replay {batch} --task {task}"
+        f"next: proofyard verifier dispute replay {batch} --task {task} --job {facts['job']}"
     )
 
 
@@ -162,24 +168,61 @@ def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
-async def _problem(chain: "ChainClient", settled: "Settled", found: Evidence) -> str:
-    """Why the settlement does not follow from its record; empty where it does."""
-    from proofyard.protocol.replay import RecordInvalid
-    from proofyard.protocol.signature import SignatureInvalid
+async def _settled(chain: "ChainClient", found: Evidence, batch: BatchId) -> "Settled":
+    """The settlement that stands. One whose record cannot be had, or read, is worth a challenge: says which."""
+    from proofyard.artifacts import ArtifactError
+    from proofyard.disputes.settled import load_settled
+    from proofyard.protocol.codec import CodecError
+    from proofyard.protocol.validate import RecordInvalid
 
     try:
-        await settled.check(chain, found.network.read)
-    except (RecordInvalid, SignatureInvalid) as error:
-        return str(error)
-    return ""
+        return await load_settled(chain, found.network.read, batch)
+    except (ArtifactError, CodecError, RecordInvalid):
+        note(f"what batch {batch} rests on cannot be had or read; if that stays so, next: {OPEN} {batch} --record")
+        raise
 
 
-def _chosen(settled: "Settled", places: list[Place], tasks: list[int], everything: bool) -> list[Place]:
+async def _problem(settled: "Settled", found: Evidence) -> "RecordInvalid | None":
+    """The first field of the record that does not follow; None where all do."""
+    from proofyard.protocol.validate import RecordInvalid
+
+    try:
+        await settled.check(found.network.read)
+    except RecordInvalid as error:
+        return error
+    return None
+
+
+def _checks(problem: "RecordInvalid | None") -> list[dict[str, Any]]:
+    """What was checked, in the order of the record's fields, up to the first that does not hold."""
+    from msgspec.structs import fields
+
+    from proofyard.protocol.record import BatchRecord
+
+    names = [field.name for field in fields(BatchRecord)]
+    if problem is None:
+        return [{"field": name, "holds": True, "says": ""} for name in [*names, "settlement"]]
+    broken = re.split(r"[.\[ ]", problem.field, maxsplit=1)[0]
+    before = names[: names.index(broken)] if broken in names else names
+    held = [{"field": name, "holds": True, "says": ""} for name in before]
+    return [*held, {"field": problem.field, "holds": False, "says": problem.reason}]
+
+
+def _chosen(
+    settled: "Settled", spoken: Sequence[Spoken], tasks: Sequence[int], job: int | None, everything: bool
+) -> list[Place]:
     """The segments to execute; those that were audited where nothing was chosen."""
-    if not (places or tasks or everything):
-        return [(audit.task, audit.segment) for audit in settled.record.audits]
-    whole = settled.tasks if everything else [TaskIndex(task) for task in tasks]
-    every = [(t, SegmentIndex(s)) for t in whole for s in range(settled.task(t).commitment.segments)]
+    if not (spoken or tasks or everything):
+        return [audit.key for audit in settled.record.audits]
+    committed = settled.committed
+    places = [place_in(committed, each, job) for each in spoken]
+    whole = [entry.key for entry in committed.entries] if everything else []
+    whole += [(job_in(committed, job), TaskIndex(task)) for task in tasks]
+    every = [
+        (of, task, SegmentIndex(segment))
+        for of, task in whole
+        for segment in range(committed.member(of, task).commitment.segments)
+    ]
     return list(dict.fromkeys([*places, *every]))
 
 
@@ -189,10 +232,11 @@ async def _execute(found: Evidence, settled: "Settled", places: Sequence[Place])
         return []
     results = []
     async with found.executor() as executor:
-        replayer = found.replayer(settled, executor)
+        replayer = found.replayer(settled.committed, executor)
         for count, place in enumerate(places, 1):
             result = await replayer.segment(*place)
-            note(f"{count} of {len(places)}: task {result.task} segment {result.segment}: {result}")
+            where = f"job {result.job} task {result.task} segment {result.segment}"
+            note(f"{count} of {len(places)}: {where}: {result}")
             results.append(result)
     return results
 
@@ -205,30 +249,37 @@ def _verdicts(
     from proofyard.protocol.settlement import FaultReason
     from proofyard.workloads.workload import load_workload
 
-    guilty = {fault.task for fault in settled.record.faults if fault.segment is None}
-    judged = {(a.task, a.segment) for a in settled.record.audits if a.verdict == Verdict.FAULT}
-    right = {(r.task, r.segment) for r in done if r.holds}
+    guilty = {(fault.job, fault.task) for fault in settled.record.faults if fault.kind != FaultReason.FALSE_AUDIT}
+    judged = {audit.key for audit in settled.record.audits if audit.verdict == Verdict.FAULT}
+    right = {(r.job, r.task, r.segment) for r in done if r.holds}
     innocent = [
         index
-        for index, slash in enumerate(chain.slashes(settled.record.batch))
-        if slash.reason == FaultReason.MISMATCH and (slash.task, slash.segment) in right & judged
+        for index, slash in enumerate(chain.slashes(settled.event.batch))
+        if slash.reason == FaultReason.MISMATCH and (slash.job, slash.task, slash.segment) in right & judged
     ]
-    wrong = [result for result in done if result.holds is False and result.task not in guilty]
-    withheld = [result for result in done if result.holds is None and result.task not in guilty]
-    if (wrong or withheld) and not load_workload(settled.manifest.workload).exact:
-        note(f"{settled.manifest.workload} is not exact: no jury convicts a worker for what executing it again gives")
-        return [], [], innocent
+    inexact = {job for job, manifest in settled.manifests.items() if not load_workload(manifest.workload).exact}
+    suspects = [result for result in done if not result.holds and (result.job, result.task) not in guilty]
+    if any(result.job in inexact for result in suspects):
+        note("some of it is not exact: no jury convicts a worker for what executing it again gives")
+    open_to_challenge = [result for result in suspects if result.job not in inexact]
+    wrong = [result for result in open_to_challenge if result.holds is False]
+    withheld = [result for result in open_to_challenge if result.holds is None]
     return wrong, withheld, innocent
 
 
 def _next_steps(
-    batch: int, problem: str, wrong: Sequence["Replayed"], withheld: Sequence["Replayed"], innocent: Sequence[int]
+    settled: "Settled",
+    problem: bool,
+    wrong: Sequence["Replayed"],
+    withheld: Sequence["Replayed"],
+    innocent: Sequence[int],
 ) -> list[str]:
     """The challenges to open, as commands. One segment of a task is enough: it costs the worker its whole stake."""
-    first = {result.task: result for result in reversed([*wrong, *withheld])}
+    batch = settled.event.batch
+    first = {(result.job, result.task): result for result in reversed([*wrong, *withheld])}
     return [
-        *([f"{OPEN} {batch} --payout 0"] if problem else []),
-        *(f"{OPEN} {batch} --segment {task}:{first[task].segment}" for task in sorted(first)),
+        *([f"{OPEN} {batch} --record"] if problem else []),
+        *(f"{OPEN} {batch} --segment {job}:{task}:{first[job, task].segment}" for job, task in sorted(first)),
         *(f"{OPEN} {batch} --fault {index}" for index in innocent),
     ]
 
@@ -236,7 +287,8 @@ def _next_steps(
 def _advise(chain: "ChainClient", settled: "Settled", next_steps: Sequence[str]) -> None:
     if not next_steps:
         return
-    left = settled.event.claimable_at - chain.now()
+    opened = chain.batch(settled.event.batch).settled_at
+    left = opened + chain.params().challenge_window - chain.now()
     if left <= 0:
         note("its challenge window has closed: nothing in it can be challenged any more")
         return
@@ -247,6 +299,7 @@ def _advise(chain: "ChainClient", settled: "Settled", next_steps: Sequence[str])
 
 def _facts(result: "Replayed") -> dict[str, Any]:
     return {
+        "job": str(result.job),
         "task": str(result.task),
         "segment": str(result.segment),
         "equal": result.equal,

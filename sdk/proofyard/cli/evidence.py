@@ -1,7 +1,7 @@
 """What the dispute commands execute with: a peer of its own, what it fetches, and an executor, gone when it is done."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proofyard.cli.errors import UsageError
-from proofyard.protocol.types import SegmentIndex, TaskIndex
+from proofyard.protocol.types import JobId, SegmentIndex, TaskIndex
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient
+    from proofyard.disputes.committed import Committed
     from proofyard.disputes.network import Network
     from proofyard.disputes.replaying import Replayer
-    from proofyard.disputes.settled import Settled
     from proofyard.workloads.executor import Executor
 
-Place = tuple[TaskIndex, SegmentIndex]
+Place = tuple[JobId, TaskIndex, SegmentIndex]
+"""A segment: of which job, of which task."""
 
 REPLAY_PATIENCE_S = 30.0
 """How long a worker's state is asked for; a worker may have to compute it again."""
@@ -53,10 +54,10 @@ class Evidence:
         async with Executor(self.folder / "executor", resources=Resources(threads=self.threads)) as executor:
             yield executor
 
-    def replayer(self, settled: "Settled", executor: "Executor") -> "Replayer":
+    def replayer(self, committed: "Committed", executor: "Executor") -> "Replayer":
         from proofyard.disputes.replaying import Replayer
 
-        return Replayer(settled, self.chain, self.network, executor, patience_s=REPLAY_PATIENCE_S)
+        return Replayer(committed, self.chain, self.network, executor, patience_s=REPLAY_PATIENCE_S)
 
 
 @asynccontextmanager
@@ -79,13 +80,35 @@ async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> A
             yield Evidence(chain, Network(chain, endpoint, store, home / "inputs"), home, given.threads)
 
 
-def parse_places(texts: Sequence[str]) -> list[Place]:
-    """`TASK:SEGMENT` as people type it. Raises `UsageError`."""
-    return [parse_place(text) for text in texts]
+@dataclass(frozen=True)
+class Spoken:
+    """A segment as people name it; `job` is None where they leave it out."""
+
+    job: JobId | None
+    task: TaskIndex
+    segment: SegmentIndex
 
 
-def parse_place(text: str) -> Place:
-    task, separator, segment = text.partition(":")
-    if not separator or not task.isdecimal() or not segment.isdecimal():
-        raise UsageError(f"--segment {text!r} is not TASK:SEGMENT; write it like 3:0")
-    return TaskIndex(int(task)), SegmentIndex(int(segment))
+def parse_place(text: str) -> Spoken:
+    """`TASK:SEGMENT` or `JOB:TASK:SEGMENT`. Raises `UsageError`."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--segment {text!r} is not TASK:SEGMENT; write it like 3:0, or with the job like 12:3:0")
+    *job, task, segment = map(int, parts)
+    return Spoken(JobId(job[0]) if job else None, TaskIndex(task), SegmentIndex(segment))
+
+
+def job_in(committed: "Committed", job: int | None) -> JobId:
+    """The job that is meant in a batch. Raises `UsageError` where there are several and none was named."""
+    known = [line.job for line in committed.header.lines]
+    names = ", ".join(map(str, known))
+    if job is None and len(known) > 1:
+        raise UsageError(f"batch {committed.batch} has tasks of jobs {names}; say which with --job")
+    if job is not None and job not in known:
+        raise UsageError(f"batch {committed.batch} has no task of job {job}, it has jobs {names}")
+    return known[0] if job is None else JobId(job)
+
+
+def place_in(committed: "Committed", spoken: Spoken, job: int | None) -> Place:
+    """The segment that is meant in a batch; `job` is that of `--job`."""
+    return job_in(committed, job if spoken.job is None else spoken.job), spoken.task, spoken.segment

@@ -10,12 +10,13 @@ import typer
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import WalletFlags, grouped
-from proofyard.cli.output import AsJson, emit, note, parse_credits
-from proofyard.cli.settings import NETWORK, RequesterSettings, load
-from proofyard.protocol.types import JobId
+from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
+from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
+from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, load
+from proofyard.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
+    from proofyard.chain import ChainClient, JobRecord
     from proofyard.protocol.messages import JobReport
     from proofyard.sdk import Client, JobHandle
 
@@ -33,6 +34,17 @@ def submit(
     data: Annotated[Path, typer.Option(help="JSONL, one object a line; docs/workloads.md says of what.")],
     reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")],
     audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")],
+    verifier_fee: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_credits,
+            metavar="CREDIT",
+            help="Pay of the verifiers; without it 5% of the reward and their gas.",
+        ),
+    ] = None,
+    auditors: Annotated[int, typer.Option(help="Owners that execute each segment that is drawn; at least 2.")] = 2,
+    segments_per_audit: Annotated[int, typer.Option(help="Segments that are drawn of an audited task.")] = 1,
+    deadline: Annotated[int, typer.Option(metavar="SECONDS", help="How long the job may take.")] = 24 * 3600,
     model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory; map can do without.")] = None,
     workload: Annotated[str, typer.Option(help="lora, sweep, embed, evaluate or map.")] = "lora",
     parameters: Annotated[
@@ -57,6 +69,7 @@ def submit(
 ) -> None:
     """Publish a job and put its pay in escrow. Prints the job's number.
 
+    Inputs are not encrypted: whoever has their CIDs, which the job's manifest names, can read them.
     For example `--workload sweep --set 'vary={"lr": [0.001, 0.01]}'`; what a workload's parameters mean is documented
     in `proofyard.sdk`'s job specs.
     """
@@ -75,12 +88,27 @@ def submit(
     }
     given = {name: value for name, value in values.items() if value is not None} | _parsed(parameters or [])
     with open_client(context, flags) as client:
-        from proofyard.sdk import make_job
+        from proofyard.sdk import Offer, make_job
 
-        spec = make_job(workload, given)
+        offer = Offer(
+            reward=reward,
+            audit_fee=audit_fee,
+            verifier_fee=verifier_fee,
+            auditors_per_segment=auditors,
+            segments_per_audit=segments_per_audit,
+            deadline_s=deadline,
+        )
+        prepared = client.prepare(make_job(workload, given), offer)
+        terms = prepared.terms
+        proposed = "" if verifier_fee is not None else ", proposed (--verifier-fee sets it)"
+        note(
+            f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
+            f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
+        )
         note(f"publishing {' and '.join(str(path) for path in (model, data) if path)}; each block is sent once")
-        job = client.submit(spec, reward=reward, audit_fee=audit_fee)
-        emit({"job": str(job.job_id)}, as_json=as_json, text=str(job.job_id))
+        job = client.open(prepared)
+        facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
+        emit(facts, as_json=as_json, text=str(job.job_id))
         if wait_for_it:
             _follow(job, None)
         else:
@@ -116,6 +144,43 @@ def status(
 
 @app.command()
 @grouped
+def show(context: typer.Context, flags: NetworkFlags, job: Number, as_json: AsJson = False) -> None:
+    """Show what the chain says of a job: its terms, its money, and when what is left of it can be had back."""
+    chain = _reader(context, flags)
+    record = chain.job(JobId(job))
+    facts = _chain_facts(chain, record)
+    amounts = ("reward", "audit_fee", "verifier_fee", "escrow", "surplus")
+    text = facts | {name: format_credits(int(facts[name])) for name in amounts}
+    emit(
+        facts, as_json=as_json, text="\n".join(f"{key:<20} {value}" for key, value in text.items() if value is not None)
+    )
+    note(_refund_step(chain, record))
+
+
+@app.command()
+@grouped
+def refund(
+    context: typer.Context,
+    flags: WalletFlags,
+    job: Number,
+    close: Annotated[bool, typer.Option("--close", help="End the job first; what is committed is still paid.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take back what a job that is over did not spend; may be called again once more of it is free."""
+    with open_client(context, flags) as client:
+        chain, before = client.chain, client.chain.token_balance(client.wallet.address)
+        if close and not chain.job(JobId(job)).closed:
+            chain.close_job(JobId(job))
+        chain.refund(JobId(job))
+        record, got = chain.job(JobId(job)), chain.token_balance(client.wallet.address) - before
+        step = _refund_step(chain, record)
+    facts = {"job": str(job), "refunded": str(got), "escrow": str(record.escrow), "surplus": str(record.surplus)}
+    emit(facts, as_json=as_json, text=format_credits(got))
+    note(step)
+
+
+@app.command()
+@grouped
 def wait(
     context: typer.Context,
     flags: WalletFlags,
@@ -138,10 +203,17 @@ def result(
     dest: Annotated[Path, typer.Argument(help="Directory to write it to.")],
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a finished job's result; every block is checked against the CID that was audited."""
+    """Fetch a finished job's result, and check it: settled on chain, signed, and packaged here; code 4 where it is not.
+
+    No verifier is believed.
+    """
     with open_client(context, flags) as client:
-        path = client.job(JobId(job)).result(dest)
-    emit({"job": str(job), "path": str(path)}, as_json=as_json, text=str(path))
+        handle = client.job(JobId(job))
+        path = handle.result(dest)
+        final_in = handle.prove().final_at - client.chain.now()
+    emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
+    if final_in > 0:
+        note(f"what it rests on can be challenged for {final_in} s more")
     if (path / "adapter_config.json").is_file():
         note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
 
@@ -176,3 +248,55 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
 
     with Client(settings.rpc_url, settings.registry, unlock(settings.wallet, settings.password_file)) as client:
         yield client
+
+
+def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
+    from proofyard.chain import ChainClient
+
+    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
+    return ChainClient(settings.rpc_url, Address(settings.registry))
+
+
+def _chain_facts(chain: "ChainClient", record: "JobRecord") -> dict[str, Any]:
+    """A job on chain; amounts in base units, times in Unix seconds."""
+    free = _escrow_free_from(chain, record)
+    return {
+        "job": str(record.id),
+        "requester": record.requester,
+        "verifier": str(record.verifier) if record.verifier else None,
+        "closed_at": str(record.closed_at) if record.closed else None,
+        "deadline": str(record.deadline),
+        "units": str(record.units),
+        "units_open": str(record.units_open),
+        "units_paid": str(record.units_paid),
+        "reward": str(record.reward),
+        "audit_fee": str(record.audit_fee),
+        "verifier_fee": str(record.verifier_fee),
+        "auditors_per_segment": record.auditors_per_segment,
+        "segments_per_audit": record.segments_per_audit,
+        "escrow": str(record.escrow),
+        "escrow_free_from": str(free),
+        "surplus": str(record.surplus),
+        "surplus_free_from": str(max(free, record.surplus_from)),
+    }
+
+
+def _escrow_free_from(chain: "ChainClient", record: "JobRecord") -> int:
+    """From when on what no batch has reserved goes back: no more can be committed. 0 once all of it is paid."""
+    if record.units_paid == record.units:
+        return 0
+    return record.commits_end(chain.params().receipt_time)
+
+
+def _refund_step(chain: "ChainClient", record: "JobRecord") -> str:
+    """What comes next for whoever waits for the rest of a job's money."""
+    now, free = chain.now(), _escrow_free_from(chain, record)
+    command = f"proofyard job refund {record.id}"
+    if not record.escrow and not record.surplus:
+        return "nothing is left to be refunded now"
+    if free > now:
+        hint = "" if record.closed else ", or sooner with --close"
+        return f"next, from Unix time {free} on ({free - now} s from now{hint}): {command}"
+    if record.escrow or record.surplus_from <= now:
+        return f"next: {command}"
+    return f"next, from Unix time {record.surplus_from} on, when nothing can be disputed any more: {command}"

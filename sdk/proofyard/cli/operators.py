@@ -10,7 +10,7 @@ from proofyard.cli.context import config_of
 from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
-from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
+from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, verifier_run
 from proofyard.cli.settings import NetworkSettings, load
 from proofyard.cli.wallets import unlock, wallet_file
@@ -84,6 +84,8 @@ def register_verifier(
     hot = unlock(_file(wallet, keystore_dir), password_file)
     amount = Wei(stake if stake is not None else chain.params().verifier_stake)
     _registered(chain.register_verifier(hot, amount, endpoint), hot.address, amount, as_json)
+    if not next(seat.counts for seat in chain.active_verifiers() if seat.node == hot.address):
+        note(f"its seat counts for batches from {chain.params().seat_delay} s on, until then it can only follow")
     note(f"next: proofyard verifier run --wallet {wallet} --port {endpoint.rpartition(':')[2]}")
 
 
@@ -95,18 +97,135 @@ def status(context: typer.Context, flags: NetworkFlags, address: KeyAddress, as_
     chain = _reader(context, flags)
     record = _record(chain, address)
     account = chain.account(record.owner)
+    seat = next((seat for seat in chain.active_verifiers() if seat.id == record.id), None)
     facts = {
         "operator": str(record.id),
         "role": record.role.name.lower(),
         "active": record.active,
         "owner": record.owner,
         "stake": str(record.stake),
+        "frozen": str(account.frozen),
         "unbonding": str(account.unbonding),
+        "bound_until": str(account.bound_until) if account.bound_until > chain.now() else None,
+        "seat": seat.slot if seat else None,
+        "seat_counts": seat.counts if seat else None,
         "consecutive_valid": record.consecutive_valid,
         "endpoint": record.endpoint,
     }
-    text = {**facts, "stake": format_credits(record.stake), "unbonding": format_credits(account.unbonding)}
-    emit(facts, as_json=as_json, text="\n".join(f"{key:<18} {value}" for key, value in text.items()))
+    amounts = ("stake", "frozen", "unbonding")
+    text = facts | {name: format_credits(int(str(facts[name]))) for name in amounts}
+    emit(facts, as_json=as_json, text="\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None))
+
+
+@node.command("stake")
+@verifier.command("stake")
+@grouped
+def add_stake(
+    context: typer.Context,
+    flags: NetworkFlags,
+    amount: Annotated[Any, typer.Argument(parser=parse_credits, metavar="CREDIT", help="How much to add.")],
+    owner: Owner,
+    owner_password_file: OwnerPassword = None,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add stake: it backs the owner's nodes and verifier, and bonds of challenges are taken from it."""
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
+    assert chain.wallet is not None, "an owner was unlocked"
+    chain.add_stake(Wei(amount))
+    stake = chain.account(chain.wallet.address).stake
+    facts = {"owner": chain.wallet.address, "stake": str(stake)}
+    emit(facts, as_json=as_json, text=f"{format_credits(stake)} at stake")
+
+
+@node.command("bench")
+@grouped
+def bench(
+    context: typer.Context,
+    flags: NetworkFlags,
+    address: KeyAddress,
+    owner: Annotated[str | None, typer.Option(help="Wallet of the owner; takes the places that are lacking.")] = None,
+    owner_password_file: OwnerPassword = None,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show whether a node's owner can be drawn for juries, workload by workload; with --owner take the lacking places.
+
+    Registering takes them by itself. A place that was left can be had again after the time to unstake.
+    """
+    chain = (
+        _reader(context, flags) if owner is None else _owner(context, flags, owner, owner_password_file, keystore_dir)
+    )
+    record = _record(chain, address)
+    from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
+
+    offered = [name for name in WORKLOADS if record.workloads >> workload_bit(name) & 1]
+    lacking = [name for name in offered if not chain.on_bench(record.owner, workload_bit(name))]
+    if owner is not None and lacking:
+        chain.join_bench(workload_bits(lacking))
+    held = {name: chain.on_bench(record.owner, workload_bit(name)) for name in offered}
+    rows = [(name, "yes" if there else "no") for name, there in held.items()]
+    emit({"owner": record.owner, "bench": held}, as_json=as_json, text=table(rows, ("WORKLOAD", "ON THE BENCH")))
+    if not all(held.values()):
+        note(f"next, where it left long enough ago: proofyard node bench {address} --owner WALLET")
+
+
+@verifier.command("attend")
+@grouped
+def attend(
+    context: typer.Context,
+    flags: NetworkFlags,
+    wallet: Key,
+    password_file: PasswordFile = None,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show that a verifier is there, so that its seat is not taken away as idle. `verifier run` does it by itself."""
+    chain = _owner(context, flags, wallet, password_file, keystore_dir)
+    assert chain.wallet is not None, "a hot key was unlocked"
+    chain.attend()
+    emit({"verifier": chain.wallet.address, "attended": True}, as_json=as_json, text="attended")
+
+
+@verifier.command("seats")
+@grouped
+def seats(context: typer.Context, flags: NetworkFlags, as_json: AsJson = False) -> None:
+    """List the verifiers that are seated, and whose seats count for batches that are committed now."""
+    found = _reader(context, flags).active_verifiers()
+    facts = [
+        {
+            "slot": seat.slot,
+            "operator": str(seat.id),
+            "address": seat.node,
+            "owner": seat.owner,
+            "stake": str(seat.stake),
+            "counts": seat.counts,
+            "endpoint": seat.endpoint,
+        }
+        for seat in found
+    ]
+    rows = [
+        (str(s.slot), str(s.id), s.node, format_credits(s.stake), "yes" if s.counts else "not yet", s.endpoint)
+        for s in found
+    ]
+    emit(facts, as_json=as_json, text=table(rows, ("SLOT", "OPERATOR", "ADDRESS", "STAKE", "COUNTS", "ENDPOINT")))
+
+
+@verifier.command("unseat")
+@grouped
+def unseat(
+    context: typer.Context,
+    flags: NetworkFlags,
+    slot: Annotated[int, typer.Argument(help="The seat's number, as `verifier seats` shows it.")],
+    wallet: Annotated[str, typer.Option("--wallet", help="Any wallet with ether for gas.")],
+    password_file: PasswordFile = None,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take away a seat that signed nothing and did not attend for a whole period; anybody may."""
+    chain = _owner(context, flags, wallet, password_file, keystore_dir)
+    chain.unseat_idle(slot)
+    emit({"slot": slot, "unseated": True}, as_json=as_json, text=f"seat {slot} is free")
 
 
 @node.command("unstake")
@@ -121,13 +240,24 @@ def unstake(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retire an operator and start the release of the stake that backed it."""
+    """Retire an operator and start the release of the stake that backed it. A verifier's stays bound for a time
+    first."""
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
     record = _record(chain, address)
     params = chain.params()
     freed = params.verifier_stake if record.role.name == "VERIFIER" else params.node_stake
     chain.retire(record.id)
-    amount = Wei(min(freed, record.stake))
+    account = chain.account(record.owner)
+    if account.bound_until > chain.now():
+        facts = {"operator": str(record.id), "amount": "0", "release_at": str(account.bound_until)}
+        emit(
+            facts,
+            as_json=as_json,
+            text=f"the seat is left; its stake stays bound until Unix time {account.bound_until}",
+        )
+        note(f"next, after that: proofyard verifier dispute withdraw --wallet {owner}")
+        return
+    amount = Wei(min(freed, account.stake))
     chain.request_unstake(amount)
     release = chain.account(record.owner).release_at
     facts = {"operator": str(record.id), "amount": str(amount), "release_at": str(release)}

@@ -5,11 +5,13 @@ from proofyard.sdk import LoraJob, credits, submit_job
 handle = submit_job(LoraJob(model="model/", data="text.jsonl"), reward=credits(100), audit_fee=credits(10))
 handle.wait()
 adapter = handle.result("adapter/")
+
+What is submitted is not encrypted: whoever has an artifact's CID can read it, and the manifest names the inputs' CIDs.
 """
 
 from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
 from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
-from proofyard.sdk.client import Client, JobHandle, credits, submit_job
+from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
 from proofyard.sdk.errors import (
     BadPeer,
     JobFailed,
@@ -18,10 +20,13 @@ from proofyard.sdk.errors import (
     NotFinished,
     NoVerifier,
     RecordMismatch,
+    ResultUnproven,
     SdkError,
 )
 from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
+from proofyard.sdk.results import Proven
 from proofyard.sdk.specs import JobSpec, LoraJob
+from proofyard.sdk.terms import Offer, propose_verifier_fee
 
 __all__ = [
     "JOBS",
@@ -41,8 +46,12 @@ __all__ = [
     "MapJob",
     "NoVerifier",
     "NotFinished",
+    "Offer",
     "PeerAddress",
+    "Prepared",
+    "Proven",
     "RecordMismatch",
+    "ResultUnproven",
     "SdkError",
     "SettledBatch",
     "Swarm",
@@ -51,6 +60,7 @@ __all__ = [
     "claim_all",
     "credits",
     "make_job",
+    "propose_verifier_fee",
     "settled_batches",
     "submit_job",
     "unclaimed",

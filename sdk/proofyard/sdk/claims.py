@@ -1,6 +1,7 @@
 """Getting paid: the settled batches of a job, their records, and the claims that follow from them.
 
-Anybody may send anybody's claim; the money goes to the owner of the operator that earned it.
+Anybody may send anybody's claim; the money goes to the owner of the operator that earned it. Verifiers' fees need no
+claim: they go to their owners' stake when a batch is final.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from proofyard.protocol.settlement import Payout, payout_root
 from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.sdk.client import Client
 from proofyard.sdk.errors import RecordMismatch
+from proofyard.sdk.results import standing_batches
 
 CLAIMS_AT_ONCE = 50
 """Payouts in one transaction, well below a block's gas."""
@@ -44,10 +46,14 @@ class Due:
 
 
 def settled_batches(client: Client, job: JobId) -> list[SettledBatch]:
-    """A job's settled batches with their records. Raises `RecordMismatch` for a record that the chain contradicts."""
+    """The batches with a line of a job that are settled now, with their records; other jobs' tasks may be in them.
+
+    Raises `RecordMismatch` for a record that the chain contradicts.
+    """
+    standing = standing_batches(client.chain, job)
     latest = {event.batch: event for event in client.chain.settled(job)}
     found = []
-    for event in latest.values():
+    for event in (latest[batch] for batch in standing):
         record = decode_record(client.read(event.record, MAX_RECORD_BYTES))
         if payout_root(event.batch, payouts_of(record)) != event.payout_root:
             raise RecordMismatch(event.batch, event.record)

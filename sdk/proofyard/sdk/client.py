@@ -1,10 +1,15 @@
-"""The requester's side: publish artifacts, escrow the pay, follow the job, fetch the result."""
+"""The requester's side: publish artifacts, escrow the pay, follow the job, check and fetch the result.
+
+Inputs and results are artifacts without encryption: model, data and manifest can be read by whoever has their CIDs,
+which are in the job's manifest and so known to everybody. Do not submit what must stay private.
+"""
 
 import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -15,16 +20,19 @@ from typing import Any, Self, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
-from proofyard.chain import ChainClient, JobTerms, Wallet
+from proofyard.chain import ChainClient, JobTerms, VerifierRecord, Wallet
+from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
-from proofyard.protocol.types import Address, Cid, JobId, Wei
-from proofyard.protocol.workload_bits import workload_bit
+from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
 from proofyard.sdk.artifacts import PeerAddress, local_host
 from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
+from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
 from proofyard.sdk.specs import JobSpec, resolve_model
+from proofyard.sdk.terms import Offer, check_offer, check_sizes, check_task_rewards, check_work, job_terms
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
+from proofyard.workloads.limits import USUAL
 from proofyard.workloads.workload import load_workload
 
 T = TypeVar("T")
@@ -33,7 +41,16 @@ POLL_S = 0.5
 ANSWER_S = 10.0
 PATIENCE_S = 60.0
 PUBLISH_TIMEOUT_S = 3600.0
-MAX_RESULT_BYTES = 64 << 30
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that could be opened: nothing of it is published or paid yet. `artifacts` are the manifest and its
+    inputs."""
+
+    terms: JobTerms
+    manifest: Manifest
+    artifacts: tuple[Cid, ...]
 
 
 class Client:
@@ -90,31 +107,46 @@ class Client:
         *,
         reward: Wei,
         audit_fee: Wei,
+        verifier_fee: Wei | None = None,
         auditors_per_segment: int = 2,
         segments_per_audit: int = 1,
         deadline_s: int = 24 * 3600,
     ) -> "JobHandle":
         """Publish a job's artifacts, open it on chain with its pay in escrow, and return its handle.
 
-        `reward` goes to the workers, `audit_fee` to the auditors; what is not spent comes back. Nothing is published
-        or escrowed for a job that the workload refuses (`ManifestRefused`) or that no verifier can take (`NoVerifier`).
+        `reward` goes to the workers, `audit_fee` to the auditors, `verifier_fee` to the verifiers (see
+        `proofyard.sdk.terms.propose_verifier_fee` for what is proposed without one); what is not spent comes back.
+        Whoever has the CIDs can read the inputs, and the manifest names them. Nothing is published or escrowed for a
+        job that the workload refuses (`ManifestRefused`), that asks more of a node than the usual limits or has terms
+        that the contract would refuse (`JobRefused`, with the field), or that no verifier can take (`NoVerifier`). A
+        node whose operator allows less may still refuse it later; what is escrowed for it comes back.
         """
-        manifest, artifacts = self._prepare(spec)
-        encoded = encode_manifest(manifest)
-        manifest_cid = self.store.put_bytes(encoded)
-        terms = JobTerms(
-            manifest=cid_digest(manifest_cid),
-            task_count=len(load_workload(manifest.workload).graph(manifest)),
+        offer = Offer(
             reward=reward,
             audit_fee=audit_fee,
+            verifier_fee=verifier_fee,
             auditors_per_segment=auditors_per_segment,
             segments_per_audit=segments_per_audit,
-            deadline=int(time.time()) + deadline_s,
-            workload=workload_bit(manifest.workload),
+            deadline_s=deadline_s,
         )
-        self.chain.require_balance(Wei(reward + audit_fee))
-        self._run(self._publish((manifest_cid, *artifacts)))
-        return JobHandle(self, self.chain.open_job(terms))
+        return self.open(self.prepare(spec, offer))
+
+    def prepare(self, spec: JobSpec, offer: Offer) -> Prepared:
+        """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
+        check_offer(offer)
+        manifest, artifacts = self._manifest(spec)
+        graph = tuple(load_workload(manifest.workload).graph(manifest))
+        check_work(manifest, graph)
+        check_task_rewards(graph, offer.reward, self.chain.params().court.receipt_penalty)
+        manifest_cid = self.store.put_bytes(encode_manifest(manifest))
+        terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, self.chain.gas_price())
+        self.chain.require_balance(terms.escrow)
+        return Prepared(terms, manifest, (manifest_cid, *artifacts))
+
+    def open(self, prepared: Prepared) -> "JobHandle":
+        """Publish a prepared job and put its pay in escrow."""
+        self._run(self._publish(prepared.artifacts))
+        return JobHandle(self, self.chain.open_job(prepared.terms))
 
     def job(self, job: JobId) -> "JobHandle":
         """The handle of a job opened earlier."""
@@ -124,21 +156,46 @@ class Client:
         """How a job is doing, from the first verifier that answers; one that restarts is waited for a minute."""
         return self._run(self._ask(JobQuery(job, since)))
 
-    def download(self, cid: Cid, dest: Path) -> Path:
-        """Fetch an artifact, a file or a directory, to `dest`; every block is checked."""
-        return self._run(self._download(cid, dest))
+    def prove(self, job: JobId) -> Proven:
+        """What the settled batches show of a job that is done. Raises `ResultUnproven`."""
+        batches = [self.settled(batch) for batch in standing_batches(self.chain, job)]
+        cid, _, graph = self._work(job)
+        return prove(job, cid, graph, batches)
+
+    def settled(self, batch: BatchId) -> Settled:
+        """A settled batch: its event, the record that the event names, and what the chain says to hold that against."""
+        return self._run(load_settled(self.chain, self._read, batch))
+
+    def package(self, proven: Proven, said: Cid, dest: Path) -> Path:
+        """Package a proven result in `dest`. Raises `ResultUnproven` where a verifier said that it is another one."""
+        _, manifest, _ = self._work(proven.job)
+        result = self.read(proven.result, USUAL.max_state_bytes)
+        with TemporaryDirectory(prefix="proofyard-result-") as folder:
+            made = load_workload(manifest.workload).package(manifest, result, Path(folder) / "result")
+            cid = self.store.put_directory(made)
+        require_package(proven.job, said, cid)
+        return self.store.export(cid, dest)
 
     def read(self, cid: Cid, max_bytes: int) -> bytes:
         """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
         return self._run(self._read(cid, max_bytes))
 
-    def _prepare(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
+    def _work(self, job: JobId) -> tuple[Cid, Manifest, Sequence[TaskSpec]]:
+        """A job's manifest as the chain names it, and the tasks that follow from it."""
+        cid = manifest_of(self.chain, job)
+        manifest = decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
+        return cid, manifest, load_workload(manifest.workload).graph(manifest)
+
+    def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
         model = self.store.link_directory(resolve_model(spec.model)) if spec.model is not None else None
         data = None
         if spec.data is not None:
             if not Path(spec.data).is_file():
                 raise JobRefused(f"data: {spec.data} is no file; give the path of a JSONL file")
             data = self.store.link_file(Path(spec.data))
+        check_sizes(
+            {field: self.store.size(cid) for field, cid in (("model", model), ("data", data)) if cid is not None}
+        )
         manifest = spec.manifest(model, data)
         load_workload(manifest.workload).check(manifest)
         return manifest, [cid for cid in (model, data) if cid is not None]
@@ -161,7 +218,7 @@ class Client:
         )
         async for attempt in retrying:
             with attempt:
-                connection = await self._verifier()
+                connection = await self._verifier(query.job)
                 try:
                     return await connection.request(query, reply=JobReport, timeout=ANSWER_S)
                 except DeadlineExceeded:
@@ -169,33 +226,44 @@ class Client:
                     raise
         raise AssertionError("retrying ends with an answer or an error")
 
-    async def _download(self, cid: Cid, dest: Path) -> Path:
-        await fetch(self.store, cid, [await self._verifier()], max_bytes=MAX_RESULT_BYTES)
-        return await asyncio.to_thread(self.store.export, cid, dest)
-
     async def _read(self, cid: Cid, max_bytes: int) -> bytes:
-        if not await asyncio.to_thread(self.store.has, cid):
-            await fetch(self.store, cid, [await self._verifier()], max_bytes=max_bytes)
+        if await asyncio.to_thread(lambda: any(self.store.missing(cid))):
+            await fetch(self.store, cid, await self._verifiers(), max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
-    async def _verifier(self) -> Connection:
-        """A connection to any active verifier."""
+    async def _verifier(self, job: JobId | None = None) -> Connection:
+        """A connection to an active verifier, the one that has the job where it can be reached."""
         verifiers = await asyncio.to_thread(self.chain.active_verifiers)
-        peers, reasons = [], []
+        if job is not None:
+            scheduler = (await asyncio.to_thread(self.chain.job, job)).verifier
+            verifiers = sorted(verifiers, key=lambda verifier: verifier.id != scheduler)
+        reasons = []
         for verifier in verifiers:
-            try:
-                peers.append(PeerAddress.parse(verifier.endpoint, verifier.node))
-            except BadPeer as error:
-                reasons.append(str(error))
-        for peer in peers:
-            try:
-                endpoint = await self._socket(peers)
-                return await endpoint.connect(peer.host, peer.port, expect=peer.wallet)
-            except TransportError as error:
-                reasons.append(str(error))
-        raise NoVerifier("; ".join(reasons) or "the Registry lists no active verifier; start one with `verifier run`")
+            found = await self._dial(verifier, verifiers)
+            if isinstance(found, Connection):
+                return found
+            reasons.append(found)
+        raise NoVerifier(_why(reasons))
 
-    async def _socket(self, peers: list[PeerAddress]) -> Endpoint:
+    async def _verifiers(self) -> list[Connection]:
+        """Every active verifier that can be reached: a record that one has lost, or hides, its co-signers have."""
+        verifiers = await asyncio.to_thread(self.chain.active_verifiers)
+        dialled = await asyncio.gather(*(self._dial(verifier, verifiers) for verifier in verifiers))
+        found = [each for each in dialled if isinstance(each, Connection)]
+        if not found:
+            raise NoVerifier(_why([each for each in dialled if isinstance(each, str)]))
+        return found
+
+    async def _dial(self, verifier: VerifierRecord, known: Sequence[VerifierRecord]) -> Connection | str:
+        """A connection to a verifier, or why there is none. `known` decides which of our addresses to send from."""
+        try:
+            peer = PeerAddress.parse(verifier.endpoint, verifier.node)
+            endpoint = await self._socket(_addresses(known))
+            return await endpoint.connect(peer.host, peer.port, expect=peer.wallet)
+        except (BadPeer, TransportError) as error:
+            return str(error)
+
+    async def _socket(self, peers: Sequence[PeerAddress]) -> Endpoint:
         """The client's one socket, opened when it is first known whom it must reach."""
         async with self._opening:
             if self._endpoint is None:
@@ -256,8 +324,19 @@ class JobHandle:
             self.client.chain.close_job(self.job_id)
         self.client.chain.refund(self.job_id)
 
+    def prove(self) -> Proven:
+        """What is settled of a job that is done, checked against the chain; see `proofyard.sdk.results`.
+
+        Raises `ResultUnproven` where that is not the whole job.
+        """
+        return self.client.prove(self.job_id)
+
     def result(self, dest: Path | str) -> Path:
-        """Fetch the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
+        """Write the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
+
+        Nobody is believed: the settled batches on chain must hold every task of the job, with records that validate,
+        and what the verifier reports must be the package that is made here of the last task's committed result; else
+        `ResultUnproven`, and nothing is written. Until `prove().final_at` a batch can still be challenged.
 
         For `LoraJob` this is a PEFT adapter: `peft.PeftModel.from_pretrained(model, dest)` loads it.
         """
@@ -266,14 +345,35 @@ class JobHandle:
             raise JobFailed(self.job_id, report.reason)
         if report.result is None:
             raise NotFinished(self.job_id, report.state)
-        return self.client.download(report.result, Path(dest))
+        return self.client.package(self.prove(), report.result, Path(dest))
 
 
-def submit_job(spec: JobSpec, *, reward: Wei, audit_fee: Wei, client: Client | None = None, **terms: int) -> JobHandle:
+def submit_job(
+    spec: JobSpec,
+    *,
+    reward: Wei,
+    audit_fee: Wei,
+    verifier_fee: Wei | None = None,
+    client: Client | None = None,
+    **terms: int,
+) -> JobHandle:
     """Submit a job with `client`, or with one from the environment (`Client.from_env`); see `Client.submit`."""
-    return (client or Client.from_env()).submit(spec, reward=reward, audit_fee=audit_fee, **terms)
+    sender = client or Client.from_env()
+    return sender.submit(spec, reward=reward, audit_fee=audit_fee, verifier_fee=verifier_fee, **terms)
 
 
 def credits(amount: float | str) -> Wei:
     """An amount of the network's token in base units: `credits("1.5")` is 1.5 * 10**18."""
     return Wei(int(Decimal(str(amount)) * 10**18))
+
+
+def _addresses(verifiers: Sequence[VerifierRecord]) -> list[PeerAddress]:
+    found = []
+    for verifier in verifiers:
+        with suppress(BadPeer):
+            found.append(PeerAddress.parse(verifier.endpoint, verifier.node))
+    return found
+
+
+def _why(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons) or "the Registry lists no active verifier; start one with `verifier run`"

@@ -6,7 +6,9 @@ SdkError
 ├── JobFailed         the network gave the job up, with its reason
 ├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
-└── NotFinished       asked for the result of a job that is still running
+├── NotFinished       asked for the result of a job that is still running
+├── RecordMismatch    a batch's record is not what the chain settled
+└── ResultUnproven    a verifier's result does not follow from what was settled
 """
 
 from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
@@ -58,4 +60,18 @@ class RecordMismatch(SdkError):
         super().__init__(
             f"the record {record} of batch {batch} does not have the payouts that the chain settled; "
             "challenge the batch while its window is open"
+        )
+
+
+class ResultUnproven(SdkError):
+    """A verifier says that a job is done, and what is settled on chain does not show it. `reason`: what does not
+    match."""
+
+    exit_code = 4
+
+    def __init__(self, job: JobId, reason: str) -> None:
+        self.job, self.reason = job, reason
+        super().__init__(
+            f"the result of job {job} is not proven: {reason}; the verifier that reported it is not to be believed, "
+            f"ask again or look at its batches with `proofyard verifier dispute replay`"
         )

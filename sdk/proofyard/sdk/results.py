@@ -1,0 +1,93 @@
+"""Whether a job's result is what the network settled: nobody's word is taken for it.
+
+The chain says which batches of the job are settled, and by the CID in each settlement's event which record that rests
+on. A record has to validate and to be what was settled (`proofyard.disputes.settled`), its commitments are signed and
+under the batch's root. Every task of the job must be accepted in one of them, each built on the accepted results of the
+tasks before it. The last one's result, packaged here, is the job's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proofyard.chain import ChainClient
+from proofyard.protocol import merkle
+from proofyard.protocol.cid import cid_bytes, make_cid
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.earnings import accepted
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.signature import SignatureInvalid
+from proofyard.protocol.types import BatchId, Cid, JobId, TaskIndex
+from proofyard.protocol.validate import RecordInvalid
+from proofyard.sdk.errors import ResultUnproven
+
+if TYPE_CHECKING:
+    from proofyard.disputes.settled import Settled
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What the settled batches show of a finished job. `result`: artifact of its last task. `batches` are those that
+    accepted its tasks; until `final_at` (Unix seconds on the chain's clock) one of them can still be challenged."""
+
+    job: JobId
+    result: Cid
+    batches: tuple[BatchId, ...]
+    final_at: int
+
+
+def standing_batches(chain: ChainClient, job: JobId) -> list[BatchId]:
+    """The batches with a line of the job that are settled now; what a challenge voided is not."""
+    known = dict.fromkeys(event.batch for event in chain.settled(job))
+    return [batch for batch in known if chain.batch(batch).settled_at]
+
+
+def prove(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], batches: Iterable["Settled"]) -> Proven:
+    """The job's result from its settled batches. Raises `ResultUnproven`, which says what does not match."""
+    done: dict[TaskIndex, Commitment] = {}
+    used: dict[BatchId, int] = {}
+    for settled in batches:
+        _require_valid(job, settled)
+        for task, commitment in _accepted(job, settled).items():
+            if task in done:
+                raise ResultUnproven(job, f"task {task} is paid in batch {settled.event.batch} and in another one")
+            done[task] = commitment
+            used[settled.event.batch] = settled.event.claimable_at
+    check_chain(job, manifest, graph, done)
+    return Proven(job, done[graph[-1].index].result, tuple(used), max(used.values()))
+
+
+def check_chain(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], done: Mapping[TaskIndex, Commitment]) -> None:
+    """Raise `ResultUnproven` unless `done` has each task of the graph, built on this manifest and these results."""
+    for spec in graph:
+        commitment = done.get(spec.index)
+        if commitment is None:
+            raise ResultUnproven(job, f"task {spec.index} is accepted in no settled batch")
+        inputs = [manifest, *(done[task].result for task in spec.deps)]
+        if commitment.inputs != merkle.root([cid_bytes(cid) for cid in inputs]):
+            raise ResultUnproven(job, f"task {spec.index} was built on other results than the accepted ones")
+
+
+def require_package(job: JobId, said: Cid, made: Cid) -> None:
+    """Raise `ResultUnproven` unless the package that a verifier reports is the one that was made here."""
+    if said != made:
+        raise ResultUnproven(job, f"the verifier reports {said}, the settled result of the last task gives {made}")
+
+
+def manifest_of(chain: ChainClient, job: JobId) -> Cid:
+    """The CID of the manifest that the job was opened with."""
+    return make_cid(chain.job(job).manifest)
+
+
+def _require_valid(job: JobId, settled: "Settled") -> None:
+    try:
+        settled.check_record()
+    except (RecordInvalid, SignatureInvalid) as error:
+        raise ResultUnproven(job, f"batch {settled.event.batch} does not follow from its record: {error}") from None
+
+
+def _accepted(job: JobId, settled: "Settled") -> dict[TaskIndex, Commitment]:
+    """The commitments to this job's tasks that a batch accepted."""
+    found = {task for where, task in accepted(settled.view, settled.record) if where == job}
+    commitments = (committed.commitment for committed in settled.record.tasks)
+    return {c.task: c for c in commitments if c.job == job and c.task in found}

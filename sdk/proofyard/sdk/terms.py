@@ -1,0 +1,124 @@
+"""What a job is opened with, looked at before anything is published or paid: a field that would be refused later by the
+contract, a verifier or a node is refused here, by its name."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proofyard.chain import JobTerms
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.types import Digest, Wei
+from proofyard.protocol.workload_bits import workload_bit
+from proofyard.sdk.errors import JobRefused
+from proofyard.workloads.limits import USUAL, Limits, demands
+
+BPS = 10_000
+FEE_BPS = 500
+"""The verifiers' proposed part of the reward, in 1/10,000."""
+
+GAS_PER_TASK = 250_000
+"""What a task costs its verifiers on chain where batches are small: its part of a commit, a draw and a settlement."""
+
+TOKEN_PER_ETHER = 1
+"""Base units of the token that pay one wei of gas, where nobody says otherwise."""
+
+LEAST_AUDITORS = 2
+MAX_BYTE = (1 << 8) - 1
+MAX_AMOUNT = (1 << 96) - 1
+MAX_UNITS = (1 << 64) - 1
+LEAST_SECONDS = 60
+MAX_SECONDS = 365 * 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A requester's terms. `verifier_fee` None asks for a proposal (`propose_verifier_fee`); amounts in base units.
+
+    `auditors_per_segment` (k, at least 2) owners execute each of the `segments_per_audit` (m) segments that are drawn
+    of an audited task. `deadline_s`: seconds from now in which the job must be done.
+    """
+
+    reward: Wei
+    audit_fee: Wei
+    verifier_fee: Wei | None = None
+    auditors_per_segment: int = LEAST_AUDITORS
+    segments_per_audit: int = 1
+    deadline_s: int = 24 * 3600
+
+
+def propose_verifier_fee(reward: Wei, tasks: int, gas_price: int, token_per_ether: int = TOKEN_PER_ETHER) -> Wei:
+    """What verifiers are offered where a requester names nothing, in base units of the token.
+
+    5% of the reward for scheduling, drawing and judging, and the gas that the tasks cost them at `gas_price` (wei of
+    ether for a unit of gas), each wei at `token_per_ether` base units. Nothing on chain knows the token's price; with
+    another one give a fee of your own. What is not used comes back.
+    """
+    return Wei(-(-reward * FEE_BPS // BPS) + tasks * GAS_PER_TASK * gas_price * token_per_ether)
+
+
+def check_offer(offer: Offer) -> None:
+    """Raise `JobRefused` for the first field that the contract would not take."""
+    amounts = {"reward": offer.reward, "audit_fee": offer.audit_fee, "verifier_fee": offer.verifier_fee or 0}
+    for field, amount in amounts.items():
+        _require(0 <= amount <= MAX_AMOUNT, field, f"is {amount} base units; amounts lie between 0 and 2**96 - 1")
+    k, m, seconds = offer.auditors_per_segment, offer.segments_per_audit, offer.deadline_s
+    _require(
+        LEAST_AUDITORS <= k <= MAX_BYTE,
+        "auditors_per_segment",
+        f"is {k}; a segment needs {LEAST_AUDITORS} to {MAX_BYTE} owners, so that no single one decides",
+    )
+    _require(1 <= m <= MAX_BYTE, "segments_per_audit", f"is {m}; from 1 to {MAX_BYTE} segments are drawn of a task")
+    known = f"from {LEAST_SECONDS} to {MAX_SECONDS} s are possible"
+    _require(LEAST_SECONDS <= seconds <= MAX_SECONDS, "deadline_s", f"is {seconds} s; {known}")
+
+
+def check_work(manifest: Manifest, graph: Sequence[TaskSpec], limits: Limits = USUAL) -> None:
+    """Raise `JobRefused` for the first field that asks more of a node than `limits` allow."""
+    _require(bool(graph), "params", "make no task")
+    units = sum(spec.work_units for spec in graph)
+    _require(0 < units <= MAX_UNITS, "params", f"make {units} work units; from 1 to 2**64 - 1 can be counted")
+    for spec in graph:
+        for demand in demands(manifest, spec):
+            limit = getattr(limits, demand.limit)
+            usual = f"nodes take {limit} unless their operators say otherwise ({demand.limit})"
+            _require(demand.amount <= limit, demand.field, f"asks for {demand.amount} in task {spec.index}; {usual}")
+
+
+def check_sizes(sizes: dict[str, int], limits: Limits = USUAL) -> None:
+    """Raise `JobRefused` where the content of the `model` or the `data` has more bytes than nodes take."""
+    for field, size in sizes.items():
+        limit = getattr(limits, f"max_{field}_bytes")
+        usual = f"nodes take {limit} unless their operators say otherwise (max_{field}_bytes)"
+        _require(size <= limit, field, f"has {size} bytes; {usual}")
+
+
+def check_task_rewards(graph: Sequence[TaskSpec], reward: Wei, most: Wei) -> None:
+    """Raise `JobRefused` where a task earns more than `most`, what a verifier pays for a receipt that it breaks.
+
+    Nodes take no such task: breaking the receipt would pay for verifier and requester together.
+    """
+    units = sum(spec.work_units for spec in graph)
+    best = max(reward * spec.work_units // units for spec in graph)
+    reason = f"gives a task up to {best} base units; nodes take {most} at most, pay less or make more and smaller tasks"
+    _require(best <= most, "reward", reason)
+
+
+def job_terms(manifest: Manifest, digest: Digest, graph: Sequence[TaskSpec], offer: Offer, gas_price: int) -> JobTerms:
+    """What the contract is told. `digest` is the manifest's; the deadline counts from now."""
+    fee = offer.verifier_fee
+    return JobTerms(
+        manifest=digest,
+        units=sum(spec.work_units for spec in graph),
+        reward=offer.reward,
+        audit_fee=offer.audit_fee,
+        verifier_fee=propose_verifier_fee(offer.reward, len(graph), gas_price) if fee is None else fee,
+        auditors_per_segment=offer.auditors_per_segment,
+        segments_per_audit=offer.segments_per_audit,
+        deadline=int(time.time()) + offer.deadline_s,
+        workload=workload_bit(manifest.workload),
+    )
+
+
+def _require(holds: bool, field: str, reason: str) -> None:
+    if not holds:
+        raise JobRefused(f"{field}: {reason}")
