@@ -31,6 +31,7 @@ from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import ProofyardError
 from proofyard.sdk import (
     Client,
+    JobHandle,
     LoraJob,
     SettledBatch,
     claim_all,
@@ -39,6 +40,7 @@ from proofyard.sdk import (
     submit_job,
     unclaimed,
 )
+from proofyard.sdk.results import manifest_of
 from proofyard.workloads.corpus import write_bible_corpus
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import load_workload
@@ -117,9 +119,9 @@ def fine_tune(
         adapter = job.result(out / "adapter")
         with evaluation(scenario, adapter) as after:
             batches = settled_batches(client, job.job_id)
-            settle_up(network, client, batches)
+            settle_up(client, job, batches)
             evaluated = before(), after()
-        manifest = decode_manifest(client.read(batches[0].record.manifest, MAX_MANIFEST_BYTES))
+        manifest = decode_manifest(client.read(manifest_of(client.chain, job.job_id), MAX_MANIFEST_BYTES))
         books = network.books()
         return Outcome(
             model=scenario.name,
@@ -145,17 +147,20 @@ def fine_tune(
         )
 
 
-def settle_up(network: DevNetwork, client: Client, batches: Sequence[SettledBatch]) -> None:
-    """Wait until the last challenge window has closed, then claim for everybody and refund the rest."""
+def settle_up(client: Client, job: JobHandle, batches: Sequence[SettledBatch]) -> None:
+    """Wait until the last challenge window has closed, then claim for everybody, pay the verifiers and refund the rest.
+
+    What the batches had left over stays with the Registry until nothing can be disputed any more.
+    """
     last = max(batch.event.claimable_at for batch in batches)
     note(f"claiming for everybody in {max(0, last - client.chain.now())} s, when the challenge windows have closed")
     while client.chain.now() < last:
         time.sleep(0.5)
     claim_all(client, unclaimed(client, batches))
     for batch in batches:
-        if batch.record.faults:
+        if client.chain.batch(batch.event.batch).unfinal:
             client.chain.finalize(batch.event.batch)
-    client.chain.refund(batches[0].event.job)
+    job.close()
 
 
 def prepare(out: Path) -> None:

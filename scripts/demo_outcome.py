@@ -14,8 +14,8 @@ from proofyard.devnet.report import Audit, Balance, RunReport, Slash
 from proofyard.devnet.report.history import answers_of, losses_of, marks_of, spans_of
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.record import claimed_answers
-from proofyard.protocol.types import Address, Cid, Digest, SegmentIndex, TaskIndex, Wei
+from proofyard.protocol.record import AuditedSegment, claimed_answer
+from proofyard.protocol.types import Address, Cid, Digest, TaskIndex, Wei
 from proofyard.sdk import SettledBatch
 
 LEAST_IMPROVEMENT = 0.05
@@ -60,6 +60,10 @@ class Outcome:
         return [member for member in self.members if member.role == "node"]
 
     @property
+    def verifiers(self) -> list[Member]:
+        return [member for member in self.members if member.role == "verifier"]
+
+    @property
     def names(self) -> dict[Address, str]:
         return {address: m.name for m in self.members for address in (m.key.address, m.owner.address)}
 
@@ -80,6 +84,9 @@ class Outcome:
                 broken.append(f"{node.name} was honest and was slashed")
             if not node.adversary and gained <= 0:
                 broken.append(f"{node.name} was honest and was not paid")
+        for verifier in self.verifiers:
+            if self.after[verifier.owner.address] <= self.before[verifier.owner.address]:
+                broken.append(f"{verifier.name} settled and was not paid")
         if not self.conserved:
             broken.append("the token balances do not add up to the supply")
         return broken
@@ -104,10 +111,11 @@ class Outcome:
             "audits": [
                 {
                     "batch": str(batch.event.batch),
+                    "job": str(audit.job),
                     "task": audit.task,
                     "segment": audit.segment,
-                    "worker": worker_of(batch, audit.task),
-                    "claimed": answers_claimed(batch)[audit.task, audit.segment].hex(),
+                    "worker": worker_of(batch, audit),
+                    "claimed": answer_claimed(batch, audit).hex(),
                     "auditors": {vote.auditor: vote.after.hex() for vote in audit.votes},
                     "verdict": audit.verdict,
                 }
@@ -156,8 +164,8 @@ class Outcome:
             Audit(
                 task=self.tasks[audit.task].label,
                 segment=audit.segment,
-                worker=self.names[worker_of(batch, audit.task)],
-                answers=answers_of(audit, answers_claimed(batch)[audit.task, audit.segment], self.names),
+                worker=self.names[worker_of(batch, audit)],
+                answers=answers_of(audit, answer_claimed(batch, audit), self.names),
                 verdict=audit.verdict,
                 reason=audit.reason,
             )
@@ -178,7 +186,7 @@ class Outcome:
             for member in self.members
         ]
         for name, role, address in (
-            ("registry", "escrow, unclaimed pay, burned", self.registry),
+            ("registry", "escrow, surplus, bonds, burned", self.registry),
             ("treasury", "deployer", self.treasury),
         ):
             rows.append(Balance(name, role, address, self.before[address], self.after[address], ""))
@@ -214,14 +222,14 @@ class Outcome:
         console.print(facts)
 
 
-def answers_claimed(batch: SettledBatch) -> dict[tuple[TaskIndex, SegmentIndex], Digest]:
-    """The workers' own answers to the audited segments of a batch."""
-    return claimed_answers(batch.record.traces, batch.record.audits)
+def answer_claimed(batch: SettledBatch, audit: AuditedSegment) -> Digest:
+    """The worker's own answer to an audited segment."""
+    return claimed_answer(batch.record.by_key, audit)
 
 
-def worker_of(batch: SettledBatch, task: TaskIndex) -> Address:
-    """Who committed to a task in this batch."""
-    return next(done.commitment.node for done in batch.record.tasks if done.commitment.task == task)
+def worker_of(batch: SettledBatch, audit: AuditedSegment) -> Address:
+    """Who committed to the task of an audited segment."""
+    return batch.record.by_key[audit.task_key].commitment.node
 
 
 def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
@@ -237,7 +245,7 @@ def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
         tasks = sum(span.kind != "audit" and span.outcome == "ok" for span in own)
         counts = [str(n) for n in (tasks, audits, faults)] if row.role == "node" else [""] * 3
         change = row.after - row.before
-        style = "red" if faults else "green" if change > 0 and row.role == "node" else ""
+        style = "red" if faults else "green" if change > 0 and row.role in ("node", "verifier") else ""
         who = f"{row.name} ({row.note})" if row.note else row.name
         table.add_row(who, *counts, _credit(row.before), _credit(row.after), f"{change / 1e18:+,.2f}", style=style)
     return table

@@ -6,11 +6,12 @@ import pytest
 from proofyard.devnet.report import Audit, Balance, LossPoint, RunReport, Slash, render_page
 from proofyard.devnet.report.charts import rolling_mean, ticks
 from proofyard.devnet.report.history import answers_of, losses_of, marks_of, spans_of
+from proofyard.protocol.audit import Verdict
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.record import AuditedSegment, AuditVote
 from proofyard.protocol.seal import CANNOT_EXECUTE
-from proofyard.protocol.types import Address, Cid, Digest, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.protocol.types import Address, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 
 A, B, C = Address("0x" + "a" * 40), Address("0x" + "b" * 40), Address("0x" + "c" * 40)
 NAMES = {A: "node-1", B: "node-2"}
@@ -56,16 +57,17 @@ def test_the_log_becomes_losses_and_chain_events() -> None:
 def test_answers_are_told_in_words() -> None:
     claimed, other = Digest(b"c" * 32), Digest(b"o" * 32)
     votes = tuple(
-        AuditVote(node, node, Digest(bytes(32)), Signature(bytes(65)), answer, reason, bytes(32))
+        AuditVote(node, bytes(32), Signature(bytes(65)), answer, bytes(32), reason, bytes(32))
         for node, answer, reason in ((A, claimed, ""), (B, other, ""), (C, CANNOT_EXECUTE, "a trap"))
     )
-    audit = AuditedSegment(TaskIndex(0), SegmentIndex(0), votes, "undecided")
+    place = (JobId(1), TaskIndex(0), SegmentIndex(0))
+    audit = AuditedSegment(*place, votes, (), Verdict.UNDECIDED)
     assert answers_of(audit, claimed, NAMES | {C: "node-3"}) == {
         "node-1": "the same",
         "node-2": f"another state, {other.hex()[:8]}",
         "node-3": "cannot be executed, a trap",
     }
-    alike = AuditedSegment(TaskIndex(0), SegmentIndex(0), votes[:2], "valid", alike=((other, claimed),))
+    alike = AuditedSegment(*place, votes[:2], (), Verdict.VALID, alike=((other, claimed),))
     assert set(answers_of(alike, claimed, NAMES).values()) == {"the same"}
 
 

@@ -67,7 +67,7 @@ def devnet(
         adversaries=tuple(adversary or ()),
         verifiers=verifiers,
         blind=blind,
-        params=replace(PARAMS, challenge_window=window, unstake_delay=PARAMS.unstake_delay + window),
+        params=replace(PARAMS, challenge_window=window, unstake_delay=0, seat_delay=0),
         threads=threads,
         model_dirs=(model,) if model else (),
         rpc_port=rpc_port,
@@ -87,6 +87,7 @@ def _facts(network: "DevNetwork") -> dict[str, Any]:
         "rpc_url": network.rpc_url,
         "chain_id": str(network.deployment.chain_id),
         "registry": network.deployment.registry,
+        "court": network.deployment.court,
         "credit": network.deployment.credit,
         "settings": str(network.settings),
         "members": [
@@ -122,6 +123,7 @@ def _text(network: "DevNetwork") -> str:
         (
             f"chain     {network.rpc_url}, chain id {network.deployment.chain_id}",
             f"registry  {network.deployment.registry}",
+            f"court     {network.deployment.court}",
             f"credit    {network.deployment.credit}",
             "",
             table(rows, ("NAME", "ADDRESS", "OWNER", "QUIC", "")),
@@ -141,6 +143,7 @@ def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None)
         f"  proofyard job submit --model {model or 'DIRECTORY'} --data {text or 'TEXT.jsonl'} "
         + ("--seq-len 32 " if text else "")
         + "--reward 100 --audit-fee 20 --wait",
+        "  proofyard job show 1",
         "  proofyard job result 1 adapter",
         "  proofyard node claim 1",
         "  proofyard verifier dispute replay 1",

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proofyard.chain import ChainClient, Totals
+from proofyard.chain import ChainClient, ChallengeId, Phase, Totals
 from proofyard.protocol.types import Address, Wei
+
+DECIDED = (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED)
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,28 @@ class Holding:
 
 @dataclass(frozen=True)
 class Books:
-    """Every token there is. `held`: the sum over all holders but the Registry; `registry`: the Registry's balance;
-    `totals`: where the Registry says that its tokens are."""
+    """Every token there is. `held`: the sum over all holders but the contracts; `registry`, `court`: the contracts'
+    balances; `totals`: where the Registry says that its tokens are; `disputed`: bonds and fines of the challenges that
+    the Court has not decided."""
 
     supply: Wei
     held: Wei
     registry: Wei
+    court: Wei
     totals: Totals
+    disputed: Wei
 
     @property
     def conserved(self) -> bool:
-        """All holders together have the supply, and the Registry's own account of its tokens is its balance."""
-        return self.held + self.registry == self.supply and self.totals.sum == self.registry
+        """All holders together have the supply, the Registry's own account of its tokens is its balance, and the Court
+        has no token of its own: what it disputes about is among the Registry's bonds."""
+        everything = self.held + self.registry + self.court
+        return (
+            everything == self.supply
+            and self.totals.sum == self.registry
+            and self.court == 0
+            and self.totals.bonds >= self.disputed
+        )
 
 
 def statement(chain: ChainClient, holders: Iterable[Address]) -> dict[Address, Wei]:
@@ -55,5 +67,14 @@ def books_of(chain: ChainClient, holders: Iterable[Address]) -> Books:
         supply=chain.token_supply(),
         held=Wei(sum(chain.token_balance(holder) for holder in dict.fromkeys(holders))),
         registry=chain.token_balance(chain.registry),
+        court=chain.token_balance(chain.court),
         totals=chain.totals(),
+        disputed=disputed(chain),
     )
+
+
+def disputed(chain: ChainClient) -> Wei:
+    """Bonds and fines of all challenges that are not decided."""
+    numbers = range(1, chain.challenge_count() + 1)
+    undecided = [c for c in (chain.challenge(ChallengeId(n)) for n in numbers) if c.phase not in DECIDED]
+    return Wei(sum(challenge.bond + challenge.fines for challenge in undecided))

@@ -31,7 +31,9 @@ class Plan:
 
     `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
-    the requester are given beside their stake, in base units. `blind`: verifiers find every audited answer right.
+    the requester are given beside their stake, in base units. `bonds`: what the owner of each honest node stakes beside
+    what backs it, so that the node can challenge and appeal by itself; None for one challenge and its appeal. `blind`:
+    verifiers find every audited answer right.
     """
 
     nodes: int = 4
@@ -46,8 +48,17 @@ class Plan:
     state_due_s: float = 60.0
     ready_timeout: float = 120.0
     purse: Wei = PURSE
+    bonds: Wei | None = None
     params: Params = PARAMS
     log_level: str = "info"
+
+    def stake_of(self, role: str, adversary: str | None = None) -> Wei:
+        """What a member's owner stakes when it joins."""
+        court = self.params.court
+        bonds = court.bond + court.appeal_bond if self.bonds is None else self.bonds
+        if role == "node":
+            return Wei(self.params.node_stake + (0 if adversary else bonds))
+        return self.params.verifier_stake if role == "verifier" else Wei(0)
 
 
 class DevNetwork:
@@ -174,7 +185,7 @@ class DevNetwork:
         chain = self.chain()
         by_key = {member.key.address: member for member in self.members.values()}
         faults = [fault for batch in batches for fault in chain.slashes(batch)]
-        found = [fault for fault in faults if fault.reason != FaultReason.DISAGREED]
+        found = [fault for fault in faults if fault.reason != FaultReason.DISAGREED and not fault.absolved]
         return [(by_key[chain.operator(slash.operator).node], slash) for slash in found]
 
     def _holders(self) -> list[Address]:
@@ -191,15 +202,16 @@ class DevNetwork:
             )
         self.treasury = self.anvil.wallet(0)
         self.deployment: Deployment = deploy_network(self.rpc_url, self.treasury, self.plan.params)
-        self._tell(f"chain at {self.rpc_url}, Registry {self.deployment.registry}")
+        self._tell(f"chain at {self.rpc_url}, Registry {self.deployment.registry}, Court {self.deployment.court}")
         self._stack.callback(lambda: stop_all(list(self._children.values())))
-        self._join("requester", "requester", Wei(0))
+        self._join("requester", "requester")
+        # Seats that are taken before the first batch of all count at once.
         for number in range(1, self.plan.verifiers + 1):
-            self._join(f"verifier-{number}", "verifier", self.plan.params.verifier_stake)
+            self._join(f"verifier-{number}", "verifier")
         pairs = (kind for kind in self.plan.adversaries if kind == PAIR)
         cheats = (*(None for _ in range(self.plan.nodes)), *self.plan.adversaries, *pairs)
         for key, (number, cheat) in zip(new_keys(len(cheats)), reversed([*enumerate(cheats, 1)]), strict=True):
-            self._join(f"node-{number}", "node", self.plan.params.node_stake, cheat, key)
+            self._join(f"node-{number}", "node", cheat, key)
         self.members = dict(sorted(self.members.items()))
         self._tell(f"{len(self.members)} members registered")
         self._write_settings()
@@ -218,8 +230,9 @@ class DevNetwork:
         network = {"rpc_url": self.rpc_url, "registry": self.deployment.registry}
         self.settings.write_text(toml_text({"": network, "requester": requester}))
 
-    def _join(self, name: str, role: str, stake: Wei, adversary: str | None = None, key: Wallet | None = None) -> None:
+    def _join(self, name: str, role: str, adversary: str | None = None, key: Wallet | None = None) -> None:
         """Give a new member keys, ether and tokens, and have its owner register it."""
+        stake = self.plan.stake_of(role, adversary)
         wallets = self.directory / "wallets"
         key = store_wallet(wallets, name, key or Wallet.generate())
         owner = key if role == "requester" else store_wallet(wallets, f"{name}-owner", Wallet.generate())

@@ -53,7 +53,8 @@ class Audit:
 
 @dataclass(frozen=True)
 class Balance:
-    """A participant's tokens before and after, in base units: what it holds plus what it has staked."""
+    """A participant's tokens before and after, in base units: what it holds plus what it has staked. Verifiers are paid
+    into their stake."""
 
     name: str
     role: str

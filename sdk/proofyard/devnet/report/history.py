@@ -73,7 +73,9 @@ def answers_of(audit: AuditedSegment, claimed: Digest, names: Mapping[Address, s
     def told(vote: AuditVote) -> str:
         if vote.after == CANNOT_EXECUTE:
             return f"cannot be executed, {vote.reason}"
-        return "the same" if counted[vote.owner] == claimed else f"another state, {vote.after.hex()[:8]}"
+        if vote.auditor in audit.copied:
+            return "copied from somebody else"
+        return "the same" if counted[vote.auditor] == claimed else f"another state, {vote.after.hex()[:8]}"
 
     return {names[vote.auditor]: told(vote) for vote in audit.votes}
 
