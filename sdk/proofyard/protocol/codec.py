@@ -5,16 +5,24 @@ have equal bytes and CIDs. Decoding checks the size before anything is parsed an
 unknown fields are tolerated so that a newer peer can talk to an older one.
 """
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import Address, Digest, ProofyardError, TaskIndex
 
 T = TypeVar("T")
 
 MAX_STRUCTURE_BYTES = 1 << 20
 """Default bound for one encoded structure; a caller that expects more says so."""
+
+Bytes32 = Annotated[Digest, msgspec.Meta(min_length=32, max_length=32)]
+"""A digest that comes from outside: the ABI would pad a shorter one, and take it for another."""
+
+Key = Annotated[Address, msgspec.Meta(pattern=r"\A0x[0-9a-fA-F]{40}\Z")]
+"""An address that comes from outside."""
+
+Task32 = Annotated[TaskIndex, msgspec.Meta(ge=0, lt=1 << 32)]
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 

@@ -5,13 +5,15 @@ here. `struct_hash` is also the commitment's leaf data in the batch root.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
+from msgspec import Meta
 
 from proofyard.protocol.cid import cid_bytes
-from proofyard.protocol.types import Address, Cid, Digest, JobId, TaskIndex
+from proofyard.protocol.codec import Bytes32, Key, Task32
+from proofyard.protocol.types import Address, Cid, Digest, JobId
 
 DOMAIN_NAME = "Proofyard"
 DOMAIN_VERSION = "1"
@@ -57,17 +59,18 @@ class Domain:
 @dataclass(frozen=True)
 class Commitment:
     """A finished task. `inputs` and `trace_root` are Merkle roots over CID bytes (`merkle.root`); the trace has
-    `segments` + 1 leaves, one per boundary state; `manifest` is the sha2-256 digest of the manifest's raw block."""
+    `segments` + 1 leaves, one per boundary state; `manifest` is the sha2-256 digest of the manifest's raw block. What
+    is decoded fits its Solidity type, so that it has a struct hash, unless `result` is no CID."""
 
-    job: JobId
-    task: TaskIndex
-    node: Address
-    manifest: Digest
-    inputs: Digest
-    trace_root: Digest
-    segments: int
+    job: Annotated[JobId, Meta(ge=0)]
+    task: Task32
+    node: Key
+    manifest: Bytes32
+    inputs: Bytes32
+    trace_root: Bytes32
+    segments: Annotated[int, Meta(ge=0, lt=1 << 32)]
     result: Cid
-    work_units: int
+    work_units: Annotated[int, Meta(ge=0, lt=1 << 62)]
 
     def struct_hash(self) -> Digest:
         values: list[Any] = [

@@ -27,8 +27,7 @@ def exposure_of(view: BatchView, members: Members) -> Counter[Address]:
     """The reward, in base units, that each owner with tasks in this batch has in flight at the draw: over all of its
     nodes and the open batches of all verifiers.
 
-    A commitment counts once, and only if its worker signed it, for it cannot be held against anybody else; and for no
-    more than the batch that holds it could pay for its job.
+    A commitment counts once, and only if its worker signed it: a verifier cannot make up what somebody else owes.
     """
     owners = {owner for member in members[view.batch] if (owner := _owner(view, member.commitment))}
     exposure: Counter[Address] = Counter()

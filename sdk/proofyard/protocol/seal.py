@@ -13,6 +13,7 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from msgspec import Meta
 
+from proofyard.protocol.codec import Bytes32 as Bytes32
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex
 
 SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,address auditor,bytes32 seal)"
@@ -40,8 +41,6 @@ KEYED_ONE_IN = 8
 """In one of so many audited segments everybody checks the keyed digests who has the state; which ones, the seed
 says."""
 
-Bytes32 = Annotated[Digest, Meta(min_length=32, max_length=32)]
-"""A digest that comes from outside: the ABI would pad a shorter one, and take it for another."""
 Salt = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON, pattern=r"\A[ -~]*\Z")]
 

@@ -1,14 +1,29 @@
-"""Does a record hold? The one function that leader, co-signers, jurors, challengers, SDK and replays all run."""
+"""Does a record hold? The one function that leader, co-signers, jurors, challengers, SDK and replays all run.
+
+It goes through the record field by field, in the order of its fields. What cannot be in a record is left to whoever has
+the bytes: that a withheld state is not to be had and that absent auditors are absent (signers, before they sign), that
+states and results that are called against a law are so, and the keyed digests of `findings.keyed_checks`.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
+from proofyard.protocol import merkle
+from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.earnings import earnings
+from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.invalid import RecordInvalid as RecordInvalid
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.members import Member, TaskKey
+from proofyard.protocol.members import Member, TaskKey, members_fit, members_root
+from proofyard.protocol.plan import Members
 from proofyard.protocol.plan import plan_of as plan_of
-from proofyard.protocol.record import BatchRecord
-from proofyard.protocol.types import BatchId, JobId
+from proofyard.protocol.record import RECORD_VERSION, BatchRecord, CommittedTask
+from proofyard.protocol.seal import NO_STATE
+from proofyard.protocol.signature import signed_by
+from proofyard.protocol.types import JobId
+from proofyard.protocol.verdicts import validate_audits, validate_faults
 from proofyard.protocol.view import BatchView
+from proofyard.protocol.workload_bits import workload_bit
 
 
 def validate_record(
@@ -16,11 +31,143 @@ def validate_record(
     record: BatchRecord,
     manifests: Mapping[JobId, Manifest],
     graphs: Mapping[JobId, Sequence[TaskSpec]],
-    members: Mapping[BatchId, Sequence[Member]],
+    members: Members,
     *,
     paid: Collection[TaskKey],
     exact: Mapping[JobId, bool],
     now: int | None,
 ) -> None:
-    """Raise `RecordInvalid` for the first field, in the record's order, that does not follow."""
-    raise NotImplementedError
+    """Raise `RecordInvalid` for the first field that does not follow.
+
+    `manifests`, `graphs` and `exact` (is the job's workload?) are by job of the record, read from the CIDs that it
+    names; `members` the lists of `record.counted`; `paid` what the records of `view.settled_before` pay
+    (`findings.accepted`). `now` is the time in Unix seconds while the batch waits for its settlement, None afterwards.
+    """
+    ensure = partial(Ensure, view.batch)
+    validate_identity(view, record, ensure("version"))
+    validate_jobs(view, record, manifests, ensure("jobs"))
+    validate_tasks(view, record, graphs, ensure("tasks"))
+    validate_counted(view, record, members, ensure("counted"))
+    repeated = repeated_tasks(view, record.tasks, members, paid)
+    ensure("repeated")(record.repeated == repeated, f"the tasks that earlier batches hold or paid are {repeated}")
+    open_lists = {
+        batch.batch: members[batch.batch] for batch in view.open_batches if batch.batch in dict(record.counted)
+    }
+    validate_audits(view, record, plan_of(view, open_lists), exact, now, ensure("audits"))
+    validate_faults(view, record, exact, ensure("faults"))
+    ensure("payouts")(
+        record.payouts == earnings(view, record).payouts, "they do not follow from tasks, audits and faults"
+    )
+
+
+def validate_identity(view: BatchView, record: BatchRecord, ensure: Ensure) -> None:
+    """`version` to `leader`: the record is one of this batch, this attempt and this leader."""
+    ensure(record.version == RECORD_VERSION, f"it is {record.version}, known is {RECORD_VERSION}")
+    for field in ("chain_id", "registry", "batch", "attempt", "leader"):
+        said, found = getattr(record, field), getattr(view, field)
+        Ensure(view.batch, field)(said == found, f"it is {said}, on chain it is {found}")
+
+
+def validate_jobs(view: BatchView, record: BatchRecord, manifests: Mapping[JobId, Manifest], ensure: Ensure) -> None:
+    """`jobs`: those of the batch's lines with the manifests that they were opened with, of workloads that have their
+    bit."""
+    said, lines = [job.job for job in record.jobs], [line.job for line in view.header.lines]
+    ensure(said == lines, f"they are {said}, the batch's lines are {lines}")
+    for job in record.jobs:
+        facts = view.jobs[job.job]
+        ensure(_digest(job.manifest) == facts.manifest, f"the manifest of job {job.job} is not the one on chain")
+        bit = workload_bit(manifests[job.job].workload)
+        ensure(bit == facts.workload, f"the workload of job {job.job} has bit {bit}, on chain {facts.workload}")
+
+
+def validate_tasks(
+    view: BatchView, record: BatchRecord, graphs: Mapping[JobId, Sequence[TaskSpec]], ensure: Ensure
+) -> None:
+    """`tasks`: the commitments that the root on chain is of, each to its job, signed by a node and with its trace, no
+    task twice, and as many work units as each line says."""
+    ensure(len(record.tasks) == view.header.size, f"they are {len(record.tasks)}, on chain {view.header.size}")
+    lines = {line.job: line for line in view.header.lines}
+    for task in record.tasks:
+        ensure(task.commitment.job in lines, f"job {task.commitment.job} is not in the batch")
+        _validate_task(view, task, graphs[task.commitment.job], ensure)
+    ensure(len(record.by_key) == len(record.tasks), "a task is in it twice")
+    ensure(members_root(record.tasks) == view.header.root, "their root is not the one on chain")
+    for line in lines.values():
+        units = sum(task.commitment.work_units for task in record.tasks if task.commitment.job == line.job)
+        ensure(units == line.units, f"job {line.job} has {units} work units in it, its line {line.units}")
+
+
+def _validate_task(view: BatchView, task: CommittedTask, graph: Sequence[TaskSpec], ensure: Ensure) -> None:
+    commitment = task.commitment
+    name = f"task {commitment.task} of job {commitment.job}"
+    ensure(0 <= commitment.task < len(graph), f"there is no {name}")
+    spec, job = graph[commitment.task], view.jobs[commitment.job]
+    fits = (commitment.segments, commitment.work_units) == (spec.segments, spec.work_units)
+    ensure(commitment.manifest == job.manifest and fits, f"the commitment to {name} is to something else")
+    ensure(view.operator_of(commitment.node) is not None, f"{commitment.node}, which did {name}, is no node")
+    ensure(_trace_fits(task), f"the trace of {name} is not the committed one")
+    signed = signed_by(view.domain.typed_digest(commitment.struct_hash()), task.signature, commitment.node)
+    ensure(signed, f"the commitment to {name} is not signed by {commitment.node}")
+
+
+def trace_is_usable(trace: Sequence[str]) -> bool:
+    """Whether every state of a trace is named by a CID, and none by the digest of an answer that is no state."""
+    digests = [_digest(cid) for cid in trace]
+    return all(digest is not None and digest not in NO_STATE for digest in digests)
+
+
+def _trace_fits(task: CommittedTask) -> bool:
+    return (
+        len(task.trace) == task.commitment.segments + 1
+        and trace_is_usable((*task.trace, task.commitment.result))
+        and merkle.root([cid_bytes(cid) for cid in task.trace]) == task.commitment.trace_root
+    )
+
+
+def validate_counted(view: BatchView, record: BatchRecord, members: Members, ensure: Ensure) -> None:
+    """`counted` and `uncounted`: the batches whose lists matter, each once, with lists that are what their commits
+    name."""
+    headers = {batch.batch: batch.header for batch in (*view.open_batches, *view.claimed_before)}
+    counted = [batch for batch, _ in record.counted]
+    ensure(counted == sorted(set(counted)), "they are not in ascending order")
+    uncounted = list(record.uncounted)
+    ensure(
+        uncounted == sorted(set(uncounted) - set(counted)), "the uncounted are not in ascending order, or counted too"
+    )
+    ensure(sorted(counted + uncounted) == sorted(headers), f"the batches that count are {sorted(headers)}")
+    ensure(view.batch in counted, "its own member list is not counted")
+    for batch, cid in record.counted:
+        ensure(
+            _digest(cid) == headers[batch].members, f"the list of batch {batch} is not the one that its commit names"
+        )
+        ensure(members_fit(headers[batch], members[batch]), f"the list of batch {batch} does not give its root")
+    ensure(tuple(members[view.batch]) == record.tasks, "its own member list is not that of its tasks")
+
+
+def repeated_tasks(
+    view: BatchView, tasks: Sequence[CommittedTask], members: Members, paid: Collection[TaskKey]
+) -> tuple[TaskKey, ...]:
+    """The tasks that are not paid in this batch, in its order: earlier records pay them (`paid`), or a batch that comes
+    before it holds a commitment to them that a node signed for this job."""
+    known, ours = set(paid), {task.key for task in tasks}
+    for batch in view.claimed_before:
+        held = (member for member in members.get(batch.batch, ()) if member.key in ours)
+        known |= {member.key for member in held if _is_claim(view, member)}
+    return tuple(task.key for task in tasks if task.key in known)
+
+
+def _is_claim(view: BatchView, member: Member) -> bool:
+    commitment = member.commitment
+    return (
+        commitment.manifest == view.jobs[commitment.job].manifest
+        and view.operator_of(commitment.node) is not None
+        and signed_by(view.domain.typed_digest(commitment.struct_hash()), member.signature, commitment.node)
+    )
+
+
+def _digest(cid: str) -> bytes | None:
+    """The digest in a CID from outside; None where it is none."""
+    try:
+        return cid_digest(cid)
+    except ValueError:
+        return None
