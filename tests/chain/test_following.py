@@ -1,5 +1,5 @@
 from proofyard.chain import Cursor, Rollback
-from proofyard.chain.events import OperatorRegistered, StakeAdded
+from proofyard.chain.events import OperatorRegistered, StakeChanged
 from proofyard.protocol.types import Wei
 
 CREDIT = 10**18
@@ -21,7 +21,8 @@ def test_events_come_once_in_order_over_any_number_of_ranges(network, monkeypatc
     network.anvil.mine(10)
     owner.add_stake(Wei(CREDIT))
     found, cursor = read_all(network.deployer, Cursor(network.deployment.block))
-    assert [type(event) for event in found] == [OperatorRegistered, StakeAdded, StakeAdded]
+    assert [type(event) for event in found] == [OperatorRegistered, StakeChanged, StakeChanged]
+    assert [event.stake for event in found[1:]] == [100 * CREDIT, 101 * CREDIT]
     assert read_all(network.deployer, cursor) == ([], cursor)
 
 
@@ -33,14 +34,14 @@ def test_a_reorganisation_is_rolled_back_and_read_again(network) -> None:
     owner.approve(Wei(50 * CREDIT))
     owner.add_stake(Wei(CREDIT))
     lost, cursor = read_all(chain, cursor)
-    assert [event.amount for event in lost] == [CREDIT]
+    assert [event.stake for event in lost] == [101 * CREDIT]
 
     network.anvil._request("anvil_rollback", [chain.block_number() - fork])
     owner.approve(Wei(60 * CREDIT))
     owner.add_stake(Wei(2 * CREDIT))
     again, cursor = read_all(chain, cursor)
     assert again[0] == Rollback(fork)
-    assert [event.amount for event in again[1:]] == [2 * CREDIT]
+    assert [event.stake for event in again[1:]] == [102 * CREDIT]
     assert len(before) == 2
 
 

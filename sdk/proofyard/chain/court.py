@@ -105,9 +105,7 @@ class Court:
         """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
         taken from what the fault holds."""
         bond = self._chain.params().court.bond
-        fault = self._chain.slashes(batch)[index]
-        own = self._chain.operator_state(fault.operator).owner == self._chain.payer()
-        if not own or fault.amount < bond:
+        if not self._frozen(batch, index, bond):
             self._fund(bond)
         return self._open(batch, self._subject(batch, Kind.FAULT, index), "challengeFault", batch, index)
 
@@ -156,12 +154,21 @@ class Court:
         other: tuple[Settlement, bytes],
     ) -> None:
         """Show two settlements of one attempt at a batch, each with the signature (256 bytes of EIP-2537) of the
-        verifier that had seat `slot`. `header` is the one that both were signed with, `BatchView.header` of that attempt."""
+        verifier that had seat `slot`. `header` is the one that both were signed with, `BatchView.header` of that
+        attempt."""
         rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
         self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
 
     def _fund(self, bond: Wei) -> None:
         self._chain.ensure_bond(bond)
+
+    def _frozen(self, batch: BatchId, index: int, bond: Wei) -> bool:
+        """Whether this wallet's owner is the one accused, and a fault of the batch holds enough of its stake."""
+        faults = self._chain.slashes(batch)
+        accused, payer = faults[index].operator, self._chain.payer()
+        owners = {fault.operator: self._chain.operator_state(fault.operator).owner for fault in faults}
+        held = [fault for fault in faults if owners[fault.operator] == payer and not fault.absolved]
+        return owners[accused] == payer and any(fault.amount >= bond for fault in held)
 
     def _subject(self, batch: BatchId, kind: Kind, index: int = 0, segment: int = 0) -> Digest:
         return subject_of(batch, self._chain.batch(batch).attempt, kind, index, segment)

@@ -345,7 +345,9 @@ class History:
             draw_block=drawn.number,
             drawn_at=drawn.time,
             seed=seed or draw_seed(drawn.hash, batch, header_hash(self._header(batch, commit.lines))),
-            jobs=self._jobs_of([commit.lines, *(other.header.lines for other in (*opened, *claimed))]),
+            jobs=self._jobs_of(
+                [batch, *(other.batch for other in (*opened, *claimed)), *(other for other, _ in settled)]
+            ),
             operators=self.nodes(drawn.number),
             owners=self.owners(drawn.number),
             open_batches=opened,
@@ -389,5 +391,5 @@ class History:
         holders = [(slot, self._holders.at(slot, at)) for slot in range(counting.bit_length()) if counting >> slot & 1]
         return tuple(Seat(slot, holder, self._owner(holder, at)) for slot, holder in holders if holder)
 
-    def _jobs_of(self, lines: Iterable[tuple[Line, ...]]) -> Mapping[JobId, JobFacts]:
-        return {job: self.job(job) for job in sorted({line.job for some in lines for line in some})}
+    def _jobs_of(self, batches: Iterable[BatchId]) -> Mapping[JobId, JobFacts]:
+        return {job: self.job(job) for job in sorted({line.job for b in batches for line in self._commit(b).lines})}

@@ -44,7 +44,6 @@ class RegistryReader(Binding):
     def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0) -> None:
         super().__init__(rpc_url, registry)
         self.first_block = first_block
-        self._operator_ids: dict[Address, OperatorId] = {}
 
     def params(self) -> Params:
         """The parameters of Registry and Court, which never change."""
@@ -74,12 +73,7 @@ class RegistryReader(Binding):
 
     def operator_of(self, key: Address) -> OperatorId | None:
         """The operator that a hot key belongs or once belonged to."""
-        if key not in self._operator_ids:
-            found = OperatorId(self._read("operatorOf", key))
-            if found == 0:
-                return None
-            self._operator_ids[key] = found
-        return self._operator_ids[key]
+        return OperatorId(self._read("operatorOf", key)) or None
 
     def operator(self, operator: OperatorId, *, block: BlockIdentifier = LATEST) -> NodeRecord:
         return _node(self._lens.read("operator", operator, block=block))
