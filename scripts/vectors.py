@@ -2,23 +2,34 @@
 
 import json
 import random
-from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
+from eth_utils.address import to_checksum_address
+
 from proofyard.protocol import bls, dial, merkle, payout
-from proofyard.protocol.audit import BatchEntry, Operator, audit_plan
+from proofyard.protocol.audit import BatchEntry, Operator, audit_plan, pool_of
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_hash
+from proofyard.protocol.dial import AuditOdds
+from proofyard.protocol.seal import Opening, jury_seed, keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.settlement import (
+    EMPTY_ROOT,
+    RESULT,
     BatchRef,
     Fault,
     FaultReason,
+    Header,
+    Line,
     OperatorId,
     Payout,
     Settlement,
+    Share,
     consent_digest,
     draw_seed,
+    encode_faults,
+    encode_shares,
+    header_hash,
     payout_leaf,
     payout_root,
     possession_digest,
@@ -51,11 +62,14 @@ def make() -> dict[str, Any]:
         },
         "commitment": _commitment(),
         "merkle": _merkle(),
+        "headers": _headers(),
         "settlement": _settlement(),
+        "empty_settlement": _empty_settlement(),
+        "seal": _seal(),
         "digests": _digests(),
         "bls": _bls(),
         "dial": _dial(),
-        "weight": [{"valid": n, "wad": str(payout.weight_parts(n))} for n in (0, 1, 2, 9, 100, 1022, 1023, 5000)],
+        "weights": [str(payout.payout_weight(n)) for n in range(1101)],
         "audit_plans": _audit_plans(),
     }
 
@@ -88,35 +102,118 @@ def _merkle() -> list[dict[str, Any]]:
     return rows
 
 
+FRESH = Header(_digest(4), 300, _digest(9), (Line(JobId(7), 4000), Line(JobId(2**64 - 1), 2**64 - 1)))
+"""As a verifier brings it to the commit: lines without budgets."""
+
+RESERVED = Header(
+    FRESH.root,
+    FRESH.size,
+    FRESH.members,
+    (Line(JobId(7), 4000, Wei(10**21)), Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1))),
+)
+PAID = Header(
+    FRESH.root,
+    FRESH.size,
+    FRESH.members,
+    (
+        Line(JobId(7), 4000, Wei(10**21), 3900, Wei(10**20)),
+        Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1), 2**64 - 1, Wei(2**96 - 1)),
+    ),
+)
+
+
+def _headers() -> list[dict[str, Any]]:
+    """Lines by their columns, numbers as decimal strings."""
+    return [
+        {
+            "root": _hex(header.root),
+            "size": header.size,
+            "members": _hex(header.members),
+            "lines": {
+                name: [str(getattr(line, name)) for line in header.lines]
+                for name in ("job", "units", "budget", "paid_units", "amount")
+            },
+            "hash": _hex(header_hash(header)),
+        }
+        for header in (FRESH, RESERVED, PAID)
+    ]
+
+
 def _settlement() -> dict[str, Any]:
-    batch, root = BatchId(5), _digest(4)
+    """Of the second of the headers; the seed was drawn with the same."""
+    batch, header = BatchId(5), header_hash(RESERVED)
     payouts = (Payout(OperatorId(2), Wei(10**20), 1, 2), Payout(OperatorId(9), Wei(3), 0, 4))
+    accusers = (OperatorId(3), OperatorId(8), OperatorId(2**32 - 1))
     faults = (
-        Fault(OperatorId(4), TaskIndex(1), SegmentIndex(6), FaultReason.WITHHELD),
-        Fault(OperatorId(7), TaskIndex(2), SegmentIndex(0), FaultReason.DISAGREED),
+        Fault(OperatorId(4), JobId(7), TaskIndex(1), SegmentIndex(6), FaultReason.MISMATCH, accusers),
+        Fault(OperatorId(5), JobId(7), TaskIndex(9), RESULT, FaultReason.WITHHELD),
+        Fault(OperatorId(7), JobId(2**64 - 1), TaskIndex(2), SegmentIndex(0), FaultReason.DISAGREED, accusers[:1]),
     )
-    settlement = Settlement(payouts, faults, _digest(6), raw_cid(b"record"))
-    seed = draw_seed(_digest(5), batch, root)
-    ref = BatchRef(batch, root, seed, 1)
+    shares = (Share(3900, Wei(10**20)), Share(2**64 - 1, Wei(3)))
+    settlement = Settlement(payouts, faults, shares, _digest(6), raw_cid(b"record"))
+    seed = draw_seed(_digest(5), batch, header)
     return {
         "batch": batch,
         "attempt": 1,
-        "root": _hex(root),
+        "header": _hex(header),
         "block_hash": _hex(_digest(5)),
         "seed": _hex(seed),
         "payout_leaf": _hex(merkle.leaf_hash(payout_leaf(batch, 0, payouts[0]))),
         "payout_root": _hex(payout_root(batch, payouts)),
         "payout_total": str(settlement.total),
         "audit_units": settlement.audit_units,
+        "faults": {
+            "operator": [fault.operator for fault in faults],
+            "job": [str(fault.job) for fault in faults],
+            "task": [fault.task for fault in faults],
+            "segment": [fault.segment for fault in faults],
+            "reason": [int(fault.reason) for fault in faults],
+            "accusers": [list(fault.accusers) for fault in faults],
+        },
+        "faults_encoded": _hex(encode_faults(faults)),
+        "shares": {
+            "paid_units": [str(share.paid_units) for share in shares],
+            "amount": [str(share.amount) for share in shares],
+        },
+        "shares_encoded": _hex(encode_shares(shares)),
         "audit_root": _hex(_digest(6)),
         "record": _hex(cid_bytes(settlement.record)),
-        "digest": _hex(settlement_digest(DOMAIN, ref, settlement)),
+        "digest": _hex(settlement_digest(DOMAIN, BatchRef(batch, 1, header, seed), settlement)),
+    }
+
+
+def _empty_settlement() -> dict[str, Any]:
+    """That pays nobody and accuses nobody, of the same batch at its first attempt."""
+    batch, header = BatchId(5), header_hash(RESERVED)
+    seed = draw_seed(_digest(5), batch, header)
+    settlement = Settlement((), (), (Share(0, Wei(0)), Share(0, Wei(0))), EMPTY_ROOT, raw_cid(b"record"))
+    return {
+        "record": _hex(cid_bytes(settlement.record)),
+        "digest": _hex(settlement_digest(DOMAIN, BatchRef(batch, 0, header, seed), settlement)),
+    }
+
+
+def _seal() -> dict[str, str]:
+    """An auditor's sealed answer, and the keyed digests of an auditor and of a juror over the same state."""
+    state, drawn = b"a state", jury_seed(6, 1, 1234)
+    opening = Opening(_digest(10), keyed_digest(_digest(11), NODE, state), "", bytes(32))
+    seal = seal_of(opening, NODE)
+    struct = seal_struct_hash(BatchId(5), JobId(7), TaskIndex(3), SegmentIndex(6), NODE, seal)
+    return {
+        "after": _hex(opening.after),
+        "seed": _hex(_digest(11)),
+        "state": _hex(state),
+        "keyed": _hex(opening.keyed),
+        "seal": _hex(seal),
+        "typed_digest": _hex(DOMAIN.typed_digest(struct)),
+        "jury_seed": _hex(drawn),
+        "jury_keyed": _hex(keyed_digest(drawn, OWNER, state)),
     }
 
 
 def _digests() -> dict[str, str]:
     point = bls.public_key_point(bls.public_key(bls.keygen(bytes(range(32)))))
-    receipt = DOMAIN.typed_digest(receipt_struct_hash(_digest(7), 1_800_000_000))
+    receipt = DOMAIN.typed_digest(receipt_struct_hash(_digest(7), JobId(7), 1_800_000_000))
     return {
         "consent": _hex(consent_digest(DOMAIN, OWNER, NODE)),
         "possession": _hex(possession_digest(DOMAIN, OWNER, NODE, point)),
@@ -170,16 +267,26 @@ DIAL_EDGES = (
 
 
 def _dial() -> dict[str, Any]:
-    """A table by its columns: edges, and rows drawn by `DIAL_SEED`. `reference` is 1 - (1 - q)^(1/T) in decimals."""
+    """A table by its columns: edges, and rows drawn by `DIAL_SEED`. `stake` is an owner's; `given_back_bps`, what of a
+    slashed stake goes to the requester and the auditors, leaves `at_risk` of it, which the rest is computed with."""
     draw = random.Random(DIAL_SEED)
     rows = [*DIAL_EDGES, *(_dial_case(draw) for _ in range(250))]
-    odds = [dial.audit_odds(v, Wei(s), t, Wei(r), bps, n, m) for v, s, t, r, bps, n, m in rows]
+    back = [
+        (0, 1500, 10_000)[i % 3] if row in DIAL_EDGES else draw.choice((0, 1500, 9999)) for i, row in enumerate(rows)
+    ]
+    risks = [dial.stake_at_risk(Wei(row[1]), bps) for row, bps in zip(rows, back, strict=True)]
+    odds = [
+        dial.audit_odds(v, at, t, Wei(r), bps, n, m) for (v, _, t, r, bps, n, m), at in zip(rows, risks, strict=True)
+    ]
     names = ("valid", "stake", "tasks", "reward", "collusion_bps", "segments", "segments_per_audit")
     return {
         "seed": DIAL_SEED,
         **{name: [str(row[i]) for row in rows] for i, name in enumerate(names)},
-        "per_task": [str(dial.per_task(Wei(s), t, Wei(r), bps)) for _, s, t, r, bps, _, _ in rows],
-        "reference": [str(_per_task_reference(s, t, r, bps)) for _, s, t, r, bps, _, _ in rows],
+        "given_back_bps": [str(bps) for bps in back],
+        "at_risk": [str(at) for at in risks],
+        "per_task": [
+            str(dial.per_task(at, t, Wei(r), bps)) for (_, _, t, r, bps, _, _), at in zip(rows, risks, strict=True)
+        ],
         "probability": [str(found.wad) for found in odds],
         "drawn": [str(found.segments) for found in odds],
     }
@@ -193,54 +300,56 @@ def _dial_case(draw: random.Random) -> tuple[int, int, int, int, int, int, int]:
     return draw.randrange(2000), stake, tasks, reward, draw.choice((0, 1000)), draw.randint(1, 512), draw.randint(1, 8)
 
 
-def _per_task_reference(stake: int, tasks: int, reward: int, bps: int) -> int:
-    """In units of 1e-18, from 80 decimal digits."""
-    if reward == 0:
-        return 0
-    ctx = Context(prec=80)
-    q = ctx.divide(Decimal(reward * 10_000), Decimal((10_000 - bps) * (stake + reward)))
-    if q >= 1:
-        return dial.WAD
-    escape = ctx.exp(ctx.divide(ctx.ln(ctx.subtract(Decimal(1), q)), Decimal(tasks)))
-    return int(ctx.multiply(ctx.subtract(Decimal(1), escape), Decimal(dial.WAD)))
-
-
 def _audit_plans() -> list[dict[str, Any]]:
-    """Plans over 20 nodes of 10 owners, over 40 nodes of 39, and over so few that some segments find nobody."""
+    """Plans over 20 nodes of 10 owners, over 80 nodes of 79, and over so few that some segments find nobody."""
     half, all_ = dial.WAD // 2, dial.WAD
     spread = [(0, 8, half, 1), (1, 8, half, 2), (2, 64, all_, 4), (3, 1, all_, 1), (4, 3, half, 5), (19, 8, 0, 2)]
     many = [(node, 64, all_ * 3 // 4, node % 7 + 1) for node in range(8)]
     few = [(0, 8, all_, 3), (2, 8, all_, 8), (4, 2, all_, 1)]
     return [
         _audit_plan(9, [i // 2 for i in range(20)], spread, 2),
-        _audit_plan(10, [max(i - 1, 0) for i in range(40)], many, 3),
+        _audit_plan(10, [max(i - 1, 0) for i in range(80)], many, 3),
         _audit_plan(11, [0, 0, 1, 2, 3], few, 2),
     ]
 
 
 def _audit_plan(tag: int, owners: list[int], tasks: list[tuple[int, int, int, int]], k: int) -> dict[str, Any]:
-    """`tasks` are (node, segments, wad, drawn); a worker whose node has left the snapshot is the first task's."""
-    nodes = [Address("0x" + f"{i + 1:040x}") for i in range(len(owners))]
-    owner = [Address("0x" + f"{i + 1:036x}beef") for i in owners]
-    operators = [Operator(node, its) for node, its in zip(nodes, owner, strict=True)][1:]
+    """`tasks` are (node, segments, wad, drawn). `barred` are a task's worker's owner and its requester; the owner of
+    the last node audits nothing at all. `pool` and `nodes` are what is dealt from: owners, ascending, and their
+    nodes."""
+    nodes = [Address(to_checksum_address(f"0x{i + 1:040x}")) for i in range(len(owners))]
+    owner = [Address(to_checksum_address(f"0x{(i * 0x9E3779B9 + 1) % 2**32:032x}beefbeef")) for i in owners]
+    operators = [Operator(node, its) for node, its in zip(nodes, owner, strict=True)]
+    pool = pool_of(operators, {owner[-1]} if len(set(owners)) > 4 else ())
+    requester = owner[len(owner) // 2]
     entries = [
-        BatchEntry(TaskIndex(i), nodes[node], owner[node], segments, _digest(16 * tag + i), wad, drawn)
+        BatchEntry(
+            JobId(tag),
+            TaskIndex(i),
+            segments,
+            _digest(16 * tag + i),
+            AuditOdds(wad, drawn),
+            k,
+            frozenset((owner[node], requester)),
+        )
         for i, (node, segments, wad, drawn) in enumerate(tasks)
     ]
-    plan = audit_plan(_digest(tag), entries, operators, auditors_per_segment=k)
+    plan = audit_plan(_digest(tag), entries, pool)
     return {
         "seed": _hex(_digest(tag)),
         "auditors_per_segment": k,
-        "operators": {"node": [o.node for o in operators], "owner": [o.owner for o in operators]},
+        "requester": requester,
+        "pool": list(pool.owners),
+        "nodes": [list(pool.nodes[each]) for each in pool.owners],
         "batch": {
-            "owner": [entry.owner for entry in entries],
+            "owner": [owner[node] for node, *_ in tasks],
             "segments": [entry.segments for entry in entries],
             "leaf": [_hex(entry.leaf) for entry in entries],
-            "wad": [str(entry.audit_wad) for entry in entries],
-            "drawn": [entry.drawn for entry in entries],
+            "wad": [str(entry.odds.wad) for entry in entries],
+            "drawn": [entry.odds.segments for entry in entries],
         },
         "audits": [{"task": a.task, "segment": a.segment, "auditors": list(a.auditors)} for a in plan.audits],
-        "skipped": list(plan.skipped),
+        "skipped": [task for _, task in plan.skipped],
     }
 
 
