@@ -105,12 +105,20 @@ def test_a_refusal_is_an_exception_with_its_operands(network) -> None:
         owner.job(JobId(99))
 
 
-def test_every_error_of_the_registry_has_its_exception_and_its_sentence() -> None:
+@pytest.mark.parametrize("name", ["Registry", "Court", "Lens"])
+def test_every_error_of_the_contracts_has_its_exception_and_its_sentence(name: str) -> None:
     kinds = {kind.__name__: kind for kind in Refused.__subclasses__()}
-    for entry in contract("Registry").abi:
+    for entry in contract(name).abi:
         if entry["type"] == "error" and not entry["name"].startswith("Reentrancy"):
             operands = {item["name"]: 1 for item in entry["inputs"]}
-            assert str(kinds[entry["name"]](entry["name"], operands))
+            kind = kinds[entry["name"]]
+            assert kind.sentence and str(kind(entry["name"], operands))
+
+
+def test_every_refusal_is_an_error_of_a_contract() -> None:
+    entries = [entry for name in ("Registry", "Court", "Lens") for entry in contract(name).abi]
+    declared = {entry["name"] for entry in entries if entry["type"] == "error"}
+    assert {kind.__name__ for kind in Refused.__subclasses__()} <= declared
 
 
 def test_reading_needs_no_wallet_and_writing_asks_for_one(network) -> None:
