@@ -1,67 +1,93 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IRegistry} from "../interfaces/IRegistry.sol";
-import {State} from "./State.sol";
+import {LibBit} from "solady/utils/LibBit.sol";
+
+import {ICourt} from "../interfaces/ICourt.sol";
+import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../interfaces/IRegistry.sol";
 
 /// @title Jury
-/// @notice Draws jurors among the active nodes: distinct owners, none of them a party or a verifier's owner, all able
-/// to execute the job's workload.
+/// @notice Draws juries from the bench of a workload as it was when a challenge was opened, and pays them. A linked
+/// library of the Court. Nothing that anybody does after the opening changes whom a block's hash draws.
 library Jury {
-    /// @dev Candidates looked at, at most; bounds the gas however many nodes there are.
-    uint256 internal constant MAX_CANDIDATES = 96;
-
-    /// @notice Who may sit: `barred` owners may not; `nodeStake` must back each of an owner's nodes.
-    struct Bench {
-        uint256 size;
-        uint256 workload;
-        uint256 nodeStake;
-        address[4] barred;
+    struct Vote {
+        bytes32 sealed_;
+        /// What it was opened to, 0 while it is not.
+        bytes32 evidence;
     }
 
-    /// @notice Up to `size` jurors. Candidates come in the order of a Fisher-Yates shuffle of the list of nodes, keyed
-    /// by `seed`, of which only the beginning is carried out; so no node comes twice and each order is equally likely.
-    function draw(State storage s, bytes32 seed, Bench memory bench) internal view returns (uint32[] memory jury) {
-        uint256 left = s.nodes.length;
-        uint256 tries = left < MAX_CANDIDATES ? left : MAX_CANDIDATES;
-        uint256[] memory from = new uint256[](tries);
-        uint256[] memory to = new uint256[](tries);
-        address[] memory owners = new address[](bench.size);
-        jury = new uint32[](bench.size);
+    /// @notice Who sits, has sat and may not sit on a challenge.
+    struct Panel {
+        mapping(uint256 round => address[]) jurors;
+        mapping(uint256 round => mapping(address juror => Vote)) votes;
+        /// Who may not sit and is not in the challenge itself: requesters of the batch's other jobs, silent jurors.
+        address[] barred;
+    }
+
+    /// @dev Places looked at, at most; bounds the gas (about 4,000 each) however long a bench has become. Of a bench of
+    /// which 3 places in 100 may sit, a jury of 11 takes 370 looks on average.
+    uint256 internal constant MAX_LOOKS = 1024;
+    /// @dev At least twice as many, a power of two.
+    uint256 private constant SLOTS = 2048;
+
+    // ---------------------------------------------------------------------------------------------- drawing
+
+    /// @notice Up to `size` distinct owners, fewer where there are not enough. The order of looks is a Fisher-Yates shuffle
+    /// of the bench, keyed by `entropy`, of which only the beginning is carried out: each order is equally likely, and
+    /// a bench of up to `MAX_LOOKS` places is searched to its end.
+    function draw(
+        IRegistry registry,
+        ChallengeId id,
+        ICourt.Challenge storage x,
+        Panel storage panel,
+        bytes32 entropy,
+        uint256 size
+    ) external view returns (address[] memory jury) {
+        address[] memory barred = _parties(registry, x, panel);
+        bytes32 seed = keccak256(abi.encode(entropy, id, x.round, x.redraws));
+        uint256[] memory moved = new uint256[](SLOTS);
+        uint256 places = x.bench;
+        jury = new address[](size);
         uint256 found;
-        for (uint256 i = 0; i < tries && found < jury.length; ++i) {
-            from[i] = i + uint256(keccak256(abi.encode(seed, i))) % (left - i);
-            uint32 candidate = s.nodes[_moved(from, to, i, from[i])];
-            to[i] = _moved(from, to, i, i);
-            address owner = s.operators[candidate].owner;
-            if (_contains(owners, found, owner) || !_maySit(s, candidate, owner, bench)) continue;
-            (jury[found], owners[found]) = (candidate, owner);
-            ++found;
+        for (uint256 i = 0; i < places && i < MAX_LOOKS && found < size; ++i) {
+            uint256 place = _take(moved, i, i + uint256(keccak256(abi.encode(seed, i))) % (places - i));
+            address owner = _seated(registry, x, place);
+            if (owner == address(0) || _contains(barred, barred.length, owner) || _contains(jury, found, owner)) {
+                continue;
+            }
+            jury[found++] = owner;
         }
         assembly ("memory-safe") {
             mstore(jury, found)
         }
     }
 
-    function _maySit(State storage s, uint32 candidate, address owner, Bench memory bench) private view returns (bool) {
-        if (s.operators[candidate].workloads >> bench.workload & 1 == 0) return false;
-        for (uint256 i = 0; i < bench.barred.length; ++i) {
-            if (owner == bench.barred[i]) return false;
-        }
-        IRegistry.Account storage a = s.accounts[owner];
-        return a.verifierSlot == 0 && a.stake >= uint256(a.nodes) * bench.nodeStake;
+    /// @dev The owner at a place of the bench, if it was there when the challenge was opened.
+    function _seated(IRegistry registry, ICourt.Challenge storage x, uint256 place) private view returns (address) {
+        IRegistry.BenchEntry memory entry = registry.benchAt(x.workload, place);
+        uint256 opened = x.openedAt;
+        if (entry.since > opened || (entry.until != 0 && entry.until <= opened)) return address(0);
+        return entry.owner;
     }
 
-    /// @dev What lies at `position` after the first `swaps` exchanges.
-    function _moved(uint256[] memory from, uint256[] memory to, uint256 swaps, uint256 position)
-        private
-        pure
-        returns (uint256)
-    {
-        for (uint256 i = swaps; i > 0; --i) {
-            if (from[i - 1] == position) return to[i - 1];
+    /// @dev Exchanges what lies at positions `i` and `j`, and returns what lay at `j`. Positions below `i` are not looked at
+    /// again, so that only what moved to `j` is kept: in an open hash table of words `(position + 1) << 128 | what`.
+    function _take(uint256[] memory moved, uint256 i, uint256 j) private pure returns (uint256 taken) {
+        uint256 slot = _slot(moved, j);
+        taken = _at(moved, slot, j);
+        moved[slot] = (j + 1) << 128 | _at(moved, _slot(moved, i), i);
+    }
+
+    function _at(uint256[] memory moved, uint256 slot, uint256 position) private pure returns (uint256) {
+        return moved[slot] == 0 ? position : uint128(moved[slot]);
+    }
+
+    /// @dev Where `position` is kept, or would be.
+    function _slot(uint256[] memory moved, uint256 position) private pure returns (uint256 slot) {
+        slot = position % SLOTS;
+        while (moved[slot] != 0 && moved[slot] >> 128 != position + 1) {
+            slot = (slot + 1) % SLOTS;
         }
-        return position;
     }
 
     function _contains(address[] memory owners, uint256 count, address owner) private pure returns (bool) {
@@ -69,5 +95,132 @@ library Jury {
             if (owners[i] == owner) return true;
         }
         return false;
+    }
+
+    /// @dev Who may not sit on the next jury: everybody connected with the case, and earlier jurors.
+    function _parties(IRegistry registry, ICourt.Challenge storage x, Panel storage panel)
+        private
+        view
+        returns (address[] memory parties)
+    {
+        IRegistry.Batch memory b = registry.batch(BatchId.wrap(x.batch));
+        uint32[] memory accusers;
+        if (x.kind == ICourt.Kind.Fault) accusers = registry.slashes(BatchId.wrap(x.batch))[x.entry].accusers;
+        address[] memory before = x.round == 0 ? new address[](0) : panel.jurors[0];
+        uint256 others = panel.barred.length;
+        parties = new address[](5 + accusers.length + before.length + others + LibBit.popCount(b.signers));
+        (parties[0], parties[1], parties[2]) = (x.challenger, x.appellant, _ownerOf(registry, x.accused));
+        (parties[3], parties[4]) = (_ownerOf(registry, b.verifier), registry.job(JobId.wrap(x.job)).requester);
+        uint256 n = 5;
+        for (uint256 i = 0; i < accusers.length; ++i) {
+            parties[n++] = _ownerOf(registry, accusers[i]);
+        }
+        for (uint256 i = 0; i < before.length; ++i) {
+            parties[n++] = before[i];
+        }
+        for (uint256 i = 0; i < others; ++i) {
+            parties[n++] = panel.barred[i];
+        }
+        for (uint256 left = b.signers; left != 0; left &= left - 1) {
+            OperatorId signer = registry.seatHolder(uint8(LibBit.ffs(left)), b.settled.settledAt);
+            parties[n++] = _ownerOf(registry, OperatorId.unwrap(signer));
+        }
+    }
+
+    function _ownerOf(IRegistry registry, uint32 operator) private view returns (address) {
+        return registry.operatorState(OperatorId.wrap(operator)).owner;
+    }
+
+    // ------------------------------------------------------------------------------------------------ paying
+
+    /// @notice Fines the silent jurors of a round, `fine` each.
+    function fineSilent(
+        IRegistry registry,
+        ChallengeId id,
+        ICourt.Challenge storage x,
+        Panel storage panel,
+        uint96 fine
+    ) external {
+        address[] memory jury = panel.jurors[x.round];
+        for (uint256 i = 0; i < jury.length; ++i) {
+            if (panel.votes[x.round][jury[i]].evidence == 0) _fine(registry, id, x, jury[i], fine);
+        }
+    }
+
+    /// @notice Takes the jury of a round away, for good.
+    function dissolve(ICourt.Challenge storage x, Panel storage panel) external {
+        address[] memory jury = panel.jurors[x.round];
+        for (uint256 i = 0; i < jury.length; ++i) {
+            panel.barred.push(jury[i]);
+        }
+        delete panel.jurors[x.round];
+        (x.votesWrong, x.votesRight) = (0, 0);
+    }
+
+    /// @notice Equal parts of `amount` and of all fines for the jurors of either round who found what was decided. Of those
+    /// who found a segment wrong only the largest group is paid that found the same: who did not execute stands alone.
+    /// Whoever opened the opposite vote pays `fine` like a silent juror.
+    function pay(
+        IRegistry registry,
+        ChallengeId id,
+        ICourt.Challenge storage x,
+        Panel storage panel,
+        uint96 amount,
+        uint96 fine
+    ) external returns (uint96) {
+        bytes32 right = rightEvidence(x);
+        bool upheld = x.phase == ICourt.Phase.Upheld;
+        (address[] memory jury, bytes32[] memory found) = _findings(x, panel);
+        for (uint256 i = 0; i < jury.length; ++i) {
+            if (found[i] == 0 || (found[i] != right) == upheld) continue;
+            found[i] = 0;
+            _fine(registry, id, x, jury[i], fine);
+        }
+        (bytes32 shared, uint256 count) = _mostFrequent(found);
+        if (count == 0) return 0;
+        uint96 part = uint96((amount + x.fines) / count);
+        for (uint256 i = 0; i < jury.length; ++i) {
+            if (found[i] == shared) registry.give(jury[i], part);
+        }
+        return uint96(part * count);
+    }
+
+    /// @notice What a juror finds that agrees with what is challenged.
+    function rightEvidence(ICourt.Challenge storage x) internal view returns (bytes32) {
+        return x.kind == ICourt.Kind.Segment ? x.claimed : bytes32(uint256(2));
+    }
+
+    function _fine(IRegistry registry, ChallengeId id, ICourt.Challenge storage x, address juror, uint96 fine) private {
+        uint96 taken = registry.slash(juror, fine);
+        x.fines += taken;
+        emit ICourt.JurorFined(id, juror, taken);
+    }
+
+    /// @dev The jurors of both rounds, and what they found.
+    function _findings(ICourt.Challenge storage x, Panel storage panel)
+        private
+        view
+        returns (address[] memory jury, bytes32[] memory found)
+    {
+        uint256 first = panel.jurors[0].length;
+        uint256 all = first + (x.round == 0 ? 0 : panel.jurors[1].length);
+        (jury, found) = (new address[](all), new bytes32[](all));
+        for (uint256 i = 0; i < all; ++i) {
+            (uint256 round, uint256 seat) = i < first ? (0, i) : (1, i - first);
+            jury[i] = panel.jurors[round][seat];
+            found[i] = panel.votes[round][jury[i]].evidence;
+        }
+    }
+
+    /// @dev The value other than 0 that comes most often (of several the first), and how often.
+    function _mostFrequent(bytes32[] memory values) private pure returns (bytes32 value, uint256 count) {
+        for (uint256 i = 0; i < values.length; ++i) {
+            if (values[i] == 0 || values[i] == value) continue;
+            uint256 n;
+            for (uint256 k = i; k < values.length; ++k) {
+                if (values[k] == values[i]) ++n;
+            }
+            if (n > count) (value, count) = (values[i], n);
+        }
     }
 }

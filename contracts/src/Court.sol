@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {Blockhash} from "@openzeppelin/contracts/utils/Blockhash.sol";
+
+import {ICourt} from "./interfaces/ICourt.sol";
+import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "./interfaces/IRegistry.sol";
+import {Equivocation} from "./libraries/Equivocation.sol";
+import {Evidence} from "./libraries/Evidence.sol";
+import {Faults} from "./libraries/Faults.sol";
+import {Jury} from "./libraries/Jury.sol";
+
+/// @title Court
+/// @dev Calls nobody but the Registry and precompiles, and holds no tokens: its money is the Registry's `bonds`.
+contract Court is ICourt {
+    uint256 private constant BPS = 10_000;
+    uint8 private constant FIRST = 0;
+    uint8 private constant APPEAL = 1;
+
+    /// @dev What a juror finds of a record or a fault.
+    bytes32 private constant WRONG = bytes32(uint256(1));
+    bytes32 private constant RIGHT = bytes32(uint256(2));
+
+    // ----------------------------------------------------------------------------------------------- storage
+
+    IRegistry public immutable registry;
+    uint96 private immutable NODE_STAKE;
+    uint40 private immutable CHALLENGE_WINDOW;
+    uint40 private immutable RECEIPT_TIME;
+    uint40 private immutable UNSTAKE_DELAY;
+
+    Params private _params;
+    uint256 private _count;
+    mapping(uint256 challenge => Challenge) private _challenges;
+    mapping(bytes32 seal => uint256 blockNumber) private _seals;
+    /// @dev What has been challenged, so that nothing is tried twice.
+    mapping(bytes32 subject => uint256 challenge) private _subjects;
+    /// @dev Open challenges of one attempt at a batch; the Registry holds the batch while there are any.
+    mapping(uint256 batch => mapping(uint256 attempt => uint256 count)) private _open;
+    mapping(uint256 challenge => Jury.Panel) private _panels;
+    /// @dev Verifier and batch attempt of which two signatures have been shown.
+    mapping(bytes32 offence => bool) private _reported;
+
+    constructor(IRegistry registry_, Params memory p) {
+        IRegistry.Params memory r = registry_.params();
+        require(registry_.court() == address(this), IRegistry.BadParams("not the court of this registry"));
+        require(p.jurySize > 0 && p.appealJurySize > p.jurySize, IRegistry.BadParams("jury sizes"));
+        bool zero = p.juryDelay == 0 || p.drawTime == 0 || p.voteTime == 0 || p.revealTime == 0 || p.answerTime == 0;
+        require(!zero, IRegistry.BadParams("zero time"));
+        uint256 draws = 2 * (1 + uint256(p.redraws));
+        require(p.bond > draws * p.drawReward && p.appealBond > 0, IRegistry.BadParams("bond must pay for all draws"));
+        bool burns = uint256(p.winnerBps) + p.requesterBps + p.juryBps < BPS;
+        require(burns, IRegistry.BadParams("some of the losers' money must be burned"));
+        registry = registry_;
+        (NODE_STAKE, CHALLENGE_WINDOW) = (r.nodeStake, r.challengeWindow);
+        (RECEIPT_TIME, UNSTAKE_DELAY) = (r.receiptTime, r.unstakeDelay);
+        _params = p;
+        uint256 disputed = uint256(r.challengeWindow) + longestDispute();
+        require(r.unstakeDelay > r.settleGrace + disputed, IRegistry.BadParams("unstakeDelay is too short"));
+        uint256 promised = uint256(r.receiptTime) + r.challengeWindow + p.answerTime;
+        require(r.unstakeDelay > promised, IRegistry.BadParams("unstakeDelay is too short for receipts"));
+        require(r.seatDelay > disputed, IRegistry.BadParams("seatDelay is too short"));
+    }
+
+    // ----------------------------------------------------------------------------------------------- opening
+
+    /// @inheritdoc ICourt
+    function seal(bytes32 sealed_) external {
+        // The first time counts: nobody makes a seal younger by repeating it.
+        if (_seals[sealed_] == 0) _seals[sealed_] = block.number;
+        emit ChallengeSealed(_payee(msg.sender), sealed_);
+    }
+
+    /// @inheritdoc ICourt
+    function challengeSegment(BatchId batch, IRegistry.Header calldata header, Step calldata step, bytes32 salt)
+        external
+        returns (ChallengeId)
+    {
+        IRegistry.Batch memory b = _contestable(batch);
+        Challenge memory x;
+        (x.accused, x.claimed) = Evidence.checkStep(registry, batch, b.header, header, step);
+        (x.kind, x.job) = (Kind.Segment, uint64(step.commitment.job));
+        (x.task, x.segment) = (step.commitment.task, step.segment);
+        x.challenger = registry.chargeBond(msg.sender, _params.bond);
+        return _openAbout(batch, b.attempt, x, step.index, step.segment, salt);
+    }
+
+    /// @inheritdoc ICourt
+    function challengeRecord(BatchId batch, IRegistry.Header calldata header, bytes32 salt)
+        external
+        returns (ChallengeId id)
+    {
+        IRegistry.Batch memory b = _contestable(batch);
+        require(keccak256(abi.encode(header)) == b.header, IRegistry.BadHeader(batch));
+        Challenge memory x;
+        (x.kind, x.accused, x.job) = (Kind.Record, b.verifier, header.lines[0].job);
+        x.challenger = registry.chargeBond(msg.sender, _params.bond);
+        id = _openAbout(batch, b.attempt, x, 0, 0, salt);
+        for (uint256 i = 1; i < header.lines.length; ++i) {
+            _panels[ChallengeId.unwrap(id)].barred.push(registry.job(JobId.wrap(header.lines[i].job)).requester);
+        }
+    }
+
+    /// @inheritdoc ICourt
+    function challengeFault(BatchId batch, uint32 index, bytes32 salt) external returns (ChallengeId) {
+        IRegistry.Batch memory b = _contestable(batch);
+        Challenge memory x = Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
+        return _openAbout(batch, b.attempt, x, index, 0, salt);
+    }
+
+    /// @inheritdoc ICourt
+    function challengeReceipt(bytes32 leaf, JobId job, uint64 deadline, bytes calldata signature)
+        external
+        returns (ChallengeId)
+    {
+        uint256 closes = uint256(deadline) + CHALLENGE_WINDOW;
+        bool timely = block.timestamp > deadline && block.timestamp <= closes;
+        require(timely && deadline <= _lastCommit(job), OutsideWindow(deadline, closes));
+        (uint32 verifier, bytes32 receipt_) = Evidence.receipt(registry, leaf, JobId.unwrap(job), deadline, signature);
+        Challenge memory x;
+        (x.kind, x.phase, x.accused, x.leaf) = (Kind.Receipt, Phase.Answer, verifier, leaf);
+        (x.job, x.openedAt) = (uint64(JobId.unwrap(job)), uint40(block.timestamp));
+        x.until = uint40(block.timestamp) + _params.answerTime;
+        // There is no draw: its field holds until when the batch had to be committed.
+        x.drawBlock = uint40(deadline);
+        x.challenger = registry.chargeBond(msg.sender, _params.bond);
+        return _file(x, keccak256(abi.encode(Kind.Receipt, verifier, receipt_)));
+    }
+
+    /// @dev Until when batches of a job can be committed (Unix seconds).
+    function _lastCommit(JobId job) private view returns (uint256) {
+        IRegistry.Job memory j = registry.job(job);
+        uint256 end = j.closedAt != 0 && j.closedAt < j.deadline ? j.closedAt : j.deadline;
+        return end + RECEIPT_TIME;
+    }
+
+    /// @dev A settled batch within its window. That is counted from the settlement: nothing prolongs it.
+    function _contestable(BatchId batch) private view returns (IRegistry.Batch memory b) {
+        b = registry.batch(batch);
+        uint256 opens = b.settled.settledAt;
+        require(opens != 0 && !b.voided, IRegistry.NotSettled(batch));
+        require(block.timestamp < opens + CHALLENGE_WINDOW, OutsideWindow(opens, opens + CHALLENGE_WINDOW));
+    }
+
+    /// @dev Opens a challenge of what was settled, sealed by its challenger in an earlier block.
+    function _openAbout(BatchId batch, uint8 attempt, Challenge memory x, uint256 index, uint32 segment, bytes32 salt)
+        private
+        returns (ChallengeId)
+    {
+        bytes32 subject = keccak256(abi.encode(batch, attempt, x.kind, index, segment));
+        bytes32 sealed_ = keccak256(abi.encode(x.challenger, subject, salt));
+        uint256 sealedAt = _seals[sealed_];
+        require(sealedAt != 0 && sealedAt < block.number, NotSealed(x.challenger, sealed_));
+        delete _seals[sealed_];
+        x.workload = registry.job(JobId.wrap(x.job)).workload;
+        x.bench = uint32(registry.benchLength(x.workload));
+        (x.batch, x.attempt, x.phase) = (uint64(BatchId.unwrap(batch)), attempt, Phase.Draw);
+        x.openedAt = uint40(block.timestamp);
+        x.until = uint40(block.timestamp) + _params.drawTime;
+        x.drawBlock = uint40(block.number) + _params.juryDelay;
+        if (_open[x.batch][attempt]++ == 0) registry.hold(batch);
+        return _file(x, subject);
+    }
+
+    function _file(Challenge memory x, bytes32 subject) private returns (ChallengeId id) {
+        uint256 earlier = _subjects[subject];
+        require(earlier == 0, AlreadyChallenged(ChallengeId.wrap(earlier)));
+        id = ChallengeId.wrap(++_count);
+        _subjects[subject] = ChallengeId.unwrap(id);
+        (x.subject, x.bond) = (subject, _params.bond);
+        _challenges[ChallengeId.unwrap(id)] = x;
+        emit ChallengeOpened(
+            id,
+            BatchId.wrap(x.batch),
+            OperatorId.wrap(x.accused),
+            x.kind,
+            x.job,
+            x.task,
+            x.segment,
+            x.entry,
+            x.challenger
+        );
+    }
+
+    // ------------------------------------------------------------------------------------------------ juries
+
+    /// @inheritdoc ICourt
+    function drawJury(ChallengeId id) external returns (address[] memory jury) {
+        Challenge storage x = _inPhase(id, Phase.Draw);
+        require(!_isStale(x), WrongPhase(id, Phase.Dismissed));
+        require(block.timestamp < x.until, TooLate(id, x.until));
+        require(block.number > x.drawBlock, TooEarly(id, x.drawBlock));
+        bytes32 entropy = Blockhash.blockHash(x.drawBlock);
+        if (entropy == 0) {
+            // Nobody drew while the hash could be had: a new block decides, and everybody sees it.
+            _setDrawBlock(id, x);
+            return jury;
+        }
+        uint256 size = _size(x);
+        jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
+        require(jury.length == size, JuryTooSmall(id, jury.length, size));
+        _panels[ChallengeId.unwrap(id)].jurors[x.round] = jury;
+        x.phase = Phase.Vote;
+        x.until = uint40(block.timestamp) + _params.voteTime;
+        x.bond -= _params.drawReward;
+        _give(_payee(msg.sender), _params.drawReward);
+        emit JuryDrawn(id, x.round, jury, x.until, x.until + _params.revealTime);
+    }
+
+    /// @inheritdoc ICourt
+    function commitVote(ChallengeId id, bytes32 sealedVote) external {
+        Challenge storage x = _inPhase(id, Phase.Vote);
+        require(block.timestamp < x.until, TooLate(id, x.until));
+        (address juror, OperatorId operator) = _juror(id, x.round);
+        Jury.Vote storage vote = _panels[ChallengeId.unwrap(id)].votes[x.round][juror];
+        require(sealedVote != 0 && vote.sealed_ == 0, BadVote(id));
+        vote.sealed_ = sealedVote;
+        emit VoteCommitted(id, juror, operator);
+    }
+
+    /// @inheritdoc ICourt
+    function revealVote(ChallengeId id, bytes32 evidence, bytes32 keyed, bytes32 salt) external {
+        Challenge storage x = _inPhase(id, Phase.Vote);
+        require(block.timestamp >= x.until, TooEarly(id, x.until));
+        uint256 end = _revealEnd(x);
+        require(block.timestamp < end, TooLate(id, end));
+        (address juror,) = _juror(id, x.round);
+        Jury.Vote storage vote = _panels[ChallengeId.unwrap(id)].votes[x.round][juror];
+        bytes32 sealedVote = keccak256(abi.encode(id, x.round, x.redraws, juror, evidence, keyed, salt));
+        require(vote.sealed_ == sealedVote && vote.evidence == 0 && _isEvidence(x, evidence), BadVote(id));
+        vote.evidence = evidence;
+        bool wrong = evidence != Jury.rightEvidence(x);
+        if (wrong) x.votesWrong += 1;
+        else x.votesRight += 1;
+        emit VoteRevealed(id, juror, wrong, evidence, keyed);
+    }
+
+    /// @dev The owner on the jury whose node the caller is, whether that is listed or not.
+    function _juror(ChallengeId id, uint256 round) private view returns (address owner, OperatorId operator) {
+        operator = registry.operatorOf(msg.sender);
+        IRegistry.Operator memory o = registry.operatorState(operator);
+        owner = o.owner;
+        bool node = o.key == msg.sender && o.role == IRegistry.Role.Node;
+        address[] storage jury = _panels[ChallengeId.unwrap(id)].jurors[round];
+        for (uint256 i = 0; node && i < jury.length; ++i) {
+            if (jury[i] == owner) return (owner, operator);
+        }
+        revert NotJuror(id, msg.sender);
+    }
+
+    function _isEvidence(Challenge storage x, bytes32 evidence) private view returns (bool) {
+        return x.kind == Kind.Segment ? evidence != 0 : evidence == RIGHT || evidence == WRONG;
+    }
+
+    function _size(Challenge storage x) private view returns (uint256) {
+        return x.round == FIRST ? _params.jurySize : _params.appealJurySize;
+    }
+
+    function _revealEnd(Challenge storage x) private view returns (uint256) {
+        return uint256(x.until) + _params.revealTime;
+    }
+
+    function _setDrawBlock(ChallengeId id, Challenge storage x) private {
+        x.drawBlock = uint40(block.number) + _params.juryDelay;
+        emit JuryRedrawn(id, x.drawBlock);
+    }
+
+    // --------------------------------------------------------------------------------------------- decisions
+
+    /// @inheritdoc ICourt
+    function appeal(ChallengeId id) external {
+        Challenge storage x = _inPhase(id, Phase.Verdict);
+        require(block.timestamp < x.until, TooLate(id, x.until));
+        require(!_isStale(x), WrongPhase(id, Phase.Dismissed));
+        x.appellant = registry.chargeBond(msg.sender, _params.appealBond);
+        (x.round, x.redraws, x.phase) = (APPEAL, 0, Phase.Draw);
+        (x.votesWrong, x.votesRight) = (0, 0);
+        x.until = uint40(block.timestamp) + _params.drawTime;
+        x.drawBlock = uint40(block.number) + _params.juryDelay;
+        emit Appealed(id, x.appellant, x.drawBlock);
+    }
+
+    /// @inheritdoc ICourt
+    function answerReceipt(
+        ChallengeId id,
+        BatchId batch,
+        IRegistry.Header calldata header,
+        uint256 index,
+        bytes32[] calldata proof
+    ) external {
+        Challenge storage x = _inPhase(id, Phase.Answer);
+        IRegistry.Batch memory b = registry.batch(batch);
+        bool honoured = b.committedAt != 0 && b.committedAt <= x.drawBlock && !b.dropped;
+        honoured = honoured && Evidence.holds(b.header, header, x.job, x.leaf, index, proof);
+        require(honoured, BadCommitmentProof(batch, index));
+        x.batch = uint64(BatchId.unwrap(batch));
+        _close(id, x, false);
+    }
+
+    /// @inheritdoc ICourt
+    function resolve(ChallengeId id) external {
+        Challenge storage x = _challenges[ChallengeId.unwrap(id)];
+        Phase phase = x.phase;
+        require(phase >= Phase.Draw && phase <= Phase.Answer, WrongPhase(id, phase));
+        if (_isStale(x)) return _dismiss(id, x);
+        uint256 end = phase == Phase.Vote ? _revealEnd(x) : x.until;
+        require(block.timestamp >= end, TooEarly(id, end));
+        if (phase == Phase.Draw) return _expire(id, x);
+        if (phase == Phase.Vote) return _count_(id, x);
+        _close(id, x, phase == Phase.Answer || x.wrong);
+    }
+
+    /// @dev Counts a round, whose silent jurors pay. Where no more than half revealed, another jury is drawn.
+    function _count_(ChallengeId id, Challenge storage x) private {
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
+        Jury.fineSilent(registry, id, x, panel, _params.jurorFine);
+        if (uint256(x.votesWrong) + x.votesRight <= panel.jurors[x.round].length / 2) return _redraw(id, x);
+        bool wrong = x.votesWrong > x.votesRight;
+        emit Verdict(id, x.round, wrong, x.votesWrong, x.votesRight);
+        if (x.round == FIRST) {
+            (x.wrong, x.phase) = (wrong, Phase.Verdict);
+            x.until = uint40(block.timestamp) + _params.appealTime;
+            return;
+        }
+        // The appellant argued against the first verdict: it has its bond back if the second one differs.
+        if (x.wrong != wrong) _returnAppealBond(x);
+        x.wrong = wrong;
+        _close(id, x, wrong);
+    }
+
+    /// @dev Another jury of others, or none any more.
+    function _redraw(ChallengeId id, Challenge storage x) private {
+        Jury.dissolve(x, _panels[ChallengeId.unwrap(id)]);
+        if (x.redraws == _params.redraws) return _endWithoutJury(id, x);
+        x.redraws += 1;
+        x.phase = Phase.Draw;
+        x.until = uint40(block.timestamp) + _params.drawTime;
+        _setDrawBlock(id, x);
+    }
+
+    /// @dev The time to draw is over. A jury that could have been drawn costs its bond whoever wanted it; the first verdict
+    /// stands where there is one.
+    function _expire(ChallengeId id, Challenge storage x) private {
+        require(block.number > x.drawBlock, TooEarly(id, x.drawBlock));
+        bytes32 entropy = Blockhash.blockHash(x.drawBlock);
+        if (entropy == 0) entropy = blockhash(block.number - 1);
+        uint256 size = _size(x);
+        address[] memory jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
+        if (jury.length < size) return _endWithoutJury(id, x);
+        if (x.round == APPEAL) return _close(id, x, x.wrong);
+        x.phase = Phase.Rejected;
+        // No jury has looked: somebody else may have one look while the window is open.
+        delete _subjects[x.subject];
+        _release(x);
+        uint96 burned = x.bond + x.fines;
+        registry.burn(burned);
+        emit ChallengeClosed(id, Phase.Rejected, 0, 0, 0, burned);
+    }
+
+    /// @dev Too few may sit, or all juries stayed silent. Nothing is confirmed by that: the batch has to be settled again. An
+    /// appeal leaves the first jury's verdict.
+    function _endWithoutJury(ChallengeId id, Challenge storage x) private {
+        if (x.round == APPEAL) {
+            _returnAppealBond(x);
+            return _close(id, x, x.wrong);
+        }
+        _release(x);
+        registry.void(BatchId.wrap(x.batch), false);
+        _dismiss(id, x);
+    }
+
+    /// @dev Everybody's bond back; the silent jurors' fines are burned.
+    function _dismiss(ChallengeId id, Challenge storage x) private {
+        x.phase = Phase.Dismissed;
+        _give(x.challenger, x.bond);
+        if (x.appellant != address(0)) _returnAppealBond(x);
+        if (x.fines != 0) registry.burn(x.fines);
+        emit ChallengeClosed(id, Phase.Dismissed, 0, 0, 0, x.fines);
+    }
+
+    /// @dev Carries out the decision: the losers' money is one pot, shared by winner, requester and jury, the rest burned.
+    function _close(ChallengeId id, Challenge storage x, bool upheld) private {
+        x.phase = upheld ? Phase.Upheld : Phase.Rejected;
+        if (x.kind != Kind.Receipt) _release(x);
+        uint96 pot = x.appellant == address(0) ? 0 : _params.appealBond;
+        address winner = x.challenger;
+        // Whom a false fault wronged; otherwise the job's requester.
+        address wronged;
+        if (upheld) {
+            uint96 taken;
+            (taken, wronged) = _punish(x);
+            pot += taken;
+            _give(winner, x.bond);
+        } else {
+            pot += x.bond;
+            // A node whose fault stands has won nothing.
+            winner = x.kind == Kind.Fault ? address(0) : _ownerOf(x.accused);
+        }
+        uint96 toWinner = winner == address(0) ? 0 : _share(pot, _params.winnerBps);
+        _give(winner, toWinner);
+        uint96 toRequester = _share(pot, _params.requesterBps);
+        if (wronged != address(0)) _give(wronged, toRequester);
+        else registry.giveJob(JobId.wrap(x.job), toRequester);
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
+        uint96 toJury = Jury.pay(registry, id, x, panel, _share(pot, _params.juryBps), _params.jurorFine);
+        uint96 burned = pot + x.fines - toWinner - toRequester - toJury;
+        registry.burn(burned);
+        emit ChallengeClosed(id, x.phase, toWinner, toRequester, toJury, burned);
+    }
+
+    /// @dev What the losers of an upheld challenge lose, and whom they wronged.
+    function _punish(Challenge storage x) private returns (uint96, address) {
+        if (x.kind == Kind.Fault) return Faults.overturn(registry, x, _params.lateFine);
+        if (x.kind == Kind.Record) return (registry.void(BatchId.wrap(x.batch), true), address(0));
+        if (x.kind == Kind.Receipt) return (_slash(x.accused, _params.receiptPenalty), address(0));
+        JobId job = JobId.wrap(x.job);
+        registry.convict(BatchId.wrap(x.batch), OperatorId.wrap(x.accused), job, x.task, x.segment);
+        return (_slash(x.accused, type(uint96).max), address(0));
+    }
+
+    function _returnAppealBond(Challenge storage x) private {
+        _give(x.appellant, _params.appealBond);
+        x.appellant = address(0);
+    }
+
+    function _release(Challenge storage x) private {
+        if (--_open[x.batch][x.attempt] == 0) registry.release(BatchId.wrap(x.batch));
+    }
+
+    /// @dev Shares are taken of no more than a node's stake, so that no verdict is a prize worth buying.
+    function _share(uint96 pot, uint256 bps) private view returns (uint96) {
+        return uint96((pot < NODE_STAKE ? pot : NODE_STAKE) * bps / BPS);
+    }
+
+    /// @dev The settlement that this challenge is about was voided by another one.
+    function _isStale(Challenge storage x) private view returns (bool) {
+        return x.kind != Kind.Receipt && registry.batch(BatchId.wrap(x.batch)).attempt != x.attempt;
+    }
+
+    function _inPhase(ChallengeId id, Phase phase) private view returns (Challenge storage x) {
+        x = _challenges[ChallengeId.unwrap(id)];
+        require(x.phase == phase, WrongPhase(id, x.phase));
+    }
+
+    // ------------------------------------------------------------------------------------------ equivocation
+
+    /// @inheritdoc ICourt
+    function reportEquivocation(
+        IRegistry.Settlement calldata one,
+        IRegistry.Settlement calldata other,
+        IRegistry.Header calldata header,
+        uint8 slot,
+        bytes calldata signatureOne,
+        bytes calldata signatureOther
+    ) external {
+        BatchId batch = one.batch;
+        (uint256 attempt, bytes32 first) = Equivocation.signedIn(registry, one, header, slot, signatureOne);
+        (uint256 again, bytes32 second) = Equivocation.signedIn(registry, other, header, slot, signatureOther);
+        bool same = BatchId.unwrap(batch) == BatchId.unwrap(other.batch) && attempt == again;
+        uint32 verifier = OperatorId.unwrap(Equivocation.signer(registry, batch, slot, UNSTAKE_DELAY));
+        bytes32 offence = keccak256(abi.encode(batch, attempt, verifier));
+        bool proven = same && first != second && verifier != 0;
+        require(proven && !_reported[offence], NotEquivocation(batch));
+        _reported[offence] = true;
+        uint96 taken = _slash(verifier, type(uint96).max);
+        uint96 reward = _share(taken, _params.winnerBps);
+        _give(_payee(msg.sender), reward);
+        registry.burn(taken - reward);
+        emit Equivocated(batch, OperatorId.wrap(verifier), taken);
+    }
+
+    // ------------------------------------------------------------------------------------------------- people
+
+    /// @dev Whose stake account pays and is paid for `key`: its operator's owner's, or its own.
+    function _payee(address key) private view returns (address) {
+        OperatorId id = registry.operatorOf(key);
+        if (OperatorId.unwrap(id) == 0) return key;
+        IRegistry.Operator memory o = registry.operatorState(id);
+        return o.key == key ? o.owner : key;
+    }
+
+    function _give(address owner, uint96 amount) private {
+        if (amount != 0) registry.give(owner, amount);
+    }
+
+    function _slash(uint32 operator, uint96 amount) private returns (uint96) {
+        return registry.slash(_ownerOf(operator), amount);
+    }
+
+    function _ownerOf(uint32 operator) private view returns (address) {
+        return registry.operatorState(OperatorId.wrap(operator)).owner;
+    }
+
+    // ------------------------------------------------------------------------------------------------- views
+
+    /// @inheritdoc ICourt
+    function params() external view returns (Params memory) {
+        return _params;
+    }
+
+    /// @inheritdoc ICourt
+    function challenge(ChallengeId id) external view returns (Challenge memory) {
+        return _challenges[ChallengeId.unwrap(id)];
+    }
+
+    /// @inheritdoc ICourt
+    function jurors(ChallengeId id, uint256 round) external view returns (address[] memory) {
+        return _panels[ChallengeId.unwrap(id)].jurors[round];
+    }
+
+    /// @inheritdoc ICourt
+    function challengeCount() external view returns (uint256) {
+        return _count;
+    }
+
+    /// @inheritdoc ICourt
+    function longestDispute() public view returns (uint256) {
+        Params storage p = _params;
+        uint256 draws = (1 + uint256(p.redraws)) * (uint256(p.drawTime) + p.voteTime + p.revealTime);
+        return 2 * draws + p.appealTime;
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {ICourt} from "../interfaces/ICourt.sol";
+import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
+import {BLS12381} from "./BLS12381.sol";
+import {TypedData} from "./TypedData.sol";
+
+/// @title Equivocation
+/// @notice What a verifier signed, and who it was. A linked library of the Court.
+library Equivocation {
+    /// @notice The attempt at the batch in which the key of `slot` signed a settlement, and the settlement's struct hash.
+    /// The seed is the batch's, the header the caller's: under another an honest verifier has not signed, and two
+    /// settlements under one are never honest, whatever the lines have become since.
+    function signedIn(
+        IRegistry registry,
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Header calldata header,
+        uint8 slot,
+        bytes calldata signature
+    ) external view returns (uint256 attempt, bytes32 structHash) {
+        bytes32 seed;
+        (attempt, seed) = _state(registry, settlement.batch);
+        bytes32 hash = keccak256(abi.encode(header));
+        for (bool more = seed != 0; more; --attempt) {
+            structHash = TypedData.settlement(settlement, hash, seed, uint8(attempt));
+            if (_isSigned(registry, slot, structHash, signature)) return (attempt, structHash);
+            more = attempt != 0;
+        }
+        revert ICourt.NotEquivocation(settlement.batch);
+    }
+
+    /// @notice Whose key the slot shows: its holder's, or the last one's, as long as nobody else can have had it since.
+    /// @param release Time (seconds) for which nobody else can have a slot that was left.
+    function signer(IRegistry registry, BatchId batch, uint8 slot, uint256 release)
+        external
+        view
+        returns (OperatorId verifier)
+    {
+        verifier = registry.seatHolder(slot, block.timestamp);
+        IRegistry.Batch memory b = registry.batch(batch);
+        uint256 time = b.settled.settledAt != 0 ? b.settled.settledAt : b.openedAt;
+        if (OperatorId.unwrap(verifier) == 0 && block.timestamp < time + release) {
+            verifier = registry.seatHolder(slot, time);
+        }
+    }
+
+    function _state(IRegistry registry, BatchId batch) private view returns (uint256 attempt, bytes32 seed) {
+        IRegistry.Batch memory b = registry.batch(batch);
+        return (b.attempt, b.seed);
+    }
+
+    function _isSigned(IRegistry registry, uint8 slot, bytes32 structHash, bytes calldata signature)
+        private
+        view
+        returns (bool)
+    {
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", registry.domainSeparator(), structHash));
+        return BLS12381.verify(registry.seatKey(slot), digest, BLS12381.SIGNATURE_TAG, signature);
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {ICourt} from "../interfaces/ICourt.sol";
+import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
+
+/// @title Faults
+/// @notice Challenging a fault of a batch, and overturning it. A linked library of the Court.
+library Faults {
+    /// @dev Reasons of faults: an answer that others' answers contradict, a state that could not be had, and an auditor's
+    /// answer that others' contradict.
+    uint8 private constant MISMATCH = 1;
+    uint8 private constant WITHHELD = 2;
+    uint8 private constant FALSE_AUDIT = 3;
+
+    /// @notice What fault `index` of a batch is about, as a challenge, whose bond is taken here: of the accused's own owner
+    /// out of what a fault of the batch holds of its stake, if one holds enough.
+    /// @param payee Whose stake account pays for the caller.
+    function open(IRegistry registry, BatchId batch, uint32 index, uint96 bond, address payee)
+        external
+        returns (ICourt.Challenge memory x)
+    {
+        IRegistry.SlashRecord[] memory faults = registry.slashes(batch);
+        require(index < faults.length, ICourt.NoSuchFault(batch, index));
+        IRegistry.SlashRecord memory fault = faults[index];
+        (x.kind, x.accused, x.entry) = (ICourt.Kind.Fault, fault.operator, index);
+        (x.job, x.task, x.segment) = (fault.job, fault.task, fault.segment);
+        bool own = _ownerOf(registry, fault.operator) == payee;
+        for (uint256 i = 0; own && i < faults.length; ++i) {
+            if (faults[i].absolved || faults[i].amount < bond) continue;
+            if (_ownerOf(registry, faults[i].operator) != payee) continue;
+            registry.chargeFrozen(batch, i, bond);
+            x.challenger = payee;
+            return x;
+        }
+        x.challenger = registry.chargeBond(msg.sender, bond);
+    }
+
+    /// @notice Undoes a fault. Those whose answers carried it lose their stake if a jury's execution contradicts them; that a
+    /// state could not be had may have been true, and then it turned up late.
+    /// @return pot What was taken.
+    /// @return wronged Whom the fault wronged, 0 for nobody.
+    function overturn(IRegistry registry, ICourt.Challenge storage x, uint96 lateFine)
+        external
+        returns (uint96 pot, address wronged)
+    {
+        IRegistry.SlashRecord memory fault = registry.slashes(BatchId.wrap(x.batch))[x.entry];
+        registry.absolve(BatchId.wrap(x.batch), x.entry);
+        wronged = _ownerOf(registry, x.accused);
+        if (fault.reason == WITHHELD) return (registry.slash(wronged, lateFine), address(0));
+        if (fault.reason != MISMATCH && fault.reason != FALSE_AUDIT) return (0, wronged);
+        for (uint256 i = 0; i < fault.accusers.length; ++i) {
+            pot += registry.slash(_ownerOf(registry, fault.accusers[i]), type(uint96).max);
+        }
+    }
+
+    function _ownerOf(IRegistry registry, uint32 operator) private view returns (address) {
+        return registry.operatorState(OperatorId.wrap(operator)).owner;
+    }
+}
