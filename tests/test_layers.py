@@ -17,7 +17,7 @@ ALLOWED = {
     "transport": {"protocol"},
     "artifacts": {"protocol", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},
-    "sdk": {"protocol", "chain", "transport", "artifacts", "workloads"},
+    "sdk": {"disputes", "protocol", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "verifier": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
