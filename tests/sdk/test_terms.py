@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from proofyard.chain import CourtParams
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Digest, TaskIndex, Wei
 from proofyard.sdk import JobRefused, Offer, credits, propose_verifier_fee
-from proofyard.sdk.terms import check_offer, check_sizes, check_task_rewards, check_work, job_terms
+from proofyard.sdk.terms import check_offer, check_sizes, check_task_rewards, check_work, job_terms, most_of_a_task
 from proofyard.workloads.limits import USUAL, demands
 
 MANIFEST = Manifest(workload="lora", params={"segment_steps": 2, "batch": 4, "seq_len": 128})
@@ -86,6 +87,11 @@ def test_a_task_never_earns_more_than_a_broken_receipt_costs() -> None:
     check_task_rewards(graph(8, 8, 4), credits(100), credits(40))
     with pytest.raises(JobRefused, match="reward: gives a task up to"):
         check_task_rewards(graph(8, 8, 4), credits(101), credits(40))
+
+
+def test_what_a_task_may_earn_is_what_nodes_take() -> None:
+    default = next(field.default for field in msgspec.structs.fields(NodeSettings) if field.name == "max_task_reward")
+    assert most_of_a_task(CourtParams().receipt_penalty) == default * 10**18
 
 
 def test_the_usual_limits_are_those_that_a_node_begins_with() -> None:

@@ -170,14 +170,13 @@ def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
 
 async def _settled(chain: "ChainClient", found: Evidence, batch: BatchId) -> "Settled":
     """The settlement that stands. One whose record cannot be had, or read, is worth a challenge: says which."""
-    from proofyard.artifacts import ArtifactError
+    from proofyard.disputes.errors import RecordWithheld
     from proofyard.disputes.settled import load_settled
-    from proofyard.protocol.codec import CodecError
     from proofyard.protocol.validate import RecordInvalid
 
     try:
         return await load_settled(chain, found.network.read, batch)
-    except (ArtifactError, CodecError, RecordInvalid):
+    except (RecordWithheld, RecordInvalid):
         note(f"what batch {batch} rests on cannot be had or read; if that stays so, next: {OPEN} {batch} --record")
         raise
 

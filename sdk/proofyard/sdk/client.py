@@ -26,11 +26,20 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
+from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk.artifacts import PeerAddress, local_host
-from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier
+from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, ResultUnproven
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
 from proofyard.sdk.specs import JobSpec, resolve_model
-from proofyard.sdk.terms import Offer, check_offer, check_sizes, check_task_rewards, check_work, job_terms
+from proofyard.sdk.terms import (
+    Offer,
+    check_offer,
+    check_sizes,
+    check_task_rewards,
+    check_work,
+    job_terms,
+    most_of_a_task,
+)
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
 from proofyard.workloads.limits import USUAL
 from proofyard.workloads.workload import load_workload
@@ -137,7 +146,7 @@ class Client:
         manifest, artifacts = self._manifest(spec)
         graph = tuple(load_workload(manifest.workload).graph(manifest))
         check_work(manifest, graph)
-        check_task_rewards(graph, offer.reward, self.chain.params().court.receipt_penalty)
+        check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, self.chain.gas_price())
         self.chain.require_balance(terms.escrow)
@@ -157,8 +166,12 @@ class Client:
         return self._run(self._ask(JobQuery(job, since)))
 
     def prove(self, job: JobId) -> Proven:
-        """What the settled batches show of a job that is done. Raises `ResultUnproven`."""
-        batches = [self.settled(batch) for batch in standing_batches(self.chain, job)]
+        """What the settled batches show of a job that is done. Raises `ResultUnproven`, and `RecordWithheld` for a
+        batch whose record nobody delivers."""
+        try:
+            batches = [self.settled(batch) for batch in standing_batches(self.chain, job)]
+        except RecordInvalid as error:
+            raise ResultUnproven(job, str(error)) from None
         cid, _, graph = self._work(job)
         return prove(job, cid, graph, batches)
 

@@ -22,6 +22,9 @@ GAS_PER_TASK = 250_000
 TOKEN_PER_ETHER = 1
 """Base units of the token that pay one wei of gas, where nobody says otherwise."""
 
+TASK_REWARD_BPS = 8500
+"""What a task may earn, in 1/10,000 of what a verifier pays for a receipt that it breaks."""
+
 LEAST_AUDITORS = 2
 MAX_BYTE = (1 << 8) - 1
 MAX_AMOUNT = (1 << 96) - 1
@@ -92,11 +95,16 @@ def check_sizes(sizes: dict[str, int], limits: Limits = USUAL) -> None:
         _require(size <= limit, field, f"has {size} bytes; {usual}")
 
 
-def check_task_rewards(graph: Sequence[TaskSpec], reward: Wei, most: Wei) -> None:
-    """Raise `JobRefused` where a task earns more than `most`, what a verifier pays for a receipt that it breaks.
+def most_of_a_task(receipt_penalty: Wei) -> Wei:
+    """What a task may earn where a broken receipt costs its verifier so much: 85% of it.
 
-    Nodes take no such task: breaking the receipt would pay for verifier and requester together.
+    With more, breaking the receipt would pay for verifier and requester together, who save the audits as well.
     """
+    return Wei(receipt_penalty * TASK_REWARD_BPS // BPS)
+
+
+def check_task_rewards(graph: Sequence[TaskSpec], reward: Wei, most: Wei) -> None:
+    """Raise `JobRefused` where a task earns more than `most`: nodes take no such task."""
     units = sum(spec.work_units for spec in graph)
     best = max(reward * spec.work_units // units for spec in graph)
     reason = f"gives a task up to {best} base units; nodes take {most} at most, pay less or make more and smaller tasks"
