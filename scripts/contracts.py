@@ -24,15 +24,13 @@ MAX_DEPLOYED_BYTES = 24_576
 MIN_COVERAGE = 0.95
 """Of the lines of contracts/src."""
 
-DEPLOYED = {
-    "Credit": "Credit",
-    "Registry": "Registry",
-    "Court": "libraries/Court",
-    "Dial": "libraries/Dial",
-    "Operators": "libraries/Operators",
-    "Settling": "libraries/Settling",
+LIBRARIES = ("Dial", "Equivocation", "Evidence", "Faults", "Jobs", "Jury", "Operators", "Settling", "Verdicts")
+"""What Registry, Court and Lens are linked with."""
+
+DEPLOYED = {name: name for name in ("Credit", "Registry", "Court", "Lens")} | {
+    name: f"libraries/{name}" for name in LIBRARIES
 }
-"""What is deployed, and its source below src/ without the suffix. Libraries are linked into the Registry."""
+"""What is deployed, and its source below src/ without the suffix."""
 
 
 def run(program: Path, *args: str, **env: str) -> None:
@@ -51,7 +49,7 @@ def artifacts() -> dict[str, str]:
 
     `links` maps a placeholder in the bytecode to the library whose address belongs there.
     """
-    forge("build", "--quiet", "src")
+    forge("build", "--quiet", *(f"src/{source}.sol" for source in DEPLOYED.values()))
     files = {}
     for name, source in DEPLOYED.items():
         built: dict[str, Any] = json.loads(

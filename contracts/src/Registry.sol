@@ -4,17 +4,18 @@ pragma solidity 0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {LibBit} from "solady/utils/LibBit.sol";
 import {SafeTransferLib} from "solady/utils/SafeTransferLib.sol";
 
-import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "./interfaces/IRegistry.sol";
-import {Court} from "./libraries/Court.sol";
-import {Dial} from "./libraries/Dial.sol";
+import {ICourt} from "./interfaces/ICourt.sol";
+import {IRegistry, OperatorId, JobId, BatchId} from "./interfaces/IRegistry.sol";
+import {Jobs} from "./libraries/Jobs.sol";
+import {Marks} from "./libraries/Marks.sol";
 import {Merkle} from "./libraries/Merkle.sol";
 import {Operators} from "./libraries/Operators.sol";
 import {Settling} from "./libraries/Settling.sol";
-import {Books, Stakes, State} from "./libraries/State.sol";
+import {Books, State} from "./libraries/State.sol";
 import {TypedData} from "./libraries/TypedData.sol";
+import {Verdicts} from "./libraries/Verdicts.sol";
 import {VerifierSet} from "./libraries/VerifierSet.sol";
 
 /// @title Registry
@@ -23,56 +24,73 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     using VerifierSet for VerifierSet.Set;
 
     /// @dev Payouts whose claimed bit lies in the batch itself.
-    uint256 private constant INLINE_CLAIMS = 40;
+    uint256 private constant INLINE_CLAIMS = 16;
     uint256 private constant BPS = 10_000;
 
     // ----------------------------------------------------------------------------------------------- storage
 
     address private immutable TOKEN;
+    address private immutable COURT;
     uint96 private immutable NODE_STAKE;
     uint96 private immutable VERIFIER_STAKE;
+    uint96 private immutable SETTLE_PENALTY;
     uint40 private immutable CHALLENGE_WINDOW;
     uint40 private immutable UNSTAKE_DELAY;
+    uint40 private immutable SETTLE_TIME;
     uint40 private immutable SETTLE_GRACE;
+    uint40 private immutable RECEIPT_TIME;
     uint40 private immutable TAKEOVER_TIMEOUT;
+    uint40 private immutable SEAT_DELAY;
+    uint40 private immutable IDLE_PERIOD;
     uint16 private immutable DRAW_DELAY;
     uint16 private immutable COLLUSION_BPS;
     uint16 private immutable SLASH_REQUESTER_BPS;
     uint16 private immutable SLASH_AUDITOR_BPS;
+    uint16 private immutable LEADER_BPS;
 
     State private _s;
 
-    constructor(address token_, Params memory p) {
+    /// @param court_ Where the Court will be; its constructor checks the parameters against its own.
+    constructor(address token_, Params memory p, address court_) {
         require(token_.code.length > 0, BadParams("token has no code"));
         require(IERC20(token_).totalSupply() <= type(uint96).max, BadParams("supply beyond 96 bits"));
-        CourtParams memory c = p.court;
-        uint256 round = uint256(c.roundExpiry) + c.voteTime + c.revealTime;
-        uint256 longest = p.challengeWindow + 2 * round + c.appealTime;
-        require(p.unstakeDelay > longest, BadParams("unstakeDelay must exceed the longest challenge"));
-        require(c.jurySize > 0 && c.appealJurySize > c.jurySize, BadParams("jury sizes"));
-        require(c.juryDelay > 0 && c.bond > 0 && c.appealBond > 0, BadParams("zero jury delay or bond"));
-        bool burns = uint256(c.winnerBps) + c.requesterBps + c.juryBps < BPS;
-        require(burns, BadParams("some of the losers' money must be burned"));
+        require(court_ != address(0), BadParams("no court"));
+        require(p.nodeStake > 0 && p.verifierStake > 0, BadParams("zero stake"));
         require(p.challengeWindow > 0 && p.drawDelay > 0, BadParams("zero window or draw delay"));
+        require(p.settleTime <= p.settleGrace, BadParams("settleTime beyond settleGrace"));
+        uint256 longest = uint256(p.settleGrace) + p.challengeWindow;
+        require(p.unstakeDelay > longest, BadParams("unstakeDelay must exceed grace and window"));
+        require(p.seatDelay > p.challengeWindow, BadParams("seatDelay must exceed the window"));
+        require(p.idlePeriod > 0, BadParams("zero idlePeriod"));
         require(p.collusionBps < BPS, BadParams("collusionBps"));
         require(uint256(p.slashRequesterBps) + p.slashAuditorBps < BPS, BadParams("some of a slash must be burned"));
-        require(p.nodeStake > 0 && p.verifierStake > 0, BadParams("zero stake"));
+        require(p.leaderBps <= BPS, BadParams("leaderBps"));
         TOKEN = token_;
+        COURT = court_;
         NODE_STAKE = p.nodeStake;
         VERIFIER_STAKE = p.verifierStake;
+        SETTLE_PENALTY = p.settlePenalty;
         CHALLENGE_WINDOW = p.challengeWindow;
         UNSTAKE_DELAY = p.unstakeDelay;
+        SETTLE_TIME = p.settleTime;
         SETTLE_GRACE = p.settleGrace;
+        RECEIPT_TIME = p.receiptTime;
         TAKEOVER_TIMEOUT = p.takeoverTimeout;
+        SEAT_DELAY = p.seatDelay;
+        IDLE_PERIOD = p.idlePeriod;
         DRAW_DELAY = p.drawDelay;
         COLLUSION_BPS = p.collusionBps;
         SLASH_REQUESTER_BPS = p.slashRequesterBps;
         SLASH_AUDITOR_BPS = p.slashAuditorBps;
-        c.quarantine = uint32(p.unstakeDelay);
-        _s.court = c;
+        LEADER_BPS = p.leaderBps;
     }
 
-    // ----------------------------------------------------------------------------------------------- staking
+    modifier onlyCourt() {
+        require(msg.sender == COURT, NotCourt(msg.sender));
+        _;
+    }
+
+    // --------------------------------------------------------------------------------------------- operators
 
     /// @inheritdoc IRegistry
     function registerNode(address key, uint96 stake, uint64 workloads, string calldata endpoint, bytes calldata consent)
@@ -80,8 +98,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         nonReentrant
         returns (OperatorId id)
     {
-        id = Operators.registerNode(_s, key, workloads, endpoint, consent);
-        _addStake(stake);
+        id = Operators.registerNode(_s, params(), key, stake, workloads, endpoint, consent);
+        _pull(stake);
     }
 
     /// @inheritdoc IRegistry
@@ -93,8 +111,9 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         bytes calldata publicKey,
         bytes calldata possession
     ) external nonReentrant returns (OperatorId id) {
-        id = Operators.registerVerifier(_s, key, endpoint, consent, publicKey, possession);
-        _addStake(stake);
+        id = Operators.enlistVerifier(_s, key, endpoint, consent);
+        Operators.seatVerifier(_s, params(), id, stake, publicKey, possession);
+        _pull(stake);
     }
 
     /// @inheritdoc IRegistry
@@ -109,47 +128,38 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function retire(OperatorId id) external {
-        Operators.retire(_s, id, NODE_STAKE, VERIFIER_STAKE);
+        Operators.retire(_s, params(), id);
+    }
+
+    /// @inheritdoc IRegistry
+    function joinBench(uint64 workloads) external {
+        Operators.joinBench(_s, params(), workloads);
+    }
+
+    /// @inheritdoc IRegistry
+    function attend() external {
+        Operators.attend(_s, params());
+    }
+
+    /// @inheritdoc IRegistry
+    function unseatIdle(uint8 slot) external {
+        Operators.unseatIdle(_s, params(), slot);
     }
 
     /// @inheritdoc IRegistry
     function addStake(uint96 amount) external nonReentrant {
-        _addStake(amount);
+        Operators.addStake(_s, params(), amount);
+        _pull(amount);
     }
 
     /// @inheritdoc IRegistry
     function requestUnstake(uint96 amount) external {
-        Account storage a = _s.accounts[msg.sender];
-        uint256 required = Stakes.required(a, NODE_STAKE, VERIFIER_STAKE);
-        require(a.stake >= required + amount, StakeTooLow(msg.sender, a.stake, required + amount));
-        a.stake -= amount;
-        a.unbonding += amount;
-        a.releaseAt = uint40(block.timestamp) + UNSTAKE_DELAY;
-        _s.books.stakes -= amount;
-        _s.books.unbonding += amount;
-        emit UnstakeRequested(msg.sender, amount, a.releaseAt);
+        Operators.requestUnstake(_s, params(), amount);
     }
 
     /// @inheritdoc IRegistry
     function withdraw() external nonReentrant {
-        Account storage a = _s.accounts[msg.sender];
-        uint96 amount = a.unbonding;
-        require(amount > 0, NothingToWithdraw(msg.sender));
-        require(block.timestamp >= a.releaseAt, StillBonded(msg.sender, a.releaseAt));
-        a.unbonding = 0;
-        _s.books.unbonding -= amount;
-        emit Withdrawn(msg.sender, amount);
-        TOKEN.safeTransfer(msg.sender, amount);
-    }
-
-    function _addStake(uint96 amount) private {
-        Account storage a = _s.accounts[msg.sender];
-        a.stake += amount;
-        _s.books.stakes += amount;
-        uint256 required = Stakes.required(a, NODE_STAKE, VERIFIER_STAKE);
-        require(a.stake >= required, StakeTooLow(msg.sender, a.stake, required));
-        emit StakeAdded(msg.sender, amount);
-        _pull(amount);
+        TOKEN.safeTransfer(msg.sender, Operators.withdraw(_s));
     }
 
     // -------------------------------------------------------------------------------------------------- jobs
@@ -165,7 +175,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         nonReentrant
         returns (JobId)
     {
-        uint256 amount = uint256(p.reward) + p.auditFee;
+        uint256 amount = uint256(p.reward) + p.auditFee + p.verifierFee;
         // A permit that was front-run has already set the allowance; without one the transfer fails.
         // slither-disable-next-line reentrancy-benign
         try IERC20Permit(TOKEN).permit(msg.sender, address(this), amount, permitDeadline, v, r, s) {} catch {}
@@ -173,139 +183,38 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function topUp(JobId id, uint96 reward, uint96 auditFee) external nonReentrant {
-        Job storage j = _openedJob(id);
-        uint96 amount = reward + auditFee;
-        j.reward += reward;
-        j.auditFee += auditFee;
-        _s.books.escrow += amount;
-        emit JobToppedUp(id, reward, auditFee);
+    function topUp(JobId id, uint96 amount) external nonReentrant {
+        Jobs.topUp(_s, id, amount);
         _pull(amount);
     }
 
     /// @inheritdoc IRegistry
-    function closeJob(JobId id) external nonReentrant {
-        Job storage j = _openedJob(id);
-        bool may = msg.sender == j.requester || (j.verifier != 0 && msg.sender == _s.operators[j.verifier].key);
-        require(may, NotYourJob(id, msg.sender));
-        j.closed = true;
-        emit JobClosed(id);
-        _refund(id, j);
+    function closeJob(JobId id) external {
+        Jobs.close(_s, id);
     }
 
     /// @inheritdoc IRegistry
     function refund(JobId id) external nonReentrant {
-        Job storage j = _job(id);
-        require(j.closed || block.timestamp > j.deadline, JobStillOpen(id, j.deadline));
-        _refund(id, j);
+        (address to, uint96 amount) = Jobs.refund(_s, params(), id);
+        if (amount > 0) TOKEN.safeTransfer(to, amount);
     }
 
     /// @inheritdoc IRegistry
     function takeJob(JobId id) external {
-        Job storage j = _openedJob(id);
-        _take(id, j, _callingVerifier());
-        j.lastActive = uint40(block.timestamp);
+        Jobs.take(_s, params(), id);
     }
 
     function _openJob(JobParams calldata p) private returns (JobId id) {
-        require(p.taskCount > 0, BadJob("no tasks"));
-        require(p.deadline > block.timestamp, BadJob("deadline in the past"));
-        require(p.auditorsPerSegment > 0 && p.segmentsPerAudit > 0, BadJob("no audits"));
-        require(p.workload < 64, BadJob("workload is no bit of 64"));
-        id = JobId.wrap(++_s.books.jobs);
-        uint96 amount = p.reward + p.auditFee;
-        _s.jobs[JobId.unwrap(id)] = Job({
-            requester: msg.sender,
-            deadline: p.deadline,
-            taskCount: p.taskCount,
-            auditorsPerSegment: p.auditorsPerSegment,
-            segmentsPerAudit: p.segmentsPerAudit,
-            closed: false,
-            manifest: p.manifest,
-            spent: 0,
-            openTasks: 0,
-            verifier: 0,
-            lastActive: 0,
-            reward: p.reward,
-            auditFee: p.auditFee,
-            openBlock: uint40(block.number),
-            workload: p.workload
-        });
-        _s.books.escrow += amount;
-        emit JobOpened(
-            id,
-            msg.sender,
-            p.manifest,
-            p.taskCount,
-            p.reward,
-            p.auditFee,
-            p.auditorsPerSegment,
-            p.segmentsPerAudit,
-            p.deadline
-        );
+        uint96 amount;
+        (id, amount) = Jobs.open(_s, p);
         _pull(amount);
-    }
-
-    /// @dev Committed tasks keep their share of the job's money until they are settled or the grace is over.
-    function _refund(JobId id, Job storage j) private {
-        uint256 kept;
-        if (block.timestamp <= uint256(j.deadline) + SETTLE_GRACE) {
-            kept = (uint256(j.reward) + j.auditFee) * j.openTasks / j.taskCount;
-        }
-        uint96 escrow = Stakes.escrow(j);
-        if (kept >= escrow) return;
-        uint96 amount = escrow - uint96(kept);
-        j.spent += amount;
-        _s.books.escrow -= amount;
-        emit JobRefunded(id, j.requester, amount);
-        TOKEN.safeTransfer(j.requester, amount);
-    }
-
-    function _take(JobId id, Job storage j, uint32 verifier) private {
-        uint32 holder = j.verifier;
-        // slither-disable-next-line incorrect-equality
-        if (holder == verifier) return;
-        uint256 freeAt = uint256(j.lastActive) + TAKEOVER_TIMEOUT;
-        bool free = holder == 0 || !_s.operators[holder].listed || block.timestamp > freeAt;
-        require(free, JobTakenBy(id, OperatorId.wrap(holder), freeAt));
-        j.verifier = verifier;
-        emit JobTaken(id, OperatorId.wrap(verifier));
-    }
-
-    function _job(JobId id) private view returns (Job storage j) {
-        j = _s.jobs[JobId.unwrap(id)];
-        require(j.requester != address(0), UnknownJob(id));
-    }
-
-    function _openedJob(JobId id) private view returns (Job storage j) {
-        j = _job(id);
-        require(!j.closed, JobIsClosed(id));
-        require(block.timestamp <= j.deadline, DeadlinePassed(id, j.deadline));
-    }
-
-    function _callingVerifier() private view returns (uint32 id) {
-        id = _s.operatorOf[msg.sender];
-        Operator storage o = _s.operators[id];
-        bool may = o.key == msg.sender && o.role == Role.Verifier && o.listed;
-        require(may, NotVerifier(msg.sender));
     }
 
     // ----------------------------------------------------------------------------------------------- batches
 
     /// @inheritdoc IRegistry
-    function commitBatch(JobId jobId, bytes32 root, uint32 size) external returns (BatchId id) {
-        Job storage j = _openedJob(jobId);
-        require(size > 0 && size <= j.taskCount, BadBatchSize(size, j.taskCount));
-        uint32 verifier = _callingVerifier();
-        _take(jobId, j, verifier);
-        j.openTasks += size;
-        j.lastActive = uint40(block.timestamp);
-        id = BatchId.wrap(++_s.books.batches);
-        Batch storage b = _s.batches[BatchId.unwrap(id)];
-        b.root = root;
-        (b.job, b.size, b.verifier) = (uint64(JobId.unwrap(jobId)), size, verifier);
-        (b.commitBlock, b.committedAt) = (uint40(block.number), uint40(block.timestamp));
-        emit BatchCommitted(id, jobId, OperatorId.wrap(verifier), root, size);
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId) {
+        return Jobs.commit(_s, params(), root, size, members, lines);
     }
 
     /// @inheritdoc IRegistry
@@ -315,25 +224,35 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function recommit(BatchId id) external {
-        Settling.recommit(_s, id, DRAW_DELAY);
+        Settling.recommit(_s, params(), id);
     }
 
-    function _batch(BatchId id) private view returns (Batch storage b) {
-        b = _s.batches[BatchId.unwrap(id)];
-        require(b.job != 0, UnknownBatch(id));
+    /// @inheritdoc IRegistry
+    function takeBatch(BatchId id, Header calldata header) external {
+        Jobs.takeBatch(_s, params(), id, header);
+    }
+
+    /// @inheritdoc IRegistry
+    function dropBatch(BatchId id, Header calldata header) external {
+        Jobs.dropBatch(_s, params(), id, header);
     }
 
     // -------------------------------------------------------------------------------------------- settlement
 
     /// @inheritdoc IRegistry
-    function settleBatch(Settlement calldata s, uint256 signers, bytes calldata signature) external {
-        Settling.settle(_s, s, signers, signature, DRAW_DELAY, SETTLE_GRACE, CHALLENGE_WINDOW);
+    function settleBatch(
+        Settlement calldata settlement,
+        Header calldata header,
+        uint256 signers,
+        bytes calldata signature
+    ) external {
+        Settling.settle(_s, params(), settlement, header, signers, signature, ICourt(COURT).longestDispute());
     }
 
     /// @inheritdoc IRegistry
     function finalize(BatchId id) external {
         _requireFinal(id, _s.batches[BatchId.unwrap(id)].settled);
-        Settling.finalize(_s, id, SLASH_REQUESTER_BPS, SLASH_AUDITOR_BPS);
+        Settling.finalize(_s, params(), id);
     }
 
     // ----------------------------------------------------------------------------------------------- payouts
@@ -351,33 +270,34 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         Batch storage b = _s.batches[BatchId.unwrap(id)];
         Settled memory t = b.settled;
         _requireFinal(id, t);
-        if (t.faulted) {
-            Settling.finalize(_s, id, SLASH_REQUESTER_BPS, SLASH_AUDITOR_BPS);
-            if (b.auditUnits != 0) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
-            t.remaining = b.settled.remaining;
+        if (t.unfinal) {
+            Settling.finalize(_s, params(), id);
+            t = b.settled;
         }
+        if (t.pooled) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
         bool proven = Merkle.verify(b.payoutRoot, Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
         require(proven, BadPayoutProof(id, index));
         require(!_isClaimed(id, t.claimed, index), AlreadyClaimed(id, index));
-        if (index < INLINE_CLAIMS) b.settled.claimed = t.claimed | uint40(1 << index);
+        if (index < INLINE_CLAIMS) t.claimed |= uint16(1 << index);
         else _s.claimed[BatchId.unwrap(id)][index >> 8] |= 1 << (index & 0xff);
         require(amount <= t.remaining, PayoutsExceedTotal(id));
-        unchecked {
-            b.settled.remaining = t.remaining - amount;
-        }
+        t.remaining -= amount;
+        b.settled = t;
 
-        // A fault that cost stake between settlement and the end of the window forfeits the pay, any after settlement the
-        // reputation.
         Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
-        (address owner, uint40 lastFault) = (o.owner, o.lastFault);
-        if (o.forfeits && lastFault >= t.settledAt && lastFault < t.claimableAt) {
-            Stakes.refill(_s, _s.jobs[b.job], amount);
+        (address owner, uint32 valid) = (o.owner, o.consecutiveValid);
+        (bool forfeit, bool counts_) =
+            Marks.judge(_s, owner, OperatorId.unwrap(c.operator), BatchId.unwrap(id), t.settledAt, t.claimableAt);
+        if (forfeit) {
+            _s.books.burned += amount;
             emit Forfeited(id, c.operator, amount);
             return;
         }
-        uint32 valid = c.valid;
-        if (valid > 0 && t.settledAt > lastFault) o.consecutiveValid += valid;
-        emit Claimed(id, c.operator, owner, amount);
+        if (c.valid > 0 && counts_) {
+            valid = Marks.sum(valid, c.valid);
+            o.consecutiveValid = valid;
+        }
+        emit Claimed(id, c.operator, owner, amount, valid);
         if (amount > 0) TOKEN.safeTransfer(owner, amount);
     }
 
@@ -388,7 +308,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(t.openChallenges == 0, Contested(id));
     }
 
-    function _isClaimed(BatchId id, uint40 first, uint256 index) private view returns (bool) {
+    function _isClaimed(BatchId id, uint16 first, uint256 index) private view returns (bool) {
         if (index < INLINE_CLAIMS) return first >> index & 1 == 1;
         // slither-disable-next-line incorrect-equality
         return _s.claimed[BatchId.unwrap(id)][index >> 8] >> (index & 0xff) & 1 == 1;
@@ -403,104 +323,95 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(received == amount, TransferMismatch(amount, received));
     }
 
-    // -------------------------------------------------------------------------------------------- challenges
+    // ----------------------------------------------------------------------------------------- for the Court
 
     /// @inheritdoc IRegistry
-    function challengeSegment(
-        BatchId id,
-        Commitment calldata commitment,
-        uint256 index,
-        bytes32[] calldata proof,
-        uint32 segment
-    ) external nonReentrant returns (ChallengeId opened) {
-        opened = Court.challengeSegment(_s, id, commitment, index, proof, segment);
-        _pull(_s.court.bond);
+    function chargeBond(address caller, uint96 amount) external onlyCourt returns (address) {
+        return Verdicts.chargeBond(_s, params(), caller, amount);
     }
 
     /// @inheritdoc IRegistry
-    function challengePayout(Claim calldata payout) external nonReentrant returns (ChallengeId opened) {
-        opened = Court.challengePayout(_s, payout);
-        _pull(_s.court.bond);
+    function chargeFrozen(BatchId id, uint256 index, uint96 amount) external onlyCourt {
+        Verdicts.chargeFrozen(_s, id, index, amount);
     }
 
     /// @inheritdoc IRegistry
-    function challengeFault(BatchId id, uint32 index) external nonReentrant returns (ChallengeId opened) {
-        opened = Court.challengeFault(_s, id, index);
-        _pull(_s.court.bond);
+    function give(address owner, uint96 amount) external onlyCourt {
+        Verdicts.give(_s, owner, amount);
     }
 
     /// @inheritdoc IRegistry
-    function challengeReceipt(bytes32 leaf, uint64 deadline, bytes calldata signature)
-        external
-        nonReentrant
-        returns (ChallengeId opened)
-    {
-        opened = Court.challengeReceipt(_s, leaf, deadline, signature, CHALLENGE_WINDOW);
-        _pull(_s.court.bond);
+    function giveJob(JobId id, uint96 amount) external onlyCourt {
+        Verdicts.giveJob(_s, id, amount);
     }
 
     /// @inheritdoc IRegistry
-    function answerReceipt(ChallengeId id, BatchId batch_, uint256 index, bytes32[] calldata proof) external {
-        Court.answerReceipt(_s, id, batch_, index, proof);
+    function burn(uint96 amount) external onlyCourt {
+        Verdicts.burn(_s, amount);
     }
 
     /// @inheritdoc IRegistry
-    function drawJury(ChallengeId id) external returns (uint32[] memory) {
-        return Court.drawJury(_s, id, NODE_STAKE);
+    function slash(address owner, uint96 amount) external onlyCourt returns (uint96) {
+        return Verdicts.slash(_s, params(), owner, amount);
     }
 
     /// @inheritdoc IRegistry
-    function commitVote(ChallengeId id, bytes32 sealedVote) external {
-        Court.commitVote(_s, id, sealedVote);
+    function hold(BatchId id) external onlyCourt {
+        Verdicts.hold(_s, id);
     }
 
     /// @inheritdoc IRegistry
-    function revealVote(ChallengeId id, bool wrong, bytes32 salt) external {
-        Court.revealVote(_s, id, wrong, salt);
+    function release(BatchId id) external onlyCourt {
+        Verdicts.release(_s, id);
     }
 
     /// @inheritdoc IRegistry
-    function appeal(ChallengeId id) external nonReentrant {
-        _pull(Court.appeal(_s, id));
+    function convict(BatchId id, OperatorId operator, JobId jobId, uint32 task, uint32 segment) external onlyCourt {
+        Verdicts.convict(_s, id, operator, jobId, task, segment);
     }
 
     /// @inheritdoc IRegistry
-    function resolve(ChallengeId id) external {
-        Court.resolve(_s, id);
+    function absolve(BatchId id, uint256 index) external onlyCourt {
+        Verdicts.absolve(_s, id, index);
+    }
+
+    /// @inheritdoc IRegistry
+    function void(BatchId id, bool slashSigners) external onlyCourt returns (uint96) {
+        return Verdicts.void(_s, params(), id, slashSigners);
     }
 
     // ------------------------------------------------------------------------------------------------- views
 
     /// @inheritdoc IRegistry
-    function challenge(ChallengeId id) external view returns (Challenge memory) {
-        return _s.challenges[ChallengeId.unwrap(id)];
-    }
-
-    /// @inheritdoc IRegistry
-    function jurors(ChallengeId id, uint256 round) external view returns (uint32[] memory) {
-        return _s.jurors[ChallengeId.unwrap(id)][round];
-    }
-
-    /// @inheritdoc IRegistry
-    function params() external view returns (Params memory) {
+    function params() public view returns (Params memory) {
         return Params({
             nodeStake: NODE_STAKE,
             verifierStake: VERIFIER_STAKE,
             challengeWindow: CHALLENGE_WINDOW,
             unstakeDelay: UNSTAKE_DELAY,
+            settleTime: SETTLE_TIME,
             settleGrace: SETTLE_GRACE,
+            receiptTime: RECEIPT_TIME,
             takeoverTimeout: TAKEOVER_TIMEOUT,
+            seatDelay: SEAT_DELAY,
+            idlePeriod: IDLE_PERIOD,
             drawDelay: DRAW_DELAY,
             collusionBps: COLLUSION_BPS,
             slashRequesterBps: SLASH_REQUESTER_BPS,
             slashAuditorBps: SLASH_AUDITOR_BPS,
-            court: _s.court
+            leaderBps: LEADER_BPS,
+            settlePenalty: SETTLE_PENALTY
         });
     }
 
     /// @inheritdoc IRegistry
     function token() external view returns (address) {
         return TOKEN;
+    }
+
+    /// @inheritdoc IRegistry
+    function court() external view returns (address) {
+        return COURT;
     }
 
     /// @inheritdoc IRegistry
@@ -520,21 +431,13 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function operator(OperatorId id) public view returns (OperatorView memory) {
-        Operator storage o = _s.operators[OperatorId.unwrap(id)];
-        Account storage a = _s.accounts[o.owner];
-        return OperatorView({
-            id: id,
-            role: o.role,
-            active: o.listed && a.stake >= Stakes.required(a, NODE_STAKE, VERIFIER_STAKE),
-            key: o.key,
-            owner: o.owner,
-            stake: a.stake,
-            consecutiveValid: o.consecutiveValid,
-            lastFault: o.lastFault,
-            workloads: o.workloads,
-            endpoint: _s.endpoints[OperatorId.unwrap(id)]
-        });
+    function operatorState(OperatorId id) external view returns (Operator memory) {
+        return _s.operators[OperatorId.unwrap(id)];
+    }
+
+    /// @inheritdoc IRegistry
+    function endpointOf(OperatorId id) external view returns (string memory) {
+        return _s.endpoints[OperatorId.unwrap(id)];
     }
 
     /// @inheritdoc IRegistry
@@ -543,51 +446,55 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
+    function nodeAt(uint256 index) external view returns (OperatorId) {
+        return OperatorId.wrap(_s.nodes[index]);
+    }
+
+    /// @inheritdoc IRegistry
     function counts() external view returns (uint256, uint256, uint256, uint256, uint256) {
         Books storage b = _s.books;
-        return (b.operators, _s.nodes.length, b.jobs, b.batches, b.challenges);
+        return (b.operators, _s.nodes.length, b.jobs, b.batches, _s.verifiers.version);
     }
 
     /// @inheritdoc IRegistry
-    function nodes(uint256 cursor, uint256 limit) external view returns (OperatorView[] memory page) {
-        uint256 length = _s.nodes.length;
-        if (cursor >= length) return page;
-        page = new OperatorView[](limit < length - cursor ? limit : length - cursor);
-        for (uint256 i = 0; i < page.length; ++i) {
-            page[i] = operator(OperatorId.wrap(_s.nodes[cursor + i]));
-        }
+    function seats() external view returns (uint256) {
+        return _s.verifiers.taken;
     }
 
     /// @inheritdoc IRegistry
-    function verifiers(uint256 from, uint256 to) external view returns (VerifierView[] memory page) {
-        uint256 selected = _s.verifiers.active >> from << from;
-        if (to < VerifierSet.SLOTS) selected &= (1 << to) - 1;
-        page = new VerifierView[](LibBit.popCount(selected));
-        for (uint256 i = 0; i < page.length; ++i) {
-            uint256 slot = LibBit.ffs(selected);
-            selected &= selected - 1;
-            uint32 id = _s.verifiers.operatorAt[slot];
-            Operator storage o = _s.operators[id];
-            page[i] = VerifierView({
-                id: OperatorId.wrap(id),
-                slot: uint8(slot),
-                key: o.key,
-                owner: o.owner,
-                stake: _s.accounts[o.owner].stake,
-                publicKey: _s.verifiers.keyAt(slot),
-                endpoint: _s.endpoints[id]
-            });
-        }
+    function seatHolder(uint8 slot, uint256 time) external view returns (OperatorId) {
+        return OperatorId.wrap(_s.verifiers.holderAt(slot, time));
     }
 
     /// @inheritdoc IRegistry
-    function activeVerifiers() external view returns (uint256) {
-        return _s.verifiers.active;
+    function seatKey(uint8 slot) external view returns (bytes memory) {
+        return _s.verifiers.keyOf(slot);
     }
 
     /// @inheritdoc IRegistry
-    function job(JobId id) external view returns (Job memory) {
-        return _job(id);
+    function seatCountsFrom(uint8 slot) external view returns (uint256) {
+        return _s.verifiers.seats[slot].countsFrom;
+    }
+
+    /// @inheritdoc IRegistry
+    function quorum(uint24 version) external view returns (uint256) {
+        return _s.verifiers.quorums[version].seats;
+    }
+
+    /// @inheritdoc IRegistry
+    function benchLength(uint8 workload) external view returns (uint256) {
+        return _s.benches[workload].entries.length;
+    }
+
+    /// @inheritdoc IRegistry
+    function benchAt(uint8 workload, uint256 index) external view returns (BenchEntry memory) {
+        return _s.benches[workload].entries[index];
+    }
+
+    /// @inheritdoc IRegistry
+    function job(JobId id) external view returns (Job memory j) {
+        j = _s.jobs[JobId.unwrap(id)];
+        require(j.requester != address(0), UnknownJob(id));
     }
 
     /// @inheritdoc IRegistry
@@ -601,40 +508,19 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function claimable(uint256 from, uint256 to) external view returns (uint256 sum) {
-        for (uint256 id = from; id < to && id <= _s.books.batches; ++id) {
-            sum += _s.batches[id].settled.remaining;
-        }
-    }
-
-    /// @inheritdoc IRegistry
     function isClaimed(BatchId id, uint256 index) external view returns (bool) {
         return _isClaimed(id, _batch(id).settled.claimed, index);
     }
 
     /// @inheritdoc IRegistry
-    function settlementDigest(Settlement calldata s) external view returns (bytes32) {
-        return Settling.digest(s, _batch(s.batch));
+    function settlementDigest(Settlement calldata s, Header calldata header) external view returns (bytes32) {
+        Batch storage b = _batch(s.batch);
+        bytes32 hash = keccak256(abi.encode(header));
+        return TypedData.digest(TypedData.settlement(s, hash, b.seed, b.attempt));
     }
 
-    /// @inheritdoc IRegistry
-    function auditProbability(
-        OperatorId id,
-        uint256 tasksInFlight,
-        uint256 rewardInFlight,
-        uint256 segments,
-        uint256 segmentsPerAudit
-    ) external view returns (uint256, uint256) {
-        Operator storage o = _s.operators[OperatorId.unwrap(id)];
-        uint256 stake = _s.accounts[o.owner].stake;
-        return
-            Dial.odds(
-                o.consecutiveValid, stake, tasksInFlight, rewardInFlight, COLLUSION_BPS, segments, segmentsPerAudit
-            );
-    }
-
-    /// @inheritdoc IRegistry
-    function payoutWeight(OperatorId id) external view returns (uint256) {
-        return Dial.weight(_s.operators[OperatorId.unwrap(id)].consecutiveValid);
+    function _batch(BatchId id) private view returns (Batch storage b) {
+        b = _s.batches[BatchId.unwrap(id)];
+        require(b.header != 0, UnknownBatch(id));
     }
 }

@@ -15,13 +15,20 @@ type ChallengeId is uint256;
 /// An *owner* is an address that holds stake and is paid. An *operator* is a hot key under an owner: a node, or a
 /// verifier that also has a BLS12-381 key. An operator has one id for life, whatever its key.
 ///
-/// Known limits, stated bluntly:
-/// - Verifiers are counted, not weighted: two thirds of the registered verifiers decide what is settled. What they
-///   settle can be challenged, but a wrong settlement that nobody challenges in its window stands.
-/// - The audit draw comes from a block hash: a block proposer can discard a block, at the price of its reward.
-/// - A verifier that takes a job can stall it until the takeover timeout, and no longer.
-/// - Tokens that take fees on transfer are refused; tokens that rebase must not be used.
-/// - A node restored by a successful challenge gets back its stake and reputation, not the work it missed.
+/// What each role is trusted for, plainly:
+/// - One verifier alone can schedule badly, stall a job until the takeover timeout and a batch until it is overdue; both
+///   cost it. It cannot pay, accuse or take anything: that takes signatures of two thirds of the seats.
+/// - Two thirds of the seats can settle a batch with any record. Within the window anybody with a bond can have a jury
+///   look: a record that does not validate is voided and costs all who signed it their stake. A wrong settlement that
+///   nobody challenges in its window stands.
+/// - A majority of a drawn jury, and of a larger one on appeal, decides what is right. Jurors are drawn from the owners
+///   that were listed for the workload when the challenge was opened; whoever owns most of them owns the court.
+/// - A requester can close its job, not take back what is committed. A node is trusted for nothing.
+/// - A block proposer can discard a block, at the price of its reward, to change a draw.
+///
+/// Other limits: verifiers are counted, not weighted. Tokens that take fees on transfer are refused; tokens that rebase
+/// must not be used. Inputs and results are readable by whoever has their CID. A node restored by a successful challenge
+/// gets back its stake and reputation, not the work it missed.
 interface IRegistry {
     enum Role {
         None,
@@ -36,46 +43,35 @@ interface IRegistry {
         uint96 verifierStake;
         /// How long a settled batch can be challenged; its payouts are claimable afterwards.
         uint40 challengeWindow;
-        /// From a request to unstake to its withdrawal; longer than any challenge can last.
+        /// From a request to unstake to its withdrawal; longer than settleGrace and the longest dispute together.
         uint40 unstakeDelay;
-        /// How long past a job's deadline a committed batch may still be settled.
+        /// How long a batch's leader has to settle it; afterwards another verifier may take it over, and the leader pays.
+        uint40 settleTime;
+        /// How long after its commit (or its voiding) a batch that nobody settled is dropped, and its budget released.
         uint40 settleGrace;
-        /// Silence after which any verifier may take over a job.
+        /// How long after a job's end (its deadline, or its closing) batches of it can still be committed. A receipt falls
+        /// due within this time of its signature.
+        uint40 receiptTime;
+        /// Time without a commit after which any verifier may take over a job.
         uint40 takeoverTimeout;
+        /// From a verifier's registration until its seat counts; longer than the window and the longest dispute. Seats
+        /// taken before the first batch of all count at once.
+        uint40 seatDelay;
+        /// A seat that signed nothing, and did not attend, in the period before this one may be taken away.
+        uint40 idlePeriod;
         /// Blocks from a commitment to the block whose hash seeds its audits.
         uint16 drawDelay;
         /// Share of auditors assumed to collude (r of the audit dial).
         uint16 collusionBps;
-        /// What a node slashed at settlement pays to the requester and to the batch's auditors; the rest is burned.
+        /// What a node slashed at settlement pays to the requester and to the batch's auditors, of at most `nodeStake` a
+        /// fault, so that a false one is no prize; the rest is burned.
         uint16 slashRequesterBps;
         uint16 slashAuditorBps;
-        CourtParams court;
-    }
-
-    /// @notice How challenges go. Times in seconds, shares in 1/10,000.
-    struct CourtParams {
-        uint96 bond;
-        uint96 appealBond;
-        uint32 voteTime;
-        uint32 revealTime;
-        /// What a juror that does not reveal pays, and a verifier whose receipt no batch honoured.
-        uint96 jurorFine;
-        uint96 receiptPenalty;
-        uint32 appealTime;
-        /// Within this time of a challenge or an appeal a jury must have come together.
-        uint32 roundExpiry;
-        /// How long a verifier has to show the batch that honours a receipt.
-        uint32 answerTime;
-        /// Blocks from a challenge or an appeal to the block whose hash draws the jury.
-        uint16 juryDelay;
-        uint8 jurySize;
-        uint8 appealJurySize;
-        /// Of the losers' money: to the winner, the requester, the jury's majority; the rest is burned.
-        uint16 winnerBps;
-        uint16 requesterBps;
-        uint16 juryBps;
-        /// How long a vacated verifier slot stays empty; set to `unstakeDelay` at construction.
-        uint32 quarantine;
+        /// The leader's part of a batch's verifier fee; the rest is shared by all signers, the leader among them.
+        uint16 leaderBps;
+        /// What a leader pays (burned) whose batch is taken over or drawn anew because nobody drew it in time; at least
+        /// this much if it is dropped.
+        uint96 settlePenalty;
     }
 
     /// @notice An owner's money and what it has to back.
@@ -86,6 +82,10 @@ interface IRegistry {
         uint8 nodes;
         /// Slot of the owner's verifier plus one, 0 for none.
         uint16 verifierSlot;
+        /// What faults of unsettled windows hold of its stake; it counts as backing for `retire` and on juries.
+        uint96 frozen;
+        /// Until when `verifierStake` stays bound after the seat was left (Unix seconds).
+        uint40 boundUntil;
     }
 
     struct Operator {
@@ -121,6 +121,8 @@ interface IRegistry {
     struct VerifierView {
         OperatorId id;
         uint8 slot;
+        /// Whether the seat counts for batches that are committed now.
+        bool counts;
         address key;
         address owner;
         uint96 stake;
@@ -129,15 +131,26 @@ interface IRegistry {
         string endpoint;
     }
 
+    /// @notice An owner's place on the bench of a workload: juries are drawn among those that were on it when a challenge
+    /// was opened (`since` <= opened, and `until` 0 or > opened). Places are never moved.
+    struct BenchEntry {
+        address owner;
+        uint40 since;
+        uint40 until;
+    }
+
     /// @notice What the opener of a job asks for.
     struct JobParams {
         /// sha2-256 digest of the manifest.
         bytes32 manifest;
         uint96 reward;
         uint96 auditFee;
-        uint32 taskCount;
+        /// For the verifiers that schedule, commit and co-sign.
+        uint96 verifierFee;
+        /// Work units of all tasks together.
+        uint64 units;
         uint40 deadline;
-        /// k: auditors for each audited segment.
+        /// k, at least 2: auditors for each audited segment.
         uint8 auditorsPerSegment;
         /// m: segments drawn from each audited task.
         uint8 segmentsPerAudit;
@@ -148,22 +161,52 @@ interface IRegistry {
     struct Job {
         address requester;
         uint40 deadline;
-        uint32 taskCount;
+        /// When it was closed, 0 while it is open.
+        uint40 closedAt;
         uint8 auditorsPerSegment;
         uint8 segmentsPerAudit;
-        bool closed;
         bytes32 manifest;
-        /// What was settled or refunded; the escrow is reward + auditFee - spent.
-        uint96 spent;
-        /// Tasks in batches that are committed and not settled.
-        uint32 openTasks;
+        uint64 units;
+        /// Units in batches that are committed and not settled, and units that settlements have paid.
+        uint64 unitsOpen;
+        uint64 unitsPaid;
         /// Operator that schedules the job, 0 for none.
         uint32 verifier;
+        /// The verifier before it, which may still commit what it owes until `formerUntil`.
+        uint32 former;
+        /// What is neither reserved by a batch nor given back. What a batch that is not final has left over is `surplus`,
+        /// which only further batches can use until `surplusFrom`.
+        uint96 escrow;
+        uint96 surplus;
+        uint40 surplusFrom;
+        /// Last take or commit.
         uint40 lastActive;
         uint96 reward;
         uint96 auditFee;
-        uint40 openBlock;
+        uint40 formerUntil;
         uint8 workload;
+        uint96 verifierFee;
+        uint40 openBlock;
+    }
+
+    /// @notice A job's part of a batch. `units` of work were committed; `budget` of its escrow is reserved for them and
+    /// bounds what the batch may pay. After settlement `paidUnits` and `amount` (operators' pay and verifiers' fee) are
+    /// what was.
+    struct Line {
+        uint64 job;
+        uint64 units;
+        uint96 budget;
+        uint64 paidUnits;
+        uint96 amount;
+    }
+
+    /// @notice What a batch is, whose hash alone is stored: callers bring it along, events show it.
+    struct Header {
+        bytes32 root;
+        uint32 size;
+        /// sha2-256 digest in the CID of the member list (`proofyard.protocol.members`).
+        bytes32 members;
+        Line[] lines;
     }
 
     /// @notice What claims need of a settled batch, in one slot.
@@ -173,22 +216,31 @@ interface IRegistry {
         uint40 settledAt;
         uint40 claimableAt;
         uint24 payoutCount;
-        uint8 openChallenges;
-        /// Whether the batch has faults: only then is anything behind `signers` set in it.
-        bool faulted;
-        /// Claimed bits of the first 40 payouts; the others are in a mapping.
-        uint40 claimed;
+        uint24 openChallenges;
+        /// Whether `finalize` has something to do: faults, or fees of verifiers.
+        bool unfinal;
+        /// Whether what its faults froze left the auditors a share, which claims add.
+        bool pooled;
+        /// Claimed bits of the first 16 payouts; the others are in a mapping.
+        uint16 claimed;
     }
 
     struct Batch {
-        bytes32 root;
-        uint64 job;
+        /// keccak256(abi.encode(Header)).
+        bytes32 header;
         uint32 size;
+        /// The leader: who committed the batch, or took it over.
         uint32 verifier;
-        uint40 commitBlock;
+        uint32 commitBlock;
         uint40 committedAt;
-        /// Times a settlement of this batch was voided by a challenge.
+        /// Since when `verifier` is the leader; it has `settleTime`.
+        uint40 leaderSince;
+        /// Commit or last voiding; `settleGrace` runs from it.
+        uint40 openedAt;
+        /// Settlements of this batch that a challenge voided.
         uint8 attempt;
+        /// Of the quorum (`quorum(version)`) at the commit, or at the last taking of the voided batch.
+        uint24 quorum;
         bytes32 seed;
         bytes32 payoutRoot;
         Settled settled;
@@ -199,16 +251,26 @@ interface IRegistry {
         uint32 auditUnits;
         /// Stake frozen by this batch's faults until its window closes.
         uint96 frozen;
+        /// Verifiers' fees of this batch, paid when it is final.
+        uint96 fees;
+        /// Dropped: nobody settled it in time.
+        bool dropped;
+        /// Voided, and waiting for a verifier to take it over.
+        bool voided;
     }
 
     /// @notice A fault in a batch record: this operator loses its owner's stake, its unsettled pay and its reputation.
-    /// Where auditors of an inexact workload disagreed (reason 4) it loses its reputation only.
+    /// Where auditors of an inexact workload disagreed (reason 4) it loses its reputation only; where a state came late
+    /// (reason 5) its owner pays `lateFine` of the Court's parameters.
     struct Fault {
         OperatorId operator;
+        uint64 job;
         uint32 task;
         uint32 segment;
         /// Code of the reason, see `proofyard.protocol.settlement.FaultReason`.
         uint8 reason;
+        /// The auditors whose equal answers carried it; they pay if a jury overturns it.
+        uint32[] accusers;
     }
 
     /// @notice What a fault took, so that a successful challenge can give it back.
@@ -222,73 +284,20 @@ interface IRegistry {
         uint8 reason;
         /// What `Operator.forfeits` was before.
         bool forfeits;
+        uint64 job;
+        /// Undone by the Court.
+        bool absolved;
+        /// Its place among the faults of the operator's owner.
+        uint32 mark;
+        uint32[] accusers;
     }
 
-    /// @notice A commitment as its worker signed it, see `proofyard.protocol.commitment`.
-    struct Commitment {
-        uint256 job;
-        uint32 task;
-        address node;
-        bytes32 manifest;
-        bytes32 inputs;
-        bytes32 traceRoot;
-        uint32 segments;
-        bytes result;
-        uint64 workUnits;
-    }
-
-    /// @notice What a challenge is about.
-    enum Kind {
-        None,
-        /// A segment that was settled as valid.
-        Segment,
-        /// A payout that contradicts the commitments or the record.
-        Payout,
-        /// A fault that was recorded against an innocent operator.
-        Fault,
-        /// A receipt for a commitment that no batch honoured in time.
-        Receipt
-    }
-
-    enum Phase {
-        None,
-        Draw,
-        Vote,
-        Verdict,
-        Answer,
-        Upheld,
-        Rejected,
-        Dismissed
-    }
-
-    struct Challenge {
-        address challenger;
-        uint64 batch;
-        Kind kind;
-        Phase phase;
-        /// 0, or 1 on appeal.
-        uint8 round;
-        /// The worker of the segment, or the verifier that committed the batch or signed the receipt.
-        uint32 accused;
-        uint32 task;
-        uint32 segment;
-        /// Index of the payout or the fault.
-        uint32 entry;
-        uint40 drawBlock;
-        /// End of the voting (revealing follows), of the time to appeal, or of the time to answer.
-        uint40 until;
-        uint8 votesWrong;
-        uint8 votesRight;
-        /// The last verdict: what is challenged is wrong.
-        bool wrong;
-        uint8 attempt;
-        address appellant;
-        uint96 fines;
-        uint96 bond;
-        /// When this round is given up if no jury has come together.
-        uint40 expiresAt;
-        bytes32 subject;
-        bytes32 leaf;
+    /// @notice What a settlement pays of one line of the batch, in the order of the header's.
+    struct Share {
+        uint64 paidUnits;
+        /// Operators' pay. The verifiers' fee, verifierFee * paidUnits / units of the job, comes on top; both together
+        /// stay within the line's budget.
+        uint96 amount;
     }
 
     /// @notice The record of a batch as the verifiers sign it.
@@ -301,14 +310,15 @@ interface IRegistry {
         /// Sum of the payouts' `audits`.
         uint32 auditUnits;
         Fault[] faults;
+        Share[] shares;
         /// Merkle root of the audit results.
         bytes32 auditRoot;
         /// The 36 bytes of the record artifact's CID.
         bytes record;
     }
 
-    /// @notice One payout with its proof. `valid` audits raise the operator's reputation; `audits` is the number of
-    /// segments it audited in the batch, its share of the slash pool.
+    /// @notice One payout with its proof. `valid` raises the operator's reputation; `audits` is the number of segments it
+    /// audited in the batch, its share of the slash pool.
     struct Claim {
         BatchId batch;
         uint32 index;
@@ -325,6 +335,7 @@ interface IRegistry {
         uint128 unbonding;
         uint128 bonds;
         uint128 burned;
+        /// Escrow of jobs: free, surplus, and reserved by batches that are not settled.
         uint128 escrow;
     }
 
@@ -342,73 +353,86 @@ interface IRegistry {
     event OperatorRetired(OperatorId indexed operator);
     event KeyRotated(OperatorId indexed operator, address key);
     event EndpointSet(OperatorId indexed operator, string endpoint);
-    event StakeAdded(address indexed owner, uint256 amount);
+    /// @notice Emitted whenever either changes, so that past stakes follow from events: what they are now.
+    event StakeChanged(address indexed owner, uint256 stake, uint256 unbonding);
     event UnstakeRequested(address indexed owner, uint256 amount, uint256 releaseAt);
     event Withdrawn(address indexed owner, uint256 amount);
+    /// @notice A new quorum: the slots of the seats that count for batches committed from now on.
+    event QuorumChanged(uint24 indexed version, uint256 seats);
 
     event JobOpened(
         JobId indexed job,
         address indexed requester,
         bytes32 indexed manifest,
-        uint32 taskCount,
         uint256 reward,
         uint256 auditFee,
+        uint256 verifierFee,
+        uint64 units,
+        uint40 deadline,
         uint8 auditorsPerSegment,
         uint8 segmentsPerAudit,
-        uint40 deadline
+        uint8 workload
     );
     event JobTaken(JobId indexed job, OperatorId indexed verifier);
-    event JobToppedUp(JobId indexed job, uint256 reward, uint256 auditFee);
+    event JobToppedUp(JobId indexed job, uint256 amount);
     event JobClosed(JobId indexed job);
     event JobRefunded(JobId indexed job, address indexed requester, uint256 amount);
 
     event BatchCommitted(
-        BatchId indexed batch, JobId indexed job, OperatorId indexed verifier, bytes32 root, uint32 size
+        BatchId indexed batch,
+        OperatorId indexed verifier,
+        bytes32 indexed root,
+        uint32 size,
+        bytes32 members,
+        Line[] lines,
+        uint24 quorum
     );
+    /// @notice Job `job` has a line in the batch: for those who follow one job.
+    event JobCommitted(JobId indexed job, BatchId indexed batch, uint64 units, uint256 budget);
     event BatchRecommitted(BatchId indexed batch, uint256 commitBlock);
     event BatchDrawn(BatchId indexed batch, bytes32 seed);
+    /// @notice Another leader, because the last one was late or the settlement was voided. `lines` are those from now on.
+    /// A voided batch is settled by the quorum of its taking, and so is one none of whose quorum is left.
+    event BatchTaken(
+        BatchId indexed batch, OperatorId indexed verifier, OperatorId indexed before, Line[] lines, uint24 quorum
+    );
+    event BatchDropped(BatchId indexed batch);
     event BatchSettled(
         BatchId indexed batch,
-        JobId indexed job,
+        uint8 attempt,
         bytes32 payoutRoot,
         uint32 payoutCount,
         uint256 payoutTotal,
+        uint256 fees,
         bytes32 auditRoot,
         bytes record,
         uint256 signers,
-        uint256 claimableAt
+        uint256 claimableAt,
+        Line[] lines
     );
     event Faulted(
-        BatchId indexed batch, OperatorId indexed operator, uint32 task, uint32 segment, uint8 reason, uint256 slashed
-    );
-    event SlashFinal(BatchId indexed batch, uint256 toRequester, uint256 toAuditors, uint256 burned);
-    event BatchVoided(BatchId indexed batch, uint8 attempt);
-    event ChallengeOpened(
-        ChallengeId indexed challenge,
         BatchId indexed batch,
-        OperatorId indexed accused,
-        Kind kind,
+        OperatorId indexed operator,
+        JobId indexed job,
         uint32 task,
         uint32 segment,
-        uint32 entry,
-        address challenger
+        uint8 reason,
+        uint256 slashed
     );
-    event JuryDrawn(ChallengeId indexed challenge, uint8 round, uint32[] jurors, uint256 voteEnds, uint256 revealEnds);
-    event JuryRedrawn(ChallengeId indexed challenge, uint256 drawBlock);
-    event VoteCommitted(ChallengeId indexed challenge, OperatorId indexed juror);
-    event VoteRevealed(ChallengeId indexed challenge, OperatorId indexed juror, bool wrong);
-    event JurorFined(ChallengeId indexed challenge, OperatorId indexed juror, uint256 amount);
-    event Verdict(ChallengeId indexed challenge, uint8 round, bool wrong, uint8 votesWrong, uint8 votesRight);
-    event Appealed(ChallengeId indexed challenge, address indexed appellant, uint256 drawBlock);
-    event ChallengeClosed(
-        ChallengeId indexed challenge,
-        Phase phase,
-        uint256 toWinner,
-        uint256 toRequester,
-        uint256 toJury,
-        uint256 burned
+    /// @notice A fault was undone: the operator's stake and reputation are back.
+    event Absolved(BatchId indexed batch, OperatorId indexed operator, uint256 returned, uint32 consecutiveValid);
+    event SlashFinal(BatchId indexed batch, uint256 toRequesters, uint256 toAuditors, uint256 burned);
+    event FeesPaid(BatchId indexed batch, uint256 amount, uint256 signers);
+    event BatchVoided(BatchId indexed batch, uint8 attempt);
+    event Penalised(OperatorId indexed operator, BatchId indexed batch, uint256 amount);
+    /// @notice `consecutiveValid` is the operator's reputation afterwards.
+    event Claimed(
+        BatchId indexed batch,
+        OperatorId indexed operator,
+        address indexed owner,
+        uint256 amount,
+        uint32 consecutiveValid
     );
-    event Claimed(BatchId indexed batch, OperatorId indexed operator, address indexed owner, uint256 amount);
     event Forfeited(BatchId indexed batch, OperatorId indexed operator, uint256 amount);
 
     // ------------------------------------------------------------------------------------------------ errors
@@ -427,59 +451,57 @@ interface IRegistry {
     error BadPossessionProof();
     error NotListed(OperatorId operator);
     error StillBacked(OperatorId operator);
+    error NotIdle(uint256 slot);
     error TransferMismatch(uint256 expected, uint256 received);
+    error NotCourt(address caller);
 
     error UnknownJob(JobId job);
     error BadJob(string reason);
     error NotYourJob(JobId job, address caller);
     error JobIsClosed(JobId job);
-    error JobStillOpen(JobId job, uint256 deadline);
+    error JobStillOpen(JobId job, uint256 until);
     error DeadlinePassed(JobId job, uint256 deadline);
     error NotVerifier(address caller);
+    error SeatTooNew(OperatorId verifier, uint256 countsFrom);
     error JobTakenBy(JobId job, OperatorId verifier, uint256 freeAt);
+    error TooManyUnits(JobId job, uint256 units, uint256 left);
 
     error UnknownBatch(BatchId batch);
-    error BadBatchSize(uint256 size, uint256 taskCount);
+    error BadBatch(string reason);
+    error BadHeader(BatchId batch);
+    error NotOverdue(BatchId batch, uint256 from);
+    error BatchExpired(BatchId batch, uint256 end);
     error TooEarlyToDraw(BatchId batch, uint256 drawBlock);
     error SeedLost(BatchId batch, uint256 drawBlock);
     error SeedAvailable(BatchId batch);
     error AlreadySettled(BatchId batch);
     error NotSettled(BatchId batch);
     error BadSettlement(string reason);
-    error NoQuorum(uint256 signed, uint256 active);
-    error UnknownSigner(uint256 signers, uint256 active);
+    error LeaderMissing(BatchId batch, OperatorId leader);
+    error NoQuorum(uint256 signed, uint256 counting);
+    error UnknownSigner(uint256 signers, uint256 counting);
     error BadSignature();
-    error EscrowTooLow(JobId job, uint256 escrow, uint256 payoutTotal);
+    error OverBudget(JobId job, uint256 budget, uint256 amount);
     error WindowOpen(BatchId batch, uint256 claimableAt);
     error Contested(BatchId batch);
     error AlreadyClaimed(BatchId batch, uint256 index);
     error BadPayoutProof(BatchId batch, uint256 index);
     error PayoutsExceedTotal(BatchId batch);
 
-    error BadCommitmentProof(BatchId batch, uint256 index);
-    error NoSuchSegment(uint256 segment, uint256 segments);
-    error NoSuchFault(BatchId batch, uint256 index);
-    error OutsideWindow(uint256 opens, uint256 closes);
-    error AlreadyChallenged(ChallengeId challenge);
-    error WrongPhase(ChallengeId challenge, Phase phase);
-    error TooEarly(ChallengeId challenge, uint256 opens);
-    error TooLate(ChallengeId challenge, uint256 closed);
-    error JuryTooSmall(ChallengeId challenge, uint256 found, uint256 wanted);
-    error NotJuror(ChallengeId challenge, address caller);
-    error BadVote(ChallengeId challenge);
-
     // --------------------------------------------------------------------------------------------- operators
 
-    /// @notice Registers a node under the caller, or lists a retired one of the caller's again, and adds `stake`.
-    /// `consent` is the hot key's EIP-712 signature over `Register(address owner,address key)`, so that nobody can
-    /// register another's key. An owner has at most 255 nodes.
+    /// @notice Registers a node under the caller, or lists a retired one of the caller's again, and adds `stake`. Its owner
+    /// takes a place on the bench of each workload in the bitmap, unless it left that bench less than `unstakeDelay` ago
+    /// (`joinBench` then does it later). `consent` is the hot key's EIP-712 signature over
+    /// `Register(address owner,address key)`, so that nobody can register another's key. An owner has at most 255 nodes.
     function registerNode(address key, uint96 stake, uint64 workloads, string calldata endpoint, bytes calldata consent)
         external
         returns (OperatorId);
 
-    /// @notice Registers the caller's verifier (one for each owner) and adds `stake`. `publicKey` is 128 bytes
-    /// (EIP-2537 G1), `possession` 256 bytes: a BLS signature, under the tag of proofs of possession, over the
-    /// EIP-712 digest of `VerifierKey(address owner,address key,bytes publicKey)`.
+    /// @notice Registers the caller's verifier (one for each owner) and adds `stake`; a seat that was lost or left can be had
+    /// again. `publicKey` is 128 bytes (EIP-2537 G1), `possession` 256 bytes: a BLS signature, under the tag of proofs of
+    /// possession, over the EIP-712 digest of `VerifierKey(address owner,address key,bytes publicKey)`. The seat counts
+    /// after `seatDelay`.
     function registerVerifier(
         address key,
         uint96 stake,
@@ -495,9 +517,21 @@ interface IRegistry {
     /// @notice Where the operator can be reached, host:port; its owner or its hot key may say so.
     function setEndpoint(OperatorId operator, string calldata endpoint) external;
 
-    /// @notice Takes an operator out of the active set: its owner at any time, anybody once its stake is too low.
+    /// @notice Takes an operator out of the active set: its owner at any time, anybody once its stake is too low (what
+    /// faults of an open window hold counts as stake).
     function retire(OperatorId operator) external;
 
+    /// @notice Puts the caller (or the owner of the calling hot key) on the bench of those `workloads` that its listed nodes
+    /// offer, where it left long enough ago.
+    function joinBench(uint64 workloads) external;
+
+    /// @notice A verifier's hot key shows that it is there: its seat is not idle in this period.
+    function attend() external;
+
+    /// @notice Takes an idle seat away; anybody may. The stake stays, bound for a quarantine.
+    function unseatIdle(uint8 slot) external;
+
+    /// @notice Adds stake. An account needs no operator: a challenger's bonds come from its stake.
     function addStake(uint96 amount) external;
 
     /// @notice Starts the release of stake that backs no listed operator. It can be slashed until it is withdrawn;
@@ -508,7 +542,7 @@ interface IRegistry {
 
     // -------------------------------------------------------------------------------------------------- jobs
 
-    /// @notice Opens a job and takes `reward + auditFee` into escrow.
+    /// @notice Opens a job and takes `reward + auditFee + verifierFee` into escrow.
     function openJob(JobParams calldata params) external returns (JobId);
 
     /// @notice The same with an EIP-2612 permit for exactly that amount. A permit that someone else has already
@@ -517,130 +551,129 @@ interface IRegistry {
         external
         returns (JobId);
 
-    function topUp(JobId job, uint96 reward, uint96 auditFee) external;
+    /// @notice Adds to a job's escrow, for audits and repetitions; the terms stay as they are.
+    function topUp(JobId job, uint96 amount) external;
 
-    /// @notice Ends a job: nothing more can be committed, and what no committed batch needs is refunded to the requester.
-    /// The requester may do so at any time, the job's verifier when the work is done.
+    /// @notice Ends a job; what is committed stays reserved, and what receipts promise can be committed for `receiptTime`.
+    /// The requester may do so at any time, the job's verifier once all units are paid.
     function closeJob(JobId job) external;
 
-    /// @notice Sends the requester what a closed or expired job does not need; anyone may call, any number of times.
+    /// @notice Sends the requester the free escrow of a job for which nothing can be committed any more, and the surplus
+    /// once it is free; anyone may call, any number of times.
     function refund(JobId job) external;
 
-    /// @notice Makes the caller's verifier the job's scheduler, if it has none or that one has been silent too long.
+    /// @notice Makes the caller's verifier the job's scheduler, if it has none or that one has not committed for too long.
+    /// Only commits renew it.
     function takeJob(JobId job) external;
 
     // ----------------------------------------------------------------------------------------------- batches
 
-    /// @notice Commits to `size` signed commitments, one for a task, by their Merkle root. Takes the job when it is free.
-    function commitBatch(JobId job, bytes32 root, uint32 size) external returns (BatchId);
+    /// @notice Commits to `size` signed commitments of one or more jobs by their Merkle root, and reserves each line's share
+    /// of its job's money: min(free escrow and surplus, ceil((reward + auditFee + verifierFee) * units / all units)).
+    /// `lines` name at most 64 jobs, ascending, `budget`, `paidUnits` and `amount` being 0. The caller is a verifier whose seat counts,
+    /// and holds (or has just lost) every job; it takes the free ones.
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId);
 
     /// @notice Fixes the batch's seed from the hash of block `commitBlock + drawDelay`; anyone may call.
     function draw(BatchId batch) external returns (bytes32 seed);
 
-    /// @notice Moves the draw to a new block when nobody drew while the hash could be had (8,191 blocks).
+    /// @notice Moves the draw to a new block when nobody drew while the hash could be had (8,191 blocks); the leader pays.
     function recommit(BatchId batch) external;
 
-    /// @notice Settles a batch with one aggregate BLS signature of at least two thirds of the active verifiers.
-    /// @param signers Bitmap of the signing verifiers' slots.
-    /// @param signature 256 bytes, EIP-2537 G2, over `settlementDigest(settlement)`.
-    function settleBatch(Settlement calldata settlement, uint256 signers, bytes calldata signature) external;
+    /// @notice Makes the caller's verifier the leader of a batch that is overdue or whose leader left its seat (the last
+    /// leader pays `settlePenalty`), or voided. For a voided one each line gets back of its job's escrow and surplus what
+    /// it had left over. The caller's seat is one of the batch's quorum; for a voided batch, or where none of the quorum is
+    /// left, one that counts now.
+    function takeBatch(BatchId batch, Header calldata header) external;
 
-    /// @notice Distributes what the batch's faults froze, once its window has closed; `claim` does it by itself.
+    /// @notice Settles a batch with one aggregate BLS signature of at least two thirds of the seats that counted at its commit
+    /// and are still taken, the leader's among them; anyone may send it.
+    /// @param signers Bitmap of the signing verifiers' slots.
+    /// @param signature 256 bytes, EIP-2537 G2, over `settlementDigest(settlement, header)`.
+    function settleBatch(
+        Settlement calldata settlement,
+        Header calldata header,
+        uint256 signers,
+        bytes calldata signature
+    ) external;
+
+    /// @notice Releases the budget of a batch that nobody settled within `settleGrace`. Its leader, if there is one, pays
+    /// `settlePenalty` or, where that is more, as much as the batch's budget: who hides what it committed gains nothing.
+    function dropBatch(BatchId batch, Header calldata header) external;
+
+    /// @notice Pays the verifiers' fees and distributes what the batch's faults froze, once its window has closed; `claim`
+    /// does it by itself.
     function finalize(BatchId batch) external;
 
-    /// @notice Pays settled work to the operators' owners; anyone may send it. A payout whose operator was found at
-    /// fault between settlement and the end of the window goes back to the job's escrow instead.
+    /// @notice Pays settled work to the operators' owners; anyone may send it. A payout whose operator was found at a
+    /// fault that cost stake between settlement and the end of the window is burned instead.
     function claim(Claim[] calldata claims) external;
 
-    // -------------------------------------------------------------------------------------------- challenges
+    // ----------------------------------------------------------------------------------------- for the Court
 
-    /// @notice Challenges one segment of a commitment in a settled batch, with the bond: the committed state after it is
-    /// not what it leads to. Whoever copies the call and is mined first takes the challenger's place, at its risk.
-    /// @param index Position of the commitment among the batch's leaves.
-    function challengeSegment(
-        BatchId batch,
-        Commitment calldata commitment,
-        uint256 index,
-        bytes32[] calldata proof,
-        uint32 segment
-    ) external returns (ChallengeId);
+    /// @notice Takes a bond from the stake of `caller`'s owner (or of `caller` itself) into the bonds. It may leave nodes
+    /// without backing, never a verifier.
+    function chargeBond(address caller, uint96 amount) external returns (address owner);
 
-    /// @notice Challenges a settled payout, with the bond: it contradicts the commitments or the record.
-    function challengePayout(Claim calldata payout) external returns (ChallengeId);
+    /// @notice Takes a bond from what fault `index` of the batch holds, for its operator's own challenge.
+    function chargeFrozen(BatchId batch, uint256 index, uint96 amount) external;
 
-    /// @notice Challenges the fault at `index` of `slashes(batch)`, with the bond: the operator is innocent.
-    function challengeFault(BatchId batch, uint32 index) external returns (ChallengeId);
+    /// @notice Moves money from the bonds: to an owner's stake, to a job's surplus, to the burned.
+    function give(address owner, uint96 amount) external;
+    function giveJob(JobId job, uint96 amount) external;
+    function burn(uint96 amount) external;
 
-    /// @notice Shows a verifier's signed receipt (EIP-712 `Receipt(bytes32 leaf,uint64 deadline)`) after its deadline,
-    /// with the bond. If nobody answers with a batch in time, the verifier pays.
-    function challengeReceipt(bytes32 leaf, uint64 deadline, bytes calldata signature) external returns (ChallengeId);
+    /// @notice Takes up to `amount` of an owner's stake, then of what is unbonding, into the bonds. An owner whose stake does
+    /// not back its verifier any more loses that seat.
+    function slash(address owner, uint96 amount) external returns (uint96 taken);
 
-    /// @notice Shows that a batch committed before the receipt's deadline holds the commitment; anyone may.
-    function answerReceipt(ChallengeId challenge, BatchId batch, uint256 index, bytes32[] calldata proof) external;
+    /// @notice No payout of the batch can be claimed while a challenge is open.
+    function hold(BatchId batch) external;
+    function release(BatchId batch) external;
 
-    /// @notice Draws the jury once its block has a hash; anyone may call. Distinct owners, none of them a party, the
-    /// requester or a verifier's owner. Sets a new block when nobody called while the hash could be had.
-    function drawJury(ChallengeId challenge) external returns (uint32[] memory jurors);
+    /// @notice A node was convicted of a segment in a settled batch: reputation and all unsettled pay are gone.
+    function convict(BatchId batch, OperatorId operator, JobId job, uint32 task, uint32 segment) external;
 
-    /// @notice A juror's hot key seals its vote: keccak256(abi.encode(challenge, round, juror, wrong, salt)).
-    function commitVote(ChallengeId challenge, bytes32 sealedVote) external;
+    /// @notice Undoes fault `index` of the batch.
+    function absolve(BatchId batch, uint256 index) external;
 
-    /// @notice Opens the vote after the voting time. `wrong`: what is challenged is wrong.
-    function revealVote(ChallengeId challenge, bool wrong, bytes32 salt) external;
-
-    /// @notice Takes a first verdict to a larger jury, with the appeal bond; anyone may, once.
-    function appeal(ChallengeId challenge) external;
-
-    /// @notice Moves a challenge on when its time has come: counts the votes, or carries out the decision. A majority of
-    /// the revealed votes decides, a tie rejects. Where no more than half reveal, another jury is drawn; where none
-    /// comes together in time, the bonds go back, or the verdict under appeal stands.
-    function resolve(ChallengeId challenge) external;
+    /// @notice Undoes a settlement: stakes, reputation and pay return, the batch can be taken over and settled again. With
+    /// `slashSigners` the leader and every signer lose their owner's stake, which is returned as `seized` in the bonds.
+    function void(BatchId batch, bool slashSigners) external returns (uint96 seized);
 
     // ------------------------------------------------------------------------------------------------- views
 
-    function challenge(ChallengeId id) external view returns (Challenge memory);
-    function jurors(ChallengeId id, uint256 round) external view returns (uint32[] memory);
-
     function params() external view returns (Params memory);
     function token() external view returns (address);
+    function court() external view returns (address);
     function domainSeparator() external view returns (bytes32);
     function totals() external view returns (Totals memory);
     function account(address owner) external view returns (Account memory);
-    function operator(OperatorId id) external view returns (OperatorView memory);
+    function operatorState(OperatorId id) external view returns (Operator memory);
+    function endpointOf(OperatorId id) external view returns (string memory);
     function operatorOf(address key) external view returns (OperatorId);
+    function nodeAt(uint256 index) external view returns (OperatorId);
     function counts()
         external
         view
-        returns (uint256 operators, uint256 listedNodes, uint256 jobs, uint256 batches, uint256 challenges);
+        returns (uint256 operators, uint256 listedNodes, uint256 jobs, uint256 batches, uint256 quorumVersion);
 
-    /// @notice Up to `limit` listed nodes from position `cursor`, active or not (`OperatorView.active` tells).
-    function nodes(uint256 cursor, uint256 limit) external view returns (OperatorView[] memory);
+    /// @notice The seats taken now; the operator that had `slot` at a time, or was the last to have it (0 for none); the BLS
+    /// key of the last.
+    function seats() external view returns (uint256 bitmap);
+    function seatHolder(uint8 slot, uint256 time) external view returns (OperatorId);
+    function seatKey(uint8 slot) external view returns (bytes memory);
 
-    /// @notice The active verifiers with slots in [from, to).
-    function verifiers(uint256 from, uint256 to) external view returns (VerifierView[] memory);
-    function activeVerifiers() external view returns (uint256 bitmap);
+    /// @notice From when the seat taken now counts for new batches (Unix seconds).
+    function seatCountsFrom(uint8 slot) external view returns (uint256);
+
+    /// @notice The slots that count for batches committed under a version of the quorum.
+    function quorum(uint24 version) external view returns (uint256 bitmap);
+    function benchLength(uint8 workload) external view returns (uint256);
+    function benchAt(uint8 workload, uint256 index) external view returns (BenchEntry memory);
     function job(JobId id) external view returns (Job memory);
     function batch(BatchId id) external view returns (Batch memory);
     function slashes(BatchId id) external view returns (SlashRecord[] memory);
-
-    /// @notice The unclaimed pay of batches `from` to `to - 1`; their numbers begin at 1.
-    function claimable(uint256 from, uint256 to) external view returns (uint256);
     function isClaimed(BatchId id, uint256 index) external view returns (bool);
-    function settlementDigest(Settlement calldata settlement) external view returns (bytes32);
-
-    /// @notice The audit dial for a task of `segments` segments in a job that draws `segmentsPerAudit` of them: the
-    /// probability that it is audited, max(p_floor, p_trust) as a fraction of 1e18, and how many segments are drawn then.
-    /// More than `segmentsPerAudit` are drawn where even auditing every task on so few would let one faked segment pay.
-    /// @param rewardInFlight Unsettled reward of all nodes of the operator's owner, this task's included.
-    /// @param tasksInFlight How many tasks with this one's reward `rewardInFlight` would be, rounded down.
-    function auditProbability(
-        OperatorId id,
-        uint256 tasksInFlight,
-        uint256 rewardInFlight,
-        uint256 segments,
-        uint256 segmentsPerAudit
-    ) external view returns (uint256 probability, uint256 drawn);
-
-    /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10) as a fraction of 1e18.
-    function payoutWeight(OperatorId id) external view returns (uint256);
+    function settlementDigest(Settlement calldata settlement, Header calldata header) external view returns (bytes32);
 }

@@ -5,13 +5,11 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 /// @title Dial
 /// @notice How often a node is audited and how much its work weighs, as in `proofyard.protocol.dial` and `.payout`.
-/// A linked library. Results are fractions of 1e18. Audits are exact integers, the same to the unit as in Python; the
-/// weight is within 1e-9 of it.
+/// A linked library. Results are fractions of 1e18, exact integers, the same to the unit as in Python.
 library Dial {
     uint256 private constant ONE = 1e18;
     /// @dev Powers are taken in units of 1e-36, so that two of them can be multiplied in 256 bits.
     uint256 private constant FINE = 1e36;
-    int256 private constant LN2 = 693147180559945309;
     /// @dev A node with fewer consecutive valid audits is always audited; from there the weight grows to 2**10 - 1.
     uint256 private constant TRUST_FROM = 10;
     uint256 private constant FULL_WEIGHT_FROM = 1023;
@@ -67,10 +65,19 @@ library Dial {
         }
     }
 
-    /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10).
+    /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10), rounded down: log2 to 64 binary places by squaring.
     function weight(uint256 consecutiveValid) external pure returns (uint256) {
         if (consecutiveValid >= FULL_WEIGHT_FROM) return ONE;
-        int256 log2 = FixedPointMathLib.lnWad(int256((1 + consecutiveValid) * ONE)) * int256(ONE) / LN2;
-        return ONE / 2 + uint256(log2) / 20;
+        uint256 x = 1 + consecutiveValid;
+        uint256 whole = FixedPointMathLib.log2(x);
+        uint256 y = x << 127 >> whole;
+        uint256 log2 = whole << 64;
+        for (uint256 i = 1; i <= 64; ++i) {
+            y = y * y >> 127;
+            if (y >> 128 == 0) continue;
+            y >>= 1;
+            log2 += 1 << (64 - i);
+        }
+        return ONE / 2 + ONE * log2 / (20 << 64);
     }
 }

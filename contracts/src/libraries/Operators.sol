@@ -2,23 +2,28 @@
 pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {LibBit} from "solady/utils/LibBit.sol";
 
 import {IRegistry, OperatorId} from "../interfaces/IRegistry.sol";
+import {Bench} from "./Bench.sol";
 import {Stakes, State} from "./State.sol";
 import {TypedData} from "./TypedData.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
 /// @title Operators
-/// @notice Registration of nodes and verifiers. A linked library that runs in the Registry's storage; the functions are
-/// documented in `IRegistry`, whose functions of the same names call them and take the stake.
+/// @notice Registration of nodes and verifiers, and their stake. A linked library that runs in the Registry's storage; the
+/// functions are documented in `IRegistry`, whose functions of the same names call them and move the tokens.
 library Operators {
+    using Bench for Bench.Places;
     using VerifierSet for VerifierSet.Set;
 
     uint256 private constant MAX_ENDPOINT_BYTES = 128;
 
     function registerNode(
         State storage s,
+        IRegistry.Params memory p,
         address key,
+        uint96 stake,
         uint64 workloads,
         string calldata endpoint,
         bytes calldata consent
@@ -29,20 +34,33 @@ library Operators {
         a.nodes += 1;
         s.operators[id].index = uint32(s.nodes.length);
         s.nodes.push(id);
+        for (uint256 left = workloads; left != 0; left &= left - 1) {
+            s.benches[uint8(LibBit.ffs(left))].add(msg.sender, p.unstakeDelay);
+        }
+        addStake(s, p, stake);
         return OperatorId.wrap(id);
     }
 
-    function registerVerifier(
+    function enlistVerifier(State storage s, address key, string calldata endpoint, bytes calldata consent)
+        external
+        returns (OperatorId)
+    {
+        return OperatorId.wrap(_enlist(s, IRegistry.Role.Verifier, key, 0, endpoint, consent));
+    }
+
+    /// @notice Seats the caller's operator that was just enlisted.
+    function seatVerifier(
         State storage s,
-        address key,
-        string calldata endpoint,
-        bytes calldata consent,
+        IRegistry.Params memory p,
+        OperatorId id,
+        uint96 stake,
         bytes calldata publicKey,
         bytes calldata possession
-    ) external returns (OperatorId) {
-        uint32 id = _enlist(s, IRegistry.Role.Verifier, key, 0, endpoint, consent);
-        _seat(s, id, key, publicKey, possession);
-        return OperatorId.wrap(id);
+    ) external {
+        bytes32 claimed = TypedData.verifierKey(msg.sender, s.operators[OperatorId.unwrap(id)].key, publicKey);
+        VerifierSet.requirePossession(publicKey, TypedData.digest(claimed), possession);
+        _seat(s, p, OperatorId.unwrap(id), publicKey);
+        addStake(s, p, stake);
     }
 
     function rotateKey(State storage s, OperatorId id, address key, bytes calldata consent) external {
@@ -60,15 +78,83 @@ library Operators {
         emit IRegistry.EndpointSet(id, endpoint);
     }
 
-    function retire(State storage s, OperatorId id, uint256 nodeStake, uint256 verifierStake) external {
+    function retire(State storage s, IRegistry.Params memory p, OperatorId id) external {
         IRegistry.Operator storage o = s.operators[OperatorId.unwrap(id)];
         IRegistry.Account storage a = s.accounts[o.owner];
         require(o.listed, IRegistry.NotListed(id));
-        bool may = msg.sender == o.owner || a.stake < Stakes.required(a, nodeStake, verifierStake);
+        bool may = msg.sender == o.owner || uint256(a.stake) + a.frozen < Stakes.required(a, p);
         require(may, IRegistry.StillBacked(id));
-        if (o.role == IRegistry.Role.Verifier) Stakes.unlistVerifier(s, a);
-        else Stakes.unlistNode(s, o);
+        if (o.role == IRegistry.Role.Verifier) Stakes.unseat(s, p, a);
+        else _unlistNode(s, o);
     }
+
+    function joinBench(State storage s, IRegistry.Params memory p, uint64 workloads) external {
+        address owner = ownerOf(s, msg.sender);
+        for (uint256 left = workloads; left != 0; left &= left - 1) {
+            s.benches[uint8(LibBit.ffs(left))].join(owner, p.unstakeDelay);
+        }
+    }
+
+    function attend(State storage s, IRegistry.Params memory p) external {
+        uint32 id = callingVerifier(s);
+        s.verifiers.attend(1 << s.operators[id].index, block.timestamp / p.idlePeriod);
+    }
+
+    function unseatIdle(State storage s, IRegistry.Params memory p, uint8 slot) external {
+        require(s.verifiers.isIdle(slot, p.idlePeriod), IRegistry.NotIdle(slot));
+        Stakes.unseat(s, p, s.accounts[s.operators[s.verifiers.seats[slot].operator].owner]);
+    }
+
+    // ------------------------------------------------------------------------------------------------- stake
+
+    function addStake(State storage s, IRegistry.Params memory p, uint96 amount) public {
+        IRegistry.Account storage a = s.accounts[msg.sender];
+        Stakes.credit(s, msg.sender, amount);
+        uint256 required = Stakes.required(a, p);
+        require(a.stake >= required, IRegistry.StakeTooLow(msg.sender, a.stake, required));
+    }
+
+    function requestUnstake(State storage s, IRegistry.Params memory p, uint96 amount) external {
+        IRegistry.Account storage a = s.accounts[msg.sender];
+        uint256 required = uint256(a.nodes) * p.nodeStake + Stakes.bound(a, p) + amount;
+        require(a.stake >= required, IRegistry.StakeTooLow(msg.sender, a.stake, required));
+        a.stake -= amount;
+        a.unbonding += amount;
+        a.releaseAt = uint40(block.timestamp) + p.unstakeDelay;
+        s.books.stakes -= amount;
+        s.books.unbonding += amount;
+        Stakes.changed(a, msg.sender);
+        emit IRegistry.UnstakeRequested(msg.sender, amount, a.releaseAt);
+    }
+
+    function withdraw(State storage s) external returns (uint96 amount) {
+        IRegistry.Account storage a = s.accounts[msg.sender];
+        amount = a.unbonding;
+        require(amount > 0, IRegistry.NothingToWithdraw(msg.sender));
+        require(block.timestamp >= a.releaseAt, IRegistry.StillBonded(msg.sender, a.releaseAt));
+        a.unbonding = 0;
+        s.books.unbonding -= amount;
+        Stakes.changed(a, msg.sender);
+        emit IRegistry.Withdrawn(msg.sender, amount);
+    }
+
+    // ------------------------------------------------------------------------------------------------- shared
+
+    /// @notice Whose stake a caller speaks for: that of its hot key's owner, or its own.
+    function ownerOf(State storage s, address caller) internal view returns (address) {
+        IRegistry.Operator storage o = s.operators[s.operatorOf[caller]];
+        return o.key == caller ? o.owner : caller;
+    }
+
+    /// @notice The caller's operator, which must have a seat.
+    function callingVerifier(State storage s) internal view returns (uint32 id) {
+        id = s.operatorOf[msg.sender];
+        IRegistry.Operator storage o = s.operators[id];
+        bool may = o.key == msg.sender && o.role == IRegistry.Role.Verifier && o.listed;
+        require(may, IRegistry.NotVerifier(msg.sender));
+    }
+
+    // ------------------------------------------------------------------------------------------------ helpers
 
     function _enlist(
         State storage s,
@@ -95,13 +181,26 @@ library Operators {
         emit IRegistry.OperatorRegistered(OperatorId.wrap(id), msg.sender, role, key, workloads, endpoint);
     }
 
-    function _seat(State storage s, uint32 id, address key, bytes calldata publicKey, bytes calldata possession)
-        private
-    {
+    function _seat(State storage s, IRegistry.Params memory p, uint32 id, bytes calldata publicKey) private {
         IRegistry.Account storage a = s.accounts[msg.sender];
         require(a.verifierSlot == 0, IRegistry.TooManyOperators(msg.sender));
-        bytes32 digest = TypedData.digest(TypedData.verifierKey(msg.sender, key, publicKey));
-        a.verifierSlot = 1 + uint16(s.verifiers.add(id, publicKey, digest, possession));
+        uint40 delay = s.books.batches == 0 ? 0 : p.seatDelay;
+        uint8 slot = s.verifiers.take(id, s.operators[id].index, a.boundUntil, publicKey, delay);
+        s.operators[id].index = slot;
+        a.verifierSlot = 1 + uint16(slot);
+    }
+
+    function _unlistNode(State storage s, IRegistry.Operator storage o) private {
+        uint32 last = s.nodes[s.nodes.length - 1];
+        emit IRegistry.OperatorRetired(OperatorId.wrap(s.nodes[o.index]));
+        s.nodes[o.index] = last;
+        s.operators[last].index = o.index;
+        s.nodes.pop();
+        o.listed = false;
+        s.accounts[o.owner].nodes -= 1;
+        for (uint256 left = o.workloads; left != 0; left &= left - 1) {
+            s.benches[uint8(LibBit.ffs(left))].remove(o.owner);
+        }
     }
 
     function _takeKey(State storage s, uint32 id, address key, bytes calldata consent) private {

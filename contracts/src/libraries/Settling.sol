@@ -2,104 +2,45 @@
 pragma solidity 0.8.37;
 
 import {Blockhash} from "@openzeppelin/contracts/utils/Blockhash.sol";
+import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {LibBit} from "solady/utils/LibBit.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Jobs} from "./Jobs.sol";
+import {Marks} from "./Marks.sol";
 import {Stakes, State} from "./State.sol";
 import {TypedData} from "./TypedData.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
 /// @title Settling
-/// @notice From a committed batch to its settlement, and what its faults freeze. A linked library that runs in the
-/// Registry's storage; the functions are documented in `IRegistry`, whose functions of the same names call them.
+/// @notice From a batch's draw to its settlement and its end. A linked library that runs in the Registry's storage; the
+/// functions are documented in `IRegistry`, whose functions of the same names call them.
 library Settling {
     using VerifierSet for VerifierSet.Set;
 
     uint256 private constant MAX_FAULTS = 32;
     uint256 private constant MAX_PAYOUTS = type(uint24).max;
     uint256 private constant CID_BYTES = 36;
-    /// @dev The reason of a fault that costs no stake: see `proofyard.protocol.settlement.FaultReason`.
-    uint8 private constant DISAGREED = 4;
+    uint256 private constant BPS = 10_000;
+
+    // -------------------------------------------------------------------------------------------------- draw
 
     function draw(State storage s, BatchId id, uint256 drawDelay) external returns (bytes32) {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
-        require(b.job != 0, IRegistry.UnknownBatch(id));
+        require(b.header != 0, IRegistry.UnknownBatch(id));
         return _draw(id, b, drawDelay);
     }
 
-    function recommit(State storage s, BatchId id, uint256 drawDelay) external {
+    function recommit(State storage s, IRegistry.Params memory p, BatchId id) external {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
-        require(b.job != 0, IRegistry.UnknownBatch(id));
-        uint256 drawBlock = b.commitBlock + drawDelay;
+        require(b.header != 0, IRegistry.UnknownBatch(id));
+        require(!b.dropped, IRegistry.BadBatch("dropped"));
+        uint256 drawBlock = uint256(b.commitBlock) + p.drawDelay;
         bool lost = b.seed == 0 && block.number > drawBlock && Blockhash.blockHash(drawBlock) == 0;
         require(lost, IRegistry.SeedAvailable(id));
-        b.commitBlock = uint40(block.number);
+        b.commitBlock = uint32(block.number);
         emit IRegistry.BatchRecommitted(id, block.number);
-    }
-
-    function settle(
-        State storage s,
-        IRegistry.Settlement calldata settlement,
-        uint256 signers,
-        bytes calldata signature,
-        uint256 drawDelay,
-        uint256 grace,
-        uint40 window
-    ) external {
-        IRegistry.Batch storage b = s.batches[BatchId.unwrap(settlement.batch)];
-        require(b.job != 0, IRegistry.UnknownBatch(settlement.batch));
-        require(b.settled.settledAt == 0, IRegistry.AlreadySettled(settlement.batch));
-        require(settlement.payoutCount <= MAX_PAYOUTS, IRegistry.BadSettlement("too many payouts"));
-        require(settlement.faults.length <= MAX_FAULTS, IRegistry.BadSettlement("too many faults"));
-        require(settlement.record.length == CID_BYTES, IRegistry.BadSettlement("record is not a CID"));
-        _draw(settlement.batch, b, drawDelay);
-        s.verifiers.check(digest(settlement, b), signers, signature);
-
-        _spend(s, b, settlement.payoutTotal, grace);
-        b.payoutRoot = settlement.payoutRoot;
-        b.settled = IRegistry.Settled({
-            remaining: settlement.payoutTotal,
-            settledAt: uint40(block.timestamp),
-            claimableAt: uint40(block.timestamp) + window,
-            payoutCount: uint24(settlement.payoutCount),
-            openChallenges: 0,
-            faulted: settlement.faults.length > 0,
-            claimed: 0
-        });
-        b.signers = signers;
-        if (settlement.faults.length > 0) _recordFaults(s, settlement, b);
-        emit IRegistry.BatchSettled(
-            settlement.batch,
-            JobId.wrap(b.job),
-            settlement.payoutRoot,
-            settlement.payoutCount,
-            settlement.payoutTotal,
-            settlement.auditRoot,
-            settlement.record,
-            signers,
-            block.timestamp + window
-        );
-    }
-
-    function digest(IRegistry.Settlement calldata settlement, IRegistry.Batch storage b)
-        internal
-        view
-        returns (bytes32)
-    {
-        return TypedData.digest(TypedData.settlement(settlement, b.root, b.seed, b.attempt));
-    }
-
-    /// @dev Takes a batch's pay out of its job's escrow.
-    function _spend(State storage s, IRegistry.Batch storage b, uint96 amount, uint256 grace) private {
-        IRegistry.Job storage j = s.jobs[b.job];
-        uint256 lastMoment = j.deadline + grace;
-        require(block.timestamp <= lastMoment, IRegistry.DeadlinePassed(JobId.wrap(b.job), lastMoment));
-        uint96 escrow = Stakes.escrow(j);
-        require(escrow >= amount, IRegistry.EscrowTooLow(JobId.wrap(b.job), escrow, amount));
-        j.spent += amount;
-        j.openTasks -= b.size;
-        j.lastActive = uint40(block.timestamp);
-        s.books.escrow -= amount;
+        Stakes.penalise(s, p, b.verifier, BatchId.unwrap(id), p.settlePenalty);
     }
 
     function _draw(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
@@ -109,91 +50,205 @@ library Settling {
         require(block.number > drawBlock, IRegistry.TooEarlyToDraw(id, drawBlock));
         bytes32 entropy = Blockhash.blockHash(drawBlock);
         require(entropy != 0, IRegistry.SeedLost(id, drawBlock));
-        seed = keccak256(abi.encode(entropy, id, b.root));
+        seed = keccak256(abi.encode(entropy, id, b.header));
         b.seed = seed;
         emit IRegistry.BatchDrawn(id, seed);
     }
 
-    /// @notice Reputation falls at once; a fault that costs stake freezes the owner's in `bonds` until the window closes.
-    function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, IRegistry.Batch storage b)
+    // -------------------------------------------------------------------------------------------- settlement
+
+    /// @param longestDispute Of the Court, in seconds: what the batch has left over stays with its job for so long.
+    function settle(
+        State storage s,
+        IRegistry.Params memory p,
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Header calldata header,
+        uint256 signers,
+        bytes calldata signature,
+        uint256 longestDispute
+    ) external {
+        IRegistry.Batch storage b = Jobs.unsettled(s, settlement.batch, header);
+        _checkShape(p, settlement, header, b);
+        _draw(settlement.batch, b, p.drawDelay);
+        _checkSigners(s, settlement, b, signers, signature);
+        s.verifiers.attend(signers, block.timestamp / p.idlePeriod);
+
+        IRegistry.Header memory next = header;
+        uint256 free = block.timestamp + p.challengeWindow + longestDispute;
+        uint96 fees = _pay(s, settlement, next.lines, uint40(free));
+        b.header = keccak256(abi.encode(next));
+        b.payoutRoot = settlement.payoutRoot;
+        (b.signers, b.fees) = (signers, fees);
+        b.settled = IRegistry.Settled({
+            remaining: settlement.payoutTotal,
+            settledAt: uint40(block.timestamp),
+            claimableAt: uint40(block.timestamp) + p.challengeWindow,
+            payoutCount: uint24(settlement.payoutCount),
+            openChallenges: 0,
+            unfinal: fees > 0 || settlement.faults.length > 0,
+            pooled: false,
+            claimed: 0
+        });
+        if (settlement.faults.length > 0) {
+            b.auditUnits = settlement.auditUnits;
+            b.frozen = _recordFaults(s, settlement, next.lines);
+        }
+        _report(settlement, b, next.lines);
+    }
+
+    function _checkShape(
+        IRegistry.Params memory p,
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Header calldata header,
+        IRegistry.Batch storage b
+    ) private view {
+        require(!b.voided, IRegistry.BadBatch("voided, take it first"));
+        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        require(block.timestamp <= end, IRegistry.BatchExpired(settlement.batch, end));
+        uint256 payouts = settlement.payoutCount;
+        require(payouts <= MAX_PAYOUTS, IRegistry.BadSettlement("too many payouts"));
+        require(payouts > 0 || settlement.payoutTotal == 0, IRegistry.BadSettlement("a total without payouts"));
+        require(settlement.faults.length <= MAX_FAULTS, IRegistry.BadSettlement("too many faults"));
+        require(settlement.record.length == CID_BYTES, IRegistry.BadSettlement("record is not a CID"));
+        require(settlement.shares.length == header.lines.length, IRegistry.BadSettlement("a share for each line"));
+    }
+
+    function _checkSigners(
+        State storage s,
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Batch storage b,
+        uint256 signers,
+        bytes calldata signature
+    ) private view {
+        uint32 leader = b.verifier;
+        IRegistry.Operator storage o = s.operators[leader];
+        bool signed = o.listed && signers >> o.index & 1 == 1;
+        require(signed, IRegistry.LeaderMissing(settlement.batch, OperatorId.wrap(leader)));
+        bytes32 digest = TypedData.digest(TypedData.settlement(settlement, b.header, b.seed, b.attempt));
+        s.verifiers.check(b.quorum, digest, signers, signature);
+    }
+
+    /// @dev Takes the batch's pay and its verifiers' fees out of what its lines reserved, and writes them there.
+    function _pay(
+        State storage s,
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Line[] memory lines,
+        uint40 surplusFrom
+    ) private returns (uint96 fees) {
+        uint256 paid;
+        for (uint256 i = 0; i < lines.length; ++i) {
+            IRegistry.Share calldata share = settlement.shares[i];
+            fees += _payLine(s, lines[i], share, surplusFrom);
+            paid += share.amount;
+        }
+        require(paid == settlement.payoutTotal, IRegistry.BadSettlement("shares are not the total"));
+        s.books.escrow -= settlement.payoutTotal + fees;
+    }
+
+    function _payLine(State storage s, IRegistry.Line memory line, IRegistry.Share calldata share, uint40 surplusFrom)
+        private
+        returns (uint96 fee)
+    {
+        JobId id = JobId.wrap(line.job);
+        IRegistry.Job storage j = s.jobs[line.job];
+        uint64 units = share.paidUnits;
+        uint64 before = j.unitsPaid;
+        // Units that were committed again while a batch was void are paid by one of the two.
+        uint256 left = FixedPointMathLib.min(line.units, FixedPointMathLib.zeroFloorSub(j.units, before));
+        require(units <= left, IRegistry.TooManyUnits(id, units, left));
+        (j.unitsOpen, j.unitsPaid) = (j.unitsOpen - line.units, before + units);
+        fee = uint96(uint256(j.verifierFee) * units / j.units);
+        uint256 amount = uint256(share.amount) + fee;
+        require(amount <= line.budget, IRegistry.OverBudget(id, line.budget, amount));
+        (line.paidUnits, line.amount) = (units, uint96(amount));
+        uint96 rest = line.budget - uint96(amount);
+        if (rest == 0) return fee;
+        j.surplus += rest;
+        if (j.surplusFrom < surplusFrom) j.surplusFrom = surplusFrom;
+    }
+
+    function _report(IRegistry.Settlement calldata settlement, IRegistry.Batch storage b, IRegistry.Line[] memory lines)
         private
     {
-        uint96 frozen;
+        emit IRegistry.BatchSettled(
+            settlement.batch,
+            b.attempt,
+            settlement.payoutRoot,
+            settlement.payoutCount,
+            settlement.payoutTotal,
+            b.fees,
+            settlement.auditRoot,
+            settlement.record,
+            b.signers,
+            b.settled.claimableAt,
+            lines
+        );
+    }
+
+    // ------------------------------------------------------------------------------------------------ faults
+
+    /// @dev Reputation falls at once; a fault that costs stake freezes the owner's in `bonds` until the window closes.
+    function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, IRegistry.Line[] memory lines)
+        private
+        returns (uint96 frozen)
+    {
         for (uint256 i = 0; i < settlement.faults.length; ++i) {
             IRegistry.Fault calldata f = settlement.faults[i];
-            uint32 id = OperatorId.unwrap(f.operator);
-            IRegistry.Operator storage o = s.operators[id];
-            require(o.owner != address(0), IRegistry.BadSettlement("fault of an unknown operator"));
-            bool costly = f.reason != DISAGREED;
-            uint96 amount = costly ? Stakes.take(s, o.owner, type(uint256).max) : 0;
-            frozen += amount;
-            IRegistry.SlashRecord memory taken = IRegistry.SlashRecord({
-                operator: id,
-                amount: amount,
-                consecutiveValid: o.consecutiveValid,
-                lastFault: o.lastFault,
-                task: f.task,
-                segment: f.segment,
-                reason: f.reason,
-                forfeits: o.forfeits
-            });
-            s.slashes[BatchId.unwrap(settlement.batch)].push(taken);
-            o.consecutiveValid = 0;
-            if (_dated(taken)) (o.lastFault, o.forfeits) = (uint40(block.timestamp), costly);
-            emit IRegistry.Faulted(settlement.batch, f.operator, f.task, f.segment, f.reason, amount);
+            Marks.checkFault(s, f, lines);
+            frozen += Marks.record(s, settlement.batch, i, f);
         }
-        b.frozen = frozen;
-        b.auditUnits = settlement.auditUnits;
     }
 
-    /// @dev Whether a fault became the operator's last. One that costs no stake leaves the date of one that did, which
-    /// forfeits pay; else a cheat would save its pay with a fault that costs nothing.
-    function _dated(IRegistry.SlashRecord memory f) private pure returns (bool) {
-        return f.reason != DISAGREED || !f.forfeits;
-    }
+    // --------------------------------------------------------------------------------------------------- end
 
-    /// @notice Distributes what the batch's faults froze; the caller has made sure that nothing can be reverted any more.
-    function finalize(State storage s, BatchId id, uint256 requesterBps, uint256 auditorBps) external {
+    /// @notice Pays fees and distributes what faults froze; the caller has made sure that nothing can be undone any more.
+    function finalize(State storage s, IRegistry.Params memory p, BatchId id) external {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
-        uint96 frozen = b.frozen;
-        if (frozen == 0) return;
-        uint96 toRequester = Stakes.share(frozen, requesterBps);
-        uint96 toAuditors = b.auditUnits == 0 ? 0 : Stakes.share(frozen, auditorBps);
-        uint96 burned = frozen - toRequester - toAuditors;
-        b.frozen = 0;
-        b.pool = toAuditors;
-        b.settled.remaining += toAuditors;
-        s.books.bonds -= frozen;
-        Stakes.refill(s, s.jobs[b.job], toRequester);
-        s.books.burned += burned;
-        emit IRegistry.SlashFinal(id, toRequester, toAuditors, burned);
+        if (!b.settled.unfinal) return;
+        b.settled.unfinal = false;
+        if (b.fees > 0) _payFees(s, id, b, p.leaderBps);
+        if (s.slashes[BatchId.unwrap(id)].length > 0) _distribute(s, p, id, b);
     }
 
-    /// @notice Undoes a settlement that was found wrong: stakes, reputation and escrow return, the batch can be settled
-    /// again, and every verifier that signed loses its owner's whole stake, which is returned as `seized`.
-    function void(State storage s, BatchId id, IRegistry.Batch storage b) internal returns (uint96 seized) {
+    function _payFees(State storage s, BatchId id, IRegistry.Batch storage b, uint256 leaderBps) private {
+        (uint96 fees, uint256 signers) = (b.fees, b.signers);
+        b.fees = 0;
+        uint96 part = uint96(uint256(fees - Stakes.share(fees, leaderBps)) / LibBit.popCount(signers));
+        uint96 toLeader = fees;
+        for (uint256 left = signers; left != 0; left &= left - 1) {
+            (uint32 signer,) = s.verifiers.holderIn(LibBit.ffs(left), b.quorum);
+            if (signer == b.verifier) continue;
+            toLeader -= part;
+            Stakes.credit(s, s.operators[signer].owner, part);
+        }
+        Stakes.credit(s, s.operators[b.verifier].owner, toLeader);
+        emit IRegistry.FeesPaid(id, fees, signers);
+    }
+
+    function _distribute(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Batch storage b) private {
         IRegistry.SlashRecord[] storage faults = s.slashes[BatchId.unwrap(id)];
-        for (uint256 i = faults.length; i > 0; --i) {
-            IRegistry.SlashRecord memory f = faults[i - 1];
-            IRegistry.Operator storage o = s.operators[f.operator];
-            Stakes.give(s, o.owner, f.amount);
-            if (o.lastFault == (_dated(f) ? b.settled.settledAt : f.lastFault)) {
-                (o.lastFault, o.forfeits) = (f.lastFault, f.forfeits);
-                o.consecutiveValid += f.consecutiveValid;
-            }
+        (uint96 toRequesters, uint96 toAuditors, uint96 frozen) = (0, 0, b.frozen);
+        for (uint256 i = 0; i < faults.length; ++i) {
+            IRegistry.SlashRecord storage f = faults[i];
+            uint96 amount = f.amount;
+            if (f.absolved || amount == 0) continue;
+            address owner = s.operators[f.operator].owner;
+            s.accounts[owner].frozen -= amount;
+            // An owner's whole stake must not be a prize for who accuses it.
+            uint256 shared = FixedPointMathLib.min(amount, p.nodeStake);
+            uint96 part = Stakes.share(shared, p.slashRequesterBps);
+            s.jobs[f.job].surplus += part;
+            toRequesters += part;
+            if (b.auditUnits != 0) toAuditors += Stakes.share(shared, p.slashAuditorBps);
+            Stakes.unseatUnbacked(s, p, owner);
         }
-        delete s.slashes[BatchId.unwrap(id)];
-        IRegistry.Job storage j = s.jobs[b.job];
-        j.openTasks += b.size;
-        Stakes.refill(s, j, b.settled.remaining);
-        uint256 signers = b.signers;
-        delete b.settled;
-        (b.frozen, b.auditUnits) = (0, 0);
-        b.attempt += 1;
-        emit IRegistry.BatchVoided(id, b.attempt);
-        for (; signers != 0; signers &= signers - 1) {
-            uint32 signer = s.verifiers.operatorAt[LibBit.ffs(signers)];
-            seized += Stakes.take(s, s.operators[signer].owner, type(uint256).max);
-        }
+        uint96 burned = frozen - toRequesters - toAuditors;
+        (b.frozen, b.pool) = (0, toAuditors);
+        b.settled.remaining += toAuditors;
+        b.settled.pooled = toAuditors > 0;
+        s.books.bonds -= frozen;
+        s.books.escrow += toRequesters;
+        s.books.burned += burned;
+        emit IRegistry.SlashFinal(id, toRequesters, toAuditors, burned);
     }
 }

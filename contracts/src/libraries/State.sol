@@ -1,21 +1,35 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IRegistry, OperatorId} from "../interfaces/IRegistry.sol";
+import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
+import {Bench} from "./Bench.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
-/// @notice Where the Registry's tokens are, and how many operators, challenges, jobs and batches there have been. A count
-/// lies beside the sum that changes with it.
+/// @notice Where the Registry's tokens are, and how many operators, jobs and batches there have been. A count lies beside
+/// the sum that changes with it.
 struct Books {
     uint96 stakes;
     uint96 unbonding;
     uint32 operators;
     uint96 bonds;
     uint96 burned;
-    uint64 challenges;
     uint96 escrow;
     uint64 jobs;
     uint64 batches;
+}
+
+/// @notice A fault of one of an owner's operators, so that whatever order faults are undone in, what is left is what the
+/// others took. `consecutiveValid` is the reputation that returns when it is undone.
+struct Mark {
+    uint40 time;
+    uint32 operator;
+    uint32 consecutiveValid;
+    /// Where its slash record is: `entry` is its index there, 255 for a conviction by the Court, which has none.
+    uint64 batch;
+    uint8 entry;
+    /// It cost stake, and so forfeits the owner's unsettled pay.
+    bool costly;
+    bool undone;
 }
 
 /// @notice Everything the Registry remembers, so that its linked libraries can work on it.
@@ -23,8 +37,10 @@ struct State {
     Books books;
     VerifierSet.Set verifiers;
     uint32[] nodes;
-    IRegistry.CourtParams court;
+    mapping(uint8 workload => Bench.Places) benches;
     mapping(address owner => IRegistry.Account) accounts;
+    /// Faults of all of an owner's operators, in the order of time.
+    mapping(address owner => Mark[]) marks;
     mapping(uint32 operator => IRegistry.Operator) operators;
     mapping(uint32 operator => string) endpoints;
     mapping(address key => uint32 operator) operatorOf;
@@ -32,29 +48,25 @@ struct State {
     mapping(uint256 batch => IRegistry.Batch) batches;
     mapping(uint256 batch => IRegistry.SlashRecord[]) slashes;
     mapping(uint256 batch => mapping(uint256 word => uint256)) claimed;
-    mapping(uint256 challenge => IRegistry.Challenge) challenges;
-    /// What has been challenged, so that nothing is tried twice.
-    mapping(bytes32 subject => uint256 challenge) subjects;
-    mapping(uint256 challenge => mapping(uint256 round => uint32[])) jurors;
-    mapping(uint256 challenge => mapping(uint256 round => mapping(uint32 juror => bytes32))) votes;
 }
 
 /// @title Stakes
-/// @notice The rules of stake that the Registry and its linked libraries share.
+/// @notice The rules of stake that the Registry's linked libraries share.
 library Stakes {
     using VerifierSet for VerifierSet.Set;
 
     /// @notice What an owner needs to back all of its listed operators.
-    function required(IRegistry.Account storage a, uint256 nodeStake, uint256 verifierStake)
-        internal
-        view
-        returns (uint256)
-    {
-        return uint256(a.nodes) * nodeStake + (a.verifierSlot == 0 ? 0 : verifierStake);
+    function required(IRegistry.Account storage a, IRegistry.Params memory p) internal view returns (uint256) {
+        return uint256(a.nodes) * p.nodeStake + (a.verifierSlot == 0 ? 0 : p.verifierStake);
     }
 
-    /// @notice Moves up to `wanted` of an owner's stake, then of what is unbonding, into `bonds`. An owner that loses
-    /// anything loses its verifier's seat; nodes stay listed and inactive until the stake suffices again.
+    /// @notice What an owner cannot take for bonds: its verifier's stake, until the seat's quarantine is over.
+    function bound(IRegistry.Account storage a, IRegistry.Params memory p) internal view returns (uint256) {
+        return a.verifierSlot != 0 || block.timestamp < a.boundUntil ? p.verifierStake : 0;
+    }
+
+    /// @notice Moves up to `wanted` of an owner's stake, then of what is unbonding, into `bonds`. Nodes stay listed and
+    /// inactive until the stake suffices again.
     function take(State storage s, address owner, uint256 wanted) internal returns (uint96 taken) {
         IRegistry.Account storage a = s.accounts[owner];
         uint96 staked = a.stake < wanted ? a.stake : uint96(wanted);
@@ -66,47 +78,56 @@ library Stakes {
         s.books.stakes -= staked;
         s.books.unbonding -= unbonding;
         s.books.bonds += taken;
-        if (a.verifierSlot != 0) unlistVerifier(s, a);
+        changed(a, owner);
+    }
+
+    /// @notice The same for a penalty, which is burned. A verifier that it leaves without backing loses its seat.
+    function penalise(State storage s, IRegistry.Params memory p, uint32 operator, uint256 batch, uint256 wanted)
+        internal
+    {
+        address owner = s.operators[operator].owner;
+        uint96 taken = take(s, owner, wanted);
+        s.books.bonds -= taken;
+        s.books.burned += taken;
+        emit IRegistry.Penalised(OperatorId.wrap(operator), BatchId.wrap(batch), taken);
+        unseatUnbacked(s, p, owner);
     }
 
     /// @notice Moves `amount` out of `bonds` into an owner's stake, from where it can be withdrawn like any.
     function give(State storage s, address owner, uint96 amount) internal {
-        s.accounts[owner].stake += amount;
         s.books.bonds -= amount;
+        credit(s, owner, amount);
+    }
+
+    /// @notice Adds to an owner's stake what is no longer counted elsewhere.
+    function credit(State storage s, address owner, uint96 amount) internal {
+        if (amount == 0) return;
+        IRegistry.Account storage a = s.accounts[owner];
+        a.stake += amount;
         s.books.stakes += amount;
+        changed(a, owner);
     }
 
-    function unlistVerifier(State storage s, IRegistry.Account storage a) internal {
+    function changed(IRegistry.Account storage a, address owner) internal {
+        emit IRegistry.StakeChanged(owner, a.stake, a.unbonding);
+    }
+
+    /// @notice Takes the seat of an owner whose stake does not back it. What faults hold counts until they are final: two
+    /// thirds of the seats can accuse the others, and must not be rid of them by it.
+    function unseatUnbacked(State storage s, IRegistry.Params memory p, address owner) internal {
+        IRegistry.Account storage a = s.accounts[owner];
+        if (a.verifierSlot != 0 && uint256(a.stake) + a.frozen < p.verifierStake) unseat(s, p, a);
+    }
+
+    /// @notice Empties an owner's seat; its stake stays bound as long as the seat is in quarantine.
+    function unseat(State storage s, IRegistry.Params memory p, IRegistry.Account storage a) internal {
         uint256 slot = a.verifierSlot - 1;
-        uint32 id = s.verifiers.operatorAt[slot];
+        uint32 id = s.verifiers.seats[slot].operator;
         a.verifierSlot = 0;
+        a.boundUntil = uint40(block.timestamp) + p.unstakeDelay;
         s.operators[id].listed = false;
-        s.verifiers.remove(slot, s.court.quarantine);
+        s.verifiers.vacate(slot, a.boundUntil, s.books.batches == 0);
         emit IRegistry.OperatorRetired(OperatorId.wrap(id));
-    }
-
-    function unlistNode(State storage s, IRegistry.Operator storage o) internal {
-        uint32 last = s.nodes[s.nodes.length - 1];
-        emit IRegistry.OperatorRetired(OperatorId.wrap(s.nodes[o.index]));
-        s.nodes[o.index] = last;
-        s.operators[last].index = o.index;
-        s.nodes.pop();
-        o.listed = false;
-        s.accounts[o.owner].nodes -= 1;
-    }
-
-    /// @notice What a job has in escrow.
-    function escrow(IRegistry.Job storage j) internal view returns (uint96) {
-        return j.reward + j.auditFee - j.spent;
-    }
-
-    /// @notice Adds to a job's escrow what was paid out before, or came from others.
-    function refill(State storage s, IRegistry.Job storage j, uint96 amount) internal {
-        uint96 spent = j.spent;
-        uint96 returned = spent < amount ? spent : amount;
-        j.spent = spent - returned;
-        if (amount > returned) j.reward += amount - returned;
-        s.books.escrow += amount;
     }
 
     function share(uint256 amount, uint256 bps) internal pure returns (uint96) {

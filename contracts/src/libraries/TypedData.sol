@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IRegistry} from "../interfaces/IRegistry.sol";
+import {ICourt} from "../interfaces/ICourt.sol";
+import {IRegistry, JobId} from "../interfaces/IRegistry.sol";
 
 /// @title TypedData
-/// @notice EIP-712 digests under the Registry's domain, so that no signature of another chain, Registry or purpose
-/// is worth anything here. Mirrored by `proofyard.protocol.commitment` and `.settlement`.
+/// @notice EIP-712 digests under the Registry's domain (the Court uses the same), so that no signature of another chain,
+/// Registry or purpose is worth anything here. Mirrored by `proofyard.protocol.commitment` and `.settlement`.
 library TypedData {
     bytes32 private constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
@@ -19,18 +20,23 @@ library TypedData {
         "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
         "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
     );
-    bytes32 private constant RECEIPT_TYPEHASH = keccak256("Receipt(bytes32 leaf,uint64 deadline)");
+    bytes32 private constant RECEIPT_TYPEHASH = keccak256("Receipt(bytes32 leaf,uint256 job,uint64 deadline)");
     bytes32 private constant SETTLEMENT_TYPEHASH = keccak256(
-        "Settlement(uint256 batch,uint8 attempt,bytes32 root,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
-        "uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes32 auditRoot,bytes record)"
+        "Settlement(uint256 batch,uint8 attempt,bytes32 header,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
+        "uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes shares,bytes32 auditRoot,bytes record)"
     );
 
     function domainSeparator() internal view returns (bytes32) {
         return keccak256(abi.encode(DOMAIN_TYPEHASH, NAME, VERSION, block.chainid, address(this)));
     }
 
+    /// @notice Under the domain of the contract that runs this: the Registry.
     function digest(bytes32 structHash) internal view returns (bytes32) {
-        return keccak256(abi.encodePacked(hex"1901", domainSeparator(), structHash));
+        return digest(domainSeparator(), structHash);
+    }
+
+    function digest(bytes32 domain, bytes32 structHash) internal pure returns (bytes32) {
+        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
     }
 
     function register(address owner, address key) internal pure returns (bytes32) {
@@ -41,7 +47,7 @@ library TypedData {
         return keccak256(abi.encode(VERIFIER_KEY_TYPEHASH, owner, key, keccak256(publicKey)));
     }
 
-    function commitment(IRegistry.Commitment calldata c) internal pure returns (bytes32) {
+    function commitment(ICourt.Commitment calldata c) internal pure returns (bytes32) {
         return keccak256(
             abi.encode(
                 COMMITMENT_TYPEHASH,
@@ -58,31 +64,26 @@ library TypedData {
         );
     }
 
-    function receipt(bytes32 leaf, uint64 deadline) internal pure returns (bytes32) {
-        return keccak256(abi.encode(RECEIPT_TYPEHASH, leaf, deadline));
+    function receipt(bytes32 leaf, JobId job, uint64 deadline) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_TYPEHASH, leaf, job, deadline));
     }
 
-    /// @notice `faults` are the bytes of abi.encode(Fault[]).
-    function settlement(IRegistry.Settlement calldata s, bytes32 root, bytes32 seed, uint8 attempt)
+    /// @notice `faults` and `shares` are the bytes of abi.encode(Fault[]) and abi.encode(Share[]), `header` is the hash.
+    function settlement(IRegistry.Settlement calldata s, bytes32 header, bytes32 seed, uint8 attempt)
         internal
         pure
         returns (bytes32)
     {
-        return keccak256(
-            abi.encode(
-                SETTLEMENT_TYPEHASH,
-                s.batch,
-                attempt,
-                root,
-                seed,
-                s.payoutRoot,
-                s.payoutCount,
-                s.payoutTotal,
-                s.auditUnits,
-                keccak256(abi.encode(s.faults)),
-                s.auditRoot,
-                keccak256(s.record)
-            )
+        bytes memory content = abi.encode(
+            s.payoutRoot,
+            s.payoutCount,
+            s.payoutTotal,
+            s.auditUnits,
+            keccak256(abi.encode(s.faults)),
+            keccak256(abi.encode(s.shares)),
+            s.auditRoot,
+            keccak256(s.record)
         );
+        return keccak256(bytes.concat(abi.encode(SETTLEMENT_TYPEHASH, s.batch, attempt, header, seed), content));
     }
 }

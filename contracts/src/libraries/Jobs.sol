@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
+
+import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Operators} from "./Operators.sol";
+import {Stakes, State} from "./State.sol";
+import {VerifierSet} from "./VerifierSet.sol";
+
+/// @title Jobs
+/// @notice Jobs, their escrow, and the batches that reserve it, up to their settlement. A linked library that runs in the
+/// Registry's storage; the functions are documented in `IRegistry`, whose functions of the same names call them and move
+/// the tokens.
+library Jobs {
+    using VerifierSet for VerifierSet.Set;
+
+    uint256 private constant MAX_LINES = 64;
+    /// @dev Far from 64 bits, so that no number of batches that are voided and taken again overflows a job's open units.
+    uint256 private constant MAX_UNITS = type(uint48).max;
+
+    // -------------------------------------------------------------------------------------------------- jobs
+
+    function open(State storage s, IRegistry.JobParams calldata p) external returns (JobId id, uint96 amount) {
+        require(p.units > 0 && p.units <= MAX_UNITS, IRegistry.BadJob("no units, or too many"));
+        require(p.deadline > block.timestamp, IRegistry.BadJob("deadline in the past"));
+        require(p.auditorsPerSegment > 1 && p.segmentsPerAudit > 0, IRegistry.BadJob("no audits"));
+        require(p.workload < 64, IRegistry.BadJob("workload is no bit of 64"));
+        id = JobId.wrap(++s.books.jobs);
+        amount = p.reward + p.auditFee + p.verifierFee;
+        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
+        (j.requester, j.deadline) = (msg.sender, p.deadline);
+        (j.auditorsPerSegment, j.segmentsPerAudit) = (p.auditorsPerSegment, p.segmentsPerAudit);
+        (j.manifest, j.units, j.escrow) = (p.manifest, p.units, amount);
+        (j.reward, j.auditFee, j.verifierFee) = (p.reward, p.auditFee, p.verifierFee);
+        (j.workload, j.openBlock) = (p.workload, uint40(block.number));
+        s.books.escrow += amount;
+        emit IRegistry.JobOpened(
+            id,
+            msg.sender,
+            p.manifest,
+            p.reward,
+            p.auditFee,
+            p.verifierFee,
+            p.units,
+            p.deadline,
+            p.auditorsPerSegment,
+            p.segmentsPerAudit,
+            p.workload
+        );
+    }
+
+    function topUp(State storage s, JobId id, uint96 amount) external {
+        _opened(s, id).escrow += amount;
+        s.books.escrow += amount;
+        emit IRegistry.JobToppedUp(id, amount);
+    }
+
+    function close(State storage s, JobId id) external {
+        IRegistry.Job storage j = _opened(s, id);
+        bool done = j.unitsPaid == j.units && j.verifier != 0 && msg.sender == s.operators[j.verifier].key;
+        require(msg.sender == j.requester || done, IRegistry.NotYourJob(id, msg.sender));
+        j.closedAt = uint40(block.timestamp);
+        emit IRegistry.JobClosed(id);
+    }
+
+    /// @notice Takes the free money out of a job; the caller sends it.
+    function refund(State storage s, IRegistry.Params memory p, JobId id) external returns (address to, uint96 amount) {
+        IRegistry.Job storage j = _job(s, id);
+        uint256 until = _ends(j) + p.receiptTime;
+        require(j.unitsPaid == j.units || block.timestamp > until, IRegistry.JobStillOpen(id, until));
+        (to, amount) = (j.requester, j.escrow);
+        j.escrow = 0;
+        if (block.timestamp >= j.surplusFrom) {
+            amount += j.surplus;
+            j.surplus = 0;
+        }
+        s.books.escrow -= amount;
+        if (amount > 0) emit IRegistry.JobRefunded(id, to, amount);
+    }
+
+    function take(State storage s, IRegistry.Params memory p, JobId id) external {
+        _take(s, p, id, _opened(s, id), _counting(s));
+    }
+
+    // ----------------------------------------------------------------------------------------------- batches
+
+    function commit(
+        State storage s,
+        IRegistry.Params memory p,
+        bytes32 root,
+        uint32 size,
+        bytes32 members,
+        IRegistry.Line[] calldata lines
+    ) external returns (BatchId id) {
+        require(size > 0, IRegistry.BadBatch("empty"));
+        uint32 verifier = _counting(s);
+        id = BatchId.wrap(++s.books.batches);
+        _record(s, id, verifier, IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines)));
+    }
+
+    function takeBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
+        external
+    {
+        IRegistry.Batch storage b = unsettled(s, id, header);
+        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        require(block.timestamp <= end, IRegistry.BatchExpired(id, end));
+        // Its number in the digest is what keeps signatures of one attempt from serving another.
+        require(b.attempt < type(uint8).max, IRegistry.BadBatch("voided too often"));
+        (uint32 before, bool voided) = (b.verifier, b.voided);
+        uint32 verifier = _successor(s, b);
+        IRegistry.Header memory next = header;
+        if (voided) {
+            _reserveAgain(s, next.lines);
+            b.header = keccak256(abi.encode(next));
+            b.voided = false;
+        } else {
+            uint256 due = uint256(b.leaderSince) + p.settleTime;
+            bool late = block.timestamp > due || !s.operators[before].listed;
+            require(late && verifier != before, IRegistry.NotOverdue(id, due));
+            Stakes.penalise(s, p, before, BatchId.unwrap(id), p.settlePenalty);
+        }
+        (b.verifier, b.leaderSince) = (verifier, uint40(block.timestamp));
+        emit IRegistry.BatchTaken(id, OperatorId.wrap(verifier), OperatorId.wrap(before), next.lines, b.quorum);
+    }
+
+    function dropBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
+        external
+    {
+        IRegistry.Batch storage b = unsettled(s, id, header);
+        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        require(block.timestamp > end, IRegistry.NotOverdue(id, end));
+        b.dropped = true;
+        uint256 budget;
+        for (uint256 i = 0; i < header.lines.length; ++i) {
+            IRegistry.Line calldata line = header.lines[i];
+            IRegistry.Job storage j = s.jobs[line.job];
+            if (b.voided) {
+                j.unitsPaid -= line.paidUnits;
+                j.escrow += line.amount;
+            } else {
+                j.unitsOpen -= line.units;
+                j.escrow += line.budget;
+                budget += line.budget;
+            }
+        }
+        emit IRegistry.BatchDropped(id);
+        // A voided batch that nobody took has no leader.
+        uint256 penalty = FixedPointMathLib.max(p.settlePenalty, budget);
+        if (!b.voided) Stakes.penalise(s, p, b.verifier, BatchId.unwrap(id), penalty);
+    }
+
+    // ------------------------------------------------------------------------------------------------- shared
+
+    /// @notice A batch that is neither settled nor dropped, whose header was brought along.
+    function unsettled(State storage s, BatchId id, IRegistry.Header calldata header)
+        internal
+        view
+        returns (IRegistry.Batch storage b)
+    {
+        b = s.batches[BatchId.unwrap(id)];
+        require(b.header != 0, IRegistry.UnknownBatch(id));
+        require(b.settled.settledAt == 0, IRegistry.AlreadySettled(id));
+        require(!b.dropped, IRegistry.BadBatch("dropped"));
+        require(keccak256(abi.encode(header)) == b.header, IRegistry.BadHeader(id));
+    }
+
+    // ------------------------------------------------------------------------------------------------ helpers
+
+    function _job(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
+        j = s.jobs[JobId.unwrap(id)];
+        require(j.requester != address(0), IRegistry.UnknownJob(id));
+    }
+
+    function _opened(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
+        j = _job(s, id);
+        _requireOpen(id, j, 0);
+    }
+
+    /// @dev That a job's end, and `grace` after it, is still to come.
+    function _requireOpen(JobId id, IRegistry.Job storage j, uint256 grace) private view {
+        require(j.closedAt == 0 || block.timestamp < j.closedAt + grace, IRegistry.JobIsClosed(id));
+        uint256 deadline = _ends(j) + grace;
+        require(block.timestamp <= deadline, IRegistry.DeadlinePassed(id, deadline));
+    }
+
+    function _ends(IRegistry.Job storage j) private view returns (uint256) {
+        return j.closedAt == 0 ? j.deadline : j.closedAt;
+    }
+
+    /// @dev The caller's operator, whose seat must count for new batches.
+    function _counting(State storage s) private returns (uint32 verifier) {
+        verifier = Operators.callingVerifier(s);
+        s.verifiers.mature(s.books.batches == 0);
+        uint256 slot = s.operators[verifier].index;
+        bool counts = s.verifiers.quorums[s.verifiers.version].seats >> slot & 1 == 1;
+        uint256 from = s.verifiers.seats[slot].countsFrom;
+        require(counts, IRegistry.SeatTooNew(OperatorId.wrap(verifier), from));
+    }
+
+    /// @dev The caller as a batch's next leader. The quorum stays the one that the batch was committed to, unless a jury
+    /// found against it or nobody of it is left.
+    function _successor(State storage s, IRegistry.Batch storage b) private returns (uint32 verifier) {
+        uint256 seats = s.verifiers.counting(b.quorum);
+        if (b.voided || seats == 0) {
+            verifier = _counting(s);
+            b.quorum = s.verifiers.version;
+            return verifier;
+        }
+        verifier = Operators.callingVerifier(s);
+        uint256 own = 1 << s.operators[verifier].index;
+        require(seats & own != 0, IRegistry.UnknownSigner(own, seats));
+    }
+
+    function _take(State storage s, IRegistry.Params memory p, JobId id, IRegistry.Job storage j, uint32 verifier)
+        private
+    {
+        uint32 holder = j.verifier;
+        // slither-disable-next-line incorrect-equality
+        if (holder == verifier) return;
+        uint256 freeAt = uint256(j.lastActive) + p.takeoverTimeout;
+        bool seated = holder != 0 && s.operators[holder].listed;
+        require(!seated || block.timestamp > freeAt, IRegistry.JobTakenBy(id, OperatorId.wrap(holder), freeAt));
+        // Who left its seat cannot commit any more: who lost the job before it still can.
+        if (seated) (j.former, j.formerUntil) = (holder, uint40(block.timestamp) + p.receiptTime);
+        (j.verifier, j.lastActive) = (verifier, uint40(block.timestamp));
+        emit IRegistry.JobTaken(id, OperatorId.wrap(verifier));
+    }
+
+    function _record(State storage s, BatchId id, uint32 verifier, IRegistry.Header memory h) private {
+        IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
+        uint24 quorum = s.verifiers.version;
+        b.header = keccak256(abi.encode(h));
+        (b.size, b.verifier, b.quorum) = (h.size, verifier, quorum);
+        (b.commitBlock, b.committedAt) = (uint32(block.number), uint40(block.timestamp));
+        (b.leaderSince, b.openedAt) = (uint40(block.timestamp), uint40(block.timestamp));
+        emit IRegistry.BatchCommitted(id, OperatorId.wrap(verifier), h.root, h.size, h.members, h.lines, quorum);
+    }
+
+    /// @dev Reserves the lines of a new batch.
+    function _reserve(
+        State storage s,
+        IRegistry.Params memory p,
+        BatchId batch,
+        uint32 verifier,
+        IRegistry.Line[] calldata lines
+    ) private returns (IRegistry.Line[] memory reserved) {
+        require(lines.length > 0 && lines.length <= MAX_LINES, IRegistry.BadBatch("no lines, or too many"));
+        reserved = new IRegistry.Line[](lines.length);
+        uint64 last;
+        for (uint256 i = 0; i < lines.length; ++i) {
+            IRegistry.Line calldata line = lines[i];
+            require(line.job > last, IRegistry.BadBatch("jobs must ascend"));
+            require(line.budget == 0 && line.paidUnits == 0 && line.amount == 0, IRegistry.BadBatch("line not empty"));
+            last = line.job;
+            JobId id = JobId.wrap(last);
+            _enter(s, p, id, verifier);
+            uint96 budget = _reserveUnits(s, id, line.units);
+            reserved[i] = IRegistry.Line(last, line.units, budget, 0, 0);
+            emit IRegistry.JobCommitted(id, batch, line.units, budget);
+        }
+    }
+
+    /// @dev That the verifier may commit for a job: it holds it, takes it, or has just lost it.
+    function _enter(State storage s, IRegistry.Params memory p, JobId id, uint32 verifier) private {
+        IRegistry.Job storage j = _job(s, id);
+        _requireOpen(id, j, p.receiptTime);
+        if (j.verifier == verifier) {
+            j.lastActive = uint40(block.timestamp);
+        } else if (j.former != verifier || block.timestamp > j.formerUntil) {
+            _requireOpen(id, j, 0);
+            _take(s, p, id, j, verifier);
+        }
+    }
+
+    function _reserveUnits(State storage s, JobId id, uint64 units) private returns (uint96 budget) {
+        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
+        uint256 left = FixedPointMathLib.zeroFloorSub(j.units, uint256(j.unitsOpen) + j.unitsPaid);
+        require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
+        j.unitsOpen += units;
+        uint256 due = FixedPointMathLib.divUp((uint256(j.reward) + j.auditFee + j.verifierFee) * units, j.units);
+        (uint96 escrow, uint96 surplus) = (j.escrow, j.surplus);
+        budget = uint96(FixedPointMathLib.min(due, uint256(escrow) + surplus));
+        uint96 first = uint96(FixedPointMathLib.min(budget, escrow));
+        (j.escrow, j.surplus) = (escrow - first, surplus - (budget - first));
+    }
+
+    /// @dev The lines of a voided batch: what was paid is still reserved, what was left over is taken back where it is.
+    function _reserveAgain(State storage s, IRegistry.Line[] memory lines) private {
+        for (uint256 i = 0; i < lines.length; ++i) {
+            IRegistry.Line memory line = lines[i];
+            IRegistry.Job storage j = s.jobs[line.job];
+            j.unitsPaid -= line.paidUnits;
+            j.unitsOpen += line.units;
+            uint96 wanted = line.budget - line.amount;
+            uint96 first = uint96(FixedPointMathLib.min(wanted, j.surplus));
+            uint96 rest = uint96(FixedPointMathLib.min(wanted - first, j.escrow));
+            (j.surplus, j.escrow) = (j.surplus - first, j.escrow - rest);
+            (line.budget, line.paidUnits, line.amount) = (line.amount + first + rest, 0, 0);
+        }
+    }
+}
