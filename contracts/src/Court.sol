@@ -27,7 +27,6 @@ contract Court is ICourt {
     uint96 private immutable NODE_STAKE;
     uint40 private immutable CHALLENGE_WINDOW;
     uint40 private immutable RECEIPT_TIME;
-    uint40 private immutable UNSTAKE_DELAY;
 
     Params private _params;
     uint256 private _count;
@@ -52,8 +51,7 @@ contract Court is ICourt {
         bool burns = uint256(p.winnerBps) + p.requesterBps + p.juryBps < BPS;
         require(burns, IRegistry.BadParams("some of the losers' money must be burned"));
         registry = registry_;
-        (NODE_STAKE, CHALLENGE_WINDOW) = (r.nodeStake, r.challengeWindow);
-        (RECEIPT_TIME, UNSTAKE_DELAY) = (r.receiptTime, r.unstakeDelay);
+        (NODE_STAKE, CHALLENGE_WINDOW, RECEIPT_TIME) = (r.nodeStake, r.challengeWindow, r.receiptTime);
         _params = p;
         uint256 disputed = uint256(r.challengeWindow) + longestDispute();
         require(r.unstakeDelay > r.settleGrace + disputed, IRegistry.BadParams("unstakeDelay is too short"));
@@ -116,7 +114,7 @@ contract Court is ICourt {
         uint256 closes = uint256(deadline) + CHALLENGE_WINDOW;
         bool timely = block.timestamp > deadline && block.timestamp <= closes;
         require(timely && deadline <= _lastCommit(job), OutsideWindow(deadline, closes));
-        (uint32 verifier, bytes32 receipt_) = Evidence.receipt(registry, leaf, JobId.unwrap(job), deadline, signature);
+        (uint32 verifier, bytes32 receipt_) = Evidence.receipt(registry, leaf, job, deadline, signature);
         Challenge memory x;
         (x.kind, x.phase, x.accused, x.leaf) = (Kind.Receipt, Phase.Answer, verifier, leaf);
         (x.job, x.openedAt) = (uint64(JobId.unwrap(job)), uint40(block.timestamp));
@@ -138,7 +136,7 @@ contract Court is ICourt {
     function _contestable(BatchId batch) private view returns (IRegistry.Batch memory b) {
         b = registry.batch(batch);
         uint256 opens = b.settled.settledAt;
-        require(opens != 0 && !b.voided, IRegistry.NotSettled(batch));
+        require(opens != 0, IRegistry.NotSettled(batch));
         require(block.timestamp < opens + CHALLENGE_WINDOW, OutsideWindow(opens, opens + CHALLENGE_WINDOW));
     }
 
@@ -374,7 +372,7 @@ contract Court is ICourt {
         x.phase = Phase.Dismissed;
         _give(x.challenger, x.bond);
         if (x.appellant != address(0)) _returnAppealBond(x);
-        if (x.fines != 0) registry.burn(x.fines);
+        registry.burn(x.fines);
         emit ChallengeClosed(id, Phase.Dismissed, 0, 0, 0, x.fines);
     }
 
@@ -457,7 +455,8 @@ contract Court is ICourt {
         (uint256 attempt, bytes32 first) = Equivocation.signedIn(registry, one, header, slot, signatureOne);
         (uint256 again, bytes32 second) = Equivocation.signedIn(registry, other, header, slot, signatureOther);
         bool same = BatchId.unwrap(batch) == BatchId.unwrap(other.batch) && attempt == again;
-        uint32 verifier = OperatorId.unwrap(Equivocation.signer(registry, batch, slot, UNSTAKE_DELAY));
+        // The slot shows the key of whoever had it last.
+        uint32 verifier = OperatorId.unwrap(registry.seatHolder(slot, block.timestamp));
         bytes32 offence = keccak256(abi.encode(batch, attempt, verifier));
         bool proven = same && first != second && verifier != 0;
         require(proven && !_reported[offence], NotEquivocation(batch));
@@ -480,7 +479,7 @@ contract Court is ICourt {
     }
 
     function _give(address owner, uint96 amount) private {
-        if (amount != 0) registry.give(owner, amount);
+        registry.give(owner, amount);
     }
 
     function _slash(uint32 operator, uint96 amount) private returns (uint96) {

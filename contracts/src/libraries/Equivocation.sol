@@ -2,12 +2,12 @@
 pragma solidity 0.8.37;
 
 import {ICourt} from "../interfaces/ICourt.sol";
-import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
+import {IRegistry, BatchId} from "../interfaces/IRegistry.sol";
 import {BLS12381} from "./BLS12381.sol";
 import {TypedData} from "./TypedData.sol";
 
 /// @title Equivocation
-/// @notice What a verifier signed, and who it was. A linked library of the Court.
+/// @notice What a verifier signed. A linked library of the Court.
 library Equivocation {
     /// @notice The attempt at the batch in which the key of `slot` signed a settlement, and the settlement's struct hash.
     /// The seed is the batch's, the header the caller's: under another an honest verifier has not signed, and two
@@ -30,21 +30,6 @@ library Equivocation {
         revert ICourt.NotEquivocation(settlement.batch);
     }
 
-    /// @notice Whose key the slot shows: its holder's, or the last one's, as long as nobody else can have had it since.
-    /// @param release Time (seconds) for which nobody else can have a slot that was left.
-    function signer(IRegistry registry, BatchId batch, uint8 slot, uint256 release)
-        external
-        view
-        returns (OperatorId verifier)
-    {
-        verifier = registry.seatHolder(slot, block.timestamp);
-        IRegistry.Batch memory b = registry.batch(batch);
-        uint256 time = b.settled.settledAt != 0 ? b.settled.settledAt : b.openedAt;
-        if (OperatorId.unwrap(verifier) == 0 && block.timestamp < time + release) {
-            verifier = registry.seatHolder(slot, time);
-        }
-    }
-
     function _state(IRegistry registry, BatchId batch) private view returns (uint256 attempt, bytes32 seed) {
         IRegistry.Batch memory b = registry.batch(batch);
         return (b.attempt, b.seed);
@@ -55,7 +40,7 @@ library Equivocation {
         view
         returns (bool)
     {
-        bytes32 digest = keccak256(abi.encodePacked(hex"1901", registry.domainSeparator(), structHash));
+        bytes32 digest = TypedData.digest(registry.domainSeparator(), structHash);
         return BLS12381.verify(registry.seatKey(slot), digest, BLS12381.SIGNATURE_TAG, signature);
     }
 }

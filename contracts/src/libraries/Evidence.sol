@@ -4,19 +4,14 @@ pragma solidity 0.8.37;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 
 import {ICourt} from "../interfaces/ICourt.sol";
-import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
+import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
 import {Merkle} from "./Merkle.sol";
+import {TypedData} from "./TypedData.sol";
 
 /// @title Evidence
 /// @notice What wallets signed (EIP-712, under the Registry's domain), and what trees hold. A linked library of the
-/// Court. Mirrored by `proofyard.protocol.commitment`.
+/// Court.
 library Evidence {
-    bytes32 private constant COMMITMENT_TYPEHASH = keccak256(
-        "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
-        "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
-    );
-    bytes32 private constant RECEIPT_TYPEHASH = keccak256("Receipt(bytes32 leaf,uint256 job,uint64 deadline)");
-
     /// @dev Bytes of a CIDv1 of a sha2-256 digest, which are its last 32.
     uint256 private constant CID_LENGTH = 36;
 
@@ -30,7 +25,7 @@ library Evidence {
         ICourt.Step calldata step
     ) external view returns (uint32 worker, bytes32 claimed) {
         ICourt.Commitment calldata c = step.commitment;
-        bytes32 structHash = _commitment(c);
+        bytes32 structHash = TypedData.commitment(c);
         bool held = _holds(stored, header, c.job, structHash, step.index, step.proof);
         require(held, ICourt.BadCommitmentProof(batch, step.index));
         require(step.segment < c.segments, ICourt.NoSuchSegment(step.segment, c.segments));
@@ -57,12 +52,12 @@ library Evidence {
     }
 
     /// @notice The verifier that signed a receipt, and the receipt's struct hash.
-    function receipt(IRegistry registry, bytes32 leaf, uint256 job, uint64 deadline, bytes calldata signature)
+    function receipt(IRegistry registry, bytes32 leaf, JobId job, uint64 deadline, bytes calldata signature)
         external
         view
         returns (uint32 verifier, bytes32 structHash)
     {
-        structHash = keccak256(abi.encode(RECEIPT_TYPEHASH, leaf, job, deadline));
+        structHash = TypedData.receipt(leaf, job, deadline);
         address key;
         (verifier, key) = _signer(registry, structHash, signature, IRegistry.Role.Verifier);
         require(verifier != 0, IRegistry.NotVerifier(key));
@@ -91,29 +86,11 @@ library Evidence {
         view
         returns (uint32 operator, address key)
     {
-        bytes32 digest = keccak256(abi.encodePacked(hex"1901", registry.domainSeparator(), structHash));
+        bytes32 digest = TypedData.digest(registry.domainSeparator(), structHash);
         // slither-disable-next-line unused-return
         (key,,) = ECDSA.tryRecover(digest, signature);
         OperatorId id = registry.operatorOf(key);
         if (OperatorId.unwrap(id) == 0 || registry.operatorState(id).role != role) return (0, key);
         return (OperatorId.unwrap(id), key);
-    }
-
-    /// @dev The struct hash of a commitment, which is also its leaf's data in a batch.
-    function _commitment(ICourt.Commitment calldata c) private pure returns (bytes32) {
-        return keccak256(
-            abi.encode(
-                COMMITMENT_TYPEHASH,
-                c.job,
-                c.task,
-                c.node,
-                c.manifest,
-                c.inputs,
-                c.traceRoot,
-                c.segments,
-                keccak256(c.result),
-                c.workUnits
-            )
-        );
     }
 }
