@@ -65,7 +65,7 @@ def build_app(context: Context) -> FastAPI:
     async def audits(job: int) -> list[dict[str, Any]]:
         with context.database.session() as session:
             rows = session.exec(
-                select(Seat, Batch.chain_id).join(Batch, col(Batch.id) == col(Seat.batch)).where(Batch.job == job)
+                select(Seat, Batch.chain_id).join(Batch, col(Batch.id) == col(Seat.batch)).where(Seat.job == job)
             )
             return [
                 {

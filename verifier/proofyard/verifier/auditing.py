@@ -1,137 +1,300 @@
-"""Judging one audited segment: check the state before it, seat the plan's auditors, gather their seals, open them
-together, tally.
+"""Auditing a batch: seat the plan's auditors, gather their seals, open them together, tally.
 
 An auditor is given the state before a segment and never the one after it. Its answer is 32 bytes and equals the
-worker's or does not, so nothing but the state before is moved.
+worker's or does not, so nothing but the state before is moved. One loop serves all segments of a batch, so that a node's
+room is shared among them; what it decides is in `seating`.
 """
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
-from proofyard.protocol.audit import Verdict, carried, tally
+from proofyard.protocol.audit import Verdict, carried
 from proofyard.protocol.codec import decode, encode
-from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened
-from proofyard.protocol.seal import CANNOT_EXECUTE, seal_of
+from proofyard.protocol.findings import COPIED
+from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, PeerHint, SealOpened
+from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked, seal_of
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Digest, ProofyardError
-from proofyard.verifier.case import Case
+from proofyard.verifier.case import Case, Place
 from proofyard.verifier.context import Context, now
-from proofyard.verifier.database import Seat, SeatState, log
-from proofyard.verifier.delivery import NotDelivered, owed
+from proofyard.verifier.database import Seat, SeatState, Segment, log
+from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
 from proofyard.verifier.likeness import counted_answers
+from proofyard.verifier.seating import Chair, Patience, Step, backoff, next_step
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload
 
 logger = logging.getLogger(__name__)
 
-AUDITORS_DUE_S = 300.0
-"""How long a segment waits for auditors that are away before it is left undecided."""
-MAX_SEATINGS = 3
-"""How often one auditor is given the same seat: it may have been away or restarted."""
+AUDITS_AT_ONCE = 4
+"""Audits that one node is given at a time, of all batches."""
 REQUEST_TIMEOUT_S = 10.0
 TICK_S = 0.5
+REST_S = 0.02
+"""The loop waits so long after each look, so that many answers are taken in at once."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A segment's verdict; `kind` and `reason` of a fault."""
+class Bench:
+    """The auditors of one batch at work. Takes up where an earlier run of the verifier stopped.
 
-    verdict: Verdict
-    kind: FaultReason = FaultReason.MISMATCH
-    reason: str = ""
-
-
-async def judge_segment(context: Context, case: Case) -> Judgement:
-    """Judge one segment. Takes up where an earlier run of the verifier stopped.
-
-    A state that breaks a law of its workload is nobody's to execute, so it is looked at before anybody is seated.
+    `ready` are the places whose state before was looked at: nobody is seated at others. `patience` says how long the
+    batch has waited.
     """
-    workload = context.workload(case.manifest)
-    try:
-        before = await owed(context, case.worker, case.trace[case.segment], f"state {case.segment}")
-        await asyncio.to_thread(workload.check_state, case.manifest, case.spec, case.segment, before)
+
+    def __init__(self, context: Context, cases: Sequence[Case], patience: Callable[[], Patience]) -> None:
+        self._context = context
+        self._cases = {case.place: case for case in cases}
+        self._patience = patience
+        self._opening: set[Place] = set()
+        self.ready: set[Place] = set()
+
+    async def sit(self) -> None:
+        """Until every segment has its verdict."""
         while True:
-            verdict, seated, sealed = _convene(context, case)
-            if verdict == Verdict.FAULT:
-                kind = FaultReason.MISMATCH if workload.exact else FaultReason.DISAGREED
-                return Judgement(verdict, kind, _reason(context, case))
-            if verdict != Verdict.PENDING:
-                return Judgement(verdict)
-            for auditor in seated:
-                context.spawn(_offer(context, case, auditor))
-            if sealed:
-                await _open_and_compare(context, case, before, sealed)
-            else:
-                await context.wait(TICK_S)
-    except NotDelivered as error:
-        return Judgement(Verdict.FAULT, FaultReason.WITHHELD, str(error))
-    except StateRefused as error:
-        return Judgement(Verdict.FAULT, FaultReason.MISMATCH, f"state {case.segment}: {error}")
+            with self._context.database.session() as session:
+                pending = self._pending(session)
+                steps = self._look(session, pending)
+            if not pending:
+                return
+            for place, step in steps.items():
+                for auditor in step.seat:
+                    self._context.spawn(self._offer(self._cases[place], auditor))
+                if step.open:
+                    self._opening.add(place)
+                    self._context.spawn(self._open(self._cases[place], step.open))
+            await asyncio.sleep(REST_S)
+            await self._context.wait(TICK_S)
+
+    def refuse(self, case: Case, kind: FaultReason, reason: str) -> None:
+        """A segment whose state before it is at fault: nobody is seated."""
+        with self._context.database.session() as session:
+            row = session.get(Segment, (case.batch_row, *case.place))
+            assert row is not None
+            if row.verdict == Verdict.PENDING:
+                row.verdict, row.kind, row.reason, row.unvoted = Verdict.FAULT, kind, reason, True
+        self._context.changed()
+
+    def _pending(self, session: Session) -> dict[Place, Segment]:
+        batch = next(iter(self._cases.values())).batch_row if self._cases else 0
+        rows = session.exec(select(Segment).where(Segment.batch == batch, Segment.verdict == Verdict.PENDING))
+        return {cast(Place, (row.job, row.task, row.index)): row for row in rows}
+
+    def _look(self, session: Session, pending: Mapping[Place, Segment]) -> dict[Place, Step]:
+        """One look at all seats; writes verdicts, lapses and new seats."""
+        load = Counter(
+            dict(
+                session.exec(
+                    select(Seat.auditor, func.count()).where(Seat.state == SeatState.WORKING).group_by(Seat.auditor)
+                ).all()
+            )
+        )
+        seats = self._seats(session)
+        patience, steps = self._patience(), {}
+        for place, row in pending.items():
+            if place not in self.ready or place in self._opening:
+                continue
+            case, taken = self._cases[place], seats.get(place, {})
+            step = self._step(case, taken, load, patience)
+            for auditor in step.lapsed:
+                leave(taken[auditor])
+                log(session, case.job, "lost", f"audit of {case.name}: no word", task=case.spec.index, node=auditor)
+            for auditor in step.seat:
+                load[auditor] += 1
+                self._seat(session, case, taken.get(auditor), auditor)
+            if step.verdict != Verdict.PENDING:
+                row.verdict = step.verdict
+                if step.verdict == Verdict.FAULT:
+                    exact = self._context.workload(case.manifest).exact
+                    row.kind = FaultReason.MISMATCH if exact else FaultReason.DISAGREED
+                    row.reason = _reason(case, list(taken.values()))
+            steps[place] = step
+        return steps
+
+    def _seats(self, session: Session) -> dict[Place, dict[Address, Seat]]:
+        batch = next(iter(self._cases.values())).batch_row
+        found: dict[Place, dict[Address, Seat]] = {}
+        for seat in session.exec(select(Seat).where(Seat.batch == batch)):
+            found.setdefault(cast(Place, (seat.job, seat.task, seat.segment)), {})[Address(seat.auditor)] = seat
+        return found
+
+    def _step(self, case: Case, taken: Mapping[Address, Seat], load: Counter[str], patience: Patience) -> Step:
+        members, workload = self._context.members, case.manifest.workload
+        chairs = {auditor: _chair(seat) for auditor, seat in taken.items() if auditor in case.auditors}
+        step = next_step(
+            *(case.auditors, chairs, case.claimed, case.seats),
+            there=lambda auditor: auditor in members and workload in members[auditor].announce.workloads,
+            has_room=lambda auditor: load[auditor] < AUDITS_AT_ONCE,
+            at=now(),
+            patience=patience,
+        )
+        votes = sum(chair.state == SeatState.OPENED for chair in chairs.values())
+        return Step(Verdict.VALID) if self._context.settings.blind and votes >= case.seats else step
+
+    def _seat(self, session: Session, case: Case, seat: Seat | None, auditor: Address) -> None:
+        if seat is None:
+            batch, job, task, segment, _ = case.key(auditor)
+            seat = Seat(batch=batch, job=job, task=task, segment=segment, auditor=auditor)
+        seat.state, seat.lease_until = SeatState.WORKING, now() + self._context.settings.lease_s
+        session.add(seat)
+        log(session, case.job, "audit-assigned", f"audits {case.name}", task=case.spec.index, node=auditor)
+
+    def _send_away(self, case: Case, auditor: Address, *, busy: bool = False) -> None:
+        with self._context.database.session() as session:
+            seat = session.get(Seat, case.key(auditor))
+            if seat is not None and seat.state in (SeatState.WORKING, SeatState.SEALED):
+                leave(seat, busy=busy)
+        self._context.changed()
+
+    async def _offer(self, case: Case, auditor: Address) -> None:
+        offer = AuditOffer(
+            batch=case.batch,
+            job=case.job,
+            manifest=case.manifest_cid,
+            task=case.spec,
+            segment=case.segment,
+            before=case.trace[case.segment],
+            providers=self._hints(case),
+            lease_s=self._context.settings.lease_s,
+            seed=case.seed,
+        )
+        try:
+            member = self._context.members[auditor]
+            reply = await member.connection.request(offer, reply=Ack, timeout=REQUEST_TIMEOUT_S)
+            if reply.proceed:
+                return
+            reason = reply.reason
+        except (ProofyardError, KeyError) as error:
+            reason = str(error)
+        logger.info("%s does not audit %s now: %s", auditor, case.name, reason)
+        self._send_away(case, auditor, busy=reason.startswith("busy"))
+
+    def _hints(self, case: Case) -> tuple[PeerHint, ...]:
+        worker = self._context.members.get(case.worker)
+        return () if worker is None else (worker.hint,)
+
+    async def _open(self, case: Case, sealed: Sequence[Address]) -> None:
+        """Open the seals together, and write the votes in one transaction."""
+        try:
+            found = await asyncio.gather(*(self._open_one(case, auditor) for auditor in sealed))
+            openings = {auditor: opening for auditor, opening in zip(sealed, found, strict=True) if opening is not None}
+            answers = await self._counted(case, {auditor: opening.after for auditor, opening in openings.items()})
+            copied = await self._copied(case, openings)
+            with self._context.database.session() as session:
+                for auditor, answer in answers.items():
+                    self._vote(session, case, auditor, openings[auditor], answer, copied=auditor in copied)
+        except NotDelivered as error:
+            self.refuse(case, FaultReason.WITHHELD, str(error))
+        finally:
+            self._opening.discard(case.place)
+            self._context.changed()
+
+    def _vote(
+        self, session: Session, case: Case, auditor: Address, opening: SealOpened, answer: Digest, *, copied: bool
+    ) -> None:
+        seat = session.get(Seat, case.key(auditor))
+        if seat is None or seat.state != SeatState.SEALED:
+            return
+        seat.state, seat.opening, seat.answer, seat.copied = SeatState.OPENED, encode(opening), answer, copied
+        if copied:
+            kind, outcome = "audit-mismatch", COPIED
+        elif answer == case.claimed:
+            kind, outcome = "audit-match", "the same state"
+        else:
+            kind, outcome = "audit-mismatch", opening.reason or "another state"
+        log(session, case.job, kind, f"{case.name}: {outcome}", task=case.spec.index, node=auditor)
+
+    async def _copied(self, case: Case, openings: Mapping[Address, SealOpened]) -> set[Address]:
+        """Those who have not executed: in a drawn share of segments the keyed digests are held against the state's bytes.
+        A state that nobody delivers cannot tell."""
+        if not keyed_is_checked(case.seed, case.leaf, case.segment) or not self._context.workload(case.manifest).exact:
+            return set()
+        copied: set[Address] = set()
+        for number, answer in ((case.segment + 1, case.claimed), (case.segment, CANNOT_EXECUTE)):
+            voters = {a: opening for a, opening in openings.items() if opening.after == answer}
+            if voters:
+                copied |= await self._wrongly_keyed(case, number, voters)
+        return copied
+
+    async def _wrongly_keyed(self, case: Case, number: int, voters: Mapping[Address, SealOpened]) -> set[Address]:
+        context, cid = self._context, case.trace[number]
+        try:
+            size = await owed(context, case.worker, cid, f"state {number}", patience_s=context.settings.recheck_s)
+        except (NotDelivered, StateRefused) as error:
+            logger.info("the keyed digests of %s are not checked: %s", case.name, error)
+            return set()
+        async with room(context, size):
+            state = await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_STATE_BYTES)
+            return {
+                auditor
+                for auditor, opening in voters.items()
+                if await asyncio.to_thread(keyed_digest, case.seed, auditor, state) != opening.keyed
+            }
+
+    async def _counted(self, case: Case, answers: dict[Address, Digest]) -> dict[Address, Digest]:
+        """What the answers count as: themselves, where a workload is exact."""
+        workload = self._context.workload(case.manifest)
+        if workload.exact:
+            return answers
+        earlier = self._distinct_answers(case)
+        counted = await counted_answers(self._context, cast(InexactWorkload, workload), case, answers, earlier)
+        for auditor in answers.keys() - counted.keys():
+            self._send_away(case, auditor)
+        return counted
+
+    def _distinct_answers(self, case: Case) -> dict[Digest, Address]:
+        """The answers that were given before and count as themselves, each with an auditor that gave it."""
+        with self._context.database.session() as session:
+            opened = [seat for seat in seats_of(session, case.batch_row, case.place) if seat.opening]
+        return {
+            Digest(seat.answer): Address(seat.auditor)
+            for seat in opened
+            if seat.answer and seat.answer == decode(seat.opening or b"", SealOpened).after
+        }
+
+    async def _open_one(self, case: Case, auditor: Address) -> SealOpened | None:
+        """The auditor's answer if it fits its seal. One that cannot open what it sealed now is asked again later."""
+        try:
+            request = OpenSeal(case.batch, case.job, case.spec.index, case.segment)
+            connection = self._context.members[auditor].connection
+            opened = await connection.request(request, reply=SealOpened, timeout=REQUEST_TIMEOUT_S)
+            with self._context.database.session() as session:
+                seat = session.get(Seat, case.key(auditor))
+                if seat is not None and seat.seal == seal_of(opened.opening(), auditor):
+                    return opened
+            logger.warning("%s opened another answer to %s than it sealed", auditor, case.name)
+        except (ProofyardError, KeyError) as error:
+            logger.info("%s does not open its seal of %s now: %s", auditor, case.name, error)
+        self._send_away(case, auditor)
+        return None
 
 
-def _convene(context: Context, case: Case) -> tuple[Verdict, list[Address], list[Address]]:
-    """One look at the seats: the verdict, auditors newly seated, and, when every seat is sealed, who to open."""
-    with context.database.session() as session:
-        seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
-        _drop_lapsed(session, case, seats)
-        opened = [s for s in seats if s.state == SeatState.OPENED]
-        votes = {case.owners[Address(seat.auditor)]: Digest(seat.answer or b"") for seat in opened}
-        live = [s for s in seats if s.state in (SeatState.WORKING, SeatState.SEALED)]
-        spare = _spare(context, case, seats)
-        exhausted = not live and not spare and (now() > case.drawn_at + AUDITORS_DUE_S or _all_used(case, seats))
-        verdict = tally(votes, case.claimed, case.seats, exhausted=exhausted)
-        if context.settings.blind and len(votes) >= case.seats:
-            verdict = Verdict.VALID
-        seated: list[Address] = []
-        if verdict == Verdict.PENDING:
-            seated = spare[: max(0, max(case.seats - len(votes), 1) - len(live))]
-        for auditor in seated:
-            _seat(session, context, case, auditor)
-            log(session, case.job, "audit-assigned", f"audits {case.name}", task=case.spec.index, node=auditor)
-        complete = live and not seated and all(s.state == SeatState.SEALED for s in live)
-        return verdict, seated, [Address(s.auditor) for s in live] if complete else []
+def leave(seat: Seat, *, busy: bool = False) -> None:
+    """An auditor gives no answer now. Being busy is no failure of it."""
+    seat.state = SeatState.AWAY
+    seat.tries += 0 if busy else 1
+    seat.not_before = now() + backoff(seat.tries)
 
 
-def _spare(context: Context, case: Case, seats: list[Seat]) -> list[Address]:
-    """Who can be seated now: auditors that are connected and offer the workload, in the plan's order, then those that
-    lost the seat before."""
-    taken = {seat.auditor: seat for seat in seats}
-    fresh = [a for a in case.auditors if a not in taken]
-    again = [a for a in case.auditors if a in taken and _may_return(taken[a])]
-    able = {a for a, m in context.members.items() if case.manifest.workload in m.announce.workloads}
-    return [auditor for auditor in (*fresh, *again) if auditor in able]
+def seats_of(session: Session, batch_row: int, place: Place) -> list[Seat]:
+    """The seats at one segment, by auditor."""
+    job, task, segment = place
+    query = select(Seat).where(Seat.batch == batch_row, Seat.job == job, Seat.task == task, Seat.segment == segment)
+    return list(session.exec(query.order_by(col(Seat.auditor))))
 
 
-def _all_used(case: Case, seats: list[Seat]) -> bool:
-    """Whether nobody is left who could still come back and vote."""
-    taken = {seat.auditor: seat for seat in seats}
-    return all(auditor in taken and not _may_return(taken[auditor]) for auditor in case.auditors)
+def _chair(seat: Seat) -> Chair:
+    answer = Digest(seat.answer) if seat.answer and not seat.copied else None
+    return Chair(SeatState(seat.state), seat.tries, seat.not_before, seat.lease_until, answer)
 
 
-def _may_return(seat: Seat) -> bool:
-    return seat.state == SeatState.FAILED and seat.attempts < MAX_SEATINGS
-
-
-def _seat(session: Session, context: Context, case: Case, auditor: Address) -> None:
-    seat = session.get(Seat, case.key(auditor))
-    if seat is None:
-        batch, task, segment, _ = case.key(auditor)
-        seat = Seat(batch=batch, task=task, segment=segment, auditor=auditor)
-    else:
-        seat.attempts += 1
-    seat.state, seat.lease_until = SeatState.WORKING, now() + context.settings.lease_s
-    session.add(seat)
-
-
-def _reason(context: Context, case: Case) -> str:
+def _reason(case: Case, seats: Sequence[Seat]) -> str:
     """The votes against the worker, in words."""
-    with context.database.session() as session:
-        seats = seats_of(session, case.batch_row, case.spec.index, case.segment)
-    opened = [seat for seat in seats if seat.state == SeatState.OPENED]
+    opened = [seat for seat in seats if seat.state == SeatState.OPENED and not seat.copied]
     answers = [Digest(seat.answer or b"") for seat in opened]
     answer = carried(answers, case.claimed, Verdict.FAULT)
     count = f"{answers.count(answer or Digest(b''))} of {len(opened)} auditors"
@@ -139,99 +302,3 @@ def _reason(context: Context, case: Case) -> str:
         return f"segment {case.segment} leads {count} to another state"
     why = next(decode(seat.opening or b"", SealOpened).reason for seat in opened if seat.answer == answer)
     return f"segment {case.segment} cannot be executed, say {count}: {why}"
-
-
-def seats_of(session: Session, batch_row: int, task: int, segment: int) -> list[Seat]:
-    query = select(Seat).where(Seat.batch == batch_row, Seat.task == task, Seat.segment == segment)
-    return list(session.exec(query.order_by(col(Seat.auditor))))
-
-
-def _drop_lapsed(session: Session, case: Case, seats: list[Seat]) -> None:
-    """An auditor that is silent for longer than its lease gives up its seat; the next in order takes it."""
-    for seat in seats:
-        if seat.state == SeatState.WORKING and seat.lease_until < now():
-            seat.state = SeatState.FAILED
-            log(session, case.job, "lost", f"audit of {case.name}: no word", task=case.spec.index, node=seat.auditor)
-
-
-async def _offer(context: Context, case: Case, auditor: Address) -> None:
-    offer = AuditOffer(
-        batch=case.batch,
-        job=case.job,
-        manifest=case.manifest_cid,
-        task=case.spec,
-        segment=case.segment,
-        before=case.trace[case.segment],
-        providers=(),
-        lease_s=context.settings.lease_s,
-    )
-    try:
-        member = context.members[auditor]
-        reply = await member.connection.request(offer, reply=Ack, timeout=REQUEST_TIMEOUT_S)
-        if reply.proceed:
-            return
-        reason = reply.reason
-    except (ProofyardError, KeyError) as error:
-        reason = str(error)
-    logger.warning("%s does not audit %s: %s", auditor, case.name, reason)
-    _fail_seat(context, case, auditor)
-
-
-def _fail_seat(context: Context, case: Case, auditor: Address) -> None:
-    with context.database.session() as session:
-        seat = session.get(Seat, case.key(auditor))
-        if seat is not None and seat.state in (SeatState.WORKING, SeatState.SEALED):
-            seat.state = SeatState.FAILED
-    context.changed()
-
-
-async def _open_and_compare(context: Context, case: Case, before: bytes, sealed: list[Address]) -> None:
-    """Open the seals together, and write the votes in one transaction."""
-    found = await asyncio.gather(*(_open(context, case, auditor) for auditor in sealed))
-    openings = {auditor: opening for auditor, opening in zip(sealed, found, strict=True) if opening is not None}
-    answers = {auditor: opening.after for auditor, opening in openings.items()}
-    workload = context.workload(case.manifest)
-    if not workload.exact:
-        earlier = _distinct_answers(context, case)
-        counted = await counted_answers(context, cast(InexactWorkload, workload), case, before, answers, earlier)
-        for auditor in answers.keys() - counted.keys():
-            _fail_seat(context, case, auditor)
-        answers = counted
-    with context.database.session() as session:
-        for auditor, answer in answers.items():
-            seat = session.get(Seat, case.key(auditor))
-            if seat is None:
-                continue
-            seat.state, seat.opening, seat.answer = SeatState.OPENED, encode(openings[auditor]), answer
-            match = answer == case.claimed
-            kind = "audit-match" if match else "audit-mismatch"
-            outcome = "the same state" if match else openings[auditor].reason or "another state"
-            log(session, case.job, kind, f"{case.name}: {outcome}", task=case.spec.index, node=auditor)
-
-
-def _distinct_answers(context: Context, case: Case) -> dict[Digest, Address]:
-    """The answers that were given before and count as themselves, each with an auditor that gave it."""
-    with context.database.session() as session:
-        opened = [s for s in seats_of(session, case.batch_row, case.spec.index, case.segment) if s.opening]
-    return {
-        Digest(seat.answer): Address(seat.auditor)
-        for seat in opened
-        if seat.answer and seat.answer == decode(seat.opening or b"", SealOpened).after
-    }
-
-
-async def _open(context: Context, case: Case, auditor: Address) -> SealOpened | None:
-    """The auditor's answer if it fits its seal. An auditor that cannot open what it sealed loses its seat."""
-    try:
-        request = OpenSeal(case.batch, case.spec.index, case.segment)
-        connection = context.members[auditor].connection
-        opened = await connection.request(request, reply=SealOpened, timeout=REQUEST_TIMEOUT_S)
-        with context.database.session() as session:
-            seat = session.get(Seat, case.key(auditor))
-            if seat is not None and seat.seal == seal_of(opened.opening(), auditor):
-                return opened
-        logger.warning("%s opened another answer to %s than it sealed", auditor, case.name)
-    except (ProofyardError, KeyError) as error:
-        logger.warning("%s does not open its seal of %s: %s", auditor, case.name, error)
-    _fail_seat(context, case, auditor)
-    return None

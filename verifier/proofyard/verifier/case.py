@@ -1,18 +1,23 @@
 """One audited segment with all that judging it needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
+
+Place = tuple[JobId, TaskIndex, SegmentIndex]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`trace` is the worker's; `auditors` in the plan's order; `owners` by node; `drawn_at` in Unix seconds."""
+    """`leaf` is the commitment's struct hash, `trace` the worker's; `auditors` in the plan's order; `owners` by node, as they were at the draw."""
 
     batch_row: int
     batch: BatchId
+    seed: Digest
+    leaf: Digest
     job: JobId
     manifest_cid: Cid
     manifest: Manifest
@@ -21,13 +26,16 @@ class Case:
     worker: Address
     trace: tuple[Cid, ...]
     auditors: tuple[Address, ...]
-    owners: dict[Address, Address]
+    owners: Mapping[Address, Address]
     seats: int
-    drawn_at: float
 
-    def key(self, auditor: Address) -> tuple[int, int, int, str]:
+    @property
+    def place(self) -> Place:
+        return self.job, self.spec.index, self.segment
+
+    def key(self, auditor: Address) -> tuple[int, int, int, int, str]:
         """The primary key of an auditor's seat."""
-        return (self.batch_row, self.spec.index, self.segment, auditor)
+        return (self.batch_row, *self.place, auditor)
 
     @property
     def name(self) -> str:

@@ -1,23 +1,28 @@
 """What every part of the verifier works with, and the one way to wait for something to change."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from proofyard.artifacts import BlockStore, fetch
-from proofyard.chain import ChainClient, NodeRecord, Params, Wallet
+from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import Announce, PeerHint
-from proofyard.protocol.types import Address, Cid
-from proofyard.transport import Connection, Endpoint
+from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.database import Database
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.workloads.workload import Workload, load_workload
 
 T = TypeVar("T")
+
+FRESH_S = 5.0
+"""How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
 
 @dataclass
@@ -31,6 +36,14 @@ class Member:
     @property
     def hint(self) -> PeerHint:
         return PeerHint(self.connection.peer, self.connection.remote[0], self.announce.port)
+
+
+@dataclass
+class _Read:
+    """Something read from the chain, and when by the monotonic clock."""
+
+    at: float
+    value: Any
 
 
 @dataclass
@@ -48,7 +61,14 @@ class Context:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _params: Params | None = None
+    _own: OperatorId | None = None
     _manifests: dict[Cid, Manifest] = field(default_factory=dict)
+    _graphs: dict[Cid, tuple[TaskSpec, ...]] = field(default_factory=dict)
+    _reads: dict[str, _Read] = field(default_factory=dict)
+    _resting: dict[tuple[int, int, str], float] = field(default_factory=dict)
+    _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
+    memory: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while large artifacts are in memory: one at a time."""
 
     def changed(self) -> None:
         """Wake everything that waits in `wait`."""
@@ -57,10 +77,18 @@ class Context:
 
     async def wait(self, seconds: float) -> None:
         """Until something changes, at most `seconds`."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def rest(self, job: int, task: int, node: str, seconds: float) -> None:
+        """Do not offer a task to a node for so long."""
+        at = time.monotonic()
+        self._resting = {key: until for key, until in self._resting.items() if until > at}
+        self._resting[job, task, node] = at + seconds
+
+    def rests(self, job: int, task: int, node: str) -> bool:
+        return self._resting.get((job, task, node), 0.0) > time.monotonic()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in the background; `close` cancels what is left of it."""
@@ -74,9 +102,51 @@ class Context:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    # The chain
+
     async def on_chain(self, call: Callable[[], T]) -> T:
         """Run a blocking chain call in a thread."""
         return await asyncio.to_thread(call)
+
+    async def params(self) -> Params:
+        """The Registry's parameters, which never change."""
+        if self._params is None:
+            self._params = await self.on_chain(self.chain.params)
+        return self._params
+
+    async def own(self) -> OperatorId | None:
+        """This verifier's operator, for life; None while it is not registered."""
+        if self._own is None:
+            self._own = await self.on_chain(lambda: self.chain.operator_of(self.wallet.address))
+        return self._own
+
+    async def active_nodes(self) -> list[NodeRecord]:
+        """All active nodes, as they were at most `FRESH_S` seconds ago."""
+        found: list[NodeRecord] = await self._recent("nodes", self.chain.active_nodes)
+        return found
+
+    async def verifiers(self) -> list[VerifierRecord]:
+        """All seated verifiers, as they were at most `FRESH_S` seconds ago."""
+        found: list[VerifierRecord] = await self._recent("verifiers", self.chain.active_verifiers)
+        return found
+
+    async def _recent(self, name: str, read: Callable[[], Any]) -> Any:
+        known = self._reads.get(name)
+        if known is None or known.at < time.monotonic() - FRESH_S:
+            known = _Read(time.monotonic(), await self.on_chain(read))
+            self._reads[name] = known
+        return known.value
+
+    def saw_block(self, timestamp: int) -> None:
+        """The latest block's time, for `chain_time`."""
+        self._block_time = _Read(time.monotonic(), timestamp)
+
+    def chain_time(self) -> float:
+        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain whose
+        last block is old has the wall's time in its next one."""
+        return max(time.time(), float(self._block_time.value) + time.monotonic() - self._block_time.at)
+
+    # Artifacts
 
     def manifest(self, cid: Cid) -> Manifest:
         """A job's manifest, from the store."""
@@ -84,11 +154,14 @@ class Context:
             self._manifests[cid] = decode_manifest(self.store.get_bytes(cid, max_bytes=MAX_MANIFEST_BYTES))
         return self._manifests[cid]
 
-    async def params(self) -> Params:
-        """The Registry's parameters, which never change."""
-        if self._params is None:
-            self._params = await self.on_chain(self.chain.params)
-        return self._params
+    def graph(self, cid: Cid) -> tuple[TaskSpec, ...]:
+        """The task graph of a manifest in the store. Raises `ManifestRefused`."""
+        if cid not in self._graphs:
+            manifest = self.manifest(cid)
+            workload = self.workload(manifest)
+            workload.check(manifest)
+            self._graphs[cid] = tuple(workload.graph(manifest))
+        return self._graphs[cid]
 
     def workload(self, manifest: Manifest) -> Workload:
         return load_workload(manifest.workload)
@@ -98,12 +171,46 @@ class Context:
         order = sorted(self.members, key=lambda address: address != first)
         return [self.members[address].connection for address in order]
 
-    async def obtain(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> bytes:
-        """An artifact's bytes, fetched from `holder` or any other connected node unless it is here already."""
+    async def others(self) -> list[Connection]:
+        """Connections to the other seated verifiers that can be reached."""
+        known = [v for v in await self.verifiers() if v.node != self.wallet.address]
+        dialled = await asyncio.gather(*(self.dial(v.node, v.endpoint) for v in known), return_exceptions=True)
+        return [peer for peer in dialled if isinstance(peer, Connection)]
+
+    async def dial(self, peer: Address, endpoint: str) -> Connection:
+        """A connection to a peer whose `endpoint` (host:port) the Registry shows. Raises `TransportError`."""
+        host, _, port = endpoint.rpartition(":")
+        try:
+            number = int(port or 0)
+        except ValueError:
+            raise TransportError(f"{peer} has the endpoint {endpoint!r}, which is not host:port") from None
+        return await self.endpoint.connect(host.strip("[]"), number, expect=peer)
+
+    async def have(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> None:
+        """Have an artifact in the store, from `holder` or any other connected node unless it is here already."""
         await fetch(self.store, cid, self.providers(holder), max_bytes=max_bytes)
+
+    async def obtain(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> bytes:
+        """The same, and its bytes."""
+        await self.have(cid, holder, max_bytes=max_bytes)
+        return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
+
+    async def find(self, cid: Cid, *, max_bytes: int, first: Connection | None = None) -> bytes:
+        """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`."""
+        if any(await asyncio.to_thread(lambda: list(self.store.missing(cid)))):
+            peers = [] if first is None else [first]
+            await fetch(self.store, cid, [*peers, *await self.others(), *self.providers()], max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 
 def now() -> float:
-    """Unix seconds."""
+    """Unix seconds, for leases among peers."""
     return time.time()
+
+
+async def tried(work: Coroutine[Any, Any, T]) -> T | None:
+    """The outcome of `work`, None where it failed for a reason that another try may not have."""
+    try:
+        return await work
+    except ProofyardError:
+        return None

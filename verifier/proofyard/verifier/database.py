@@ -1,4 +1,4 @@
-"""What a verifier remembers: jobs, tasks, batches, audited segments, auditors' seats and the log.
+"""What a verifier remembers: jobs, tasks, batches, audited segments, auditors' seats, signatures and the log.
 
 The database is the verifier's only truth. Every step of the service reads it, does one thing, and writes the outcome
 in one transaction, so a crash at any instruction leaves a state from which the same step runs again.
@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, inspect
 from sqlmodel import Field, Session, SQLModel, create_engine, select
 
 from proofyard.protocol.types import ProofyardError
+
+SCHEMA_VERSION = 2
 
 
 class DatabaseError(ProofyardError):
@@ -30,8 +32,8 @@ class JobState(StrEnum):
 
 
 class TaskState(StrEnum):
-    """waiting for inputs -> ready -> assigned -> committed -> judging (its batch is on chain) -> valid; back to ready
-    when the holder is lost or found at fault."""
+    """waiting for inputs -> ready -> assigned -> committed -> judging (it is in a batch) -> valid; back to ready when
+    the holder is lost, or when its batch does not pay it."""
 
     WAITING = "waiting"
     READY = "ready"
@@ -42,36 +44,53 @@ class TaskState(StrEnum):
 
 
 class BatchState(StrEnum):
-    """formed (here only) -> committed (root on chain) -> auditing (plan drawn) -> judged -> settled."""
+    """formed (here only) -> committed (root on chain) -> auditing (plan drawn) -> judged -> settled.
+
+    taken: another verifier leads it now, and its settlement is waited for. dropped: nobody settled it in time, or the
+    chain does not take it."""
 
     FORMED = "formed"
     COMMITTED = "committed"
     AUDITING = "auditing"
     JUDGED = "judged"
     SETTLED = "settled"
+    TAKEN = "taken"
+    DROPPED = "dropped"
+
+
+OVER = (BatchState.SETTLED, BatchState.DROPPED)
+"""Batches in which nothing is in flight."""
 
 
 class SeatState(StrEnum):
+    """away: busy, silent or gone; it is asked again after `Seat.not_before`."""
+
     WORKING = "working"
     SEALED = "sealed"
     OPENED = "opened"
-    FAILED = "failed"
+    AWAY = "away"
 
 
 class Job(SQLModel, table=True):
     id: int = Field(primary_key=True)
     requester: str
     manifest: str
-    tasks: int
+    units: int
     reward: str
     audit_fee: str
+    verifier_fee: str = "0"
     auditors_per_segment: int
     segments_per_audit: int
     deadline: int
+    workload: int = 0
+    """Its bit in the operators' bitmaps."""
     opened_block: int = 0
-    state: JobState = JobState.WAITING
+    tasks: int = 0
+    state: JobState = Field(default=JobState.WAITING, index=True)
     reason: str = ""
     result: str | None = None
+    closed: bool = False
+    """Closed on chain, or nothing that this verifier could close."""
 
 
 class Task(SQLModel, table=True):
@@ -86,50 +105,61 @@ class Task(SQLModel, table=True):
     """Of `node`: what is in flight is backed by the owner's stake."""
     lease_until: float = 0.0
     attempts: int = 0
+    undecided: int = 0
+    """How often its audits came to no verdict."""
     barred: str = ""
     """Nodes that may not have the task again, separated by blanks."""
     lost_by: str = ""
-    """Nodes that fell silent with the task or handed it back, separated by blanks, once for each time."""
+    """Nodes that fell silent with the task, declined it or handed it back, separated by blanks, once for each time."""
+    refused_by: str = ""
+    """Owners whose nodes began it and could not finish it."""
     submission: bytes | None = None
     promised_until: float = 0.0
-    """When the first receipt for the submission falls due, in Unix seconds."""
+    """When the receipt for the submission falls due, in Unix seconds."""
     leaf: bytes | None = None
     batch: int | None = Field(default=None, index=True)
     result: str | None = None
 
 
 class Batch(SQLModel, table=True):
+    """A batch that this verifier leads, or led, or took over."""
+
     id: int | None = Field(default=None, primary_key=True)
-    job: int = Field(foreign_key="job.id", index=True)
     state: BatchState = Field(default=BatchState.FORMED, index=True)
     root: bytes
     members: bytes
-    """msgpack of [(task, encoded SubmitCommitment)], frozen when the batch is formed."""
-    chain_id: int | None = None
-    seed: bytes | None = None
-    draw_block: int = 0
-    operators: bytes = b""
-    """msgpack of the `RecordedOperator`s at the draw."""
-    odds: bytes = b""
-    """msgpack of [`membership.MemberOdds`] at the draw, in the order of the members."""
-    audits_paid: str = "0"
-    """What auditors were paid by this batch's settlement, in base units."""
+    """The member list that the commit names (`proofyard.protocol.members`), frozen when the batch is formed."""
+    chain_id: int | None = Field(default=None, index=True)
+    attempt: int = 0
+    counted: bytes = b""
+    """msgpack of [(batch, CID)]: the member lists that the plan reckons with."""
     record: str | None = None
     settled_at: float = 0.0
     final: bool = False
     """The challenge window has closed: nobody is owed its states any more."""
+    reason: str = ""
+
+
+class Line(SQLModel, table=True):
+    """A job's part of a batch."""
+
+    batch: int = Field(primary_key=True, foreign_key="batch.id")
+    job: int = Field(primary_key=True, index=True)
+    units: int
 
 
 class Segment(SQLModel, table=True):
-    """A segment that the plan audits, or that was judged without votes (`reason`)."""
+    """A segment that the plan audits; `kind` and `reason` of a fault, `unvoted` where it was found without votes."""
 
     batch: int = Field(primary_key=True, foreign_key="batch.id")
+    job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
     index: int = Field(primary_key=True)
     auditors: str
     """The plan's order, separated by blanks."""
-    drawn_at: float = 0.0
     verdict: str = "pending"
+    kind: int = 0
+    unvoted: bool = False
     reason: str = ""
 
 
@@ -137,30 +167,72 @@ class Seat(SQLModel, table=True):
     """One auditor's place at one segment."""
 
     batch: int = Field(primary_key=True)
+    job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
     segment: int = Field(primary_key=True)
     auditor: str = Field(primary_key=True)
-    state: SeatState = SeatState.WORKING
-    attempts: int = 1
+    state: SeatState = Field(default=SeatState.WORKING, index=True)
+    tries: int = 0
+    """How often it was asked and gave no answer."""
+    not_before: float = 0.0
+    """When it may be asked again, in Unix seconds."""
     lease_until: float = 0.0
     seal: bytes | None = None
     signature: bytes | None = None
     opening: bytes | None = None
     answer: bytes | None = None
     """What the opened answer counts as: itself, unless the workload is not exact and finds it alike to another."""
+    copied: bool = False
+    """Its keyed digest is not that of the state: the answer has no say."""
 
 
 class Fault(SQLModel, table=True):
     """A commitment that was found wrong, or a false audit of `segment`; `kind` is a `FaultReason`. Where it costs stake
-    its node gets no further work from this verifier, and what it has committed to elsewhere is audited without a draw.
-    """
+    its owner gets no further work from this verifier."""
 
     batch: int = Field(primary_key=True, foreign_key="batch.id")
+    job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
-    node: str = Field(primary_key=True, index=True)
+    node: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    operator: int = 0
     segment: int | None = None
     kind: int
     reason: str
+
+
+class Held(StrEnum):
+    """Whether this verifier held a batch's member list when its draw block came; away: it was not there to see."""
+
+    IN_TIME = "in-time"
+    LATE = "late"
+    AWAY = "away"
+
+
+class Known(SQLModel, table=True):
+    """A batch of anybody's on chain that is not final; what a verifier owes the network follows from these."""
+
+    batch: int = Field(primary_key=True)
+    leader: int
+    held: Held = Held.AWAY
+    drawn: bool = False
+    settled: bool = False
+
+
+class Signed(SQLModel, table=True):
+    """What this verifier signed for a batch and attempt, written before the signature leaves: there is never another."""
+
+    batch: int = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    digest: bytes
+    record: str
+
+
+class Duty(SQLModel, table=True):
+    """When something that recurs was last done; the unit of `value` is the duty's own."""
+
+    name: str = Field(primary_key=True)
+    value: int
 
 
 class Log(SQLModel, table=True):
@@ -175,6 +247,13 @@ class Log(SQLModel, table=True):
     node: str | None = None
     loss: float | None = None
     step: int | None = None
+
+
+class Schema(SQLModel, table=True):
+    """Which version of these tables a database has."""
+
+    id: int = Field(default=1, primary_key=True)
+    version: int
 
 
 class Cursor(SQLModel, table=True):
@@ -192,11 +271,26 @@ class Database:
             self.engine: Engine = create_engine(url)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _configure_sqlite)
-            SQLModel.metadata.create_all(self.engine)
+            self._prepare()
+        except DatabaseError:
+            raise
         except Exception as error:
             raise DatabaseError(
                 f"the database {url.split('@')[-1]} cannot be opened ({error}); check data_dir or database_url"
             ) from None
+
+    def _prepare(self) -> None:
+        """Make the tables of a new database; refuse those of another version."""
+        old = inspect(self.engine).get_table_names()
+        if old and Schema.__tablename__ not in old:
+            raise DatabaseError("the database is that of an older version; let its batches settle, then move it away")
+        SQLModel.metadata.create_all(self.engine)
+        with self.session() as session:
+            found = session.get(Schema, 1)
+            if found is None:
+                session.add(Schema(version=SCHEMA_VERSION))
+            elif found.version != SCHEMA_VERSION:
+                raise DatabaseError(f"the database has version {found.version}, this verifier needs {SCHEMA_VERSION}")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -232,3 +326,19 @@ def log(
 
 def tasks_of(session: Session, job: int) -> list[Task]:
     return list(session.exec(select(Task).where(Task.job == job).order_by(Task.index)))  # type: ignore[arg-type]
+
+
+def jobs_of(session: Session, batch: int) -> list[int]:
+    """The jobs that a batch has lines of, in ascending order."""
+    return list(session.exec(select(Line.job).where(Line.batch == batch).order_by(Line.job)))  # type: ignore[arg-type]
+
+
+def log_batch(session: Session, batch: int, kind: str, text: str) -> None:
+    """A line in the log of every job that a batch touches."""
+    for job in jobs_of(session, batch):
+        log(session, job, kind, text)
+
+
+def row_of(session: Session, chain_id: int) -> Batch | None:
+    """The batch with a number on chain."""
+    return session.exec(select(Batch).where(Batch.chain_id == chain_id)).one_or_none()

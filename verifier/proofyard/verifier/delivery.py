@@ -1,13 +1,20 @@
-"""What a worker owes once it has committed: its states and its result, in time."""
+"""What a worker owes once it has committed: its states and its result, in time; and how much of them is in memory."""
 
+import contextlib
 import logging
+from collections.abc import AsyncGenerator
 
+from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context, now
+from proofyard.workloads.errors import StateRefused
 
 logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 8 << 30
+"""More is no state or result, whoever made it: the same for everybody who judges."""
+SMALL_BYTES = 64 << 20
+"""Artifacts up to this size are read side by side, larger ones one after the other."""
 OWED_POLL_S = 1.0
 
 
@@ -18,21 +25,35 @@ class NotDelivered(ProofyardError):
         super().__init__(f"{what} was not delivered within {seconds:.0f} s")
 
 
-async def owed(context: Context, worker: Address, cid: Cid, what: str) -> bytes:
-    """A committed artifact, from its worker or anybody who has it.
+async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patience_s: float) -> int:
+    """Have a committed artifact in the store, from its worker or anybody who has it; its size in bytes.
 
-    Raises `NotDelivered` after `state_due_s` seconds in which other nodes could reach this verifier: time in which it
-    was cut off itself is not held against anybody.
+    Raises `NotDelivered` after `patience_s` seconds in which other nodes could reach this verifier: time in which it was
+    cut off itself is not held against anybody. Raises `StateRefused` for what can be no state: a DAG that is no file, or
+    one that unfolds to more than `MAX_STATE_BYTES`.
     """
-    left = context.settings.state_due_s
+    left = patience_s
     while True:
         try:
-            return await context.obtain(cid, worker, max_bytes=MAX_STATE_BYTES)
+            await fetch(context.store, cid, context.providers(worker), max_bytes=MAX_STATE_BYTES)
+            return context.store.size(cid)
+        except (ArtifactTooLarge, CorruptArtifact) as error:
+            raise StateRefused(f"{what}: {error}") from None
         except ProofyardError as error:
             logger.debug("%s of %s: %s", what, worker, error)
         if left <= 0:
-            raise NotDelivered(what, context.settings.state_due_s)
+            raise NotDelivered(what, patience_s)
         start = now()
         await context.wait(OWED_POLL_S)
         if any(node != worker for node in context.members):
             left -= now() - start
+
+
+@contextlib.asynccontextmanager
+async def room(context: Context, *sizes: int) -> AsyncGenerator[None]:
+    """Memory for artifacts of these sizes, in bytes."""
+    if sum(sizes) <= SMALL_BYTES:
+        yield
+        return
+    async with context.memory:
+        yield

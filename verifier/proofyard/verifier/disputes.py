@@ -11,11 +11,12 @@ from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Re
 from proofyard.protocol import merkle
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, ProofyardError
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
 from proofyard.transport import Body, Connection
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch
+from proofyard.verifier.database import Batch, BatchState, Line
 from proofyard.verifier.delivery import MAX_STATE_BYTES
+from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import members_of
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ RECORDS = 4
 POLL_S = 5.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
+STATES_PER_S, STATES_BURST = 5.0, 50
 
 
 class StateDesk:
@@ -32,14 +34,16 @@ class StateDesk:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._limiter = Limiter("states", per_s=STATES_PER_S, burst=STATES_BURST)
         self._record = lru_cache(RECORDS)(self._read_record)
         context.endpoint.on(ObtainState, self.obtain)
 
     async def obtain(self, connection: Connection, message: ObtainState, _body: Body) -> Ack:
         """Fetch a state that some record in this verifier's store names, so that it can be had from here."""
+        self._limiter.take(connection.peer)
         try:
             holder, cid = await asyncio.to_thread(self._find, message)
-            await self._context.obtain(cid, holder, max_bytes=MAX_STATE_BYTES)
+            await self._context.have(cid, holder, max_bytes=MAX_STATE_BYTES)
         except ProofyardError as error:
             logger.info("%s asks for state %s of task %s: %s", connection.peer, message.number, message.task, error)
             return Ack(False, str(error)[:500])
@@ -47,10 +51,11 @@ class StateDesk:
 
     def _find(self, message: ObtainState) -> tuple[Address, Cid]:
         """The worker and the CID of a state. Raises `ArtifactError` for a record that is not here."""
-        for task in self._record(message.record).tasks:
-            if task.commitment.task == message.task and 0 <= message.number < len(task.trace):
-                return task.commitment.node, task.trace[message.number]
-        raise ArtifactError(f"the record {message.record} has no task {message.task} with a state {message.number}")
+        task = self._record(message.record).by_key.get((message.job, message.task))
+        if task is not None and 0 <= message.number < len(task.trace):
+            return task.commitment.node, task.trace[message.number]
+        what = f"task {message.task} of job {message.job} with a state {message.number}"
+        raise ArtifactError(f"the record {message.record} has no {what}")
 
     def _read_record(self, cid: Cid) -> BatchRecord:
         return decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))
@@ -65,7 +70,7 @@ async def answer_receipts(context: Context) -> None:
             for number in range(max(seen + 1, count - SCANNED, 1), count + 1):
                 record = await context.on_chain(partial(context.chain.challenge, ChallengeId(number)))
                 await answer_receipt(context, record)
-            seen = count
+                seen = number
         except ProofyardError as error:
             logger.warning("challenges cannot be followed: %s; trying again", error)
         await asyncio.sleep(POLL_S)
@@ -73,10 +78,9 @@ async def answer_receipts(context: Context) -> None:
 
 async def answer_receipt(context: Context, record: ChallengeRecord) -> None:
     """Answer one challenge of a receipt, if it is such a one, open, and about this verifier."""
-    own = await context.on_chain(partial(context.chain.operator_of, context.wallet.address))
-    if (record.kind, record.phase, record.accused) != (Kind.RECEIPT, Phase.ANSWER, own):
+    if (record.kind, record.phase, record.accused) != (Kind.RECEIPT, Phase.ANSWER, await context.own()):
         return
-    found = await asyncio.to_thread(_batch_of, context, record.leaf)
+    found = await asyncio.to_thread(_batch_of, context, record.job, record.leaf)
     if found is None:
         logger.error("challenge %s: no batch of this verifier holds the commitment it signed for", record.id)
         return
@@ -90,10 +94,16 @@ async def answer_receipt(context: Context, record: ChallengeRecord) -> None:
         logger.warning("challenge %s: %s", record.id, error)
 
 
-def _batch_of(context: Context, leaf: Digest) -> tuple[BatchId, list[Digest]] | None:
-    """The first batch on chain that holds a commitment, and all of its leaves."""
+def _batch_of(context: Context, job: JobId, leaf: Digest) -> tuple[BatchId, list[Digest]] | None:
+    """The first batch of a job on chain that holds a commitment and was not dropped, and all of its leaves."""
+    query = (
+        select(Batch)
+        .join(Line, col(Line.batch) == col(Batch.id))
+        .where(Line.job == job, col(Batch.chain_id).is_not(None), Batch.state != BatchState.DROPPED)
+        .order_by(col(Batch.id))
+    )
     with context.database.session() as session:
-        for batch in session.exec(select(Batch).where(col(Batch.chain_id).is_not(None)).order_by(col(Batch.id))):
+        for batch in session.exec(query):
             leaves = [member.commitment.struct_hash() for member in members_of(batch)]
             if leaf in leaves:
                 return BatchId(batch.chain_id or 0), leaves

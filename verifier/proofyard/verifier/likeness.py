@@ -25,7 +25,6 @@ async def counted_answers(
     context: Context,
     workload: InexactWorkload,
     case: Case,
-    before: bytes,
     answers: Mapping[Address, Digest],
     earlier: Mapping[Digest, Address],
 ) -> dict[Address, Digest]:
@@ -37,7 +36,8 @@ async def counted_answers(
     known = {case.claimed, CANNOT_EXECUTE, *earlier}
     if known.issuperset(answers.values()):
         return dict(answers)
-    states = {case.claimed: await owed(context, case.worker, case.trace[case.segment + 1], f"state {case.segment + 1}")}
+    before = await _owed(context, case, case.segment)
+    states = {case.claimed: await _owed(context, case, case.segment + 1)}
     holders = [(answer, auditor) for answer, auditor in earlier.items() if answer not in states]
     counted = {}
     for answer, auditor in [*holders, *((answer, auditor) for auditor, answer in sorted(answers.items()))]:
@@ -69,6 +69,12 @@ def _alike(
         except WorkloadError as error:
             logger.info("an answer to %s cannot be compared: %s", case.name, error)
     return None
+
+
+async def _owed(context: Context, case: Case, number: int) -> bytes:
+    cid = case.trace[number]
+    await owed(context, case.worker, cid, f"state {number}", patience_s=context.settings.state_due_s)
+    return await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_STATE_BYTES)
 
 
 async def _state_of(context: Context, answer: Digest, auditor: Address) -> bytes | None:

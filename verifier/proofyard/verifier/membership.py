@@ -1,37 +1,86 @@
-"""What a batch was made of, decoded from its row."""
+"""Member lists: what batches were made of, the own ones and those of others that a plan has to reckon with."""
 
-import msgspec
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from proofyard.protocol.codec import decode
-from proofyard.protocol.messages import SubmitCommitment
-from proofyard.protocol.record import RecordedOperator
-from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address
+from proofyard.artifacts import ArtifactError
+from proofyard.protocol.cid import DAG_PB, RAW, make_cid
+from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members, members_fit
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
+from proofyard.protocol.view import BatchView, OpenBatch
+from proofyard.transport import Connection
+from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch
 
-MAX_MEMBERS_BYTES = 256 << 20
+logger = logging.getLogger(__name__)
+
+LISTS_AT_ONCE = 4
 
 
-class MemberOdds(msgspec.Struct, frozen=True):
-    """What one commitment's audit was drawn with; see `proofyard.protocol.record.CommittedTask`."""
+@dataclass(frozen=True)
+class Lists:
+    """Member lists by batch, and under which CID each was had."""
 
-    operator: OperatorId
-    owner: Address
-    audit_wad: int
-    drawn: int
+    members: dict[BatchId, tuple[Member, ...]] = field(default_factory=dict)
+    cids: dict[BatchId, Cid] = field(default_factory=dict)
+
+    def without(self, batches: Iterable[BatchId]) -> list[BatchId]:
+        """Those of `batches` whose list is not here, ascending."""
+        return sorted(set(batches) - self.members.keys())
 
 
-def members_of(batch: Batch) -> list[SubmitCommitment]:
+def members_of(batch: Batch) -> tuple[Member, ...]:
     """The batch's commitments in the order of its Merkle leaves."""
-    encoded = decode(batch.members, list[bytes], max_bytes=MAX_MEMBERS_BYTES)
-    return [decode(item, SubmitCommitment, max_bytes=MAX_MEMBERS_BYTES) for item in encoded]
+    return decode_members(batch.members)
 
 
-def odds_of(batch: Batch) -> list[MemberOdds]:
-    """The dial for each commitment at the draw, in the order of `members_of`."""
-    return decode(batch.odds, list[MemberOdds], max_bytes=MAX_MEMBERS_BYTES)
+def batches_of(view: BatchView) -> dict[BatchId, Header]:
+    """Every batch whose member list a record of `view`'s batch has to count."""
+    named: tuple[OpenBatch, ...] = (*view.open_batches, *view.claimed_before)
+    return {view.batch: view.header} | {each.batch: each.header for each in named}
 
 
-def operators_of(batch: Batch) -> list[RecordedOperator]:
-    """The active nodes at the draw."""
-    return decode(batch.operators, list[RecordedOperator], max_bytes=MAX_MEMBERS_BYTES)
+async def gather_lists(context: Context, view: BatchView, *, first: Connection | None = None) -> Lists:
+    """The member lists that a plan for `view`'s batch needs, as far as anybody delivers them. `first` is asked first."""
+    found = Lists()
+    limit = asyncio.Semaphore(LISTS_AT_ONCE)
+
+    async def one(batch: BatchId, header: Header) -> None:
+        async with limit:
+            had = await find_members(context, header, first=first)
+        if had is not None:
+            found.cids[batch], found.members[batch] = had
+
+    await asyncio.gather(*(one(batch, header) for batch, header in batches_of(view).items()))
+    return found
+
+
+async def find_members(
+    context: Context, header: Header, *, first: Connection | None = None
+) -> tuple[Cid, tuple[Member, ...]] | None:
+    """A header's member list with its CID, from the store or whoever delivers it; None where nobody does, or where what
+    its digest leads to is no list of its root."""
+    for cid in _names(context, header.members):
+        try:
+            members = decode_members(await context.find(cid, max_bytes=MAX_MEMBERS_BYTES, first=first))
+        except ProofyardError as error:
+            logger.info("member list %s: %s", cid, error)
+            if not isinstance(error, ArtifactError):
+                return None
+            continue
+        return (cid, members) if await asyncio.to_thread(members_fit, header, members) else None
+    return None
+
+
+def has_members(context: Context, digest: Digest) -> bool:
+    """Whether the member list of a header's digest is in the store, whole."""
+    return any(context.store.has(cid) and not any(context.store.missing(cid)) for cid in _names(context, digest))
+
+
+def _names(context: Context, digest: Digest) -> list[Cid]:
+    """A digest alone does not say whether it is that of a file in one block or in several (dag-pb)."""
+    names = [make_cid(digest, RAW), make_cid(digest, DAG_PB)]
+    return sorted(names, key=lambda cid: not context.store.has(cid))

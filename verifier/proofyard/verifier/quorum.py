@@ -1,104 +1,82 @@
-"""Signing settlements together: a verifier shows its record to the others, who sign what they can follow.
+"""The leader's side of signing together: show the record to the other seats, and gather their signatures.
 
-The leader of a batch collects signatures of at least two thirds of the active verifiers. A co-signer fetches the
-record, replays it (`protocol.replay`), compares it with the chain, and signs the digest that the Registry checks.
+Everybody is asked for a check before anybody for a signature, because whoever has signed one settlement of a batch and
+attempt never signs another.
 """
 
 import asyncio
 import logging
-from functools import partial
+from collections.abc import Sequence
 
-from proofyard.artifacts import fetch
 from proofyard.chain import VerifierRecord
-from proofyard.disputes.refusals import check_refusals
-from proofyard.disputes.settled import compare_with_chain
 from proofyard.protocol import bls
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.messages import CoSign, CoSigned
-from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, settlement_of
-from proofyard.protocol.replay import check_record
-from proofyard.protocol.settlement import BatchRef, settlement_digest
-from proofyard.protocol.types import Cid, Digest, ProofyardError
-from proofyard.transport import Body, Connection, TransportError
+from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
+from proofyard.protocol.view import BatchView
+from proofyard.transport import TransportError
 from proofyard.verifier.context import Context
+from proofyard.verifier.signing import sign_once
 
 logger = logging.getLogger(__name__)
 
-COSIGN_TIMEOUT_S = 60.0
+COSIGN_TIMEOUT_S = 120.0
 
 
 class NoQuorum(ProofyardError):
-    """Too few verifiers signed; the batch is tried again."""
+    """Too few verifiers signed; the batch is tried again. `reasons` are those of all who did not."""
 
-    def __init__(self, batch: int, signed: int, active: int, reasons: list[str]) -> None:
+    def __init__(self, batch: int, signed: int, seats: int, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
         super().__init__(
-            f"batch {batch}: {signed} of {active} verifiers signed, two thirds are needed ({'; '.join(reasons)})"
+            f"batch {batch}: {signed} of {seats} verifiers agree, two thirds are needed ({'; '.join(reasons)})"
         )
 
 
-async def digest_of(context: Context, record: BatchRecord, cid: Cid) -> Digest:
-    """What every verifier signs for this record."""
-    attempt = (await context.on_chain(lambda: context.chain.batch(record.batch))).attempt
-    ref = BatchRef(record.batch, record.root, record.seed, attempt)
-    return settlement_digest(context.domain, ref, settlement_of(record, cid))
+async def collect(context: Context, view: BatchView, digest: Digest, cid: Cid) -> tuple[int, bls.BlsSignature]:
+    """Bitmap and aggregate signature of a quorum for the settlement `digest` of the record `cid`.
+
+    Raises `NoQuorum`, `AlreadySigned` where this verifier is bound to another settlement of the attempt.
+    """
+    seats = await context.on_chain(lambda: context.chain.signers_of(view.batch))
+    others = [seat for seat in seats if seat.node != context.wallet.address]
+    if len(others) == len(seats):
+        raise NoQuorum(view.batch, 0, len(seats), ["this verifier has no seat that counts for it"])
+    checked = await asyncio.gather(*(_ask(context, seat, view.batch, cid, sign=False) for seat in others))
+    _require_quorum(view.batch, len(seats), checked)
+    own = await sign_once(context, view.batch, view.attempt, digest, cid)
+    agreed = [seat for seat, answer in zip(others, checked, strict=True) if not isinstance(answer, str)]
+    answers = await asyncio.gather(*(_signature(context, seat, view.batch, cid, digest) for seat in agreed))
+    _require_quorum(view.batch, len(seats), [*answers, *(answer for answer in checked if isinstance(answer, str))])
+    slots = {seat.slot: a for seat, a in zip(agreed, answers, strict=True) if not isinstance(a, str)}
+    slots[next(seat.slot for seat in seats if seat.node == context.wallet.address)] = own
+    return sum(1 << slot for slot in slots), bls.aggregate(list(slots.values()))
 
 
-async def collect(context: Context, record: BatchRecord, cid: Cid) -> tuple[int, bls.BlsSignature]:
-    """Bitmap and aggregate signature of a quorum. Raises `NoQuorum` with every reason given."""
-    digest = await digest_of(context, record, cid)
-    verifiers = await context.on_chain(context.chain.active_verifiers)
-    answers = await asyncio.gather(*(_signature(context, verifier, cid, digest) for verifier in verifiers))
-    given = [(v, a) for v, a in zip(verifiers, answers, strict=True) if not isinstance(a, str)]
-    if 3 * len(given) < 2 * len(verifiers) or not given:
-        raise NoQuorum(record.batch, len(given), len(verifiers), [a for a in answers if isinstance(a, str)])
-    return sum(1 << verifier.slot for verifier, _ in given), bls.aggregate([signature for _, signature in given])
+def _require_quorum(batch: BatchId, seats: int, answers: Sequence[object]) -> None:
+    """`answers` are those of all seats but this verifier's own; a text is a refusal."""
+    refusals = [answer for answer in answers if isinstance(answer, str)]
+    agreeing = seats - len(refusals)
+    if 3 * agreeing < 2 * seats:
+        raise NoQuorum(batch, agreeing, seats, refusals)
 
 
-async def _signature(context: Context, verifier: VerifierRecord, cid: Cid, digest: Digest) -> bls.BlsSignature | str:
-    """One verifier's checked signature, or why there is none."""
-    if verifier.node == context.wallet.address:
-        return await asyncio.to_thread(bls.sign, context.wallet.bls_secret(), digest)
-    host, _, port = verifier.endpoint.rpartition(":")
+async def _ask(context: Context, seat: VerifierRecord, batch: BatchId, cid: Cid, *, sign: bool) -> CoSigned | str:
+    """One verifier's answer, or why there is none."""
     try:
-        connection = await context.endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier.node)
-        answer = await connection.request(CoSign(cid), reply=CoSigned, timeout=COSIGN_TIMEOUT_S)
-    except (TransportError, ValueError) as error:
-        return f"{verifier.node}: {error}"
+        connection = await context.dial(seat.node, seat.endpoint)
+        return await connection.request(CoSign(cid, batch, sign), reply=CoSigned, timeout=COSIGN_TIMEOUT_S)
+    except TransportError as error:
+        return f"{seat.node}: {error}"
+
+
+async def _signature(
+    context: Context, seat: VerifierRecord, batch: BatchId, cid: Cid, digest: Digest
+) -> bls.BlsSignature | str:
+    """One verifier's checked signature, or why there is none."""
+    answer = await _ask(context, seat, batch, cid, sign=True)
+    if isinstance(answer, str):
+        return answer
     signature = bls.BlsSignature(answer.signature)
-    if not await asyncio.to_thread(bls.verify, verifier.public_key, digest, signature):
-        return f"{verifier.node} signed something else"
+    if not await asyncio.to_thread(bls.verify, seat.public_key, digest, signature):
+        return f"{seat.node} signed something else"
     return signature
-
-
-class CoSigner:
-    """Serves `CoSign` requests of other verifiers."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        context.endpoint.on(CoSign, self.cosign)
-
-    async def cosign(self, connection: Connection, message: CoSign, _body: Body) -> CoSigned:
-        """Sign a record that holds and that the chain agrees with; raise `RecordInvalid` for any other."""
-        store = self._context.store
-        await fetch(store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
-        record = decode_record(await asyncio.to_thread(store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES))
-        if not self._context.settings.blind:
-            await self._check(record, connection)
-        digest = await digest_of(self._context, record, message.record)
-        return CoSigned(await asyncio.to_thread(bls.sign, self._context.wallet.bls_secret(), digest))
-
-    async def _check(self, record: BatchRecord, connection: Connection) -> None:
-        """The whole record, against the chain and with the states and results that its leader says it refused."""
-
-        async def read(cid: Cid, max_bytes: int) -> bytes:
-            store = self._context.store
-            await fetch(store, cid, [connection], max_bytes=max_bytes)
-            return await asyncio.to_thread(store.get_bytes, cid, max_bytes=max_bytes)
-
-        await self._context.on_chain(lambda: compare_with_chain(self._context.chain, record))
-        await read(record.manifest, MAX_MANIFEST_BYTES)
-        manifest = self._context.manifest(record.manifest)
-        workload = self._context.workload(manifest)
-        specs = workload.graph(manifest)
-        await asyncio.to_thread(partial(check_record, record, specs, exact=workload.exact))
-        await check_refusals(record, manifest, specs, read)

@@ -9,13 +9,15 @@ import logging
 import time
 from functools import partial
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from proofyard.artifacts import Keeper
+from proofyard.artifacts import Keeper, cid_of_bytes
 from proofyard.artifacts.keeper import GRACE_SECONDS
+from proofyard.protocol.codec import decode
 from proofyard.protocol.types import BatchId, Cid, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, BatchState, Job, JobState, tasks_of
+from proofyard.verifier.database import Batch, BatchState, Job, JobState, Line, tasks_of
+from proofyard.verifier.drawing import MAX_COUNTED_BYTES
 from proofyard.verifier.membership import members_of
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ async def look_after_store(context: Context) -> None:
 async def tidy(context: Context, *, grace_s: float = GRACE_SECONDS) -> None:
     """One pass: note which batches have become final, renew the leases of what is needed, delete the rest."""
     with context.database.session() as session:
-        settled = session.exec(select(Batch).where(Batch.state == BatchState.SETTLED, Batch.final == False)).all()  # noqa: E712
+        settled = session.exec(
+            select(Batch).where(Batch.state == BatchState.SETTLED, col(Batch.final).is_(False))
+        ).all()
     for batch in settled:
         if await context.on_chain(partial(_is_final, context, BatchId(batch.chain_id or 0))):
             with context.database.session() as session:
@@ -55,6 +59,8 @@ def _collect(context: Context, now: float, grace_s: float) -> None:
     keeper = Keeper(context.store)
     with context.database.session() as session:
         needed = {cid for job in session.exec(select(Job)) for cid in _needed(session, context, job, now)}
+        for batch in session.exec(select(Batch).where(col(Batch.final).is_(False))):
+            needed |= _named(batch)
     for cid in needed:
         if context.store.has(cid):
             keeper.pin(cid, until=now + LEASE_S)
@@ -65,7 +71,8 @@ def _collect(context: Context, now: float, grace_s: float) -> None:
 
 def _needed(session: Session, context: Context, job: Job, now: float) -> set[Cid]:
     """What must stay because of one job."""
-    batches = session.exec(select(Batch).where(Batch.job == job.id)).all()
+    query = select(Batch).join(Line, col(Line.batch) == col(Batch.id)).where(Line.job == job.id)
+    batches = session.exec(query).all()
     unfinal = [batch for batch in batches if not batch.final]
     ended = max((batch.settled_at for batch in batches), default=float(job.deadline))
     over = job.state in (JobState.DONE, JobState.FAILED) and not unfinal
@@ -79,7 +86,15 @@ def _needed(session: Session, context: Context, job: Job, now: float) -> set[Cid
         if context.store.has(manifest):
             content = context.manifest(manifest)
             needed |= {content.model, content.data}
-    for batch in unfinal:
-        for member in members_of(batch):
-            needed |= {member.commitment.result, *member.trace}
     return {cid for cid in needed if cid is not None}
+
+
+def _named(batch: Batch) -> set[Cid]:
+    """What others may ask for until a batch is final: its states and results, its record, and the member lists that its
+    plan was drawn with, its own among them."""
+    named = {cid for member in members_of(batch) for cid in (member.commitment.result, *member.trace)}
+    if batch.record:
+        named.add(Cid(batch.record))
+    if batch.counted:
+        named |= {cid for _, cid in decode(batch.counted, list[tuple[BatchId, Cid]], max_bytes=MAX_COUNTED_BYTES)}
+    return named | {cid_of_bytes(batch.members)}

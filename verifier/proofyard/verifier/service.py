@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from sqlmodel import select
+from sqlmodel import col, select
 
 from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.artifacts.ipfs import IpfsNode
@@ -15,14 +15,15 @@ from proofyard.transport import Endpoint
 from proofyard.verifier.api import StatusApi
 from proofyard.verifier.batches import form_batches, run_batch
 from proofyard.verifier.chainsync import follow_chain
-from proofyard.verifier.context import Context, now
-from proofyard.verifier.database import Batch, BatchState, Database
+from proofyard.verifier.context import Context
+from proofyard.verifier.cosigning import CoSigner
+from proofyard.verifier.database import OVER, Batch, Database
 from proofyard.verifier.desk import Desk
 from proofyard.verifier.disputes import StateDesk, answer_receipts
+from proofyard.verifier.duties import do_duties
+from proofyard.verifier.giving import give_out
 from proofyard.verifier.jobs import complete, expire, take_up
-from proofyard.verifier.quorum import CoSigner
 from proofyard.verifier.retention import look_after_store
-from proofyard.verifier.schedule import schedule
 from proofyard.verifier.settings import VerifierSettings
 
 logger = logging.getLogger("proofyard.verifier")
@@ -73,7 +74,11 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
             try:
                 await run_together(
-                    follow_chain(context), _work(context), look_after_store(context), answer_receipts(context)
+                    follow_chain(context),
+                    _work(context),
+                    look_after_store(context),
+                    answer_receipts(context),
+                    do_duties(context),
                 )
             finally:
                 await context.close()
@@ -94,30 +99,34 @@ def _advertise(context: Context) -> None:
 
 
 async def _work(context: Context) -> None:
-    """The verifier's one loop: whatever the database says can go on, goes on."""
+    """The verifier's one loop: whatever the database says can go on, goes on. One step that fails holds up no other."""
     running: set[int] = set()
 
     async def carry(row: int) -> None:
         try:
             await run_batch(context, row)
+        except Exception:
+            logger.exception("batch row %s stopped; it is taken up again", row)
+            await asyncio.sleep(RETRY_S)
         finally:
             running.discard(row)
             context.changed()
 
+    async def carry_batches(context: Context) -> None:
+        with context.database.session() as session:
+            form_batches(session, context.chain_time(), batch_tasks=context.settings.batch_tasks)
+            unsettled = session.exec(select(Batch.id).where(col(Batch.state).not_in(OVER))).all()
+        for row in unsettled:
+            if row is not None and row not in running:
+                running.add(row)
+                context.spawn(carry(row))
+
+    steps = (take_up, expire, give_out, carry_batches, complete)
     while True:
-        try:
-            await take_up(context)
-            await expire(context)
-            await schedule(context)
-            with context.database.session() as session:
-                form_batches(session, now())
-                unsettled = session.exec(select(Batch.id).where(Batch.state != BatchState.SETTLED)).all()
-            for row in unsettled:
-                if row is not None and row not in running:
-                    running.add(row)
-                    context.spawn(carry(row))
-            await complete(context)
-            await context.wait(TICK_S)
-        except ProofyardError as error:
-            logger.warning("%s; trying again", error)
-            await asyncio.sleep(RETRY_S)
+        for step in steps:
+            try:
+                await step(context)
+            except ProofyardError as error:
+                logger.warning("%s; trying again", error)
+                await asyncio.sleep(RETRY_S)
+        await context.wait(TICK_S)

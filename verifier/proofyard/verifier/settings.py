@@ -18,7 +18,11 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
     `keep_s`: how long manifest, records and result of a finished job stay here. `cache_bytes`: disk for everything that
     no open job needs.
-    `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong.
+    `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong;
+    `recheck_s`: how long a state that another verifier calls withheld is asked for before its record is signed.
+    `max_state_bytes`: larger states are not looked at here before auditors execute them.
+    `batch_tasks`: so many commitments of a job make a batch, whatever else goes on.
+    `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
 
@@ -39,6 +43,10 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: Path | None = None
     lease_s: float = 15.0
     state_due_s: float = 300.0
+    recheck_s: float = 20.0
+    max_state_bytes: int = 2 << 30
+    batch_tasks: int = 32
+    takeover: bool = True
     keep_s: float = 30 * 24 * 3600.0
     cache_bytes: int = 16 << 30
     blind: bool = False

@@ -1,0 +1,166 @@
+"""The co-signer: checks a record that a batch's leader shows, for itself and in full, and signs one for each attempt.
+
+The order is that of cost. Who asks is known from the handshake, so a stranger is refused by what is in memory; what the
+chain says of the batch comes next; only then is anything fetched, and signatures are checked last of all.
+"""
+
+import asyncio
+import logging
+from functools import partial
+
+from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
+from proofyard.chain import BatchState as ChainBatch
+from proofyard.disputes.refusals import check_refusals
+from proofyard.protocol.messages import CoSign, CoSigned
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, faulty_audit
+from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
+from proofyard.protocol.settling import settlement_of
+from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
+from proofyard.protocol.validate import RecordInvalid
+from proofyard.protocol.view import BatchView
+from proofyard.transport import Body, Connection, RequestFailed
+from proofyard.verifier.context import Context
+from proofyard.verifier.database import Held, Known
+from proofyard.verifier.delivery import MAX_STATE_BYTES
+from proofyard.verifier.evidence import Seen, gather_evidence
+from proofyard.verifier.limits import Limiter
+from proofyard.verifier.membership import batches_of, gather_lists
+from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
+
+logger = logging.getLogger(__name__)
+
+REQUESTS_PER_S = 2.0
+BURST = 10
+CHECKS_AT_ONCE = 2
+RECHECK_S = 1.0
+
+
+class CoSigner:
+    """Serves `CoSign` requests of other verifiers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._limiter = Limiter("signatures", per_s=REQUESTS_PER_S, burst=BURST)
+        self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._seen = Seen()
+        self._under_way: set[BatchId] = set()
+        context.endpoint.on(CoSign, self.cosign)
+
+    async def cosign(self, connection: Connection, message: CoSign, _body: Body) -> CoSigned:
+        """Sign a record that holds, for the leader that the chain names; with `sign` false only check it.
+
+        Raises `RequestFailed` for whoever may not ask, `RecordInvalid` for a record that does not hold, `AlreadySigned`
+        where another settlement of the attempt was signed.
+        """
+        await self._admit(connection)
+        state = await self._context.on_chain(partial(self._context.chain.batch, message.batch))
+        self._require_open(message.batch, state, await self._operator(connection))
+        bound = bound_to(self._context, message.batch, state.attempt)
+        if bound is not None and bound[1] != message.record:
+            raise AlreadySigned(message.batch, state.attempt, bound[1])
+        if message.batch in self._under_way:
+            raise RequestFailed("busy", f"a record of batch {message.batch} is being checked")
+        self._under_way.add(message.batch)
+        try:
+            async with self._checks:
+                return await self._checked(connection, message)
+        finally:
+            self._under_way.discard(message.batch)
+
+    async def _admit(self, connection: Connection) -> None:
+        """The cheap checks: only a seated verifier is answered, and not too often."""
+        self._limiter.take(connection.peer)
+        if all(verifier.node != connection.peer for verifier in await self._context.verifiers()):
+            raise RequestFailed("not-a-verifier", f"{connection.peer} has no seat among the verifiers")
+
+    async def _operator(self, connection: Connection) -> OperatorId | None:
+        return next((v.id for v in await self._context.verifiers() if v.node == connection.peer), None)
+
+    @staticmethod
+    def _require_open(batch: BatchId, state: ChainBatch, operator: OperatorId | None) -> None:
+        if state.verifier != operator:
+            raise RequestFailed("not-the-leader", f"batch {batch} is led by operator {state.verifier}")
+        if state.settled_at or state.dropped or state.voided:
+            raise RequestFailed("not-open", f"batch {batch} is not to be settled now")
+
+    async def _checked(self, connection: Connection, message: CoSign) -> CoSigned:
+        context = self._context
+        await fetch(context.store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
+        data = await asyncio.to_thread(context.store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES)
+        record = await asyncio.to_thread(decode_record, data)
+        view = await context.on_chain(partial(context.chain.view, message.batch))
+        key = (message.record, view.attempt, view.leader)
+        if self._seen.get(key) is None and not context.settings.blind:
+            await self._check(view, record, connection)
+        self._seen.note(key)
+        if not message.sign:
+            return CoSigned(b"")
+        settlement = await asyncio.to_thread(settlement_of, record, view, message.record)
+        digest = settlement_digest(context.domain, view.ref, settlement)
+        return CoSigned(await sign_once(context, view.batch, view.attempt, digest, message.record))
+
+    async def _check(self, view: BatchView, record: BatchRecord, connection: Connection) -> None:
+        """The whole record: what follows from chain and signatures, and what its leader says it could not get."""
+        context = self._context
+        if record.batch != view.batch:
+            raise RecordInvalid(view.batch, "batch", f"it is that of batch {record.batch}")
+        self._require_list_in_time(view)
+        lists = await gather_lists(context, view, first=connection)
+        found = sorted(set(record.uncounted) - set(lists.without(batches_of(view))))
+        if found:
+            raise RecordInvalid(view.batch, "uncounted", f"the member list of batch {found[0]} can be had from here")
+        evidence = await gather_evidence(context, view, lists, first=connection)
+        clock = await context.on_chain(context.chain.now)
+        await asyncio.to_thread(partial(evidence.check, record, now=clock))
+
+        async def read(cid: Cid, max_bytes: int) -> bytes:
+            return await context.find(cid, max_bytes=max_bytes, first=connection)
+
+        await check_refusals(record, evidence.manifests, evidence.graphs, read)
+        await self._check_withheld(record, connection)
+
+    def _require_list_in_time(self, view: BatchView) -> None:
+        """A member list that turned up after the draw may have waited for a kind one: such a batch is never settled.
+        What was committed while this verifier was away it cannot tell."""
+        with self._context.database.session() as session:
+            known = session.get(Known, view.batch)
+        if known is not None and known.held == Held.LATE:
+            raise RecordInvalid(view.batch, "tasks", "the member list could not be had when the audits were drawn")
+
+    async def _check_withheld(self, record: BatchRecord, connection: Connection) -> None:
+        """States and results that the record calls withheld: who can get one does not sign."""
+        tasks = record.by_key
+        for fault in record.faults:
+            if fault.kind != FaultReason.WITHHELD:
+                continue
+            task, audit = tasks[fault.task_key], faulty_audit(record, fault.task_key)
+            wanted = [task.trace[audit.segment]] if audit else [task.commitment.result, task.trace[-1]]
+            for cid in wanted:
+                if await self._missing(cid, task.commitment.node, connection):
+                    break
+            else:
+                reason = f"what task {fault.task} of job {fault.job} is said to withhold can be had"
+                raise RecordInvalid(record.batch, "faults", reason)
+
+    async def _missing(self, cid: Cid, worker: Address, connection: Connection) -> bool:
+        """Whether nobody delivers an artifact within this verifier's own patience. Raises `RequestFailed` where it reaches
+        no node but the worker, and so cannot tell whose line it is that fails."""
+        context = self._context
+        try:
+            async with asyncio.timeout(context.settings.recheck_s):
+                while True:
+                    peers = [*context.providers(worker), connection]
+                    try:
+                        await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES)
+                        return False
+                    except (ArtifactTooLarge, CorruptArtifact):
+                        return False
+                    except ProofyardError as error:
+                        logger.debug("what is called withheld: %s", error)
+                    await asyncio.sleep(RECHECK_S)
+        except TimeoutError:
+            if all(node == worker for node in context.members):
+                raise RequestFailed(
+                    "cut-off", "this verifier reaches no node and cannot tell what is withheld"
+                ) from None
+            return True

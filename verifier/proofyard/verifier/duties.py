@@ -1,0 +1,171 @@
+"""What a verifier owes the network beside its own batches, and earns by it: draws before their block hash is lost,
+takes over what others leave unsettled, drops what is past saving, shows that it is there, and finalizes.
+
+All of it follows from `Known`, the batches on chain that are not final, and is safe to repeat: whoever comes second is
+refused by the contract.
+"""
+
+import asyncio
+import hashlib
+import logging
+from functools import partial
+
+from sqlmodel import Session, select
+
+from proofyard.chain import BatchState as ChainBatch
+from proofyard.chain import Params, Refused
+from proofyard.chain.errors import ChainUnreachable
+from proofyard.chain.refusals import UnknownBatch
+from proofyard.protocol.members import encode_members
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import BatchId, ProofyardError
+from proofyard.verifier.context import Context
+from proofyard.verifier.database import Batch, BatchState, Duty, Known, Line, log_batch, row_of
+from proofyard.verifier.jobs import close_paid
+from proofyard.verifier.membership import find_members
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 5.0
+HASHES = 8191
+"""Blocks whose hashes the chain remembers (EIP-2935)."""
+DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
+"""Blocks after its draw block in which a batch that nobody drew is drawn by its leader, and by anybody."""
+TURN_S = 20
+"""Verifiers take over what others leave in turns of so many seconds, so that one transaction is sent and not many."""
+
+
+async def do_duties(context: Context) -> None:
+    """Again and again until cancelled."""
+    while True:
+        try:
+            await round_of_duties(context)
+        except ProofyardError as error:
+            logger.warning("duties: %s; trying again", error)
+        await asyncio.sleep(POLL_S)
+
+
+async def round_of_duties(context: Context) -> None:
+    """One look at everything. A duty that the contract refuses is somebody else's, or done."""
+    own = await context.own()
+    if own is None:
+        return
+    await attend(context)
+    await close_paid(context)
+    with context.database.session() as session:
+        known = session.exec(select(Known)).all()
+    params = await context.params()
+    for row in known:
+        try:
+            state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
+        except UnknownBatch:
+            _forget(context, row.batch)
+            continue
+        try:
+            await _look_at(context, row, state, params, led=state.verifier == own)
+        except ChainUnreachable:
+            raise
+        except Refused as error:
+            logger.info("batch %s: %s", row.batch, error)
+        except ProofyardError as error:
+            logger.warning("batch %s: %s", row.batch, error)
+
+
+async def _look_at(context: Context, known: Known, state: ChainBatch, params: Params, *, led: bool) -> None:
+    at = context.chain_time()
+    if state.dropped:
+        _forget(context, known.batch)
+    elif state.settled_at:
+        if state.claimable_at <= at and not state.open_challenges:
+            await _finalize(context, state)
+    elif at > state.opened_at + params.settle_grace:
+        await context.on_chain(partial(context.chain.drop_batch, state.id))
+    else:
+        await _draw(context, state, params, led=led)
+        await _take_over(context, state, params, at, led=led)
+
+
+async def _finalize(context: Context, state: ChainBatch) -> None:
+    """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
+    if state.unfinal:
+        await context.on_chain(partial(context.chain.finalize, state.id))
+    _forget(context, state.id)
+
+
+async def _draw(context: Context, state: ChainBatch, params: Params, *, led: bool) -> None:
+    """The chain forgets block hashes: a batch that nobody draws in time has to be drawn anew, which its leader pays."""
+    if any(state.seed):
+        return
+    late = await context.on_chain(context.chain.block_number) - (state.commit_block + params.draw_delay)
+    if late > HASHES:
+        if led:
+            await context.on_chain(partial(context.chain.recommit, state.id))
+    elif late > (DRAW_OWN_AFTER if led else DRAW_OTHERS_AFTER):
+        await context.on_chain(partial(context.chain.draw, state.id))
+
+
+async def _take_over(context: Context, state: ChainBatch, params: Params, at: float, *, led: bool) -> None:
+    """A voided batch waits for anybody, first for its last leader; an overdue one for anybody but its leader."""
+    if led or not context.settings.takeover:
+        return
+    since = state.opened_at + 2 * TURN_S if state.voided else state.leader_since + params.settle_time
+    if at < since + await _turn(context, state.id) * TURN_S:
+        return
+    header = await context.on_chain(partial(context.chain.header, state.id))
+    found = await find_members(context, header)
+    if found is None:
+        raise CannotTake(state.id)
+    await context.on_chain(partial(context.chain.take_batch, state.id))
+    with context.database.session() as session:
+        adopt(session, state.id, header, encode_members(found[1]))
+    context.changed()
+
+
+async def _turn(context: Context, batch: BatchId) -> int:
+    """When this verifier's turn is, the same order for everybody and another one for each batch."""
+    order = sorted(
+        (verifier.node for verifier in await context.verifiers()),
+        key=lambda node: hashlib.sha256(f"{batch} {node}".encode()).digest(),
+    )
+    return order.index(context.wallet.address) if context.wallet.address in order else len(order)
+
+
+def adopt(session: Session, chain_id: BatchId, header: Header, members: bytes) -> Batch:
+    """A batch that this verifier leads from now on; one that it had before is taken up where it was."""
+    batch = row_of(session, chain_id)
+    if batch is None:
+        batch = Batch(chain_id=chain_id, state=BatchState.COMMITTED, root=header.root, members=members)
+        session.add(batch)
+        session.flush()
+        for line in header.lines:
+            session.add(Line(batch=batch.id or 0, job=line.job, units=line.units))
+    elif batch.state == BatchState.TAKEN:
+        batch.state = BatchState.COMMITTED
+    log_batch(session, batch.id or 0, "batch", f"batch {chain_id} was taken over: it was left unsettled")
+    return batch
+
+
+async def attend(context: Context) -> None:
+    """Once in each period the Registry is shown that this seat is not idle."""
+    period = int(context.chain_time()) // (await context.params()).idle_period
+    with context.database.session() as session:
+        done = session.get(Duty, "attended")
+        if done is not None and done.value >= period:
+            return
+    await context.on_chain(context.chain.attend)
+    with context.database.session() as session:
+        session.merge(Duty(name="attended", value=period))
+
+
+def _forget(context: Context, batch: int) -> None:
+    with context.database.session() as session:
+        row = session.get(Known, batch)
+        if row is not None:
+            session.delete(row)
+
+
+class CannotTake(ProofyardError):
+    """A batch that its leader left cannot be judged by anybody: its member list is not to be had."""
+
+    def __init__(self, batch: BatchId) -> None:
+        super().__init__(f"batch {batch} is left unsettled, and nobody delivers its member list")

@@ -1,0 +1,93 @@
+"""What a record is held against: the chain's view, manifests and graphs of its jobs, member lists, and what was paid."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from proofyard.disputes.settled import paid_before
+from proofyard.protocol.cid import make_cid
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
+from proofyard.protocol.members import TaskKey
+from proofyard.protocol.record import BatchRecord
+from proofyard.protocol.types import Cid, JobId
+from proofyard.protocol.validate import validate_record
+from proofyard.protocol.view import BatchView
+from proofyard.transport import Connection
+from proofyard.verifier.context import Context
+from proofyard.verifier.membership import Lists
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that `validate_record` takes beside the record."""
+
+    view: BatchView
+    manifests: Mapping[JobId, Manifest]
+    graphs: Mapping[JobId, Sequence[TaskSpec]]
+    exact: Mapping[JobId, bool]
+    lists: Lists
+    paid: frozenset[TaskKey]
+
+    def check(self, record: BatchRecord, *, now: int | None) -> None:
+        """Raise `RecordInvalid` for the first field that does not follow. `now` is the chain's time."""
+        validate_record(
+            *(self.view, record, self.manifests, self.graphs, self.lists.members),
+            paid=self.paid,
+            exact=self.exact,
+            now=now,
+        )
+
+
+async def gather_evidence(
+    context: Context, view: BatchView, lists: Lists, *, first: Connection | None = None
+) -> Evidence:
+    """The evidence for a record of `view`'s batch with the member lists that are to be had.
+
+    Raises `ArtifactError` for a manifest or an earlier record that nobody delivers.
+    """
+    manifests = await fetch_manifests(context, view, first=first)
+    cids = {job: make_cid(view.jobs[job].manifest) for job in manifests}
+    graphs = {job: await asyncio.to_thread(context.graph, cid) for job, cid in cids.items()}
+
+    async def read(cid: Cid, max_bytes: int) -> bytes:
+        return await context.find(cid, max_bytes=max_bytes, first=first)
+
+    return Evidence(
+        view=view,
+        manifests=manifests,
+        graphs=graphs,
+        exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
+        lists=lists,
+        paid=await paid_before(context.chain, read, view),
+    )
+
+
+async def fetch_manifests(
+    context: Context, view: BatchView, *, first: Connection | None = None
+) -> dict[JobId, Manifest]:
+    """The manifests of a batch's jobs. Raises `ArtifactError` for one that nobody delivers."""
+    found = {}
+    for line in view.header.lines:
+        cid = make_cid(view.jobs[line.job].manifest)
+        await context.find(cid, max_bytes=MAX_MANIFEST_BYTES, first=first)
+        found[line.job] = context.manifest(cid)
+    return found
+
+
+class Seen:
+    """The last few records that were found right, or wrong, with their reason: they are not looked at twice."""
+
+    def __init__(self, limit: int = 64) -> None:
+        self._limit = limit
+        self._found: OrderedDict[object, str] = OrderedDict()
+
+    def note(self, key: object, reason: str = "") -> None:
+        self._found[key] = reason
+        self._found.move_to_end(key)
+        while len(self._found) > self._limit:
+            self._found.popitem(last=False)
+
+    def get(self, key: object) -> str | None:
+        """Empty for one that was right, None for one that was not looked at."""
+        return self._found.get(key)

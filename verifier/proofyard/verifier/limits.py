@@ -1,0 +1,37 @@
+"""How often one peer may ask for what costs this verifier something."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from proofyard.transport import RequestFailed
+
+PEERS = 4096
+"""Peers that are remembered; whoever was silent longest is forgotten first."""
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class Limiter:
+    """A bucket of `burst` requests for each peer, refilled at `per_s`."""
+
+    def __init__(self, what: str, *, per_s: float, burst: int) -> None:
+        self._what, self._per_s, self._burst = what, per_s, burst
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, peer: str) -> None:
+        """Count a request. Raises `RequestFailed` for one too many."""
+        now = time.monotonic()
+        bucket = self._buckets.pop(peer, None) or _Bucket(float(self._burst), now)
+        bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
+        bucket.at = now
+        self._buckets[peer] = bucket
+        if len(self._buckets) > PEERS:
+            self._buckets.popitem(last=False)
+        if bucket.tokens < 1:
+            raise RequestFailed("busy", f"{self._what}: more than {self._per_s:g} a second; try again later")
+        bucket.tokens -= 1
