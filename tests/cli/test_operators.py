@@ -11,6 +11,7 @@ import pytest
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
 from proofyard.protocol.types import ExitCode, Wei
+from proofyard.protocol.workload_bits import WORKLOADS
 
 CREDIT = 10**18
 
@@ -72,10 +73,17 @@ def test_a_node_joins_is_shown_and_leaves(bench: Bench) -> None:
     assert (shown["role"], shown["active"], shown["owner"]) == ("node", True, owner)
     assert bench.run("wallet", "balance", "owner")[1]["tokens"] == str(50 * CREDIT)
 
+    code, seen, _ = bench.run("node", "bench", hot)
+    assert code == 0
+    assert seen["bench"] == dict.fromkeys(WORKLOADS, True)
+    code, more, _ = bench.run("node", "stake", "10", "--owner", "owner", passwords=OWNER)
+    assert (code, more["stake"]) == (0, str(110 * CREDIT))
+
     code, left, _ = bench.run("node", "unstake", hot, "--owner", "owner", passwords=OWNER)
     assert code == 0
     assert left["amount"] == str(100 * CREDIT)
     assert bench.run("node", "status", hot)[1]["active"] is False
+    assert bench.run("node", "bench", hot)[1]["bench"] == dict.fromkeys(WORKLOADS, False)
 
     code, _, said = bench.run("node", "withdraw", "--owner", "owner", passwords=OWNER)
     assert code == ExitCode.FAILED
@@ -83,7 +91,7 @@ def test_a_node_joins_is_shown_and_leaves(bench: Bench) -> None:
     bench.anvil.warp(Params().unstake_delay + 1)
     code, _, _ = bench.run("node", "withdraw", "--owner", "owner", passwords=OWNER)
     assert code == 0
-    assert bench.run("wallet", "balance", "owner")[1]["tokens"] == str(150 * CREDIT)
+    assert bench.run("wallet", "balance", "owner")[1]["tokens"] == str(140 * CREDIT)
 
 
 def test_a_verifier_joins_with_a_proof_of_its_bls_key(bench: Bench) -> None:
@@ -95,6 +103,16 @@ def test_a_verifier_joins_with_a_proof_of_its_bls_key(bench: Bench) -> None:
     assert "next: proofyard verifier run --wallet hot --port 4433" in said
     shown = bench.run("verifier", "status", hot)[1]
     assert (shown["role"], shown["active"], shown["endpoint"]) == ("verifier", True, "127.0.0.1:4433")
+    assert (shown["seat"], shown["seat_counts"]) == (0, True), "a founding seat counts at once"
+    assert [(row["slot"], row["address"]) for row in bench.run("verifier", "seats")[1]] == [(0, hot)]
+    assert bench.run("verifier", "attend", "--wallet", "hot", passwords=("--password-file",))[1]["attended"] is True
+    code, _, said = bench.run("verifier", "unseat", "0", "--wallet", "hot", passwords=("--password-file",))
+    assert (code, said.count("\n")) == (ExitCode.FAILED, 1)
+
+    code, left, said = bench.run("verifier", "unstake", hot, "--owner", "owner", passwords=OWNER)
+    assert (code, left["amount"]) == (0, "0")
+    assert "withdraw" in said
+    assert bench.run("verifier", "status", hot)[1]["bound_until"] == left["release_at"]
 
 
 def test_too_little_money_is_said_with_what_is_missing(bench: Bench) -> None:

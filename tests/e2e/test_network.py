@@ -10,13 +10,26 @@ import pytest
 
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.record import BatchRecord
-from proofyard.protocol.replay import RecordInvalid, check_record
-from proofyard.protocol.signature import SignatureInvalid
-from proofyard.protocol.types import Wei
-from proofyard.sdk import Client, LoraJob, SettledBatch, claim_all, credits, settled_batches, submit_job, unclaimed
-from proofyard.workloads.workload import load_workload
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Cid, Wei
+from proofyard.protocol.validate import RecordInvalid
+from proofyard.sdk import (
+    Client,
+    JobHandle,
+    LoraJob,
+    ResultUnproven,
+    SettledBatch,
+    claim_all,
+    credits,
+    propose_verifier_fee,
+    settled_batches,
+    submit_job,
+    unclaimed,
+)
 
 pytestmark = pytest.mark.timeout(700)
 
@@ -28,6 +41,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     handle = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     events: list[LogLine] = []
     report = handle.wait(250, on_event=events.append)
+    assert report.result is not None
 
     kinds = [event.kind for event in events]
     faults = [event for event in events if event.kind == "fault"]
@@ -35,6 +49,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert kinds.count("valid") == report.tasks_valid == report.tasks == 10
     adapter = handle.result(tmp_path / "adapter")
     assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    check_believes_nobody(client, handle, report.result, tmp_path)
 
     batches = settled_batches(client, handle.job_id)
     dues = unclaimed(client, batches)
@@ -45,10 +60,15 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     network.anvil.warp(network.plan.params.challenge_window)
     paid = claim_all(client, dues)
     assert unclaimed(client, batches) == []
+    for batch in batches:
+        if client.chain.batch(batch.event.batch).unfinal:
+            client.chain.finalize(batch.event.batch)
     handle.close()
     after = network.holdings()
     assert network.books().conserved
     assert after[cheat.name].stake == 0
+    terms = client.chain.job(handle.job_id)
+    assert after["verifier-1"].stake - before["verifier-1"].stake == terms.verifier_fee == credits(5) + gas(client, 10)
     for node in network.nodes:
         owed = sum(due.amount for due in dues if due.node == node.key.address)
         gained = after[node.name].tokens - before[node.name].tokens
@@ -57,10 +77,24 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert credits(100) <= paid <= credits(110)
 
     check_status_api(network, handle.job_id, cheat.key.address, {event.task for event in faults})
-    check_replay(network, job, batches, capsys)
+    check_replay(network, client, job, batches, capsys)
 
     again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
     assert again.wait(250).result == report.result, "the same seed must give the same adapter"
+
+
+def gas(client: Client, tasks: int) -> int:
+    """What the proposed fee counts for gas, at the chain's price now, which does not move on a quiet test network."""
+    return propose_verifier_fee(Wei(0), tasks, client.chain.gas_price())
+
+
+def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder: Path) -> None:
+    """A verifier that reports something else than what was settled is refused, and nothing is written."""
+    proven = handle.prove()
+    assert len(proven.batches) >= 2
+    with pytest.raises(ResultUnproven, match=f"the settled result of the last task gives {result}"):
+        client.package(proven, raw_cid(b"invented"), folder / "invented")
+    assert not (folder / "invented").exists()
 
 
 def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int | None]) -> None:
@@ -79,7 +113,11 @@ def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int 
 
 
 def check_replay(
-    network: DevNetwork, job: LoraJob, batches: list[SettledBatch], capsys: pytest.CaptureFixture[str]
+    network: DevNetwork,
+    client: Client,
+    job: LoraJob,
+    batches: list[SettledBatch],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Anyone recomputes the batch with the fault; a record in which anything was changed does not hold."""
     first = next(batch for batch in batches if batch.record.faults)
@@ -89,13 +127,14 @@ def check_replay(
     found = json.loads(capsys.readouterr().out)
     faulty = {fault.task for fault in first.record.faults}
     assert {int(row["task"]) for row in found["executed"] if row["holds"] is not True} == faulty
+    assert [check["field"] for check in found["checks"]][-2:] == ["payouts", "settlement"]
+    assert all(check["holds"] for check in found["checks"])
 
-    manifest = job.manifest(None, None)
-    specs = load_workload("lora").graph(msgspec.structs.replace(manifest, model="m", data="d"))
-    check_record(first.record, specs, exact=True)
+    settled = client.settled(first.event.batch)
+    settled.check_record()
     for name, bad in tampered(first.record).items():
-        with pytest.raises((RecordInvalid, SignatureInvalid)):
-            check_record(bad, specs, exact=True)
+        with pytest.raises(RecordInvalid):
+            replace(settled, record=bad).check_record()
             pytest.fail(f"a record with other {name} was accepted")
 
 
@@ -107,33 +146,45 @@ def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
     vote, *others = audit.votes
 
     def with_vote(**changes: object) -> BatchRecord:
-        votes = (replace_in(vote, **changes), *others)
-        return replace_in(record, audits=(replace_in(audit, votes=votes), *rest))
+        return with_audit(votes=(replace_in(vote, **changes), *others))
+
+    def with_audit(**changes: object) -> BatchRecord:
+        return replace_in(record, audits=tuple(replace_in(a, **changes) if a is audit else a for a in record.audits))
 
     pay = replace_in(record.payouts[0], work=str(int(record.payouts[0].work) + 1))
-    task = record.tasks[0]
+    task, fault = record.tasks[0], record.faults[0]
+    foreign = replace_in(task, signature=record.tasks[1].signature)
     return {
-        "seed": replace_in(record, seed=bytes(32)),
-        "root": replace_in(record, root=bytes(32)),
+        "version": replace_in(record, version=2),
+        "chain": replace_in(record, chain_id=record.chain_id + 1),
+        "registry": replace_in(record, registry=vote.auditor),
         "batch": replace_in(record, batch=record.batch + 1),
+        "attempt": replace_in(record, attempt=record.attempt + 1),
+        "leader": replace_in(record, leader=record.leader + 1),
+        "jobs": replace_in(record, jobs=()),
+        "manifest": replace_in(record, jobs=(replace_in(record.jobs[0], manifest=raw_cid(b"another")),)),
         "tasks": replace_in(record, tasks=record.tasks[1:]),
-        "signature": replace_in(
-            record, tasks=(replace_in(task, signature=record.tasks[1].signature), *record.tasks[1:])
-        ),
+        "signature": replace_in(record, tasks=(foreign, *record.tasks[1:])),
         "trace": replace_in(record, tasks=(replace_in(task, trace=task.trace[::-1]), *record.tasks[1:])),
-        "probability": replace_in(record, tasks=(replace_in(task, audit_wad=0), *record.tasks[1:])),
-        "operators": replace_in(record, operators=tuple(o for o in record.operators if o.node != vote.auditor)),
+        "counted batches": replace_in(record, counted=()),
+        "uncounted batches": replace_in(record, uncounted=(record.batch,)),
+        "repeated tasks": replace_in(record, repeated=(task.key,)),
         "audits": replace_in(record, audits=rest),
-        "verdict": replace_in(record, audits=(replace_in(audit, verdict="undecided"), *rest)),
+        "verdict": with_audit(verdict=Verdict.UNDECIDED),
+        "absent auditors": with_audit(absent=(vote.auditor,)),
+        "copies": with_audit(copied=(vote.auditor,)),
+        "likeness": with_audit(alike=((vote.after, bytes(32)),)),
+        "votes": with_audit(votes=tuple(others)),
+        "auditor": with_vote(auditor=task.commitment.node),
+        "seal": with_vote(seal=bytes(32)),
+        "vote's signature": with_vote(signature=task.signature),
         "answer": with_vote(after=bytes(32)),
+        "keyed digest": with_vote(keyed=bytes(32)),
         "reason": with_vote(reason="it rained"),
         "salt": with_vote(salt=bytes(32)),
-        "likeness": replace_in(record, audits=(replace_in(audit, alike=((vote.after, bytes(32)),)), *rest)),
-        "worker's owner": replace_in(record, tasks=(replace_in(task, owner=record.registry), *record.tasks[1:])),
-        "drawn segments": replace_in(record, tasks=(replace_in(task, drawn=task.drawn + 1), *record.tasks[1:])),
-        "version": replace_in(record, version=1),
-        "auditor": with_vote(auditor=task.commitment.node),
         "faults": replace_in(record, faults=()),
+        "accused": replace_in(record, faults=(replace_in(fault, node=vote.auditor), *record.faults[1:])),
+        "fault's kind": replace_in(record, faults=(replace_in(fault, kind=FaultReason.DISAGREED), *record.faults[1:])),
         "payouts": replace_in(record, payouts=(pay, *record.payouts[1:])),
         "fewer payouts": replace_in(record, payouts=record.payouts[1:]),
     }
@@ -158,7 +209,7 @@ def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(
     assert any(line.kind == "lost" for line in handle.status().log)
     network.restart(lost[0])
     assert network.books().conserved
-    assert client.chain.job(handle.job_id).escrow < Wei(33 * 10**18)
+    assert client.chain.job(handle.job_id).escrow < credits(33)
 
 
 def test_a_verifier_that_is_killed_comes_back_and_finishes_the_job(

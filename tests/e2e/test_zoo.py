@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from proofyard.devnet.network import DevNetwork, Plan
-from proofyard.protocol.false_audit import false_audits
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.record import claimed_answers
+from proofyard.protocol.settlement import FaultReason
 from proofyard.sdk import Client, LoraJob, credits, settled_batches
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
@@ -42,13 +41,7 @@ def test_liars_lose_their_stake_the_late_their_task_and_the_honest_nothing(netwo
     committed = {line.node for line in lines if line.kind == "committed"}
     slashed = {member.key.address for member, _ in network.slashes([batch.event.batch for batch in batches])}
     outvoted = {
-        fault.node
-        for batch in batches
-        for fault in false_audits(
-            batch.record.audits,
-            claimed_answers(batch.record.traces, batch.record.audits),
-            batch.record.auditors_per_segment,
-        )
+        fault.node for batch in batches for fault in batch.record.faults if fault.kind == FaultReason.FALSE_AUDIT
     }
     colluding = {node for node, kind in kinds.items() if kind == "colluding-pair"}
     assert slashed == outvoted | (colluding & committed)
