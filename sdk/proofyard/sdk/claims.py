@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from proofyard.chain import BatchSettled, Claim, claim_of
+from proofyard.chain.events import Forfeited, topic_of
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, payouts_of
 from proofyard.protocol.settlement import Payout, payout_root
 from proofyard.protocol.types import Address, JobId, Wei
@@ -72,9 +73,12 @@ def unclaimed(client: Client, batches: Iterable[SettledBatch], nodes: Sequence[A
 
 
 def claim_all(client: Client, dues: Sequence[Due]) -> Wei:
-    """Claim what is due and whose window has closed; returns the sum. What is still in its window is passed over."""
+    """Claim what is due and whose window has closed; returns the sum that was paid. What is still in its window is
+    passed over, what an owner at fault has forfeited is burned and not counted."""
     now = client.chain.now()
     ripe = [due for due in dues if due.claimable_at <= now]
     for start in range(0, len(ripe), CLAIMS_AT_ONCE):
         client.chain.claim([due.claim for due in ripe[start : start + CLAIMS_AT_ONCE]])
-    return Wei(sum(due.amount for due in ripe))
+    news = client.chain.recent_events([topic_of(Forfeited)]) if ripe else []
+    burned = {(event.batch, event.operator) for event in news if isinstance(event, Forfeited)}
+    return Wei(sum(due.amount for due in ripe if (due.claim.batch, due.claim.payout.operator) not in burned))

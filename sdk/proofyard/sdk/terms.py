@@ -28,7 +28,7 @@ TASK_REWARD_BPS = 8500
 LEAST_AUDITORS = 2
 MAX_BYTE = (1 << 8) - 1
 MAX_AMOUNT = (1 << 96) - 1
-MAX_UNITS = (1 << 64) - 1
+MAX_UNITS = (1 << 48) - 1
 LEAST_SECONDS = 60
 MAX_SECONDS = 365 * 86_400
 
@@ -79,7 +79,7 @@ def check_work(manifest: Manifest, graph: Sequence[TaskSpec], limits: Limits = U
     """Raise `JobRefused` for the first field that asks more of a node than `limits` allow."""
     _require(bool(graph), "params", "make no task")
     units = sum(spec.work_units for spec in graph)
-    _require(0 < units <= MAX_UNITS, "params", f"make {units} work units; from 1 to 2**64 - 1 can be counted")
+    _require(0 < units <= MAX_UNITS, "params", f"make {units} work units; from 1 to 2**48 - 1 can be counted")
     for spec in graph:
         for demand in demands(manifest, spec):
             limit = getattr(limits, demand.limit)
