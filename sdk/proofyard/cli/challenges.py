@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli.chains import network_of, reader, signer
 from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_until, tell
 from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
@@ -16,8 +17,8 @@ from proofyard.cli.evidence import ExecuteFlags, Spoken, evidence, parse_place, 
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, load
-from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, Wei
+from proofyard.cli.settings import NETWORK, RequesterSettings, data_dir, load
+from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court
@@ -135,7 +136,7 @@ def list_challenges(
     as_json: AsJson = False,
 ) -> None:
     """List challenges, the newest first."""
-    chain = _reader(context, flags)
+    chain = reader(context, flags)
     found = [c for c in _newest(chain, limit) if batch in (None, c.batch) and not (undecided and is_closed(c))]
     rows = [
         (
@@ -157,7 +158,7 @@ def list_challenges(
 def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json: AsJson = False) -> None:
     """Show a challenge: what it is about, who sits on its jury, how they voted, and what comes next."""
     require("node", f"{COMMAND} show")
-    chain = _reader(context, flags)
+    chain = reader(context, flags)
     from proofyard.disputes.voting import read_challenge
 
     record = read_challenge(chain, _id(challenge))
@@ -328,18 +329,11 @@ def _newest(chain: "ChainClient", limit: int) -> list["ChallengeRecord"]:
     return [chain.challenge(ChallengeId(number)) for number in range(count, max(0, count - limit), -1)]
 
 
-def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
-    from proofyard.chain import ChainClient
-
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    return ChainClient(settings.rpc_url, Address(settings.registry))
-
-
 def _signer(context: typer.Context, flags: WalletFlags) -> "ChainClient":
     """A chain client with the wallet that pays bonds, as `proofyard job` uses it."""
     shared = NETWORK | {"wallet", "password_file"}
     settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=shared)
-    return _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
+    return signer(settings.rpc_url, settings.registry, settings.from_block, settings.wallet, settings.password_file)
 
 
 def _juror(
@@ -351,15 +345,9 @@ def _juror(
 
     given = {**flags.given(), "model_dirs": execution.model_dir}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
-    chain = _unlocked(settings.rpc_url, settings.registry, settings.wallet, settings.password_file)
+    start = network_of(context, flags).from_block
+    chain = signer(settings.rpc_url, settings.registry, start, settings.wallet, settings.password_file)
     return chain, replace(execution, model_dir=list(settings.model_dirs)), settings.data_dir / "votes"
-
-
-def _unlocked(rpc_url: str, registry: str, wallet: Path, password_file: Path | None) -> "ChainClient":
-    from proofyard.chain import ChainClient
-    from proofyard.cli.wallets import unlock
-
-    return ChainClient(rpc_url, Address(registry), unlock(wallet, password_file))
 
 
 def _id(number: int) -> "ChallengeId":

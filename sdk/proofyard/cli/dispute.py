@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proofyard.cli import challenges
-from proofyard.cli.context import config_of
+from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
 from proofyard.cli.evidence import Evidence, ExecuteFlags, Place, Spoken, evidence, job_in, parse_place, place_in
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, grouped
 from proofyard.cli.output import AsJson, emit, note
-from proofyard.cli.settings import NetworkSettings, load
-from proofyard.protocol.types import Address, BatchId, Cid, ExitCode, SegmentIndex, TaskIndex
+from proofyard.protocol.types import BatchId, Cid, ExitCode, SegmentIndex, TaskIndex
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient
@@ -58,7 +57,7 @@ def replay(
     """
     require("node", "proofyard verifier dispute replay")
     spoken = [parse_place(text) for text in segment or []]
-    chain, number = _reader(context, flags), BatchId(batch)
+    chain, number = reader(context, flags), BatchId(batch)
 
     async def run() -> tuple["Settled", "RecordInvalid | None", list["Replayed"]]:
         async with evidence(chain, execution) as found:
@@ -112,7 +111,7 @@ def bisect(
     Descends the two Merkle trees, so of N states only about 2 log N digests are compared.
     """
     require("node", "proofyard verifier dispute bisect")
-    chain, index = _reader(context, flags), TaskIndex(task)
+    chain, index = reader(context, flags), TaskIndex(task)
     given = _read_trace(trace) if trace else None
 
     async def run() -> dict[str, Any]:
@@ -159,13 +158,6 @@ def bisect(
 
 
 challenges.add_commands(dispute)
-
-
-def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
-    from proofyard.chain import ChainClient
-
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
 async def _settled(chain: "ChainClient", found: Evidence, batch: BatchId) -> "Settled":

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli.chains import reader
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
-from proofyard.cli.settings import NETWORK, NetworkSettings, RequesterSettings, load
-from proofyard.protocol.types import Address, JobId
+from proofyard.cli.settings import NETWORK, RequesterSettings, load
+from proofyard.protocol.types import JobId
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord
@@ -146,7 +147,7 @@ def status(
 @grouped
 def show(context: typer.Context, flags: NetworkFlags, job: Number, as_json: AsJson = False) -> None:
     """Show what the chain says of a job: its terms, its money, and when what is left of it can be had back."""
-    chain = _reader(context, flags)
+    chain = reader(context, flags)
     record = chain.job(JobId(job))
     facts = _chain_facts(chain, record)
     amounts = ("reward", "audit_fee", "verifier_fee", "escrow", "surplus")
@@ -246,15 +247,9 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
     from proofyard.cli.wallets import unlock
     from proofyard.sdk import Client
 
-    with Client(settings.rpc_url, settings.registry, unlock(settings.wallet, settings.password_file)) as client:
+    wallet = unlock(settings.wallet, settings.password_file)
+    with Client(settings.rpc_url, settings.registry, wallet, first_block=settings.from_block) as client:
         yield client
-
-
-def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
-    from proofyard.chain import ChainClient
-
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    return ChainClient(settings.rpc_url, Address(settings.registry))
 
 
 def _chain_facts(chain: "ChainClient", record: "JobRecord") -> dict[str, Any]:

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli.chains import network_of, reader, signer
 from proofyard.cli.claim import claim
-from proofyard.cli.context import config_of
 from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, verifier_run
-from proofyard.cli.settings import NetworkSettings, load
 from proofyard.cli.wallets import unlock, wallet_file
 from proofyard.protocol.types import Address, Wei
 
@@ -94,7 +93,7 @@ def register_verifier(
 @grouped
 def status(context: typer.Context, flags: NetworkFlags, address: KeyAddress, as_json: AsJson = False) -> None:
     """Print how the Registry sees an operator."""
-    chain = _reader(context, flags)
+    chain = reader(context, flags)
     record = _record(chain, address)
     account = chain.account(record.owner)
     seat = next((seat for seat in chain.active_verifiers() if seat.id == record.id), None)
@@ -154,7 +153,7 @@ def bench(
     Registering takes them by itself. A place that was left can be had again after the time to unstake.
     """
     chain = (
-        _reader(context, flags) if owner is None else _owner(context, flags, owner, owner_password_file, keystore_dir)
+        reader(context, flags) if owner is None else _owner(context, flags, owner, owner_password_file, keystore_dir)
     )
     record = _record(chain, address)
     from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
@@ -191,7 +190,7 @@ def attend(
 @grouped
 def seats(context: typer.Context, flags: NetworkFlags, as_json: AsJson = False) -> None:
     """List the verifiers that are seated, and whose seats count for batches that are committed now."""
-    found = _reader(context, flags).active_verifiers()
+    found = reader(context, flags).active_verifiers()
     facts = [
         {
             "slot": seat.slot,
@@ -296,22 +295,13 @@ def _record(chain: "ChainClient", address: str) -> "NodeRecord":
     return chain.operator(operator)
 
 
-def _reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
-    from proofyard.chain import ChainClient
-
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    return ChainClient(settings.rpc_url, Address(settings.registry))
-
-
 def _owner(
     context: typer.Context, flags: NetworkFlags, owner: str, password_file: Path | None, keystore_dir: Path | None
 ) -> "ChainClient":
     """A chain client that signs as the owner; the settings are checked before a password is asked for."""
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    from proofyard.chain import ChainClient
-
-    wallet = unlock(_file(owner, keystore_dir), password_file)
-    return ChainClient(settings.rpc_url, Address(settings.registry), wallet)
+    settings = network_of(context, flags)
+    keystore = _file(owner, keystore_dir)
+    return signer(settings.rpc_url, settings.registry, settings.from_block, keystore, password_file)
 
 
 def _file(wallet: str, keystore_dir: Path | None) -> Path:

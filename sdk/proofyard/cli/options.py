@@ -27,6 +27,9 @@ class NetworkFlags:
 
     rpc_url: Annotated[str | None, typer.Option(help="The chain's JSON-RPC endpoint.")] = None
     registry: Annotated[str | None, typer.Option(help="Address of the network's Registry contract.")] = None
+    from_block: Annotated[
+        int | None, typer.Option(min=0, help="Block that the Registry was made in; 0 looks at the whole chain.")
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The flags as `settings.load` takes them."""

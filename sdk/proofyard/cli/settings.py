@@ -20,15 +20,18 @@ from proofyard.cli.errors import BadSetting, UsageError
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-NETWORK = frozenset({"rpc_url", "registry"})
+NETWORK = frozenset({"rpc_url", "registry", "from_block"})
 """Shared by every program."""
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which network a command talks to. `rpc_url`: the chain's JSON-RPC endpoint. `registry`: its Registry."""
+    """Which network a command talks to. `rpc_url`: the chain's JSON-RPC endpoint. `registry`: its Registry.
+    `from_block`: the block that the Registry is in, where its past begins; 0 is always right, and slow on a long
+    chain."""
 
     rpc_url: str = "http://127.0.0.1:8545"
     registry: str
+    from_block: int = 0
 
 
 class RequesterSettings(NetworkSettings, frozen=True, kw_only=True):

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from proofyard.cli.context import config_of
+from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.settings import NetworkSettings, load
 from proofyard.cli.wallets import ask_new_password, wallets_dir
 from proofyard.protocol.types import Address
 
@@ -69,11 +68,9 @@ def balance(
     context: typer.Context, name: Name, flags: NetworkFlags, keystore_dir: KeystoreDir = None, as_json: AsJson = False
 ) -> None:
     """Print what a wallet holds and has at stake. NAME may be an address."""
-    settings = load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
-    from proofyard.chain import ChainClient
+    chain = reader(context, flags)
     from proofyard.protocol.types import Address
 
-    chain = ChainClient(settings.rpc_url, Address(settings.registry))
     address = Address(name) if name.startswith("0x") else _address(name, wallets_dir(keystore_dir))
     account = chain.account(address)
     amounts = {

@@ -227,7 +227,11 @@ class DevNetwork:
     def _write_settings(self) -> None:
         keys = keys_of(self.directory / "wallets", "requester")
         requester = {"wallet": str(keys.keystore), "password_file": str(keys.password_file)}
-        network = {"rpc_url": self.rpc_url, "registry": self.deployment.registry}
+        network = {
+            "rpc_url": self.rpc_url,
+            "registry": self.deployment.registry,
+            "from_block": self.deployment.block,
+        }
         self.settings.write_text(toml_text({"": network, "requester": requester}))
 
     def _join(self, name: str, role: str, adversary: str | None = None, key: Wallet | None = None) -> None:

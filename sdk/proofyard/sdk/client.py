@@ -67,11 +67,15 @@ class Client:
 
     Works synchronously; QUIC runs in a thread of its own. Use as `with Client(...) as client`.
     `registry` is the Registry's address on the chain behind `rpc_url`; `data_dir` keeps artifacts (default: temporary).
+    `first_block` is the block that the Registry is in, where its past begins; 0 is always right, and slow on a long
+    chain.
     """
 
-    def __init__(self, rpc_url: str, registry: str, wallet: Wallet, *, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, rpc_url: str, registry: str, wallet: Wallet, *, data_dir: Path | None = None, first_block: int = 0
+    ) -> None:
         self.wallet = wallet
-        self.chain = ChainClient(rpc_url, Address(registry), wallet)
+        self.chain = ChainClient(rpc_url, Address(registry), wallet, first_block=first_block)
         self._temporary = TemporaryDirectory(prefix="proofyard-") if data_dir is None else None
         self.store = BlockStore(Path(self._temporary.name) if self._temporary else Path(data_dir or ".") / "blocks")
         self._loop = asyncio.new_event_loop()
@@ -83,7 +87,8 @@ class Client:
     @classmethod
     def from_env(cls) -> Self:
         """A client from PROOFYARD_RPC_URL, PROOFYARD_REGISTRY, PROOFYARD_WALLET (keystore file) and
-        PROOFYARD_PASSWORD_FILE. Raises `JobRefused` that names what is missing."""
+        PROOFYARD_PASSWORD_FILE, and from PROOFYARD_FROM_BLOCK where it is set. Raises `JobRefused` that names what is
+        missing."""
         names = ("PROOFYARD_RPC_URL", "PROOFYARD_REGISTRY", "PROOFYARD_WALLET", "PROOFYARD_PASSWORD_FILE")
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
@@ -91,7 +96,11 @@ class Client:
                 f"set {', '.join(missing)}, or pass client=Client(...); `proofyard devnet` prints them all"
             )
         rpc_url, registry, keystore, password_file = (os.environ[name] for name in names)
-        return cls(rpc_url, registry, Wallet.unlock(Path(keystore), password_file=Path(password_file)))
+        first = os.environ.get("PROOFYARD_FROM_BLOCK") or "0"
+        if not first.isdecimal():
+            raise JobRefused(f"PROOFYARD_FROM_BLOCK: {first!r} is no block number")
+        wallet = Wallet.unlock(Path(keystore), password_file=Path(password_file))
+        return cls(rpc_url, registry, wallet, first_block=int(first))
 
     def __enter__(self) -> Self:
         return self
