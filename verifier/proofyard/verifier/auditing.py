@@ -1,8 +1,8 @@
 """Auditing a batch: seat the plan's auditors, gather their seals, open them together, tally.
 
 An auditor is given the state before a segment and never the one after it. Its answer is 32 bytes and equals the
-worker's or does not, so nothing but the state before is moved. One loop serves all segments of a batch, so that a node's
-room is shared among them; what it decides is in `seating`.
+worker's or does not, so nothing but the state before is moved. One loop serves all segments of a batch, so that a
+node's room is shared among them; what it decides is in `seating`.
 """
 
 import asyncio
@@ -209,8 +209,8 @@ class Bench:
         log(session, case.job, kind, f"{case.name}: {outcome}", task=case.spec.index, node=auditor)
 
     async def _copied(self, case: Case, openings: Mapping[Address, SealOpened]) -> set[Address]:
-        """Those who have not executed: in a drawn share of segments the keyed digests are held against the state's bytes.
-        A state that nobody delivers cannot tell."""
+        """Those who have not executed: in a drawn share of segments the keyed digests are held against the state's
+        bytes. A state that nobody delivers cannot tell."""
         if not keyed_is_checked(case.seed, case.leaf, case.segment) or not self._context.workload(case.manifest).exact:
             return set()
         copied: set[Address] = set()

@@ -1,7 +1,7 @@
 """The life of a batch: formed, committed on chain, drawn, judged, settled; resumable anywhere.
 
-Whoever leads a batch carries it, whether it formed it or took it over. Each round begins with what the chain says of it:
-a batch may have been settled, voided, taken or dropped since.
+Whoever leads a batch carries it, whether it formed it or took it over. Each round begins with what the chain says of
+it: a batch may have been settled, voided, taken or dropped since.
 """
 
 import asyncio
@@ -50,9 +50,9 @@ RECEIPT_MARGIN_S = 300.0
 
 
 def form_batches(session: Session, at: float, *, batch_tasks: int) -> list[int]:
-    """Put what is committed into batches: wherever a job can make no progress without its verdicts, `batch_tasks` of its
-    commitments are there, a receipt falls due, or the job is over. A promise that no batch honours in time costs this
-    verifier stake, whatever became of the job. `at`: Unix seconds of the chain's clock."""
+    """Put what is committed into batches: wherever a job can make no progress without its verdicts, `batch_tasks` of
+    its commitments are there, a receipt falls due, or the job is over. A promise that no batch honours in time costs
+    this verifier stake, whatever became of the job. `at`: Unix seconds of the chain's clock."""
     formed = []
     query = select(Task.job).where(Task.state == TaskState.COMMITTED).distinct()
     for number in session.exec(query).all():

@@ -12,7 +12,8 @@ Place = tuple[JobId, TaskIndex, SegmentIndex]
 
 @dataclass(frozen=True)
 class Case:
-    """`leaf` is the commitment's struct hash, `trace` the worker's; `auditors` in the plan's order; `owners` by node, as they were at the draw."""
+    """`leaf` is the commitment's struct hash, `trace` the worker's; `auditors` in the plan's order; `owners` by node,
+    as they were at the draw."""
 
     batch_row: int
     batch: BatchId

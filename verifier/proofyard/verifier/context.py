@@ -142,8 +142,8 @@ class Context:
         self._block_time = _Read(time.monotonic(), timestamp)
 
     def chain_time(self) -> float:
-        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain whose
-        last block is old has the wall's time in its next one."""
+        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain
+        whose last block is old has the wall's time in its next one."""
         return max(time.time(), float(self._block_time.value) + time.monotonic() - self._block_time.at)
 
     # Artifacts
@@ -175,7 +175,7 @@ class Context:
         """Connections to the other seated verifiers that can be reached."""
         known = [v for v in await self.verifiers() if v.node != self.wallet.address]
         dialled = await asyncio.gather(*(self.dial(v.node, v.endpoint) for v in known), return_exceptions=True)
-        return [peer for peer in dialled if isinstance(peer, Connection)]
+        return [peer for peer in dialled if not isinstance(peer, BaseException)]
 
     async def dial(self, peer: Address, endpoint: str) -> Connection:
         """A connection to a peer whose `endpoint` (host:port) the Registry shows. Raises `TransportError`."""

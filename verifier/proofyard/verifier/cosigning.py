@@ -10,9 +10,9 @@ from functools import partial
 
 from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.chain import BatchState as ChainBatch
-from proofyard.disputes.refusals import check_refusals
-from proofyard.protocol.messages import CoSign, CoSigned
-from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, faulty_audit
+from proofyard.disputes.refusals import check_keyed, check_refusals
+from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
+from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record, faulty_audit
 from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
@@ -33,6 +33,8 @@ REQUESTS_PER_S = 2.0
 BURST = 10
 CHECKS_AT_ONCE = 2
 RECHECK_S = 1.0
+ASK_S = 5.0
+ASKED_AT_ONCE = 16
 
 
 class CoSigner:
@@ -117,7 +119,9 @@ class CoSigner:
             return await context.find(cid, max_bytes=max_bytes, first=connection)
 
         await check_refusals(record, evidence.manifests, evidence.graphs, read)
+        await check_keyed(view, record, evidence.manifests, read)
         await self._check_withheld(record, connection)
+        await self._check_absent(record)
 
     def _require_list_in_time(self, view: BatchView) -> None:
         """A member list that turned up after the draw may have waited for a kind one: such a batch is never settled.
@@ -142,9 +146,28 @@ class CoSigner:
                 reason = f"what task {fault.task} of job {fault.job} is said to withhold can be had"
                 raise RecordInvalid(record.batch, "faults", reason)
 
+    async def _check_absent(self, record: BatchRecord) -> None:
+        """Auditors whose answers the record lacks: one that shows its answer was left out."""
+        limit = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(audit: AuditedSegment, auditor: Address) -> None:
+            member = self._context.members.get(auditor)
+            if member is None:
+                return
+            try:
+                async with limit:
+                    request = OpenSeal(record.batch, *audit.key)
+                    await member.connection.request(request, reply=SealOpened, timeout=ASK_S)
+            except ProofyardError:
+                return
+            reason = f"{auditor} is called absent from segment {audit.segment} of task {audit.task} and has answered"
+            raise RecordInvalid(record.batch, "audits", reason)
+
+        await asyncio.gather(*(ask(audit, auditor) for audit in record.audits for auditor in audit.absent))
+
     async def _missing(self, cid: Cid, worker: Address, connection: Connection) -> bool:
-        """Whether nobody delivers an artifact within this verifier's own patience. Raises `RequestFailed` where it reaches
-        no node but the worker, and so cannot tell whose line it is that fails."""
+        """Whether nobody delivers an artifact within this verifier's own patience. Raises `RequestFailed` where it
+        reaches no node but the worker, and so cannot tell whose line it is that fails."""
         context = self._context
         try:
             async with asyncio.timeout(context.settings.recheck_s):

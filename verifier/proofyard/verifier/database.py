@@ -220,7 +220,8 @@ class Known(SQLModel, table=True):
 
 
 class Signed(SQLModel, table=True):
-    """What this verifier signed for a batch and attempt, written before the signature leaves: there is never another."""
+    """What this verifier signed for a batch and attempt, written before the signature leaves: there is never
+    another."""
 
     batch: int = Field(primary_key=True)
     attempt: int = Field(primary_key=True)

@@ -28,9 +28,9 @@ class NotDelivered(ProofyardError):
 async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patience_s: float) -> int:
     """Have a committed artifact in the store, from its worker or anybody who has it; its size in bytes.
 
-    Raises `NotDelivered` after `patience_s` seconds in which other nodes could reach this verifier: time in which it was
-    cut off itself is not held against anybody. Raises `StateRefused` for what can be no state: a DAG that is no file, or
-    one that unfolds to more than `MAX_STATE_BYTES`.
+    Raises `NotDelivered` after `patience_s` seconds in which other nodes could reach this verifier: time in which it
+    was cut off itself is not held against anybody. Raises `StateRefused` for what can be no state: a DAG that is no
+    file, or one that unfolds to more than `MAX_STATE_BYTES`.
     """
     left = patience_s
     while True:

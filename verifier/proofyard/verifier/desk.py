@@ -211,8 +211,8 @@ class Desk:
         return leaf
 
     async def _deadline(self, job_id: JobId) -> int:
-        """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and never
-        later than a batch of the job can be committed. Raises `SubmissionRefused` where that is too soon."""
+        """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and
+        never later than a batch of the job can be committed. Raises `SubmissionRefused` where that is too soon."""
         receipt_time = (await self._context.params()).receipt_time
         with self._context.database.session() as session:
             job = session.get(Job, job_id)

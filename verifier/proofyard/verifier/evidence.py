@@ -1,4 +1,5 @@
-"""What a record is held against: the chain's view, manifests and graphs of its jobs, member lists, and what was paid."""
+"""What a record is held against: the chain's view, manifests and graphs of its jobs, member lists, and what was
+paid."""
 
 import asyncio
 from collections import OrderedDict

@@ -62,8 +62,8 @@ def objection(
 ) -> str:
     """Why a node may not be offered a task of `segments` segments, empty if it may.
 
-    What its owner would lose of its stake must back it beside the reward `in_flight`. And there must be owners enough to
-    convict it, were it to cheat: k + 1 for each segment that is drawn, since nobody audits two. Where so much is in
+    What its owner would lose of its stake must back it beside the reward `in_flight`. And there must be owners enough
+    to convict it, were it to cheat: k + 1 for each segment that is drawn, since nobody audits two. Where so much is in
     flight that more segments are drawn than the job asks for, twice k + 1 less one: colluders on the list must not be
     able to leave a faked segment undecided. An audit that can decide nothing deters nobody.
     """

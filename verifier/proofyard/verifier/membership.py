@@ -44,7 +44,8 @@ def batches_of(view: BatchView) -> dict[BatchId, Header]:
 
 
 async def gather_lists(context: Context, view: BatchView, *, first: Connection | None = None) -> Lists:
-    """The member lists that a plan for `view`'s batch needs, as far as anybody delivers them. `first` is asked first."""
+    """The member lists that a plan for `view`'s batch needs, as far as anybody delivers them. `first` is asked
+    first."""
     found = Lists()
     limit = asyncio.Semaphore(LISTS_AT_ONCE)
 

@@ -1,7 +1,7 @@
 """What a batch's record means for the tasks of this verifier's jobs: valid, or to be done again, and by whom not.
 
-A task that its record does not pay is done again whatever the reason, unless an earlier batch has paid it. How often a task
-may come out undecided is bounded: then its job fails, and what was valid stays paid.
+A task that its record does not pay is done again whatever the reason, unless an earlier batch has paid it. How often a
+task may come out undecided is bounded: then its job fails, and what was valid stays paid.
 """
 
 from collections.abc import Collection, Iterable

@@ -1,7 +1,7 @@
 """Who gets which task: tasks whose inputs are valid are offered to idle nodes on a lease that progress renews.
 
-A node that is away, busy or declines costs a task nothing but time. Only who began a task and could not finish it is not
-asked again, and only where that is so of everybody on chain who could, or of many owners, does the job fail.
+A node that is away, busy or declines costs a task nothing but time. Only who began a task and could not finish it is
+not asked again, and only where that is so of everybody on chain who could, or of many owners, does the job fail.
 """
 
 import logging

@@ -108,8 +108,8 @@ def _seated(
     has_room: Callable[[Address], bool],
     at: float,
 ) -> tuple[Address, ...]:
-    """The next auditors to ask, in the plan's order. A record names those who are passed over, and holds no more of them
-    than votes."""
+    """The next auditors to ask, in the plan's order. A record names those who are passed over, and holds no more of
+    them than votes."""
     seated: list[Address] = []
     passed, places, most = 0, wanted, votes + max(wanted, 0)
     for auditor, chair in chairs.items():

@@ -1,0 +1,413 @@
+"""A chain that is made of Python, and nodes and verifiers on it: the real services without sockets.
+
+`FakeChain` holds what a Registry would say; every `Verifier` has a real database, block store, desk and co-signer. A
+`Link` is a connection between two of them: requests go straight to the other's handlers.
+"""
+
+import itertools
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from proofyard.artifacts import BlockStore
+from proofyard.chain import NodeRecord, Params, Role, VerifierRecord, Wallet
+from proofyard.chain.errors import NotDrawn
+from proofyard.protocol import bls
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.settlement import (
+    Header,
+    Line,
+    OperatorId,
+    Settlement,
+    draw_seed,
+    header_hash,
+    settlement_digest,
+)
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Wei
+from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFacts, Seat
+from proofyard.transport import Connection, RequestFailed
+from proofyard.verifier.context import Context, Member
+from proofyard.verifier.cosigning import CoSigner
+from proofyard.verifier.database import Database
+from proofyard.verifier.desk import Desk
+
+CREDIT = 10**18
+DOMAIN = Domain(31337, Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"))
+TRUSTED = 10**9
+"""Consecutive valid audits of who is next to never drawn."""
+STAKE = Wei(1000 * CREDIT)
+PARAMS = Params()
+
+
+@dataclass
+class ChainBatch:
+    """A batch as `chain.batch` tells it, and its header."""
+
+    id: BatchId
+    content: Header
+    verifier: OperatorId
+    commit_block: int
+    committed_at: int
+    attempt: int = 0
+    settled_at: int = 0
+    claimable_at: int = 0
+    open_challenges: int = 0
+    unfinal: bool = False
+    dropped: bool = False
+    voided: bool = False
+    seed: Digest = Digest(bytes(32))
+    leader_since: int = 0
+    opened_at: int = 0
+    settlement: Settlement | None = None
+
+    @property
+    def header(self) -> Digest:
+        return header_hash(self.content)
+
+
+@dataclass
+class FakeChain:
+    """What all share: blocks of a second each, operators, jobs, batches."""
+
+    params_: Params = PARAMS
+    clock: int = field(default_factory=lambda: int(time.time()))
+    block: int = 100
+    facts: list[OperatorFacts] = field(default_factory=list)
+    seats: list[VerifierRecord] = field(default_factory=list)
+    jobs: dict[JobId, JobFacts] = field(default_factory=dict)
+    batches: dict[BatchId, ChainBatch] = field(default_factory=dict)
+    closed: set[JobId] = field(default_factory=set)
+    retired_keys: dict[Address, tuple[OperatorId, Address]] = field(default_factory=dict)
+    salt: int = 0
+    sent: list[tuple[str, object]] = field(default_factory=list)
+
+    # Building
+
+    def add_node(
+        self, wallet: Wallet, *, valid: int = TRUSTED, stake: Wei = STAKE, owner: Address | None = None
+    ) -> OperatorFacts:
+        number = OperatorId(len(self.facts) + len(self.seats) + 1)
+        facts = OperatorFacts(number, wallet.address, owner or Wallet.generate().address, valid, stake, True, True)
+        self.facts.append(facts)
+        return facts
+
+    def add_verifier(self, wallet: Wallet) -> VerifierRecord:
+        number = OperatorId(len(self.facts) + len(self.seats) + 1)
+        key = bls.public_key(wallet.bls_secret())
+        owner = Wallet.generate().address
+        record = VerifierRecord(number, len(self.seats), True, wallet.address, owner, STAKE, key, f"{wallet.address}:1")
+        self.seats.append(record)
+        return record
+
+    def add_job(self, facts: JobFacts) -> JobId:
+        job = JobId(len(self.jobs) + 1)
+        self.jobs[job] = facts
+        return job
+
+    def for_wallet(self, wallet: Wallet) -> "ChainOf":
+        return ChainOf(self, wallet)
+
+    def owners(self) -> dict[Address, tuple[OperatorId, Address]]:
+        known = {o.node: (o.id, o.owner) for o in self.facts} | {s.node: (s.id, s.owner) for s in self.seats}
+        return known | self.retired_keys
+
+    def mine(self, blocks: int = 1) -> None:
+        self.block += blocks
+        self.clock += blocks
+
+
+class ChainOf:
+    """The chain as one wallet's client shows it."""
+
+    def __init__(self, chain: FakeChain, wallet: Wallet) -> None:
+        self._chain = chain
+        self._wallet = wallet
+
+    def params(self) -> Params:
+        return self._chain.params_
+
+    def now(self) -> int:
+        return self._chain.clock
+
+    def block_number(self) -> int:
+        return self._chain.block
+
+    def operator_of(self, key: Address) -> OperatorId | None:
+        known = self._chain.owners().get(key)
+        return known[0] if known else None
+
+    def active_verifiers(self) -> list[VerifierRecord]:
+        return list(self._chain.seats)
+
+    def signers_of(self, _batch: BatchId) -> list[VerifierRecord]:
+        return list(self._chain.seats)
+
+    def active_nodes(self) -> list[NodeRecord]:
+        return [record_of(facts) for facts in self._chain.facts if facts.active]
+
+    def operator(self, operator: OperatorId) -> NodeRecord:
+        return next(record_of(facts) for facts in self._chain.facts if facts.id == operator)
+
+    def history(self) -> Any:
+        opened = tuple(OpenBatch(b.id, b.content) for b in self._chain.batches.values() if _open(b))
+        chain = self._chain
+        return SimpleNamespace(
+            read_to=chain.block,
+            open_batches=lambda _block: opened,
+            job=lambda job: chain.jobs[job],
+            owners=lambda _block: chain.owners(),
+        )
+
+    def job(self, job: JobId) -> Any:
+        facts, closed = self._chain.jobs[job], job in self._chain.closed
+        lines = [(b, line) for b in self._chain.batches.values() for line in b.content.lines if line.job == job]
+        paid = sum(line.paid_units for _, line in lines)
+        opened = sum(line.units for batch, line in lines if _open(batch))
+        end = self._chain.clock if closed else facts.deadline
+        return SimpleNamespace(
+            units=facts.units,
+            units_paid=paid,
+            units_open=opened,
+            units_left=facts.units - paid - opened,
+            closed=closed,
+            verifier=self._chain.seats[0].id,
+            commits_end=lambda receipt_time: min(end, facts.deadline) + receipt_time,
+        )
+
+    def batch(self, batch: BatchId) -> ChainBatch:
+        return replace(self._chain.batches[batch])
+
+    def header(self, batch: BatchId) -> Header:
+        return self._chain.batches[batch].content
+
+    def find_batches(self, root: Digest, verifier: OperatorId | None = None, *, since: int = 0) -> list[Any]:
+        found = [b for b in self._chain.batches.values() if b.content.root == root and b.verifier == verifier]
+        return [SimpleNamespace(batch=b.id) for b in found]
+
+    def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
+        chain = self._chain
+        own = self.operator_of(self._wallet.address)
+        assert own is not None
+        full = []
+        for job, units in lines:
+            facts = chain.jobs[job]
+            total = facts.reward + facts.audit_fee + facts.verifier_fee
+            full.append(Line(job, units, Wei(-(-total * units // facts.units))))
+        number = BatchId(len(chain.batches) + 1)
+        header = Header(root, size, members, tuple(full))
+        chain.batches[number] = ChainBatch(number, header, own, chain.block, chain.clock)
+        chain.batches[number].leader_since = chain.batches[number].opened_at = chain.clock
+        chain.mine(3)
+        return number
+
+    def view(self, batch: BatchId, attempt: int | None = None) -> BatchView:
+        chain, state = self._chain, self._chain.batches[batch]
+        draw_block = state.commit_block + chain.params_.draw_delay
+        if draw_block > chain.block:
+            raise NotDrawn(batch, draw_block)
+        committed = Header(
+            state.content.root,
+            state.content.size,
+            state.content.members,
+            tuple(replace(line, paid_units=0, amount=Wei(0)) for line in state.content.lines),
+        )
+        block_hash = draw_block.to_bytes(16, "big") + chain.salt.to_bytes(16, "big")
+        opened = [b for b in chain.batches.values() if b.id == batch or (_open(b) and b.commit_block <= draw_block)]
+        own_jobs = {line.job for line in committed.lines}
+        mine = [b for b in chain.batches.values() if b.id != batch and own_jobs & {x.job for x in b.content.lines}]
+        return BatchView(
+            chain_id=DOMAIN.chain_id,
+            registry=DOMAIN.registry,
+            batch=batch,
+            attempt=state.attempt,
+            leader=state.verifier,
+            header=committed,
+            quorum=tuple(Seat(seat.slot, seat.id, seat.owner) for seat in chain.seats),
+            commit_block=state.commit_block,
+            draw_block=draw_block,
+            drawn_at=state.committed_at + chain.params_.draw_delay,
+            seed=draw_seed(block_hash, batch, header_hash(committed)),
+            jobs=dict(chain.jobs),
+            operators=tuple(chain.facts),
+            owners=chain.owners(),
+            open_batches=tuple(
+                OpenBatch(b.id, committed if b.id == batch else b.content) for b in sorted(opened, key=lambda b: b.id)
+            ),
+            claimed_before=tuple(OpenBatch(b.id, b.content) for b in mine if _open(b) and b.id < batch),
+            settled_before=tuple((b.id, b.settlement.record) for b in mine if b.settlement and b.id < batch),
+            collusion_bps=chain.params_.collusion_bps,
+            slash_requester_bps=chain.params_.slash_requester_bps,
+            slash_auditor_bps=chain.params_.slash_auditor_bps,
+        )
+
+    def settle_batch(self, batch: BatchId, settlement: Settlement, signers: int, signature: bls.BlsSignature) -> None:
+        chain, state = self._chain, self._chain.batches[batch]
+        digest = settlement_digest(DOMAIN, self.view(batch).ref, settlement)
+        keys = [seat.public_key for seat in chain.seats if signers >> seat.slot & 1]
+        assert 3 * len(keys) >= 2 * len(chain.seats)
+        assert bls.verify_aggregate(keys, digest, signature)
+        lines = tuple(
+            replace(line, paid_units=share.paid_units, amount=share.amount)
+            for line, share in zip(state.content.lines, settlement.shares, strict=True)
+        )
+        state.content = replace(state.content, lines=lines)
+        state.settlement, state.settled_at = settlement, chain.clock
+        state.claimable_at = chain.clock + chain.params_.challenge_window
+        chain.mine()
+
+    def take_batch(self, batch: BatchId) -> None:
+        own = self.operator_of(self._wallet.address)
+        assert own is not None
+        state = self._chain.batches[batch]
+        state.verifier, state.voided, state.leader_since = own, False, self._chain.clock
+        self._chain.sent.append(("take", batch))
+
+    def drop_batch(self, batch: BatchId) -> None:
+        self._chain.batches[batch].dropped = True
+        self._chain.sent.append(("drop", batch))
+
+    def draw(self, batch: BatchId) -> None:
+        self._chain.batches[batch].seed = self.view(batch).seed
+        self._chain.sent.append(("draw", batch))
+
+    def finalize(self, batch: BatchId) -> None:
+        self._chain.batches[batch].unfinal = False
+        self._chain.sent.append(("finalize", batch))
+
+    def attend(self) -> None:
+        self._chain.sent.append(("attend", self._wallet.address))
+
+    def close_job(self, job: JobId) -> None:
+        self._chain.closed.add(job)
+        self._chain.sent.append(("close", job))
+
+
+def _open(batch: ChainBatch) -> bool:
+    return not batch.dropped and (not batch.settled_at or batch.voided)
+
+
+def record_of(facts: OperatorFacts) -> NodeRecord:
+    return NodeRecord(
+        *(facts.id, Role.NODE, facts.active, facts.node, facts.owner, facts.stake, facts.consecutive_valid),
+        last_fault=0,
+        workloads=(1 << 64) - 1,
+        endpoint="",
+    )
+
+
+class Handlers:
+    """A verifier's endpoint: what it serves, by kind of request."""
+
+    def __init__(self) -> None:
+        self.served: dict[type, Callable[..., Awaitable[Any]]] = {}
+        self.peers: dict[Address, Any] = {}
+
+    def on(self, kind: type, handler: Callable[..., Awaitable[Any]]) -> None:
+        self.served[kind] = handler
+
+    async def connect(self, host: str, port: int, *, expect: Address) -> Any:
+        if expect not in self.peers:
+            raise RequestFailed("away", f"{expect} does not answer")
+        return self.peers[expect]
+
+
+class Link:
+    """A connection as the handler at its far end sees it: `peer` is who asks, its blocks are in `store`."""
+
+    def __init__(self, peer: Address, store: BlockStore, served: Handlers | None = None) -> None:
+        self.peer = peer
+        self.name = peer
+        self.remote = ("127.0.0.1", 1)
+        self._store = store
+        self._served = served
+        self.asker: Link | None = None
+
+    async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
+        for cid in cids:
+            yield cid, self._store.get_block(cid) if self._store.has(cid) else None
+
+    async def lacks(self, cids: Sequence[Cid]) -> list[Cid]:
+        return [cid for cid in cids if not self._store.has(cid)]
+
+    def penalise(self, points: float, reason: str) -> None:
+        raise AssertionError(reason)
+
+    async def request(self, message: Any, *, reply: type, timeout: float) -> Any:
+        assert self._served is not None and self.asker is not None
+        try:
+            return await self._served.served[type(message)](cast(Connection, self.asker), message, cast(Any, None))
+        except Exception as error:
+            raise RequestFailed("failed", str(error)) from error
+
+
+@dataclass
+class Verifier:
+    """One verifier's parts."""
+
+    context: Context
+    endpoint: Handlers
+    desk: Desk
+    cosigner: CoSigner
+    wallet: Wallet
+
+
+def settings(**changes: Any) -> Any:
+    usual = {
+        "lease_s": 3.0,
+        "state_due_s": 0.5,
+        "recheck_s": 0.2,
+        "max_state_bytes": 1 << 30,
+        "batch_tasks": 32,
+        "takeover": True,
+        "keep_s": 1e9,
+        "cache_bytes": 1 << 30,
+        "blind": False,
+        "from_block": 0,
+    }
+    return SimpleNamespace(**usual | changes)
+
+
+_numbers = itertools.count()
+
+
+def make_verifier(
+    chain: FakeChain, folder: Path, *, memory: bool = False, workload: Any = None, **changes: Any
+) -> Verifier:
+    """A seated verifier; all verifiers of a chain are linked by `introduce`."""
+    wallet = Wallet.generate()
+    chain.add_verifier(wallet)
+    folder = folder / f"verifier-{next(_numbers)}"
+    folder.mkdir(parents=True)
+    endpoint = Handlers()
+    database = Database("sqlite://" if memory else f"sqlite:///{folder / 'verifier.db'}")
+    context = Context(
+        settings(data_dir=folder, **changes),
+        wallet,
+        DOMAIN,
+        cast(Any, chain.for_wallet(wallet)),
+        database,
+        BlockStore(folder / "blocks"),
+        cast(Any, endpoint),
+    )
+    if workload is not None:
+        context.workload = lambda _: workload  # type: ignore[method-assign]
+    return Verifier(context, endpoint, Desk(context), CoSigner(context), wallet)
+
+
+def introduce(*verifiers: Verifier) -> None:
+    """Let each verifier reach all others."""
+    for one, other in itertools.permutations(verifiers, 2):
+        link = Link(other.wallet.address, other.context.store, other.endpoint)
+        link.asker = Link(one.wallet.address, one.context.store, one.endpoint)
+        one.endpoint.peers[other.wallet.address] = link
+
+
+def join(verifier: Verifier, connection: Any, record: NodeRecord, workloads: tuple[str, ...] = ("lora",)) -> None:
+    """A node is connected to a verifier."""
+    from proofyard.protocol.messages import Announce
+
+    announce = Announce(workloads, 0, 0, "")
+    verifier.context.members[record.node] = Member(cast(Connection, connection), announce, record)
