@@ -2,14 +2,18 @@
 
 DisputeError
 ├── NotSettled       the batch is unknown, or not settled now
-├── NoSuchPlace      the batch has no such task, segment, payout or fault
-├── NoSuchChallenge  the Registry knows no challenge of this number
-├── InputsUnknown    a task's inputs cannot be named: a task before it is not settled
+├── NoSuchPlace      the batch has no such task, segment or fault
+├── NoSuchChallenge  the Court knows no challenge of this number
+├── InputsUnknown    a task's inputs cannot be named: nobody delivers the lists of the batches before it
+├── ListWithheld     nobody delivers a batch's member list, or what is delivered is none
+├── RecordWithheld   nobody delivers a settlement's record
 ├── StateWithheld    nobody delivers a committed state
 └── VoteRefused      this wallet cannot vote on the challenge now
 """
 
-from proofyard.protocol.types import BatchId, ExitCode, ProofyardError, TaskIndex
+from collections.abc import Sequence
+
+from proofyard.protocol.types import BatchId, Cid, ExitCode, JobId, ProofyardError, TaskIndex
 
 
 class DisputeError(ProofyardError):
@@ -46,7 +50,30 @@ class InputsUnknown(DisputeError):
 
     def __init__(self, task: TaskIndex, before: TaskIndex) -> None:
         self.task, self.before = task, before
-        super().__init__(f"task {task} builds on task {before}, which is not settled yet; try again once it is")
+        super().__init__(
+            f"task {task} builds on task {before}, of which no commitment can be found; try again, or look whether the "
+            "member lists of the job's batches can be had"
+        )
+
+
+class ListWithheld(DisputeError):
+    """A batch's commit names its member list; its verifiers owe it to everybody."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, batch: BatchId, reasons: Sequence[str]) -> None:
+        self.batch, self.reasons = batch, tuple(reasons)
+        super().__init__(f"the member list of batch {batch} cannot be had ({'; '.join(reasons) or 'nobody has it'})")
+
+
+class RecordWithheld(DisputeError):
+    """Those who signed a settlement owe its record, and what it rests on, to everybody."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, batch: BatchId, record: Cid, reason: str) -> None:
+        self.batch, self.record = batch, record
+        super().__init__(f"the record {record} of batch {batch} cannot be had ({reason}); challenge it as withheld")
 
 
 class StateWithheld(DisputeError):
@@ -54,11 +81,11 @@ class StateWithheld(DisputeError):
 
     exit_code = ExitCode.UNREACHABLE
 
-    def __init__(self, task: TaskIndex, number: int, reasons: list[str]) -> None:
-        self.task, self.number, self.reasons = task, number, tuple(reasons)
+    def __init__(self, job: JobId, task: TaskIndex, number: int, reasons: Sequence[str]) -> None:
+        self.job, self.task, self.number, self.reasons = job, task, number, tuple(reasons)
         super().__init__(
-            f"nobody delivers state {number} of task {task} ({'; '.join(reasons) or 'no peer is known'}); try again, "
-            "and if it stays so challenge the segment: a jury judges an undelivered state as wrong"
+            f"nobody delivers state {number} of task {task} of job {job} ({'; '.join(reasons) or 'no peer is known'}); "
+            "try again, and if it stays so challenge the segment: a jury judges an undelivered state as wrong"
         )
 
 

@@ -1,32 +1,53 @@
 """What a juror finds on a challenge: pure evidence, the same for every juror that can get it.
 
-A segment is executed again. A fault is right if its segment, or for an auditor its sealed answer, is another one than
-executing gives. A payout is right if the whole record follows from chain and signatures. What a workload that is not
-exact gives is no evidence: nobody's stake depends on it.
+A segment is executed again, from what was committed; so is that of a fault, and an auditor is held against what it
+sealed. No record is believed for that, and none is needed. A record is right if all of it follows and can be had. What
+a workload that is not exact gives is no evidence: nobody's stake depends on it.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChainClient, ChallengeRecord, Kind, SlashRecord
-from proofyard.disputes.errors import NoSuchPlace
+from proofyard.disputes.committed import Committed, load_committed
+from proofyard.disputes.errors import (
+    InputsUnknown,
+    ListWithheld,
+    NoSuchPlace,
+    NotSettled,
+    RecordWithheld,
+    StateWithheld,
+)
 from proofyard.disputes.network import Network
-from proofyard.disputes.replaying import Replayer, SegmentExecutor
-from proofyard.disputes.settled import Settled, load_settled
-from proofyard.protocol.audit import Verdict
-from proofyard.protocol.false_audit import told
+from proofyard.disputes.replaying import Replayed, Replayer, SegmentExecutor
+from proofyard.disputes.settled import Settled, cid_of_record, load_settled
+from proofyard.protocol.findings import told
 from proofyard.protocol.record import AuditVote
-from proofyard.protocol.replay import RecordInvalid
-from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.signature import SignatureInvalid
-from proofyard.protocol.types import Address, SegmentIndex, TaskIndex
+from proofyard.protocol.seal import UNKEYED, jury_seed, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
+from proofyard.protocol.settlement import RESULT, FaultReason
+from proofyard.protocol.signature import signed_by
+from proofyard.protocol.types import Address, BatchId, Digest
+from proofyard.protocol.validate import RecordInvalid
 from proofyard.workloads.workload import load_workload
+
+WRONG, RIGHT = Digest((1).to_bytes(32, "big")), Digest((2).to_bytes(32, "big"))
+"""What a juror reveals on a record or a fault."""
+RETRY_S = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`wrong`: what is challenged is wrong, so the challenge is right."""
+    """What a juror votes. `wrong`: what is challenged is wrong, so the challenge is right. `evidence` says so to the
+    Court: for a segment the digest of the juror's own state, or an answer that is none. `keyed` is `keyed_digest` of
+    the bytes that this was found in, under the jury's seed and the juror's owner; `UNKEYED` where there are none."""
 
+    evidence: Digest
+    keyed: Digest
     wrong: bool
     reason: str
 
@@ -37,89 +58,168 @@ async def judge(
     executor: SegmentExecutor,
     challenge: ChallengeRecord,
     *,
+    owner: Address,
     patience_s: float,
 ) -> Finding:
-    """Look at the evidence of a challenge that a jury decides. A state that nobody delivers within `patience_s` counts
-    as wrong: its worker owes it.
+    """Look at the evidence of a challenge that a jury decides, as a juror for `owner`. A state or a record that nobody
+    delivers within `patience_s` counts as wrong: those who named it owe it.
 
     Raises what stands between this machine and a finding: `ArtifactError`, `ExecutionError`, `InputsUnknown`.
     """
-    settled = await load_settled(chain, network.read, challenge.batch)
-    replayer = Replayer(settled, chain, network, executor, patience_s=patience_s)
     match challenge.kind:
         case Kind.SEGMENT:
-            return await _judge_segment(settled, chain, replayer, challenge)
-        case Kind.PAYOUT:
-            return await _judge_record(settled, chain, network)
+            try:
+                return await _judge_segment(chain, network, executor, challenge, owner, patience_s)
+            except (ListWithheld, InputsUnknown) as error:
+                # Not the worker's to deliver: challenge the record.
+                return Finding(challenge.claimed, UNKEYED, False, f"nothing is shown against the worker: {error}")
+        case Kind.RECORD:
+            return _plain(*await judge_record(chain, network, challenge.batch, patience_s=patience_s))
         case Kind.FAULT:
-            record = await _judge_record(settled, chain, network)
-            if record.wrong:
-                return record
-            slashes = await asyncio.to_thread(chain.slashes, challenge.batch)
-            return await _judge_fault(settled, replayer, slashes[challenge.entry])
+            fault = (await asyncio.to_thread(chain.slashes, challenge.batch))[challenge.entry]
+            return _plain(*await judge_fault(chain, network, executor, challenge.batch, fault, patience_s=patience_s))
         case _:
             raise NoSuchPlace(challenge.batch, f"case for a jury in challenge {challenge.id}", "no such kind")
 
 
+def _plain(wrong: bool, reason: str) -> Finding:
+    return Finding(WRONG if wrong else RIGHT, UNKEYED, wrong, reason)
+
+
+async def _committed(chain: ChainClient, network: Network, batch: BatchId, patience_s: float) -> Committed:
+    """The batch as it was committed, asked for as long as there is patience. Raises `ListWithheld`."""
+    record = await asyncio.to_thread(cid_of_record, chain, batch)
+    return await _patiently(lambda: load_committed(chain, network.read, batch, record), patience_s)
+
+
+async def _patiently(get: Callable[[], Awaitable[T]], patience_s: float) -> T:
+    """What `get` gets, tried again while it is only that nobody delivers something."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + patience_s
+    while True:
+        try:
+            return await get()
+        except (ArtifactError, ListWithheld, RecordWithheld):
+            if clock() >= give_up:
+                raise
+            await asyncio.sleep(RETRY_S)
+
+
 async def _judge_segment(
-    settled: Settled, chain: ChainClient, replayer: Replayer, challenge: ChallengeRecord
+    chain: ChainClient,
+    network: Network,
+    executor: SegmentExecutor,
+    challenge: ChallengeRecord,
+    owner: Address,
+    patience_s: float,
 ) -> Finding:
-    """Raises `RecordInvalid` for a record without the committed traces, which is no evidence against the worker."""
-    await asyncio.to_thread(settled.check_commitments, chain)
-    task = settled.task(challenge.task).commitment
-    if _node_of(settled, challenge.accused) != task.node:
-        return Finding(True, f"the record has another commitment to task {task.task} than the one challenged")
-    if not load_workload(settled.manifest.workload).exact:
-        return Finding(False, f"{settled.manifest.workload} is not exact, so that executing it again proves nothing")
-    found = await replayer.segment(challenge.task, challenge.segment)
-    return Finding(found.holds is not True, str(found))
+    job, task, segment = challenge.job, challenge.task, challenge.segment
+    batch = await _committed(chain, network, challenge.batch, patience_s)
+    replayer = Replayer(batch, chain, network, executor, patience_s=patience_s)
+    manifest = batch.manifests[job]
+    if not load_workload(manifest.workload).exact:
+        reason = f"{manifest.workload} is not exact, so that executing it again proves nothing"
+        return Finding(challenge.claimed, UNKEYED, False, reason)
+    found = await replayer.segment(job, task, segment)
+    return Finding(found.answer, _keyed(challenge, owner, found), found.holds is not True, str(found))
 
 
-async def _judge_record(settled: Settled, chain: ChainClient, network: Network) -> Finding:
+def _keyed(challenge: ChallengeRecord, owner: Address, found: Replayed) -> Digest:
+    if found.state is None:
+        return UNKEYED
+    return keyed_digest(jury_seed(challenge.id, challenge.round, challenge.draw_block), owner, found.state)
+
+
+async def judge_record(chain: ChainClient, network: Network, batch: BatchId, *, patience_s: float) -> tuple[bool, str]:
+    """Whether a record is wrong. One that cannot be had, with what it rests on, is as good as none."""
     try:
-        await settled.check(chain, network.read)
-    except (RecordInvalid, SignatureInvalid) as error:
-        return Finding(True, str(error))
-    return Finding(False, "commitments, plan, seals, verdicts and payouts all follow")
+        settled = await _patiently(lambda: load_settled(chain, network.read, batch), patience_s)
+        await _patiently(lambda: settled.check(network.read), patience_s)
+    except NotSettled:
+        raise
+    except (RecordInvalid, RecordWithheld, ArtifactError) as error:
+        return True, str(error)
+    return False, "commitments, plan, seals, verdicts and payouts all follow"
 
 
-async def _judge_fault(settled: Settled, replayer: Replayer, fault: SlashRecord) -> Finding:
-    """Whether an operator was slashed for what it did not do."""
-    node = _node_of(settled, fault.operator)
-    if node is None:
-        return Finding(True, f"operator {fault.operator} was not active at the draw")
-    if fault.reason == FaultReason.FALSE_AUDIT:
-        return await _judge_auditor(settled, replayer, node, fault.task, fault.segment)
-    if settled.task(fault.task).commitment.node != node:
-        return Finding(True, f"task {fault.task} was not done by the accused")
-    if fault.reason == FaultReason.WITHHELD:
-        # Nobody can see later whether a state was late; who could deliver a right one had no reason to wait.
-        return Finding(False, "the verifiers waited for a state in vain, which leaves nothing to execute")
-    if fault.reason == FaultReason.DISAGREED:
-        return Finding(False, "it follows from the auditors' signed answers, and no stake depends on it")
-    found = await replayer.segment(fault.task, fault.segment)
-    if found.holds is not True:
-        return Finding(False, str(found))
-    audited = [a for a in settled.record.audits if (a.task, a.verdict) == (fault.task, Verdict.FAULT)]
-    problem = "" if audited else await replayer.check_result(fault.task)
-    return Finding(False, problem) if problem else Finding(True, f"the accused is innocent: {found}")
+async def judge_fault(
+    chain: ChainClient,
+    network: Network,
+    executor: SegmentExecutor,
+    number: BatchId,
+    fault: SlashRecord,
+    *,
+    patience_s: float,
+) -> tuple[bool, str]:
+    """Whether an operator was accused in batch `number` of what it did not do, and why.
+
+    A worker is held against its commitment, an auditor against what it sealed. Whether anything else in the record is
+    wrong is another challenge: a guilty worker does not go free, and its accusers do not pay, for what a leader did.
+    """
+    try:
+        batch = await _committed(chain, network, number, patience_s)
+        replayer = Replayer(batch, chain, network, executor, patience_s=patience_s)
+        if fault.reason == FaultReason.DISAGREED or not load_workload(batch.manifests[fault.job].workload).exact:
+            return False, "it rests on the auditors' own comparison, and no stake depends on it"
+        if fault.reason == FaultReason.FALSE_AUDIT:
+            return await _judge_auditor(chain, network, replayer, number, fault, patience_s)
+        return await _judge_worker(chain, batch, replayer, fault)
+    except (ListWithheld, InputsUnknown, StateWithheld) as error:
+        # What cannot be shown at all is the record's fault: challenge that.
+        return False, str(error)
+
+
+async def _judge_worker(
+    chain: ChainClient, batch: Committed, replayer: Replayer, fault: SlashRecord
+) -> tuple[bool, str]:
+    """A worker that was said to withhold is acquitted like any other, by a state that turns up and is right."""
+    node = batch.member(fault.job, fault.task).commitment.node
+    if await asyncio.to_thread(chain.operator_of, node) != fault.operator:
+        return True, f"task {fault.task} of job {fault.job} was not done by the accused"
+    if fault.segment == RESULT:
+        problem = await replayer.check_result(fault.job, fault.task)
+        return not problem, problem or "the accused is innocent: the result follows from the states"
+    found = await replayer.segment(fault.job, fault.task, fault.segment)
+    return found.holds is True, f"the accused is innocent: {found}" if found.holds else str(found)
 
 
 async def _judge_auditor(
-    settled: Settled, replayer: Replayer, node: Address, task: TaskIndex, segment: SegmentIndex
-) -> Finding:
-    """An auditor's answer against that of an execution of one's own."""
-    vote = _vote_of(settled, node, task, segment)
+    chain: ChainClient,
+    network: Network,
+    replayer: Replayer,
+    number: BatchId,
+    fault: SlashRecord,
+    patience_s: float,
+) -> tuple[bool, str]:
+    """An auditor's sealed answer against that of an execution of one's own. One that nobody shows, or that it has not
+    signed, has not been given."""
+    try:
+        settled = await _patiently(lambda: load_settled(chain, network.read, number), patience_s)
+    except (RecordWithheld, RecordInvalid) as error:
+        return True, f"nobody shows what the accused sealed: {error}"
+    job, task, segment = fault.job, fault.task, fault.segment
+    vote = _vote_of(settled, fault)
     if vote is None:
-        return Finding(True, f"{node} did not audit task {task} segment {segment}")
-    own = await replayer.answer(task, segment)
-    return Finding(vote.after == own, f"the auditor's answer is {told(vote.after)}, executing gives {told(own)}")
+        return True, f"the accused sealed no answer to segment {segment} of task {task} of job {job}"
+    own, state = await replayer.answer(job, task, segment)
+    if vote.after != own:
+        return False, f"the auditor's answer is {told(vote.after)}, executing gives {told(own)}"
+    leaf = settled.member(job, task).commitment.struct_hash()
+    copied = keyed_is_checked(settled.view.seed, leaf, segment) and vote.keyed != keyed_digest(
+        settled.view.seed, vote.auditor, state
+    )
+    return not copied, "it has not executed what it answered" if copied else f"executing gives {told(own)} as well"
 
 
-def _vote_of(settled: Settled, node: Address, task: TaskIndex, segment: SegmentIndex) -> AuditVote | None:
-    audits = [audit for audit in settled.record.audits if (audit.task, audit.segment) == (task, segment)]
-    return next((vote for audit in audits for vote in audit.votes if vote.auditor == node), None)
-
-
-def _node_of(settled: Settled, operator: OperatorId) -> Address | None:
-    return next((o.node for o in settled.record.operators if o.id == operator), None)
+def _vote_of(settled: Settled, fault: SlashRecord) -> AuditVote | None:
+    """What the accused sealed and signed; None where the record shows nothing of the kind."""
+    key, view = (fault.job, fault.task, fault.segment), settled.view
+    for vote in (vote for audit in settled.record.audits if audit.key == key for vote in audit.votes):
+        operator, _ = view.owners.get(vote.auditor, (None, None))
+        sealed = seal_struct_hash(view.batch, *key, vote.auditor, vote.seal)
+        genuine = seal_of(vote.opening(), vote.auditor) == vote.seal and signed_by(
+            view.domain.typed_digest(sealed), vote.signature, vote.auditor
+        )
+        if operator == fault.operator and genuine:
+            return vote
+    return None

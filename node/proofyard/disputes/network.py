@@ -12,8 +12,8 @@ from pathlib import Path
 from proofyard.artifacts import ArtifactError, ArtifactUnavailable, BlockStore, fetch
 from proofyard.chain import ChainClient
 from proofyard.disputes.errors import StateWithheld
+from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
-from proofyard.protocol.record import CommittedTask
 from proofyard.protocol.types import Address, Cid
 from proofyard.transport import Connection, Endpoint, TransportError
 
@@ -21,15 +21,28 @@ logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 8 << 30
 MAX_INPUT_BYTES = 64 << 30
-OBTAIN_S = 300.0
+"""Content when it is written out; an operator may set less."""
+OBTAIN_S, MIN_OBTAIN_S = 300.0, 5.0
 """A verifier's time to fetch a state from its worker."""
 RETRY_S = 1.0
 
 
 class Network:
-    """Artifacts for replaying. `store` keeps what is fetched, `folder` large inputs as files."""
+    """Artifacts for replaying. `store` keeps what is fetched, `folder` large inputs as files. What is larger than
+    `max_state_bytes`, or an input than `max_input_bytes`, is refused before it is fetched whole or written out."""
 
-    def __init__(self, chain: ChainClient, endpoint: Endpoint, store: BlockStore, folder: Path) -> None:
+    def __init__(
+        self,
+        chain: ChainClient,
+        endpoint: Endpoint,
+        store: BlockStore,
+        folder: Path,
+        *,
+        max_state_bytes: int = MAX_STATE_BYTES,
+        max_input_bytes: int = MAX_INPUT_BYTES,
+    ) -> None:
+        self.max_state_bytes = max_state_bytes
+        self._max_input_bytes = max_input_bytes
         self._chain = chain
         self._endpoint = endpoint
         self._store = store
@@ -45,50 +58,78 @@ class Network:
         local = self._store.local_path(cid)
         if local is not None:
             return local
-        await self._fetch(cid, await self._verifiers(cid), MAX_INPUT_BYTES)
-        return await asyncio.to_thread(self._store.export, cid, self._folder / cid)
+        await self._fetch(cid, await self._verifiers(cid), self._max_input_bytes)
+        return await asyncio.to_thread(self._store.export, cid, self._folder / cid, self._max_input_bytes)
 
-    async def state(self, record: Cid, task: CommittedTask, number: int, patience_s: float) -> bytes:
+    async def state(self, record: Cid | None, member: Member, number: int, patience_s: float) -> bytes:
         """State `number` of a committed task, from whoever has it; a worker may have to compute it again first.
+        `record` is that of its batch, by which a verifier finds the worker.
 
         After `patience_s` it raises `StateWithheld` if some verifier could be asked and could not get it either, and
         `ArtifactUnavailable` if none could: that may be this machine's own line.
         """
-        cid = task.trace[number]
+        cid, (job, task) = member.trace[number], member.key
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=MAX_STATE_BYTES)
+            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
         clock = asyncio.get_running_loop().time
         give_up = clock() + patience_s
         while True:
             verifiers = await self._verifiers(cid)
-            worker = await self._dial_worker(task.commitment.node)
+            worker = await self._dial_worker(member.commitment.node)
             peers = verifiers if worker is None else [*verifiers, worker]
-            refusals = await self._obtain(ObtainState(record, task.commitment.task, number), verifiers)
+            asked = [] if record is None else verifiers
+            left = max(MIN_OBTAIN_S, min(OBTAIN_S, give_up - clock()))
+            refusals = await self._obtain(ObtainState(record or cid, job, task, number), asked, left)
             try:
-                await self._fetch(cid, peers, MAX_STATE_BYTES)
-                return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=MAX_STATE_BYTES)
+                await self._fetch(cid, peers, self.max_state_bytes)
+                return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
             except ArtifactError as error:
                 if clock() < give_up:
                     await asyncio.sleep(RETRY_S)
                 elif refusals:
-                    raise StateWithheld(task.commitment.task, number, refusals) from None
+                    raise StateWithheld(job, task, number, refusals) from None
                 else:
                     raise ArtifactUnavailable(cid, 1, [str(error)]) from None
 
-    async def _obtain(self, request: ObtainState, verifiers: Sequence[Connection]) -> list[str]:
-        """Have a verifier fetch a state; where none has it, the refusals of those that answered."""
-        refusals = []
-        for verifier in verifiers:
+    async def result(self, member: Member, patience_s: float) -> bytes:
+        """A committed task's result. After `patience_s` it raises `StateWithheld` where verifiers could be asked."""
+        cid, (job, task) = member.commitment.result, member.key
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + patience_s
+        while True:
             try:
-                answer = await verifier.request(request, reply=Ack, timeout=OBTAIN_S)
+                return await self.read(cid, self.max_state_bytes)
+            except ArtifactUnavailable as error:
+                if clock() >= give_up:
+                    verifiers = await self._verifiers(cid)
+                    reasons = [f"{peer.peer} lacks the result" for peer in verifiers]
+                    raise StateWithheld(job, task, len(member.trace), reasons) from error
+                await asyncio.sleep(RETRY_S)
+
+    async def _obtain(self, request: ObtainState, verifiers: Sequence[Connection], timeout_s: float) -> list[str]:
+        """Have the verifiers fetch a state; where none has it, what they say. All are asked at once, so that one that
+        never answers costs the others nothing; that it does not answer is its refusal."""
+
+        async def ask(verifier: Connection) -> str:
+            try:
+                answer = await verifier.request(request, reply=Ack, timeout=timeout_s)
             except TransportError as error:
-                logger.info(
-                    "%s was asked for state %s of task %s: %s", verifier.peer, request.number, request.task, error
-                )
-                continue
-            if answer.proceed:
-                return []
-            refusals.append(f"{verifier.peer}: {answer.reason}")
+                return f"{verifier.peer}: {error}"
+            return "" if answer.proceed else f"{verifier.peer}: {answer.reason}"
+
+        asked = [asyncio.create_task(ask(verifier)) for verifier in verifiers]
+        refusals = []
+        try:
+            for answer in asyncio.as_completed(asked):
+                reason = await answer
+                if not reason:
+                    return []
+                logger.info("state %s of task %s: %s", request.number, request.task, reason)
+                refusals.append(reason)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         return refusals
 
     async def _fetch(self, cid: Cid, peers: Sequence[Connection], max_bytes: int) -> None:

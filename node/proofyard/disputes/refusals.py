@@ -1,44 +1,72 @@
-"""Faults without votes: a state or a result that its verifier says it refused. Whoever checks a record looks itself."""
+"""What a record says of bytes that it does not hold: whoever checks a record looks at them itself.
+
+A state or a result that is called against a law must be so, and so must what is said of keyed digests. That something
+was withheld cannot be seen afterwards.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from proofyard.artifacts import ArtifactError
+from proofyard.disputes.committed import Read
 from proofyard.disputes.network import MAX_STATE_BYTES
+from proofyard.protocol.findings import keyed_checks
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.record import BatchRecord, faulty_audit
-from proofyard.protocol.replay import RecordInvalid
+from proofyard.protocol.record import BatchRecord, RecordedFault, faulty_audit
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Cid
+from proofyard.protocol.types import JobId
+from proofyard.protocol.validate import RecordInvalid
+from proofyard.protocol.view import BatchView
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import load_workload
 
-Read = Callable[[Cid, int], Awaitable[bytes]]
-"""Fetches an artifact of at most so many bytes, from wherever it can be had."""
 
-
-async def check_refusals(record: BatchRecord, manifest: Manifest, specs: Sequence[TaskSpec], read: Read) -> None:
+async def check_refusals(
+    record: BatchRecord, manifests: Mapping[JobId, Manifest], graphs: Mapping[JobId, Sequence[TaskSpec]], read: Read
+) -> None:
     """Raise `RecordInvalid` where a state or result that was called a fault is in order, and what `read` raises.
-
-    `record` has passed `check_record`. Faults that rest on votes follow from these; that something was withheld
-    cannot be seen afterwards.
-    """
-    workload = load_workload(manifest.workload)
-    tasks = {task.commitment.task: task for task in record.tasks}
+    `record` has passed `validate_record`."""
     for fault in record.faults:
-        audit = faulty_audit(record, fault.task)
-        if fault.segment is not None or fault.kind != FaultReason.MISMATCH or (audit and audit.votes):
-            continue
-        spec, task = specs[fault.task], tasks[fault.task]
-        if audit:
-            what, state = f"state {audit.segment}", await read(task.trace[audit.segment], MAX_STATE_BYTES)
-            check = partial(workload.check_state, manifest, spec, audit.segment, state)
-        else:
-            what, result = "the result", await read(task.commitment.result, MAX_STATE_BYTES)
-            last = await read(task.trace[-1], MAX_STATE_BYTES)
-            check = partial(workload.check_result, manifest, spec, result, last, task.trace)
+        await _check_fault(record, fault, manifests[fault.job], graphs[fault.job], read)
+
+
+async def check_keyed(view: BatchView, record: BatchRecord, manifests: Mapping[JobId, Manifest], read: Read) -> None:
+    """Raise `RecordInvalid` where a record judges a keyed digest otherwise than the state's bytes do.
+
+    Only where a state can be had: those of segments that were found right are their workers' to deliver, and nobody is
+    accused for one that is gone by now. Where the record accuses somebody of copying, it raises what `read` raises.
+    """
+    exact = {job: load_workload(manifest.workload).exact for job, manifest in manifests.items()}
+    for check in keyed_checks(view, record, exact):
         try:
-            await asyncio.to_thread(check)
-        except StateRefused:
+            state = await read(check.state, MAX_STATE_BYTES)
+        except ArtifactError:
+            if check.copied:
+                raise
             continue
-        raise RecordInvalid(record.batch, f"{what} of task {fault.task} is called a fault and is in order")
+        if wrong := await asyncio.to_thread(check.wrong, view.seed, state):
+            place = f"segment {check.segment} of task {check.task} of job {check.job}"
+            raise RecordInvalid(record.batch, "audits", f"it judges the keyed digest of {wrong[0]} on {place} wrongly")
+
+
+async def _check_fault(
+    record: BatchRecord, fault: RecordedFault, manifest: Manifest, graph: Sequence[TaskSpec], read: Read
+) -> None:
+    audit = faulty_audit(record, fault.task_key)
+    if fault.kind != FaultReason.MISMATCH or (audit is not None and audit.votes):
+        return
+    workload, spec, task = load_workload(manifest.workload), graph[fault.task], record.by_key[fault.task_key]
+    if audit is not None:
+        what, state = f"state {audit.segment}", await read(task.trace[audit.segment], MAX_STATE_BYTES)
+        check = partial(workload.check_state, manifest, spec, audit.segment, state)
+    else:
+        what, result = "the result", await read(task.commitment.result, MAX_STATE_BYTES)
+        last = await read(task.trace[-1], MAX_STATE_BYTES)
+        check = partial(workload.check_result, manifest, spec, result, last, task.trace)
+    try:
+        await asyncio.to_thread(check)
+    except StateRefused:
+        return
+    name = f"task {fault.task} of job {fault.job}"
+    raise RecordInvalid(record.batch, "faults", f"{what} of {name} is called a fault and is in order")

@@ -1,4 +1,4 @@
-"""Executing segments of a settled batch again, each from the state that its worker committed to.
+"""Executing segments of a committed batch again, each from the state that its worker committed to.
 
 A segment is right when the state before it is one (`Workload.check_state`) and executing gives a state with the digest
 in the trace; in a workload that is not exact, one that agrees with the worker's. A task's first state and its result
@@ -12,14 +12,14 @@ from typing import Protocol, cast
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import ChainClient
+from proofyard.disputes.committed import Committed, committed_results
 from proofyard.disputes.errors import DisputeError, InputsUnknown, StateWithheld
-from proofyard.disputes.network import MAX_STATE_BYTES, Network
-from proofyard.disputes.settled import Settled, load_settled_of_job
-from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.disputes.network import Network
+from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
-from proofyard.protocol.seal import CANNOT_EXECUTE
-from proofyard.protocol.types import Cid, Digest, ExitCode, SegmentIndex, TaskIndex
+from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
+from proofyard.protocol.types import Cid, Digest, ExitCode, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import StateRefused, WorkloadError
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import InexactWorkload, Inputs, load_workload
@@ -31,13 +31,18 @@ MAX_CANDIDATES = 10_000
 @dataclass(frozen=True)
 class Replayed:
     """One executed segment. `problem` says what is wrong with it, or, where `withheld`, which state nobody delivers.
-    `equal`: executing gave the worker's bytes, not only some that the workload calls the same."""
+    `equal`: executing gave the worker's bytes, not only some that the workload calls the same. `answer` is what a juror
+    answers: the digest of its own state, `CANNOT_EXECUTE`, `UNAVAILABLE`, or `REFUSED_STATE` for a state, a first state
+    or a result that is not what it must be. `state`: the bytes that the answer was found in, None without any."""
 
+    job: JobId
     task: TaskIndex
     segment: SegmentIndex
     problem: str = ""
     withheld: bool = False
     equal: bool = False
+    answer: Digest = UNAVAILABLE
+    state: bytes | None = None
 
     @property
     def holds(self) -> bool | None:
@@ -57,140 +62,157 @@ class SegmentExecutor(Protocol):
 
 
 class Replayer:
-    """Executes segments of one settled batch in `executor`, with everything they need from `network`.
+    """Executes segments of one batch in `executor`, with everything they need from `network`.
 
     `patience_s`: how long a worker's state is asked for before it counts as withheld.
     """
 
     def __init__(
-        self, settled: Settled, chain: ChainClient, network: Network, executor: SegmentExecutor, *, patience_s: float
+        self, batch: Committed, chain: ChainClient, network: Network, executor: SegmentExecutor, *, patience_s: float
     ) -> None:
-        self._settled = settled
+        self._batch = batch
         self._chain = chain
         self._network = network
         self._executor = executor
         self._patience_s = patience_s
-        self._workload = load_workload(settled.manifest.workload)
-        self._job: list[Settled] | None = None
 
-    async def segment(self, index: TaskIndex, segment: SegmentIndex) -> Replayed:
+    async def segment(self, job: JobId, index: TaskIndex, segment: SegmentIndex) -> Replayed:
         """Execute a segment and compare it with the worker's.
 
         Raises `NoSuchPlace`, `InputsUnknown`, `ExecutionError` where this machine cannot, and what `network` raises.
         """
-        task = self._settled.segment(index, segment)
+        task = self._batch.segment(job, index, segment)
+        workload = load_workload(self._batch.manifests[job].workload)
+        before: bytes | None = None
         try:
+            before = await self.state(job, index, segment)
+            await self._check_state(job, index, segment, before)
             if segment == 0:
-                await self._check_first(index)
-            before, after = await self._execute(index, segment)
-            equal = cid_of_bytes(after) == task.trace[segment + 1]
-            if not equal:
-                await self._check_likeness(index, segment, before, after)
+                await self._check_first(job, index, before)
+            after = await self._execute(job, index, segment, before)
+            equal = await asyncio.to_thread(cid_of_bytes, after) == task.trace[segment + 1]
+            if not equal and not workload.exact:
+                await self._check_likeness(job, index, segment, before, after)
+            elif not equal:
+                problem, answer = f"segment {segment} leads to another state", cid_digest(cid_of_bytes(after))
+                return Replayed(job, index, segment, problem, answer=answer, state=after)
             if segment == task.commitment.segments - 1:
-                await self._check_result(index)
+                await self._check_result(job, index)
         except StateWithheld as error:
-            return Replayed(index, segment, str(error), withheld=True)
-        except _Wrong as error:
-            return Replayed(index, segment, str(error))
+            return Replayed(job, index, segment, str(error), withheld=True)
+        except (_Wrong, StateRefused) as error:
+            return Replayed(job, index, segment, str(error), answer=REFUSED_STATE, state=before)
         except WorkloadError as error:
             if not error.defined:
                 raise
             # What an honest worker cannot have committed to: it would have handed the task back.
-            return Replayed(index, segment, str(error))
-        return Replayed(index, segment, equal=equal)
+            return Replayed(job, index, segment, str(error), answer=CANNOT_EXECUTE, state=before)
+        return Replayed(job, index, segment, equal=equal, answer=cid_digest(task.trace[segment + 1]), state=after)
 
-    async def answer(self, index: TaskIndex, segment: SegmentIndex) -> Digest:
-        """What an honest auditor answers to a segment."""
-        self._settled.segment(index, segment)
+    async def answer(self, job: JobId, index: TaskIndex, segment: SegmentIndex) -> tuple[Digest, bytes]:
+        """What an honest auditor answers to a segment, and the bytes that its keyed digest is made of. Raises
+        `StateWithheld` where the state before it cannot be had."""
+        self._batch.segment(job, index, segment)
+        before = await self.state(job, index, segment)
         try:
-            _, after = await self._execute(index, segment)
+            await self._check_state(job, index, segment, before)
+            after = await self._execute(job, index, segment, before)
         except WorkloadError as error:
             if not error.defined:
                 raise
-            return CANNOT_EXECUTE
-        return cid_digest(cid_of_bytes(after))
+            return CANNOT_EXECUTE, before
+        return cid_digest(await asyncio.to_thread(cid_of_bytes, after)), after
 
-    async def _execute(self, index: TaskIndex, segment: SegmentIndex) -> tuple[bytes, bytes]:
-        """The worker's state before a segment, and this machine's state after it."""
-        inputs = await self._inputs(index)
-        before = await self.state(index, segment)
-        manifest, spec = self._settled.manifest, self._settled.spec(index)
-        await asyncio.to_thread(self._workload.check_state, manifest, spec, segment, before)
-        return before, await self._executor.run_segment(manifest, spec, segment, before, inputs)
-
-    async def _check_likeness(self, index: TaskIndex, segment: SegmentIndex, before: bytes, after: bytes) -> None:
-        """Raise `_Wrong` unless the workload is not exact and calls this machine's state the same as the worker's."""
-        if not self._workload.exact:
-            workload, theirs = cast(InexactWorkload, self._workload), await self.state(index, segment + 1)
-            manifest, spec = self._settled.manifest, self._settled.spec(index)
-            await asyncio.to_thread(workload.check_state, manifest, spec, segment + 1, theirs)
-            if await asyncio.to_thread(workload.agrees, manifest, spec, segment, before, theirs, after):
-                return
-        raise _Wrong(f"segment {segment} leads to another state")
-
-    async def whole(self, index: TaskIndex, executor: Executor) -> list[Cid]:
+    async def whole(self, job: JobId, index: TaskIndex, executor: Executor) -> list[Cid]:
         """Execute a whole task from its inputs: the CIDs of its states, as an honest worker commits to them."""
-        self._settled.position(index)
-        inputs = await self._inputs(index)
-        trace = await executor.run_task(self._settled.manifest, self._settled.spec(index), inputs)
+        self._batch.position(job, index)
+        inputs = await self._inputs(job, await self._input_cids(job, index))
+        trace = await executor.run_task(self._batch.manifests[job], self._batch.spec(job, index), inputs)
         return [cid_of_bytes(await asyncio.to_thread(path.read_bytes)) for path in trace.states]
 
-    async def state(self, index: TaskIndex, number: int) -> bytes:
+    async def state(self, job: JobId, index: TaskIndex, number: int) -> bytes:
         """A committed state. Raises `StateWithheld`."""
-        task = self._settled.task(index)
-        return await self._network.state(self._settled.event.record, task, number, self._patience_s)
+        member = self._batch.member(job, index)
+        return await self._network.state(self._batch.record, member, number, self._patience_s)
 
-    async def check_result(self, index: TaskIndex) -> str:
+    async def check_result(self, job: JobId, index: TaskIndex) -> str:
         """Why a task's result does not follow from its states; empty where it does."""
         try:
-            await self._check_result(index)
+            await self._check_result(job, index)
         except _Wrong as error:
             return str(error)
         return ""
 
-    async def _check_first(self, index: TaskIndex) -> None:
-        manifest, spec, inputs = self._settled.manifest, self._settled.spec(index), await self._inputs(index)
-        first = await asyncio.to_thread(self._workload.initial_state, manifest, spec, inputs)
-        if cid_of_bytes(first) != self._settled.task(index).trace[0]:
+    async def _execute(self, job: JobId, index: TaskIndex, segment: SegmentIndex, before: bytes) -> bytes:
+        """This machine's state after a segment: of its inputs, model and data are all that it is computed from."""
+        manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
+        inputs = await self._inputs(job, ())
+        return await self._executor.run_segment(manifest, spec, segment, before, inputs)
+
+    async def _check_state(self, job: JobId, index: TaskIndex, number: int, state: bytes) -> None:
+        """Raise `StateRefused` for a state that breaks a law of its workload."""
+        manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
+        await asyncio.to_thread(load_workload(manifest.workload).check_state, manifest, spec, number, state)
+
+    async def _check_likeness(
+        self, job: JobId, index: TaskIndex, segment: SegmentIndex, before: bytes, after: bytes
+    ) -> None:
+        """Raise `_Wrong` unless a workload that is not exact calls this machine's state the same as the worker's."""
+        manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
+        workload = cast(InexactWorkload, load_workload(manifest.workload))
+        theirs = await self.state(job, index, segment + 1)
+        await self._check_state(job, index, segment + 1, theirs)
+        if not await asyncio.to_thread(workload.agrees, manifest, spec, segment, before, theirs, after):
+            raise _Wrong(f"segment {segment} leads to another state")
+
+    async def _check_first(self, job: JobId, index: TaskIndex, first: bytes) -> None:
+        manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
+        inputs = await self._inputs(job, await self._input_cids(job, index))
+        make = load_workload(manifest.workload).initial_state
+        if await asyncio.to_thread(make, manifest, spec, inputs) != first:
             raise _Wrong("the first state does not follow from the manifest and the task's inputs")
 
-    async def _check_result(self, index: TaskIndex) -> None:
-        task, spec = self._settled.task(index), self._settled.spec(index)
-        last = await self.state(index, task.commitment.segments)
-        result = await self._network.read(task.commitment.result, MAX_STATE_BYTES)
-        check, manifest = self._workload.check_result, self._settled.manifest
+    async def _check_result(self, job: JobId, index: TaskIndex) -> None:
+        member, manifest, spec = (
+            self._batch.member(job, index),
+            self._batch.manifests[job],
+            self._batch.spec(job, index),
+        )
+        last = await self.state(job, index, member.commitment.segments)
+        result = await self._result(job, index)
+        check = load_workload(manifest.workload).check_result
         try:
-            await asyncio.to_thread(check, manifest, spec, result, last, task.trace)
+            await asyncio.to_thread(check, manifest, spec, result, last, member.trace)
         except StateRefused as error:
             raise _Wrong(f"the result does not follow from the task's states: {error}") from None
 
-    async def _inputs(self, index: TaskIndex) -> Inputs:
-        manifest = self._settled.manifest
-        cids = await self._input_cids(index)
-        results = [await self._network.read(cid, MAX_STATE_BYTES) for cid in cids]
+    async def _result(self, job: JobId, index: TaskIndex) -> bytes:
+        """A task's result, which its worker owes like a state. Raises `StateWithheld`."""
+        member = self._batch.member(job, index)
+        return await self._network.result(member, self._patience_s)
+
+    async def _inputs(self, job: JobId, results: tuple[Cid, ...]) -> Inputs:
+        manifest = self._batch.manifests[job]
+        found = [await self._network.read(cid, self._network.max_state_bytes) for cid in results]
         model = await self._network.on_disk(manifest.model) if manifest.model else None
         data = await self._network.on_disk(manifest.data) if manifest.data else None
-        return Inputs(model, data, tuple(results))
+        return Inputs(model, data, tuple(found))
 
-    async def _input_cids(self, index: TaskIndex) -> tuple[Cid, ...]:
-        """The results that a task was given: those of the settled tasks before it that its commitment names."""
-        wanted = self._settled.task(index).commitment.inputs
-        if self._job is None:
-            deps = self._settled.spec(index).deps
-            self._job = (
-                await load_settled_of_job(self._chain, self._network.read, self._settled.record.job) if deps else []
-            )
+    async def _input_cids(self, job: JobId, index: TaskIndex) -> tuple[Cid, ...]:
+        """The results that a task was given: those of the tasks before it, as they were committed in batches of its
+        job, that its commitment names."""
+        commitment, deps = self._batch.member(job, index).commitment, self._batch.spec(job, index).deps
+        found = await committed_results(self._chain, self._network.read, job, frozenset(deps)) if deps else {}
         candidates = []
-        for dep in self._settled.spec(index).deps:
-            found = {t.commitment.result for batch in self._job for t in batch.record.tasks if t.commitment.task == dep}
-            if not found:
+        for dep in deps:
+            if not found.get(dep):
                 raise InputsUnknown(index, dep)
-            candidates.append(sorted(found))
-        manifest = cid_bytes(self._settled.record.manifest)
+            candidates.append(sorted(found[dep]))
+        manifest = cid_bytes(make_cid(commitment.manifest))
         for chosen in itertools.islice(itertools.product(*candidates), MAX_CANDIDATES):
-            if root([manifest, *map(cid_bytes, chosen)]) == wanted:
+            if root([manifest, *map(cid_bytes, chosen)]) == commitment.inputs:
                 return chosen
-        raise _Wrong("the inputs that it was computed from are not settled results")
+        raise _Wrong("the inputs that it was computed from are no committed results")
 
 
 class _Wrong(DisputeError):

@@ -1,167 +1,195 @@
-"""A settled batch with its record: read from chain and artifacts, and compared with both.
+"""A settled batch with its record: read from chain and artifacts, and held against both.
 
-`compare_with_chain`, `compare_with_settlement` and `proofyard.protocol.replay.check_record` together say whether a
-settlement follows from what happened; what is left is whether the states are right, which only execution tells.
+`check_record` says whether the settlement follows from what was committed, drawn, sealed and signed; `check` looks at
+the states and results too that a record calls against a law. What is left is whether the states are right, which only
+execution tells (`replaying`).
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from proofyard.artifacts import ArtifactError
 from proofyard.chain import BatchSettled, ChainClient
-from proofyard.chain.reader import RegistryReader
 from proofyard.chain.refusals import UnknownBatch
-from proofyard.disputes.errors import NoSuchPlace, NotSettled
-from proofyard.disputes.refusals import Read, check_refusals
-from proofyard.protocol import merkle
-from proofyard.protocol.cid import cid_digest
+from proofyard.disputes.committed import Committed, Read, graph_of, load_members
+from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
+from proofyard.disputes.refusals import check_keyed, check_refusals
+from proofyard.protocol.codec import CodecError
+from proofyard.protocol.earnings import accepted
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
-from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, CommittedTask, decode_record, settlement_of
-from proofyard.protocol.replay import RecordInvalid, check_commitments, check_record
+from proofyard.protocol.members import Member, TaskKey
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.settlement import payout_root
-from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, TaskIndex
+from proofyard.protocol.settling import settlement_of
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
+from proofyard.protocol.validate import RecordInvalid, validate_record
+from proofyard.protocol.view import BatchView
+from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.workload import load_workload
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A settled batch: the chain's event, the record that it names, the job's manifest and its task graph."""
+    """A settled batch: the chain's event and view, the record that it names, and what that is held against. `members`
+    are the lists of `record.counted`, `paid` the tasks that earlier records pay."""
 
     event: BatchSettled
     record: BatchRecord
-    manifest: Manifest
-    specs: tuple[TaskSpec, ...]
-
-    def position(self, task: TaskIndex) -> int:
-        """Where a task's commitment stands among the batch's leaves. Raises `NoSuchPlace`."""
-        for index, committed in enumerate(self.record.tasks):
-            if committed.commitment.task == task:
-                return index
-        raise NoSuchPlace(self.record.batch, f"task {task}", f"tasks {_listed(self.tasks)}")
+    view: BatchView
+    manifests: Mapping[JobId, Manifest]
+    graphs: Mapping[JobId, tuple[TaskSpec, ...]]
+    members: Mapping[BatchId, Sequence[Member]]
+    paid: frozenset[TaskKey]
 
     @property
-    def tasks(self) -> list[TaskIndex]:
-        return [committed.commitment.task for committed in self.record.tasks]
+    def committed(self) -> Committed:
+        """The batch as it was committed; what the record says of it is not used."""
+        entries = tuple(self.members[self.view.batch])
+        return Committed(self.view.batch, self.event.record, self.view.header, self.manifests, self.graphs, entries)
 
-    def task(self, task: TaskIndex) -> CommittedTask:
-        return self.record.tasks[self.position(task)]
+    @property
+    def tasks(self) -> list[TaskKey]:
+        return [task.key for task in self.record.tasks]
 
-    def segment(self, task: TaskIndex, segment: SegmentIndex) -> CommittedTask:
-        """The task of a segment that there is. Raises `NoSuchPlace`."""
-        committed = self.task(task)
-        if not 0 <= segment < committed.commitment.segments:
-            known = f"segments 0 to {committed.commitment.segments - 1} in that task"
-            raise NoSuchPlace(self.record.batch, f"segment {segment} in task {task}", known)
-        return committed
+    @property
+    def exact(self) -> dict[JobId, bool]:
+        """Whether each job's workload gives the same bytes everywhere."""
+        return {job: load_workload(manifest.workload).exact for job, manifest in self.manifests.items()}
 
-    def spec(self, task: TaskIndex) -> TaskSpec:
-        if not 0 <= task < len(self.specs):
-            raise RecordInvalid(self.record.batch, f"the job has no task {task}")
-        return self.specs[task]
+    def position(self, job: JobId, task: TaskIndex) -> int:
+        return self.committed.position(job, task)
 
-    def proof(self, task: TaskIndex) -> list[Digest]:
-        """That a task's commitment is in the batch, for the Registry."""
-        leaves = [committed.commitment.struct_hash() for committed in self.record.tasks]
-        return merkle.proof(leaves, self.position(task))
+    def member(self, job: JobId, task: TaskIndex) -> Member:
+        return self.committed.member(job, task)
 
-    def check_commitments(self, chain: RegistryReader) -> None:
-        """Raise `RecordInvalid` or `SignatureInvalid` unless the record's traces are those the workers committed to."""
-        if self.record.root != chain.batch(self.record.batch).root:
-            raise RecordInvalid(self.record.batch, "its root is not the one on chain")
-        check_commitments(self.record, self.specs)
+    def segment(self, job: JobId, task: TaskIndex, segment: SegmentIndex) -> Member:
+        return self.committed.segment(job, task, segment)
 
-    async def check(self, chain: RegistryReader, read: Read) -> None:
-        """Raise `RecordInvalid` or `SignatureInvalid` unless the whole settlement follows. Reads the chain, and with
-        `read` the states and results that were refused."""
-        await asyncio.to_thread(self._check_record, chain)
-        await check_refusals(self.record, self.manifest, self.specs, read)
+    def spec(self, job: JobId, task: TaskIndex) -> TaskSpec:
+        return self.committed.spec(job, task)
 
-    def _check_record(self, chain: RegistryReader) -> None:
-        compare_with_settlement(self.event, self.record)
-        compare_with_chain(chain, self.record)
-        slashed = [(s.operator, s.task, s.segment, s.reason) for s in chain.slashes(self.event.batch)]
-        faults = settlement_of(self.record, self.event.record).faults
-        if slashed != [(f.operator, f.task, f.segment, int(f.reason)) for f in faults]:
-            raise RecordInvalid(self.event.batch, "its faults are not those that were settled")
-        check_record(self.record, self.specs, exact=load_workload(self.manifest.workload).exact)
+    def proof(self, job: JobId, task: TaskIndex) -> list[Digest]:
+        return self.committed.proof(job, task)
+
+    def check_record(self) -> None:
+        """Raise `RecordInvalid` unless the settlement on chain follows from its record, and that from all the rest."""
+        validate_record(
+            self.view,
+            self.record,
+            self.manifests,
+            self.graphs,
+            self.members,
+            paid=self.paid,
+            exact=self.exact,
+            now=None,
+        )
+        compare_with_settlement(self.event, self.record, self.view)
+
+    async def check(self, read: Read) -> None:
+        """`check_record`, and with `read` the states and results that were refused and the keyed digests that everybody
+        checks. Raises `RecordInvalid`, and what `read` raises."""
+        await asyncio.to_thread(self.check_record)
+        await check_refusals(self.record, self.manifests, self.graphs, read)
+        await check_keyed(self.view, self.record, self.manifests, read)
 
 
 async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settled:
-    """The settlement that stands for `batch`. Raises `NotSettled`, and `RecordInvalid` for another batch's record."""
-    job = await asyncio.to_thread(_job_of_settled, chain, batch)
-    events = [event for event in await asyncio.to_thread(chain.settled, job) if event.batch == batch]
-    return await _load(read, events[-1])
+    """The settlement that stands for `batch`.
+
+    Raises `NotSettled`; `RecordWithheld` for a record, a manifest or a list that cannot be had; `RecordInvalid` for
+    what is no record of this batch.
+    """
+    event = await asyncio.to_thread(settled_event, chain, batch)
+    view = await asyncio.to_thread(chain.view, batch)
+    try:
+        record = decode_record(await read(event.record, MAX_RECORD_BYTES))
+        if (record.batch, record.attempt) != (batch, event.attempt):
+            reason = f"it is that of attempt {record.attempt} at batch {record.batch}"
+            raise RecordInvalid(batch, "batch", reason)
+        manifests = {job.job: decode_manifest(await read(job.manifest, MAX_MANIFEST_BYTES)) for job in record.jobs}
+        graphs = {job: await graph_of(manifest) for job, manifest in manifests.items()}
+        members = {number: await _list_of(read, view, number) for number, _ in record.counted}
+    except (ArtifactError, ListWithheld) as error:
+        raise RecordWithheld(batch, event.record, str(error)) from None
+    except (CodecError, WorkloadError, ValueError) as error:
+        raise RecordInvalid(batch, "version", f"it cannot be read: {error}") from None
+    paid = await paid_before(chain, read, view)
+    return Settled(event, record, view, manifests, graphs, members, paid)
 
 
 async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> list[Settled]:
-    """All settled batches of a job, without those whose settlement was voided and not replaced."""
-    latest = {event.batch: event for event in await asyncio.to_thread(chain.settled, job)}
-    standing = [event for event in latest.values() if (await asyncio.to_thread(chain.batch, event.batch)).settled_at]
-    return [await _load(read, event) for event in standing]
+    """All settled batches with a line of a job, without those whose settlement was voided and not replaced."""
+    numbers = sorted({event.batch for event in await asyncio.to_thread(chain.settled, job)})
+    states = [await asyncio.to_thread(chain.batch, number) for number in numbers]
+    return [await load_settled(chain, read, state.id) for state in states if state.settled_at and not state.voided]
 
 
-async def _load(read: Read, event: BatchSettled) -> Settled:
-    record = decode_record(await read(event.record, MAX_RECORD_BYTES))
-    if (record.batch, record.job) != (event.batch, event.job):
-        raise RecordInvalid(event.batch, f"it is that of batch {record.batch} of job {record.job}")
-    manifest = decode_manifest(await read(record.manifest, MAX_MANIFEST_BYTES))
-    workload = load_workload(manifest.workload)
-    specs = await asyncio.to_thread(workload.graph, manifest)
-    return Settled(event, record, manifest, tuple(specs))
+async def paid_before(chain: ChainClient, read: Read, view: BatchView) -> frozenset[TaskKey]:
+    """The tasks that the records of `view.settled_before` pay.
+
+    A record that cannot be had, or that is none, pays nothing here: whoever signed it answers for it, and those who
+    settle later batches must not be at the mercy of those who withhold earlier ones.
+    """
+    paid: set[TaskKey] = set()
+    for batch, cid in view.settled_before:
+        try:
+            record = decode_record(await read(cid, MAX_RECORD_BYTES))
+            before = await asyncio.to_thread(chain.view, batch, record.attempt)
+            paid |= await asyncio.to_thread(accepted, before, record)
+        except (ProofyardError, LookupError) as error:
+            logger.warning("what batch %s paid cannot be told: %s", batch, error)
+    return frozenset(paid)
 
 
-def _job_of_settled(chain: ChainClient, batch: BatchId) -> JobId:
+def settled_event(chain: ChainClient, batch: BatchId) -> BatchSettled:
+    """The settlement of a batch that stands now. Raises `NotSettled`."""
     try:
         state = chain.batch(batch)
     except UnknownBatch:
         raise NotSettled(batch, "is unknown to the Registry; `proofyard job wait` names a job's batches") from None
-    if state.settled_at == 0:
-        voided = "its settlement was voided and is to be made again" if state.attempt else "is not settled yet"
-        raise NotSettled(batch, f"{voided}; wait for it")
-    return state.job
+    if state.settled_at == 0 or state.voided:
+        gone = "was dropped, because nobody settled it in time" if state.dropped else ""
+        voided = "its settlement was voided and is to be made again; wait for it" if state.attempt else ""
+        raise NotSettled(batch, gone or voided or "is not settled yet; wait for it")
+    events = [event for line in chain.header(batch).lines[:1] for event in chain.settled(line.job)]
+    found = [event for event in events if event.batch == batch and event.attempt == state.attempt]
+    if not found:
+        raise NotSettled(batch, "has a settlement whose event this chain's node does not have; ask another one")
+    return found[-1]
 
 
-def compare_with_chain(chain: RegistryReader, record: BatchRecord) -> None:
-    """Raise `RecordInvalid` unless batch, draw, job and operators are as the Registry has them.
-
-    A job's terms are those it was opened with: what is added to its escrow later is in no record.
-    """
-    batch, drawn = chain.batch(record.batch), chain.seed(record.batch)
-    job = chain.job(record.job, block=chain.job(record.job).open_block)
-    nodes = chain.active_nodes(record.draw_block)
-    pairs: dict[str, tuple[object, object]] = {
-        "chain": ((record.chain_id, record.registry), (chain.chain_id, chain.registry)),
-        "job": (record.job, batch.job),
-        "root": (record.root, batch.root),
-        "seed": ((record.seed, record.draw_block), drawn and (drawn.seed, drawn.block)),
-        "manifest": (cid_digest(record.manifest), job.manifest),
-        "auditors": (record.auditors_per_segment, job.auditors_per_segment),
-        "audited segments": (record.segments_per_audit, job.segments_per_audit),
-        "reward": (int(record.reward), job.reward),
-        "audit fee": (int(record.audit_fee), job.audit_fee),
-        "operators": (
-            [(o.id, o.node, o.owner, o.consecutive_valid) for o in record.operators],
-            [(n.id, n.node, n.owner, n.consecutive_valid) for n in nodes],
+def compare_with_settlement(event: BatchSettled, record: BatchRecord, view: BatchView) -> None:
+    """Raise `RecordInvalid` unless the settlement on chain is the one that follows from its record."""
+    settlement = settlement_of(record, view, event.record)
+    pairs: Mapping[str, tuple[object, object]] = {
+        "batch": (record.batch, event.batch),
+        "payouts": (payout_root(event.batch, settlement.payouts), event.payout_root),
+        "payout_total": (settlement.total, event.payout_total),
+        "audits": (settlement.audit_root, event.audit_root),
+        "jobs": (
+            [share.paid_units for share in settlement.shares],
+            [line.paid_units for line in event.lines],
         ),
     }
-    listed = {operator.node for operator in record.operators}
-    for task in (task for task in record.tasks if task.commitment.node not in listed):
-        operator = chain.operator_of(task.commitment.node)
-        owner = operator and chain.operator(operator).owner
-        pairs[f"worker of task {task.commitment.task}"] = ((task.operator, task.owner), (operator, owner))
-    for name, (said, found) in pairs.items():
-        if said != found:
-            raise RecordInvalid(record.batch, f"its {name} is not the one on chain")
+    for field, (follows, settled) in pairs.items():
+        if follows != settled:
+            raise RecordInvalid(event.batch, field, "it does not give the settlement on chain")
 
 
-def compare_with_settlement(event: BatchSettled, record: BatchRecord) -> None:
-    """Raise `RecordInvalid` unless the settlement on chain is the one that follows from its record."""
-    settlement = settlement_of(record, event.record)
-    said = (payout_root(event.batch, settlement.payouts), settlement.total, settlement.audit_root)
-    if record.batch != event.batch or said != (event.payout_root, event.payout_total, event.audit_root):
-        raise RecordInvalid(event.batch, "it does not give the settlement on chain")
+async def _list_of(read: Read, view: BatchView, batch: BatchId) -> tuple[Member, ...]:
+    headers = {known.batch: known.header for known in (*view.open_batches, *view.claimed_before)}
+    if batch not in headers:
+        raise RecordInvalid(view.batch, "counted", f"batch {batch} does not count")
+    return await load_members(read, batch, headers[batch])
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:12]))
-    return f"{shown} and {len(numbers) - 12} more" if len(numbers) > 12 else shown
+def cid_of_record(chain: ChainClient, batch: BatchId) -> Cid | None:
+    """The record of a batch's settlement, None where it has none that stands."""
+    try:
+        return settled_event(chain, batch).record
+    except NotSettled:
+        return None

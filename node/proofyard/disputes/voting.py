@@ -1,12 +1,15 @@
 """A juror's vote: sealed while the jury works, opened when the time for sealing is over.
 
-Nothing has to be kept between the two: the salt follows from the juror's key and the draw, and which way the vote went
-is found by trying both. So a juror that crashes, or loses its disk, still opens what it sealed.
+A seat belongs to an owner, and any of its nodes may vote for it; they take turns, the lowest number first, so that not
+all of them execute the same. The salt follows from the juror's key and the draw. What was found is kept on disk before
+it is sealed; a juror that loses even that finds it again, since executing a segment always gives the same.
 """
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 
@@ -14,22 +17,40 @@ from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Ph
 from proofyard.chain.events import JuryDrawn, VoteCommitted, VoteRevealed
 from proofyard.chain.refusals import BadVote
 from proofyard.disputes.errors import NoSuchChallenge, VoteRefused
+from proofyard.disputes.judging import Finding
+from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.seal import Bytes32
 from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.types import Address
+from proofyard.workloads.state_store import write_durably
 
 SALT_TYPEHASH = keccak(b"JurySalt(uint256 challenge,uint8 round,uint40 drawBlock)")
 
 
+class Ballot(msgspec.Struct, frozen=True):
+    """What a juror sealed, as it is kept on disk."""
+
+    evidence: Bytes32
+    keyed: Bytes32
+    wrong: bool
+
+
 @dataclass(frozen=True)
 class Seat:
-    """A place on a jury. `number` counts from 0; `reveal_ends` in Unix seconds, as `challenge.until` ends the sealing.
-    `committed` and `revealed` are this juror's own steps."""
+    """An owner's place on a jury, and this wallet's part in it.
+
+    `number` counts the jurors from 0, `rank` this node among the owner's listed ones; `reveal_ends` in Unix seconds, as
+    `challenge.until` ends the sealing. `committed` and `revealed`: by whichever node of the owner; `own` whether this
+    wallet's node is the one that sealed."""
 
     challenge: ChallengeRecord
-    juror: OperatorId
+    owner: Address
     number: int
+    rank: int
     reveal_ends: int
     committed: bool
+    own: bool
     revealed: bool
 
 
@@ -53,49 +74,91 @@ def read_challenge(chain: ChainClient, challenge: ChallengeId) -> ChallengeRecor
 
 
 def seat_of(chain: ChainClient, challenge: ChallengeRecord) -> Seat | None:
-    """This wallet's place on the jury that votes now or whose verdict stands; None where it has none."""
+    """This wallet's owner's place on the jury that votes now or whose verdict stands; None where it has none, or where
+    the wallet is no node's hot key."""
     assert chain.wallet is not None, "a juror has a wallet"
-    juror = chain.operator_of(chain.wallet.address)
-    if juror is None or challenge.phase not in (Phase.VOTE, Phase.VERDICT):
+    operator = chain.operator_of(chain.wallet.address)
+    if operator is None or challenge.phase not in (Phase.VOTE, Phase.VERDICT):
         return None
+    owner = chain.operator_state(operator).owner
     jury = chain.jurors(challenge.id, challenge.round)
-    if juror not in jury:
+    if owner not in jury:
         return None
     events = chain.challenge_events(challenge)
     drawn = max(i for i, event in enumerate(events) if isinstance(event, JuryDrawn))
-    own = [event for event in events[drawn:] if getattr(event, "juror", None) == juror]
+    since = [event for event in events[drawn:] if getattr(event, "juror", None) == owner]
+    sealed_by = [event.operator for event in since if isinstance(event, VoteCommitted)]
     return Seat(
         challenge=challenge,
-        juror=juror,
-        number=jury.index(juror),
+        owner=owner,
+        number=jury.index(owner),
+        rank=_rank(chain, owner, operator),
         reveal_ends=events[drawn].reveal_ends,
-        committed=any(isinstance(event, VoteCommitted) for event in own),
-        revealed=any(isinstance(event, VoteRevealed) for event in own),
+        committed=bool(sealed_by),
+        own=operator in sealed_by,
+        revealed=any(isinstance(event, VoteRevealed) for event in since),
     )
 
 
-def commit(chain: ChainClient, seat: Seat, wrong: bool) -> None:
-    """Seal a vote. Raises `TooLate` when the time for it is over."""
+def commit(chain: ChainClient, seat: Seat, finding: Finding, folder: Path) -> None:
+    """Keep what was found in `folder`, and seal it. Raises `TooLate` when the time for it is over."""
+    ballot = Ballot(finding.evidence, finding.keyed, finding.wrong)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(_path(folder, seat.challenge), encode(ballot))
+    challenge = seat.challenge
     salt = _salt(chain, seat)
-    sealed = sealed_vote(seat.challenge.id, seat.challenge.round, seat.juror, wrong, salt)
-    Court(chain).commit_vote(seat.challenge.id, sealed)
+    place = (challenge.id, challenge.round, challenge.redraws, seat.owner)
+    Court(chain).commit_vote(challenge.id, sealed_vote(*place, finding.evidence, finding.keyed, salt))
 
 
-def reveal(chain: ChainClient, seat: Seat) -> bool:
-    """Open the vote that was sealed, whichever it was; whether it says that what is challenged is wrong.
+def kept(folder: Path, challenge: ChallengeRecord) -> Ballot | None:
+    """What was sealed for this draw, if it is still here."""
+    try:
+        return decode(_path(folder, challenge).read_bytes(), Ballot)
+    except (OSError, CodecError):
+        return None
 
-    Raises `TooEarly` and `TooLate` outside the time for it, `VoteRefused` for a seal that this key did not make here.
+
+def reveal(chain: ChainClient, seat: Seat, folder: Path) -> bool:
+    """Open the vote that was sealed, from what `folder` keeps; whether it says that what is challenged is wrong.
+
+    Raises `TooEarly` and `TooLate` outside the time for it, `VoteRefused` where nothing is kept, or something else was
+    sealed.
     """
-    salt = _salt(chain, seat)
-    for wrong in (True, False):
-        try:
-            Court(chain).reveal_vote(seat.challenge.id, wrong, salt)
-        except BadVote:
-            continue
-        return wrong
-    raise VoteRefused(
-        f"the vote on challenge {seat.challenge.id} was sealed with a salt of its own; open it with what sealed it"
-    )
+    ballot = kept(folder, seat.challenge)
+    if ballot is None:
+        raise VoteRefused(
+            f"{folder} does not keep what was sealed on challenge {seat.challenge.id}; the node that sealed it finds "
+            "it again by itself"
+        )
+    return reveal_ballot(chain, seat, ballot)
+
+
+def reveal_ballot(chain: ChainClient, seat: Seat, ballot: Ballot) -> bool:
+    """Open a vote; see `reveal`."""
+    try:
+        Court(chain).reveal_vote(seat.challenge.id, ballot.evidence, ballot.keyed, _salt(chain, seat))
+    except BadVote:
+        raise VoteRefused(
+            f"the vote on challenge {seat.challenge.id} was sealed with another finding or key; open it with the node "
+            "that sealed it"
+        ) from None
+    return ballot.wrong
+
+
+def ballot_of(finding: Finding) -> Ballot:
+    """What a finding is sealed as: for a juror that has lost what it kept and has found it again."""
+    return Ballot(finding.evidence, finding.keyed, finding.wrong)
+
+
+def _rank(chain: ChainClient, owner: Address, operator: OperatorId) -> int:
+    """How many listed nodes of the owner come before this one; all of them where it is not listed."""
+    numbers = [node.id for node in chain.listed_nodes() if node.owner == owner]
+    return numbers.index(operator) if operator in numbers else len(numbers)
+
+
+def _path(folder: Path, challenge: ChallengeRecord) -> Path:
+    return folder / f"{challenge.id}-{challenge.round}-{challenge.draw_block}.vote"
 
 
 def _salt(chain: ChainClient, seat: Seat) -> bytes:

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
-from proofyard.node.agent import Agent, Work
+from proofyard.node.agent import Agent
+from proofyard.node.work import Owed, Work
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import AuditOffer, SealOpened, SubmitCommitment, TaskOffer
 from proofyard.protocol.types import Cid, Digest
@@ -54,6 +55,12 @@ class SilentWhenAudited(Agent):
             await asyncio.to_thread(_lose, self._store, cid)
         return submission
 
+    def owe(self, owed: Owed) -> Work:
+        """What is lost stays lost."""
+        work = Work(owed.held.verifier, owed)
+        work.finished.set()
+        return work
+
 
 class GarbageThenHonest(Agent):
     """Commits to garbage at once, and computes honestly only when that is done."""
@@ -64,7 +71,7 @@ class GarbageThenHonest(Agent):
         garbage = tuple(cid_of_bytes(secrets.token_bytes(64)) for _ in range(offer.task.segments))
         result = await asyncio.to_thread(self._store.put_bytes, first)
         submission = self._sign(offer, (await asyncio.to_thread(self._store.put_bytes, first), *garbage), result)
-        self._journal.finish_task(work.verifier, submission)
+        self._journal.finish_task(work.verifier, offer, submission)
         return submission
 
     async def _do(self, work: Work) -> None:

@@ -1,7 +1,9 @@
 """The node's work: accept what a verifier offers, execute it in the executor, commit or seal, and keep evidence.
 
-One thing is executed at a time: first states that are asked for and were not kept, for which a running task is
-interrupted; then audits, because they are short and everybody's pay waits for them; then tasks.
+Work goes through three stages that do not wait for each other: what it needs is gathered, in a lane for each verifier;
+it is executed, one thing at a time, and first what is owed and was lost, then audits, because they are short and
+everybody's pay waits for them, then tasks; and it is delivered (`Courier`), again for each verifier by itself. So a
+verifier that goes away or never answers holds up its own work alone.
 """
 
 import asyncio
@@ -10,20 +12,26 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
-from proofyard.artifacts import BlockStore, cid_of_bytes, fetch
-from proofyard.chain import Wallet
+from proofyard.artifacts import BlockStore, cid_of_bytes
+from proofyard.chain import ChainClient, Wallet
+from proofyard.node.delivery import Courier, Parcel
+from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
-from proofyard.node.receipts import keep_receipt
-from proofyard.node.retention import Retention, Thinned
+from proofyard.node.offers import Offers
+from proofyard.node.receipts import check_receipt, keep_receipt
+from proofyard.node.repair import Workshop
+from proofyard.node.retention import Retention
 from proofyard.node.settings import NodeSettings
+from proofyard.node.supplies import Supplies
+from proofyard.node.work import Owed, Work
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -41,54 +49,21 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskProgress,
 )
-from proofyard.protocol.seal import CANNOT_EXECUTE, plain_reason, seal_of, seal_struct_hash
-from proofyard.protocol.types import Address, Cid, ProofyardError, SegmentIndex
-from proofyard.transport import Body, Connection, Endpoint, RequestFailed, TransportError
-from proofyard.workloads.errors import TaskStopped, WorkloadError
+from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, plain_reason, seal_of, seal_struct_hash
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
+from proofyard.transport import Body, Connection, Endpoint, RequestFailed
+from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Inputs, Progress, load_workload
 
 logger = logging.getLogger("proofyard.node")
 
-MAX_ARTIFACT_BYTES = 64 << 30
-MAX_RESULT_BYTES = 8 << 30
 MAX_QUEUE = 64
+"""Audits and deliveries that wait for one verifier."""
 HEARTBEAT_S = 3.0
 INTERRUPT_S = 1.0
-
-
-@dataclass
-class Work:
-    """An accepted offer, or a state to make again, on its way through the node. `verifier` is whom it is owed to."""
-
-    verifier: Address
-    offer: TaskOffer | AuditOffer | Thinned
-    submission: SubmitCommitment | None = None
-    progress: Progress | None = None
-    cancelled: bool = False
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        if isinstance(self.offer, AuditOffer):
-            return (self.verifier, "audit", self.offer.batch, self.offer.task.index, self.offer.segment)
-        if isinstance(self.offer, Thinned):
-            return (self.verifier, "state", self.offer.cid)
-        return (self.verifier, "task", self.offer.job, self.offer.task.index)
-
-    @property
-    def name(self) -> str:
-        if isinstance(self.offer, AuditOffer):
-            return f"audit of job {self.offer.job} task {self.offer.task.index} segment {self.offer.segment}"
-        if isinstance(self.offer, Thinned):
-            task = self.offer.held.offer
-            return f"state {self.offer.number} of job {task.job} task {task.task.index}"
-        return f"job {self.offer.job} task {self.offer.task.index} ({self.offer.task.label})"
-
-    @property
-    def priority(self) -> int:
-        """The lowest goes first."""
-        return (Thinned, AuditOffer, TaskOffer).index(type(self.offer))
+LOOK_S = 8.0
+"""How long an offer is looked at before it is answered."""
 
 
 class Agent:
@@ -98,7 +73,7 @@ class Agent:
         self,
         settings: NodeSettings,
         wallet: Wallet,
-        domain: Domain,
+        chain: ChainClient,
         endpoint: Endpoint,
         links: VerifierLinks,
         store: BlockStore,
@@ -108,17 +83,24 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._wallet = wallet
-        self._domain = domain
-        self._endpoint = endpoint
+        self._chain = chain
+        self._domain = Domain(chain.chain_id, chain.registry)
         self._links = links
         self._store = store
         self._executor = executor
         self._journal = journal
         self._retention = retention
+        self._supplies = Supplies(settings, wallet, endpoint, links, store)
+        self._offers = Offers(settings, chain, self._supplies)
+        self._courier = Courier(links)
+        self._second = SecondHolder(settings, endpoint, store)
+        self._workshop = Workshop(store, executor)
         self._accepted: dict[tuple[object, ...], Work] = {}
-        self._queue: asyncio.PriorityQueue[tuple[int, int, Work]] = asyncio.PriorityQueue()
+        self._lanes: dict[tuple[Address, str], asyncio.Queue[Work]] = {}
+        self._ready: asyncio.PriorityQueue[tuple[int, int, Work]] = asyncio.PriorityQueue()
         self._count = itertools.count()
         self._current: Work | None = None
+        self._reporting: set[Address] = set()
         self._background: set[asyncio.Task[None]] = set()
         endpoint.on(TaskOffer, self.offer_task)
         endpoint.on(AuditOffer, self.offer_audit)
@@ -129,28 +111,40 @@ class Agent:
 
     async def offer_task(self, connection: Connection, offer: TaskOffer, _body: Body) -> Ack:
         """Take one task at a time; one that is offered again after the verifier forgot is taken up where it is."""
-        reason = self._refusal(connection)
         work = Work(connection.peer, offer)
-        if not reason and work.key in self._accepted:
+        if not self._has_joined(connection):
+            return Ack(False, f"{connection.peer} is not a verifier this node has joined")
+        if work.key in self._accepted:
             return Ack()
-        if not reason and any(isinstance(work.offer, TaskOffer) for work in self._accepted.values()):
-            reason = "busy with another task"
-        if reason:
-            return Ack(False, reason)
-        self._journal.accept_task(connection.peer, offer)
-        self._enqueue(work)
-        return Ack()
+        finished = self._journal.submission(connection.peer, offer)
+        if finished is not None:
+            self._deliver_commitment(connection.peer, offer, finished)
+            return Ack()
+        reason = self._busy(connection.peer) or await self._looked_at(self._offers.check_task(connection.peer, offer))
+        if not reason and work.key not in self._accepted:
+            reason = self._busy(connection.peer)
+            if not reason:
+                self._journal.accept_task(connection.peer, offer)
+                self._enqueue(work)
+        return Ack(not reason, reason)
 
     async def offer_audit(self, connection: Connection, offer: AuditOffer, _body: Body) -> Ack:
-        reason = self._refusal(connection)
-        if not reason and len(self._accepted) >= MAX_QUEUE:
-            reason = "busy with other audits"
-        if reason:
-            return Ack(False, reason)
-        work = Work(connection.peer, offer)
-        if work.key not in self._accepted:
-            self._journal.accept_audit(connection.peer, offer)
+        """Take audits as they come. What is sealed already is not executed again: it has one seal."""
+        verifier, work = connection.peer, Work(connection.peer, offer)
+        if not self._has_joined(connection):
+            return Ack(False, f"{verifier} is not a verifier this node has joined")
+        if work.key in self._accepted:
+            return Ack()
+        audits = [other for other in self._accepted.values() if isinstance(other.offer, AuditOffer)]
+        if sum(other.verifier == verifier for other in audits) >= MAX_QUEUE:
+            return Ack(False, "busy with other audits")
+        self._journal.accept_audit(verifier, offer)
+        sealed = self._journal.sealed(offer)
+        if sealed is None:
             self._enqueue(work)
+        else:
+            self._journal.seal(verifier, offer, sealed)
+            self._deliver_seal(verifier, offer, sealed)
         return Ack()
 
     async def cancel_task(self, connection: Connection, message: CancelTask, _body: Body) -> Ack:
@@ -166,23 +160,56 @@ class Agent:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
         return opening
 
-    def _refusal(self, connection: Connection) -> str:
-        if self._links.connection(connection.peer) is None:
-            return f"{connection.peer} is not a verifier this node has joined"
+    def _has_joined(self, connection: Connection) -> bool:
+        return self._links.connection(connection.peer) is not None
+
+    def _busy(self, verifier: Address) -> str:
+        """Why no task is taken now. One whose inputs are still gathered keeps none of another verifier's away."""
+        tasks = [work for work in self._accepted.values() if isinstance(work.offer, TaskOffer)]
+        if any(work.ready or work.verifier == verifier for work in tasks):
+            return "busy with another task"
+        waiting = self._courier.waiting(verifier)
+        return f"{waiting} deliveries to {verifier} are not answered" if waiting >= MAX_QUEUE else ""
+
+    async def _looked_at(self, check: Coroutine[Any, Any, object]) -> str:
+        """Why an offer is refused; empty where it is not."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await check
+        except TimeoutError:
+            return f"the job cannot be looked up within {LOOK_S:.0f} s"
+        except ProofyardError as error:
+            return str(error)[:500]
         return ""
 
     def _enqueue(self, work: Work) -> None:
         self._accepted[work.key] = work
-        self._queue.put_nowait((work.priority, next(self._count), work))
-
-    async def restore(self, thinned: Thinned) -> None:
-        """Make a state again that a peer asks for, before anything else: it is owed within a published time."""
-        work = Work(thinned.held.verifier, thinned)
-        if work.key in self._accepted:
+        if work.ready:
+            self._ready.put_nowait((work.priority, next(self._count), work))
             return
-        self._enqueue(work)
-        while work.key in self._accepted and self._current is not None and isinstance(self._current.offer, TaskOffer):
-            await self._executor.stop()
+        if work.lane not in self._lanes:
+            self._lanes[work.lane] = asyncio.Queue()
+            self._spawn(self._gather_in_turn(self._lanes[work.lane]))
+        self._lanes[work.lane].put_nowait(work)
+
+    async def mend(self, owed: Owed) -> None:
+        """Make something again that is owed and lost; returns once that has been tried."""
+        await self.owe(owed).finished.wait()
+
+    def owe(self, owed: Owed) -> Work:
+        """Begin to make something again, before anything else: it is owed within a published time."""
+        work = Work(owed.held.verifier, owed)
+        known = self._accepted.get(work.key)
+        if known is None:
+            self._enqueue(work)
+            self._spawn(self._make_way(work))
+        return known or work
+
+    async def _make_way(self, work: Work) -> None:
+        """Interrupt a running task for what is owed."""
+        while not work.finished.is_set():
+            if work.ready and self._current is not None and isinstance(self._current.offer, TaskOffer):
+                await self._executor.stop()
             await asyncio.sleep(INTERRUPT_S)
 
     async def _cancel(self, work: Work, reason: str) -> None:
@@ -191,49 +218,104 @@ class Agent:
         if work is self._current:
             await self._executor.stop()
 
-    # The loop
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # The loops
 
     async def run(self) -> None:
         """Take up what an earlier run left, then work until cancelled."""
-        self._retention.restorer(self._restore_in_background)
         for verifier, offer, submission in self._journal.open_tasks():
-            self._enqueue(Work(verifier, offer, submission))
+            if submission is None:
+                self._enqueue(Work(verifier, offer))
+            else:
+                self._deliver_commitment(verifier, offer, submission)
+        for verifier, audit, opening in self._journal.open_audits():
+            self._deliver_seal(verifier, audit, opening)
+        try:
+            while True:
+                _, _, work = await self._ready.get()
+                await self._work(work)
+        finally:
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            await self._courier.close()
+            await self._second.close()
+
+    async def _gather_in_turn(self, lane: "asyncio.Queue[Work]") -> None:
+        """Have what the work of one lane needs on this disk, one after the other."""
         while True:
-            _, _, work = await self._queue.get()
+            work = await lane.get()
             if work.cancelled:
-                del self._accepted[work.key]
+                self._forget(work)
                 continue
-            self._current, waits_again = work, False
-            heartbeat = asyncio.create_task(self._heartbeat(work))
-            try:
-                await self._do(work)
-            except TaskStopped as error:
-                logger.info("%s: %s", work.name, error)
-                waits_again = not work.cancelled
-                if waits_again:
-                    self._enqueue(work)
-                else:
-                    await self._hand_back(work, str(error))
-            except ProofyardError as error:
-                logger.warning("%s: %s", work.name, error)
-                await self._hand_back(work, str(error))
-            except Exception as error:
-                logger.exception("%s failed", work.name)
-                await self._hand_back(work, f"internal error: {type(error).__name__}")
-            finally:
-                heartbeat.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await heartbeat
-                self._current = None
-                if not waits_again:
-                    self._accepted.pop(work.key, None)
+            if await self._attempt(work, self._gather(work)):
+                work.ready = True
+                self._enqueue(work)
+            else:
+                self._forget(work)
+
+    async def _work(self, work: Work) -> None:
+        if work.cancelled:
+            self._forget(work)
+            return
+        self._current = work
+        heartbeat = asyncio.create_task(self._heartbeat(work))
+        try:
+            await self._attempt(work, self._do(work))
+        finally:
+            heartbeat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeat
+            self._current = None
+            if self._accepted.get(work.key) is work and not work.again:
+                self._forget(work)
+            elif work.again:
+                work.again = False
+                self._enqueue(work)
+
+    async def _attempt(self, work: Work, step: Coroutine[Any, Any, None]) -> bool:
+        """Do a step of the work; where it fails, say so to whom the work is owed."""
+        try:
+            await step
+        except TaskStopped as error:
+            logger.info("%s: %s", work.name, error)
+            work.again = not work.cancelled
+            if work.cancelled:
+                self._hand_back(work, str(error))
+        except ProofyardError as error:
+            logger.warning("%s: %s", work.name, error)
+            self._hand_back(work, str(error))
+        except Exception as error:
+            logger.exception("%s failed", work.name)
+            self._hand_back(work, f"internal error: {type(error).__name__}")
+        else:
+            return True
+        return False
+
+    def _forget(self, work: Work) -> None:
+        self._accepted.pop(work.key, None)
+        work.finished.set()
+
+    # Signs of life
 
     async def beat(self) -> None:
-        """Renew the leases of what is accepted but has not begun."""
+        """Renew the leases of what is accepted but has not begun; a verifier that does not answer delays no other's."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            for work in list(self._accepted.values()):
+            for verifier in {work.verifier for work in self._accepted.values()} - self._reporting:
+                self._spawn(self._report_all(verifier))
+
+    async def _report_all(self, verifier: Address) -> None:
+        self._reporting.add(verifier)
+        try:
+            for work in [work for work in self._accepted.values() if work.verifier == verifier]:
                 await self._report(work)
+        finally:
+            self._reporting.discard(verifier)
 
     async def _heartbeat(self, work: Work) -> None:
         """Report every step of the work under way."""
@@ -244,11 +326,11 @@ class Agent:
 
     async def _report(self, work: Work) -> None:
         offer = work.offer
-        if isinstance(offer, Thinned):
+        if isinstance(offer, Owed):
             return
         message: TaskProgress | AuditProgress
         if isinstance(offer, AuditOffer):
-            message = AuditProgress(offer.batch, offer.task.index, offer.segment)
+            message = AuditProgress(offer.batch, offer.job, offer.task.index, offer.segment)
         else:
             last, work.progress = work.progress, None
             message = TaskProgress(
@@ -261,51 +343,76 @@ class Agent:
                 last.rss_bytes if last else 0,
             )
         answer = await self._links.try_request(work.verifier, message, Ack)
-        if answer is not None and not answer.proceed and not work.cancelled and work.submission is None:
+        if answer is not None and not answer.proceed and not work.cancelled:
             await self._cancel(work, answer.reason)
 
-    async def _do(self, work: Work) -> None:
-        if isinstance(work.offer, AuditOffer):
-            await self._audit(work, work.offer)
-        elif isinstance(work.offer, Thinned):
-            await self._make_again(work.offer)
-        else:
-            if work.submission is None:
-                work.submission = await self._execute(work, work.offer)
-                self._retention.note_held()
-            receipt = await self._links.deliver(work.verifier, work.submission, Receipt)
-            folder = self._settings.data_dir / "receipts"
-            keep_receipt(folder, work.verifier, work.submission.commitment, receipt, time.time())
-            logger.info("%s committed; receipt until %s", work.name, receipt.deadline)
-            self._journal.close_task(work.verifier, work.offer)
-
-    async def _hand_back(self, work: Work, reason: str) -> None:
+    def _hand_back(self, work: Work, reason: str) -> None:
         """Say that the work will not be done here. The next holder loses nothing but time."""
         offer = work.offer
-        if isinstance(offer, Thinned):
+        if isinstance(offer, Owed):
             return
         if isinstance(offer, TaskOffer):
-            self._journal.drop_task(work.verifier, offer.job, offer.task.index)
+            self._journal.drop_task(work.verifier, offer)
+        else:
+            self._journal.drop_audit(work.verifier, offer)
         if work.cancelled:
             return
         message = (
-            AuditFailed(offer.batch, offer.task.index, offer.segment, reason[:500])
+            AuditFailed(offer.batch, offer.job, offer.task.index, offer.segment, reason[:500])
             if isinstance(offer, AuditOffer)
             else TaskFailed(offer.job, offer.task.index, reason[:500])
         )
-        await self._links.try_request(work.verifier, message, Ack)
+        self._spawn(self._tell(work.verifier, message))
 
-    # Tasks and audits
+    async def _tell(self, verifier: Address, message: TaskFailed | AuditFailed) -> None:
+        await self._links.try_request(verifier, message, Ack)
+
+    # Steps
+
+    async def _gather(self, work: Work) -> None:
+        """The first step: everything that the work needs, fetched and held against the chain."""
+        offer, verifier = work.offer, work.verifier
+        if isinstance(offer, AuditOffer):
+            manifest = await self._offers.check_audit(verifier, offer)
+            await self._supplies.inputs(verifier, manifest, (), offer.providers)
+            limit = self._settings.max_state_bytes
+            await self._supplies.bytes_of(verifier, offer.before, offer.providers, limit, "the state")
+        else:
+            task = offer if isinstance(offer, TaskOffer) else offer.held.offer
+            if isinstance(offer, TaskOffer):
+                await self._offers.check_task(verifier, offer)
+                await self._offers.check_inputs(verifier, offer)
+            await self._prepare(verifier, task.manifest, task.inputs, task.providers)
+
+    async def _do(self, work: Work) -> None:
+        """The second step. What comes of it is delivered in the background."""
+        if isinstance(work.offer, AuditOffer):
+            await self._audit(work, work.offer)
+        elif isinstance(work.offer, Owed):
+            await self._make_again(work.offer)
+        else:
+            submission = await self._execute(work, work.offer)
+            await asyncio.to_thread(self._retention.note_held)
+            self._deliver_commitment(work.verifier, work.offer, submission)
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
-        """Run a whole task and sign for it. States become artifacts before their names are given away."""
+        """Run a whole task and sign for it. States are artifacts on the disk before their names are signed."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
-        trace = await self._executor.run_task(manifest, offer.task, inputs, on_progress=self._progress_of(work))
+        seconds = self._settings.max_task_s
+        try:
+            async with asyncio.timeout(seconds):
+                trace = await self._executor.run_task(manifest, offer.task, inputs, on_progress=self._progress_of(work))
+        except TimeoutError:
+            raise TimeLimit(f"the task took longer than this node's max_task_s of {seconds:.0f} s") from None
         states, every = await asyncio.to_thread(self._retention.keep, trace)
         result = await asyncio.to_thread(self._store.put_file, trace.result)
+        kept = (*states[::every], result)
+        await asyncio.to_thread(self._retention.secure, kept)
         submission = self._sign(offer, states, result)
         size = max(path.stat().st_size for path in trace.states)
-        self._journal.finish_task(work.verifier, submission, every=every, kept_bytes=size * len(states[::every]))
+        kept_bytes = size * len(states[::every])
+        self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
+        self._second.take(kept, work.name)
         await asyncio.to_thread(self._executor.forget, manifest, offer.task, inputs)
         return submission
 
@@ -324,41 +431,21 @@ class Agent:
         signature = self._wallet.sign_digest(self._domain.typed_digest(commitment.struct_hash()))
         return SubmitCommitment(commitment, signature, states)
 
-    def _restore_in_background(self, thinned: Thinned) -> None:
-        task = asyncio.create_task(self.restore(thinned))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _make_again(self, thinned: Thinned) -> None:
-        """Compute a state that was not kept from the one before it that was."""
-        offer, trace = thinned.held.offer, thinned.held.submission.trace
-        manifest, inputs = await self._prepare(thinned.held.verifier, offer.manifest, offer.inputs, offer.providers)
-        state = await asyncio.to_thread(self._store.get_bytes, trace[thinned.kept], max_bytes=MAX_RESULT_BYTES)
-        state = await self._executor.advance(manifest, offer.task, inputs, state, thinned.kept, thinned.number)
-        found = await asyncio.to_thread(self._store.put_bytes, state)
-        if found != thinned.cid:
-            logger.error(
-                "state %s of job %s task %s comes out as %s, committed was %s: has this machine's software changed?",
-                thinned.number,
-                offer.job,
-                offer.task.index,
-                found,
-                thinned.cid,
-            )
+    async def _make_again(self, owed: Owed) -> None:
+        """Compute a state that was not kept, or was lost, from an earlier one that is whole."""
+        offer = owed.held.offer
+        manifest, inputs = await self._prepare(owed.held.verifier, offer.manifest, offer.inputs, offer.providers)
+        if await self._workshop.make(owed, manifest, inputs):
+            logger.info("%s of job %s task %s is here again", owed.cid, offer.job, offer.task.index)
 
     async def _audit(self, work: Work, offer: AuditOffer) -> None:
         """Re-execute one segment from the worker's state and seal the answer."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, (), offer.providers)
-        await self._fetch(work.verifier, offer.before, offer.providers, MAX_RESULT_BYTES)
-        before = await asyncio.to_thread(self._store.get_bytes, offer.before, max_bytes=MAX_RESULT_BYTES)
+        limit = self._settings.max_state_bytes
+        before = await self._supplies.bytes_of(work.verifier, offer.before, offer.providers, limit, "the state")
         opening = await self._answer(work, offer, manifest, before, inputs)
         self._journal.seal(work.verifier, offer, opening)
-        seal = seal_of(opening.opening(), self._wallet.address)
-        struct_hash = seal_struct_hash(offer.batch, offer.task.index, offer.segment, self._wallet.address, seal)
-        signature = self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
-        message = SubmitSeal(offer.batch, offer.job, offer.task.index, offer.segment, seal, signature)
-        answer = await self._links.deliver(work.verifier, message, Ack)
-        logger.info("%s sealed%s", work.name, "" if answer.proceed else f", but {answer.reason}")
+        self._deliver_seal(work.verifier, offer, opening)
 
     async def _reexecute(
         self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
@@ -370,8 +457,9 @@ class Agent:
     async def _answer(
         self, work: Work, offer: AuditOffer, manifest: Manifest, before: bytes, inputs: Inputs
     ) -> SealOpened:
-        """The digest of this node's own state after the segment, or that nobody can execute it. Raises what stands
-        between this machine and an answer."""
+        """The digest of this node's own state after the segment, or that nobody can execute it; keyed with the batch's
+        seed and this node's address, so that it is of use to nobody else. Raises what stands between this machine and
+        an answer."""
         workload, salt = load_workload(manifest.workload), secrets.token_bytes(32)
         try:
             await asyncio.to_thread(workload.check_state, manifest, offer.task, offer.segment, before)
@@ -379,10 +467,14 @@ class Agent:
         except WorkloadError as error:
             if not error.defined:
                 raise
-            return SealOpened(CANNOT_EXECUTE, plain_reason(str(error)), salt)
+            return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), plain_reason(str(error)), salt)
         # A state is only ever asked for where answers are compared by more than their digests.
         name = cid_of_bytes if workload.exact else self._store.put_bytes
-        return SealOpened(cid_digest(await asyncio.to_thread(name, after)), "", salt)
+        digest = cid_digest(await asyncio.to_thread(name, after))
+        return SealOpened(digest, await asyncio.to_thread(self._keyed, offer, after), "", salt)
+
+    def _keyed(self, offer: AuditOffer, state: bytes) -> Digest:
+        return keyed_digest(offer.seed, self._wallet.address, state)
 
     def _progress_of(self, work: Work) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:
@@ -395,38 +487,55 @@ class Agent:
         self, verifier: Address, manifest_cid: Cid, inputs: tuple[Cid, ...], providers: tuple[PeerHint, ...]
     ) -> tuple[Manifest, Inputs]:
         """Everything a task needs, on this disk and checked against its CID."""
-        await self._fetch(verifier, manifest_cid, providers, MAX_MANIFEST_BYTES)
-        manifest = decode_manifest(self._store.get_bytes(manifest_cid, max_bytes=MAX_MANIFEST_BYTES))
-        load_workload(manifest.workload).check(manifest)
-        for cid in inputs:
-            await self._fetch(verifier, cid, providers, MAX_RESULT_BYTES)
-        results = [await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=MAX_RESULT_BYTES) for cid in inputs]
-        model = await self._on_disk(verifier, manifest.model, providers)
-        data = await self._on_disk(verifier, manifest.data, providers)
-        return manifest, Inputs(model, data, tuple(results))
+        manifest = await self._supplies.manifest(verifier, manifest_cid, providers)
+        return manifest, await self._supplies.inputs(verifier, manifest, inputs, providers)
 
-    async def _on_disk(self, verifier: Address, cid: Cid | None, providers: tuple[PeerHint, ...]) -> Path | None:
-        """A large input as a file or directory: used in place where the operator has it, else fetched."""
-        if cid is None:
-            return None
-        local = self._store.local_path(cid)
-        if local is not None:
-            return local
-        await self._fetch(verifier, cid, providers, MAX_ARTIFACT_BYTES)
-        target = self._settings.data_dir / "inputs" / cid
-        return await asyncio.to_thread(self._store.export, cid, target)
+    # Deliveries
 
-    async def _fetch(self, verifier: Address, cid: Cid, hints: tuple[PeerHint, ...], max_bytes: int) -> None:
-        """From the hinted peers and the verifier; only what is not here yet."""
-        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            return
-        peers = await asyncio.gather(*(self._dial(hint) for hint in hints if hint.address != self._wallet.address))
-        connections = [peer for peer in (*peers, self._links.connection(verifier)) if peer is not None]
-        await fetch(self._store, cid, connections, max_bytes=max_bytes)
+    def _deliver_commitment(self, verifier: Address, offer: TaskOffer, submission: SubmitCommitment) -> None:
+        """Bring a commitment to its verifier, as long as it can be in a batch at all."""
+        name = f"the commitment to job {offer.job} task {offer.task.index}"
 
-    async def _dial(self, hint: PeerHint) -> Connection | None:
-        try:
-            return await self._endpoint.connect(hint.host, hint.port, expect=hint.address)
-        except TransportError as error:
-            logger.info("%s at %s:%s cannot help: %s", hint.address, hint.host, hint.port, error)
-            return None
+        def taken(receipt: Receipt) -> None:
+            check_receipt(self._domain, verifier, submission.commitment, receipt)
+            folder = self._settings.data_dir / "receipts"
+            keep_receipt(folder, verifier, submission.commitment, receipt, time.time())
+            self._journal.close_task(verifier, offer)
+            logger.info("%s is delivered; receipt until %s", name, receipt.deadline)
+
+        def given_up(reason: str) -> None:
+            # It may have arrived all the same, so its states stay until nothing can come of it.
+            self._journal.close_task(verifier, offer)
+
+        over = partial(asyncio.to_thread, self._commits_over, offer.job)
+        self._courier.send(verifier, Parcel(name, submission, Receipt, taken, given_up, over))
+
+    def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
+        """Bring a seal to its verifier, as long as the batch is not settled."""
+        place = (offer.batch, offer.job, offer.task.index, offer.segment)
+        seal = seal_of(opening.opening(), self._wallet.address)
+        struct_hash = seal_struct_hash(*place, self._wallet.address, seal)
+        signature = self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
+        name = Work(verifier, offer).name
+
+        def taken(answer: Ack) -> None:
+            self._journal.submitted(verifier, offer)
+            logger.info("%s sealed%s", name, "" if answer.proceed else f", but {answer.reason}")
+
+        def given_up(reason: str) -> None:
+            self._journal.submitted(verifier, offer)
+
+        over = partial(asyncio.to_thread, self._batch_over, offer.batch)
+        self._courier.send(verifier, Parcel(name, SubmitSeal(*place, seal, signature), Ack, taken, given_up, over))
+
+    def _commits_over(self, job: JobId) -> str:
+        """Why nothing of a job can be committed any more; empty while it can."""
+        record, params = self._chain.job(job), self._chain.params()
+        if record.units_paid >= record.units:
+            return f"job {job} is paid"
+        ended = self._chain.now() > record.commits_end(params.receipt_time)
+        return f"nothing of job {job} can be committed any more" if ended else ""
+
+    def _batch_over(self, batch: BatchId) -> str:
+        state = self._chain.batch(batch)
+        return f"batch {batch} is settled" if state.settled_at else f"batch {batch} is dropped" if state.dropped else ""

@@ -1,9 +1,11 @@
 """What a node must not forget: tasks it accepted, states it owes, seals it gave.
 
 A restarted node takes up unfinished tasks from their last durable state and can still open every seal that it has
-submitted; a node that could not would be judged as silent.
+submitted; a node that could not would be judged as silent. An answer is sealed once: whoever offers the same segment
+again is given the same seal, because two different ones would look like two opinions.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +25,14 @@ class JournalError(ProofyardError):
 
 class TaskEntry(SQLModel, table=True):
     """A task this node accepted from `verifier`; `submission` once it is finished, `done` once that was receipted.
-    From then on the row stands for the states that are owed: every `every`-th is here, `kept_bytes` in all."""
+    From then on the row stands for the states that are owed: every `every`-th is here, `kept_bytes` in all. Done again
+    from other `inputs` (their digest) it is another task, and the states of both are owed."""
 
-    __tablename__ = "node_task"
+    __tablename__ = "node_work"
     verifier: str = Field(primary_key=True)
     job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
+    inputs: str = Field(primary_key=True)
     offer: bytes
     submission: bytes | None = None
     every: int = 1
@@ -37,15 +41,17 @@ class TaskEntry(SQLModel, table=True):
 
 
 class SealEntry(SQLModel, table=True):
-    """An audit this node accepted; `opening` once it is sealed."""
+    """An audit this node accepted; `opening` once it is sealed, `submitted` once the verifier has taken the seal."""
 
-    __tablename__ = "node_seal"
+    __tablename__ = "node_audit"
     verifier: str = Field(primary_key=True)
     batch: int = Field(primary_key=True)
+    job: int = Field(primary_key=True)
     task: int = Field(primary_key=True)
     segment: int = Field(primary_key=True)
     offer: bytes
     opening: bytes | None = None
+    submitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ class HeldTask:
 
 
 class Journal:
-    """The node's SQLite file."""
+    """The node's SQLite file. What a call wrote is on the disk when it returns."""
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._engine = create_engine(f"sqlite:///{path}")
-            event.listen(self._engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode=WAL"))
+            event.listen(self._engine, "connect", _durable)
             SQLModel.metadata.create_all(self._engine, tables=[_TASKS, _SEALS])
         except Exception as error:
             raise JournalError(f"the journal {path} cannot be opened ({error}); check data_dir") from None
@@ -78,36 +84,53 @@ class Journal:
         with Session(self._engine) as session, session.begin():
             yield session
 
+    # Tasks
+
     def accept_task(self, verifier: Address, offer: TaskOffer) -> None:
+        """Take note of a task; one that is finished already keeps its states."""
         with self._session() as session:
-            session.merge(TaskEntry(verifier=verifier, job=offer.job, task=offer.task.index, offer=encode(offer)))
+            if session.get(TaskEntry, _task_key(verifier, offer)) is None:
+                _, job, task, inputs = _task_key(verifier, offer)
+                session.add(TaskEntry(verifier=verifier, job=job, task=task, inputs=inputs, offer=encode(offer)))
 
     def finish_task(
-        self, verifier: Address, submission: SubmitCommitment, *, every: int = 1, kept_bytes: int = 0
+        self,
+        verifier: Address,
+        offer: TaskOffer,
+        submission: SubmitCommitment,
+        *,
+        every: int = 1,
+        kept_bytes: int = 0,
     ) -> None:
-        key = (verifier, submission.commitment.job, submission.commitment.task)
         with self._session() as session:
-            entry = session.get(TaskEntry, key)
+            entry = session.get(TaskEntry, _task_key(verifier, offer))
             if entry is not None:
                 entry.submission, entry.every, entry.kept_bytes = encode(submission), every, kept_bytes
+
+    def submission(self, verifier: Address, offer: TaskOffer) -> SubmitCommitment | None:
+        """The commitment to a task that is finished here."""
+        with self._session() as session:
+            entry = session.get(TaskEntry, _task_key(verifier, offer))
+            done = entry.submission if entry is not None else None
+        return decode(done, SubmitCommitment) if done else None
 
     def close_task(self, verifier: Address, offer: TaskOffer) -> None:
         """The verifier has the commitment."""
         with self._session() as session:
-            entry = session.get(TaskEntry, (verifier, offer.job, offer.task.index))
+            entry = session.get(TaskEntry, _task_key(verifier, offer))
             if entry is not None:
                 entry.done = True
 
-    def drop_task(self, verifier: Address, job: int, task: int) -> None:
+    def drop_task(self, verifier: Address, offer: TaskOffer) -> None:
         """Nothing is owed for the task: it was handed back, or it is final."""
         with self._session() as session:
-            entry = session.get(TaskEntry, (verifier, job, task))
+            entry = session.get(TaskEntry, _task_key(verifier, offer))
             if entry is not None:
                 session.delete(entry)
 
     def release(self, held: HeldTask) -> None:
         """A held task is final."""
-        self.drop_task(held.verifier, held.offer.job, held.offer.task.index)
+        self.drop_task(held.verifier, held.offer)
 
     def held(self) -> list[HeldTask]:
         """Every task whose states are owed."""
@@ -148,24 +171,61 @@ class Journal:
                 for row in rows
             ]
 
+    # Audits
+
     def accept_audit(self, verifier: Address, offer: AuditOffer) -> None:
+        """Take note of an audit; one that is sealed already keeps its seal."""
         with self._session() as session:
-            session.merge(
-                SealEntry(
-                    verifier=verifier,
-                    batch=offer.batch,
-                    task=offer.task.index,
-                    segment=offer.segment,
-                    offer=encode(offer),
+            if session.get(SealEntry, _key(verifier, offer)) is None:
+                batch, job, task, segment = _place(offer)
+                session.add(
+                    SealEntry(verifier=verifier, batch=batch, job=job, task=task, segment=segment, offer=encode(offer))
                 )
-            )
 
     def seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
         """Keep the answer before its seal leaves the machine."""
         with self._session() as session:
-            entry = session.get(SealEntry, (verifier, offer.batch, offer.task.index, offer.segment))
+            entry = session.get(SealEntry, _key(verifier, offer))
             if entry is not None:
                 entry.opening = encode(opening)
+
+    def submitted(self, verifier: Address, offer: AuditOffer) -> None:
+        """The verifier has taken the seal, or wants none any more."""
+        with self._session() as session:
+            entry = session.get(SealEntry, _key(verifier, offer))
+            if entry is not None:
+                entry.submitted = True
+
+    def drop_audit(self, verifier: Address, offer: AuditOffer) -> None:
+        """An audit was given back unsealed."""
+        with self._session() as session:
+            entry = session.get(SealEntry, _key(verifier, offer))
+            if entry is not None and entry.opening is None:
+                session.delete(entry)
+
+    def sealed(self, offer: AuditOffer) -> SealOpened | None:
+        """What was sealed for this segment, for whichever verifier."""
+        batch, job, task, segment = _place(offer)
+        with self._session() as session:
+            wanted = select(SealEntry.opening).where(
+                SealEntry.batch == batch,
+                SealEntry.job == job,
+                SealEntry.task == task,
+                SealEntry.segment == segment,
+                SealEntry.opening != None,  # noqa: E711
+            )
+            opening = session.exec(wanted).first()
+        return decode(opening, SealOpened) if opening else None
+
+    def open_audits(self) -> list[tuple[Address, AuditOffer, SealOpened]]:
+        """Seals that are made and that their verifier has not taken yet."""
+        with self._session() as session:
+            rows = session.exec(select(SealEntry).where(SealEntry.submitted == False)).all()  # noqa: E712
+            return [
+                (Address(row.verifier), decode(row.offer, AuditOffer), decode(row.opening, SealOpened))
+                for row in rows
+                if row.opening
+            ]
 
     def answers(self) -> set[Digest]:
         """The digests that were sealed in batches that are not settled."""
@@ -179,16 +239,36 @@ class Journal:
             return {BatchId(batch) for batch in session.exec(select(SealEntry.batch))}
 
     def forget_seals(self, batch: BatchId) -> None:
-        """A batch is settled: nobody opens seals of it any more."""
+        """A batch is final: nobody opens seals of it any more."""
         with self._session() as session:
             for entry in session.exec(select(SealEntry).where(SealEntry.batch == batch)):
                 session.delete(entry)
 
     def opening(self, verifier: Address, request: OpenSeal) -> SealOpened | None:
         with self._session() as session:
-            entry = session.get(SealEntry, (verifier, request.batch, request.task, request.segment))
+            key = (verifier, request.batch, request.job, request.task, request.segment)
+            entry = session.get(SealEntry, key)
             return decode(entry.opening, SealOpened) if entry is not None and entry.opening else None
 
 
-_TASKS = SQLModel.metadata.tables["node_task"]
-_SEALS = SQLModel.metadata.tables["node_seal"]
+def _task_key(verifier: Address, offer: TaskOffer) -> tuple[str, int, int, str]:
+    inputs = hashlib.sha256(encode(offer.inputs)).hexdigest()[:32]
+    return verifier, offer.job, offer.task.index, inputs
+
+
+def _place(offer: AuditOffer) -> tuple[int, int, int, int]:
+    return offer.batch, offer.job, offer.task.index, offer.segment
+
+
+def _key(verifier: Address, offer: AuditOffer) -> tuple[str, int, int, int, int]:
+    return (verifier, *_place(offer))
+
+
+def _durable(connection: object, _: object) -> None:
+    """Write-ahead, and on the disk at each commit: what is promised afterwards must survive a power cut."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")  # type: ignore[attr-defined]
+
+
+_TASKS = SQLModel.metadata.tables["node_work"]
+_SEALS = SQLModel.metadata.tables["node_audit"]

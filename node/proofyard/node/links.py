@@ -106,29 +106,19 @@ class VerifierLinks:
         """Until some verifier has taken this node."""
         await self._joined.wait()
 
-    async def deliver(self, verifier: Address, message: msgspec.Struct, reply: type[R]) -> R:
-        """Send until an answer comes, over as many connections as it takes. Raises `RequestFailed` for a refusal."""
-        while True:
-            connection = self._live.get(verifier)
-            if connection is not None:
-                try:
-                    return await connection.request(message, reply=reply, timeout=ANSWER_S)
-                except RequestFailed as error:
-                    if error.code != "deadline":
-                        raise
-                except TransportError as error:
-                    logger.info("delivery to %s: %s; trying again", verifier, error)
-                    await connection.close("no answer")
-            await asyncio.sleep(FIRST_RETRY_S)
-
-    async def try_request(self, verifier: Address, message: msgspec.Struct, reply: type[R]) -> R | None:
-        """One attempt; None where the verifier is away or does not answer."""
+    async def try_request(
+        self, verifier: Address, message: msgspec.Struct, reply: type[R], *, refusals: bool = False
+    ) -> R | None:
+        """One attempt; None where the verifier is away or does not answer. A refusal is None as well, or with
+        `refusals` raised as `RequestFailed`."""
         connection = self._live.get(verifier)
         if connection is None:
             return None
         try:
             return await connection.request(message, reply=reply, timeout=ANSWER_S)
         except RequestFailed as error:
+            if refusals:
+                raise
             logger.info("%s refuses: %s", verifier, error)
         except TransportError as error:
             logger.info("%s: %s; dialling again", verifier, error)

@@ -7,22 +7,26 @@ a cache: what no open task or audit needs goes, oldest first, once there is more
 
 import asyncio
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, fetch
+from proofyard.artifacts.dag import all_blocks
 from proofyard.artifacts.keeper import GRACE_SECONDS
-from proofyard.chain import BatchSettled, ChainClient
+from proofyard.chain import BatchCommitted, BatchState, ChainClient
+from proofyard.disputes.committed import load_members
 from proofyard.node.journal import HeldTask, Journal
 from proofyard.node.links import VerifierLinks
+from proofyard.node.repair import Debts, check_all
 from proofyard.node.settings import NodeSettings
+from proofyard.node.work import Owed
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.messages import TaskOffer
-from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
+from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
 from proofyard.workloads.executor import Executor, TaskTrace
 from proofyard.workloads.state_store import states_to_keep
@@ -34,42 +38,10 @@ LEASE_S = 3600.0
 """Each pass renews the leases of what is needed, well before they end."""
 ABANDONED_S = 24 * 3600.0
 """A task that was handed back leaves states with which it could be resumed, but not for ever."""
-
-
-class NodeStore(BlockStore):
-    """A node's blocks. `on_miss` hears, from any thread, of every block that is asked for and not here."""
-
-    def __init__(self, path: Path) -> None:
-        self.on_miss: Callable[[Cid], object] = lambda _: None
-        super().__init__(path)
-
-    def has(self, cid: Cid) -> bool:
-        found = super().has(cid)
-        if not found:
-            self.on_miss(cid)
-        return found
-
-    def block_size(self, cid: Cid) -> int | None:
-        size = super().block_size(cid)
-        if size is None:
-            self.on_miss(cid)
-        return size
-
-
-@dataclass(frozen=True)
-class Thinned:
-    """State `number` of a held task, which was not kept; it follows from state `kept`, which was."""
-
-    held: HeldTask
-    number: int
-
-    @property
-    def kept(self) -> int:
-        return self.number - self.number % self.held.every
-
-    @property
-    def cid(self) -> Cid:
-        return self.held.submission.trace[self.number]
+CHECK_EVERY_S = 6 * 3600.0
+"""Between two looks at every block that is owed, for damage that nobody has asked for yet."""
+CHECK_PAUSE_S = 0.005
+SEALS_KEPT_S = 6 * 3600
 
 
 class Retention:
@@ -80,10 +52,11 @@ class Retention:
         settings: NodeSettings,
         chain: ChainClient,
         links: VerifierLinks,
-        store: NodeStore,
+        store: BlockStore,
         executor: Executor,
         journal: Journal,
     ) -> None:
+        self.debts = Debts(store)
         self._settings = settings
         self._chain = chain
         self._links = links
@@ -91,8 +64,8 @@ class Retention:
         self._keeper = Keeper(store)
         self._executor = executor
         self._journal = journal
-        self._final: dict[BatchId, frozenset[Digest]] = {}
-        self._thinned: dict[Cid, Thinned] = {}
+        self._roots: dict[BatchId, frozenset[Digest]] = {}
+        self._checked = 0.0
         self.note_held()
 
     def keep(self, trace: TaskTrace) -> tuple[tuple[Cid, ...], int]:
@@ -109,25 +82,39 @@ class Retention:
         )
         return states, kept.step
 
-    def restorer(self, restore: Callable[[Thinned], object]) -> None:
-        """Have `restore` called, in this event loop, for every state that a peer asks for and that was not kept."""
-        loop = asyncio.get_running_loop()
+    def secure(self, cids: Iterable[Cid]) -> None:
+        """Have artifacts on the disk itself before their names are signed for: a power cut must not take them."""
+        folders: set[Path] = set()
+        for cid in cids:
+            for block in all_blocks(self._store.get_block, cid):
+                path = self._store.path / "blocks" / block[-2:] / block
+                if path.exists():
+                    _sync(path)
+                    folders |= {path.parent, path.parent.parent}
+        for folder in folders:
+            _sync(folder)
 
-        def on_miss(cid: Cid) -> None:
-            thinned = self._thinned.get(cid)
-            if thinned is not None:
-                loop.call_soon_threadsafe(restore, thinned)
-
-        self._store.on_miss = on_miss
-
-    async def run(self) -> None:
-        """Look after the store until cancelled."""
+    async def run(self, mend: Callable[[Owed], object]) -> None:
+        """Look after the store until cancelled; `mend` is told of everything that should be here and is not."""
         while True:
             try:
                 await self.tidy()
+                await self.inspect(mend)
             except ProofyardError as error:
                 logger.warning("the store could not be tidied: %s", error)
             await asyncio.sleep(PASS_S)
+
+    async def inspect(self, mend: Callable[[Owed], object]) -> None:
+        """Find what is owed and damaged or gone, before anybody asks for it."""
+        if time.time() - self._checked >= CHECK_EVERY_S:
+            self._checked = time.time()
+            kept = [cid for held in self._journal.held() for cid in _kept(held)]
+            damaged = await asyncio.to_thread(check_all, self._store, kept, lambda: time.sleep(CHECK_PAUSE_S))
+            if damaged:
+                logger.warning("%s blocks that are owed were damaged on disk; they are made again", damaged)
+        for owed in await asyncio.to_thread(self.debts.incomplete):
+            logger.warning("state %s of job %s is not whole; it is made again", owed.number, owed.held.offer.job)
+            mend(owed)
 
     async def tidy(self, *, grace_s: float = GRACE_SECONDS) -> None:
         """One pass: release what is final, renew the leases of what is not, delete what is in nobody's way."""
@@ -135,54 +122,53 @@ class Retention:
         for job in {task.submission.commitment.job for task in held}:
             await self._release(job, [task for task in held if task.submission.commitment.job == job])
         for batch in self._journal.sealed_batches():
-            if (await asyncio.to_thread(self._chain.batch, batch)).settled_at:
+            state = await asyncio.to_thread(self._chain.batch, batch)
+            # Some hours longer, because pay is claimed from what is known of audits.
+            if state.dropped or _is_final(state, await asyncio.to_thread(self._chain.now) - SEALS_KEPT_S):
                 self._journal.forget_seals(batch)
-        self.note_held()
+        await asyncio.to_thread(self.note_held)
         await asyncio.to_thread(self._collect, time.time(), grace_s)
 
     def note_held(self) -> None:
-        """Learn from the journal which states may be asked for and were not kept."""
-        self._thinned = {
-            thinned.cid: thinned
-            for held in self._journal.held()
-            for number in range(len(held.submission.trace))
-            if (thinned := Thinned(held, number)).kept != number
-        }
+        """Learn from the journal which states may be asked for."""
+        self.debts.follow(self._journal.held())
 
     async def _release(self, job: JobId, tasks: list[HeldTask]) -> None:
         """Let go of those of a job's tasks whose batch is final, and of all when nothing of the job is open."""
         now, record, params = await asyncio.to_thread(
             lambda: (self._chain.now(), self._chain.job(job), self._chain.params())
         )
-        latest = {event.batch: event for event in await asyncio.to_thread(self._chain.settled, job)}
         roots: set[Digest] = set()
         final = True
-        for event in latest.values():
+        for event in await asyncio.to_thread(self._chain.committed, job):
             batch = await asyncio.to_thread(self._chain.batch, event.batch)
-            if batch.settled_at and batch.claimable_at <= now and not batch.open_challenges:
+            if _is_final(batch, now):
                 roots |= await self._committed(event, tasks[0].verifier)
-            else:
+            elif not batch.dropped:
                 final = False
-        expired = now > record.deadline + params.settle_grace
-        over = final and ((record.closed and record.open_tasks == 0) or expired)
+        over = now > record.commits_end(params.receipt_time) or record.units_paid >= record.units
         for task in tasks:
-            if over or task.submission.commitment.trace_root in roots:
+            if (final and over) or task.submission.commitment.trace_root in roots:
                 logger.info("job %s task %s is final; its states are let go", job, task.submission.commitment.task)
                 self._journal.release(task)
 
-    async def _committed(self, event: BatchSettled, verifier: Address) -> frozenset[Digest]:
-        """The trace roots in a final batch, from its record; none where that cannot be had now."""
-        if event.batch not in self._final:
+    async def _committed(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
+        """The trace roots in a batch, from its member list; none where that cannot be had now."""
+        if event.batch not in self._roots:
+            header = Header(event.root, event.size, event.members, event.lines)
             connection = self._links.connection(verifier)
+
+            async def read(cid: Cid, max_bytes: int) -> bytes:
+                await fetch(self._store, cid, [connection] if connection else [], max_bytes=max_bytes)
+                return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
+
             try:
-                await fetch(self._store, event.record, [connection] if connection else [], max_bytes=MAX_RECORD_BYTES)
-                data = await asyncio.to_thread(self._store.get_bytes, event.record, max_bytes=MAX_RECORD_BYTES)
-                tasks = decode_record(data).tasks
+                members = await load_members(read, event.batch, header)
             except ProofyardError as error:
-                logger.info("the record of batch %s cannot be had: %s", event.batch, error)
+                logger.info("the member list of batch %s cannot be had: %s", event.batch, error)
                 return frozenset()
-            self._final[event.batch] = frozenset(task.commitment.trace_root for task in tasks)
-        return self._final[event.batch]
+            self._roots[event.batch] = frozenset(member.commitment.trace_root for member in members)
+        return self._roots[event.batch]
 
     def _collect(self, now: float, grace_s: float) -> None:
         needed = self._needed()
@@ -208,7 +194,24 @@ class Retention:
                 manifest = decode_manifest(self._store.get_bytes(offer.manifest, max_bytes=MAX_MANIFEST_BYTES))
                 needed |= {cid for cid in (manifest.model, manifest.data) if cid is not None}
         for held in self._journal.held():
-            needed |= {held.submission.commitment.result, *held.submission.trace[:: held.every]}
+            needed |= set(_kept(held))
         # States behind answers are here only where a workload compares by more than digests (`Agent`).
         states = {make_cid(answer, codec) for answer in self._journal.answers() for codec in (RAW, DAG_PB)}
         return needed | {cid for cid in states if self._store.has(cid)}
+
+
+def _kept(held: HeldTask) -> tuple[Cid, ...]:
+    return (held.submission.commitment.result, *held.submission.trace[:: held.every])
+
+
+def _is_final(batch: BatchState, now: int) -> bool:
+    settled = bool(batch.settled_at) and not batch.voided
+    return settled and batch.claimable_at <= now and not batch.open_challenges
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

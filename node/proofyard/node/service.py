@@ -3,30 +3,42 @@
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from importlib.metadata import version
+from typing import Any
 
 import psutil
 
-from proofyard.artifacts import serve_blocks
+from proofyard.artifacts import BlockStore
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Wallet
 from proofyard.disputes.network import Network
 from proofyard.node.adversary import conduct
+from proofyard.node.clerk import Clerk
+from proofyard.node.court import CourtWatch
+from proofyard.node.defence import Defence
+from proofyard.node.duties import Duties
+from proofyard.node.holding import Holder
 from proofyard.node.journal import Journal
 from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
-from proofyard.node.retention import NodeStore, Retention
+from proofyard.node.pay import Pay, keep_on_bench
+from proofyard.node.promises import Promises
+from proofyard.node.purse import CREDIT, Purse
+from proofyard.node.retention import Retention
+from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
-from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Announce
-from proofyard.protocol.types import Address
+from proofyard.protocol.types import Address, Wei
 from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Resources, load_workload
 
 logger = logging.getLogger("proofyard.node")
+
+UNREGISTERED_S = 10.0
+"""Between two looks whether a node that was started before it was registered is by now."""
 
 
 def run(settings: NodeSettings, password: str | None = None) -> None:
@@ -40,7 +52,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     for name in settings.workloads:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = NodeStore(settings.data_dir / "blocks")
+    store = BlockStore(settings.data_dir / "blocks")
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
@@ -53,12 +65,10 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         micro_batch=settings.micro_batch or None,
     )
     journal = Journal(settings.data_dir / "node.db")
-    domain = Domain(chain.chain_id, chain.registry)
     async with (
         Executor(settings.data_dir / "executor", resources=resources, adversary=executor_adversary) as executor,
-        Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint,
+        Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint,
     ):
-        serve_blocks(endpoint, store)
         if withheld := sorted(set(settings.workloads) - set(offered(settings.workloads, executor.backend))):
             logger.warning(
                 "this machine does not reproduce the golden vectors; it does not offer %s", ", ".join(withheld)
@@ -74,17 +84,61 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
 
         links = VerifierLinks(endpoint, chain, announce)
         retention = Retention(settings, chain, links, store, executor, journal)
-        agent = agent_type(settings, wallet, domain, endpoint, links, store, executor, journal, retention)
+        agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
+        serve_owed_blocks(endpoint, store, retention.debts, agent.mend)
+        Holder(settings, chain, endpoint, store)
         logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
-        parts = [links.run(), agent.run(), agent.beat(), retention.run(), _ready(settings, links, wallet, endpoint)]
-        if settings.jury:
-            network = Network(chain, endpoint, store, settings.data_dir / "inputs")
-            spare = SpareExecutor(executor, resources, settings.data_dir / "jury")
-            parts.append(Juror(chain, network, spare).run())
+        spare = SpareExecutor(executor, resources, settings.data_dir / "jury")
+        network = Network(
+            chain,
+            endpoint,
+            store,
+            settings.data_dir / "inputs",
+            max_state_bytes=settings.max_state_bytes,
+            max_input_bytes=max(settings.max_model_bytes, settings.max_data_bytes),
+        )
+        parts: list[Coroutine[Any, Any, None]] = [
+            links.run(),
+            agent.run(),
+            agent.beat(),
+            retention.run(agent.owe),
+            _in_court(settings, chain, wallet, network, spare, journal),
+            _ready(settings, links, wallet, endpoint),
+        ]
         try:
             await run_together(*parts)
         finally:
             journal.close()
+
+
+async def _in_court(
+    settings: NodeSettings,
+    chain: ChainClient,
+    wallet: Wallet,
+    network: Network,
+    executor: SpareExecutor,
+    journal: Journal,
+) -> None:
+    """Juries, self-defence and pay, once the node is registered."""
+    operator = await asyncio.to_thread(chain.operator_of, wallet.address)
+    while operator is None:
+        await asyncio.sleep(UNREGISTERED_S)
+        operator = await asyncio.to_thread(chain.operator_of, wallet.address)
+    owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
+    duties, receipts = Duties(), settings.data_dir / "receipts"
+    purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
+    defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner)
+    promises = Promises(chain, network, receipts, duties, purse)
+    watch = CourtWatch(
+        chain,
+        duties,
+        juror=Juror(chain, network, executor, settings.data_dir / "votes", duties) if settings.jury else None,
+        clerk=Clerk(chain, wallet.address, duties) if settings.draw_juries else None,
+        defence=(purse, defence, promises) if settings.defend else None,
+        pay=Pay(chain, network, journal, receipts, duties, operator) if settings.claim else None,
+    )
+    bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
+    await run_together(watch.run(), *bench)
 
 
 def offered(workloads: Iterable[str], backend: str) -> tuple[str, ...]:

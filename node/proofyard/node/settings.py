@@ -20,7 +20,20 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `state_budget_bytes`: disk for states that are owed until their challenge window closes; where it is short, every
     n-th is kept and the others are computed again when asked for, and a task whose states do not fit at all is handed
     back. `cache_bytes`: disk for everything else that was fetched and may be useful again.
-    `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn.
+
+    What a job may ask of this machine; an offer beyond it is refused, and the field named. `max_task_steps`: steps of
+    one task. `max_step_tokens`: tokens that one step computes (batch times sequence), or the longest text of a row.
+    `max_segments` of one task. `max_task_s`: seconds that a task may compute. `max_model_bytes`, `max_data_bytes`:
+    content of the model directory and the data file. `max_state_bytes`: one state or result, written out.
+    `max_task_reward`: whole CREDIT that a task may pay; a verifier that breaks its receipt for more would gain.
+
+    `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
+    challenge faults and broken promises against this node, and appeal; `bond_budget`: whole CREDIT of its owner's stake
+    that may be in its bonds at one time. `draw_juries`: draw juries of anybody's challenges, for the reward.
+    `claim`: collect this node's pay some minutes after it is due.
+    `second_holder`: who is handed every state when this node commits to it, so that it can be had while this node is
+    away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
+    nodes whose states this node takes in that way, within `hold_bytes`.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with the node's address and port once it serves.
     `adversary`: on a local test network only, the way in which this node cheats. `accomplices`: the folder through
@@ -41,7 +54,22 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: int = 0
     state_budget_bytes: int = 16 << 30
     cache_bytes: int = 16 << 30
+    max_task_steps: int = 1 << 20
+    max_step_tokens: int = 1 << 20
+    max_segments: int = 4096
+    max_task_s: float = 86_400.0
+    max_model_bytes: int = 32 << 30
+    max_data_bytes: int = 32 << 30
+    max_state_bytes: int = 2 << 30
+    max_task_reward: int = 85
     jury: bool = True
+    defend: bool = True
+    bond_budget: int = 500
+    draw_juries: bool = True
+    claim: bool = True
+    second_holder: str = ""
+    hold_for: tuple[str, ...] = ()
+    hold_bytes: int = 16 << 30
     ipfs: str = ""
     ready_file: Path | None = None
     adversary: str | None = None

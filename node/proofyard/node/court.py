@@ -1,0 +1,81 @@
+"""The node in court: one loop that looks at every open challenge and lets each part of the node do what is due."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from proofyard.chain import ChainClient, ChallengeRecord
+from proofyard.node.clerk import Clerk
+from proofyard.node.defence import Defence
+from proofyard.node.duties import POLL_S, Docket, Duties
+from proofyard.node.juror import Juror
+from proofyard.node.pay import Pay
+from proofyard.node.promises import Promises
+from proofyard.node.purse import Purse
+from proofyard.protocol.types import ProofyardError
+
+logger = logging.getLogger("proofyard.node")
+
+
+class CourtWatch:
+    """Follows the Court. Parts that an operator has switched off are None."""
+
+    def __init__(
+        self,
+        chain: ChainClient,
+        duties: Duties,
+        *,
+        juror: Juror | None = None,
+        clerk: Clerk | None = None,
+        defence: tuple[Purse, Defence, Promises] | None = None,
+        pay: Pay | None = None,
+    ) -> None:
+        self._chain = chain
+        self._docket = Docket(chain)
+        self._duties = duties
+        self._juror = juror
+        self._clerk = clerk
+        self._defence = defence
+        self._pay = pay
+
+    async def run(self) -> None:
+        """Until cancelled; an unreachable chain is waited for."""
+        try:
+            while True:
+                try:
+                    await self.look()
+                except ProofyardError as error:
+                    logger.warning("challenges cannot be followed: %s", error)
+                await asyncio.sleep(POLL_S)
+        finally:
+            await self._duties.close()
+
+    async def look(self) -> None:
+        """Take notice of new challenges and begin with whatever is due."""
+        records, now = await asyncio.to_thread(lambda: (self._docket.look(), self._chain.now()))
+        await self._each(records, now)
+        if self._clerk is not None:
+            self._clerk.forget({record.id for record in records})
+        if self._defence is not None:
+            purse, defence, promises = self._defence
+            await asyncio.to_thread(purse.note, records)
+            await defence.consider(records, now)
+            await promises.consider(now)
+        if self._pay is not None:
+            await self._pay.consider(now)
+
+    async def _each(self, records: Sequence[ChallengeRecord], now: int) -> None:
+        parts = [part.consider for part in (self._juror, self._clerk) if part is not None]
+        for record in records:
+            for consider in parts:
+                await _safely(consider, record, now)
+
+
+async def _safely(
+    consider: Callable[[ChallengeRecord, int], Awaitable[None]], record: ChallengeRecord, now: int
+) -> None:
+    """One challenge that cannot be looked at keeps none of the others from being looked at."""
+    try:
+        await consider(record, now)
+    except ProofyardError as error:
+        logger.warning("challenge %s cannot be looked at: %s", record.id, error)

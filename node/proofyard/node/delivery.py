@@ -1,0 +1,148 @@
+"""Bringing finished work to its verifiers: commitments and seals, each until it is answered or of no use any more.
+
+Every verifier has a queue and a worker of its own, so that one that went away, or is connected and never answers, holds
+up nothing but what it is owed itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from proofyard.node.links import VerifierLinks
+from proofyard.protocol.types import Address, ProofyardError
+from proofyard.transport import RequestFailed
+
+logger = logging.getLogger("proofyard.node")
+
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 30.0
+OVER_EVERY_S = 15.0
+"""Between two looks at the chain whether a delivery is still wanted."""
+MAX_REFUSALS = 5
+"""A verifier whose own chain or disk fails for a moment refuses too; more often it means it."""
+TRANSIENT = ("busy", "deadline", "internal", "unknown-request")
+"""Codes of refusals that say nothing of what was delivered."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One delivery. `taken` hears the answer, of type `reply`; `given_up` hears why there will be none. `over` says why
+    the delivery is of no use any more, empty while it is; it is asked only after a first attempt has failed."""
+
+    name: str
+    message: msgspec.Struct
+    reply: type[msgspec.Struct]
+    taken: Callable[[Any], None]
+    given_up: Callable[[str], None]
+    over: Callable[[], Awaitable[str]]
+
+
+@dataclass
+class Waiting:
+    """A parcel and its next attempt, in the event loop's time."""
+
+    parcel: Parcel
+    due: float
+    asked: float
+    retry: float = FIRST_RETRY_S
+    refusals: int = 0
+
+
+@dataclass
+class Queue:
+    parcels: list[Waiting] = field(default_factory=list)
+    added: asyncio.Event = field(default_factory=asyncio.Event)
+    worker: asyncio.Task[None] | None = None
+
+
+class Courier:
+    """The queues to all verifiers. What they hold is in the journal too, so nothing is lost with the process."""
+
+    def __init__(self, links: VerifierLinks) -> None:
+        self._links = links
+        self._queues: dict[Address, Queue] = {}
+
+    def send(self, verifier: Address, parcel: Parcel) -> None:
+        """Deliver in the background, once for each name."""
+        queue = self._queues.setdefault(verifier, Queue())
+        if any(waiting.parcel.name == parcel.name for waiting in queue.parcels):
+            return
+        now = asyncio.get_running_loop().time()
+        queue.parcels.append(Waiting(parcel, due=now, asked=now))
+        queue.added.set()
+        if queue.worker is None:
+            queue.worker = asyncio.create_task(self._work(verifier, queue))
+
+    def waiting(self, verifier: Address) -> int:
+        """Deliveries that this verifier has not answered yet."""
+        queue = self._queues.get(verifier)
+        return len(queue.parcels) if queue else 0
+
+    async def close(self) -> None:
+        workers = [queue.worker for queue in self._queues.values() if queue.worker is not None]
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, verifier: Address, queue: Queue) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            queue.added.clear()
+            if not queue.parcels:
+                await queue.added.wait()
+                continue
+            waiting = min(queue.parcels, key=lambda waiting: waiting.due)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, waiting.due - clock())):
+                    await queue.added.wait()
+                    continue
+            if await self._deliver(verifier, waiting) or await self._is_over(verifier, waiting, clock()):
+                queue.parcels.remove(waiting)
+            else:
+                waiting.due = clock() + waiting.retry
+                waiting.retry = min(2 * waiting.retry, LAST_RETRY_S)
+
+    async def _deliver(self, verifier: Address, waiting: Waiting) -> bool:
+        """One attempt; whether the delivery is done with, be it by a refusal."""
+        parcel = waiting.parcel
+        try:
+            answer = await self._links.try_request(verifier, parcel.message, parcel.reply, refusals=True)
+        except RequestFailed as error:
+            waiting.refusals += error.code not in TRANSIENT
+            if waiting.refusals < MAX_REFUSALS:
+                return False
+            self._end(parcel, f"{verifier} refuses it: {error}")
+            return True
+        if answer is None:
+            return False
+        try:
+            parcel.taken(answer)
+        except ProofyardError as error:
+            logger.warning("what %s answers to %s is no answer: %s", verifier, parcel.name, error)
+            waiting.refusals += 1
+            if waiting.refusals < MAX_REFUSALS:
+                return False
+            self._end(parcel, f"{verifier} answers it with nothing of use: {error}")
+        return True
+
+    async def _is_over(self, verifier: Address, waiting: Waiting, now: float) -> bool:
+        if now - waiting.asked < OVER_EVERY_S:
+            return False
+        waiting.asked = now
+        try:
+            reason = await waiting.parcel.over()
+        except ProofyardError as error:
+            logger.info("whether %s is still wanted cannot be told: %s", waiting.parcel.name, error)
+            return False
+        if reason:
+            self._end(waiting.parcel, f"{verifier} did not take it, and {reason}")
+        return bool(reason)
+
+    def _end(self, parcel: Parcel, reason: str) -> None:
+        logger.warning("%s is dropped: %s", parcel.name, reason)
+        parcel.given_up(reason)

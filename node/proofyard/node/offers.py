@@ -1,0 +1,141 @@
+"""Holding an offer against the chain before anything is computed or signed for it.
+
+A verifier says what the task is, which state an audit starts from and what keys its answer. If any of that were a lie,
+this node would sign for work that nobody asked for, or seal an answer that convicts it; so all of it is taken from the
+chain, the job's manifest and the batch's member list, and the offer only has to agree.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Generic, TypeVar
+
+from proofyard.chain import ChainClient, JobRecord
+from proofyard.disputes.committed import Read, committed_results, graph_of, load_members
+from proofyard.node.limits import OfferRefused, check_limits
+from proofyard.node.settings import NodeSettings
+from proofyard.node.supplies import Supplies
+from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.members import Member, TaskKey
+from proofyard.protocol.merkle import root
+from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
+from proofyard.protocol.types import Address, BatchId, Cid, Digest
+
+GRAPHS, LISTS = 8, 4
+"""Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
+CREDIT = 10**18
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The last few values that were needed."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: K, value: V) -> V:
+        self._values[key] = value
+        while len(self._values) > self._kept:
+            self._values.popitem(last=False)
+        return value
+
+
+class Offers:
+    """What a node knows of the jobs and batches that it is offered parts of."""
+
+    def __init__(self, settings: NodeSettings, chain: ChainClient, supplies: Supplies) -> None:
+        self._settings = settings
+        self._chain = chain
+        self._supplies = supplies
+        self._graphs: Recent[Cid, tuple[TaskSpec, ...]] = Recent(GRAPHS)
+        self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
+
+    async def check_task(self, verifier: Address, offer: TaskOffer) -> Manifest:
+        """The manifest of a task that this node may take. Raises `OfferRefused`, which names the field, and what stands
+        between this machine and an answer."""
+        job = await self._job(offer)
+        manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
+        await self._check_spec(offer, manifest)
+        check_limits(self._settings, manifest, offer.task)
+        reward, most = job.reward * offer.task.work_units // job.units, self._settings.max_task_reward * CREDIT
+        if reward > most:
+            # Beyond what a broken receipt costs its verifier, breaking it pays.
+            raise OfferRefused("the task's reward", f"is {reward}, this node's max_task_reward is {most} base units")
+        if len(offer.inputs) != len(offer.task.deps):
+            raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
+        return manifest
+
+    async def check_inputs(self, verifier: Address, offer: TaskOffer) -> None:
+        """Raise `OfferRefused` unless a task's inputs are committed results of the tasks before it: a jury would find
+        work on anything else wrong, whoever made it up."""
+        if not offer.task.deps:
+            return
+        read = self._read(verifier, offer.providers)
+        found = await committed_results(self._chain, read, offer.job, frozenset(offer.task.deps))
+        for dep, cid in zip(offer.task.deps, offer.inputs, strict=True):
+            if cid not in found.get(dep, set()):
+                raise OfferRefused(
+                    "inputs", f"names {cid}, which no batch of job {offer.job} has as task {dep}'s result"
+                )
+
+    async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
+        """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
+        await self._job(offer)
+        drawn = await asyncio.to_thread(self._chain.seed, offer.batch)
+        if drawn is None or drawn.seed != offer.seed:
+            raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
+        manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
+        await self._check_spec(offer, manifest)
+        check_limits(self._settings, manifest, offer.task)
+        member = await self._member(verifier, offer)
+        commitment, trace = member.commitment, member.trace
+        fits = (
+            commitment.manifest == cid_digest(offer.manifest)
+            and len(trace) == commitment.segments + 1 == offer.task.segments + 1
+            and 0 <= offer.segment < commitment.segments
+            and root([cid_bytes(cid) for cid in trace]) == commitment.trace_root
+        )
+        if not fits:
+            raise OfferRefused("task", f"is not what batch {offer.batch} holds a commitment to")
+        if trace[offer.segment] != offer.before:
+            raise OfferRefused("before", f"is not the state before segment {offer.segment} that was committed to")
+        return manifest
+
+    async def _job(self, offer: TaskOffer | AuditOffer) -> JobRecord:
+        job = await asyncio.to_thread(self._chain.job, offer.job)
+        if job.manifest != cid_digest(offer.manifest):
+            raise OfferRefused("manifest", f"is not that of job {offer.job}")
+        return job
+
+    async def _check_spec(self, offer: TaskOffer | AuditOffer, manifest: Manifest) -> None:
+        graph = self._graphs.get(offer.manifest) or self._graphs.put(offer.manifest, await graph_of(manifest))
+        index = offer.task.index
+        if not 0 <= index < len(graph) or graph[index] != offer.task:
+            raise OfferRefused("task", f"is not task {index} of the job's graph")
+
+    async def _member(self, verifier: Address, offer: AuditOffer) -> Member:
+        state = await asyncio.to_thread(self._chain.batch, offer.batch)
+        known = self._lists.get((offer.batch, state.header))
+        if known is None:
+            header = await asyncio.to_thread(self._chain.header, offer.batch)
+            members = await load_members(self._read(verifier, offer.providers), offer.batch, header)
+            known = self._lists.put((offer.batch, state.header), {member.key: member for member in members})
+        member = known.get((offer.job, offer.task.index))
+        if member is None:
+            raise OfferRefused("task", f"is not in batch {offer.batch}")
+        return member
+
+    def _read(self, verifier: Address, hints: tuple[PeerHint, ...]) -> Read:
+        return partial(self._bytes, verifier, hints)
+
+    async def _bytes(self, verifier: Address, hints: tuple[PeerHint, ...], cid: Cid, max_bytes: int) -> bytes:
+        return await self._supplies.bytes_of(verifier, cid, hints, max_bytes, "a member list")

@@ -1,0 +1,113 @@
+"""Collecting what this node has earned, and keeping its owner's place on the bench: nobody does either for it.
+
+Pay that is not claimed counts towards no reputation, and an owner that is not on a workload's bench sits on no jury.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from proofyard.chain import ChainClient, Claim, Refused, claim_of
+from proofyard.disputes.network import Network
+from proofyard.disputes.settled import settled_event
+from proofyard.node.duties import Duties
+from proofyard.node.journal import Journal
+from proofyard.node.receipts import kept_receipts
+from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record, payouts_of
+from proofyard.protocol.settlement import OperatorId, payout_root
+from proofyard.protocol.types import Address, BatchId, ProofyardError
+from proofyard.protocol.workload_bits import workload_bit
+
+logger = logging.getLogger("proofyard.node")
+
+COLLECT_EVERY_S = 60.0
+CLAIM_AFTER_S = 300
+"""Chain seconds after a batch's window; until then whoever wants to may claim for everybody."""
+CLAIMS_AT_ONCE = 20
+BENCH_EVERY_S = 3600.0
+LATELY_S = 7 * 86_400
+
+
+class Pay:
+    """Claims for `operator`, from the batches that it worked or audited in."""
+
+    def __init__(
+        self,
+        chain: ChainClient,
+        network: Network,
+        journal: Journal,
+        receipts: Path,
+        duties: Duties,
+        operator: OperatorId,
+    ) -> None:
+        self._chain = chain
+        self._network = network
+        self._journal = journal
+        self._receipts = receipts
+        self._duties = duties
+        self._operator = operator
+        self._looked = -COLLECT_EVERY_S
+        self._paid: set[BatchId] = set()
+
+    async def consider(self, now: int) -> None:
+        """Claim what is due at chain time `now`."""
+        clock = asyncio.get_running_loop().time()
+        if clock - self._looked >= COLLECT_EVERY_S:
+            self._looked = clock
+            self._duties.begin(("pay", "of this node"), lambda: self._collect(now))
+
+    async def _collect(self, now: int) -> None:
+        due: list[Claim] = []
+        for batch in sorted(await self._batches(now) - self._paid):
+            state = await asyncio.to_thread(self._chain.batch, batch)
+            ripe = bool(state.settled_at) and not state.open_challenges and now >= state.claimable_at + CLAIM_AFTER_S
+            if state.dropped or (ripe and not state.remaining):
+                self._paid.add(batch)
+            elif ripe:
+                try:
+                    due += await self._claims_in(batch)
+                except ProofyardError as error:
+                    logger.info("what batch %s pays cannot be told yet: %s", batch, error)
+        for start in range(0, len(due), CLAIMS_AT_ONCE):
+            claims = due[start : start + CLAIMS_AT_ONCE]
+            await asyncio.to_thread(self._chain.claim, claims)
+            logger.info("claimed this node's pay in batches %s", ", ".join(str(claim.batch) for claim in claims))
+            self._paid |= {claim.batch for claim in claims}
+
+    async def _batches(self, now: int) -> set[BatchId]:
+        """Where this node has audited, and the batches of the jobs that it worked for lately."""
+        receipts = await asyncio.to_thread(lambda: list(kept_receipts(self._receipts)))
+        jobs = {receipt.job for receipt in receipts if receipt.deadline > now - LATELY_S}
+        events = [event for job in sorted(jobs) for event in await asyncio.to_thread(self._chain.settled, job)]
+        return self._journal.sealed_batches() | {event.batch for event in events}
+
+    async def _claims_in(self, batch: BatchId) -> list[Claim]:
+        event = await asyncio.to_thread(settled_event, self._chain, batch)
+        payouts = payouts_of(decode_record(await self._network.read(event.record, MAX_RECORD_BYTES)))
+        if payout_root(batch, payouts) != event.payout_root:
+            self._paid.add(batch)
+            return []
+        own = [index for index, payout in enumerate(payouts) if payout.operator == self._operator]
+        open_ = [i for i in own if not await asyncio.to_thread(self._chain.is_claimed, batch, i)]
+        if not open_:
+            self._paid.add(batch)
+        return [claim_of(batch, payouts, index) for index in open_]
+
+
+async def keep_on_bench(chain: ChainClient, owner: Address, workloads: Iterable[str]) -> None:
+    """Put the owner back on the benches of what its node offers, until cancelled; it may have left some, by retiring or
+    for too little stake, and comes back only after a delay."""
+    wanted = {name: workload_bit(name) for name in workloads}
+    while True:
+        try:
+            lacking = [name for name, bit in wanted.items() if not await asyncio.to_thread(chain.on_bench, owner, bit)]
+            if lacking:
+                bits = sum(1 << bit for bit in {wanted[name] for name in lacking})
+                await asyncio.to_thread(chain.join_bench, bits)
+                logger.info("joined the bench of %s, whose juries this node can now sit on", ", ".join(lacking))
+        except Refused as error:
+            logger.info("a bench cannot be joined yet: %s", error)
+        except ProofyardError as error:
+            logger.warning("whether this node's owner is on its benches cannot be told: %s", error)
+        await asyncio.sleep(BENCH_EVERY_S)

@@ -1,0 +1,103 @@
+"""Receipts that were not honoured: a commitment that no batch of its job holds by the deadline costs its verifier.
+
+Whether one holds it follows from the member lists that the commits name. A batch whose list cannot be had is waited
+for: its verifier might still answer with it, and then the bond would be lost.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+from proofyard.chain import BatchCommitted, ChainClient, ChallengeId, Court, Refused
+from proofyard.disputes.committed import load_members
+from proofyard.disputes.errors import ListWithheld
+from proofyard.disputes.network import Network
+from proofyard.node.duties import Duties
+from proofyard.node.purse import OverBudget, Purse
+from proofyard.node.receipts import KeptReceipt, kept_receipts
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import BatchId, Digest
+
+logger = logging.getLogger("proofyard.node")
+
+LOOK_EVERY_S = 10.0
+LISTS = 64
+
+
+class Promises:
+    """Looks after the receipts in `folder`."""
+
+    def __init__(self, chain: ChainClient, network: Network, folder: Path, duties: Duties, purse: Purse) -> None:
+        self._chain = chain
+        self._court = Court(chain)
+        self._network = network
+        self._folder = folder
+        self._duties = duties
+        self._purse = purse
+        self._looked = -LOOK_EVERY_S
+        self._leaves: OrderedDict[BatchId, frozenset[Digest]] = OrderedDict()
+        self._done: set[Path] = set()
+
+    async def consider(self, now: int) -> None:
+        """Look at what is overdue at chain time `now`."""
+        clock = asyncio.get_running_loop().time()
+        if clock - self._looked >= LOOK_EVERY_S:
+            self._looked = clock
+            self._duties.begin(("receipts", "of this node"), lambda: self._look(now))
+
+    async def _look(self, now: int) -> None:
+        window = self._chain.params().challenge_window
+        for receipt in await asyncio.to_thread(lambda: list(kept_receipts(self._folder))):
+            if receipt.path in self._done or now <= receipt.deadline:
+                continue
+            if now > receipt.deadline + window:
+                self._done.add(receipt.path)
+            else:
+                await self._enforce(receipt)
+
+    async def _enforce(self, receipt: KeptReceipt) -> None:
+        name = f"the receipt of {receipt.verifier} for task {receipt.task} of job {receipt.job}"
+        holder = await self._holder(receipt)
+        if holder is None:
+            return
+        self._done.add(receipt.path)
+        if holder:
+            logger.info("%s was honoured in batch %s", name, holder)
+            return
+        try:
+            await asyncio.to_thread(self._purse.afford, self._chain.params().court.bond, keep_backing=True)
+            challenge = await asyncio.to_thread(self._challenge, receipt)
+        except (OverBudget, Refused) as error:
+            logger.warning("%s was broken and stays unchallenged: %s", name, error)
+        else:
+            logger.warning("%s was broken: no batch holds the commitment; opened challenge %s", name, challenge)
+
+    def _challenge(self, receipt: KeptReceipt) -> ChallengeId:
+        return self._court.challenge_receipt(receipt.leaf, receipt.job, receipt.deadline, receipt.signature)
+
+    async def _holder(self, receipt: KeptReceipt) -> BatchId | None:
+        """The batch that holds a commitment, 0 for none; None while that cannot be told."""
+        known = True
+        for event in await asyncio.to_thread(self._chain.committed, receipt.job):
+            if (await asyncio.to_thread(self._chain.batch, event.batch)).dropped:
+                continue
+            leaves = await self._leaves_of(event)
+            if leaves is None:
+                known = False
+            elif receipt.leaf in leaves:
+                return event.batch
+        return BatchId(0) if known else None
+
+    async def _leaves_of(self, event: BatchCommitted) -> frozenset[Digest] | None:
+        if event.batch not in self._leaves:
+            header = Header(event.root, event.size, event.members, event.lines)
+            try:
+                members = await load_members(self._network.read, event.batch, header)
+            except ListWithheld as error:
+                logger.info("%s", error)
+                return None
+            self._leaves[event.batch] = frozenset(member.commitment.struct_hash() for member in members)
+            while len(self._leaves) > LISTS:
+                self._leaves.popitem(last=False)
+        return self._leaves[event.batch]

@@ -1,0 +1,112 @@
+"""Getting what a task or an audit needs onto this disk, checked against CIDs and within the operator's limits.
+
+Sizes are those of the content when it is written out, and are known before anything is: a few megabytes of blocks can
+name gigabytes. A peer that sends nothing for `SILENCE_S` is given up; whoever waits for it waits in its lane alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from proofyard.artifacts import ArtifactTooLarge, BlockStore, fetch
+from proofyard.chain import Wallet
+from proofyard.node.limits import OfferRefused
+from proofyard.node.links import VerifierLinks
+from proofyard.node.settings import NodeSettings
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from proofyard.protocol.messages import PeerHint
+from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.workloads.workload import Inputs, load_workload
+
+logger = logging.getLogger("proofyard.node")
+
+SILENCE_S = 60.0
+MAX_HINTS = 32
+
+
+class NothingComes(ProofyardError):
+    """Nobody sent any part of an artifact for too long."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"nobody sent anything of {what} for {seconds:.0f} s")
+
+
+class Supplies:
+    """Fetches from the peers that an offer names and from the verifier that made it."""
+
+    def __init__(
+        self, settings: NodeSettings, wallet: Wallet, endpoint: Endpoint, links: VerifierLinks, store: BlockStore
+    ) -> None:
+        self._settings = settings
+        self._wallet = wallet
+        self._endpoint = endpoint
+        self._links = links
+        self._store = store
+
+    async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
+        """A job's manifest that its workload can execute."""
+        await self.fetch(verifier, cid, hints, MAX_MANIFEST_BYTES, "the manifest")
+        data = await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=MAX_MANIFEST_BYTES)
+        manifest = decode_manifest(data)
+        load_workload(manifest.workload).check(manifest)
+        return manifest
+
+    async def inputs(
+        self, verifier: Address, manifest: Manifest, results: Sequence[Cid], hints: Sequence[PeerHint]
+    ) -> Inputs:
+        """Everything that a runner reads. Raises `OfferRefused` for what is over a limit."""
+        limit = self._settings.max_state_bytes
+        found = [await self.bytes_of(verifier, cid, hints, limit, "an input") for cid in results]
+        model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
+        data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
+        return Inputs(model, data, tuple(found))
+
+    async def bytes_of(
+        self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str
+    ) -> bytes:
+        """A file's content."""
+        await self.fetch(verifier, cid, hints, max_bytes, what)
+        return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
+
+    async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:
+        """Have an artifact in the store; only what is not here yet is asked for."""
+        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
+            return
+        others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]
+        peers = await asyncio.gather(*(self._dial(hint) for hint in others))
+        connections = [peer for peer in (*peers, self._links.connection(verifier)) if peer is not None]
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(SILENCE_S) as patience:
+
+                def moved(*_: int) -> None:
+                    patience.reschedule(clock() + SILENCE_S)
+
+                await fetch(self._store, cid, connections, max_bytes=max_bytes, on_progress=moved)
+        except TimeoutError:
+            raise NothingComes(f"{what} ({cid})", SILENCE_S) from None
+
+    async def _on_disk(
+        self, verifier: Address, cid: Cid | None, hints: Sequence[PeerHint], what: str, max_bytes: int
+    ) -> Path | None:
+        """A large input as a file or directory: used in place where the operator has it, else fetched."""
+        if cid is None:
+            return None
+        local = self._store.local_path(cid)
+        if local is not None:
+            return local
+        try:
+            await self.fetch(verifier, cid, hints, max_bytes, f"the {what}")
+            target = self._settings.data_dir / "inputs" / cid
+            return await asyncio.to_thread(self._store.export, cid, target, max_bytes)
+        except ArtifactTooLarge as error:
+            raise OfferRefused(f"the manifest's {what}", f"is over this node's max_{what}_bytes: {error}") from None
+
+    async def _dial(self, hint: PeerHint) -> Connection | None:
+        try:
+            return await self._endpoint.connect(hint.host, hint.port, expect=hint.address)
+        except TransportError as error:
+            logger.info("%s at %s:%s cannot help: %s", hint.address, hint.host, hint.port, error)
+            return None

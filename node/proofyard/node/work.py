@@ -1,0 +1,71 @@
+"""What a node has accepted to do, on its way through the node."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from proofyard.node.journal import HeldTask
+from proofyard.protocol.messages import AuditOffer, TaskOffer
+from proofyard.protocol.types import Address, Cid
+from proofyard.workloads.workload import Progress
+
+
+@dataclass(frozen=True)
+class Owed:
+    """State `number` of a held task that is not here, because it was not kept or was damaged. The number after the last
+    state's stands for the task's result."""
+
+    held: HeldTask
+    number: int
+
+    @property
+    def is_result(self) -> bool:
+        return self.number == len(self.held.submission.trace)
+
+    @property
+    def cid(self) -> Cid:
+        submission = self.held.submission
+        return submission.commitment.result if self.is_result else submission.trace[self.number]
+
+
+@dataclass
+class Work:
+    """An accepted offer, or a state to make again. `verifier` is whom it is owed to; `ready` once its inputs are here;
+    `again` where it was interrupted; `finished` once nothing more will be done about it here."""
+
+    verifier: Address
+    offer: TaskOffer | AuditOffer | Owed
+    ready: bool = False
+    progress: Progress | None = None
+    cancelled: bool = False
+    again: bool = False
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        if isinstance(self.offer, AuditOffer):
+            return (self.verifier, "audit", self.offer.batch, self.offer.job, self.offer.task.index, self.offer.segment)
+        if isinstance(self.offer, Owed):
+            return (self.verifier, "state", self.offer.cid)
+        return (self.verifier, "task", self.offer.job, self.offer.task.index)
+
+    @property
+    def lane(self) -> tuple[Address, str]:
+        """Work of one lane waits for each other's inputs; that of others does not."""
+        return self.verifier, type(self.offer).__name__
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.offer, AuditOffer):
+            place = f"job {self.offer.job} task {self.offer.task.index} segment {self.offer.segment}"
+            return f"audit of {place} in batch {self.offer.batch}"
+        if isinstance(self.offer, Owed):
+            task = self.offer.held.offer
+            what = "result" if self.offer.is_result else f"state {self.offer.number}"
+            return f"{what} of job {task.job} task {task.task.index}"
+        return f"job {self.offer.job} task {self.offer.task.index} ({self.offer.task.label})"
+
+    @property
+    def priority(self) -> int:
+        """The lowest goes first."""
+        return (Owed, AuditOffer, TaskOffer).index(type(self.offer))
