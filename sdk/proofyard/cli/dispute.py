@@ -11,7 +11,17 @@ import typer
 from proofyard.cli import challenges
 from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import Evidence, ExecuteFlags, Place, Spoken, evidence, job_in, parse_place, place_in
+from proofyard.cli.evidence import (
+    REPLAY_PATIENCE_S,
+    Evidence,
+    ExecuteFlags,
+    Place,
+    Spoken,
+    evidence,
+    job_in,
+    parse_place,
+    place_in,
+)
 from proofyard.cli.extras import require
 from proofyard.cli.options import NetworkFlags, grouped
 from proofyard.cli.output import AsJson, emit, note
@@ -59,17 +69,19 @@ def replay(
     spoken = [parse_place(text) for text in segment or []]
     chain, number = reader(context, flags), BatchId(batch)
 
-    async def run() -> tuple["Settled", "RecordInvalid | None", list["Replayed"]]:
+    async def run() -> tuple["Settled", "RecordInvalid | None", list["Replayed"], list[int]]:
         async with evidence(chain, execution) as found:
             settled = await _settled(chain, found, number)
             problem = await _problem(settled, found)
             for check in _checks(problem):
                 note(f"{'ok' if check['holds'] else 'WRONG':<6}{check['field']:<12} {check['says']}".rstrip())
             chosen = _chosen(settled, spoken, task or [], job, everything) if execute else []
-            return settled, problem, await _execute(found, settled, chosen)
+            done = await _execute(found, settled, chosen)
+            accused = execute and (everything or not (spoken or task))
+            return settled, problem, done, await _innocent(chain, found, number) if accused else []
 
-    settled, problem, done = asyncio.run(run())
-    wrong, withheld, innocent = _verdicts(chain, settled, done)
+    settled, problem, done, innocent = asyncio.run(run())
+    wrong, withheld = _verdicts(settled, done)
     next_steps = _next_steps(settled, problem is not None, wrong, withheld, innocent)
     holds = problem is None and not wrong and not innocent
     faulty = {(fault.job, fault.task) for fault in settled.record.faults if fault.segment is None}
@@ -232,30 +244,36 @@ async def _execute(found: Evidence, settled: "Settled", places: Sequence[Place])
     return results
 
 
-def _verdicts(
-    chain: "ChainClient", settled: "Settled", done: Sequence["Replayed"]
-) -> tuple[list["Replayed"], list["Replayed"], list[int]]:
-    """Segments that are wrong and unpunished, those that nobody delivers, and the faults that accuse the innocent."""
-    from proofyard.protocol.audit import Verdict
+async def _innocent(chain: "ChainClient", found: Evidence, batch: BatchId) -> list[int]:
+    """The faults that a jury would find false, by what a juror finds."""
+    from proofyard.disputes.judging import judge_fault
+
+    innocent = []
+    async with found.executor() as executor:
+        for index, slash in enumerate(await asyncio.to_thread(chain.slashes, batch)):
+            if slash.absolved:
+                continue
+            false, reason = await judge_fault(
+                chain, found.network, executor, batch, slash, patience_s=REPLAY_PATIENCE_S
+            )
+            note(f"fault {index}, of operator {slash.operator} in task {slash.task}: {reason}")
+            innocent += [index] if false else []
+    return innocent
+
+
+def _verdicts(settled: "Settled", done: Sequence["Replayed"]) -> tuple[list["Replayed"], list["Replayed"]]:
+    """Segments that are wrong and unpunished, and those that nobody delivers."""
     from proofyard.protocol.settlement import FaultReason
     from proofyard.workloads.workload import load_workload
 
     guilty = {(fault.job, fault.task) for fault in settled.record.faults if fault.kind != FaultReason.FALSE_AUDIT}
-    judged = {audit.key for audit in settled.record.audits if audit.verdict == Verdict.FAULT}
-    right = {(r.job, r.task, r.segment) for r in done if r.holds}
-    innocent = [
-        index
-        for index, slash in enumerate(chain.slashes(settled.event.batch))
-        if slash.reason == FaultReason.MISMATCH and (slash.job, slash.task, slash.segment) in right & judged
-    ]
     inexact = {job for job, manifest in settled.manifests.items() if not load_workload(manifest.workload).exact}
     suspects = [result for result in done if not result.holds and (result.job, result.task) not in guilty]
     if any(result.job in inexact for result in suspects):
         note("some of it is not exact: no jury convicts a worker for what executing it again gives")
     open_to_challenge = [result for result in suspects if result.job not in inexact]
     wrong = [result for result in open_to_challenge if result.holds is False]
-    withheld = [result for result in open_to_challenge if result.holds is None]
-    return wrong, withheld, innocent
+    return wrong, [result for result in open_to_challenge if result.holds is None]
 
 
 def _next_steps(
