@@ -1,22 +1,21 @@
-"""A settled batch of one task whose states, result and re-execution are given, so that each case is exact."""
+"""A committed batch of one task whose states, result and re-execution are given, so that each case is exact."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from proofyard.artifacts import cid_of_bytes
+from proofyard.disputes.committed import Committed
 from proofyard.disputes.errors import StateWithheld
-from proofyard.disputes.replaying import Replayer
-from proofyard.disputes.settled import Settled
-from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.disputes.replaying import Replayed, Replayer
+from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.members import Member, members_root
 from proofyard.protocol.merkle import root
-from proofyard.protocol.record import CommittedTask
-from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, Cid, Digest, JobId, SegmentIndex, TaskIndex
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs
@@ -41,6 +40,7 @@ MANIFEST = Manifest(
 WORKER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 MANIFEST_CID = raw_cid(b"manifest")
 SPECS = tuple(WORKLOAD.graph(MANIFEST))
+JOB, TASK = JobId(1), TaskIndex(0)
 FIRST = WORKLOAD.initial_state(MANIFEST, SPECS[0], Inputs())
 
 
@@ -58,42 +58,51 @@ THIRD = moved(SECOND, 0.01, done=2)
 
 class Scene:
     """A batch of one task with these states and result; `answers` are what executing its segments gives here: a state,
-    or an error."""
+    or an error. `lists` are the batches of its job that can be found, for a task's inputs."""
+
+    max_state_bytes = 1 << 30
 
     def __init__(
-        self, states: list[bytes], result: bytes, answers: list[bytes | Exception], inputs: tuple[Cid, ...] = ()
+        self,
+        states: list[bytes],
+        result: bytes,
+        answers: list[bytes | Exception],
+        inputs: tuple[Cid, ...] = (),
+        node: Address = WORKER,
     ) -> None:
         self.states, self.answers = {cid_of_bytes(state): state for state in states}, answers
         self.results = {cid_of_bytes(result): result}
         trace = tuple(cid_of_bytes(state) for state in states)
-        zero = Digest(bytes(32))
         commitment = Commitment(
-            job=JobId(1),
-            task=TaskIndex(0),
-            node=WORKER,
-            manifest=zero,
+            job=JOB,
+            task=TASK,
+            node=node,
+            manifest=cid_digest(MANIFEST_CID),
             inputs=root([cid_bytes(MANIFEST_CID), *map(cid_bytes, inputs)]),
             trace_root=root([cid_bytes(cid) for cid in trace]),
             segments=2,
             result=cid_of_bytes(result),
             work_units=1,
         )
-        record: Any = SimpleNamespace(
-            batch=1,
-            job=1,
-            manifest=MANIFEST_CID,
-            tasks=(CommittedTask(commitment, b"", trace, OperatorId(1), WORKER, 0, 1),),
+        self.member = Member(commitment, Signature(b""), trace)
+        header = Header(members_root([self.member]), 1, Digest(bytes(32)), ())
+        self.committed = Committed(
+            BatchId(1), raw_cid(b"record"), header, {JOB: MANIFEST}, {JOB: SPECS}, (self.member,)
         )
-        event: Any = SimpleNamespace(record=raw_cid(b"record"), batch=1)
-        self.settled = Settled(event, record, MANIFEST, SPECS)
         chain: Any = None
-        self.replayer = Replayer(self.settled, chain, self, self, patience_s=0)  # type: ignore[arg-type]
+        network: Any = self
+        self.replayer = Replayer(self.committed, chain, network, self, patience_s=0)
 
-    async def state(self, record: Cid, task: CommittedTask, number: int, patience_s: float) -> bytes:
-        found = self.states.get(task.trace[number])
+    async def state(self, record: Cid | None, member: Member, number: int, patience_s: float) -> bytes:
+        found = self.states.get(member.trace[number])
         if found is None:
-            raise StateWithheld(task.commitment.task, number, ["nobody has it"])
+            raise StateWithheld(*member.key, number, ["nobody has it"])
         return found
+
+    async def result(self, member: Member, patience_s: float) -> bytes:
+        if member.commitment.result not in self.results:
+            raise StateWithheld(*member.key, len(member.trace), ["nobody has it"])
+        return self.results[member.commitment.result]
 
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         return {**self.results, **self.states}[cid]
@@ -107,8 +116,8 @@ class Scene:
             raise answer
         return answer
 
-    async def replay(self, segment: int) -> Any:
-        return await self.replayer.segment(TaskIndex(0), SegmentIndex(segment))
+    async def replay(self, segment: int) -> Replayed:
+        return await self.replayer.segment(JOB, TASK, SegmentIndex(segment))
 
 
 def result_of(last: bytes) -> bytes:

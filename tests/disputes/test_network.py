@@ -13,9 +13,8 @@ from proofyard.disputes.network import Network
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.messages import Ack, ObtainState
-from proofyard.protocol.record import CommittedTask
-from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, Digest, JobId, TaskIndex
+from proofyard.protocol.members import Member
+from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex
 from proofyard.transport import Endpoint
 
 DOMAIN = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
@@ -24,10 +23,10 @@ RECORD = raw_cid(b"record")
 ZERO = Digest(bytes(32))
 
 
-def committed(worker: Address) -> CommittedTask:
+def committed(worker: Address) -> Member:
     result = raw_cid(b"result")
     commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1)
-    return CommittedTask(commitment, b"", (raw_cid(b"before"), raw_cid(STATE)), OperatorId(1), worker, 0, 1)  # type: ignore[arg-type]
+    return Member(commitment, Signature(b""), (raw_cid(b"before"), raw_cid(STATE)))
 
 
 class Verifier:
@@ -64,13 +63,13 @@ async def state_through(tmp_path: Path, fetches: bool | None) -> tuple[bytes, li
 async def test_a_verifier_fetches_a_state_from_its_worker_for_whoever_asks(tmp_path: Path) -> None:
     state, asked = await state_through(tmp_path, fetches=True)
     assert state == STATE
-    assert asked == [ObtainState(RECORD, TaskIndex(0), 1)]
+    assert asked == [ObtainState(RECORD, JobId(1), TaskIndex(0), 1)]
 
 
 async def test_a_state_is_withheld_only_where_a_verifier_could_be_asked_for_it(tmp_path: Path) -> None:
     with pytest.raises(StateWithheld, match="the worker is away"):
         await state_through(tmp_path / "one", fetches=False)
-    with pytest.raises(ArtifactUnavailable):
+    with pytest.raises(StateWithheld, match="unknown-request"):
         await state_through(tmp_path / "other", fetches=None)
 
 

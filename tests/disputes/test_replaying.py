@@ -1,11 +1,13 @@
-"""What a replayed segment is compared with."""
+"""What a replayed segment is compared with, and what a juror answers to it."""
 
 import pytest
-from scene import FIRST, SECOND, THIRD, Scene, moved, result_of
+from scene import FIRST, JOB, SECOND, TASK, THIRD, Scene, moved, result_of
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.disputes.errors import NoSuchPlace
-from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.cid import cid_digest, raw_cid
+from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
+from proofyard.protocol.types import SegmentIndex
 from proofyard.workloads.errors import OutOfMemory, SegmentFailed
 from proofyard.workloads.state import decode_state, encode_state
 
@@ -18,6 +20,7 @@ async def test_equal_bytes_hold_and_a_state_that_differs_in_one_bit_does_not() -
     far = await Scene([FIRST, SECOND, THIRD], result_of(THIRD), [bytes(near), THIRD]).replay(0)
     assert far.holds is False and not far.equal
     assert "another state" in str(far)
+    assert (far.answer, far.state) == (cid_digest(cid_of_bytes(bytes(near))), bytes(near))
 
 
 async def test_a_state_claimed_for_a_segment_that_cannot_be_executed_is_wrong() -> None:
@@ -25,6 +28,7 @@ async def test_a_state_claimed_for_a_segment_that_cannot_be_executed_is_wrong() 
     found = await Scene([FIRST, SECOND, THIRD], result_of(THIRD), [failed, THIRD]).replay(0)
     assert found.holds is False
     assert "not a number" in str(found)
+    assert (found.answer, found.state) == (CANNOT_EXECUTE, FIRST)
 
 
 async def test_what_this_machine_alone_cannot_do_is_no_finding() -> None:
@@ -40,24 +44,27 @@ async def test_a_state_that_breaks_a_law_is_wrong_whatever_executing_it_gives() 
     found = await Scene([FIRST, trap, THIRD], result_of(THIRD), [trap, THIRD]).replay(1)
     assert found.holds is False
     assert "negative" in str(found)
+    assert (found.answer, found.state) == (REFUSED_STATE, trap)
 
 
 async def test_a_first_state_or_result_of_its_own_is_wrong_although_every_segment_is_right() -> None:
-    stale = Scene([SECOND, THIRD, THIRD], result_of(THIRD), [THIRD, THIRD])
+    stale = Scene([moved(FIRST, 0.01, done=0), SECOND, THIRD], result_of(THIRD), [SECOND, THIRD])
     assert "the first state does not follow" in str(await stale.replay(0))
     assert (await stale.replay(0)).holds is False
     swapped = Scene([FIRST, SECOND, THIRD], result_of(SECOND), [SECOND, THIRD])
     assert (await swapped.replay(0)).holds
     last = await swapped.replay(1)
     assert last.holds is False
+    assert last.answer == REFUSED_STATE
     assert "the result does not follow" in str(last)
 
 
-async def test_inputs_that_are_no_settled_results_are_wrong() -> None:
+async def test_inputs_that_are_no_committed_results_make_the_first_state_wrong_and_no_later_one() -> None:
     scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [SECOND, THIRD], inputs=(raw_cid(b"made up"),))
-    found = await scene.replay(1)
+    found = await scene.replay(0)
     assert found.holds is False
-    assert "not settled results" in str(found)
+    assert "no committed results" in str(found)
+    assert (await scene.replay(1)).holds, "a segment is computed from model, data and the state before it"
 
 
 @pytest.mark.parametrize("garbage", [b"no state at all", moved(FIRST, float("nan"), done=1)], ids=["bytes", "nan"])
@@ -74,7 +81,14 @@ async def test_a_state_that_nobody_delivers_leaves_the_segment_after_it_open() -
     assert (await scene.replay(0)).holds is False
     found = await scene.replay(1)
     assert found.holds is None
+    assert (found.answer, found.state) == (UNAVAILABLE, None)
     assert "state 1 of task 0" in str(found)
+
+
+async def test_an_auditor_answers_with_its_own_state_or_that_it_cannot_be_executed() -> None:
+    honest = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [SECOND, SegmentFailed(1, "a trap")])
+    assert await honest.replayer.answer(JOB, TASK, SegmentIndex(0)) == (cid_digest(cid_of_bytes(SECOND)), SECOND)
+    assert await honest.replayer.answer(JOB, TASK, SegmentIndex(1)) == (CANNOT_EXECUTE, SECOND)
 
 
 async def test_a_place_that_is_not_there_is_named() -> None:
