@@ -84,7 +84,14 @@ async def found(
     chain: Any = SimpleNamespace(slashes=lambda _: [slash], operator_of=IDS.get)
     claimed = cid_digest(scene.member.trace[min(segment, 1) + 1])
     case: Any = SimpleNamespace(
-        **{"id": 7, "batch": 1, "kind": kind, "job": JOB, "task": TASK, "segment": segment, "entry": 0, "round": 0},
+        id=7,
+        batch=1,
+        kind=kind,
+        job=JOB,
+        task=TASK,
+        segment=segment,
+        entry=0,
+        round=0,
         draw_block=50,
         accused=accused,
         claimed=claimed,

@@ -12,8 +12,8 @@ from proofyard.disputes.errors import StateWithheld
 from proofyard.disputes.network import Network
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
-from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.members import Member
+from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex
 from proofyard.transport import Endpoint
 
