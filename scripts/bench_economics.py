@@ -1,8 +1,8 @@
 """Is honesty the best reply? Honest owners against strategists, with the shipped parameters (`make bench-economics`).
 
 Writes `out/bench/economics.json` and the measured part of `docs/economics.md`; exits with 1 where a cell is lost that
-`LIMITS` does not name. A few minutes on 2 cores; `--quick` takes the corners of every range, plays few batches and writes
-to `out/bench/` only.
+`LIMITS` does not name. A few minutes on 2 cores; `--quick` takes the corners of every range, plays few batches and
+writes to `out/bench/` only.
 """
 
 import argparse

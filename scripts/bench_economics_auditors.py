@@ -39,7 +39,8 @@ def execution(reward: float) -> float:
 
 
 def seen_with(others: Pool) -> float:
-    """The probability that a seated auditor's answer, which nobody else gives, is found false: k + 1 owners give another."""
+    """The probability that a seated auditor's answer, which nobody else gives, is found false: k + 1 owners give
+    another."""
     return sum(
         odds * _others_agree(others.without(honest=how.honest, colluding=how.colluding), how.honest)
         for how, odds in audit(others, false_claim=True, strategy="honest")

@@ -29,9 +29,8 @@ from bench_economics_setup import (
     tokens,
     wei,
 )
-from proofyard.protocol.audit import SegmentAudit, Verdict, audit_plan
 from proofyard.protocol.audit import BatchEntry as Entry
-from proofyard.protocol.audit import tally
+from proofyard.protocol.audit import SegmentAudit, Verdict, audit_plan, tally
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.earnings import earnings
@@ -52,8 +51,9 @@ SIGMAS = 3.29
 
 @dataclass(frozen=True)
 class Play:
-    """`owners` owners with a stake each, the first `colluding` of them as one. Of `tasks` tasks of `reward` in a batch the
-    first `faking` owners have `own` each, the others share the rest. `votes`: what colluding auditors answer."""
+    """`owners` owners with a stake each, the first `colluding` of them as one. Of `tasks` tasks of `reward` in a
+    batch the first `faking` owners have `own` each, the others share the rest. `votes`: what colluding auditors
+    answer."""
 
     words: str
     role: str
@@ -96,7 +96,7 @@ PLAYS = (
 def cells(bench: Bench) -> Iterator[Cell]:
     for number, play in enumerate(PLAYS):
         batches = 20 if bench.quick else play.batches
-        margins = [margin for margin in played(play, batches, [bench.seed, number])]
+        margins = list(played(play, batches, [bench.seed, number]))
         mean, deviation = float(np.mean(margins)), float(np.std(margins, ddof=1))
         bound = mean - SIGMAS * deviation / sqrt(batches)
         where = {

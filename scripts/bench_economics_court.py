@@ -1,7 +1,8 @@
-"""What a case before the Court is worth to whoever brings it or has to bear it, and the cells of challengers and jurors.
+"""What a case before the Court is worth to whoever brings it or has to bear it, and the cells of challengers and
+jurors.
 
-Bonds come from stakes. Honest parties that lose a first verdict appeal where the least stake suffices for bond and appeal
-(their software does it); strategists where it pays.
+Bonds come from stakes. Honest parties that lose a first verdict appeal where the least stake suffices for bond and
+appeal (their software does it); strategists where it pays.
 """
 
 from collections.abc import Iterator
@@ -108,8 +109,8 @@ def _challenge(strategy: str, where: Where, value: float) -> Cell:
 
 
 def _jurors(bench: Bench) -> Iterator[Cell]:
-    """A juror is paid with the majority that it is in, at least its share of a jury of appeal; whoever voted against the
-    decision pays the fine. Jurors that guess must expect others to execute."""
+    """A juror is paid with the majority that it is in, at least its share of a jury of appeal; whoever voted against
+    the decision pays the fine. Jurors that guess must expect others to execute."""
     pay = returned(NODE_STAKE, jury=True) / COURT.appeal_jury_size
     rejected = returned(BOND, jury=True) / COURT.jury_size
     for reward, right in product(bench.corners(TASKS), RIGHT_CHALLENGES):

@@ -4,7 +4,7 @@ An audit is decided by `proofyard.protocol.audit.tally`, vote by vote; owners ar
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import comb
 
 from bench_economics_setup import COURT, K
@@ -46,20 +46,21 @@ Strategy = str
 first seats are theirs, which they can tell each other, and execute honestly otherwise), or `honest`."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def verdict_of(claimed: int, other: int, exhausted: bool) -> Verdict:
     """`tally` of so many votes for the worker's answer and for one other answer."""
     return tally([CLAIMED] * claimed + [OTHER] * other, CLAIMED, K, exhausted=exhausted)
 
 
-@lru_cache(maxsize=None)
+@cache
 def audit(
     drawn_from: Pool, *, false_claim: bool, strategy: Strategy, listed: int = LISTED
 ) -> tuple[tuple[Outcome, float], ...]:
     """The ways in which the audit of one segment can end, with their probabilities.
 
-    With a `false_claim` honest auditors contradict the worker and colluders support it; with a true one colluders accuse
-    it. Seats are filled k at once and then one by one, as the verifier does; `listed` owners are on the segment's list."""
+    With a `false_claim` honest auditors contradict the worker and colluders support it; with a true one colluders
+    accuse it. Seats are filled k at once and then one by one, as the verifier does; `listed` owners are on the
+    segment's list."""
     total = drawn_from.honest + drawn_from.colluding
     if min(total, listed) < K:
         return ((Outcome(Verdict.UNDECIDED, 0, 0), 1.0),)
@@ -107,12 +108,12 @@ class JuryOdds:
     last: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def juries(drawn_from: Pool) -> JuryOdds:
     return JuryOdds(majority(drawn_from, COURT.jury_size), majority(drawn_from, COURT.appeal_jury_size))
 
 
-@lru_cache(maxsize=None)
+@cache
 def majority(drawn_from: Pool, size: int) -> float:
     """The probability that more than half of `size` owners drawn collude; of all owners where there are fewer."""
     total = drawn_from.honest + drawn_from.colluding

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from bench_economics_auditors import decoys_needed
-from bench_economics_court import NODE_STAKE, accuse, prize
+from bench_economics_court import NODE_STAKE, VERIFIER_STAKE, accuse, prize
 from bench_economics_odds import juries, pool
 from bench_economics_requesters import CAREERS, best_purchase
 from bench_economics_setup import (
@@ -23,7 +23,7 @@ from bench_economics_setup import (
     K,
     tokens,
 )
-from bench_economics_verifiers import QUORUMS, VERIFIER_STAKE, most_to_steal
+from bench_economics_verifiers import QUORUMS, most_to_steal
 from bench_economics_workers import Situation, backed, loss, offered
 from bench_exact_report import table
 
@@ -37,8 +37,8 @@ def render(cells: Sequence[Cell]) -> str:
     played = int(sum(cell.where["batches"] for cell in cells if cell.simulated))
     parts = [
         "## Measured",
-        f"Written by `make bench-economics`, seed {SEED}. **{len(cells) - len(lost):,} of {len(cells):,} cells are won by "
-        f"the honest reply, {len(lost):,} are lost**: {len({(c.role, c.strategy) for c in lost})} strategies pay "
+        f"Written by `make bench-economics`, seed {SEED}. **{len(cells) - len(lost):,} of {len(cells):,} cells are won "
+        f"by the honest reply, {len(lost):,} are lost**: {len({(c.role, c.strategy) for c in lost})} strategies pay "
         f"somewhere, each named below with what it takes. The smallest margin won is {_number(won.margin)} tokens "
         f"({won.name}). {played:,} batches were played.",
         "### Strategies",

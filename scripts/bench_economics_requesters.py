@@ -1,19 +1,16 @@
 """Requesters that want work for nothing, or reputation for money, against requesters that want their results."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import product
 
-from bench_economics_court import NODE_STAKE, prize
+from bench_economics_court import prize
 from bench_economics_odds import juries, pool
 from bench_economics_setup import (
-    AUDIT_FEE,
     COLLUDING,
     GAS,
     OWNERS,
     STAKES,
-    VERIFIER_FEE,
-    WORK,
     Bench,
     Cell,
     Where,
@@ -63,7 +60,7 @@ def price(bought: int, fraction: float) -> float:
     return bought * tokens(REPUTATION_PRICE) * (1 - fraction) + GAS
 
 
-@lru_cache(maxsize=None)
+@cache
 def worth(career: float, reward: float, bought: int) -> float:
     """What a node that begins with a bought reputation earns more than one that begins with none, in tasks of `reward`
     worth `career` in all at the average weight (3/4). Audits of either raise its reputation as the dial draws them."""

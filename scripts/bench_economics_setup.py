@@ -1,7 +1,7 @@
 """What the economics bench reckons with: shipped parameters, stated costs, and what a cell is.
 
-Amounts are tokens (10**18 base units) as floats: nobody has to agree on them. What parties must agree on (odds, verdicts,
-shares) is computed by `proofyard.protocol` in integers.
+Amounts are tokens (10**18 base units) as floats: nobody has to agree on them. What parties must agree on (odds,
+verdicts, shares) is computed by `proofyard.protocol` in integers.
 """
 
 import sys
@@ -58,9 +58,9 @@ Where = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Cell:
-    """One strategy in one situation. `margin`: what the honest reply gains above the strategy, in tokens and on average
-    (of a simulated cell the lower bound of a 99.9% interval). `safety`: how many times what the strategy saves or can win it
-    has to fear, where that can be said; 1 breaks even. `takes`: what winning a lost cell takes."""
+    """One strategy in one situation. `margin`: what the honest reply gains above the strategy, in tokens and on
+    average (of a simulated cell the lower bound of a 99.9% interval). `safety`: how many times what the strategy
+    saves or can win it has to fear, where that can be said; 1 breaks even. `takes`: what winning a lost cell takes."""
 
     role: str
     strategy: str

@@ -127,8 +127,8 @@ def _leaders(bench: Bench) -> Iterator[Cell]:
 def _dropping(bench: Bench) -> Iterator[Cell]:
     """A worker fakes, and its leader keeps the member list back, so that nobody else could settle what was hit.
 
-    A co-signer signs nothing whose list it did not hold at the draw: with a third of honest seats such a batch is dropped
-    whatever was drawn. Where two thirds of the seats collude they may commit again until the draw is kind."""
+    A co-signer signs nothing whose list it did not hold at the draw: with a third of honest seats such a batch is
+    dropped whatever was drawn. Where two thirds of the seats collude they may commit again until the draw is kind."""
     for stake, (asked, reward), colluding in product((100.0, 1_000.0), ((8, 1.0), (8, 25.0), (100, 3.0)), (0.0, 0.4)):
         of = Situation(stake, 100, backed(stake, asked, reward), reward, 100, colluding)
         if not offered(of):

@@ -1,12 +1,12 @@
 """Workers that fake, alone and with auditors and jurors of their own, against workers that execute.
 
-Faking one segment of a task is taken to save all its work (a state that nothing can be executed from, an adapter that stays
-as it is). What a worker has in flight is backed by its stake, or it is not offered.
+Faking one segment of a task is taken to save all its work (a state that nothing can be executed from, an adapter that
+stays as it is). What a worker has in flight is backed by its stake, or it is not offered.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from math import expm1, log1p
 
@@ -88,7 +88,7 @@ def at_risk(stake: float) -> Wei:
     return stake_at_risk(wei(stake), PARAMS.slash_requester_bps + PARAMS.slash_auditor_bps)
 
 
-@lru_cache(maxsize=None)
+@cache
 def dial(stake: float, consecutive_valid: int, in_flight: float, reward: float) -> AuditOdds:
     """The odds of a task of `reward`, by the dial, where its owner has `in_flight` unsettled with it."""
     alike = tasks_alike(wei(in_flight), wei(reward))
@@ -112,7 +112,7 @@ def offered(situation: Situation) -> bool:
 
 
 def _can_be_audited(odds: AuditOdds, owners: int) -> bool:
-    """Whether k + 1 owners can agree on each segment whatever a minority says; a job's own m may be drawn from fewer."""
+    """Whether k + 1 owners can agree on each segment whatever a minority says; a job's own m may have fewer."""
     return listed(odds, owners) >= (K + 1 if odds.segments <= SEGMENTS_PER_AUDIT else 2 * K + 1)
 
 
@@ -131,10 +131,11 @@ def at_least_one(draws: Sequence[Draw], per_fake: float, *, every: bool = False)
 def loss(
     draws: Sequence[Draw], stake: float, everybody: Pool, *, pay: float | None = None, every: bool = False
 ) -> float:
-    """What an owner that fakes every task of `draws` expects to lose of its stake and pay, and its colluders of theirs.
+    """What an owner that fakes every task of `draws` expects to lose of its stake and pay, and its colluders of
+    theirs.
 
-    `pay` is all that it has in flight, if it does not fake all of that. The least over the ways in which the colluders can
-    vote, and over whether the worker contests its fault in court."""
+    `pay` is all that it has in flight, if it does not fake all of that. The least over the ways in which the
+    colluders can vote, and over whether the worker contests its fault in court."""
     ways = ("follow", "cautious") if everybody.colluding > 1 else ("honest",)
     return min(loss_by(way, draws, stake, everybody, pay, every=every) for way in ways)
 
@@ -142,7 +143,8 @@ def loss(
 def loss_by(
     way: str, draws: Sequence[Draw], stake: float, everybody: Pool, pay: float | None = None, *, every: bool = False
 ) -> float:
-    """The same for one way to vote; `lazy` auditors follow, without being the worker's: what they lose is not its loss."""
+    """The same for one way to vote; `lazy` auditors follow, without being the worker's: what they lose is not its
+    loss."""
     auditors, lazy = everybody.without(colluding=1), way == "lazy"
     way = "follow" if lazy else way
     length = min(listed(draw.odds, auditors.honest + auditors.colluding + 1) for draw in draws)
@@ -177,14 +179,16 @@ def _fault_costs(stake: float, pay: float, auditors: Pool) -> float:
 
 def _outvoted_costs(stakes: float, pay: float, auditors: Pool) -> float:
     """Colluders carried the verdict, but an honest auditor was outvoted: it contests its own fault and challenges the
-    segment. Convicted, the worker loses its pay and `stakes`: its own, and those of its colluders that carried the verdict."""
+    segment. Convicted, the worker loses its pay and `stakes`: its own, and those of its colluders that carried the
+    verdict."""
     odds = juries(auditors.without(honest=1))
     return defend(odds, stakes - returned(stakes, requester=True) + pay)
 
 
 def situations(bench: Bench) -> Iterator[Situation]:
-    ranges = (bench.corners(values) for values in (STAKES, REPUTATIONS, FLIGHTS, OWNERS, COLLUDING))
-    for stake, reputation, (asked, reward), owners, colluding in product(*ranges):
+    shapes = product(bench.corners(STAKES), bench.corners(REPUTATIONS), bench.corners(FLIGHTS))
+    networks = list(product(bench.corners(OWNERS), bench.corners(COLLUDING)))
+    for (stake, reputation, (asked, reward)), (owners, colluding) in product(shapes, networks):
         situation = Situation(stake, reputation, backed(stake, asked, reward), reward, owners, colluding)
         if offered(situation):
             yield situation
@@ -210,7 +214,7 @@ def _fakes(of: Situation) -> Iterator[Cell]:
     yield _cell("fakes one segment of every task", of.where(), lost, WORK * of.pay)
     takes = "a higher collusionBps: less reward in flight for a stake, or more audits"
     yield _cell("fakes where work costs all that it pays", of.where(), lost, of.pay, takes)
-    # Pay is shared by weight: among new nodes a trusted one earns more than its tasks' part, and so its work may cost more.
+    # Pay is shared by weight: among new nodes a trusted one earns more than its part, and its work may cost more.
     weighted = of.pay * payout_weight(of.reputation) / payout_weight(0)
     lost = loss(draws, of.stake, of.everybody, pay=weighted)
     takes = "equal pay for old and new nodes, or a dial that reckons with weighted pay"
@@ -244,8 +248,8 @@ def _splits(of: Situation) -> Iterator[Cell]:
 
 
 def _verifiers(of: Situation) -> Iterator[Cell]:
-    """Batches of several verifiers, drawn one after the other: each counts what is in flight when it is drawn. The worker
-    may begin to fake with any of them."""
+    """Batches of several verifiers, drawn one after the other: each counts what is in flight when it is drawn. The
+    worker may begin to fake with any of them."""
     for count in VERIFIERS[1:]:
         if of.tasks < count:
             continue

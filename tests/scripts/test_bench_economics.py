@@ -1,4 +1,5 @@
-"""What `make bench-economics` decides by itself: odds of audits and juries, what a case is worth, limits, what it writes."""
+"""What `make bench-economics` decides by itself: odds of audits and juries, what a case is worth, limits, what it
+writes."""
 
 import json
 import sys
