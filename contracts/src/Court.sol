@@ -270,7 +270,11 @@ contract Court is ICourt {
         Challenge storage x = _inPhase(id, Phase.Verdict);
         require(block.timestamp < x.until, TooLate(id, x.until));
         require(!_isStale(x), WrongPhase(id, Phase.Dismissed));
-        x.appellant = registry.chargeBond(msg.sender, _params.appealBond);
+        uint96 bond = _params.appealBond;
+        bool fault = x.kind == Kind.Fault;
+        x.appellant = fault
+            ? Faults.charge(registry, x, bond, _payee(msg.sender))
+            : registry.chargeBond(msg.sender, bond);
         (x.round, x.redraws, x.phase) = (APPEAL, 0, Phase.Draw);
         (x.votesWrong, x.votesRight) = (0, 0);
         x.until = uint40(block.timestamp) + _params.drawTime;
@@ -462,7 +466,7 @@ contract Court is ICourt {
         require(proven && !_reported[offence], NotEquivocation(batch));
         _reported[offence] = true;
         uint96 taken = _slash(verifier, type(uint96).max);
-        uint96 reward = _share(taken, _params.winnerBps);
+        uint96 reward = uint96(uint256(taken) * _params.winnerBps / BPS);
         _give(_payee(msg.sender), reward);
         registry.burn(taken - reward);
         emit Equivocated(batch, OperatorId.wrap(verifier), taken);

@@ -37,7 +37,7 @@ contract ChallengeSegmentTest is CourtBase {
         uint256 least = upheld ? NODE_STAKE + extra - 45e18 : bond * 55 / 100;
         vm.assertGe(registry.totals().burned - burned, least, "the rest is burned");
         vm.assertLe(registry.totals().burned - burned, least + 5, "but for what does not divide");
-        vm.warp(vm.getBlockTimestamp() + 1);
+        later(1);
         uint256 balance = credit.balanceOf(owner(10));
         registry.claim(claims());
         vm.assertEq(credit.balanceOf(owner(10)) - balance, upheld ? 0 : PAY, "the worker's pay");
@@ -49,7 +49,7 @@ contract ChallengeSegmentTest is CourtBase {
         ChallengeId id = challengeSegment();
         address[] memory jury = draw(id);
         vote(id, jury, votes, 0);
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+        later(1 hours);
         court.resolve(id);
         uint256 wrong = count(votes, 3);
         uint256 agreeing = wrong >= 2 ? wrong : 3 - wrong;
@@ -67,13 +67,13 @@ contract ChallengeSegmentTest is CourtBase {
         for (uint256 i = 0; i < 3; ++i) {
             commitVote(id, jury[i], found[i]);
         }
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+        later(1 hours);
         for (uint256 i = 0; i < 3; ++i) {
             revealVote(id, jury[i], found[i]);
         }
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+        later(1 hours);
         court.resolve(id);
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+        later(1 hours);
         court.resolve(id);
         assertPhase(id, ICourt.Phase.Upheld, "all three found it wrong");
         vm.assertEq(stakeOf(jury[0]), NODE_STAKE + 15e18, "half of the jury's share");

@@ -1,151 +1,234 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfaces/IRegistry.sol";
-import {Base} from "./helpers/Base.sol";
+import {CourtBase} from "./helpers/CourtBase.sol";
+import {Trees} from "./helpers/Trees.sol";
 
 /// @notice A verifier's receipts: honoured by a batch in time, or paid for.
-contract ReceiptsTest is Base {
-    address private constant CHALLENGER = address(0xd00d);
+contract ReceiptsTest is CourtBase {
     uint256 private constant CURVE_ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
     bytes32 private constant HASH = keccak256("a commitment");
-    JobId private job;
     uint64 private deadline;
 
     function setUp() public override {
         super.setUp();
-        addVerifier(1);
-        addVerifier(2);
-        addNode(10);
-        fund(CHALLENGER, 1000 * CREDIT);
-        job = openJob();
-        deadline = uint64(vm.getBlockTimestamp() + 1 hours);
+        deadline = uint64(vm.getBlockTimestamp() + RECEIPT_TIME);
+    }
+
+    function receipt(uint256 key, bytes32 leaf, JobId for_, uint64 due) private view returns (bytes memory) {
+        bytes32 kind = keccak256("Receipt(bytes32 leaf,uint256 job,uint64 deadline)");
+        return signed(key, keccak256(abi.encode(kind, leaf, for_, due)));
     }
 
     function open(bytes32 hash) private returns (ChallengeId) {
-        bytes memory note = receipt(1, hash, deadline);
+        bytes memory note = receipt(2001, hash, job, deadline);
         vm.prank(CHALLENGER);
-        return registry.challengeReceipt(hash, deadline, note);
+        return court.challengeReceipt(hash, job, deadline, note);
     }
 
-    /// @notice Verifier 1 commits to four leaves, of which the third is `HASH`; the third one's proof.
-    function honour() private returns (BatchId batch, bytes32[] memory proof) {
-        proof = new bytes32[](2);
-        proof[0] = leafOf("fourth");
-        bytes32 first = keccak256(abi.encodePacked(bytes1(0x01), leafOf("first"), leafOf("second")));
-        bytes32 second = keccak256(abi.encodePacked(bytes1(0x01), leafOf(HASH), leafOf("fourth")));
-        proof[1] = first;
-        vm.prank(vm.addr(2001));
-        batch = registry.commitBatch(job, keccak256(abi.encodePacked(bytes1(0x01), first, second)), 4);
+    function leavesWith(bytes32 hash) private pure returns (bytes32[] memory all) {
+        all = new bytes32[](4);
+        for (uint256 i = 0; i < 4; ++i) {
+            all[i] = Trees.leaf(abi.encode(i == 2 ? hash : keccak256(abi.encode(i))));
+        }
+    }
+
+    /// @notice Verifier `i` commits to four leaves for a job, of which the third is `HASH`.
+    function honour(uint256 i, JobId for_) private returns (BatchId) {
+        return commitLines(i, Trees.root(leavesWith(HASH)), 4, lines(for_, 5));
+    }
+
+    function answer(ChallengeId id, BatchId with_, uint256 index, bytes memory refusal) private {
+        IRegistry.Header memory h = headerOf(with_);
+        bytes32[] memory proof = Trees.proof(leavesWith(HASH), 2);
+        if (refusal.length > 0) vm.expectRevert(refusal);
+        court.answerReceipt(id, with_, h, index, proof);
+    }
+
+    function refused(BatchId with_, uint256 index) private pure returns (bytes memory) {
+        return abi.encodeWithSelector(ICourt.BadCommitmentProof.selector, with_, index);
     }
 
     function testFuzz_a_promise_nobody_kept_costs_the_verifier_its_penalty_and_its_seat(bytes32 hash, uint40 late)
         public
     {
-        vm.warp(deadline + 1 + late % (WINDOW - 1));
+        uint256 before = stakeOf(CHALLENGER);
+        vm.warp(deadline + 1 + late % WINDOW);
         ChallengeId id = open(hash);
         uint256 until = vm.getBlockTimestamp() + 1 hours;
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.TooEarly.selector, id, until));
-        registry.resolve(id);
+        vm.expectRevert(abi.encodeWithSelector(ICourt.TooEarly.selector, id, until));
+        court.resolve(id);
         assertConserved();
         vm.warp(until);
-        registry.resolve(id);
-        vm.assertTrue(registry.challenge(id).phase == IRegistry.Phase.Upheld, "upheld");
-        vm.assertEq(registry.account(owner(1)).stake, VERIFIER_STAKE - 100e18, "the penalty");
-        vm.assertEq(registry.account(CHALLENGER).stake, 50e18 + 40e18, "bond and two fifths of the penalty");
-        vm.assertEq(registry.totals().burned, 60e18, "there is no jury and no requester: the rest is burned");
-        vm.assertEq(registry.activeVerifiers(), 2, "the seat");
+        court.resolve(id);
+        assertPhase(id, ICourt.Phase.Upheld, "upheld");
+        vm.assertEq(stakeOf(owner(1)), VERIFIER_STAKE - 100e18, "the penalty");
+        vm.assertEq(stakeOf(CHALLENGER), before + 10e18, "bond and a tenth of the penalty");
+        vm.assertEq(registry.job(job).surplus, 5e18, "a twentieth for the requester");
+        vm.assertEq(registry.totals().burned, 85e18, "there is no jury: the rest is burned");
+        vm.assertEq(registry.seats(), 14, "the seat");
         assertConserved();
     }
 
     function testFuzz_a_promise_that_was_kept_costs_the_challenger_its_bond(address anyone) public {
-        (BatchId batch, bytes32[] memory proof) = honour();
+        uint256 before = stakeOf(CHALLENGER);
+        BatchId with_ = honour(1, job);
         vm.warp(deadline + 1);
         ChallengeId id = open(HASH);
         vm.prank(anyone);
-        registry.answerReceipt(id, batch, 2, proof);
-        vm.assertTrue(registry.challenge(id).phase == IRegistry.Phase.Rejected, "rejected");
-        vm.assertEq(registry.account(owner(1)).stake, VERIFIER_STAKE + 20e18, "two fifths of the bond");
-        vm.assertEq(registry.account(CHALLENGER).stake, 0, "the bond is gone");
-        vm.assertEq(registry.totals().burned, 30e18, "the rest is burned");
+        answer(id, with_, 2, "");
+        assertPhase(id, ICourt.Phase.Rejected, "rejected");
+        vm.assertEq(stakeOf(owner(1)), VERIFIER_STAKE + 5e18, "a tenth of the bond");
+        vm.assertEq(stakeOf(CHALLENGER), before - BOND, "the bond is gone");
+        vm.assertEq(registry.totals().burned, 425e17, "the rest is burned");
         assertConserved();
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.WrongPhase.selector, id, IRegistry.Phase.Rejected));
-        registry.answerReceipt(id, batch, 2, proof);
-        bytes memory note = receipt(1, HASH, deadline);
+        answer(id, with_, 2, abi.encodeWithSelector(ICourt.WrongPhase.selector, id, ICourt.Phase.Rejected));
+        bytes memory note = receipt(2001, HASH, job, deadline);
         vm.prank(CHALLENGER);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadyChallenged.selector, id));
-        registry.challengeReceipt(HASH, deadline, note);
+        vm.expectRevert(abi.encodeWithSelector(ICourt.AlreadyChallenged.selector, id));
+        court.challengeReceipt(HASH, job, deadline, note);
+    }
+
+    function test_a_batch_of_another_verifier_or_one_made_before_the_receipt_keeps_it_too() public {
+        BatchId with_ = honour(1, job);
+        later(1);
+        vm.warp(deadline + 1);
+        answer(open(HASH), with_, 2, "");
     }
 
     function testFuzz_another_place_or_commitment_is_no_answer(uint256 index, bytes32 hash) public {
-        (BatchId batch, bytes32[] memory proof) = honour();
+        BatchId with_ = honour(1, job);
         vm.warp(deadline + 1);
-        vm.assume(hash != HASH);
-        ChallengeId id = open(hash);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadCommitmentProof.selector, batch, 2));
-        registry.answerReceipt(id, batch, 2, proof);
-        vm.assume(index != 2);
+        vm.assume(hash != HASH && index != 2);
+        answer(open(hash), with_, 2, refused(with_, 2));
         ChallengeId second = open(HASH);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadCommitmentProof.selector, batch, index));
-        registry.answerReceipt(second, batch, index, proof);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadCommitmentProof.selector, BatchId.wrap(99), 2));
-        registry.answerReceipt(second, BatchId.wrap(99), 2, proof);
+        answer(second, with_, index, refused(with_, index));
+        IRegistry.Header memory h = headerOf(with_);
+        h.size = 5;
+        vm.expectRevert(refused(with_, 2));
+        court.answerReceipt(second, with_, h, 2, Trees.proof(leavesWith(HASH), 2));
+    }
+
+    function test_a_batch_of_another_job_is_no_answer() public {
+        JobId other = openJob();
+        BatchId with_ = honour(1, other);
+        vm.warp(deadline + 1);
+        answer(open(HASH), with_, 2, refused(with_, 2));
     }
 
     function test_a_batch_after_the_deadline_is_no_answer() public {
         vm.warp(deadline + 1);
-        (BatchId batch, bytes32[] memory proof) = honour();
-        ChallengeId id = open(HASH);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadCommitmentProof.selector, batch, 2));
-        registry.answerReceipt(id, batch, 2, proof);
+        BatchId with_ = honour(1, job);
+        answer(open(HASH), with_, 2, refused(with_, 2));
     }
 
-    function testFuzz_a_receipt_counts_after_its_deadline_and_within_the_window(uint40 at) public {
-        at = at % (4 * WINDOW);
-        bytes memory note = receipt(1, HASH, deadline);
-        vm.warp(vm.getBlockTimestamp() + at);
+    function test_a_batch_that_was_dropped_is_no_answer() public {
+        deadline = uint64(vm.getBlockTimestamp() + GRACE + 1);
+        BatchId with_ = honour(1, job);
+        vm.warp(deadline + 1);
+        dropBatch(with_);
+        answer(open(HASH), with_, 2, refused(with_, 2));
+    }
+
+    function testFuzz_a_receipt_counts_after_its_deadline_and_within_the_window(uint40 at_) public {
+        at_ = at_ % (4 * WINDOW);
+        bytes memory note = receipt(2001, HASH, job, deadline);
+        later(at_);
+        bool due = vm.getBlockTimestamp() > deadline && vm.getBlockTimestamp() <= deadline + WINDOW;
         vm.prank(CHALLENGER);
-        if (vm.getBlockTimestamp() <= deadline || vm.getBlockTimestamp() > deadline + WINDOW) {
-            vm.expectRevert(abi.encodeWithSelector(IRegistry.OutsideWindow.selector, deadline, deadline + WINDOW));
+        if (!due) vm.expectRevert(abi.encodeWithSelector(ICourt.OutsideWindow.selector, deadline, deadline + WINDOW));
+        court.challengeReceipt(HASH, job, deadline, note);
+        assertConserved();
+    }
+
+    function testFuzz_a_receipt_falls_due_only_while_a_batch_could_still_be_made(uint40 closed, uint40 due) public {
+        uint256 start = vm.getBlockTimestamp();
+        closed = closed % 2 days;
+        due = 1 + due % 3 days;
+        // The Registry's terms: a job lasts a day, and batches can be made for RECEIPT_TIME after it is over.
+        uint256 last = start + 1 days + RECEIPT_TIME;
+        if (closed < 1 days) {
+            later(closed);
+            vm.prank(REQUESTER);
+            registry.closeJob(job);
+            last = start + closed + RECEIPT_TIME;
         }
-        registry.challengeReceipt(HASH, deadline, note);
+        deadline = uint64(start + due);
+        if (vm.getBlockTimestamp() <= deadline) vm.warp(deadline + 1);
+        bytes memory note = receipt(2001, HASH, job, deadline);
+        bool open_ = deadline <= last && vm.getBlockTimestamp() <= deadline + WINDOW;
+        vm.prank(CHALLENGER);
+        if (!open_) vm.expectRevert(abi.encodeWithSelector(ICourt.OutsideWindow.selector, deadline, deadline + WINDOW));
+        court.challengeReceipt(HASH, job, deadline, note);
+    }
+
+    function test_a_requester_that_closes_between_receipt_and_commit_costs_the_verifier_nothing() public {
+        vm.prank(REQUESTER);
+        registry.closeJob(job);
+        later(RECEIPT_TIME - 1);
+        BatchId with_ = honour(1, job);
+        vm.warp(deadline + 1);
+        answer(open(HASH), with_, 2, "");
+        vm.assertGe(stakeOf(owner(1)), VERIFIER_STAKE, "it kept its word");
+    }
+
+    function test_each_promise_is_judged_by_itself() public {
+        ChallengeId[3] memory all;
+        uint64 second = deadline + 60;
+        JobId other = openJob();
+        vm.warp(second + 1);
+        all[0] = open(HASH);
+        bytes memory note = receipt(2001, HASH, job, second);
+        vm.prank(CHALLENGER);
+        all[1] = court.challengeReceipt(HASH, job, second, note);
+        note = receipt(2001, HASH, other, second);
+        vm.prank(CHALLENGER);
+        all[2] = court.challengeReceipt(HASH, other, second, note);
+        later(1 hours);
+        for (uint256 i = 0; i < 3; ++i) {
+            court.resolve(all[i]);
+        }
+        vm.assertEq(stakeOf(owner(1)), VERIFIER_STAKE - 300e18, "three broken promises");
         assertConserved();
     }
 
     function test_what_no_verifier_signed_is_no_receipt() public {
         vm.warp(deadline + 1);
-        bytes32 kind = keccak256("Receipt(bytes32 leaf,uint64 deadline)");
-        bytes memory ofNode = signed(1010, keccak256(abi.encode(kind, HASH, deadline)));
+        bytes memory ofNode = receipt(1010, HASH, job, deadline);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
-        registry.challengeReceipt(HASH, deadline, ofNode);
-        bytes memory note = receipt(1, HASH, deadline);
+        court.challengeReceipt(HASH, job, deadline, ofNode);
+        bytes memory note = receipt(2001, HASH, job, deadline);
+        vm.expectRevert();
+        court.challengeReceipt(HASH, JobId.wrap(2), deadline, note);
         vm.chainId(5);
         vm.expectRevert();
-        registry.challengeReceipt(HASH, deadline, note);
+        court.challengeReceipt(HASH, job, deadline, note);
     }
 
     function test_the_twin_of_a_signature_is_refused() public {
         vm.warp(deadline + 1);
-        bytes memory note = receipt(1, HASH, deadline);
+        bytes memory note = receipt(2001, HASH, job, deadline);
         assembly {
             let s := mload(add(note, 0x40))
             mstore(add(note, 0x40), sub(CURVE_ORDER, s))
         }
         note[64] = note[64] == 0x1b ? bytes1(0x1c) : bytes1(0x1b);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(0)));
-        registry.challengeReceipt(HASH, deadline, note);
+        court.challengeReceipt(HASH, job, deadline, note);
     }
 
     function test_a_verifier_that_has_retired_still_pays_for_its_receipts() public {
+        OperatorId verifier = registry.operatorOf(vm.addr(2001));
         vm.prank(owner(1));
-        registry.retire(OperatorId.wrap(1));
-        vm.prank(owner(1));
-        registry.requestUnstake(VERIFIER_STAKE);
+        registry.retire(verifier);
         vm.warp(deadline + 1);
         ChallengeId id = open(HASH);
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
-        registry.resolve(id);
-        vm.assertEq(registry.account(owner(1)).unbonding, VERIFIER_STAKE - 100e18, "out of what it was taking away");
+        later(1 hours);
+        court.resolve(id);
+        IRegistry.Account memory a = registry.account(owner(1));
+        vm.assertEq(uint256(a.stake) + a.unbonding, VERIFIER_STAKE - 100e18, "out of what is bound");
         assertConserved();
     }
 }

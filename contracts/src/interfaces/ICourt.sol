@@ -15,7 +15,7 @@ interface ICourt {
     struct Params {
         uint96 bond;
         uint96 appealBond;
-        /// What a juror that does not reveal pays, a verifier whose receipt no batch honoured, and a worker whose withheld
+        /// What a juror pays that does not reveal, or reveals the opposite of what is decided; a verifier whose receipt no batch honoured, and a worker whose withheld
         /// state turned up before the jury.
         uint96 jurorFine;
         uint96 receiptPenalty;
@@ -35,8 +35,8 @@ interface ICourt {
         uint8 appealJurySize;
         /// How often a round is drawn again after a jury that stayed silent.
         uint8 redraws;
-        /// Of the losers' money: to the winner, to the requester (or to whom a false fault wronged), to the jury's majority;
-        /// the rest is burned. Winner and requester get so little that accusing oneself never pays.
+        /// Of the losers' money, at most a node's stake: to the winner, to the requester (or to whom a false fault wronged),
+        /// to the jury's majority; all the rest is burned. So accusing oneself never pays, and no verdict is a prize.
         uint16 winnerBps;
         uint16 requesterBps;
         uint16 juryBps;
@@ -230,7 +230,8 @@ interface ICourt {
     /// committed to, for other kinds if it is 2; 1 is wrong.
     function revealVote(ChallengeId challenge, bytes32 evidence, bytes32 keyed, bytes32 salt) external;
 
-    /// @notice Takes a first verdict to a larger jury, with the appeal bond; anyone may, once.
+    /// @notice Takes a first verdict to a larger jury, with the appeal bond; anyone may, once. The owner accused of a fault may
+    /// take that bond from what the fault holds, too. Where an appeal gets no jury the first verdict stands.
     function appeal(ChallengeId challenge) external;
 
     /// @notice Moves a challenge on when its time has come: counts the votes, or carries out the decision. A majority of the

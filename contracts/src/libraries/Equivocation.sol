@@ -19,20 +19,20 @@ library Equivocation {
         uint8 slot,
         bytes calldata signature
     ) external view returns (uint256 attempt, bytes32 structHash) {
-        bytes32 seed;
-        (attempt, seed) = _state(registry, settlement.batch);
+        (uint256 left, bytes32 seed) = _attempts(registry, settlement.batch);
         bytes32 hash = keccak256(abi.encode(header));
-        for (bool more = seed != 0; more; --attempt) {
+        while (left > 0) {
+            attempt = --left;
             structHash = TypedData.settlement(settlement, hash, seed, uint8(attempt));
             if (_isSigned(registry, slot, structHash, signature)) return (attempt, structHash);
-            more = attempt != 0;
         }
         revert ICourt.NotEquivocation(settlement.batch);
     }
 
-    function _state(IRegistry registry, BatchId batch) private view returns (uint256 attempt, bytes32 seed) {
+    /// @dev How many attempts there have been, none before the draw; and the seed of all of them.
+    function _attempts(IRegistry registry, BatchId batch) private view returns (uint256 count, bytes32 seed) {
         IRegistry.Batch memory b = registry.batch(batch);
-        return (b.attempt, b.seed);
+        return (b.seed == 0 ? 0 : uint256(b.attempt) + 1, b.seed);
     }
 
     function _isSigned(IRegistry registry, uint8 slot, bytes32 structHash, bytes calldata signature)

@@ -25,15 +25,34 @@ library Faults {
         IRegistry.SlashRecord memory fault = faults[index];
         (x.kind, x.accused, x.entry) = (ICourt.Kind.Fault, fault.operator, index);
         (x.job, x.task, x.segment) = (fault.job, fault.task, fault.segment);
-        bool own = _ownerOf(registry, fault.operator) == payee;
+        x.challenger = _charge(registry, batch, faults, fault.operator, bond, payee);
+    }
+
+    /// @notice Takes the bond of an appeal in the same way.
+    function charge(IRegistry registry, ICourt.Challenge storage x, uint96 bond, address payee)
+        external
+        returns (address)
+    {
+        BatchId batch = BatchId.wrap(x.batch);
+        return _charge(registry, batch, registry.slashes(batch), x.accused, bond, payee);
+    }
+
+    function _charge(
+        IRegistry registry,
+        BatchId batch,
+        IRegistry.SlashRecord[] memory faults,
+        uint32 accused,
+        uint96 bond,
+        address payee
+    ) private returns (address) {
+        bool own = _ownerOf(registry, accused) == payee;
         for (uint256 i = 0; own && i < faults.length; ++i) {
             if (faults[i].absolved || faults[i].amount < bond) continue;
             if (_ownerOf(registry, faults[i].operator) != payee) continue;
             registry.chargeFrozen(batch, i, bond);
-            x.challenger = payee;
-            return x;
+            return payee;
         }
-        x.challenger = registry.chargeBond(msg.sender, bond);
+        return registry.chargeBond(msg.sender, bond);
     }
 
     /// @notice Undoes a fault. Those whose answers carried it lose their stake if a jury's execution contradicts them; that a

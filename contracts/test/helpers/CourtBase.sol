@@ -4,7 +4,6 @@ pragma solidity 0.8.37;
 import {ICourt} from "../../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../../src/interfaces/IRegistry.sol";
 import {Base} from "./Base.sol";
-import {Bls} from "./Bls.sol";
 import {Trees} from "./Trees.sol";
 
 /// @notice A batch of two commitments, of nodes 10 and 11, settled by verifiers 1 to 3 of 4, the first of them its
@@ -25,7 +24,6 @@ abstract contract CourtBase is Base {
     OperatorId internal worker;
     JobId internal job;
     BatchId internal batch;
-    uint96 private _budget;
 
     function setUp() public virtual override {
         super.setUp();
@@ -65,96 +63,57 @@ abstract contract CourtBase is Base {
 
     // ---------------------------------------------------------------------------------------------- the batch
 
+    /// @notice A job of 100 units.
     function openJobFor(uint8 workload) internal returns (JobId) {
-        IRegistry.JobParams memory p = IRegistry.JobParams({
-            manifest: bytes32(uint256(1)),
-            reward: 1000e18,
-            auditFee: 100e18,
-            verifierFee: 10e18,
-            units: 100,
-            deadline: uint40(vm.getBlockTimestamp() + 1 days),
-            auditorsPerSegment: 2,
-            segmentsPerAudit: 1,
-            workload: workload
-        });
-        vm.prank(REQUESTER);
-        return registry.openJob(p);
+        IRegistry.JobParams memory p = jobParams(1000e18, 100e18, 10e18);
+        (p.units, p.workload) = (100, workload);
+        return openJob(p);
     }
 
     /// @notice Verifier 1 commits the two commitments, and the audits are drawn.
     function commitFor(JobId id) internal returns (BatchId made) {
-        IRegistry.Line[] memory lines = new IRegistry.Line[](1);
-        lines[0] = IRegistry.Line(uint64(JobId.unwrap(id)), 20, 0, 0, 0);
-        bytes32 root = Trees.root(leaves());
-        vm.prank(vm.addr(2001));
-        made = registry.commitBatch(root, 2, 0, lines);
-        _budget = 222e18;
-        mine();
-        registry.draw(made);
+        made = commitLines(1, Trees.root(leaves()), 2, lines(id, 20));
+        drawNow(made);
     }
 
     /// @notice The header whose hash the Registry holds now.
-    function header() internal view returns (IRegistry.Header memory h) {
-        IRegistry.Batch memory b = registry.batch(batch);
-        h = unpaidHeader();
-        if (b.settled.settledAt != 0 || b.voided) (h.lines[0].paidUnits, h.lines[0].amount) = (20, PAY + FEE);
+    function header() internal view returns (IRegistry.Header memory) {
+        return headerOf(batch);
     }
 
     function unpaidHeader() internal view returns (IRegistry.Header memory h) {
-        h = IRegistry.Header(Trees.root(leaves()), 2, 0, new IRegistry.Line[](1));
-        h.lines[0] = IRegistry.Line(uint64(JobId.unwrap(job)), 20, _budget, 0, 0);
+        h = headerOf(batch);
+        (h.lines[0].paidUnits, h.lines[0].amount) = (0, 0);
     }
 
-    function settlement() internal view returns (IRegistry.Settlement memory s) {
-        s.batch = batch;
-        s.payoutRoot = keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, 0, worker, PAY, 1, 1)));
-        (s.payoutCount, s.payoutTotal, s.auditUnits) = (1, PAY, 1);
-        s.shares = new IRegistry.Share[](1);
-        s.shares[0] = IRegistry.Share(20, PAY);
-        s.record = RECORD;
+    function settlement() internal view returns (IRegistry.Settlement memory) {
+        return settlement(batch, worker, PAY);
     }
 
     /// @notice The settlement accuses node `i` too, by nodes 12, 13 and 14.
-    function withFault(IRegistry.Settlement memory s, uint256 i, uint8 reason)
+    function accusing(IRegistry.Settlement memory s, uint256 i, uint8 reason)
         internal
         view
         returns (IRegistry.Settlement memory)
     {
-        IRegistry.Fault[] memory before = s.faults;
-        s.faults = new IRegistry.Fault[](before.length + 1);
-        for (uint256 n = 0; n < before.length; ++n) {
-            s.faults[n] = before[n];
-        }
         uint32[] memory accusers = new uint32[](3);
         for (uint256 n = 0; n < 3; ++n) {
             accusers[n] = OperatorId.unwrap(nodeOf(12 + n));
         }
-        uint64 line = uint64(JobId.unwrap(job));
-        s.faults[before.length] = IRegistry.Fault(nodeOf(i), line, 0, SEGMENT, reason, accusers);
-        return s;
+        return withFault(s, nodeOf(i), reason, accusers);
     }
 
-    /// @notice Signed by verifiers 1 to `count`.
-    function signedBy(uint256 count, IRegistry.Settlement memory s) internal view returns (bytes memory) {
-        uint256[] memory secrets = new uint256[](count);
-        for (uint256 i = 0; i < count; ++i) {
-            secrets[i] = 3001 + i;
-        }
-        return Bls.aggregate(secrets, registry.settlementDigest(s, header()));
-    }
-
+    /// @notice Signed by verifiers 1 to 3.
     function settle(IRegistry.Settlement memory s) internal {
-        bytes memory signature = signedBy(3, s);
-        registry.settleBatch(s, header(), 7, signature);
+        settle(s, 1, 3);
     }
 
     function settleHonestly() internal {
         settle(settlement());
     }
 
-    function claims() internal view returns (IRegistry.Claim[] memory all) {
-        all = new IRegistry.Claim[](1);
-        all[0] = IRegistry.Claim(batch, 0, worker, PAY, 1, 1, new bytes32[](0));
+    function claims() internal view returns (IRegistry.Claim[] memory) {
+        return claimOf(batch, worker, PAY);
     }
 
     // -------------------------------------------------------------------------------------------- commitments
@@ -264,6 +223,11 @@ abstract contract CourtBase is Base {
         return wrong ? sha256("where the segment leads") : c.claimed;
     }
 
+    /// @notice The time to draw, and a little more, is over.
+    function outwait() internal {
+        later(court.params().drawTime);
+    }
+
     function draw(ChallengeId id) internal returns (address[] memory) {
         mine();
         return court.drawJury(id);
@@ -281,17 +245,41 @@ abstract contract CourtBase is Base {
         court.revealVote(id, evidence, 0, SALT);
     }
 
-    /// @notice A drawn jury votes; bit i of `wrong` is juror i's vote, of `silent` whether it does not reveal.
-    function vote(ChallengeId id, address[] memory jury, uint256 wrong, uint256 silent) internal {
+    function commitVotes(ChallengeId id, address[] memory jury, uint256 wrong) internal {
         for (uint256 i = 0; i < jury.length; ++i) {
             commitVote(id, jury[i], evidenceOf(id, wrong >> i & 1 == 1));
         }
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+    }
+
+    function revealVotes(ChallengeId id, address[] memory jury, uint256 wrong, uint256 silent) internal {
         for (uint256 i = 0; i < jury.length; ++i) {
             if (silent >> i & 1 == 0) revealVote(id, jury[i], evidenceOf(id, wrong >> i & 1 == 1));
         }
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+    }
+
+    /// @notice A drawn jury votes; bit i of `wrong` is juror i's vote, of `silent` whether it does not reveal.
+    function vote(ChallengeId id, address[] memory jury, uint256 wrong, uint256 silent) internal {
+        commitVotes(id, jury, wrong);
+        later(1 hours);
+        revealVotes(id, jury, wrong, silent);
+        later(1 hours);
         court.resolve(id);
+        assertConserved();
+    }
+
+    /// @notice The first rounds of two challenges at the same time, all of one mind.
+    function roundOfBoth(ChallengeId one, ChallengeId other, bool wrong) internal {
+        address[] memory first = draw(one);
+        vm.setBlockhash(court.challenge(other).drawBlock, keccak256("other"));
+        address[] memory second = court.drawJury(other);
+        commitVotes(one, first, wrong ? 7 : 0);
+        commitVotes(other, second, wrong ? 7 : 0);
+        later(1 hours);
+        revealVotes(one, first, wrong ? 7 : 0, 0);
+        revealVotes(other, second, wrong ? 7 : 0, 0);
+        later(1 hours);
+        court.resolve(one);
+        court.resolve(other);
         assertConserved();
     }
 
@@ -302,7 +290,7 @@ abstract contract CourtBase is Base {
     /// @notice A first verdict that nobody appeals against; whether the challenge was upheld.
     function decide(ChallengeId id, uint256 wrong) internal returns (bool) {
         round(id, wrong, 0);
-        vm.warp(vm.getBlockTimestamp() + 1 hours);
+        later(1 hours);
         court.resolve(id);
         assertConserved();
         return phaseOf(id) == ICourt.Phase.Upheld;
