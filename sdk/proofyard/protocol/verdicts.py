@@ -97,7 +97,8 @@ def _validate_verdict(
     verdict = tally(tuple(audit.answers().values()), claimed, k, exhausted=True)
     ensure(audit.verdict == verdict, f"the votes on {_name(audit)} say {verdict}, not {audit.verdict}")
     if verdict == Verdict.UNDECIDED:
-        ensure(late or len(audit.votes) == len(listed), f"{_name(audit)} is undecided before its list has voted")
+        named = len(audit.votes) + len(audit.absent) == len(listed)
+        ensure(named and (late or not audit.absent), f"{_name(audit)} is undecided before its list has voted")
     else:
         ensure(len(audit.absent) <= len(audit.votes), f"most auditors of {_name(audit)} are called absent")
 
