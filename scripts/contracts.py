@@ -24,8 +24,8 @@ MAX_DEPLOYED_BYTES = 24_576
 MIN_COVERAGE = 0.95
 """Of the lines of contracts/src."""
 
-LIBRARIES = ("Dial", "Equivocation", "Evidence", "Faults", "Jobs", "Jury", "Operators", "Settling", "Verdicts")
-"""What Registry, Court and Lens are linked with."""
+LIBRARIES = ("Equivocation", "Evidence", "Faults", "Jobs", "Jury", "Operators", "Settling", "Verdicts")
+"""What Registry and Court are linked with."""
 
 DEPLOYED = {name: name for name in ("Credit", "Registry", "Court", "Lens")} | {
     name: f"libraries/{name}" for name in LIBRARIES

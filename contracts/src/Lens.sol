@@ -10,17 +10,16 @@ import {Dial} from "./libraries/Dial.sol";
 /// @title Lens
 contract Lens is ILens {
     uint256 private constant SLOTS = 256;
-    uint256 private constant BPS = 10_000;
 
     IRegistry private immutable REGISTRY;
-    /// @dev The share of a stake that a fault is sure to cost: requester and auditors may be the cheat's own.
-    uint256 private immutable AT_RISK_BPS;
+    /// @dev What of a stake requester and auditors get, who may be the cheat's own.
+    uint256 private immutable GIVEN_BACK_BPS;
     uint256 private immutable COLLUSION_BPS;
 
     constructor(IRegistry registry_) {
         REGISTRY = registry_;
         IRegistry.Params memory p = registry_.params();
-        AT_RISK_BPS = BPS - p.slashRequesterBps - p.slashAuditorBps;
+        GIVEN_BACK_BPS = uint256(p.slashRequesterBps) + p.slashAuditorBps;
         COLLUSION_BPS = p.collusionBps;
     }
 
@@ -90,7 +89,7 @@ contract Lens is ILens {
         uint256 segmentsPerAudit
     ) external view returns (uint256, uint256) {
         IRegistry.Operator memory o = REGISTRY.operatorState(id);
-        uint256 stake = uint256(REGISTRY.account(o.owner).stake) * AT_RISK_BPS / BPS;
+        uint256 stake = Dial.atRisk(REGISTRY.account(o.owner).stake, GIVEN_BACK_BPS);
         return
             Dial.odds(
                 o.consecutiveValid, stake, tasksInFlight, rewardInFlight, COLLUSION_BPS, segments, segmentsPerAudit

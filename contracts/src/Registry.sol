@@ -148,7 +148,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function addStake(uint96 amount) external nonReentrant {
-        Operators.addStake(_s, params(), amount);
+        Operators.addStake(_s, amount);
         _pull(amount);
     }
 

@@ -10,11 +10,12 @@ import {Bls} from "./helpers/Bls.sol";
 contract OperatorsTest is Base {
     function test_a_registered_node_is_listed_with_its_stake() public {
         OperatorId id = addNode(1);
-        IRegistry.OperatorView memory node = registry.operator(id);
+        IRegistry.OperatorView memory node = lens.operator(id);
         vm.assertTrue(node.active, "active");
         vm.assertEq(node.stake, NODE_STAKE, "stake");
         vm.assertEq(bytes(node.endpoint), bytes("127.0.0.1:4001"), "endpoint");
-        vm.assertEq(OperatorId.unwrap(registry.nodes(0, 10)[0].id), OperatorId.unwrap(id), "listed");
+        vm.assertEq(OperatorId.unwrap(lens.nodes(0, 10)[0].id), OperatorId.unwrap(id), "listed");
+        vm.assertEq(lens.nodes(1, 10).length, 0, "no more");
         assertConserved();
     }
 
@@ -51,7 +52,7 @@ contract OperatorsTest is Base {
         registry.rotateKey(id, vm.addr(5555), agreed);
         vm.prank(owner(1));
         registry.rotateKey(id, vm.addr(5555), agreed);
-        vm.assertTrue(registry.operator(id).key == vm.addr(5555), "new key");
+        vm.assertTrue(registry.operatorState(id).key == vm.addr(5555), "new key");
         bytes memory old = consent(1001, owner(1));
         vm.prank(owner(1));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.KeyTaken.selector, vm.addr(1001), id));
@@ -64,7 +65,7 @@ contract OperatorsTest is Base {
         registry.setEndpoint(id, "[::1]:9");
         vm.prank(owner(1));
         registry.setEndpoint(id, "[::1]:10");
-        vm.assertEq(bytes(registry.operator(id).endpoint), bytes("[::1]:10"), "endpoint");
+        vm.assertEq(bytes(registry.endpointOf(id)), bytes("[::1]:10"), "endpoint");
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotOwner.selector, id, address(this), owner(1)));
         registry.setEndpoint(id, "");
         vm.prank(owner(1));
@@ -98,15 +99,22 @@ contract OperatorsTest is Base {
         registry.requestUnstake(amount);
         assertConserved();
         uint256 before = credit.balanceOf(owner(1));
-        uint256 release = vm.getBlockTimestamp() + 2 days;
-        vm.warp(vm.getBlockTimestamp() + wait);
+        uint256 release = vm.getBlockTimestamp() + UNSTAKE_DELAY;
+        later(wait);
         vm.prank(owner(1));
-        if (wait < 2 days) {
+        if (wait < UNSTAKE_DELAY) {
             vm.expectRevert(abi.encodeWithSelector(IRegistry.StillBonded.selector, owner(1), release));
         }
         registry.withdraw();
-        vm.assertEq(credit.balanceOf(owner(1)) - before, wait < 2 days ? 0 : amount, "withdrawn");
+        vm.assertEq(credit.balanceOf(owner(1)) - before, wait < UNSTAKE_DELAY ? 0 : amount, "withdrawn");
         assertConserved();
+    }
+
+    function test_there_is_nothing_to_withdraw_before_a_request() public {
+        addNode(1);
+        vm.prank(owner(1));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.NothingToWithdraw.selector, owner(1)));
+        registry.withdraw();
     }
 
     function test_a_node_retires_unstakes_and_comes_back_with_its_number() public {
@@ -117,26 +125,50 @@ contract OperatorsTest is Base {
         registry.retire(first);
         vm.prank(owner(1));
         registry.retire(first);
-        vm.assertTrue(!registry.operator(first).active, "retired");
-        vm.assertEq(OperatorId.unwrap(registry.nodes(0, 10)[0].id), OperatorId.unwrap(second), "moved up");
+        vm.assertTrue(!lens.operator(first).active, "retired");
+        vm.assertEq(OperatorId.unwrap(lens.nodes(0, 10)[0].id), OperatorId.unwrap(second), "moved up");
         vm.prank(owner(1));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotListed.selector, first));
         registry.retire(first);
         vm.prank(owner(1));
         registry.requestUnstake(NODE_STAKE);
-        bytes memory agreed = consent(1001, owner(1));
-        vm.prank(owner(1));
-        OperatorId again = registry.registerNode(vm.addr(1001), NODE_STAKE, 1, "", agreed);
+        OperatorId again = listNode(1, 1, NODE_STAKE, 1);
         vm.assertEq(OperatorId.unwrap(again), OperatorId.unwrap(first), "same number");
         assertConserved();
     }
 
+    function test_an_owner_has_at_most_255_nodes() public {
+        fund(owner(1), 30_000 * CREDIT);
+        for (uint256 key = 0; key < 255; ++key) {
+            listNode(1, 10_000 + key, NODE_STAKE, 1);
+        }
+        bytes memory agreed = consent(1001, owner(1));
+        vm.prank(owner(1));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyOperators.selector, owner(1)));
+        registry.registerNode(vm.addr(1001), NODE_STAKE, 1, "", agreed);
+        vm.assertEq(registry.benchLength(0), 1, "and one place on a bench");
+    }
+
+    // --------------------------------------------------------------------------------------------- verifiers
+
     function test_a_verifier_proves_its_key() public {
         OperatorId id = addVerifier(1);
-        IRegistry.VerifierView[] memory set = registry.verifiers(0, 256);
+        IRegistry.VerifierView[] memory set = lens.verifiers(0, 256);
         vm.assertEq(OperatorId.unwrap(set[0].id), OperatorId.unwrap(id), "listed");
         vm.assertEq(set[0].publicKey, Bls.publicKey(3001), "key");
-        vm.assertEq(registry.activeVerifiers(), 1, "slot");
+        vm.assertEq(registry.seats(), 1, "slot");
+        vm.assertEq(lens.verifiers(1, 300).length, 0, "no other");
+    }
+
+    function test_an_owner_has_one_verifier() public {
+        addVerifier(1);
+        fund(owner(1), 2000 * CREDIT);
+        bytes memory agreed = consent(2002, owner(1));
+        bytes memory proof = possession(2, owner(1));
+        bytes memory key = Bls.publicKey(3002);
+        vm.prank(owner(1));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyOperators.selector, owner(1)));
+        registry.registerVerifier(vm.addr(2002), VERIFIER_STAKE, "", agreed, key, proof);
     }
 
     function test_a_rogue_key_without_its_secret_is_refused() public {
@@ -185,22 +217,5 @@ contract OperatorsTest is Base {
         vm.prank(owner(1));
         vm.expectRevert(IRegistry.BadPossessionProof.selector);
         registry.registerVerifier(vm.addr(2001), VERIFIER_STAKE, "", agreed, key, proof);
-    }
-
-    function test_a_vacated_slot_stays_empty_for_the_quarantine() public {
-        OperatorId id = addVerifier(1);
-        vm.prank(owner(1));
-        registry.retire(id);
-        vm.assertEq(registry.activeVerifiers(), 0, "out");
-        bytes memory agreed = consent(2001, owner(1));
-        bytes memory key = Bls.publicKey(3001);
-        bytes memory proof = possession(1, owner(1));
-        vm.prank(owner(1));
-        vm.expectRevert(IRegistry.VerifierSetFull.selector);
-        registry.registerVerifier(vm.addr(2001), 0, "", agreed, key, proof);
-        vm.warp(vm.getBlockTimestamp() + 2 days);
-        vm.prank(owner(1));
-        registry.registerVerifier(vm.addr(2001), 0, "", agreed, key, proof);
-        vm.assertEq(registry.activeVerifiers(), 1, "back");
     }
 }

@@ -2,13 +2,10 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
-import {Registry} from "../src/Registry.sol";
-import {Dial} from "../src/libraries/Dial.sol";
 import {Base} from "./helpers/Base.sol";
-import {Bls} from "./helpers/Bls.sol";
 import {Deployer} from "./helpers/Deployer.sol";
 
-/// @notice Settling by quorum, slashing, claiming.
+/// @notice Settling by quorum.
 contract SettlementTest is Base {
     OperatorId private node;
     JobId private job;
@@ -16,226 +13,247 @@ contract SettlementTest is Base {
 
     function setUp() public override {
         super.setUp();
-        for (uint256 i = 1; i <= 3; ++i) {
+        for (uint256 i = 1; i <= 4; ++i) {
             addVerifier(i);
         }
         node = addNode(10);
+        for (uint256 i = 11; i <= 14; ++i) {
+            addNode(i);
+        }
         job = openJob();
         batch = commit(job, 1);
     }
 
+    function refused(IRegistry.Settlement memory s, bytes memory error_) private {
+        IRegistry.Header memory header = headerOf(batch);
+        vm.expectRevert(error_);
+        registry.settleBatch(s, header, 7, "");
+    }
+
+    function malformed(IRegistry.Settlement memory s, string memory reason) private {
+        refused(s, abi.encodeWithSelector(IRegistry.BadSettlement.selector, reason));
+    }
+
+    /// @dev The same, found only once the signatures are right.
+    function wrong(IRegistry.Settlement memory s, bytes memory error_) private {
+        (uint256 bitmap, bytes memory signature) = quorum(s, 1, 3);
+        IRegistry.Header memory header = headerOf(batch);
+        vm.expectRevert(error_);
+        registry.settleBatch(s, header, bitmap, signature);
+    }
+
+    // ------------------------------------------------------------------------------------------------- quorum
+
     function test_two_thirds_settle_and_less_do_not() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        (uint256 one, bytes memory single) = quorum(s, 1, 1);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.NoQuorum.selector, 1, 3));
-        registry.settleBatch(s, one, single);
-        settle(s, 2, 2);
-        vm.assertEq(registry.claimable(1, 2), 100e18, "claimable");
+        (uint256 bitmap, bytes memory signature) = quorum(s, 1, 2);
+        IRegistry.Header memory header = headerOf(batch);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.NoQuorum.selector, 2, 4));
+        registry.settleBatch(s, header, bitmap, signature);
+        settle(s, 1, 3);
+        vm.assertEq(lens.claimable(1, 2), 110e18, "claimable, fee included");
         assertConserved();
-        (uint256 all, bytes memory signature) = quorum(s, 1, 3);
+        (bitmap, signature) = quorum(s, 1, 4);
+        header = headerOf(batch);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadySettled.selector, batch));
-        registry.settleBatch(s, all, signature);
+        registry.settleBatch(s, header, bitmap, signature);
+    }
+
+    function test_anyone_may_send_it() public {
+        IRegistry.Settlement memory s = settlement(batch, node, 100e18);
+        (uint256 bitmap, bytes memory signature) = quorum(s, 1, 3);
+        IRegistry.Header memory header = headerOf(batch);
+        vm.prank(address(0xbad));
+        registry.settleBatch(s, header, bitmap, signature);
+        vm.assertEq(registry.batch(batch).signers, bitmap, "settled");
+    }
+
+    function test_the_leader_must_be_among_the_signers() public {
+        IRegistry.Settlement memory s = settlement(batch, node, 100e18);
+        (uint256 bitmap, bytes memory signature) = quorum(s, 2, 3);
+        IRegistry.Header memory header = headerOf(batch);
+        OperatorId leader = registry.operatorOf(vm.addr(2001));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.LeaderMissing.selector, batch, leader));
+        registry.settleBatch(s, header, bitmap, signature);
     }
 
     function testFuzz_a_changed_settlement_is_not_the_one_that_was_signed(uint256 which, uint96 amount) public {
         amount = uint96(amount % (1000 * CREDIT)) + 1;
         IRegistry.Settlement memory s = settlement(batch, node, amount);
         (uint256 signers, bytes memory signature) = quorum(s, 1, 3);
-        which %= 6;
+        which %= 8;
         if (which == 0) s.payoutTotal -= 1;
         if (which == 1) s.payoutRoot = ~s.payoutRoot;
         if (which == 2) s.auditUnits += 1;
         if (which == 3) s = withFault(s, node);
         if (which == 4) s.auditRoot = bytes32(uint256(1));
         if (which == 5) s.payoutCount += 1;
+        if (which == 6) s.shares[0].paidUnits -= 1;
+        if (which == 7) s.record = hex"015512200000000000000000000000000000000000000000000000000000000000000002";
+        IRegistry.Header memory header = headerOf(batch);
         vm.expectRevert(IRegistry.BadSignature.selector);
-        registry.settleBatch(s, signers, signature);
+        registry.settleBatch(s, header, signers, signature);
     }
 
     function test_claiming_more_signers_than_signed_is_refused() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        (, bytes memory signature) = quorum(s, 1, 2);
+        (, bytes memory signature) = quorum(s, 1, 3);
+        IRegistry.Header memory header = headerOf(batch);
         vm.expectRevert(IRegistry.BadSignature.selector);
-        registry.settleBatch(s, 7, signature);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownSigner.selector, 15, 7));
-        registry.settleBatch(s, 15, signature);
+        registry.settleBatch(s, header, 15, signature);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownSigner.selector, 31, 15));
+        registry.settleBatch(s, header, 31, signature);
     }
 
     function test_identity_and_short_signatures_are_refused() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
+        IRegistry.Header memory header = headerOf(batch);
         vm.expectRevert(IRegistry.BadSignature.selector);
-        registry.settleBatch(s, 7, new bytes(256));
+        registry.settleBatch(s, header, 7, new bytes(256));
         vm.expectRevert(IRegistry.BadSignature.selector);
-        registry.settleBatch(s, 7, new bytes(96));
+        registry.settleBatch(s, header, 7, new bytes(96));
     }
 
     function test_a_signature_of_another_chain_or_registry_is_worthless() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
         (uint256 signers, bytes memory signature) = quorum(s, 1, 3);
+        IRegistry.Header memory header = headerOf(batch);
         vm.chainId(10);
         vm.expectRevert(IRegistry.BadSignature.selector);
-        registry.settleBatch(s, signers, signature);
+        registry.settleBatch(s, header, signers, signature);
         vm.chainId(31337);
-        vm.assertTrue(
-            Deployer.registry(address(credit), parameters()).domainSeparator() != registry.domainSeparator(), "registry"
-        );
+        bytes32 other = Deployer.registry(address(credit), parameters(), address(court)).domainSeparator();
+        vm.assertTrue(other != registry.domainSeparator(), "registry");
     }
 
-    function test_a_settlement_pays_no_more_than_the_escrow() public {
-        IRegistry.Settlement memory s = settlement(batch, node, 1100e18 + 1);
-        (uint256 signers, bytes memory signature) = quorum(s, 1, 3);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.EscrowTooLow.selector, job, 1100e18, uint256(1100e18) + 1));
-        registry.settleBatch(s, signers, signature);
-    }
+    // -------------------------------------------------------------------------------------------------- shape
 
     function test_malformed_settlements_are_refused_by_name() public {
         IRegistry.Settlement memory s = settlement(batch, node, 1);
         s.record = hex"00";
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadSettlement.selector, "record is not a CID"));
-        registry.settleBatch(s, 7, "");
+        malformed(s, "record is not a CID");
         s = settlement(batch, node, 1);
         s.faults = new IRegistry.Fault[](33);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadSettlement.selector, "too many faults"));
-        registry.settleBatch(s, 7, "");
+        malformed(s, "too many faults");
         s = settlement(batch, node, 1);
         s.payoutCount = 1 << 24;
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadSettlement.selector, "too many payouts"));
-        registry.settleBatch(s, 7, "");
+        malformed(s, "too many payouts");
+        s = settlement(batch, node, 1);
+        s.payoutCount = 0;
+        malformed(s, "a total without payouts");
+        s = settlement(batch, node, 1);
+        s.shares = new IRegistry.Share[](2);
+        malformed(s, "a share for each line");
         s = settlement(BatchId.wrap(77), node, 1);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownBatch.selector, BatchId.wrap(77)));
-        registry.settleBatch(s, 7, "");
+        refused(s, abi.encodeWithSelector(IRegistry.UnknownBatch.selector, BatchId.wrap(77)));
+        s = settlement(batch, node, 2);
+        s.payoutTotal = 1;
+        wrong(s, abi.encodeWithSelector(IRegistry.BadSettlement.selector, "shares are not the total"));
     }
 
-    function testFuzz_pay_is_claimed_once_after_the_window_by_anyone(uint96 amount, uint40 wait, address sender)
-        public
-    {
-        amount = uint96(amount % (1000 * CREDIT)) + 1;
-        wait = wait % (2 * WINDOW);
-        settle(settlement(batch, node, amount), 1, 3);
-        uint256 before = credit.balanceOf(owner(10));
-        uint256 opens = vm.getBlockTimestamp() + WINDOW;
-        vm.warp(vm.getBlockTimestamp() + wait);
-        vm.prank(sender);
-        if (wait < WINDOW) vm.expectRevert(abi.encodeWithSelector(IRegistry.WindowOpen.selector, batch, opens));
-        registry.claim(claimOf(batch, node, amount));
-        if (wait < WINDOW) return;
-        vm.assertEq(credit.balanceOf(owner(10)) - before, amount, "paid to the owner");
-        vm.assertEq(registry.operator(node).consecutiveValid, 1, "reputation");
-        vm.assertTrue(registry.isClaimed(batch, 0), "marked");
-        assertConserved();
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadyClaimed.selector, batch, 0));
-        registry.claim(claimOf(batch, node, amount));
+    function test_another_header_is_refused() public {
+        IRegistry.Settlement memory s = settlement(batch, node, 1);
+        IRegistry.Header memory header = headerOf(batch);
+        header.size += 1;
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.BadHeader.selector, batch));
+        registry.settleBatch(s, header, 7, "");
     }
 
-    function test_payouts_beyond_the_signed_total_take_nothing_from_others() public {
-        IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        s.payoutTotal = 99e18;
+    function badFault(OperatorId id, uint8 reason, uint32[] memory accusers, string memory why) private {
+        IRegistry.Settlement memory s = withFault(settlement(batch, node, 1), id, reason, accusers);
+        wrong(s, abi.encodeWithSelector(IRegistry.BadSettlement.selector, why));
+    }
+
+    function test_a_fault_is_about_the_batch_and_carried_by_enough_other_owners() public {
+        badFault(node, 0, accusersOf(node), "unknown reason of a fault");
+        badFault(node, 5, accusersOf(node), "unknown reason of a fault");
+        badFault(OperatorId.wrap(99), 4, new uint32[](0), "fault of an unknown operator");
+        badFault(node, 1, new uint32[](257), "too many accusers");
+        uint32[] memory accusers = new uint32[](2);
+        (accusers[0], accusers[1]) = (accusersOf(node)[0], accusersOf(node)[1]);
+        badFault(node, 1, accusers, "too few accusers");
+        accusers = accusersOf(node);
+        accusers[2] = accusers[1];
+        badFault(node, 1, accusers, "accusers must be other owners");
+        accusers[2] = OperatorId.unwrap(node);
+        badFault(node, 1, accusers, "accusers must be other owners");
+        accusers[2] = 99;
+        badFault(node, 1, accusers, "accusers must be other owners");
+        IRegistry.Settlement memory s = withFault(settlement(batch, node, 1), node);
+        s.faults[0].job = 99;
+        wrong(s, abi.encodeWithSelector(IRegistry.BadSettlement.selector, "fault in another job"));
+        settle(withFault(withFault(settlement(batch, node, 1), node, 2, new uint32[](0)), node), 1, 3);
+        vm.assertEq(registry.slashes(batch)[1].accusers.length, 3, "kept for the Court");
+    }
+
+    // -------------------------------------------------------------------------------------------------- money
+
+    function testFuzz_a_line_pays_no_more_than_its_budget_and_its_units(uint96 amount, uint64 units) public {
+        amount = amount % 2000e18;
+        units = units % 20;
+        IRegistry.Settlement memory s = settlement(batch, node, amount);
+        s.shares[0].paidUnits = units;
+        uint256 cost = uint256(amount) + uint256(10e18) * units / 10;
+        if (units > 10) {
+            return wrong(s, abi.encodeWithSelector(IRegistry.TooManyUnits.selector, job, units, 10));
+        }
+        if (cost > 1110e18) {
+            return wrong(s, abi.encodeWithSelector(IRegistry.OverBudget.selector, job, 1110e18, cost));
+        }
         settle(s, 1, 3);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.PayoutsExceedTotal.selector, batch));
-        registry.claim(claimOf(batch, node, 100e18));
+        IRegistry.Job memory j = registry.job(job);
+        vm.assertEq(j.unitsPaid, units, "units paid");
+        vm.assertEq(j.unitsOpen, 0, "none open");
+        vm.assertEq(j.surplus, 1110e18 - cost, "what is left over");
+        vm.assertEq(registry.batch(batch).fees, cost - amount, "the fee for what was paid");
+        assertConserved();
     }
 
-    function test_a_fault_takes_the_whole_stake_unbonding_included_and_splits_it() public {
-        OperatorId cheat = addNode(11);
-        vm.prank(owner(11));
-        registry.addStake(50e18);
-        vm.prank(owner(11));
-        registry.requestUnstake(30e18);
-        settle(withFault(settlement(batch, node, 100e18), cheat), 1, 3);
-        vm.assertEq(registry.account(owner(11)).stake, 0, "stake");
-        vm.assertEq(registry.account(owner(11)).unbonding, 0, "unbonding");
-        vm.assertTrue(!registry.operator(cheat).active, "inactive");
-        vm.assertEq(registry.totals().bonds, 150e18, "frozen until the window closes");
+    function test_units_that_were_not_paid_can_be_committed_again_with_what_is_left() public {
+        IRegistry.Settlement memory s = settlement(batch, node, 600e18);
+        s.shares[0].paidUnits = 7;
+        settle(s, 1, 3);
+        BatchId again = commit(job, 1, 3);
+        vm.assertEq(headerOf(again).lines[0].budget, 333e18, "three tenths, out of the surplus");
+        vm.assertEq(registry.job(job).surplus, 1110e18 - 607e18 - 333e18, "the rest");
+        settle(settlement(again, node, 330e18), 1, 3);
+        vm.assertEq(registry.job(job).unitsPaid, 10, "all");
         assertConserved();
+    }
+
+    function test_a_batch_of_two_jobs_pays_each_from_its_own() public {
+        (JobId a, JobId b) = (openJob(), openJob());
+        IRegistry.Line[] memory row = new IRegistry.Line[](2);
+        (row[0], row[1]) = (line(a, 10), line(b, 10));
+        batch = commitLines(1, bytes32(uint256(2)), 10, row);
+        drawNow(batch);
+        IRegistry.Settlement memory s = settlement(batch, node, 300e18);
+        (s.shares[0].amount, s.shares[1]) = (100e18, IRegistry.Share(5, 200e18));
+        settle(s, 1, 3);
+        vm.assertEq(registry.job(a).surplus, 1000e18, "1,110 less 100 and 10");
+        vm.assertEq(registry.job(b).surplus, 905e18, "1,110 less 200 and 5");
+        vm.assertEq(headerOf(batch).lines[1].amount, 205e18, "in the line");
+        vm.assertEq(registry.batch(batch).header, keccak256(abi.encode(headerOf(batch))), "whose hash is kept");
+        assertConserved();
+    }
+
+    function testFuzz_fees_go_to_the_leader_and_the_signers_when_the_window_is_over(uint96 fee, uint8 leader) public {
+        fee = uint96(fee % 1e24);
+        leader = leader % 3 + 1;
+        fund(REQUESTER, 2e6 * CREDIT);
+        batch = commit(openJob(jobParams(1000e18, 0, fee)), leader);
+        settle(settlement(batch, node, 1e18), 1, 3);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.WindowOpen.selector, batch, vm.getBlockTimestamp() + WINDOW));
         registry.finalize(batch);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        uint256 before = credit.balanceOf(owner(10));
-        registry.claim(claimOf(batch, node, 100e18));
-        vm.assertEq(credit.balanceOf(owner(10)) - before, 100e18 + 45e18, "pay and the auditors' share");
-        vm.assertEq(registry.totals().burned, 45e18, "burned");
-        vm.assertEq(registry.totals().escrow, 1000e18 + 60e18, "the requester's share");
+        later(WINDOW);
         registry.finalize(batch);
+        registry.finalize(batch);
+        uint256 part = (fee - uint256(fee) * 5000 / 10_000) / 3;
+        for (uint256 i = 1; i <= 4; ++i) {
+            uint256 due = i == 4 ? 0 : i == leader ? fee - 2 * part : part;
+            vm.assertEq(registry.account(owner(i)).stake, VERIFIER_STAKE + due, "its stake grows by it");
+        }
+        vm.assertEq(registry.batch(batch).fees, 0, "paid");
         assertConserved();
-    }
-
-    function test_a_fault_forfeits_unsettled_pay_and_resets_reputation() public {
-        settle(settlement(batch, node, 100e18), 1, 3);
-        BatchId second = commit(job, 1);
-        settle(withFault(settlement(second, OperatorId.wrap(1), 1), node), 1, 3);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        uint256 before = credit.balanceOf(owner(10));
-        registry.claim(claimOf(batch, node, 100e18));
-        vm.assertEq(credit.balanceOf(owner(10)), before, "no pay");
-        vm.assertEq(registry.operator(node).consecutiveValid, 0, "no reputation");
-        vm.assertEq(registry.operator(node).lastFault, vm.getBlockTimestamp() - WINDOW, "on record");
-        assertConserved();
-    }
-
-    function test_later_payouts_are_marked_outside_the_batch() public {
-        IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        uint256 size = 64;
-        bytes32[] memory row = new bytes32[](size);
-        for (uint256 i = 0; i < size; ++i) {
-            row[i] = keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, i, node, 1e18, 0, 0)));
-        }
-        bytes32[] memory proof = new bytes32[](6);
-        uint256 place = 50;
-        for (uint256 level = 0; level < 6; ++level) {
-            proof[level] = row[place ^ 1];
-            for (uint256 i = 0; i < size >> (level + 1); ++i) {
-                row[i] = keccak256(abi.encodePacked(bytes1(0x01), row[2 * i], row[2 * i + 1]));
-            }
-            place >>= 1;
-        }
-        (s.payoutRoot, s.payoutCount, s.auditUnits) = (row[0], uint32(size), 0);
-        settle(s, 1, 3);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        IRegistry.Claim[] memory claims = new IRegistry.Claim[](1);
-        claims[0] = IRegistry.Claim(batch, 50, node, 1e18, 0, 0, proof);
-        registry.claim(claims);
-        vm.assertTrue(registry.isClaimed(batch, 50) && !registry.isClaimed(batch, 51), "one bit");
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadyClaimed.selector, batch, 50));
-        registry.claim(claims);
-    }
-
-    function testFuzz_the_dial_and_the_weight_stay_within_their_bounds(
-        uint32 tasks,
-        uint96 reward,
-        uint32 segments,
-        uint8 asked
-    ) public view {
-        (uint256 n, uint256 m) = (uint256(segments) + 1, uint256(asked) + 1);
-        (uint256 probability, uint256 drawn) = registry.auditProbability(node, tasks, reward, n, m);
-        vm.assertEq(probability, 1e18, "a new node is always audited");
-        vm.assertGe(drawn, m < n ? m : n, "on as many segments as the job asks for");
-        vm.assertLe(drawn, n, "and on no more than there are");
-        vm.assertEq(registry.payoutWeight(node), 0.5e18, "a new node weighs a half");
-    }
-
-    /// @dev Expected loss against gain, for one faked segment in each of up to four tasks: the power written out.
-    function testFuzz_one_faked_segment_of_each_task_never_pays(
-        uint96 stake,
-        uint96 reward,
-        uint8 tasks,
-        uint16 segments,
-        uint8 asked
-    ) public pure {
-        (uint256 t, uint256 n) = (uint256(tasks) % 4 + 1, uint256(segments) % 512 + 1);
-        (uint256 s, uint256 r) = (uint256(stake) % 1e28, uint256(reward) % 1e28 + 1);
-        (uint256 probability, uint256 drawn) = Dial.odds(5000, s, t, r, 1000, n, uint256(asked) + 1);
-        if (r * 10_000 >= 9000 * (s + r)) {
-            vm.assertEq(probability, 1e18, "too much for the stake: always audited");
-            vm.assertEq(drawn, n, "and whole");
-            return;
-        }
-        uint256 missed = 1e18 - probability * drawn / n;
-        uint256 allMissed = 1e18;
-        for (uint256 i = 0; i < t; ++i) {
-            allMissed = allMissed * missed / 1e18;
-        }
-        // Roundings down above: a few units.
-        vm.assertGe((1e18 - allMissed + 8) * (s + r) * 9, r * 1e18 * 10, "loses");
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
+import {IRegistry, OperatorId, JobId} from "../src/interfaces/IRegistry.sol";
 import {Base} from "./helpers/Base.sol";
 
 /// @notice Verifiers that want the same job.
@@ -22,11 +22,13 @@ contract TakeJobTest is Base {
         registry.takeJob(job);
     }
 
+    function refused(OperatorId holder, uint256 free) private {
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, holder, free));
+    }
+
     function test_of_two_verifiers_the_first_has_it() public {
         take(1);
-        vm.expectRevert(
-            abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, first, vm.getBlockTimestamp() + 10 minutes)
-        );
+        refused(first, vm.getBlockTimestamp() + TAKEOVER);
         take(2);
         take(1);
         vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(first), "the first");
@@ -34,61 +36,81 @@ contract TakeJobTest is Base {
 
     function testFuzz_it_is_free_again_after_the_timeout_and_not_before(uint40 wait, bool byBatch) public {
         take(1);
-        uint256 free = vm.getBlockTimestamp() + 10 minutes;
-        wait = wait % 20 minutes;
-        vm.warp(vm.getBlockTimestamp() + wait);
+        uint256 free = vm.getBlockTimestamp() + TAKEOVER;
+        wait = wait % (2 * TAKEOVER);
+        later(wait);
+        IRegistry.Line[] memory row = lines(job, 1);
         vm.prank(vm.addr(2002));
-        if (wait <= 10 minutes) {
-            vm.expectRevert(abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, first, free));
-        }
-        if (byBatch) registry.commitBatch(job, bytes32(uint256(1)), 1);
+        if (wait <= TAKEOVER) refused(first, free);
+        if (byBatch) registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
         else registry.takeJob(job);
-        vm.assertEq(
-            registry.job(job).verifier, OperatorId.unwrap(wait <= 10 minutes ? first : second), "who schedules it"
-        );
+        vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(wait <= TAKEOVER ? first : second), "who has it");
     }
 
-    function testFuzz_work_keeps_it(uint40 wait) public {
+    function test_only_commits_renew_it() public {
         take(1);
-        wait = wait % 10 minutes;
-        vm.warp(vm.getBlockTimestamp() + wait);
-        commit(job, 1);
-        vm.warp(vm.getBlockTimestamp() + 10 minutes);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, first, vm.getBlockTimestamp()));
+        later(TAKEOVER);
+        take(1);
+        later(1);
         take(2);
+        later(TAKEOVER);
+        commitLines(2, bytes32(uint256(2)), 1, lines(job, 1));
+        later(TAKEOVER);
+        refused(second, vm.getBlockTimestamp());
+        take(1);
     }
 
-    function test_it_is_free_at_once_when_its_verifier_leaves() public {
+    function test_who_just_lost_it_can_commit_what_it_owes_and_does_not_get_it_back() public {
         take(1);
-        vm.prank(owner(1));
-        registry.retire(first);
+        later(TAKEOVER + 1);
         take(2);
-        vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(second), "taken over");
+        commitLines(1, bytes32(uint256(2)), 1, lines(job, 1));
+        vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(second), "still the second's");
+        uint256 taken = vm.getBlockTimestamp();
+        later(RECEIPT_TIME + 1);
+        IRegistry.Line[] memory row = lines(job, 1);
+        // The second never committed: it is free for anybody.
+        vm.prank(vm.addr(2002));
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        refused(second, vm.getBlockTimestamp() + TAKEOVER);
         vm.prank(vm.addr(2001));
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(2001)));
-        registry.takeJob(job);
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        vm.assertEq(registry.job(job).formerUntil, taken + RECEIPT_TIME, "until when");
     }
 
-    function test_what_the_last_verifier_committed_is_still_settled() public {
-        OperatorId node = addNode(10);
-        BatchId batch = commit(job, 1);
-        vm.warp(vm.getBlockTimestamp() + 10 minutes + 1);
+    function test_a_seat_that_is_left_frees_its_jobs_and_keeps_the_promise_of_who_had_them_before() public {
+        take(1);
+        later(TAKEOVER + 1);
         take(2);
-        settle(settlement(batch, node, 100e18), 1, 2);
-        vm.assertEq(registry.claimable(1, 2), 100e18, "settled");
-        vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(second), "and the job stays where it is");
+        addVerifier(3);
+        vm.prank(owner(2));
+        registry.retire(second);
+        take(3);
+        commitLines(1, bytes32(uint256(2)), 1, lines(job, 1));
+        vm.assertEq(registry.job(job).former, OperatorId.unwrap(first), "the first's receipts still count");
     }
 
-    function test_nobody_takes_a_closed_or_an_expired_job() public {
-        JobId closed = openJob();
+    function test_what_has_ended_cannot_be_taken() public {
         vm.prank(REQUESTER);
-        registry.closeJob(closed);
-        vm.prank(vm.addr(2001));
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, closed));
-        registry.takeJob(closed);
-        uint256 deadline = registry.job(job).deadline;
-        vm.warp(deadline + 1);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.DeadlinePassed.selector, job, deadline));
+        registry.closeJob(job);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
         take(1);
+        IRegistry.Line[] memory row = lines(job, 1);
+        vm.prank(vm.addr(2001));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        job = openJob();
+        later(1 days + 1);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.DeadlinePassed.selector, job, vm.getBlockTimestamp() - 1));
+        take(1);
+    }
+
+    function test_nodes_and_strangers_take_nothing() public {
+        addNode(10);
+        vm.prank(vm.addr(1010));
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
+        registry.takeJob(job);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
+        registry.takeJob(job);
     }
 }

@@ -5,7 +5,6 @@ import {Registry} from "../src/Registry.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Credit} from "../src/Credit.sol";
 import {Base} from "./helpers/Base.sol";
-import {Deployer} from "./helpers/Deployer.sol";
 
 /// @notice A token that takes a fee, lies, or calls back, as told.
 contract Malicious is Credit {
@@ -40,14 +39,13 @@ contract TokensTest is Base {
         super.setUp();
         evil = new Malicious();
         credit = evil;
-        registry = Deployer.registry(address(evil), parameters());
-        domain = registry.domainSeparator();
+        deploy();
         fund(REQUESTER, 1e6 * CREDIT);
     }
 
     function test_a_token_that_takes_a_fee_is_refused() public {
         evil.behave(1, false, registry, "");
-        IRegistry.JobParams memory p = jobParams(1000e18, 0);
+        IRegistry.JobParams memory p = jobParams(1000e18, 0, 0);
         vm.prank(REQUESTER);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TransferMismatch.selector, 1000e18, 1000e18 - 1));
         registry.openJob(p);
@@ -55,14 +53,14 @@ contract TokensTest is Base {
 
     function test_a_token_that_moves_nothing_is_refused() public {
         evil.behave(0, true, registry, "");
-        IRegistry.JobParams memory p = jobParams(1000e18, 0);
+        IRegistry.JobParams memory p = jobParams(1000e18, 0, 0);
         vm.prank(REQUESTER);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TransferMismatch.selector, 1000e18, 0));
         registry.openJob(p);
     }
 
     function test_a_token_that_calls_back_cannot_open_twice_with_one_transfer() public {
-        IRegistry.JobParams memory p = jobParams(1000e18, 0);
+        IRegistry.JobParams memory p = jobParams(1000e18, 0, 0);
         evil.behave(0, false, registry, abi.encodeCall(IRegistry.openJob, (p)));
         vm.prank(REQUESTER);
         registry.openJob(p);

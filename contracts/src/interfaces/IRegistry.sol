@@ -269,7 +269,8 @@ interface IRegistry {
         uint32 segment;
         /// Code of the reason, see `proofyard.protocol.settlement.FaultReason`.
         uint8 reason;
-        /// The auditors whose equal answers carried it; they pay if a jury overturns it.
+        /// The auditors whose equal answers carried it: more owners than the job has auditors for a segment, or none where
+        /// other evidence did. They pay if a jury overturns it.
         uint32[] accusers;
     }
 

@@ -5,7 +5,7 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 /// @title Dial
 /// @notice How often a node is audited and how much its work weighs, as in `proofyard.protocol.dial` and `.payout`.
-/// A linked library. Results are fractions of 1e18, exact integers, the same to the unit as in Python.
+/// Results are fractions of 1e18, exact integers, the same to the unit as in Python.
 library Dial {
     uint256 private constant ONE = 1e18;
     /// @dev Powers are taken in units of 1e-36, so that two of them can be multiplied in 256 bits.
@@ -19,6 +19,11 @@ library Dial {
         return consecutiveValid < TRUST_FROM ? ONE : ONE / consecutiveValid;
     }
 
+    /// @notice What of a stake a fault is sure to cost, where `givenBackBps` of it may go to the cheat's own.
+    function atRisk(uint256 stake, uint256 givenBackBps) internal pure returns (uint256) {
+        return stake * (10_000 - givenBackBps) / 10_000;
+    }
+
     /// @notice The probability that a task is audited, and how many of its segments are drawn then. A single faked segment
     /// of `segments` is seen with probability `perTask` at least: more are drawn where that takes more than
     /// `segmentsPerAudit` of them in every task.
@@ -30,7 +35,7 @@ library Dial {
         uint256 collusionBps,
         uint256 segments,
         uint256 segmentsPerAudit
-    ) external pure returns (uint256 probability, uint256 drawn) {
+    ) internal pure returns (uint256 probability, uint256 drawn) {
         uint256 needed = perTask(stake, tasks, reward, collusionBps) * segments;
         drawn = FixedPointMathLib.min(segmentsPerAudit, segments);
         uint256 floor = FixedPointMathLib.min(ONE, FixedPointMathLib.divUp(needed, drawn));
@@ -41,7 +46,11 @@ library Dial {
     /// @notice The least x for which a fake in each of `tasks` tasks, each seen with probability x, loses on average:
     /// (1 - x)^tasks < 1 - q with q = reward / ((1 - collusion) (stake + reward)). The power is rounded up at every step,
     /// so the loss is certain. 1 where q reaches 1, 0 where nothing is in flight.
-    function perTask(uint256 stake, uint256 tasks, uint256 reward, uint256 collusionBps) public pure returns (uint256) {
+    function perTask(uint256 stake, uint256 tasks, uint256 reward, uint256 collusionBps)
+        internal
+        pure
+        returns (uint256)
+    {
         if (reward == 0) return 0;
         uint256 q = FixedPointMathLib.divUp(reward * 10_000 * FINE, (10_000 - collusionBps) * (stake + reward));
         if (q >= FINE) return ONE;
@@ -66,7 +75,7 @@ library Dial {
     }
 
     /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10), rounded down: log2 to 64 binary places by squaring.
-    function weight(uint256 consecutiveValid) external pure returns (uint256) {
+    function weight(uint256 consecutiveValid) internal pure returns (uint256) {
         if (consecutiveValid >= FULL_WEIGHT_FROM) return ONE;
         uint256 x = 1 + consecutiveValid;
         uint256 whole = FixedPointMathLib.log2(x);

@@ -16,8 +16,8 @@ library Marks {
     uint8 private constant DISAGREED = 4;
     uint8 private constant CONVICTED = type(uint8).max;
 
-    /// @notice That a fault is about work of one of the batch's jobs, and one that costs stake is carried by more auditors
-    /// than the job has for a segment: distinct owners other than the accused one.
+    /// @notice That a fault is about work of one of the batch's jobs, and that its accusers, where anybody's answers carried
+    /// it, are more than the job has auditors for a segment: distinct owners other than the accused one.
     function checkFault(State storage s, IRegistry.Fault calldata f, IRegistry.Line[] memory lines) internal view {
         address owner = s.operators[OperatorId.unwrap(f.operator)].owner;
         require(owner != address(0), IRegistry.BadSettlement("fault of an unknown operator"));
@@ -29,7 +29,7 @@ library Marks {
         require(own, IRegistry.BadSettlement("fault in another job"));
         uint256 accusers = f.accusers.length;
         require(accusers <= MAX_ACCUSERS, IRegistry.BadSettlement("too many accusers"));
-        bool carried = f.reason == DISAGREED || accusers > s.jobs[f.job].auditorsPerSegment;
+        bool carried = f.reason == DISAGREED || accusers == 0 || accusers > s.jobs[f.job].auditorsPerSegment;
         require(carried, IRegistry.BadSettlement("too few accusers"));
         address[] memory owners = new address[](accusers + 1);
         owners[accusers] = owner;

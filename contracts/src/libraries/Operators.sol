@@ -37,7 +37,7 @@ library Operators {
         for (uint256 left = workloads; left != 0; left &= left - 1) {
             s.benches[uint8(LibBit.ffs(left))].add(msg.sender, p.unstakeDelay);
         }
-        addStake(s, p, stake);
+        _back(s, p, stake);
         return OperatorId.wrap(id);
     }
 
@@ -60,7 +60,7 @@ library Operators {
         bytes32 claimed = TypedData.verifierKey(msg.sender, s.operators[OperatorId.unwrap(id)].key, publicKey);
         VerifierSet.requirePossession(publicKey, TypedData.digest(claimed), possession);
         _seat(s, p, OperatorId.unwrap(id), publicKey);
-        addStake(s, p, stake);
+        _back(s, p, stake);
     }
 
     function rotateKey(State storage s, OperatorId id, address key, bytes calldata consent) external {
@@ -107,11 +107,8 @@ library Operators {
 
     // ------------------------------------------------------------------------------------------------- stake
 
-    function addStake(State storage s, IRegistry.Params memory p, uint96 amount) public {
-        IRegistry.Account storage a = s.accounts[msg.sender];
+    function addStake(State storage s, uint96 amount) external {
         Stakes.credit(s, msg.sender, amount);
-        uint256 required = Stakes.required(a, p);
-        require(a.stake >= required, IRegistry.StakeTooLow(msg.sender, a.stake, required));
     }
 
     function requestUnstake(State storage s, IRegistry.Params memory p, uint96 amount) external {
@@ -155,6 +152,14 @@ library Operators {
     }
 
     // ------------------------------------------------------------------------------------------------ helpers
+
+    /// @dev Adds stake, which must back all of the caller's operators then.
+    function _back(State storage s, IRegistry.Params memory p, uint96 amount) private {
+        Stakes.credit(s, msg.sender, amount);
+        IRegistry.Account storage a = s.accounts[msg.sender];
+        uint256 required = Stakes.required(a, p);
+        require(a.stake >= required, IRegistry.StakeTooLow(msg.sender, a.stake, required));
+    }
 
     function _enlist(
         State storage s,

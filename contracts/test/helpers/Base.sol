@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {Court} from "../../src/Court.sol";
 import {Credit} from "../../src/Credit.sol";
+import {Lens} from "../../src/Lens.sol";
 import {Registry} from "../../src/Registry.sol";
-import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../../src/interfaces/IRegistry.sol";
+import {ICourt} from "../../src/interfaces/ICourt.sol";
+import {IRegistry, OperatorId, JobId, BatchId} from "../../src/interfaces/IRegistry.sol";
 import {BLS12381} from "../../src/libraries/BLS12381.sol";
-import {Merkle} from "../../src/libraries/Merkle.sol";
 import {Bls} from "./Bls.sol";
 import {Deployer} from "./Deployer.sol";
 import {Vm} from "./Vm.sol";
@@ -17,21 +19,44 @@ abstract contract Base {
     uint256 internal constant CREDIT = 1e18;
     uint96 internal constant NODE_STAKE = 100e18;
     uint96 internal constant VERIFIER_STAKE = 1000e18;
+    uint96 internal constant PENALTY = 20e18;
     uint40 internal constant WINDOW = 1 hours;
+    uint40 internal constant SETTLE_TIME = 1 hours;
+    uint40 internal constant GRACE = 6 hours;
+    uint40 internal constant RECEIPT_TIME = 10 minutes;
+    uint40 internal constant TAKEOVER = 10 minutes;
+    uint40 internal constant SEAT_DELAY = 1 days;
+    uint40 internal constant UNSTAKE_DELAY = 2 days;
+    uint64 internal constant UNITS = 10;
+    uint8 internal constant MISMATCH = 1;
+    uint8 internal constant DISAGREED = 4;
     address internal constant REQUESTER = address(0xcafe);
     bytes internal constant RECORD = hex"015512200000000000000000000000000000000000000000000000000000000000000001";
 
     Credit internal credit;
     Registry internal registry;
+    Court internal court;
+    Lens internal lens;
     bytes32 internal domain;
+    /// @dev The ABI-encoded header of each batch, as its last event shows it.
+    mapping(BatchId => bytes) private _headers;
+    /// @dev Nodes in the order of their registration, for accusers.
+    uint32[] private _nodes;
 
     function setUp() public virtual {
         vm.warp(1_800_000_000);
         vm.roll(1000);
         credit = new Credit(1e9 * CREDIT);
-        registry = Deployer.registry(address(credit), parameters());
-        domain = registry.domainSeparator();
+        deploy();
         fund(REQUESTER, 1e6 * CREDIT);
+    }
+
+    function deploy() internal {
+        address expected = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
+        registry = Deployer.registry(address(credit), parameters(), expected);
+        court = Deployer.court(registry, courtParameters());
+        lens = Deployer.lens(registry);
+        domain = registry.domainSeparator();
     }
 
     function parameters() internal pure returns (IRegistry.Params memory) {
@@ -39,31 +64,42 @@ abstract contract Base {
             nodeStake: NODE_STAKE,
             verifierStake: VERIFIER_STAKE,
             challengeWindow: WINDOW,
-            unstakeDelay: 2 days,
-            settleGrace: 1 days,
-            takeoverTimeout: 10 minutes,
+            unstakeDelay: UNSTAKE_DELAY,
+            settleTime: SETTLE_TIME,
+            settleGrace: GRACE,
+            receiptTime: RECEIPT_TIME,
+            takeoverTimeout: TAKEOVER,
+            seatDelay: SEAT_DELAY,
+            idlePeriod: 1 days,
             drawDelay: 2,
             collusionBps: 1000,
-            slashRequesterBps: 4000,
-            slashAuditorBps: 3000,
-            court: IRegistry.CourtParams({
-                bond: 50e18,
-                appealBond: 150e18,
-                voteTime: 1 hours,
-                revealTime: 1 hours,
-                jurorFine: 5e18,
-                receiptPenalty: 100e18,
-                appealTime: 1 hours,
-                roundExpiry: 6 hours,
-                answerTime: 1 hours,
-                juryDelay: 2,
-                jurySize: 3,
-                appealJurySize: 5,
-                winnerBps: 4000,
-                requesterBps: 1000,
-                juryBps: 3000,
-                quarantine: 0
-            })
+            slashRequesterBps: 500,
+            slashAuditorBps: 1000,
+            leaderBps: 5000,
+            settlePenalty: PENALTY
+        });
+    }
+
+    function courtParameters() internal pure returns (ICourt.Params memory) {
+        return ICourt.Params({
+            bond: 50e18,
+            appealBond: 150e18,
+            jurorFine: 5e18,
+            receiptPenalty: 100e18,
+            lateFine: 5e18,
+            drawReward: 1e18,
+            voteTime: 1 hours,
+            revealTime: 1 hours,
+            appealTime: 1 hours,
+            drawTime: 2 hours,
+            answerTime: 1 hours,
+            juryDelay: 2,
+            jurySize: 3,
+            appealJurySize: 5,
+            redraws: 1,
+            winnerBps: 1000,
+            requesterBps: 500,
+            juryBps: 3000
         });
     }
 
@@ -91,41 +127,69 @@ abstract contract Base {
 
     function addNode(uint256 i) internal returns (OperatorId) {
         fund(owner(i), 1000 * CREDIT);
-        bytes memory agreed = consent(1000 + i, owner(i));
+        return listNode(i, i, NODE_STAKE, 1);
+    }
+
+    /// @notice Registers the node with key `1000 + key` under owner `i`, or lists it again.
+    function listNode(uint256 i, uint256 key, uint96 stake, uint64 workloads) internal returns (OperatorId id) {
+        bytes memory agreed = consent(1000 + key, owner(i));
         vm.prank(owner(i));
-        return registry.registerNode(vm.addr(1000 + i), NODE_STAKE, 1, "127.0.0.1:4001", agreed);
+        id = registry.registerNode(vm.addr(1000 + key), stake, workloads, "127.0.0.1:4001", agreed);
+        _nodes.push(OperatorId.unwrap(id));
     }
 
     function possession(uint256 i, address for_) internal view returns (bytes memory) {
+        return possession(i, 3000 + i, for_);
+    }
+
+    function possession(uint256 i, uint256 secret, address for_) internal view returns (bytes memory) {
         bytes32 hash = keccak256(
             abi.encode(
                 keccak256("VerifierKey(address owner,address key,bytes publicKey)"),
                 for_,
                 vm.addr(2000 + i),
-                keccak256(Bls.publicKey(3000 + i))
+                keccak256(Bls.publicKey(secret))
             )
         );
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain, hash));
-        return Bls.sign(3000 + i, digest, BLS12381.POSSESSION_TAG);
+        return Bls.sign(secret, digest, BLS12381.POSSESSION_TAG);
     }
 
     function addVerifier(uint256 i) internal returns (OperatorId) {
         fund(owner(i), 2000 * CREDIT);
-        bytes memory agreed = consent(2000 + i, owner(i));
-        bytes memory key = Bls.publicKey(3000 + i);
-        bytes memory proof = possession(i, owner(i));
-        vm.prank(owner(i));
-        return registry.registerVerifier(vm.addr(2000 + i), VERIFIER_STAKE, "127.0.0.1:4000", agreed, key, proof);
+        return seat(i, VERIFIER_STAKE, 3000 + i);
     }
 
-    // ------------------------------------------------------------------------------------------------ batches
+    /// @notice Takes a seat for owner i's verifier with the BLS key of `secret`, for the first time or again.
+    function seat(uint256 i, uint96 stake, uint256 secret) internal returns (OperatorId) {
+        bytes memory agreed = consent(2000 + i, owner(i));
+        bytes memory key = Bls.publicKey(secret);
+        bytes memory proof = possession(i, secret, owner(i));
+        vm.prank(owner(i));
+        return registry.registerVerifier(vm.addr(2000 + i), stake, "127.0.0.1:4000", agreed, key, proof);
+    }
 
-    function jobParams(uint96 reward, uint96 fee) internal view returns (IRegistry.JobParams memory) {
+    function slotOf(uint256 i) internal view returns (uint8) {
+        return uint8(registry.operatorState(registry.operatorOf(vm.addr(2000 + i))).index);
+    }
+
+    function later(uint256 time) internal {
+        vm.warp(vm.getBlockTimestamp() + time);
+    }
+
+    // -------------------------------------------------------------------------------------------------- jobs
+
+    function jobParams(uint96 reward, uint96 auditFee, uint96 verifierFee)
+        internal
+        view
+        returns (IRegistry.JobParams memory)
+    {
         return IRegistry.JobParams({
             manifest: bytes32(uint256(1)),
             reward: reward,
-            auditFee: fee,
-            taskCount: 10,
+            auditFee: auditFee,
+            verifierFee: verifierFee,
+            units: UNITS,
             deadline: uint40(vm.getBlockTimestamp() + 1 days),
             auditorsPerSegment: 2,
             segmentsPerAudit: 1,
@@ -133,19 +197,73 @@ abstract contract Base {
         });
     }
 
+    /// @notice 10 units for 1,000 of reward, 100 of audit fee and 10 of verifier fee.
     function openJob() internal returns (JobId) {
-        IRegistry.JobParams memory p = jobParams(1000e18, 100e18);
+        return openJob(jobParams(1000e18, 100e18, 10e18));
+    }
+
+    function openJob(IRegistry.JobParams memory p) internal returns (JobId) {
         vm.prank(REQUESTER);
         return registry.openJob(p);
     }
 
-    /// @notice Verifier `i` commits a batch of 10, which is drawn.
-    function commit(JobId job, uint256 i) internal returns (BatchId batch) {
+    // ------------------------------------------------------------------------------------------------ batches
+
+    function line(JobId job, uint64 units) internal pure returns (IRegistry.Line memory) {
+        return IRegistry.Line(uint64(JobId.unwrap(job)), units, 0, 0, 0);
+    }
+
+    function lines(JobId job, uint64 units) internal pure returns (IRegistry.Line[] memory row) {
+        row = new IRegistry.Line[](1);
+        row[0] = line(job, units);
+    }
+
+    /// @notice Verifier `i` commits the whole job, and the batch is drawn.
+    function commit(JobId job, uint256 i) internal returns (BatchId) {
+        return commit(job, i, UNITS);
+    }
+
+    function commit(JobId job, uint256 i, uint64 units) internal returns (BatchId batch) {
+        batch = commitLines(i, bytes32(uint256(2)), 10, lines(job, units));
+        drawNow(batch);
+    }
+
+    function commitLines(uint256 i, bytes32 root, uint32 size, IRegistry.Line[] memory row)
+        internal
+        returns (BatchId batch)
+    {
+        vm.recordLogs();
         vm.prank(vm.addr(2000 + i));
-        batch = registry.commitBatch(job, bytes32(uint256(2)), 10);
-        vm.roll(vm.getBlockNumber() + 3);
-        vm.setBlockhash(vm.getBlockNumber() - 1, keccak256("entropy"));
+        batch = registry.commitBatch(root, size, bytes32(uint256(3)), row);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        bytes memory data = _logOf(logs, IRegistry.BatchCommitted.selector);
+        (,, IRegistry.Line[] memory reserved,) = abi.decode(data, (uint32, bytes32, IRegistry.Line[], uint24));
+        _headers[batch] = abi.encode(IRegistry.Header(root, size, bytes32(uint256(3)), reserved));
+    }
+
+    function drawNow(BatchId batch) internal {
+        mine();
+        vm.setBlockhash(uint256(registry.batch(batch).commitBlock) + 2, keccak256(abi.encode("draw", batch)));
         registry.draw(batch);
+    }
+
+    function headerOf(BatchId batch) internal view returns (IRegistry.Header memory) {
+        return abi.decode(_headers[batch], (IRegistry.Header));
+    }
+
+    /// @notice Verifier `i` becomes the batch's leader.
+    function takeBatch(BatchId batch, uint256 i) internal {
+        IRegistry.Header memory header = headerOf(batch);
+        vm.recordLogs();
+        vm.prank(vm.addr(2000 + i));
+        registry.takeBatch(batch, header);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        (header.lines,) = abi.decode(_logOf(logs, IRegistry.BatchTaken.selector), (IRegistry.Line[], uint24));
+        _headers[batch] = abi.encode(header);
+    }
+
+    function dropBatch(BatchId batch) internal {
+        registry.dropBatch(batch, headerOf(batch));
     }
 
     function mine() internal {
@@ -153,35 +271,12 @@ abstract contract Base {
         vm.setBlockhash(vm.getBlockNumber() - 2, keccak256(abi.encode("entropy", vm.getBlockNumber())));
     }
 
-    /// @notice A commitment of node `i`, the only one of a batch.
-    function commitmentOf(uint256 i) internal pure returns (IRegistry.Commitment memory) {
-        return IRegistry.Commitment(1, 0, vm.addr(1000 + i), 0, 0, 0, 8, RECORD, 10);
-    }
+    // -------------------------------------------------------------------------------------------- settlement
 
-    function structHash(IRegistry.Commitment memory c) internal pure returns (bytes32) {
-        bytes32 kind = keccak256(
-            "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
-        );
-        bytes32 result = keccak256(c.result);
-        return keccak256(
-            abi.encode(kind, c.job, c.task, c.node, c.manifest, c.inputs, c.traceRoot, c.segments, result, c.workUnits)
-        );
-    }
-
-    function leafOf(bytes32 hash) internal pure returns (bytes32) {
-        return keccak256(abi.encodePacked(bytes1(0), hash));
-    }
-
-    /// @notice A receipt of verifier `i` for `leaf`.
-    function receipt(uint256 i, bytes32 leaf, uint64 deadline) internal view returns (bytes memory) {
-        bytes32 kind = keccak256("Receipt(bytes32 leaf,uint64 deadline)");
-        return signed(2000 + i, keccak256(abi.encode(kind, leaf, deadline)));
-    }
-
-    /// @notice A settlement with one payout and no faults.
+    /// @notice A settlement with one payout and no faults, in which the first line pays all its units.
     function settlement(BatchId batch, OperatorId operator, uint96 amount)
         internal
-        pure
+        view
         returns (IRegistry.Settlement memory s)
     {
         s.batch = batch;
@@ -190,6 +285,10 @@ abstract contract Base {
         s.payoutTotal = amount;
         s.auditUnits = 1;
         s.record = RECORD;
+        if (_headers[batch].length == 0) return s;
+        IRegistry.Line[] memory row = headerOf(batch).lines;
+        s.shares = new IRegistry.Share[](row.length);
+        s.shares[0] = IRegistry.Share(row[0].units, amount);
     }
 
     function claimOf(BatchId batch, OperatorId operator, uint96 amount)
@@ -203,16 +302,24 @@ abstract contract Base {
 
     function withFault(IRegistry.Settlement memory s, OperatorId operator)
         internal
-        pure
+        view
         returns (IRegistry.Settlement memory)
     {
-        return withFault(s, operator, 1);
+        return withFault(s, operator, MISMATCH);
     }
 
-    /// @notice The same settlement with one fault more.
+    /// @notice The same settlement with one fault more, carried by three other owners' nodes.
     function withFault(IRegistry.Settlement memory s, OperatorId operator, uint8 reason)
         internal
-        pure
+        view
+        returns (IRegistry.Settlement memory)
+    {
+        return withFault(s, operator, reason, accusersOf(operator));
+    }
+
+    function withFault(IRegistry.Settlement memory s, OperatorId operator, uint8 reason, uint32[] memory accusers)
+        internal
+        view
         returns (IRegistry.Settlement memory)
     {
         IRegistry.Fault[] memory before = s.faults;
@@ -220,8 +327,27 @@ abstract contract Base {
         for (uint256 i = 0; i < before.length; ++i) {
             s.faults[i] = before[i];
         }
-        s.faults[before.length] = IRegistry.Fault(operator, 3, 1, reason);
+        s.faults[before.length] = IRegistry.Fault(operator, headerOf(s.batch).lines[0].job, 3, 1, reason, accusers);
         return s;
+    }
+
+    /// @notice The first three nodes of distinct owners other than the operator's.
+    function accusersOf(OperatorId operator) internal view returns (uint32[] memory accusers) {
+        accusers = new uint32[](3);
+        address[] memory owners = new address[](4);
+        owners[0] = registry.operatorState(operator).owner;
+        uint256 found;
+        for (uint256 i = 0; i < _nodes.length && found < 3; ++i) {
+            address other = registry.operatorState(OperatorId.wrap(_nodes[i])).owner;
+            bool known;
+            for (uint256 n = 0; n <= found; ++n) {
+                known = known || owners[n] == other;
+            }
+            if (known) continue;
+            accusers[found] = _nodes[i];
+            owners[++found] = other;
+        }
+        require(found == 3, "a fault needs three nodes of other owners: addNode");
     }
 
     /// @notice Signed by verifiers `first` to `first + count - 1`.
@@ -231,23 +357,38 @@ abstract contract Base {
         returns (uint256 bitmap, bytes memory signature)
     {
         uint256[] memory secrets = new uint256[](count);
-        IRegistry.VerifierView[] memory set = registry.verifiers(0, 256);
         for (uint256 i = 0; i < count; ++i) {
             secrets[i] = 3000 + first + i;
-            for (uint256 n = 0; n < set.length; ++n) {
-                if (set[n].key == vm.addr(2000 + first + i)) bitmap |= 1 << set[n].slot;
-            }
+            bitmap |= 1 << slotOf(first + i);
         }
         signature = signatureOf(s, secrets);
     }
 
     function signatureOf(IRegistry.Settlement memory s, uint256[] memory secrets) internal view returns (bytes memory) {
-        return Bls.aggregate(secrets, registry.settlementDigest(s));
+        return Bls.aggregate(secrets, registry.settlementDigest(s, headerOf(s.batch)));
     }
 
     function settle(IRegistry.Settlement memory s, uint256 first, uint256 count) internal {
         (uint256 bitmap, bytes memory signature) = quorum(s, first, count);
-        registry.settleBatch(s, bitmap, signature);
+        settle(s, bitmap, signature);
+    }
+
+    function settle(IRegistry.Settlement memory s, uint256 bitmap, bytes memory signature) internal {
+        IRegistry.Header memory header = headerOf(s.batch);
+        vm.recordLogs();
+        registry.settleBatch(s, header, bitmap, signature);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        bytes memory data = _logOf(logs, IRegistry.BatchSettled.selector);
+        (,,,,,,,,, header.lines) = abi.decode(
+            data, (uint8, bytes32, uint32, uint256, uint256, bytes32, bytes, uint256, uint256, IRegistry.Line[])
+        );
+        _headers[s.batch] = abi.encode(header);
+    }
+
+    /// @notice The Court voids a settlement.
+    function voidBatch(BatchId batch, bool slashSigners) internal returns (uint96) {
+        vm.prank(address(court));
+        return registry.void(batch, slashSigners);
     }
 
     // ------------------------------------------------------------------------------------------------- books
@@ -255,10 +396,18 @@ abstract contract Base {
     function held() internal view returns (uint256) {
         IRegistry.Totals memory t = registry.totals();
         (,,, uint256 batches,) = registry.counts();
-        return uint256(t.stakes) + t.unbonding + t.bonds + t.burned + t.escrow + registry.claimable(1, batches + 1);
+        return uint256(t.stakes) + t.unbonding + t.bonds + t.burned + t.escrow + lens.claimable(1, batches + 1);
     }
 
     function assertConserved() internal view {
         vm.assertEq(credit.balanceOf(address(registry)), held(), "every token is accounted for");
+    }
+
+    /// @dev The data of the first log of a kind.
+    function _logOf(Vm.Log[] memory logs, bytes32 kind) private pure returns (bytes memory) {
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].topics[0] == kind) return logs[i].data;
+        }
+        revert("no such event");
     }
 }

@@ -3,6 +3,16 @@ pragma solidity 0.8.37;
 
 /// @notice The cheatcodes that the tests use; forge-std is not published on npm.
 interface Vm {
+    struct Log {
+        bytes32[] topics;
+        bytes data;
+        address emitter;
+    }
+
+    function recordLogs() external;
+    function getRecordedLogs() external returns (Log[] memory);
+    function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
+    function getNonce(address account) external view returns (uint64);
     function prank(address sender) external;
     function warp(uint256 time) external;
     function roll(uint256 number) external;
