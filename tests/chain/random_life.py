@@ -140,9 +140,10 @@ class Life:
             Payout(node.id, Wei(CREDIT), valid=self.random.randrange(3), audits=1) for node in view.operators[:3]
         )
         suspect = self.random.choice(view.operators).id
+        accusers = tuple(node.id for node in view.operators[3:6])
         reason = self.random.choice([FaultReason.MISMATCH, FaultReason.WITHHELD, FaultReason.DISAGREED])
         job = view.header.lines[0].job
-        fault = Fault(suspect, job, TaskIndex(0), SegmentIndex(0), reason, (payouts[0].operator,))
+        fault = Fault(suspect, job, TaskIndex(0), SegmentIndex(0), reason, accusers)
         faults = (fault,) if self.random.random() < 0.5 else ()
         first, *rest = view.header.lines
         shares = (Share(first.units, Wei(sum(p.amount for p in payouts))), *(Share(0, Wei(0)) for _ in rest))

@@ -39,8 +39,12 @@ def check_batches(chain: ChainClient, history: History, block: int) -> None:
     """The same batches are open, with the same headers."""
     count = chain._read("counts", block=block)[3]
     states = [chain.batch(BatchId(number), block=block) for number in range(1, count + 1)]
-    opened = {state.id: state.header for state in states if not state.dropped and not state.settled_at}
-    assert {known.batch: header_hash(known.header) for known in history.open_batches(block)} == opened
+    opened = {state.id: state for state in states if not state.dropped and not state.settled_at}
+    held = {known.batch: known.header for known in history.open_batches(block)}
+    assert list(held) == list(opened)
+    for number, state in opened.items():
+        assert held[number].size == state.size
+        assert state.voided or header_hash(held[number]) == state.header
 
 
 def check_view(chain: ChainClient, batch: BatchId) -> None:

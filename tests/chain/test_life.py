@@ -6,7 +6,7 @@ import pytest
 from world import CREDIT, MEMBERS, World
 
 from proofyard.chain import ChainClient, Cursor, JobTerms, Wallet, claim_of
-from proofyard.chain.errors import ChainError
+from proofyard.chain.errors import Refused
 from proofyard.chain.events import BatchSettled, Claimed, Event, Faulted, FeesPaid, JobCommitted, JobOpened, SlashFinal
 from proofyard.chain.refusals import AlreadyClaimed, AlreadySettled, JobStillOpen, TooEarlyToDraw, WindowOpen
 from proofyard.protocol import bls
@@ -131,5 +131,5 @@ def test_the_lens_that_travels_says_what_the_deployed_one_says(network) -> None:
     )
     assert chain._call(lens, "payoutWeight", world.ids[0]) == chain.payout_weight(world.nodes[0].address)
     assert [record.counts for record in chain.active_verifiers()] == [True, True]
-    with pytest.raises(ChainError):
-        chain._lens.read("operator", 99)
+    with pytest.raises(Refused):
+        chain.audit_probability(world.nodes[0].address, 1, Wei(CREDIT), 0, 1)

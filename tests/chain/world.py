@@ -160,9 +160,9 @@ class World:
     def settlement(
         self, job: JobId, *, faulty: tuple[int, ...] = (), reason: FaultReason = FaultReason.MISMATCH
     ) -> Settlement:
-        """Everybody's task is right, but those of the nodes at `faulty`, accused by the first two others."""
+        """Everybody's task is right, but those of the nodes at `faulty`, accused by the first three others."""
         payouts = self.payouts(skip=faulty)
-        accusers = tuple(payout.operator for payout in payouts[:2])
+        accusers = tuple(payout.operator for payout in payouts[:3])
         faults = tuple(Fault(self.ids[i], job, TaskIndex(i), SegmentIndex(1), reason, accusers) for i in faulty)
         share = Share(UNITS * len(payouts), Wei(sum(payout.amount for payout in payouts)))
         return Settlement(payouts, faults, (share,), EMPTY_ROOT, raw_cid(b"record"))

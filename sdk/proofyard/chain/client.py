@@ -232,14 +232,16 @@ class ChainClient(HistoryReader):
 
     def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
         """Commit to `size` commitments by their Merkle root. `members` is the sha2-256 digest in the CID of the member
-        list, `lines` the work units of each job in the batch."""
-        rows = [(job, units, 0, 0, 0) for job, units in lines]
+        list, `lines` the work units of each job in it, which the batch has in ascending order of jobs."""
+        rows = [(job, units, 0, 0, 0) for job, units in sorted(lines)]
         return event_of(self.transact("commitBatch", root, size, members, rows), BatchCommitted).batch
 
     def find_batch(self, root: Digest, *, since: int | None = None) -> BatchId | None:
         """The newest batch that this wallet's operator committed to `root` from block `since` on and that was not
         dropped, so that a verifier that crashed after sending does not send again."""
         operator = self.operator_of(self._signer().address)
+        if operator is None:
+            return None
         found = self.find_batches(root, operator, since=self.first_block if since is None else since)
         return next((event.batch for event in reversed(found) if not self.batch(event.batch).dropped), None)
 
@@ -287,14 +289,15 @@ class ChainClient(HistoryReader):
         """Call a function of the Registry by its Solidity name: for the typed calls here."""
         return self._send(function, self.registry, self._contract.encode_abi(function, list(args)))
 
-    def transact_court(self, function: str, *args: Any) -> TxReceipt:
+    def transact_court(self, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""
-        return self._send(function, self.court, self._court.encode_abi(function, list(args)))
+        data = self._court.encode_abi(function, list(args))
+        return self._send(function, self.court, data, in_next_block=in_next_block)
 
-    def _send(self, what: str, to: Address, data: str) -> TxReceipt:
+    def _send(self, what: str, to: Address, data: str, *, in_next_block: bool = False) -> TxReceipt:
         if self._sender is None:
             raise NoWallet
-        return self._sender.send(what, to, data)
+        return self._sender.send(what, to, data, in_next_block=in_next_block)
 
     def approve(self, amount: Wei) -> None:
         """Let the Registry take `amount`."""

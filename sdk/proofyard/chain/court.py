@@ -26,7 +26,7 @@ from proofyard.protocol.settlement import Header, Settlement
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, Wei
 
 SALT_TYPEHASH = keccak(b"ChallengeSalt(bytes32 subject)")
-SEAL_PATIENCE_S = 120.0
+SEAL_PATIENCE_S = 60.0
 """How long the block after the seal's may take."""
 POLL_S = 0.25
 OPEN_PHASES = (Phase.DRAW, Phase.VOTE, Phase.VERDICT, Phase.ANSWER)
@@ -91,9 +91,11 @@ class Court:
             commitment.work_units,
         )
         header = header_row(self._chain.header(batch))
-        arguments = (batch, header, row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof))
+        step = (row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof))
         self._fund(self._chain.params().court.bond)
-        return self._open(batch, self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", *arguments)
+        return self._open(
+            batch, self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", batch, header, step
+        )
 
     def challenge_record(self, batch: BatchId) -> ChallengeId:
         """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
@@ -186,9 +188,9 @@ class Court:
         give_up = time.monotonic() + SEAL_PATIENCE_S
         while True:
             try:
-                receipt = self._chain.transact_court(function, *arguments, salt)
+                receipt = self._chain.transact_court(function, *arguments, salt, in_next_block=True)
                 return event_of(receipt, ChallengeOpened).challenge
-            except NotSealed:  # the seal's block is the newest one yet
+            except NotSealed:  # an endpoint that knows no pending block, and the seal's is the newest one yet
                 if time.monotonic() >= give_up:
                     raise
                 time.sleep(POLL_S)

@@ -175,12 +175,13 @@ class BatchDrawn(Event):
 
 @dataclass(frozen=True)
 class BatchTaken(Event):
-    """`verifier` leads the batch instead of `before`; `lines` are those from now on."""
+    """`verifier` leads the batch instead of `before`; `lines` and the version of the `quorum` are those from now on."""
 
     batch: BatchId
     verifier: OperatorId
     before: OperatorId
     lines: tuple[Line, ...]
+    quorum: int
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leading:
-    """Who leads a batch, and its lines with the budgets that are reserved."""
+    """Who leads a batch, its lines with the budgets that are reserved, and the version of the quorum that settles
+    it."""
 
     leader: OperatorId
     lines: tuple[Line, ...]
+    quorum: int
     attempt: int
 
 
@@ -184,7 +186,7 @@ class History:
         at = when(event.position)
         self._commits.put(event.batch, at, event)
         self._commit_blocks.put(event.batch, at, event.position.block)
-        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, 0))
+        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, 0))
         self._standing.put(event.batch, at, Standing(True, 0))
         for line in event.lines:
             self._of_job.put(line.job, at, event.batch)
@@ -200,17 +202,16 @@ class History:
     @_fold.register
     def _(self, event: BatchTaken) -> None:
         at = when(event.position)
-        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, self._attempt(event.batch, at)))
+        attempt = self._attempt(event.batch, at)
+        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, attempt))
 
     @_fold.register
     def _(self, event: BatchSettled) -> None:
-        at = when(event.position)
-        self._standing.put(event.batch, at, Standing(False, self._attempt(event.batch, at), event.record))
+        self._standing.put(event.batch, when(event.position), Standing(False, event.attempt, event.record))
 
     @_fold.register
     def _(self, event: BatchVoided) -> None:
-        at = when(event.position)
-        self._standing.put(event.batch, at, Standing(True, self._attempt(event.batch, at) + 1))
+        self._standing.put(event.batch, when(event.position), Standing(True, event.attempt))
 
     @_fold.register
     def _(self, event: BatchDropped) -> None:
@@ -340,7 +341,7 @@ class History:
             attempt=leading.attempt,
             leader=leading.leader,
             header=self._header(batch, leading.lines),
-            quorum=self._quorum(commit),
+            quorum=self._quorum(leading.quorum),
             commit_block=drawn.number - self._params.draw_delay,
             draw_block=drawn.number,
             drawn_at=drawn.time,
@@ -361,6 +362,8 @@ class History:
     def _attempt_of(self, batch: BatchId, attempt: int | None) -> Leading:
         """Who led an attempt last, and with what lines."""
         changes = [leading for _, leading in self._leading.changes(batch, end_of(self.read_to))]
+        if not changes:
+            raise EventsMissing(f"batch {batch}")
         wanted = changes[-1].attempt if attempt is None else attempt
         found = [leading for leading in changes if leading.attempt == wanted]
         if not found:
@@ -385,9 +388,16 @@ class History:
         settled = [(other, known.record) for other, known in standings if known and known.record]
         return tuple(self._open(other, claim) for other in claimed), tuple(settled)
 
-    def _quorum(self, commit: BatchCommitted) -> tuple[Seat, ...]:
-        at = when(commit.position)
-        counting = self._quorums.at(commit.quorum, end_of(self.read_to)) or 0  # fixed since the first commit
+    def quorum(self, batch: BatchId) -> tuple[Seat, ...]:
+        """The seats that decide on a batch now, whether or not they are still taken."""
+        return self._quorum(self._attempt_of(batch, None).quorum)
+
+    def _quorum(self, version: int) -> tuple[Seat, ...]:
+        """The seats of a version of the quorum, each with the one holder that it had in it."""
+        now = end_of(self.read_to)
+        after = self._quorums.changes(version + 1, now)
+        at = (after[0][0][0], after[0][0][1] - 1) if after else now
+        counting = self._quorums.at(version, now) or 0
         holders = [(slot, self._holders.at(slot, at)) for slot in range(counting.bit_length()) if counting >> slot & 1]
         return tuple(Seat(slot, holder, self._owner(holder, at)) for slot, holder in holders if holder)
 

@@ -33,8 +33,8 @@ from proofyard.protocol.settlement import Header, OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 SLOTS = 256
-SETTLED = 11
-"""Where `IRegistry.Batch` holds its `Settled`, whose own bitmap of claims `is_claimed` reads."""
+SETTLED, SETTLED_FIELDS = 11, 6
+"""Where `IRegistry.Batch` holds its `Settled`, and how many fields of that are shown; the others are for claims."""
 
 
 class RegistryReader(Binding):
@@ -162,8 +162,7 @@ class RegistryReader(Binding):
 
     def batch(self, batch: BatchId, *, block: BlockIdentifier = LATEST) -> BatchState:
         row = self._read("batch", batch, block=block)
-        settled = row[SETTLED]
-        return BatchState(batch, *row[:SETTLED], *settled[:-1], *row[SETTLED + 1 :])
+        return BatchState(batch, *row[:SETTLED], *row[SETTLED][:SETTLED_FIELDS], *row[SETTLED + 1 :])
 
     def header(self, batch: BatchId) -> Header:
         """What the batch is now, from its events: calls that act on a batch bring it along."""
@@ -207,11 +206,6 @@ class RegistryReader(Binding):
     def settled(self, job: JobId) -> list[BatchSettled]:
         """All settlements of a job's batches, oldest first; a batch whose settlement was voided has several."""
         return [event for event in self._batch_events(job, BatchSettled) if isinstance(event, BatchSettled)]
-
-    def signers_of(self, batch: BatchId) -> list[VerifierRecord]:
-        """Who may sign the batch's settlement: the verifiers whose seats counted at its commit and are still taken."""
-        counting = self.quorum(self.batch(batch).quorum)
-        return [record for record in self.active_verifiers() if counting >> record.slot & 1]
 
     def find_batches(self, root: Digest, verifier: OperatorId | None = None, *, since: int = 0) -> list[BatchCommitted]:
         """The commits to `root` (by `verifier`, where one is named) from block `since` on, oldest first."""
@@ -257,7 +251,7 @@ def _verifier(row: Sequence[Any]) -> VerifierRecord:
 
 
 def _slash(row: Sequence[Any]) -> SlashRecord:
-    operator, amount, valid, last_fault, task, segment, reason, forfeits, job, absolved, accusers = row
+    operator, amount, valid, last_fault, task, segment, reason, forfeits, job, absolved, _, accusers = row
     return SlashRecord(
         operator=OperatorId(operator),
         amount=Wei(amount),

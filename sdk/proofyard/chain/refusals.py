@@ -73,7 +73,7 @@ class BadVote(Refused):
 
 
 class BatchExpired(Refused):
-    sentence = "nobody settled batch {batch} until Unix time {at}; drop it"
+    sentence = "nobody settled batch {batch} until Unix time {end}; drop it"
 
 
 class Contested(Refused):
@@ -187,10 +187,6 @@ class PayoutsExceedTotal(Refused):
     exit_code = 4
 
 
-class SafeERC20FailedOperation(Refused):
-    sentence = "the token {token} refused a transfer; check balance and allowance"
-
-
 class SeatTooNew(Refused):
     sentence = "the seat of verifier {verifier} counts from Unix time {countsFrom}; wait"
 
@@ -233,6 +229,14 @@ class TooManyOperators(Refused):
 
 class TooManyUnits(Refused):
     sentence = "job {job} has {left} work units left and the batch holds {units}; commit fewer"
+
+
+class TransferFailed(Refused):
+    sentence = "the token refused to pay out; it may be paused, try again later"
+
+
+class TransferFromFailed(Refused):
+    sentence = "the token refused to be taken; check balance and allowance"
 
 
 class TransferMismatch(Refused):

@@ -23,6 +23,8 @@ from proofyard.chain.refusals import refusal
 from proofyard.protocol.types import Address
 
 TIMEOUT_S = 30.0
+TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
+"""Errors of Solady's SafeTransferLib, which no ABI lists."""
 
 
 def connect(rpc_url: str) -> Web3:
@@ -84,13 +86,13 @@ def _reason(error: Exception) -> str:
 
 
 def _error_table() -> dict[bytes, dict[str, Any]]:
-    table = {}
-    for name in ("Credit", "Registry", "Court", "Lens"):
-        for entry in contract(name).abi:
-            if entry["type"] == "error":
-                signature = abi_to_signature(entry)  # type: ignore[arg-type]
-                table[function_signature_to_4byte_selector(signature)] = entry
-    return table
+    entries = [entry for name in ("Credit", "Registry", "Court", "Lens") for entry in contract(name).abi]
+    entries += [{"type": "error", "name": name, "inputs": []} for name in TOKEN_ERRORS]
+    return {
+        function_signature_to_4byte_selector(abi_to_signature(entry)): entry  # type: ignore[arg-type]
+        for entry in entries
+        if entry["type"] == "error"
+    }
 
 
 _ERRORS = _error_table()

@@ -13,7 +13,7 @@ from eth_typing import HexStr
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
-from web3.types import TxParams, TxReceipt
+from web3.types import BlockIdentifier, TxParams, TxReceipt
 from web3.types import Wei as EthWei
 
 from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionLost
@@ -55,23 +55,24 @@ class Sender:
         self._receipt_lag = receipt_lag
         self._lock = threading.Lock()
 
-    def send(self, what: str, to: str | None, data: str) -> TxReceipt:
+    def send(self, what: str, to: str | None, data: str, *, in_next_block: bool = False) -> TxReceipt:
         """Send and wait until mined. Raises `Refused` when the contract refuses, before or in the block.
 
-        `what` names the action in errors; `to` is None to create a contract.
+        `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the newest
+        block and not in the one that comes, so the estimate is asked for that.
         """
         with self._lock, mapped_errors(self._rpc_url):
             call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
             if to is not None:
                 call["to"] = Web3.to_checksum_address(to)
-            receipt = self._until_mined(what, call)
+            receipt = self._until_mined(what, call, "pending" if in_next_block else None)
             if receipt["status"] != 1:
                 self._w3.eth.call(call, receipt["blockNumber"])  # raises the reason
                 raise ChainError(f"{what} failed in block {receipt['blockNumber']} and would not now; try it again")
             return receipt
 
-    def _until_mined(self, what: str, call: TxParams) -> TxReceipt:
-        gas = self._estimate(call)
+    def _until_mined(self, what: str, call: TxParams, at: BlockIdentifier | None) -> TxReceipt:
+        gas = self._estimate(call, at)
         give_up = time.monotonic() + self._deadline
         sent: list[HexBytes] = []
         nonce, bump = self._next_nonce(), 1.0
@@ -86,7 +87,7 @@ class Sender:
             if receipt is not None:
                 return receipt
             if self._next_nonce() > nonce:
-                gas = self._estimate(call)  # refused here if another program did the same
+                gas = self._estimate(call, at)  # refused here if another program did the same
                 nonce, bump, sent = self._next_nonce(), 1.0, []
             else:
                 bump *= REPLACEMENT_BUMP
@@ -107,8 +108,8 @@ class Sender:
                 taken, until = True, time.monotonic() + self._receipt_lag
             time.sleep(self._poll)
 
-    def _estimate(self, call: TxParams) -> int:
-        return int(self._w3.eth.estimate_gas(call) * GAS_MARGIN)
+    def _estimate(self, call: TxParams, at: BlockIdentifier | None) -> int:
+        return int(self._w3.eth.estimate_gas(call, at) * GAS_MARGIN)
 
     def _priced(self, call: TxParams, gas: int, nonce: int, bump: float) -> TxParams:
         base = int(self._w3.eth.get_block("latest").get("baseFeePerGas", 0))

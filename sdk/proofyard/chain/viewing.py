@@ -6,6 +6,7 @@ from proofyard.chain.court_reader import CourtReader
 from proofyard.chain.errors import ChainError
 from proofyard.chain.following import Cursor
 from proofyard.chain.history import BlockFacts, History
+from proofyard.chain.records import VerifierRecord
 from proofyard.chain.rpc import mapped_errors
 from proofyard.protocol.types import Address, BatchId, Digest
 from proofyard.protocol.view import BatchView
@@ -43,6 +44,13 @@ class HistoryReader(CourtReader):
                 if self._read_on().rollbacks == undone:
                     return view
         raise ChainError(f"the chain at {self.rpc_url} is reorganised again and again; try again later")
+
+    def signers_of(self, batch: BatchId) -> list[VerifierRecord]:
+        """Who may sign the batch's settlement: the verifiers of its quorum that still have the seats that they had in
+        it."""
+        with self._reading:
+            seats = {(seat.slot, seat.operator) for seat in self._read_on().quorum(batch)}
+        return [record for record in self.active_verifiers() if (record.slot, record.id) in seats]
 
     def _read_on(self) -> History:
         if self._history is None:
