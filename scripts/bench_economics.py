@@ -41,6 +41,8 @@ LIMITS = frozenset(
         "verifier quorum pays its requester instead of the workers",
         "verifier quorum frames every worker",
         "verifier quorum hides lists, and commits again until the draw is kind",
+        "verifier quorum calls honest auditors absent, for a faking worker",
+        "verifier lets a batch be dropped, for its requester",
         "verifier signs records unseen",
         "verifier co-signs nothing",
         "requester pays nothing with a quorum",

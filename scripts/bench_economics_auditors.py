@@ -34,8 +34,8 @@ def pay(reward: float) -> float:
     return AUDIT_FEE * reward / (K * SEGMENTS_PER_AUDIT)
 
 
-def execution(reward: float) -> float:
-    return WORK * reward / SEGMENTS
+def execution(reward: float, segments: int = SEGMENTS) -> float:
+    return WORK * reward / segments
 
 
 def seen_with(others: Pool) -> float:

@@ -166,7 +166,7 @@ def _least(pays: Callable[[float], bool]) -> str:
 def _faking_pays(stake: float, fraction: float, costs: float) -> bool:
     for reputation, (asked, reward) in ((r, flight) for r in (0, 100, 10_000) for flight in FLIGHTS):
         of = Situation(stake, reputation, backed(stake, asked, reward), reward, NETWORK, fraction)
-        if offered(of) and loss(of.draws(), of.stake, of.everybody) <= costs * of.pay:
+        if offered(of) and loss(of.draws(), of.stake, of.everybody) <= (WORK * of.pay if costs == WORK else of.paid):
             return True
     return False
 

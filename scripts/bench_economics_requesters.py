@@ -7,6 +7,7 @@ from itertools import product
 from bench_economics_court import prize
 from bench_economics_odds import juries, pool
 from bench_economics_setup import (
+    AUDIT_FEE,
     COLLUDING,
     GAS,
     OWNERS,
@@ -17,12 +18,13 @@ from bench_economics_setup import (
     tokens,
 )
 from bench_economics_verifiers import BATCHES, QUORUMS, budget, most_to_steal, steal
+from bench_economics_workers import weight
 from proofyard.protocol.dial import TRUST_FROM
 from proofyard.protocol.earnings import REPUTATION_PRICE
-from proofyard.protocol.payout import FULL_WEIGHT_FROM, WEIGHT_ONE, payout_weight
+from proofyard.protocol.payout import FULL_WEIGHT_FROM
 
 CAREERS = (10.0, 100.0, 1_000.0, 10_000.0)
-"""What a node earns before its reputation is gone or does not matter any more, at the average weight, in tokens."""
+"""What the tasks that a node does later are worth, in tokens; of that it is paid half to all, by its reputation."""
 
 
 def cells(bench: Bench) -> Iterator[Cell]:
@@ -63,17 +65,19 @@ def price(bought: int, fraction: float) -> float:
 @cache
 def worth(career: float, reward: float, bought: int) -> float:
     """What a node that begins with a bought reputation earns more than one that begins with none, in tasks of `reward`
-    worth `career` in all at the average weight (3/4). Audits of either raise its reputation as the dial draws them."""
+    worth `career` in all. Audits of either raise its reputation as the dial draws them, and as they are paid for."""
     tasks = max(1, round(career / reward))
-    return reward * (_weights(bought, tasks) - _weights(0, tasks)) / 0.75
+    step = min(1.0, AUDIT_FEE * reward / tokens(REPUTATION_PRICE))
+    return reward * (_weights(bought, tasks, step) - _weights(0, tasks, step))
 
 
-def _weights(valid: int, tasks: int) -> float:
-    """The sum of the payout weights over `tasks` tasks, where a task is audited with p_trust."""
+def _weights(valid: int, tasks: int, step: float) -> float:
+    """The sum of the payout weights over `tasks` tasks. A task is audited with p_trust, which raises a reputation by
+    `step`."""
     total, reputation, left = 0.0, valid, float(tasks)
     while left > 0 and reputation < FULL_WEIGHT_FROM:
-        stay = min(left, max(1.0, reputation) if reputation >= TRUST_FROM else 1.0)
-        total += stay * payout_weight(reputation) / WEIGHT_ONE
+        stay = min(left, (reputation if reputation >= TRUST_FROM else 1) / step)
+        total += stay * weight(reputation)
         left -= stay
         reputation += 1
     return total + left

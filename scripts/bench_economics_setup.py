@@ -37,7 +37,9 @@ class Cost:
 
 
 COSTS = {
-    "work": Cost(0.6, "of a task's reward", "what executing a task costs (electricity, wear)"),
+    "work": Cost(
+        0.45, "of a task's reward", "executing it (electricity, wear): nine tenths of what a new node is paid"
+    ),
     "audit_fee": Cost(0.1, "of the job's reward", "what a requester offers for audits, as in the SDK's example"),
     "verifier_fee": Cost(0.05, "of the job's reward", "what a requester offers its verifiers"),
     "gas": Cost(0.001, "tokens", "one transaction"),

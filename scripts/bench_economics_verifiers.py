@@ -30,6 +30,8 @@ BATCHES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 INVALID = (1e-2, 1e-3, 0.0)
 """Shares of the records handed to a co-signer that do not validate."""
 SETTLE_PENALTY, RECEIPT_PENALTY = tokens(PARAMS.settle_penalty), tokens(COURT.receipt_penalty)
+ABSENT_AUDITORS_LOOK = False
+"""Whether an auditor that a record names absent, though it was there, executes the segment and challenges it."""
 MAX_TASK_REWARD = 85.0
 """What nodes accept by default: a dropped receipt costs more."""
 
@@ -108,6 +110,9 @@ def _leaders(bench: Bench) -> Iterator[Cell]:
         fee = "a verifier fee above the cost of a batch, or larger batches"
         # Without a quorum nothing is settled: another takes the batch over, and is paid the penalty.
         yield Cell("verifier", "invents a record without two thirds", where, earned + SETTLE_PENALTY + GAS)
+        # Whoever co-signs asks those that a record names absent.
+        strategy = "calls honest auditors absent without two thirds"
+        yield Cell("verifier", strategy, where, earned + SETTLE_PENALTY + GAS)
         yield Cell("verifier", "never settles", where, earned + SETTLE_PENALTY)
         yield Cell("verifier", "commits junk", where, earned + drop_penalty(reward) + GAS)
         yield Cell("verifier", "takes jobs and holds them", where, earned + GAS, takes=fee)
@@ -135,7 +140,7 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
             continue
         where = of.where()
         penalty = drop_penalty(of.pay)
-        yield Cell("verifier", "hides a list until the draw is known", where, penalty + (1 - WORK) * of.pay)
+        yield Cell("verifier", "hides a list until the draw is known", where, penalty + of.paid - WORK * of.pay)
         hit = at_least_one(of.draws(), 1.0)
         lost = min(loss(of.draws(), of.stake, of.everybody), penalty * hit / (1 - hit))
         takes = f"a penalty of {WORK * of.pay * (1 - hit) / hit:,.0f} for a batch that is dropped"
@@ -143,16 +148,18 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
         yield Cell("verifier", strategy, where, lost - WORK * of.pay, lost / (WORK * of.pay), takes)
         # Two colluders of a list of 32 agree, the others are named absent. Those that were there look, and challenge.
         odds = juries(of.everybody.without(honest=1, colluding=1))
-        convicted = of.stake - returned(of.stake, requester=True) + of.pay
+        convicted = of.stake - returned(of.stake, requester=True) + of.paid
         lost = hit * defend(odds, convicted)
+        lost = lost if ABSENT_AUDITORS_LOOK else 0.0
+        takes = "auditors that look at the segments of records which name them absent"
         strategy = "quorum calls honest auditors absent, for a faking worker"
-        yield Cell("verifier", strategy, where, lost - WORK * of.pay, lost / (WORK * of.pay))
+        yield Cell("verifier", strategy, where, lost - WORK * of.pay, lost / (WORK * of.pay), takes)
         for count in (4, 16):
             if of.tasks < count or not colluding:
                 continue
             each = of.tasks // count
             alone = dial(of.stake, of.reputation, each * of.reward, of.reward)
-            lost = loss([Draw(each * count, of.reward, alone)], of.stake, of.everybody)
+            lost = loss([Draw(each * count, of.paid / of.tasks, alone)], of.stake, of.everybody)
             saved = WORK * each * count * of.reward
             strategy = "quorum hides lists, so that a faking worker's exposure is not counted"
             yield Cell("verifier", strategy, of.where(batches=count), lost - saved, lost / saved, takes)

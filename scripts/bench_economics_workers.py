@@ -33,7 +33,7 @@ from bench_economics_setup import (
 )
 from proofyard.protocol.audit import LISTED, Verdict
 from proofyard.protocol.dial import WAD, AuditOdds, affordable_reward, audit_odds, stake_at_risk, tasks_alike
-from proofyard.protocol.payout import payout_weight
+from proofyard.protocol.payout import WEIGHT_ONE, payout_weight
 from proofyard.protocol.types import Wei
 
 SPLITS = (1, 10, 100)
@@ -43,7 +43,7 @@ LATE_FINE = tokens(COURT.late_fine)
 
 @dataclass(frozen=True)
 class Draw:
-    """`tasks` with one reward that are drawn with the same odds."""
+    """`tasks` that each pay `reward`, and are drawn with the same odds."""
 
     tasks: int
     reward: float
@@ -63,7 +63,13 @@ class Situation:
 
     @property
     def pay(self) -> float:
+        """What all tasks are worth, which the dial reckons with: the most that they can be paid."""
         return self.tasks * self.reward
+
+    @property
+    def paid(self) -> float:
+        """What they are paid, by the worker's reputation."""
+        return self.pay * weight(self.reputation)
 
     @property
     def everybody(self) -> Pool:
@@ -81,7 +87,12 @@ class Situation:
         }
 
     def draws(self) -> list[Draw]:
-        return [Draw(self.tasks, self.reward, dial(self.stake, self.reputation, self.pay, self.reward))]
+        odds = dial(self.stake, self.reputation, self.pay, self.reward)
+        return [Draw(self.tasks, self.paid / self.tasks, odds)]
+
+
+def weight(consecutive_valid: int) -> float:
+    return payout_weight(consecutive_valid) / WEIGHT_ONE
 
 
 def at_risk(stake: float) -> Wei:
@@ -213,16 +224,11 @@ def _fakes(of: Situation) -> Iterator[Cell]:
     lost = loss(draws, of.stake, of.everybody)
     yield _cell("fakes one segment of every task", of.where(), lost, WORK * of.pay)
     takes = "a higher collusionBps: less reward in flight for a stake, or more audits"
-    yield _cell("fakes where work costs all that it pays", of.where(), lost, of.pay, takes)
-    # Pay is shared by weight: among new nodes a trusted one earns more than its part, and its work may cost more.
-    weighted = of.pay * payout_weight(of.reputation) / payout_weight(0)
-    lost = loss(draws, of.stake, of.everybody, pay=weighted)
-    takes = "equal pay for old and new nodes, or a dial that reckons with weighted pay"
-    yield _cell("fakes among new nodes, where work costs all that it pays", of.where(), lost, weighted, takes)
+    yield _cell("fakes where work costs all that it pays", of.where(), lost, of.paid, takes)
     yield _cell("fakes all segments", of.where(), loss(draws, of.stake, of.everybody, every=True), WORK * of.pay)
     for fakes in sorted({1, of.tasks // 4, of.tasks // 2} - {0, of.tasks}):
-        some = [Draw(fakes, of.reward, draws[0].odds)]
-        lost = loss(some, of.stake, of.everybody, pay=of.pay)
+        some = [Draw(fakes, draws[0].reward, draws[0].odds)]
+        lost = loss(some, of.stake, of.everybody, pay=of.paid)
         yield _cell("fakes some of its tasks", of.where(fakes=fakes), lost, WORK * fakes * of.reward)
 
 
@@ -255,12 +261,12 @@ def _verifiers(of: Situation) -> Iterator[Cell]:
             continue
         each = of.tasks // count
         draws = [
-            Draw(each, of.reward, dial(of.stake, of.reputation, (i + 1) * each * of.reward, of.reward))
+            Draw(each, of.paid / of.tasks, dial(of.stake, of.reputation, (i + 1) * each * of.reward, of.reward))
             for i in range(count)
         ]
         for first in sorted({0, count // 2, count - 1}):
             faked = draws[first:]
-            lost = loss(faked, of.stake, of.everybody, pay=count * each * of.reward)
+            lost = loss(faked, of.stake, of.everybody, pay=count * draws[0].tasks * draws[0].reward)
             saved = WORK * len(faked) * each * of.reward
             yield _cell("fakes with several verifiers", of.where(verifiers=count, honest_batches=first), lost, saved)
 
@@ -270,14 +276,14 @@ def _states(of: Situation) -> Iterator[Cell]:
     draws, auditors = of.draws(), of.everybody.without(colluding=1)
     lost = loss(draws, of.stake, of.everybody)
     yield _cell("commits states that nobody can execute", of.where(), lost, WORK * of.pay)
-    costs = stake_lost(of.stake, auditors) + of.pay
+    costs = stake_lost(of.stake, auditors) + of.paid
     odds = juries(auditors)
     contested = costs - max(0.0, accuse(odds, costs))
     yield _cell("fakes, and withholds what is drawn", of.where(), at_least_one(draws, 1.0) * contested, WORK * of.pay)
     # Accusing itself instead, in an earlier batch, brings back the winner's, the requester's and its jurors' share.
     own = auditors.colluding / (auditors.honest + auditors.colluding)
     back = returned(of.stake, winner=True, requester=True) + own * returned(of.stake, jury=True)
-    lost = min(lost, at_least_one(draws, 1.0) * (of.stake - back + of.pay))
+    lost = min(lost, at_least_one(draws, 1.0) * (of.stake - back + of.paid))
     yield _cell("fakes, and accuses itself before it is caught", of.where(), lost, WORK * of.pay)
     # States that were withheld and are right reach the jury in its voting time: a fine.
     if of.colluding:
