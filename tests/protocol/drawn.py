@@ -1,9 +1,9 @@
 """Worlds drawn by hypothesis: any mix of jobs, cheats, auditors, other batches and budgets."""
 
 from hypothesis import strategies as st
-from worlds import TOKEN, Job, Node, Wei, Work, World
+from worlds import TOKEN, Job, Node, Work, World
 
-from proofyard.protocol.types import JobId
+from proofyard.protocol.types import JobId, TaskIndex, Wei
 
 AMOUNTS = st.sampled_from([0, 1, 10**15, TOKEN, 100 * TOKEN]).map(Wei)
 KINDS = st.sampled_from(["honest", "honest", "honest", "liar", "mob", "friend", "cannot", "absent"])
@@ -60,7 +60,7 @@ def worlds(draw: st.DrawFn) -> World:
     others = {}
     for batch in draw(st.sets(st.sampled_from([8, 9, 11, 12]), max_size=2)):
         others[batch] = [w for job in chosen for w in draw(works(job, nodes))][: draw(st.integers(1, 4))]
-    keys = [(job.id, task) for job in chosen for task in range(len(job.segments))]
+    keys = [(job.id, TaskIndex(task)) for job in chosen for task in range(len(job.segments))]
     return World(
         chosen,
         nodes,

@@ -1,8 +1,9 @@
 from dataclasses import replace
 
+import msgspec
 from drawn import worlds
 from hypothesis import HealthCheck, given, settings
-from worlds import BATCH, DRAWN_AT, Job, Node, Work, World, network, simple
+from worlds import DRAWN_AT, Job, Node, Work, World, network, simple
 
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
@@ -10,7 +11,7 @@ from proofyard.protocol.earnings import accepted, verifier_fee
 from proofyard.protocol.record import decode_record, encode_record
 from proofyard.protocol.settlement import MAX_ACCUSERS, MAX_FAULTS, FaultReason
 from proofyard.protocol.settling import settlement_of
-from proofyard.protocol.types import JobId, Wei
+from proofyard.protocol.types import BatchId, JobId, TaskIndex, Wei
 
 
 @given(worlds())
@@ -89,7 +90,9 @@ def test_a_task_that_stays_undecided_pays_its_auditors_and_nobody_is_accused() -
 
 
 def test_a_task_that_an_earlier_batch_holds_is_not_paid_again() -> None:
-    world = replace(simple(), others={9: [Work(1, 1, "n8")], 11: [Work(1, 2, "n8")]}, paid=frozenset({(JobId(2), 0)}))
+    world = replace(
+        simple(), others={9: [Work(1, 1, "n8")], 11: [Work(1, 2, "n8")]}, paid=frozenset({(JobId(2), TaskIndex(0))})
+    )
     world.check()
     assert world.record.repeated == ((1, 1), (2, 0))
     assert accepted(world.view, world.record) == {(1, 0), (1, 2), (2, 1), (2, 2)}
@@ -97,13 +100,6 @@ def test_a_task_that_an_earlier_batch_holds_is_not_paid_again() -> None:
 
 def test_a_claim_that_nobody_signed_takes_nothing_from_a_task() -> None:
     world = replace(simple(), others={9: [Work(1, 1, "n8")]})
-    forged = (replace_signature(world),)
-    world.members[BATCH - 1] = forged
+    (member,) = world.members[BatchId(9)]
+    world.members[BatchId(9)] = (msgspec.structs.replace(member, signature=bytes(65)),)
     assert world.record.repeated == ()
-
-
-def replace_signature(world: World) -> object:
-    import msgspec
-
-    (member,) = world.members[BATCH - 1]
-    return msgspec.structs.replace(member, signature=bytes(65))

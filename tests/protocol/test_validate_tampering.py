@@ -36,7 +36,8 @@ def places(value: Any, path: Path = ()) -> list[Path]:
 
 
 def interesting(record: BatchRecord) -> list[Path]:
-    """Places by depth, so that the many votes and traces do not hide the rest: each kind of path as often as the others."""
+    """Places by depth, so that the many votes and traces do not hide the rest: each kind of path as often as the
+    others."""
     kinds: dict[Path, list[Path]] = {}
     for place in places(record):
         kinds.setdefault(tuple(part if isinstance(part, str) else 0 for part in place), []).append(place)
@@ -83,7 +84,8 @@ def tampered(rng: Random, record: BatchRecord, everywhere: list[Path]) -> BatchR
         choices += ["", "0", "1", old + "0"]
     new = rng.choice(choices) if choices else old
     note(f"{place}: {old!r} -> {new!r}"[:600])
-    return put(record, place, new)
+    found: BatchRecord = put(record, place, new)
+    return found
 
 
 def unseen(record: BatchRecord) -> set[object]:

@@ -4,8 +4,8 @@ kind; and the record that an honest leader makes of it."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, TypeVar
 
 import msgspec
 from eth_hash.auto import keccak
@@ -37,6 +37,8 @@ from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFact
 from proofyard.protocol.workload_bits import workload_bit
 
 TOKEN = 10**18
+REWARD, AUDIT_FEE, VERIFIER_FEE = Wei(100 * TOKEN), Wei(10 * TOKEN), Wei(5 * TOKEN)
+STAKE = Wei(10_000 * TOKEN)
 REGISTRY = Address("0x00000000000000000000000000000000005EfE57")
 DOMAIN = Domain(31337, REGISTRY)
 BATCH = BatchId(10)
@@ -46,7 +48,7 @@ LATE = DRAWN_AT + 10_000
 SEATS = 3
 
 
-@lru_cache(maxsize=None)
+@cache
 def key(name: str) -> PrivateKey:
     return PrivateKey(keccak(name.encode()))
 
@@ -55,7 +57,7 @@ def address(name: str) -> Address:
     return Address(key(name).public_key.to_checksum_address())
 
 
-@lru_cache(maxsize=None)
+@cache
 def sign(name: str, digest: Digest) -> Signature:
     raw = key(name).sign_msg_hash(digest).to_bytes()
     return Signature(raw[:64] + bytes((raw[64] + 27,)))
@@ -70,9 +72,9 @@ class Job:
     units: tuple[int, ...] = ()
     k: int = 2
     m: int = 1
-    reward: Wei = Wei(100 * TOKEN)
-    audit_fee: Wei = Wei(10 * TOKEN)
-    verifier_fee: Wei = Wei(5 * TOKEN)
+    reward: Wei = REWARD
+    audit_fee: Wei = AUDIT_FEE
+    verifier_fee: Wei = VERIFIER_FEE
     exact: bool = True
 
     @cached_property
@@ -112,7 +114,7 @@ class Node:
     name: str
     owner: str
     valid: int = 0
-    stake: Wei = Wei(10_000 * TOKEN)
+    stake: Wei = STAKE
     active: bool = True
     old_key: bool = False
     """It signed with a key that it has not any more."""
@@ -120,9 +122,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Work:
-    """A task in the batch: who did it, and how it cheats: `fake` segments lead to a made-up state, `hollow` ones start from
-    a state that nothing can be executed from; `withheld`: the states it does not deliver are all; `lawless`: they break a
-    law; `bad_result`: its result does (True), or is withheld (False)."""
+    """A task in the batch: who did it, and how it cheats: `fake` segments lead to a made-up state, `hollow` ones start
+    from a state that nothing can be executed from; `withheld`: the states it does not deliver are all; `lawless`: they
+    break a law; `bad_result`: its result does (True), or is withheld (False)."""
 
     job: int
     task: int
@@ -153,8 +155,8 @@ def states_of(work: Work, segments: int) -> list[bytes]:
 
 @dataclass
 class World:
-    """`auditors` says of nodes by name what they answer: honest (the default), liar (a digest of its own), friend (always
-    the worker's, without executing), mob (one wrong answer, all the same), cannot, absent."""
+    """`auditors` says of nodes by name what they answer: honest (the default), liar (a digest of its own), friend
+    (always the worker's, without executing), mob (one wrong answer, all the same), cannot, absent."""
 
     jobs: list[Job]
     nodes: list[Node]
@@ -398,7 +400,10 @@ class World:
         )
 
 
-def changed(struct: Any, **changes: Any) -> Any:
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+def changed(struct: Struct, **changes: Any) -> Struct:
     return msgspec.structs.replace(struct, **changes)
 
 
