@@ -40,6 +40,7 @@ TRUSTED = 10**9
 """Consecutive valid audits of who is next to never drawn."""
 STAKE = Wei(1000 * CREDIT)
 PARAMS = Params()
+UNDRAWN = Digest(bytes(32))
 
 
 @dataclass
@@ -58,7 +59,7 @@ class ChainBatch:
     unfinal: bool = False
     dropped: bool = False
     voided: bool = False
-    seed: Digest = Digest(bytes(32))
+    seed: Digest = UNDRAWN
     leader_since: int = 0
     opened_at: int = 0
     settlement: Settlement | None = None

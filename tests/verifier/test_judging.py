@@ -3,69 +3,42 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
+from scene import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 from sqlmodel import select
 
-from proofyard.artifacts import BlockStore, cid_of_bytes
+from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet
-from proofyard.disputes.refusals import check_refusals
-from proofyard.protocol.audit import BatchEntry, Operator, audit_plan
+from proofyard.disputes import refusals
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
-from proofyard.protocol.commitment import Commitment, Domain
-from proofyard.protocol.dial import WAD
-from proofyard.protocol.earnings import earnings
+from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Ack, Announce, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal
-from proofyard.protocol.record import (
-    BatchRecord,
-    RecordedFault,
-    RecordedOperator,
-    decode_record,
-    encode_record,
-    settlement_of,
-)
-from proofyard.protocol.replay import RecordInvalid, check_record
-from proofyard.protocol.seal import CANNOT_EXECUTE, seal_of, seal_struct_hash
-from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex
-from proofyard.transport import Connection
-from proofyard.verifier.batches import _judge
-from proofyard.verifier.context import Context, Member
-from proofyard.verifier.database import (
-    Batch,
-    BatchState,
-    Database,
-    Fault,
-    Job,
-    JobState,
-    Log,
-    Segment,
-    Task,
-    TaskState,
-    tasks_of,
-)
-from proofyard.verifier.desk import Desk
-from proofyard.verifier.membership import MemberOdds
-from proofyard.verifier.schedule import faulty_nodes
-from proofyard.verifier.settling import build_record
+from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitSeal
+from proofyard.protocol.plan import plan_of
+from proofyard.protocol.record import BatchRecord, decode_record
+from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
+from proofyard.protocol.settlement import FaultReason, Settlement
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
+from proofyard.protocol.view import JobFacts
+from proofyard.transport import RequestFailed
+from proofyard.verifier.batches import run_batch
+from proofyard.verifier.database import Batch, BatchState, Fault, Job, JobState, Line, Log, Task, TaskState, tasks_of
+from proofyard.verifier.outcomes import MAX_UNDECIDED, faulty_owners
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs, Workload
 
-DOMAIN = Domain(31337, Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"))
-BATCH = BatchId(5)
+BATCH = BatchId(1)
 K = 2
-TRUSTED = 10**9
-"""Consecutive valid audits of everybody: who has so many is next to never drawn."""
 
 
 def manifest_of(segments: int) -> Manifest:
@@ -169,11 +142,12 @@ class Auditor:
 
     wallet: Wallet
     answer: Answer
-    desk: Desk
+    verifier: Verifier
     claimed: dict[int, tuple[bytes, ...]]
     openings: dict[tuple[int, int], SealOpened] = field(default_factory=dict)
     states: dict[Cid, bytes] = field(default_factory=dict)
     shows_states: bool = False
+    copies: bool = False
 
     @property
     def peer(self) -> Address:
@@ -182,6 +156,10 @@ class Auditor:
     @property
     def name(self) -> str:
         return self.peer
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         for cid in cids:
@@ -192,59 +170,58 @@ class Auditor:
 
     async def request(self, message: Any, *, reply: type, timeout: float) -> Any:
         if isinstance(message, OpenSeal):
+            if (message.task, message.segment) not in self.openings:
+                raise RequestFailed("no-seal", "no seal was given")
             return self.openings[message.task, message.segment]
         assert isinstance(message, AuditOffer)
+        before = (state(0), *self.claimed[message.task.index])[message.segment]
         try:
             after = self.answer(state(message.segment + 1), self.claimed[message.task.index][message.segment])
         except LookupError:
             return Ack()
         except CannotExecute:
-            opened = SealOpened(CANNOT_EXECUTE, "a trap", bytes(32))
+            opened = SealOpened(CANNOT_EXECUTE, keyed_digest(message.seed, self.peer, before), "a trap", bytes(32))
         else:
             if self.shows_states:
                 self.states[cid_of_bytes(after)] = after
-            opened = SealOpened(cid_digest(cid_of_bytes(after)), "", bytes(32))
+            keyed = Digest(bytes(32)) if self.copies else keyed_digest(message.seed, self.peer, after)
+            opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
         self.openings[message.task.index, message.segment] = opened
         seal = seal_of(opened.opening(), self.peer)
-        place = (message.batch, message.task.index, message.segment)
+        place = (message.batch, message.job, message.task.index, message.segment)
         signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
-        submit = SubmitSeal(message.batch, message.job, message.task.index, message.segment, seal, signature)
-        await self.desk.submit_seal(cast(Connection, self), submit, cast(Any, None))
+        await self.verifier.desk.submit_seal(cast(Any, self), SubmitSeal(*place, seal, signature), cast(Any, None))
         return Ack()
 
 
 class Court:
-    """A verifier's context with one batch: of each task what the worker claims and whether it is drawn."""
+    """Two verifiers with one batch of the first: of each task what the worker claims and whether it is drawn. What the
+    first settles the second has checked and signed."""
 
     def __init__(
-        self, folder: Path, auditors: list[Answer], *, state_due_s: float = 0.5, workload: Workload = WORKLOAD
+        self, folder: Path, auditors: list[Answer], *, workload: Workload = WORKLOAD, copies: int | None = None
     ) -> None:
-        settings = SimpleNamespace(lease_s=3.0, state_due_s=state_due_s, blind=False)
         self.workload = workload
-        self.context = Context(
-            cast(Any, settings),
-            Wallet.generate(),
-            DOMAIN,
-            cast(Any, None),
-            Database(f"sqlite:///{folder / 'verifier.db'}"),
-            BlockStore(folder / "blocks"),
-            cast(Any, SimpleNamespace(on=lambda *_: None)),
-        )
-        self.context.workload = lambda _: workload  # type: ignore[method-assign]
+        self.chain = FakeChain()
+        self.leader = make_verifier(self.chain, folder, workload=workload)
+        self.signer = make_verifier(self.chain, folder, workload=workload)
+        introduce(self.leader, self.signer)
+        self.context = self.leader.context
         self.claimed: dict[int, tuple[bytes, ...]] = {}
-        desk = Desk(self.context)
         self.worker = Wallet.generate()
+        self.worker_facts = self.chain.add_node(self.worker)
         self.auditors = [
-            Auditor(Wallet.generate(), answer, desk, self.claimed, shows_states=not workload.exact)
-            for answer in auditors
+            Auditor(
+                *(Wallet.generate(), answer, self.leader, self.claimed),
+                shows_states=not workload.exact,
+                copies=number == copies,
+            )
+            for number, answer in enumerate(auditors)
         ]
         for auditor in self.auditors:
-            announce = Announce(("lora",), 0, 0, "")
-            self.context.members[auditor.peer] = Member(cast(Connection, auditor), announce, cast(Any, None))
-        nodes = [self.worker.address, *(auditor.peer for auditor in self.auditors)]
-        self.operators = [
-            RecordedOperator(OperatorId(n), node, Wallet.generate().address, TRUSTED) for n, node in enumerate(nodes, 1)
-        ]
+            record = record_of(self.chain.add_node(auditor.wallet))
+            join(self.leader, auditor, record)
+            join(self.signer, auditor, record)
 
     def commit(
         self,
@@ -253,103 +230,118 @@ class Court:
         withheld: bool = False,
         result: bytes | None = None,
         first: int | None = None,
+        keyed: bool | None = None,
+        drawn_ago: int = 0,
     ) -> None:
-        """Put a batch of the worker's tasks into the database: task to the states it claims after its segments, and
-        whether it is drawn; then all of its segments are. The auditor `first` has a seat from the beginning."""
+        """Put a batch of the worker's tasks on chain and into the leader's database: task to the states it claims after
+        its segments, and whether it is drawn; then all of its segments are. The auditor `first` has a seat from the
+        beginning; `keyed` says whether the keyed digests of the first drawn segment are checked."""
         context, store = self.context, self.context.store
         segments = len(next(iter(tasks.values()))[0])
         self.manifest = manifest_of(segments)
         self.specs = self.workload.graph(self.manifest)
         manifest = store.put_bytes(encode_manifest(self.manifest))
-        members = []
-        for index, (states, _) in tasks.items():
-            self.claimed[index] = states
-            keep = cid_of_bytes if withheld else store.put_bytes
-            trace = (store.put_bytes(state(0)), *map(keep, states))
-            honest_result = result or self.workload.result(
-                self.manifest, self.specs[index], (state(0), *states).__getitem__
-            )
-            commitment = Commitment(
-                job=JobId(1),
-                task=TaskIndex(index),
-                node=self.worker.address,
-                manifest=cid_digest(manifest),
-                inputs=root([cid_bytes(manifest)]),
-                trace_root=root([cid_bytes(cid) for cid in trace]),
-                segments=segments,
-                result=store.put_bytes(honest_result),
-                work_units=self.specs[index].work_units,
-            )
-            signature = self.worker.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
-            members.append(SubmitCommitment(commitment, signature, trace))
-        worker = self.operators[0]
-        odds = [
-            MemberOdds(worker.id, worker.owner, WAD if drawn else WAD // TRUSTED, segments)
-            for _, drawn in tasks.values()
+        members = [
+            self._member(index, states, manifest, withheld=withheld, result=result)
+            for index, (states, _) in tasks.items()
         ]
-        entries = [
-            BatchEntry(
-                *(m.commitment.task, m.commitment.node, o.owner, segments),
-                *(m.commitment.struct_hash(), o.audit_wad, o.drawn),
-            )
-            for m, o in zip(members, odds, strict=True)
-        ]
-        nodes = [Operator(operator.node, operator.owner) for operator in self.operators]
-        for seed in (Digest(number.to_bytes(32)) for number in itertools.count()):
-            plan = audit_plan(seed, entries, nodes, auditors_per_segment=K)
-            if first is None or self.auditors[first].peer in plan.audits[0].auditors[:K]:
-                break
+        self.facts = JobFacts(
+            manifest=cid_digest(manifest),
+            requester=Wallet.generate().address,
+            reward=Wei(9 * CREDIT),
+            audit_fee=Wei(CREDIT),
+            verifier_fee=Wei(CREDIT),
+            units=sum(spec.work_units for spec in self.specs),
+            auditors_per_segment=K,
+            segments_per_audit=segments,
+            workload=0,
+            deadline=self.chain.clock + 10_000,
+        )
+        job = self.chain.add_job(self.facts)
+        units = sum(member.commitment.work_units for member in members)
+        encoded, list_root = encode_members(members), members_root(members)
+        digest = cid_digest(store.put_bytes(encoded))
+        committed = context.chain.commit_batch(list_root, len(members), digest, [(job, units)])
+        assert committed == BATCH
+        self.chain.batches[BATCH].committed_at -= drawn_ago
+        self._draw(members, {index for index, (_, drawn) in tasks.items() if drawn}, first, keyed)
         with context.database.session() as session:
-            terms = {"auditors_per_segment": K, "segments_per_audit": 1, "deadline": 2**40}
-            pay = {"reward": "9000", "audit_fee": "900"}
-            job = Job(id=1, requester="0x1", manifest=manifest, tasks=4, state=JobState.RUNNING, **pay, **terms)
-            session.add(job)
-            session.flush()
-            batch = Batch(
-                id=1,
-                job=1,
-                state=BatchState.AUDITING,
-                root=root([member.commitment.struct_hash() for member in members]),
-                members=encode([encode(member) for member in members]),
-                chain_id=BATCH,
-                seed=seed,
-                operators=encode(self.operators),
-                odds=encode(odds),
+            session.add(
+                Job(
+                    id=job,
+                    requester=self.facts.requester,
+                    manifest=manifest,
+                    units=self.facts.units,
+                    reward=str(self.facts.reward),
+                    audit_fee=str(self.facts.audit_fee),
+                    auditors_per_segment=K,
+                    segments_per_audit=segments,
+                    deadline=self.facts.deadline,
+                    state=JobState.RUNNING,
+                )
             )
-            session.add(batch)
             session.flush()
+            session.add(Batch(id=1, state=BatchState.COMMITTED, root=list_root, members=encoded, chain_id=BATCH))
+            session.flush()
+            session.add(Line(batch=1, job=job, units=units))
             for spec in self.specs:
                 judging = TaskState.JUDGING if spec.index in tasks else TaskState.WAITING
-                session.add(Task(job=1, index=spec.index, spec=encode(spec), state=judging, batch=1))
-            for audit in plan.audits:
-                order = " ".join(audit.auditors)
-                session.add(
-                    Segment(batch=1, task=audit.task, index=audit.segment, auditors=order, drawn_at=self.drawn_at)
-                )
+                node = self.worker.address if spec.index in tasks else None
+                session.add(Task(job=job, index=spec.index, spec=encode(spec), state=judging, batch=1, node=node))
 
-    drawn_at = 2.0**40
+    def _member(
+        self, index: int, states: tuple[bytes, ...], manifest: Cid, *, withheld: bool, result: bytes | None
+    ) -> Member:
+        store = self.context.store
+        self.claimed[index] = states
+        keep = cid_of_bytes if withheld else store.put_bytes
+        trace = (store.put_bytes(state(0)), *map(keep, states))
+        right = result or self.workload.result(self.manifest, self.specs[index], (state(0), *states).__getitem__)
+        commitment = Commitment(
+            job=JobId(1),
+            task=TaskIndex(index),
+            node=self.worker.address,
+            manifest=cid_digest(manifest),
+            inputs=root([cid_bytes(manifest)]),
+            trace_root=root([cid_bytes(cid) for cid in trace]),
+            segments=len(states),
+            result=store.put_bytes(right),
+            work_units=self.specs[index].work_units,
+        )
+        signature = self.worker.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
+        return Member(commitment, signature, trace)
+
+    def _draw(self, members: list[Member], drawn: set[int], first: int | None, keyed: bool | None) -> None:
+        """Give the worker a reputation with which just these tasks can be drawn, and find a block hash that does so."""
+        valid = 0 if len(drawn) == len(members) else 10 if drawn else TRUSTED
+        self.chain.facts = [
+            replace(facts, consecutive_valid=valid) if facts.node == self.worker.address else facts
+            for facts in self.chain.facts
+        ]
+        for self.chain.salt in itertools.count():
+            view = self.context.chain.view(BATCH)
+            plan = plan_of(view, {BATCH: members})
+            if {audit.task for audit in plan.audits} != drawn:
+                continue
+            if first is not None and self.auditors[first].peer not in plan.audits[0].auditors[:K]:
+                continue
+            leaf = members[0].commitment.struct_hash()
+            if keyed is not None and keyed_is_checked(view.seed, leaf, plan.audits[0].segment) != keyed:
+                continue
+            return
 
     async def judge(self) -> BatchRecord:
-        with self.context.database.session() as session:
-            batch = session.get(Batch, 1)
-            assert batch is not None
+        """Carry the batch to its settlement; the record of it."""
         async with asyncio.timeout(60):
-            await _judge(self.context, batch)
+            await run_batch(self.context, 1)
         await self.context.close()
-        with self.context.database.session() as session:
-            batch = session.get(Batch, 1)
-            assert batch is not None
-            record = build_record(session, self.context, batch)
-        self.check(record)
-        await check_refusals(record, self.manifest, self.specs, self.read)
-        return record
+        return decode_record(self.context.store.get_bytes(self.settlement.record))
 
-    def check(self, record: BatchRecord) -> None:
-        assert decode_record(encode_record(record)) == record
-        check_record(record, self.specs, exact=self.workload.exact)
-
-    async def read(self, cid: Cid, max_bytes: int) -> bytes:
-        return self.context.store.get_bytes(cid, max_bytes=max_bytes)
+    @property
+    def settlement(self) -> Settlement:
+        settlement = self.chain.batches[BATCH].settlement
+        assert settlement is not None
+        return settlement
 
     def guilty(self, record: BatchRecord) -> list[str]:
         """Who is at fault, by character."""
@@ -359,6 +351,13 @@ class Court:
     def states(self) -> dict[int, str]:
         with self.context.database.session() as session:
             return {task.index: str(task.state) for task in tasks_of(session, 1)}
+
+    def operator(self, wallet: Wallet) -> int:
+        return next(facts.id for facts in self.chain.facts if facts.node == wallet.address)
+
+    def close(self) -> None:
+        self.leader.context.database.close()
+        self.signer.context.database.close()
 
 
 RIGHT = (state(1),)
@@ -374,7 +373,7 @@ def court(tmp_path: Path) -> Iterator[Callable[..., Court]]:
 
     yield make
     for each in made:
-        each.context.database.close()
+        each.close()
 
 
 @pytest.mark.parametrize("liar", [accuser, lazy, failing, colluder])
@@ -386,19 +385,16 @@ async def test_whoever_lies_in_an_audit_is_outvoted_and_slashed(court: Callable[
     record = await here.judge()
     voted = any(vote.auditor == here.auditors[0].peer for audit in record.audits for vote in audit.votes)
     assert here.guilty(record) == sorted((["worker"] if cheating else []) + ([liar.__name__] if voted else []))
-    reasons = {fault.operator: fault.reason for fault in settlement_of(record, cid_of_bytes(b"")).faults}
-    assert reasons == {
-        **({OperatorId(1): FaultReason.MISMATCH} if cheating else {}),
-        **({OperatorId(2): FaultReason.FALSE_AUDIT} if voted else {}),
+    worker, auditor = here.operator(here.worker), here.operator(here.auditors[0].wallet)
+    assert {fault.operator: fault.reason for fault in here.settlement.faults} == {
+        **({worker: FaultReason.MISMATCH} if cheating else {}),
+        **({auditor: FaultReason.FALSE_AUDIT} if voted else {}),
     }
+    assert all(len(fault.accusers) > K for fault in here.settlement.faults)
     paid = {payout.node for payout in record.payouts}
     assert here.auditors[0].peer not in paid
     assert (here.worker.address in paid) == (not cheating)
     assert set(here.states().values()) == ({"ready", "waiting"} if cheating else {"valid", "waiting"})
-    if voted:
-        forgiven = msgspec.structs.replace(record, faults=tuple(f for f in record.faults if f.segment is None))
-        with pytest.raises(RecordInvalid, match="false auditors"):
-            here.check(forgiven)
 
 
 async def test_two_auditors_whose_answers_differ_in_one_bit_do_not_agree(court: Callable[..., Court]) -> None:
@@ -420,6 +416,17 @@ async def test_auditors_that_make_up_answers_by_themselves_convict_nobody(court:
     assert {audit.verdict for audit in record.audits} == {"valid"}
 
 
+async def test_whoever_copies_an_answer_has_no_say_and_pays_where_everybody_looks(court: Callable[..., Court]) -> None:
+    """The right answer with another's keyed digest: somebody told it, and its owner did not execute."""
+    here = court(honest, honest, honest, honest, copies=0)
+    here.commit({0: (RIGHT, True)}, first=0, keyed=True)
+    record = await here.judge()
+    assert record.audits[0].copied == (here.auditors[0].peer,)
+    assert [(fault.node, fault.kind) for fault in record.faults] == [(here.auditors[0].peer, FaultReason.FALSE_AUDIT)]
+    assert here.settlement.faults[0].accusers == ()
+    assert here.states()[0] == "valid"
+
+
 async def test_whoever_claims_a_state_for_a_segment_that_cannot_be_executed_is_convicted(
     court: Callable[..., Court],
 ) -> None:
@@ -436,87 +443,81 @@ async def test_a_state_that_breaks_a_law_is_a_fault_before_anybody_is_seated(cou
     here.commit({0: ((trap(state(1)), state(2)), True)})
     record = await here.judge()
     refused = next(audit for audit in record.audits if audit.segment == 1)
-    assert (refused.votes, refused.verdict) == ((), "fault")
+    assert (refused.votes, refused.absent, refused.verdict) == ((), (), "fault")
     assert "negative" in refused.reason
     assert here.guilty(record) == ["worker"]
-    settled = settlement_of(record, cid_of_bytes(b"")).faults[0]
-    assert settled.reason == FaultReason.MISMATCH
+    assert here.settlement.faults[0].reason == FaultReason.MISMATCH
 
 
-async def test_a_verifier_cannot_call_a_state_or_a_result_refused_that_is_in_order(court: Callable[..., Court]) -> None:
-    here = court(honest, honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await here.judge()
-    blame = RecordedFault(TaskIndex(0), here.worker.address, FaultReason.MISMATCH, "I say so")
-    for audits in (record.audits, (msgspec.structs.replace(record.audits[0], votes=(), verdict="fault"),)):
-        lie = msgspec.structs.replace(record, audits=audits, faults=(blame,))
-        lie = msgspec.structs.replace(lie, payouts=earnings(lie, here.specs))
-        here.check(lie)
-        with pytest.raises(RecordInvalid, match="is called a fault and is in order"):
-            await check_refusals(lie, here.manifest, here.specs, here.read)
-
-
-@pytest.mark.parametrize(
-    "auditors", [(), (honest,), (failing,), (honest, accuser), (accuser, honest, honest), (honest, accuser, accuser)]
-)
+@pytest.mark.parametrize("auditors", [(), (honest,), (failing,), (honest, accuser), (honest, accuser, accuser)])
 async def test_too_few_auditors_never_decide(court: Callable[..., Court], auditors: tuple[Answer, ...]) -> None:
-    """Nobody is left who could settle a split, or be the second one: the task is done again."""
+    """Nobody is left who could settle a split, or be the second one: the task is done again, whoever voted is paid, and
+    whoever was contradicted or contradicts does not get it again."""
     here = court(*auditors)
-    here.drawn_at = 0.0
-    here.commit({0: (RIGHT, True)}, first=1 if accuser in auditors[1:] else 0 if auditors else None)
+    split = accuser in auditors or failing in auditors
+    here.commit({0: (RIGHT, True)}, drawn_ago=1000)
     record = await here.judge()
     assert {audit.verdict for audit in record.audits} == {"undecided"}
-    assert (record.faults, record.payouts, here.states()[0]) == ((), (), "ready")
+    assert (record.faults, here.states()[0]) == ((), "ready")
+    assert {payout.node for payout in record.payouts} == {auditor.peer for auditor in here.auditors}
+    with here.context.database.session() as session:
+        task = tasks_of(session, 1)[0]
+        others = {a.peer for a in here.auditors if a.answer is not honest}
+        assert set(task.barred.split()) == ({here.worker.address, *others} if split else set())
+        assert task.undecided == 1
+
+
+async def test_a_task_that_comes_out_undecided_again_and_again_ends_its_job(court: Callable[..., Court]) -> None:
+    here = court(honest, accuser)
+    here.commit({0: (RIGHT, True)})
+    with here.context.database.session() as session:
+        tasks_of(session, 1)[0].undecided = MAX_UNDECIDED - 1
+    await here.judge()
+    with here.context.database.session() as session:
+        job = session.get(Job, 1)
+        assert job is not None and job.state == JobState.FAILED
+        assert "task 0 came out undecided 3 times" in job.reason
 
 
 async def test_nobody_audits_what_it_does_not_offer(court: Callable[..., Court]) -> None:
     here = court(accuser, honest, honest)
+    here.commit({0: (RIGHT, True)}, first=0)
     member = here.context.members[here.auditors[0].peer]
     member.announce = msgspec.structs.replace(member.announce, workloads=("map",))
-    here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
     assert {vote.auditor for vote in record.audits[0].votes} == {auditor.peer for auditor in here.auditors[1:]}
+    assert here.auditors[0].peer in record.audits[0].absent
     assert (record.faults, here.states()[0]) == ((), "valid")
-
-
-async def test_a_record_cannot_make_an_audit_less_likely_than_the_workers_reputation(
-    court: Callable[..., Court],
-) -> None:
-    here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, False)})
-    record = await here.judge()
-    newcomer = msgspec.structs.replace(record.operators[0], consecutive_valid=0)
-    for operators in ((newcomer, *record.operators[1:]), record.operators[1:]):
-        with pytest.raises(RecordInvalid, match="less likely"):
-            here.check(msgspec.structs.replace(record, operators=operators))
-    for changes in ({"owner": here.worker.address}, {"operator": OperatorId(99)}, {"drawn": 0}):
-        task = msgspec.structs.replace(record.tasks[0], **changes)
-        with pytest.raises(RecordInvalid, match=r"another operator|fewer segments"):
-            here.check(msgspec.structs.replace(record, tasks=(task,)))
-
-
-async def test_no_state_can_be_named_like_the_answer_that_it_cannot_be_executed(court: Callable[..., Court]) -> None:
-    here = court(failing, failing, failing)
-    text = b"proofyard: this segment cannot be executed"
-    assert cid_digest(cid_of_bytes(text)) == CANNOT_EXECUTE
-    here.commit({0: ((text,), True)}, result=b"anything")
-    with pytest.raises(RecordInvalid, match="names the answer"):
-        await here.judge()
-    with here.context.database.session() as session:
-        assert session.exec(select(Fault.node)).all() == [here.worker.address]
 
 
 async def test_an_auditor_that_is_silent_costs_nobody_anything(court: Callable[..., Court]) -> None:
     here = court(silent, honest, honest)
-    here.commit({0: (RIGHT, True)})
+    here.context.settings.lease_s = 0.2  # type: ignore[misc]
+    here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
     assert record.faults == ()
+    assert record.audits[0].absent == (here.auditors[0].peer,)
     assert here.states()[0] == "valid"
+
+
+async def test_a_worker_that_retired_or_rotated_its_key_is_judged_all_the_same(court: Callable[..., Court]) -> None:
+    """Operators are found by any key that they ever had; one that left is audited for certain."""
+    here = court(honest, honest, honest, honest)
+    here.commit({0: ((off_by_a_bit(state(1)),), True)})
+    old = here.worker_facts
+    here.chain.retired_keys[old.node] = (old.id, old.owner)
+    here.chain.facts = [
+        replace(facts, node=Wallet.generate().address, listed=False, active=False) if facts.id == old.id else facts
+        for facts in here.chain.facts
+    ]
+    record = await here.judge()
+    assert [(fault.node, fault.kind) for fault in record.faults] == [(old.node, FaultReason.MISMATCH)]
+    assert [fault.operator for fault in here.settlement.faults] == [old.id]
 
 
 async def test_a_worker_that_withholds_its_states_is_judged_as_if_they_were_wrong(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True), 1: (RIGHT, False)}, withheld=True)
+    here.commit({0: (RIGHT, True), 1: (RIGHT, True)}, withheld=True)
     record = await here.judge()
     assert here.guilty(record) == ["worker"]
     assert "was not delivered within" in record.faults[0].reason
@@ -524,7 +525,7 @@ async def test_a_worker_that_withholds_its_states_is_judged_as_if_they_were_wron
     assert here.states()[0] == "ready"
 
 
-async def test_nothing_of_a_caught_node_is_taken_on_trust(court: Callable[..., Court]) -> None:
+async def test_nothing_of_a_caught_owner_is_taken_on_trust(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
     here.commit({0: ((off_by_a_bit(state(1)),), True), 1: (RIGHT, False), 2: (RIGHT, False)})
     record = await here.judge()
@@ -534,6 +535,7 @@ async def test_nothing_of_a_caught_node_is_taken_on_trust(court: Callable[..., C
     with here.context.database.session() as session:
         assert all(here.worker.address in task.barred for task in tasks_of(session, 1)[:3])
         assert [line.task for line in session.exec(select(Log).where(Log.kind == "caught"))] == [1, 2]
+        assert faulty_owners(session) == {here.worker_facts.owner}
 
 
 async def test_a_result_that_its_last_state_does_not_give_is_a_fault_even_undrawn(court: Callable[..., Court]) -> None:
@@ -544,30 +546,33 @@ async def test_a_result_that_its_last_state_does_not_give_is_a_fault_even_undraw
     assert "the result" in record.faults[0].reason
 
 
+@pytest.fixture
+def inexact(monkeypatch: pytest.MonkeyPatch) -> Workload:
+    workload = Roughly()
+    monkeypatch.setattr(refusals, "load_workload", lambda _: workload)
+    return workload
+
+
 async def test_where_a_workload_is_not_exact_its_metric_says_who_agrees_and_nobody_loses_stake(
-    court: Callable[..., Court],
+    court: Callable[..., Court], inexact: Workload
 ) -> None:
-    here = court(rounding, honest, rounding, workload=Roughly())
+    here = court(rounding, honest, rounding, workload=inexact)
     here.commit({0: ((moved(state(1), 2e-6),), True)})
     record = await here.judge()
     assert record.audits[0].verdict == "valid"
-    assert record.faults == ()
-    with pytest.raises(RecordInvalid, match="counted as others"):
-        check_record(record, here.specs, exact=True)
+    assert record.audits[0].alike and record.faults == ()
 
 
 async def test_who_disagrees_where_a_workload_is_not_exact_loses_its_pay_and_no_stake(
-    court: Callable[..., Court],
+    court: Callable[..., Court], inexact: Workload
 ) -> None:
-    here = court(rounding, honest, rounding, colluder, workload=Roughly())
+    here = court(rounding, honest, rounding, colluder, workload=inexact)
     here.commit({0: ((moved(state(1), 5e-4),), True), 1: (RIGHT, False)})
     record = await here.judge()
     assert (record.audits[0].verdict, here.states()[0]) == ("fault", "ready")
     assert [(fault.node, fault.kind) for fault in record.faults] == [(here.worker.address, FaultReason.DISAGREED)]
-    assert [fault.reason for fault in settlement_of(record, cid_of_bytes(b"")).faults] == [FaultReason.DISAGREED]
+    assert [fault.reason for fault in here.settlement.faults] == [FaultReason.DISAGREED]
     assert here.worker.address not in {payout.node for payout in record.payouts}
-    harsh = tuple(msgspec.structs.replace(fault, kind=FaultReason.MISMATCH) for fault in record.faults)
-    with pytest.raises(RecordInvalid, match="another kind"):
-        here.check(msgspec.structs.replace(record, faults=harsh))
     with here.context.database.session() as session:
-        assert here.worker.address not in faulty_nodes(session)
+        assert faulty_owners(session) == set()
+        assert [fault.owner for fault in session.exec(select(Fault))] == [here.worker_facts.owner]

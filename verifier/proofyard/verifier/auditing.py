@@ -46,8 +46,11 @@ class Bench:
     batch has waited.
     """
 
-    def __init__(self, context: Context, cases: Sequence[Case], patience: Callable[[], Patience]) -> None:
+    def __init__(
+        self, context: Context, batch_row: int, cases: Sequence[Case], patience: Callable[[], Patience]
+    ) -> None:
         self._context = context
+        self._batch = batch_row
         self._cases = {case.place: case for case in cases}
         self._patience = patience
         self._opening: set[Place] = set()
@@ -80,8 +83,7 @@ class Bench:
         self._context.changed()
 
     def _pending(self, session: Session) -> dict[Place, Segment]:
-        batch = next(iter(self._cases.values())).batch_row if self._cases else 0
-        rows = session.exec(select(Segment).where(Segment.batch == batch, Segment.verdict == Verdict.PENDING))
+        rows = session.exec(select(Segment).where(Segment.batch == self._batch, Segment.verdict == Verdict.PENDING))
         return {cast(Place, (row.job, row.task, row.index)): row for row in rows}
 
     def _look(self, session: Session, pending: Mapping[Place, Segment]) -> dict[Place, Step]:
@@ -116,9 +118,8 @@ class Bench:
         return steps
 
     def _seats(self, session: Session) -> dict[Place, dict[Address, Seat]]:
-        batch = next(iter(self._cases.values())).batch_row
         found: dict[Place, dict[Address, Seat]] = {}
-        for seat in session.exec(select(Seat).where(Seat.batch == batch)):
+        for seat in session.exec(select(Seat).where(Seat.batch == self._batch)):
             found.setdefault(cast(Place, (seat.job, seat.task, seat.segment)), {})[Address(seat.auditor)] = seat
         return found
 

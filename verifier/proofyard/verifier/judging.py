@@ -6,8 +6,9 @@ from the record that is made of it (`settling`).
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from sqlmodel import select
 
@@ -49,22 +50,32 @@ async def judge(context: Context, batch: Batch) -> None:
         return Patience.OVERDUE if at > view.drawn_at + UNDECIDED_AFTER_S else Patience.EARLY
 
     cases = await load_cases(context, view, batch)
-    bench = Bench(context, cases, patience)
+    bench = Bench(context, batch.id or 0, cases, patience)
     looks = asyncio.Semaphore(LOOKS_AT_ONCE)
     by_task: dict[TaskKey, list[Case]] = {}
     for case in cases:
         by_task.setdefault((case.job, case.spec.index), []).append(case)
     manifests = await fetch_manifests(context, view)
     owner_of = {key: owner for key, (_, owner) in view.owners.items()}
-    async with asyncio.TaskGroup() as group:
-        sitting = group.create_task(bench.sit())
-        for member in members_of(batch):
-            group.create_task(
-                _look_at_task(context, batch, member, by_task.get(member.key, []), manifests, bench, looks, owner_of)
-            )
-        await sitting
+    await _together(
+        bench.sit(),
+        *(
+            _look_at_task(context, batch, member, by_task.get(member.key, []), manifests, bench, looks, owner_of)
+            for member in members_of(batch)
+        ),
+    )
     with context.database.session() as session:
         session.merge(batch).state = BatchState.JUDGED
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    """All of it side by side; the first error ends the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 async def load_cases(context: Context, view: BatchView, batch: Batch) -> list[Case]:
