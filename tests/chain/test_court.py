@@ -226,6 +226,7 @@ def test_a_jury_that_stays_silent_pays_and_without_another_the_batch_is_voided_a
     with pytest.raises(TooEarly):
         Court(outsider).resolve(challenge)
     network.anvil.warp(chain.params().court.draw_time)
+    network.anvil.mine(3)
     assert Court(outsider).resolve(challenge) == Phase.DISMISSED
     assert world.stake(outsider) == 49 * CREDIT
     assert chain.totals().burned == 3 * 5 * CREDIT
@@ -283,7 +284,7 @@ def test_a_verifier_that_signs_two_records_of_one_attempt_loses_its_stake_to_who
         Court(outsider).report_equivocation(ref.batch, header, slot, signed(one), signed(one))
     Court(outsider).report_equivocation(ref.batch, header, slot, signed(one), signed(other))
     assert [world.stake(owner) for owner in world.verifier_owners] == [1000 * CREDIT, 0]
-    assert world.stake(outsider) == 10 * CREDIT
+    assert world.stake(outsider) == 100 * CREDIT
     world.check_conserved()
 
 
