@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfaces/IRegistry.sol";
-import {Case} from "./helpers/Case.sol";
+import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice Single wei, and a stranger who sends every open call before the one who meant it.
-contract GriefingTest is Case {
+contract GriefingTest is CourtBase {
     address private constant STRANGER = address(0xbad);
 
     function test_tokens_sent_to_the_registry_change_nothing() public {
@@ -13,34 +14,40 @@ contract GriefingTest is Case {
         credit.transfer(address(registry), 1);
         vm.assertEq(held(), accounted, "the books ignore them");
         settleHonestly();
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
-        registry.claim(claimOf(batch, worker, 100e18));
+        later(WINDOW);
+        registry.claim(claims());
         vm.assertEq(credit.balanceOf(address(registry)), held() + 1, "and they stay");
     }
 
-    function testFuzz_single_wei_are_neither_lost_nor_made(uint8 amount, uint8 extra, bool faulty) public {
-        IRegistry.JobParams memory p = jobParams(uint96(amount) + 1, uint96(extra));
-        vm.prank(REQUESTER);
-        JobId small = registry.openJob(p);
+    function testFuzz_single_wei_are_neither_lost_nor_made(uint8 amount, uint8 fee, uint8 extra, bool faulty) public {
+        JobId small = openJob(jobParams(uint96(amount) + 1, uint96(fee), uint96(extra)));
         fund(STRANGER, 2);
         vm.prank(STRANGER);
         registry.addStake(1);
         vm.prank(STRANGER);
-        registry.topUp(small, 1, 0);
+        registry.topUp(small, 1);
         BatchId id = commit(small, 2);
-        OperatorId cheat = registry.operatorOf(vm.addr(1011));
         vm.prank(owner(11));
         registry.addStake(uint96(extra));
         IRegistry.Settlement memory s = settlement(id, worker, 1);
-        settle(faulty ? withFault(s, cheat) : s, 1, 3);
+        settle(faulty ? withFault(s, nodeOf(11)) : s, 1, 3);
         assertConserved();
-        vm.warp(vm.getBlockTimestamp() + 1 days + 1);
+        later(3 days);
         registry.claim(claimOf(id, worker, 1));
         assertConserved();
         registry.refund(small);
         registry.refund(small);
-        vm.assertEq(registry.job(small).spent, uint256(registry.job(small).reward) + p.auditFee, "nothing is left");
+        IRegistry.Job memory j = registry.job(small);
+        vm.assertEq(uint256(j.escrow) + j.surplus, 0, "nothing is left");
         assertConserved();
+    }
+
+    function testFuzz_single_wei_of_a_challenge_are_neither_lost_nor_made(uint8 votes, uint8 extra) public {
+        vm.prank(owner(10));
+        registry.addStake(extra);
+        settleHonestly();
+        decide(challengeSegment(), votes % 8);
+        vm.assertEq(registry.totals().bonds, 0, "nothing is left in bonds");
     }
 
     function test_a_stranger_has_no_way_to_keep_somebody_s_stake_bonded() public {
@@ -49,7 +56,7 @@ contract GriefingTest is Case {
         vm.prank(owner(10));
         registry.requestUnstake(10e18);
         uint256 releaseAt = registry.account(owner(10)).releaseAt;
-        vm.warp(vm.getBlockTimestamp() + 1 days);
+        later(1 days);
         fund(STRANGER, CREDIT);
         vm.prank(STRANGER);
         registry.addStake(1);
@@ -64,25 +71,25 @@ contract GriefingTest is Case {
     // ------------------------------------------------------------------------------------------ front-running
 
     function test_a_copied_settlement_is_the_same_settlement() public {
-        IRegistry.Settlement memory s = settlement(batch, worker, 100e18);
+        IRegistry.Settlement memory s = settlement();
         (uint256 signers, bytes memory signature) = quorum(s, 1, 3);
+        IRegistry.Header memory h = header();
         vm.prank(STRANGER);
-        registry.settleBatch(s, signers, signature);
+        registry.settleBatch(s, h, signers, signature);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadySettled.selector, batch));
-        registry.settleBatch(s, signers, signature);
-        vm.warp(vm.getBlockTimestamp() + WINDOW);
+        registry.settleBatch(s, h, signers, signature);
+        later(WINDOW);
         uint256 before = credit.balanceOf(owner(10));
         vm.prank(STRANGER);
         registry.finalize(batch);
         vm.prank(STRANGER);
-        registry.claim(claimOf(batch, worker, 100e18));
-        vm.assertEq(credit.balanceOf(owner(10)) - before, 100e18, "whoever claims, the owner is paid");
+        registry.claim(claims());
+        vm.assertEq(credit.balanceOf(owner(10)) - before, PAY, "whoever claims, the owner is paid");
         vm.assertEq(credit.balanceOf(STRANGER), 0, "and nobody else");
     }
 
     function test_a_copied_draw_is_the_same_draw() public {
-        vm.prank(vm.addr(2001));
-        BatchId id = registry.commitBatch(job, bytes32(uint256(2)), 1);
+        BatchId id = commitLines(1, bytes32(uint256(2)), 1, lines(job, 1));
         mine();
         vm.setBlockhash(registry.batch(id).commitBlock + 2, keccak256("entropy"));
         vm.prank(STRANGER);
@@ -97,15 +104,30 @@ contract GriefingTest is Case {
         ChallengeId id = challengeSegment();
         mine();
         vm.prank(STRANGER);
-        uint32[] memory jury = registry.drawJury(id);
+        address[] memory jury = court.drawJury(id);
         vm.assertEq(jury.length, 3, "drawn");
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.WrongPhase.selector, id, IRegistry.Phase.Vote));
-        registry.drawJury(id);
-        vm.warp(vm.getBlockTimestamp() + 2 hours);
+        vm.assertEq(stakeOf(STRANGER), REWARD, "it is paid for that");
+        vm.expectRevert(abi.encodeWithSelector(ICourt.WrongPhase.selector, id, ICourt.Phase.Vote));
+        court.drawJury(id);
+        later(2 hours);
         vm.prank(STRANGER);
-        registry.resolve(id);
-        vm.assertTrue(registry.challenge(id).phase == IRegistry.Phase.Draw, "nobody revealed");
-        vm.assertEq(registry.account(STRANGER).stake, 0, "nothing for the stranger");
+        court.resolve(id);
+        assertPhase(id, ICourt.Phase.Draw, "nobody revealed");
+        vm.assertEq(stakeOf(STRANGER), REWARD, "nothing more");
+    }
+
+    function test_a_seal_that_a_stranger_repeats_is_as_old_as_it_was() public {
+        settleHonestly();
+        bytes32 sealed_ = keccak256(abi.encode(CHALLENGER, subjectOf(ICourt.Kind.Segment, 0, SEGMENT), SALT));
+        vm.prank(CHALLENGER);
+        court.seal(sealed_);
+        vm.roll(vm.getBlockNumber() + 1);
+        vm.prank(STRANGER);
+        court.seal(sealed_);
+        ICourt.Step memory step = stepOf(10, SEGMENT);
+        IRegistry.Header memory h = header();
+        vm.prank(CHALLENGER);
+        court.challengeSegment(batch, h, step, SALT);
     }
 
     function test_a_stranger_cannot_register_with_what_it_has_seen() public {
