@@ -12,14 +12,14 @@ from proofyard.chain import Wallet
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
-from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature, TaskIndex
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Task, TaskState
+from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Line, Task, TaskState
 from proofyard.verifier.retention import tidy
 
 ADDRESS = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
-NAMES = ("model", "data", "state", "result", "record", "package", "stray")
+NAMES = ("model", "data", "state", "result", "record", "counted", "package", "stray")
 
 
 class Shelf:
@@ -41,20 +41,21 @@ class Shelf:
         self.cids["manifest"] = store.put_bytes(encode_manifest(manifest))
         digest = Digest(bytes(32))
         commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1)
-        member = SubmitCommitment(commitment, Signature(bytes(65)), (self.cids["state"],))
+        member = Member(commitment, Signature(bytes(65)), (self.cids["state"],))
         with self.context.database.session() as session:
             terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "deadline": 10}
-            session.add(
-                Job(id=1, requester="", tasks=1, reward="1", audit_fee="1", manifest=self.cids["manifest"], **terms)
-            )
+            pay = {"reward": "1", "audit_fee": "1"}
+            session.add(Job(id=1, requester="", units=1, manifest=self.cids["manifest"], **pay, **terms))
             session.flush()
             spec = TaskSpec(index=TaskIndex(0), kind="k")
             session.add(Task(job=1, index=0, spec=encode(spec), state=TaskState.VALID, result=self.cids["result"]))
-            session.add(
-                Batch(
-                    id=1, job=1, root=digest, members=encode([encode(member)]), chain_id=1, record=self.cids["record"]
-                )
-            )
+            members, counted = encode_members([member]), [(2, self.cids["counted"])]
+            self.cids["list"] = store.put_bytes(members)
+            batch = Batch(id=1, root=digest, members=members, chain_id=1, record=self.cids["record"])
+            batch.counted = encode(counted)
+            session.add(batch)
+            session.flush()
+            session.add(Line(batch=1, job=1, units=1))
 
     def _batch(self) -> Any:
         return SimpleNamespace(
@@ -88,12 +89,12 @@ async def test_a_running_job_keeps_what_it_needs_and_nothing_else_stays(shelf: S
         job = session.get(Job, 1)
         assert job is not None
         job.state = JobState.RUNNING
-    assert await shelf.kept() == {"manifest", "model", "data", "state", "result", "record"}
+    assert await shelf.kept() == {"manifest", "model", "data", "state", "result", "record", "counted", "list"}
 
 
 async def test_states_go_when_the_window_closes_and_the_rest_when_the_job_is_long_over(shelf: Shelf) -> None:
     shelf.finish()
-    assert {"state", "result", "record", "manifest", "package"} <= await shelf.kept()
+    assert {"state", "result", "record", "counted", "list", "manifest", "package"} <= await shelf.kept()
     shelf.clock.now = 160
     assert await shelf.kept() == {"manifest", "record", "package"}
     shelf.settings.keep_s = 0.0

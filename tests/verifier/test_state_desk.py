@@ -10,9 +10,9 @@ from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.messages import ObtainState
-from proofyard.protocol.record import BatchRecord, CommittedTask, encode_record
+from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
 from proofyard.verifier.disputes import StateDesk
 
 WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -26,19 +26,13 @@ def record() -> BatchRecord:
         chain_id=1,
         registry=WORKER,
         batch=BatchId(1),
-        job=JobId(1),
-        manifest=raw_cid(b"manifest"),
-        root=ZERO,
-        verifier=WORKER,
-        seed=ZERO,
-        draw_block=1,
-        auditors_per_segment=1,
-        segments_per_audit=1,
-        reward="1",
-        audit_fee="1",
-        audits_paid_before="0",
-        operators=(),
-        tasks=(CommittedTask(commitment, b"", TRACE, OperatorId(1), WORKER, 0, 1),),  # type: ignore[arg-type]
+        attempt=0,
+        leader=OperatorId(1),
+        jobs=(RecordedJob(JobId(1), raw_cid(b"manifest")),),
+        tasks=(CommittedTask(commitment, Signature(b""), TRACE),),
+        counted=(),
+        uncounted=(),
+        repeated=(),
         audits=(),
         faults=(),
         payouts=(),
@@ -57,16 +51,17 @@ class Verifier:
         context: Any = self
         self._desk = StateDesk(context)
 
-    async def obtain(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> bytes:
+    async def have(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> None:
         if not self._worker_is_there:
             raise ArtifactUnavailable(cid, 1, ["the worker is away"])
         self.obtained.append((cid, holder))
-        return b""
 
-    async def asked(self, number: int, *, task: int = 5, record: Cid | None = None) -> tuple[bool, str]:
+    async def asked(self, number: int, *, task: int = 5, job: int = 1, record: Cid | None = None) -> tuple[bool, str]:
         peer: Any = SimpleNamespace(peer="somebody")
         unused: Any = None
-        answer = await self._desk.obtain(peer, ObtainState(record or self.record, TaskIndex(task), number), unused)
+        answer = await self._desk.obtain(
+            peer, ObtainState(record or self.record, JobId(job), TaskIndex(task), number), unused
+        )
         return answer.proceed, answer.reason
 
 
@@ -82,9 +77,10 @@ async def test_a_state_is_fetched_from_the_worker_that_committed_to_it(tmp_path:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"number": 2}, "no task 5 with a state 2"),
-        ({"number": -1}, "no task 5 with a state -1"),
+        ({"number": 2}, "no task 5 of job 1 with a state 2"),
+        ({"number": -1}, "no task 5 of job 1 with a state -1"),
         ({"number": 0, "task": 4}, "no task 4"),
+        ({"number": 0, "job": 2}, "of job 2"),
         ({"number": 0, "record": raw_cid(b"unknown")}, "not in the store"),
     ],
 )
