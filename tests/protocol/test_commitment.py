@@ -68,19 +68,31 @@ def test_commitments_hash_as_eip712_says() -> None:
 
 
 def test_seals_and_receipts_hash_as_eip712_says() -> None:
-    seal = struct = seal_struct_hash(BatchId(1), TaskIndex(2), SegmentIndex(3), COMMITMENT.node, Digest(b"s" * 32))
+    seal = struct = seal_struct_hash(
+        BatchId(1), JobId(7), TaskIndex(2), SegmentIndex(3), COMMITMENT.node, Digest(b"s" * 32)
+    )
     fields = [
         ("uint256", "batch"),
+        ("uint256", "job"),
         ("uint32", "task"),
         ("uint32", "segment"),
         ("address", "auditor"),
         ("bytes32", "seal"),
     ]
-    values: dict[str, object] = {"batch": 1, "task": 2, "segment": 3, "auditor": WALLET.address, "seal": b"s" * 32}
+    values: dict[str, object] = {
+        "batch": 1,
+        "job": 7,
+        "task": 2,
+        "segment": 3,
+        "auditor": WALLET.address,
+        "seal": b"s" * 32,
+    }
     assert DOMAIN.typed_digest(seal) == eip712("Seal", fields, values)
-    struct = receipt_struct_hash(Digest(b"l" * 32), 99)
-    receipt: dict[str, object] = {"leaf": b"l" * 32, "deadline": 99}
-    assert DOMAIN.typed_digest(struct) == eip712("Receipt", [("bytes32", "leaf"), ("uint64", "deadline")], receipt)
+    struct = receipt_struct_hash(Digest(b"l" * 32), JobId(7), 99)
+    receipt: dict[str, object] = {"leaf": b"l" * 32, "job": 7, "deadline": 99}
+    assert DOMAIN.typed_digest(struct) == eip712(
+        "Receipt", [("bytes32", "leaf"), ("uint256", "job"), ("uint64", "deadline")], receipt
+    )
 
 
 def test_every_field_of_a_commitment_counts() -> None:

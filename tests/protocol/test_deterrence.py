@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofyard.chain.records import Params
-from proofyard.protocol.deterrence import COLLUSION_BPS, STAKES, expected_gain, table
-from proofyard.protocol.dial import WAD, affordable_reward, can_back
+from proofyard.protocol.deterrence import COLLUSION_BPS, GIVEN_BACK_BPS, STAKES, expected_gain, table
+from proofyard.protocol.dial import WAD, affordable_reward, can_back, stake_at_risk
 from proofyard.protocol.types import Wei
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,7 @@ stakes = st.one_of(st.integers(0, 2000), st.integers(0, 10**28)).map(Wei)
 def test_the_table_is_that_of_a_registry_with_default_parameters() -> None:
     params = Params()
     assert params.collusion_bps == COLLUSION_BPS
+    assert params.slash_requester_bps + params.slash_auditor_bps == GIVEN_BACK_BPS
     assert min(STAKES) == params.node_stake
 
 
@@ -52,7 +53,7 @@ def test_a_lie_loses_where_the_stake_backs_the_work_and_pays_where_nothing_could
     stake: Wei, valid: int, tasks: int, task_reward: Wei, n: int, m: int, data: st.DataObject
 ) -> None:
     reward = Wei(tasks * task_reward)
-    if can_back(stake, reward, COLLUSION_BPS):
+    if can_back(stake_at_risk(stake, GIVEN_BACK_BPS), reward, COLLUSION_BPS):
         assert _gain(stake, valid, tasks, task_reward, n, m, data.draw(st.integers(1, tasks))) < 0
     elif reward >= 9 * stake:
         assert _gain(stake, valid, tasks, task_reward, n, m, tasks) >= 0
@@ -63,7 +64,8 @@ def test_a_lie_loses_with_all_the_work_that_a_stake_can_back(
     stake: Wei, valid: int, tasks: int, n: int, m: int, below: int
 ) -> None:
     """And even right below q = 1, where every task is audited on nearly all of its segments."""
-    for most in (affordable_reward(stake, COLLUSION_BPS), Wei(9 * stake - 1)):
+    at_risk = stake_at_risk(stake, GIVEN_BACK_BPS)
+    for most in (affordable_reward(at_risk, COLLUSION_BPS), Wei(9 * at_risk - 1)):
         task_reward = Wei(most // tasks - below)
         if task_reward > 0:
             assert _gain(stake, valid, tasks, task_reward, n, m, tasks) < 0

@@ -13,6 +13,7 @@ from proofyard.protocol.dial import (
     can_back,
     p_trust,
     per_task,
+    stake_at_risk,
     tasks_alike,
 )
 from proofyard.protocol.types import Wei
@@ -191,3 +192,10 @@ def test_tasks_alike_of_equal_tasks_is_their_number() -> None:
     assert tasks_alike(Wei(12), Wei(4)) == 3
     assert tasks_alike(Wei(13), Wei(4)) == 3
     assert tasks_alike(Wei(0), Wei(0)) == tasks_alike(Wei(3), Wei(4)) == 1
+
+
+def test_what_comes_back_to_friends_is_not_at_risk() -> None:
+    assert stake_at_risk(Wei(100 * TOKEN), 1500) == 85 * TOKEN
+    assert stake_at_risk(Wei(3), 1500) == 2
+    assert stake_at_risk(Wei(3), 0) == 3
+    assert stake_at_risk(Wei(3), 10_000) == 0

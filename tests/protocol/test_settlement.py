@@ -13,22 +13,31 @@ from proofyard.protocol.settlement import (
     BatchRef,
     Fault,
     FaultReason,
+    Header,
+    Line,
     OperatorId,
     Payout,
     Settlement,
+    Share,
+    header_hash,
     payout_leaf,
     payout_proof,
     payout_root,
     settlement_digest,
 )
-from proofyard.protocol.types import Address, BatchId, Digest, SegmentIndex, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = Domain(31337, Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"))
-REF = BatchRef(BatchId(5), Digest(b"r" * 32), Digest(b"s" * 32))
+REF = BatchRef(BatchId(5), 0, Digest(b"h" * 32), Digest(b"s" * 32))
 PAYOUTS = tuple(Payout(OperatorId(i), Wei(100 + i), i, 2 * i) for i in range(1, 6))
-FAULT = Fault(OperatorId(9), TaskIndex(1), SegmentIndex(2), FaultReason.MISMATCH)
-SETTLEMENT = Settlement(PAYOUTS, (FAULT,), EMPTY_ROOT, raw_cid(b"record"))
+FAULT = Fault(
+    OperatorId(9), JobId(2), TaskIndex(1), SegmentIndex(2), FaultReason.MISMATCH, (OperatorId(3), OperatorId(4))
+)
+SHARES = (Share(40, Wei(500)), Share(0, Wei(0)))
+LINE = Line(JobId(2), 40, Wei(900))
+HEADER = Header(Digest(b"r" * 32), 5, Digest(b"m" * 32), (LINE,))
+SETTLEMENT = Settlement(PAYOUTS, (FAULT,), SHARES, EMPTY_ROOT, raw_cid(b"record"))
 
 
 def test_the_committed_vectors_are_what_the_code_gives() -> None:
@@ -46,6 +55,11 @@ def test_the_committed_vectors_are_what_the_code_gives() -> None:
         replace(SETTLEMENT, payouts=(*PAYOUTS[:-1], replace(PAYOUTS[-1], valid=7))),
         replace(SETTLEMENT, faults=()),
         replace(SETTLEMENT, faults=(replace(FAULT, segment=SegmentIndex(3)),)),
+        replace(SETTLEMENT, faults=(replace(FAULT, job=JobId(3)),)),
+        replace(SETTLEMENT, faults=(replace(FAULT, accusers=FAULT.accusers[:1]),)),
+        replace(SETTLEMENT, shares=SHARES[:1]),
+        replace(SETTLEMENT, shares=(replace(SHARES[0], amount=Wei(501)), SHARES[1])),
+        replace(SETTLEMENT, shares=(replace(SHARES[0], paid_units=41), SHARES[1])),
         replace(SETTLEMENT, audit_root=Digest(b"a" * 32)),
         replace(SETTLEMENT, record=raw_cid(b"another")),
     ],
@@ -58,7 +72,7 @@ def test_the_signed_digest_changes_with_everything_in_the_settlement(other: Sett
     "ref",
     [
         replace(REF, batch=BatchId(6)),
-        replace(REF, root=Digest(b"x" * 32)),
+        replace(REF, header=Digest(b"x" * 32)),
         replace(REF, seed=Digest(b"x" * 32)),
         replace(REF, attempt=1),
     ],
@@ -73,6 +87,24 @@ def test_the_signed_digest_is_bound_to_chain_and_registry() -> None:
         for domain in (DOMAIN, replace(DOMAIN, chain_id=1), replace(DOMAIN, registry=Address("0x" + "11" * 20)))
     }
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(HEADER, root=Digest(b"x" * 32)),
+        replace(HEADER, size=6),
+        replace(HEADER, members=Digest(b"x" * 32)),
+        replace(HEADER, lines=()),
+        replace(HEADER, lines=(LINE, LINE)),
+        *(
+            replace(HEADER, lines=(replace(LINE, **{name: 7}),))
+            for name in ("job", "units", "budget", "paid_units", "amount")
+        ),
+    ],
+)
+def test_the_header_s_hash_changes_with_everything_in_it(other: Header) -> None:
+    assert header_hash(other) != header_hash(HEADER)
 
 
 def test_every_payout_is_proven_at_its_own_position_only() -> None:

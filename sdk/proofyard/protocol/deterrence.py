@@ -2,28 +2,31 @@
 
 A state from which nothing can be executed, an adapter that stays as it is, or moments so large that gradients do not
 matter: one faked segment of N can save all the others. So a faked task saves as much as its whole reward here, an
-audited one shows the fake with m/N, and one hit costs the stake and all unsettled pay. docs/verification.md derives it.
+audited one shows the fake with m/N, and one hit costs all unsettled pay and the stake, but for what of it may come back
+through a requester or auditors that are friends. docs/verification.md derives it.
 """
 
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from itertools import product
 
-from proofyard.protocol.dial import WAD, AuditOdds, affordable_reward, audit_odds, can_back
+from proofyard.protocol.dial import WAD, AuditOdds, affordable_reward, audit_odds, can_back, stake_at_risk
 from proofyard.protocol.types import Wei
 
 _CONTEXT = Context(prec=80)
 _TOKEN = 10**18
 
 COLLUSION_BPS = 1000
-"""Of a Registry with default parameters."""
+GIVEN_BACK_BPS = 1500
+"""Of a Registry with default parameters: auditors that collude, and what of a slashed stake the requester and the
+batch's auditors get."""
 
 SEGMENTS, SEGMENTS_PER_AUDIT = 64, 1
 STAKES = tuple(Wei(tokens * _TOKEN) for tokens in (100, 1_000, 10_000))
 REPUTATIONS = (0, 10, 100, 10_000)
 WORK = tuple(
     (tasks, Wei(_TOKEN * cents // 100))
-    for tasks, cents in ((1, 1), (1, 1_000), (1, 40_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
+    for tasks, cents in ((1, 1), (1, 1_000), (1, 34_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
 )
 """Tasks an owner would have in flight, and the reward of each."""
 
@@ -51,34 +54,39 @@ def expected_gain(
     segments: int,
     segments_per_audit: int,
     collusion_bps: int,
+    given_back_bps: int = GIVEN_BACK_BPS,
     faked: int | None = None,
 ) -> Decimal:
     """What an owner gains on average, in wei, that fakes one segment in each of `faked` of its `tasks` equal tasks (in
     all, if not given) instead of doing the work: what it saves, less (1 - r) P (S + R), where P is the probability that
-    an audit hits and r that the auditors collude. Negative for every `faked` above 0 where the stake backs the work
-    (`can_back`)."""
-    reward = Wei(tasks * task_reward)
-    odds = audit_odds(consecutive_valid, stake, tasks, reward, collusion_bps, segments, segments_per_audit)
+    an audit hits, r that the auditors collude, and S the stake at risk. Negative for every `faked` above 0 where that
+    backs the work (`can_back`)."""
+    reward, at_risk = Wei(tasks * task_reward), stake_at_risk(stake, given_back_bps)
+    odds = audit_odds(consecutive_valid, at_risk, tasks, reward, collusion_bps, segments, segments_per_audit)
     fakes = tasks if faked is None else faked
     seen = _CONTEXT.divide(Decimal(odds.wad * odds.segments), Decimal(WAD * segments))
     hit = _CONTEXT.subtract(Decimal(1), _CONTEXT.power(_CONTEXT.subtract(Decimal(1), seen), fakes))
     honest = Decimal(10_000 - collusion_bps).scaleb(-4)
-    lost = _CONTEXT.multiply(_CONTEXT.multiply(honest, hit), Decimal(stake + reward))
+    lost = _CONTEXT.multiply(_CONTEXT.multiply(honest, hit), Decimal(at_risk + reward))
     return _CONTEXT.subtract(Decimal(fakes * task_reward), lost)
 
 
 def table(
-    segments: int = SEGMENTS, segments_per_audit: int = SEGMENTS_PER_AUDIT, collusion_bps: int = COLLUSION_BPS
+    segments: int = SEGMENTS,
+    segments_per_audit: int = SEGMENTS_PER_AUDIT,
+    collusion_bps: int = COLLUSION_BPS,
+    given_back_bps: int = GIVEN_BACK_BPS,
 ) -> list[Row]:
     """Every stake, reputation and work of this module that a stake backs at least a task of."""
     rows = []
     for stake, valid, (asked, task_reward) in product(STAKES, REPUTATIONS, WORK):
-        tasks = min(asked, affordable_reward(stake, collusion_bps) // task_reward)
+        at_risk = stake_at_risk(stake, given_back_bps)
+        tasks = min(asked, affordable_reward(at_risk, collusion_bps) // task_reward)
         if tasks == 0:
             continue
         reward = Wei(tasks * task_reward)
-        assert can_back(stake, reward, collusion_bps)
-        odds = audit_odds(valid, stake, tasks, reward, collusion_bps, segments, segments_per_audit)
+        assert can_back(at_risk, reward, collusion_bps)
+        odds = audit_odds(valid, at_risk, tasks, reward, collusion_bps, segments, segments_per_audit)
         gain = expected_gain(
             stake=stake,
             consecutive_valid=valid,
@@ -87,6 +95,7 @@ def table(
             segments=segments,
             segments_per_audit=segments_per_audit,
             collusion_bps=collusion_bps,
+            given_back_bps=given_back_bps,
         )
         rows.append(Row(stake, valid, asked, tasks, task_reward, odds, _CONTEXT.divide(gain, Decimal(reward))))
     return rows
