@@ -13,13 +13,13 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.findings import accepted as accepted
 from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters
 from proofyard.protocol.members import TaskKey
-from proofyard.protocol.payout import share_by, share_reward
+from proofyard.protocol.payout import WEIGHT_ONE, payout_weight, share_by
 from proofyard.protocol.record import AuditedSegment, BatchRecord, CommittedTask, RecordedPayout, claimed_answer
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId, Share
 from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.protocol.view import BatchView, JobFacts, OperatorFacts
 
-REPUTATION_PRICE = Wei(10**16)
+REPUTATION_PRICE = Wei(10**17)
 """What auditors must have been paid for a valid audit that counts: a reputation costs its number times this, in pay to
 owners that the draw chose, however the jobs were cut."""
 
@@ -67,17 +67,21 @@ def verifier_fee(job: JobFacts, paid_units: int) -> Wei:
 
 
 def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Counter[OperatorId]) -> tuple[int, Wei]:
-    """Adds what the accepted tasks of a line earn to `work`; returns the units that are paid, and their reward."""
+    """Adds what the accepted tasks of a line earn to `work`; returns the units that are paid, and what all of it is.
+
+    A task earns its part of the job's reward, which the dial reckons with, times its worker's weight; what the weights
+    leave over stays with the job."""
     job, done = view.jobs[line.job], sum(task.commitment.work_units for task in tasks)
     if not done:
         return 0, Wei(0)
-    units = min(done, done * line.budget // max(1, _reserve(job, done)))
-    reward = Wei(job.reward * units // job.units)
-    workers = [_operator(view, task.commitment.node) for task in tasks]
-    rows = [(t.commitment.work_units, w.consecutive_valid) for t, w in zip(tasks, workers, strict=True)]
-    for worker, share in zip(workers, share_reward(reward, rows), strict=True):
-        work[worker.id] += share
-    return units, reward
+    units, total = min(done, done * line.budget // max(1, _reserve(job, done))), Wei(0)
+    for task in tasks:
+        worker = _operator(view, task.commitment.node)
+        score = task.commitment.work_units * payout_weight(worker.consecutive_valid)
+        pay = Wei(job.reward * score * units // (job.units * done * WEIGHT_ONE))
+        work[worker.id] += pay
+        total = Wei(total + pay)
+    return units, total
 
 
 def _reserve(job: JobFacts, units: int) -> Wei:

@@ -1,4 +1,4 @@
-"""How a batch's reward is shared: by `work_units * weight(node)`, exactly and to the last wei."""
+"""What a worker's reputation is worth, and how an amount is shared: exactly, and to the last wei."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,18 +32,12 @@ def payout_weight(consecutive_valid: int) -> int:
     return WEIGHT_ONE // 2 + WEIGHT_ONE * log2 // (20 << _FRACTION_BITS)
 
 
-def share_reward(reward: Wei, work: Sequence[tuple[int, int]]) -> list[Wei]:
-    """Shares `reward` over (work_units, consecutive_valid), in the same order, adding up to `reward`.
-
-    Largest remainders get the wei that division leaves over; equal remainders go by position. Where all the work
-    units are 0, nothing can be shared and `ValueError` is raised.
-    """
-    scores = [units * payout_weight(consecutive_valid) for units, consecutive_valid in work]
-    return share_by(reward, scores)
-
-
 def share_by(amount: Wei, scores: Sequence[int]) -> list[Wei]:
-    """Shares `amount` in proportion to `scores`, adding up to it. Raises `ValueError` where no score is positive."""
+    """Shares `amount` in proportion to `scores`, in the same order, adding up to it.
+
+    Largest remainders get the wei that division leaves over; equal remainders go by position. Where no score is
+    positive, nothing can be shared and `ValueError` is raised.
+    """
     total = sum(scores)
     if total <= 0 or min(scores) < 0 or amount < 0:
         raise ValueError(f"cannot share {amount} wei by {list(scores)}")
