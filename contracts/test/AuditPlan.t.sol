@@ -7,17 +7,16 @@ import {Vm} from "./helpers/Vm.sol";
 /// tests/vectors/contracts.json. The contracts never compute a plan; a second reading of its rules keeps them exact.
 contract AuditPlanTest {
     Vm private constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
-    /// @dev What the vector's plans go over: a batch's entries by their columns, and the snapshot of the nodes.
+    /// @dev What the vector's plans go over: a batch's entries by their columns, and who may audit.
     string private json;
     string private plan;
     bytes32 private seed;
     bytes32 private leaf;
-    bytes32 private place;
-    address[] private nodes;
-    address[] private owners;
-    /// @dev The owners that have a seat at the task at hand, or may have none.
-    mapping(bytes32 place => mapping(address owner => bool)) private taken;
-    uint256 private free;
+    /// @dev Who is dealt at the task at hand: places in the pool, as far as the shuffle has moved them.
+    mapping(bytes32 task => mapping(uint256 place => uint256 owner)) private moved;
+    address[] private pool;
+    uint256 private left;
+    uint256 private dealt;
     uint256 private audits;
     uint256 private skipped;
 
@@ -31,8 +30,7 @@ contract AuditPlanTest {
             plan = key(".audit_plans", plans, "");
             (audits, skipped) = (0, 0);
             seed = vm.parseJsonBytes32(json, field(".seed"));
-            nodes = vm.parseJsonAddressArray(json, field(".operators.node"));
-            owners = vm.parseJsonAddressArray(json, field(".operators.owner"));
+            pool = vm.parseJsonAddressArray(json, field(".pool"));
             uint256 tasks = vm.parseJsonBytes32Array(json, field(".batch.leaf")).length;
             for (uint256 task = 0; task < tasks; ++task) {
                 check(task);
@@ -79,60 +77,58 @@ contract AuditPlanTest {
         }
     }
 
-    /// @notice The owners but the worker's, each at one segment: first k for every segment, then one by turns.
+    /// @notice No owner at two segments: first k for every segment, then one by turns, until the lists are full or nobody
+    /// is left.
     function seat(uint256[] memory segments, address worker) private returns (address[][] memory seats) {
-        place = keccak256(abi.encode(seed, leaf));
-        taken[place][worker] = true;
-        free = 0;
-        for (uint256 i = 0; i < nodes.length; ++i) {
-            if (!taken[place][owners[i]] && first(i)) ++free;
-        }
+        (left, dealt) = (pool.length, 0);
         seats = new address[][](segments.length);
         for (uint256 n = 0; n < segments.length; ++n) {
             seats[n] = new address[](0);
         }
         uint256 turn = vm.parseJsonUint(json, field(".auditors_per_segment"));
-        while (free > 0) {
+        uint256 full = turn < 8 ? 32 : 4 * (turn + 1);
+        while (left > 0 && !filled(seats, full)) {
             for (uint256 n = 0; n < segments.length; ++n) {
-                for (uint256 i = 0; i < turn && free > 0; ++i) {
-                    seats[n] = append(seats[n], take(segments[n]));
+                for (uint256 i = 0; i < turn; ++i) {
+                    (bool found, uint256 owner) = deal(segments[n], worker);
+                    if (found) seats[n] = append(seats[n], nodeOf(owner));
                 }
             }
             turn = 1;
         }
     }
 
-    /// @dev Whether no node before this one has its owner.
-    function first(uint256 node) private view returns (bool) {
-        for (uint256 i = 0; i < node; ++i) {
-            if (owners[i] == owners[node]) return false;
+    function filled(address[][] memory seats, uint256 full) private pure returns (bool) {
+        for (uint256 n = 0; n < seats.length; ++n) {
+            if (seats[n].length < full) return false;
         }
         return true;
     }
 
-    /// @notice The free owner with the smallest draw takes a seat, with the node of its own that has the smallest.
-    function take(uint256 segment) private returns (address node) {
-        uint256 smallest = type(uint256).max;
-        address owner;
-        for (uint256 i = 0; i < nodes.length; ++i) {
-            if (taken[place][owners[i]] || rank(segment, owners[i]) >= smallest) continue;
-            (smallest, owner) = (rank(segment, owners[i]), owners[i]);
+    /// @notice The place in the pool of the next owner that is not barred: one of those left, whose place the last takes.
+    function deal(uint256 segment, address worker) private returns (bool found, uint256 owner) {
+        address requester = vm.parseJsonAddress(json, field(".requester"));
+        bytes32 task = keccak256(abi.encode(seed, leaf));
+        while (left > 0) {
+            uint256 spot = draw(abi.encodePacked("auditor", uint32(segment), uint32(dealt++))) % left;
+            owner = standing(task, spot);
+            moved[task][spot] = standing(task, --left) + 1;
+            if (pool[owner] != worker && pool[owner] != requester) return (true, owner);
         }
-        taken[place][owner] = true;
-        --free;
-        smallest = type(uint256).max;
-        for (uint256 i = 0; i < nodes.length; ++i) {
-            if (owners[i] != owner || rank(segment, nodes[i]) >= smallest) continue;
-            (smallest, node) = (rank(segment, nodes[i]), nodes[i]);
-        }
+    }
+
+    function standing(bytes32 task, uint256 place) private view returns (uint256) {
+        uint256 owner = moved[task][place];
+        return owner == 0 ? place : owner - 1;
+    }
+
+    function nodeOf(uint256 owner) private view returns (address) {
+        address[] memory nodes = vm.parseJsonAddressArray(json, key(field(".nodes"), owner, ""));
+        return nodes[draw(abi.encodePacked("node", nodes[0])) % nodes.length];
     }
 
     function draw(bytes memory purpose) private view returns (uint256) {
         return uint256(keccak256(abi.encodePacked(seed, leaf, purpose)));
-    }
-
-    function rank(uint256 segment, address who) private view returns (uint256) {
-        return draw(abi.encodePacked("auditor", uint32(segment), who));
     }
 
     function least(uint256[] memory values) private pure returns (uint256 found) {
