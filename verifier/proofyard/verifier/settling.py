@@ -166,7 +166,8 @@ def _audit(row: Segment, seats: list[Seat]) -> AuditedSegment:
     if row.unvoted:
         opened = {}
     last = max((number for number, auditor in enumerate(listed) if auditor in opened), default=-1)
-    asked = listed[: last + 1]
+    # Who came after the last vote was not needed, unless nothing was decided.
+    asked = listed if row.verdict == Verdict.UNDECIDED else listed[: last + 1]
     openings = {auditor: decode(seat.opening or b"", SealOpened) for auditor, seat in opened.items()}
     votes = tuple(_vote(opened[auditor], openings[auditor]) for auditor in asked if auditor in opened)
     alike = {openings[a].after: Digest(s.answer or b"") for a, s in opened.items() if s.answer != openings[a].after}

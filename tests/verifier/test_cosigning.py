@@ -1,0 +1,354 @@
+"""What a co-signer refuses, and how cheaply: forged records, strangers, second signatures. It is the real one."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import pytest
+from court import BATCH, RIGHT, Court, K, accuser, honest, off_by_a_bit, silent, state, trap
+from scene import Link
+from sqlmodel import select
+
+from proofyard.chain import Wallet
+from proofyard.protocol import bls
+from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.earnings import earnings
+from proofyard.protocol.members import encode_members, members_root
+from proofyard.protocol.messages import CoSign, CoSigned
+from proofyard.protocol.record import BatchRecord, RecordedFault, decode_record, encode_record
+from proofyard.protocol.settlement import FaultReason, Header, Line, settlement_digest
+from proofyard.protocol.settling import settlement_of
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
+from proofyard.protocol.validate import RecordInvalid
+from proofyard.transport import RequestFailed
+from proofyard.verifier.batches import load_batch, run_batch
+from proofyard.verifier.cosigning import BURST, CoSigner
+from proofyard.verifier.database import Held, Known, Segment, Signed
+from proofyard.verifier.drawing import draw
+from proofyard.verifier.judging import judge
+from proofyard.verifier.membership import members_of
+from proofyard.verifier.settling import record_for
+from proofyard.verifier.signing import AlreadySigned
+
+replaced: Callable[..., Any] = msgspec.structs.replace
+
+
+async def evidence(here: Court) -> BatchRecord:
+    """The record of the committed batch, checked by its leader and shown to nobody yet."""
+    await draw(here.context, load_batch(here.context, 1))
+    await judge(here.context, load_batch(here.context, 1))
+    view = here.context.chain.view(BATCH)
+    record, _ = await record_for(here.context, view, load_batch(here.context, 1))
+    return record
+
+
+async def show(
+    here: Court, record: BatchRecord | Cid, *, peer: Wallet | None = None, sign: bool = True, batch: BatchId = BATCH
+) -> CoSigned:
+    """Ask the second verifier to sign, as the leader or as `peer`."""
+    store = here.context.store
+    cid = store.put_bytes(encode_record(record)) if isinstance(record, BatchRecord) else record
+    link = Link((peer or here.leader.wallet).address, store, here.leader.endpoint)
+    return await here.signer.cosigner.cosign(cast(Any, link), CoSign(cid, batch, sign), cast(Any, None))
+
+
+def signed(here: Court) -> int:
+    with here.signer.context.database.session() as session:
+        return 0 if session.get(Signed, (BATCH, 0)) is None else 1
+
+
+async def test_a_record_that_holds_is_signed_once_and_the_same_again(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    assert (await show(here, record, sign=False)).signature == b"" and not signed(here)
+    answer = await show(here, record)
+    view = here.context.chain.view(BATCH)
+    cid = here.context.store.put_bytes(encode_record(record))
+    digest = settlement_digest(view.domain, view.ref, settlement_of(record, view, cid))
+    key = bls.public_key(here.signer.wallet.bls_secret())
+    assert bls.verify(key, digest, bls.BlsSignature(answer.signature))
+    assert await show(here, record) == answer
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """A change of an honest record; `field` is the one that gives it away."""
+
+    name: str
+    change: Callable[[Court, BatchRecord], BatchRecord]
+    field: str
+
+
+def paid(here: Court, record: BatchRecord) -> BatchRecord:
+    """With the payouts that would follow."""
+    return cast(BatchRecord, replaced(record, payouts=earnings(here.context.chain.view(BATCH), record).payouts))
+
+
+def blame(here: Court, segment: int | None = None, kind: FaultReason = FaultReason.MISMATCH) -> RecordedFault:
+    return RecordedFault(JobId(1), TaskIndex(0), here.worker.address, kind, "I say so", segment)  # type: ignore[arg-type]
+
+
+def with_audit(record: BatchRecord, **changes: Any) -> BatchRecord:
+    return cast(BatchRecord, replaced(record, audits=(replaced(record.audits[0], **changes), *record.audits[1:])))
+
+
+def mismatch_without_one(here: Court, record: BatchRecord) -> BatchRecord:
+    return paid(here, replaced(with_audit(record, verdict="fault"), faults=(blame(here, 0),)))
+
+
+def fault_without_votes(here: Court, record: BatchRecord) -> BatchRecord:
+    changed = with_audit(record, votes=(), absent=(), verdict="fault", reason="I say so")
+    return paid(here, replaced(changed, faults=(blame(here, 0),)))
+
+
+def wrong_result(here: Court, record: BatchRecord) -> BatchRecord:
+    return paid(here, replaced(record, faults=(blame(here),)))
+
+
+def withheld_state(here: Court, record: BatchRecord) -> BatchRecord:
+    changed = with_audit(record, votes=(), absent=(), verdict="fault", reason="not delivered")
+    return paid(here, replaced(changed, faults=(blame(here, 0, FaultReason.WITHHELD),)))
+
+
+def withheld_result(here: Court, record: BatchRecord) -> BatchRecord:
+    return paid(here, replaced(record, faults=(blame(here, None, FaultReason.WITHHELD),)))
+
+
+def undecided_too_early(here: Court, record: BatchRecord) -> BatchRecord:
+    audit = record.audits[0]
+    asked = tuple(vote.auditor for vote in audit.votes)
+    return paid(here, with_audit(record, votes=(), absent=asked, verdict="undecided"))
+
+
+def other_auditor(here: Court, record: BatchRecord) -> BatchRecord:
+    vote = record.audits[0].votes[0]
+    seated = {vote.auditor for vote in record.audits[0].votes}
+    other = next(a.peer for a in here.auditors if a.peer not in seated)
+    return with_audit(record, votes=(replaced(vote, auditor=other), *record.audits[0].votes[1:]))
+
+
+def other_answer(_here: Court, record: BatchRecord) -> BatchRecord:
+    first, *rest = record.audits[0].votes
+    return with_audit(record, votes=(replaced(first, after=Digest(bytes(32))), *rest))
+
+
+def no_audit(here: Court, record: BatchRecord) -> BatchRecord:
+    return paid(here, replaced(record, audits=()))
+
+
+def no_pay(_here: Court, record: BatchRecord) -> BatchRecord:
+    return cast(BatchRecord, replaced(record, payouts=()))
+
+
+def others_leader(here: Court, record: BatchRecord) -> BatchRecord:
+    return cast(BatchRecord, replaced(record, leader=here.chain.seats[1].id))
+
+
+def paid_before(here: Court, record: BatchRecord) -> BatchRecord:
+    return paid(here, replaced(record, repeated=((JobId(1), TaskIndex(0)),)))
+
+
+def list_uncounted(here: Court, record: BatchRecord) -> BatchRecord:
+    return cast(BatchRecord, replaced(record, counted=(), uncounted=(BATCH,)))
+
+
+FORGERIES = [
+    Forgery("a mismatch where all digests are equal", mismatch_without_one, "audits"),
+    Forgery("a state refused that is in order", fault_without_votes, "faults"),
+    Forgery("a result refused that is in order", wrong_result, "faults"),
+    Forgery("a state called withheld that is there", withheld_state, "faults"),
+    Forgery("a result called withheld that is there", withheld_result, "faults"),
+    Forgery("audits dropped as undecided", undecided_too_early, "audits"),
+    Forgery("another auditor than the drawn one", other_auditor, "audits"),
+    Forgery("another answer than the sealed one", other_answer, "audits"),
+    Forgery("no audit of a new node", no_audit, "audits"),
+    Forgery("no pay", no_pay, "payouts"),
+    Forgery("another verifier's name", others_leader, "leader"),
+    Forgery("paid before", paid_before, "repeated"),
+    Forgery("its own list uncounted", list_uncounted, "uncounted"),
+]
+
+
+async def test_no_forged_record_is_signed(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    for forgery in FORGERIES:
+        here.signer.cosigner = CoSigner(here.signer.context)
+        with pytest.raises(RecordInvalid) as refused:
+            await show(here, forgery.change(here, record))
+        assert refused.value.field == forgery.field, f"{forgery.name}: {refused.value}"
+    assert not signed(here)
+    await show(here, record)
+
+
+async def test_a_vote_that_was_left_out_is_asked_for(court: Callable[..., Court]) -> None:
+    """A leader that names an auditor as absent, so that its vote against a friend is not counted."""
+    here = court(honest, honest, honest, honest)
+    here.commit({0: ((off_by_a_bit(state(1)),), True)}, drawn_ago=1000)
+    record = await evidence(here)
+    audit = record.audits[0]
+    assert audit.verdict == "fault"
+    with here.context.database.session() as session:
+        listed = session.exec(select(Segment.auditors)).one().split()
+    kept, dropped = audit.votes[:1], tuple(Address(a) for a in listed if a != audit.votes[0].auditor)
+    quiet = with_audit(record, votes=kept, absent=dropped, verdict="undecided")
+    with pytest.raises(RecordInvalid, match="is called absent"):
+        await show(here, paid(here, replaced(quiet, faults=())))
+
+
+async def test_two_of_three_votes_accuse_nobody(court: Callable[..., Court]) -> None:
+    here = court(accuser, accuser, honest, honest)
+    here.commit({0: (RIGHT, True)}, first=0)
+    record = await evidence(here)
+    two = [vote for vote in record.audits[0].votes if vote.auditor in {a.peer for a in here.auditors[:K]}]
+    lie = with_audit(record, votes=tuple(two), absent=(), verdict="fault")
+    with pytest.raises(RecordInvalid):
+        await show(here, paid(here, replaced(lie, faults=(blame(here, 0),))))
+
+
+async def test_a_state_that_breaks_a_law_is_looked_at_and_signed(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest, honest)
+    here.commit({0: ((trap(state(1)), state(2)), True)})
+    record = await evidence(here)
+    assert record.faults and (await show(here, record)).signature
+
+
+async def test_whoever_is_cut_off_itself_does_not_call_anybody_silent(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)}, withheld=True)
+    record = await evidence(here)
+    assert record.faults[0].kind == FaultReason.WITHHELD
+    here.signer.context.members.clear()
+    with pytest.raises(RequestFailed, match="reaches no node"):
+        await show(here, record)
+
+
+async def test_two_settlements_of_one_attempt_are_never_signed(court: Callable[..., Court]) -> None:
+    """Both hold: an auditor that never answered is passed over, or waited for. Not after a restart either."""
+    here = court(silent, honest, honest, honest)
+    here.context.settings.lease_s = 0.2  # type: ignore[misc]
+    here.commit({0: (RIGHT, True)}, first=0)
+    record = await evidence(here)
+    here.context.settings.lease_s = 3.0  # type: ignore[misc]
+    other = replaced(record, audits=(replaced(record.audits[0], reason=""),))
+    await show(here, other)
+    again = with_audit(record, reason="for people")
+    here.signer.cosigner = CoSigner(here.signer.context)
+    for sign in (False, True):
+        with pytest.raises(AlreadySigned):
+            await show(here, again, sign=sign)
+
+
+async def test_what_is_signed_is_written_down_first(
+    court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+
+    def crash(*_: object) -> bls.BlsSignature:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(bls, "sign", crash)
+        await show(here, record)
+    assert signed(here)
+
+
+async def test_a_batch_whose_list_came_after_its_draw_is_not_signed(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    with here.signer.context.database.session() as session:
+        session.add(Known(batch=BATCH, leader=1, held=Held.LATE))
+    with pytest.raises(RecordInvalid, match="when the audits were drawn"):
+        await show(here, record)
+    with here.signer.context.database.session() as session:
+        session.merge(Known(batch=BATCH, leader=1, held=Held.IN_TIME))
+    assert (await show(here, record)).signature
+
+
+async def test_a_member_list_called_unavailable_that_can_be_had_is_counted(court: Callable[..., Court]) -> None:
+    """What an owner has in flight with another verifier must not be forgotten."""
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True), 1: (RIGHT, True)})
+    held = members_of(load_batch(here.context, 1))[1:]
+    listed = here.signer.context.store.put_bytes(encode_members(held))
+    lines = (Line(JobId(1), held[0].commitment.work_units, Wei(1)),)
+    other = BatchId(2)
+    here.chain.batches[other] = replace(
+        here.chain.batches[BATCH],
+        id=other,
+        content=Header(members_root(held), 1, cid_digest(listed), lines),
+        verifier=here.chain.seats[1].id,
+    )
+    peers = here.leader.endpoint.peers
+    hidden = peers.pop(here.signer.wallet.address)
+    record = await evidence(here)
+    assert record.uncounted == (other,)
+    peers[here.signer.wallet.address] = hidden
+    with pytest.raises(RecordInvalid, match="can be had from here"):
+        await show(here, record)
+    async with asyncio.timeout(60):
+        await run_batch(here.context, 1)
+    settled = decode_record(here.context.store.get_bytes(here.settlement.record))
+    assert (settled.uncounted, [batch for batch, _ in settled.counted]) == ((), [BATCH, other])
+
+
+class Untouched:
+    """A connection of which nothing may be read."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self.peer = wallet.address
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was read")
+
+
+@pytest.mark.parametrize("who", ["a stranger", "another verifier"])
+async def test_whoever_may_not_ask_is_refused_before_anything_is_fetched_or_read(
+    court: Callable[..., Court], who: str
+) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    asker = Wallet.generate() if who == "a stranger" else here.signer.wallet
+    cosigner, record = here.signer.cosigner, Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
+    ask = partial(cosigner.cosign, cast(Any, Untouched(asker)), CoSign(record, BATCH), cast(Any, None))
+    with pytest.raises(RequestFailed, match=r"has no seat|is led by"):
+        await ask()
+    reads: list[str] = []
+    for name in ("batch", "view", "now"):
+        setattr(here.signer.context.chain, name, lambda *_, name=name: reads.append(name))
+    if who == "a stranger":
+        for _ in range(500):
+            with pytest.raises(RequestFailed):
+                await ask()
+        assert reads == []
+    else:
+        refused = 0
+        for _ in range(3 * BURST):
+            try:
+                await ask()
+            except RequestFailed as error:
+                refused += error.code == "busy"
+            except AttributeError:
+                continue
+        assert refused >= BURST and len(reads) <= BURST + 2
+
+
+async def test_settled_dropped_and_voided_batches_are_not_signed(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    for change in ({"settled_at": 1}, {"dropped": True}, {"voided": True}):
+        before = replace(here.chain.batches[BATCH])
+        for name, value in change.items():
+            setattr(here.chain.batches[BATCH], name, value)
+        with pytest.raises(RequestFailed, match="not to be settled now"):
+            await show(here, record)
+        here.chain.batches[BATCH] = before
