@@ -1,32 +1,35 @@
 """What a node answers to an audit, and what it does with a task that nobody can execute."""
 
-from collections.abc import Sequence
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from stand_ins import CONNECTION, DOMAIN, SEED, VERIFIER, FakeChain, FakeLinks, member_of
 
-from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import Wallet
 from proofyard.node.adversary import CopyingAuditor, FalseAccuser, LazyAuditor
-from proofyard.node.agent import Agent, Work
+from proofyard.node.agent import Agent
 from proofyard.node.journal import Journal
-from proofyard.node.retention import NodeStore
+from proofyard.node.limits import OfferRefused
 from proofyard.node.service import offered
+from proofyard.node.settings import NodeSettings
+from proofyard.node.work import Work
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import Ack, AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
-from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON
-from proofyard.protocol.types import Address, BatchId, JobId, SegmentIndex
+from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
+from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON, keyed_digest, seal_of, seal_struct_hash
+from proofyard.protocol.signature import require_signer
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex
 from proofyard.workloads.errors import OutOfMemory, SegmentFailed
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs
 
-VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 MANIFEST = Manifest(
     workload="lora",
     model=cid_of_bytes(b"model"),
@@ -51,27 +54,29 @@ AFTER = b"the state after"
 
 
 class Bench:
-    """An agent whose executor gives `outcome`; `sent` is what it told its verifier."""
+    """An agent whose executor gives `outcome`."""
 
     def __init__(self, folder: Path, outcome: bytes | Exception, kind: type[Agent] = Agent) -> None:
-        self.outcome, self.executed, self.sent = outcome, 0, list[Any]()
-        self.store = NodeStore(folder / "blocks")
+        self.outcome, self.executed = outcome, 0
+        self.store = BlockStore(folder / "blocks")
         self.journal = Journal(folder / "node.db")
-        parts: Sequence[Any] = (
-            SimpleNamespace(data_dir=folder),
-            Wallet.generate(),
-            Domain(31337, VERIFIER),
+        self.links, self.chain, self.wallet = FakeLinks(), FakeChain(), Wallet.generate()
+        self.manifest = self.store.put_bytes(encode_manifest(MANIFEST))
+        self.chain.manifests[JobId(1)] = cid_digest(self.manifest)
+        for content in (b"model", b"data", FIRST, SECOND):
+            self.store.put_bytes(content)
+        parts: tuple[Any, ...] = (
+            NodeSettings(registry=DOMAIN.registry, wallet=folder, data_dir=folder),
+            self.wallet,
+            self.chain,
             SimpleNamespace(on=lambda *_: None),
-            self,
+            self.links,
             self.store,
             self,
             self.journal,
-            None,
+            SimpleNamespace(note_held=lambda: None),
         )
         self.agent = kind(*parts)
-        self.manifest = self.store.put_bytes(encode_manifest(MANIFEST))
-        for content in (b"model", b"data", FIRST, SECOND):
-            self.store.put_bytes(content)
 
     async def run_segment(self, *_: Any, **__: Any) -> bytes:
         self.executed += 1
@@ -81,35 +86,39 @@ class Bench:
 
     run_task = run_segment
 
-    async def try_request(self, _verifier: Address, message: Any, _reply: object) -> Ack:
-        self.sent.append(message)
-        return Ack()
-
-    async def deliver(self, _verifier: Address, message: Any, _reply: object) -> Ack:
-        self.sent.append(message)
-        return Ack()
+    def offer(self, before: bytes, segment: int = 1) -> AuditOffer:
+        """An audit of a task of batch 3 whose states are the two that there are, and `before` where it is asked for."""
+        trace: list[Cid] = [cid_of_bytes(FIRST), cid_of_bytes(SECOND), cid_of_bytes(AFTER)]
+        trace[segment] = self.store.put_bytes(before)
+        self.chain.commit(self.store, [member_of(JobId(1), self.manifest, TASK, trace, trace[-1])])
+        place = (JobId(1), self.manifest, TASK, SegmentIndex(segment))
+        return AuditOffer(BatchId(3), SEED, *place, trace[segment], (), 15.0)
 
     async def audit(self, before: bytes, segment: int = 1) -> SealOpened | None:
-        offer = AuditOffer(
-            BatchId(3), JobId(1), self.manifest, TASK, SegmentIndex(segment), self.store.put_bytes(before), (), 15.0
-        )
-        self.journal.accept_audit(VERIFIER, offer)
-        await self.agent._audit(Work(VERIFIER, offer), offer)
-        return self.journal.opening(VERIFIER, OpenSeal(offer.batch, TASK.index, offer.segment))
+        offer = self.offer(before, segment)
+        self.journal.accept_audit(VERIFIER.address, offer)
+        work = Work(VERIFIER.address, offer)
+        await self.agent._gather(work)
+        await self.agent._audit(work, offer)
+        request = OpenSeal(offer.batch, offer.job, TASK.index, offer.segment)
+        return self.journal.opening(VERIFIER.address, request)
 
 
-async def test_an_answer_is_the_digest_of_the_state_and_no_state_is_kept(tmp_path: Path) -> None:
+async def test_an_answer_is_a_digest_keyed_for_this_node_and_no_state_is_kept(tmp_path: Path) -> None:
     bench = Bench(tmp_path, AFTER)
     opened = await bench.audit(SECOND)
     assert opened is not None
     assert (opened.after, opened.reason, len(opened.salt)) == (cid_digest(cid_of_bytes(AFTER)), "", 32)
+    assert opened.keyed == keyed_digest(SEED, bench.wallet.address, AFTER)
     assert not bench.store.has(cid_of_bytes(AFTER))
 
 
-async def test_a_defined_failure_is_an_answer(tmp_path: Path) -> None:
-    opened = await Bench(tmp_path, SegmentFailed(1, "the loss is NaN " * 50)).audit(SECOND)
+async def test_a_defined_failure_is_an_answer_keyed_with_the_state_before(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SegmentFailed(1, "the loss is NaN " * 50))
+    opened = await bench.audit(SECOND)
     assert opened is not None
     assert opened.after == CANNOT_EXECUTE
+    assert opened.keyed == keyed_digest(SEED, bench.wallet.address, SECOND)
     assert opened.reason.startswith("segment 1 failed: the loss is NaN") and len(opened.reason) == MAX_REASON
 
 
@@ -124,24 +133,60 @@ async def test_what_this_machine_alone_lacks_is_no_answer(tmp_path: Path) -> Non
     bench = Bench(tmp_path, OutOfMemory("the limit was reached"))
     with pytest.raises(OutOfMemory):
         await bench.audit(SECOND)
-    assert bench.sent == []
-    offer = AuditOffer(BatchId(3), JobId(1), bench.manifest, TASK, SegmentIndex(1), cid_of_bytes(SECOND), (), 15.0)
-    await bench.agent._hand_back(Work(VERIFIER, offer), "the limit was reached")
-    assert isinstance(bench.sent[0], AuditFailed)
+    assert bench.links.seals == []
+    bench.agent._hand_back(Work(VERIFIER.address, bench.offer(SECOND)), "the limit was reached")
+    await settle(bench)
+    assert isinstance(bench.links.handed_back[0], AuditFailed)
 
 
 async def test_a_worker_reports_a_defined_failure_and_commits_to_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, SegmentFailed(0, "the loss is NaN"))
     offer = TaskOffer(JobId(1), bench.manifest, TASK, (), (), 15.0)
-    bench.journal.accept_task(VERIFIER, offer)
-    work = Work(VERIFIER, offer)
-    with pytest.raises(SegmentFailed) as failure:
-        await bench.agent._do(work)
-    await bench.agent._hand_back(work, str(failure.value))
-    assert [(type(message), message.reason) for message in bench.sent] == [
+    bench.journal.accept_task(VERIFIER.address, offer)
+    await bench.agent._work(Work(VERIFIER.address, offer))
+    await settle(bench)
+    assert [(type(message), message.reason) for message in bench.links.handed_back] == [
         (TaskFailed, "segment 0 failed: the loss is NaN")
     ]
-    assert (work.submission, bench.journal.held(), bench.journal.open_tasks()) == (None, [], [])
+    assert (bench.links.delivered, bench.journal.held(), bench.journal.open_tasks()) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seed": Digest(bytes(32))}, "seed"),
+        ({"before": cid_of_bytes(FIRST)}, "before"),
+        ({"task": WORKLOAD.graph(MANIFEST)[1]}, "task"),
+        ({"segment": SegmentIndex(2), "before": cid_of_bytes(AFTER)}, "task"),
+    ],
+)
+async def test_a_verifier_cannot_have_an_auditor_answer_something_else(
+    tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    """Otherwise the answer that it seals would convict it."""
+    bench = Bench(tmp_path, AFTER)
+    with pytest.raises(OfferRefused) as refusal:
+        await bench.agent._gather(Work(VERIFIER.address, msgspec.structs.replace(bench.offer(SECOND), **change)))
+    assert refusal.value.field == field
+    assert bench.executed == 0
+
+
+async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offered(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+    opened = await bench.audit(SECOND)
+    assert opened is not None
+    other = Wallet.generate().address
+    for verifier in (VERIFIER.address, other):
+        offered = SimpleNamespace(peer=verifier)
+        assert (await bench.agent.offer_audit(offered, bench.offer(SECOND), None)).proceed  # type: ignore[arg-type]
+    await settle(bench)
+    assert bench.executed == 1
+    assert {(seal.seal, seal.batch) for seal in bench.links.seals} == {
+        (seal_of(opened.opening(), bench.wallet.address), 3)
+    }
+    place = (BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
+    digest = DOMAIN.typed_digest(seal_struct_hash(*place, bench.wallet.address, bench.links.seals[0].seal))
+    require_signer(digest, bench.links.seals[0].signature, bench.wallet.address, "the seal")
 
 
 @pytest.mark.parametrize("kind", [LazyAuditor, FalseAccuser])
@@ -155,12 +200,53 @@ async def test_a_copying_auditor_executes_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path, AFTER, CopyingAuditor)
     one = await bench.audit(SECOND)
     bench.outcome = b"another state"
-    other = await bench.audit(SECOND, segment=1)
+    other = await bench.audit(FIRST, segment=0)
     assert one is not None and other is not None
     assert (one.after, bench.executed) == (other.after, 1)
     assert one.salt != other.salt
 
 
+async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_is_fetched(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+    offer = TaskOffer(JobId(1), bench.manifest, TASK, (), (), 15.0)
+    limits: list[tuple[dict[str, Any], str]] = [
+        ({"max_segments": 1}, "the task's segments makes 2, this node's max_segments is 1"),
+        ({"max_task_steps": 1}, "params.segment_steps makes 2"),
+        ({"max_step_tokens": 7}, "params.batch makes 8"),
+        ({"workloads": ("map",)}, "this node executes map"),
+        ({"max_task_reward": 0}, "the task's reward"),
+    ]
+    for change, reason in limits:
+        settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path, **change)
+        bench.agent._offers._settings = settings
+        answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
+        assert not answer.proceed and reason in answer.reason, answer.reason
+    bench.chain.manifests[JobId(1)] = Digest(bytes(32))
+    answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
+    assert "manifest is not that of job 1" in answer.reason
+
+
+async def test_inputs_that_nobody_committed_to_are_not_worked_on(tmp_path: Path) -> None:
+    """A jury would find the work wrong, whoever made the inputs up."""
+    bench = Bench(tmp_path, AFTER)
+    last = WORKLOAD.graph(MANIFEST)[-1]
+    assert last.deps == (TASK.index,)
+    result = bench.store.put_bytes(b"result")
+    bench.offer(SECOND)
+    bench.chain.commit(bench.store, [member_of(JobId(1), bench.manifest, TASK, [cid_of_bytes(FIRST)] * 3, result)])
+    good = TaskOffer(JobId(1), bench.manifest, last, (result,), (), 15.0)
+    await bench.agent._offers.check_inputs(VERIFIER.address, good)
+    bad = TaskOffer(JobId(1), bench.manifest, last, (cid_of_bytes(b"made up"),), (), 15.0)
+    with pytest.raises(OfferRefused, match="has as task 0's result"):
+        await bench.agent._offers.check_inputs(VERIFIER.address, bad)
+
+
 def test_without_arithmetic_that_gives_the_right_bits_only_plain_work_is_offered() -> None:
     assert offered(("lora", "map", "embed"), "") == ("map",)
     assert offered(("lora", "map"), "native") == ("lora", "map")
+
+
+async def settle(bench: Bench) -> None:
+    """Let everything that is delivered or told in the background arrive."""
+    for _ in range(50):
+        await asyncio.sleep(0.01)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proofyard.node.journal import Journal, JournalError
@@ -12,7 +13,8 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 TASK = TaskSpec(index=TaskIndex(2), kind="train")
 OFFER = TaskOffer(JobId(1), raw_cid(b"m"), TASK, (), (), 15.0)
-AUDIT = AuditOffer(BatchId(7), JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), (), 15.0)
+SEED = Digest(bytes(32))
+AUDIT = AuditOffer(BatchId(7), SEED, JobId(1), raw_cid(b"m"), TASK, SegmentIndex(3), raw_cid(b"b"), (), 15.0)
 SUBMISSION = SubmitCommitment(
     Commitment(
         JobId(1),
@@ -36,18 +38,49 @@ def test_unfinished_tasks_survive_a_restart(tmp_path: Path) -> None:
     journal.close()
     journal = Journal(tmp_path / "node.db")
     assert journal.open_tasks() == [(VERIFIER, OFFER, None)]
-    journal.finish_task(VERIFIER, SUBMISSION)
+    journal.finish_task(VERIFIER, OFFER, SUBMISSION)
     assert journal.open_tasks() == [(VERIFIER, OFFER, SUBMISSION)]
     journal.close_task(VERIFIER, OFFER)
     assert journal.open_tasks() == []
+    journal.accept_task(VERIFIER, OFFER)
+    assert journal.submission(VERIFIER, OFFER) == SUBMISSION, "what is finished stays so when it is offered again"
+    journal.close()
+
+
+def test_a_task_that_is_done_again_from_other_inputs_keeps_the_states_of_both(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "node.db")
+    again = msgspec.structs.replace(OFFER, inputs=(raw_cid(b"another result"),))
+    for offer in (OFFER, again):
+        journal.accept_task(VERIFIER, offer)
+        journal.finish_task(VERIFIER, offer, SUBMISSION)
+    assert sorted(len(held.offer.inputs) for held in journal.held()) == [0, 1]
+    journal.drop_task(VERIFIER, again)
+    assert [held.offer for held in journal.held()] == [OFFER]
+    journal.close()
+
+
+def test_a_seal_is_given_once_whoever_asks_and_resubmitted_until_it_is_taken(tmp_path: Path) -> None:
+    opened, other = SealOpened(Digest(b"a" * 32), Digest(b"k" * 32), "", b"s" * 32), Address("0x" + "1" * 40)
+    journal = Journal(tmp_path / "node.db")
+    journal.accept_audit(VERIFIER, AUDIT)
+    assert journal.sealed(AUDIT) is None
+    journal.seal(VERIFIER, AUDIT, opened)
+    journal.accept_audit(VERIFIER, AUDIT)
+    assert journal.sealed(AUDIT) == opened
+    assert journal.open_audits() == [(VERIFIER, AUDIT, opened)]
+    journal.submitted(VERIFIER, AUDIT)
+    journal.accept_audit(other, AUDIT)
+    assert journal.open_audits() == []
+    journal.drop_audit(VERIFIER, AUDIT)
+    assert journal.sealed(AUDIT) == opened, "a seal is not taken back"
     journal.close()
 
 
 def test_a_seal_can_be_opened_after_a_restart_by_its_verifier_only(tmp_path: Path) -> None:
-    opened = SealOpened(Digest(b"a" * 32), "", b"s" * 32)
+    opened = SealOpened(Digest(b"a" * 32), Digest(b"k" * 32), "", b"s" * 32)
     journal = Journal(tmp_path / "node.db")
     journal.accept_audit(VERIFIER, AUDIT)
-    request = OpenSeal(AUDIT.batch, TASK.index, AUDIT.segment)
+    request = OpenSeal(AUDIT.batch, AUDIT.job, TASK.index, AUDIT.segment)
     assert journal.opening(VERIFIER, request) is None
     journal.seal(VERIFIER, AUDIT, opened)
     journal.close()

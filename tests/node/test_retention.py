@@ -1,4 +1,4 @@
-"""What a node keeps of its tasks, and that a state that it did not keep can be had all the same."""
+"""What a node keeps of its tasks, and that what it owes can be had all the same, whatever became of its disk."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,21 +9,24 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from stand_ins import CONNECTION, FakeChain, FakeLinks, member_of
 
-from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts import BlockStore, GetBlocks, cid_of_bytes
+from proofyard.artifacts.exchange import ABSENT, HasBlocks
 from proofyard.chain import ChainClient, Wallet
+from proofyard.node import retention as retention_module
+from proofyard.node import serving
 from proofyard.node.agent import Agent
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
-from proofyard.node.retention import NodeStore, Retention
+from proofyard.node.retention import Retention
+from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
-from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.codec import encode
-from proofyard.protocol.commitment import Domain
+from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import Ack, Receipt, SubmitCommitment, TaskFailed, TaskOffer
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature
-from proofyard.transport import Connection, Endpoint
+from proofyard.protocol.messages import TaskOffer
+from proofyard.protocol.types import Cid, JobId
+from proofyard.transport import Endpoint
 from proofyard.workloads.errors import OutOfDisk
 from proofyard.workloads.executor import Executor, TaskTrace
 from proofyard.workloads.lora import WORKLOAD
@@ -31,51 +34,8 @@ from proofyard.workloads.model_files import linear_modules
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import Resources
 
-VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
-DEADLINE_S = 100.0
-
-
-@dataclass
-class FakeLinks:
-    """A verifier that takes everything: commitments, and tasks that are handed back."""
-
-    delivered: list[SubmitCommitment] = field(default_factory=list)
-    handed_back: list[TaskFailed] = field(default_factory=list)
-
-    def connection(self, _verifier: Address) -> Connection | None:
-        return cast(Connection, self)
-
-    async def try_request(self, _verifier: Address, message: msgspec.Struct, _reply: object) -> Ack:
-        if isinstance(message, TaskFailed):
-            self.handed_back.append(message)
-        return Ack()
-
-    async def deliver(self, _verifier: Address, message: SubmitCommitment, _reply: object) -> Receipt:
-        self.delivered.append(message)
-        return Receipt(Digest(bytes(32)), 0, Signature(bytes(65)))
-
-
-@dataclass
-class FakeChain:
-    """One job with one batch, settled at 100 and final at 160."""
-
-    time: int = 120
-    record: Cid = field(default_factory=lambda: cid_of_bytes(b"no record"))
-
-    def now(self) -> int:
-        return self.time
-
-    def params(self) -> Any:
-        return SimpleNamespace(settle_grace=1000)
-
-    def job(self, _job: JobId) -> Any:
-        return SimpleNamespace(deadline=10_000, closed=False, open_tasks=1)
-
-    def settled(self, _job: JobId) -> list[Any]:
-        return [SimpleNamespace(batch=BatchId(1), record=self.record)]
-
-    def batch(self, _batch: BatchId) -> Any:
-        return SimpleNamespace(settled_at=100, claimable_at=160, open_challenges=0)
+DEADLINE_S = 30.0
+UNUSED: Any = None
 
 
 @dataclass
@@ -84,11 +44,31 @@ class Node:
 
     agent: Agent
     retention: Retention
-    store: NodeStore
+    store: BlockStore
     journal: Journal
     links: FakeLinks
     chain: FakeChain
     manifest: Cid
+    asked: dict[type, Any] = field(default_factory=dict)
+
+    async def get(self, cid: Cid) -> bool:
+        """Whether a peer that asks this node for a block is given it."""
+        answer, _ = await self.asked[GetBlocks](UNUSED, GetBlocks(cid_bytes(cid)), UNUSED)
+        return bool(answer.sizes[0] != ABSENT)
+
+    def lose(self, cid: Cid) -> None:
+        """The file of a block is gone."""
+        self.file(cid).unlink()
+
+    def file(self, cid: Cid) -> Path:
+        return self.store.path / "blocks" / cid[-2:] / cid
+
+    async def work(self, index: int = 0) -> tuple[Cid, ...]:
+        """Do a task; the names of its states."""
+        answer = await self.agent.offer_task(CONNECTION, self.offer(index), UNUSED)
+        assert answer.proceed, answer.reason
+        await until(lambda: self.links.delivered and not self.journal.open_tasks())
+        return self.links.delivered[-1].trace
 
     def offer(self, index: int) -> TaskOffer:
         manifest = msgspec.msgpack.decode(self.store.get_bytes(self.manifest), type=Manifest)
@@ -108,7 +88,7 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
     stack = []
 
     async def start(*, budget: int, memory: int | None = None, **params: int) -> Node:
-        store = NodeStore(tmp_path / "blocks")
+        store = BlockStore(tmp_path / "blocks")
         journal = Journal(tmp_path / "node.db")
         manifest = Manifest(
             workload="lora",
@@ -135,7 +115,7 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
         agent = Agent(
             settings,
             Wallet.generate(),
-            Domain(31337, VERIFIER),
+            cast(ChainClient, chain),
             cast(Endpoint, SimpleNamespace(on=lambda *_: None)),
             cast(VerifierLinks, links),
             store,
@@ -146,7 +126,12 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
         running = asyncio.create_task(agent.run())
         stack.append((running, executor, journal))
         cid = store.put_bytes(encode_manifest(manifest))
-        return Node(agent, retention, store, journal, links, chain, cid)
+        chain.manifests[JobId(1)] = cid_digest(cid)
+        node = Node(agent, retention, store, journal, links, chain, cid)
+        serve_owed_blocks(
+            cast(Endpoint, SimpleNamespace(on=node.asked.__setitem__)), store, retention.debts, agent.mend
+        )
+        return node
 
     yield start
     for running, executor, journal in stack:
@@ -171,66 +156,142 @@ def trace_of(folder: Path, states: int, size: int) -> TaskTrace:
     return TaskTrace(tuple(paths), paths[-1], 0)
 
 
-CONNECTION = cast(Connection, SimpleNamespace(peer=VERIFIER))
-
-
 async def test_a_state_that_was_not_kept_is_computed_again_when_a_peer_asks(start: Callable[..., Any]) -> None:
     node: Node = await start(budget=18_000, segments=5, segment_steps=1)
-    await node.agent.offer_task(CONNECTION, node.offer(0), cast(Any, None))
-    await until(lambda: node.links.delivered)
-    trace = node.links.delivered[0].trace
-    kept = [number for number, cid in enumerate(trace) if node.store.path.joinpath("blocks", cid[-2:], cid).exists()]
+    trace = await node.work()
+    kept = [number for number, cid in enumerate(trace) if node.file(cid).exists()]
     assert kept == [0, 3], "a state has 8 KB, two fit"
     assert node.journal.kept_bytes() <= 18_000
 
-    await node.agent.offer_task(CONNECTION, node.offer(1), cast(Any, None))
-    assert node.store.block_size(trace[5]) is None
-    await until(lambda: node.store.has(trace[5]))
+    await node.agent.offer_task(CONNECTION, node.offer(1), UNUSED)
+    held = await node.asked[HasBlocks](UNUSED, HasBlocks(cid_bytes(trace[5])), UNUSED)
+    assert held.held == b"\x01", "it can be had from here, and from nobody else"
+    assert await node.get(trace[5])
     assert cid_of_bytes(node.store.get_bytes(trace[5])) == trace[5]
+    assert not await node.get(cid_of_bytes(b"something else"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "corrupt"])
+async def test_damage_to_a_kept_state_is_repaired_before_anybody_is_told_that_it_is_not_here(
+    start: Callable[..., Any], damage: str
+) -> None:
+    node: Node = await start(budget=1 << 20, segments=3, segment_steps=1)
+    trace = await node.work()
+    if damage == "deleted":
+        node.lose(trace[2])
+    else:
+        data = bytearray(node.file(trace[2]).read_bytes())
+        data[-9] ^= 1
+        node.file(trace[2]).write_bytes(data)
+    assert await node.get(trace[2])
+    assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
+
+
+async def test_a_state_is_made_again_although_the_one_that_it_was_thinned_to_is_damaged(
+    start: Callable[..., Any],
+) -> None:
+    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    trace = await node.work()
+    for cid in (trace[0], trace[3]):
+        node.lose(cid)
+    assert await node.get(trace[5])
+    assert node.file(trace[3]).exists() and node.file(trace[0]).exists(), "what is kept is whole again too"
+
+
+async def test_a_result_that_was_lost_is_made_again_from_the_states(start: Callable[..., Any]) -> None:
+    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    trace = await node.work()
+    result = node.links.delivered[0].commitment.result
+    if result not in trace:
+        node.lose(result)
+        node.lose(trace[3])
+        assert await node.get(result)
+
+
+async def test_damage_is_found_before_anybody_asks(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention_module, "CHECK_PAUSE_S", 0.0)
+    node: Node = await start(budget=1 << 20, segments=3, segment_steps=1)
+    trace = await node.work()
+    node.lose(trace[1])
+    node.file(trace[2]).write_bytes(b"rubbish")
+    await node.retention.inspect(node.agent.owe)
+    await until(lambda: node.file(trace[1]).exists() and node.file(trace[2]).exists())
+    assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
+
+
+async def test_whoever_asks_waits_no_longer_than_peers_do(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MEND_S", 0.05)
+    node: Node = await start(budget=1 << 20, segments=5, segment_steps=1)
+    trace = await node.work()
+    answer = await node.agent.offer_task(CONNECTION, longer(node), UNUSED)
+    assert answer.proceed, answer.reason
+    await until(lambda: node.agent._executor.busy)
+    node.lose(trace[3])
+    assert not await node.get(trace[3])
+    await until(lambda: node.file(trace[3]).exists())
+    assert await node.get(trace[3])
 
 
 async def test_a_running_task_makes_way_for_a_state_that_is_owed_and_goes_on(start: Callable[..., Any]) -> None:
     node: Node = await start(budget=18_000, segments=5, segment_steps=1)
-    await node.agent.offer_task(CONNECTION, node.offer(0), cast(Any, None))
-    await until(lambda: node.links.delivered)
-    long = msgspec.structs.replace(node.offer(1), job=JobId(2), manifest=longer(node))
-    await node.agent.offer_task(CONNECTION, long, cast(Any, None))
+    trace = await node.work()
+    answer = await node.agent.offer_task(CONNECTION, longer(node), UNUSED)
+    assert answer.proceed, answer.reason
     await until(lambda: node.agent._executor.busy)
-    missing = node.links.delivered[0].trace[2]
-    assert not node.store.has(missing)
-    await until(lambda: node.store.has(missing))
+    assert await node.get(trace[2])
     assert len(node.links.delivered) == 1, "the state is there before the task that was interrupted is done"
     assert [offer.job for _, offer, done in node.journal.open_tasks() if done is None] == [JobId(2)]
     await until(lambda: node.agent._executor.busy)
 
 
-def longer(node: Node) -> Cid:
-    """The manifest with tasks that take minutes."""
+def longer(node: Node) -> TaskOffer:
+    """A task of job 2 that takes minutes."""
     manifest = msgspec.msgpack.decode(node.store.get_bytes(node.manifest), type=Manifest)
-    slow = manifest.params | {"segment_steps": 1 << 16, "segments": 5}
-    return node.store.put_bytes(encode_manifest(msgspec.structs.replace(manifest, params=slow)))
+    slow = msgspec.structs.replace(manifest, params=manifest.params | {"segment_steps": 1 << 16, "segments": 5})
+    cid = node.store.put_bytes(encode_manifest(slow))
+    node.chain.manifests[JobId(2)] = cid_digest(cid)
+    return TaskOffer(JobId(2), cid, WORKLOAD.graph(slow)[1], (), (), 15.0)
+
+
+async def test_what_is_promised_is_on_the_disk_before_it_is_signed(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    signed: list[list[str]] = []
+    node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
+    sync, sign = retention_module._sync, node.agent._sign
+    monkeypatch.setattr(retention_module, "_sync", lambda path: (synced.append(path.name), sync(path)))
+    monkeypatch.setattr(node.agent, "_sign", lambda *args: (signed.append(list(synced)), sign(*args))[1])
+    trace = await node.work()
+    assert {*trace, node.links.delivered[0].commitment.result} <= set(signed[0])
+    with node.journal._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "and so is what is noted of it"
 
 
 async def test_states_are_let_go_when_their_batch_is_final_and_not_before(start: Callable[..., Any]) -> None:
     node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
-    await node.agent.offer_task(CONNECTION, node.offer(0), cast(Any, None))
-    await until(lambda: node.links.delivered and not node.journal.open_tasks())
-    trace = node.links.delivered[0].trace
-
+    trace = await node.work()
+    submission = node.links.delivered[0]
+    other = member_of(JobId(1), node.manifest, node.offer(1).task, trace, submission.commitment.result)
+    members = [msgspec.structs.replace(other, commitment=submission.commitment)]
+    node.chain.commit(node.store, members)
     await node.retention.tidy(grace_s=-1)
     assert all(node.store.has(cid) for cid in trace)
     assert node.store.has(node.manifest)
 
-    node.chain.time, node.chain.record = 161, node.store.put_bytes(record_of(node.links.delivered[0]))
+    node.chain.time = 161
+    node.chain.commit(node.store, members)
     await node.retention.tidy(grace_s=-1)
     assert node.journal.held() == []
-    node.store.on_miss = lambda _: None
     leases = list((node.store.path / "pins").iterdir())
     assert leases, "what was needed a moment ago stays until its lease is over"
     for lease in leases:
         lease.unlink()
     await node.retention.tidy(grace_s=-1)
     assert not any(node.store.has(cid) for cid in (*trace, node.manifest))
+    assert not await node.get(trace[1]), "nothing is owed any more"
 
 
 async def test_a_task_whose_states_do_not_fit_at_all_is_refused(start: Callable[..., Any], tmp_path: Path) -> None:
@@ -253,39 +314,8 @@ async def test_a_node_without_room_says_so_and_hands_the_task_back(
     start: Callable[..., Any], limits: dict[str, int], reason: str
 ) -> None:
     node: Node = await start(**{"segments": 1, "segment_steps": 1} | limits)
-    await node.agent.offer_task(CONNECTION, node.offer(0), cast(Any, None))
+    await node.agent.offer_task(CONNECTION, node.offer(0), UNUSED)
     await until(lambda: node.links.handed_back)
     assert reason in node.links.handed_back[0].reason
     assert not node.links.delivered
     assert node.journal.open_tasks() == node.journal.held() == []
-
-
-def record_of(submission: SubmitCommitment) -> bytes:
-    """A record with this one task."""
-    from proofyard.protocol.record import BatchRecord, CommittedTask
-    from proofyard.protocol.settlement import OperatorId
-
-    task = CommittedTask(submission.commitment, submission.signature, submission.trace, OperatorId(1), VERIFIER, 0, 1)
-    return encode(
-        BatchRecord(
-            chain_id=1,
-            registry=VERIFIER,
-            batch=BatchId(1),
-            job=JobId(1),
-            manifest=cid_of_bytes(b""),
-            root=cid_digest(cid_of_bytes(b"")),
-            verifier=VERIFIER,
-            seed=Digest(bytes(32)),
-            draw_block=1,
-            auditors_per_segment=2,
-            segments_per_audit=1,
-            reward="0",
-            audit_fee="0",
-            audits_paid_before="0",
-            operators=(),
-            tasks=(task,),
-            audits=(),
-            faults=(),
-            payouts=(),
-        )
-    )

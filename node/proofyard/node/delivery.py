@@ -49,7 +49,7 @@ class Waiting:
     parcel: Parcel
     due: float
     asked: float
-    retry: float = FIRST_RETRY_S
+    retry: float
     refusals: int = 0
 
 
@@ -73,7 +73,7 @@ class Courier:
         if any(waiting.parcel.name == parcel.name for waiting in queue.parcels):
             return
         now = asyncio.get_running_loop().time()
-        queue.parcels.append(Waiting(parcel, due=now, asked=now))
+        queue.parcels.append(Waiting(parcel, due=now, asked=now, retry=FIRST_RETRY_S))
         queue.added.set()
         if queue.worker is None:
             queue.worker = asyncio.create_task(self._work(verifier, queue))

@@ -1,0 +1,130 @@
+"""A verifier that goes away or never answers holds up nothing but what it is owed itself."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from stand_ins import VERIFIER, FakeLinks
+
+from proofyard.chain import Wallet
+from proofyard.node import delivery
+from proofyard.node.delivery import MAX_REFUSALS, Courier, Parcel
+from proofyard.node.receipts import ReceiptInvalid
+from proofyard.protocol.messages import Ack, CancelTask
+from proofyard.protocol.types import Address, JobId, TaskIndex
+from proofyard.transport import RequestFailed
+
+DEAF, OTHER = Wallet.generate().address, VERIFIER.address
+
+
+class Desk:
+    """A courier, and what became of each parcel."""
+
+    def __init__(self, links: Any) -> None:
+        self.courier = Courier(links)
+        self.taken: list[str] = []
+        self.given_up: dict[str, str] = {}
+        self.over: dict[str, str] = {}
+
+    def send(self, verifier: Address, name: str, taken: Callable[[Any], None] | None = None) -> None:
+        async def over() -> str:
+            return self.over.get(name, "")
+
+        def given_up(reason: str) -> None:
+            self.given_up[name] = reason
+
+        message = CancelTask(JobId(1), TaskIndex(1), name)
+        self.courier.send(
+            verifier, Parcel(name, message, Ack, taken or (lambda _: self.taken.append(name)), given_up, over)
+        )
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(delivery, "LAST_RETRY_S", 0.05)
+    monkeypatch.setattr(delivery, "OVER_EVERY_S", 0.05)
+
+
+async def test_one_that_never_answers_keeps_nothing_from_the_others() -> None:
+    waits = asyncio.Event()
+
+    class Links(FakeLinks):
+        async def try_request(self, verifier: Address, message: Any, _reply: object, **_: Any) -> Any:
+            if verifier == DEAF:
+                await waits.wait()
+                return None
+            return await super().try_request(verifier, message, _reply)
+
+    desk = Desk(Links())
+    for number in range(3):
+        desk.send(DEAF, f"to the deaf {number}")
+        desk.send(OTHER, f"to the other {number}")
+    await desk.until(lambda: len(desk.taken) == 3)
+    assert desk.taken == [f"to the other {number}" for number in range(3)]
+    assert desk.courier.waiting(DEAF) == 3
+    await desk.courier.close()
+
+
+async def test_a_delivery_is_tried_until_it_is_taken_and_once_only() -> None:
+    links = FakeLinks(deaf={DEAF})
+    desk = Desk(links)
+    desk.send(DEAF, "one")
+    desk.send(DEAF, "one")
+    await desk.until(lambda: len(links.sent) > 2)
+    links.deaf.clear()
+    await desk.until(lambda: desk.taken)
+    assert (desk.taken, desk.courier.waiting(DEAF), desk.given_up) == (["one"], 0, {})
+    await desk.courier.close()
+
+
+async def test_what_is_of_no_use_any_more_is_dropped_and_the_rest_goes_on() -> None:
+    links = FakeLinks(deaf={DEAF})
+    desk = Desk(links)
+    desk.over["late"] = "nothing of job 1 can be committed any more"
+    desk.send(DEAF, "late")
+    desk.send(DEAF, "wanted")
+    await desk.until(lambda: desk.given_up)
+    assert "nothing of job 1 can be committed" in desk.given_up["late"]
+    links.deaf.clear()
+    await desk.until(lambda: desk.taken)
+    assert desk.taken == ["wanted"]
+    await desk.courier.close()
+
+
+@pytest.mark.parametrize(("code", "attempts"), [("failed", MAX_REFUSALS), ("busy", None)], ids=["refused", "only busy"])
+async def test_a_refusal_ends_a_delivery_and_trouble_of_the_verifiers_own_does_not(
+    code: str, attempts: int | None
+) -> None:
+    tried = 0
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        if attempts is None and tried > 2 * MAX_REFUSALS:
+            return Ack()
+        raise RequestFailed(code, "no such task")
+
+    desk = Desk(SimpleNamespace(try_request=refuse))
+    desk.send(OTHER, "one")
+    await desk.until(lambda: desk.given_up or desk.taken)
+    assert (tried == attempts, bool(desk.taken)) == (attempts is not None, attempts is None)
+    await desk.courier.close()
+
+
+async def test_an_answer_that_is_worth_nothing_is_no_answer() -> None:
+    def worthless(_: Any) -> None:
+        raise ReceiptInvalid("it is for another commitment")
+
+    desk = Desk(FakeLinks())
+    desk.send(OTHER, "one", worthless)
+    await desk.until(lambda: desk.given_up)
+    assert "another commitment" in desk.given_up["one"]
+    await desk.courier.close()

@@ -1,0 +1,62 @@
+"""A second holder: who is handed states at the commit, and whose it takes; over real QUIC."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from stand_ins import DOMAIN, FakeChain
+
+from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, serve_blocks
+from proofyard.chain import Wallet
+from proofyard.node.holding import Holder, SecondHolder
+from proofyard.node.limits import OfferRefused
+from proofyard.node.settings import NodeSettings
+from proofyard.transport import Endpoint
+
+STATES = [bytes([number]) * 300_000 for number in range(3)]
+
+
+def settings(folder: Path, **changes: Any) -> NodeSettings:
+    return NodeSettings(registry=DOMAIN.registry, wallet=folder, data_dir=folder, **changes)
+
+
+async def handed_over(tmp_path: Path, *, known: bool, room: int) -> BlockStore:
+    """What another node holds of a node's states."""
+    own, other = Wallet.generate(), Wallet.generate()
+    store, theirs = BlockStore(tmp_path / "own"), BlockStore(tmp_path / "theirs")
+    async with Endpoint(own, network=DOMAIN) as endpoint, Endpoint(other, network=DOMAIN) as holder:
+        serve_blocks(endpoint, store)
+        allowed = (own.address if known else other.address,)
+        chain: Any = FakeChain()
+        Holder(settings(tmp_path, hold_for=allowed, hold_bytes=room), chain, holder, theirs)
+        second = SecondHolder(
+            settings(tmp_path, second_holder=f"{other.address}@127.0.0.1:{holder.port}"), endpoint, store
+        )
+        second.take([store.put_bytes(state) for state in STATES], "job 1 task 0")
+        async with asyncio.timeout(20):
+            while known and room > 10**6 and any(any(theirs.missing(cid_of_bytes(state))) for state in STATES):
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        await second.close()
+    return theirs
+
+
+async def test_states_are_with_the_second_holder_soon_after_the_commit(
+    tmp_path: Path,
+) -> None:
+    theirs = await handed_over(tmp_path, known=True, room=1 << 30)
+    assert [theirs.get_bytes(cid_of_bytes(state)) for state in STATES] == STATES
+
+
+@pytest.mark.parametrize(("known", "room"), [(False, 1 << 30), (True, 400_000)], ids=["a stranger", "no room"])
+async def test_a_holder_takes_what_its_operator_allows(tmp_path: Path, known: bool, room: int) -> None:
+    theirs = await handed_over(tmp_path, known=known, room=room)
+    assert len(Keeper(theirs).pins(0.0)) == (1 if known else 0)
+
+
+def test_a_holder_that_is_neither_wallet_nor_daemon_is_refused_at_the_start(tmp_path: Path) -> None:
+    endpoint: Any = SimpleNamespace()
+    with pytest.raises(OfferRefused, match="WALLET@HOST:PORT"):
+        SecondHolder(settings(tmp_path, second_holder="example.org:4001"), endpoint, BlockStore(tmp_path / "store"))
