@@ -6,7 +6,7 @@ from random import Random
 
 from world import CREDIT, UNITS, Network, World
 
-from proofyard.chain import ChainClient, Court, Refused, Wallet, claim_of
+from proofyard.chain import BatchState, ChainClient, ChallengeId, Court, NotDrawn, Refused, Wallet, claim_of
 from proofyard.chain.refusals import NoSuchFault
 from proofyard.protocol import bls
 from proofyard.protocol.cid import raw_cid
@@ -25,7 +25,7 @@ from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, TaskI
 
 @dataclass
 class Life:
-    """Takes random steps. `taken` counts those that were not refused, by their names."""
+    """Takes random steps. `taken` counts those that were not refused, by their names, `refused` the others."""
 
     network: Network
     random: Random
@@ -36,6 +36,7 @@ class Life:
     batches: list[BatchId] = field(default_factory=list)
     paid: dict[BatchId, tuple[Payout, ...]] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
 
     @property
     def chain(self) -> ChainClient:
@@ -53,21 +54,22 @@ class Life:
     def run(self, steps: int) -> None:
         doings: list[tuple[int, Callable[[], object]]] = [
             (2, self.list_node),
-            (1, self.seat_verifier),
-            (2, self.retire),
+            (3, self.seat_verifier),
+            (1, self.retire),
             (1, self.rotate),
             (2, self.move_stake),
             (2, self.open_job),
             (6, self.commit),
             (5, self.draw),
             (8, self.settle),
-            (4, self.claim),
+            (6, self.claim),
             (2, self.finalize),
-            (2, self.absolve),
+            (4, self.absolve),
             (2, self.void),
             (3, self.take),
             (1, self.drop),
-            (4, self.pass_time),
+            (3, self.pass_time),
+            (1, self.pass_days),
         ]
         weights = [weight for weight, _ in doings]
         for _ in range(steps):
@@ -75,8 +77,9 @@ class Life:
             try:
                 doing()
                 self.taken[doing.__name__] = self.taken.get(doing.__name__, 0) + 1
-            except (Refused, IndexError):
-                continue
+            except (Refused, NotDrawn, IndexError) as error:
+                name = f"{doing.__name__}: {getattr(error, 'name', type(error).__name__)}"
+                self.refused[name] = self.refused.get(name, 0) + 1
 
     # Operators
 
@@ -97,7 +100,7 @@ class Life:
         self.verifiers[owner.register_verifier(key, Wei(1000 * CREDIT))] = (owner, key)
 
     def retire(self) -> None:
-        operator = self.random.choice([*self.keys, *self.verifiers])
+        operator = self.random.choice([*self.keys, *list(self.verifiers)[:1]])
         owner, _ = (self.keys | self.verifiers)[operator]
         owner.retire(operator)
 
@@ -120,31 +123,39 @@ class Life:
         self.jobs.append(world.open_job(self.random.choice(self.owners), tasks=40, reward=400, verifier_fee=40))
 
     def _verifier(self) -> ChainClient:
-        _, key = self.random.choice(list(self.verifiers.values()))
+        """One whose seat counts, or the first of all where none does."""
+        seated = [record.id for record in self.chain.active_verifiers() if record.counts] or list(self.verifiers)[:1]
+        _, key = self.verifiers[self.random.choice(seated)]
         return self.network.client(key)
+
+    def _newest(self, wanted: Callable[[BatchState], bool]) -> BatchId:
+        """One of the three newest batches of a kind."""
+        states = [self.chain.batch(batch) for batch in self.batches]
+        return self.random.choice([state.id for state in states if wanted(state)][-3:])
 
     def commit(self) -> None:
         chosen = self.random.sample(self.jobs, min(len(self.jobs), self.random.randrange(1, 3)))
         root, members = Digest(self.random.randbytes(32)), Digest(self.random.randbytes(32))
         lines = [(job, UNITS * self.random.randrange(1, 4)) for job in chosen]
         self.batches.append(self._verifier().commit_batch(root, len(lines), members, lines))
+        self.network.anvil.mine(self.random.choice([1, 3, 3, 3]))
 
     def draw(self) -> None:
         self.network.anvil.mine(self.random.randrange(4))
         self.chain.draw(self.random.choice(self.batches))
 
     def settle(self) -> None:
-        batch = self.random.choice([b for b in self.batches if not self.chain.batch(b).settled_at])
+        batch = self._newest(lambda state: not state.settled_at and not state.dropped)
         view = self.chain.view(batch)
         payouts = tuple(
             Payout(node.id, Wei(CREDIT), valid=self.random.randrange(3), audits=1) for node in view.operators[:3]
         )
-        suspect = self.random.choice(view.operators).id
-        accusers = tuple(node.id for node in view.operators[3:6])
+        one_each = list({node.owner: node.id for node in view.operators}.values())
+        suspect, *accusers = self.random.sample(one_each, 4)
         reason = self.random.choice([FaultReason.MISMATCH, FaultReason.WITHHELD, FaultReason.DISAGREED])
         job = view.header.lines[0].job
-        fault = Fault(suspect, job, TaskIndex(0), SegmentIndex(0), reason, accusers)
-        faults = (fault,) if self.random.random() < 0.5 else ()
+        fault = Fault(suspect, job, TaskIndex(0), SegmentIndex(0), reason, tuple(accusers))
+        faults = (fault,) if self.random.random() < 0.7 else ()
         first, *rest = view.header.lines
         shares = (Share(first.units, Wei(sum(p.amount for p in payouts))), *(Share(0, Wei(0)) for _ in rest))
         settlement = Settlement(payouts, faults, shares, EMPTY_ROOT, raw_cid(self.random.randbytes(8)))
@@ -156,7 +167,7 @@ class Life:
         self.paid[batch] = payouts
 
     def _settled(self) -> BatchId:
-        return self.random.choice([b for b in self.batches if self.chain.batch(b).settled_at])
+        return self._newest(lambda state: state.settled_at > 0)
 
     def claim(self) -> None:
         batch = self._settled()
@@ -167,7 +178,7 @@ class Life:
         self.chain.finalize(self._settled())
 
     def take(self) -> None:
-        self._verifier().take_batch(self.random.choice(self.batches))
+        self._verifier().take_batch(self._newest(lambda state: state.voided or not state.settled_at))
 
     def drop(self) -> None:
         self.chain.drop_batch(self.random.choice(self.batches))
@@ -179,25 +190,31 @@ class Life:
         faults = self.chain.slashes(batch)
         if not faults:
             raise NoSuchFault("NoSuchFault", {"batch": batch, "index": 0})
-        self._judge(batch, lambda court: court.challenge_fault(batch, 0))
+        self._judge(lambda court: court.challenge_fault(batch, self.random.randrange(len(faults))), 0.8)
 
     def void(self) -> None:
         batch = self._settled()
-        self._judge(batch, lambda court: court.challenge_record(batch))
+        self._judge(lambda court: court.challenge_record(batch), 0.2)
 
-    def _judge(self, batch: BatchId, opening: Callable[[Court], object]) -> None:
-        """A challenge for which no jury of five can be found voids the batch; with `jury_size` 1 it is decided."""
+    def _judge(self, opening: Callable[[Court], ChallengeId], wrong: float) -> None:
+        """A challenge that a jury finds right or wrong, or for which nobody draws one, so that the batch may be
+        voided."""
         challenger = self.network.owner(200)
         challenge = opening(Court(challenger))
         world = World(self.network, owners=[owner for owner, _ in self.keys.values()])
         world.nodes = [key for _, key in self.keys.values()]
         if self.random.random() < 0.7:
-            world.try_case(challenge, wrong=self.random.random() < 0.8)  # type: ignore[arg-type]
+            world.try_case(challenge, wrong=self.random.random() < wrong)
             self.network.anvil.warp(self.chain.params().court.appeal_time)
         else:
             self.network.anvil.warp(self.chain.params().court.draw_time)
             self.network.anvil.mine(3)
-        Court(challenger).resolve(challenge)  # type: ignore[arg-type]
+        Court(challenger).resolve(challenge)
 
     def pass_time(self) -> None:
-        self.network.anvil.warp(self.random.choice([1, 70, 70, 70, 1000, 4000]))
+        self.network.anvil.warp(self.random.choice([1, 1, 70, 70, 1000]))
+
+    def pass_days(self) -> None:
+        """Long enough for everything that is open to expire, and for seats to count."""
+        if self.random.random() < 0.3:
+            self.network.anvil.warp(6000)
