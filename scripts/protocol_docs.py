@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from proofyard.artifacts import exchange
-from proofyard.protocol import messages
+from proofyard.protocol import members, messages, record
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
 from proofyard.transport import frames, handshake
@@ -23,6 +23,18 @@ PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 MARKER = "<!-- Written by scripts/protocol_docs.py from here to the end. -->\n"
 BYTES_PER_LINE = 48
 WALLET = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+
+
+EVIDENCE: list[type[msgspec.Struct]] = [
+    members.Member,
+    record.BatchRecord,
+    record.RecordedJob,
+    record.AuditedSegment,
+    record.AuditVote,
+    record.RecordedFault,
+    record.RecordedPayout,
+]
+"""What artifacts are made of: a member list is a list of the first, a record one of the second."""
 
 
 def example(shape: Any, name: str = "") -> Any:
@@ -36,6 +48,10 @@ def example(shape: Any, name: str = "") -> Any:
             return example(types[0], name)
         case shapes.VarTupleType(item_type=item):
             return (example(item, name),)
+        case shapes.TupleType(item_types=items):
+            return tuple(example(item, name) for item in items)
+        case shapes.EnumType(cls=cls):
+            return next(iter(cls))
         case shapes.ListType(item_type=item):
             return [example(item, name)]
         case shapes.DictType():
@@ -59,9 +75,11 @@ def example(shape: Any, name: str = "") -> Any:
 
 
 def text(name: str) -> str:
-    if name in ("address", "node", "worker", "verifier", "signer"):
+    if name in ("address", "node", "owner", "worker", "verifier", "signer", "registry", "auditor", "absent", "copied"):
         return WALLET
-    cids = ("manifest", "result", "before", "inputs", "trace", "artifacts", "record", "cid")
+    if name in ("work", "audits"):
+        return "5"
+    cids = ("manifest", "result", "before", "inputs", "trace", "artifacts", "record", "cid", "counted")
     return raw_cid(b"example") if name in cids else {"host": "192.0.2.1", "kind": "ack", "payload": ""}.get(name, name)
 
 
@@ -86,7 +104,8 @@ def field_type(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         return field_type(get_args(kind)[0])
     if get_origin(kind) is tuple:
-        return f"tuple[{field_type(get_args(kind)[0])}, ...]"
+        *first, last = get_args(kind)
+        return f"tuple[{', '.join(map(field_type, first))}, {'...' if last is Ellipsis else field_type(last)}]"
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return " | ".join(field_type(each) for each in get_args(kind))
     return "None" if kind is NoneType else str(kind.__name__)
@@ -109,6 +128,7 @@ def page() -> str:
         ("Handshake", tagged(handshake)),
         ("Blocks", tagged(exchange)),
         ("Work", tagged(messages)),
+        ("Evidence", EVIDENCE),
     ]
     body = "\n".join(f"## {title}\n\n" + "\n".join(map(section, kinds)) for title, kinds in parts)
     return head + MARKER + "\n" + body
