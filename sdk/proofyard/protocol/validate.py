@@ -41,8 +41,8 @@ def validate_record(
 
     `manifests`, `graphs` and `exact` (is the job's workload?) are by job of the record, read from the CIDs that it
     names; `members` the lists of `record.counted`; `paid` what the records of `view.settled_before` pay
-    (`findings.accepted`). `now` is the time in Unix seconds while the batch waits for its settlement, None afterwards.
-    """
+    (`findings.accepted`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and that of the
+    settlement afterwards; None leaves out what depends on it."""
     ensure = partial(Ensure, view.batch)
     validate_identity(view, record, ensure("version"))
     validate_jobs(view, record, manifests, ensure("jobs"))
@@ -103,6 +103,7 @@ def _validate_task(view: BatchView, task: CommittedTask, graph: Sequence[TaskSpe
     ensure(0 <= commitment.task < len(graph), f"there is no {name}")
     spec, job = graph[commitment.task], view.jobs[commitment.job]
     fits = (commitment.segments, commitment.work_units) == (spec.segments, spec.work_units)
+    ensure(min(spec.segments, spec.work_units) > 0, f"{name} has no segments, or no work units")
     ensure(commitment.manifest == job.manifest and fits, f"the commitment to {name} is to something else")
     ensure(view.operator_of(commitment.node) is not None, f"{commitment.node}, which did {name}, is no node")
     ensure(_trace_fits(task), f"the trace of {name} is not the committed one")
