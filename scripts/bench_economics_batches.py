@@ -28,10 +28,12 @@ from bench_economics_setup import (
     tokens,
     wei,
 )
+from bench_economics_workers import weight
 from proofyard.protocol.audit import BatchEntry as Entry
 from proofyard.protocol.audit import SegmentAudit, Verdict, audit_plan, tally
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.dial import WAD
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.findings import false_audits
 from proofyard.protocol.members import Member
@@ -111,7 +113,19 @@ def cells(bench: Bench) -> Iterator[Cell]:
             "batches": batches,
             "mean": round(mean, 3),
         }
+        if play.faking and play.colluding == 1:
+            where["formula"] = round(formula(play), 3)
         yield Cell(play.role, play.words, where, bound, takes="what its exact cells say", simulated=True)
+
+
+def formula(play: Play) -> float:
+    """The mean to expect where nobody colludes: what a hit costs, less the work that is saved."""
+    view = _view(play)
+    members = _members(play, view, np.random.default_rng(0))
+    odds = next(_entries(play, view, members)).odds
+    hit = 1 - (1 - odds.wad / WAD * odds.segments / SEGMENTS) ** play.own
+    nominal = play.own * play.reward
+    return hit * (play.stake + nominal * weight(play.reputation)) - WORK * nominal
 
 
 def played(play: Play, batches: int, seed: list[int]) -> Iterator[float]:

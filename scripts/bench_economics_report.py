@@ -47,7 +47,7 @@ def render(cells: Sequence[Cell]) -> str:
         table(["role", "strategy", "cells", "lost", "smallest margin", "there", "fear"], _rows(cells)),
         "### Played batches",
         "Drawn, tallied and paid by the protocol's own code. The margin is the lower bound of a 99.9% interval.",
-        table(["role", "strategy", "batches", "mean", "margin"], _played(cells)),
+        table(["role", "strategy", "batches", "mean", "by the formula", "margin"], _played(cells)),
         "### What is lost, and what it takes",
         table(["strategy", "lost where", "what it takes"], _limits(lost)) if lost else "Nothing.",
         "### Where it breaks even",
@@ -79,16 +79,18 @@ def _rows(cells: Sequence[Cell]) -> list[list[object]]:
 
 
 def _played(cells: Sequence[Cell]) -> list[list[object]]:
+    counted = ("batches", "mean", "formula")
     return [
         [
-            c.role,
-            f"{c.strategy} ({_where(c, without=('batches', 'mean'))})",
-            f"{c.where['batches']:,}",
-            c.where["mean"],
-            _number(c.margin),
+            cell.role,
+            f"{cell.strategy} ({_where(cell, without=counted)})",
+            f"{cell.where['batches']:,}",
+            cell.where["mean"],
+            cell.where.get("formula", ""),
+            _number(cell.margin),
         ]
-        for c in cells
-        if c.simulated
+        for cell in cells
+        if cell.simulated
     ]
 
 
