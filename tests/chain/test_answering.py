@@ -5,21 +5,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from world import CREDIT, World
+from world import CREDIT, UNITS, World, states
 
 from proofyard.chain import ChallengeId, CourtParams, Params, Phase, Wallet
 from proofyard.cli import main
 from proofyard.node.receipts import keep_receipt
-from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import receipt_struct_hash
-from proofyard.protocol.messages import Receipt, SubmitCommitment
+from proofyard.protocol.members import Member, encode_members
+from proofyard.protocol.messages import Receipt
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, Database, Job
+from proofyard.verifier.database import Batch, Database, Job, Line
 from proofyard.verifier.disputes import answer_receipt
 
 
 async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(deploy, tmp_path) -> None:
-    network = deploy(Params(challenge_window=900, unstake_delay=10_000, court=CourtParams(answer_time=900)))
+    network = deploy(Params(challenge_window=900, court=CourtParams(answer_time=900)))
     world = World.build(network, verifiers=1, nodes=3)
     chain, key = world.chain, world.verifiers[0]
     job = world.open_job(network.owner(1300), tasks=3)
@@ -31,23 +31,23 @@ async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one
     challenges = []
     for commitment in commitments[1:]:
         leaf = commitment.struct_hash()
-        signature = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, deadline)))
-        kept = keep_receipt(
-            tmp_path / "receipts", key.address, commitment, Receipt(leaf, deadline, signature), time.time()
-        )
+        signature = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, job, deadline)))
+        receipt = Receipt(leaf, job, deadline, signature)
+        kept = keep_receipt(tmp_path / "receipts", key.address, commitment, receipt, time.time())
         challenges.append(await asyncio.to_thread(open_challenge, network, outsider, kept, tmp_path))
 
     context = verifiers_context(world, tmp_path)
     with context.database.session() as session:
         terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "reward": "0", "audit_fee": "0", "deadline": 0}
-        session.add(Job(id=job, requester="", manifest="", tasks=3, **terms))
+        session.add(Job(id=job, requester="", manifest="", units=3 * UNITS, **terms))
+        members = encode_members([Member(c, world.sign(c), tuple(states(c.task))) for c in commitments[:2]])
+        session.add(Batch(id=1, root=chain.header(ref.batch).root, members=members, chain_id=ref.batch))
         session.flush()
-        members = [encode(SubmitCommitment(c, bytes(65), ())) for c in commitments[:2]]  # type: ignore[arg-type]
-        session.add(Batch(job=job, root=ref.root, members=encode(members), chain_id=ref.batch))
+        session.add(Line(batch=1, job=job, units=2 * UNITS))
     for challenge in challenges:
         await answer_receipt(context, chain.challenge(challenge))
     assert [chain.challenge(challenge).phase for challenge in challenges] == [Phase.REJECTED, Phase.ANSWER]
-    assert chain.account(world.verifier_owners[0].wallet.address).stake > 1000 * CREDIT
+    assert world.stake(world.verifier_owners[0]) > 1000 * CREDIT
     context.database.close()
 
 

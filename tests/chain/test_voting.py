@@ -1,28 +1,33 @@
-"""A juror's vote on a real chain: what a juror needs between sealing and opening is its key alone."""
+"""A juror's vote on a real chain: sealed, kept, opened, and found again where the disk has lost it."""
 
 from dataclasses import replace
 
 import pytest
-from world import World
+from world import WRONG, World
 
 from proofyard.chain import Court, CourtParams, Params, Wallet
 from proofyard.chain.refusals import TooEarly
 from proofyard.disputes.errors import NoSuchChallenge, VoteRefused
-from proofyard.disputes.voting import commit, read_challenge, reveal, salt_of, seat_of
+from proofyard.disputes.judging import Finding
+from proofyard.disputes.voting import ballot_of, commit, read_challenge, reveal, reveal_ballot, salt_of, seat_of
+from proofyard.protocol.types import Digest
 
-PATIENT = Params(unstake_delay=10_000, court=CourtParams(vote_time=900, reveal_time=900))
+PATIENT = Params(court=CourtParams(vote_time=900, reveal_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
 
 
-def test_a_juror_that_lost_everything_but_its_key_opens_what_it_sealed(deploy) -> None:
+def found(wrong: bool, claimed: Digest) -> Finding:
+    return Finding(WRONG if wrong else claimed, Digest(bytes(32)), wrong, "found")
+
+
+def test_a_juror_opens_what_it_sealed_from_its_disk_or_after_looking_again(deploy, tmp_path) -> None:
     network = deploy(PATIENT)
     world = World.build(network, verifiers=1, nodes=6)
     chain, requester, outsider = world.chain, network.owner(1300), network.owner(50)
     job = world.open_job(requester, tasks=6)
     _, _, challenge = world.disputed(job, outsider)
     network.anvil.mine(3)
-    jury = Court(outsider).draw_jury(challenge)
-    keys = [world.nodes[world.ids.index(juror)] for juror in jury]
+    keys = [world.node_of(juror) for juror in Court(outsider).draw_jury(challenge)]
 
     record = read_challenge(chain, challenge)
     assert seat_of(network.client(world.nodes[0]), record) is None, "the accused is not on its own jury"
@@ -31,20 +36,24 @@ def test_a_juror_that_lost_everything_but_its_key_opens_what_it_sealed(deploy) -
         seat = seat_of(client, record)
         assert seat is not None
         assert (seat.number, seat.committed, seat.revealed) == (number, False, False)
-        commit(client, seat, wrong=number == 0)
+        commit(client, seat, found(number == 0, record.claimed), tmp_path / str(number))
     again = network.client(Wallet(keys[0].account))
     with pytest.raises(TooEarly):
-        reveal(again, seat_of(again, record))  # type: ignore[arg-type]
+        reveal(again, seat_of(again, record), tmp_path / "0")  # type: ignore[arg-type]
     network.anvil.warp(chain.params().court.vote_time)
-    for number, key in enumerate(keys[:2]):
-        client = network.client(Wallet(key.account))
-        seat = seat_of(client, record)
-        assert seat is not None and seat.committed
-        assert reveal(client, seat) == (number == 0)
-        assert seat_of(client, record).revealed  # type: ignore[union-attr]
-    late = network.client(keys[2])
-    with pytest.raises(VoteRefused, match="sealed with a salt of its own"):
-        reveal(late, seat_of(late, record))  # type: ignore[arg-type]
+    seat = seat_of(again, record)
+    assert seat is not None and seat.committed and seat.own
+    assert reveal(again, seat, tmp_path / "0")
+    assert seat_of(again, record).revealed  # type: ignore[union-attr]
+
+    other = network.client(keys[1])
+    seat = seat_of(other, record)
+    assert seat is not None
+    with pytest.raises(VoteRefused, match="does not keep"):
+        reveal(other, seat, tmp_path / "lost")
+    with pytest.raises(VoteRefused, match="sealed with another finding"):
+        reveal_ballot(other, seat, ballot_of(found(True, record.claimed)))
+    assert not reveal_ballot(other, seat, ballot_of(found(False, record.claimed)))
     record = read_challenge(chain, challenge)
     assert (record.votes_wrong, record.votes_right) == (1, 1)
     with pytest.raises(NoSuchChallenge):
