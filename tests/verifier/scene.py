@@ -15,6 +15,7 @@ from typing import Any, cast
 from proofyard.artifacts import BlockStore
 from proofyard.chain import NodeRecord, Params, Role, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
+from proofyard.chain.refusals import UnknownBatch
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.settlement import (
@@ -179,6 +180,8 @@ class ChainOf:
         )
 
     def batch(self, batch: BatchId) -> ChainBatch:
+        if batch not in self._chain.batches:
+            raise UnknownBatch("UnknownBatch", {"batch": batch})
         return replace(self._chain.batches[batch])
 
     def header(self, batch: BatchId) -> Header:

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+VOIDED_POLL_S = 5.0
 PUSH_S = 20.0
 """How long the other seats have to take a member list before it is committed to."""
 RECEIPT_MARGIN_S = 300.0
@@ -152,10 +153,13 @@ async def standing(context: Context, batch: Batch) -> bool:
         with context.database.session() as session:
             give_up(session, session.merge(batch), f"batch {chain_id} was dropped: nobody settled it in time")
         return False
-    if state.voided:
-        await _take_again(context, chain_id)
-        return False
     own = await context.own()
+    if state.voided:
+        if state.verifier == own:
+            await _take_again(context, chain_id)
+        else:
+            await context.wait(VOIDED_POLL_S)
+        return False
     _note_leader(context, batch, led=state.verifier == own, state=state)
     return state.verifier == own or batch.state == BatchState.TAKEN
 
@@ -174,7 +178,7 @@ def _note_leader(context: Context, batch: Batch, *, led: bool, state: ChainBatch
 
 
 async def _take_again(context: Context, chain_id: BatchId) -> None:
-    """A voided batch is settled again, by whoever led it if it still has a seat."""
+    """A voided batch is settled again, first by whoever led it; others wait for their turn (`duties`)."""
     with contextlib.suppress(AlreadySettled):
         await context.on_chain(lambda: context.chain.take_batch(chain_id))
 

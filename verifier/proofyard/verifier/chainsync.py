@@ -119,7 +119,7 @@ class Follower:
             case Rollback():
                 self._roll_back(session, event)
             case _:
-                self._apply_to_batch(session, event)
+                self._apply_to_batch(session, event, own)
 
     def _roll_back(self, session: Session, event: Rollback) -> None:
         logger.warning("the chain went back to block %s", event.to_block)
@@ -127,7 +127,7 @@ class Follower:
         for job in session.exec(late):
             session.delete(job)
 
-    def _apply_to_batch(self, session: Session, event: Event) -> None:
+    def _apply_to_batch(self, session: Session, event: Event, own: OperatorId | None) -> None:
         batch = getattr(event, "batch", None)
         known = None if batch is None else session.get(Known, batch)
         if known is None:
@@ -145,14 +145,12 @@ class Follower:
                 session.delete(known)
             case BatchVoided():
                 known.settled = False
-                _reopen(session, event.batch, event.attempt)
+                _reopen(session, event.batch, event.attempt, led=known.leader == own)
 
 
-def _reopen(session: Session, chain_id: BatchId, attempt: int) -> None:
-    """A settlement was voided: the evidence of this verifier's own batches stands, and is settled again."""
+def _reopen(session: Session, chain_id: BatchId, attempt: int, *, led: bool) -> None:
+    """A settlement was voided. The evidence of a batch that this verifier leads stands, and is settled again."""
     batch = row_of(session, chain_id)
     if batch is not None and batch.state in (BatchState.SETTLED, BatchState.JUDGED):
-        batch.state, batch.attempt, batch.final, batch.record = BatchState.JUDGED, attempt, False, None
-
-
-__all__ = ["Follower", "follow_chain"]
+        batch.state = BatchState.JUDGED if led else BatchState.TAKEN
+        batch.attempt, batch.final, batch.record = attempt, False, None

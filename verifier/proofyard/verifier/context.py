@@ -195,9 +195,13 @@ class Context:
         await self.have(cid, holder, max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
+    def has_all(self, cid: Cid) -> bool:
+        """Whether an artifact is in the store, whole."""
+        return not any(self.store.missing(cid))
+
     async def find(self, cid: Cid, *, max_bytes: int, first: Connection | None = None) -> bytes:
         """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`."""
-        if any(await asyncio.to_thread(lambda: list(self.store.missing(cid)))):
+        if not await asyncio.to_thread(self.has_all, cid):
             peers = [] if first is None else [first]
             await fetch(self.store, cid, [*peers, *await self.others(), *self.providers()], max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)

@@ -1,5 +1,6 @@
 """What a worker owes once it has committed: its states and its result, in time; and how much of them is in memory."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator
@@ -26,7 +27,7 @@ class NotDelivered(ProofyardError):
 
 
 async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patience_s: float) -> int:
-    """Have a committed artifact in the store, from its worker or anybody who has it; its size in bytes.
+    """Have a committed artifact in the store, from its worker, other nodes or other verifiers; its size in bytes.
 
     Raises `NotDelivered` after `patience_s` seconds in which other nodes could reach this verifier: time in which it
     was cut off itself is not held against anybody. Raises `StateRefused` for what can be no state: a DAG that is no
@@ -35,8 +36,10 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
     left = patience_s
     while True:
         try:
-            await fetch(context.store, cid, context.providers(worker), max_bytes=MAX_STATE_BYTES)
-            return context.store.size(cid)
+            if not await asyncio.to_thread(context.has_all, cid):
+                peers = [*context.providers(worker), *await context.others()]
+                await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES)
+            return await asyncio.to_thread(context.store.size, cid)
         except (ArtifactTooLarge, CorruptArtifact) as error:
             raise StateRefused(f"{what}: {error}") from None
         except ProofyardError as error:

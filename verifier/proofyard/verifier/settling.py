@@ -37,12 +37,14 @@ from proofyard.verifier import database
 from proofyard.verifier.auditing import seats_of
 from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Seat, SeatState, Segment, jobs_of, log, log_batch
+from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.drawing import counted_lists
 from proofyard.verifier.evidence import Evidence, gather_evidence
 from proofyard.verifier.membership import batches_of, gather_lists, members_of
 from proofyard.verifier.outcomes import apply_record
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.signing import bound_to
+from proofyard.workloads.errors import StateRefused
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +56,7 @@ async def settle(context: Context, batch: Batch) -> None:
     view = await context.on_chain(partial(context.chain.view, BatchId(batch.chain_id or 0)))
     record, cid = await record_for(context, view, batch)
     with context.database.session() as session:
-        row = session.merge(batch)
-        row.record = cid
-        apply_record(session, row, view, record)
-    context.changed()
+        session.merge(batch).record = cid
     while await context.on_chain(context.chain.block_number) <= view.draw_block:
         await context.wait(BLOCK_POLL_S)
     settlement = await asyncio.to_thread(settlement_of, record, view, cid)
@@ -65,8 +64,13 @@ async def settle(context: Context, batch: Batch) -> None:
     try:
         signers, signature = await collect(context, view, digest, cid)
     except NoQuorum:
-        await _look_for_lists(context, view, batch)
+        if bound_to(context, view.batch, view.attempt) is None:
+            await _look_for_lists(context, view, batch)
+            await _look_for_states(context, batch, record)
         raise
+    with context.database.session() as session:
+        apply_record(session, session.merge(batch), view, record)
+    context.changed()
     with contextlib.suppress(AlreadySettled):
         await context.on_chain(lambda: context.chain.settle_batch(view.batch, settlement, signers, signature))
     with context.database.session() as session:
@@ -114,11 +118,43 @@ async def _look_for_lists(context: Context, view: BatchView, batch: Batch) -> No
     """Signers may have member lists that nobody had at the draw: then the plan is drawn again with them."""
     counted = await counted_lists(context, view, batch)
     missing = counted.without(batches_of(view))
-    if missing and bound_to(context, view.batch, view.attempt) is None:
+    if missing:
         found = await gather_lists(context, view)
         if any(each in found.members for each in missing):
             with context.database.session() as session:
                 session.merge(batch).state = BatchState.COMMITTED
+
+
+async def _look_for_states(context: Context, batch: Batch, record: BatchRecord) -> None:
+    """Signers may reach a worker that this verifier did not: what it delivers to anybody is not withheld."""
+    tasks = record.by_key
+    for fault in record.faults:
+        if fault.kind != FaultReason.WITHHELD:
+            continue
+        member = tasks[fault.task_key]
+        wanted = [member.trace[fault.segment]] if fault.segment is not None else [member.commitment.result]
+        wanted += [member.trace[-1]] if fault.segment is None else []
+        try:
+            for cid in wanted:
+                await owed(context, fault.node, cid, "it", patience_s=0)
+        except NotDelivered:
+            continue
+        except StateRefused as error:
+            logger.info("task %s of job %s: %s", fault.task, fault.job, error)
+        with context.database.session() as session:
+            row = session.merge(batch)
+            row.state = BatchState.AUDITING
+            _take_back(session, row, fault)
+
+
+def _take_back(session: Session, batch: Batch, fault: RecordedFault) -> None:
+    """A fault that turned out to be none: what it was about is judged again."""
+    found = session.get(database.Fault, (batch.id, fault.job, fault.task, fault.node))
+    if found is not None and found.segment is None:
+        session.delete(found)
+    segment = session.get(Segment, (batch.id, fault.job, fault.task, fault.segment or 0))
+    if fault.segment is not None and segment is not None:
+        segment.verdict, segment.kind, segment.reason, segment.unvoted = Verdict.PENDING, 0, "", False
 
 
 def build_record(session: Session, evidence: Evidence, batch: Batch) -> BatchRecord:
