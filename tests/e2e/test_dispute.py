@@ -112,7 +112,8 @@ def test_a_faked_entry_is_replayed_challenged_and_slashed_and_malice_costs_the_c
     faked = tasks[cheat.key.address]
     assert {int(row["task"]) for row in found["executed"] if row["holds"] is False} == {faked}
     assert found["checks"][-1]["field"].startswith("audits"), "and the record says valid where its votes do not"
-    code, parted, _ = scene.run("bisect", batch, str(faked))
+    code, parted, said = scene.run("bisect", batch, str(faked))
+    assert parted is not None, said
     assert (code, parted["first_state"], parted["segment"]["holds"]) == (ExitCode.PROOF_MISMATCH, 1, False)
 
     # One node is away: its owner votes by hand on one challenge and lets the other one pass. The others sit on their
