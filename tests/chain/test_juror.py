@@ -1,76 +1,166 @@
-"""A node's jury duty on a real chain; what it finds is given."""
+"""A node in court, on a real chain: it draws juries, votes, opens and has verdicts carried out by itself."""
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from world import World
+from world import CREDIT, Network, World
 
-from proofyard.chain import ChallengeId, Court, CourtParams, Params, Phase
+from proofyard.chain import ChallengeId, Court, CourtParams, Params, Phase, Wallet
 from proofyard.disputes.judging import Finding
+from proofyard.node import clerk as clerk_module
 from proofyard.node import juror as jury_duty
+from proofyard.node.clerk import Clerk
+from proofyard.node.court import CourtWatch
+from proofyard.node.duties import Duties
 from proofyard.node.juror import Juror, SpareExecutor
-from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.seal import UNAVAILABLE, UNKEYED
+from proofyard.protocol.types import Wei
 
-PATIENT = Params(unstake_delay=10_000, court=CourtParams(vote_time=900, reveal_time=900))
+PATIENT = Params(court=CourtParams(vote_time=900, reveal_time=900, draw_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
+UNUSED: Any = None
+WRONG = Finding(UNAVAILABLE, UNKEYED, True, "nobody delivers the state")
 
 
-async def served(juror: Juror, holds: Callable[[], bool]) -> None:
-    """Let a juror look until something holds."""
+class Nodes:
+    """The nodes of a world, each as it is after a restart: what it knows is the chain and its own folder."""
+
+    def __init__(self, network: Network, folder: Path) -> None:
+        self.network = network
+        self.folder = folder
+
+    def juror(self, key: Wallet) -> CourtWatch:
+        chain, duties = self.network.client(key), Duties()
+        juror = Juror(chain, UNUSED, UNUSED, self.folder / key.address, duties)
+        return CourtWatch(chain, duties, juror=juror)
+
+    def clerk(self, key: Wallet) -> CourtWatch:
+        chain, duties = self.network.client(key), Duties()
+        return CourtWatch(chain, duties, clerk=Clerk(chain, key.address, duties))
+
+
+async def served(watch: CourtWatch, holds: Callable[[], bool]) -> None:
+    """Let a node look until something holds."""
     async with asyncio.timeout(60):
         while not await asyncio.to_thread(holds):
-            await juror.look()
+            await watch.look()
             await asyncio.sleep(0.05)
-        await asyncio.gather(*juror._at_work.values())
+        await watch._duties.settle()
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ChallengeId, str]]:
+    """Who judged what; everybody finds the same."""
+    found: list[tuple[ChallengeId, str]] = []
+
+    async def judge(chain: Any, _network: Any, _executor: Any, case: Any, *, owner: str, patience_s: float) -> Finding:
+        found.append((case.id, owner))
+        return WRONG
+
+    monkeypatch.setattr(jury_duty, "judge", judge)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clerk_module, "DRAW_TURNS_S", 1)
+    monkeypatch.setattr(clerk_module, "AGAIN_S", 0.2)
 
 
 async def test_jurors_vote_open_and_have_the_verdict_carried_out_through_restarts(
-    deploy: Any, monkeypatch: pytest.MonkeyPatch
+    deploy: Any, judged: list[Any], tmp_path: Path
 ) -> None:
     network = deploy(PATIENT)
-    world = World.build(network, verifiers=1, nodes=6)
+    world, nodes = World.build(network, verifiers=1, nodes=7), Nodes(network, tmp_path)
     chain, outsider = world.chain, network.owner(50)
-    job = world.open_job(network.owner(1300), tasks=6)
+    job = world.open_job(network.owner(1300), tasks=7)
     _, _, challenge = world.disputed(job, outsider)
     network.anvil.mine(3)
     jury = Court(outsider).draw_jury(challenge)
-    judged: list[ChallengeId] = []
-
-    async def judge(_chain: Any, _network: Any, _executor: Any, case: Any, *, patience_s: float) -> Finding:
-        judged.append(case.id)
-        return Finding(True, f"found within {patience_s} s")
-
-    monkeypatch.setattr(jury_duty, "judge", judge)
-    unused: Any = None
-
-    def restarted(member: OperatorId) -> Juror:
-        return Juror(network.client(world.nodes[world.ids.index(member)]), unused, unused)
 
     away, *present = jury
     for number, member in enumerate(present, 1):
-        await served(restarted(member), lambda n=number: _sealed(world, challenge) == n)
-    assert len(judged) == len(present)
-    await restarted(world.ids[0]).look()
+        await served(nodes.juror(world.node_of(member)), lambda n=number: _sealed(world, challenge) == n)
+    assert [owner for _, owner in judged] == present
+    await nodes.juror(world.nodes[0]).look()
     assert len(judged) == len(present), "the accused has no part in it"
     params = chain.params().court
     network.anvil.warp(params.vote_time)
     for number, member in enumerate(present, 1):
-        await served(restarted(member), lambda n=number: chain.challenge(challenge).votes_wrong >= n)
-    assert len(judged) == len(present), "what is sealed is not judged again"
+        if number == 1:
+            next((tmp_path / world.node_of(member).address).iterdir()).unlink()
+        await served(nodes.juror(world.node_of(member)), lambda n=number: chain.challenge(challenge).votes_wrong >= n)
+    assert len(judged) == len(present) + 1, "what is sealed is not judged again, unless the disk has lost it"
     network.anvil.warp(params.reveal_time + len(jury) * jury_duty.TURN_S)
-    await served(restarted(present[-1]), lambda: chain.challenge(challenge).phase == Phase.VERDICT)
+    last = nodes.juror(world.node_of(present[-1]))
+    await served(last, lambda: chain.challenge(challenge).phase == Phase.VERDICT)
     network.anvil.warp(params.appeal_time + len(jury) * jury_duty.TURN_S)
-    await served(restarted(present[-1]), lambda: chain.challenge(challenge).phase == Phase.UPHELD)
-    absent = chain.account(world.owners[world.ids.index(away)].wallet.address)
-    assert absent.stake == chain.params().node_stake - params.juror_fine
+    await served(last, lambda: chain.challenge(challenge).phase == Phase.UPHELD)
+    assert chain.account(away).stake == chain.params().node_stake - params.juror_fine
     world.check_conserved()
 
 
 def _sealed(world: World, challenge: ChallengeId) -> int:
     events = world.chain.challenge_events(world.chain.challenge(challenge))
     return sum(type(event).__name__ == "VoteCommitted" for event in events)
+
+
+async def test_another_node_of_the_owner_stands_in_for_one_that_is_down(
+    deploy: Any, judged: list[Any], tmp_path: Path
+) -> None:
+    network = deploy(PATIENT)
+    world, nodes = World.build(network, verifiers=1, nodes=6), Nodes(network, tmp_path)
+    seconds = {}
+    for owner in world.owners:
+        key = network.key()
+        owner.register_node(key, Wei(100 * CREDIT), 1, "")
+        seconds[owner.wallet.address] = key
+    job = world.open_job(network.owner(1300), tasks=6)
+    _, _, challenge = world.disputed(job, network.owner(50))
+    network.anvil.mine(3)
+    jury = Court(world.chain).draw_jury(challenge)
+    second = nodes.juror(seconds[jury[0]])
+    await second.look()
+    await second._duties.settle()
+    assert judged == [], "the first one's turn comes first"
+    network.anvil.warp(int(PATIENT.court.vote_time * jury_duty.STAND_IN) + 1)
+    await served(second, lambda: _sealed(world, challenge) == 1)
+    await nodes.juror(world.node_of(jury[0])).look()
+    assert judged == [(challenge, jury[0])], "an owner votes once"
+    network.anvil.warp(PATIENT.court.vote_time)
+    await served(nodes.juror(world.node_of(jury[0])), lambda: True)
+    await served(second, lambda: world.chain.challenge(challenge).votes_wrong == 1)
+
+
+async def test_any_node_draws_juries_for_the_reward_and_ends_what_nobody_ends(deploy: Any, tmp_path: Path) -> None:
+    network = deploy(PATIENT)
+    world, nodes = World.build(network, verifiers=1, nodes=7), Nodes(network, tmp_path)
+    chain = world.chain
+    job = world.open_job(network.owner(1300), tasks=7)
+    ref, _, challenge = world.disputed(job, network.owner(50))
+    drawer = nodes.clerk(world.nodes[6])
+    before = world.stake(world.owners[6])
+    assert chain.block_number() <= chain.challenge(challenge).draw_block
+    await drawer.look()
+    await drawer._duties.settle()
+    assert chain.challenge(challenge).phase == Phase.DRAW, "its block is not there yet"
+    network.anvil.mine(3)
+    await served(drawer, lambda: chain.challenge(challenge).phase == Phase.VOTE)
+    assert world.stake(world.owners[6]) == before + PATIENT.court.draw_reward
+
+    # A silent jury, and no other owners for another one: nothing is confirmed, the batch is to be settled again.
+    court = PATIENT.court
+    network.anvil.warp(court.vote_time + court.reveal_time + clerk_module.END_TURNS_S)
+    await served(drawer, lambda: chain.challenge(challenge).phase == Phase.DRAW)
+    network.anvil.mine(3)
+    network.anvil.warp(court.draw_time + clerk_module.END_TURNS_S)
+    await served(drawer, lambda: chain.challenge(challenge).phase != Phase.DRAW)
+    assert chain.challenge(challenge).phase == Phase.DISMISSED
+    assert chain.batch(ref.batch).voided
+    world.check_conserved()
 
 
 async def test_a_second_process_is_started_only_while_the_first_one_computes(
@@ -95,9 +185,8 @@ async def test_a_second_process_is_started_only_while_the_first_one_computes(
     monkeypatch.setattr(jury_duty, "Executor", Named)
     own = Named()
     own.name = "first"
-    unused: Any = None
-    spare = SpareExecutor(own, unused, tmp_path)  # type: ignore[arg-type]
+    spare = SpareExecutor(own, UNUSED, tmp_path)  # type: ignore[arg-type]
     for busy in (False, True):
         own.busy = busy
-        await spare.run_segment(unused, unused, 0, b"", unused)
+        await spare.run_segment(UNUSED, UNUSED, 0, b"", UNUSED)
     assert used == ["first", "second", "closed"]
