@@ -138,8 +138,11 @@ class Court:
         self._chain.transact_court("revealVote", challenge, evidence, keyed, salt)
 
     def appeal(self, challenge: ChallengeId) -> None:
-        """Take a first verdict to a larger jury, with the appeal bond."""
-        self._fund(self._chain.params().court.appeal_bond)
+        """Take a first verdict to a larger jury, with the appeal bond; of a fault its own owner can have it taken from
+        what the fault holds."""
+        bond, record = self._chain.params().court.appeal_bond, self._chain.challenge(challenge)
+        if record.kind != Kind.FAULT or not self._frozen(record.batch, record.entry, bond):
+            self._fund(bond)
         self._chain.transact_court("appeal", challenge)
 
     def resolve(self, challenge: ChallengeId) -> Phase:

@@ -58,8 +58,8 @@ class Sender:
     def send(self, what: str, to: str | None, data: str, *, in_next_block: bool = False) -> TxReceipt:
         """Send and wait until mined. Raises `Refused` when the contract refuses, before or in the block.
 
-        `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the newest
-        block and not in the one that comes, so the estimate is asked for that.
+        `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the
+        newest block and not in the one that comes, so the estimate is asked for that.
         """
         with self._lock, mapped_errors(self._rpc_url):
             call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
