@@ -78,7 +78,7 @@ contract Court is ICourt {
         Challenge memory x;
         (x.accused, x.claimed) = Evidence.checkStep(registry, batch, b.header, header, step);
         (x.kind, x.job) = (Kind.Segment, uint64(step.commitment.job));
-        (x.task, x.segment) = (step.commitment.task, step.segment);
+        (x.task, x.segment, x.entry) = (step.commitment.task, step.segment, uint32(step.index));
         x.challenger = registry.chargeBond(msg.sender, _params.bond);
         return _openAbout(batch, b.attempt, x, step.index, step.segment, salt);
     }
@@ -102,7 +102,10 @@ contract Court is ICourt {
     /// @inheritdoc ICourt
     function challengeFault(BatchId batch, uint32 index, bytes32 salt) external returns (ChallengeId) {
         IRegistry.Batch memory b = _contestable(batch);
-        Challenge memory x = Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
+        Challenge memory x;
+        (x.kind, x.entry) = (Kind.Fault, index);
+        (x.challenger, x.accused, x.job, x.task, x.segment) =
+            Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
         return _openAbout(batch, b.attempt, x, index, 0, salt);
     }
 
@@ -272,9 +275,8 @@ contract Court is ICourt {
         require(!_isStale(x), WrongPhase(id, Phase.Dismissed));
         uint96 bond = _params.appealBond;
         bool fault = x.kind == Kind.Fault;
-        x.appellant = fault
-            ? Faults.charge(registry, x, bond, _payee(msg.sender))
-            : registry.chargeBond(msg.sender, bond);
+        x.appellant =
+            fault ? Faults.charge(registry, x, bond, _payee(msg.sender)) : registry.chargeBond(msg.sender, bond);
         (x.round, x.redraws, x.phase) = (APPEAL, 0, Phase.Draw);
         (x.votesWrong, x.votesRight) = (0, 0);
         x.until = uint40(block.timestamp) + _params.drawTime;
@@ -308,12 +310,12 @@ contract Court is ICourt {
         uint256 end = phase == Phase.Vote ? _revealEnd(x) : x.until;
         require(block.timestamp >= end, TooEarly(id, end));
         if (phase == Phase.Draw) return _expire(id, x);
-        if (phase == Phase.Vote) return _count_(id, x);
+        if (phase == Phase.Vote) return _tally(id, x);
         _close(id, x, phase == Phase.Answer || x.wrong);
     }
 
     /// @dev Counts a round, whose silent jurors pay. Where no more than half revealed, another jury is drawn.
-    function _count_(ChallengeId id, Challenge storage x) private {
+    function _tally(ChallengeId id, Challenge storage x) private {
         Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
         Jury.fineSilent(registry, id, x, panel, _params.jurorFine);
         if (uint256(x.votesWrong) + x.votesRight <= panel.jurors[x.round].length / 2) return _redraw(id, x);
@@ -436,7 +438,9 @@ contract Court is ICourt {
 
     /// @dev The settlement that this challenge is about was voided by another one.
     function _isStale(Challenge storage x) private view returns (bool) {
-        return x.kind != Kind.Receipt && registry.batch(BatchId.wrap(x.batch)).attempt != x.attempt;
+        if (x.kind == Kind.Receipt) return false;
+        IRegistry.Batch memory b = registry.batch(BatchId.wrap(x.batch));
+        return b.attempt != x.attempt || b.settled.settledAt == 0;
     }
 
     function _inPhase(ChallengeId id, Phase phase) private view returns (Challenge storage x) {

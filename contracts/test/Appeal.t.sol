@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A verdict taken to a larger jury.
+/// forge-config: default.fuzz.runs = 128
 contract AppealTest is CourtBase {
     address private constant APPELLANT = address(0xa99);
 

@@ -12,6 +12,7 @@ interface Snapshots {
 
 /// @notice Attacks on the court, by what they try: to lock it, to copy, to choose a jury, to have none, to wait, to profit
 /// from oneself, and to be rid of others.
+/// forge-config: default.fuzz.runs = 128
 contract AttacksCourtTest is CourtBase {
     address private constant ATTACKER = address(0xbad);
     /// Segments of node 11, the attacker's, where it wants many.
@@ -147,6 +148,7 @@ contract AttacksCourtTest is CourtBase {
 
     /// @dev Own nodes retire and list again once the hash is known, pay bonds away, rotate: the jury stays what it was.
     function testFuzz_nothing_changes_the_jury_once_its_block_is_known(bytes32 entropy, uint32 choice) public {
+        vm.assume(entropy != 0);
         settleHonestly();
         ChallengeId id = challengeSegment();
         mine();
@@ -222,6 +224,7 @@ contract AttacksCourtTest is CourtBase {
 
     /// @dev Every verifier that signed, and every accuser, runs nodes: none of them sits, in either round.
     function testFuzz_connected_owners_judge_in_no_round(bytes32 entropy) public {
+        vm.assume(entropy != 0);
         for (uint256 i = 1; i <= 3; ++i) {
             listNode(i, 100 + i, NODE_STAKE, 1);
         }

@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A fault found false: stake and reputation return, and those whose answers carried it pay; nobody else does.
+/// forge-config: default.fuzz.runs = 128
 contract ChallengeFaultTest is CourtBase {
     uint8 private constant WITHHELD = 2;
     uint8 private constant FALSE_AUDIT = 3;

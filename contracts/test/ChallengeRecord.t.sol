@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A record that cannot be had or does not validate: the settlement is voided, and those who signed it pay.
+/// forge-config: default.fuzz.runs = 128
 contract ChallengeRecordTest is CourtBase {
     function testFuzz_a_record_that_the_jury_refuses_is_voided_and_its_signers_pay(uint8 votes) public {
         settleHonestly();

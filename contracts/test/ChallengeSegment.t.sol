@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A segment found wrong: whatever the votes, the money is conserved and goes where it should.
+/// forge-config: default.fuzz.runs = 128
 contract ChallengeSegmentTest is CourtBase {
     function setUp() public override {
         super.setUp();

@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A verifier that signs two settlements of one attempt at a batch loses its stake to whoever holds both.
+/// forge-config: default.fuzz.runs = 128
 contract EquivocationTest is CourtBase {
     address private constant REPORTER = address(0xe4);
 

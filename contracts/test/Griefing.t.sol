@@ -6,6 +6,7 @@ import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfa
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice Single wei, and a stranger who sends every open call before the one who meant it.
+/// forge-config: default.fuzz.runs = 128
 contract GriefingTest is CourtBase {
     address private constant STRANGER = address(0xbad);
 

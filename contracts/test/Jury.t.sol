@@ -3,7 +3,9 @@ pragma solidity 0.8.37;
 
 import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfaces/IRegistry.sol";
+import {Jury} from "../src/libraries/Jury.sol";
 import {CourtBase} from "./helpers/CourtBase.sol";
+import {Vm} from "./helpers/Vm.sol";
 
 interface Snapshots {
     function snapshotState() external returns (uint256);
@@ -11,6 +13,7 @@ interface Snapshots {
 }
 
 /// @notice Who is drawn, and how jurors vote by commit and reveal.
+/// forge-config: default.fuzz.runs = 128
 contract JuryTest is CourtBase {
     function setUp() public override {
         super.setUp();
@@ -34,6 +37,7 @@ contract JuryTest is CourtBase {
     // -------------------------------------------------------------------------------------------------- draws
 
     function testFuzz_juries_have_distinct_owners_that_are_nobody_s_party(bytes32 entropy) public {
+        vm.assume(entropy != 0);
         // Everybody connected with the case has a node.
         for (uint256 i = 1; i <= 3; ++i) {
             listNode(i, 100 + i, NODE_STAKE, 1);
@@ -333,5 +337,64 @@ contract JuryTest is CourtBase {
         court.resolve(id);
         assertPhase(id, ICourt.Phase.Upheld, "the next jury decides");
         vm.assertEq(registry.totals().bonds, 0, "the fines are distributed");
+    }
+}
+
+/// @notice A Registry that is nothing but a bench: place i has owner `i + 1`, and every `step`th one was not left.
+contract BenchOnly {
+    uint256 private immutable STEP;
+
+    constructor(uint256 step) {
+        STEP = step;
+    }
+
+    function benchAt(uint8, uint256 index) external view returns (IRegistry.BenchEntry memory) {
+        return IRegistry.BenchEntry(address(uint160(index + 1)), 1, index % STEP == 0 ? 0 : 2);
+    }
+
+    function batch(BatchId) external pure returns (IRegistry.Batch memory b) {}
+    function operatorState(OperatorId) external pure returns (IRegistry.Operator memory o) {}
+    function job(JobId) external pure returns (IRegistry.Job memory j) {}
+}
+
+/// @notice The draw by itself, on benches of any length and emptiness.
+contract DrawTest {
+    Vm private constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+    uint256 private constant LOOKS = 1024;
+    ICourt.Challenge private _challenge;
+    Jury.Panel private _panel;
+
+    function draw(uint256 places, uint256 step, bytes32 entropy, uint256 size) private returns (address[] memory) {
+        (_challenge.bench, _challenge.openedAt) = (uint32(places), 10);
+        IRegistry bench = IRegistry(address(new BenchOnly(step)));
+        return Jury.draw(bench, ChallengeId.wrap(1), _challenge, _panel, entropy, size);
+    }
+
+    function assertJury(address[] memory jury, uint256 places, uint256 step) private pure {
+        for (uint256 i = 0; i < jury.length; ++i) {
+            uint256 place = uint160(jury[i]) - 1;
+            vm.assertTrue(place < places && place % step == 0, "a place that was not left");
+            for (uint256 n = 0; n < i; ++n) {
+                vm.assertTrue(jury[i] != jury[n], "distinct");
+            }
+        }
+    }
+
+    function testFuzz_a_bench_is_searched_to_its_end(uint16 places, uint8 step, bytes32 entropy, uint8 size) public {
+        (places, step, size) = (uint16(places % (LOOKS + 1)), 1 + step % 100, 1 + size % 20);
+        address[] memory jury = draw(places, step, entropy, size);
+        uint256 seated = (uint256(places) + step - 1) / step;
+        vm.assertEq(jury.length, seated < size ? seated : size, "all who may sit, or as many as are wanted");
+        assertJury(jury, places, step);
+    }
+
+    function testFuzz_a_draw_from_a_long_bench_ends_in_bounded_gas(uint32 places, uint8 step, bytes32 entropy) public {
+        places = uint32(LOOKS + places % 1_000_000);
+        step = step == 0 ? 1 : step;
+        uint256 before = gasleft();
+        address[] memory jury = draw(places, step, entropy, 11);
+        vm.assertLe(before - gasleft(), 8_000_000, "gas");
+        assertJury(jury, places, step);
+        if (step <= 10) vm.assertEq(jury.length, 11, "a full jury where one place in ten is taken");
     }
 }

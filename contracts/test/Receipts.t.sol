@@ -7,6 +7,7 @@ import {CourtBase} from "./helpers/CourtBase.sol";
 import {Trees} from "./helpers/Trees.sol";
 
 /// @notice A verifier's receipts: honoured by a batch in time, or paid for.
+/// forge-config: default.fuzz.runs = 128
 contract ReceiptsTest is CourtBase {
     uint256 private constant CURVE_ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
     bytes32 private constant HASH = keccak256("a commitment");
@@ -160,7 +161,9 @@ contract ReceiptsTest is CourtBase {
         bytes memory note = receipt(2001, HASH, job, deadline);
         bool open_ = deadline <= last && vm.getBlockTimestamp() <= deadline + WINDOW;
         vm.prank(CHALLENGER);
-        if (!open_) vm.expectRevert(abi.encodeWithSelector(ICourt.OutsideWindow.selector, deadline, deadline + WINDOW));
+        if (!open_) {
+            vm.expectRevert(abi.encodeWithSelector(ICourt.OutsideWindow.selector, deadline, deadline + WINDOW));
+        }
         court.challengeReceipt(HASH, job, deadline, note);
     }
 

@@ -10,6 +10,14 @@ import {IRegistry, OperatorId, BatchId, ChallengeId, JobId} from "./IRegistry.so
 /// Nobody connected with a case sits on it, by owner: worker, requester, challenger, appellant, the batch's leader, its
 /// signers, the accusers of a fault. No jury, or a silent one, never confirms what was settled: the batch is voided and
 /// has to be settled again; nobody is slashed for that.
+///
+/// Known limits, stated bluntly:
+/// - Whoever owns the majority of a drawn jury, and of a larger one on appeal, decides what is right.
+/// - Where fewer owners than a jury (and the parties besides) offer a workload, anybody with a bond can have its batches
+///   voided, for nothing; and a first verdict is the last one where they are fewer than both juries together.
+/// - The Court does not know whose work a batch holds: a worker may be drawn for the record that pays it.
+/// - A state that no juror could get counts against its worker: it has to be there until the dispute is over.
+/// - Of a bench of more than 1,024 places a draw looks at so many.
 interface ICourt {
     /// @notice Immutable parameters. Times in seconds, shares in 1/10,000.
     struct Params {
@@ -108,9 +116,10 @@ interface ICourt {
         uint64 job;
         uint32 task;
         uint32 segment;
-        /// Index of the fault.
+        /// Index of the fault, or position of the commitment among the batch's leaves.
         uint32 entry;
         uint40 openedAt;
+        /// The block whose hash draws the jury. For a receipt its deadline (Unix seconds).
         uint40 drawBlock;
         /// End of the voting (revealing follows), of the time to appeal, of the time to answer, or of the time to draw.
         uint40 until;
@@ -118,10 +127,11 @@ interface ICourt {
         uint8 votesRight;
         /// The last verdict: what is challenged is wrong.
         bool wrong;
-        /// Drawable: a block of `drawBlock` had a hash and nobody drew; then the bond is lost at expiry.
+        /// Of the batch at the opening. Once it is another the challenge is stale: bonds go back, nobody pays.
         uint8 attempt;
         address appellant;
         uint96 fines;
+        /// What is left of the challenger's bond: drawing juries is paid out of it, on appeal too.
         uint96 bond;
         bytes32 subject;
         bytes32 leaf;
@@ -219,7 +229,8 @@ interface ICourt {
     ) external;
 
     /// @notice Draws the jury once its block has a hash; anyone may call, and is paid. Sets a new block when nobody called
-    /// while the hash could be had.
+    /// while the hash could be had, within the same time. A challenge (or an appeal) whose jury could be drawn in time and
+    /// was not loses its bond and has no effect; what it was about can be challenged again while the window is open.
     function drawJury(ChallengeId challenge) external returns (address[] memory jurors);
 
     /// @notice A node's hot key seals its owner's vote, once:
@@ -234,11 +245,20 @@ interface ICourt {
     /// take that bond from what the fault holds, too. Where an appeal gets no jury the first verdict stands.
     function appeal(ChallengeId challenge) external;
 
-    /// @notice Moves a challenge on when its time has come: counts the votes, or carries out the decision. A majority of the
-    /// revealed votes decides, a tie rejects. Where no more than half reveal, another jury is drawn, up to `redraws` times.
+    /// @notice Moves a challenge on when its time has come: counts the votes, or carries out the decision; however late, it
+    /// comes to the same. A majority of the revealed votes decides, a tie rejects. Where no more than half reveal, another
+    /// jury of others is drawn, up to `redraws` times.
+    ///
+    /// Upheld: of a segment, the worker's owner loses all stake. Of a record, the settlement is voided, and the leader and all
+    /// signers lose theirs. Of a fault, it is undone, and the owners of its accusers lose all stake if the reason was an
+    /// answer that others contradicted; for a state that had been withheld the accused pays `lateFine`, its accusers
+    /// nothing. Of a receipt, the verifier's owner pays `receiptPenalty`. Rejected: the challenger loses its bond; the winner is
+    /// the accused's owner, or nobody if a fault stands.
     function resolve(ChallengeId challenge) external;
 
-    /// @notice Two settlements of one attempt at a batch, each with the signature of the verifier that had seat `slot`.
+    /// @notice Two settlements of one attempt at a batch, each with the signature of whoever had seat `slot` last: its owner
+    /// loses all stake, of which `winnerBps` go to the caller and the rest is burned, once for each attempt. `header` is
+    /// that of the batch when they were signed.
     function reportEquivocation(
         IRegistry.Settlement calldata one,
         IRegistry.Settlement calldata other,

@@ -13,19 +13,18 @@ library Faults {
     uint8 private constant WITHHELD = 2;
     uint8 private constant FALSE_AUDIT = 3;
 
-    /// @notice What fault `index` of a batch is about, as a challenge, whose bond is taken here: of the accused's own owner
-    /// out of what a fault of the batch holds of its stake, if one holds enough.
+    /// @notice Takes the bond for challenging fault `index` of a batch: of the accused's own owner out of what a fault of the
+    /// batch holds of its stake, if one holds enough. Who challenges, and what the fault is about.
     /// @param payee Whose stake account pays for the caller.
     function open(IRegistry registry, BatchId batch, uint32 index, uint96 bond, address payee)
         external
-        returns (ICourt.Challenge memory x)
+        returns (address challenger, uint32 accused, uint64 job, uint32 task, uint32 segment)
     {
         IRegistry.SlashRecord[] memory faults = registry.slashes(batch);
         require(index < faults.length, ICourt.NoSuchFault(batch, index));
         IRegistry.SlashRecord memory fault = faults[index];
-        (x.kind, x.accused, x.entry) = (ICourt.Kind.Fault, fault.operator, index);
-        (x.job, x.task, x.segment) = (fault.job, fault.task, fault.segment);
-        x.challenger = _charge(registry, batch, faults, fault.operator, bond, payee);
+        (accused, job, task, segment) = (fault.operator, fault.job, fault.task, fault.segment);
+        challenger = _charge(registry, batch, faults, accused, bond, payee);
     }
 
     /// @notice Takes the bond of an appeal in the same way.
