@@ -13,11 +13,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from proofyard.artifacts import BlockStore
-from proofyard.chain import NodeRecord, Params, Role, VerifierRecord, Wallet
+from proofyard.chain import ChainClient, NodeRecord, Params, Role, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.refusals import UnknownBatch
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import (
     Header,
     Line,
@@ -383,18 +384,27 @@ def make_verifier(
     """A seated verifier; all verifiers of a chain are linked by `introduce`."""
     wallet = Wallet.generate()
     chain.add_verifier(wallet)
+    client = cast(Any, chain.for_wallet(wallet))
+    return verifier_of(wallet, client, DOMAIN, folder, memory=memory, workload=workload, **changes)
+
+
+def verifier_of(
+    wallet: Wallet,
+    client: ChainClient,
+    domain: Domain,
+    folder: Path,
+    *,
+    memory: bool = False,
+    workload: Any = None,
+    **changes: Any,
+) -> Verifier:
     folder = folder / f"verifier-{next(_numbers)}"
     folder.mkdir(parents=True)
     endpoint = Handlers()
     database = Database("sqlite://" if memory else f"sqlite:///{folder / 'verifier.db'}")
+    store = BlockStore(folder / "blocks")
     context = Context(
-        settings(data_dir=folder, **changes),
-        wallet,
-        DOMAIN,
-        cast(Any, chain.for_wallet(wallet)),
-        database,
-        BlockStore(folder / "blocks"),
-        cast(Any, endpoint),
+        *(settings(data_dir=folder, **changes), wallet, domain, client, database, store), cast(Any, endpoint)
     )
     if workload is not None:
         context.workload = lambda _: workload  # type: ignore[method-assign]
@@ -411,7 +421,5 @@ def introduce(*verifiers: Verifier) -> None:
 
 def join(verifier: Verifier, connection: Any, record: NodeRecord, workloads: tuple[str, ...] = ("lora",)) -> None:
     """A node is connected to a verifier."""
-    from proofyard.protocol.messages import Announce
-
     announce = Announce(workloads, 0, 0, "")
     verifier.context.members[record.node] = Member(cast(Connection, connection), announce, record)

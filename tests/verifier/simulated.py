@@ -4,10 +4,9 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
-from scene import DOMAIN, Verifier
+from scene import Verifier
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet
@@ -17,7 +16,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
-from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
+from proofyard.protocol.types import Cid, JobId, TaskIndex
 from proofyard.transport import RequestFailed
 from proofyard.workloads.errors import StateRefused
 
@@ -84,7 +83,10 @@ class SimulatedNode:
     async def request(self, message: Any, *, reply: type, timeout: float) -> Any:
         await asyncio.sleep(0)
         if isinstance(message, OpenSeal):
-            return self._openings[message.batch, message.job, message.task, message.segment]
+            place = (message.batch, message.job, message.task, message.segment)
+            if place not in self._openings:
+                raise RequestFailed("no-seal", "no seal was given")
+            return self._openings[place]
         if isinstance(message, TaskOffer):
             if self._task:
                 return Ack(False, "busy with another task")
@@ -122,7 +124,7 @@ class SimulatedNode:
             result=cid_of_bytes(result),
             work_units=1,
         )
-        signature = self.wallet.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
+        signature = self.wallet.sign_digest(self._verifier.context.domain.typed_digest(commitment.struct_hash()))
         self._task = False
         message = SubmitCommitment(commitment, signature, trace)
         await self._verifier.desk.submit_commitment(cast(Any, self), message, cast(Any, None))
@@ -138,12 +140,7 @@ class SimulatedNode:
         opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
         self._openings[place] = opened
         seal = seal_of(opened.opening(), self.peer)
-        signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
+        signature = self.wallet.sign_digest(
+            self._verifier.context.domain.typed_digest(seal_struct_hash(*place, self.peer, seal))
+        )
         await self._verifier.desk.submit_seal(cast(Any, self), SubmitSeal(*place, seal, signature), cast(Any, None))
-
-
-def address_of(node: SimulatedNode) -> Address:
-    return node.peer
-
-
-__all__ = ["SEGMENTS", "Counting", "SimpleNamespace", "SimulatedNode", "state"]
