@@ -2,7 +2,7 @@
 kind; and the record that an honest leader makes of it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -387,12 +387,18 @@ class World:
     def exact(self) -> dict[JobId, bool]:
         return {job.id: job.exact for job in self.jobs}
 
-    def check(self, record: BatchRecord | None = None, view: BatchView | None = None, now: int | None = -1) -> None:
+    def check(
+        self,
+        record: BatchRecord | None = None,
+        view: BatchView | None = None,
+        now: int | None = -1,
+        graphs: Mapping[JobId, Sequence[TaskSpec]] | None = None,
+    ) -> None:
         validate_record(
             view or self.view,
             record or self.record,
             {job.id: job.manifest for job in self.jobs},
-            {job.id: job.graph for job in self.jobs},
+            graphs or {job.id: job.graph for job in self.jobs},
             self.members,
             paid=self.paid,
             exact=self.exact,
