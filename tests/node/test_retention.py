@@ -34,7 +34,7 @@ from proofyard.workloads.model_files import linear_modules
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import Resources
 
-DEADLINE_S = 30.0
+DEADLINE_S = 100.0
 UNUSED: Any = None
 
 

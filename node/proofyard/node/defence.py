@@ -134,7 +134,7 @@ class Defence:
             logger.warning("the verdict in challenge %s, against this node, is right: %s", record.id, finding.reason)
             return
         try:
-            await asyncio.to_thread(self._purse.afford, self._chain.params().court.appeal_bond, keep_backing=False)
+            await asyncio.to_thread(self._afford_appeal, record)
         except OverBudget as error:
             logger.warning(
                 "the verdict in challenge %s, against this node, is wrong (%s) and is not appealed: %s",
@@ -145,6 +145,13 @@ class Defence:
             return
         await asyncio.to_thread(self._court.appeal, record.id)
         logger.warning("appealed against the verdict in challenge %s: %s", record.id, finding.reason)
+
+    def _afford_appeal(self, record: ChallengeRecord) -> None:
+        """What a fault holds pays for its own appeal. Raises `OverBudget`."""
+        bond = self._chain.params().court.appeal_bond
+        fault = self._chain.slashes(record.batch)[record.entry] if record.kind == Kind.FAULT else None
+        if fault is None or fault.operator != self._operator or fault.amount < bond:
+            self._purse.afford(bond, keep_backing=False)
 
     async def _concerns(self, record: ChallengeRecord) -> bool:
         """Whether this node loses by the verdict: as the worker of a segment, as the one whose fault was confirmed, or

@@ -1,7 +1,8 @@
 """Receipts that were not honoured: a commitment that no batch of its job holds by the deadline costs its verifier.
 
 Whether one holds it follows from the member lists that the commits name. A batch whose list cannot be had is waited
-for: its verifier might still answer with it, and then the bond would be lost.
+for, as its verifier might still answer with it and the bond would be lost; but not until it is too late, because a list
+that is hidden until then would be an answer to everything.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ logger = logging.getLogger("proofyard.node")
 
 LOOK_EVERY_S = 10.0
 LISTS = 64
+LAST = 0.6
+"""Part of the window after which nobody is waited for."""
 
 
 class Promises:
@@ -54,12 +57,12 @@ class Promises:
             if now > receipt.deadline + window:
                 self._done.add(receipt.path)
             else:
-                await self._enforce(receipt)
+                await self._enforce(receipt, last=now > receipt.deadline + LAST * window)
 
-    async def _enforce(self, receipt: KeptReceipt) -> None:
+    async def _enforce(self, receipt: KeptReceipt, *, last: bool) -> None:
         name = f"the receipt of {receipt.verifier} for task {receipt.task} of job {receipt.job}"
         holder = await self._holder(receipt)
-        if holder is None:
+        if holder is None and not last:
             return
         self._done.add(receipt.path)
         if holder:
@@ -71,7 +74,8 @@ class Promises:
         except (OverBudget, Refused) as error:
             logger.warning("%s was broken and stays unchallenged: %s", name, error)
         else:
-            logger.warning("%s was broken: no batch holds the commitment; opened challenge %s", name, challenge)
+            found = "a list that may hold the commitment is hidden" if holder is None else "no batch holds it"
+            logger.warning("%s was broken: %s; opened challenge %s", name, found, challenge)
 
     def _challenge(self, receipt: KeptReceipt) -> ChallengeId:
         return self._court.challenge_receipt(receipt.leaf, receipt.job, receipt.deadline, receipt.signature)

@@ -10,7 +10,8 @@ from proofyard.protocol.workload_bits import WORKLOADS
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one node.
 
-    `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract.
+    `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract, whose events are read from
+    `from_block` on.
     `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
     `host`, `port`: UDP address to listen on, port 0 takes a free one. `data_dir`: blocks, states and the database.
     `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
@@ -42,6 +43,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     rpc_url: str = "http://127.0.0.1:8545"
     registry: str
+    from_block: int = 0
     wallet: Path
     password_file: Path | None = None
     host: str = "127.0.0.1"
