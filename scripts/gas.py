@@ -11,14 +11,14 @@ import json
 import sys
 from pathlib import Path
 
-from proofyard.chain import Anvil, ChainClient, Court, JobTerms, Wallet, claim_of, deploy_network
+from proofyard.chain import Anvil, ChainClient, Court, JobTerms, Wallet, claim_of, deploy_network, sign_commitment
 from proofyard.chain.client import event_of
 from proofyard.chain.events import JobOpened
 from proofyard.chain.rpc import connect
 from proofyard.protocol import bls, merkle
-from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.settlement import BatchRef, OperatorId, Payout, Settlement, draw_seed, settlement_digest
+from proofyard.protocol.settlement import OperatorId, Payout, Settlement, Share, settlement_digest
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 SNAPSHOT = Path(__file__).resolve().parent.parent / "contracts" / "gas-snapshot.json"
@@ -36,7 +36,10 @@ LIMITS = {
 TOLERANCE = 0.03
 CREDIT = 10**18
 ENDPOINT = "203.0.113.77:40404"
-MANIFEST = Digest(b"\x11" * 32)
+MANIFEST, MEMBERS = Digest(b"\x11" * 32), Digest(b"\x66" * 32)
+UNITS = 1000
+"""Work units of each batch."""
+SEGMENTS = 64
 
 
 class Bench:
@@ -86,21 +89,18 @@ class Bench:
     def batch(self, job: JobId, root: Digest, size: int) -> tuple[BatchId, list[Payout], int]:
         """Commit and settle, signed by all; the batch, its payouts and the gas of both transactions."""
         verifier = self.client(self.verifiers[0])
-        batch = verifier.commit_batch(job, root, size)
+        batch = verifier.commit_batch(root, size, MEMBERS, [(job, UNITS)])
         commit_gas = self.gas()
         self.anvil.mine(3)
-        seed = self._seed(batch, root)
-        payouts = tuple(Payout(id_, Wei(size * 10**14 + i), 10, 20) for i, id_ in enumerate(self.ids))
-        settlement = Settlement(payouts, (), Digest(b"\x33" * 32), raw_cid(b"record"))
-        digest = settlement_digest(self.chain.domain, BatchRef(batch, root, seed), settlement)
+        ref = self.chain.view(batch).ref
+        payouts = tuple(Payout(id_, Wei(10**17 + i), 10, 20) for i, id_ in enumerate(self.ids))
+        shares = (Share(UNITS, Wei(sum(payout.amount for payout in payouts))),)
+        settlement = Settlement(payouts, (), shares, Digest(b"\x33" * 32), raw_cid(b"record"))
+        digest = settlement_digest(self.chain.domain, ref, settlement)
         signature = bls.aggregate([bls.sign(key.bls_secret(), digest) for key in self.verifiers])
         bitmap = sum(1 << record.slot for record in self.chain.active_verifiers())
         verifier.settle_batch(batch, settlement, bitmap, signature)
         return batch, list(payouts), commit_gas + self.gas()
-
-    def _seed(self, batch: BatchId, root: Digest) -> Digest:
-        state, delay = self.chain.batch(batch), self.chain.params().draw_delay
-        return draw_seed(self.chain.block_hash(state.commit_block + delay), batch, root)
 
 
 def measure(bench: Bench) -> dict[str, int]:
@@ -109,23 +109,30 @@ def measure(bench: Bench) -> dict[str, int]:
     found["first_verifier"], *_, found["register_verifier"] = [bench.verifier() for _ in range(5)]
     found["first_node"], *_ = [bench.node(100) for _ in range(15)]
     found["register_node"] = bench.node(110)
-    terms = JobTerms(MANIFEST, 100_000, Wei(25_000 * CREDIT), Wei(5_000 * CREDIT), 2, 1, bench.chain.now() + 10**6)
+    pay = (Wei(25_000 * CREDIT), Wei(5_000 * CREDIT), Wei(500 * CREDIT))
+    terms = JobTerms(MANIFEST, 100_000, *pay, 2, 1, bench.chain.now() + 10**6)
     for _ in range(2):
         bench.owner(50_000).open_job(terms)
         found["open_job_permit"] = bench.gas()
     job, found["open_job"] = _open_job(bench, bench.owner(100_000))
-    commitments = [_commitment(job, i, bench.nodes[i % 16].address) for i in range(1000)]
+    trace = [cid_bytes(raw_cid(bytes([state]))) for state in range(SEGMENTS + 1)]
+    commitments = [_commitment(job, i, bench.nodes[i % 16].address, merkle.root(trace)) for i in range(1000)]
     leaves = [commitment.struct_hash() for commitment in commitments]
     first, _, _ = bench.batch(job, merkle.root(leaves), 1000)
     second, payouts, found["commit_settle_1000"] = bench.batch(job, Digest(b"\x22" * 32), 1000)
     third, third_payouts, found["commit_settle_100000"] = bench.batch(job, Digest(b"\x44" * 32), 100_000)
-    opened = Court(bench.owner(50)).challenge_segment
-    challenge = opened(first, commitments[7], 7, merkle.proof(leaves, 7), SegmentIndex(3))
+    signed = sign_commitment(bench.chain.domain, commitments[7], bench.nodes[7])
+    leaf = (first, commitments[7], signed, 7, merkle.proof(leaves, 7))
+    step = (SegmentIndex(3), raw_cid(bytes([4])), merkle.proof(trace, 4))
+    challenge = Court(bench.owner(50)).challenge_segment(*leaf, *step)
     found["open_challenge"] = bench.gas()
     bench.anvil.mine(3)
     Court(bench.chain).draw_jury(challenge)
     found["open_challenge"] += bench.gas()
     bench.anvil.warp(61)
+    for batch in (second, third):
+        bench.chain.finalize(batch)
+        found["finalize"] = bench.gas()
     bench.chain.claim([claim_of(second, payouts, 5)])
     found["claim_first"] = bench.gas()
     bench.chain.claim([claim_of(third, third_payouts, 5)])
@@ -135,15 +142,15 @@ def measure(bench: Bench) -> dict[str, int]:
 
 def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
     """Opens a job from an allowance, as where the token has no permit; the approval is a transaction of its own."""
-    row = (MANIFEST, 50_000 * CREDIT, 5_000 * CREDIT, 100_000, bench.chain.now() + 10**6, 2, 1, 0)
-    requester.approve(Wei(55_000 * CREDIT))
+    row = (MANIFEST, 50_000 * CREDIT, 5_000 * CREDIT, 500 * CREDIT, 100_000, bench.chain.now() + 10**6, 2, 1, 0)
+    requester.approve(Wei(55_500 * CREDIT))
     receipt = requester.transact("openJob", row)
     return event_of(receipt, JobOpened).job, bench.gas()
 
 
-def _commitment(job: JobId, index: int, node: Address) -> Commitment:
-    digest = Digest(b"\x55" * 32)
-    return Commitment(job, TaskIndex(index), node, MANIFEST, digest, digest, 64, raw_cid(b"result"), 100)
+def _commitment(job: JobId, index: int, node: Address, trace: Digest) -> Commitment:
+    inputs = Digest(b"\x55" * 32)
+    return Commitment(job, TaskIndex(index), node, MANIFEST, inputs, trace, SEGMENTS, raw_cid(b"result"), 100)
 
 
 def main() -> None:
