@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli.chains import network_of, reader, signer
+from proofyard.cli.chains import reader, signer
 from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_until, tell
 from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
@@ -345,8 +345,8 @@ def _juror(
 
     given = {**flags.given(), "model_dirs": execution.model_dir}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
-    start = network_of(context, flags).from_block
-    chain = signer(settings.rpc_url, settings.registry, start, settings.wallet, settings.password_file)
+    start, password = flags.from_block or 0, settings.password_file
+    chain = signer(settings.rpc_url, settings.registry, start, settings.wallet, password)
     return chain, replace(execution, model_dir=list(settings.model_dirs)), settings.data_dir / "votes"
 
 
