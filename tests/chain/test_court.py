@@ -4,6 +4,7 @@ import pytest
 from world import CREDIT, SEGMENTS, World
 
 from proofyard.chain import ChainClient, Court, Kind, Phase
+from proofyard.chain.events import ChallengeSealed, topic_of, word
 from proofyard.chain.refusals import (
     AlreadyChallenged,
     BadCommitmentProof,
@@ -298,3 +299,22 @@ def test_bonds_come_from_stake_and_never_from_what_a_seat_needs(network) -> None
     owner.ensure_bond(Wei(50 * CREDIT))
     verifier.ensure_bond(Wei(50 * CREDIT))
     assert world.stake(owner) == 1050 * CREDIT
+
+
+def test_a_challenge_is_opened_in_the_block_after_its_seal_where_blocks_come_by_the_clock(network) -> None:
+    world = World.build(network, verifiers=1, nodes=6)
+    outsider = network.owner(50)
+    job = world.open_job(network.owner(1300), tasks=6)
+    ref = world.commit(job, world.commitments(job))
+    world.settle(ref, world.settlement(job), [0])
+    outsider.ensure_bond(Wei(50 * CREDIT))
+    network.anvil._request("evm_setAutomine", [False])
+    network.anvil._request("evm_setIntervalMining", [1])
+    try:
+        challenge = Court(outsider).challenge_record(ref.batch)
+    finally:
+        network.anvil._request("evm_setIntervalMining", [0])
+        network.anvil._request("evm_setAutomine", [True])
+    events = world.chain.challenge_events(world.chain.challenge(challenge))
+    sealed = outsider.recent_events([topic_of(ChallengeSealed), word(int(outsider.payer(), 16))])
+    assert events[0].position.block == sealed[-1].position.block + 1
