@@ -27,7 +27,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskI
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier.batches import run_batch
-from proofyard.verifier.database import Batch, BatchState, Job, JobState, Line, Task, TaskState, tasks_of
+from proofyard.verifier.database import Batch, BatchState, Held, Job, JobState, Known, Line, Task, TaskState, tasks_of
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs, Workload
@@ -259,6 +259,9 @@ class Court:
         committed = context.chain.commit_batch(list_root, len(members), digest, [(job, units)])
         assert committed == BATCH
         self.chain.batches[BATCH].committed_at -= drawn_ago
+        for verifier in (self.leader, self.signer):
+            with verifier.context.database.session() as session:
+                session.add(Known(batch=BATCH, leader=self.chain.seats[0].id, held=Held.IN_TIME))
         self._draw(members, {index for index, (_, drawn) in tasks.items() if drawn}, first, keyed)
         with context.database.session() as session:
             session.add(

@@ -265,8 +265,12 @@ async def test_a_batch_whose_list_came_after_its_draw_is_not_signed(court: Calla
     here.commit({0: (RIGHT, True)})
     record = await evidence(here)
     with here.signer.context.database.session() as session:
-        session.add(Known(batch=BATCH, leader=1, held=Held.LATE))
+        session.merge(Known(batch=BATCH, leader=1, held=Held.LATE))
     with pytest.raises(RecordInvalid, match="when the audits were drawn"):
+        await show(here, record)
+    with here.signer.context.database.session() as session:
+        session.delete(session.get(Known, BATCH))
+    with pytest.raises(RequestFailed, match="has not seen the commit"):
         await show(here, record)
     with here.signer.context.database.session() as session:
         session.merge(Known(batch=BATCH, leader=1, held=Held.IN_TIME))

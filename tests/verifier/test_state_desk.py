@@ -13,6 +13,7 @@ from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
+from proofyard.verifier.database import Database
 from proofyard.verifier.disputes import StateDesk
 
 WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -45,6 +46,7 @@ class Verifier:
     def __init__(self, folder: Path, *, worker_is_there: bool) -> None:
         self.store = BlockStore(folder)
         self.endpoint = SimpleNamespace(on=lambda *_: None)
+        self.database = Database(f"sqlite:///{folder.parent / folder.name}.db")
         self.record = self.store.put_bytes(encode_record(record()))
         self.obtained: list[tuple[Cid, Address | None]] = []
         self._worker_is_there = worker_is_there

@@ -28,6 +28,7 @@ from proofyard.verifier.database import (
     Line,
     Task,
     TaskState,
+    jobs_of,
     log,
     log_batch,
     tasks_of,
@@ -186,24 +187,31 @@ async def _take_again(context: Context, chain_id: BatchId) -> None:
 async def commit(context: Context, batch: Batch) -> None:
     """Show the member list to the other seats and post its root. Looks for an earlier post first, so that a crash after
     sending does not post twice."""
-    lines = await _admitted(context, batch)
-    if lines is None:
-        return
-    batch_root, members = Digest(batch.root), members_of(batch)
+    batch_root, size = Digest(batch.root), len(members_of(batch))
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
-    own = await context.own()
-    earlier = await context.on_chain(lambda: context.chain.find_batches(batch_root, own, since=0))
-    if earlier:
-        chain_id = earlier[-1].batch
-    else:
+    chain_id = await _posted(context, batch)
+    if chain_id is None:
+        lines = await _admitted(context, batch)
+        if lines is None:
+            return
         await _push(context, cid, len(batch.members))
-        chain_id = await context.on_chain(
-            lambda: context.chain.commit_batch(batch_root, len(members), cid_digest(cid), lines)
-        )
+        chain_id = await context.on_chain(lambda: context.chain.commit_batch(batch_root, size, cid_digest(cid), lines))
     with context.database.session() as session:
         batch = session.merge(batch)
         batch.chain_id, batch.state = chain_id, BatchState.COMMITTED
-        log_batch(session, batch.id or 0, "batch", f"batch {chain_id}: root of {len(members)} commitments on chain")
+        log_batch(session, batch.id or 0, "batch", f"batch {chain_id}: root of {size} commitments on chain")
+
+
+async def _posted(context: Context, batch: Batch) -> BatchId | None:
+    """The number that the batch has on chain already. The same work that is done again in the same way has the same
+    root, so a number that another batch has is not meant."""
+    root, own = Digest(batch.root), await context.own()
+    with context.database.session() as session:
+        jobs = [session.get(Job, job) for job in jobs_of(session, batch.id or 0)]
+        taken = set(session.exec(select(Batch.chain_id).where(Batch.id != batch.id)))
+    since = min((job.opened_block for job in jobs if job is not None), default=0)
+    found = await context.on_chain(lambda: context.chain.find_batches(root, own, since=since))
+    return next((event.batch for event in reversed(found) if event.batch not in taken), None)
 
 
 async def _admitted(context: Context, batch: Batch) -> list[tuple[JobId, int]] | None:

@@ -26,7 +26,7 @@ from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import BatchState, Cursor, Held, Job, JobState, Known, row_of
+from proofyard.verifier.database import Batch, BatchState, Cursor, Held, Job, JobState, Known, row_of
 from proofyard.verifier.jobs import note_closed, note_opened, note_taken
 from proofyard.verifier.membership import find_members, has_members
 from proofyard.verifier.outcomes import absolve
@@ -126,6 +126,8 @@ class Follower:
         late = select(Job).where(Job.state == JobState.WAITING, col(Job.opened_block) > event.to_block)
         for job in session.exec(late):
             session.delete(job)
+        for batch in session.exec(select(Batch).where(col(Batch.chain_id).is_not(None), col(Batch.final).is_(False))):
+            _look_up_again(batch)
 
     def _apply_to_batch(self, session: Session, event: Event, own: OperatorId | None) -> None:
         batch = getattr(event, "batch", None)
@@ -146,6 +148,15 @@ class Follower:
             case BatchVoided():
                 known.settled = False
                 _reopen(session, event.batch, event.attempt, led=known.leader == own)
+
+
+def _look_up_again(batch: Batch) -> None:
+    """Its commit or its settlement may have gone with a block. What this verifier led is looked for again by its root,
+    and takes the steps again that are not there any more; its evidence stays."""
+    if batch.state == BatchState.SETTLED:
+        batch.state = BatchState.JUDGED
+    elif batch.state in (BatchState.COMMITTED, BatchState.AUDITING, BatchState.JUDGED):
+        batch.state, batch.chain_id = BatchState.FORMED, None
 
 
 def _reopen(session: Session, chain_id: BatchId, attempt: int, *, led: bool) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -122,20 +122,23 @@ class Context:
 
     async def active_nodes(self) -> list[NodeRecord]:
         """All active nodes, as they were at most `FRESH_S` seconds ago."""
-        found: list[NodeRecord] = await self._recent("nodes", self.chain.active_nodes)
-        return found
+        return await self.recent("nodes", self._on_chain(self.chain.active_nodes))
 
     async def verifiers(self) -> list[VerifierRecord]:
         """All seated verifiers, as they were at most `FRESH_S` seconds ago."""
-        found: list[VerifierRecord] = await self._recent("verifiers", self.chain.active_verifiers)
-        return found
+        return await self.recent("verifiers", self._on_chain(self.chain.active_verifiers))
 
-    async def _recent(self, name: str, read: Callable[[], Any]) -> Any:
+    def _on_chain(self, call: Callable[[], T]) -> Callable[[], Awaitable[T]]:
+        return lambda: self.on_chain(call)
+
+    async def recent(self, name: str, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gave at most `FRESH_S` seconds ago under this name."""
         known = self._reads.get(name)
         if known is None or known.at < time.monotonic() - FRESH_S:
-            known = _Read(time.monotonic(), await self.on_chain(read))
+            known = _Read(time.monotonic(), await read())
             self._reads[name] = known
-        return known.value
+        value: T = known.value
+        return value
 
     def saw_block(self, timestamp: int) -> None:
         """The latest block's time, for `chain_time`."""

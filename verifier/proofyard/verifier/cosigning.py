@@ -128,7 +128,9 @@ class CoSigner:
         What was committed while this verifier was away it cannot tell."""
         with self._context.database.session() as session:
             known = session.get(Known, view.batch)
-        if known is not None and known.held == Held.LATE:
+        if known is None:
+            raise RequestFailed("behind", f"this verifier has not seen the commit of batch {view.batch} yet; ask again")
+        if known.held == Held.LATE:
             raise RecordInvalid(view.batch, "tasks", "the member list could not be had when the audits were drawn")
 
     async def _check_withheld(self, record: BatchRecord, connection: Connection) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from functools import lru_cache, partial
+from itertools import islice
 
 from sqlmodel import col, select
 
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
 from proofyard.protocol import merkle
+from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
@@ -27,6 +29,8 @@ POLL_S = 5.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
 STATES_PER_S, STATES_BURST = 5.0, 50
+COMMITMENTS = 4
+"""Of one task, at most, whose states are fetched for one request: it may have been done again."""
 
 
 class StateDesk:
@@ -41,21 +45,43 @@ class StateDesk:
     async def obtain(self, connection: Connection, message: ObtainState, _body: Body) -> Ack:
         """Fetch a state that some record in this verifier's store names, so that it can be had from here."""
         self._limiter.take(connection.peer)
+        reason = ""
         try:
-            holder, cid = await asyncio.to_thread(self._find, message)
-            await self._context.have(cid, holder, max_bytes=MAX_STATE_BYTES)
+            for holder, cid in await asyncio.to_thread(self._find, message):
+                await self._context.have(cid, holder, max_bytes=MAX_STATE_BYTES)
         except ProofyardError as error:
             logger.info("%s asks for state %s of task %s: %s", connection.peer, message.number, message.task, error)
-            return Ack(False, str(error)[:500])
-        return Ack()
+            reason = str(error)[:500]
+        return Ack(not reason, reason)
 
-    def _find(self, message: ObtainState) -> tuple[Address, Cid]:
-        """The worker and the CID of a state. Raises `ArtifactError` for a record that is not here."""
-        task = self._record(message.record).by_key.get((message.job, message.task))
-        if task is not None and 0 <= message.number < len(task.trace):
-            return task.commitment.node, task.trace[message.number]
-        what = f"task {message.task} of job {message.job} with a state {message.number}"
-        raise ArtifactError(f"the record {message.record} has no {what}")
+    def _find(self, message: ObtainState) -> list[tuple[Address, Cid]]:
+        """The worker and the CID of a state, by the record; where that is not here, by the batches of this verifier
+        that hold the task. Raises `ArtifactError` where neither has it."""
+        try:
+            task = self._record(message.record).by_key.get((message.job, message.task))
+            found = [] if task is None else [task]
+        except ArtifactError:
+            found = self._committed(message)
+            if not found:
+                raise
+        states = [(t.commitment.node, t.trace[message.number]) for t in found if 0 <= message.number < len(t.trace)]
+        if not states:
+            what = f"task {message.task} of job {message.job} with a state {message.number}"
+            raise ArtifactError(f"the record {message.record} has no {what}")
+        return states
+
+    def _committed(self, message: ObtainState) -> list[Member]:
+        query = (
+            select(Batch)
+            .join(Line, col(Line.batch) == col(Batch.id))
+            .where(Line.job == message.job, col(Batch.final).is_(False))
+            .order_by(col(Batch.id).desc())
+        )
+        with self._context.database.session() as session:
+            batches = session.exec(query).all()
+        members = (member for batch in batches for member in members_of(batch))
+        wanted = (member for member in members if member.key == (message.job, message.task))
+        return list(islice(wanted, COMMITMENTS))
 
     def _read_record(self, cid: Cid) -> BatchRecord:
         return decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))

@@ -20,15 +20,16 @@ logger = logging.getLogger(__name__)
 async def give_out(context: Context) -> None:
     """One pass of the scheduler."""
     try:
-        others = await _in_flight_elsewhere(context)
+        others = await context.recent("elsewhere", partial(in_flight_elsewhere, context))
     except ProofyardError as error:
         logger.warning("what owners have in flight elsewhere is not known: %s", error)
         others = Counter()
     await schedule(context, others)
 
 
-async def _in_flight_elsewhere(context: Context) -> Counter[str]:
-    """By the member lists of other verifiers' open batches that are here; those that are not are looked for."""
+async def in_flight_elsewhere(context: Context) -> Counter[str]:
+    """By the member lists of other verifiers' open batches that are here; the other seats show theirs
+    before they commit."""
     history = await context.on_chain(context.chain.history)
     opened = history.open_batches(history.read_to)
     with context.database.session() as session:

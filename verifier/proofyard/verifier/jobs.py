@@ -24,6 +24,9 @@ from proofyard.verifier.delivery import MAX_STATE_BYTES
 
 logger = logging.getLogger(__name__)
 
+TAKE_AGAIN_S = 30.0
+"""How often it is looked at whether a job that another verifier schedules is free."""
+
 Step = Callable[[Context, Job], Awaitable[None]]
 
 
@@ -86,7 +89,10 @@ async def _take_up(context: Context, job: Job) -> None:
     if units != job.units:
         fail(context, job, f"the manifest makes {units} work units, the job was opened with {job.units}")
         return
+    if context.rests(job.id, -1, "take"):
+        return
     if not await _take(context, job):
+        context.rest(job.id, -1, "take", TAKE_AGAIN_S)
         return
     with context.database.session() as session:
         job = session.merge(job)
