@@ -11,6 +11,7 @@ from proofyard.chain.refusals import (
     Contested,
     LeaderMissing,
     NoQuorum,
+    NoSuchFault,
     NoSuchSegment,
     NotEquivocation,
     NotSettled,
@@ -108,6 +109,22 @@ def test_only_what_the_worker_signed_can_be_challenged(network) -> None:
     strange = [*commitments[:2], world.commitments(JobId(job + 1))[2]]
     with pytest.raises(BadCommitmentProof):
         world.challenge_segment(network.owner(50), ref.batch, strange, 2, 0)
+
+
+def test_what_cannot_be_challenged_costs_no_stake(network) -> None:
+    world = World.build(network, verifiers=1, nodes=3)
+    outsider = network.owner(50)
+    job = world.open_job(network.owner(1300), tasks=3)
+    ref = world.commit(job, world.commitments(job))
+    with pytest.raises(NotSettled):
+        Court(outsider).challenge_record(ref.batch)
+    world.settle(ref, world.settlement(job), [0])
+    with pytest.raises(NoSuchFault):
+        Court(outsider).challenge_fault(ref.batch, 0)
+    network.anvil.warp(61)
+    with pytest.raises(OutsideWindow):
+        Court(outsider).challenge_record(ref.batch)
+    assert world.stake(outsider) == 0
 
 
 def test_a_challenge_is_found_again_after_a_crash_at_any_step(network, monkeypatch) -> None:

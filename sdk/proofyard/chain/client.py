@@ -242,7 +242,7 @@ class ChainClient(HistoryReader):
         operator = self.operator_of(self._signer().address)
         if operator is None:
             return None
-        found = self.find_batches(root, operator, since=self.first_block if since is None else since)
+        found = self.find_batches(root, operator, since=since)
         return next((event.batch for event in reversed(found) if not self.batch(event.batch).dropped), None)
 
     def draw(self, batch: BatchId) -> Drawn:

@@ -17,7 +17,7 @@ from proofyard.chain.client import ChainClient, event_of, header_row, settlement
 from proofyard.chain.errors import NoWallet
 from proofyard.chain.events import ChallengeOpened, ChallengeSealed, topic_of, word
 from proofyard.chain.records import ChallengeId, Kind, Phase
-from proofyard.chain.refusals import NotSealed
+from proofyard.chain.refusals import NoSuchFault, NotSealed, NotSettled, OutsideWindow
 from proofyard.chain.timeline import when
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.cid import cid_bytes
@@ -99,20 +99,21 @@ class Court:
 
     def challenge_record(self, batch: BatchId) -> ChallengeId:
         """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
+        subject, header = self._subject(batch, Kind.RECORD), header_row(self._chain.header(batch))
         self._fund(self._chain.params().court.bond)
-        header = header_row(self._chain.header(batch))
-        return self._open(batch, self._subject(batch, Kind.RECORD), "challengeRecord", batch, header)
+        return self._open(batch, subject, "challengeRecord", batch, header)
 
     def challenge_fault(self, batch: BatchId, index: int) -> ChallengeId:
         """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
         taken from what the fault holds."""
-        bond = self._chain.params().court.bond
+        subject, bond = self._subject(batch, Kind.FAULT, index), self._chain.params().court.bond
         if not self._frozen(batch, index, bond):
             self._fund(bond)
-        return self._open(batch, self._subject(batch, Kind.FAULT, index), "challengeFault", batch, index)
+        return self._open(batch, subject, "challengeFault", batch, index)
 
     def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
         """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""
+        self._require_window(deadline)
         self._fund(self._chain.params().court.bond)
         receipt = self._chain.transact_court("challengeReceipt", leaf, job, deadline, signature)
         return event_of(receipt, ChallengeOpened).challenge
@@ -170,13 +171,26 @@ class Court:
     def _frozen(self, batch: BatchId, index: int, bond: Wei) -> bool:
         """Whether this wallet's owner is the one accused, and a fault of the batch holds enough of its stake."""
         faults = self._chain.slashes(batch)
+        if not 0 <= index < len(faults):
+            raise NoSuchFault("NoSuchFault", {"batch": batch, "index": index})
         accused, payer = faults[index].operator, self._chain.payer()
         owners = {fault.operator: self._chain.operator_state(fault.operator).owner for fault in faults}
         held = [fault for fault in faults if owners[fault.operator] == payer and not fault.absolved]
         return owners[accused] == payer and any(fault.amount >= bond for fault in held)
 
     def _subject(self, batch: BatchId, kind: Kind, index: int = 0, segment: int = 0) -> Digest:
-        return subject_of(batch, self._chain.batch(batch).attempt, kind, index, segment)
+        """What is challenged. Refuses what the Court would refuse for being too early or too late, before anything is
+        paid."""
+        state = self._chain.batch(batch)
+        if state.settled_at == 0:
+            raise NotSettled("NotSettled", {"batch": batch})
+        self._require_window(state.settled_at)
+        return subject_of(batch, state.attempt, kind, index, segment)
+
+    def _require_window(self, opens: int) -> None:
+        closes = opens + self._chain.params().challenge_window
+        if not opens <= self._chain.now() <= closes:
+            raise OutsideWindow("OutsideWindow", {"opens": opens, "closes": closes})
 
     def _open(self, batch: BatchId, subject: Digest, function: str, *arguments: Any) -> ChallengeId:
         """Seal, wait for the next block, open. The challenge, also where this wallet had opened it before."""

@@ -27,12 +27,15 @@ from proofyard.chain.records import (
     Totals,
     VerifierRecord,
 )
+from proofyard.chain.timeline import when
 from proofyard.protocol.bls import public_key_from_point
 from proofyard.protocol.dial import AuditOdds
 from proofyard.protocol.settlement import Header, OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 SLOTS = 256
+BATCHES_AT_ONCE = 200
+"""Batches named in one request for events."""
 SETTLED, SETTLED_FIELDS = 11, 6
 """Where `IRegistry.Batch` holds its `Settled`, and how many fields of that are shown; the others are for claims."""
 
@@ -207,17 +210,22 @@ class RegistryReader(Binding):
         """All settlements of a job's batches, oldest first; a batch whose settlement was voided has several."""
         return [event for event in self._batch_events(job, BatchSettled) if isinstance(event, BatchSettled)]
 
-    def find_batches(self, root: Digest, verifier: OperatorId | None = None, *, since: int = 0) -> list[BatchCommitted]:
-        """The commits to `root` (by `verifier`, where one is named) from block `since` on, oldest first."""
+    def find_batches(
+        self, root: Digest, verifier: OperatorId | None = None, *, since: int | None = None
+    ) -> list[BatchCommitted]:
+        """The commits to `root` (by `verifier`, where one is named), oldest first, from block `since` on, or from the
+        Registry's first."""
         topics = [topic_of(BatchCommitted), None, None if verifier is None else word(verifier), "0x" + root.hex()]
-        return [event for event in self._events_since(since, topics) if isinstance(event, BatchCommitted)]
+        first = self.first_block if since is None else since
+        return [event for event in self._events_since(first, topics) if isinstance(event, BatchCommitted)]
 
     def _batch_events(self, job: JobId, kind: type[BatchCommitted] | type[BatchSettled]) -> list[Any]:
         opened = self.job(job).open_block
-        lines: Sequence[Any] = self._events_since(opened, [topic_of(JobCommitted), word(job)])
-        if not lines:
-            return []
-        return self._events_since(opened, [topic_of(kind), [word(line.batch) for line in lines]])
+        lines = self._events_since(opened, [topic_of(JobCommitted), word(job)])
+        batches = [word(event.batch) for event in lines if isinstance(event, JobCommitted)]
+        parts = [batches[start : start + BATCHES_AT_ONCE] for start in range(0, len(batches), BATCHES_AT_ONCE)]
+        found = [event for part in parts for event in self._events_since(opened, [topic_of(kind), part])]
+        return sorted(found, key=lambda event: when(event.position))
 
 
 def _node(row: Sequence[Any]) -> NodeRecord:

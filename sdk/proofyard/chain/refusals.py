@@ -187,6 +187,16 @@ class PayoutsExceedTotal(Refused):
     exit_code = 4
 
 
+class PrecompileFailed(Refused):
+    sentence = (
+        "the chain has no BLS12-381 precompile that answers at {precompile}; it must be a chain of Prague or later"
+    )
+
+
+class ReentrancyGuardReentrantCall(Refused):
+    sentence = "a token called back into the Registry; tokens that call others cannot be used"
+
+
 class SeatTooNew(Refused):
     sentence = "the seat of verifier {verifier} counts from Unix time {countsFrom}; wait"
 

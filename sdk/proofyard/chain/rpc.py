@@ -17,7 +17,7 @@ from web3.exceptions import (
     Web3RPCError,
 )
 
-from proofyard.chain.abi import contract
+from proofyard.chain.abi import contract, contract_names
 from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, Refused
 from proofyard.chain.refusals import refusal
 from proofyard.protocol.types import Address
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 def _error_table() -> dict[bytes, dict[str, Any]]:
-    entries = [entry for name in ("Credit", "Registry", "Court", "Lens") for entry in contract(name).abi]
+    entries = [entry for name in contract_names() for entry in contract(name).abi]
     entries += [{"type": "error", "name": name, "inputs": []} for name in TOKEN_ERRORS]
     return {
         function_signature_to_4byte_selector(abi_to_signature(entry)): entry  # type: ignore[arg-type]

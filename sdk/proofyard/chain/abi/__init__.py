@@ -23,7 +23,14 @@ class Contract:
         return code
 
 
+def contract_names() -> list[str]:
+    """Every contract and library, sorted."""
+    return sorted(
+        entry.name.removesuffix(".json") for entry in files(__package__).iterdir() if entry.name.endswith(".json")
+    )
+
+
 @cache
 def contract(name: str) -> Contract:
-    """`Registry`, `Credit`, or one of the Registry's libraries."""
+    """`Registry`, `Court`, `Lens`, `Credit`, or one of the libraries."""
     return Contract(**json.loads(files(__package__).joinpath(f"{name}.json").read_text()))
