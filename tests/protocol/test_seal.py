@@ -27,7 +27,12 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 
 AUDITOR = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 LARGEST = SealOpened(CANNOT_EXECUTE, UNKEYED, "r" * MAX_REASON, bytes(32))
-PLACE: Any = (BatchId(2**63 - 1), JobId(2**63 - 1), TaskIndex(2**32 - 1), SegmentIndex(2**32 - 1))
+PLACE: tuple[BatchId, JobId, TaskIndex, SegmentIndex] = (
+    BatchId(2**63 - 1),
+    JobId(2**63 - 1),
+    TaskIndex(2**32 - 1),
+    SegmentIndex(2**32 - 1),
+)
 SEAL = SubmitSeal(*PLACE, Digest(bytes(32)), Signature(bytes(65)))
 
 

@@ -97,10 +97,11 @@ def test_the_signed_digest_is_bound_to_chain_and_registry() -> None:
         replace(HEADER, members=Digest(b"x" * 32)),
         replace(HEADER, lines=()),
         replace(HEADER, lines=(LINE, LINE)),
-        *(
-            replace(HEADER, lines=(replace(LINE, **{name: 7}),))
-            for name in ("job", "units", "budget", "paid_units", "amount")
-        ),
+        replace(HEADER, lines=(replace(LINE, job=JobId(7)),)),
+        replace(HEADER, lines=(replace(LINE, units=7),)),
+        replace(HEADER, lines=(replace(LINE, budget=Wei(7)),)),
+        replace(HEADER, lines=(replace(LINE, paid_units=7),)),
+        replace(HEADER, lines=(replace(LINE, amount=Wei(7)),)),
     ],
 )
 def test_the_header_s_hash_changes_with_everything_in_it(other: Header) -> None:

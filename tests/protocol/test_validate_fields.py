@@ -12,8 +12,9 @@ from proofyard.protocol import merkle
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid, raw_cid
 from proofyard.protocol.members import Member, members_root
+from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import RecordedFault
-from proofyard.protocol.seal import CANNOT_EXECUTE, NO_STATE
+from proofyard.protocol.seal import CANNOT_EXECUTE, NO_STATE, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import BatchId, Cid, JobId, SegmentIndex, TaskIndex
 from proofyard.protocol.validate import RecordInvalid
@@ -136,7 +137,8 @@ def test_auditors_that_are_absent_where_nobody_was_asked() -> None:
     world = simple()
     world = replace(world, work=[replace(world.work[0], withheld=True), *world.work[1:]])
     world.check()
-    asked = with_audit(world.record, 0, absent=(world.view.operators[9].node,))
+    listed = plan_of(world.view, world.members).audits[0].auditors
+    asked = with_audit(world.record, 0, absent=listed[:1])
     refused(world, asked, field="audits")
 
 
@@ -151,8 +153,6 @@ def test_copiers_that_did_not_vote() -> None:
 
 
 def _checked(world: World) -> bool:
-    from proofyard.protocol.seal import keyed_is_checked
-
     leaf = world.record.tasks[0].commitment.struct_hash()
     return keyed_is_checked(world.view.seed, leaf, world.record.audits[0].segment)
 
