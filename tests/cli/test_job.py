@@ -47,11 +47,14 @@ def chain() -> Any:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "from Unix time 2600 on (1600 s from now, or sooner with --close)"),
-        ({"closed_at": 900}, "from Unix time 1500 on (500 s from now): proofyard job refund 4"),
+        ({}, "from Unix time 2601 on (1601 s from now, or sooner with --close)"),
+        ({"closed_at": 900}, "from Unix time 1501 on (501 s from now): proofyard job refund 4"),
         ({"closed_at": 300}, "next: proofyard job refund 4"),
         ({"units_paid": 100}, "next: proofyard job refund 4"),
-        ({"units_paid": 100, "escrow": Wei(0), "surplus": Wei(3), "surplus_from": 5000}, "from Unix time 5000 on"),
+        (
+            {"units_paid": 100, "escrow": Wei(0), "surplus": Wei(3), "surplus_from": 5000},
+            "from Unix time 5000 on (4000 s from now):",
+        ),
         ({"units_paid": 100, "escrow": Wei(0), "surplus": Wei(3), "surplus_from": 500}, "next: proofyard job refund 4"),
         ({"escrow": Wei(0)}, "nothing is left"),
     ],
@@ -64,5 +67,5 @@ def test_when_the_rest_of_a_jobs_money_can_be_had_back(chain: Any, changes: dict
 def test_a_job_shows_its_terms_and_when_its_money_is_free(chain: Any) -> None:
     facts = _chain_facts(chain, replace(JOB, surplus=Wei(3), surplus_from=5000))
     assert (facts["reward"], facts["audit_fee"], facts["verifier_fee"]) == ("100", "10", "5")
-    assert (facts["escrow_free_from"], facts["surplus_free_from"]) == ("2600", "5000")
+    assert (facts["escrow_free_from"], facts["surplus_free_from"]) == ("2601", "5000")
     assert _chain_facts(chain, replace(JOB, units_paid=100))["escrow_free_from"] == "0"

@@ -117,5 +117,7 @@ def test_a_job_that_no_node_can_execute_fails_with_the_reason(client: Client, mo
     handle = client.submit(short, **PAY)
     with pytest.raises(JobFailed, match="too few for one sequence of 4096"):
         handle.wait(PATIENCE_S)
-    handle.close()
-    assert client.chain.job(handle.job_id).closed
+    free_from = handle.close()
+    job = client.chain.job(handle.job_id)
+    assert job.closed
+    assert free_from == job.closed_at + client.chain.params().receipt_time + 1, "a receipt may still be honoured"

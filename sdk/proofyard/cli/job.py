@@ -169,10 +169,12 @@ def refund(
 ) -> None:
     """Take back what a job that is over did not spend; may be called again once more of it is free."""
     with open_client(context, flags) as client:
+        from proofyard.sdk.refunds import take_back
+
         chain, before = client.chain, client.chain.token_balance(client.wallet.address)
         if close and not chain.job(JobId(job)).closed:
             chain.close_job(JobId(job))
-        chain.refund(JobId(job))
+        take_back(chain, chain.job(JobId(job)))
         record, got = chain.job(JobId(job)), chain.token_balance(client.wallet.address) - before
         step = _refund_step(chain, record)
     facts = {"job": str(job), "refunded": str(got), "escrow": str(record.escrow), "surplus": str(record.surplus)}
@@ -254,7 +256,9 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
 
 def _chain_facts(chain: "ChainClient", record: "JobRecord") -> dict[str, Any]:
     """A job on chain; amounts in base units, times in Unix seconds."""
-    free = _escrow_free_from(chain, record)
+    from proofyard.sdk.refunds import escrow_free_from, surplus_free_from
+
+    receipt_time = chain.params().receipt_time
     return {
         "job": str(record.id),
         "requester": record.requester,
@@ -270,28 +274,21 @@ def _chain_facts(chain: "ChainClient", record: "JobRecord") -> dict[str, Any]:
         "auditors_per_segment": record.auditors_per_segment,
         "segments_per_audit": record.segments_per_audit,
         "escrow": str(record.escrow),
-        "escrow_free_from": str(free),
+        "escrow_free_from": str(escrow_free_from(record, receipt_time)),
         "surplus": str(record.surplus),
-        "surplus_free_from": str(max(free, record.surplus_from)),
+        "surplus_free_from": str(surplus_free_from(record, receipt_time)),
     }
-
-
-def _escrow_free_from(chain: "ChainClient", record: "JobRecord") -> int:
-    """From when on what no batch has reserved goes back: no more can be committed. 0 once all of it is paid."""
-    if record.units_paid == record.units:
-        return 0
-    return record.commits_end(chain.params().receipt_time)
 
 
 def _refund_step(chain: "ChainClient", record: "JobRecord") -> str:
     """What comes next for whoever waits for the rest of a job's money."""
-    now, free = chain.now(), _escrow_free_from(chain, record)
-    command = f"proofyard job refund {record.id}"
-    if not record.escrow and not record.surplus:
+    from proofyard.sdk.refunds import more_from
+
+    now, command = chain.now(), f"proofyard job refund {record.id}"
+    free = more_from(record, chain.params().receipt_time, now)
+    if not free:
         return "nothing is left to be refunded now"
-    if free > now:
-        hint = "" if record.closed else ", or sooner with --close"
-        return f"next, from Unix time {free} on ({free - now} s from now{hint}): {command}"
-    if record.escrow or record.surplus_from <= now:
+    if free <= now:
         return f"next: {command}"
-    return f"next, from Unix time {record.surplus_from} on, when nothing can be disputed any more: {command}"
+    sooner = "" if record.closed or record.units_paid == record.units else ", or sooner with --close"
+    return f"next, from Unix time {free} on ({free - now} s from now{sooner}): {command}"

@@ -29,6 +29,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk.artifacts import PeerAddress, local_host
 from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, ResultUnproven
+from proofyard.sdk.refunds import take_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
 from proofyard.sdk.specs import JobSpec, resolve_model
 from proofyard.sdk.terms import (
@@ -337,14 +338,16 @@ class JobHandle:
             if not report.log:
                 time.sleep(POLL_S)
 
-    def close(self) -> None:
-        """Take back what the job did not spend, and the requester's share of what cheats lost in it.
+    def close(self) -> int:
+        """End the job and take back what is free of what it did not spend, and of what cheats lost in it.
 
-        May be called again once more of it is free: after the challenge window of the last batch.
+        What is committed is still paid. Returns from when on (Unix seconds on the chain's clock) more can be had by
+        calling this again, 0 where nothing is left: see `proofyard.sdk.refunds`.
         """
-        if not self.client.chain.job(self.job_id).closed:
-            self.client.chain.close_job(self.job_id)
-        self.client.chain.refund(self.job_id)
+        chain = self.client.chain
+        if not chain.job(self.job_id).closed:
+            chain.close_job(self.job_id)
+        return take_back(chain, chain.job(self.job_id))
 
     def prove(self) -> Proven:
         """What is settled of a job that is done, checked against the chain; see `proofyard.sdk.results`.
