@@ -175,13 +175,15 @@ class BatchDrawn(Event):
 
 @dataclass(frozen=True)
 class BatchTaken(Event):
-    """`verifier` leads the batch instead of `before`; `lines` and the version of the `quorum` are those from now on."""
+    """`verifier` leads the batch instead of `before`, in a new attempt; `lines` and the version of the `quorum` are
+    those from now on."""
 
     batch: BatchId
     verifier: OperatorId
     before: OperatorId
     lines: tuple[Line, ...]
     quorum: int
+    attempt: int = -1
 
 
 @dataclass(frozen=True)
@@ -426,7 +428,8 @@ def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
         if entry["type"] == "event":
             kind = kinds[entry["name"]]
             expected = [_snake(item["name"]) for item in entry["inputs"]]
-            if expected != [field.name for field in fields(kind)[1:]]:
+            names = [field.name for field in fields(kind)[1:]]
+            if expected not in (names, names[:-1]):
                 raise TypeError(f"{kind.__name__} does not have the fields of its Solidity event: {expected}")
             table[event_abi_to_log_topic(cast(Any, entry))] = (kind, entry)
     return table

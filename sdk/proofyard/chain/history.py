@@ -58,23 +58,24 @@ class Registered:
 
 @dataclass(frozen=True)
 class Standing:
-    """What became of a batch. Not open and without a record: dropped. `attempt` counts its settlements that were
+    """What became of a batch. Not open and without a record: dropped. `voidings` counts its settlements that were
     voided."""
 
     open: bool
-    attempt: int
+    voidings: int
     record: Cid | None = None
 
 
 @dataclass(frozen=True)
 class Leading:
-    """Who leads a batch, its lines with the budgets that are reserved, and the version of the quorum that settles
-    it."""
+    """An attempt at a batch: who leads it, its lines with the budgets that are reserved, the version of the quorum that
+    settles it, and how many settlements of the batch had been voided before."""
 
     leader: OperatorId
     lines: tuple[Line, ...]
     quorum: int
     attempt: int
+    voidings: int
 
 
 class History:
@@ -186,7 +187,7 @@ class History:
         at = when(event.position)
         self._commits.put(event.batch, at, event)
         self._commit_blocks.put(event.batch, at, event.position.block)
-        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, 0))
+        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, 0, 0))
         self._standing.put(event.batch, at, Standing(True, 0))
         for line in event.lines:
             self._of_job.put(line.job, at, event.batch)
@@ -202,27 +203,30 @@ class History:
     @_fold.register
     def _(self, event: BatchTaken) -> None:
         at = when(event.position)
-        attempt = self._attempt(event.batch, at)
-        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, attempt))
+        voidings = self._voidings(event.batch, at)
+        attempt = event.attempt if event.attempt >= 0 else voidings
+        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, attempt, voidings))
 
     @_fold.register
     def _(self, event: BatchSettled) -> None:
-        self._standing.put(event.batch, when(event.position), Standing(False, event.attempt, event.record))
+        at = when(event.position)
+        self._standing.put(event.batch, at, Standing(False, self._voidings(event.batch, at), event.record))
 
     @_fold.register
     def _(self, event: BatchVoided) -> None:
-        self._standing.put(event.batch, when(event.position), Standing(True, event.attempt))
+        at = when(event.position)
+        self._standing.put(event.batch, at, Standing(True, self._voidings(event.batch, at) + 1))
 
     @_fold.register
     def _(self, event: BatchDropped) -> None:
         at = when(event.position)
-        self._standing.put(event.batch, at, Standing(False, self._attempt(event.batch, at)))
+        self._standing.put(event.batch, at, Standing(False, self._voidings(event.batch, at)))
 
-    def _attempt(self, batch: BatchId, at: When) -> int:
+    def _voidings(self, batch: BatchId, at: When) -> int:
         standing = self._standing.at(batch, at)
         if standing is None:
             raise EventsMissing(f"batch {batch}")
-        return standing.attempt
+        return standing.voidings
 
     # Asking; `block`: after everything in it
 
@@ -330,9 +334,9 @@ class History:
         """What the record of a batch is held against: of its newest attempt, or of an earlier one. `drawn` is its draw
         block. Raises `EventsMissing` for an attempt that was not made."""
         commit, leading = self._commit(batch), self._attempt_of(batch, attempt)
-        claim = self._claim_time(batch, leading.attempt, drawn.number)
+        claim = self._claim_time(batch, leading, drawn.number)
         opened = self.open_batches(drawn.number)
-        claimed, settled = self._others(batch, commit, leading.attempt, claim)
+        claimed, settled = self._others(batch, commit, leading, claim)
         seed = self._seeds.at(batch, end_of(self.read_to))
         return BatchView(
             chain_id=self._domain.chain_id,
@@ -370,21 +374,21 @@ class History:
             raise EventsMissing(f"attempt {wanted} at batch {batch}")
         return found[-1]
 
-    def _claim_time(self, batch: BatchId, attempt: int, draw_block: int) -> When:
-        """When it was fixed which tasks an attempt may pay: at the draw, or as the voided batch was taken over."""
-        if attempt == 0:
+    def _claim_time(self, batch: BatchId, leading: Leading, draw_block: int) -> When:
+        """When it was fixed which tasks an attempt may pay: at the draw, or when the batch was first taken over after
+        it was voided last."""
+        if leading.voidings == 0:
             return end_of(draw_block)
         changes = self._leading.changes(batch, end_of(self.read_to))
-        block = next(at[0] for at, leading in changes if leading.attempt == attempt)
-        return end_of(block)
+        return end_of(next(at[0] for at, other in changes if other.voidings == leading.voidings))
 
     def _others(
-        self, batch: BatchId, commit: BatchCommitted, attempt: int, claim: When
+        self, batch: BatchId, commit: BatchCommitted, leading: Leading, claim: When
     ) -> tuple[tuple[OpenBatch, ...], tuple[tuple[BatchId, Cid], ...]]:
         """The other batches of the same jobs at the claim: those that are open and come first, and those settled."""
         others = {other for line in commit.lines for _, other in self._of_job.changes(line.job, claim)} - {batch}
         standings = [(other, self._standing.at(other, claim)) for other in sorted(others)]
-        claimed = [other for other, known in standings if known and known.open and (attempt > 0 or other < batch)]
+        claimed = [other for other, known in standings if known and known.open and (leading.voidings or other < batch)]
         settled = [(other, known.record) for other, known in standings if known and known.record]
         return tuple(self._open(other, claim) for other in claimed), tuple(settled)
 
