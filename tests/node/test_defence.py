@@ -55,7 +55,12 @@ class Own:
         duties = Duties()
         purse = Purse(self.chain, owner, Wei(budget * CREDIT))
         parts: tuple[Any, ...] = (self.chain, self, UNUSED, duties, purse)
-        defence = Defence(*parts, operator=world.ids[position], owner=owner)
+        self.earlier: set[BatchId] = set()
+
+        async def earlier(_now: int) -> set[BatchId]:
+            return self.earlier
+
+        defence = Defence(*parts, operator=world.ids[position], owner=owner, earlier=earlier)
         promises = Promises(self.chain, self, self.receipts, duties, purse)  # type: ignore[arg-type]
         self.watch = CourtWatch(self.chain, duties, defence=(purse, defence, promises))
 
@@ -117,6 +122,16 @@ async def test_a_false_fault_is_challenged_once_with_a_bond_from_what_it_holds(
     restarted = Own(own.world, 0, tmp_path, monkeypatch, budget=0)
     await restarted.look()
     assert challenges(own.chain) == [(Kind.FAULT, 0)], "another time would cost another bond"
+
+
+async def test_a_fault_from_while_the_node_was_down_is_found(
+    deploy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, batch = await accused(deploy, tmp_path, monkeypatch, budget=0)
+    own.earlier = {batch}
+    monkeypatch.setattr(own.chain, "recent_events", lambda _: [])
+    await own.look()
+    assert challenges(own.chain) == [(Kind.FAULT, 0)]
 
 
 async def test_a_fault_that_cannot_be_refuted_is_let_be(

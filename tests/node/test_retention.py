@@ -1,151 +1,25 @@
 """What a node keeps of its tasks, and that what it owes can be had all the same, whatever became of its disk."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
-from stand_ins import CONNECTION, FakeChain, FakeLinks, member_of
+from machine import UNUSED, Node, until
+from stand_ins import CONNECTION, member_of
 
-from proofyard.artifacts import BlockStore, GetBlocks, cid_of_bytes
-from proofyard.artifacts.exchange import ABSENT, HasBlocks
-from proofyard.chain import ChainClient, Wallet
+from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts.exchange import HasBlocks
 from proofyard.node import retention as retention_module
 from proofyard.node import serving
-from proofyard.node.agent import Agent
-from proofyard.node.journal import Journal
-from proofyard.node.links import VerifierLinks
-from proofyard.node.retention import Retention
-from proofyard.node.serving import serve_owed_blocks
-from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import TaskOffer
-from proofyard.protocol.types import Cid, JobId
-from proofyard.transport import Endpoint
+from proofyard.protocol.types import JobId
 from proofyard.workloads.errors import OutOfDisk
-from proofyard.workloads.executor import Executor, TaskTrace
+from proofyard.workloads.executor import TaskTrace
 from proofyard.workloads.lora import WORKLOAD
-from proofyard.workloads.model_files import linear_modules
-from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
-from proofyard.workloads.workload import Resources
-
-DEADLINE_S = 100.0
-UNUSED: Any = None
-
-
-@dataclass
-class Node:
-    """A node's parts around a real executor, a real store and a real journal."""
-
-    agent: Agent
-    retention: Retention
-    store: BlockStore
-    journal: Journal
-    links: FakeLinks
-    chain: FakeChain
-    manifest: Cid
-    asked: dict[type, Any] = field(default_factory=dict)
-
-    async def get(self, cid: Cid) -> bool:
-        """Whether a peer that asks this node for a block is given it."""
-        answer, _ = await self.asked[GetBlocks](UNUSED, GetBlocks(cid_bytes(cid)), UNUSED)
-        return bool(answer.sizes[0] != ABSENT)
-
-    def lose(self, cid: Cid) -> None:
-        """The file of a block is gone."""
-        self.file(cid).unlink()
-
-    def file(self, cid: Cid) -> Path:
-        return self.store.path / "blocks" / cid[-2:] / cid
-
-    async def work(self, index: int = 0) -> tuple[Cid, ...]:
-        """Do a task; the names of its states."""
-        answer = await self.agent.offer_task(CONNECTION, self.offer(index), UNUSED)
-        assert answer.proceed, answer.reason
-        await until(lambda: self.links.delivered and not self.journal.open_tasks())
-        return self.links.delivered[-1].trace
-
-    def offer(self, index: int) -> TaskOffer:
-        manifest = msgspec.msgpack.decode(self.store.get_bytes(self.manifest), type=Manifest)
-        return TaskOffer(JobId(1), self.manifest, WORKLOAD.graph(manifest)[index], (), (), 15.0)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_tiny_model(folder / "model")
-    write_tiny_corpus(folder / "text.jsonl")
-    return folder
-
-
-@pytest.fixture
-async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    stack = []
-
-    async def start(*, budget: int, memory: int | None = None, **params: int) -> Node:
-        store = BlockStore(tmp_path / "blocks")
-        journal = Journal(tmp_path / "node.db")
-        manifest = Manifest(
-            workload="lora",
-            model=store.link_directory(inputs / "model"),
-            data=store.link_file(inputs / "text.jsonl"),
-            params={
-                "modules": linear_modules(inputs / "model", ["q_proj"]),
-                "rank": 2,
-                "alpha": 4.0,
-                "lr": 0.01,
-                "rounds": 1,
-                "workers": 2,
-                "batch": 2,
-                "seq_len": 16,
-                **params,
-            },
-        )
-        settings = NodeSettings(
-            registry="", wallet=tmp_path, data_dir=tmp_path, state_budget_bytes=budget, cache_bytes=0
-        )
-        executor = Executor(tmp_path / "executor", resources=Resources(memory_bytes=memory))
-        links, chain = FakeLinks(), FakeChain()
-        retention = Retention(settings, cast(ChainClient, chain), cast(VerifierLinks, links), store, executor, journal)
-        agent = Agent(
-            settings,
-            Wallet.generate(),
-            cast(ChainClient, chain),
-            cast(Endpoint, SimpleNamespace(on=lambda *_: None)),
-            cast(VerifierLinks, links),
-            store,
-            executor,
-            journal,
-            retention,
-        )
-        running = asyncio.create_task(agent.run())
-        stack.append((running, executor, journal))
-        cid = store.put_bytes(encode_manifest(manifest))
-        chain.manifests[JobId(1)] = cid_digest(cid)
-        node = Node(agent, retention, store, journal, links, chain, cid)
-        serve_owed_blocks(
-            cast(Endpoint, SimpleNamespace(on=node.asked.__setitem__)), store, retention.debts, agent.mend
-        )
-        return node
-
-    yield start
-    for running, executor, journal in stack:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await executor.__aexit__(None, None, None)
-        journal.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Until something holds; the deadline only matters when it never does."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 def trace_of(folder: Path, states: int, size: int) -> TaskTrace:

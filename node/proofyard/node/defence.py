@@ -6,7 +6,7 @@ reason; what it cannot refute it lets be, because a lost bond comes on top of a 
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.chain import ChainClient, ChallengeRecord, Court, Kind, Phase, SlashRecord
 from proofyard.chain.events import ChallengeOpened, Faulted, topic_of, word
@@ -39,7 +39,9 @@ class Defence:
         *,
         operator: OperatorId,
         owner: Address,
+        earlier: Callable[[int], Awaitable[set[BatchId]]],
     ) -> None:
+        """`earlier`: the batches that this node had a part in by a chain time, for faults from while it was down."""
         self._chain = chain
         self._court = Court(chain)
         self._network = network
@@ -48,7 +50,9 @@ class Defence:
         self._purse = purse
         self._operator = operator
         self._owner = owner
+        self._earlier = earlier
         self._looked = -LOOK_EVERY_S
+        self._caught_up = False
         self._done: set[tuple[object, ...]] = set()
 
     async def consider(self, records: Sequence[ChallengeRecord], now: int) -> None:
@@ -69,7 +73,10 @@ class Defence:
         """Judge every fault against this node whose window is open, once."""
         topics = [topic_of(Faulted), None, word(self._operator)]
         events = await asyncio.to_thread(self._chain.recent_events, topics)
-        for batch in sorted({event.batch for event in events if isinstance(event, Faulted)}):
+        batches = {event.batch for event in events if isinstance(event, Faulted)}
+        if not self._caught_up:
+            batches |= await self._earlier(now)
+        for batch in sorted(batches):
             state = await asyncio.to_thread(self._chain.batch, batch)
             if state.settled_at and not state.voided and now < state.claimable_at:
                 for index, fault in enumerate(await asyncio.to_thread(self._chain.slashes, batch)):
@@ -78,6 +85,7 @@ class Defence:
                     if own and key not in self._done:
                         await self._answer_fault(batch, index, fault)
                         self._done.add(key)
+        self._caught_up = True
 
     async def _answer_fault(self, batch: BatchId, index: int, fault: SlashRecord) -> None:
         name = f"the fault of task {fault.task} of job {fault.job} in batch {batch}, against this node"

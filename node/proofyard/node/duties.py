@@ -43,15 +43,16 @@ class Duties:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     async def _guarded(self, key: Hashable, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        name = " ".join(map(str, key)) if isinstance(key, tuple) else key
         try:
             await step()
         except Refused as error:
-            logger.info("%s: %s", key, error)
+            logger.info("%s: %s", name, error)
         except ProofyardError as error:
-            logger.warning("%s: %s; trying again", key, error)
+            logger.warning("%s: %s; trying again", name, error)
             await asyncio.sleep(RETRY_S)
         except Exception:
-            logger.exception("%s failed", key)
+            logger.exception("%s failed", name)
             await asyncio.sleep(RETRY_S)
 
 

@@ -59,7 +59,7 @@ class Pay:
 
     async def _collect(self, now: int) -> None:
         due: list[Claim] = []
-        for batch in sorted(await self._batches(now) - self._paid):
+        for batch in sorted(await involved(self._chain, self._journal, self._receipts, now) - self._paid):
             state = await asyncio.to_thread(self._chain.batch, batch)
             ripe = bool(state.settled_at) and not state.open_challenges and now >= state.claimable_at + CLAIM_AFTER_S
             if state.dropped or (ripe and not state.remaining):
@@ -75,13 +75,6 @@ class Pay:
             logger.info("claimed this node's pay in batches %s", ", ".join(str(claim.batch) for claim in claims))
             self._paid |= {claim.batch for claim in claims}
 
-    async def _batches(self, now: int) -> set[BatchId]:
-        """Where this node has audited, and the batches of the jobs that it worked for lately."""
-        receipts = await asyncio.to_thread(lambda: list(kept_receipts(self._receipts)))
-        jobs = {receipt.job for receipt in receipts if receipt.deadline > now - LATELY_S}
-        events = [event for job in sorted(jobs) for event in await asyncio.to_thread(self._chain.settled, job)]
-        return self._journal.sealed_batches() | {event.batch for event in events}
-
     async def _claims_in(self, batch: BatchId) -> list[Claim]:
         event = await asyncio.to_thread(settled_event, self._chain, batch)
         payouts = payouts_of(decode_record(await self._network.read(event.record, MAX_RECORD_BYTES)))
@@ -93,6 +86,14 @@ class Pay:
         if not open_:
             self._paid.add(batch)
         return [claim_of(batch, payouts, index) for index in open_]
+
+
+async def involved(chain: ChainClient, journal: Journal, receipts: Path, now: int) -> set[BatchId]:
+    """The batches that a node has audited in, and those of the jobs that it worked for until lately."""
+    found = await asyncio.to_thread(lambda: list(kept_receipts(receipts)))
+    jobs = {receipt.job for receipt in found if receipt.deadline > now - LATELY_S}
+    events = [event for job in sorted(jobs) for event in await asyncio.to_thread(chain.settled, job)]
+    return journal.sealed_batches() | {event.batch for event in events}
 
 
 async def keep_on_bench(chain: ChainClient, owner: Address, workloads: Iterable[str]) -> None:

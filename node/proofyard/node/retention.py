@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ CHECK_EVERY_S = 6 * 3600.0
 """Between two looks at every block that is owed, for damage that nobody has asked for yet."""
 CHECK_PAUSE_S = 0.005
 SEALS_KEPT_S = 6 * 3600
+LISTS = 256
 
 
 class Retention:
@@ -64,7 +66,7 @@ class Retention:
         self._keeper = Keeper(store)
         self._executor = executor
         self._journal = journal
-        self._roots: dict[BatchId, frozenset[Digest]] = {}
+        self._roots: OrderedDict[BatchId, frozenset[Digest]] = OrderedDict()
         self._checked = 0.0
         self.note_held()
 
@@ -168,6 +170,8 @@ class Retention:
                 logger.info("the member list of batch %s cannot be had: %s", event.batch, error)
                 return frozenset()
             self._roots[event.batch] = frozenset(member.commitment.trace_root for member in members)
+            while len(self._roots) > LISTS:
+                self._roots.popitem(last=False)
         return self._roots[event.batch]
 
     def _collect(self, now: float, grace_s: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +23,7 @@ from proofyard.node.holding import Holder
 from proofyard.node.journal import Journal
 from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
-from proofyard.node.pay import Pay, keep_on_bench
+from proofyard.node.pay import Pay, involved, keep_on_bench
 from proofyard.node.promises import Promises
 from proofyard.node.purse import CREDIT, Purse
 from proofyard.node.retention import Retention
@@ -127,14 +128,16 @@ async def _in_court(
     owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
     duties, receipts = Duties(), settings.data_dir / "receipts"
     purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
-    defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner)
+    earlier = partial(involved, chain, journal, receipts)
+    defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner, earlier=earlier)
     promises = Promises(chain, network, receipts, duties, purse)
     watch = CourtWatch(
         chain,
         duties,
         juror=Juror(chain, network, executor, settings.data_dir / "votes", duties) if settings.jury else None,
         clerk=Clerk(chain, wallet.address, duties) if settings.draw_juries else None,
-        defence=(purse, defence, promises) if settings.defend else None,
+        # A cheat brings its case to no court.
+        defence=(purse, defence, promises) if settings.defend and not settings.adversary else None,
         pay=Pay(chain, network, journal, receipts, duties, operator) if settings.claim else None,
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
