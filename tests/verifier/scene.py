@@ -268,6 +268,7 @@ class ChainOf:
         assert own is not None
         state = self._chain.batches[batch]
         state.verifier, state.voided, state.leader_since = own, False, self._chain.clock
+        state.attempt += 1
         self._chain.sent.append(("take", batch))
 
     def drop_batch(self, batch: BatchId) -> None:

@@ -17,8 +17,8 @@ from proofyard.protocol.types import BatchId
 from proofyard.verifier import following
 from proofyard.verifier.batches import run_batch
 from proofyard.verifier.chainsync import _reopen
-from proofyard.verifier.database import Batch, BatchState, Job, JobState, Known, row_of
-from proofyard.verifier.duties import DRAW_OTHERS_AFTER, HASHES, round_of_duties
+from proofyard.verifier.database import Batch, BatchState, Job, JobState, Known, Signed, row_of
+from proofyard.verifier.duties import DRAW_OTHERS_AFTER, HASHES, JUDGING_S, round_of_duties
 
 
 def note(here: Court, leader: int = 0) -> None:
@@ -64,6 +64,44 @@ async def test_a_batch_that_its_leader_leaves_is_judged_and_settled_by_another_v
         assert session.exec(select(Batch.state)).one() == BatchState.SETTLED
 
 
+async def test_whoever_signed_for_a_leader_that_never_settled_signs_for_its_successor(
+    court: Callable[..., Court],
+) -> None:
+    """Who takes a batch over begins another attempt: a leader that keeps the signatures to itself binds nobody."""
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    note(here)
+    kept: list[object] = []
+    here.context.chain.settle_batch = lambda *call: kept.append(call) or stop()  # type: ignore[method-assign]
+
+    def stop() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await run_batch(here.context, 1)
+    assert kept, "it has everybody's signature"
+    here.chain.batches[BATCH].leader_since -= 1500
+    await round_of_duties(here.signer.context)
+    for auditor in here.auditors:
+        auditor.verifier = here.signer
+    await carry(here.signer)
+    record = decode_record(here.signer.context.store.get_bytes(here.settlement.record))
+    assert (record.attempt, record.leader) == (1, here.chain.seats[1].id)
+    with here.context.database.session() as session:
+        assert [row.attempt for row in session.exec(select(Signed).order_by(Signed.attempt))] == [0, 1]  # type: ignore[arg-type]
+
+
+async def test_nobody_takes_over_what_cannot_be_judged_in_time(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    note(here)
+    batch = here.chain.batches[BATCH]
+    batch.leader_since -= here.chain.params_.settle_grace - JUDGING_S + 10
+    batch.opened_at = batch.leader_since
+    await round_of_duties(here.signer.context)
+    assert here.chain.sent == [("attend", here.signer.wallet.address)]
+
+
 async def test_a_list_that_nobody_shows_is_not_taken_over_blindly(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
     here.commit({0: (RIGHT, True)})
@@ -80,10 +118,10 @@ async def test_a_voided_settlement_is_made_again_by_software(court: Callable[...
     here.commit({0: (RIGHT, True)})
     first = await here.judge()
     batch = here.chain.batches[BATCH]
-    batch.settled_at, batch.voided, batch.attempt, batch.settlement = 0, True, 1, None
+    batch.settled_at, batch.voided, batch.settlement = 0, True, None
     batch.content = replace(batch.content, lines=tuple(replace(x, paid_units=0) for x in batch.content.lines))
     with here.context.database.session() as session:
-        _reopen(session, BATCH, 1, led=True)
+        _reopen(session, BATCH, 0, led=True)
     await carry(here.leader)
     assert ("take", BATCH) in here.chain.sent
     second = decode_record(here.context.store.get_bytes(here.settlement.record))

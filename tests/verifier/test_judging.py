@@ -157,6 +157,25 @@ async def test_an_auditor_that_is_silent_costs_nobody_anything(court: Callable[.
     assert here.states()[0] == "valid"
 
 
+async def test_an_audit_that_too_few_answer_is_left_undecided_late_and_names_everybody(
+    court: Callable[..., Court],
+) -> None:
+    """Those who are gone are named, the one who answered is paid, and nobody is barred: the worker did nothing."""
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)}, drawn_ago=1000)
+    for verifier in (here.leader, here.signer):
+        for auditor in here.auditors[1:]:
+            del verifier.context.members[auditor.peer]
+    record = await here.judge()
+    audit = record.audits[0]
+    assert audit.verdict == "undecided"
+    assert [vote.auditor for vote in audit.votes] == [here.auditors[0].peer]
+    assert set(audit.absent) == {auditor.peer for auditor in here.auditors[1:]}
+    assert [payout.node for payout in record.payouts] == [here.auditors[0].peer]
+    with here.context.database.session() as session:
+        assert (tasks_of(session, 1)[0].barred, here.states()[0]) == ("", "ready")
+
+
 async def test_a_worker_that_retired_or_rotated_its_key_is_judged_all_the_same(court: Callable[..., Court]) -> None:
     """Operators are found by any key that they ever had; one that left is audited for certain."""
     here = court(honest, honest, honest, honest)

@@ -59,7 +59,7 @@ class Shelf:
 
     def _batch(self) -> Any:
         return SimpleNamespace(
-            settled_at=self.clock.settled_at, claimable_at=self.clock.claimable_at, open_challenges=0
+            settled_at=self.clock.settled_at, claimable_at=self.clock.claimable_at, open_challenges=0, voided=False
         )
 
     def finish(self) -> None:

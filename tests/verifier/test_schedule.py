@@ -10,9 +10,11 @@ from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.dial import affordable_reward, audit_odds
 from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.members import Member
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
+from proofyard.protocol.view import JobFacts
 from proofyard.verifier.batches import RECEIPT_MARGIN_S, form_batches
 from proofyard.verifier.database import (
     Batch,
@@ -29,7 +31,7 @@ from proofyard.verifier.database import (
     TaskState,
     tasks_of,
 )
-from proofyard.verifier.exposure import given_out, objection
+from proofyard.verifier.exposure import elsewhere, given_out, objection
 from proofyard.verifier.membership import members_of
 from proofyard.verifier.outcomes import faulty_owners, give_up
 from proofyard.verifier.schedule import (
@@ -180,6 +182,23 @@ def test_what_is_in_flight_counts_the_owner_until_its_batch_is_settled(database:
             task.owner, task.batch, task.reward = "O", batch, str(10**task.index)
         session.flush()
         assert given_out(session) == {"O": 1111}
+
+
+def test_what_is_in_flight_elsewhere_counts_the_owner_over_all_its_nodes() -> None:
+    """By the member lists of other verifiers' batches, for no more than their jobs pay."""
+    facts = JobFacts(ZERO, NODE, Wei(1000), Wei(0), Wei(0), 10, 2, 1, 0, 0)
+
+    def member(node: str, job: int, units: int) -> Member:
+        digests = (ZERO, ZERO, ZERO)
+        commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units)
+        return Member(commitment, Signature(b""), ())
+
+    lists = [
+        [member("0xA", 1, 2), member("0xB", 1, 1)],
+        [member("0xA", 1, 99), member("0xC", 2, 1), member("0xD", 1, 1)],
+    ]
+    owners = {Address("0xA"): Address("0xO"), Address("0xB"): Address("0xO"), Address("0xC"): Address("0xP")}
+    assert elsewhere(lists, {JobId(1): facts}, owners) == {"0xO": 200 + 100 + 1000}
 
 
 def test_a_fault_that_costs_no_stake_shuts_nobody_out(database: Database) -> None:

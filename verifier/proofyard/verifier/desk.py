@@ -80,6 +80,8 @@ class Desk:
         self._context = context
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
         self._publishing = Limiter("publications", per_s=1.0, burst=10)
+        self._signed = Limiter("signatures", per_s=20.0, burst=200)
+        self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: dict[object, Cid] = {}
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
@@ -119,7 +121,7 @@ class Desk:
             if task is None or task.state != TaskState.ASSIGNED or task.node != connection.peer:
                 return Ack(False, "the task is no longer yours")
             task.lease_until = now() + self._context.settings.lease_s
-            if message.loss is not None:
+            if message.loss is not None and self._progress.allows(connection.peer):
                 text = f"step {message.step}, {message.tokens_per_s:.0f} tokens/s"
                 log(
                     session,
@@ -150,6 +152,7 @@ class Desk:
         deadline = self._promised(connection.peer, commitment)
         if deadline is None:
             self._check_form(connection.peer, message)
+            self._signed.take(connection.peer)
             deadline = await self._deadline(commitment.job)
             leaf = await asyncio.to_thread(self._signed_leaf, message, connection.peer)
             first_state = await self._first_state(connection.peer, commitment)
@@ -255,6 +258,7 @@ class Desk:
             seat = self._seat(connection.peer, message, session)
             if seat is None or seat.state not in (SeatState.WORKING, SeatState.AWAY):
                 return Ack(seat is not None, "" if seat is not None else "the seat is no longer yours")
+        self._signed.take(connection.peer)
         place = (message.batch, message.job, message.task, message.segment)
         digest = self._context.domain.typed_digest(seal_struct_hash(*place, connection.peer, message.seal))
         await asyncio.to_thread(require_signer, digest, message.signature, connection.peer, "the seal's sender")

@@ -31,6 +31,9 @@ HASHES = 8191
 """Blocks whose hashes the chain remembers (EIP-2935)."""
 DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
 """Blocks after its draw block in which a batch that nobody drew is drawn by its leader, and by anybody."""
+JUDGING_S = 600
+"""Nobody takes over a batch that has to be settled within this time, or a quarter of what the Registry gives, if that
+is less: whoever leads it when it is dropped pays."""
 TURN_S = 20
 """Verifiers take over what others leave in turns of so many seconds, so that one transaction is sent and not many."""
 
@@ -75,7 +78,7 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
     at = context.chain_time()
     if state.dropped:
         _forget(context, known.batch)
-    elif state.settled_at:
+    elif state.settled_at and not state.voided:
         if state.claimable_at <= at and not state.open_challenges:
             await _finalize(context, state)
     elif at > state.opened_at + params.settle_grace:
@@ -109,7 +112,8 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     if led or not context.settings.takeover:
         return
     since = state.opened_at + 2 * TURN_S if state.voided else state.leader_since + params.settle_time
-    if at < since + await _turn(context, state.id) * TURN_S:
+    left = state.opened_at + params.settle_grace - at
+    if at < since + await _turn(context, state.id) * TURN_S or left < min(JUDGING_S, params.settle_grace / 4):
         return
     header = await context.on_chain(partial(context.chain.header, state.id))
     found = await find_members(context, header)

@@ -16,7 +16,7 @@ async def follow_settlement(context: Context, batch: Batch) -> None:
     """Once the batch is settled, take over what its record says; a verdict of others counts as one's own."""
     chain_id = BatchId(batch.chain_id or 0)
     state = await context.on_chain(partial(context.chain.batch, chain_id))
-    if not state.settled_at:
+    if not state.settled_at or state.voided:
         await context.wait(POLL_S)
         return
 

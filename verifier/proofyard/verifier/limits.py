@@ -25,6 +25,11 @@ class Limiter:
 
     def take(self, peer: str) -> None:
         """Count a request. Raises `RequestFailed` for one too many."""
+        if not self.allows(peer):
+            raise RequestFailed("busy", f"{self._what}: more than {self._per_s:g} a second; try again later")
+
+    def allows(self, peer: str) -> bool:
+        """Count a request, if it is not one too many."""
         now = time.monotonic()
         bucket = self._buckets.pop(peer, None) or _Bucket(float(self._burst), now)
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
@@ -33,5 +38,6 @@ class Limiter:
         if len(self._buckets) > PEERS:
             self._buckets.popitem(last=False)
         if bucket.tokens < 1:
-            raise RequestFailed("busy", f"{self._what}: more than {self._per_s:g} a second; try again later")
+            return False
         bucket.tokens -= 1
+        return True

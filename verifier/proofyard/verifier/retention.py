@@ -52,7 +52,8 @@ async def tidy(context: Context, *, grace_s: float = GRACE_SECONDS) -> None:
 
 def _is_final(context: Context, batch: BatchId) -> bool:
     state = context.chain.batch(batch)
-    return bool(state.settled_at) and state.claimable_at <= context.chain.now() and not state.open_challenges
+    settled = bool(state.settled_at) and not state.voided and not state.open_challenges
+    return settled and state.claimable_at <= context.chain.now()
 
 
 def _collect(context: Context, now: float, grace_s: float) -> None:

@@ -51,7 +51,7 @@ def run(settings: VerifierSettings, password: str | None = None) -> None:
 
 async def _serve(settings: VerifierSettings, password: str | None) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
-    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet)
+    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = BlockStore(settings.data_dir / "blocks")
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
