@@ -29,7 +29,7 @@ MAX_FAULTS = 32
 """Faults that the Registry takes in one settlement."""
 
 MAX_ACCUSERS = 32
-"""Accusers that the Registry takes for a fault; where more agree, those with the lowest numbers stand for all."""
+"""Accusers that a fault names, or k + 1 where that is more; those with the lowest numbers stand for all that agree."""
 
 RESULT = SegmentIndex(2**32 - 1)
 """Stands on chain for the segment of a fault that lies in the task's result."""

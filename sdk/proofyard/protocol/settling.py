@@ -48,6 +48,7 @@ def _first_by(faults: Iterable[RecordedFault], key: Callable[[RecordedFault], Ha
 
 
 def _on_chain(record: BatchRecord, view: BatchView, fault: RecordedFault) -> Fault:
-    accusers = tuple(sorted(view.owners[auditor][0] for auditor in accusers_of(record, fault)))[:MAX_ACCUSERS]
+    named = max(MAX_ACCUSERS, view.jobs[fault.job].auditors_per_segment + 1)
+    accusers = tuple(sorted(view.owners[auditor][0] for auditor in accusers_of(record, fault))[:named])
     segment = RESULT if fault.segment is None else fault.segment
     return Fault(view.owners[fault.node][0], fault.job, fault.task, segment, fault.kind, accusers)
