@@ -519,7 +519,7 @@ interface IRegistry {
     function setEndpoint(OperatorId operator, string calldata endpoint) external;
 
     /// @notice Takes an operator out of the active set: its owner at any time, anybody once its stake is too low (what
-    /// faults of an open window hold counts as stake).
+    /// faults of an open window hold counts as stake; a verifier's is too low below `verifierStake`, whatever nodes there are).
     function retire(OperatorId operator) external;
 
     /// @notice Puts the caller (or the owner of the calling hot key) on the bench of those `workloads` that its listed nodes

@@ -82,7 +82,9 @@ library Operators {
         IRegistry.Operator storage o = s.operators[OperatorId.unwrap(id)];
         IRegistry.Account storage a = s.accounts[o.owner];
         require(o.listed, IRegistry.NotListed(id));
-        bool may = msg.sender == o.owner || uint256(a.stake) + a.frozen < Stakes.required(a, p);
+        // An owner's nodes fall before its verifier does.
+        uint256 needed = o.role == IRegistry.Role.Verifier ? p.verifierStake : Stakes.required(a, p);
+        bool may = msg.sender == o.owner || uint256(a.stake) + a.frozen < needed;
         require(may, IRegistry.StillBacked(id));
         if (o.role == IRegistry.Role.Verifier) Stakes.unseat(s, p, a);
         else _unlistNode(s, o);

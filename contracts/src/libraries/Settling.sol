@@ -216,6 +216,7 @@ library Settling {
         uint96 part = uint96(uint256(fees - Stakes.share(fees, leaderBps)) / LibBit.popCount(signers));
         uint96 toLeader = fees;
         for (uint256 left = signers; left != 0; left &= left - 1) {
+            // slither-disable-next-line unused-return
             (uint32 signer,) = s.verifiers.holderIn(LibBit.ffs(left), b.quorum);
             if (signer == b.verifier) continue;
             toLeader -= part;

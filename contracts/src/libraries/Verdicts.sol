@@ -23,8 +23,9 @@ library Verdicts {
     {
         owner = Operators.ownerOf(s, caller);
         IRegistry.Account storage a = s.accounts[owner];
+        uint256 backing = uint256(a.stake) + a.frozen;
         uint256 required = Stakes.bound(a, p) + amount;
-        require(a.stake >= required, IRegistry.StakeTooLow(owner, a.stake, required));
+        require(a.stake >= amount && backing >= required, IRegistry.StakeTooLow(owner, a.stake, required));
         // slither-disable-next-line unused-return
         Stakes.take(s, owner, amount);
     }
@@ -112,6 +113,7 @@ library Verdicts {
         returns (uint96 seized)
     {
         for (; signers != 0; signers &= signers - 1) {
+            // slither-disable-next-line unused-return
             (uint32 signer,) = s.verifiers.holderIn(LibBit.ffs(signers), quorum);
             address owner = s.operators[signer].owner;
             seized += Stakes.take(s, owner, type(uint256).max);
