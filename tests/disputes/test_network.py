@@ -4,9 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from proofyard.artifacts import ArtifactUnavailable, BlockStore, serve_blocks
+from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, BlockStore, serve_blocks
+from proofyard.artifacts.unixfs import Link, file_node, node_cid
 from proofyard.chain import Wallet
 from proofyard.disputes.errors import StateWithheld
 from proofyard.disputes.network import Network
@@ -14,8 +16,9 @@ from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
-from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex
+from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature, TaskIndex
 from proofyard.transport import Endpoint
+from proofyard.workloads.errors import StateRefused
 
 DOMAIN = Domain(31_337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
 STATE = b"a state that only its worker has"
@@ -71,6 +74,49 @@ async def test_a_state_is_withheld_only_where_a_verifier_could_be_asked_for_it(t
         await state_through(tmp_path / "one", fetches=False)
     with pytest.raises(StateWithheld, match="unknown-request"):
         await state_through(tmp_path / "other", fetches=None)
+
+
+@pytest.mark.parametrize("kind", ["directory", "larger than any state"])
+async def test_what_can_be_no_state_is_refused_and_not_called_withheld(tmp_path: Path, kind: str) -> None:
+    worker, verifier = Wallet.generate().address, Verifier(tmp_path / "verifier", fetches=True)
+    if kind == "directory":
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "file").write_bytes(b"content")
+        cid = verifier.store.put_directory(tmp_path / "folder")
+    else:
+        cid = unfolding(verifier.store, 5 << 30)
+    member = msgspec.structs.replace(committed(worker), trace=(raw_cid(b"before"), cid))
+    async with verifier.endpoint as served, Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        listed = SimpleNamespace(node=served.address, endpoint=f"127.0.0.1:{served.port}")
+        chain: Any = SimpleNamespace(active_verifiers=lambda: [listed], operator_of=lambda _: None)
+        network = Network(chain, endpoint, BlockStore(tmp_path / "own"), tmp_path / "inputs")
+        with pytest.raises(StateRefused):
+            await network.state(RECORD, member, 1, 0.0)
+
+
+async def test_what_is_only_too_large_for_this_machine_is_held_against_nobody(tmp_path: Path) -> None:
+    worker, verifier = Wallet.generate().address, Verifier(tmp_path / "verifier", fetches=True)
+    member = msgspec.structs.replace(
+        committed(worker), trace=(raw_cid(b"before"), verifier.store.put_bytes(bytes(300_000)))
+    )
+    async with verifier.endpoint as served, Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        listed = SimpleNamespace(node=served.address, endpoint=f"127.0.0.1:{served.port}")
+        chain: Any = SimpleNamespace(active_verifiers=lambda: [listed], operator_of=lambda _: None)
+        store = BlockStore(tmp_path / "own")
+        network = Network(chain, endpoint, store, tmp_path / "inputs", max_state_bytes=100_000)
+        with pytest.raises(ArtifactTooLarge):
+            await network.state(RECORD, member, 1, 0.0)
+
+
+def unfolding(store: BlockStore, size: int) -> Cid:
+    """A file of a few blocks that has `size` bytes at least: the same leaf again and again."""
+    leaf = bytes(1 << 18)
+    cid, level, width = store.put_bytes(leaf), len(leaf), 174
+    while level < size:
+        block = file_node([Link(cid, "", level)] * width, [level] * width).encode()
+        cid, level = node_cid(block), level * width
+        store.put_block(cid, block)
+    return cid
 
 
 async def test_without_a_verifier_nothing_is_held_against_the_worker(tmp_path: Path) -> None:

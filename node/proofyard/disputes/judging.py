@@ -62,7 +62,7 @@ async def judge(
     patience_s: float,
 ) -> Finding:
     """Look at the evidence of a challenge that a jury decides, as a juror for `owner`. A state or a record that nobody
-    delivers within `patience_s` counts as wrong: those who named it owe it.
+    delivers within `patience_s` counts as wrong: those who named it owe it. At most twice that is waited in all.
 
     Raises what stands between this machine and a finding: `ArtifactError`, `ExecutionError`, `InputsUnknown`.
     """
@@ -82,6 +82,10 @@ async def judge(
             raise NoSuchPlace(challenge.batch, f"case for a jury in challenge {challenge.id}", "no such kind")
 
 
+def _time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _plain(wrong: bool, reason: str) -> Finding:
     return Finding(WRONG if wrong else RIGHT, UNKEYED, wrong, reason)
 
@@ -94,13 +98,12 @@ async def _committed(chain: ChainClient, network: Network, batch: BatchId, patie
 
 async def _patiently(get: Callable[[], Awaitable[T]], patience_s: float) -> T:
     """What `get` gets, tried again while it is only that nobody delivers something."""
-    clock = asyncio.get_running_loop().time
-    give_up = clock() + patience_s
+    give_up = _time() + patience_s
     while True:
         try:
             return await get()
         except (ArtifactError, ListWithheld, RecordWithheld):
-            if clock() >= give_up:
+            if _time() >= give_up:
                 raise
             await asyncio.sleep(RETRY_S)
 
@@ -115,7 +118,7 @@ async def _judge_segment(
 ) -> Finding:
     job, task, segment = challenge.job, challenge.task, challenge.segment
     batch = await _committed(chain, network, challenge.batch, patience_s)
-    replayer = Replayer(batch, chain, network, executor, patience_s=patience_s)
+    replayer = Replayer(batch, chain, network, executor, patience_s=patience_s, give_up=_time() + patience_s)
     manifest = batch.manifests[job]
     if not load_workload(manifest.workload).exact:
         reason = f"{manifest.workload} is not exact, so that executing it again proves nothing"
@@ -158,7 +161,7 @@ async def judge_fault(
     """
     try:
         batch = await _committed(chain, network, number, patience_s)
-        replayer = Replayer(batch, chain, network, executor, patience_s=patience_s)
+        replayer = Replayer(batch, chain, network, executor, patience_s=patience_s, give_up=_time() + patience_s)
         if fault.reason == FaultReason.DISAGREED or not load_workload(batch.manifests[fault.job].workload).exact:
             return False, "it rests on the auditors' own comparison, and no stake depends on it"
         if fault.reason == FaultReason.FALSE_AUDIT:

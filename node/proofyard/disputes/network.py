@@ -9,19 +9,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofyard.artifacts import ArtifactError, ArtifactUnavailable, BlockStore, fetch
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockStore, CorruptArtifact, fetch
 from proofyard.chain import ChainClient
 from proofyard.disputes.errors import StateWithheld
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.types import Address, Cid
 from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.state import MAX_STATE_BYTES
 
 logger = logging.getLogger(__name__)
 
-MAX_STATE_BYTES = 8 << 30
 MAX_INPUT_BYTES = 64 << 30
-"""Content when it is written out; an operator may set less."""
+"""Content when it is written out, like `MAX_STATE_BYTES`; an operator may set less."""
 OBTAIN_S, MIN_OBTAIN_S = 300.0, 5.0
 """A verifier's time to fetch a state from its worker."""
 RETRY_S = 1.0
@@ -66,11 +67,12 @@ class Network:
         `record` is that of its batch, by which a verifier finds the worker.
 
         After `patience_s` it raises `StateWithheld` if some verifier could be asked and could not get it either, and
-        `ArtifactUnavailable` if none could: that may be this machine's own line.
+        `ArtifactUnavailable` if none could: that may be this machine's own line. Raises `StateRefused` for what is no
+        file or larger than any state, and `ArtifactTooLarge` for what is only too large for this machine.
         """
         cid, (job, task) = member.trace[number], member.key
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
+            return await self._content(cid)
         clock = asyncio.get_running_loop().time
         give_up = clock() + patience_s
         while True:
@@ -81,8 +83,9 @@ class Network:
             left = max(MIN_OBTAIN_S, min(OBTAIN_S, give_up - clock()))
             refusals = await self._obtain(ObtainState(record or cid, job, task, number), asked, left)
             try:
-                await self._fetch(cid, peers, self.max_state_bytes)
-                return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
+                await self._fetch(cid, peers, MAX_STATE_BYTES)
+            except (ArtifactTooLarge, CorruptArtifact) as error:
+                raise StateRefused(str(error)) from None
             except ArtifactError as error:
                 if clock() < give_up:
                     await asyncio.sleep(RETRY_S)
@@ -90,15 +93,29 @@ class Network:
                     raise StateWithheld(job, task, number, refusals) from None
                 else:
                     raise ArtifactUnavailable(cid, 1, [str(error)]) from None
+            else:
+                return await self._content(cid)
+
+    async def _content(self, cid: Cid) -> bytes:
+        try:
+            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
+        except CorruptArtifact as error:
+            raise StateRefused(str(error)) from None
 
     async def result(self, member: Member, patience_s: float) -> bytes:
-        """A committed task's result. After `patience_s` it raises `StateWithheld` where verifiers could be asked."""
+        """A committed task's result. After `patience_s` it raises `StateWithheld` where verifiers could be asked, and
+        else as `state` does."""
         cid, (job, task) = member.commitment.result, member.key
         clock = asyncio.get_running_loop().time
         give_up = clock() + patience_s
         while True:
             try:
-                return await self.read(cid, self.max_state_bytes)
+                await self._fetch(cid, await self._verifiers(cid), MAX_STATE_BYTES)
+                return await self._content(cid)
+            except (ArtifactTooLarge, CorruptArtifact) as error:
+                if isinstance(error, ArtifactTooLarge) and error.limit < MAX_STATE_BYTES:
+                    raise
+                raise StateRefused(str(error)) from None
             except ArtifactUnavailable as error:
                 if clock() >= give_up:
                     verifiers = await self._verifiers(cid)

@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from proofyard.artifacts import ArtifactError
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, CorruptArtifact
 from proofyard.disputes.committed import Read
-from proofyard.disputes.network import MAX_STATE_BYTES
 from proofyard.protocol.findings import keyed_checks
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.record import BatchRecord, RecordedFault, faulty_audit
@@ -19,6 +18,7 @@ from proofyard.protocol.types import JobId
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.protocol.view import BatchView
 from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.state import MAX_STATE_BYTES
 from proofyard.workloads.workload import load_workload
 
 
@@ -57,16 +57,17 @@ async def _check_fault(
     if fault.kind != FaultReason.MISMATCH or (audit is not None and audit.votes):
         return
     workload, spec, task = load_workload(manifest.workload), graph[fault.task], record.by_key[fault.task_key]
-    if audit is not None:
-        what, state = f"state {audit.segment}", await read(task.trace[audit.segment], MAX_STATE_BYTES)
-        check = partial(workload.check_state, manifest, spec, audit.segment, state)
-    else:
-        what, result = "the result", await read(task.commitment.result, MAX_STATE_BYTES)
-        last = await read(task.trace[-1], MAX_STATE_BYTES)
-        check = partial(workload.check_result, manifest, spec, result, last, task.trace)
+    what = "the result" if audit is None else f"state {audit.segment}"
     try:
+        if audit is not None:
+            state = await read(task.trace[audit.segment], MAX_STATE_BYTES)
+            check = partial(workload.check_state, manifest, spec, audit.segment, state)
+        else:
+            result = await read(task.commitment.result, MAX_STATE_BYTES)
+            last = await read(task.trace[-1], MAX_STATE_BYTES)
+            check = partial(workload.check_result, manifest, spec, result, last, task.trace)
         await asyncio.to_thread(check)
-    except StateRefused:
+    except (StateRefused, ArtifactTooLarge, CorruptArtifact):  # no file, or one that is larger than any state
         return
     name = f"task {fault.task} of job {fault.job}"
     raise RecordInvalid(record.batch, "faults", f"{what} of {name} is called a fault and is in order")

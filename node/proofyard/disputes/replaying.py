@@ -7,6 +7,7 @@ are pure functions, of manifest and inputs and of the states, and are checked wi
 
 import asyncio
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -64,17 +65,26 @@ class SegmentExecutor(Protocol):
 class Replayer:
     """Executes segments of one batch in `executor`, with everything they need from `network`.
 
-    `patience_s`: how long a worker's state is asked for before it counts as withheld.
+    `patience_s`: how long a worker's state is asked for before it counts as withheld. `give_up`: the event loop's time
+    from which none is waited for any more.
     """
 
     def __init__(
-        self, batch: Committed, chain: ChainClient, network: Network, executor: SegmentExecutor, *, patience_s: float
+        self,
+        batch: Committed,
+        chain: ChainClient,
+        network: Network,
+        executor: SegmentExecutor,
+        *,
+        patience_s: float,
+        give_up: float = math.inf,
     ) -> None:
         self._batch = batch
         self._chain = chain
         self._network = network
         self._executor = executor
         self._patience_s = patience_s
+        self._give_up = give_up
 
     async def segment(self, job: JobId, index: TaskIndex, segment: SegmentIndex) -> Replayed:
         """Execute a segment and compare it with the worker's.
@@ -133,7 +143,7 @@ class Replayer:
     async def state(self, job: JobId, index: TaskIndex, number: int) -> bytes:
         """A committed state. Raises `StateWithheld`."""
         member = self._batch.member(job, index)
-        return await self._network.state(self._batch.record, member, number, self._patience_s)
+        return await self._network.state(self._batch.record, member, number, self._patience())
 
     async def check_result(self, job: JobId, index: TaskIndex) -> str:
         """Why a task's result does not follow from its states; empty where it does."""
@@ -178,10 +188,10 @@ class Replayer:
             self._batch.manifests[job],
             self._batch.spec(job, index),
         )
-        last = await self.state(job, index, member.commitment.segments)
-        result = await self._result(job, index)
         check = load_workload(manifest.workload).check_result
         try:
+            last = await self.state(job, index, member.commitment.segments)
+            result = await self._result(job, index)
             await asyncio.to_thread(check, manifest, spec, result, last, member.trace)
         except StateRefused as error:
             raise _Wrong(f"the result does not follow from the task's states: {error}") from None
@@ -189,7 +199,10 @@ class Replayer:
     async def _result(self, job: JobId, index: TaskIndex) -> bytes:
         """A task's result, which its worker owes like a state. Raises `StateWithheld`."""
         member = self._batch.member(job, index)
-        return await self._network.result(member, self._patience_s)
+        return await self._network.result(member, self._patience())
+
+    def _patience(self) -> float:
+        return max(0.0, min(self._patience_s, self._give_up - asyncio.get_running_loop().time()))
 
     async def _inputs(self, job: JobId, results: tuple[Cid, ...]) -> Inputs:
         manifest = self._batch.manifests[job]

@@ -104,7 +104,7 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settle
     what is no record of this batch.
     """
     event = await asyncio.to_thread(settled_event, chain, batch)
-    view = await asyncio.to_thread(chain.view, batch)
+    view = await asyncio.to_thread(chain.view, batch, event.attempt)
     try:
         record = decode_record(await read(event.record, MAX_RECORD_BYTES))
         if (record.batch, record.attempt) != (batch, event.attempt):
