@@ -35,6 +35,7 @@ from proofyard.verifier.database import (
 )
 from proofyard.verifier.drawing import draw
 from proofyard.verifier.following import follow_settlement
+from proofyard.verifier.jobs import fail
 from proofyard.verifier.judging import judge
 from proofyard.verifier.membership import members_of
 from proofyard.verifier.outcomes import give_up
@@ -227,6 +228,7 @@ async def _admitted(context: Context, batch: Batch) -> list[tuple[JobId, int]] |
             reason = "its time for commits is over" if over else "its units are paid already"
             with context.database.session() as session:
                 give_up(session, session.merge(batch), f"job {job} takes no more work: {reason}")
+                fail(session, job, f"it takes no more work: {reason}")
             return None
         if units > record.units_left:
             raise UnitsHeld(job, units, record.units_left)

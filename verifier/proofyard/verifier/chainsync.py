@@ -73,9 +73,10 @@ class Follower:
         with context.database.session() as session:
             for event in events:
                 self._apply(session, event, own)
-                if isinstance(event, BatchCommitted):
+                if isinstance(event, BatchCommitted) and session.get(Known, event.batch) is None:
                     held = self._held(event, head, params.draw_delay)
-                    session.merge(Known(batch=event.batch, leader=event.verifier, held=held))
+                    block = event.position.block
+                    session.add(Known(batch=event.batch, leader=event.verifier, commit_block=block, held=held))
                     fresh += [event] if held == Held.LATE else []
             session.merge(Cursor(id=1, state=encode(after)))
         for event in fresh:
@@ -126,6 +127,8 @@ class Follower:
         late = select(Job).where(Job.state == JobState.WAITING, col(Job.opened_block) > event.to_block)
         for job in session.exec(late):
             session.delete(job)
+        for known in session.exec(select(Known).where(col(Known.commit_block) > event.to_block)):
+            session.delete(known)
         for batch in session.exec(select(Batch).where(col(Batch.chain_id).is_not(None), col(Batch.final).is_(False))):
             _look_up_again(batch)
 

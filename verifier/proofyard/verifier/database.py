@@ -214,6 +214,7 @@ class Known(SQLModel, table=True):
 
     batch: int = Field(primary_key=True)
     leader: int
+    commit_block: int = 0
     held: Held = Held.AWAY
     drawn: bool = False
     settled: bool = False

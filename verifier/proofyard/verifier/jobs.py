@@ -58,11 +58,11 @@ async def each(context: Context, jobs: list[Job], step: Step) -> None:
             await step(context, job)
         except ChainUnreachable:
             raise
-        except ProofyardError as error:
-            logger.warning("job %s: %s", job.id, error)
+        except (ProofyardError, OSError) as error:
+            logger.warning("job %s: %s; trying again", job.id, error)
         except Exception:
             logger.exception("job %s failed", job.id)
-            fail(context, job, "this verifier met an internal error with it; see its log")
+            _fail(context, job, "this verifier met an internal error with it; see its log")
 
 
 async def take_up(context: Context) -> None:
@@ -75,7 +75,7 @@ async def take_up(context: Context) -> None:
 async def _take_up(context: Context, job: Job) -> None:
     cid = Cid(job.manifest)
     if job.deadline < context.chain_time():
-        fail(context, job, f"the deadline has passed before the job began; is the manifest {cid} published?")
+        _fail(context, job, f"the deadline has passed before the job began; is the manifest {cid} published?")
         return
     if not context.store.has(cid):
         return
@@ -83,11 +83,11 @@ async def _take_up(context: Context, job: Job) -> None:
         manifest = context.manifest(cid)
         graph = await asyncio.to_thread(context.graph, cid)
     except ProofyardError as error:
-        fail(context, job, str(error))
+        _fail(context, job, str(error))
         return
     units = sum(spec.work_units for spec in graph)
     if units != job.units:
-        fail(context, job, f"the manifest makes {units} work units, the job was opened with {job.units}")
+        _fail(context, job, f"the manifest makes {units} work units, the job was opened with {job.units}")
         return
     if context.rests(job.id, -1, "take"):
         return
@@ -108,7 +108,7 @@ async def _take(context: Context, job: Job) -> bool:
     chain, job_id = context.chain, JobId(job.id)
     record, own = await context.on_chain(lambda: chain.job(job_id)), await context.own()
     if record.closed:
-        fail(context, job, "its requester has closed it")
+        _fail(context, job, "its requester has closed it")
         return False
     if record.verifier in (0, own):
         try:
@@ -117,19 +117,23 @@ async def _take(context: Context, job: Job) -> bool:
         except JobTakenBy:
             return False
         except Refused as error:
-            fail(context, job, str(error))
+            _fail(context, job, str(error))
             return False
         return True
     return False
 
 
-def fail(context: Context, job: Job, reason: str) -> None:
+def fail(session: Session, job: int, reason: str) -> None:
     """A job ends without a result. What is committed is settled and paid all the same."""
+    row = session.get(Job, job)
+    if row is not None and row.state not in (JobState.DONE, JobState.FAILED):
+        row.state, row.reason = JobState.FAILED, reason
+        log(session, row.id, "failed", reason)
+
+
+def _fail(context: Context, job: Job, reason: str) -> None:
     with context.database.session() as session:
-        row = session.get(Job, job.id)
-        if row is not None and row.state not in (JobState.DONE, JobState.FAILED):
-            row.state, row.reason = JobState.FAILED, reason
-            log(session, row.id, "failed", reason)
+        fail(session, job.id, reason)
 
 
 def note_closed(session: Session, job: int) -> None:

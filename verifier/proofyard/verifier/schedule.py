@@ -45,12 +45,17 @@ async def schedule(context: Context, elsewhere: Mapping[str, int] | None = None)
             tasks = tasks_of(session, job.id)
             promote(tasks)
             fail_hopeless(session, job, tasks, active)
-            if job.state == JobState.RUNNING:
+            if job.state != JobState.RUNNING:
+                continue
+            try:
                 offers += assign(
                     *(session, context, job, tasks, in_flight),
                     collusion_bps=params.collusion_bps,
                     given_back_bps=given_back,
                 )
+            except ProofyardError as error:
+                job.reason = str(error)
+                logger.warning("job %s: %s", job.id, error)
     for node, offer in offers:
         context.spawn(_offer(context, node, offer))
 
