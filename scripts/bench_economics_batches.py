@@ -70,7 +70,7 @@ class Play:
     reputation: int = 100
     tasks: int = 10
     reward: float = 2.0
-    batches: int = 4_000
+    batches: int = 2_500
 
 
 PLAYS = (
