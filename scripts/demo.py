@@ -28,7 +28,7 @@ from proofyard.devnet.memory import PeakMemory
 from proofyard.devnet.report import render_page
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import ProofyardError, Wei
 from proofyard.sdk import (
     Client,
     JobHandle,
@@ -122,7 +122,7 @@ def fine_tune(
             settle_up(client, job, batches)
             evaluated = before(), after()
         manifest = decode_manifest(client.read(manifest_of(client.chain, job.job_id), MAX_MANIFEST_BYTES))
-        books = network.books()
+        books, left = network.books(), client.chain.job(job.job_id)
         return Outcome(
             model=scenario.name,
             prompt=scenario.prompt,
@@ -138,6 +138,7 @@ def fine_tune(
             registry=network.deployment.registry,
             treasury=network.treasury.address,
             supply=books.supply,
+            refundable=Wei(left.escrow + left.surplus),
             evaluated=evaluated,
             before=holdings,
             after=network.statement(),

@@ -32,7 +32,7 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Everything that was measured. `before`, `after`: whose every token was, by owner. `slashes`: as the chain has
-    them. `seconds`: the whole run."""
+    them. `refundable`: what the requester gets back once nothing can be disputed any more. `seconds`: the whole run."""
 
     model: str
     prompt: str
@@ -48,6 +48,7 @@ class Outcome:
     registry: Address
     treasury: Address
     supply: Wei
+    refundable: Wei
     evaluated: tuple[Evaluation, Evaluation]
     before: Mapping[Address, Wei]
     after: Mapping[Address, Wei]
@@ -126,6 +127,7 @@ class Outcome:
             "balances": {
                 owner: {"before": str(amount), "after": str(self.after[owner])} for owner, amount in self.before.items()
             },
+            "refundable": str(self.refundable),
             "conserved": self.conserved,
         }
 
@@ -147,6 +149,7 @@ class Outcome:
             adapter_dir=self.adapter_dir,
             conserved=self.conserved,
             supply=self.supply,
+            refundable=self.refundable,
             nodes=tuple(member.name for member in self.nodes),
             losses=losses_of(self.log, self.tasks, names, since=opened),
             spans=spans_of(self.log, self.tasks, names, since=opened),
@@ -212,6 +215,7 @@ class Outcome:
         for name, value in (
             ("held-out loss", f"{run.loss_before:.4f} -> {run.loss_after:.4f} ({change:+.1f}%)"),
             ("books", "every token accounted for" if run.conserved else "NOT CONSERVED"),
+            ("refund", f"{_credit(run.refundable)} CREDIT go back to the requester once nothing can be disputed"),
             ("adapter", f"{run.adapter_dir}  {run.adapter_cid}"),
             ("took", f"{run.seconds:.0f} s, {run.peak_rss_bytes / 1e9:.1f} GB at the peak"),
             ("prompt", run.sample_prompt),

@@ -25,6 +25,7 @@ def test_the_demo_keeps_its_claims_and_leaves_its_results(tmp_path: Path) -> Non
     cheat = summary["balances"][next(iter(summary["slashed"]))]
     assert int(cheat["before"]) - int(cheat["after"]) == 100 * 10**18
     assert sum(int(row["before"]) - int(row["after"]) for row in summary["balances"].values()) == 0
+    assert 0 < int(summary["refundable"]) < 200 * 10**18
     assert [audit["verdict"] for audit in summary["audits"]].count("fault") == 1
     assert 10**8 < summary["peak_rss_bytes"] < 14 * 10**9
     assert (Path(summary["adapter_dir"]) / "adapter_model.safetensors").is_file()

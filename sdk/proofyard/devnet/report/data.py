@@ -74,7 +74,7 @@ class Slash:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """A run, complete. `seconds`: the whole run."""
+    """A run, complete. `seconds`: the whole run. `refundable`: what goes back to the requester later, in base units."""
 
     title: str
     started: str
@@ -91,6 +91,7 @@ class RunReport:
     adapter_dir: str
     conserved: bool
     supply: Wei
+    refundable: Wei
     nodes: tuple[str, ...]
     losses: tuple[LossPoint, ...]
     spans: tuple[Span, ...]
