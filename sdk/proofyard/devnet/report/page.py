@@ -131,9 +131,9 @@ def _balances(run: RunReport) -> str:
     sums = "adds up to the supply exactly" if run.conserved else "DOES NOT ADD UP to the supply"
     return _section(
         "Balances",
-        f"Tokens held plus tokens staked, in CREDIT; everything together {sums} ({_credit(run.supply)}). Verifiers are paid "
-        f"into their stake. Of what the Registry holds {_credit(run.refundable)} go back to the requester once nothing can "
-        "be disputed any more.",
+        f"Tokens held plus tokens staked, in CREDIT; everything together {sums} ({_credit(run.supply)}). Verifiers are "
+        f"paid into their stake. Of what the Registry holds {_credit(run.refundable)} go back to the requester once "
+        "nothing can be disputed any more.",
         _table(("Who", "Role", "Address", "Before", "After", "Change", ""), rows, numeric={3, 4, 5}),
     )
 
