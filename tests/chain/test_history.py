@@ -14,7 +14,7 @@ from proofyard.protocol.types import BatchId, Wei
 
 SMALL = Params(court=CourtParams(jury_size=1, appeal_jury_size=2))
 SEED = int(os.environ.get("LIFE_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
-STEPS = 90
+STEPS = 70
 
 
 def check_nodes(chain: ChainClient, history: History, block: int) -> None:
@@ -79,7 +79,7 @@ def check_view(chain: ChainClient, batch: BatchId) -> None:
 
 def check_everything(chain: ChainClient, first: int, random: Random) -> None:
     history, head = chain.history(), chain.block_number()
-    blocks = random.sample(range(first, head), min(head - first, 8))
+    blocks = random.sample(range(first, head), min(head - first, 5))
     for block in [*sorted(blocks), head]:
         check_nodes(chain, history, block)
         check_batches(chain, history, block)

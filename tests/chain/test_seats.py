@@ -3,7 +3,7 @@
 import pytest
 from world import CREDIT, MEMBERS, UNITS, World
 
-from proofyard.chain import ChainClient, Court, Params, Phase
+from proofyard.chain import ChainClient, Court, CourtParams, Params, Phase
 from proofyard.chain.refusals import JobStillOpen, NotIdle, NotOverdue, NotYourJob, SeatTooNew
 from proofyard.protocol.types import Digest, Wei
 
@@ -14,6 +14,13 @@ def test_pages_of_any_size_show_all_nodes_and_verifiers(network, monkeypatch) ->
     world = World.build(network, verifiers=2, nodes=5)
     assert [node.id for node in world.chain.active_nodes()] == world.ids
     assert [record.node for record in world.chain.active_verifiers()] == [key.address for key in world.verifiers]
+
+
+def test_the_network_has_the_parameters_that_it_was_given(deploy) -> None:
+    params = Params(challenge_window=90, collusion_bps=2000, court=CourtParams(vote_time=70, jury_size=3, redraws=2))
+    chain = deploy(params).deployer
+    assert chain.params() == params
+    assert chain._call(chain._court, "longestDispute") == params.court.longest_dispute
 
 
 def test_an_owner_holds_a_place_on_its_workloads_benches_while_it_lists_a_node(deploy) -> None:

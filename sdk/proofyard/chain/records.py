@@ -315,9 +315,10 @@ class Phase(IntEnum):
 @dataclass(frozen=True)
 class ChallengeRecord:
     """A challenge on chain. `challenger` and `appellant` are owners; `until` ends the voting, the time to appeal, to
-    answer or to draw; `entry` is the index of the fault; `wrong` the last verdict on what is challenged; `leaf` the
-    commitment of a segment or receipt, `claimed` the digest that the worker committed to as the segment's state
-    afterwards; `bench` how long the workload's bench was when it was opened."""
+    answer or to draw; `entry` is the index of the commitment or fault; `wrong` the last verdict on what is challenged;
+    `leaf` the commitment of a receipt, whose deadline `draw_block` holds (Unix seconds); `claimed` the digest that the
+    worker committed to as the segment's state afterwards; `bench` how long the workload's bench was when it was
+    opened."""
 
     id: ChallengeId
     challenger: Address
