@@ -25,7 +25,9 @@ def claim(
         from proofyard.sdk import claim_all, settled_batches, unclaimed
 
         nodes = None if node is None else [Address(address) for address in node]
-        dues = [due for number in job for due in unclaimed(client, settled_batches(client, JobId(number)), nodes)]
+        found = [batch for number in job for batch in settled_batches(client, JobId(number))]
+        batches = {batch.event.batch: batch for batch in found}  # one batch may hold tasks of several jobs
+        dues = unclaimed(client, batches.values(), nodes)
         paid = claim_all(client, dues)
         waiting = [due for due in dues if due.claimable_at > client.chain.now()]
     facts = {"paid": str(paid), "waiting": str(sum(due.amount for due in waiting))}
