@@ -59,6 +59,7 @@ class Bench:
     async def sit(self) -> None:
         """Until every segment has its verdict."""
         while True:
+            seen = self._context.changes
             with self._context.database.session() as session:
                 pending = self._pending(session)
                 steps = self._look(session, pending)
@@ -71,7 +72,7 @@ class Bench:
                     self._opening.add(place)
                     self._context.spawn(self._open(self._cases[place], step.open))
             await asyncio.sleep(REST_S)
-            await self._context.wait(TICK_S)
+            await self._context.wait(TICK_S, since=seen)
 
     def refuse(self, case: Case, kind: FaultReason, reason: str) -> None:
         """A segment whose state before it is at fault: nobody is seated."""

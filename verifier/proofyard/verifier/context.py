@@ -58,6 +58,8 @@ class Context:
     store: BlockStore
     endpoint: Endpoint
     members: dict[Address, Member] = field(default_factory=dict)
+    changes: int = 0
+    """How often `changed` was called."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _params: Params | None = None
@@ -72,11 +74,15 @@ class Context:
 
     def changed(self) -> None:
         """Wake everything that waits in `wait`."""
+        self.changes += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        """Until something changes, at most `seconds`."""
+    async def wait(self, seconds: float, *, since: int | None = None) -> None:
+        """Until something changes, at most `seconds`. `since` is what `changes` was when its caller last looked: what
+        has changed after that is not waited for."""
+        if since is not None and since != self.changes:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -30,6 +30,8 @@ logger = logging.getLogger("proofyard.verifier")
 
 TICK_S = 1.0
 RETRY_S = 2.0
+REST_S = 0.05
+"""The loop rests so long after each round, so that many changes are taken in at once."""
 
 
 class NotRegistered(ProofyardError):
@@ -123,10 +125,12 @@ async def _work(context: Context) -> None:
 
     steps = (take_up, expire, give_out, carry_batches, complete)
     while True:
+        seen = context.changes
         for step in steps:
             try:
                 await step(context)
             except ProofyardError as error:
                 logger.warning("%s; trying again", error)
                 await asyncio.sleep(RETRY_S)
-        await context.wait(TICK_S)
+        await asyncio.sleep(REST_S)
+        await context.wait(TICK_S, since=seen)
