@@ -1,9 +1,13 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from proofyard.cli import main
 from proofyard.cli.app import app
@@ -72,3 +76,14 @@ def test_the_traceback_is_there_on_demand() -> None:
     assert done.stderr.endswith(
         "error: there is no settings file /nowhere/proofyard.toml; give --config the path of one\n"
     )
+
+
+def test_the_page_about_the_command_line_names_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    tree: Any = typer.main.get_command(app)
+    groups = {name: group for name, group in tree.commands.items() if hasattr(group, "commands")}
+    groups["verifier dispute"] = groups["verifier"].commands["dispute"]
+    for name, group in groups.items():
+        rows = [line for line in page.splitlines() if f"`proofyard {name} " in line]
+        named = set(re.findall(r"[a-z]+", " ".join(rows)))
+        assert {command for command in group.commands if command != "dispute"} <= named, name
