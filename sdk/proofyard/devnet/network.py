@@ -135,7 +135,7 @@ class DevNetwork:
         return f"http://127.0.0.1:{self._ready[verifier]['api_port']}"
 
     def chain(self, wallet: Wallet | None = None) -> ChainClient:
-        return ChainClient(self.rpc_url, self.deployment.registry, wallet)
+        return ChainClient(self.rpc_url, self.deployment.registry, wallet, first_block=self.deployment.block)
 
     def kill(self, name: str) -> None:
         """End a member as a power cut would."""
