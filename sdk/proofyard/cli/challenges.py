@@ -345,8 +345,7 @@ def _juror(
 
     given = {**flags.given(), "model_dirs": execution.model_dir}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
-    start, password = flags.from_block or 0, settings.password_file
-    chain = signer(settings.rpc_url, settings.registry, start, settings.wallet, password)
+    chain = signer(settings.rpc_url, settings.registry, settings.from_block, settings.wallet, settings.password_file)
     return chain, replace(execution, model_dir=list(settings.model_dirs)), settings.data_dir / "votes"
 
 

@@ -258,6 +258,7 @@ class DevNetwork:
         settings: dict[str, Any] = {
             "rpc_url": self.rpc_url,
             "registry": self.deployment.registry,
+            "from_block": self.deployment.block,
             "wallet": str(keys.keystore),
             "password_file": str(keys.password_file),
             "data_dir": "data",
