@@ -25,6 +25,7 @@ contract Court is ICourt {
 
     // ----------------------------------------------------------------------------------------------- storage
 
+    /// @inheritdoc ICourt
     IRegistry public immutable registry;
     uint96 private immutable NODE_STAKE;
     uint40 private immutable CHALLENGE_WINDOW;

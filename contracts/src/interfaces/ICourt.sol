@@ -268,6 +268,7 @@ interface ICourt {
         bytes calldata signatureOther
     ) external;
 
+    function registry() external view returns (IRegistry);
     function params() external view returns (Params memory);
     function challenge(ChallengeId id) external view returns (Challenge memory);
     function jurors(ChallengeId id, uint256 round) external view returns (address[] memory);
