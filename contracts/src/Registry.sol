@@ -6,7 +6,6 @@ import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC2
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {SafeTransferLib} from "solady/utils/SafeTransferLib.sol";
 
-import {ICourt} from "./interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "./interfaces/IRegistry.sol";
 import {Jobs} from "./libraries/Jobs.sol";
 import {Marks} from "./libraries/Marks.sol";
@@ -246,7 +245,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         uint256 signers,
         bytes calldata signature
     ) external {
-        Settling.settle(_s, params(), settlement, header, signers, signature, ICourt(COURT).longestDispute());
+        Settling.settle(_s, params(), settlement, header, signers, signature);
     }
 
     /// @inheritdoc IRegistry
@@ -498,8 +497,10 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function batch(BatchId id) external view returns (Batch memory) {
-        return _batch(id);
+    function batch(BatchId id) external view returns (Batch memory b) {
+        b = _batch(id);
+        if (b.leaderSince == 0) b.leaderSince = b.committedAt;
+        if (b.openedAt == 0) b.openedAt = b.committedAt;
     }
 
     /// @inheritdoc IRegistry

@@ -168,6 +168,50 @@ contract BatchesTest is Base {
         assertConserved();
     }
 
+    /// @dev Everybody has signed the first leader's record, which it keeps back.
+    function test_a_successor_is_not_bound_to_what_was_signed_for_the_leader_before() public {
+        BatchId batch = commit(job, 1);
+        IRegistry.Settlement memory s = settlement(batch, node, 1e18);
+        (uint256 bitmap, bytes memory signature) = quorum(s, 1, 3);
+        later(SETTLE_TIME + 1);
+        vm.prank(owner(1));
+        registry.addStake(PENALTY);
+        takeBatch(batch, 2);
+        vm.assertEq(registry.batch(batch).attempt, 1, "a new attempt");
+        IRegistry.Header memory header = headerOf(batch);
+        vm.expectRevert(IRegistry.BadSignature.selector);
+        registry.settleBatch(s, header, bitmap, signature);
+        settle(settlement(batch, node, 2e18), 1, 3);
+        vm.assertEq(registry.batch(batch).settled.remaining, 2e18, "the successor's record");
+    }
+
+    /// @dev Two verifiers of one hand cannot pass a hidden batch on to have it dropped for the small penalty.
+    function test_who_committed_a_batch_owes_its_budget_whoever_leads_it_when_it_is_dropped() public {
+        BatchId batch = commit(job, 1, 4);
+        later(SETTLE_TIME + 1);
+        takeBatch(batch, 2);
+        later(GRACE);
+        dropBatch(batch);
+        vm.assertEq(registry.account(owner(1)).stake, VERIFIER_STAKE - 444e18, "the committer, the takeover included");
+        vm.assertEq(registry.account(owner(2)).stake, VERIFIER_STAKE - PENALTY, "the successor");
+        assertConserved();
+    }
+
+    function test_a_committer_may_take_its_batch_back() public {
+        BatchId batch = commit(job, 1);
+        vm.prank(owner(1));
+        registry.addStake(PENALTY);
+        later(SETTLE_TIME + 1);
+        takeBatch(batch, 2);
+        later(SETTLE_TIME + 1);
+        takeBatch(batch, 1);
+        vm.assertEq(registry.seats(), 5, "the second lost its seat: its stake does not back it any more");
+        uint256[] memory secrets = new uint256[](2);
+        (secrets[0], secrets[1]) = (3001, 3003);
+        IRegistry.Settlement memory s = settlement(batch, node, 1e18);
+        settle(s, 5, signatureOf(s, secrets));
+    }
+
     function test_a_leader_cannot_take_its_own_batch_over() public {
         BatchId batch = commit(job, 1);
         later(SETTLE_TIME + 1);

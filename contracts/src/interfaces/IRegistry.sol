@@ -175,7 +175,8 @@ interface IRegistry {
         /// The verifier before it, which may still commit what it owes until `formerUntil`.
         uint32 former;
         /// What is neither reserved by a batch nor given back. What a batch that is not final has left over is `surplus`,
-        /// which only further batches can use until `surplusFrom`.
+        /// which only further batches can use until `surplusFrom`: `seatDelay` after the settlement, when no dispute about
+        /// it can be open any more.
         uint96 escrow;
         uint96 surplus;
         uint40 surplusFrom;
@@ -232,15 +233,13 @@ interface IRegistry {
         /// The leader: who committed the batch, or took it over.
         uint32 verifier;
         uint32 commitBlock;
-        uint40 committedAt;
-        /// Since when `verifier` is the leader; it has `settleTime`.
-        uint40 leaderSince;
-        /// Commit or last voiding; `settleGrace` runs from it.
-        uint40 openedAt;
-        /// Settlements of this batch that a challenge voided.
+        uint32 committedAt;
+        /// Goes up with each voiding and each taking, so that nobody's signature serves another leader's record.
         uint8 attempt;
         /// Of the quorum (`quorum(version)`) at the commit, or at the last taking of the voided batch.
         uint24 quorum;
+        /// Verifiers' fees of this batch, paid when it is final.
+        uint96 fees;
         bytes32 seed;
         bytes32 payoutRoot;
         Settled settled;
@@ -251,12 +250,18 @@ interface IRegistry {
         uint32 auditUnits;
         /// Stake frozen by this batch's faults until its window closes.
         uint96 frozen;
-        /// Verifiers' fees of this batch, paid when it is final.
-        uint96 fees;
+        /// Since when `verifier` is the leader; it has `settleTime`.
+        uint40 leaderSince;
+        /// Commit or last voiding; `settleGrace` runs from it.
+        uint40 openedAt;
+        /// Who committed the batch, once another has taken it over; it owes its budget if it is dropped.
+        uint32 committer;
         /// Dropped: nobody settled it in time.
         bool dropped;
         /// Voided, and waiting for a verifier to take it over.
         bool voided;
+        /// A settlement of it was voided: what it holds was known, and nobody owes its budget.
+        bool wasSettled;
     }
 
     /// @notice A fault in a batch record: this operator loses its owner's stake, its unsettled pay and its reputation.
@@ -395,7 +400,12 @@ interface IRegistry {
     /// @notice Another leader, because the last one was late or the settlement was voided. `lines` are those from now on.
     /// A voided batch is settled by the quorum of its taking, and so is one none of whose quorum is left.
     event BatchTaken(
-        BatchId indexed batch, OperatorId indexed verifier, OperatorId indexed before, Line[] lines, uint24 quorum
+        BatchId indexed batch,
+        OperatorId indexed verifier,
+        OperatorId indexed before,
+        Line[] lines,
+        uint24 quorum,
+        uint8 attempt
     );
     event BatchDropped(BatchId indexed batch);
     event BatchSettled(
@@ -598,8 +608,9 @@ interface IRegistry {
         bytes calldata signature
     ) external;
 
-    /// @notice Releases the budget of a batch that nobody settled within `settleGrace`. Its leader, if there is one, pays
-    /// `settlePenalty` or, where that is more, as much as the batch's budget: who hides what it committed gains nothing.
+    /// @notice Releases the budget of a batch that nobody settled within `settleGrace`. Who committed it pays `settlePenalty`
+    /// or, where that is more, as much as the batch's budget, whoever leads it by then (once a settlement of it was voided,
+    /// nobody does): who hides what it committed gains nothing. A leader that took it over pays `settlePenalty`.
     function dropBatch(BatchId batch, Header calldata header) external;
 
     /// @notice Pays the verifiers' fees and distributes what the batch's faults froze, once its window has closed; `claim`

@@ -103,32 +103,38 @@ library Jobs {
         external
     {
         IRegistry.Batch storage b = unsettled(s, id, header);
-        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        uint256 end = openedAt(b) + p.settleGrace;
         require(block.timestamp <= end, IRegistry.BatchExpired(id, end));
         // Its number in the digest is what keeps signatures of one attempt from serving another.
-        require(b.attempt < type(uint8).max, IRegistry.BadBatch("voided too often"));
-        (uint32 before, bool voided) = (b.verifier, b.voided);
+        require(b.attempt < type(uint8).max, IRegistry.BadBatch("too many attempts"));
+        uint32 before = b.verifier;
         uint32 verifier = _successor(s, b);
         IRegistry.Header memory next = header;
-        if (voided) {
+        if (b.voided) {
             _reserveAgain(s, next.lines);
             b.header = keccak256(abi.encode(next));
             b.voided = false;
         } else {
-            uint256 due = uint256(b.leaderSince) + p.settleTime;
+            uint256 due = leaderSince(b) + p.settleTime;
             bool late = block.timestamp > due || !s.operators[before].listed;
             require(late && verifier != before, IRegistry.NotOverdue(id, due));
+            if (b.committer == 0) b.committer = before;
             Stakes.penalise(s, p, before, BatchId.unwrap(id), p.settlePenalty);
         }
-        (b.verifier, b.leaderSince) = (verifier, uint40(block.timestamp));
-        emit IRegistry.BatchTaken(id, OperatorId.wrap(verifier), OperatorId.wrap(before), next.lines, b.quorum);
+        (b.verifier, b.leaderSince, b.attempt) = (verifier, uint40(block.timestamp), b.attempt + 1);
+        _reportTaken(id, b, before, next.lines);
+    }
+
+    function _reportTaken(BatchId id, IRegistry.Batch storage b, uint32 before, IRegistry.Line[] memory lines) private {
+        (OperatorId to, OperatorId from) = (OperatorId.wrap(b.verifier), OperatorId.wrap(before));
+        emit IRegistry.BatchTaken(id, to, from, lines, b.quorum, b.attempt);
     }
 
     function dropBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
         external
     {
         IRegistry.Batch storage b = unsettled(s, id, header);
-        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        uint256 end = openedAt(b) + p.settleGrace;
         require(block.timestamp > end, IRegistry.NotOverdue(id, end));
         b.dropped = true;
         uint256 budget;
@@ -146,8 +152,23 @@ library Jobs {
         }
         emit IRegistry.BatchDropped(id);
         // A voided batch that nobody took has no leader.
-        uint256 penalty = FixedPointMathLib.max(p.settlePenalty, budget);
-        if (!b.voided) Stakes.penalise(s, p, b.verifier, BatchId.unwrap(id), penalty);
+        if (!b.voided) _penaliseDrop(s, p, id, b, budget);
+    }
+
+    function _penaliseDrop(
+        State storage s,
+        IRegistry.Params memory p,
+        BatchId id,
+        IRegistry.Batch storage b,
+        uint256 budget
+    ) private {
+        (uint32 leader, uint32 committer) = (b.verifier, b.committer);
+        bool successor = b.wasSettled || committer != 0 && committer != leader;
+        uint256 penalty = successor ? p.settlePenalty : FixedPointMathLib.max(p.settlePenalty, budget);
+        Stakes.penalise(s, p, leader, BatchId.unwrap(id), penalty);
+        if (b.wasSettled || committer == 0 || committer == leader || budget <= p.settlePenalty) return;
+        // When it was taken over from, it paid a part already.
+        Stakes.penalise(s, p, committer, BatchId.unwrap(id), budget - p.settlePenalty);
     }
 
     // ------------------------------------------------------------------------------------------------- shared
@@ -163,6 +184,14 @@ library Jobs {
         require(b.settled.settledAt == 0, IRegistry.AlreadySettled(id));
         require(!b.dropped, IRegistry.BadBatch("dropped"));
         require(keccak256(abi.encode(header)) == b.header, IRegistry.BadHeader(id));
+    }
+
+    function leaderSince(IRegistry.Batch storage b) internal view returns (uint256) {
+        return b.leaderSince == 0 ? b.committedAt : b.leaderSince;
+    }
+
+    function openedAt(IRegistry.Batch storage b) internal view returns (uint256) {
+        return b.openedAt == 0 ? b.committedAt : b.openedAt;
     }
 
     // ------------------------------------------------------------------------------------------------ helpers
@@ -193,9 +222,8 @@ library Jobs {
         verifier = Operators.callingVerifier(s);
         s.verifiers.mature(s.books.batches == 0);
         uint256 slot = s.operators[verifier].index;
-        bool counts = s.verifiers.quorums[s.verifiers.version].seats >> slot & 1 == 1;
-        uint256 from = s.verifiers.seats[slot].countsFrom;
-        require(counts, IRegistry.SeatTooNew(OperatorId.wrap(verifier), from));
+        if (s.verifiers.quorums[s.verifiers.version].seats >> slot & 1 == 1) return verifier;
+        revert IRegistry.SeatTooNew(OperatorId.wrap(verifier), s.verifiers.seats[slot].countsFrom);
     }
 
     /// @dev The caller as a batch's next leader. The quorum stays the one that the batch was committed to, unless a jury
@@ -232,8 +260,7 @@ library Jobs {
         uint24 quorum = s.verifiers.version;
         b.header = keccak256(abi.encode(h));
         (b.size, b.verifier, b.quorum) = (h.size, verifier, quorum);
-        (b.commitBlock, b.committedAt) = (uint32(block.number), uint40(block.timestamp));
-        (b.leaderSince, b.openedAt) = (uint40(block.timestamp), uint40(block.timestamp));
+        (b.commitBlock, b.committedAt) = (uint32(block.number), uint32(block.timestamp));
         emit IRegistry.BatchCommitted(id, OperatorId.wrap(verifier), h.root, h.size, h.members, h.lines, quorum);
     }
 

@@ -57,15 +57,13 @@ library Settling {
 
     // -------------------------------------------------------------------------------------------- settlement
 
-    /// @param longestDispute Of the Court, in seconds: what the batch has left over stays with its job for so long.
     function settle(
         State storage s,
         IRegistry.Params memory p,
         IRegistry.Settlement calldata settlement,
         IRegistry.Header calldata header,
         uint256 signers,
-        bytes calldata signature,
-        uint256 longestDispute
+        bytes calldata signature
     ) external {
         IRegistry.Batch storage b = Jobs.unsettled(s, settlement.batch, header);
         _checkShape(p, settlement, header, b);
@@ -74,8 +72,7 @@ library Settling {
         s.verifiers.attend(signers, block.timestamp / p.idlePeriod);
 
         IRegistry.Header memory next = header;
-        uint256 free = block.timestamp + p.challengeWindow + longestDispute;
-        uint96 fees = _pay(s, settlement, next.lines, uint40(free));
+        uint96 fees = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
         b.header = keccak256(abi.encode(next));
         b.payoutRoot = settlement.payoutRoot;
         (b.signers, b.fees) = (signers, fees);
@@ -103,7 +100,7 @@ library Settling {
         IRegistry.Batch storage b
     ) private view {
         require(!b.voided, IRegistry.BadBatch("voided, take it first"));
-        uint256 end = uint256(b.openedAt) + p.settleGrace;
+        uint256 end = Jobs.openedAt(b) + p.settleGrace;
         require(block.timestamp <= end, IRegistry.BatchExpired(settlement.batch, end));
         uint256 payouts = settlement.payoutCount;
         require(payouts <= MAX_PAYOUTS, IRegistry.BadSettlement("too many payouts"));

@@ -102,7 +102,7 @@ library Verdicts {
         uint256 signers = b.signers;
         delete b.settled;
         (b.signers, b.fees, b.auditUnits, b.payoutRoot) = (0, 0, 0, 0);
-        (b.voided, b.openedAt) = (true, uint40(block.timestamp));
+        (b.voided, b.wasSettled, b.openedAt) = (true, true, uint40(block.timestamp));
         if (b.attempt < type(uint8).max) b.attempt += 1;
         emit IRegistry.BatchVoided(id, b.attempt);
         if (slashSigners) seized = _seize(s, p, signers, b.quorum);

@@ -258,7 +258,8 @@ abstract contract Base {
         vm.prank(vm.addr(2000 + i));
         registry.takeBatch(batch, header);
         Vm.Log[] memory logs = vm.getRecordedLogs();
-        (header.lines,) = abi.decode(_logOf(logs, IRegistry.BatchTaken.selector), (IRegistry.Line[], uint24));
+        bytes memory data = _logOf(logs, IRegistry.BatchTaken.selector);
+        (header.lines,,) = abi.decode(data, (IRegistry.Line[], uint24, uint8));
         _headers[batch] = abi.encode(header);
     }
 
