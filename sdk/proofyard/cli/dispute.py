@@ -128,9 +128,12 @@ def bisect(
 
     async def run() -> dict[str, Any]:
         from proofyard.disputes.committed import load_committed
+        from proofyard.disputes.settled import cid_of_record
 
+        # Verifiers fetch a worker's state for whoever names the record that it is in.
+        record = await asyncio.to_thread(cid_of_record, chain, BatchId(batch))
         async with evidence(chain, execution) as found, found.executor() as executor:
-            committed = await load_committed(chain, found.network.read, BatchId(batch))
+            committed = await load_committed(chain, found.network.read, BatchId(batch), record)
             of = job_in(committed, job)
             replayer = found.replayer(committed, executor)
             theirs = committed.member(of, index).trace
