@@ -120,10 +120,10 @@ def test_what_is_settled_must_be_the_whole_job(batches: list[Batch], reason: str
 
 
 def test_a_voided_settlement_does_not_count() -> None:
-    settled_at = {1: 10, 2: 0}
+    settled_at = {1: 10, 2: 0, 3: 10}
     chain: Any = SimpleNamespace(
-        settled=lambda job: [SimpleNamespace(batch=number) for number in (1, 2, 1)],
-        batch=lambda number: SimpleNamespace(settled_at=settled_at[number]),
+        settled=lambda job: [SimpleNamespace(batch=number) for number in (1, 2, 3, 1)],
+        batch=lambda number: SimpleNamespace(id=number, settled_at=settled_at[number], voided=number == 3),
     )
     assert standing_batches(chain, JOB) == [1]
 

@@ -39,7 +39,8 @@ class Proven:
 def standing_batches(chain: ChainClient, job: JobId) -> list[BatchId]:
     """The batches with a line of the job that are settled now; what a challenge voided is not."""
     known = dict.fromkeys(event.batch for event in chain.settled(job))
-    return [batch for batch in known if chain.batch(batch).settled_at]
+    states = [chain.batch(batch) for batch in known]
+    return [state.id for state in states if state.settled_at and not state.voided]
 
 
 def prove(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], batches: Iterable["Settled"]) -> Proven:
