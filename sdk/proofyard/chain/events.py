@@ -1,7 +1,6 @@
 """The events of Registry and Court, one frozen record each, with the names of `IRegistry.sol` and `ICourt.sol` in snake
 case."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
@@ -11,7 +10,7 @@ from web3 import Web3
 from web3._utils.events import get_event_data
 from web3.types import LogReceipt
 
-from proofyard.chain.abi import contract
+from proofyard.chain.abi import contract, snake
 from proofyard.chain.records import ChallengeId
 from proofyard.protocol.cid import cid_from_bytes
 from proofyard.protocol.settlement import Line, OperatorId
@@ -183,7 +182,7 @@ class BatchTaken(Event):
     before: OperatorId
     lines: tuple[Line, ...]
     quorum: int
-    attempt: int = -1
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -398,13 +397,9 @@ def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
             kind, abi = known
             arguments = get_event_data(_CODEC, abi, log)["args"]
             position = Position(log["blockNumber"], Digest(bytes(log["blockHash"])), log["logIndex"])
-            values = {_snake(name): _convert(name, value) for name, value in arguments.items()}
+            values = {snake(name): _convert(name, value) for name, value in arguments.items()}
             events.append(kind(position=position, **values))
     return events
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
 def _convert(name: str, value: Any) -> Any:
@@ -427,9 +422,8 @@ def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
     for entry in [*contract("Registry").abi, *contract("Court").abi]:
         if entry["type"] == "event":
             kind = kinds[entry["name"]]
-            expected = [_snake(item["name"]) for item in entry["inputs"]]
-            names = [field.name for field in fields(kind)[1:]]
-            if expected not in (names, names[:-1]):
+            expected = [snake(item["name"]) for item in entry["inputs"]]
+            if expected != [field.name for field in fields(kind)[1:]]:
                 raise TypeError(f"{kind.__name__} does not have the fields of its Solidity event: {expected}")
             table[event_abi_to_log_topic(cast(Any, entry))] = (kind, entry)
     return table

@@ -204,8 +204,7 @@ class History:
     def _(self, event: BatchTaken) -> None:
         at = when(event.position)
         voidings = self._voidings(event.batch, at)
-        attempt = event.attempt if event.attempt >= 0 else voidings
-        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, attempt, voidings))
+        self._leading.put(event.batch, at, Leading(event.verifier, event.lines, event.quorum, event.attempt, voidings))
 
     @_fold.register
     def _(self, event: BatchSettled) -> None:

@@ -1,13 +1,14 @@
 """What the Registry, its Lens and its token say, in typed calls that need no wallet."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
 from web3 import Web3
 from web3.types import BlockIdentifier
 
+from proofyard.chain.abi import named
 from proofyard.chain.binding import LATEST, Binding
 from proofyard.chain.errors import EventsMissing
 from proofyard.chain.events import BatchCommitted, BatchSettled, BatchTaken, JobCommitted, topic_of, word
@@ -36,8 +37,6 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 SLOTS = 256
 BATCHES_AT_ONCE = 200
 """Batches named in one request for events."""
-SETTLED, SETTLED_FIELDS = 11, 6
-"""Where `IRegistry.Batch` holds its `Settled`, and how many fields of that are shown; the others are for claims."""
 
 
 class RegistryReader(Binding):
@@ -161,11 +160,12 @@ class RegistryReader(Binding):
     # Jobs and batches
 
     def job(self, job: JobId, *, block: BlockIdentifier = LATEST) -> JobRecord:
-        return JobRecord(job, *self._read("job", job, block=block))
+        return JobRecord(id=job, **named("Registry", "job", self._read("job", job, block=block)))
 
     def batch(self, batch: BatchId, *, block: BlockIdentifier = LATEST) -> BatchState:
-        row = self._read("batch", batch, block=block)
-        return BatchState(batch, *row[:SETTLED], *row[SETTLED][:SETTLED_FIELDS], *row[SETTLED + 1 :])
+        stored = named("Registry", "batch", self._read("batch", batch, block=block))
+        shown = stored | stored["settled"]
+        return BatchState(batch, *(shown[field.name] for field in fields(BatchState)[1:]))
 
     def header(self, batch: BatchId) -> Header:
         """What the batch is now, from its events: calls that act on a batch bring it along."""

@@ -241,10 +241,11 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class BatchState:
-    """A batch on chain. `header` is the hash of what `ChainClient.header` tells in full. `seed` is zero until it is
-    drawn, `settled_at` 0 until it is settled; `remaining` is settled pay that nobody has claimed, `frozen` the stake
-    that its faults hold until the window closes, `fees` what its verifiers get then; `unfinal`: `finalize` has work to
-    do."""
+    """A batch on chain. `header` is the hash of what `ChainClient.header` tells in full. `attempt` goes up with each
+    voiding and each taking. `seed` is zero until it is drawn, `settled_at` 0 until it is settled; `remaining` is
+    settled pay that nobody has claimed, `frozen` the stake that its faults hold until the window closes, `fees` what
+    its verifiers get then; `unfinal`: `finalize` has work to do. `committer` is who committed it, once another has
+    taken it over; `was_settled`: a settlement of it was voided."""
 
     id: BatchId
     header: Digest
@@ -269,8 +270,10 @@ class BatchState:
     audit_units: int
     frozen: Wei
     fees: Wei
+    committer: OperatorId
     dropped: bool
     voided: bool
+    was_settled: bool
 
 
 @dataclass(frozen=True)
