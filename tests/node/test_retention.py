@@ -93,6 +93,25 @@ async def test_damage_is_found_before_anybody_asks(start: Callable[..., Any], mo
     assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
 
 
+async def test_what_does_not_come_out_again_is_not_tried_for_everybody_who_asks(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
+    trace = await node.work()
+    runs = 0
+
+    async def another(*_: Any, **__: Any) -> bytes:
+        nonlocal runs
+        runs += 1
+        return b"another state"
+
+    monkeypatch.setattr(node.agent._executor, "run_segment", another)
+    node.lose(trace[2])
+    for _ in range(3):
+        assert not await node.get(trace[2])
+    assert runs == 1
+
+
 async def test_whoever_asks_waits_no_longer_than_peers_do(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ MAX_QUEUE = 64
 """Audits and deliveries that wait for one verifier."""
 HEARTBEAT_S = 3.0
 INTERRUPT_S = 1.0
+AGAIN_S = 600.0
 LOOK_S = 8.0
 """How long an offer is looked at before it is answered."""
 
@@ -101,6 +102,7 @@ class Agent:
         self._count = itertools.count()
         self._current: Work | None = None
         self._reporting: set[Address] = set()
+        self._hopeless: dict[Cid, float] = {}
         self._background: set[asyncio.Task[None]] = set()
         endpoint.on(TaskOffer, self.offer_task)
         endpoint.on(AuditOffer, self.offer_audit)
@@ -197,10 +199,13 @@ class Agent:
         await self.owe(owed).finished.wait()
 
     def owe(self, owed: Owed) -> Work:
-        """Begin to make something again, before anything else: it is owed within a published time."""
+        """Begin to make something again, before anything else: it is owed within a published time. What did not come
+        out is not tried again at once, however often it is asked for."""
         work = Work(owed.held.verifier, owed)
         known = self._accepted.get(work.key)
-        if known is None:
+        if known is None and asyncio.get_running_loop().time() < self._hopeless.get(owed.cid, 0.0):
+            work.finished.set()
+        elif known is None:
             self._enqueue(work)
             self._spawn(self._make_way(work))
         return known or work
@@ -434,8 +439,10 @@ class Agent:
     async def _make_again(self, owed: Owed) -> None:
         """Compute a state that was not kept, or was lost, from an earlier one that is whole."""
         offer = owed.held.offer
+        self._hopeless[owed.cid] = asyncio.get_running_loop().time() + AGAIN_S
         manifest, inputs = await self._prepare(owed.held.verifier, offer.manifest, offer.inputs, offer.providers)
         if await self._workshop.make(owed, manifest, inputs):
+            del self._hopeless[owed.cid]
             logger.info("%s of job %s task %s is here again", owed.cid, offer.job, offer.task.index)
 
     async def _audit(self, work: Work, offer: AuditOffer) -> None:
