@@ -7,16 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 from machine import UNUSED, Node, until
-from stand_ins import CONNECTION, member_of
+from stand_ins import CONNECTION, VERIFIER, member_of
 
-from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.artifacts.exchange import HasBlocks
 from proofyard.node import retention as retention_module
 from proofyard.node import serving
-from proofyard.protocol.cid import cid_bytes, cid_digest
-from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import TaskOffer
-from proofyard.protocol.types import JobId
+from proofyard.node.journal import HeldTask
+from proofyard.node.repair import Debts
+from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
+from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
+from proofyard.protocol.messages import SubmitCommitment, TaskOffer
+from proofyard.protocol.types import JobId, TaskIndex
 from proofyard.workloads.errors import OutOfDisk
 from proofyard.workloads.executor import TaskTrace
 from proofyard.workloads.lora import WORKLOAD
@@ -91,6 +93,28 @@ async def test_damage_is_found_before_anybody_asks(start: Callable[..., Any], mo
     await node.retention.inspect(node.agent.owe)
     await until(lambda: node.file(trace[1]).exists() and node.file(trace[2]).exists())
     assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
+
+
+def test_a_state_that_two_tasks_share_is_owed_until_both_are_final(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "blocks")
+    shared, own = store.put_bytes(b"the same first state"), [store.put_bytes(bytes([n]) * 9) for n in range(2)]
+    tasks = [
+        HeldTask(VERIFIER.address, task, SubmitCommitment(member.commitment, member.signature, member.trace), 1)
+        for number in range(2)
+        for spec in [TaskSpec(index=TaskIndex(number), kind="t")]
+        for task in [TaskOffer(JobId(1), raw_cid(b"m"), spec, (), (), 15.0)]
+        for member in [member_of(JobId(1), raw_cid(b"m"), spec, (shared, own[number]), own[number])]
+    ]
+    debts = Debts(store)
+    debts.follow(tasks)
+    debts.follow(tasks[1:])
+    assert debts.incomplete() == []
+    store_file = store.path / "blocks" / shared[-2:] / shared
+    store_file.unlink()
+    assert [owed.cid for owed in debts.incomplete()] == [shared]
+    assert debts.of(own[0]) is None and debts.of(own[1]) is not None
+    debts.follow([])
+    assert debts.incomplete() == [] and debts.of(shared) is None
 
 
 async def test_what_does_not_come_out_again_is_not_tried_for_everybody_who_asks(

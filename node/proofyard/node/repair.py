@@ -33,17 +33,13 @@ class Debts:
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
+        self._known: dict[HeldTask, dict[Cid, Owed]] = {}
         self._owed: dict[Cid, Owed] = {}
-        self._known: dict[HeldTask, list[Cid]] = {}
 
     def follow(self, held: Iterable[HeldTask]) -> None:
-        """Know these tasks and no others."""
-        wanted = set(held)
-        for gone in self._known.keys() - wanted:
-            for cid in self._known.pop(gone):
-                self._owed.pop(cid, None)
-        for task in wanted - self._known.keys():
-            self._known[task] = list(self._note(task))
+        """Know these tasks and no others. Two tasks may owe the same block; it is forgotten with the last of them."""
+        known = {task: self._known.get(task) or self._blocks_of(task) for task in held}
+        self._known, self._owed = known, {cid: owed for blocks in known.values() for cid, owed in blocks.items()}
 
     def of(self, block: Cid) -> Owed | None:
         """What has to be made again for a block to be here; None for one that is not owed."""
@@ -51,18 +47,12 @@ class Debts:
 
     def incomplete(self) -> list[Owed]:
         """What should be here and lacks blocks."""
-        found: dict[Cid, Owed] = {}
-        for owed in [self._owed[cid] for cids in self._known.values() for cid in cids]:
-            if owed.cid not in found and is_kept(owed) and not is_here(self._store, owed.cid):
-                found[owed.cid] = owed
-        return list(found.values())
+        kept = {owed.cid: owed for owed in self._owed.values() if is_kept(owed)}
+        return [owed for owed in kept.values() if not is_here(self._store, owed.cid)]
 
-    def _note(self, task: HeldTask) -> Iterable[Cid]:
-        for number in range(len(task.submission.trace) + 1):
-            owed = Owed(task, number)
-            for block in _blocks(self._store, owed.cid):
-                self._owed[block] = owed
-                yield block
+    def _blocks_of(self, task: HeldTask) -> dict[Cid, Owed]:
+        every = [Owed(task, number) for number in range(len(task.submission.trace) + 1)]
+        return {block: owed for owed in every for block in _blocks(self._store, owed.cid)}
 
 
 def is_kept(owed: Owed) -> bool:
