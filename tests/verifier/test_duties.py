@@ -52,7 +52,8 @@ async def test_a_batch_that_its_leader_leaves_is_judged_and_settled_by_another_v
     assert here.guilty(record) == ["worker"]
 
     view = here.context.chain.view(BATCH)
-    found = SimpleNamespace(event=SimpleNamespace(record=here.settlement.record), view=view, record=record)
+    event = SimpleNamespace(record=here.settlement.record)
+    found = SimpleNamespace(event=event, view=view, record=record, check_record=lambda: None)
 
     async def load(*_: object) -> Any:
         return found
@@ -110,6 +111,17 @@ async def test_a_list_that_nobody_shows_is_not_taken_over_blindly(court: Callabl
     here.signer.endpoint.peers.clear()
     await round_of_duties(here.signer.context)
     assert here.chain.sent == [("attend", here.signer.wallet.address)]
+
+
+async def test_a_batch_of_junk_is_nobodys_to_take_over(court: Callable[..., Court]) -> None:
+    """A commitment by a key that no node ever had: no record of it can hold, and whoever leads it then would pay."""
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    note(here)
+    here.chain.facts = [facts for facts in here.chain.facts if facts.node != here.worker.address]
+    here.chain.batches[BATCH].leader_since -= 1500
+    await round_of_duties(here.signer.context)
+    assert ("take", BATCH) not in here.chain.sent
 
 
 async def test_a_voided_settlement_is_made_again_by_software(court: Callable[..., Court]) -> None:

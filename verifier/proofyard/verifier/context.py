@@ -13,7 +13,7 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.protocol.types import Address, Cid
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.database import Database
 from proofyard.verifier.settings import VerifierSettings
@@ -219,11 +219,3 @@ class Context:
 def now() -> float:
     """Unix seconds, for leases among peers."""
     return time.time()
-
-
-async def tried(work: Coroutine[Any, Any, T]) -> T | None:
-    """The outcome of `work`, None where it failed for a reason that another try may not have."""
-    try:
-        return await work
-    except ProofyardError:
-        return None

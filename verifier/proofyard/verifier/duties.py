@@ -21,6 +21,7 @@ from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Duty, Known, Line, log_batch, row_of
+from proofyard.verifier.evidence import check_members
 from proofyard.verifier.jobs import close_paid
 from proofyard.verifier.membership import find_members
 
@@ -34,6 +35,8 @@ DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
 JUDGING_S = 600
 """Nobody takes over a batch that has to be settled within this time, or a quarter of what the Registry gives, if that
 is less: whoever leads it when it is dropped pays."""
+LOOK_AGAIN_S = 60.0
+"""How often it is looked at whether a batch that could not be taken over can be by now."""
 TURN_S = 20
 """Verifiers take over what others leave in turns of so many seconds, so that one transaction is sent and not many."""
 
@@ -115,10 +118,14 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     left = state.opened_at + params.settle_grace - at
     if at < since + await _turn(context, state.id) * TURN_S or left < min(JUDGING_S, params.settle_grace / 4):
         return
+    if context.rests(state.id, -1, "takeover"):
+        return
+    context.rest(state.id, -1, "takeover", LOOK_AGAIN_S)
     header = await context.on_chain(partial(context.chain.header, state.id))
     found = await find_members(context, header)
     if found is None:
         raise CannotTake(state.id)
+    await check_members(context, await context.on_chain(partial(context.chain.view, state.id)), found[1])
     await context.on_chain(partial(context.chain.take_batch, state.id))
     with context.database.session() as session:
         adopt(session, state.id, header, encode_members(found[1]))

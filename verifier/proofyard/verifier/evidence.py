@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from proofyard.disputes.settled import paid_before
 from proofyard.protocol.cid import make_cid
+from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
-from proofyard.protocol.members import TaskKey
-from proofyard.protocol.record import BatchRecord
+from proofyard.protocol.members import Member, TaskKey
+from proofyard.protocol.record import BatchRecord, RecordedJob
 from proofyard.protocol.types import Cid, JobId
-from proofyard.protocol.validate import validate_record
+from proofyard.protocol.validate import validate_jobs, validate_record, validate_tasks
 from proofyard.protocol.view import BatchView
 from proofyard.transport import Connection
 from proofyard.verifier.context import Context
@@ -74,6 +75,30 @@ async def fetch_manifests(
         await context.find(cid, max_bytes=MAX_MANIFEST_BYTES, first=first)
         found[line.job] = context.manifest(cid)
     return found
+
+
+async def check_members(context: Context, view: BatchView, members: tuple[Member, ...]) -> None:
+    """Raise `RecordInvalid` for a member list of which no record can hold, whoever makes it."""
+    manifests = await fetch_manifests(context, view)
+    jobs = tuple(RecordedJob(job, make_cid(view.jobs[job].manifest)) for job in manifests)
+    graphs = {job.job: await asyncio.to_thread(context.graph, job.manifest) for job in jobs}
+    blank = BatchRecord(
+        chain_id=view.chain_id,
+        registry=view.registry,
+        batch=view.batch,
+        attempt=view.attempt,
+        leader=view.leader,
+        jobs=jobs,
+        tasks=members,
+        counted=(),
+        uncounted=(),
+        repeated=(),
+        audits=(),
+        faults=(),
+        payouts=(),
+    )
+    await asyncio.to_thread(validate_jobs, view, blank, manifests, Ensure(view.batch, "jobs"))
+    await asyncio.to_thread(validate_tasks, view, blank, graphs, Ensure(view.batch, "tasks"))
 
 
 class Seen:

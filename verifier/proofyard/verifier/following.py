@@ -1,5 +1,6 @@
 """A batch that another verifier leads now: what its settlement means for the tasks of this verifier's jobs."""
 
+import asyncio
 from functools import partial
 
 from proofyard.disputes.settled import load_settled
@@ -13,7 +14,8 @@ POLL_S = 5.0
 
 
 async def follow_settlement(context: Context, batch: Batch) -> None:
-    """Once the batch is settled, take over what its record says; a verdict of others counts as one's own."""
+    """Once the batch is settled, take over what its record says: a verdict of others counts as one's own, if it follows.
+    Raises `RecordInvalid` for a record that does not hold; a challenge is to void it."""
     chain_id = BatchId(batch.chain_id or 0)
     state = await context.on_chain(partial(context.chain.batch, chain_id))
     if not state.settled_at or state.voided:
@@ -24,6 +26,7 @@ async def follow_settlement(context: Context, batch: Batch) -> None:
         return await context.find(cid, max_bytes=max_bytes)
 
     settled = await load_settled(context.chain, read, chain_id)
+    await asyncio.to_thread(settled.check_record)
     with context.database.session() as session:
         row = session.merge(batch)
         row.record = settled.event.record
