@@ -85,7 +85,7 @@ contract Handler is Base {
     }
 
     /// @notice A verifier leaves, and asks for its stake at once.
-    function leave(uint256 by) external watched {
+    function unseat(uint256 by) external watched {
         if (by % 4 != 0) return;
         _seat();
         uint256 i = seated[by % seated.length];
@@ -155,8 +155,8 @@ contract Handler is Base {
         if (batches.length == 0) return;
         _seat();
         BatchId id = _batch(b);
-        for (uint256 i = 1; i < 8 && !registry.batch(id).voided; ++i) {
-            id = _batch(b / 2 + i);
+        for (uint256 n = 1; n < 8 && !registry.batch(id).voided; ++n) {
+            id = _batch(b / 2 + n);
         }
         uint256 i = seated[by % seated.length];
         try this.takeBatchOf(id, i) {} catch {}
@@ -386,7 +386,7 @@ contract InvariantsTest {
         (a[0], a[1], a[2], a[3]) =
         (Handler.stake.selector, Handler.unstake.selector, Handler.withdraw.selector, Handler.retire.selector);
         (a[4], a[5], a[6], a[7]) =
-        (Handler.leave.selector, Handler.wait.selector, Handler.takeOver.selector, Handler.drop.selector);
+        (Handler.unseat.selector, Handler.wait.selector, Handler.takeOver.selector, Handler.drop.selector);
         (a[8], a[9], a[10], a[11]) =
         (Handler.claim.selector, Handler.finalize.selector, Handler.close.selector, Handler.refund.selector);
         // More often than the rest: what needs a batch, and what moves it on.

@@ -145,8 +145,10 @@ library VerifierSet {
 
     /// @notice The seats of a version that are still with whoever had them then, and taken.
     function counting(Set storage self, uint24 version) internal view returns (uint256 seats) {
-        seats = self.quorums[version].seats & self.taken;
+        seats = self.quorums[version].seats;
+        // Whoever leaves makes a new version.
         if (version == self.version) return seats;
+        seats &= self.taken;
         for (uint256 left = seats; left != 0; left &= left - 1) {
             uint256 slot = LibBit.ffs(left);
             if (self.seats[slot].version > version) seats &= ~(1 << slot);
