@@ -18,7 +18,7 @@ from proofyard.node.journal import Journal
 from proofyard.node.receipts import kept_receipts
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import AuditOffer, SubmitSeal, TaskOffer
+from proofyard.protocol.messages import AuditOffer, CancelTask, SubmitSeal, TaskOffer
 from proofyard.protocol.types import BatchId, Cid, JobId, SegmentIndex
 from proofyard.workloads.lora import WORKLOAD
 
@@ -118,6 +118,25 @@ async def test_inputs_that_never_come_keep_no_other_verifiers_task_away(
     await until(lambda: node.links.delivered)
     await until(lambda: node.links.handed_back)
     assert "nobody sent anything of the data" in node.links.handed_back[0].reason
+
+
+async def test_what_was_cancelled_before_it_began_is_not_taken_up_after_a_restart(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = await start(**SMALL)
+    waits = asyncio.Event()
+
+    async def gather(_work: Any) -> None:
+        await waits.wait()
+
+    monkeypatch.setattr(node.agent, "_gather", gather)
+    offer = node.offer(0)
+    assert (await node.agent.offer_task(CONNECTION, offer, UNUSED)).proceed
+    await node.agent.cancel_task(CONNECTION, CancelTask(offer.job, offer.task.index, "done elsewhere"), UNUSED)
+    waits.set()
+    await until(lambda: not node.agent._accepted)
+    assert node.journal.open_tasks() == []
+    assert node.links.handed_back == [], "its verifier knows"
 
 
 async def test_reports_to_one_that_does_not_answer_delay_no_others(

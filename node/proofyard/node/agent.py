@@ -254,18 +254,15 @@ class Agent:
         """Have what the work of one lane needs on this disk, one after the other."""
         while True:
             work = await lane.get()
-            if work.cancelled:
-                self._forget(work)
-                continue
-            if await self._attempt(work, self._gather(work)):
+            if not work.cancelled and await self._attempt(work, self._gather(work)):
                 work.ready = True
                 self._enqueue(work)
             else:
-                self._forget(work)
+                self._drop(work)
 
     async def _work(self, work: Work) -> None:
         if work.cancelled:
-            self._forget(work)
+            self._drop(work)
             return
         self._current = work
         heartbeat = asyncio.create_task(self._heartbeat(work))
@@ -300,6 +297,12 @@ class Agent:
         else:
             return True
         return False
+
+    def _drop(self, work: Work) -> None:
+        """Nothing will be done about it any more; a restart does not take up what was cancelled."""
+        if work.cancelled:
+            self._hand_back(work, "cancelled")
+        self._forget(work)
 
     def _forget(self, work: Work) -> None:
         self._accepted.pop(work.key, None)
@@ -501,7 +504,8 @@ class Agent:
 
     def _deliver_commitment(self, verifier: Address, offer: TaskOffer, submission: SubmitCommitment) -> None:
         """Bring a commitment to its verifier, as long as it can be in a batch at all."""
-        name = f"the commitment to job {offer.job} task {offer.task.index}"
+        leaf = submission.commitment.struct_hash().hex()[:8]
+        name = f"the commitment {leaf} to job {offer.job} task {offer.task.index}"
 
         def taken(receipt: Receipt) -> None:
             check_receipt(self._domain, verifier, submission.commitment, receipt)

@@ -12,8 +12,8 @@ logger = logging.getLogger("proofyard.node")
 
 POLL_S = 2.0
 RETRY_S = 5.0
-SCANNED = 200
-"""Challenges before the newest that a starting node looks at: far more than can be open at once."""
+SCANNED = 1000
+"""Challenges before the newest that a starting node looks at; from then on it knows all."""
 CLOSED = (Phase.UPHELD, Phase.REJECTED, Phase.DISMISSED)
 
 
