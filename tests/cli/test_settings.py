@@ -4,7 +4,11 @@ import msgspec
 import pytest
 
 from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.options import ServiceFlags
+from proofyard.cli.run import NodeFlags, VerifierFlags
 from proofyard.cli.settings import load
+from proofyard.node.settings import NodeSettings
+from proofyard.verifier.settings import VerifierSettings
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,3 +86,10 @@ def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
     broken.write_text("[node")
     with pytest.raises(UsageError, match="not valid TOML"):
         read(broken)
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"), [(NodeFlags, NodeSettings), (VerifierFlags, VerifierSettings)], ids=["node", "verifier"]
+)
+def test_every_setting_of_a_service_is_an_option_too(flags: type[ServiceFlags], settings: type) -> None:
+    assert flags().given().keys() == {field.name for field in msgspec.structs.fields(settings)}

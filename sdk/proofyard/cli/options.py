@@ -69,7 +69,8 @@ class ServiceFlags(WalletFlags):
 
     def given(self) -> dict[str, Any]:
         flags = super().given()
-        return {**flags, "model_dirs": flags.pop("model_dir")}
+        flags["model_dirs"] = flags.pop("model_dir")
+        return flags
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,11 +32,45 @@ class NodeFlags(ServiceFlags):
         int | None, typer.Option(help="Disk for states that are owed until their challenge window closes.")
     ] = None
     cache_bytes: Annotated[int | None, typer.Option(help="Disk for fetched inputs that may be useful again.")] = None
+    max_task_steps: Annotated[int | None, typer.Option(help="Most steps, or rows, of one task.")] = None
+    max_step_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens that one step computes, or of the longest text.")
+    ] = None
+    max_segments: Annotated[int | None, typer.Option(help="Most segments of one task.")] = None
+    max_task_s: Annotated[float | None, typer.Option(help="Most seconds that a task may compute.")] = None
+    max_model_bytes: Annotated[int | None, typer.Option(help="Largest model that is fetched.")] = None
+    max_data_bytes: Annotated[int | None, typer.Option(help="Largest data file that is fetched.")] = None
+    max_state_bytes: Annotated[int | None, typer.Option(help="Largest state or result.")] = None
+    max_task_reward: Annotated[
+        int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
+    ] = None
+    defend: Annotated[
+        bool | None, typer.Option("--defend/--no-defend", help="Challenge what is held against this node wrongly.")
+    ] = None
+    bond_budget: Annotated[
+        int | None, typer.Option(metavar="CREDIT", help="Most of the owner's stake in this node's bonds at one time.")
+    ] = None
+    draw_juries: Annotated[
+        bool | None, typer.Option("--draw-juries/--no-draw-juries", help="Draw juries for the reward.")
+    ] = None
+    claim: Annotated[bool | None, typer.Option("--claim/--no-claim", help="Collect this node's pay by itself.")] = None
+    second_holder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOLDER", help="Who is handed every state: an IPFS RPC's multiaddress, or WALLET@HOST:PORT."
+        ),
+    ] = None
+    hold_for: Annotated[
+        list[str] | None, typer.Option(metavar="WALLET", help="A node whose states are held here; may be repeated.")
+    ] = None
+    hold_bytes: Annotated[int | None, typer.Option(help="Disk for other nodes' states.")] = None
     adversary: Annotated[str | None, typer.Option(hidden=True)] = None
+    accomplices: Annotated[Path | None, typer.Option(hidden=True)] = None
 
     def given(self) -> dict[str, Any]:
         flags = super().given()
-        return {**flags, "workloads": flags.pop("workload")}
+        flags["workloads"] = flags.pop("workload")
+        return flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +82,26 @@ class VerifierFlags(ServiceFlags):
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
         None
     )
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
+    ] = None
     lease_s: Annotated[float | None, typer.Option(help="Seconds of silence after which a task is taken back.")] = None
+    state_due_s: Annotated[
+        float | None, typer.Option(help="Seconds that a worker has to deliver a committed state.")
+    ] = None
+    recheck_s: Annotated[
+        float | None, typer.Option(help="Seconds that a state called withheld is asked for before a record is signed.")
+    ] = None
+    max_state_bytes: Annotated[
+        int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
+    ] = None
+    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of a job that make a batch.")] = None
+    takeover: Annotated[
+        bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
+    ] = None
+    keep_s: Annotated[float | None, typer.Option(help="Seconds that a finished job's artifacts are kept.")] = None
+    cache_bytes: Annotated[int | None, typer.Option(help="Disk for what no open job needs.")] = None
+    blind: Annotated[bool | None, typer.Option("--blind", hidden=True)] = None
 
 
 @grouped
