@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.chain import ChainClient, ChallengeRecord
+from proofyard.node.absence import Absence
 from proofyard.node.clerk import Clerk
 from proofyard.node.defence import Defence
 from proofyard.node.duties import POLL_S, Docket, Duties
@@ -28,6 +29,7 @@ class CourtWatch:
         juror: Juror | None = None,
         clerk: Clerk | None = None,
         defence: tuple[Purse, Defence, Promises] | None = None,
+        absence: Absence | None = None,
         pay: Pay | None = None,
     ) -> None:
         self._chain = chain
@@ -36,6 +38,7 @@ class CourtWatch:
         self._juror = juror
         self._clerk = clerk
         self._defence = defence
+        self._absence = absence
         self._pay = pay
 
     async def run(self) -> None:
@@ -61,6 +64,8 @@ class CourtWatch:
             await asyncio.to_thread(purse.note, records)
             await defence.consider(records, now)
             await promises.consider(now)
+        if self._absence is not None:
+            await self._absence.consider(now)
         if self._pay is not None:
             await self._pay.consider(now)
 

@@ -14,6 +14,7 @@ from proofyard.artifacts import BlockStore
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Wallet
 from proofyard.disputes.network import Network
+from proofyard.node.absence import Absence
 from proofyard.node.adversary import conduct
 from proofyard.node.clerk import Clerk
 from proofyard.node.court import CourtWatch
@@ -131,6 +132,7 @@ async def _in_court(
     earlier = partial(involved, chain, journal, receipts)
     defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner, earlier=earlier)
     promises = Promises(chain, network, receipts, duties, purse)
+    absence = Absence(chain, network, executor, duties, purse, wallet.address)
     watch = CourtWatch(
         chain,
         duties,
@@ -138,6 +140,7 @@ async def _in_court(
         clerk=Clerk(chain, wallet.address, duties) if settings.draw_juries else None,
         # A cheat brings its case to no court.
         defence=(purse, defence, promises) if settings.defend and not settings.adversary else None,
+        absence=absence if settings.defend and not settings.adversary else None,
         pay=Pay(chain, network, journal, receipts, duties, operator) if settings.claim else None,
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
