@@ -14,8 +14,8 @@ POLL_S = 5.0
 
 
 async def follow_settlement(context: Context, batch: Batch) -> None:
-    """Once the batch is settled, take over what its record says: a verdict of others counts as one's own, if it follows.
-    Raises `RecordInvalid` for a record that does not hold; a challenge is to void it."""
+    """Once the batch is settled, take over what its record says: a verdict of others counts as one's own, if it
+    follows. Raises `RecordInvalid` for a record that does not hold; a challenge is to void it."""
     chain_id = BatchId(batch.chain_id or 0)
     state = await context.on_chain(partial(context.chain.batch, chain_id))
     if not state.settled_at or state.voided:
