@@ -79,7 +79,7 @@ class Desk:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
-        self._publishing = Limiter("publications", per_s=1.0, burst=10)
+        self._publishing = Limiter("publications", per_s=10.0, burst=100)
         self._signed = Limiter("signatures", per_s=20.0, burst=200)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: dict[object, Cid] = {}

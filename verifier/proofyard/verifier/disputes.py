@@ -28,7 +28,7 @@ RECORDS = 4
 POLL_S = 5.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
-STATES_PER_S, STATES_BURST = 5.0, 50
+STATES_PER_S, STATES_BURST = 50.0, 500
 COMMITMENTS = 4
 """Of one task, at most, whose states are fetched for one request: it may have been done again."""
 
