@@ -35,6 +35,7 @@ LIMITS = frozenset(
         "worker fakes where work costs all that it pays",
         "auditor is silent",
         "auditor copies bytes that an honest worker leaks",
+        "challenger voids its own job's batches for want of a jury",
         "juror says wrong about a fault without executing",
         "verifier quorum invents a record",
         "verifier quorum withholds its record",

@@ -96,6 +96,12 @@ def _challengers(bench: Bench) -> Iterator[Cell]:
             where,
             -accuse(odds, prize(NODE_STAKE)) + (1 - odds.last) * FINE,
         )
+    # Where no jury can be drawn the batch is voided and the bond goes back, however often: its workers are not paid.
+    for owners in (COURT.jury_size - 1, COURT.jury_size):
+        saved = 1.0 if owners < COURT.jury_size else -BOND
+        where = {"owners on the bench": owners, "reward": 1.0}
+        takes = f"{COURT.jury_size} owners besides the parties that offer the workload"
+        yield Cell("challenger", "voids its own job's batches for want of a jury", where, GAS - saved, takes=takes)
     # A copy has no seal that is older than the challenge: the transaction reverts, and the gas is gone.
     yield Cell("challenger", "copies an open challenge", {}, GAS)
     bounty = returned(NODE_STAKE, winner=True)

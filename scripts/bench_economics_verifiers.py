@@ -30,8 +30,6 @@ BATCHES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 INVALID = (1e-2, 1e-3, 0.0)
 """Shares of the records handed to a co-signer that do not validate."""
 SETTLE_PENALTY, RECEIPT_PENALTY = tokens(PARAMS.settle_penalty), tokens(COURT.receipt_penalty)
-COMMITTER_PAYS = False
-"""Whether whoever committed a batch pays for its being dropped, though another leader took it over."""
 ABSENT_AUDITORS_LOOK = False
 """Whether an auditor that a record names absent, though it was there, executes the segment and challenges it."""
 MAX_TASK_REWARD = 85.0
@@ -125,10 +123,10 @@ def _leaders(bench: Bench) -> Iterator[Cell]:
         takes = "a verifier stake above the budget of what it has committed and not settled"
         strategy = "lets a batch be dropped, for its requester"
         yield Cell("verifier", strategy, where, earned - saved, drop_penalty(reward) / budget(reward), takes)
-        penalty = drop_penalty(reward) if COMMITTER_PAYS else SETTLE_PENALTY
+        # Whoever committed a batch pays for its drop, though another leader took it over, who pays its part as well.
         strategy = "lets a second verifier of its own take the batch over and drop it"
-        takes = takes if COMMITTER_PAYS else "whoever committed a batch paying for its drop, also after a take-over"
-        yield Cell("verifier", strategy, where, earned + penalty - budget(reward), penalty / budget(reward), takes)
+        second = drop_penalty(reward) + SETTLE_PENALTY
+        yield Cell("verifier", strategy, where, earned + second - budget(reward), second / budget(reward), takes)
     for reward in (0.01, 1.0, 10.0, MAX_TASK_REWARD):
         saved = reward * (1 + AUDIT_FEE)
         strategy = "drops a commitment with a receipt, for its requester"

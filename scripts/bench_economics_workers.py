@@ -170,7 +170,7 @@ def loss_by(
         return unpaid
     in_flight = sum(draw.tasks * draw.reward for draw in draws) if pay is None else pay
     at_fault = fault * _fault_costs(stake, in_flight, auditors) + (0.0 if lazy else liars * NODE_STAKE)
-    in_court = outvoted * _outvoted_costs(stake + (0.0 if lazy else (K + 1) * NODE_STAKE), in_flight, auditors)
+    in_court = outvoted * _outvoted_costs(0.0 if lazy else (K + 1) * NODE_STAKE, auditors)
     return unpaid + at_least_one(draws, fault + outvoted, every=every) * (at_fault + in_court) / (fault + outvoted)
 
 
@@ -188,12 +188,12 @@ def _fault_costs(stake: float, pay: float, auditors: Pool) -> float:
     return lost - max(0.0, accuse(odds, lost + prize((K + 1) * NODE_STAKE)))
 
 
-def _outvoted_costs(stakes: float, pay: float, auditors: Pool) -> float:
-    """Colluders carried the verdict, but an honest auditor was outvoted: it contests its own fault and challenges the
-    segment. Convicted, the worker loses its pay and `stakes`: its own, and those of its colluders that carried the
-    verdict."""
-    odds = juries(auditors.without(honest=1))
-    return defend(odds, stakes - returned(stakes, requester=True) + pay)
+def _outvoted_costs(accusers: float, auditors: Pool) -> float:
+    """Colluders carried the verdict, but an honest auditor was outvoted, and contests its own fault. If it wins, those
+    who carried the verdict lose `accusers`, their stakes. Nobody's software challenges the worker's segment."""
+    if not accusers:
+        return 0.0
+    return defend(juries(auditors.without(honest=1)), accusers - returned(accusers, requester=True))
 
 
 def situations(bench: Bench) -> Iterator[Situation]:
