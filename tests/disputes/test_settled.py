@@ -14,7 +14,7 @@ from worlds import BATCH, Work, World, changed, simple, states_of
 
 from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable
 from proofyard.disputes import refusals, settled
-from proofyard.disputes.committed import load_committed, load_members
+from proofyard.disputes.committed import committed_results, load_committed, load_members
 from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
 from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.disputes.settled import Settled, load_settled
@@ -173,6 +173,35 @@ async def test_a_batch_is_known_from_what_was_committed_or_from_a_record_that_re
     with pytest.raises(ListWithheld):
         await load_committed(chain, store.read, BATCH)
     assert (await load_committed(chain, store.read, BATCH, store.cid)).entries == WORLD.members[BATCH]
+
+
+async def test_every_result_that_was_committed_for_a_task_may_be_what_another_was_computed_from() -> None:
+    """One that was done again has several, and the newest need not be the one that was used."""
+    again = replace(WORLD, work=[replace(work, fake=(0,)) for work in WORLD.work])
+    store = Store(WORLD)
+    lists = [store.put(encode_members(world.members[BATCH])) for world in (WORLD, again)]
+    events = [event_of(world, number) for number, world in enumerate((WORLD, again), 1)]
+    store.committed = lambda _: events  # type: ignore[attr-defined]
+    chain: Any = store
+    key = WORLD.members[BATCH][0].key
+
+    async def found() -> tuple[list[set[Cid]], list[BatchId]]:
+        hidden: list[BatchId] = []
+        results = committed_results(chain, store.read, key[0], frozenset({key[1]}), hidden)
+        return [set(known[key[1]]) async for known in results], hidden
+
+    first, second = (world.members[BATCH][0].commitment.result for world in (WORLD, again))
+    assert await found() == ([{second}, {first, second}], [])
+    del store.artifacts[lists[0]]
+    assert await found() == ([{second}], [BatchId(1)])
+
+
+def event_of(world: World, number: int) -> Any:
+    header = world.header_of(BATCH, fresh=True)
+    return SimpleNamespace(batch=BatchId(number), **{name: getattr(header, name) for name in HEADER})
+
+
+HEADER = ("root", "size", "members", "lines")
 
 
 async def test_a_list_that_is_not_that_of_its_root_counts_as_withheld() -> None:

@@ -5,7 +5,7 @@ whether a segment is right, or an operator guilty, can be told although a record
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -136,23 +136,25 @@ async def graph_of(manifest: Manifest) -> tuple[TaskSpec, ...]:
 
 
 async def committed_results(
-    chain: ChainClient, read: Read, job: JobId, wanted: frozenset[TaskIndex]
-) -> dict[TaskIndex, set[Cid]]:
-    """The results that were committed for the tasks `wanted` of a job, as far as member lists can be had; the newest
-    batches are looked at first, and no more of them once each task is found."""
+    chain: ChainClient, read: Read, job: JobId, wanted: frozenset[TaskIndex], hidden: list[BatchId]
+) -> AsyncIterator[dict[TaskIndex, set[Cid]]]:
+    """The results that were committed for the tasks `wanted` of a job: what is known after each batch that adds any,
+    the newest batch first. A task may have several, as one that was done again; which one was used is for the caller to
+    tell. Batches whose list cannot be had are passed over, and noted in `hidden`."""
     found: dict[TaskIndex, set[Cid]] = {}
     for event in reversed(await asyncio.to_thread(chain.committed, job)):
-        if wanted <= found.keys():
-            break
         header = Header(event.root, event.size, event.members, event.lines)
         try:
             members = await load_members(read, event.batch, header)
         except ListWithheld:
+            hidden.append(event.batch)
             continue
-        for member in members:
-            if member.commitment.job == job and member.commitment.task in wanted:
-                found.setdefault(member.commitment.task, set()).add(member.commitment.result)
-    return found
+        ours = [member.commitment for member in members if member.commitment.job == job]
+        fresh = [c for c in ours if c.task in wanted and c.result not in found.get(c.task, set())]
+        for commitment in fresh:
+            found.setdefault(commitment.task, set()).add(commitment.result)
+        if fresh:
+            yield found
 
 
 def _listed(keys: list[TaskKey]) -> str:

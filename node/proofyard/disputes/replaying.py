@@ -20,7 +20,7 @@ from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
-from proofyard.protocol.types import Cid, Digest, ExitCode, JobId, SegmentIndex, TaskIndex
+from proofyard.protocol.types import BatchId, Cid, Digest, ExitCode, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import StateRefused, WorkloadError
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import InexactWorkload, Inputs, load_workload
@@ -215,16 +215,20 @@ class Replayer:
         """The results that a task was given: those of the tasks before it, as they were committed in batches of its
         job, that its commitment names."""
         commitment, deps = self._batch.member(job, index).commitment, self._batch.spec(job, index).deps
-        found = await committed_results(self._chain, self._network.read, job, frozenset(deps)) if deps else {}
-        candidates = []
-        for dep in deps:
-            if not found.get(dep):
-                raise InputsUnknown(index, dep)
-            candidates.append(sorted(found[dep]))
         manifest = cid_bytes(make_cid(commitment.manifest))
-        for chosen in itertools.islice(itertools.product(*candidates), MAX_CANDIDATES):
-            if root([manifest, *map(cid_bytes, chosen)]) == commitment.inputs:
-                return chosen
+        if not deps and root([manifest]) == commitment.inputs:
+            return ()
+        found: dict[TaskIndex, set[Cid]] = {}
+        hidden: list[BatchId] = []
+        if deps:
+            async for found in committed_results(self._chain, self._network.read, job, frozenset(deps), hidden):
+                candidates = [sorted(found.get(dep, ())) for dep in deps]
+                for chosen in itertools.islice(itertools.product(*candidates), MAX_CANDIDATES):
+                    if root([manifest, *map(cid_bytes, chosen)]) == commitment.inputs:
+                        return chosen
+        for dep in deps:
+            if dep not in found or hidden:
+                raise InputsUnknown(index, dep)
         raise _Wrong("the inputs that it was computed from are no committed results")
 
 

@@ -21,7 +21,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
-from proofyard.protocol.types import Address, BatchId, Cid, Digest
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, TaskIndex
 
 GRAPHS, LISTS = 8, 4
 """Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
@@ -80,9 +80,13 @@ class Offers:
         if not offer.task.deps:
             return
         read = self._read(verifier, offer.providers)
-        found = await committed_results(self._chain, read, offer.job, frozenset(offer.task.deps))
-        for dep, cid in zip(offer.task.deps, offer.inputs, strict=True):
-            if cid not in found.get(dep, set()):
+        pairs = list(zip(offer.task.deps, offer.inputs, strict=True))
+        found: dict[TaskIndex, set[Cid]] = {}
+        async for found in committed_results(self._chain, read, offer.job, frozenset(offer.task.deps), []):
+            if all(cid in found.get(dep, ()) for dep, cid in pairs):
+                return
+        for dep, cid in pairs:
+            if cid not in found.get(dep, ()):
                 raise OfferRefused(
                     "inputs", f"names {cid}, which no batch of job {offer.job} has as task {dep}'s result"
                 )
