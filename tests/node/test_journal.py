@@ -91,6 +91,18 @@ def test_a_seal_can_be_opened_after_a_restart_by_its_verifier_only(tmp_path: Pat
     journal.close()
 
 
+def test_a_seal_is_shown_to_others_once_its_own_verifier_has_seen_it_or_had_time_to(tmp_path: Path) -> None:
+    opened, request = SealOpened(SEED, SEED, "", b"s" * 32), OpenSeal(AUDIT.batch, AUDIT.job, TASK.index, AUDIT.segment)
+    journal = Journal(tmp_path / "node.db")
+    journal.accept_audit(VERIFIER, AUDIT)
+    journal.seal(VERIFIER, AUDIT, opened, now=100.0)
+    assert journal.opened(request, sealed_before=100.0) is None
+    assert journal.opened(request, sealed_before=101.0) == opened
+    assert journal.opening(VERIFIER, request) == opened
+    assert journal.opened(request, sealed_before=0.0) == opened
+    journal.close()
+
+
 def test_an_unusable_journal_is_one_clear_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="data_dir"):

@@ -29,6 +29,7 @@ from proofyard.node.retention import Retention
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.node.work import Owed, Work
+from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.manifest import Manifest
@@ -145,7 +146,7 @@ class Agent:
         if sealed is None:
             self._enqueue(work)
         else:
-            self._journal.seal(verifier, offer, sealed)
+            self._journal.seal(verifier, offer, sealed, time.time())
             self._deliver_seal(verifier, offer, sealed)
         return Ack()
 
@@ -156,8 +157,11 @@ class Agent:
         return Ack()
 
     async def open_seal(self, connection: Connection, message: OpenSeal, _body: Body) -> SealOpened:
-        """Show the answer behind a seal that this verifier was given."""
+        """Show the answer behind a seal to the verifier that was given it; to others, who ask whether it was left out,
+        once that one has seen it or has had time enough to ask."""
         opening = self._journal.opening(connection.peer, message)
+        if opening is None and self._has_joined(connection):
+            opening = self._journal.opened(message, time.time() - UNDECIDED_AFTER_S)
         if opening is None:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
         return opening
@@ -454,7 +458,7 @@ class Agent:
         limit = self._settings.max_state_bytes
         before = await self._supplies.bytes_of(work.verifier, offer.before, offer.providers, limit, "the state")
         opening = await self._answer(work, offer, manifest, before, inputs)
-        self._journal.seal(work.verifier, offer, opening)
+        self._journal.seal(work.verifier, offer, opening, time.time())
         self._deliver_seal(work.verifier, offer, opening)
 
     async def _reexecute(

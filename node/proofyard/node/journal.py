@@ -41,7 +41,8 @@ class TaskEntry(SQLModel, table=True):
 
 
 class SealEntry(SQLModel, table=True):
-    """An audit this node accepted; `opening` once it is sealed, `submitted` once the verifier has taken the seal."""
+    """An audit this node accepted; `opening` once it is sealed, at `sealed_at` (Unix seconds), `submitted` once the
+    verifier has taken the seal, and `opened` once it has been shown what is in it."""
 
     __tablename__ = "node_audit"
     verifier: str = Field(primary_key=True)
@@ -51,7 +52,9 @@ class SealEntry(SQLModel, table=True):
     segment: int = Field(primary_key=True)
     offer: bytes
     opening: bytes | None = None
+    sealed_at: float = 0.0
     submitted: bool = False
+    opened: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,12 +185,12 @@ class Journal:
                     SealEntry(verifier=verifier, batch=batch, job=job, task=task, segment=segment, offer=encode(offer))
                 )
 
-    def seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
-        """Keep the answer before its seal leaves the machine."""
+    def seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened, now: float = 0.0) -> None:
+        """Keep the answer before its seal leaves the machine, at `now` (Unix seconds)."""
         with self._session() as session:
             entry = session.get(SealEntry, _key(verifier, offer))
             if entry is not None:
-                entry.opening = encode(opening)
+                entry.opening, entry.sealed_at = encode(opening), now
 
     def submitted(self, verifier: Address, offer: AuditOffer) -> None:
         """The verifier has taken the seal, or wants none any more."""
@@ -245,10 +248,28 @@ class Journal:
                 session.delete(entry)
 
     def opening(self, verifier: Address, request: OpenSeal) -> SealOpened | None:
+        """What `verifier` was given a seal of; from now on it is no secret."""
         with self._session() as session:
             key = (verifier, request.batch, request.job, request.task, request.segment)
             entry = session.get(SealEntry, key)
-            return decode(entry.opening, SealOpened) if entry is not None and entry.opening else None
+            if entry is None or entry.opening is None:
+                return None
+            entry.opened = True
+            return decode(entry.opening, SealOpened)
+
+    def opened(self, request: OpenSeal, sealed_before: float) -> SealOpened | None:
+        """What is no secret any more: shown to whom it was sealed for, or sealed before a time (Unix seconds)."""
+        with self._session() as session:
+            wanted = select(SealEntry).where(
+                SealEntry.batch == request.batch,
+                SealEntry.job == request.job,
+                SealEntry.task == request.task,
+                SealEntry.segment == request.segment,
+            )
+            for entry in session.exec(wanted):
+                if entry.opening and (entry.opened or entry.sealed_at < sealed_before):
+                    return decode(entry.opening, SealOpened)
+        return None
 
 
 def _task_key(verifier: Address, offer: TaskOffer) -> tuple[str, int, int, str]:
