@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from scene import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
+from stage import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet

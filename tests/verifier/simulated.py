@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from scene import Verifier
+from stage import Verifier
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet

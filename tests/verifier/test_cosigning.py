@@ -9,8 +9,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 from court import BATCH, RIGHT, Court, K, accuser, honest, off_by_a_bit, silent, state, trap
-from scene import Link
 from sqlmodel import select
+from stage import Link
 
 from proofyard.chain import Wallet
 from proofyard.protocol import bls

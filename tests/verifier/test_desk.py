@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from scene import CREDIT, DOMAIN, FakeChain, Link, Verifier, join, make_verifier, record_of
 from simulated import SEGMENTS, Counting, state
+from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from court import BATCH, RIGHT, Court, honest, off_by_a_bit, state
-from scene import FakeChain, make_verifier
 from sqlmodel import select
+from stage import FakeChain, make_verifier
 
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.record import decode_record

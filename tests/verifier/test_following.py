@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import FakeChain, Verifier, introduce, make_verifier
+from stage import FakeChain, Verifier, introduce, make_verifier
 
 from proofyard.chain import Cursor, Rollback
 from proofyard.chain.events import Absolved, BatchCommitted, BatchDropped, BatchVoided, JobClosed, Position

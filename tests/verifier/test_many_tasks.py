@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scene import CREDIT, FakeChain, introduce, join, make_verifier, record_of
 from simulated import Counting, SimulatedNode
 from sqlmodel import select
+from stage import CREDIT, FakeChain, introduce, join, make_verifier, record_of
 
 from proofyard.chain import Wallet
 from proofyard.protocol import signature

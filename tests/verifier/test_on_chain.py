@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import CREDIT, Verifier, introduce, join, verifier_of
 from simulated import Counting, SimulatedNode
 from sqlmodel import select
+from stage import CREDIT, Verifier, introduce, join, verifier_of
 
 from proofyard.chain import Anvil, ChainClient, Deployment, JobTerms, Params, Wallet, deploy_network
 from proofyard.disputes import committed, refusals, settled
