@@ -18,6 +18,9 @@ CONTRACTS = ROOT / "contracts"
 ABI = ROOT / "sdk" / "proofyard" / "chain" / "abi"
 SLITHER = ROOT / ".cache" / "slither"
 SLITHER_PINS = ROOT / "contracts" / "tools" / "slither.txt"
+HALMOS = ROOT / ".cache" / "halmos"
+HALMOS_PINS = ROOT / "contracts" / "tools" / "halmos.txt"
+PROOFS = ROOT / "contracts" / "proofs"
 MAX_DEPLOYED_BYTES = 24_576
 """EIP-170."""
 
@@ -82,6 +85,7 @@ def check() -> None:
         if not path.is_file() or path.read_text() != text:
             sys.exit(f"contracts: {path.relative_to(ROOT)} is not what the sources give; run `make contracts`")
     slither()
+    symbolic()
 
 
 def slither() -> None:
@@ -90,19 +94,42 @@ def slither() -> None:
     forge("build", "--quiet", "--build-info", "src", FOUNDRY_PROFILE="analysis")
     tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
     out = ["--ignore-compile", "--foundry-out-directory", "cache/analysis/out"]
-    run(slither_program(), ".", *out, FOUNDRY_PROFILE="analysis", PATH=tools)
+    run(program("slither", SLITHER, SLITHER_PINS), ".", *out, FOUNDRY_PROFILE="analysis", PATH=tools)
 
 
-def slither_program() -> Path:
-    """Slither in an environment of its own, made when it is missing or its pins have changed."""
-    pins, stamp = SLITHER_PINS.read_text(), SLITHER / "pins.txt"
+def symbolic() -> None:
+    """Prove what contracts/proofs states, for all values, in a copy of the sources with the stubs in their places."""
+    forge("fmt", "--check", str(PROOFS))
+    tree = CONTRACTS / "cache" / "symbolic"
+    shutil.rmtree(tree, ignore_errors=True)
+    shutil.copytree(CONTRACTS / "src", tree / "src")
+    shutil.copytree(CONTRACTS / "node_modules" / "solady" / "src" / "utils", tree / "solady" / "utils")
+    shutil.copytree(PROOFS / "stubs", tree, dirs_exist_ok=True)
+    shutil.copytree(PROOFS, tree / "test", ignore=shutil.ignore_patterns("stubs", "foundry.toml"))
+    shutil.copy(PROOFS / "foundry.toml", tree)
+    for shared in ("node_modules", "tools"):
+        (tree / shared).symlink_to(CONTRACTS / shared)
+    tools = str(find_tool("forge").parent) + os.pathsep + os.environ["PATH"]
+    report = tree / "report.json"
+    out = ["--no-status", "--json-output", str(report)]
+    run(program("halmos", HALMOS, HALMOS_PINS), "--root", str(tree), *out, PATH=tools)
+    results = [r for proofs in json.loads(report.read_text())["test_results"].values() for r in proofs]
+    cut = [r["name"] for r in results if r["num_bounded_loops"]]
+    if cut or not results:
+        sys.exit(f"contracts: loops of proofs were cut short: {cut}")
+    print(f"contracts: {len(results)} proofs hold")
+
+
+def program(name: str, place: Path, wanted: Path) -> Path:
+    """A Python program in an environment of its own, made when it is missing or its pins have changed."""
+    pins, stamp = wanted.read_text(), place / "pins.txt"
     if not stamp.is_file() or stamp.read_text() != pins:
-        print(f"contracts: installing Slither into {SLITHER.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(SLITHER, clear=True, with_pip=True)
-        pip = ["-m", "pip", "--disable-pip-version-check", "-qq", "install", "-r", str(SLITHER_PINS)]
-        run(SLITHER / "bin" / "python", *pip)
+        print(f"contracts: installing {name} into {place.relative_to(ROOT)}", file=sys.stderr)
+        venv.create(place, clear=True, with_pip=True)
+        pip = ["-m", "pip", "--disable-pip-version-check", "-qq", "install", "-r", str(wanted)]
+        run(place / "bin" / "python", *pip)
         stamp.write_text(pins)
-    return SLITHER / "bin" / "slither"
+    return place / "bin" / name
 
 
 def test() -> None:

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {IRegistry, BatchId, JobId} from "../src/interfaces/IRegistry.sol";
+import {Jobs} from "../src/libraries/Jobs.sol";
+import {Books} from "../src/libraries/State.sol";
+import {Verdicts} from "../src/libraries/Verdicts.sol";
+import {Proof} from "./Proof.sol";
+
+/// @notice A job's escrow goes to batches and comes back whole. The caller's verifier has the first seat; no seat waits.
+contract JobsProof is Proof {
+    uint256 private constant MAX_UNITS = type(uint48).max;
+
+    // -------------------------------------------------------------------------------------------------- jobs
+
+    function check_opening_counts_what_it_takes(uint40 time, IRegistry.JobParams memory p) external when(time) {
+        Books memory books = s.books;
+        (JobId id, uint96 amount) = Jobs.open(s, p);
+        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
+        unchecked {
+            assert(amount == uint256(p.reward) + p.auditFee + p.verifierFee && j.escrow == amount);
+            assert(j.units == p.units && p.units > 0 && p.units <= MAX_UNITS);
+            books.escrow += amount;
+            assertBooks(books);
+        }
+    }
+
+    function check_top_up_is_counted(uint40 time, uint96 amount) external when(time) {
+        (Books memory books, uint96 escrow) = (s.books, s.jobs[A].escrow);
+        Jobs.topUp(s, JobId.wrap(A), amount);
+        unchecked {
+            assert(s.jobs[A].escrow == escrow + amount);
+            books.escrow += amount;
+            assertBooks(books);
+        }
+    }
+
+    /// @notice A job gives back what is free, once nobody can commit for it any more, and never what a dispute may need.
+    function check_refund_waits_and_takes_what_is_free(uint40 time, IRegistry.Params memory p) external when(time) {
+        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        (address to, uint96 amount) = Jobs.refund(s, p, JobId.wrap(A));
+        IRegistry.Job storage j = s.jobs[A];
+        unchecked {
+            uint256 end = was.closedAt == 0 ? was.deadline : was.closedAt;
+            assert(was.unitsPaid == was.units || time > end + p.receiptTime);
+            bool late = time >= was.surplusFrom;
+            assert(to == was.requester && amount == was.escrow + (late ? was.surplus : 0));
+            assert(j.escrow == 0 && j.surplus == (late ? 0 : was.surplus));
+            books.escrow -= amount;
+            assertBooks(books);
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------- batches
+
+    function _seatCaller() private {
+        s.operators[s.operatorOf[msg.sender]].index = 0;
+        s.verifiers.waiting = 0;
+        s.verifiers.version = uint24(A);
+        s.verifiers.quorums[A].seats = 1;
+        s.batches[ID].quorum = uint24(A);
+    }
+
+    function _commit(IRegistry.Params memory p, uint64 units)
+        private
+        returns (IRegistry.Header memory h, bytes32 header)
+    {
+        _seatCaller();
+        h = IRegistry.Header(bytes32(0), 1, bytes32(0), new IRegistry.Line[](1));
+        (h.lines[0].job, h.lines[0].units) = (uint64(A), units);
+        BatchId id = Jobs.commit(s, p, h.root, h.size, h.members, h.lines);
+        header = s.batches[BatchId.unwrap(id)].header;
+    }
+
+    /// @notice What a commit reserves was free, and is the budget of its line. Of a job of one unit, whose price is any.
+    function check_commit_reserves_what_is_free(uint40 time, IRegistry.Params memory p) external when(time) {
+        s.jobs[A].units = uint64(A);
+        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        (IRegistry.Header memory h, bytes32 header) = _commit(p, uint64(A));
+        h.lines[0].budget = takenOut(A, was);
+        assert(header == keccak256(abi.encode(h)));
+        assertBooks(books);
+    }
+
+    /// @notice A commit takes no more units than are left. Of an open job without a price, by the verifier
+    /// that holds it.
+    function check_commit_takes_units_that_are_left(uint40 time, IRegistry.Params memory p, uint64 units)
+        external
+        when(time)
+    {
+        IRegistry.Job storage j = s.jobs[A];
+        (j.reward, j.auditFee, j.verifierFee, j.closedAt) = (0, 0, 0, 0);
+        j.verifier = s.operatorOf[msg.sender];
+        IRegistry.Job memory was = j;
+        _commit(p, units);
+        unchecked {
+            assert(j.unitsOpen == was.unitsOpen + units && j.unitsPaid == was.unitsPaid);
+            assert(uint256(j.unitsOpen) + j.unitsPaid <= j.units);
+        }
+    }
+
+    /// @notice What a voided batch paid is reserved again, with what is free of the rest; its units are open again.
+    /// Its second line is empty.
+    function check_taking_a_voided_batch_reserves_again(uint40 time, IRegistry.Params memory p, Lines memory l)
+        external
+        when(time)
+    {
+        _seatCaller();
+        delete l.b;
+        IRegistry.Header memory h = store(l);
+        s.batches[ID].voided = true;
+        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        Jobs.takeBatch(s, p, BatchId.wrap(ID), h);
+        unchecked {
+            IRegistry.Job storage j = s.jobs[A];
+            assert(j.unitsPaid == was.unitsPaid - l.a.paidUnits && j.unitsOpen == was.unitsOpen + l.a.units);
+            l.a.budget = l.a.amount + takenOut(A, was);
+            (l.a.paidUnits, l.a.amount) = (0, 0);
+            assert(s.batches[ID].header == hashOf(l));
+        }
+        assertBooks(books);
+    }
+
+    /// @notice What a dropped batch reserves is its jobs' again, whether it was voided or never settled.
+    function check_dropping_gives_back(uint40 time, IRegistry.Params memory p, Lines memory l) external when(time) {
+        IRegistry.Header memory h = store(l);
+        (uint96 escrow, bool voided) = (s.books.escrow, s.batches[ID].voided);
+        (IRegistry.Job memory was, IRegistry.Job memory wasB) = (s.jobs[A], s.jobs[B]);
+        _strip(s.batches[ID].verifier);
+        _strip(s.batches[ID].committer);
+        Jobs.dropBatch(s, p, BatchId.wrap(ID), h);
+        unchecked {
+            assert(s.books.escrow == escrow);
+            assert(putIn(A, was) == (voided ? l.a.amount : l.a.budget));
+            assert(putIn(B, wasB) == (voided ? l.b.amount : l.b.budget));
+            assert(s.jobs[A].unitsOpen == was.unitsOpen - (voided ? 0 : l.a.units));
+            assert(s.jobs[A].unitsPaid == was.unitsPaid - (voided ? l.a.paidUnits : 0));
+        }
+    }
+
+    /// @dev Who pays for a drop has neither seat nor stake here; penalties are proved in `StakesProof`.
+    function _strip(uint32 operator) private {
+        IRegistry.Account storage a = s.accounts[s.operators[operator].owner];
+        (a.verifierSlot, a.stake, a.unbonding) = (0, 0, 0);
+    }
+
+    /// @notice Voiding a settlement without faults puts back into the escrow what it had taken out of it.
+    function check_voiding_restores_the_escrow(uint40 time, IRegistry.Params memory p) external when(time) {
+        _setFaults(0);
+        (Books memory books, IRegistry.Batch memory was) = (s.books, s.batches[ID]);
+        Verdicts.void(s, p, BatchId.wrap(ID), false);
+        IRegistry.Batch memory b = s.batches[ID];
+        unchecked {
+            books.escrow += was.settled.remaining + was.fees;
+            assertBooks(books);
+        }
+        assert(b.fees == 0 && b.settled.remaining == 0 && b.settled.settledAt == 0 && b.voided);
+        assert(b.header == was.header);
+    }
+
+    function _setFaults(uint256 count) private {
+        IRegistry.SlashRecord[] storage faults = s.slashes[ID];
+        assembly {
+            sstore(faults.slot, count)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {IRegistry, BatchId} from "../src/interfaces/IRegistry.sol";
+import {Books} from "../src/libraries/State.sol";
+import {Settling} from "../src/libraries/Settling.sol";
+import {Proof} from "./Proof.sol";
+
+/// @notice What a settlement pays, whatever its verifiers signed. One verifier signs; the batch is drawn.
+contract SettlementProof is Proof {
+    uint256 private immutable QUORUM = 1;
+
+    struct Shares {
+        IRegistry.Share a;
+        IRegistry.Share b;
+    }
+
+    struct Case {
+        uint40 time;
+        IRegistry.Params p;
+        Lines l;
+        Shares shares;
+        uint96 total;
+    }
+
+    function _settle(Case memory c) private {
+        vm.warp(c.time);
+        IRegistry.Header memory h = store(c.l);
+        s.batches[ID].seed = bytes32(uint256(1));
+        s.batches[ID].quorum = uint24(QUORUM);
+        s.verifiers.version = uint24(QUORUM);
+        s.verifiers.quorums[QUORUM].seats = 1;
+        // What does not matter here, so that it need not be looked at twice: the signer has attended already.
+        c.p.idlePeriod = 1;
+        s.verifiers.attendance[c.time] = 1;
+        vm.assume(s.batches[ID].openedAt > 0);
+        IRegistry.Settlement memory t;
+        (t.batch, t.payoutCount, t.payoutTotal) = (BatchId.wrap(ID), 1, c.total);
+        t.record = new bytes(36);
+        t.shares = new IRegistry.Share[](2);
+        (t.shares[0], t.shares[1]) = (c.shares.a, c.shares.b);
+        Settling.settle(s, c.p, t, h, 1, "");
+    }
+
+    /// @notice What leaves the escrow is what the batch can pay; the rest of each line's budget is its job's again.
+    function check_settlement(Case memory c) external {
+        Books memory books = s.books;
+        (IRegistry.Job memory a, IRegistry.Job memory b) = (s.jobs[A], s.jobs[B]);
+        _settle(c);
+        unchecked {
+            IRegistry.Batch storage batch = s.batches[ID];
+            uint96 fees = batch.fees;
+            books.escrow -= c.total + fees;
+            assertBooks(books);
+            uint96 paidA = c.l.a.budget - putIn(A, a);
+            uint96 paidB = c.l.b.budget - putIn(B, b);
+            (c.l.a.paidUnits, c.l.a.amount) = (c.shares.a.paidUnits, paidA);
+            (c.l.b.paidUnits, c.l.b.amount) = (c.shares.b.paidUnits, paidB);
+            assert(batch.header == hashOf(c.l));
+            assert(batch.settled.remaining == c.total && c.total == c.shares.a.amount + c.shares.b.amount);
+            (uint96 feeA, uint96 feeB) = (_fee(a, c.shares.a.paidUnits), _fee(b, c.shares.b.paidUnits));
+            assert(paidA == c.shares.a.amount + feeA && paidA >= feeA && paidA <= c.l.a.budget);
+            assert(paidB == c.shares.b.amount + feeB && paidB >= feeB && paidB <= c.l.b.budget);
+            assert(fees == feeA + feeB && fees >= feeA);
+        }
+    }
+
+    function _fee(IRegistry.Job memory j, uint64 units) private pure returns (uint96) {
+        return uint96(uint256(j.verifierFee) * units / j.units);
+    }
+
+    /// @notice Nothing that is left over leaves a job before a challenge could have been decided; claims wait for the window.
+    function check_settlement_sets_its_windows(Case memory c) external {
+        IRegistry.Job memory was = s.jobs[A];
+        delete c.l.b;
+        delete c.shares.b;
+        _settle(c);
+        assert(s.batches[ID].settled.claimableAt == uint256(c.time) + c.p.challengeWindow);
+        assert(putIn(A, was) == 0 || s.jobs[A].surplusFrom >= uint256(c.time) + c.p.seatDelay);
+    }
+
+    /// @notice No job is paid more units than it has, no line more than it committed; what was open is not any more. Of a job
+    /// without a fee, which has no part in this.
+    function check_settlement_pays_no_unit_twice(Case memory c) external {
+        delete c.l.b;
+        delete c.shares.b;
+        s.jobs[A].verifierFee = 0;
+        IRegistry.Job memory was = s.jobs[A];
+        _settle(c);
+        IRegistry.Job storage j = s.jobs[A];
+        unchecked {
+            assert(j.unitsPaid == was.unitsPaid + c.shares.a.paidUnits && j.unitsOpen == was.unitsOpen - c.l.a.units);
+            assert(c.shares.a.paidUnits <= c.l.a.units && c.l.a.units <= was.unitsOpen);
+            assert(c.shares.a.paidUnits == 0 || j.unitsPaid >= was.unitsPaid && j.unitsPaid <= was.units);
+        }
+    }
+}
