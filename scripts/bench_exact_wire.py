@@ -38,7 +38,8 @@ async def measure(bench: Bench) -> dict[str, Any]:
             "messages": {type(message).__name__: encoded(message) for message in audits[largest]},
             "usual": sum(map(encoded, audit_messages(usual, ""))),
             "largest_with_frames_and_replies": sum(map(framed, audits[largest])) + 2 * framed(Ack()),
-            "each_sign_of_life": framed(AuditProgress(BatchId(NUMBER), usual.index, SegmentIndex(0))) + framed(Ack()),
+            "each_sign_of_life": framed(AuditProgress(BatchId(NUMBER), JobId(NUMBER), usual.index, SegmentIndex(0)))
+            + framed(Ack()),
         },
         "one_lie_expected_gain": float(worst.gain),
         "one_lie_details": {
@@ -59,6 +60,7 @@ def audit_messages(task: TaskSpec, reason: str) -> list[Any]:
     cid = cid_of_bytes(b"state")
     offer = AuditOffer(
         batch=batch,
+        seed=Digest(secrets.token_bytes(32)),
         job=job,
         manifest=cid,
         task=task,
@@ -68,8 +70,8 @@ def audit_messages(task: TaskSpec, reason: str) -> list[Any]:
         lease_s=15.0,
     )
     seal = SubmitSeal(batch, job, task.index, segment, Digest(bytes(32)), Signature(secrets.token_bytes(65)))
-    opened = SealOpened(CANNOT_EXECUTE, reason, secrets.token_bytes(32))
-    return [offer, seal, OpenSeal(batch, task.index, segment), opened]
+    opened = SealOpened(CANNOT_EXECUTE, Digest(secrets.token_bytes(32)), reason, secrets.token_bytes(32))
+    return [offer, seal, OpenSeal(batch, job, task.index, segment), opened]
 
 
 def encoded(message: Any) -> int:

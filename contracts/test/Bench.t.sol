@@ -68,6 +68,7 @@ contract BenchTest is Base {
     }
 
     /// @dev Owners that come and go: a place is reused only when nobody's challenge can look back to who had it.
+    /// forge-config: default.fuzz.runs = 2000
     function testFuzz_a_place_is_reused_late_and_never_moved(uint256 dice) public {
         for (uint256 i = 0; i < 6; ++i) {
             fund(owner(i), 1000 * CREDIT);

@@ -272,6 +272,7 @@ contract FaultsTest is Base {
         assertConserved();
     }
 
+    /// forge-config: default.fuzz.runs = 2000
     function testFuzz_conserved_in_whatever_order_faults_come_and_go(uint256 dice) public {
         BatchId[6] memory batches;
         for (uint256 i = 0; i < 6; ++i) {

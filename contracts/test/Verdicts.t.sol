@@ -243,6 +243,7 @@ contract VerdictsTest is Base {
         registry.settleBatch(s, header, bitmap, signature);
     }
 
+    /// forge-config: default.fuzz.runs = 4
     function testFuzz_a_batch_that_was_taken_and_voided_too_often_can_still_be_voided_and_dropped(bool odd) public {
         // Taken over once, so that the number is odd.
         batch = commit(openJob(), odd ? 1 : 2);

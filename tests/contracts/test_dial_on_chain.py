@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
-from proofyard.protocol.dial import audit_odds, tasks_alike
+from proofyard.protocol.dial import audit_odds, stake_at_risk, tasks_alike
 from proofyard.protocol.types import Address, Wei
 
 TOKEN = 10**18
@@ -28,7 +28,9 @@ def test_the_registry_says_what_the_reference_says(
 ) -> None:
     chain, address = node
     alike = tasks_alike(Wei(reward), Wei(task))
-    expected = audit_odds(0, STAKE, alike, Wei(reward), Params().collusion_bps, segments, 2)
+    params = Params()
+    at_risk = stake_at_risk(STAKE, params.slash_requester_bps + params.slash_auditor_bps)
+    expected = audit_odds(0, at_risk, alike, Wei(reward), params.collusion_bps, segments, 2)
     assert chain.audit_probability(address, alike, Wei(reward), segments, 2) == expected
 
 
