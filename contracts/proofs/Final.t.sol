@@ -53,7 +53,7 @@ contract FinalProof is Proof {
     }
 
     /// @notice A claim sends or burns what the batch pays less then. Of a batch whose fees are paid,
-    /// to an owner with one fault at most.
+    /// to an owner with one fault at most; a pool of slashed stake is for one audited segment.
     function check_claim_pays_what_remains(
         uint40 time,
         IRegistry.Claim memory c,
@@ -65,6 +65,7 @@ contract FinalProof is Proof {
         vm.assume(owner != address(this) && s.marks[owner].length == (faulted ? 1 : 0));
         IRegistry.Settled storage t = s.batches[ID].settled;
         t.unfinal = false;
+        (s.batches[ID].auditUnits, c.audits) = (1, 1);
         (Books memory books, uint96 remaining) = (s.books, t.remaining);
         uint256 balance = CREDIT.balanceOf(address(this));
         vm.assume(_claim(c, sibling, late));
