@@ -42,7 +42,6 @@ LIMITS = frozenset(
         "verifier quorum pays its requester instead of the workers",
         "verifier quorum frames every worker",
         "verifier quorum hides lists, and commits again until the draw is kind",
-        "verifier quorum calls honest auditors absent, for a faking worker",
         "verifier lets a batch be dropped, for its requester",
         "verifier lets a second verifier of its own take the batch over and drop it",
         "verifier signs records unseen",

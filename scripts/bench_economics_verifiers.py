@@ -30,8 +30,6 @@ BATCHES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 INVALID = (1e-2, 1e-3, 0.0)
 """Shares of the records handed to a co-signer that do not validate."""
 SETTLE_PENALTY, RECEIPT_PENALTY = tokens(PARAMS.settle_penalty), tokens(COURT.receipt_penalty)
-ABSENT_AUDITORS_LOOK = False
-"""Whether an auditor that a record names absent, though it was there, executes the segment and challenges it."""
 MAX_TASK_REWARD = 85.0
 """What nodes accept by default: a dropped receipt costs more."""
 
@@ -154,7 +152,6 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
         odds = juries(of.everybody.without(honest=1, colluding=1))
         convicted = of.stake - returned(of.stake, requester=True) + of.paid
         lost = hit * defend(odds, convicted)
-        lost = lost if ABSENT_AUDITORS_LOOK else 0.0
         takes = "auditors that look at the segments of records which name them absent"
         strategy = "quorum calls honest auditors absent, for a faking worker"
         yield Cell("verifier", strategy, where, lost - WORK * of.pay, lost / (WORK * of.pay), takes)
