@@ -99,6 +99,7 @@ def test_a_job_from_registration_to_the_last_claim_conserves_every_wei(network) 
         assert chain.operator(ids[index]).consecutive_valid == 1
     assert chain.account(verifier_owner.wallet.address).stake == 1016 * CREDIT
     requester.close_job(job)
+    requester.close_job(job)  # its verifier may have been faster
     with pytest.raises(JobStillOpen):
         chain.refund(job)
     network.anvil.warp(chain.params().receipt_time + chain.params().court.longest_dispute)

@@ -6,6 +6,7 @@ batch raises `AlreadySettled`, a paid one `AlreadyClaimed`.
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from web3.types import TxReceipt
 from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
-from proofyard.chain.refusals import StakeTooLow
+from proofyard.chain.refusals import JobIsClosed, StakeTooLow
 from proofyard.chain.sender import Sender
 from proofyard.chain.viewing import HistoryReader
 from proofyard.chain.wallet import Wallet
@@ -217,8 +218,9 @@ class ChainClient(HistoryReader):
 
     def close_job(self, job: JobId) -> None:
         """End a job: as its requester at any time, as its verifier once all of it is paid. What is committed stays
-        reserved."""
-        self.transact("closeJob", job)
+        reserved. A job that either of them has closed meanwhile is closed, and nothing is sent."""
+        with suppress(JobIsClosed):
+            self.transact("closeJob", job)
 
     def refund(self, job: JobId) -> None:
         """Send the requester what is free of a job for which nothing can be committed any more; can be repeated."""

@@ -172,7 +172,7 @@ def refund(
         from proofyard.sdk.refunds import take_back
 
         chain, before = client.chain, client.chain.token_balance(client.wallet.address)
-        if close and not chain.job(JobId(job)).closed:
+        if close:
             chain.close_job(JobId(job))
         take_back(chain, chain.job(JobId(job)))
         record, got = chain.job(JobId(job)), chain.token_balance(client.wallet.address) - before

@@ -345,8 +345,7 @@ class JobHandle:
         calling this again, 0 where nothing is left: see `proofyard.sdk.refunds`.
         """
         chain = self.client.chain
-        if not chain.job(self.job_id).closed:
-            chain.close_job(self.job_id)
+        chain.close_job(self.job_id)
         return take_back(chain, chain.job(self.job_id))
 
     def prove(self) -> Proven:
