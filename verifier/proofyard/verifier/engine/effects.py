@@ -1,0 +1,224 @@
+"""What the engine wants done. The rows that an effect follows from are written before it is begun.
+
+Every effect is safe to repeat and follows from the rows alone: after a restart `Engine.resume` gives those that are due
+again. Its `key` is its identity; the shell runs at most one of a key at a time and answers each with one of the events
+named here, or with `EffectFailed`, after which the engine asks again, later each time, as often as `retries` says, and
+then ends what it belongs to with the reason.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
+from proofyard.verifier.engine.events import Place, TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    retries: ClassVar[int | None] = None
+    """How often it is tried again; None: as long as its subject lives."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        raise NotImplementedError
+
+
+def _key(effect: Effect, *subject: object) -> tuple[object, ...]:
+    return (type(effect).__name__, *subject)
+
+
+# Peers: one message for each node and step. Answers: TaskAnswered, AuditAnswered, SealAnswered for each item.
+
+
+@dataclass(frozen=True, slots=True)
+class OfferTasks(Effect):
+    """(task, attempt, inputs, nodes that made the inputs) each."""
+
+    node: Address
+    tasks: tuple[tuple[TaskKey, int, tuple[Cid, ...], tuple[Address, ...]], ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.node, tuple((key, attempt) for key, attempt, _, _ in self.tasks))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTasks(Effect):
+    """A node's work is not wanted any more, because of `reason`. No answer is waited for."""
+
+    node: Address
+    tasks: tuple[TaskKey, ...]
+    reason: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.node, self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAudits(Effect):
+    node: Address
+    batch: int
+    places: tuple[Place, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.node, self.batch, self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSeals(Effect):
+    node: Address
+    batch: int
+    places: tuple[Place, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.node, self.batch, self.places)
+
+
+# Looking at bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Expand(Effect):
+    """Read a job's manifest, as soon as it is published. Answer: Expanded."""
+
+    job: JobId
+    manifest: Cid
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtState(Effect):
+    """Have the state before a segment, from its worker first, and check its laws. Answer: StateLooked."""
+
+    batch: int
+    place: Place
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtResult(Effect):
+    """Answer: ResultLooked."""
+
+    batch: int
+    task: TaskKey
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch, self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class WeighAnswers(Effect):
+    """Only where bytes are needed: the drawn share of keyed digests, and workloads that are not exact. Answer:
+    AnswersWeighed."""
+
+    batch: int
+    place: Place
+    auditors: tuple[Address, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch, self.place, self.auditors)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack(Effect):
+    """Make the job's result for people. Answer: Packed."""
+
+    job: JobId
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.job)
+
+
+# The protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Draw(Effect):
+    """Once the draw block is there, compute a batch's plan. Answer: Drawn."""
+
+    batch: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Effect):
+    """Build the record, check it, collect signatures, send. Answers: Signed, or LooksDue."""
+
+    batch: int
+    attempt: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord(Effect):
+    """Read and check the record of a batch's settlement on chain. Answer: RecordSettled."""
+
+    batch: int
+    attempt: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch, self.attempt)
+
+
+# Transactions: told by the chain's own events once they are mined.
+
+
+@dataclass(frozen=True, slots=True)
+class TakeJob(Effect):
+    retries: ClassVar[int | None] = 8
+    job: JobId
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitBatch(Effect):
+    """Show the member list to the other seats, then post its root."""
+
+    batch: int
+    root: Digest
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBatch(Effect):
+    chain_id: BatchId
+    attempt: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.chain_id, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class CloseJob(Effect):
+    retries: ClassVar[int | None] = 8
+    job: JobId
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.job)

@@ -1,0 +1,317 @@
+"""What the engine is told: by peers, by the chain, by the shell about an effect, by the clock.
+
+The shell has checked what needs keys, bytes or the network (signatures, forms, sizes, first states); the engine decides
+what it means. An event that does not fit the rows any more changes nothing and says so in its reply: everything may be
+repeated, late or out of order.
+"""
+
+from dataclasses import dataclass
+
+from proofyard.chain.events import Event as ChainNews
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.seal import Opening
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+
+TaskKey = tuple[JobId, TaskIndex]
+Place = tuple[JobId, TaskIndex, SegmentIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """`chain`: Unix seconds that the next block will have at least (deadlines); `mono`: seconds of the monotonic clock
+    (durations); `block`: the newest block."""
+
+    chain: float
+    mono: float
+    block: int
+
+
+# Peers
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A registered node is connected, or said again what it offers. `tasks`, `audits`: how many it holds at a time."""
+
+    node: Address
+    owner: Address
+    operator: int
+    stake: Wei
+    consecutive_valid: int
+    workloads: frozenset[str]
+    tasks: int
+    audits: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    node: Address
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswered:
+    """How a node took a task offer. `declined`: it said no itself and was not merely busy."""
+
+    node: Address
+    key: TaskKey
+    taken: bool
+    declined: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgressed:
+    """Renews a lease. `text` empty: nothing to log."""
+
+    node: Address
+    key: TaskKey
+    text: str = ""
+    loss: float | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHandedBack:
+    node: Address
+    key: TaskKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCommitted:
+    """A checked commitment. `inputs` are those it was made of; `promised_until` what the receipt is to say."""
+
+    node: Address
+    key: TaskKey
+    inputs: tuple[Cid, ...]
+    submission: bytes
+    leaf: Digest
+    result: Cid
+    promised_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditAnswered:
+    """How an auditor took an offer."""
+
+    node: Address
+    batch: BatchId
+    place: Place
+    taken: bool
+    busy: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditProgressed:
+    node: Address
+    batch: BatchId
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class AuditGivenUp:
+    node: Address
+    batch: BatchId
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSealed:
+    """A seal whose signature is its auditor's."""
+
+    node: Address
+    batch: BatchId
+    place: Place
+    seal: Digest
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class SealAnswered:
+    """What an auditor showed when its seal was to be opened; None: it gave no answer in time."""
+
+    node: Address
+    batch: BatchId
+    place: Place
+    opening: Opening | None
+    raw: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An artifact that somebody may have waited for is here."""
+
+    cid: Cid
+
+
+# The chain
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEvent:
+    """An event of the Registry or the Court in the canonical chain, with its block's hash."""
+
+    news: ChainNews
+    block: int
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The chain is another one after block `to`: what rests on later blocks has not happened."""
+
+    to: int
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A job's manifest, read and checked. `specs`: its task graph."""
+
+    job: JobId
+    workload: str
+    exact: bool
+    look_ahead: int
+    specs: tuple[TaskSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A batch's plan: its segments in the plan's order with their auditors."""
+
+    batch: int
+    audits: tuple[tuple[Place, tuple[Address, ...]], ...]
+    counted: bytes
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateLooked:
+    """The state before a drawn segment was looked at; a fault with its reason, kind 0 for none."""
+
+    batch: int
+    place: Place
+    kind: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLooked:
+    """A member's result was looked at; a fault with its reason, kind 0 for none."""
+
+    batch: int
+    key: TaskKey
+    kind: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersWeighed:
+    """Opened answers of a segment as they count: an inexact workload's likeness, and who has a wrong keyed digest."""
+
+    batch: int
+    place: Place
+    answers: tuple[tuple[Address, Digest], ...]
+    copied: frozenset[Address] = frozenset()
+    withheld: str = ""
+    """The worker withheld what weighing them takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettled:
+    """What the settled record of a batch says of its members (`outcome` by task, as in `rows.Work`), of whoever made a
+    task undecidable, and its faults. Told by the shell once it has read and checked the record of a `BatchSettled`."""
+
+    batch: int
+    record: Cid
+    outcomes: tuple[tuple[TaskKey, str, str], ...]
+    """(task, outcome, reason)."""
+    dissenters: tuple[tuple[TaskKey, tuple[Address, ...]], ...]
+    faults: tuple[tuple[TaskKey, Address, Address, int, int, int, str], ...]
+    """(task, node, owner, operator, segment or -1, kind, reason)."""
+    settled_block: int
+    claimable_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A batch's record has its quorum; the transaction is on the way."""
+
+    batch: int
+    record: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class LooksDue:
+    """Signers know more than this verifier did: member lists (`redraw`), or states that were called withheld."""
+
+    batch: int
+    redraw: bool
+    places: tuple[Place, ...] = ()
+    results: tuple[TaskKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A job's result for people is in the store."""
+
+    job: JobId
+    result: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class EffectFailed:
+    """An effect came to nothing. `retry` false: it never will (`effects.Effect.key` names it)."""
+
+    key: tuple[object, ...]
+    reason: str
+    retry: bool = True
+
+
+# The clock
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What each owner has in flight with other verifiers and other processes, in base units."""
+
+    exposure: tuple[tuple[Address, int], ...]
+
+
+Event = (
+    NodeJoined
+    | NodeLeft
+    | TaskAnswered
+    | TaskProgressed
+    | TaskHandedBack
+    | WorkCommitted
+    | AuditAnswered
+    | AuditProgressed
+    | AuditGivenUp
+    | AuditSealed
+    | SealAnswered
+    | Published
+    | ChainEvent
+    | RolledBack
+    | Expanded
+    | Drawn
+    | StateLooked
+    | ResultLooked
+    | AnswersWeighed
+    | RecordSettled
+    | Signed
+    | LooksDue
+    | Packed
+    | EffectFailed
+    | Tick
+    | Elsewhere
+)

@@ -1,0 +1,126 @@
+"""The verifier's state machine: events and the time in, rows and effects out. See `rows`, `events`, `effects`.
+
+Each part owns the transitions of its rows: `jobs`, `tasks` (with works and scheduling), `batches`, `audits` (segments and
+seats), `chain` (what the chain's events and its reorganisations mean). They share a `World` and call each other by
+verbs; none of them waits, reads or sends.
+"""
+
+from collections.abc import Iterable
+
+from proofyard.verifier.engine import audits, batches, chain, jobs, tasks
+from proofyard.verifier.engine.events import (
+    AnswersWeighed,
+    AuditAnswered,
+    AuditGivenUp,
+    AuditProgressed,
+    AuditSealed,
+    ChainEvent,
+    Drawn,
+    EffectFailed,
+    Elsewhere,
+    Event,
+    Expanded,
+    LooksDue,
+    NodeJoined,
+    NodeLeft,
+    Now,
+    Packed,
+    Published,
+    RecordSettled,
+    ResultLooked,
+    RolledBack,
+    SealAnswered,
+    Signed,
+    StateLooked,
+    TaskAnswered,
+    TaskHandedBack,
+    TaskProgressed,
+    Tick,
+    WorkCommitted,
+)
+from proofyard.verifier.engine.rows import Row
+from proofyard.verifier.engine.world import Rows, Rules, Step, World
+
+_HANDLERS = {
+    NodeJoined: tasks.join,
+    NodeLeft: tasks.leave,
+    TaskAnswered: tasks.answered,
+    TaskProgressed: tasks.progressed,
+    TaskHandedBack: tasks.handed_back,
+    WorkCommitted: tasks.committed,
+    Elsewhere: tasks.elsewhere,
+    Published: jobs.published,
+    Expanded: jobs.expanded,
+    Packed: jobs.packed,
+    Drawn: batches.drawn,
+    Signed: batches.signed,
+    LooksDue: batches.looks_due,
+    RecordSettled: batches.record_settled,
+    ResultLooked: batches.result_looked,
+    StateLooked: audits.state_looked,
+    AuditAnswered: audits.answered,
+    AuditProgressed: audits.progressed,
+    AuditGivenUp: audits.given_up,
+    AuditSealed: audits.sealed,
+    SealAnswered: audits.opened,
+    AnswersWeighed: audits.weighed,
+    ChainEvent: chain.news,
+    RolledBack: chain.rolled_back,
+}
+
+
+class Engine:
+    """One verifier's decisions. `handle` is not safe for several threads."""
+
+    def __init__(self, rules: Rules, rows: Iterable[Row] = ()) -> None:
+        self.world = World(rules, Rows(rows))
+
+    def resume(self, now: Now) -> Step:
+        """What is due after a restart: everything that follows from the rows."""
+        world = self.world
+        for part in (jobs, tasks, batches, audits):
+            part.resume(world, now)
+        return self._step(now)
+
+    def handle(self, event: Event, now: Now) -> Step:
+        """One event. Raises nothing for what comes from outside: `Step.refusal` says why it was not taken."""
+        world = self.world
+        for key in world.due(now):
+            self._wake(key, now)
+        if isinstance(event, EffectFailed):
+            self._failed(event, now)
+        elif not isinstance(event, Tick):
+            _HANDLERS[type(event)](world, event, now)  # type: ignore[operator]
+        return self._step(now)
+
+    @property
+    def next_wake(self) -> float | None:
+        """When `Tick` has something to do at the latest, by the monotonic clock."""
+        return self.world.next_wake
+
+    def _step(self, now: Now) -> Step:
+        """What the parts do once an event is taken in: give out work, form batches, seat auditors."""
+        world = self.world
+        tasks.give_out(world, now)
+        batches.form(world, now)
+        audits.seat(world, now)
+        return world.step()
+
+    def _wake(self, key: tuple[object, ...], now: Now) -> None:
+        part, *subject = key
+        if part == "effect":
+            self.world.retry(tuple(subject))
+        else:
+            {"jobs": jobs, "tasks": tasks, "batches": batches, "audits": audits}[str(part)].wake(  # type: ignore[attr-defined]
+                self.world, tuple(subject), now
+            )
+
+    def _failed(self, event: EffectFailed, now: Now) -> None:
+        if event.retry:
+            effect = self.world.failed(event.key, now)
+            if effect is None:
+                return
+        else:
+            self.world.done(event.key)
+        for part in (jobs, batches, audits):
+            part.effect_failed(self.world, event, now)

@@ -1,0 +1,278 @@
+"""What a verifier remembers, as the engine holds it: plain rows with a key each, nothing that knows a database.
+
+A row is changed only by the engine, which reports every row it touched; the store writes them, all of one step in one
+transaction (`proofyard.verifier.shell.store`). What follows from other rows is not kept: leases, back-offs, queues and
+who is connected live in the engine's memory and begin anew with a restart.
+
+Amounts are decimal strings of base units, times are Unix seconds of the chain's clock, blocks are block numbers.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
+
+
+class JobState(StrEnum):
+    """waiting (for its manifest) -> taking (its transaction is on the way) -> running -> packing (all is accepted and
+    settled) -> done; failed from anywhere, with its reason. What was promised is committed and settled all the same."""
+
+    WAITING = "waiting"
+    TAKING = "taking"
+    RUNNING = "running"
+    PACKING = "packing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class TaskState(StrEnum):
+    """waiting for its inputs -> ready -> given (a node holds it) -> committed (it waits for verdicts) -> accepted.
+
+    Back to ready or waiting when the holder is lost, when its work is found faulty or undecided, or when what it rests
+    on is."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    GIVEN = "given"
+    COMMITTED = "committed"
+    ACCEPTED = "accepted"
+
+
+class WorkState(StrEnum):
+    """One node's attempt at a task: given -> committed (a receipt is out) -> batched -> settled; lost where it ended
+    before a commitment. What is committed is put into a batch whatever became of its task."""
+
+    GIVEN = "given"
+    COMMITTED = "committed"
+    BATCHED = "batched"
+    SETTLED = "settled"
+    LOST = "lost"
+
+
+class BatchState(StrEnum):
+    """formed (here only) -> sent (its transaction is on the way) -> committed (on chain) -> auditing (the plan is
+    drawn) -> judged -> signed (the record is, its transaction is on the way) -> settled -> final.
+
+    taken: another verifier leads it, and its settlement is waited for. dropped: nobody settled it in time, or the chain
+    does not take it."""
+
+    FORMED = "formed"
+    SENT = "sent"
+    COMMITTED = "committed"
+    AUDITING = "auditing"
+    JUDGED = "judged"
+    SIGNED = "signed"
+    SETTLED = "settled"
+    FINAL = "final"
+    TAKEN = "taken"
+    DROPPED = "dropped"
+
+
+class SeatState(StrEnum):
+    """queued (offered as soon as its auditor has room) -> working -> sealed -> opened; away: it gave no answer."""
+
+    QUEUED = "queued"
+    WORKING = "working"
+    SEALED = "sealed"
+    OPENED = "opened"
+    AWAY = "away"
+
+
+class Row(msgspec.Struct):
+    """`table` names it in the database; `keys` are the fields that identify it."""
+
+    table: ClassVar[str]
+    keys: ClassVar[tuple[str, ...]]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.keys)
+
+
+class Job(Row, kw_only=True):
+    """A job is its number, its manifest and the block it was opened in: after a reorganisation the same number may be
+    another job."""
+
+    table: ClassVar[str] = "job"
+    keys: ClassVar[tuple[str, ...]] = ("id",)
+    id: JobId
+    manifest: Cid
+    requester: Address
+    opened_block: int
+    opened_hash: bytes
+    units: int
+    reward: str
+    audit_fee: str
+    verifier_fee: str
+    auditors_per_segment: int
+    segments_per_audit: int
+    deadline: int
+    workload: int
+    """Its bit in the operators' bitmaps."""
+    workload_name: str = ""
+    look_ahead: int = 0
+    exact: bool = True
+    tasks: int = 0
+    state: JobState = JobState.WAITING
+    reason: str = ""
+    """Why it failed, or what it waits for."""
+    result: Cid | None = None
+    units_open: int = 0
+    units_paid: int = 0
+    """Of the batches on chain, as its events say."""
+    closed_at: int = 0
+    taken_block: int = 0
+    claimed_by: str = ""
+    """The process that has it, where several share the database."""
+
+
+class Task(Row, kw_only=True):
+    table: ClassVar[str] = "task"
+    keys: ClassVar[tuple[str, ...]] = ("job", "index")
+    job: JobId
+    index: TaskIndex
+    spec: bytes
+    """msgpack of the `TaskSpec`."""
+    reward: str
+    """Its part of the job's reward, rounded down."""
+    state: TaskState = TaskState.WAITING
+    attempt: int = 0
+    """The number of the `Work` that counts now, 0 before the first."""
+    undecided: int = 0
+    barred: tuple[Address, ...] = ()
+    """Nodes that may not have it again."""
+    lost_by: tuple[Address, ...] = ()
+    """Nodes that fell silent with it, declined it or handed it back, once for each time."""
+    refused_by: tuple[Address, ...] = ()
+    """Owners whose nodes began it and could not finish it."""
+
+
+class Work(Row, kw_only=True):
+    table: ClassVar[str] = "work"
+    keys: ClassVar[tuple[str, ...]] = ("job", "task", "attempt")
+    job: JobId
+    task: TaskIndex
+    attempt: int
+    node: Address
+    owner: Address
+    state: WorkState = WorkState.GIVEN
+    inputs: tuple[Cid, ...] = ()
+    """The results that it was given, in the order of the task's dependencies: what it rests on."""
+    submission: bytes = b""
+    """msgpack of the `SubmitCommitment` as it came."""
+    leaf: Digest = Digest(b"")
+    result: Cid | None = None
+    promised_until: int = 0
+    batch: int = 0
+    """Row of the batch that holds it, 0 for none."""
+    outcome: str = ""
+    """accepted, repeated, stale, faulty, undecided, unpaid (its owner was caught); what its batch's record says."""
+
+
+class Batch(Row, kw_only=True):
+    """A batch that this verifier leads, led, or took over."""
+
+    table: ClassVar[str] = "batch"
+    keys: ClassVar[tuple[str, ...]] = ("id",)
+    id: int
+    state: BatchState = BatchState.FORMED
+    root: Digest
+    members: bytes
+    """The member list that the commit names (`proofyard.protocol.members`), frozen when the batch is formed."""
+    lines: tuple[tuple[JobId, int], ...]
+    """(job, work units), ascending by job."""
+    chain_id: BatchId | None = None
+    commit_block: int = 0
+    attempt: int = 0
+    counted: bytes = b""
+    """msgpack of [(batch, CID)]: the member lists that the plan reckons with."""
+    results_due: tuple[tuple[JobId, TaskIndex], ...] = ()
+    """Members whose results are not looked at yet."""
+    record: Cid | None = None
+    settled_block: int = 0
+    claimable_at: int = 0
+    reason: str = ""
+    claimed_by: str = ""
+
+
+class Segment(Row, kw_only=True):
+    """A segment that the plan audits; `kind` and `reason` of a fault, `unvoted` where it was found without votes."""
+
+    table: ClassVar[str] = "segment"
+    keys: ClassVar[tuple[str, ...]] = ("batch", "job", "task", "index")
+    batch: int
+    job: JobId
+    task: TaskIndex
+    index: int
+    auditors: tuple[Address, ...]
+    """The plan's order."""
+    seats: int
+    """Auditors that a first verdict takes (k)."""
+    claimed: Digest
+    """The worker's answer: the digest of its state after the segment."""
+    worker: Address
+    looked: bool = False
+    """The state before it is at hand and may be executed: auditors can be seated."""
+    verdict: str = "pending"
+    kind: int = 0
+    unvoted: bool = False
+    reason: str = ""
+
+
+class Seat(Row, kw_only=True):
+    table: ClassVar[str] = "seat"
+    keys: ClassVar[tuple[str, ...]] = ("batch", "job", "task", "segment", "auditor")
+    batch: int
+    job: JobId
+    task: TaskIndex
+    segment: int
+    auditor: Address
+    state: SeatState = SeatState.QUEUED
+    tries: int = 0
+    seal: Digest = Digest(b"")
+    signature: Signature = Signature(b"")
+    opening: bytes = b""
+    """msgpack of the `SealOpened` as it came."""
+    answer: Digest = Digest(b"")
+    """What the opened answer counts as: itself, unless the workload is not exact and finds it alike to another."""
+    copied: bool = False
+    """Its keyed digest is not that of the state: the answer has no say."""
+
+
+class Fault(Row, kw_only=True):
+    """What a settled or judged batch holds against a node. Where it costs stake its owner gets no further work here."""
+
+    table: ClassVar[str] = "fault"
+    keys: ClassVar[tuple[str, ...]] = ("batch", "job", "task", "node")
+    batch: int
+    job: JobId
+    task: TaskIndex
+    node: Address
+    owner: Address
+    operator: int
+    segment: int = -1
+    """-1: of the result."""
+    kind: int
+    reason: str
+
+
+class Log(Row, kw_only=True):
+    """What happened to a job, in order: the source of its report, timeline, live events and explanations."""
+
+    table: ClassVar[str] = "log"
+    keys: ClassVar[tuple[str, ...]] = ("job", "seq")
+    job: JobId
+    seq: int
+    at: float
+    kind: str
+    text: str
+    task: int = -1
+    node: str = ""
+    loss: float | None = None
+    step: int | None = None
+
+
+LIVE: tuple[type[Row], ...] = (Job, Task, Work, Batch, Segment, Seat, Fault)
+"""Rows that the engine loads; of jobs and batches that are over only what others rest on."""

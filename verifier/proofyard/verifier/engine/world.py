@@ -1,0 +1,312 @@
+"""What the parts of the engine share: the rows with their indexes, the nodes that are here, effects that are wanted,
+timers, the log. No clock, no I/O, no randomness: the same events in the same order give the same rows and effects.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from proofyard.protocol.types import Address, BatchId, Digest, JobId
+from proofyard.verifier.engine.effects import Effect
+from proofyard.verifier.engine.events import Now, Place, TaskKey
+from proofyard.verifier.engine.rows import Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
+
+BACKOFF_S = 1.0
+MAX_BACKOFF_S = 60.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the engine is told about itself and the network; never changes while it runs. Seconds, basis points."""
+
+    own: int
+    """This verifier's operator."""
+    first_row: int = 1
+    """Rows of batches are numbered from here, so that several processes on one database do not meet."""
+    process: str = ""
+    lease_s: float = 60.0
+    batch_s: float = 20.0
+    """A commitment waits at most so long for its batch."""
+    batch_tasks: int = 1000
+    receipt_margin_s: float = 300.0
+    """A receipt that falls due within this time is honoured now."""
+    collusion_bps: int = 1000
+    given_back_bps: int = 1500
+    draw_delay: int = 2
+    confirmations: int = 0
+    """Blocks on top of one before what it holds is taken as lasting where money follows from it."""
+    settle_time: int = 900
+    settle_grace: int = 3600
+    receipt_time: int = 600
+    undecided_after_s: float = 1800.0
+    blind: bool = False
+    """Finds every audited answer right, on purpose (tests)."""
+
+
+@dataclass
+class Node:
+    """A node that is connected. `tasks`, `audits`: how many of each it holds at a time."""
+
+    node: Address
+    owner: Address
+    operator: int
+    stake: int
+    consecutive_valid: int
+    workloads: frozenset[str]
+    tasks: int
+    audits: int
+    holds: set[TaskKey] = field(default_factory=set)
+    sits: set[tuple[int, Place]] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one event came to: rows to write (and to delete), in one transaction, then effects to begin.
+
+    `refusal`: why the event was not taken, for whoever sent it; empty if it was."""
+
+    rows: tuple[Row, ...]
+    deleted: tuple[Row, ...]
+    effects: tuple[Effect, ...]
+    refusal: str = ""
+
+
+@dataclass
+class _Wanted:
+    effect: Effect
+    tries: int = 0
+    running: bool = False
+
+
+class Rows:
+    """All live rows by key, and which of them were touched since the last step."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.jobs: dict[JobId, Job] = {}
+        self.tasks: dict[TaskKey, Task] = {}
+        self.works: dict[tuple[JobId, int, int], Work] = {}
+        self.batches: dict[int, Batch] = {}
+        self.segments: dict[tuple[int, Place], Segment] = {}
+        self.seats: dict[tuple[int, Place], dict[Address, Seat]] = defaultdict(dict)
+        self.faults: dict[tuple[object, ...], Fault] = {}
+        self.tasks_of: dict[JobId, list[Task]] = defaultdict(list)
+        self.segments_of: dict[int, list[Segment]] = defaultdict(list)
+        self.works_of: dict[int, list[Work]] = defaultdict(list)
+        """Works by the row of their batch; those without one under 0 are not kept here."""
+        self.by_chain_id: dict[BatchId, Batch] = {}
+        self._touched: dict[int, Row] = {}
+        self._deleted: dict[int, Row] = {}
+        for row in rows:
+            self._enter(row)
+
+    def add(self, row: Row) -> None:
+        self._enter(row)
+        self.touch(row)
+
+    def touch(self, row: Row) -> None:
+        """Note that a row of these was changed."""
+        self._touched[id(row)] = row
+
+    def delete(self, row: Row) -> None:
+        self._leave(row)
+        self._touched.pop(id(row), None)
+        self._deleted[id(row)] = row
+
+    def emit(self, line: Log) -> None:
+        """A row that is written and not kept."""
+        self._touched[id(line)] = line
+
+    def changes(self) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        """Rows touched and rows deleted since the last call."""
+        found = tuple(self._touched.values()), tuple(self._deleted.values())
+        self._touched, self._deleted = {}, {}
+        return found
+
+    def bind(self, batch: Batch, chain_id: BatchId | None) -> None:
+        """The batch has this number on chain now, or none any more."""
+        if batch.chain_id is not None and self.by_chain_id.get(batch.chain_id) is batch:
+            del self.by_chain_id[batch.chain_id]
+        batch.chain_id = chain_id
+        if chain_id is not None:
+            self.by_chain_id[chain_id] = batch
+        self.touch(batch)
+
+    def put_into(self, work: Work, batch: int) -> None:
+        """The work is in this batch now, 0 for none."""
+        if work.batch and work in self.works_of.get(work.batch, ()):
+            self.works_of[work.batch].remove(work)
+        work.batch = batch
+        if batch:
+            self.works_of[batch].append(work)
+        self.touch(work)
+
+    def _enter(self, row: Row) -> None:
+        match row:
+            case Job():
+                self.jobs[row.id] = row
+            case Task():
+                self.tasks[row.job, row.index] = row
+                self.tasks_of[row.job].append(row)
+            case Work():
+                self.works[row.job, row.task, row.attempt] = row
+                if row.batch:
+                    self.works_of[row.batch].append(row)
+            case Batch():
+                self.batches[row.id] = row
+                if row.chain_id is not None:
+                    self.by_chain_id[row.chain_id] = row
+            case Segment():
+                self.segments[row.batch, place_of(row)] = row
+                self.segments_of[row.batch].append(row)
+            case Seat():
+                self.seats[row.batch, seat_place(row)][row.auditor] = row
+            case Fault():
+                self.faults[row.key] = row
+
+    def _leave(self, row: Row) -> None:
+        match row:
+            case Job():
+                del self.jobs[row.id]
+            case Task():
+                del self.tasks[row.job, row.index]
+                self.tasks_of[row.job].remove(row)
+            case Work():
+                del self.works[row.job, row.task, row.attempt]
+                if row.batch:
+                    self.works_of[row.batch].remove(row)
+            case Batch():
+                del self.batches[row.id]
+                if row.chain_id is not None and self.by_chain_id.get(row.chain_id) is row:
+                    del self.by_chain_id[row.chain_id]
+            case Segment():
+                del self.segments[row.batch, place_of(row)]
+                self.segments_of[row.batch].remove(row)
+            case Seat():
+                del self.seats[row.batch, seat_place(row)][row.auditor]
+            case Fault():
+                del self.faults[row.key]
+
+
+class World:
+    """See the module's docstring."""
+
+    def __init__(self, rules: Rules, rows: Rows) -> None:
+        self.rules = rules
+        self.rows = rows
+        self.nodes: dict[Address, Node] = {}
+        self.elsewhere: dict[Address, int] = {}
+        self.refusal = ""
+        self._wanted: dict[tuple[object, ...], _Wanted] = {}
+        self._begun: list[Effect] = []
+        self._timers: list[tuple[float, int, tuple[object, ...]]] = []
+        self._timer = 0
+        self._logged: dict[JobId, int] = {}
+        self._next_row = max([rules.first_row - 1, *rows.batches]) + 1
+
+    # Effects
+
+    def want(self, effect: Effect) -> None:
+        """Have an effect done; nothing where it is wanted already."""
+        if effect.key not in self._wanted:
+            self._wanted[effect.key] = _Wanted(effect, running=True)
+            self._begun.append(effect)
+
+    def done(self, key: tuple[object, ...]) -> bool:
+        """An effect is over, or not wanted any more; whether it was wanted."""
+        return self._wanted.pop(key, None) is not None
+
+    def wanted(self, key: tuple[object, ...]) -> bool:
+        return key in self._wanted
+
+    def failed(self, key: tuple[object, ...], now: Now) -> Effect | None:
+        """An effect came to nothing. It is begun again after a back-off; returned instead, and not wanted any more,
+        where it was tried as often as it may."""
+        wanted = self._wanted.get(key)
+        if wanted is None:
+            return None
+        wanted.tries, wanted.running = wanted.tries + 1, False
+        limit = type(wanted.effect).retries
+        if limit is not None and wanted.tries > limit:
+            return self._wanted.pop(key).effect
+        self.wake_at(now.mono + backoff(wanted.tries), ("effect", *key))
+        return None
+
+    def retry(self, key: tuple[object, ...]) -> None:
+        """The back-off of an effect is over."""
+        wanted = self._wanted.get(key)
+        if wanted is not None and not wanted.running:
+            wanted.running = True
+            self._begun.append(wanted.effect)
+
+    def send(self, effect: Effect) -> None:
+        """Have a message sent whose answer the rows wait for themselves (a lease, a seat): it is not tried again."""
+        self._begun.append(effect)
+
+    # Timers
+
+    def wake_at(self, mono: float, key: tuple[object, ...]) -> None:
+        """Have the part that `key` names look again at a time; a part checks whether it is still due."""
+        self._timer += 1
+        heapq.heappush(self._timers, (mono, self._timer, key))
+
+    def due(self, now: Now) -> Iterator[tuple[object, ...]]:
+        while self._timers and self._timers[0][0] <= now.mono:
+            yield heapq.heappop(self._timers)[2]
+
+    @property
+    def next_wake(self) -> float | None:
+        """When there is something to do without news, by the monotonic clock."""
+        return self._timers[0][0] if self._timers else None
+
+    # Rows
+
+    def new_row(self) -> int:
+        self._next_row += 1
+        return self._next_row - 1
+
+    def log(
+        self,
+        job: JobId,
+        now: Now,
+        kind: str,
+        text: str,
+        *,
+        task: int = -1,
+        node: str = "",
+        loss: float | None = None,
+        step: int | None = None,
+    ) -> None:
+        """A line of a job's log. Its number is that of the store's last line of the job plus one: see `logged`."""
+        seq = self._logged.get(job, 0) + 1
+        self._logged[job] = seq
+        self.rows.emit(
+            Log(job=job, seq=seq, at=now.chain, kind=kind, text=text, task=task, node=node, loss=loss, step=step)
+        )
+
+    def logged(self, job: JobId, seq: int) -> None:
+        """How many lines of a job are in the store."""
+        self._logged[job] = seq
+
+    def step(self) -> Step:
+        """What has come together since the last call."""
+        rows, deleted = self.rows.changes()
+        effects, refusal = tuple(self._begun), self.refusal
+        self._begun, self.refusal = [], ""
+        return Step(rows, deleted, effects, refusal)
+
+
+def place_of(segment: Segment) -> Place:
+    return segment.job, segment.task, segment.index  # type: ignore[return-value]
+
+
+def seat_place(seat: Seat) -> Place:
+    return seat.job, seat.task, seat.segment  # type: ignore[return-value]
+
+
+def backoff(tries: int) -> float:
+    """Seconds until what failed `tries` times is tried again."""
+    return min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(max(tries - 1, 0), 16))
+
+
+__all__ = ["Digest", "Node", "Rows", "Rules", "Step", "World", "backoff", "place_of", "seat_place"]
