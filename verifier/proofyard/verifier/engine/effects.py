@@ -123,11 +123,12 @@ class WeighAnswers(Effect):
 
     batch: int
     place: Place
-    auditors: tuple[Address, ...]
+    openings: tuple[tuple[Address, bytes], ...]
+    """Each auditor's `SealOpened`, msgpack as it came."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.place, self.auditors)
+        return _key(self, self.batch, self.place, tuple(auditor for auditor, _ in self.openings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,17 @@ class ReadRecord(Effect):
     @property
     def key(self) -> tuple[object, ...]:
         return _key(self, self.batch, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadJob(Effect):
+    """Ask the chain about a job, after a reorganisation. Answer: JobRead."""
+
+    job: JobId
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.job)
 
 
 # Transactions: told by the chain's own events once they are mined.

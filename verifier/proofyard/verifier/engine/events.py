@@ -151,11 +151,34 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class ChainEvent:
-    """An event of the Registry or the Court in the canonical chain, with its block's hash."""
+    """An event of the Registry or the Court in the canonical chain; `at` is its block's time, in Unix seconds."""
 
     news: ChainNews
-    block: int
-    block_hash: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRead:
+    """What the chain says of a job now, asked for after a reorganisation. `verifier` 0: nobody's."""
+
+    job: JobId
+    manifest: Cid | None
+    verifier: int
+    closed_at: int
+    units_open: int
+    units_paid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """This verifier has taken over a batch that another one left, and has its member list."""
+
+    chain_id: BatchId
+    root: Digest
+    members: bytes
+    lines: tuple[tuple[JobId, int], ...]
+    attempt: int
+    commit_block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +203,29 @@ class Expanded:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnSegment:
+    """`auditors` in the plan's order, `seats` is k, `claimed` the worker's answer; `weigh`: what its auditors open takes
+    the states' bytes to count (the drawn share of keyed digests, a workload that is not exact)."""
+
+    place: Place
+    auditors: tuple[Address, ...]
+    seats: int
+    claimed: Digest
+    worker: Address
+    weigh: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
-    """A batch's plan: its segments in the plan's order with their auditors."""
+    """A batch's plan. `counted`: msgpack of the member lists' CIDs that it reckons with; `drawn_at`, `opened_at`: times
+    of its draw block and of its opening, on the chain's clock."""
 
     batch: int
-    audits: tuple[tuple[Place, tuple[Address, ...]], ...]
+    segments: tuple[DrawnSegment, ...]
     counted: bytes
     skipped: int
+    drawn_at: int
+    opened_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +340,8 @@ Event = (
     | SealAnswered
     | Published
     | ChainEvent
+    | JobRead
+    | Adopted
     | RolledBack
     | Expanded
     | Drawn

@@ -1,7 +1,7 @@
 """The verifier's state machine: events and the time in, rows and effects out. See `rows`, `events`, `effects`.
 
-Each part owns the transitions of its rows: `jobs`, `tasks` (with works and scheduling), `batches`, `audits` (segments and
-seats), `chain` (what the chain's events and its reorganisations mean). They share a `World` and call each other by
+Each part owns the transitions of its rows: `jobs`, `tasks` (with works and scheduling), `batches`, `audits` (segments
+and seats), `chain` (what the chain's events and its reorganisations mean). They share a `World` and call each other by
 verbs; none of them waits, reads or sends.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from proofyard.verifier.engine import audits, batches, chain, jobs, tasks
 from proofyard.verifier.engine.events import (
+    Adopted,
     AnswersWeighed,
     AuditAnswered,
     AuditGivenUp,
@@ -20,6 +21,7 @@ from proofyard.verifier.engine.events import (
     Elsewhere,
     Event,
     Expanded,
+    JobRead,
     LooksDue,
     NodeJoined,
     NodeLeft,
@@ -41,9 +43,20 @@ from proofyard.verifier.engine.events import (
 from proofyard.verifier.engine.rows import Row
 from proofyard.verifier.engine.world import Rows, Rules, Step, World
 
+
+def _joined(world: World, event: NodeJoined, now: Now) -> None:
+    tasks.join(world, event, now)
+    audits.joined(world, event, now)
+
+
+def _left(world: World, event: NodeLeft, now: Now) -> None:
+    tasks.leave(world, event, now)
+    audits.left(world, event, now)
+
+
 _HANDLERS = {
-    NodeJoined: tasks.join,
-    NodeLeft: tasks.leave,
+    NodeJoined: _joined,
+    NodeLeft: _left,
     TaskAnswered: tasks.answered,
     TaskProgressed: tasks.progressed,
     TaskHandedBack: tasks.handed_back,
@@ -65,6 +78,8 @@ _HANDLERS = {
     SealAnswered: audits.opened,
     AnswersWeighed: audits.weighed,
     ChainEvent: chain.news,
+    JobRead: chain.job_read,
+    Adopted: batches.adopted,
     RolledBack: chain.rolled_back,
 }
 

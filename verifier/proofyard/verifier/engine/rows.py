@@ -71,9 +71,8 @@ class BatchState(StrEnum):
 
 
 class SeatState(StrEnum):
-    """queued (offered as soon as its auditor has room) -> working -> sealed -> opened; away: it gave no answer."""
+    """working -> sealed -> opened; away: it gave no answer, and is asked again later."""
 
-    QUEUED = "queued"
     WORKING = "working"
     SEALED = "sealed"
     OPENED = "opened"
@@ -185,6 +184,8 @@ class Batch(Row, kw_only=True):
     """(job, work units), ascending by job."""
     chain_id: BatchId | None = None
     commit_block: int = 0
+    opened_at: int = 0
+    drawn_at: int = 0
     attempt: int = 0
     counted: bytes = b""
     """msgpack of [(batch, CID)]: the member lists that the plan reckons with."""
@@ -213,6 +214,8 @@ class Segment(Row, kw_only=True):
     claimed: Digest
     """The worker's answer: the digest of its state after the segment."""
     worker: Address
+    weigh: bool = False
+    """Whether what its auditors open takes the states' bytes to count."""
     looked: bool = False
     """The state before it is at hand and may be executed: auditors can be seated."""
     verdict: str = "pending"
@@ -229,7 +232,7 @@ class Seat(Row, kw_only=True):
     task: TaskIndex
     segment: int
     auditor: Address
-    state: SeatState = SeatState.QUEUED
+    state: SeatState = SeatState.WORKING
     tries: int = 0
     seal: Digest = Digest(b"")
     signature: Signature = Signature(b"")

@@ -6,11 +6,14 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from proofyard.protocol.types import Address, BatchId, Digest, JobId
 from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.events import Now, Place, TaskKey
 from proofyard.verifier.engine.rows import Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
+
+M = TypeVar("M")
 
 BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
@@ -28,6 +31,8 @@ class Rules:
     lease_s: float = 60.0
     batch_s: float = 20.0
     """A commitment waits at most so long for its batch."""
+    batch_min_s: float = 1.0
+    """Between two batches, so that what many jobs wait for at once goes into one."""
     batch_tasks: int = 1000
     receipt_margin_s: float = 300.0
     """A receipt that falls due within this time is honoured now."""
@@ -39,7 +44,9 @@ class Rules:
     settle_time: int = 900
     settle_grace: int = 3600
     receipt_time: int = 600
-    undecided_after_s: float = 1800.0
+    undecided_after_s: float = 600.0
+    last_margin_s: float = 300.0
+    """A batch that is not settled so long before the chain lets it be dropped takes what verdicts there are."""
     blind: bool = False
     """Finds every audited answer right, on purpose (tests)."""
 
@@ -57,7 +64,6 @@ class Node:
     tasks: int
     audits: int
     holds: set[TaskKey] = field(default_factory=set)
-    sits: set[tuple[int, Place]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -197,12 +203,20 @@ class World:
         self.nodes: dict[Address, Node] = {}
         self.elsewhere: dict[Address, int] = {}
         self.refusal = ""
+        self._memory: dict[type[object], object] = {}
         self._wanted: dict[tuple[object, ...], _Wanted] = {}
         self._begun: list[Effect] = []
         self._timers: list[tuple[float, int, tuple[object, ...]]] = []
         self._timer = 0
         self._logged: dict[JobId, int] = {}
         self._next_row = max([rules.first_row - 1, *rows.batches]) + 1
+
+    def memory(self, kind: type[M]) -> M:
+        """What a part remembers beside the rows: made anew when the engine is."""
+        found = self._memory.get(kind)
+        if found is None:
+            found = self._memory[kind] = kind()
+        return cast(M, found)
 
     # Effects
 

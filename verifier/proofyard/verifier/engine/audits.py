@@ -1,0 +1,536 @@
+"""Audited segments and their seats: who is asked next, whose seals are opened when, and what the answers come to.
+
+Nobody is asked twice at once for one segment, and nobody is given more than it holds at a time: an auditor without room
+leaves its segments waiting for it in a queue of their own, so one slow auditor holds up only what its answer decides.
+Only segments to which something happened are looked at. The rules of one look are in `seating`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from proofyard.protocol.audit import Verdict, carried
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.findings import COPIED
+from proofyard.protocol.messages import SealOpened
+from proofyard.protocol.seal import CANNOT_EXECUTE, Opening, seal_of
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, BatchId, Digest
+from proofyard.verifier.engine import batches
+from proofyard.verifier.engine.effects import LookAtState, OfferAudits, OpenSeals, WeighAnswers
+from proofyard.verifier.engine.events import (
+    AnswersWeighed,
+    AuditAnswered,
+    AuditGivenUp,
+    AuditProgressed,
+    AuditSealed,
+    DrawnSegment,
+    EffectFailed,
+    NodeJoined,
+    NodeLeft,
+    Now,
+    Place,
+    SealAnswered,
+    StateLooked,
+)
+from proofyard.verifier.engine.rows import Batch, BatchState, Seat, SeatState, Segment
+from proofyard.verifier.engine.seating import Chair, Patience, Step, backoff, next_step
+from proofyard.verifier.engine.world import World, place_of
+
+At = tuple[int, Place]
+"""A segment: the row of its batch, and its place in it."""
+NOT_YOURS = "the seat is not yours"
+
+
+@dataclass
+class _Round:
+    """Seals that are being opened together: whose answer is waited for, and the answers so far."""
+
+    awaited: set[Address]
+    opened: dict[Address, SealOpened] = field(default_factory=dict)
+
+
+@dataclass
+class Memory:
+    """What begins anew with a restart. Times by the monotonic clock."""
+
+    dirty: dict[At, None] = field(default_factory=dict)
+    """Segments to look at, oldest news first."""
+    listed: defaultdict[Address, set[At]] = field(default_factory=lambda: defaultdict(set))
+    """Undecided segments that name an auditor."""
+    working: defaultdict[Address, set[At]] = field(default_factory=lambda: defaultdict(set))
+    """Seats that an auditor works on."""
+    queued: defaultdict[Address, dict[At, None]] = field(default_factory=lambda: defaultdict(dict))
+    """Segments that wait until an auditor has room."""
+    leases: dict[tuple[At, Address], float] = field(default_factory=dict)
+    rests: dict[tuple[At, Address], float] = field(default_factory=dict)
+    rounds: dict[At, _Round] = field(default_factory=dict)
+    undecided: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """Segments of a batch without a verdict."""
+
+
+def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment]) -> None:
+    """The rows of a plan. Drawn again with more member lists, answers that were given stay where they are on a list."""
+    planned = {segment.place: segment for segment in drawn}
+    for old in list(world.rows.segments_of.get(batch.id, ())):
+        if place_of(old) not in planned:
+            world.rows.delete(old)
+    for place, segment in planned.items():
+        row = world.rows.segments.get((batch.id, place))
+        if row is None:
+            job, task, index = place
+            world.rows.add(
+                Segment(
+                    batch=batch.id,
+                    job=job,
+                    task=task,
+                    index=index,
+                    auditors=segment.auditors,
+                    seats=segment.seats,
+                    claimed=segment.claimed,
+                    worker=segment.worker,
+                    weigh=segment.weigh,
+                )
+            )
+        elif row.auditors != segment.auditors:
+            row.auditors = segment.auditors
+            _open_again(world, row)
+
+
+def begin(world: World, batch: Batch, now: Now) -> None:
+    """Take up the audits of a batch where they are: its segments exist."""
+    memory = world.memory(Memory)
+    memory.undecided[batch.id] = 0
+    for segment in world.rows.segments_of.get(batch.id, ()):
+        if segment.verdict != Verdict.PENDING:
+            continue
+        memory.undecided[batch.id] += 1
+        _take_up(world, memory, segment, now)
+    for after in (world.rules.undecided_after_s, _last(world, batch) - batch.drawn_at):
+        world.wake_at(now.mono + max(0.0, batch.drawn_at + after - now.chain) + 1.0, ("audits", "patience", batch.id))
+
+
+def retake(world: World, batch: Batch, places: Iterable[Place], now: Now) -> None:
+    """What was withheld from this verifier others have got: these segments are judged again."""
+    memory = world.memory(Memory)
+    for place in places:
+        segment = world.rows.segments.get((batch.id, place))
+        if segment is not None and segment.verdict != Verdict.PENDING:
+            _open_again(world, segment)
+            memory.undecided[batch.id] += 1
+            _take_up(world, memory, segment, now)
+
+
+def end(world: World, batch: Batch) -> None:
+    """Nothing of a batch is audited any more."""
+    memory = world.memory(Memory)
+    for segment in world.rows.segments_of.get(batch.id, ()):
+        _forget(memory, (batch.id, place_of(segment)), segment)
+    memory.undecided.pop(batch.id, None)
+
+
+def undecided(world: World, batch: Batch) -> int:
+    """How many segments of a batch have no verdict."""
+    return world.memory(Memory).undecided[batch.id]
+
+
+def resume(world: World, now: Now) -> None:
+    for batch in list(world.rows.batches.values()):
+        if batch.state == BatchState.AUDITING:
+            begin(world, batch, now)
+
+
+def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
+    memory = world.memory(Memory)
+    match subject:
+        case ("look", at):
+            if at in world.rows.segments:
+                memory.dirty[at] = None  # type: ignore[index]
+        case ("patience", batch):
+            for segment in world.rows.segments_of.get(batch, ()):  # type: ignore[call-overload]
+                if segment.verdict == Verdict.PENDING:
+                    memory.dirty[segment.batch, place_of(segment)] = None
+
+
+def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
+    """Looking at states ends in a fault or in none, never in an error that lasts; weighing that fails is begun anew."""
+    if event.key[0] == "WeighAnswers":
+        _, batch, place, auditors = event.key
+        segment = world.rows.segments.get((batch, place))  # type: ignore[arg-type]
+        if segment is not None:
+            world.memory(Memory).rounds.pop((segment.batch, place_of(segment)), None)
+            for auditor in auditors:  # type: ignore[attr-defined]
+                _away(world, segment, auditor, now)
+
+
+# Nodes
+
+
+def joined(world: World, event: NodeJoined, now: Now) -> None:
+    _look_at_all(world.memory(Memory), world.memory(Memory).listed[event.node])
+
+
+def left(world: World, event: NodeLeft, now: Now) -> None:
+    """Its leases run on: it may come back in time. Stand-ins may be needed where it was not seated."""
+    _look_at_all(world.memory(Memory), world.memory(Memory).listed[event.node])
+
+
+def _look_at_all(memory: Memory, places: Iterable[At]) -> None:
+    memory.dirty.update(dict.fromkeys(places))
+
+
+# What auditors and the shell say
+
+
+def state_looked(world: World, event: StateLooked, now: Now) -> None:
+    world.done(LookAtState(event.batch, event.place).key)
+    segment = world.rows.segments.get((event.batch, event.place))
+    if segment is None or segment.verdict != Verdict.PENDING:
+        return
+    if event.kind:
+        _refuse(world, segment, event.kind, event.reason, now)
+        return
+    segment.looked = True
+    world.rows.touch(segment)
+    world.memory(Memory).dirty[event.batch, event.place] = None
+
+
+def answered(world: World, event: AuditAnswered, now: Now) -> None:
+    """Whether an auditor took an offer. One that is busy is asked again without it counting as a try."""
+    found = _seat(world, event.batch, event.place, event.node)
+    if found is not None and not event.taken and found[1].state == SeatState.WORKING:
+        _away(world, found[0], event.node, now, busy=event.busy)
+
+
+def progressed(world: World, event: AuditProgressed, now: Now) -> None:
+    found = _seat(world, event.batch, event.place, event.node)
+    if found is None or found[0].verdict != Verdict.PENDING:
+        world.refusal = NOT_YOURS
+        return
+    segment, seat = found
+    if seat.state == SeatState.AWAY:
+        # It fell silent and is at work after all: nobody else is needed.
+        _work(world, segment, seat, now)
+    elif seat.state == SeatState.WORKING:
+        _lease(world, segment, seat.auditor, now)
+
+
+def given_up(world: World, event: AuditGivenUp, now: Now) -> None:
+    found = _seat(world, event.batch, event.place, event.node)
+    if found is not None and found[1].state == SeatState.WORKING:
+        _away(world, found[0], event.node, now)
+
+
+def sealed(world: World, event: AuditSealed, now: Now) -> None:
+    found = _seat(world, event.batch, event.place, event.node)
+    if found is None:
+        world.refusal = NOT_YOURS
+        return
+    segment, seat = found
+    if seat.state not in (SeatState.WORKING, SeatState.AWAY):
+        return
+    _rise(world, (segment.batch, place_of(segment)), seat.auditor)
+    if segment.verdict != Verdict.PENDING:
+        return
+    seat.state, seat.seal, seat.signature = SeatState.SEALED, event.seal, event.signature
+    world.rows.touch(seat)
+    world.log(segment.job, now, "sealed", f"sealed its answer to {_name(segment)}", task=segment.task, node=event.node)
+    world.memory(Memory).dirty[segment.batch, place_of(segment)] = None
+
+
+def opened(world: World, event: SealAnswered, now: Now) -> None:
+    """One seal of those that are opened together. An answer that does not fit its seal is none."""
+    found, memory = _seat(world, event.batch, event.place, event.node), world.memory(Memory)
+    if found is None:
+        return
+    segment, seat = found
+    at = (segment.batch, place_of(segment))
+    round_ = memory.rounds.get(at)
+    if round_ is None or event.node not in round_.awaited:
+        return
+    round_.awaited.discard(event.node)
+    if event.opening is not None and seat.seal == seal_of(event.opening, event.node):
+        round_.opened[event.node] = _raw(event.opening)
+    else:
+        _away(world, segment, event.node, now)
+    if not round_.awaited:
+        _close_round(world, memory, at, segment, now)
+
+
+def weighed(world: World, event: AnswersWeighed, now: Now) -> None:
+    segment, memory = world.rows.segments.get((event.batch, event.place)), world.memory(Memory)
+    at = (event.batch, event.place)
+    round_ = memory.rounds.pop(at, None)
+    if segment is None or round_ is None:
+        return
+    world.done(_weigh(at, round_).key)
+    if segment.verdict != Verdict.PENDING:
+        return
+    if event.withheld:
+        _refuse(world, segment, FaultReason.WITHHELD, event.withheld, now)
+        return
+    answers = dict(event.answers)
+    for auditor, opening in round_.opened.items():
+        if auditor in answers:
+            _vote(world, segment, auditor, opening, answers[auditor], now, copied=auditor in event.copied)
+        else:
+            _away(world, segment, auditor, now)
+    memory.dirty[at] = None
+
+
+# One look
+
+
+def seat(world: World, now: Now) -> None:
+    """Look at every segment to which something happened; send what follows, one message for each node and batch."""
+    memory = world.memory(Memory)
+    offers: defaultdict[tuple[Address, int], list[Place]] = defaultdict(list)
+    opens: defaultdict[tuple[Address, int], list[Place]] = defaultdict(list)
+    while memory.dirty:
+        at = next(iter(memory.dirty))
+        del memory.dirty[at]
+        segment = world.rows.segments.get(at)
+        if segment is None or segment.verdict != Verdict.PENDING or not segment.looked or at in memory.rounds:
+            continue
+        step = _look(world, memory, segment, now)
+        for auditor in step.lapsed:
+            text = f"audit of {_name(segment)}: no word"
+            world.log(segment.job, now, "lost", text, task=segment.task, node=auditor)
+            _away(world, segment, auditor, now)
+        for auditor in step.seat:
+            _seat_one(world, segment, auditor, now)
+            offers[auditor, segment.batch].append(at[1])
+        if step.open:
+            memory.rounds[at] = _Round(set(step.open))
+            for auditor in step.open:
+                opens[auditor, segment.batch].append(at[1])
+        if step.verdict != Verdict.PENDING:
+            _decide(world, segment, step.verdict, now)
+    for (auditor, batch), places in offers.items():
+        world.send(OfferAudits(auditor, batch, tuple(places)))
+    for (auditor, batch), places in opens.items():
+        world.send(OpenSeals(auditor, batch, tuple(places)))
+
+
+def _look(world: World, memory: Memory, segment: Segment, now: Now) -> Step:
+    at = (segment.batch, place_of(segment))
+    batch, seats = world.rows.batches[segment.batch], world.rows.seats.get(at, {})
+    workload = world.rows.jobs[segment.job].workload_name
+    chairs = {a: _chair(memory, at, seat) for a, seat in seats.items() if a in segment.auditors}
+
+    def there(auditor: Address) -> bool:
+        node = world.nodes.get(auditor)
+        return node is not None and workload in node.workloads
+
+    def has_room(auditor: Address) -> bool:
+        free = len(memory.working[auditor]) < world.nodes[auditor].audits
+        if not free:
+            memory.queued[auditor][at] = None
+        return free
+
+    step = next_step(
+        *(segment.auditors, chairs, segment.claimed, segment.seats),
+        there=there,
+        has_room=has_room,
+        at=now.mono,
+        patience=_patience(world, batch, now),
+    )
+    votes = sum(chair.state == SeatState.OPENED for chair in chairs.values())
+    if world.rules.blind and votes >= segment.seats:
+        return Step(Verdict.VALID)
+    for auditor, chair in chairs.items():
+        if chair.state == SeatState.AWAY and chair.not_before > now.mono and auditor not in step.seat:
+            world.wake_at(chair.not_before, ("audits", "look", at))
+    return step
+
+
+def _patience(world: World, batch: Batch, now: Now) -> Patience:
+    overdue = batch.drawn_at + world.rules.undecided_after_s
+    if now.chain > max(_last(world, batch), overdue):
+        return Patience.LAST
+    return Patience.OVERDUE if now.chain > overdue else Patience.EARLY
+
+
+def _last(world: World, batch: Batch) -> float:
+    """From when on a batch takes what verdicts there are, on the chain's clock."""
+    return batch.opened_at + world.rules.settle_grace - world.rules.last_margin_s
+
+
+def _chair(memory: Memory, at: At, seat: Seat) -> Chair:
+    answer = seat.answer if seat.answer and not seat.copied else None
+    key = (at, seat.auditor)
+    rests, lease = memory.rests.get(key, 0.0), memory.leases.get(key, 0.0)
+    return Chair(SeatState(seat.state), seat.tries, rests, lease, answer)
+
+
+# Seats
+
+
+def _seat_one(world: World, segment: Segment, auditor: Address, now: Now) -> None:
+    seat = world.rows.seats[segment.batch, place_of(segment)].get(auditor)
+    if seat is None:
+        seat = Seat(batch=segment.batch, job=segment.job, task=segment.task, segment=segment.index, auditor=auditor)
+        world.rows.add(seat)
+    _work(world, segment, seat, now)
+    text = f"audits {_name(segment)}"
+    world.log(segment.job, now, "audit-assigned", text, task=segment.task, node=auditor)
+
+
+def _work(world: World, segment: Segment, seat: Seat, now: Now) -> None:
+    seat.state = SeatState.WORKING
+    world.rows.touch(seat)
+    world.memory(Memory).working[seat.auditor].add((segment.batch, place_of(segment)))
+    _lease(world, segment, seat.auditor, now)
+
+
+def _lease(world: World, segment: Segment, auditor: Address, now: Now) -> None:
+    at, until = (segment.batch, place_of(segment)), now.mono + world.rules.lease_s
+    world.memory(Memory).leases[at, auditor] = until
+    world.wake_at(until + 0.01, ("audits", "look", at))
+
+
+def _away(world: World, segment: Segment, auditor: Address, now: Now, *, busy: bool = False) -> None:
+    """An auditor gives no answer now. Being busy is no failure of it."""
+    at, memory = (segment.batch, place_of(segment)), world.memory(Memory)
+    seat = world.rows.seats[at][auditor]
+    seat.state = SeatState.AWAY
+    seat.tries += 0 if busy else 1
+    world.rows.touch(seat)
+    memory.rests[at, auditor] = now.mono + backoff(seat.tries)
+    _rise(world, at, auditor)
+    memory.dirty[at] = None
+
+
+def _rise(world: World, at: At, auditor: Address) -> None:
+    """An auditor does not work on a segment any more: whoever waits for its room is looked at, oldest first."""
+    memory = world.memory(Memory)
+    memory.leases.pop((at, auditor), None)
+    if at not in memory.working[auditor]:
+        return
+    memory.working[auditor].discard(at)
+    queue = memory.queued[auditor]
+    if queue:
+        first = next(iter(queue))
+        del queue[first]
+        memory.dirty[first] = None
+
+
+def _close_round(world: World, memory: Memory, at: At, segment: Segment, now: Now) -> None:
+    """All seals of a round are answered: the votes are written together."""
+    round_ = memory.rounds[at]
+    if not round_.opened or segment.verdict != Verdict.PENDING:
+        del memory.rounds[at]
+        memory.dirty[at] = None
+        return
+    if segment.weigh:
+        world.want(_weigh(at, round_))
+        return
+    del memory.rounds[at]
+    for auditor, opening in round_.opened.items():
+        _vote(world, segment, auditor, opening, opening.after, now, copied=False)
+    memory.dirty[at] = None
+
+
+def _weigh(at: At, round_: _Round) -> WeighAnswers:
+    return WeighAnswers(*at, openings=tuple((auditor, encode(opening)) for auditor, opening in round_.opened.items()))
+
+
+def _raw(opening: Opening) -> SealOpened:
+    return SealOpened(opening.after, opening.keyed, opening.reason, opening.salt)
+
+
+def _vote(
+    world: World, segment: Segment, auditor: Address, opening: SealOpened, answer: Digest, now: Now, *, copied: bool
+) -> None:
+    seat = world.rows.seats[segment.batch, place_of(segment)][auditor]
+    if seat.state != SeatState.SEALED:
+        return
+    seat.state, seat.opening, seat.answer, seat.copied = SeatState.OPENED, encode(opening), answer, copied
+    world.rows.touch(seat)
+    if copied:
+        kind, outcome = "audit-mismatch", COPIED
+    elif answer == segment.claimed:
+        kind, outcome = "audit-match", "the same state"
+    else:
+        kind, outcome = "audit-mismatch", opening.reason or "another state"
+    world.log(segment.job, now, kind, f"{_name(segment)}: {outcome}", task=segment.task, node=auditor)
+
+
+# Verdicts
+
+
+def _decide(world: World, segment: Segment, verdict: Verdict, now: Now) -> None:
+    segment.verdict = verdict
+    if verdict == Verdict.FAULT:
+        exact = world.rows.jobs[segment.job].exact
+        segment.kind = FaultReason.MISMATCH if exact else FaultReason.DISAGREED
+        segment.reason = _reason(segment, world.rows.seats[segment.batch, place_of(segment)])
+    _decided(world, segment, now)
+
+
+def _refuse(world: World, segment: Segment, kind: int, reason: str, now: Now) -> None:
+    """A segment whose state before it is at fault: nobody is seated."""
+    segment.verdict, segment.kind, segment.reason, segment.unvoted = Verdict.FAULT, kind, reason, True
+    _decided(world, segment, now)
+
+
+def _decided(world: World, segment: Segment, now: Now) -> None:
+    world.rows.touch(segment)
+    memory = world.memory(Memory)
+    _forget(memory, (segment.batch, place_of(segment)), segment)
+    memory.undecided[segment.batch] -= 1
+    batches.judged_maybe(world, world.rows.batches[segment.batch], now)
+
+
+def _open_again(world: World, segment: Segment) -> None:
+    segment.verdict, segment.kind, segment.reason, segment.unvoted = Verdict.PENDING, 0, "", False
+    segment.looked = False
+    world.rows.touch(segment)
+
+
+def _take_up(world: World, memory: Memory, segment: Segment, now: Now) -> None:
+    at = (segment.batch, place_of(segment))
+    for auditor in segment.auditors:
+        memory.listed[auditor].add(at)
+    for seat in world.rows.seats.get(at, {}).values():
+        if seat.state == SeatState.WORKING:
+            memory.working[seat.auditor].add(at)
+            _lease(world, segment, seat.auditor, now)
+    if segment.looked:
+        memory.dirty[at] = None
+    else:
+        world.want(LookAtState(*at))
+
+
+def _forget(memory: Memory, at: At, segment: Segment) -> None:
+    """A decided segment waits for nobody; who still works on it has no room until it says so or its lease is over."""
+    for auditor in segment.auditors:
+        memory.listed[auditor].discard(at)
+        memory.queued[auditor].pop(at, None)
+    memory.rounds.pop(at, None)
+    memory.dirty.pop(at, None)
+
+
+def _reason(segment: Segment, seats: Mapping[Address, Seat]) -> str:
+    """The votes against the worker, in words."""
+    opened = [seat for seat in seats.values() if seat.state == SeatState.OPENED and not seat.copied]
+    answers = [seat.answer for seat in opened]
+    answer = carried(answers, segment.claimed, Verdict.FAULT)
+    count = f"{answers.count(answer or Digest(b''))} of {len(opened)} auditors"
+    if answer != CANNOT_EXECUTE:
+        return f"segment {segment.index} leads {count} to another state"
+    why = next(decode(seat.opening, SealOpened).reason for seat in opened if seat.answer == answer)
+    return f"segment {segment.index} cannot be executed, say {count}: {why}"
+
+
+def _name(segment: Segment) -> str:
+    return f"task {segment.task} segment {segment.index}"
+
+
+def _seat(world: World, batch: BatchId, place: Place, node: Address) -> tuple[Segment, Seat] | None:
+    """A seat by the batch's number on chain, as peers name it."""
+    row = world.rows.by_chain_id.get(batch)
+    if row is None:
+        return None
+    seat, segment = world.rows.seats.get((row.id, place), {}).get(node), world.rows.segments.get((row.id, place))
+    return None if seat is None or segment is None else (segment, seat)

@@ -1,0 +1,477 @@
+"""A batch from its forming to its settlement: over all jobs, by the clock, in the order in which results rest on each
+other.
+
+Commitments wait for company, but never longer than `Rules.batch_s`, nor while a job can do nothing without its verdicts,
+nor until a receipt falls due. What the chain does to a batch (`chain`) and what its audits come to (`audits`) lead here.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from proofyard.protocol import merkle
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.codec import decode
+from proofyard.protocol.members import Member, encode_members
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, JobId
+from proofyard.verifier.engine import audits, jobs, tasks
+from proofyard.verifier.engine.effects import CommitBatch, Draw, LookAtResult, ReadRecord, Settle, TakeBatch
+from proofyard.verifier.engine.events import (
+    Adopted,
+    Drawn,
+    EffectFailed,
+    LooksDue,
+    Now,
+    RecordSettled,
+    ResultLooked,
+    Signed,
+    TaskKey,
+)
+from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Work, WorkState
+from proofyard.verifier.engine.world import World
+
+OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
+"""Batches in which nothing is in flight."""
+SLACK_S = 0.05
+
+
+@dataclass
+class Memory:
+    """What begins anew with a restart. Times by the monotonic clock."""
+
+    waiting_since: float | None = None
+    formed_at: float = float("-inf")
+    looked: tuple[int, int] = (-1, -1)
+    reserved: Counter[JobId] = field(default_factory=Counter)
+    """Work units of batches that are formed and not on chain."""
+    after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """Judged batches that wait until another one is settled, because they rest on its results."""
+
+
+# Forming
+
+
+def form(world: World, now: Now) -> None:
+    """Put what is committed into a batch, if its time has come."""
+    memory, waiting = world.memory(Memory), tasks.to_batch(world)
+    if not waiting:
+        memory.waiting_since = None
+        return
+    if memory.waiting_since is None:
+        memory.waiting_since = now.mono
+        world.wake_at(now.mono + world.rules.batch_s + SLACK_S, ("batches", "clock"))
+    if now.mono < memory.formed_at + world.rules.batch_min_s:
+        world.wake_at(memory.formed_at + world.rules.batch_min_s + SLACK_S, ("batches", "clock"))
+        return
+    due = now.mono >= memory.waiting_since + world.rules.batch_s or len(waiting) >= world.rules.batch_tasks
+    first = min(work.promised_until for work in waiting)
+    if not due and first >= now.chain + world.rules.receipt_margin_s and not _anybody_waits(world, waiting):
+        world.wake_at(now.mono + first - now.chain - world.rules.receipt_margin_s + SLACK_S, ("batches", "clock"))
+        return
+    chosen = _fitting(world, memory, waiting, now)
+    if chosen:
+        _form(world, memory, chosen, now)
+
+
+def _anybody_waits(world: World, waiting: Iterable[Work]) -> bool:
+    """Whether a job can do nothing more until what it has committed is judged."""
+    return any(tasks.blocked(world, job) for job in {work.job for work in waiting})
+
+
+def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
+    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain. What
+    no batch can hold any more is given up, with its job."""
+    chosen: list[Work] = []
+    keys: set[TaskKey] = set()
+    free: dict[JobId, int] = {}
+    for work in waiting:
+        if len(chosen) >= world.rules.batch_tasks:
+            break
+        job, key = world.rows.jobs[work.job], (work.job, work.task)
+        if now.chain >= jobs.commits_end(world, job):
+            tasks.lost(world, work, "its time for commits is over", now)
+            jobs.fail(world, job.id, "it takes no more work: its time for commits is over", now)
+            continue
+        left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
+        units = tasks.units(world, work)
+        if key in keys or units > left:
+            continue
+        free[job.id] = left - units
+        keys.add(key)
+        chosen.append(work)
+    return chosen
+
+
+def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None:
+    works = sorted(works, key=lambda work: (work.job, work.task))
+    units: Counter[JobId] = Counter()
+    for work in works:
+        units[work.job] += tasks.units(world, work)
+    batch = Batch(
+        id=world.new_row(),
+        root=merkle.root([work.leaf for work in works]),
+        members=encode_members([_member(work) for work in works]),
+        lines=tuple(sorted(units.items())),
+        claimed_by=world.rules.process,
+    )
+    world.rows.add(batch)
+    for work in works:
+        work.state = WorkState.BATCHED
+        world.rows.put_into(work, batch.id)
+    tasks.batched(world, works)
+    memory.reserved.update(units)
+    memory.formed_at, memory.waiting_since = now.mono, None
+    for job, count in Counter(work.job for work in works).items():
+        world.log(job, now, "batch", f"batch of {len(works)} commitments formed, {count} of this job")
+    world.want(CommitBatch(batch.id, batch.root))
+
+
+def _member(work: Work) -> Member:
+    submission = decode(work.submission, SubmitCommitment)
+    return Member(submission.commitment, submission.signature, submission.trace)
+
+
+# On chain
+
+
+def committed(world: World, batch: Batch, chain_id: int, block: int, now: Now) -> None:
+    """Its root is on chain."""
+    world.done(CommitBatch(batch.id, batch.root).key)
+    _unreserve(world, batch)
+    world.rows.bind(batch, chain_id)  # type: ignore[arg-type]
+    batch.state, batch.commit_block = BatchState.COMMITTED, block
+    log_batch(world, batch, now, "batch", f"batch {chain_id}: root of {_size(world, batch)} commitments on chain")
+    world.want(Draw(batch.id))
+
+
+def uncommitted(world: World, batch: Batch, now: Now) -> None:
+    """Its commit went with a block: it is sent again. Answers that were given stay, as far as the new plan has them."""
+    audits.end(world, batch)
+    for effect in (Draw(batch.id), Settle(batch.id, batch.attempt), ReadRecord(batch.id, batch.attempt)):
+        world.done(effect.key)
+    unsettled(world, batch, now)
+    world.rows.bind(batch, None)
+    batch.state, batch.commit_block, batch.attempt = BatchState.FORMED, 0, 0
+    world.memory(Memory).reserved.update(dict(batch.lines))
+    world.want(CommitBatch(batch.id, batch.root))
+
+
+def drawn(world: World, event: Drawn, now: Now) -> None:
+    batch = world.rows.batches.get(event.batch)
+    world.done(Draw(event.batch).key)
+    if batch is None or batch.state != BatchState.COMMITTED:
+        return
+    batch.state, batch.counted = BatchState.AUDITING, event.counted
+    batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
+    batch.results_due = tuple((work.job, work.task) for work in world.rows.works_of[batch.id])
+    world.rows.touch(batch)
+    text = f"batch {batch.chain_id}: {len(event.segments)} segments drawn for audit, {event.skipped} tasks skipped"
+    log_batch(world, batch, now, "drawn", text)
+    audits.create(world, batch, event.segments)
+    audits.begin(world, batch, now)
+    _look_at_results(world, batch)
+    judged_maybe(world, batch, now)
+
+
+def _look_at_results(world: World, batch: Batch) -> None:
+    for key in batch.results_due:
+        world.want(LookAtResult(batch.id, key))
+
+
+def result_looked(world: World, event: ResultLooked, now: Now) -> None:
+    batch = world.rows.batches.get(event.batch)
+    world.done(LookAtResult(event.batch, event.key).key)
+    if batch is None or event.key not in batch.results_due:
+        return
+    # Its results are few where it matters: a tuple of a thousand keys is copied a thousand times in milliseconds.
+    batch.results_due = tuple(key for key in batch.results_due if key != event.key)
+    world.rows.touch(batch)
+    if event.kind:
+        work = next(w for w in world.rows.works_of[batch.id] if (w.job, w.task) == event.key)
+        text = f"task {work.task} by this node is faulty: {event.reason}"
+        world.log(work.job, now, "fault", text, task=work.task, node=work.node)
+        world.rows.add(_fault(batch, work, event.kind, event.reason))
+    judged_maybe(world, batch, now)
+
+
+def _fault(batch: Batch, work: Work, kind: int, reason: str) -> Fault:
+    return Fault(
+        batch=batch.id,
+        job=work.job,
+        task=work.task,
+        node=work.node,
+        owner=work.owner,
+        operator=0,
+        kind=kind,
+        reason=reason,
+    )
+
+
+def judged_maybe(world: World, batch: Batch, now: Now) -> None:
+    """Every drawn segment has its verdict and every result was looked at: the batch is judged."""
+    if batch.state != BatchState.AUDITING or batch.results_due or audits.undecided(world, batch):
+        return
+    batch.state = BatchState.JUDGED
+    world.rows.touch(batch)
+    audits.end(world, batch)
+    settle_maybe(world, batch)
+
+
+def settle_maybe(world: World, batch: Batch) -> None:
+    """Settle a judged batch, once those are settled on whose results its works rest: until then nobody can say whether
+    these are the accepted ones."""
+    if batch.state != BatchState.JUDGED:
+        return
+    before = {other for other in tasks.rests_on(world, batch) if world.rows.batches[other].state not in OVER}
+    before.discard(batch.id)
+    if before:
+        world.memory(Memory).after[min(before)].add(batch.id)
+    else:
+        world.want(Settle(batch.id, batch.attempt))
+
+
+def signed(world: World, event: Signed, now: Now) -> None:
+    batch = world.rows.batches.get(event.batch)
+    if batch is not None and batch.state == BatchState.JUDGED:
+        batch.state, batch.record = BatchState.SIGNED, event.record
+        world.rows.touch(batch)
+
+
+def looks_due(world: World, event: LooksDue, now: Now) -> None:
+    """Signers know more than this verifier did: the plan is drawn again with their member lists, or what they could
+    reach is judged again."""
+    batch = world.rows.batches.get(event.batch)
+    if batch is None or batch.state not in (BatchState.JUDGED, BatchState.SIGNED):
+        return
+    world.done(Settle(batch.id, batch.attempt).key)
+    world.rows.touch(batch)
+    if event.redraw:
+        batch.state = BatchState.COMMITTED
+        world.want(Draw(batch.id))
+        return
+    batch.state = BatchState.AUDITING
+    for key in event.results:
+        for fault in [f for f in world.rows.faults.values() if f.batch == batch.id and (f.job, f.task) == key]:
+            if fault.segment < 0:
+                world.rows.delete(fault)
+    batch.results_due = event.results
+    audits.begin(world, batch, now)
+    audits.retake(world, batch, event.places, now)
+    _look_at_results(world, batch)
+    judged_maybe(world, batch, now)
+
+
+def settled(world: World, batch: Batch, attempt: int, block: int, claimable_at: int, now: Now) -> None:
+    """A settlement of it is on chain, this verifier's or another's: its record is read before anything follows."""
+    audits.end(world, batch)
+    world.done(Settle(batch.id, batch.attempt).key)
+    batch.state = BatchState.SETTLED
+    batch.attempt, batch.settled_block, batch.claimable_at = attempt, block, claimable_at
+    world.rows.touch(batch)
+    world.want(ReadRecord(batch.id, attempt))
+
+
+def record_settled(world: World, event: RecordSettled, now: Now) -> None:
+    """What the record of a settlement means for the tasks of this verifier's jobs."""
+    batch = world.rows.batches.get(event.batch)
+    if batch is None or batch.state != BatchState.SETTLED or batch.settled_block != event.settled_block:
+        return
+    world.done(ReadRecord(batch.id, batch.attempt).key)
+    batch.record, batch.reason = event.record, ""
+    world.rows.touch(batch)
+    _note_faults(world, batch, event)
+    works = {(work.job, work.task): work for work in world.rows.works_of[batch.id]}
+    dissenters = dict(event.dissenters)
+    for key, outcome, reason in event.outcomes:
+        work = works.get(key)
+        if work is None or work.state == WorkState.SETTLED:
+            continue
+        work.state, work.outcome = WorkState.SETTLED, outcome
+        world.rows.touch(work)
+        if outcome in ("accepted", "repeated"):
+            drawn_ = any((s.job, s.task) == key for s in world.rows.segments_of[batch.id])
+            text = "audited and valid" if drawn_ else "valid, not drawn"
+            world.log(work.job, now, "valid", text, task=work.task, node=work.node)
+            tasks.accepted(world, work, now)
+        else:
+            tasks.refuted(world, work, outcome, reason, dissenters.get(key, ()), now)
+    _over(world, batch, now)
+    for job, _ in batch.lines:
+        if job in world.rows.jobs:
+            jobs.check_done(world, job, now)
+
+
+def _note_faults(world: World, batch: Batch, event: RecordSettled) -> None:
+    for fault in [fault for fault in world.rows.faults.values() if fault.batch == batch.id]:
+        world.rows.delete(fault)
+    for (job, task), node, owner, operator, segment, kind, reason in event.faults:
+        world.rows.add(
+            Fault(
+                batch=batch.id,
+                job=job,
+                task=task,
+                node=node,
+                owner=owner,
+                operator=operator,
+                segment=segment,
+                kind=kind,
+                reason=reason,
+            )
+        )
+
+
+def _over(world: World, batch: Batch, now: Now) -> None:
+    """Nothing of it is in flight any more: who waited for it goes on."""
+    for row in sorted(world.memory(Memory).after.pop(batch.id, ())):
+        settle_maybe(world, world.rows.batches[row])
+
+
+def unsettled(world: World, batch: Batch, now: Now) -> None:
+    """Its settlement went with a block or was voided: its works wait for a verdict again."""
+    if batch.state in (BatchState.SETTLED, BatchState.FINAL):
+        batch.state, batch.settled_block, batch.claimable_at = BatchState.JUDGED, 0, 0
+        for work in list(world.rows.works_of[batch.id]):
+            if work.state == WorkState.SETTLED:
+                work.state, outcome = WorkState.BATCHED, work.outcome
+                work.outcome = ""
+                world.rows.touch(work)
+                tasks.unaccept(world, work, outcome, now)
+    elif batch.state == BatchState.SIGNED:
+        batch.state = BatchState.JUDGED
+    world.rows.touch(batch)
+
+
+def voided(world: World, batch: Batch, attempt: int, now: Now) -> None:
+    """A challenge found its settlement wrong, or no jury could decide: first whoever led it takes it again."""
+    led = batch.state != BatchState.TAKEN
+    world.done(Settle(batch.id, batch.attempt).key)
+    unsettled(world, batch, now)
+    batch.attempt, batch.record = attempt, None
+    if led:
+        world.want(TakeBatch(batch.chain_id, attempt))  # type: ignore[arg-type]
+    else:
+        batch.state = BatchState.TAKEN
+
+
+def taken(world: World, batch: Batch, attempt: int, now: Now, *, own: bool) -> None:
+    """Somebody leads it from now on, in a new attempt."""
+    world.done(TakeBatch(batch.chain_id, batch.attempt).key)  # type: ignore[arg-type]
+    world.done(Settle(batch.id, batch.attempt).key)
+    batch.attempt = attempt
+    world.rows.touch(batch)
+    if not own:
+        if batch.state != BatchState.TAKEN:
+            audits.end(world, batch)
+            batch.state = BatchState.TAKEN
+            log_batch(world, batch, now, "batch", f"batch {batch.chain_id} is led by another verifier now")
+        return
+    if batch.state == BatchState.TAKEN:
+        batch.state = BatchState.COMMITTED
+        world.want(Draw(batch.id))
+    settle_maybe(world, batch)
+
+
+def adopted(world: World, event: Adopted, now: Now) -> None:
+    """A batch that another verifier left is led here from now on."""
+    batch = world.rows.by_chain_id.get(event.chain_id)
+    if batch is not None:
+        taken(world, batch, event.attempt, now, own=True)
+        return
+    batch = Batch(
+        id=world.new_row(),
+        state=BatchState.COMMITTED,
+        root=event.root,
+        members=event.members,
+        lines=event.lines,
+        attempt=event.attempt,
+        commit_block=event.commit_block,
+        claimed_by=world.rules.process,
+    )
+    world.rows.add(batch)
+    world.rows.bind(batch, event.chain_id)
+    log_batch(world, batch, now, "batch", f"batch {event.chain_id} was taken over: it was left unsettled")
+    world.want(Draw(batch.id))
+
+
+def dropped(world: World, batch: Batch, reason: str, now: Now) -> None:
+    """It comes to nothing: its tasks are done again."""
+    audits.end(world, batch)
+    for effect in (Draw(batch.id), Settle(batch.id, batch.attempt), CommitBatch(batch.id, batch.root)):
+        world.done(effect.key)
+    _unreserve(world, batch)
+    batch.state, batch.reason = BatchState.DROPPED, reason
+    world.rows.touch(batch)
+    log_batch(world, batch, now, "dropped", reason)
+    for work in list(world.rows.works_of[batch.id]):
+        if work.state == WorkState.BATCHED:
+            work.state, work.outcome = WorkState.LOST, "dropped"
+            world.rows.touch(work)
+            tasks.refuted(world, work, "dropped", reason, (), now)
+    _over(world, batch, now)
+
+
+def final(world: World, batch: Batch) -> None:
+    """Its window has closed: nobody is owed its states any more."""
+    if batch.state == BatchState.SETTLED:
+        batch.state = BatchState.FINAL
+        world.rows.touch(batch)
+
+
+def _unreserve(world: World, batch: Batch) -> None:
+    if batch.state == BatchState.FORMED:
+        world.memory(Memory).reserved.subtract(dict(batch.lines))
+
+
+# The engine's calls
+
+
+def resume(world: World, now: Now) -> None:
+    memory = world.memory(Memory)
+    for batch in list(world.rows.batches.values()):
+        match batch.state:
+            case BatchState.FORMED:
+                memory.reserved.update(dict(batch.lines))
+                world.want(CommitBatch(batch.id, batch.root))
+            case BatchState.COMMITTED:
+                world.want(Draw(batch.id))
+            case BatchState.AUDITING:
+                _look_at_results(world, batch)
+                judged_maybe(world, batch, now)
+            case BatchState.JUDGED | BatchState.SIGNED:
+                batch.state = BatchState.JUDGED
+                settle_maybe(world, batch)
+            case BatchState.SETTLED if any(w.state == WorkState.BATCHED for w in world.rows.works_of[batch.id]):
+                world.want(ReadRecord(batch.id, batch.attempt))
+
+
+def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
+    """The clock: `form` looks at it in every step."""
+
+
+def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
+    """What the chain does not take any more is given up; everything else is tried again for ever."""
+    if event.key[0] == "CommitBatch":
+        batch = world.rows.batches.get(event.key[1])  # type: ignore[call-overload]
+        if batch is not None and batch.state == BatchState.FORMED:
+            dropped(world, batch, event.reason, now)
+
+
+def log_batch(world: World, batch: Batch, now: Now, kind: str, text: str) -> None:
+    """A line in the log of each job of a batch."""
+    for job, _ in batch.lines:
+        if job in world.rows.jobs:
+            world.log(job, now, kind, text)
+
+
+def _size(world: World, batch: Batch) -> int:
+    return len(world.rows.works_of[batch.id])
+
+
+def faulty_owners(world: World) -> set[Address]:
+    """Owners with a fault that costs stake: none of their nodes gets work."""
+    return {fault.owner for fault in world.rows.faults.values() if fault.kind != FaultReason.DISAGREED}
+
+
+__all__ = ["OVER", "Verdict", "form"]
