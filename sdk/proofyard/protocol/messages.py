@@ -4,14 +4,19 @@ One struct, one tag, one purpose. Decoding tolerates unknown fields; a struct wh
 Integers that can exceed 64 bits (amounts) travel as decimal strings.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
+
+
+MAX_ITEMS = 256
+"""Items of one list: a frame has its own limit on bytes."""
 
 
 class PeerHint(msgspec.Struct, frozen=True):
@@ -29,13 +34,22 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
     reason: str = ""
 
 
-class Announce(msgspec.Struct, frozen=True, tag="announce-2"):
-    """A node to a verifier, on every new connection: what it offers to execute. Replied to with `Ack`."""
+class Acks(msgspec.Struct, frozen=True, tag="acks"):
+    """An `Ack` for each item of a list, in its order."""
+
+    answers: Annotated[tuple[Ack, ...], Meta(max_length=MAX_ITEMS)]
+
+
+class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
+    """A node to a verifier, on every new connection: what it offers to execute, and how many tasks and audits it holds
+    at a time, the ones that wait for their turn included. Replied to with `Ack`."""
 
     workloads: tuple[str, ...]
     memory_bytes: int
     port: int
     software: str
+    tasks: int = 1
+    audits: int = 4
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
@@ -52,11 +66,24 @@ class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
     lease_s: float
 
 
+class TaskOffers(msgspec.Struct, frozen=True, tag="task-offers"):
+    """Several tasks for one node, to be executed in this order. Replied to with `Acks`."""
+
+    offers: Annotated[tuple[TaskOffer, ...], Meta(max_length=MAX_ITEMS)]
+
+
 class CancelTask(msgspec.Struct, frozen=True, tag="cancel-task"):
     """A verifier no longer wants a task."""
 
     job: JobId
     task: TaskIndex
+    reason: str
+
+
+class CancelTasks(msgspec.Struct, frozen=True, tag="cancel-tasks"):
+    """A verifier no longer wants these tasks."""
+
+    tasks: Annotated[tuple[tuple[JobId, TaskIndex], ...], Meta(max_length=MAX_ITEMS)]
     reason: str
 
 
@@ -70,6 +97,14 @@ class TaskProgress(msgspec.Struct, frozen=True, tag="task-progress"):
     loss: float | None = None
     tokens_per_s: float = 0.0
     rss_bytes: int = 0
+
+
+class Working(msgspec.Struct, frozen=True, tag="working"):
+    """A node says what it is at, every few seconds: renews the leases of all of it. Replied to with `Acks`, for the
+    tasks and then for the audits: who is told not to proceed stops."""
+
+    tasks: Annotated[tuple[TaskProgress, ...], Meta(max_length=MAX_ITEMS)]
+    audits: "Annotated[tuple[AuditProgress, ...], Meta(max_length=MAX_ITEMS)]"
 
 
 class TaskFailed(msgspec.Struct, frozen=True, tag="task-failed"):
@@ -89,6 +124,12 @@ class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment"):
     trace: tuple[Cid, ...]
 
 
+class SubmitCommitments(msgspec.Struct, frozen=True, tag="submit-commitments"):
+    """Several finished tasks. Replied to with `Receipts`."""
+
+    works: Annotated[tuple[SubmitCommitment, ...], Meta(max_length=MAX_ITEMS)]
+
+
 class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):
     """The verifier's signed promise to put a commitment into a batch of its job by `deadline` (Unix seconds)."""
 
@@ -96,6 +137,19 @@ class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):
     job: JobId
     deadline: int
     signature: Signature
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+    """Why one item of a list was not taken; `code` as in the transport's refusals."""
+
+    code: str
+    reason: str
+
+
+class Receipts(msgspec.Struct, frozen=True, tag="receipts"):
+    """A receipt or a refusal for each commitment, in their order."""
+
+    answers: Annotated[tuple[Receipt | Refusal, ...], Meta(max_length=MAX_ITEMS)]
 
 
 class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
@@ -116,6 +170,12 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     lease_s: float
 
 
+class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):
+    """Several audits for one node. Replied to with `Acks`."""
+
+    offers: Annotated[tuple[AuditOffer, ...], Meta(max_length=MAX_ITEMS)]
+
+
 class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-2"):
     """An auditor on its way: renews the lease of its seat."""
 
@@ -132,6 +192,12 @@ class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
     segment: SegmentIndex
     seal: Bytes32
     signature: Signature
+
+
+class SubmitSeals(msgspec.Struct, frozen=True, tag="submit-seals"):
+    """Several seals. Replied to with `Acks`."""
+
+    seals: Annotated[tuple[SubmitSeal, ...], Meta(max_length=MAX_ITEMS)]
 
 
 class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed-2"):
@@ -163,6 +229,18 @@ class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-3"):
 
     def opening(self) -> Opening:
         return Opening(self.after, self.keyed, self.reason, self.salt)
+
+
+class OpenSeals(msgspec.Struct, frozen=True, tag="open-seals"):
+    """Several seals are to be opened. Replied to with `SealsOpened`."""
+
+    seals: Annotated[tuple[OpenSeal, ...], Meta(max_length=MAX_ITEMS)]
+
+
+class SealsOpened(msgspec.Struct, frozen=True, tag="seals-opened"):
+    """The answers to `OpenSeals` in their order; None for one that cannot be opened now."""
+
+    answers: Annotated[tuple[SealOpened | None, ...], Meta(max_length=MAX_ITEMS)]
 
 
 class CoSign(msgspec.Struct, frozen=True, tag="co-sign-2"):
@@ -235,15 +313,22 @@ class JobReport(msgspec.Struct, frozen=True, tag="job-report"):
 REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Announce,
     TaskOffer,
+    TaskOffers,
     CancelTask,
+    CancelTasks,
     TaskProgress,
+    Working,
     TaskFailed,
     SubmitCommitment,
+    SubmitCommitments,
     AuditOffer,
+    AuditOffers,
     AuditProgress,
     SubmitSeal,
+    SubmitSeals,
     AuditFailed,
     OpenSeal,
+    OpenSeals,
     CoSign,
     ObtainState,
     Publish,

@@ -145,7 +145,7 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
     match subject:
         case ("look", at):
             if at in world.rows.segments:
-                memory.dirty[at] = None  # type: ignore[index]
+                memory.dirty[at] = None
         case ("patience", batch):
             for segment in world.rows.segments_of.get(batch, ()):  # type: ignore[call-overload]
                 if segment.verdict == Verdict.PENDING:

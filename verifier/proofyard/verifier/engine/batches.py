@@ -1,8 +1,9 @@
 """A batch from its forming to its settlement: over all jobs, by the clock, in the order in which results rest on each
 other.
 
-Commitments wait for company, but never longer than `Rules.batch_s`, nor while a job can do nothing without its verdicts,
-nor until a receipt falls due. What the chain does to a batch (`chain`) and what its audits come to (`audits`) lead here.
+Commitments wait for company, but never longer than `Rules.batch_s`, nor while a job can do nothing without its
+verdicts, nor until a receipt falls due. What the chain does to a batch (`chain`) and what its audits come to (`audits`)
+lead here.
 """
 
 from collections import Counter, defaultdict

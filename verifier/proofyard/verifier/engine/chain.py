@@ -74,8 +74,8 @@ def _of_batch(world: World, news: object, now: Now) -> None:
 
 
 def _committed(world: World, commit: BatchCommitted, now: Now) -> None:
-    """A batch of this verifier is on chain. The same work that is done again in the same way has the same root, so it is
-    the oldest of those that wait for their number."""
+    """A batch of this verifier is on chain. The same work that is done again in the same way has the same root, so it
+    is the oldest of those that wait for their number."""
     if commit.batch in world.rows.by_chain_id:
         return
     lines = tuple((line.job, line.units) for line in commit.lines)

@@ -204,8 +204,8 @@ class Expanded:
 
 @dataclass(frozen=True, slots=True)
 class DrawnSegment:
-    """`auditors` in the plan's order, `seats` is k, `claimed` the worker's answer; `weigh`: what its auditors open takes
-    the states' bytes to count (the drawn share of keyed digests, a workload that is not exact)."""
+    """`auditors` in the plan's order, `seats` is k, `claimed` the worker's answer; `weigh`: what its auditors open
+    takes the states' bytes to count (the drawn share of keyed digests, a workload that is not exact)."""
 
     place: Place
     auditors: tuple[Address, ...]

@@ -105,7 +105,7 @@ class Engine:
         if isinstance(event, EffectFailed):
             self._failed(event, now)
         elif not isinstance(event, Tick):
-            _HANDLERS[type(event)](world, event, now)  # type: ignore[operator]
+            _HANDLERS[type(event)](world, event, now)
         return self._step(now)
 
     @property
@@ -126,7 +126,7 @@ class Engine:
         if part == "effect":
             self.world.retry(tuple(subject))
         else:
-            {"jobs": jobs, "tasks": tasks, "batches": batches, "audits": audits}[str(part)].wake(  # type: ignore[attr-defined]
+            {"jobs": jobs, "tasks": tasks, "batches": batches, "audits": audits}[str(part)].wake(
                 self.world, tuple(subject), now
             )
 

@@ -33,7 +33,7 @@ class Patience(IntEnum):
 
 @dataclass(frozen=True)
 class Chair:
-    """One auditor's seat as it is now. `not_before`, `lease_until` in seconds of the monotonic clock; `tries` that led to no answer."""
+    """One auditor's seat as it is now. `not_before`, `lease_until`: by the monotonic clock; `tries` without answer."""
 
     state: SeatState
     tries: int = 0
