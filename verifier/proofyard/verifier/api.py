@@ -9,14 +9,15 @@ from typing import Any, Self
 import msgspec
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from sqlmodel import col, select
+from sqlalchemy import and_, select
 
 from proofyard.protocol.codec import decode
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.types import ExitCode, JobId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, Job, Seat, Task
 from proofyard.verifier.desk import report
+from proofyard.verifier.engine.rows import Batch, Job, Seat, Task, Work
+from proofyard.verifier.store.tables import TABLES
 
 PAGE = 100
 
@@ -45,42 +46,48 @@ def build_app(context: Context) -> FastAPI:
 
     @app.get("/jobs")
     async def jobs(before: int = 1 << 62) -> list[dict[str, Any]]:
-        with context.database.session() as session:
-            rows = session.exec(select(Job).where(Job.id < before).order_by(col(Job.id).desc()).limit(PAGE))
-            return [row.model_dump() for row in rows]
+        table = TABLES[Job]
+        query = select(table).where(table.c.id < before).order_by(table.c.id.desc()).limit(PAGE)
+        return await asyncio.to_thread(_rows, context, query)
 
     @app.get("/jobs/{job}")
     async def job(job: int, since: int = 0) -> dict[str, Any]:
-        with context.database.session() as session:
-            if session.get(Job, job) is None:
-                raise HTTPException(404, f"no job {job} here")
-            tasks = session.exec(select(Task).where(Task.job == job).order_by(col(Task.index))).all()
-        found: dict[str, Any] = msgspec.to_builtins(report(context, JobId(job), since))
+        task, work = TABLES[Task], TABLES[Work]
+        if not await asyncio.to_thread(_rows, context, select(TABLES[Job].c.id).where(TABLES[Job].c.id == job)):
+            raise HTTPException(404, f"no job {job} here")
+        current = and_(work.c.job == task.c.job, work.c.task == task.c.index, work.c.attempt == task.c.attempt)
+        query = select(task.c.index, task.c.state, task.c.attempt, work.c.node).outerjoin_from(task, work, current)
+        tasks = await asyncio.to_thread(_rows, context, query.where(task.c.job == job).order_by(task.c.index))
+        found: dict[str, Any] = msgspec.to_builtins(await asyncio.to_thread(report, context, JobId(job), since))
         found["task_states"] = [
-            {"task": task.index, "state": task.state, "node": task.node, "attempts": task.attempts} for task in tasks
+            {"task": row["index"], "state": row["state"], "node": row["node"], "attempts": row["attempt"]}
+            for row in tasks
         ]
         return found
 
     @app.get("/jobs/{job}/audits")
     async def audits(job: int) -> list[dict[str, Any]]:
-        with context.database.session() as session:
-            rows = session.exec(
-                select(Seat, Batch.chain_id).join(Batch, col(Batch.id) == col(Seat.batch)).where(Seat.job == job)
-            )
-            return [
-                {
-                    "batch": batch,
-                    "task": seat.task,
-                    "segment": seat.segment,
-                    "auditor": seat.auditor,
-                    "state": seat.state,
-                    "answer": seat.answer and seat.answer.hex(),
-                    "reason": decode(seat.opening, SealOpened).reason if seat.opening else "",
-                }
-                for seat, batch in rows
-            ]
+        seat, batch = TABLES[Seat], TABLES[Batch]
+        query = select(seat, batch.c.chain_id).join(batch, batch.c.id == seat.c.batch).where(seat.c.job == job)
+        return [
+            {
+                "batch": row["chain_id"],
+                "task": row["task"],
+                "segment": row["segment"],
+                "auditor": row["auditor"],
+                "state": row["state"],
+                "answer": row["answer"].hex() or None,
+                "reason": decode(row["opening"], SealOpened).reason if row["opening"] else "",
+            }
+            for row in await asyncio.to_thread(_rows, context, query)
+        ]
 
     return app
+
+
+def _rows(context: Context, query: Any) -> list[dict[str, Any]]:
+    with context.database.engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
 class StatusApi:

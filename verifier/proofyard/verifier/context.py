@@ -1,26 +1,34 @@
-"""What every part of the verifier works with, and the one way to wait for something to change."""
+"""What every part of the verifier's shell works with."""
 
 import asyncio
-import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from proofyard.artifacts import BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
+from proofyard.chain.errors import NotDrawn
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, Cid
+from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.transport import Connection, Endpoint, TransportError
-from proofyard.verifier.database import Database
+from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
+from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, load_workload
 
+K = TypeVar("K")
 T = TypeVar("T")
 
+KEPT = 256
+"""Manifests and task graphs that are kept in memory."""
+CALLS_AT_ONCE = 8
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -48,7 +56,8 @@ class _Read:
 
 @dataclass
 class Context:
-    """The verifier's parts. `members` are the nodes connected now, by address."""
+    """The verifier's parts. `members` are the nodes connected now, by address; `runner` holds the engine, whose rows are
+    read on the event loop and never written here."""
 
     settings: VerifierSettings
     wallet: Wallet
@@ -58,43 +67,35 @@ class Context:
     store: BlockStore
     endpoint: Endpoint
     members: dict[Address, Member] = field(default_factory=dict)
-    changes: int = 0
-    """How often `changed` was called."""
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_at: dict[BatchId, float] = field(default_factory=dict)
+    """When it was last tried to take over a batch, by the monotonic clock."""
+    memory: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while large artifacts are in memory: one at a time."""
+    _runner: Runner | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _params: Params | None = None
     _own: OperatorId | None = None
-    _manifests: dict[Cid, Manifest] = field(default_factory=dict)
-    _graphs: dict[Cid, tuple[TaskSpec, ...]] = field(default_factory=dict)
+    _manifests: OrderedDict[Cid, Manifest] = field(default_factory=OrderedDict)
+    _graphs: OrderedDict[Cid, tuple[TaskSpec, ...]] = field(default_factory=OrderedDict)
+    _seeds: OrderedDict[tuple[BatchId, int], Digest] = field(default_factory=OrderedDict)
     _reads: dict[str, _Read] = field(default_factory=dict)
-    _resting: dict[tuple[int, int, str], float] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
-    memory: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while large artifacts are in memory: one at a time."""
+    _head: int = 0
+    _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
 
-    def changed(self) -> None:
-        """Wake everything that waits in `wait`."""
-        self.changes += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
+    @property
+    def runner(self) -> Runner:
+        assert self._runner is not None, "the verifier does not run yet"
+        return self._runner
 
-    async def wait(self, seconds: float, *, since: int | None = None) -> None:
-        """Until something changes, at most `seconds`. `since` is what `changes` was when its caller last looked: what
-        has changed after that is not waited for."""
-        if since is not None and since != self.changes:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+    @runner.setter
+    def runner(self, runner: Runner) -> None:
+        self._runner = runner
 
-    def rest(self, job: int, task: int, node: str, seconds: float) -> None:
-        """Do not offer a task to a node for so long."""
-        at = time.monotonic()
-        self._resting = {key: until for key, until in self._resting.items() if until > at}
-        self._resting[job, task, node] = at + seconds
-
-    def rests(self, job: int, task: int, node: str) -> bool:
-        return self._resting.get((job, task, node), 0.0) > time.monotonic()
+    @property
+    def rows(self) -> Rows:
+        """The engine's rows, for reading on the event loop."""
+        return self.runner.engine.world.rows
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in the background; `close` cancels what is left of it."""
@@ -107,12 +108,13 @@ class Context:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        self._calls.shutdown(wait=False, cancel_futures=True)
 
     # The chain
 
     async def on_chain(self, call: Callable[[], T]) -> T:
-        """Run a blocking chain call in a thread."""
-        return await asyncio.to_thread(call)
+        """Run a blocking chain call in a thread of its own pool: a chain that hangs holds up nothing else."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, call)
 
     async def params(self) -> Params:
         """The Registry's parameters, which never change."""
@@ -146,31 +148,48 @@ class Context:
         value: T = known.value
         return value
 
-    def saw_block(self, timestamp: int) -> None:
-        """The latest block's time, for `chain_time`."""
-        self._block_time = _Read(time.monotonic(), timestamp)
+    def saw_block(self, number: int, timestamp: int) -> None:
+        """The latest block, for `clock`."""
+        self._block_time, self._head = _Read(time.monotonic(), timestamp), number
+
+    def clock(self) -> tuple[float, int]:
+        """What the chain's clock and newest block are, as far as is known here."""
+        return self.chain_time(), self._head
 
     def chain_time(self) -> float:
         """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain
         whose last block is old has the wall's time in its next one."""
         return max(time.time(), float(self._block_time.value) + time.monotonic() - self._block_time.at)
 
+    async def seed_of(self, batch: BatchId) -> Digest:
+        """The seed that a batch's audits were drawn with."""
+        block = self.rows.by_chain_id[batch].commit_block if batch in self.rows.by_chain_id else 0
+        found = self._seeds.get((batch, block))
+        if found is None:
+            drawn = await self.on_chain(lambda: self.chain.seed(batch))
+            if drawn is None:
+                raise NotDrawn(batch, block)
+            found = drawn.seed
+        return _keep(self._seeds, (batch, block), found)
+
     # Artifacts
 
     def manifest(self, cid: Cid) -> Manifest:
         """A job's manifest, from the store."""
-        if cid not in self._manifests:
-            self._manifests[cid] = decode_manifest(self.store.get_bytes(cid, max_bytes=MAX_MANIFEST_BYTES))
-        return self._manifests[cid]
+        found = self._manifests.get(cid)
+        if found is None:
+            found = decode_manifest(self.store.get_bytes(cid, max_bytes=MAX_MANIFEST_BYTES))
+        return _keep(self._manifests, cid, found)
 
     def graph(self, cid: Cid) -> tuple[TaskSpec, ...]:
         """The task graph of a manifest in the store. Raises `ManifestRefused`."""
-        if cid not in self._graphs:
+        found = self._graphs.get(cid)
+        if found is None:
             manifest = self.manifest(cid)
             workload = self.workload(manifest)
             workload.check(manifest)
-            self._graphs[cid] = tuple(workload.graph(manifest))
-        return self._graphs[cid]
+            found = tuple(workload.graph(manifest))
+        return _keep(self._graphs, cid, found)
 
     def workload(self, manifest: Manifest) -> Workload:
         return load_workload(manifest.workload)
@@ -216,6 +235,10 @@ class Context:
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 
-def now() -> float:
-    """Unix seconds, for leases among peers."""
-    return time.time()
+def _keep(cache: OrderedDict[K, T], cid: K, value: T) -> T:
+    """The last few that were needed stay."""
+    cache[cid] = value
+    cache.move_to_end(cid)
+    while len(cache) > KEPT:
+        cache.popitem(last=False)
+    return value

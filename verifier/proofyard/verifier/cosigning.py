@@ -20,12 +20,13 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.protocol.view import BatchView
 from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Held, Known
 from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.evidence import Seen, gather_evidence
+from proofyard.verifier.follower import LATE
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import batches_of, gather_lists
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
+from proofyard.verifier.store.tables import Known
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class CoSigner:
             known = session.get(Known, view.batch)
         if known is None:
             raise RequestFailed("behind", f"this verifier has not seen the commit of batch {view.batch} yet; ask again")
-        if known.held == Held.LATE:
+        if known.held == LATE:
             raise RecordInvalid(view.batch, "tasks", "the member list could not be had when the audits were drawn")
 
     async def _check_withheld(self, record: BatchRecord, connection: Connection) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator
 
 from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
-from proofyard.verifier.context import Context, now
+from proofyard.verifier.context import Context
 from proofyard.workloads.errors import StateRefused
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,10 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
             logger.debug("%s of %s: %s", what, worker, error)
         if left <= 0:
             raise NotDelivered(what, patience_s)
-        start = now()
-        await context.wait(OWED_POLL_S)
+        start = time.monotonic()
+        await asyncio.sleep(OWED_POLL_S)
         if any(node != worker for node in context.members):
-            left -= now() - start
+            left -= time.monotonic() - start
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,15 @@
-"""What nodes and requesters may ask of a verifier, request by request."""
+"""What nodes and requesters may ask of a verifier, request by request: checked here as far as bytes and keys go, decided
+by the engine, answered once that lasts."""
 
 import asyncio
 import logging
+import time
+from collections import OrderedDict
 
-from sqlmodel import Session, col, func, select
+from sqlalchemy import select
 
 from proofyard.artifacts import cid_of_bytes, fetch
 from proofyard.chain import ChainClient, NodeRecord, Role
-from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -15,6 +17,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
+    Acks,
     Announce,
     AuditFailed,
     AuditProgress,
@@ -23,37 +26,39 @@ from proofyard.protocol.messages import (
     LogLine,
     Publish,
     Receipt,
+    Receipts,
+    Refusal,
     SubmitCommitment,
+    SubmitCommitments,
     SubmitSeal,
+    SubmitSeals,
     TaskFailed,
     TaskProgress,
+    Working,
 )
 from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.transport import Body, Connection
-from proofyard.verifier.auditing import leave
-from proofyard.verifier.context import Context, Member, now
-from proofyard.verifier.database import (
-    Batch,
-    BatchState,
-    Job,
-    JobState,
-    Line,
-    Log,
-    Seat,
-    SeatState,
-    Segment,
-    Task,
-    TaskState,
-    log,
-    row_of,
-    tasks_of,
-)
+from proofyard.verifier.context import Context, Member
 from proofyard.verifier.delivery import MAX_STATE_BYTES, room
+from proofyard.verifier.engine.events import (
+    AuditGivenUp,
+    AuditProgressed,
+    AuditSealed,
+    Event,
+    NodeJoined,
+    NodeLeft,
+    Place,
+    Published,
+    TaskHandedBack,
+    TaskProgressed,
+    WorkCommitted,
+)
+from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
-from proofyard.verifier.schedule import hand_back, inputs_of
+from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.workload import Inputs
 
 logger = logging.getLogger(__name__)
@@ -63,8 +68,12 @@ MAX_ARTIFACTS = 16
 MIN_PROMISE_S = 30.0
 """A receipt that falls due sooner is not given: the chain may be away for a while."""
 FIRST_STATES = 256
-"""First states whose CIDs are kept: a commitment that is sent again is not computed again."""
+"""First states whose CIDs are kept: a round's are the same for many tasks."""
 LOG_PAGE = 500
+RECORD_S = 60.0
+"""How long what the Registry says of a node that announces itself again is taken as still true."""
+MAX_TASKS_HELD, MAX_AUDITS_HELD = 64, 256
+"""However much a node says that it holds at a time."""
 
 
 class SubmissionRefused(ProofyardError):
@@ -80,115 +89,134 @@ class Desk:
         self._context = context
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
         self._publishing = Limiter("publications", per_s=10.0, burst=100)
-        self._signed = Limiter("signatures", per_s=20.0, burst=200)
+        self._signed = Limiter("signatures", per_s=50.0, burst=1000)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
-        self._first_states: dict[object, Cid] = {}
+        self._first_states: OrderedDict[object, Cid] = OrderedDict()
+        self._read_at: dict[Address, float] = {}
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
-        endpoint.on(TaskProgress, self.task_progress)
+        endpoint.on(Working, self.working)
         endpoint.on(TaskFailed, self.task_failed)
-        endpoint.on(SubmitCommitment, self.submit_commitment)
-        endpoint.on(SubmitSeal, self.submit_seal)
-        endpoint.on(AuditProgress, self.audit_progress)
+        endpoint.on(SubmitCommitments, self.submit_commitments)
+        endpoint.on(SubmitSeals, self.submit_seals)
         endpoint.on(AuditFailed, self.audit_failed)
         endpoint.on(Publish, self.publish)
         endpoint.on(JobQuery, self.job_query)
 
+    # Who is here
+
     async def announce(self, connection: Connection, message: Announce, _body: Body) -> Ack:
         """A registered node may join, and says again that it is there; anybody else is told why not."""
         self._announcing.take(connection.peer)
-        chain = self._context.chain
-        record = await self._context.on_chain(lambda: _active_node(chain, connection.peer))
-        known = self._context.members.get(connection.peer)
+        context, known = self._context, self._context.members.get(connection.peer)
+        fresh = time.monotonic() - self._read_at.get(connection.peer, float("-inf")) < RECORD_S
+        if known is not None and known.connection is connection and known.announce == message and fresh:
+            return Ack()
+        record = await context.on_chain(lambda: _active_node(context.chain, connection.peer))
         if record is None:
-            self._context.members.pop(connection.peer, None)
+            self._leave(connection.peer)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
-        self._context.members[connection.peer] = Member(connection, message, record)
-        if known is None or known.connection is not connection:
-            self._context.changed()
+        context.members[connection.peer] = Member(connection, message, record)
+        self._read_at[connection.peer] = time.monotonic()
+        context.runner.post(_joined(record, message))
         return Ack()
 
     def left(self, connection: Connection) -> None:
         """A connection ended. Leases run on: the node may come back in time."""
         member = self._context.members.get(connection.peer)
         if member is not None and member.connection is connection:
-            del self._context.members[connection.peer]
-            self._context.changed()
+            self._leave(connection.peer)
 
-    async def task_progress(self, connection: Connection, message: TaskProgress, _body: Body) -> Ack:
-        with self._context.database.session() as session:
-            task = session.get(Task, (message.job, message.task))
-            if task is None or task.state != TaskState.ASSIGNED or task.node != connection.peer:
-                return Ack(False, "the task is no longer yours")
-            task.lease_until = now() + self._context.settings.lease_s
-            if message.loss is not None and self._progress.allows(connection.peer):
-                text = f"step {message.step}, {message.tokens_per_s:.0f} tokens/s"
-                log(
-                    session,
-                    message.job,
-                    "progress",
-                    text,
-                    task=message.task,
-                    node=connection.peer,
-                    loss=message.loss,
-                    step=message.step,
-                )
-        return Ack()
+    def _leave(self, node: Address) -> None:
+        self._read_at.pop(node, None)
+        if self._context.members.pop(node, None) is not None:
+            self._context.runner.post(NodeLeft(node))
+
+    # Work
+
+    async def working(self, connection: Connection, message: Working, _body: Body) -> Acks:
+        node = connection.peer
+        events: list[Event] = [self._progressed(node, each) for each in message.tasks]
+        events += [AuditProgressed(node, each.batch, _place(each)) for each in message.audits]
+        refusals = await self._context.runner.tell_all(events)
+        return Acks(tuple(Ack(not refusal, refusal) for refusal in refusals))
+
+    def _progressed(self, node: Address, message: TaskProgress) -> TaskProgressed:
+        key = (message.job, message.task)
+        if message.loss is None or not self._progress.allows(node):
+            return TaskProgressed(node, key)
+        text = f"step {message.step}, {message.tokens_per_s:.0f} tokens/s"
+        return TaskProgressed(node, key, text, message.loss, message.step)
 
     async def task_failed(self, connection: Connection, message: TaskFailed, _body: Body) -> Ack:
-        with self._context.database.session() as session:
-            task = session.get(Task, (message.job, message.task))
-            if task is not None and task.state == TaskState.ASSIGNED and task.node == connection.peer:
-                text = f"task {task.index} handed back: {message.reason[:500]}"
-                log(session, task.job, "failed", text, task=task.index, node=task.node)
-                hand_back(session, task, message.reason[:500])
-        self._context.changed()
+        key = (message.job, message.task)
+        await self._context.runner.tell(TaskHandedBack(connection.peer, key, message.reason[:500]))
         return Ack()
 
-    async def submit_commitment(self, connection: Connection, message: SubmitCommitment, _body: Body) -> Receipt:
-        """Check everything that can be checked without executing, what is cheap first, then sign a receipt. Safe to
+    async def submit_commitments(self, connection: Connection, message: SubmitCommitments, _body: Body) -> Receipts:
+        """Check everything that can be checked without executing, what is cheap first, then sign receipts. Safe to
         repeat: the same commitment gets the same receipt."""
+        checked = [await self._checked(connection.peer, work) for work in message.works]
+        fresh = [each for each in checked if isinstance(each, WorkCommitted)]
+        refusals = dict(zip(map(id, fresh), await self._context.runner.tell_all(fresh), strict=True))
+        answers: list[Receipt | Refusal] = []
+        for work, outcome in zip(message.works, checked, strict=True):
+            if isinstance(outcome, Refusal):
+                answers.append(outcome)
+                continue
+            if isinstance(outcome, WorkCommitted):
+                refusal, deadline = refusals[id(outcome)], outcome.promised_until
+            else:
+                refusal, deadline = "", outcome
+            answers.append(Refusal("refused", refusal) if refusal else self._receipt(work.commitment, deadline))
+        return Receipts(tuple(answers))
+
+    async def _checked(self, node: Address, message: SubmitCommitment) -> WorkCommitted | Refusal | int:
+        """The event of a commitment that holds; until when it was promised a batch before; or why it is refused."""
         commitment = message.commitment
-        deadline = self._promised(connection.peer, commitment)
-        if deadline is None:
-            self._check_form(connection.peer, message)
-            self._signed.take(connection.peer)
+        try:
+            work = self._held(node, commitment)
+            if work.state != WorkState.GIVEN:
+                return work.promised_until
+            self._check_form(node, message)
+            self._signed.take(node)
             deadline = await self._deadline(commitment.job)
-            leaf = await asyncio.to_thread(self._signed_leaf, message, connection.peer)
-            first_state = await self._first_state(connection.peer, commitment)
-            with self._context.database.session() as session:
-                task = session.get(Task, (commitment.job, commitment.task))
-                self._check_holder(connection.peer, task, commitment)
-                assert task is not None
-                _check_first(message, first_state)
-                task.state, task.submission, task.leaf = TaskState.COMMITTED, encode(message), leaf
-                task.result, task.promised_until = commitment.result, deadline
-                text = f"committed to {commitment.segments + 1} states"
-                log(session, task.job, "committed", text, task=task.index, node=task.node)
-            self._context.changed()
+            leaf = await asyncio.to_thread(self._signed_leaf, message, node)
+            _check_first(message, await self._first_state(work))
+        except ProofyardError as error:
+            return Refusal(type(error).__name__, str(error)[:500])
+        key = (commitment.job, commitment.task)
+        return WorkCommitted(node, key, work.inputs, encode(message), leaf, commitment.result, deadline)
+
+    def _receipt(self, commitment: Commitment, deadline: int) -> Receipt:
         leaf = commitment.struct_hash()
         digest = self._context.domain.typed_digest(receipt_struct_hash(leaf, commitment.job, deadline))
         return Receipt(leaf, commitment.job, deadline, self._context.wallet.sign_digest(digest))
 
-    def _promised(self, node: Address, commitment: Commitment) -> int | None:
-        """Until when this very commitment was promised a batch before, None if it was not."""
-        with self._context.database.session() as session:
-            task = session.get(Task, (commitment.job, commitment.task))
-            if task is None or task.node != node or task.leaf != commitment.struct_hash():
-                return None
-            return int(task.promised_until)
+    def _held(self, node: Address, commitment: Commitment) -> Work:
+        """The node's work that a commitment is to: the one that was committed to already, or the one it holds now."""
+        rows, key = self._context.rows, (commitment.job, commitment.task)
+        task = rows.tasks.get(key)
+        if task is None:
+            raise SubmissionRefused(f"job {commitment.job} has no task {commitment.task}")
+        leaf = commitment.struct_hash()
+        for attempt in range(task.attempt, 0, -1):
+            work = rows.works.get((*key, attempt))
+            if work is not None and work.node == node and work.leaf == leaf and work.state != WorkState.LOST:
+                return work
+        work = rows.works.get((*key, task.attempt))
+        if work is None or work.node != node or (task.state, work.state) != (TaskState.GIVEN, WorkState.GIVEN):
+            raise SubmissionRefused(f"task {commitment.task} of job {commitment.job} is not yours")
+        return work
 
     def _check_form(self, node: Address, message: SubmitCommitment) -> None:
         """What needs no signature, no execution and no chain. Raises `SubmissionRefused`."""
         commitment, trace = message.commitment, message.trace
-        with self._context.database.session() as session:
-            job, task = session.get(Job, commitment.job), session.get(Task, (commitment.job, commitment.task))
-            self._check_holder(node, task, commitment)
-            assert job is not None and task is not None
-            spec, manifest = decode(task.spec, TaskSpec), cid_digest(Cid(job.manifest))
+        rows = self._context.rows
+        spec = decode(rows.tasks[commitment.job, commitment.task].spec, TaskSpec)
         expected: dict[str, tuple[object, object]] = {
             "node": (commitment.node, node),
-            "manifest": (commitment.manifest, manifest),
+            "manifest": (commitment.manifest, cid_digest(rows.jobs[commitment.job].manifest)),
             "segments": (commitment.segments, spec.segments),
             "work units": (commitment.work_units, spec.work_units),
             "trace length": (len(trace), spec.segments + 1),
@@ -200,110 +228,78 @@ class Desk:
         if commitment.trace_root != root([cid_bytes(cid) for cid in trace]):
             raise SubmissionRefused(f"task {commitment.task}: the trace root is not that of the trace")
 
-    @staticmethod
-    def _check_holder(node: Address, task: Task | None, commitment: Commitment) -> None:
-        if task is None:
-            raise SubmissionRefused(f"job {commitment.job} has no task {commitment.task}")
-        if task.node != node or task.state != TaskState.ASSIGNED:
-            raise SubmissionRefused(f"task {commitment.task} of job {commitment.job} is not yours")
-
     def _signed_leaf(self, message: SubmitCommitment, node: Address) -> Digest:
         leaf = message.commitment.struct_hash()
         digest = self._context.domain.typed_digest(leaf)
         require_signer(digest, message.signature, node, "the commitment's sender")
         return leaf
 
-    async def _deadline(self, job_id: JobId) -> int:
+    async def _deadline(self, number: JobId) -> int:
         """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and
         never later than a batch of the job can be committed. Raises `SubmissionRefused` where that is too soon."""
         receipt_time = (await self._context.params()).receipt_time
-        with self._context.database.session() as session:
-            job = session.get(Job, job_id)
-            assert job is not None
-            end = float(job.deadline + receipt_time)
-        if job.state != JobState.RUNNING:
-            record = await self._context.on_chain(lambda: self._context.chain.job(job_id))
-            end = float(record.commits_end(receipt_time))
+        job = self._context.rows.jobs[number]
+        end = float((min(job.closed_at, job.deadline) if job.closed_at else job.deadline) + receipt_time)
         at = self._context.chain_time()
         deadline = int(min(at + receipt_time, end)) - 1
         if deadline < at + min(MIN_PROMISE_S, receipt_time / 4):
-            raise SubmissionRefused(f"job {job_id} takes no more work: it ends in {max(0, int(end - at))} s")
+            raise SubmissionRefused(f"job {number} takes no more work: it ends in {max(0, int(end - at))} s")
         return deadline
 
-    async def _first_state(self, node: Address, commitment: Commitment) -> tuple[Cid, Digest]:
+    async def _first_state(self, work: Work) -> tuple[Cid, Digest]:
         """What the first state and the root of the inputs must be: pure functions of manifest and inputs."""
-        with self._context.database.session() as session:
-            job = session.get(Job, commitment.job)
-            task = session.get(Task, (commitment.job, commitment.task))
-            assert job is not None and task is not None
-            manifest_cid, spec = Cid(job.manifest), decode(task.spec, TaskSpec)
-            inputs = inputs_of(task, tasks_of(session, job.id))
-        manifest = self._context.manifest(manifest_cid)
-        key = (commitment.job, commitment.task, inputs)
+        context = self._context
+        cid = context.rows.jobs[work.job].manifest
+        spec = decode(context.rows.tasks[work.job, work.task].spec, TaskSpec)
+        manifest = context.manifest(cid)
+        key = (cid, work.task, work.inputs)
         if key not in self._first_states:
-            sizes = [self._context.store.size(cid) for cid in inputs]
-            async with room(self._context, *sizes):
-                data = tuple(self._context.store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
-                state = await asyncio.to_thread(
-                    self._context.workload(manifest).initial_state, manifest, spec, Inputs(results=data)
-                )
+            for result in work.inputs:
+                await context.have(result, None, max_bytes=MAX_STATE_BYTES)
+            sizes = [context.store.size(result) for result in work.inputs]
+            async with room(context, *sizes):
+                data = tuple(context.store.get_bytes(result, max_bytes=MAX_STATE_BYTES) for result in work.inputs)
+                make = context.workload(manifest).initial_state
+                state = await asyncio.to_thread(make, manifest, spec, Inputs(results=data))
             self._first_states[key] = await asyncio.to_thread(cid_of_bytes, state)
             while len(self._first_states) > FIRST_STATES:
-                self._first_states.pop(next(iter(self._first_states)))
-        return self._first_states[key], root([cid_bytes(manifest_cid), *map(cid_bytes, inputs)])
+                self._first_states.popitem(last=False)
+        return self._first_states[key], root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
 
-    async def submit_seal(self, connection: Connection, message: SubmitSeal, _body: Body) -> Ack:
-        """A sealed answer; its signature is checked only for a seat that waits for it."""
-        with self._context.database.session() as session:
-            seat = self._seat(connection.peer, message, session)
-            if seat is None or seat.state not in (SeatState.WORKING, SeatState.AWAY):
-                return Ack(seat is not None, "" if seat is not None else "the seat is no longer yours")
-        self._signed.take(connection.peer)
-        place = (message.batch, message.job, message.task, message.segment)
-        digest = self._context.domain.typed_digest(seal_struct_hash(*place, connection.peer, message.seal))
-        await asyncio.to_thread(require_signer, digest, message.signature, connection.peer, "the seal's sender")
-        with self._context.database.session() as session:
-            seat = self._seat(connection.peer, message, session)
-            if seat is None:
-                return Ack(False, "the seat is no longer yours")
-            if seat.state in (SeatState.WORKING, SeatState.AWAY) and self._is_pending(session, seat):
-                seat.state, seat.seal, seat.signature = SeatState.SEALED, message.seal, message.signature
-                text = f"sealed its answer to task {message.task} segment {message.segment}"
-                log(session, message.job, "sealed", text, task=message.task, node=connection.peer)
-        self._context.changed()
-        return Ack()
+    # Audits
 
-    async def audit_progress(self, connection: Connection, message: AuditProgress, _body: Body) -> Ack:
-        with self._context.database.session() as session:
-            seat = self._seat(connection.peer, message, session)
-            if seat is None or not self._is_pending(session, seat):
-                return Ack(False, "the seat is no longer yours")
-            if seat.state == SeatState.AWAY:
-                # It fell silent and is at work after all: nobody else is needed.
-                seat.state = SeatState.WORKING
-            seat.lease_until = now() + self._context.settings.lease_s
-        return Ack()
+    async def submit_seals(self, connection: Connection, message: SubmitSeals, _body: Body) -> Acks:
+        """Sealed answers; a signature is checked only for a seat that waits for it."""
+        answers: list[Ack | None] = []
+        events: list[Event] = []
+        for seal in message.seals:
+            state = self._seat_state(connection.peer, seal)
+            if state not in (SeatState.WORKING, SeatState.AWAY):
+                answers.append(Ack(state is not None, "" if state is not None else "the seat is no longer yours"))
+                continue
+            self._signed.take(connection.peer)
+            place = (seal.batch, seal.job, seal.task, seal.segment)
+            digest = self._context.domain.typed_digest(seal_struct_hash(*place, connection.peer, seal.seal))
+            await asyncio.to_thread(require_signer, digest, seal.signature, connection.peer, "the seal's sender")
+            events.append(AuditSealed(connection.peer, seal.batch, _place(seal), seal.seal, seal.signature))
+            answers.append(None)
+        refusals = iter(await self._context.runner.tell_all(events))
+        return Acks(tuple(Ack(not (why := next(refusals)), why) if each is None else each for each in answers))
 
-    async def audit_failed(self, connection: Connection, message: AuditFailed, _body: Body) -> Ack:
-        with self._context.database.session() as session:
-            seat = self._seat(connection.peer, message, session)
-            if seat is not None and seat.state == SeatState.WORKING:
-                logger.warning("%s gives up a seat: %s", connection.peer, message.reason[:500])
-                leave(seat)
-        self._context.changed()
-        return Ack()
-
-    @staticmethod
-    def _is_pending(session: Session, seat: Seat) -> bool:
-        segment = session.get(Segment, (seat.batch, seat.job, seat.task, seat.segment))
-        return segment is not None and segment.verdict == Verdict.PENDING
-
-    @staticmethod
-    def _seat(auditor: Address, message: SubmitSeal | AuditProgress | AuditFailed, session: Session) -> Seat | None:
-        batch = row_of(session, message.batch)
+    def _seat_state(self, auditor: Address, seal: SubmitSeal) -> SeatState | None:
+        batch = self._context.rows.by_chain_id.get(seal.batch)
         if batch is None:
             return None
-        return session.get(Seat, (batch.id, message.job, message.task, message.segment, auditor))
+        seat = self._context.rows.seats.get((batch.id, _place(seal)), {}).get(auditor)
+        return None if seat is None else SeatState(seat.state)
+
+    async def audit_failed(self, connection: Connection, message: AuditFailed, _body: Body) -> Ack:
+        logger.warning("%s gives up a seat: %s", connection.peer, message.reason[:500])
+        event = AuditGivenUp(connection.peer, message.batch, _place(message), message.reason[:500])
+        await self._context.runner.tell(event)
+        return Ack()
+
+    # Requesters
 
     async def publish(self, connection: Connection, message: Publish, _body: Body) -> Ack:
         """Fetch what a requester has for its job, or a leader for its batch, over the connection it asked on."""
@@ -316,10 +312,28 @@ class Desk:
         for cid in message.artifacts:
             await fetch(self._context.store, cid, [connection], max_bytes=max(0, left))
             left -= await asyncio.to_thread(self._context.store.size, cid)
+            self._context.runner.post(Published(cid))
         return Ack()
 
     async def job_query(self, _connection: Connection, message: JobQuery, _body: Body) -> JobReport:
-        return report(self._context, message.job, message.since)
+        return await asyncio.to_thread(report, self._context, message.job, message.since)
+
+
+def _joined(record: NodeRecord, announce: Announce) -> NodeJoined:
+    return NodeJoined(
+        node=record.node,
+        owner=record.owner,
+        operator=record.id,
+        stake=record.stake,
+        consecutive_valid=record.consecutive_valid,
+        workloads=frozenset(announce.workloads),
+        tasks=max(1, min(announce.tasks, MAX_TASKS_HELD)),
+        audits=max(1, min(announce.audits, MAX_AUDITS_HELD)),
+    )
+
+
+def _place(message: SubmitSeal | AuditProgress | AuditFailed) -> Place:
+    return message.job, message.task, message.segment
 
 
 def _check_first(message: SubmitCommitment, first_state: tuple[Cid, Digest]) -> None:
@@ -338,41 +352,38 @@ def _active_node(chain: ChainClient, key: Address) -> NodeRecord | None:
     return record if record and record.active and (record.role, record.node) == (Role.NODE, key) else None
 
 
-def report(context: Context, job_id: JobId, since: int) -> JobReport:
+def report(context: Context, number: JobId, since: int) -> JobReport:
     """How a job is doing, with at most `LOG_PAGE` log lines after `since`."""
-    with context.database.session() as session:
-        job = session.get(Job, job_id)
-        if job is None:
-            return JobReport(job_id, JobState.WAITING, 0, 0, 0, None, "not seen on chain yet", ())
-        states = session.exec(select(Task.state).where(Task.job == job_id)).all()
-        settled = session.exec(
-            select(func.count())
-            .select_from(Batch)
-            .join(Line, col(Line.batch) == col(Batch.id))
-            .where(Line.job == job_id, Batch.state == BatchState.SETTLED)
-        ).one()
-        lines = session.exec(
-            select(Log).where(Log.job == job_id, col(Log.id) > since).order_by(col(Log.id)).limit(LOG_PAGE)
-        )
-        return JobReport(
-            job=job_id,
-            state=job.state,
-            tasks=job.tasks,
-            tasks_valid=states.count(TaskState.VALID),
-            batches_settled=settled,
-            result=Cid(job.result) if job.result else None,
-            reason=job.reason,
-            log=tuple(
-                LogLine(
-                    seq=line.id or 0,
-                    at=line.at,
-                    kind=line.kind,
-                    text=line.text,
-                    task=None if line.task is None else TaskIndex(line.task),
-                    node=None if line.node is None else Address(line.node),
-                    loss=line.loss,
-                    step=line.step,
-                )
-                for line in lines
-            ),
-        )
+    table = TABLES[Log]
+    query = select(table).where(table.c.job == number, table.c.seq > since).order_by(table.c.seq).limit(LOG_PAGE)
+    with context.database.engine.connect() as connection:
+        lines = connection.execute(query).mappings().all()
+    job = context.rows.jobs.get(number) or next(iter(context.database.rows(Job, TABLES[Job].c.id == number)), None)
+    if not isinstance(job, Job):
+        return JobReport(number, JobState.WAITING, 0, 0, 0, None, "not seen on chain yet", ())
+    tasks = list(context.rows.tasks_of.get(number, ()))
+    over = job.state == JobState.DONE
+    settled = {BatchState.SETTLED, BatchState.FINAL}
+    batches = [b for b in list(context.rows.batches.values()) if any(line[0] == number for line in b.lines)]
+    return JobReport(
+        job=number,
+        state=job.state,
+        tasks=job.tasks,
+        tasks_valid=job.tasks if over else sum(task.state == TaskState.ACCEPTED for task in tasks),
+        batches_settled=sum(batch.state in settled for batch in batches),
+        result=job.result,
+        reason=job.reason,
+        log=tuple(
+            LogLine(
+                seq=line["seq"],
+                at=line["at"],
+                kind=line["kind"],
+                text=line["text"],
+                task=None if line["task"] < 0 else TaskIndex(line["task"]),
+                node=Address(line["node"]) if line["node"] else None,
+                loss=line["loss"],
+                step=line["step"],
+            )
+            for line in lines
+        ),
+    )

@@ -5,7 +5,7 @@ import logging
 from functools import lru_cache, partial
 from itertools import islice
 
-from sqlmodel import col, select
+from sqlalchemy import and_
 
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
@@ -16,10 +16,11 @@ from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_reco
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
 from proofyard.transport import Body, Connection
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, BatchState, Line
 from proofyard.verifier.delivery import MAX_STATE_BYTES
+from proofyard.verifier.engine.rows import Batch, BatchState, Row
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import members_of
+from proofyard.verifier.store.tables import TABLES
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +72,10 @@ class StateDesk:
         return states
 
     def _committed(self, message: ObtainState) -> list[Member]:
-        query = (
-            select(Batch)
-            .join(Line, col(Line.batch) == col(Batch.id))
-            .where(Line.job == message.job, col(Batch.final).is_(False))
-            .order_by(col(Batch.id).desc())
-        )
-        with self._context.database.session() as session:
-            batches = session.exec(query).all()
-        members = (member for batch in batches for member in members_of(batch))
+        table = TABLES[Batch]
+        live = table.c.state.not_in([BatchState.FINAL.value, BatchState.DROPPED.value])
+        batches = [batch for batch in self._context.database.rows(Batch, live) if _has_line(batch, message.job)]
+        members = (member for batch in batches if isinstance(batch, Batch) for member in members_of(batch))
         wanted = (member for member in members if member.key == (message.job, message.task))
         return list(islice(wanted, COMMITMENTS))
 
@@ -122,15 +118,15 @@ async def answer_receipt(context: Context, record: ChallengeRecord) -> None:
 
 def _batch_of(context: Context, job: JobId, leaf: Digest) -> tuple[BatchId, list[Digest]] | None:
     """The first batch of a job on chain that holds a commitment and was not dropped, and all of its leaves."""
-    query = (
-        select(Batch)
-        .join(Line, col(Line.batch) == col(Batch.id))
-        .where(Line.job == job, col(Batch.chain_id).is_not(None), Batch.state != BatchState.DROPPED)
-        .order_by(col(Batch.id))
-    )
-    with context.database.session() as session:
-        for batch in session.exec(query):
+    table = TABLES[Batch]
+    posted = and_(table.c.chain_id.is_not(None), table.c.state != BatchState.DROPPED.value)
+    for batch in sorted(context.database.rows(Batch, posted), key=lambda batch: batch.key):
+        if isinstance(batch, Batch) and _has_line(batch, job):
             leaves = [member.commitment.struct_hash() for member in members_of(batch)]
             if leaf in leaves:
                 return BatchId(batch.chain_id or 0), leaves
     return None
+
+
+def _has_line(batch: Row, job: JobId) -> bool:
+    return isinstance(batch, Batch) and any(line[0] == job for line in batch.lines)

@@ -8,22 +8,22 @@ refused by the contract.
 import asyncio
 import hashlib
 import logging
+import time
 from functools import partial
 
-from sqlmodel import Session, select
+from sqlmodel import select
 
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
 from proofyard.chain.errors import ChainUnreachable
 from proofyard.chain.refusals import UnknownBatch
 from proofyard.protocol.members import encode_members
-from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, BatchState, Duty, Known, Line, log_batch, row_of
+from proofyard.verifier.engine.events import Adopted
 from proofyard.verifier.evidence import check_members
-from proofyard.verifier.jobs import close_paid
 from proofyard.verifier.membership import find_members
+from proofyard.verifier.store.tables import Duty, Known
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,6 @@ async def round_of_duties(context: Context) -> None:
     if own is None:
         return
     await attend(context)
-    await close_paid(context)
     with context.database.session() as session:
         known = session.exec(select(Known)).all()
     params = await context.params()
@@ -118,18 +117,27 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     left = state.opened_at + params.settle_grace - at
     if at < since + await _turn(context, state.id) * TURN_S or left < min(JUDGING_S, params.settle_grace / 4):
         return
-    if context.rests(state.id, -1, "takeover"):
+    looked, clock = context.looked_at, time.monotonic()
+    if clock < looked.get(state.id, float("-inf")) + LOOK_AGAIN_S:
         return
-    context.rest(state.id, -1, "takeover", LOOK_AGAIN_S)
+    looked[state.id] = clock
     header = await context.on_chain(partial(context.chain.header, state.id))
     found = await find_members(context, header)
     if found is None:
         raise CannotTake(state.id)
     await check_members(context, await context.on_chain(partial(context.chain.view, state.id)), found[1])
     await context.on_chain(partial(context.chain.take_batch, state.id))
-    with context.database.session() as session:
-        adopt(session, state.id, header, encode_members(found[1]))
-    context.changed()
+    taken = await context.on_chain(partial(context.chain.batch, state.id))
+    await context.runner.tell(
+        Adopted(
+            chain_id=state.id,
+            root=header.root,
+            members=encode_members(found[1]),
+            lines=tuple((line.job, line.units) for line in header.lines),
+            attempt=taken.attempt,
+            commit_block=taken.commit_block,
+        )
+    )
 
 
 async def _turn(context: Context, batch: BatchId) -> int:
@@ -139,21 +147,6 @@ async def _turn(context: Context, batch: BatchId) -> int:
         key=lambda node: hashlib.sha256(f"{batch} {node}".encode()).digest(),
     )
     return order.index(context.wallet.address) if context.wallet.address in order else len(order)
-
-
-def adopt(session: Session, chain_id: BatchId, header: Header, members: bytes) -> Batch:
-    """A batch that this verifier leads from now on; one that it had before is taken up where it was."""
-    batch = row_of(session, chain_id)
-    if batch is None:
-        batch = Batch(chain_id=chain_id, state=BatchState.COMMITTED, root=header.root, members=members)
-        session.add(batch)
-        session.flush()
-        for line in header.lines:
-            session.add(Line(batch=batch.id or 0, job=line.job, units=line.units))
-    elif batch.state == BatchState.TAKEN:
-        batch.state = BatchState.COMMITTED
-    log_batch(session, batch.id or 0, "batch", f"batch {chain_id} was taken over: it was left unsettled")
-    return batch
 
 
 async def attend(context: Context) -> None:

@@ -8,31 +8,12 @@ yet, only it knows. The plan of a batch rests on the former alone (`proofyard.pr
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlmodel import Session, and_, col, or_, select
-
 from proofyard.chain import NodeRecord
 from proofyard.protocol.dial import audit_odds, can_back, stake_at_risk, tasks_alike
 from proofyard.protocol.members import Member
 from proofyard.protocol.plan import task_reward
 from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.protocol.view import JobFacts
-from proofyard.verifier.database import OVER, Batch, Task, TaskState
-
-BEGUN = (TaskState.ASSIGNED, TaskState.COMMITTED, TaskState.JUDGING)
-
-
-def given_out(session: Session) -> Counter[str]:
-    """The reward, in base units, of each owner's tasks of this verifier's jobs that are begun, or valid and not
-    settled."""
-    unsettled = select(Batch.id).where(col(Batch.state).not_in(OVER))
-    judged = and_(col(Task.state) == TaskState.VALID, col(Task.batch).in_(unsettled))
-    rows = session.exec(
-        select(Task.owner, Task.reward).where(or_(col(Task.state).in_(BEGUN), judged), col(Task.owner).is_not(None))
-    )
-    rewards: Counter[str] = Counter()
-    for owner, reward in rows:
-        rewards[owner or ""] += int(reward)
-    return rewards
 
 
 def elsewhere(

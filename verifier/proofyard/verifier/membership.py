@@ -13,7 +13,7 @@ from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
 from proofyard.protocol.view import BatchView, OpenBatch
 from proofyard.transport import Connection
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch
+from proofyard.verifier.engine.rows import Batch
 
 logger = logging.getLogger(__name__)
 

@@ -2,36 +2,35 @@
 
 import asyncio
 import logging
-
-from sqlmodel import col, select
+from functools import partial
+from typing import Any
 
 from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.artifacts.ipfs import IpfsNode
-from proofyard.chain import ChainClient, Wallet
+from proofyard.chain import ChainClient, Params, Wallet
+from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
+from proofyard.verifier import leading, looking, peers, sending
 from proofyard.verifier.api import StatusApi
-from proofyard.verifier.batches import form_batches, run_batch
-from proofyard.verifier.chainsync import follow_chain
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
-from proofyard.verifier.database import OVER, Batch, Database
 from proofyard.verifier.desk import Desk
 from proofyard.verifier.disputes import StateDesk, answer_receipts
 from proofyard.verifier.duties import do_duties
-from proofyard.verifier.giving import give_out
-from proofyard.verifier.jobs import complete, expire, take_up
+from proofyard.verifier.elsewhere import watch_exposure
+from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.effects import Effect
+from proofyard.verifier.engine.world import Rules
+from proofyard.verifier.follower import follow_chain
 from proofyard.verifier.retention import look_after_store
+from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
+from proofyard.verifier.store.database import Database
 
 logger = logging.getLogger("proofyard.verifier")
-
-TICK_S = 1.0
-RETRY_S = 2.0
-REST_S = 0.05
-"""The loop rests so long after each round, so that many changes are taken in at once."""
 
 
 class NotRegistered(ProofyardError):
@@ -65,6 +64,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     domain = Domain(chain.chain_id, chain.registry)
     async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
         context = Context(settings, wallet, domain, chain, database, store, endpoint)
+        params, own = await context.params(), await context.own()
+        runner = Runner(rules_of(settings, params, own or 0), database, partial(perform, context), context.clock)
+        context.runner = runner
         serve_blocks(endpoint, store)
         desk = Desk(context)
         CoSigner(context)
@@ -76,8 +78,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
             try:
                 await run_together(
+                    runner.run(),
                     follow_chain(context),
-                    _work(context),
+                    watch_exposure(context),
                     look_after_store(context),
                     answer_receipts(context),
                     do_duties(context),
@@ -85,6 +88,51 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             finally:
                 await context.close()
                 database.close()
+
+
+def rules_of(settings: VerifierSettings, params: Params, own: int) -> Rules:
+    """What the engine is told, from the operator's settings and the Registry's parameters."""
+    return Rules(
+        own=own,
+        lease_s=settings.lease_s,
+        batch_s=settings.batch_s,
+        batch_tasks=settings.batch_tasks,
+        collusion_bps=params.collusion_bps,
+        given_back_bps=params.slash_requester_bps + params.slash_auditor_bps,
+        draw_delay=params.draw_delay,
+        settle_time=params.settle_time,
+        settle_grace=params.settle_grace,
+        receipt_time=params.receipt_time,
+        undecided_after_s=UNDECIDED_AFTER_S,
+        blind=settings.blind,
+    )
+
+
+async def perform(context: Context, effect: Effect) -> float | None:
+    """Do one effect of the engine."""
+    found: float | None = await _PERFORM[type(effect)](context, effect)
+    return found
+
+
+_PERFORM: dict[type[Effect], Any] = {
+    effects.OfferTasks: peers.offer_tasks,
+    effects.CancelTasks: peers.cancel_tasks,
+    effects.OfferAudits: peers.offer_audits,
+    effects.OpenSeals: peers.open_seals,
+    effects.Expand: looking.expand,
+    effects.LookAtState: looking.look_at_state,
+    effects.LookAtResult: looking.look_at_result,
+    effects.WeighAnswers: looking.weigh_answers,
+    effects.Pack: looking.pack,
+    effects.Draw: leading.draw,
+    effects.Settle: leading.settle,
+    effects.ReadRecord: leading.read_record,
+    effects.CommitBatch: leading.commit_batch,
+    effects.TakeJob: sending.take_job,
+    effects.TakeBatch: sending.take_batch,
+    effects.CloseJob: sending.close_job,
+    effects.ReadJob: sending.read_job,
+}
 
 
 def _advertise(context: Context) -> None:
@@ -98,39 +146,3 @@ def _advertise(context: Context) -> None:
     if own.endpoint != endpoint:
         chain.set_endpoint(own.id, endpoint)
         logger.info("the Registry now says that this verifier is at %s", endpoint)
-
-
-async def _work(context: Context) -> None:
-    """The verifier's one loop: whatever the database says can go on, goes on. One step that fails holds up no other."""
-    running: set[int] = set()
-
-    async def carry(row: int) -> None:
-        try:
-            await run_batch(context, row)
-        except Exception:
-            logger.exception("batch row %s stopped; it is taken up again", row)
-            await asyncio.sleep(RETRY_S)
-        finally:
-            running.discard(row)
-            context.changed()
-
-    async def carry_batches(context: Context) -> None:
-        with context.database.session() as session:
-            form_batches(session, context.chain_time(), batch_tasks=context.settings.batch_tasks)
-            unsettled = session.exec(select(Batch.id).where(col(Batch.state).not_in(OVER))).all()
-        for row in unsettled:
-            if row is not None and row not in running:
-                running.add(row)
-                context.spawn(carry(row))
-
-    steps = (take_up, expire, give_out, carry_batches, complete)
-    while True:
-        seen = context.changes
-        for step in steps:
-            try:
-                await step(context)
-            except ProofyardError as error:
-                logger.warning("%s; trying again", error)
-                await asyncio.sleep(RETRY_S)
-        await asyncio.sleep(REST_S)
-        await context.wait(TICK_S, since=seen)

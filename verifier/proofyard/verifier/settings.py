@@ -21,7 +21,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong;
     `recheck_s`: how long a state that another verifier calls withheld is asked for before its record is signed.
     `max_state_bytes`: larger states are not looked at here before auditors execute them.
-    `batch_tasks`: so many commitments of a job make a batch, whatever else goes on.
+    `batch_tasks`: so many commitments make a batch, of all jobs; `batch_s`: none waits longer for its batch.
     `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -45,7 +45,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_due_s: float = 300.0
     recheck_s: float = 20.0
     max_state_bytes: int = 2 << 30
-    batch_tasks: int = 32
+    batch_tasks: int = 1000
+    batch_s: float = 20.0
     takeover: bool = True
     keep_s: float = 30 * 24 * 3600.0
     cache_bytes: int = 16 << 30

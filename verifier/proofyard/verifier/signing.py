@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from proofyard.protocol import bls
 from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Signed
+from proofyard.verifier.store.tables import Signed
 
 
 class AlreadySigned(ProofyardError):

@@ -161,9 +161,13 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
 
 def drawn(world: World, event: Drawn, now: Now) -> None:
     batch = world.rows.batches.get(event.batch)
-    world.done(Draw(event.batch).key)
     if batch is None or batch.state != BatchState.COMMITTED:
         return
+    if event.commit_block != batch.commit_block:
+        # That block is gone, or the draw has moved.
+        world.failed(Draw(batch.id).key, now)
+        return
+    world.done(Draw(batch.id).key)
     batch.state, batch.counted = BatchState.AUDITING, event.counted
     batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
     batch.results_due = tuple((work.job, work.task) for work in world.rows.works_of[batch.id])

@@ -224,6 +224,7 @@ class Drawn:
     segments: tuple[DrawnSegment, ...]
     counted: bytes
     skipped: int
+    commit_block: int
     drawn_at: int
     opened_at: int
 

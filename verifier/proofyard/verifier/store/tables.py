@@ -25,7 +25,14 @@ _INDEXES = {
     "seat": (("auditor",),),
     "fault": (("owner",),),
 }
-_COLUMNS = {str: Text, int: BigInteger, float: lambda: Float(53), bool: Boolean, bytes: LargeBinary, tuple: LargeBinary}
+_COLUMNS: dict[type, Any] = {
+    str: Text,
+    int: BigInteger,
+    float: lambda: Float(53),
+    bool: Boolean,
+    bytes: LargeBinary,
+    tuple: LargeBinary,
+}
 
 
 def _plain(annotation: Any) -> tuple[type, bool]:

@@ -1,0 +1,47 @@
+"""What every owner has in flight with other verifiers, told to the engine every so often: one stake backs all of it."""
+
+import asyncio
+import logging
+from collections import Counter
+
+from proofyard.protocol.types import Address, ProofyardError
+from proofyard.verifier.context import Context
+from proofyard.verifier.engine.events import Elsewhere
+from proofyard.verifier.exposure import elsewhere
+from proofyard.verifier.membership import find_members, has_members
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 5.0
+
+
+async def watch_exposure(context: Context) -> None:
+    """Until cancelled."""
+    told: Counter[str] = Counter()
+    while True:
+        try:
+            found = await in_flight_elsewhere(context)
+            if found != told:
+                context.runner.post(Elsewhere(tuple((Address(owner), reward) for owner, reward in found.items())))
+                told = found
+        except ProofyardError as error:
+            logger.warning("what owners have in flight elsewhere is not known: %s", error)
+        await asyncio.sleep(POLL_S)
+
+
+async def in_flight_elsewhere(context: Context) -> Counter[str]:
+    """By the member lists of other verifiers' open batches that are here; the other seats show theirs before they
+    commit."""
+    history = await context.on_chain(context.chain.history)
+    own = set(context.rows.by_chain_id)
+    lists = []
+    for batch in history.open_batches(history.read_to):
+        if batch.batch not in own and has_members(context, batch.header.members):
+            found = await find_members(context, batch.header)
+            if found is not None:
+                lists.append(found[1])
+    if not lists:
+        return Counter()
+    jobs = {job: history.job(job) for members in lists for job in {m.commitment.job for m in members}}
+    owners = {key: owner for key, (_, owner) in history.owners(history.read_to).items()}
+    return await asyncio.to_thread(lambda: elsewhere(lists, jobs, owners))

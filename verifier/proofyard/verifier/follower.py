@@ -1,0 +1,152 @@
+"""Following the chain: its events are told to the engine with the cursor behind them, so both last together.
+
+Where the chain went back, the engine is told first, and the range is read again. What a verifier owes the network beside
+its own batches is written down here as well (`Known`).
+"""
+
+import asyncio
+import logging
+
+from sqlmodel import Session, col, select
+
+from proofyard.chain import Cursor as ChainCursor
+from proofyard.chain import Event as ChainNews
+from proofyard.chain import JobClosed, Rollback
+from proofyard.chain.events import (
+    BatchCommitted,
+    BatchDrawn,
+    BatchDropped,
+    BatchRecommitted,
+    BatchSettled,
+    BatchTaken,
+    BatchVoided,
+)
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import ProofyardError
+from proofyard.verifier.context import Context
+from proofyard.verifier.engine.events import ChainEvent, Event, RolledBack
+from proofyard.verifier.membership import find_members, has_members
+from proofyard.verifier.store.tables import Cursor, Known
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+RETRY_S = 3.0
+LIST_RETRY_S = 0.5
+IN_TIME, LATE, AWAY = "in-time", "late", "away"
+
+
+async def follow_chain(context: Context) -> None:
+    """Apply new events until cancelled; an unreachable chain is waited for."""
+    follower = Follower(context)
+    while True:
+        try:
+            more = await follower.advance()
+        except ProofyardError as error:
+            logger.warning("the chain cannot be followed: %s", error)
+            more = False
+            await asyncio.sleep(RETRY_S)
+        if not more:
+            await asyncio.sleep(POLL_S)
+
+
+class Follower:
+    """One bounded range of events at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._cursor: ChainCursor | None = None
+
+    async def advance(self) -> bool:
+        """Whether there was anything new."""
+        context = self._context
+        if self._cursor is None:
+            self._cursor = await asyncio.to_thread(self._stored)
+        head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
+        context.saw_block(head, now)
+        cursor = self._cursor
+        events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
+        if after == cursor:
+            return False
+        params = await context.params()
+        fresh = await asyncio.to_thread(self._note_known, events, head, params.draw_delay)
+        await context.runner.tell_all([await self._told(event, now) for event in events], encode(after))
+        self._cursor = after
+        for event in fresh:
+            context.spawn(self._look_for_list(event, event.position.block + params.draw_delay))
+        return True
+
+    def _stored(self) -> ChainCursor:
+        with self._context.database.session() as session:
+            row = session.get(Cursor, 1)
+        return decode(row.state, ChainCursor) if row else ChainCursor(self._context.settings.from_block)
+
+    async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
+        if isinstance(event, Rollback):
+            logger.warning("the chain went back to block %s", event.to_block)
+            return RolledBack(event.to_block)
+        if isinstance(event, JobClosed):
+            closed = await self._context.on_chain(lambda: self._context.chain.job(event.job).closed_at)
+            return ChainEvent(event, closed or now)
+        return ChainEvent(event, now)
+
+    # What is owed to the network
+
+    def _note_known(self, events: list[ChainNews | Rollback], head: int, draw_delay: int) -> list[BatchCommitted]:
+        fresh = []
+        with self._context.database.session() as session:
+            for event in events:
+                if isinstance(event, Rollback):
+                    for known in session.exec(select(Known).where(col(Known.commit_block) > event.to_block)):
+                        session.delete(known)
+                elif isinstance(event, BatchCommitted):
+                    if session.get(Known, event.batch) is None:
+                        held = self._held(event, head, draw_delay)
+                        block = event.position.block
+                        session.add(Known(batch=event.batch, leader=event.verifier, commit_block=block, held=held))
+                        fresh += [event] if held == LATE else []
+                else:
+                    _apply(session, event)
+        return fresh
+
+    def _held(self, event: BatchCommitted, head: int, draw_delay: int) -> str:
+        """Whether the member list was here when its batch appeared. It counts as late until it is had before the draw;
+        a draw that was over when this verifier came to see the commit says nothing."""
+        if has_members(self._context, event.members):
+            return IN_TIME
+        return AWAY if head >= event.position.block + draw_delay else LATE
+
+    async def _look_for_list(self, event: BatchCommitted, draw_block: int) -> None:
+        """Try to have the member list of a batch before its draw."""
+        header = Header(event.root, event.size, event.members, event.lines)
+        context = self._context
+        while await context.on_chain(context.chain.block_number) < draw_block:
+            if await find_members(context, header) is not None:
+                if await context.on_chain(context.chain.block_number) < draw_block:
+                    with context.database.session() as session:
+                        known = session.get(Known, event.batch)
+                        if known is not None:
+                            known.held = IN_TIME
+                return
+            await asyncio.sleep(LIST_RETRY_S)
+        logger.warning("nobody showed the member list of batch %s before its draw", event.batch)
+
+
+def _apply(session: Session, event: ChainNews) -> None:
+    known = session.get(Known, getattr(event, "batch", None) or 0)
+    if known is None:
+        return
+    match event:
+        case BatchDrawn():
+            known.drawn = True
+        case BatchRecommitted():
+            known.drawn = False
+        case BatchTaken():
+            known.leader = event.verifier
+        case BatchSettled():
+            known.settled = True
+        case BatchVoided():
+            known.settled = False
+        case BatchDropped():
+            session.delete(known)

@@ -1,0 +1,253 @@
+"""A batch that this verifier leads, as far as chain, other verifiers and bytes are concerned: commit it, draw its plan,
+settle its record, read what was settled. What it means is the engine's to say."""
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+
+from proofyard.chain.errors import NotDrawn
+from proofyard.chain.refusals import AlreadySettled
+from proofyard.disputes.settled import load_settled
+from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.members import MAX_MEMBERS_BYTES, decode_members
+from proofyard.protocol.messages import Ack, Publish
+from proofyard.protocol.plan import plan_of
+from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, encode_record
+from proofyard.protocol.seal import keyed_is_checked
+from proofyard.protocol.settlement import FaultReason, settlement_digest
+from proofyard.protocol.settling import settlement_of
+from proofyard.protocol.types import BatchId, Cid, ProofyardError
+from proofyard.protocol.view import BatchView
+from proofyard.transport import Connection
+from proofyard.verifier.context import Context
+from proofyard.verifier.delivery import NotDelivered, owed
+from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, Signed, TaskKey
+from proofyard.verifier.engine.rows import Batch
+from proofyard.verifier.evidence import gather_evidence
+from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
+from proofyard.verifier.quorum import NoQuorum, collect
+from proofyard.verifier.records import build_record, told
+from proofyard.verifier.runner import Permanent
+from proofyard.verifier.signing import bound_to
+from proofyard.workloads.errors import StateRefused
+
+logger = logging.getLogger(__name__)
+
+BLOCK_POLL_S = 0.2
+PUSH_S = 20.0
+"""How long the other seats have to take a member list before it is committed to."""
+MAX_COUNTED_BYTES = 16 << 20
+EVENT_S = 60.0
+"""How long the event of a transaction that is mined is waited for; then it is looked for again."""
+
+
+async def commit_batch(context: Context, effect: effects.CommitBatch) -> float | None:
+    """Show the member list to the other seats and post its root. Looks for an earlier post first, so that a crash after
+    sending does not post twice; the engine hears of it by the chain's own event."""
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is not None:
+        return None
+    size, lines = len(context.rows.works_of[batch.id]), list(batch.lines)
+    cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
+    if not await _posted(context, batch):
+        await _require_units(context, batch)
+        await _push(context, cid, len(batch.members))
+        await context.on_chain(lambda: context.chain.commit_batch(effect.root, size, cid_digest(cid), lines))
+    return EVENT_S
+
+
+async def _posted(context: Context, batch: Batch) -> bool:
+    """Whether the batch is on chain already and its event still on the way. The same work that is done again in the same
+    way has the same root, so a number that another batch has is not meant."""
+    own, jobs = await context.own(), context.rows.jobs
+    since = min((jobs[job].opened_block for job, _ in batch.lines if job in jobs), default=0)
+    found = await context.on_chain(lambda: context.chain.find_batches(batch.root, own, since=since))
+    return any(event.batch not in context.rows.by_chain_id for event in found)
+
+
+async def _require_units(context: Context, batch: Batch) -> None:
+    """Raise `Permanent` where the chain takes none of a job any more, `UnitsHeld` for what another try may not meet."""
+    params, at = await context.params(), await context.on_chain(context.chain.now)
+    for job, units in batch.lines:
+        record = await context.on_chain(partial(context.chain.job, job))
+        over = at >= record.commits_end(params.receipt_time)
+        if over or record.units_paid + units > record.units:
+            reason = "its time for commits is over" if over else "its units are paid already"
+            raise Permanent(f"job {job} takes no more work: {reason}")
+        if units > record.units_left:
+            raise UnitsHeld(job, units, record.units_left)
+
+
+class UnitsHeld(ProofyardError):
+    """The batches of a job that are not settled hold so many of its units that these do not fit beside them."""
+
+    def __init__(self, job: int, units: int, left: int) -> None:
+        super().__init__(f"job {job} has {left} units free and the batch holds {units}; its open batches settle first")
+
+
+async def _push(context: Context, cid: Cid, size: int) -> None:
+    """Have every other seat fetch the member list: it signs for no batch whose list it did not hold at the draw."""
+    message = Publish(artifacts=(cid,), total_bytes=size)
+
+    async def to(peer: Connection) -> None:
+        with contextlib.suppress(ProofyardError):
+            await peer.request(message, reply=Ack, timeout=PUSH_S)
+
+    await asyncio.gather(*(to(peer) for peer in await context.others()))
+
+
+async def draw(context: Context, effect: effects.Draw) -> None:
+    """Once its block is there, compute the plan of a batch."""
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is None:
+        return
+    chain_id = batch.chain_id
+    while True:
+        try:
+            view = await context.on_chain(partial(context.chain.view, chain_id))
+            break
+        except NotDrawn:
+            await asyncio.sleep(BLOCK_POLL_S)
+    state = await context.on_chain(partial(context.chain.batch, chain_id))
+    lists = await gather_lists(context, view)
+    lists.members[view.batch] = members_of(batch)
+    lists.cids[view.batch] = await asyncio.to_thread(context.store.put_bytes, batch.members)
+    plan = await asyncio.to_thread(plan_of, view, lists.members)
+    members = {member.key: member for member in members_of(batch)}
+    segments = []
+    for (job, task, index), audit in ((audit.key, audit) for audit in plan.audits):
+        member, row = members[job, task], context.rows.jobs[job]
+        leaf = member.commitment.struct_hash()
+        segments.append(
+            DrawnSegment(
+                place=(job, task, index),
+                auditors=tuple(audit.auditors),
+                seats=view.jobs[job].auditors_per_segment,
+                claimed=cid_digest(member.trace[index + 1]),
+                worker=member.commitment.node,
+                weigh=not row.exact or keyed_is_checked(view.seed, leaf, index),
+            )
+        )
+    counted = encode(sorted(lists.cids.items()))
+    context.runner.post(
+        Drawn(
+            batch=effect.batch,
+            segments=tuple(segments),
+            counted=counted,
+            skipped=len(plan.skipped),
+            commit_block=view.commit_block,
+            drawn_at=view.drawn_at,
+            opened_at=state.opened_at,
+        )
+    )
+
+
+async def _counted_lists(context: Context, view: BatchView, batch: Batch) -> Lists:
+    """The member lists that the plan was drawn with."""
+    lists = Lists()
+    for number, cid in decode(batch.counted, list[tuple[BatchId, Cid]], max_bytes=MAX_COUNTED_BYTES):
+        data = await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_MEMBERS_BYTES)
+        lists.cids[number], lists.members[number] = cid, decode_members(data)
+    lists.members[view.batch] = members_of(batch)
+    return lists
+
+
+async def settle(context: Context, effect: effects.Settle) -> float | None:
+    """Sign the batch's record and post it. The engine hears of it by the chain's own event."""
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is None:
+        return None
+    view = await context.on_chain(partial(context.chain.view, batch.chain_id))
+    record, cid = await _record_for(context, view, batch)
+    while await context.on_chain(context.chain.block_number) <= view.draw_block:
+        await asyncio.sleep(BLOCK_POLL_S)
+    settlement = await asyncio.to_thread(settlement_of, record, view, cid)
+    digest = settlement_digest(context.domain, view.ref, settlement)
+    try:
+        signers, signature = await collect(context, view, digest, cid)
+    except NoQuorum:
+        if bound_to(context, view.batch, view.attempt) is None:
+            due = await _looks_due(context, view, batch, record)
+            if due is not None:
+                context.runner.post(due)
+                return None
+        raise
+    context.runner.post(Signed(batch.id, cid))
+    with contextlib.suppress(AlreadySettled):
+        await context.on_chain(lambda: context.chain.settle_batch(view.batch, settlement, signers, signature))
+    return EVENT_S
+
+
+async def _record_for(context: Context, view: BatchView, batch: Batch) -> tuple[BatchRecord, Cid]:
+    """The batch's record: the one that this verifier is bound to by its signature, else a new one, checked as everybody
+    checks it. Raises `RecordInvalid` where the evidence does not hold."""
+    bound = bound_to(context, view.batch, view.attempt)
+    if bound is not None:
+        data = await asyncio.to_thread(context.store.get_bytes, bound[1], max_bytes=MAX_RECORD_BYTES)
+        return decode_record(data), bound[1]
+    lists = await _counted_lists(context, view, batch)
+    missing = lists.without(batches_of(view))
+    if missing and view.attempt > 0:
+        # Another attempt may have more batches before it than the plan was drawn with.
+        more = await gather_lists(context, view)
+        lists.members.update({each: more.members[each] for each in missing if each in more.members})
+        lists.cids.update({each: more.cids[each] for each in missing if each in more.cids})
+    evidence = await gather_evidence(context, view, lists)
+    record = await asyncio.to_thread(build_record, context.rows, evidence, batch)
+    if not context.settings.blind:
+        clock = await context.on_chain(context.chain.now)
+        await asyncio.to_thread(partial(evidence.check, record, now=clock))
+    return record, await asyncio.to_thread(context.store.put_bytes, encode_record(record))
+
+
+async def _looks_due(context: Context, view: BatchView, batch: Batch, record: BatchRecord) -> LooksDue | None:
+    """Signers may have member lists that nobody had at the draw, or reach a worker that this verifier did not: what is
+    delivered to anybody is not withheld."""
+    missing = (await _counted_lists(context, view, batch)).without(batches_of(view))
+    if missing:
+        found = await gather_lists(context, view)
+        if any(each in found.members for each in missing):
+            return LooksDue(batch.id, redraw=True)
+    places: list[Place] = []
+    results: list[TaskKey] = []
+    for fault in (fault for fault in record.faults if fault.kind == FaultReason.WITHHELD):
+        member = record.by_key[fault.task_key]
+        wanted = [member.trace[fault.segment]] if fault.segment is not None else [member.commitment.result]
+        wanted += [member.trace[-1]] if fault.segment is None else []
+        try:
+            for cid in wanted:
+                await owed(context, fault.node, cid, "it", patience_s=0)
+        except NotDelivered:
+            continue
+        except StateRefused as error:
+            logger.info("task %s of job %s: %s", fault.task, fault.job, error)
+        if fault.segment is None:
+            results.append(fault.task_key)
+        else:
+            places.append((fault.job, fault.task, fault.segment))
+    return LooksDue(batch.id, redraw=False, places=tuple(places), results=tuple(results)) if places or results else None
+
+
+async def read_record(context: Context, effect: effects.ReadRecord) -> None:
+    """What a batch's settlement says, once its record is here and checked: a verdict of others counts as one's own, if
+    it follows. Raises `RecordInvalid` for a record that does not hold; a challenge is to void it."""
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is None:
+        return
+
+    async def read(cid: Cid, max_bytes: int) -> bytes:
+        return await context.find(cid, max_bytes=max_bytes)
+
+    bound = bound_to(context, batch.chain_id, effect.attempt)
+    if bound is not None:
+        view = await context.on_chain(partial(context.chain.view, batch.chain_id, effect.attempt))
+        record, cid = decode_record(await read(bound[1], MAX_RECORD_BYTES)), bound[1]
+    else:
+        settled = await load_settled(context.chain, read, batch.chain_id)
+        await asyncio.to_thread(settled.check_record)
+        view, record, cid = settled.view, settled.record, settled.event.record
+    event = await asyncio.to_thread(told, view, record, cid, batch.id, batch.settled_block, batch.claimable_at)
+    context.runner.post(event)

@@ -1,0 +1,190 @@
+"""What takes bytes: reading manifests, looking at committed states and results, weighing answers, making a job's result
+for people. Each tells the engine what it found."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from proofyard.protocol.codec import decode
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.messages import SealOpened, SubmitCommitment
+from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, Cid, Digest, ProofyardError, TaskIndex
+from proofyard.verifier.case import Case, case_of
+from proofyard.verifier.context import Context
+from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
+from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, StateLooked
+from proofyard.verifier.engine.rows import SeatState
+from proofyard.verifier.likeness import counted_answers
+from proofyard.verifier.runner import Permanent
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.workload import InexactWorkload
+
+logger = logging.getLogger(__name__)
+
+
+async def expand(context: Context, effect: effects.Expand) -> None:
+    """The task graph of a manifest that is here. One that is not is waited for: `Published` asks again."""
+    if not context.store.has(effect.manifest):
+        raise NotPublished(effect.manifest)
+    try:
+        manifest = context.manifest(effect.manifest)
+        graph = await asyncio.to_thread(context.graph, effect.manifest)
+        workload = context.workload(manifest)
+    except ProofyardError as error:
+        raise Permanent(str(error)) from None
+    context.runner.post(
+        Expanded(effect.job, manifest.workload, workload.exact, getattr(manifest, "look_ahead", 0), graph)
+    )
+
+
+class NotPublished(ProofyardError):
+    """Nobody has given this verifier a job's manifest yet."""
+
+    def __init__(self, cid: Cid) -> None:
+        super().__init__(f"the manifest {cid} is not published to this verifier")
+
+
+async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
+    """Why nobody is to execute the state before a segment. A state that breaks a law of its workload is nobody's to
+    execute; one that is larger than this verifier looks at is left to the auditors."""
+    batch, segment = context.rows.batches.get(effect.batch), context.rows.segments.get((effect.batch, effect.place))
+    if batch is None or segment is None:
+        return
+    case = case_of(context, batch, segment)
+    kind, reason = 0, ""
+    try:
+        cid = case.trace[case.segment]
+        size = await owed(context, case.worker, cid, f"state {case.segment}", patience_s=context.settings.state_due_s)
+        if size <= context.settings.max_state_bytes:
+            async with room(context, size):
+                state = await _read(context, cid)
+                workload = context.workload(case.manifest)
+                await asyncio.to_thread(workload.check_state, case.manifest, case.spec, case.segment, state)
+    except NotDelivered as error:
+        kind, reason = FaultReason.WITHHELD, str(error)
+    except StateRefused as error:
+        kind, reason = FaultReason.MISMATCH, f"state {case.segment}: {error}"
+    context.runner.post(StateLooked(effect.batch, effect.place, kind, reason))
+
+
+async def look_at_result(context: Context, effect: effects.LookAtResult) -> None:
+    """The fault of a result that does not follow from its task's states, or is not to be had. This is done for every
+    task, audited or not: a result that does not fit its workload would spoil the tasks that rest on it."""
+    rows = context.rows
+    work = next((w for w in rows.works_of.get(effect.batch, ()) if (w.job, w.task) == effect.task), None)
+    job = rows.jobs.get(effect.task[0])
+    if work is None or job is None:
+        return
+    submission = decode(work.submission, SubmitCommitment)
+    manifest, spec = context.manifest(job.manifest), decode(rows.tasks[effect.task].spec, TaskSpec)
+    result, last, patience = submission.commitment.result, submission.trace[-1], context.settings.state_due_s
+    kind, reason = 0, ""
+    try:
+        sizes = [
+            await owed(context, work.node, result, "the result", patience_s=patience),
+            await owed(context, work.node, last, "the last state", patience_s=patience),
+        ]
+        async with room(context, *sizes):
+            found = await _read(context, result), await _read(context, last)
+            check = context.workload(manifest).check_result
+            await asyncio.to_thread(check, manifest, spec, *found, submission.trace)
+    except NotDelivered as error:
+        kind, reason = FaultReason.WITHHELD, str(error)
+    except StateRefused as error:
+        kind, reason = FaultReason.MISMATCH, f"the result: {error}"
+    context.runner.post(ResultLooked(effect.batch, effect.task, kind, reason))
+
+
+async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
+    """What opened answers count as: themselves in an exact workload, but for those that a copier sealed; what an inexact
+    workload's own metric says of them otherwise."""
+    batch, segment = context.rows.batches.get(effect.batch), context.rows.segments.get((effect.batch, effect.place))
+    if batch is None or segment is None:
+        return
+    case = case_of(context, batch, segment)
+    openings = {auditor: decode(raw, SealOpened) for auditor, raw in effect.openings}
+    answers = {auditor: opening.after for auditor, opening in openings.items()}
+    copied: set[Address] = set()
+    try:
+        workload = context.workload(case.manifest)
+        if workload.exact:
+            copied = await _copied(context, case, openings)
+        else:
+            earlier = _distinct_answers(context, effect)
+            answers = await counted_answers(context, cast(InexactWorkload, workload), case, answers, earlier)
+    except NotDelivered as error:
+        context.runner.post(AnswersWeighed(effect.batch, effect.place, (), withheld=str(error)))
+        return
+    context.runner.post(AnswersWeighed(effect.batch, effect.place, tuple(answers.items()), frozenset(copied)))
+
+
+def _distinct_answers(context: Context, effect: effects.WeighAnswers) -> dict[Digest, Address]:
+    """The answers that were given before and count as themselves, each with an auditor that gave it."""
+    seats = context.rows.seats.get((effect.batch, effect.place), {})
+    opened = [seat for seat in seats.values() if seat.state == SeatState.OPENED]
+    return {seat.answer: seat.auditor for seat in opened if seat.answer == decode(seat.opening, SealOpened).after}
+
+
+async def _copied(context: Context, case: Case, openings: Mapping[Address, SealOpened]) -> set[Address]:
+    """Those who have not executed: their keyed digests are held against the state's bytes. A state that nobody delivers
+    cannot tell."""
+    seed = await context.seed_of(case.batch)
+    if not keyed_is_checked(seed, case.leaf, case.segment):
+        return set()
+    copied: set[Address] = set()
+    for number, answer in ((case.segment + 1, case.claimed), (case.segment, CANNOT_EXECUTE)):
+        voters = {a: opening for a, opening in openings.items() if opening.after == answer}
+        if voters:
+            copied |= await _wrongly_keyed(context, case, seed, number, voters)
+    return copied
+
+
+async def _wrongly_keyed(
+    context: Context, case: Case, seed: Digest, number: int, voters: Mapping[Address, SealOpened]
+) -> set[Address]:
+    cid = case.trace[number]
+    try:
+        size = await owed(context, case.worker, cid, f"state {number}", patience_s=context.settings.recheck_s)
+    except (NotDelivered, StateRefused) as error:
+        logger.info("the keyed digests of %s are not checked: %s", case.name, error)
+        return set()
+    async with room(context, size):
+        state = await _read(context, cid)
+        return {
+            auditor
+            for auditor, opening in voters.items()
+            if await asyncio.to_thread(keyed_digest, seed, auditor, state) != opening.keyed
+        }
+
+
+async def pack(context: Context, effect: effects.Pack) -> None:
+    """The job's result in the form that people use."""
+    rows = context.rows
+    job = rows.jobs.get(effect.job)
+    if job is None:
+        return
+    manifest = context.manifest(job.manifest)
+    workload = context.workload(manifest)
+    results = {
+        index: rows.works[job.id, index, rows.tasks[job.id, index].attempt].result
+        for index in workload.finals(manifest)
+    }
+
+    def read(index: TaskIndex) -> bytes:
+        return context.store.get_bytes(results[index] or Cid(""), max_bytes=MAX_STATE_BYTES)
+
+    with TemporaryDirectory(dir=context.settings.data_dir) as folder:
+        package = Path(folder) / "result"
+        await asyncio.to_thread(workload.package, manifest, read, package)
+        cid = await asyncio.to_thread(context.store.put_directory, package)
+    context.runner.post(Packed(job.id, cid))
+
+
+async def _read(context: Context, cid: Cid) -> bytes:
+    return await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_STATE_BYTES)

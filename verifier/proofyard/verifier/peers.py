@@ -1,0 +1,140 @@
+"""What the engine has sent to nodes: offers of tasks and audits, cancellations, seals to open. One message for each node
+and step; what comes back, or does not, is told to the engine item by item."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from proofyard.protocol.codec import decode
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.messages import (
+    Ack,
+    Acks,
+    AuditOffer,
+    AuditOffers,
+    CancelTasks,
+    OpenSeal,
+    OpenSeals,
+    PeerHint,
+    SealsOpened,
+    SubmitCommitment,
+    TaskOffer,
+    TaskOffers,
+)
+from proofyard.protocol.types import Address, Digest, ProofyardError, SegmentIndex
+from proofyard.verifier.context import Context
+from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
+
+logger = logging.getLogger(__name__)
+
+OFFER_TIMEOUT_S = 10.0
+AT_ONCE = 64
+"""Items of one message: far below what a frame holds."""
+T = TypeVar("T")
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
+    for part in _parts(effect.tasks):
+        offers = tuple(_task_offer(context, *item) for item in part)
+        answers = await _ask(context, effect.node, TaskOffers(offers), Acks)
+        for (key, *_), answer in zip(part, _each(answers, len(part)), strict=True):
+            busy = not answer.proceed and answer.reason.startswith("busy")
+            declined = not answer.proceed and not busy and not isinstance(answers, str)
+            context.runner.post(TaskAnswered(effect.node, key, answer.proceed, declined, answer.reason))
+
+
+def _task_offer(
+    context: Context, key: TaskKey, _attempt: int, inputs: tuple[str, ...], makers: tuple[Address, ...]
+) -> TaskOffer:
+    rows = context.rows
+    return TaskOffer(
+        job=key[0],
+        manifest=rows.jobs[key[0]].manifest,
+        task=decode(rows.tasks[key].spec, TaskSpec),
+        inputs=inputs,  # type: ignore[arg-type]
+        providers=_hints(context, makers),
+        lease_s=context.settings.lease_s,
+    )
+
+
+async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
+    for part in _parts(effect.tasks):
+        await _ask(context, effect.node, CancelTasks(tuple(part), effect.reason), Acks)
+
+
+async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is None:
+        return
+    seed = await context.seed_of(batch.chain_id)
+    for part in _parts(effect.places):
+        offers = tuple(offer for place in part if (offer := _audit_offer(context, effect.batch, place, seed)))
+        answers = await _ask(context, effect.node, AuditOffers(offers), Acks)
+        for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
+            place = (offer.job, offer.task.index, offer.segment)
+            busy = not answer.proceed and answer.reason.startswith("busy")
+            context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
+
+
+def _audit_offer(context: Context, row: int, place: Place, seed: Digest) -> AuditOffer | None:
+    rows = context.rows
+    batch, segment = rows.batches[row], rows.segments.get((row, place))
+    work = next((w for w in rows.works_of[row] if (w.job, w.task) == place[:2]), None)
+    if segment is None or work is None or batch.chain_id is None:
+        return None
+    return AuditOffer(
+        batch=batch.chain_id,
+        seed=seed,
+        job=place[0],
+        manifest=rows.jobs[place[0]].manifest,
+        task=decode(rows.tasks[place[0], place[1]].spec, TaskSpec),
+        segment=SegmentIndex(place[2]),
+        before=decode(work.submission, SubmitCommitment).trace[place[2]],
+        providers=_hints(context, (work.node,)),
+        lease_s=context.settings.lease_s,
+    )
+
+
+async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None or batch.chain_id is None:
+        return
+    for part in _parts(effect.places):
+        seals = tuple(OpenSeal(batch.chain_id, *place) for place in part)
+        found = await _ask(context, effect.node, OpenSeals(seals), SealsOpened)
+        opened = (None,) * len(part) if isinstance(found, str) else found.answers
+        for place, answer in zip(part, (*opened, *(None,) * (len(part) - len(opened))), strict=False):
+            opening = answer.opening() if answer is not None else None
+            context.runner.post(SealAnswered(effect.node, batch.chain_id, place, opening))
+
+
+async def _ask(context: Context, node: Address, message: msgspec.Struct, reply: type[R]) -> R | str:
+    """A node's reply, or why there is none."""
+    member = context.members.get(node)
+    if member is None:
+        return "it has disconnected"
+    try:
+        return await member.connection.request(message, reply=reply, timeout=OFFER_TIMEOUT_S)
+    except ProofyardError as error:
+        logger.info("%s: %s", node, error)
+        return str(error)[:500] or "it gave no answer"
+
+
+def _each(answers: Acks | str, count: int) -> tuple[Ack, ...]:
+    """An answer for each item; a reply of another length answers nothing."""
+    if isinstance(answers, str):
+        return (Ack(False, answers),) * count
+    return answers.answers if len(answers.answers) == count else (Ack(False, "another number of answers"),) * count
+
+
+def _hints(context: Context, nodes: Sequence[Address]) -> tuple[PeerHint, ...]:
+    return tuple(context.members[node].hint for node in dict.fromkeys(nodes) if node in context.members)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]

@@ -1,0 +1,177 @@
+"""The record of a judged batch, built from the engine's rows: the same one however often it is built; and what a
+settled record says to the engine."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.cid import make_cid
+from proofyard.protocol.codec import decode
+from proofyard.protocol.earnings import earnings
+from proofyard.protocol.findings import accepted, false_audits, undecided_tasks
+from proofyard.protocol.members import TaskKey
+from proofyard.protocol.messages import SealOpened
+from proofyard.protocol.record import (
+    AuditedSegment,
+    AuditVote,
+    BatchRecord,
+    RecordedFault,
+    RecordedJob,
+    claimed_answer,
+)
+from proofyard.protocol.seal import plain_reason
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, Cid, SegmentIndex
+from proofyard.protocol.validate import repeated_tasks
+from proofyard.protocol.view import BatchView
+from proofyard.verifier.engine.events import RecordSettled
+from proofyard.verifier.engine.rows import Batch, Fault, Seat, SeatState, Segment
+from proofyard.verifier.engine.world import Rows, place_of
+from proofyard.verifier.evidence import Evidence
+from proofyard.verifier.membership import batches_of
+
+
+def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
+    """Everything the settlement rests on."""
+    view, lists = evidence.view, evidence.lists
+    members = lists.members[view.batch]
+    tasks = {member.key: member for member in members}
+    segments = list(rows.segments_of.get(batch.id, ()))
+    seats = {place_of(segment): rows.seats.get((batch.id, place_of(segment)), {}) for segment in segments}
+    order = {member.key: number for number, member in enumerate(members)}
+    segments.sort(key=lambda segment: (order[segment.job, segment.task], segment.index))
+    audits = tuple(_audit(segment, list(seats[place_of(segment)].values())) for segment in segments)
+    nodes = {key: member.commitment.node for key, member in tasks.items()}
+    results = [fault for fault in rows.faults.values() if fault.batch == batch.id]
+    workers = _worker_faults(audits, {place_of(segment): segment for segment in segments}, results, nodes)
+    faults = [*workers, *false_audits(view, tasks, audits, evidence.exact)]
+    counted = {each: lists.cids[each] for each in sorted(batches_of(view)) if each in lists.cids}
+    record = BatchRecord(
+        chain_id=view.chain_id,
+        registry=view.registry,
+        batch=view.batch,
+        attempt=view.attempt,
+        leader=view.leader,
+        jobs=tuple(RecordedJob(line.job, make_cid(view.jobs[line.job].manifest)) for line in view.header.lines),
+        tasks=members,
+        counted=tuple(counted.items()),
+        uncounted=tuple(lists.without(batches_of(view))),
+        repeated=repeated_tasks(view, members, {each: lists.members[each] for each in counted}, evidence.paid),
+        audits=audits,
+        faults=tuple(sorted(faults, key=lambda fault: fault.place)),
+        payouts=(),
+    )
+    return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
+
+
+def _audit(row: Segment, seats: Sequence[Seat]) -> AuditedSegment:
+    opened = {seat.auditor: seat for seat in seats if seat.state == SeatState.OPENED}
+    if row.unvoted:
+        opened = {}
+    last = max((number for number, auditor in enumerate(row.auditors) if auditor in opened), default=-1)
+    # Who came after the last vote was not needed, unless nothing was decided.
+    asked = row.auditors if row.verdict == Verdict.UNDECIDED else row.auditors[: last + 1]
+    openings = {auditor: decode(seat.opening, SealOpened) for auditor, seat in opened.items()}
+    votes = tuple(_vote(opened[auditor], openings[auditor]) for auditor in asked if auditor in opened)
+    alike = {openings[a].after: s.answer for a, s in opened.items() if s.answer != openings[a].after}
+    return AuditedSegment(
+        row.job,
+        row.task,
+        SegmentIndex(row.index),
+        votes=votes,
+        absent=tuple(auditor for auditor in asked if auditor not in opened),
+        verdict=Verdict(row.verdict),
+        reason="" if votes else plain_reason(row.reason),
+        copied=tuple(auditor for auditor in asked if auditor in opened and opened[auditor].copied),
+        alike=tuple(sorted(alike.items())),
+    )
+
+
+def _vote(seat: Seat, opening: SealOpened) -> AuditVote:
+    return AuditVote(
+        auditor=seat.auditor,
+        seal=seat.seal,
+        signature=seat.signature,
+        after=opening.after,
+        keyed=opening.keyed,
+        reason=opening.reason,
+        salt=opening.salt,
+    )
+
+
+def _worker_faults(
+    audits: Sequence[AuditedSegment],
+    rows: dict[tuple[int, int, int], Segment],
+    results: Sequence[Fault],
+    nodes: dict[TaskKey, Address],
+) -> list[RecordedFault]:
+    """One fault for each faulty task: that of its first faulty segment, else that of its result."""
+    found: dict[TaskKey, RecordedFault] = {}
+    for audit in audits:
+        if audit.verdict == Verdict.FAULT and audit.task_key not in found:
+            row = rows[audit.key]
+            found[audit.task_key] = RecordedFault(
+                *audit.task_key,
+                node=nodes[audit.task_key],
+                kind=FaultReason(row.kind),
+                reason=plain_reason(row.reason),
+                segment=audit.segment,
+            )
+    for fault in results:
+        key = (fault.job, fault.task)
+        ours = fault.kind != FaultReason.FALSE_AUDIT and fault.segment < 0 and fault.node == nodes.get(key)
+        if ours and key not in found:
+            kind, reason = FaultReason(fault.kind), plain_reason(fault.reason)
+            found[key] = RecordedFault(*key, node=nodes[key], kind=kind, reason=reason)
+    return list(found.values())
+
+
+def told(
+    view: BatchView, record: BatchRecord, cid: Cid, row: int, settled_block: int, claimable_at: int
+) -> RecordSettled:
+    """What a settled record means for its members. A task that it does not pay is done again whatever the reason,
+    unless an earlier batch has paid it."""
+    paid, undecided = accepted(view, record), undecided_tasks(record)
+    faults = {fault.task_key: fault.reason for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT}
+    stale = set(getattr(record, "stale", ()))
+    outcomes = []
+    for member in record.tasks:
+        key = member.key
+        if key in paid:
+            outcomes.append((key, "accepted", ""))
+        elif key in record.repeated:
+            outcomes.append((key, "repeated", ""))
+        elif key in faults:
+            outcomes.append((key, "faulty", faults[key]))
+        elif key in stale:
+            outcomes.append((key, "stale", "what it rests on was found wrong: done again"))
+        elif key in undecided:
+            outcomes.append((key, "undecided", "its audits came to no verdict; done again"))
+        else:
+            outcomes.append((key, "unpaid", "its node's owner was caught in this batch: done again"))
+    return RecordSettled(
+        batch=row,
+        record=cid,
+        outcomes=tuple(outcomes),
+        dissenters=tuple((key, _dissenters(record, key)) for key in sorted(undecided)),
+        faults=tuple(_told_fault(view, fault) for fault in record.faults),
+        settled_block=settled_block,
+        claimable_at=claimable_at,
+    )
+
+
+def _told_fault(view: BatchView, fault: RecordedFault) -> tuple[TaskKey, Address, Address, int, int, int, str]:
+    operator, owner = view.owners[fault.node]
+    segment = -1 if fault.segment is None else fault.segment
+    return fault.task_key, fault.node, owner, operator, segment, fault.kind, fault.reason
+
+
+def _dissenters(record: BatchRecord, key: TaskKey) -> tuple[Address, ...]:
+    """Who made a task undecidable by contradicting its worker, if anybody did: these, and the worker itself."""
+    tasks = record.by_key
+    found: set[Address] = set()
+    for audit in (a for a in record.audits if a.task_key == key and a.verdict == Verdict.UNDECIDED):
+        claimed = claimed_answer(tasks, audit)
+        found |= {auditor for auditor, answer in audit.answers().items() if answer != claimed} | set(audit.copied)
+    return tuple(sorted(found | {tasks[key].commitment.node} if found else found))

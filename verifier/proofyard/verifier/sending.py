@@ -1,0 +1,73 @@
+"""Transactions that are no batch's own, and what is asked of the chain after a reorganisation."""
+
+import contextlib
+from functools import partial
+
+from proofyard.chain import Refused
+from proofyard.chain.refusals import AlreadySettled, JobIsClosed, JobTakenBy, UnknownJob
+from proofyard.protocol.cid import make_cid
+from proofyard.protocol.types import ProofyardError
+from proofyard.verifier.context import Context
+from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.events import JobRead
+from proofyard.verifier.runner import Permanent
+
+SEEN_S = 60.0
+
+
+async def take_job(context: Context, effect: effects.TakeJob) -> float:
+    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it."""
+    record, own = await context.on_chain(partial(context.chain.job, effect.job)), await context.own()
+    if record.closed:
+        raise Permanent("its requester has closed it")
+    if record.verifier not in (0, own):
+        raise TakenByAnother(effect.job)
+    if record.verifier == 0:
+        try:
+            await context.on_chain(partial(context.chain.take_job, effect.job))
+        except JobTakenBy:
+            raise TakenByAnother(effect.job) from None
+        except Refused as error:
+            raise Permanent(str(error)) from None
+    else:
+        await read_job(context, effects.ReadJob(effect.job))
+    return SEEN_S
+
+
+class TakenByAnother(ProofyardError):
+    """Another verifier schedules a job now; it is looked at again whether it is free."""
+
+    def __init__(self, job: int) -> None:
+        super().__init__(f"job {job} is scheduled by another verifier")
+
+
+async def take_batch(context: Context, effect: effects.TakeBatch) -> None:
+    with contextlib.suppress(AlreadySettled):
+        await context.on_chain(partial(context.chain.take_batch, effect.chain_id))
+
+
+async def close_job(context: Context, effect: effects.CloseJob) -> None:
+    """Give what was not spent back to the requester of a finished job."""
+    record = await context.on_chain(partial(context.chain.job, effect.job))
+    if record.closed or record.units_paid < record.units or record.verifier != await context.own():
+        return
+    with contextlib.suppress(JobIsClosed):
+        await context.on_chain(partial(context.chain.close_job, effect.job))
+
+
+async def read_job(context: Context, effect: effects.ReadJob) -> None:
+    try:
+        record = await context.on_chain(partial(context.chain.job, effect.job))
+    except UnknownJob:
+        context.runner.post(JobRead(effect.job, None, 0, 0, 0, 0))
+        return
+    context.runner.post(
+        JobRead(
+            job=effect.job,
+            manifest=make_cid(record.manifest),
+            verifier=record.verifier,
+            closed_at=record.closed_at,
+            units_open=record.units_open,
+            units_paid=record.units_paid,
+        )
+    )
