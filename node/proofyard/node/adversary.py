@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import itertools
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ class Silent(Agent):
     async def _do(self, work: Work) -> None:
         await asyncio.Event().wait()
 
-    async def _report(self, work: Work) -> None:
+    async def _report(self, works: Sequence[Work]) -> None:
         """No sign of life."""
 
 
@@ -41,9 +42,8 @@ class Late(Agent):
             await asyncio.sleep(1.5 * work.offer.lease_s)
         await super()._do(work)
 
-    async def _report(self, work: Work) -> None:
-        if not isinstance(work.offer, TaskOffer):
-            await super()._report(work)
+    async def _report(self, works: Sequence[Work]) -> None:
+        await super()._report([work for work in works if not isinstance(work.offer, TaskOffer)])
 
 
 class SilentWhenAudited(Agent):

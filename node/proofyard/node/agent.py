@@ -12,13 +12,13 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import ChainClient, Wallet
-from proofyard.node.delivery import Courier, Parcel
+from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
@@ -35,20 +35,27 @@ from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
+    MAX_ITEMS,
     Ack,
+    Acks,
     AuditFailed,
     AuditOffer,
+    AuditOffers,
     AuditProgress,
-    CancelTask,
+    CancelTasks,
     OpenSeal,
+    OpenSeals,
     PeerHint,
     Receipt,
     SealOpened,
+    SealsOpened,
     SubmitCommitment,
     SubmitSeal,
     TaskFailed,
     TaskOffer,
+    TaskOffers,
     TaskProgress,
+    Working,
 )
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, plain_reason, seal_of, seal_struct_hash
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
@@ -60,7 +67,11 @@ from proofyard.workloads.workload import Inputs, Progress, load_workload
 logger = logging.getLogger("proofyard.node")
 
 MAX_QUEUE = 64
-"""Audits and deliveries that wait for one verifier."""
+"""Deliveries that wait for one verifier."""
+AUDITS_HELD = 32
+"""Audits that are held for one verifier at a time."""
+PROGRESS_S = 0.5
+"""Between two reports of the work under way."""
 HEARTBEAT_S = 3.0
 INTERRUPT_S = 1.0
 AGAIN_S = 600.0
@@ -105,15 +116,23 @@ class Agent:
         self._reporting: set[Address] = set()
         self._hopeless: dict[Cid, float] = {}
         self._background: set[asyncio.Task[None]] = set()
-        endpoint.on(TaskOffer, self.offer_task)
-        endpoint.on(AuditOffer, self.offer_audit)
-        endpoint.on(CancelTask, self.cancel_task)
+        endpoint.on(TaskOffers, self.offer_tasks)
+        endpoint.on(AuditOffers, self.offer_audits)
+        endpoint.on(CancelTasks, self.cancel_tasks)
+        endpoint.on(OpenSeals, self.open_seals)
         endpoint.on(OpenSeal, self.open_seal)
 
     # Offers
 
+    async def offer_tasks(self, connection: Connection, message: TaskOffers, body: Body) -> Acks:
+        return Acks(tuple([await self.offer_task(connection, offer, body) for offer in message.offers]))
+
+    async def offer_audits(self, connection: Connection, message: AuditOffers, body: Body) -> Acks:
+        return Acks(tuple([await self.offer_audit(connection, offer, body) for offer in message.offers]))
+
     async def offer_task(self, connection: Connection, offer: TaskOffer, _body: Body) -> Ack:
-        """Take one task at a time; one that is offered again after the verifier forgot is taken up where it is."""
+        """Take a few tasks at a time, one after the other; one that is offered again after the verifier forgot is
+        taken up where it is."""
         work = Work(connection.peer, offer)
         if not self._has_joined(connection):
             return Ack(False, f"{connection.peer} is not a verifier this node has joined")
@@ -139,7 +158,7 @@ class Agent:
         if work.key in self._accepted:
             return Ack()
         audits = [other for other in self._accepted.values() if isinstance(other.offer, AuditOffer)]
-        if sum(other.verifier == verifier for other in audits) >= MAX_QUEUE:
+        if sum(other.verifier == verifier for other in audits) >= AUDITS_HELD:
             return Ack(False, "busy with other audits")
         self._journal.accept_audit(verifier, offer)
         sealed = self._journal.sealed(offer)
@@ -150,11 +169,21 @@ class Agent:
             self._deliver_seal(verifier, offer, sealed)
         return Ack()
 
-    async def cancel_task(self, connection: Connection, message: CancelTask, _body: Body) -> Ack:
-        work = self._accepted.get((connection.peer, "task", message.job, message.task))
-        if work is not None:
-            await self._cancel(work, message.reason)
-        return Ack()
+    async def cancel_tasks(self, connection: Connection, message: CancelTasks, _body: Body) -> Acks:
+        for job, task in message.tasks:
+            work = self._accepted.get((connection.peer, "task", job, task))
+            if work is not None:
+                await self._cancel(work, message.reason)
+        return Acks((Ack(),) * len(message.tasks))
+
+    async def open_seals(self, connection: Connection, message: OpenSeals, body: Body) -> SealsOpened:
+        answers: list[SealOpened | None] = []
+        for seal in message.seals:
+            try:
+                answers.append(await self.open_seal(connection, seal, body))
+            except RequestFailed:
+                answers.append(None)
+        return SealsOpened(tuple(answers))
 
     async def open_seal(self, connection: Connection, message: OpenSeal, _body: Body) -> SealOpened:
         """Show the answer behind a seal to the verifier that was given it; to others, who ask whether it was left out,
@@ -172,8 +201,8 @@ class Agent:
     def _busy(self, verifier: Address) -> str:
         """Why no task is taken now. One whose inputs are still gathered keeps none of another verifier's away."""
         tasks = [work for work in self._accepted.values() if isinstance(work.offer, TaskOffer)]
-        if any(work.ready or work.verifier == verifier for work in tasks):
-            return "busy with another task"
+        if sum(work.ready or work.verifier == verifier for work in tasks) >= self._settings.tasks_held:
+            return "busy with other tasks"
         waiting = self._courier.waiting(verifier)
         return f"{waiting} deliveries to {verifier} are not answered" if waiting >= MAX_QUEUE else ""
 
@@ -324,8 +353,7 @@ class Agent:
     async def _report_all(self, verifier: Address) -> None:
         self._reporting.add(verifier)
         try:
-            for work in [work for work in self._accepted.values() if work.verifier == verifier]:
-                await self._report(work)
+            await self._report([work for work in self._accepted.values() if work.verifier == verifier])
         finally:
             self._reporting.discard(verifier)
 
@@ -334,29 +362,20 @@ class Agent:
         while True:
             await work.moved.wait()
             work.moved.clear()
-            await self._report(work)
+            await self._report([work])
+            await asyncio.sleep(PROGRESS_S)
 
-    async def _report(self, work: Work) -> None:
-        offer = work.offer
-        if isinstance(offer, Owed):
+    async def _report(self, works: Sequence[Work]) -> None:
+        """Tell one verifier what is being worked on for it; what it does not want any more ends."""
+        tasks = [work for work in works if isinstance(work.offer, TaskOffer)][:MAX_ITEMS]
+        audits = [work for work in works if isinstance(work.offer, AuditOffer)][:MAX_ITEMS]
+        if not tasks and not audits:
             return
-        message: TaskProgress | AuditProgress
-        if isinstance(offer, AuditOffer):
-            message = AuditProgress(offer.batch, offer.job, offer.task.index, offer.segment)
-        else:
-            last, work.progress = work.progress, None
-            message = TaskProgress(
-                offer.job,
-                offer.task.index,
-                SegmentIndex(last.segment if last else 0),
-                last.step if last else 0,
-                last.loss if last else None,
-                last.tokens_per_s if last else 0.0,
-                last.rss_bytes if last else 0,
-            )
-        answer = await self._links.try_request(work.verifier, message, Ack)
-        if answer is not None and not answer.proceed and not work.cancelled:
-            await self._cancel(work, answer.reason)
+        message = Working(tuple(map(_task_progress, tasks)), tuple(map(_audit_progress, audits)))
+        found = await self._links.try_request(works[0].verifier, message, Acks)
+        for work, answer in zip((*tasks, *audits), found.answers if found is not None else (), strict=False):
+            if not answer.proceed and not work.cancelled:
+                await self._cancel(work, answer.reason)
 
     def _hand_back(self, work: Work, reason: str) -> None:
         """Say that the work will not be done here. The next holder loses nothing but time."""
@@ -393,7 +412,6 @@ class Agent:
             task = offer if isinstance(offer, TaskOffer) else offer.held.offer
             if isinstance(offer, TaskOffer):
                 await self._offers.check_task(verifier, offer)
-                await self._offers.check_inputs(verifier, offer)
             await self._prepare(verifier, task.manifest, task.inputs, task.providers)
 
     async def _do(self, work: Work) -> None:
@@ -523,7 +541,7 @@ class Agent:
             self._journal.close_task(verifier, offer)
 
         over = partial(asyncio.to_thread, self._commits_over, offer.job)
-        self._courier.send(verifier, Parcel(name, submission, Receipt, taken, given_up, over))
+        self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over))
 
     def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
         """Bring a seal to its verifier, as long as the batch is not settled."""
@@ -541,7 +559,7 @@ class Agent:
             self._journal.submitted(verifier, offer)
 
         over = partial(asyncio.to_thread, self._batch_over, offer.batch)
-        self._courier.send(verifier, Parcel(name, SubmitSeal(*place, seal, signature), Ack, taken, given_up, over))
+        self._courier.send(verifier, Parcel(name, SEALS, SubmitSeal(*place, seal, signature), taken, given_up, over))
 
     def _commits_over(self, job: JobId) -> str:
         """Why nothing of a job can be committed any more; empty while it can."""
@@ -554,3 +572,23 @@ class Agent:
     def _batch_over(self, batch: BatchId) -> str:
         state = self._chain.batch(batch)
         return f"batch {batch} is settled" if state.settled_at else f"batch {batch} is dropped" if state.dropped else ""
+
+
+def _task_progress(work: Work) -> TaskProgress:
+    assert isinstance(work.offer, TaskOffer)
+    last, work.progress = work.progress, None
+    return TaskProgress(
+        work.offer.job,
+        work.offer.task.index,
+        SegmentIndex(last.segment if last else 0),
+        last.step if last else 0,
+        last.loss if last else None,
+        last.tokens_per_s if last else 0.0,
+        last.rss_bytes if last else 0,
+    )
+
+
+def _audit_progress(work: Work) -> AuditProgress:
+    offer = work.offer
+    assert isinstance(offer, AuditOffer)
+    return AuditProgress(offer.batch, offer.job, offer.task.index, offer.segment)

@@ -7,13 +7,14 @@ up nothing but what it is owed itself.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from proofyard.node.links import VerifierLinks
+from proofyard.protocol.messages import Acks, Receipts, Refusal, SubmitCommitments, SubmitSeals
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.transport import RequestFailed
 
@@ -25,18 +26,32 @@ OVER_EVERY_S = 15.0
 """Between two looks at the chain whether a delivery is still wanted."""
 MAX_REFUSALS = 5
 """A verifier whose own chain or disk fails for a moment refuses too; more often it means it."""
+AT_ONCE = 64
+"""Deliveries in one message."""
 TRANSIENT = ("busy", "deadline", "internal", "unknown-request")
 """Codes of refusals that say nothing of what was delivered."""
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is delivered in one message: `pack` makes it of several, whose `reply` has an answer for each."""
+
+    pack: Callable[[tuple[Any, ...]], msgspec.Struct]
+    reply: type[Any]
+
+
+COMMITMENTS = Kind(SubmitCommitments, Receipts)
+SEALS = Kind(SubmitSeals, Acks)
+
+
+@dataclass(frozen=True)
 class Parcel:
-    """One delivery. `taken` hears the answer, of type `reply`; `given_up` hears why there will be none. `over` says why
-    the delivery is of no use any more, empty while it is; it is asked only after a first attempt has failed."""
+    """One delivery. `taken` hears the answer; `given_up` hears why there will be none. `over` says why the delivery is
+    of no use any more, empty while it is; it is asked only after a first attempt has failed."""
 
     name: str
+    kind: Kind
     message: msgspec.Struct
-    reply: type[msgspec.Struct]
     taken: Callable[[Any], None]
     given_up: Callable[[str], None]
     over: Callable[[], Awaitable[str]]
@@ -101,25 +116,37 @@ class Courier:
                 async with asyncio.timeout(max(0.0, waiting.due - clock())):
                     await queue.added.wait()
                     continue
-            if await self._deliver(verifier, waiting) or await self._is_over(verifier, waiting, clock()):
-                queue.parcels.remove(waiting)
-            else:
-                waiting.due = clock() + waiting.retry
-                waiting.retry = min(2 * waiting.retry, LAST_RETRY_S)
+            kind, now = waiting.parcel.kind, clock()
+            due = [each for each in queue.parcels if each.due <= now and each.parcel.kind is kind][:AT_ONCE]
+            for each, done in zip(due, await self._deliver(verifier, kind, due), strict=True):
+                if done or await self._is_over(verifier, each, clock()):
+                    queue.parcels.remove(each)
+                else:
+                    each.due = clock() + each.retry
+                    each.retry = min(2 * each.retry, LAST_RETRY_S)
 
-    async def _deliver(self, verifier: Address, waiting: Waiting) -> bool:
-        """One attempt; whether the delivery is done with, be it by a refusal."""
-        parcel = waiting.parcel
+    async def _deliver(self, verifier: Address, kind: Kind, due: Sequence[Waiting]) -> list[bool]:
+        """One attempt; which deliveries are done with, be it by a refusal."""
         try:
-            answer = await self._links.try_request(verifier, parcel.message, parcel.reply, refusals=True)
+            message = kind.pack(tuple(waiting.parcel.message for waiting in due))
+            found = await self._links.try_request(verifier, message, kind.reply, refusals=True)
         except RequestFailed as error:
-            waiting.refusals += error.code not in TRANSIENT
-            if waiting.refusals < MAX_REFUSALS:
-                return False
-            self._end(parcel, f"{verifier} refuses it: {error}")
-            return True
-        if answer is None:
+            return [self._refused(verifier, waiting, error.code, str(error)) for waiting in due]
+        if found is None or len(found.answers) != len(due):
+            return [False] * len(due)
+        return [self._taken(verifier, waiting, answer) for waiting, answer in zip(due, found.answers, strict=True)]
+
+    def _refused(self, verifier: Address, waiting: Waiting, code: str, reason: str) -> bool:
+        waiting.refusals += code not in TRANSIENT
+        if waiting.refusals < MAX_REFUSALS:
             return False
+        self._end(waiting.parcel, f"{verifier} refuses it: {reason}")
+        return True
+
+    def _taken(self, verifier: Address, waiting: Waiting, answer: object) -> bool:
+        parcel = waiting.parcel
+        if isinstance(answer, Refusal):
+            return self._refused(verifier, waiting, answer.code, answer.reason)
         try:
             parcel.taken(answer)
         except ProofyardError as error:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from proofyard.chain import ChainClient, JobRecord
-from proofyard.disputes.committed import Read, committed_results, graph_of, load_members
+from proofyard.disputes.committed import Read, graph_of, load_members
 from proofyard.node.limits import OfferRefused, check_limits
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
@@ -21,7 +21,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, TaskIndex
+from proofyard.protocol.types import Address, BatchId, Cid, Digest
 
 GRAPHS, LISTS = 8, 4
 """Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
@@ -73,23 +73,6 @@ class Offers:
         if len(offer.inputs) != len(offer.task.deps):
             raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
         return manifest
-
-    async def check_inputs(self, verifier: Address, offer: TaskOffer) -> None:
-        """Raise `OfferRefused` unless a task's inputs are committed results of the tasks before it: a jury would find
-        work on anything else wrong, whoever made it up."""
-        if not offer.task.deps:
-            return
-        read = self._read(verifier, offer.providers)
-        pairs = list(zip(offer.task.deps, offer.inputs, strict=True))
-        found: dict[TaskIndex, set[Cid]] = {}
-        async for found in committed_results(self._chain, read, offer.job, frozenset(offer.task.deps), []):
-            if all(cid in found.get(dep, ()) for dep, cid in pairs):
-                return
-        for dep, cid in pairs:
-            if cid not in found.get(dep, ()):
-                raise OfferRefused(
-                    "inputs", f"names {cid}, which no batch of job {offer.job} has as task {dep}'s result"
-                )
 
     async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""

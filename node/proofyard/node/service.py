@@ -16,6 +16,7 @@ from proofyard.chain import ChainClient, Wallet
 from proofyard.disputes.network import Network
 from proofyard.node.absence import Absence
 from proofyard.node.adversary import conduct
+from proofyard.node.agent import AUDITS_HELD
 from proofyard.node.clerk import Clerk
 from proofyard.node.court import CourtWatch
 from proofyard.node.defence import Defence
@@ -82,6 +83,8 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
                 memory_bytes=settings.memory_limit_bytes or psutil.virtual_memory().total,
                 port=endpoint.port,
                 software=f"proofyard {version('proofyard')}",
+                tasks=settings.tasks_held,
+                audits=AUDITS_HELD,
             )
 
         links = VerifierLinks(endpoint, chain, announce)

@@ -27,6 +27,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `max_segments` of one task. `max_task_s`: seconds that a task may compute. `max_model_bytes`, `max_data_bytes`:
     content of the model directory and the data file. `max_state_bytes`: one state or result, written out.
     `max_task_reward`: whole CREDIT that a task may pay; a verifier that breaks its receipt for more would gain.
+    `tasks_held`: tasks that are held for one verifier at a time, so that the inputs of the next are fetched meanwhile.
 
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
     challenge faults and broken promises against this node, and appeal; `bond_budget`: whole CREDIT of its owner's stake
@@ -64,6 +65,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_data_bytes: int = 32 << 30
     max_state_bytes: int = 2 << 30
     max_task_reward: int = 85
+    tasks_held: int = 2
     jury: bool = True
     defend: bool = True
     bond_budget: int = 500

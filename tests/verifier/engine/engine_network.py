@@ -1,0 +1,639 @@
+"""A whole network around the engine, without time or threads: a chain that may go back, nodes that come, go and cheat,
+effects that fail, a process that dies between any two steps. Everything is drawn from one seed.
+
+The engine's own rows are the only thing that survives a crash, as its steps reported them.
+"""
+
+import copy
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from proofyard.chain.events import (
+    BatchCommitted,
+    BatchSettled,
+    FeesPaid,
+    JobClosed,
+    JobCommitted,
+    JobOpened,
+    JobTaken,
+    Position,
+)
+from proofyard.chain.events import Event as ChainNews
+from proofyard.protocol.cid import make_cid, raw_cid
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.messages import SealOpened, SubmitCommitment
+from proofyard.protocol.seal import Opening, seal_of
+from proofyard.protocol.settlement import FaultReason, Line, OperatorId
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.verifier.engine import effects, events
+from proofyard.verifier.engine.effects import Effect
+from proofyard.verifier.engine.events import DrawnSegment, Event, Now, Place, TaskKey
+from proofyard.verifier.engine.machine import Engine
+from proofyard.verifier.engine.rows import Batch, JobState, Row, Segment, TaskState, Work
+from proofyard.verifier.engine.world import Rules, Step, place_of
+
+OWN = OperatorId(1)
+REQUESTER = Address("0x" + "ee" * 20)
+BLOCK_S = 2.0
+K = 2
+ONE = 10**18
+
+
+def address(number: int) -> Address:
+    return Address("0x" + hashlib.sha256(f"node {number}".encode()).hexdigest()[:40])
+
+
+def digest(*parts: object) -> Digest:
+    return Digest(hashlib.sha256(repr(parts).encode()).digest())
+
+
+def result_of(key: TaskKey, inputs: tuple[Cid, ...], *, false: bool = False) -> Cid:
+    """What executing a task on these inputs gives: a pure function."""
+    return raw_cid(repr(("result", key, inputs, false)).encode())
+
+
+@dataclass
+class Block:
+    number: int
+    hash: Digest
+    news: list[ChainNews] = field(default_factory=list)
+    sent: list[Callable[[], None]] = field(default_factory=list)
+    """The transactions in it, to be sent again where the block goes."""
+
+
+@dataclass
+class OnChain:
+    """A batch as the chain has it."""
+
+    root: Digest
+    lines: tuple[tuple[JobId, int], ...]
+    commit_block: int
+    settled: bool = False
+    payload: object = None
+
+
+class SimChain:
+    """Blocks of events. Everything that is on chain follows from the blocks that stand."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.blocks = [Block(0, digest("block", 0))]
+        self.pool: list[Callable[[], None]] = []
+        self.batches: dict[BatchId, OnChain] = {}
+        self.next_batch = 1
+        self.taken: dict[JobId, int] = {}
+        self.closed: set[JobId] = set()
+        self.undo: list[tuple[int, Callable[[], None]]] = []
+        self.fork = 0
+
+    @property
+    def head(self) -> Block:
+        return self.blocks[-1]
+
+    def mine(self) -> None:
+        number = self.head.number + 1
+        self.blocks.append(Block(number, digest("block", number, self.fork)))
+        pool, self.pool = self.pool, []
+        for transaction in pool:
+            transaction()
+            self.head.sent.append(transaction)
+
+    def emit(self, make: Callable[[Position], ChainNews]) -> None:
+        position = Position(self.head.number, self.head.hash, len(self.head.news))
+        self.head.news.append(make(position))
+
+    def on_undo(self, what: Callable[[], None]) -> None:
+        self.undo.append((self.head.number, what))
+
+    def go_back(self, depth: int) -> int:
+        """Blocks go; their transactions come back, in another order, or are lost."""
+        depth = min(depth, len(self.blocks) - 1)
+        gone = self.blocks[len(self.blocks) - depth :]
+        self.blocks = self.blocks[: len(self.blocks) - depth]
+        self.fork += 1
+        to = self.head.number
+        while self.undo and self.undo[-1][0] > to:
+            self.undo.pop()[1]()
+        back = [transaction for block in gone for transaction in block.sent if self.rng.random() < 0.6]
+        self.rng.shuffle(back)
+        self.pool = back + self.pool
+        return to
+
+
+@dataclass
+class SimNode:
+    node: Address
+    owner: Address
+    operator: int
+    cheats: bool = False
+    here: bool = False
+    holds: dict[TaskKey, tuple[Cid, ...]] = field(default_factory=dict)
+    audits: dict[tuple[BatchId, Place], Opening] = field(default_factory=dict)
+
+
+class Network:
+    """See the module's docstring. `look_ahead`, `rounds`, `width` shape the job: rounds of tasks that rest on the round
+    before."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        nodes: int = 6,
+        rounds: int = 3,
+        width: int = 2,
+        look_ahead: int = 1,
+        cheats: int = 0,
+        jobs: int = 1,
+        crash: float = 0.0,
+        fail: float = 0.0,
+        reorg: float = 0.0,
+        churn: float = 0.0,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.crash, self.fail, self.reorg, self.churn = crash, fail, reorg, churn
+        self.chain = SimChain(self.rng)
+        self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, batch_min_s=0.5, undecided_after_s=600.0)
+        self.mono = 0.0
+        self.stored: dict[tuple[str, tuple[object, ...]], Row] = {}
+        self.engine = Engine(self.rules)
+        self.nodes = {
+            address(n): SimNode(address(n), address(1000 + n), n + 10, cheats=n < cheats) for n in range(nodes)
+        }
+        self.caught: set[Address] = set()
+        self.inbox: list[tuple[float, int, Event]] = []
+        self.count = 0
+        self.read_to = 0
+        self.read_hash = self.chain.head.hash
+        self.crashes = 0
+        self.specs = tuple(
+            TaskSpec(
+                index=TaskIndex(r * width + w),
+                kind="train",
+                deps=tuple(TaskIndex((r - 1) * width + v) for v in range(width)) if r else (),
+                segments=2,
+                work_units=10,
+                label=f"round {r}, {w}",
+            )
+            for r in range(rounds)
+            for w in range(width)
+        )
+        self.look_ahead = look_ahead
+        self.jobs = [JobId(n + 1) for n in range(jobs)]
+        self.accepted: dict[TaskKey, Cid] = {}
+        self.paid: Counter[TaskKey] = Counter()
+        for job in self.jobs:
+            self.chain.pool.append(lambda job=job: self._open(job))  # type: ignore[misc]
+        for node in self.nodes.values():
+            self.join(node)
+
+    # What happens on chain
+
+    def _open(self, job: JobId) -> None:
+        units = sum(spec.work_units for spec in self.specs)
+        self.chain.emit(
+            lambda at: JobOpened(
+                at,
+                job,
+                REQUESTER,
+                digest("manifest", job),
+                Wei(100 * ONE),
+                Wei(10 * ONE),
+                Wei(ONE),
+                units,
+                10**9,
+                K,
+                1,
+                0,
+            )
+        )
+
+    def _take(self, job: JobId) -> None:
+        if job not in self.chain.taken:
+            self.chain.taken[job] = OWN
+            self.chain.on_undo(lambda: self.chain.taken.pop(job))
+            self.chain.emit(lambda at: JobTaken(at, job, OWN))
+
+    def _commit(self, root: Digest, lines: tuple[tuple[JobId, int], ...]) -> None:
+        """A batch with the units that are free; what was posted and is not settled is not posted again."""
+        for job, units in lines:
+            if units + self.open_units(job) + self.paid_units(job) > sum(spec.work_units for spec in self.specs):
+                return
+        if any(batch.root == root and not batch.settled for batch in self.chain.batches.values()):
+            return
+        number = BatchId(self.chain.next_batch)
+        self.chain.next_batch += 1
+        self.chain.batches[number] = OnChain(root, lines, self.chain.head.number)
+
+        def undo() -> None:
+            del self.chain.batches[number]
+            self.chain.next_batch -= 1
+
+        self.chain.on_undo(undo)
+        named = tuple(Line(job, units, Wei(0), 0, Wei(0)) for job, units in lines)
+        self.chain.emit(lambda at: BatchCommitted(at, number, OWN, root, 1, digest("list", root), named, 1))
+        for job, units in lines:
+            self.chain.emit(lambda at, job=job, units=units: JobCommitted(at, job, number, units, Wei(0)))  # type: ignore[misc]
+
+    def _settle(self, number: BatchId, told: events.RecordSettled, paid: dict[JobId, int]) -> None:
+        batch = self.chain.batches.get(number)
+        if batch is None or batch.settled:
+            return
+        good = [key for key, outcome, _ in told.outcomes if outcome == "accepted"]
+        results = {(w.job, w.task): w.result for w in self.works(number)}
+        batch.settled, batch.payload = True, told
+        for key in good:
+            self.paid[key] += 1
+            self.accepted[key] = results[key] or Cid("")
+
+        def undo() -> None:
+            batch.settled, batch.payload = False, None
+            for key in good:
+                self.paid[key] -= 1
+                self.accepted.pop(key, None)
+
+        self.chain.on_undo(undo)
+        lines = tuple(Line(job, units, Wei(0), paid.get(job, 0), Wei(0)) for job, units in batch.lines)
+        zero, record = Digest(bytes(32)), raw_cid(repr(number).encode())
+        self.chain.emit(lambda at: BatchSettled(at, number, 0, zero, 1, Wei(0), Wei(0), zero, record, 1, 0, lines))
+
+    def open_units(self, job: JobId) -> int:
+        open_ = [batch for batch in self.chain.batches.values() if not batch.settled]
+        return sum(units for batch in open_ for each, units in batch.lines if each == job)
+
+    def paid_units(self, job: JobId) -> int:
+        return sum(self.specs[key[1]].work_units * times for key, times in self.paid.items() if key[0] == job)
+
+    def works(self, number: BatchId) -> list[Work]:
+        batch = self.engine.world.rows.by_chain_id.get(number)
+        return [] if batch is None else list(self.engine.world.rows.works_of[batch.id])
+
+    # The clock
+
+    def now(self) -> Now:
+        return Now(1_000_000 + self.mono, self.mono, self.chain.head.number)
+
+    def later(self, event: Event, most: float = 3.0) -> None:
+        self.count += 1
+        self.inbox.append((self.mono + self.rng.random() * most, self.count, event))
+
+    def run(self, until: float) -> None:
+        """Until everything is done, or fail at a time."""
+        self._take_step(self.engine.resume(self.now()))
+        block_at = 0.0
+        while not self.done():
+            assert self.mono < until, self.story()
+            self.mono += 0.1
+            if self.mono >= block_at:
+                block_at = self.mono + BLOCK_S
+                if self.rng.random() < self.reorg:
+                    self._go_back()
+                self.chain.mine()
+                self._read_chain()
+            if self.rng.random() < self.churn:
+                self._churn()
+            due = sorted(item for item in self.inbox if item[0] <= self.mono)
+            self.inbox = [item for item in self.inbox if item[0] > self.mono]
+            for _, _, event in due:
+                self.tell(event)
+            wake = self.engine.next_wake
+            if wake is not None and wake <= self.mono:
+                self.tell(events.Tick())
+
+    def done(self) -> bool:
+        rows = self.engine.world.rows
+        stored = [row for (table, _), row in self.stored.items() if table == "job"]
+        over = [row.state == JobState.DONE for row in stored]  # type: ignore[attr-defined]
+        return (
+            len(over) == len(self.jobs)
+            and all(over)
+            and all(b.settled for b in self.chain.batches.values())
+            and not (rows.batches and any(batch.state == "formed" for batch in rows.batches.values()))
+        )
+
+    def story(self) -> str:
+        rows = self.engine.world.rows
+        tasks = [(t.job, t.index, t.state, t.attempt) for t in rows.tasks.values()]
+        works = [(w.job, w.task, w.attempt, w.state, w.batch, w.outcome) for w in rows.works.values()]
+        batches = [(b.id, b.chain_id, b.state, b.results_due) for b in rows.batches.values()]
+        jobs = [(j.id, j.state, j.reason, j.units_open, j.units_paid) for j in rows.jobs.values()]
+        wanted = list(self.engine.world._wanted)
+        segments = [
+            (s.batch, place_of(s), s.verdict, s.looked) for s in rows.segments.values() if s.verdict == "pending"
+        ]
+        return f"stuck at {self.mono}: {jobs}\n{tasks}\n{works}\n{batches}\n{segments}\nwanted {wanted}"
+
+    # The engine's process
+
+    def tell(self, event: Event) -> str:
+        """One event; the process may die before its step lasts, or before what follows from it is begun."""
+        step = self.engine.handle(event, self.now())
+        chance = self.rng.random()
+        if chance < self.crash / 2:
+            self._restart()
+            return "crashed"
+        self._store(step)
+        if chance < self.crash:
+            self._restart()
+            return "crashed"
+        for effect in step.effects:
+            self.perform(effect)
+        return step.refusal
+
+    def _take_step(self, step: Step) -> None:
+        self._store(step)
+        for effect in step.effects:
+            self.perform(effect)
+
+    def _store(self, step: Step) -> None:
+        for row in step.deleted:
+            self.stored.pop((row.table, row.key), None)
+        for row in step.rows:
+            self.stored[row.table, row.key] = copy.deepcopy(row)
+
+    def _restart(self) -> None:
+        self.crashes += 1
+        self.inbox = []
+        self.engine = Engine(
+            self.rules, [copy.deepcopy(row) for (table, _), row in self.stored.items() if table != "log"]
+        )
+        for node in self.nodes.values():
+            if node.here:
+                self.join(node)
+        self._take_step(self.engine.resume(self.now()))
+
+    # The chain's follower: its cursor lasts with the rows of the last event
+
+    def _go_back(self) -> None:
+        to = self.chain.go_back(self.rng.randint(1, 4))
+        if to < self.read_to:
+            self.tell_surely(events.RolledBack(to))
+            self.read_to = to
+
+    def _read_chain(self) -> None:
+        for block in self.chain.blocks:
+            if block.number > self.read_to:
+                for news in block.news:
+                    self.tell_surely(events.ChainEvent(news, 1_000_000 + int(self.mono)))
+                self.read_to = block.number
+
+    def tell_surely(self, event: Event) -> None:
+        """An event whose cursor lasts with it: told again where the process died before."""
+        while True:
+            step = self.engine.handle(event, self.now())
+            if self.rng.random() < self.crash / 2:
+                self._restart()
+                continue
+            self._take_step(step)
+            return
+
+    # Nodes
+
+    def join(self, node: SimNode) -> None:
+        node.here = True
+        self.later(
+            events.NodeJoined(
+                node.node, node.owner, node.operator, Wei(1000 * ONE), 20, frozenset({"sim"}), tasks=2, audits=4
+            ),
+            most=1.0,
+        )
+
+    def _churn(self) -> None:
+        node = self.rng.choice(list(self.nodes.values()))
+        if node.here and sum(other.here for other in self.nodes.values()) > 4:
+            node.here = False
+            node.holds, node.audits = ({}, node.audits) if self.rng.random() < 0.5 else (node.holds, node.audits)
+            self.later(events.NodeLeft(node.node), most=0.5)
+        elif not node.here:
+            self.join(node)
+
+    # Effects
+
+    def perform(self, effect: Effect) -> None:
+        messages = (effects.OfferTasks, effects.CancelTasks, effects.OfferAudits, effects.OpenSeals)
+        if not isinstance(effect, messages) and self.rng.random() < self.fail:
+            self.later(events.EffectFailed(effect.key, "it went wrong"))
+            return
+        getattr(self, "_do_" + type(effect).__name__)(effect)
+
+    def _do_OfferTasks(self, effect: effects.OfferTasks) -> None:
+        node = self.nodes[effect.node]
+        for key, _, inputs, _ in effect.tasks:
+            if not node.here:
+                self.later(events.TaskAnswered(node.node, key, taken=False, reason="it has disconnected"))
+                continue
+            if self.rng.random() < self.fail / 4:
+                self.later(events.TaskAnswered(node.node, key, taken=False, declined=True, reason="no"))
+                continue
+            node.holds[key] = inputs
+            self.later(events.TaskAnswered(node.node, key, taken=True), most=0.2)
+            self._work(node, key, inputs)
+
+    def _work(self, node: SimNode, key: TaskKey, inputs: tuple[Cid, ...]) -> None:
+        result = result_of(key, inputs, false=node.cheats)
+        spec = self.specs[key[1]]
+        trace = tuple(raw_cid(repr(("state", key, inputs, n, node.cheats and n > 0)).encode()) for n in range(3))
+        commitment = Commitment(
+            job=key[0],
+            task=key[1],
+            node=node.node,
+            manifest=digest("manifest", key[0]),
+            inputs=digest("inputs", inputs),
+            trace_root=digest("trace", trace),
+            segments=spec.segments,
+            result=result,
+            work_units=spec.work_units,
+        )
+        submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), trace))
+        self.later(
+            events.WorkCommitted(
+                node.node, key, inputs, submission, digest("leaf", key, inputs, node.node), result, 10**8
+            ),
+            most=6.0,
+        )
+
+    def _do_CancelTasks(self, effect: effects.CancelTasks) -> None:
+        for key in effect.tasks:
+            self.nodes[effect.node].holds.pop(key, None)
+
+    def _do_OfferAudits(self, effect: effects.OfferAudits) -> None:
+        node, batch = self.nodes[effect.node], self.engine.world.rows.batches[effect.batch]
+        assert batch.chain_id is not None
+        for place in effect.places:
+            segment = self.engine.world.rows.segments[effect.batch, place]
+            if not node.here or self.rng.random() < self.fail / 4:
+                self.later(events.AuditAnswered(node.node, batch.chain_id, place, taken=False, busy=node.here))
+                continue
+            work = self._work_at(batch, segment)
+            cheat = self.nodes[work.node].cheats
+            after = digest("true", place) if cheat else segment.claimed
+            opening = Opening(after, digest("keyed"), "", bytes(32))
+            node.audits[batch.chain_id, place] = opening
+            seal = seal_of(opening, node.node)
+            self.later(events.AuditSealed(node.node, batch.chain_id, place, seal, Signature(bytes(65))), most=4.0)
+
+    def _work_at(self, batch: Batch, segment: Segment) -> Work:
+        works = self.engine.world.rows.works_of[batch.id]
+        return next(w for w in works if (w.job, w.task) == (segment.job, segment.task))
+
+    def _do_OpenSeals(self, effect: effects.OpenSeals) -> None:
+        node, batch = self.nodes[effect.node], self.engine.world.rows.batches[effect.batch]
+        assert batch.chain_id is not None
+        for place in effect.places:
+            opening = node.audits.get((batch.chain_id, place)) if node.here else None
+            self.later(events.SealAnswered(node.node, batch.chain_id, place, opening))
+
+    def _do_Expand(self, effect: effects.Expand) -> None:
+        self.later(events.Expanded(effect.job, effect.manifest, "sim", True, self.look_ahead, self.specs))
+
+    def _do_LookAtState(self, effect: effects.LookAtState) -> None:
+        self.later(events.StateLooked(effect.batch, effect.place))
+
+    def _do_LookAtResult(self, effect: effects.LookAtResult) -> None:
+        self.later(events.ResultLooked(effect.batch, effect.task))
+
+    def _do_WeighAnswers(self, effect: effects.WeighAnswers) -> None:
+        answers = tuple((auditor, decode(raw, SealOpened).after) for auditor, raw in effect.openings)
+        self.later(events.AnswersWeighed(effect.batch, effect.place, answers))
+
+    def _do_Pack(self, effect: effects.Pack) -> None:
+        self.later(events.Packed(effect.job, raw_cid(repr(("package", effect.job)).encode())))
+
+    def _do_Draw(self, effect: effects.Draw) -> None:
+        batch = self.engine.world.rows.batches[effect.batch]
+        on_chain = self.chain.batches.get(batch.chain_id or BatchId(0))
+        if on_chain is None:
+            self.later(events.EffectFailed(effect.key, "unknown batch"))
+            return
+        segments = []
+        for work in self.engine.world.rows.works_of[batch.id]:
+            drawn = random.Random(repr((work.leaf, on_chain.commit_block))).random()
+            if not self.nodes[work.node].cheats and drawn > 0.4:
+                continue
+            order = sorted(self.nodes, key=lambda a: digest(a, work.leaf, on_chain.commit_block))
+            auditors = tuple(a for a in order if self.nodes[a].owner != work.owner)
+            claimed = digest("claimed", work.key)
+            place = (work.job, work.task, SegmentIndex(0))
+            segments.append(DrawnSegment(place, auditors, K, claimed, work.node, weigh=drawn < 0.1))
+        chain_now = 1_000_000 + int(self.mono)
+        self.later(
+            events.Drawn(effect.batch, tuple(segments), b"", 0, on_chain.commit_block, chain_now, chain_now), most=4.0
+        )
+
+    def told(self, batch: Batch, settled_block: int) -> events.RecordSettled:
+        """The record of a judged batch, by the rules of the protocol."""
+        rows = self.engine.world.rows
+        outcomes, good = [], {}
+        faulty = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "fault"}
+        undecided = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "undecided"}
+        works = sorted(rows.works_of[batch.id], key=lambda work: (work.job, work.task))
+        guilty = {work.owner for work in works if (work.job, work.task) in faulty}
+        for work in works:
+            key = (work.job, work.task)
+            deps = decode(rows.tasks[key].spec, TaskSpec).deps
+            known = tuple(good.get((work.job, d)) or self.accepted.get((work.job, d)) for d in deps)
+            if self.paid[key]:
+                outcome = "repeated"
+            elif key in faulty:
+                outcome = "faulty"
+            elif known != work.inputs:
+                outcome = "stale"
+            elif key in undecided:
+                outcome = "undecided"
+            elif work.owner in guilty:
+                outcome = "unpaid"
+            else:
+                outcome, good[key] = "accepted", work.result
+            outcomes.append((key, outcome, outcome))
+        faults = tuple(
+            ((w.job, w.task), w.node, w.owner, 1, 0, int(FaultReason.MISMATCH), "false")
+            for w in works
+            if (w.job, w.task) in faulty
+        )
+        self.caught |= {fault[2] for fault in faults}
+        return events.RecordSettled(batch.id, raw_cid(b"record"), tuple(outcomes), (), faults, settled_block, 0)
+
+    def _do_Settle(self, effect: effects.Settle) -> None:
+        batch = self.engine.world.rows.batches[effect.batch]
+        number = batch.chain_id
+        if number is None or number not in self.chain.batches:
+            self.later(events.EffectFailed(effect.key, "unknown batch"))
+            return
+        told = self.told(batch, 0)
+        paid: Counter[JobId] = Counter()
+        for key, outcome, _ in told.outcomes:
+            if outcome == "accepted":
+                paid[key[0]] += self.specs[key[1]].work_units
+        self.chain.pool.append(lambda: self._settle(number, told, dict(paid)))
+        self.later(events.Signed(batch.id, raw_cid(b"record")), most=1.0)
+        self.count += 1
+        self.inbox.append((self.mono + 20.0, self.count, events.EffectFailed(effect.key, "its event has not come")))
+
+    def _do_ReadRecord(self, effect: effects.ReadRecord) -> None:
+        batch = self.engine.world.rows.batches[effect.batch]
+        on_chain = self.chain.batches.get(batch.chain_id or BatchId(0))
+        if on_chain is None or not on_chain.settled:
+            self.later(events.EffectFailed(effect.key, "not settled"))
+            return
+        told = on_chain.payload
+        assert isinstance(told, events.RecordSettled)
+        self.later(replace(told, batch=batch.id, settled_block=batch.settled_block))
+
+    def _do_TakeJob(self, effect: effects.TakeJob) -> None:
+        self.chain.pool.append(lambda: self._take(effect.job))
+        self._again_unless_seen(effect)
+
+    def _do_CommitBatch(self, effect: effects.CommitBatch) -> None:
+        lines, root = self.engine.world.rows.batches[effect.batch].lines, effect.root
+        self.chain.pool.append(lambda: self._commit(root, lines))
+        self._again_unless_seen(effect)
+
+    def _again_unless_seen(self, effect: Effect) -> None:
+        self.count += 1
+        self.inbox.append((self.mono + 30.0, self.count, events.EffectFailed(effect.key, "its event has not come")))
+
+    def _do_TakeBatch(self, effect: effects.TakeBatch) -> None:
+        """Nobody voids here."""
+
+    def _do_CloseJob(self, effect: effects.CloseJob) -> None:
+        def close() -> None:
+            if effect.job not in self.chain.closed:
+                self.chain.closed.add(effect.job)
+                self.chain.on_undo(lambda: self.chain.closed.discard(effect.job))
+                self.chain.emit(lambda at: JobClosed(at, effect.job))
+
+        self.chain.pool.append(close)
+
+    def _do_ReadJob(self, effect: effects.ReadJob) -> None:
+        opened = any(
+            isinstance(n, JobOpened) and n.job == effect.job for block in self.chain.blocks for n in block.news
+        )
+        manifest = make_cid(digest("manifest", effect.job)) if opened else None
+        self.later(
+            events.JobRead(
+                effect.job,
+                manifest,
+                self.chain.taken.get(effect.job, 0),
+                1 if effect.job in self.chain.closed else 0,
+                self.open_units(effect.job),
+                self.paid_units(effect.job),
+            ),
+            most=0.1,
+        )
+
+
+def honest_results(job: JobId, specs: tuple[TaskSpec, ...]) -> dict[TaskKey, Cid]:
+    """What every task gives where nobody cheats."""
+    found: dict[TaskKey, Cid] = {}
+    for spec in specs:
+        key = (job, spec.index)
+        found[key] = result_of(key, tuple(found[job, dep] for dep in spec.deps))
+    return found
+
+
+__all__ = ["FeesPaid", "Network", "TaskState", "honest_results"]

@@ -1,0 +1,42 @@
+"""Whole jobs through the engine: crashes, failing effects, reorganisations, cheats and churn in every order that a seed
+draws. Whatever happens, every task is accepted and paid once, and the results are those of honest work."""
+
+import pytest
+from engine_network import Network, honest_results
+
+from proofyard.verifier.engine.rows import JobState
+
+
+def check(network: Network, until: float = 3000.0) -> None:
+    network.run(until)
+    for job in network.jobs:
+        honest = honest_results(job, network.specs)
+        assert {key: cid for key, cid in network.accepted.items() if key[0] == job} == honest
+        assert all(network.paid[key] == 1 for key in honest)
+        assert network.stored["job", (job,)].state == JobState.DONE  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_job_ends_with_everything_paid_once(seed: int) -> None:
+    check(Network(seed), 300)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_rests_on_a_cheats_result_is_done_again(seed: int) -> None:
+    check(Network(seed, cheats=1, nodes=7, look_ahead=2), 600)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_process_that_dies_anywhere_loses_nothing(seed: int) -> None:
+    network = Network(seed, crash=0.05, fail=0.1, jobs=2)
+    check(network)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_reorganisation_is_followed(seed: int) -> None:
+    check(Network(seed, reorg=0.15))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_everything_at_once(seed: int) -> None:
+    check(Network(seed, cheats=1, nodes=8, crash=0.02, fail=0.1, reorg=0.05, churn=0.02, jobs=2, look_ahead=1))
