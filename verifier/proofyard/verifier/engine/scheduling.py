@@ -1,0 +1,493 @@
+"""Who gets which task: what is ready is offered to nodes with room, those that lost the fewest tasks first, then those
+that hold and did the least; never more than an owner's stake backs, nor where too few other owners are here to audit.
+
+Tasks that are alike (a job's tasks of one reward and length) wait in one queue. A queue is looked at when a task comes
+into it, a node when it gets room; what found nothing is not looked at again until something about it changes. So a task
+costs what it takes to take it from one heap and a node from another, however many there are of both.
+"""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from proofyard.protocol.dial import WAD, audit_odds, can_back, stake_at_risk, suffices, tasks_alike
+from proofyard.protocol.types import Address, JobId, TaskIndex, Wei
+from proofyard.verifier.engine.events import Now, TaskKey
+from proofyard.verifier.engine.rows import Job, JobState, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.world import Node, World
+
+REST_S = 3.0
+"""A node that declined a task is not offered the same one again for so long, one that was busy or away nothing."""
+MAX_SCAN = 16
+"""Tasks that not everybody may have are looked at so many at a time for a node that gets room."""
+MAX_CACHED = 1 << 16
+
+WorkKey = tuple[JobId, TaskIndex, int]
+NodeKey = tuple[int, int, int, Address]
+"""(tasks lost in jobs that run, tasks held, tasks done in them, address): the least is asked first."""
+QueueKey = tuple[JobId, int]
+
+_COUNTS, _PROMISED, _FLIES = 1, 2, 4
+_MARKS = {
+    WorkState.GIVEN: _COUNTS | _FLIES,
+    WorkState.COMMITTED: _COUNTS | _PROMISED | _FLIES,
+    WorkState.BATCHED: _COUNTS | _PROMISED | _FLIES,
+    WorkState.SETTLED: _COUNTS,
+    WorkState.LOST: 0,
+}
+
+
+class Queue:
+    """The ready tasks of a job that have one reward, in base units, and one number of segments. `fussy`: those that not
+    everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the way."""
+
+    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck")
+
+    def __init__(self, job: Job, number: int, reward: int, segments: int) -> None:
+        self.job, self.reward, self.segments = job, reward, segments
+        self.key: QueueKey = (job.id, number)
+        self.size = 0
+        self.stuck = False
+        """Every node with room was found unfit for any task of this kind."""
+        self.fussy: deque[TaskIndex] = deque()
+        self.plain: list[TaskIndex] = []
+        self.place: dict[TaskIndex, object] = {}
+
+    def put(self, index: TaskIndex, *, fussy: bool) -> None:
+        where: object = self.fussy if fussy else self.plain
+        if self.place.get(index) is where:
+            return
+        self.place[index] = where
+        if fussy:
+            self.fussy.append(index)
+        else:
+            heapq.heappush(self.plain, index)
+
+
+@dataclass
+class Board:
+    """What the scheduler remembers; all of it follows from the rows, or begins anew with a restart."""
+
+    exposure: Counter[Address] = field(default_factory=Counter)
+    """Reward, in base units, that each owner has in flight here: given, or committed and not settled."""
+    load: Counter[Address] = field(default_factory=Counter)
+    losses: Counter[Address] = field(default_factory=Counter)
+    marks: dict[WorkKey, int] = field(default_factory=dict)
+    """As what each work is counted."""
+    held: defaultdict[Address, set[TaskKey]] = field(default_factory=lambda: defaultdict(set))
+    """Of nodes that are here or away: what was offered to them and not answered, or taken and not committed."""
+    queues: dict[QueueKey, Queue] = field(default_factory=dict)
+    hungry: defaultdict[str, list[QueueKey]] = field(default_factory=lambda: defaultdict(list))
+    """Queues with ready tasks by workload, the oldest job first."""
+    keys: dict[Address, NodeKey] = field(default_factory=dict)
+    """Nodes with room, as they stand in the heaps; any other entry there is an old one."""
+    heaps: defaultdict[str, list[NodeKey]] = field(default_factory=lambda: defaultdict(list))
+    here: defaultdict[str, Counter[Address]] = field(default_factory=lambda: defaultdict(Counter))
+    """Connected nodes by workload and owner."""
+    of_owner: defaultdict[Address, set[Address]] = field(default_factory=lambda: defaultdict(set))
+    resting: dict[Address, float] = field(default_factory=dict)
+    rests: defaultdict[TaskKey, dict[Address, float]] = field(default_factory=lambda: defaultdict(dict))
+    guilty: set[Address] = field(default_factory=set)
+    """Nodes with room that get nothing because of their owner."""
+    absolutions: int = 0
+    new_nodes: dict[Address, None] = field(default_factory=dict)
+    new_queues: dict[QueueKey, None] = field(default_factory=dict)
+    looking: set[Address] = field(default_factory=set)
+    """Nodes that have not looked at all fussy tasks yet."""
+    limits: defaultdict[str, int] = field(default_factory=lambda: defaultdict(lambda: 64))
+    """From what length on old entries are taken out of a heap."""
+    objections: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+
+# What changed
+
+
+def count(world: World, work: Work) -> tuple[int, int]:
+    """Count a work as what it is now: its owner's exposure, its node's load. Returns by how much this changes the
+    number of works that are promised (committed and not settled), and of those that came to something."""
+    board, key = world.memory(Board), (work.job, work.task, work.attempt)
+    before, now = board.marks.get(key, 0), _MARKS[work.state]
+    if before != now:
+        board.marks[key] = now
+        board.load[work.node] += (now & _COUNTS) - (before & _COUNTS)
+        if (before ^ now) & _FLIES:
+            reward = int(world.rows.tasks[work.job, work.task].reward)
+            board.exposure[work.owner] += reward if now & _FLIES else -reward
+            if not now & _FLIES:
+                _eased(board, work.owner)
+    return (now & _PROMISED) // _PROMISED - (before & _PROMISED) // _PROMISED, (now & _COUNTS) - (before & _COUNTS)
+
+
+def forget(world: World, work: Work) -> None:
+    """Its row is deleted, or leaves the memory."""
+    board = world.memory(Board)
+    mark = board.marks.pop((work.job, work.task, work.attempt), 0)
+    if mark & _COUNTS:
+        board.load[work.node] -= 1
+    if mark & _FLIES:
+        board.exposure[work.owner] -= int(world.rows.tasks[work.job, work.task].reward)
+        _eased(board, work.owner)
+
+
+def _eased(board: Board, owner: Address) -> None:
+    """An owner has less in flight: its nodes may have what they could not."""
+    if any(board.hungry.values()):
+        for node in board.of_owner.get(owner, ()):
+            if node in board.keys:
+                board.new_nodes[node] = None
+
+
+def hold(world: World, node: Address, task: TaskKey) -> None:
+    board = world.memory(Board)
+    board.held[node].add(task)
+    board.new_nodes[node] = None
+
+
+def let_go(world: World, node: Address, task: TaskKey) -> None:
+    board = world.memory(Board)
+    board.held[node].discard(task)
+    board.new_nodes[node] = None
+
+
+def lose(world: World, node: Address, losses: int = 1) -> None:
+    """A node lost tasks of a job that runs; fewer than none where the job is over."""
+    board = world.memory(Board)
+    board.losses[node] += losses
+    board.new_nodes[node] = None
+
+
+def rest(world: World, node: Address, task: TaskKey | None, now: Now) -> None:
+    """A node is not offered a task for `REST_S`, or none at all."""
+    board = world.memory(Board)
+    if task is None:
+        board.resting[node] = now.mono + REST_S
+        board.new_nodes[node] = None
+        world.wake_at(now.mono + REST_S, ("tasks", "rest", node))
+    else:
+        board.rests[task][node] = now.mono + REST_S
+        world.wake_at(now.mono + REST_S, ("tasks", "rest", node, task))
+
+
+def rested(world: World, node: Address, task: TaskKey | None, now: Now) -> None:
+    board = world.memory(Board)
+    resting = board.resting if task is None else board.rests.get(task, {})
+    if resting.get(node, now.mono + 1) <= now.mono:
+        del resting[node]
+        board.new_nodes[node] = None
+    if task is not None and not resting:
+        board.rests.pop(task, None)
+
+
+def ready(world: World, queue: Queue, task: Task) -> None:
+    """A task is ready. One more of a kind that nobody could have a moment ago is no news."""
+    board, index = world.memory(Board), TaskIndex(task.index)
+    fussy = bool(task.barred) or bool(board.rests.get((task.job, index)))
+    queue.put(index, fussy=fussy)
+    queue.size += 1
+    if queue.size == 1:
+        go_on(world, queue)
+    elif fussy or not queue.stuck:
+        board.new_queues[queue.key] = None
+
+
+def not_ready(world: World, queue: Queue) -> None:
+    queue.size -= 1
+    if not queue.size:
+        stop(world, queue)
+
+
+def go_on(world: World, queue: Queue) -> None:
+    """Its tasks are given out, if its job runs."""
+    if queue.size and runs(queue.job):
+        board = world.memory(Board)
+        hungry = board.hungry[queue.job.workload_name]
+        at = bisect_left(hungry, queue.key)
+        if hungry[at : at + 1] != [queue.key]:
+            insort(hungry, queue.key)
+        board.new_queues[queue.key] = None
+
+
+def stop(world: World, queue: Queue) -> None:
+    hungry = world.memory(Board).hungry[queue.job.workload_name]
+    at = bisect_left(hungry, queue.key)
+    if hungry[at : at + 1] == [queue.key]:
+        del hungry[at]
+
+
+def runs(job: Job) -> bool:
+    return job.state == JobState.RUNNING and not job.gone
+
+
+# Nodes
+
+
+def arrive(world: World, node: Node) -> None:
+    """A node is here, or is another one than it was (see `depart`)."""
+    board = world.memory(Board)
+    board.of_owner[node.owner].add(node.node)
+    board.new_nodes[node.node] = None
+    for workload in node.workloads:
+        board.here[workload][node.owner] += 1
+        if board.here[workload][node.owner] == 1:
+            # One more owner is there to audit.
+            board.new_queues.update(dict.fromkeys(board.hungry.get(workload, ())))
+
+
+def depart(world: World, node: Node) -> None:
+    board = world.memory(Board)
+    board.of_owner[node.owner].discard(node.node)
+    if not board.of_owner[node.owner]:
+        del board.of_owner[node.owner]
+    board.keys.pop(node.node, None)
+    board.guilty.discard(node.node)
+    for workload in node.workloads:
+        owners = board.here[workload]
+        owners[node.owner] -= 1
+        if not owners[node.owner]:
+            del owners[node.owner]
+        if not owners:
+            del board.here[workload]
+            board.heaps.pop(workload, None)
+
+
+def look_at_all(world: World) -> None:
+    """Something changed for every owner."""
+    board = world.memory(Board)
+    board.new_nodes.update(dict.fromkeys(board.keys))
+
+
+def _place(world: World, board: Board, address: Address) -> bool:
+    """Put a node where those with room wait, or take it out; whether it has room."""
+    node = world.nodes.get(address)
+    guilty = node is not None and node.owner in world.rows.guilty
+    if node is None or guilty or address in board.resting or len(node.holds) >= node.tasks:
+        board.keys.pop(address, None)
+        if guilty:
+            board.guilty.add(address)
+        return False
+    key = (board.losses[address], len(node.holds), board.load[address], address)
+    if board.keys.get(address) != key:
+        board.keys[address] = key
+        for workload in node.workloads:
+            _push(board, workload, key)
+    return True
+
+
+def _push(board: Board, workload: str, key: NodeKey) -> None:
+    heap = board.heaps[workload]
+    heapq.heappush(heap, key)
+    if len(heap) > board.limits[workload]:
+        heap[:] = sorted({entry for entry in heap if board.keys.get(entry[3]) == entry})
+        board.limits[workload] = 64 + 2 * len(heap)
+
+
+# Matching
+
+
+def matches(world: World, now: Now) -> Iterator[tuple[Node, Queue, TaskIndex]]:
+    """Pairs of a node with room and a task for it. The caller gives the task (`hold`, `not_ready`) before it asks for
+    the next."""
+    board = world.memory(Board)
+    if board.absolutions != world.rows.absolutions:
+        board.absolutions = world.rows.absolutions
+        board.new_nodes.update(dict.fromkeys(board.guilty))
+        board.guilty.clear()
+    nodes, queues = list(board.new_nodes), sorted(board.new_queues)
+    board.new_nodes.clear()
+    board.new_queues.clear()
+    nodes = [node for node in nodes if _place(world, board, node)]
+    for key in queues:
+        queue = board.queues.get(key)
+        if queue is not None and queue.size and runs(queue.job):
+            yield from _fill(world, board, queue, now)
+    free = [board.keys[node] for node in nodes if node in board.keys]
+    heapq.heapify(free)
+    while free and any(board.hungry.values()):
+        address = heapq.heappop(free)[3]
+        found = _first(world, board, world.nodes[address], now)
+        if found is not None:
+            yield (world.nodes[address], *found)
+            if _place(world, board, address):
+                heapq.heappush(free, board.keys[address])
+    for node in nodes:
+        board.new_nodes.pop(node, None)
+
+
+def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[Node, Queue, TaskIndex]]:
+    """Give a queue's tasks to whoever has room, in order."""
+    aside: list[NodeKey] = []
+    waits, stuck = "", True
+    heap = board.heaps.get(queue.job.workload_name, [])
+    while queue.size and heap:
+        key = heapq.heappop(heap)
+        address = key[3]
+        if board.keys.get(address) != key:
+            continue
+        node = world.nodes[address]
+        if node.owner in world.rows.guilty:
+            _place(world, board, address)
+            continue
+        why_not = _objection(world, board, node, queue)
+        index = None if why_not else _pick(world, board, queue, address, now)
+        if index is None:
+            aside.append(key)
+            waits, stuck = why_not or waits, stuck and bool(why_not)
+            continue
+        yield node, queue, index
+        _place(world, board, address)
+        board.new_nodes.pop(address, None)
+    for key in aside:
+        if board.keys.get(key[3]) == key:
+            heapq.heappush(heap, key)
+    queue.stuck = stuck
+    if queue.size:
+        _tell(world, board, queue, waits)
+
+
+def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, TaskIndex] | None:
+    """The first task that a node may have."""
+    if node.owner in world.rows.guilty:
+        _place(world, board, node.node)
+        return None
+    lists = [hungry for workload in node.workloads if (hungry := board.hungry.get(workload))]
+    for key in lists[0] if len(lists) == 1 else heapq.merge(*lists):
+        queue = board.queues[key]
+        if not _objection(world, board, node, queue):
+            index = _pick(world, board, queue, node.node, now)
+            if index is not None:
+                return queue, index
+            queue.stuck = False
+    return None
+
+
+def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> TaskIndex | None:
+    """Take a task that a node may have out of a queue."""
+    tasks, job = world.rows.tasks, queue.job.id
+    for _ in range(min(len(queue.fussy), MAX_SCAN)):
+        index = queue.fussy.popleft()
+        task = tasks[job, index]
+        if queue.place.get(index) is not queue.fussy:
+            continue
+        if task.state != TaskState.READY:
+            del queue.place[index]
+        elif _is_barred(board, task, node):
+            queue.fussy.append(index)
+        else:
+            del queue.place[index]
+            return index
+    while queue.plain:
+        index = heapq.heappop(queue.plain)
+        if queue.place.get(index) is queue.plain:
+            del queue.place[index]
+            task = tasks[job, index]
+            if task.state == TaskState.READY:
+                if not _is_barred(board, task, node):
+                    return index
+                queue.put(index, fussy=True)
+    if len(queue.fussy) > MAX_SCAN and node not in board.looking:
+        # Not all were looked at for this node: the others later.
+        board.looking.add(node)
+        world.wake_at(now.mono + REST_S, ("tasks", "look", node))
+    return None
+
+
+def look_on(world: World, node: Address) -> None:
+    board = world.memory(Board)
+    board.looking.discard(node)
+    board.new_nodes[node] = None
+
+
+def _is_barred(board: Board, task: Task, node: Address) -> bool:
+    return node in task.barred or node in board.rests.get((task.job, task.index), ())
+
+
+def _tell(world: World, board: Board, queue: Queue, why: str) -> None:
+    """Say in the job what its tasks wait for, where it is not merely that all nodes are at work."""
+    workload = queue.job.workload_name
+    if not board.here.get(workload):
+        why = f"no node that executes {workload} is connected"
+    if why:
+        first = next((i for i in (*queue.fussy, *queue.plain[:1]) if i in queue.place), None)
+        text = f"task {first} waits: {why}"
+        if queue.job.reason != text:
+            queue.job.reason = text
+            world.rows.touch(queue.job)
+
+
+# The stake
+
+
+def _objection(world: World, board: Board, node: Node, queue: Queue) -> str:
+    owners, job = board.here[queue.job.workload_name], queue.job
+    others = len(owners) - (node.owner in owners) - (job.requester in owners and job.requester != node.owner)
+    in_flight = board.exposure[node.owner] + world.elsewhere.get(node.owner, 0)
+    key = (
+        node.stake,
+        in_flight,
+        queue.reward,
+        queue.segments,
+        others,
+        job.segments_per_audit,
+        job.auditors_per_segment,
+    )
+    found = board.objections.get(key)
+    if found is None:
+        if len(board.objections) >= MAX_CACHED:
+            board.objections.clear()
+        found = board.objections[key] = objection(
+            Wei(node.stake),
+            Wei(queue.reward),
+            Wei(in_flight),
+            segments=queue.segments,
+            segments_per_audit=job.segments_per_audit,
+            auditors_per_segment=job.auditors_per_segment,
+            others=others,
+            collusion_bps=world.rules.collusion_bps,
+            given_back_bps=world.rules.given_back_bps,
+        )
+    return found
+
+
+def objection(
+    stake: Wei,
+    task_reward: Wei,
+    in_flight: Wei,
+    *,
+    segments: int,
+    segments_per_audit: int,
+    auditors_per_segment: int,
+    others: int,
+    collusion_bps: int,
+    given_back_bps: int,
+) -> str:
+    """Why a node whose owner has this stake may not be offered a task, empty if it may; `others`: owners here that
+    could audit it.
+
+    What its owner would lose of its stake must back it beside the reward `in_flight`. And there must be owners enough
+    to convict it, were it to cheat: k + 1 for each segment that is drawn, since nobody audits two. Where so much is in
+    flight that more segments are drawn than the job asks for, twice k + 1 less one: colluders on the list must not be
+    able to leave a faked segment undecided. An audit that can decide nothing deters nobody.
+    """
+    reward, risked = Wei(in_flight + task_reward), stake_at_risk(stake, given_back_bps)
+    if not can_back(risked, reward, collusion_bps):
+        return "no owner's stake backs it beside what it has in flight"
+    k = auditors_per_segment
+    fewest = min(segments_per_audit, segments)
+    most = max(min(segments_per_audit, others // (k + 1)), others // (2 * k + 1))
+    if fewest <= most and (
+        segments <= most
+        or suffices(most * WAD // segments, risked, tasks_alike(reward, task_reward), reward, collusion_bps)
+    ):
+        return ""
+    if fewest > most:
+        return f"{others} other owners are here to audit it, at least {fewest * (k + 1)} are needed"
+    odds = audit_odds(
+        *(0, risked, tasks_alike(reward, task_reward), reward, collusion_bps, segments, segments_per_audit)
+    )
+    needed = odds.segments * (2 * k + 1 if odds.segments > segments_per_audit else k + 1)
+    return f"{others} other owners are here to audit it, {needed} are needed"
+
+
+__all__ = ["Board", "Queue", "matches", "objection"]

@@ -1,0 +1,840 @@
+"""Tasks and works: what may start, who has it, what becomes of it; optimistic rounds.
+
+A task starts once the results that it rests on are committed, as far ahead of their verdicts as its job looks
+(`graph`). Where such a result is not accepted, its task is done again with everything that rests on the result: who is
+at work on that loses nothing, what is committed keeps its receipt and is put into a batch all the same, whose record
+calls it stale.
+
+A node that is away, busy or declines costs a task nothing but time. Only who began a task and could not finish it is
+not asked again, and only where that is so of every node on chain that could, or of many owners, does the job fail.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
+from proofyard.verifier.engine import jobs, scheduling
+from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
+from proofyard.verifier.engine.events import (
+    Elsewhere,
+    NodeJoined,
+    NodeLeft,
+    NodesListed,
+    Now,
+    TaskAnswered,
+    TaskHandedBack,
+    TaskKey,
+    TaskProgressed,
+    WorkCommitted,
+)
+from proofyard.verifier.engine.graph import Gate, Graph
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.scheduling import Board, Queue, WorkKey
+from proofyard.verifier.engine.world import Node, World
+
+MAX_DECLINES = 3
+"""Who declined a task so often is not asked again."""
+MAX_REFUSERS = 5
+"""A task that nodes of so many owners began and could not finish is not tried again."""
+MAX_UNDECIDED = 3
+"""So often a task may come out undecided."""
+MAX_REASON = 500
+
+AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
+HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
+PROMISED = frozenset((WorkState.COMMITTED, WorkState.BATCHED))
+ACCEPTED = ("accepted", "repeated")
+BARS_WORKER = ("faulty", "unpaid")
+
+
+class Book:
+    """What is kept of a job that has tasks; it follows from the rows. Lists by the task's index."""
+
+    __slots__ = (
+        "bound",
+        "counts",
+        "given",
+        "graph",
+        "job",
+        "last",
+        "losses",
+        "queues",
+        "queues_of",
+        "units",
+        "unsettled",
+        "works",
+    )
+
+    def __init__(self, job: Job, tasks: Sequence[Task]) -> None:
+        specs = [decode(task.spec, TaskSpec) for task in tasks]
+        self.job = job
+        self.graph = Graph([spec.deps for spec in specs], job.look_ahead)
+        self.units = [spec.work_units for spec in specs]
+        self.last = [0] * len(specs)
+        """The number of each task's newest work."""
+        self.works: list[Work] = []
+        self.counts: Counter[TaskState] = Counter()
+        self.given: set[TaskIndex] = set()
+        self.losses: Counter[Address] = Counter()
+        self.unsettled = 0
+        """Works that are committed and not settled."""
+        self.bound = 0
+        """Works that came to something and whose batch is not final."""
+        self.queues: dict[tuple[int, int], Queue] = {}
+        self.queues_of: list[Queue] = []
+        for task, spec in zip(tasks, specs, strict=True):
+            shape = int(task.reward), spec.segments
+            if shape not in self.queues:
+                self.queues[shape] = Queue(job, len(self.queues), *shape)
+            self.queues_of.append(self.queues[shape])
+
+
+@dataclass
+class Memory:
+    """What begins anew with a restart, and the books. Times by the monotonic clock."""
+
+    books: dict[JobId, Book] = field(default_factory=dict)
+    unbatched: dict[WorkKey, Work] = field(default_factory=dict)
+    """Committed works without a batch, the oldest first."""
+    promises: list[tuple[int, WorkKey]] = field(default_factory=list)
+    """A heap of when their receipts fall due, on the chain's clock."""
+    leases: dict[WorkKey, float] = field(default_factory=dict)
+    heard: set[WorkKey] = field(default_factory=set)
+    """Works whose node has said that it has them."""
+    older: set[WorkKey] = field(default_factory=set)
+    """Works that were given before this verifier began anew: their nodes may have them without having said so."""
+    offers: dict[Address, list[tuple[TaskKey, int, tuple[Cid, ...], tuple[Address, ...]]]] = field(default_factory=dict)
+    cancels: defaultdict[tuple[Address, str], list[TaskKey]] = field(default_factory=lambda: defaultdict(list))
+    listed: tuple[tuple[Address, Address, int], ...] = ()
+
+
+def _key(work: Work) -> WorkKey:
+    return work.job, work.task, work.attempt
+
+
+def current(world: World, task: Task) -> Work | None:
+    """The work that counts for a task now."""
+    return world.rows.works[task.job, task.index, task.attempt] if task.state in HELD else None
+
+
+# Jobs
+
+
+def create(world: World, job: Job, specs: Sequence[TaskSpec], now: Now) -> None:
+    """A job's tasks, and what can start of them at once."""
+    total, reward = max(1, sum(spec.work_units for spec in specs)), int(job.reward)
+    for spec in specs:
+        share = reward * spec.work_units // total
+        world.rows.add(Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(share)))
+    _open(world, job, ())
+    world.log(job.id, now, "opened", f"{job.workload_name} job of {len(specs)} tasks")
+
+
+def _open(world: World, job: Job, works: Iterable[Work]) -> None:
+    """Keep a job's book, as its rows say."""
+    memory, board, rows = world.memory(Memory), world.memory(Board), world.rows
+    tasks = rows.tasks_of[job.id]
+    tasks.sort(key=lambda task: task.index)
+    book = memory.books[job.id] = Book(job, tasks)
+    board.queues.update({queue.key: queue for queue in book.queues.values()})
+    for work in works:
+        _enter(world, book, work)
+    for task in tasks:
+        book.counts[task.state] += 1
+        if task.state == TaskState.GIVEN:
+            book.given.add(task.index)
+        for node in task.lost_by:
+            _lose(world, book, node)
+        if task.state in AT_HAND:
+            book.graph.move(task.index, at_hand=True, accepted=task.state == TaskState.ACCEPTED)
+    for task in tasks:
+        if task.state == TaskState.READY:
+            scheduling.ready(world, book.queues_of[task.index], task)
+    for gate in book.graph.gates:
+        _follow(world, book, gate)
+
+
+def _enter(world: World, book: Book, work: Work) -> None:
+    book.works.append(work)
+    book.last[work.task] = max(book.last[work.task], work.attempt)
+    _count(world, book, work)
+
+
+def _lose(world: World, book: Book, node: Address) -> None:
+    book.losses[node] += 1
+    scheduling.lose(world, node)
+
+
+def pause(world: World, job_id: JobId) -> None:
+    """Nothing of a job is given out for now."""
+    book = world.memory(Memory).books.get(job_id)
+    if book is not None:
+        for queue in book.queues.values():
+            scheduling.stop(world, queue)
+
+
+def go_on(world: World, job_id: JobId) -> None:
+    """A job runs again."""
+    book = world.memory(Memory).books.get(job_id)
+    if book is not None:
+        for queue in book.queues.values():
+            scheduling.go_on(world, queue)
+
+
+def give_up(world: World, job_id: JobId, reason: str) -> None:
+    """A job is over: nobody needs to go on with its tasks. What is committed stays so."""
+    book = world.memory(Memory).books.get(job_id)
+    if book is None:
+        return
+    pause(world, job_id)
+    for index in sorted(book.given):
+        task = world.rows.tasks[job_id, index]
+        _call_off(world, book, _given(world, task), reason)
+        _reopen(world, book, task)
+
+
+def delete(world: World, job_id: JobId) -> None:
+    """The number is another job's now: what was done for it is of no use to anybody."""
+    book = _close(world, job_id)
+    if book is not None:
+        world.rows.delete_tasks(job_id, book.works)
+
+
+def forget(world: World, job_id: JobId) -> bool:
+    """Let the memory of a job that is over go, if nothing can change it any more; whether it did."""
+    book = world.memory(Memory).books.get(job_id)
+    if book is None or book.bound or book.given:
+        return False
+    _close(world, job_id)
+    world.rows.forget(job_id, book.works)
+    return True
+
+
+def _close(world: World, job_id: JobId) -> Book | None:
+    memory, board = world.memory(Memory), world.memory(Board)
+    give_up(world, job_id, "the job is over")
+    book = memory.books.pop(job_id, None)
+    if book is None:
+        return None
+    for work in book.works:
+        scheduling.forget(world, work)
+        memory.unbatched.pop(_key(work), None)
+    for node, losses in book.losses.items():
+        scheduling.lose(world, node, -losses)
+    for queue in book.queues.values():
+        del board.queues[queue.key]
+    return book
+
+
+# States
+
+
+def _set(world: World, book: Book, task: Task, state: TaskState) -> None:
+    """Every change of a task's state: counters, queues, and what rests on it."""
+    before = task.state
+    if before == state:
+        return
+    book.counts[before] -= 1
+    book.counts[state] += 1
+    task.state = state
+    world.rows.touch(task)
+    if before == TaskState.READY:
+        scheduling.not_ready(world, book.queues_of[task.index])
+    elif before == TaskState.GIVEN:
+        book.given.discard(task.index)
+    if state == TaskState.READY:
+        scheduling.ready(world, book.queues_of[task.index], task)
+    elif state == TaskState.GIVEN:
+        book.given.add(task.index)
+    if before in AT_HAND or state in AT_HAND:
+        accepted = state == TaskState.ACCEPTED
+        for gate in book.graph.move(task.index, at_hand=state in AT_HAND, accepted=accepted):
+            _follow(world, book, gate)
+
+
+def _follow(world: World, book: Book, gate: Gate) -> None:
+    """A gate opened or closed: so its tasks are ready or wait."""
+    before, after = TaskState.WAITING, TaskState.READY
+    if not gate.is_open:
+        before, after = after, before
+    for index in gate.members:
+        task = world.rows.tasks[book.job.id, index]
+        if task.state == before:
+            _set(world, book, task, after)
+
+
+def _reopen(world: World, book: Book, task: Task) -> None:
+    """Somebody has to do it, now or once its inputs are there. Past its deadline the job is looked at again."""
+    _set(world, book, task, TaskState.READY if book.graph.gate_of[task.index].is_open else TaskState.WAITING)
+    jobs.mind_deadline(world, book.job)
+
+
+def _count(world: World, book: Book, work: Work) -> None:
+    promised, counting = scheduling.count(world, work)
+    book.unsettled += promised
+    book.bound += counting
+
+
+def _given(world: World, task: Task) -> Work:
+    return world.rows.works[task.job, task.index, task.attempt]
+
+
+def _free(world: World, book: Book, work: Work, state: WorkState, outcome: str = "") -> None:
+    """A node holds a work no longer."""
+    memory = world.memory(Memory)
+    work.state, work.outcome = state, outcome
+    world.rows.touch(work)
+    memory.leases.pop(_key(work), None)
+    memory.heard.discard(_key(work))
+    memory.older.discard(_key(work))
+    scheduling.let_go(world, work.node, (work.job, work.task))
+    _count(world, book, work)
+
+
+def _call_off(world: World, book: Book, work: Work, reason: str) -> None:
+    """A node is told to stop with what it was given; it loses nothing by it."""
+    offers = world.memory(Memory).offers.get(work.node, [])
+    offers[:] = [offer for offer in offers if offer[0] != (work.job, work.task)]
+    _free(world, book, work, WorkState.LOST, "called off")
+    if work.node in world.nodes:
+        world.memory(Memory).cancels[work.node, reason].append((work.job, work.task))
+
+
+# Nodes
+
+
+def join(world: World, event: NodeJoined, now: Now) -> None:
+    """A node is here, or says again what it offers. Who was away is offered again what it held: it goes on with it, or
+    begins anew where it has forgotten."""
+    board = world.memory(Board)
+    old = world.nodes.get(event.node)
+    node = Node(
+        node=event.node,
+        owner=event.owner,
+        operator=event.operator,
+        stake=event.stake,
+        consecutive_valid=event.consecutive_valid,
+        workloads=event.workloads,
+        tasks=event.tasks,
+        audits=event.audits,
+        holds=board.held[event.node],
+    )
+    if node == old:
+        return
+    if old is not None:
+        scheduling.depart(world, old)
+    world.nodes[event.node] = node
+    scheduling.arrive(world, node)
+    if old is None:
+        for key in sorted(node.holds):
+            _offer(world, _given(world, world.rows.tasks[key]))
+
+
+def leave(world: World, event: NodeLeft, now: Now) -> None:
+    """Its leases run on: it may come back in time."""
+    node = world.nodes.pop(event.node, None)
+    if node is not None:
+        scheduling.depart(world, node)
+        world.memory(Memory).offers.pop(event.node, None)
+        if not node.holds:
+            del world.memory(Board).held[event.node]
+
+
+def elsewhere(world: World, event: Elsewhere, now: Now) -> None:
+    world.elsewhere = dict(event.exposure)
+    scheduling.look_at_all(world)
+
+
+def listed(world: World, event: NodesListed, now: Now) -> None:
+    """Fewer nodes may be left that could do a task."""
+    memory = world.memory(Memory)
+    memory.listed = event.nodes
+    for book in list(memory.books.values()):
+        if scheduling.runs(book.job):
+            fussy = {index for queue in book.queues.values() for index in queue.fussy}
+            for index in sorted(fussy):
+                _fail_hopeless(world, world.rows.tasks[book.job.id, index], now)
+
+
+# Giving
+
+
+def give_out(world: World, now: Now) -> None:
+    """Give every task that can start to a node that has room for it. All of a node's offers go in one message, after
+    what is called off."""
+    jobs.expire(world, now)
+    for node, _, task in ((n, q, world.rows.tasks[q.job.id, i]) for n, q, i in scheduling.matches(world, now)):
+        _give(world, node, task, now)
+    memory = world.memory(Memory)
+    for (address, reason), tasks in memory.cancels.items():
+        world.send(CancelTasks(address, tuple(tasks), reason))
+    for address, offers in memory.offers.items():
+        if offers:
+            world.send(OfferTasks(address, tuple(offers)))
+    memory.cancels.clear()
+    memory.offers.clear()
+
+
+def _give(world: World, node: Node, task: Task, now: Now) -> None:
+    book = world.memory(Memory).books[task.job]
+    index = task.index
+    book.last[index] += 1
+    task.attempt = book.last[index]
+    work = Work(
+        job=task.job,
+        task=index,
+        attempt=task.attempt,
+        node=node.node,
+        owner=node.owner,
+        inputs=_inputs(world, book, book.graph.gate_of[index]),
+    )
+    world.rows.add(work)
+    _set(world, book, task, TaskState.GIVEN)
+    _enter(world, book, work)
+    scheduling.hold(world, node.node, (task.job, index))
+    _lease(world, work, now)
+    _offer(world, work)
+    if book.job.reason:
+        book.job.reason = ""
+        world.rows.touch(book.job)
+
+
+def _inputs(world: World, book: Book, gate: Gate) -> tuple[Cid, ...]:
+    """The results that the tasks of a gate start from now, and in `makers` who made them."""
+    if gate.inputs is None:
+        works = [_given(world, world.rows.tasks[book.job.id, dep]) for dep in gate.deps]
+        gate.inputs = tuple(work.result or Cid("") for work in works)
+        gate.makers = tuple(dict.fromkeys(work.node for work in works))
+    return gate.inputs
+
+
+def _offer(world: World, work: Work) -> None:
+    book = world.memory(Memory).books[work.job]
+    gate = book.graph.gate_of[work.task]
+    if not gate.missing:
+        _inputs(world, book, gate)
+    offers = world.memory(Memory).offers.setdefault(work.node, [])
+    offers.append(((work.job, work.task), work.attempt, work.inputs, gate.makers))
+
+
+def _lease(world: World, work: Work, now: Now) -> None:
+    memory, key = world.memory(Memory), _key(work)
+    if key not in memory.leases:
+        world.wake_at(now.mono + world.rules.lease_s, ("tasks", "lease", *key))
+    memory.leases[key] = now.mono + world.rules.lease_s
+
+
+def _held_by(world: World, node: Address, key: TaskKey) -> Work | None:
+    task = world.rows.tasks.get(key)
+    work = None if task is None or task.state != TaskState.GIVEN else _given(world, task)
+    return work if work is not None and work.node == node else None
+
+
+def answered(world: World, event: TaskAnswered, now: Now) -> None:
+    """A node takes a task or not. Who declines may be asked again after a rest, unless it says no again and again."""
+    work = _held_by(world, event.node, event.key)
+    memory = world.memory(Memory)
+    if work is None or _key(work) in memory.heard:
+        return
+    task = world.rows.tasks[event.key]
+    if event.taken:
+        memory.heard.add(_key(work))
+        _lease(world, work, now)
+        spec = decode(task.spec, TaskSpec)
+        text = f"{spec.label or spec.kind} given to a node, attempt {work.attempt}"
+        world.log(task.job, now, "assigned", text, task=task.index, node=event.node)
+        return
+    if _key(work) in memory.older and not event.declined:
+        return
+    book = memory.books[task.job]
+    reason = event.reason[:MAX_REASON] or "it declined"
+    scheduling.rest(world, event.node, event.key if event.declined else None, now)
+    if event.declined:
+        _note_loss(world, book, task, event.node)
+        if task.lost_by.count(event.node) >= MAX_DECLINES:
+            _refuse(world, book, task, work, reason)
+    _free(world, book, work, WorkState.LOST, "not taken")
+    _reopen(world, book, task)
+    _fail_hopeless(world, task, now)
+
+
+def progressed(world: World, event: TaskProgressed, now: Now) -> None:
+    work = _held_by(world, event.node, event.key)
+    if work is None:
+        world.refusal = "the task is no longer yours"
+        return
+    world.memory(Memory).heard.add(_key(work))
+    _lease(world, work, now)
+    if event.text:
+        world.log(
+            *(work.job, now, "progress", event.text), task=work.task, node=work.node, loss=event.loss, step=event.step
+        )
+
+
+def handed_back(world: World, event: TaskHandedBack, now: Now) -> None:
+    """A node began a task and cannot finish it: somebody else may."""
+    work = _held_by(world, event.node, event.key)
+    if work is None:
+        return
+    book, task = world.memory(Memory).books[work.job], world.rows.tasks[event.key]
+    reason = event.reason[:MAX_REASON]
+    world.log(task.job, now, "failed", f"task {task.index} handed back: {reason}", task=task.index, node=work.node)
+    _note_loss(world, book, task, work.node)
+    _refuse(world, book, task, work, reason)
+    _free(world, book, work, WorkState.LOST, "handed back")
+    _reopen(world, book, task)
+    _fail_hopeless(world, task, now)
+
+
+def _refuse(world: World, book: Book, task: Task, work: Work, reason: str) -> None:
+    _bar(world, task, (work.node,))
+    task.refused_by = tuple(sorted({*task.refused_by, work.owner}))
+    book.job.reason = f"task {task.index} was handed back: {reason}"
+    world.rows.touch(book.job)
+
+
+def _note_loss(world: World, book: Book, task: Task, node: Address) -> None:
+    """It costs no stake, but the node is offered work after all others from now on."""
+    task.lost_by = (*task.lost_by, node)
+    world.rows.touch(task)
+    _lose(world, book, node)
+
+
+def _bar(world: World, task: Task, nodes: Iterable[Address]) -> None:
+    """These nodes may not have the task again."""
+    task.barred = tuple(sorted({*task.barred, *nodes}))
+    world.rows.touch(task)
+
+
+def _fail_hopeless(world: World, task: Task, now: Now) -> None:
+    """A job ends with its reason, instead of waiting for its deadline, where a task of it cannot be done: nodes of
+    `MAX_REFUSERS` owners began it in vain, or every node on chain that could begin it is barred from it."""
+    job = world.rows.jobs[task.job]
+    if not task.barred or task.state in HELD or not scheduling.runs(job):
+        return
+    if len(task.refused_by) >= MAX_REFUSERS or _all_barred(world, job, task):
+        jobs.fail(world, job.id, f"no node can do task {task.index}; {job.reason or 'see its log'}", now)
+
+
+def _all_barred(world: World, job: Job, task: Task) -> bool:
+    barred, able = set(task.barred), False
+    for node, owner, workloads in world.memory(Memory).listed:
+        if workloads >> job.workload & 1 and owner not in world.rows.guilty:
+            if node not in barred:
+                return False
+            able = True
+    return able
+
+
+def _lapsed(world: World, work: Work, now: Now) -> None:
+    """A holder that was silent for longer than its lease loses the task; it costs no stake. Of whom this verifier has
+    not heard since it began anew, it cannot say that it was silent."""
+    book, task = world.memory(Memory).books[work.job], world.rows.tasks[work.job, work.task]
+    world.log(work.job, now, "lost", f"task {work.task}: no word from its node", task=work.task, node=work.node)
+    if _key(work) in world.memory(Memory).heard:
+        _note_loss(world, book, task, work.node)
+    else:
+        scheduling.rest(world, work.node, (work.job, work.task), now)
+    _call_off(world, book, work, "no word from the node for too long")
+    _reopen(world, book, task)
+
+
+# Commitments
+
+
+def committed(world: World, event: WorkCommitted, now: Now) -> None:
+    """A work is done, for what this verifier can see. The same commitment may be told again."""
+    task = world.rows.tasks.get(event.key)
+    if task is None:
+        world.refusal = f"job {event.key[0]} has no task {event.key[1]}"
+        return
+    work = _held_by(world, event.node, event.key)
+    book = world.memory(Memory).books[task.job]
+    if work is None:
+        if not _is_known(world, book, task, event):
+            world.refusal = f"task {task.index} of job {task.job} is not yours"
+    elif work.inputs != event.inputs:
+        world.refusal = f"task {task.index}: its inputs are not the results it was given"
+    elif book.job.gone:
+        world.refusal = f"job {task.job} is not on chain for now; try again"
+    else:
+        work.submission, work.leaf, work.result = event.submission, event.leaf, event.result
+        work.promised_until = event.promised_until
+        _free(world, book, work, WorkState.COMMITTED)
+        _set(world, book, task, TaskState.COMMITTED)
+        _to_batch(world, work)
+        segments = book.queues_of[task.index].segments
+        text = f"committed to {segments + 1} states"
+        world.log(task.job, now, "committed", text, task=task.index, node=work.node)
+
+
+def _is_known(world: World, book: Book, task: Task, event: WorkCommitted) -> bool:
+    works = (world.rows.works.get((task.job, task.index, n)) for n in range(1, book.last[task.index] + 1))
+    return any(work is not None and (work.node, work.leaf) == (event.node, event.leaf) for work in works)
+
+
+def _to_batch(world: World, work: Work) -> None:
+    memory = world.memory(Memory)
+    memory.unbatched[_key(work)] = work
+    heapq.heappush(memory.promises, (work.promised_until, _key(work)))
+
+
+def to_batch(world: World) -> list[Work]:
+    """Committed works without a batch, the oldest first. A task may have several: no batch holds two of them."""
+    return list(world.memory(Memory).unbatched.values())
+
+
+def waiting(world: World) -> tuple[int, int | None]:
+    """How many works wait for a batch, and when the first receipt among them falls due, on the chain's clock."""
+    memory = world.memory(Memory)
+    while memory.promises and memory.promises[0][1] not in memory.unbatched:
+        heapq.heappop(memory.promises)
+    return len(memory.unbatched), memory.promises[0][0] if memory.promises else None
+
+
+def batched(world: World, works: Iterable[Work]) -> None:
+    """These have a batch now."""
+    unbatched = world.memory(Memory).unbatched
+    for work in works:
+        unbatched.pop(_key(work), None)
+
+
+def blocked(world: World, job_id: JobId) -> bool:
+    """Whether no task of a job can be given or worked on: it waits for verdicts, or has nothing left to do."""
+    book = world.memory(Memory).books.get(job_id)
+    if book is None or not scheduling.runs(book.job):
+        return True
+    return not book.counts[TaskState.READY] and not book.given
+
+
+def units(world: World, work: Work) -> int:
+    return world.memory(Memory).books[work.job].units[work.task]
+
+
+def rests_on(world: World, batch: Batch) -> set[int]:
+    """The batches that hold the works whose results those of a batch were given, and that are not settled. What was
+    undone waits for nobody."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    for work in world.rows.works_of[batch.id]:
+        book, task = world.memory(Memory).books.get(work.job), world.rows.tasks.get((work.job, work.task))
+        if book is None or task is None or current(world, task) is not work:
+            continue
+        gate = book.graph.gate_of[work.task]
+        if id(gate) not in seen:
+            seen.add(id(gate))
+            found.update(_open_batches(world, book, gate))
+    return found
+
+
+def _open_batches(world: World, book: Book, gate: Gate) -> Iterator[int]:
+    """Where the works are whose results a gate's tasks start from: what counts was given the results that count."""
+    for dep in gate.deps:
+        maker = current(world, world.rows.tasks[book.job.id, dep])
+        if maker is not None and maker.state == WorkState.BATCHED:
+            yield maker.batch
+
+
+# Verdicts
+
+
+def accepted(world: World, work: Work, now: Now) -> None:
+    """A settled record accepts a work, or says that its task was paid before."""
+    book = _settled(world, work)
+    if book is None:
+        return
+    task = world.rows.tasks[work.job, work.task]
+    if task.state != TaskState.ACCEPTED:
+        _let_count(world, book, task, work, TaskState.ACCEPTED, now)
+    jobs.check_done(world, work.job, now)
+
+
+def _settled(world: World, work: Work) -> Book | None:
+    """Count a work as what it has become."""
+    book = world.memory(Memory).books.get(work.job)
+    if book is not None:
+        world.memory(Memory).unbatched.pop(_key(work), None)
+        _count(world, book, work)
+    return book
+
+
+def _let_count(world: World, book: Book, task: Task, work: Work, state: TaskState, now: Now) -> None:
+    """This work of a task is the one that counts."""
+    other = current(world, task)
+    if other is not None and other is not work:
+        if task.state == TaskState.GIVEN:
+            _call_off(world, book, other, "the task is done")
+        elif other.result != work.result:
+            _undo_on(world, book, other, "it rests on a result that does not count", now)
+    if task.attempt != work.attempt:
+        task.attempt = work.attempt
+        world.rows.touch(task)
+        book.graph.forget_inputs(task.index)
+    _set(world, book, task, state)
+
+
+def refuted(world: World, work: Work, outcome: str, reason: str, dissenters: Iterable[Address], now: Now) -> None:
+    """A settled record does not accept a work, or its batch came to nothing: the task is done again, and with it what
+    rests on its result. Who was at fault, and who made it undecidable, is not asked again."""
+    book = _settled(world, work)
+    if book is None:
+        return
+    task = world.rows.tasks[work.job, work.task]
+    text = reason or _TOLD.get(outcome, outcome)
+    world.log(work.job, now, _KINDS.get(outcome, outcome), text, task=work.task, node=work.node)
+    barred = set(dissenters) | ({work.node} if outcome in BARS_WORKER else set())
+    if barred:
+        _bar(world, task, barred)
+    if outcome == "undecided":
+        task.undecided += 1
+        world.rows.touch(task)
+    if current(world, task) is work:
+        _reopen(world, book, task)
+        _undo_on(world, book, work, f"task {work.task}, on which it rests, is done again", now)
+    if task.undecided >= MAX_UNDECIDED and task.state not in AT_HAND:
+        jobs.fail(world, work.job, f"task {work.task} came out undecided {task.undecided} times", now)
+    _fail_hopeless(world, task, now)
+    jobs.check_done(world, work.job, now)
+
+
+_KINDS = {"faulty": "fault", "unpaid": "caught"}
+_TOLD = {
+    "unpaid": "its node's owner was caught in this batch: done again",
+    "undecided": "its audits came to no verdict; done again",
+    "stale": "what it rests on is not accepted: done again",
+}
+
+
+def lost(world: World, work: Work, reason: str, now: Now) -> None:
+    """A committed work that no batch can hold any more."""
+    work.state = WorkState.LOST
+    world.rows.touch(work)
+    refuted(world, work, "lost", reason, (), now)
+
+
+def _undo_on(world: World, book: Book, work: Work, reason: str, now: Now) -> None:
+    """Undo what rests on a work's result, by what each was given and not by the graph alone: whoever was given another
+    result of the task goes on. What is accepted stays: the chain has paid it."""
+    left = [work]
+    while left:
+        undone = left.pop()
+        for gate in book.graph.uses(undone.task):
+            at = gate.deps.index(undone.task)
+            for index in gate.members:
+                task = world.rows.tasks[book.job.id, index]
+                if task.state not in (TaskState.GIVEN, TaskState.COMMITTED):
+                    continue
+                resting = _given(world, task)
+                if resting.inputs[at] != undone.result:
+                    continue
+                if task.state == TaskState.GIVEN:
+                    _call_off(world, book, resting, reason)
+                else:
+                    left.append(resting)
+                _reopen(world, book, task)
+                world.log(task.job, now, "undone", reason, task=task.index, node=resting.node)
+
+
+def unaccept(world: World, work: Work, outcome: str, now: Now) -> None:
+    """A settlement went with a block or was voided: the work waits for its verdict again, and its task with it where
+    nobody has begun it anew."""
+    book = _settled(world, work)
+    if book is None:
+        return
+    task = world.rows.tasks[work.job, work.task]
+    if outcome == "undecided" and task.undecided:
+        task.undecided -= 1
+        world.rows.touch(task)
+    if task.state == TaskState.ACCEPTED and task.attempt == work.attempt:
+        _set(world, book, task, TaskState.COMMITTED)
+    elif task.state in (TaskState.READY, TaskState.WAITING) and _is_current(world, book, work):
+        _let_count(world, book, task, work, TaskState.COMMITTED, now)
+    jobs.undone(world, work.job, now)
+
+
+def _is_current(world: World, book: Book, work: Work) -> bool:
+    """Whether a work was given the results that count now."""
+    gate = book.graph.gate_of[work.task]
+    return not gate.missing and _inputs(world, book, gate) == work.inputs
+
+
+def final(world: World, works: Iterable[Work]) -> None:
+    """Their batch's window is closed: nothing of them changes any more."""
+    over: dict[JobId, None] = {}
+    for work in works:
+        book = world.memory(Memory).books.get(work.job)
+        if book is not None and work.state != WorkState.LOST:
+            book.bound -= 1
+            over[work.job] = None
+    for job in over:
+        jobs.forget_maybe(world, job)
+
+
+def all_accepted(world: World, job_id: JobId) -> bool:
+    """Every task is accepted and nothing that was promised is unsettled."""
+    book = world.memory(Memory).books.get(job_id)
+    return book is not None and not book.unsettled and book.counts[TaskState.ACCEPTED] == len(book.units)
+
+
+def all_committed(world: World, job_id: JobId) -> bool:
+    """Nobody has to work for the job any more, unless something is refuted."""
+    book = world.memory(Memory).books.get(job_id)
+    return book is not None and sum(book.counts[state] for state in AT_HAND) == len(book.units)
+
+
+# The engine's calls
+
+
+def resume(world: World, now: Now) -> None:
+    """Books from the rows; whoever holds a task has a new lease on it."""
+    works: defaultdict[JobId, list[Work]] = defaultdict(list)
+    for work in world.rows.works.values():
+        works[work.job].append(work)
+    for job in sorted(world.rows.jobs.values(), key=lambda job: job.id):
+        if world.rows.tasks_of.get(job.id):
+            _open(world, job, sorted(works[job.id], key=_key))
+    unbatched = []
+    for work in world.rows.works.values():
+        if work.state == WorkState.GIVEN:
+            world.memory(Board).held[work.node].add((work.job, work.task))
+            world.memory(Memory).older.add(_key(work))
+            _lease(world, work, now)
+        elif work.state == WorkState.COMMITTED and not work.batch:
+            unbatched.append(work)
+        elif work.batch and work.state != WorkState.LOST and _is_final(world, work):
+            world.memory(Memory).books[work.job].bound -= 1
+    for work in sorted(unbatched, key=lambda work: (work.promised_until, _key(work))):
+        _to_batch(world, work)
+    for job_id in list(world.memory(Memory).books):
+        jobs.check_done(world, job_id, now)
+
+
+def _is_final(world: World, work: Work) -> bool:
+    batch = world.rows.batches.get(work.batch)
+    return batch is None or batch.state == BatchState.FINAL
+
+
+def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
+    match subject:
+        case ("lease", *key):
+            memory, work = world.memory(Memory), world.rows.works.get(tuple(key))  # type: ignore[arg-type]
+            until = None if work is None else memory.leases.get(_key(work))
+            if work is None or until is None:
+                return
+            if until <= now.mono:
+                _lapsed(world, work, now)
+            else:
+                world.wake_at(until, ("tasks", *subject))
+        case ("rest", node):
+            scheduling.rested(world, node, None, now)  # type: ignore[arg-type]
+        case ("rest", node, task):
+            scheduling.rested(world, node, task, now)  # type: ignore[arg-type]
+        case ("look", node):
+            scheduling.look_on(world, node)  # type: ignore[arg-type]
+
+
+__all__ = ["Book", "Memory", "blocked", "create", "current", "give_out", "to_batch"]
