@@ -89,7 +89,7 @@ class Expand(Effect):
 
     @property
     def key(self) -> tuple[object, ...]:
-        return _key(self, self.job)
+        return _key(self, self.job, self.manifest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,7 @@ class Expanded:
     """A job's manifest, read and checked. `specs`: its task graph."""
 
     job: JobId
+    manifest: Cid
     workload: str
     exact: bool
     look_ahead: int
@@ -327,6 +328,14 @@ class Elsewhere:
     exposure: tuple[tuple[Address, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NodesListed:
+    """All nodes that the Registry lists, connected or not: (node, owner, bitmap of workloads) each. What only some of
+    them cannot do is not impossible."""
+
+    nodes: tuple[tuple[Address, Address, int], ...]
+
+
 Event = (
     NodeJoined
     | NodeLeft
@@ -356,4 +365,5 @@ Event = (
     | EffectFailed
     | Tick
     | Elsewhere
+    | NodesListed
 )

@@ -14,7 +14,7 @@ Deps = tuple[TaskIndex, ...]
 
 
 class Gate:
-    """`missing`: inputs that are not at hand. `pending`: of the gates that its inputs come from, how many of their tasks
+    """`missing`: inputs that are not at hand. `pending`: of each gate that its inputs come from, how many of the tasks
     that it needs are not accepted. `chains`: how many of those gates give it a chain of which length; `chain` is the
     longest. `inputs`, `makers`: kept by whoever gives its tasks out, None where they must be found anew."""
 

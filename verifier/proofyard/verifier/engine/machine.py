@@ -5,7 +5,8 @@ and seats), `chain` (what the chain's events and its reorganisations mean). They
 verbs; none of them waits, reads or sends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from proofyard.verifier.engine import audits, batches, chain, jobs, tasks
 from proofyard.verifier.engine.events import (
@@ -25,6 +26,7 @@ from proofyard.verifier.engine.events import (
     LooksDue,
     NodeJoined,
     NodeLeft,
+    NodesListed,
     Now,
     Packed,
     Published,
@@ -54,7 +56,7 @@ def _left(world: World, event: NodeLeft, now: Now) -> None:
     audits.left(world, event, now)
 
 
-_HANDLERS = {
+_HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     NodeJoined: _joined,
     NodeLeft: _left,
     TaskAnswered: tasks.answered,
@@ -62,6 +64,7 @@ _HANDLERS = {
     TaskHandedBack: tasks.handed_back,
     WorkCommitted: tasks.committed,
     Elsewhere: tasks.elsewhere,
+    NodesListed: tasks.listed,
     Published: jobs.published,
     Expanded: jobs.expanded,
     Packed: jobs.packed,

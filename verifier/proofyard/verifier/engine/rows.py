@@ -123,6 +123,10 @@ class Job(Row, kw_only=True):
     """Of the batches on chain, as its events say."""
     closed_at: int = 0
     taken_block: int = 0
+    gone: bool = False
+    """Its block went in a reorganisation and it is not told again yet: nothing is given out or promised."""
+    elsewhere: bool = False
+    """Another verifier schedules it."""
     claimed_by: str = ""
     """The process that has it, where several share the database."""
 

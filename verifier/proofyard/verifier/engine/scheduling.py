@@ -1,5 +1,5 @@
 """Who gets which task: what is ready is offered to nodes with room, those that lost the fewest tasks first, then those
-that hold and did the least; never more than an owner's stake backs, nor where too few other owners are here to audit it.
+that hold and did the least; never more than an owner's stake backs, nor where too few other owners are here to audit.
 
 Tasks that are alike (a job's tasks of one reward and length) wait in one queue. A queue is looked at when a task comes
 into it, a node when it gets room; what found nothing is not looked at again until something about it changes. So a task
@@ -40,15 +40,17 @@ _MARKS = {
 
 
 class Queue:
-    """The ready tasks of a job that have one reward, in base units, and one number of segments. `fussy`: those that
-    not everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the way."""
+    """The ready tasks of a job that have one reward, in base units, and one number of segments. `fussy`: those that not
+    everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the way."""
 
-    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size")
+    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck")
 
     def __init__(self, job: Job, number: int, reward: int, segments: int) -> None:
         self.job, self.reward, self.segments = job, reward, segments
         self.key: QueueKey = (job.id, number)
         self.size = 0
+        self.stuck = False
+        """Every node with room was found unfit for any task of this kind."""
         self.fussy: deque[TaskIndex] = deque()
         self.plain: list[TaskIndex] = []
         self.place: dict[TaskIndex, object] = {}
@@ -92,15 +94,19 @@ class Board:
     absolutions: int = 0
     new_nodes: dict[Address, None] = field(default_factory=dict)
     new_queues: dict[QueueKey, None] = field(default_factory=dict)
+    looking: set[Address] = field(default_factory=set)
+    """Nodes that have not looked at all fussy tasks yet."""
+    limits: defaultdict[str, int] = field(default_factory=lambda: defaultdict(lambda: 64))
+    """From what length on old entries are taken out of a heap."""
     objections: dict[tuple[int, ...], str] = field(default_factory=dict)
 
 
 # What changed
 
 
-def count(world: World, work: Work) -> tuple[bool, bool]:
-    """Count a work as what it is now: its owner's exposure, its node's load. Returns whether it counts as a promise
-    (committed and not settled), before and now."""
+def count(world: World, work: Work) -> tuple[int, int]:
+    """Count a work as what it is now: its owner's exposure, its node's load. Returns by how much this changes the
+    number of works that are promised (committed and not settled), and of those that came to something."""
     board, key = world.memory(Board), (work.job, work.task, work.attempt)
     before, now = board.marks.get(key, 0), _MARKS[work.state]
     if before != now:
@@ -111,7 +117,7 @@ def count(world: World, work: Work) -> tuple[bool, bool]:
             board.exposure[work.owner] += reward if now & _FLIES else -reward
             if not now & _FLIES:
                 _eased(board, work.owner)
-    return bool(before & _PROMISED), bool(now & _PROMISED)
+    return (now & _PROMISED) // _PROMISED - (before & _PROMISED) // _PROMISED, (now & _COUNTS) - (before & _COUNTS)
 
 
 def forget(world: World, work: Work) -> None:
@@ -180,10 +186,10 @@ def ready(world: World, queue: Queue, task: Task) -> None:
     fussy = bool(task.barred) or bool(board.rests.get((task.job, index)))
     queue.put(index, fussy=fussy)
     queue.size += 1
-    if fussy or queue.size == 1:
-        board.new_queues[queue.key] = None
     if queue.size == 1:
         go_on(world, queue)
+    elif fussy or not queue.stuck:
+        board.new_queues[queue.key] = None
 
 
 def not_ready(world: World, queue: Queue) -> None:
@@ -272,16 +278,17 @@ def _place(world: World, board: Board, address: Address) -> bool:
 def _push(board: Board, workload: str, key: NodeKey) -> None:
     heap = board.heaps[workload]
     heapq.heappush(heap, key)
-    if len(heap) > 64 + 4 * sum(board.here[workload].values()):
+    if len(heap) > board.limits[workload]:
         heap[:] = sorted({entry for entry in heap if board.keys.get(entry[3]) == entry})
+        board.limits[workload] = 64 + 2 * len(heap)
 
 
 # Matching
 
 
-def matches(world: World) -> Iterator[tuple[Node, Queue, TaskIndex]]:
-    """Pairs of a node with room and a task for it. The caller gives the task (`hold`, `not_ready`) before it asks for the
-    next."""
+def matches(world: World, now: Now) -> Iterator[tuple[Node, Queue, TaskIndex]]:
+    """Pairs of a node with room and a task for it. The caller gives the task (`hold`, `not_ready`) before it asks for
+    the next."""
     board = world.memory(Board)
     if board.absolutions != world.rows.absolutions:
         board.absolutions = world.rows.absolutions
@@ -294,12 +301,12 @@ def matches(world: World) -> Iterator[tuple[Node, Queue, TaskIndex]]:
     for key in queues:
         queue = board.queues.get(key)
         if queue is not None and queue.size and runs(queue.job):
-            yield from _fill(world, board, queue)
+            yield from _fill(world, board, queue, now)
     free = [board.keys[node] for node in nodes if node in board.keys]
     heapq.heapify(free)
     while free and any(board.hungry.values()):
         address = heapq.heappop(free)[3]
-        found = _first(world, board, world.nodes[address])
+        found = _first(world, board, world.nodes[address], now)
         if found is not None:
             yield (world.nodes[address], *found)
             if _place(world, board, address):
@@ -308,10 +315,10 @@ def matches(world: World) -> Iterator[tuple[Node, Queue, TaskIndex]]:
         board.new_nodes.pop(node, None)
 
 
-def _fill(world: World, board: Board, queue: Queue) -> Iterator[tuple[Node, Queue, TaskIndex]]:
+def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[Node, Queue, TaskIndex]]:
     """Give a queue's tasks to whoever has room, in order."""
     aside: list[NodeKey] = []
-    waits = ""
+    waits, stuck = "", True
     heap = board.heaps.get(queue.job.workload_name, [])
     while queue.size and heap:
         key = heapq.heappop(heap)
@@ -323,10 +330,10 @@ def _fill(world: World, board: Board, queue: Queue) -> Iterator[tuple[Node, Queu
             _place(world, board, address)
             continue
         why_not = _objection(world, board, node, queue)
-        index = None if why_not else _pick(world, board, queue, address)
+        index = None if why_not else _pick(world, board, queue, address, now)
         if index is None:
             aside.append(key)
-            waits = why_not or waits
+            waits, stuck = why_not or waits, stuck and bool(why_not)
             continue
         yield node, queue, index
         _place(world, board, address)
@@ -334,11 +341,12 @@ def _fill(world: World, board: Board, queue: Queue) -> Iterator[tuple[Node, Queu
     for key in aside:
         if board.keys.get(key[3]) == key:
             heapq.heappush(heap, key)
+    queue.stuck = stuck
     if queue.size:
         _tell(world, board, queue, waits)
 
 
-def _first(world: World, board: Board, node: Node) -> tuple[Queue, TaskIndex] | None:
+def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, TaskIndex] | None:
     """The first task that a node may have."""
     if node.owner in world.rows.guilty:
         _place(world, board, node.node)
@@ -347,13 +355,14 @@ def _first(world: World, board: Board, node: Node) -> tuple[Queue, TaskIndex] | 
     for key in lists[0] if len(lists) == 1 else heapq.merge(*lists):
         queue = board.queues[key]
         if not _objection(world, board, node, queue):
-            index = _pick(world, board, queue, node.node)
+            index = _pick(world, board, queue, node.node, now)
             if index is not None:
                 return queue, index
+            queue.stuck = False
     return None
 
 
-def _pick(world: World, board: Board, queue: Queue, node: Address) -> TaskIndex | None:
+def _pick(world: World, board: Board, queue: Queue, node: Address, now: Now) -> TaskIndex | None:
     """Take a task that a node may have out of a queue."""
     tasks, job = world.rows.tasks, queue.job.id
     for _ in range(min(len(queue.fussy), MAX_SCAN)):
@@ -363,7 +372,7 @@ def _pick(world: World, board: Board, queue: Queue, node: Address) -> TaskIndex 
             continue
         if task.state != TaskState.READY:
             del queue.place[index]
-        elif node in task.barred or node in board.rests.get((job, index), ()):
+        elif _is_barred(board, task, node):
             queue.fussy.append(index)
         else:
             del queue.place[index]
@@ -372,12 +381,26 @@ def _pick(world: World, board: Board, queue: Queue, node: Address) -> TaskIndex 
         index = heapq.heappop(queue.plain)
         if queue.place.get(index) is queue.plain:
             del queue.place[index]
-            if tasks[job, index].state == TaskState.READY:
-                return index
-    if len(queue.fussy) > MAX_SCAN:
-        # Not all were looked at for this node: the rest in the next step.
-        board.new_nodes[node] = None
+            task = tasks[job, index]
+            if task.state == TaskState.READY:
+                if not _is_barred(board, task, node):
+                    return index
+                queue.put(index, fussy=True)
+    if len(queue.fussy) > MAX_SCAN and node not in board.looking:
+        # Not all were looked at for this node: the others later.
+        board.looking.add(node)
+        world.wake_at(now.mono + REST_S, ("tasks", "look", node))
     return None
+
+
+def look_on(world: World, node: Address) -> None:
+    board = world.memory(Board)
+    board.looking.discard(node)
+    board.new_nodes[node] = None
+
+
+def _is_barred(board: Board, task: Task, node: Address) -> bool:
+    return node in task.barred or node in board.rests.get((task.job, task.index), ())
 
 
 def _tell(world: World, board: Board, queue: Queue, why: str) -> None:
@@ -439,8 +462,8 @@ def objection(
     collusion_bps: int,
     given_back_bps: int,
 ) -> str:
-    """Why a node whose owner has this stake may not be offered a task, empty if it may; `others`: owners here that could
-    audit it.
+    """Why a node whose owner has this stake may not be offered a task, empty if it may; `others`: owners here that
+    could audit it.
 
     What its owner would lose of its stake must back it beside the reward `in_flight`. And there must be owners enough
     to convict it, were it to cheat: k + 1 for each segment that is drawn, since nobody audits two. Where so much is in

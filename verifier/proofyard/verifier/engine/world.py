@@ -3,11 +3,12 @@ timers, the log. No clock, no I/O, no randomness: the same events in the same or
 """
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
+from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Digest, JobId
 from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.events import Now, Place, TaskKey
@@ -17,6 +18,8 @@ M = TypeVar("M")
 
 BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
+HARMLESS = frozenset((FaultReason.DISAGREED, FaultReason.LATE))
+"""Faults that cost no stake."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ class Rows:
         self.segments: dict[tuple[int, Place], Segment] = {}
         self.seats: dict[tuple[int, Place], dict[Address, Seat]] = defaultdict(dict)
         self.faults: dict[tuple[object, ...], Fault] = {}
+        self.guilty: Counter[Address] = Counter()
+        """Owners with faults that cost stake, and how many: none of their nodes gets work."""
+        self.absolutions = 0
+        """How often an owner stopped being guilty."""
         self.tasks_of: dict[JobId, list[Task]] = defaultdict(list)
         self.segments_of: dict[int, list[Segment]] = defaultdict(list)
         self.works_of: dict[int, list[Work]] = defaultdict(list)
@@ -118,6 +125,24 @@ class Rows:
         self._leave(row)
         self._touched.pop(id(row), None)
         self._deleted[id(row)] = row
+
+    def forget(self, job: JobId, works: Iterable[Work]) -> None:
+        """A job that is over leaves the memory with these works, all that it has; the store keeps it."""
+        gone = {id(work): work for work in works}
+        for work in gone.values():
+            del self.works[work.job, work.task, work.attempt]
+        for batch in {work.batch for work in gone.values() if work.batch}:
+            self.works_of[batch] = [work for work in self.works_of[batch] if id(work) not in gone]
+        for task in self.tasks_of.pop(job, ()):
+            del self.tasks[job, task.index]
+
+    def delete_tasks(self, job: JobId, works: Iterable[Work]) -> None:
+        """The job is not what it was: its tasks, and these works, all that it has, are deleted."""
+        works = list(works)
+        for row in (*self.tasks_of.get(job, ()), *works):
+            self._touched.pop(id(row), None)
+            self._deleted[id(row)] = row
+        self.forget(job, works)
 
     def emit(self, line: Log) -> None:
         """A row that is written and not kept."""
@@ -168,7 +193,10 @@ class Rows:
             case Seat():
                 self.seats[row.batch, seat_place(row)][row.auditor] = row
             case Fault():
+                if row.key in self.faults:
+                    self._absolve(self.faults[row.key])
                 self.faults[row.key] = row
+                self.guilty[row.owner] += row.kind not in HARMLESS
 
     def _leave(self, row: Row) -> None:
         match row:
@@ -191,7 +219,13 @@ class Rows:
             case Seat():
                 del self.seats[row.batch, seat_place(row)][row.auditor]
             case Fault():
-                del self.faults[row.key]
+                self._absolve(self.faults.pop(row.key))
+
+    def _absolve(self, fault: Fault) -> None:
+        self.guilty[fault.owner] -= fault.kind not in HARMLESS
+        if self.guilty[fault.owner] <= 0:
+            del self.guilty[fault.owner]
+            self.absolutions += 1
 
 
 class World:
