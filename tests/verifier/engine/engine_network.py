@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from proofyard.chain.events import (
     BatchCommitted,
@@ -84,6 +85,8 @@ class SimChain:
         self.rng = rng
         self.blocks = [Block(0, digest("block", 0))]
         self.pool: list[Callable[[], None]] = []
+        self.kept: set[Callable[[], None]] = set()
+        """Transactions whose senders send them again until they last."""
         self.batches: dict[BatchId, OnChain] = {}
         self.next_batch = 1
         self.taken: dict[JobId, int] = {}
@@ -119,7 +122,8 @@ class SimChain:
         to = self.head.number
         while self.undo and self.undo[-1][0] > to:
             self.undo.pop()[1]()
-        back = [transaction for block in gone for transaction in block.sent if self.rng.random() < 0.6]
+        sent = [transaction for block in gone for transaction in block.sent]
+        back = [transaction for transaction in sent if transaction in self.kept or self.rng.random() < 0.6]
         self.rng.shuffle(back)
         self.pool = back + self.pool
         return to
@@ -188,7 +192,8 @@ class Network:
         self.accepted: dict[TaskKey, Cid] = {}
         self.paid: Counter[TaskKey] = Counter()
         for job in self.jobs:
-            self.chain.pool.append(lambda job=job: self._open(job))  # type: ignore[misc]
+            self.chain.pool.append(partial(self._open, job))
+        self.chain.kept = set(self.chain.pool)
         for node in self.nodes.values():
             self.join(node)
 
@@ -240,16 +245,21 @@ class Network:
         for job, units in lines:
             self.chain.emit(lambda at, job=job, units=units: JobCommitted(at, job, number, units, Wei(0)))  # type: ignore[misc]
 
-    def _settle(self, number: BatchId, told: events.RecordSettled, paid: dict[JobId, int]) -> None:
+    def _settle(
+        self, number: BatchId, signed: OnChain, told: events.RecordSettled, results: dict[TaskKey, Cid]
+    ) -> None:
+        """The signatures are over the batch as it was: after a reorganisation its number may be another one's."""
         batch = self.chain.batches.get(number)
-        if batch is None or batch.settled:
+        if batch is None or batch.settled or (batch.root, batch.commit_block) != (signed.root, signed.commit_block):
             return
         good = [key for key, outcome, _ in told.outcomes if outcome == "accepted"]
-        results = {(w.job, w.task): w.result for w in self.works(number)}
+        paid: Counter[JobId] = Counter()
+        for job, task in good:
+            paid[job] += self.specs[task].work_units
         batch.settled, batch.payload = True, told
         for key in good:
             self.paid[key] += 1
-            self.accepted[key] = results[key] or Cid("")
+            self.accepted[key] = results[key]
 
         def undo() -> None:
             batch.settled, batch.payload = False, None
@@ -268,10 +278,6 @@ class Network:
 
     def paid_units(self, job: JobId) -> int:
         return sum(self.specs[key[1]].work_units * times for key, times in self.paid.items() if key[0] == job)
-
-    def works(self, number: BatchId) -> list[Work]:
-        batch = self.engine.world.rows.by_chain_id.get(number)
-        return [] if batch is None else list(self.engine.world.rows.works_of[batch.id])
 
     # The clock
 
@@ -472,7 +478,8 @@ class Network:
             work = self._work_at(batch, segment)
             cheat = self.nodes[work.node].cheats
             after = digest("true", place) if cheat else segment.claimed
-            opening = Opening(after, digest("keyed"), "", bytes(32))
+            keyed = digest("keyed", batch.seed, node.node)
+            opening = Opening(after, keyed, "", bytes(32))
             node.audits[batch.chain_id, place] = opening
             seal = seal_of(opening, node.node)
             self.later(events.AuditSealed(node.node, batch.chain_id, place, seal, Signature(bytes(65))), most=4.0)
@@ -507,27 +514,53 @@ class Network:
     def _do_Draw(self, effect: effects.Draw) -> None:
         batch = self.engine.world.rows.batches[effect.batch]
         on_chain = self.chain.batches.get(batch.chain_id or BatchId(0))
-        if on_chain is None:
+        if on_chain is None or on_chain.root != batch.root:
             self.later(events.EffectFailed(effect.key, "unknown batch"))
+            return
+        if self.chain.head.number < on_chain.commit_block + self.rules.draw_delay:
+            self.later(events.EffectFailed(effect.key, "too early to draw"))
             return
         segments = []
         for work in self.engine.world.rows.works_of[batch.id]:
-            drawn = random.Random(repr((work.leaf, on_chain.commit_block))).random()
+            drawn = random.Random(repr((work.leaf, self.seed_of(on_chain)))).random()
             if not self.nodes[work.node].cheats and drawn > 0.4:
                 continue
-            order = sorted(self.nodes, key=lambda a: digest(a, work.leaf, on_chain.commit_block))
+            order = sorted(self.nodes, key=lambda a: digest(a, work.leaf, self.seed_of(on_chain)))
             auditors = tuple(a for a in order if self.nodes[a].owner != work.owner)
             claimed = digest("claimed", work.key)
             place = (work.job, work.task, SegmentIndex(0))
             segments.append(DrawnSegment(place, auditors, K, claimed, work.node, weigh=drawn < 0.1))
         chain_now = 1_000_000 + int(self.mono)
         self.later(
-            events.Drawn(effect.batch, tuple(segments), b"", 0, on_chain.commit_block, chain_now, chain_now), most=4.0
+            events.Drawn(
+                effect.batch,
+                effect.fork,
+                self.seed_of(on_chain),
+                tuple(segments),
+                b"",
+                0,
+                on_chain.commit_block,
+                chain_now,
+                chain_now,
+            ),
+            most=4.0,
         )
+
+    def seed_of(self, batch: OnChain) -> Digest:
+        """That of the draw's block, as it is now."""
+        number = batch.commit_block + self.rules.draw_delay
+        return next(block.hash for block in self.chain.blocks if block.number == number)
 
     def told(self, batch: Batch, settled_block: int) -> events.RecordSettled:
         """The record of a judged batch, by the rules of the protocol."""
         rows = self.engine.world.rows
+        on_chain = self.chain.batches[batch.chain_id or BatchId(0)]
+        for segment in rows.segments_of[batch.id]:
+            for seat in rows.seats.get((batch.id, place_of(segment)), {}).values():
+                if seat.opening:
+                    assert decode(seat.opening, SealOpened).keyed == digest(
+                        "keyed", self.seed_of(on_chain), seat.auditor
+                    )
         outcomes, good = [], {}
         faulty = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "fault"}
         undecided = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "undecided"}
@@ -556,20 +589,18 @@ class Network:
             if (w.job, w.task) in faulty
         )
         self.caught |= {fault[2] for fault in faults}
-        return events.RecordSettled(batch.id, raw_cid(b"record"), tuple(outcomes), (), faults, settled_block, 0)
+        return events.RecordSettled(batch.id, 0, raw_cid(b"record"), tuple(outcomes), (), faults, settled_block, 0)
 
     def _do_Settle(self, effect: effects.Settle) -> None:
         batch = self.engine.world.rows.batches[effect.batch]
         number = batch.chain_id
-        if number is None or number not in self.chain.batches:
+        if number is None or number not in self.chain.batches or self.chain.batches[number].root != batch.root:
             self.later(events.EffectFailed(effect.key, "unknown batch"))
             return
         told = self.told(batch, 0)
-        paid: Counter[JobId] = Counter()
-        for key, outcome, _ in told.outcomes:
-            if outcome == "accepted":
-                paid[key[0]] += self.specs[key[1]].work_units
-        self.chain.pool.append(lambda: self._settle(number, told, dict(paid)))
+        signed = replace(self.chain.batches[number])
+        results = {(w.job, w.task): w.result or Cid("") for w in self.engine.world.rows.works_of[batch.id]}
+        self.chain.pool.append(lambda: self._settle(number, signed, told, results))
         self.later(events.Signed(batch.id, raw_cid(b"record")), most=1.0)
         self.count += 1
         self.inbox.append((self.mono + 20.0, self.count, events.EffectFailed(effect.key, "its event has not come")))
@@ -577,12 +608,12 @@ class Network:
     def _do_ReadRecord(self, effect: effects.ReadRecord) -> None:
         batch = self.engine.world.rows.batches[effect.batch]
         on_chain = self.chain.batches.get(batch.chain_id or BatchId(0))
-        if on_chain is None or not on_chain.settled:
+        if on_chain is None or not on_chain.settled or on_chain.root != batch.root:
             self.later(events.EffectFailed(effect.key, "not settled"))
             return
         told = on_chain.payload
         assert isinstance(told, events.RecordSettled)
-        self.later(replace(told, batch=batch.id, settled_block=batch.settled_block))
+        self.later(replace(told, batch=batch.id, fork=effect.fork, settled_block=batch.settled_block))
 
     def _do_TakeJob(self, effect: effects.TakeJob) -> None:
         self.chain.pool.append(lambda: self._take(effect.job))
@@ -602,7 +633,9 @@ class Network:
 
     def _do_CloseJob(self, effect: effects.CloseJob) -> None:
         def close() -> None:
-            if effect.job not in self.chain.closed:
+            """Its verifier may close a job once all of it is paid."""
+            whole = sum(spec.work_units for spec in self.specs)
+            if effect.job not in self.chain.closed and self.paid_units(effect.job) == whole:
                 self.chain.closed.add(effect.job)
                 self.chain.on_undo(lambda: self.chain.closed.discard(effect.job))
                 self.chain.emit(lambda at: JobClosed(at, effect.job))

@@ -135,6 +135,8 @@ async def draw(context: Context, effect: effects.Draw) -> None:
     context.runner.post(
         Drawn(
             batch=effect.batch,
+            fork=effect.fork,
+            seed=view.seed,
             segments=tuple(segments),
             counted=counted,
             skipped=len(plan.skipped),
@@ -249,5 +251,5 @@ async def read_record(context: Context, effect: effects.ReadRecord) -> None:
         settled = await load_settled(context.chain, read, batch.chain_id)
         await asyncio.to_thread(settled.check_record)
         view, record, cid = settled.view, settled.record, settled.event.record
-    event = await asyncio.to_thread(told, view, record, cid, batch.id, batch.settled_block, batch.claimable_at)
+    event = await asyncio.to_thread(told, view, record, cid, effect, batch.settled_block, batch.claimable_at)
     context.runner.post(event)

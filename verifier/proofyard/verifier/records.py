@@ -25,6 +25,7 @@ from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, SegmentIndex
 from proofyard.protocol.validate import repeated_tasks
 from proofyard.protocol.view import BatchView
+from proofyard.verifier.engine.effects import ReadRecord
 from proofyard.verifier.engine.events import RecordSettled
 from proofyard.verifier.engine.rows import Batch, Fault, Seat, SeatState, Segment
 from proofyard.verifier.engine.world import Rows, place_of
@@ -128,7 +129,7 @@ def _worker_faults(
 
 
 def told(
-    view: BatchView, record: BatchRecord, cid: Cid, row: int, settled_block: int, claimable_at: int
+    view: BatchView, record: BatchRecord, cid: Cid, effect: ReadRecord, settled_block: int, claimable_at: int
 ) -> RecordSettled:
     """What a settled record means for its members. A task that it does not pay is done again whatever the reason,
     unless an earlier batch has paid it."""
@@ -151,7 +152,8 @@ def told(
         else:
             outcomes.append((key, "unpaid", "its node's owner was caught in this batch: done again"))
     return RecordSettled(
-        batch=row,
+        batch=effect.batch,
+        fork=effect.fork,
         record=cid,
         outcomes=tuple(outcomes),
         dissenters=tuple((key, _dissenters(record, key)) for key in sorted(undecided)),

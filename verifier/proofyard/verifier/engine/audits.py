@@ -97,6 +97,15 @@ def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment]) -> None:
             _open_again(world, row)
 
 
+def clear(world: World, batch: Batch) -> None:
+    """Another draw: nothing of the plan before it holds."""
+    for segment in list(world.rows.segments_of.get(batch.id, ())):
+        for seat in list(world.rows.seats.get((batch.id, place_of(segment)), {}).values()):
+            _rise(world, (batch.id, place_of(segment)), seat.auditor)
+            world.rows.delete(seat)
+        world.rows.delete(segment)
+
+
 def begin(world: World, batch: Batch, now: Now) -> None:
     """Take up the audits of a batch where they are: its segments exist."""
     memory = world.memory(Memory)
@@ -291,6 +300,8 @@ def seat(world: World, now: Now) -> None:
         del memory.dirty[at]
         segment = world.rows.segments.get(at)
         if segment is None or segment.verdict != Verdict.PENDING or not segment.looked or at in memory.rounds:
+            continue
+        if world.rows.batches[segment.batch].state != BatchState.AUDITING:
             continue
         step = _look(world, memory, segment, now)
         for auditor in step.lapsed:

@@ -144,13 +144,17 @@ def committed(world: World, batch: Batch, chain_id: int, block: int, now: Now) -
     world.rows.bind(batch, chain_id)  # type: ignore[arg-type]
     batch.state, batch.commit_block = BatchState.COMMITTED, block
     log_batch(world, batch, now, "batch", f"batch {chain_id}: root of {_size(world, batch)} commitments on chain")
-    world.want(Draw(batch.id))
+    world.want(Draw(batch.id, world.forks))
 
 
 def uncommitted(world: World, batch: Batch, now: Now) -> None:
-    """Its commit went with a block: it is sent again. Answers that were given stay, as far as the new plan has them."""
+    """Its commit went with a block: it is sent again."""
     audits.end(world, batch)
-    for effect in (Draw(batch.id), Settle(batch.id, batch.attempt), ReadRecord(batch.id, batch.attempt)):
+    for effect in (
+        Draw(batch.id, world.forks),
+        Settle(batch.id, batch.attempt),
+        ReadRecord(batch.id, batch.attempt, world.forks),
+    ):
         world.done(effect.key)
     unsettled(world, batch, now)
     world.rows.bind(batch, None)
@@ -159,16 +163,48 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
     world.want(CommitBatch(batch.id, batch.root))
 
 
+def forget_reads(world: World, batch: Batch) -> None:
+    """What the chain is being asked about a batch is of a chain that is no more."""
+    world.done(Draw(batch.id, world.forks).key)
+    world.done(ReadRecord(batch.id, batch.attempt, world.forks).key)
+
+
+def read_again(world: World, batch: Batch) -> None:
+    """A batch that a reorganisation left where it was: what was being asked about it is asked again."""
+    if batch.state == BatchState.COMMITTED:
+        world.want(Draw(batch.id, world.forks))
+    elif batch.state == BatchState.SETTLED and _unread(world, batch):
+        world.want(ReadRecord(batch.id, batch.attempt, world.forks))
+    settle_maybe(world, batch)
+
+
+def _unread(world: World, batch: Batch) -> bool:
+    return any(work.state == WorkState.BATCHED for work in world.rows.works_of[batch.id])
+
+
+def undrawn(world: World, batch: Batch) -> None:
+    """Its draw's block is another one: the plan is drawn again."""
+    audits.end(world, batch)
+    world.done(Draw(batch.id, world.forks).key)
+    world.done(Settle(batch.id, batch.attempt).key)
+    batch.state = BatchState.COMMITTED
+    world.rows.touch(batch)
+    world.want(Draw(batch.id, world.forks))
+
+
 def drawn(world: World, event: Drawn, now: Now) -> None:
     batch = world.rows.batches.get(event.batch)
-    if batch is None or batch.state != BatchState.COMMITTED:
+    if batch is None or batch.state != BatchState.COMMITTED or event.fork != world.forks:
         return
     if event.commit_block != batch.commit_block:
-        # That block is gone, or the draw has moved.
-        world.failed(Draw(batch.id).key, now)
+        # The draw has moved meanwhile.
+        world.failed(Draw(batch.id, world.forks).key, now)
         return
-    world.done(Draw(batch.id).key)
-    batch.state, batch.counted = BatchState.AUDITING, event.counted
+    world.done(Draw(batch.id, world.forks).key)
+    if batch.seed != event.seed:
+        # What was answered is keyed with another seed.
+        audits.clear(world, batch)
+    batch.state, batch.seed, batch.counted = BatchState.AUDITING, event.seed, event.counted
     batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
     batch.results_due = tuple((work.job, work.task) for work in world.rows.works_of[batch.id])
     world.rows.touch(batch)
@@ -254,7 +290,7 @@ def looks_due(world: World, event: LooksDue, now: Now) -> None:
     world.rows.touch(batch)
     if event.redraw:
         batch.state = BatchState.COMMITTED
-        world.want(Draw(batch.id))
+        world.want(Draw(batch.id, world.forks))
         return
     batch.state = BatchState.AUDITING
     for key in event.results:
@@ -275,15 +311,19 @@ def settled(world: World, batch: Batch, attempt: int, block: int, claimable_at: 
     batch.state = BatchState.SETTLED
     batch.attempt, batch.settled_block, batch.claimable_at = attempt, block, claimable_at
     world.rows.touch(batch)
-    world.want(ReadRecord(batch.id, attempt))
+    world.want(ReadRecord(batch.id, attempt, world.forks))
 
 
 def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     """What the record of a settlement means for the tasks of this verifier's jobs."""
     batch = world.rows.batches.get(event.batch)
-    if batch is None or batch.state != BatchState.SETTLED or batch.settled_block != event.settled_block:
+    if batch is None or batch.state != BatchState.SETTLED or event.fork != world.forks:
         return
-    world.done(ReadRecord(batch.id, batch.attempt).key)
+    if batch.settled_block != event.settled_block:
+        # It was settled again meanwhile.
+        world.failed(ReadRecord(batch.id, batch.attempt, world.forks).key, now)
+        return
+    world.done(ReadRecord(batch.id, batch.attempt, world.forks).key)
     batch.record, batch.reason = event.record, ""
     world.rows.touch(batch)
     _note_faults(world, batch, event)
@@ -374,7 +414,7 @@ def taken(world: World, batch: Batch, attempt: int, now: Now, *, own: bool) -> N
         return
     if batch.state == BatchState.TAKEN:
         batch.state = BatchState.COMMITTED
-        world.want(Draw(batch.id))
+        world.want(Draw(batch.id, world.forks))
     settle_maybe(world, batch)
 
 
@@ -397,13 +437,13 @@ def adopted(world: World, event: Adopted, now: Now) -> None:
     world.rows.add(batch)
     world.rows.bind(batch, event.chain_id)
     log_batch(world, batch, now, "batch", f"batch {event.chain_id} was taken over: it was left unsettled")
-    world.want(Draw(batch.id))
+    world.want(Draw(batch.id, world.forks))
 
 
 def dropped(world: World, batch: Batch, reason: str, now: Now) -> None:
     """It comes to nothing: its tasks are done again."""
     audits.end(world, batch)
-    for effect in (Draw(batch.id), Settle(batch.id, batch.attempt), CommitBatch(batch.id, batch.root)):
+    for effect in (Draw(batch.id, world.forks), Settle(batch.id, batch.attempt), CommitBatch(batch.id, batch.root)):
         world.done(effect.key)
     _unreserve(world, batch)
     batch.state, batch.reason = BatchState.DROPPED, reason
@@ -440,15 +480,15 @@ def resume(world: World, now: Now) -> None:
                 memory.reserved.update(dict(batch.lines))
                 world.want(CommitBatch(batch.id, batch.root))
             case BatchState.COMMITTED:
-                world.want(Draw(batch.id))
+                world.want(Draw(batch.id, world.forks))
             case BatchState.AUDITING:
                 _look_at_results(world, batch)
                 judged_maybe(world, batch, now)
             case BatchState.JUDGED | BatchState.SIGNED:
                 batch.state = BatchState.JUDGED
                 settle_maybe(world, batch)
-            case BatchState.SETTLED if any(w.state == WorkState.BATCHED for w in world.rows.works_of[batch.id]):
-                world.want(ReadRecord(batch.id, batch.attempt))
+            case BatchState.SETTLED if _unread(world, batch):
+                world.want(ReadRecord(batch.id, batch.attempt, world.forks))
 
 
 def wake(world: World, subject: tuple[object, ...], now: Now) -> None:

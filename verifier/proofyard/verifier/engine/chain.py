@@ -22,8 +22,8 @@ from proofyard.chain.events import (
 )
 from proofyard.protocol.settlement import Line
 from proofyard.protocol.types import Digest
-from proofyard.verifier.engine import audits, batches, jobs
-from proofyard.verifier.engine.effects import Draw, ReadJob
+from proofyard.verifier.engine import batches, jobs
+from proofyard.verifier.engine.effects import ReadJob
 from proofyard.verifier.engine.events import ChainEvent, JobRead, Now, RolledBack
 from proofyard.verifier.engine.rows import Batch, BatchState
 from proofyard.verifier.engine.world import World
@@ -112,11 +112,8 @@ def _recommitted(world: World, batch: Batch, block: int, now: Now) -> None:
     """Its draw moved to a new block: what was drawn before is void."""
     if batch.commit_block == block:
         return
-    audits.end(world, batch)
-    world.done(Draw(batch.id).key)
-    batch.state, batch.commit_block = BatchState.COMMITTED, block
-    world.rows.touch(batch)
-    world.want(Draw(batch.id))
+    batch.commit_block = block
+    batches.undrawn(world, batch)
 
 
 def _absolved(world: World, absolved: Absolved) -> None:
@@ -130,11 +127,19 @@ def _absolved(world: World, absolved: Absolved) -> None:
 def rolled_back(world: World, event: RolledBack, now: Now) -> None:
     """Blocks above `event.to` have not happened. What this verifier did in them is done again; the evidence stays."""
     for batch in list(world.rows.batches.values()):
+        batches.forget_reads(world, batch)
+    world.forks += 1
+    for batch in list(world.rows.batches.values()):
         if batch.settled_block > event.to:
             batches.unsettled(world, batch, now)
-            batches.settle_maybe(world, batch)
-        if batch.commit_block > event.to and batch.state not in (BatchState.FORMED, BatchState.DROPPED):
+        if batch.state in (BatchState.FORMED, BatchState.DROPPED, BatchState.TAKEN):
+            continue
+        if batch.commit_block > event.to:
             batches.uncommitted(world, batch, now)
+        elif batch.commit_block + world.rules.draw_delay > event.to:
+            batches.undrawn(world, batch)
+        else:
+            batches.read_again(world, batch)
     for job in list(world.rows.jobs.values()):
         world.want(ReadJob(job.id))
 

@@ -147,13 +147,14 @@ class Pack(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Draw(Effect):
-    """Once the draw block is there, compute a batch's plan. Answer: Drawn."""
+    """Once the draw block is there, compute a batch's plan. Answer: Drawn. `fork`: how often the chain went back."""
 
     batch: int
+    fork: int
 
     @property
     def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch)
+        return _key(self, self.batch, self.fork)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +175,11 @@ class ReadRecord(Effect):
 
     batch: int
     attempt: int
+    fork: int
 
     @property
     def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.attempt)
+        return _key(self, self.batch, self.attempt, self.fork)
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,9 +219,11 @@ class DrawnSegment:
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A batch's plan. `counted`: msgpack of the member lists' CIDs that it reckons with; `drawn_at`, `opened_at`: times
-    of its draw block and of its opening, on the chain's clock."""
+    of its draw block and of its opening, on the chain's clock; `fork` is that of the effect."""
 
     batch: int
+    fork: int
+    seed: Digest
     segments: tuple[DrawnSegment, ...]
     counted: bytes
     skipped: int
@@ -264,10 +266,11 @@ class AnswersWeighed:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettled:
-    """What the settled record of a batch says of its members (`outcome` by task, as in `rows.Work`), of whoever made a
+    """What the settled record of a batch, as `fork` has it, says: `outcome` by task, as in `rows.Work`, who made a
     task undecidable, and its faults. Told by the shell once it has read and checked the record of a `BatchSettled`."""
 
     batch: int
+    fork: int
     record: Cid
     outcomes: tuple[tuple[TaskKey, str, str], ...]
     """(task, outcome, reason)."""

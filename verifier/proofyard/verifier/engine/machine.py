@@ -96,7 +96,7 @@ class Engine:
     def resume(self, now: Now) -> Step:
         """What is due after a restart: everything that follows from the rows."""
         world = self.world
-        for part in (jobs, tasks, batches, audits):
+        for part in (jobs, tasks, audits, batches):
             part.resume(world, now)
         return self._step(now)
 

@@ -191,6 +191,8 @@ class Batch(Row, kw_only=True):
     opened_at: int = 0
     drawn_at: int = 0
     attempt: int = 0
+    seed: Digest = Digest(b"")
+    """What its audits were drawn with."""
     counted: bytes = b""
     """msgpack of [(batch, CID)]: the member lists that the plan reckons with."""
     results_due: tuple[tuple[JobId, TaskIndex], ...] = ()

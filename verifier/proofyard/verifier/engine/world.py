@@ -237,6 +237,8 @@ class World:
         self.nodes: dict[Address, Node] = {}
         self.elsewhere: dict[Address, int] = {}
         self.refusal = ""
+        self.forks = 0
+        """How often the chain went back: what was asked for before answers for another chain."""
         self._memory: dict[type[object], object] = {}
         self._wanted: dict[tuple[object, ...], _Wanted] = {}
         self._begun: list[Effect] = []
