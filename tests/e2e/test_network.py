@@ -101,7 +101,7 @@ def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int 
         assert api.get("/health").json()["nodes"] in (len(honest), len(honest) + 1)
         assert [row["state"] for row in api.get("/jobs").json()] == ["done"]
         shown = api.get(f"/jobs/{job}").json()
-        assert {task["state"] for task in shown["task_states"]} == {"valid"}
+        assert {task["state"] for task in shown["task_states"]} == {"accepted"}
         assert cheat not in {task["node"] for task in shown["task_states"] if task["task"] in faulty}
         audits = api.get(f"/jobs/{job}/audits").json()
         assert {len(audit["answer"]) for audit in audits if audit["state"] == "opened"} == {64}

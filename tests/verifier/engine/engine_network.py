@@ -191,6 +191,7 @@ class Network:
         self.jobs = [JobId(n + 1) for n in range(jobs)]
         self.accepted: dict[TaskKey, Cid] = {}
         self.paid: Counter[TaskKey] = Counter()
+        self.paid_in: dict[TaskKey, BatchId] = {}
         for job in self.jobs:
             self.chain.pool.append(partial(self._open, job))
         self.chain.kept = set(self.chain.pool)
@@ -259,13 +260,14 @@ class Network:
         batch.settled, batch.payload = True, told
         for key in good:
             self.paid[key] += 1
-            self.accepted[key] = results[key]
+            self.accepted[key], self.paid_in[key] = results[key], number
 
         def undo() -> None:
             batch.settled, batch.payload = False, None
             for key in good:
                 self.paid[key] -= 1
                 self.accepted.pop(key, None)
+                self.paid_in.pop(key, None)
 
         self.chain.on_undo(undo)
         lines = tuple(Line(job, units, Wei(0), paid.get(job, 0), Wei(0)) for job, units in batch.lines)
@@ -570,7 +572,7 @@ class Network:
             key = (work.job, work.task)
             deps = decode(rows.tasks[key].spec, TaskSpec).deps
             known = tuple(good.get((work.job, d)) or self.accepted.get((work.job, d)) for d in deps)
-            if self.paid[key]:
+            if self.paid_in.get(key, batch.chain_id) != batch.chain_id:
                 outcome = "repeated"
             elif key in faulty:
                 outcome = "faulty"
@@ -621,6 +623,10 @@ class Network:
 
     def _do_CommitBatch(self, effect: effects.CommitBatch) -> None:
         lines, root = self.engine.world.rows.batches[effect.batch].lines, effect.root
+        whole = sum(spec.work_units for spec in self.specs)
+        if any(self.paid_units(job) + units > whole for job, units in lines):
+            self.later(events.EffectFailed(effect.key, "its units are paid already", retry=False))
+            return
         self.chain.pool.append(lambda: self._commit(root, lines))
         self._again_unless_seen(effect)
 

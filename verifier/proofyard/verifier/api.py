@@ -48,7 +48,8 @@ def build_app(context: Context) -> FastAPI:
     async def jobs(before: int = 1 << 62) -> list[dict[str, Any]]:
         table = TABLES[Job]
         query = select(table).where(table.c.id < before).order_by(table.c.id.desc()).limit(PAGE)
-        return await asyncio.to_thread(_rows, context, query)
+        rows = await asyncio.to_thread(_rows, context, query)
+        return [row | {"opened_hash": row["opened_hash"].hex()} for row in rows]
 
     @app.get("/jobs/{job}")
     async def job(job: int, since: int = 0) -> dict[str, Any]:

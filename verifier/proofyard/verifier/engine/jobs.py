@@ -162,7 +162,7 @@ def closed(world: World, job_id: JobId, at: int, now: Now) -> None:
     world.done(CloseJob(job.id).key)
     job.closed_at = at
     world.rows.touch(job)
-    if job.state in UNTAKEN or job.state == JobState.RUNNING:
+    if job.state in UNTAKEN or (job.state == JobState.RUNNING and job.units_paid < job.units):
         fail(world, job.id, CLOSED, now)
 
 
