@@ -265,12 +265,29 @@ def settle_maybe(world: World, batch: Batch) -> None:
     these are the accepted ones."""
     if batch.state != BatchState.JUDGED:
         return
-    before = {other for other in tasks.rests_on(world, batch) if world.rows.batches[other].state not in OVER}
+    before = {other for other in tasks.rests_on(world, batch) if _is_waited_for(world, world.rows.batches[other])}
     before.discard(batch.id)
     if before:
         world.memory(Memory).after[min(before)].add(batch.id)
     else:
         world.want(Settle(batch.id, batch.attempt))
+
+
+def _is_waited_for(world: World, batch: Batch) -> bool:
+    """Whether a batch will be settled without others being settled first. After a reorganisation the units that it needs
+    may be held by what rests on it: then that is settled, as stale, and done again."""
+    if batch.state in OVER:
+        return False
+    if batch.state != BatchState.FORMED:
+        return True
+    free = {job: world.rows.jobs[job] for job, _ in batch.lines}
+    return all(units <= free[job].units - free[job].units_open - free[job].units_paid for job, units in batch.lines)
+
+
+def not_committed(world: World, row: int) -> None:
+    """A batch's commit did not come to anything this time."""
+    for other in sorted(world.memory(Memory).after.pop(row, ())):
+        settle_maybe(world, world.rows.batches[other])
 
 
 def signed(world: World, event: Signed, now: Now) -> None:

@@ -136,6 +136,8 @@ class Engine:
     def _failed(self, event: EffectFailed, now: Now) -> None:
         if event.retry:
             effect = self.world.failed(event.key, now)
+            if event.key[0] == "CommitBatch":
+                batches.not_committed(self.world, int(event.key[1]))  # type: ignore[call-overload]
             if effect is None:
                 return
         else:

@@ -85,7 +85,7 @@ def values_of(row: Row) -> dict[str, Any]:
 
 def row_of(kind: type[Row], values: Any) -> Row:
     """A row from its columns. Raises `CodecError` for what no version of this wrote."""
-    found = dict(values)
+    found = {str(name): value for name, value in values.items()}
     hints = _HINTS[kind]
     for name, (basic, _) in FIELDS[kind].items():
         if basic is tuple:

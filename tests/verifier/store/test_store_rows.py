@@ -1,0 +1,85 @@
+"""The tables are made from the engine's rows: what is written is what is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex
+from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, Log, Row, Seat, Segment, Task, Work, WorkState
+from proofyard.verifier.engine.world import Step
+from proofyard.verifier.store.database import Database
+
+A, B = Address("0x" + "aa" * 20), Address("0x" + "bb" * 20)
+ROWS: list[Row] = [
+    Job(
+        id=JobId(2**62),
+        manifest=raw_cid(b"m"),
+        requester=A,
+        opened_block=3,
+        opened_hash=bytes(32),
+        units=10,
+        reward=str(10**27),
+        audit_fee="1",
+        verifier_fee="0",
+        auditors_per_segment=2,
+        segments_per_audit=1,
+        deadline=2**40,
+        workload=0,
+    ),
+    Task(job=JobId(2**62), index=TaskIndex(1), spec=b"spec", reward="5", barred=(A, B)),
+    Work(
+        job=JobId(2**62),
+        task=TaskIndex(1),
+        attempt=1,
+        node=A,
+        owner=B,
+        state=WorkState.BATCHED,
+        inputs=(raw_cid(b"in"),),
+        result=raw_cid(b"out"),
+        batch=7,
+    ),
+    Batch(
+        id=7,
+        state=BatchState.AUDITING,
+        root=Digest(b"r" * 32),
+        members=b"list",
+        lines=((JobId(2**62), 10),),
+        chain_id=BatchId(9),
+        results_due=((JobId(2**62), TaskIndex(1)),),
+    ),
+    Segment(
+        batch=7,
+        job=JobId(2**62),
+        task=TaskIndex(1),
+        index=0,
+        auditors=(A,),
+        seats=2,
+        claimed=Digest(b"c" * 32),
+        worker=A,
+    ),
+    Seat(batch=7, job=JobId(2**62), task=TaskIndex(1), segment=0, auditor=B),
+    Fault(batch=7, job=JobId(2**62), task=TaskIndex(1), node=A, owner=B, operator=4, kind=1, reason="why"),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.table for row in ROWS])
+async def test_a_row_comes_back_as_it_was(tmp_path: Path, row: Row) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'v.db'}")
+    await database.write(Step(tuple(ROWS), (), ()))
+    await database.write(Step((Log(job=JobId(2**62), seq=1, at=1.0, kind="k", text="t"),), (), ()), b"cursor")
+    assert row in database.load()
+    assert database.logged([JobId(2**62)]) == {JobId(2**62): 1}
+    database.close()
+
+
+async def test_the_last_word_on_a_row_is_what_lasts(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'v.db'}")
+    seat = Seat(batch=7, job=JobId(1), task=TaskIndex(1), segment=0, auditor=B)
+    await database.write(Step((seat,), (), ()))
+    seat.tries = 5
+    await database.write(Step((seat,), (), ()))
+    assert database.rows(Seat) == [seat]
+    await database.write(Step((), (seat,), ()))
+    assert database.rows(Seat) == []
+    database.close()
