@@ -17,7 +17,7 @@ from proofyard.protocol.types import Address, Cid
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.database import Database
 from proofyard.verifier.settings import VerifierSettings
-from proofyard.workloads.workload import Workload, load_workload
+from proofyard.workloads.workload import Workload, load_workload, task_graph
 
 T = TypeVar("T")
 
@@ -167,9 +167,7 @@ class Context:
         """The task graph of a manifest in the store. Raises `ManifestRefused`."""
         if cid not in self._graphs:
             manifest = self.manifest(cid)
-            workload = self.workload(manifest)
-            workload.check(manifest)
-            self._graphs[cid] = tuple(workload.graph(manifest))
+            self._graphs[cid] = task_graph(self.workload(manifest), manifest)
         return self._graphs[cid]
 
     def workload(self, manifest: Manifest) -> Workload:

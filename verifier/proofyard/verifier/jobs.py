@@ -17,7 +17,7 @@ from proofyard.chain.errors import ChainUnreachable, Refused
 from proofyard.chain.refusals import JobTakenBy
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import encode
-from proofyard.protocol.types import Cid, JobId, ProofyardError
+from proofyard.protocol.types import Cid, JobId, ProofyardError, TaskIndex
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import OVER, Batch, Job, JobState, Line, Task, TaskState, log, tasks_of
 from proofyard.verifier.delivery import MAX_STATE_BYTES
@@ -183,14 +183,17 @@ def _open_batches(session: Session, job: int) -> int:
 
 
 async def _deliver(context: Context, job: Job) -> None:
-    """Package the last task's result for people."""
+    """Package the job's result for people, from the results of its tasks one by one."""
     with context.database.session() as session:
-        last = tasks_of(session, job.id)[-1]
+        cids = {task.index: Cid(task.result or "") for task in tasks_of(session, job.id)}
     manifest = context.manifest(Cid(job.manifest))
-    data = context.store.get_bytes(Cid(last.result or ""), max_bytes=MAX_STATE_BYTES)
+
+    def results(task: TaskIndex) -> bytes:
+        return context.store.get_bytes(cids[task], max_bytes=MAX_STATE_BYTES)
+
     with TemporaryDirectory(dir=context.settings.data_dir) as folder:
         package = Path(folder) / "result"
-        await asyncio.to_thread(context.workload(manifest).package, manifest, data, package)
+        await asyncio.to_thread(context.workload(manifest).package, manifest, results, package)
         cid = await asyncio.to_thread(context.store.put_directory, package)
     with context.database.session() as session:
         row = session.merge(job)
