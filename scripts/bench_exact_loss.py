@@ -5,7 +5,7 @@ float32.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench_exact_jobs import demo_job
@@ -13,17 +13,19 @@ from bench_exact_setup import Bench, say
 from bench_exact_traces import Job, commit, in_turns
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.lora import AVERAGE, TRAIN, initial_adapter, position, put, read_global, take
 from proofyard.workloads.lora_params import LoraParams, read_params
+from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_tensors import initial_adapter, position, put
 from proofyard.workloads.params import PRECISIONS
-from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.state import Array, encode_state
 from proofyard.workloads.text_data import Tokens, is_held_out, pack, read_documents
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs
 
 SEQUENCES, TOKENS = 16, 128
 """Held-out text: as much as the demo measures its loss on."""
 
 Train = Callable[[Job, TaskSpec, Inputs], bytes]
+Adapter = Mapping[str, Array]
 
 
 async def measure(bench: Bench) -> dict[str, Any]:
@@ -52,35 +54,34 @@ def jobs(bench: Bench) -> list[Job]:
     return [demo_job(bench, precision=precision, **size) for precision in PRECISIONS]
 
 
-async def exact_result(bench: Bench, job: Job) -> bytes:
-    """The result of the job's last task."""
+async def exact_result(bench: Bench, job: Job) -> Adapter:
+    """The adapter that the job gives."""
     async with Executor(bench.folder / f"loss-{job.manifest.precision}") as executor:
         traces = await commit(executor, job)
     say(f"loss: trained in {job.manifest.precision}")
-    return traces[-1].result.read_bytes()
+    return averaged(job, {trace.task.index: trace.result.read_bytes() for trace in traces})
 
 
-async def plain_result(job: Job) -> bytes:
+async def plain_result(job: Job) -> Adapter:
     """The same in float32: other training, and the workload's own averaging of what it gives."""
     found = await asyncio.to_thread(run_job, job, plain_training(job))
     say("loss: trained in float32")
     return found
 
 
-def run_job(job: Job, train: Train) -> bytes:
-    """Every task in order; `train` gives the results of training tasks."""
+def run_job(job: Job, train: Train) -> Adapter:
+    """Every task in order; `train` gives its result."""
     results: dict[int, bytes] = {}
-    workload, manifest = job.workload, job.manifest
-    for task in workload.graph(manifest):
+    for task in job.workload.graph(job.manifest):
         inputs = Inputs(job.inputs.model, job.inputs.data, tuple(results[number] for number in task.deps))
-        if task.kind == TRAIN:
-            results[task.index] = train(job, task, inputs)
-            continue
-        assert task.kind == AVERAGE
-        states = [workload.initial_state(manifest, task, inputs)]
-        states.append(workload.runner(manifest, task, inputs, Resources()).run(0, states[0], lambda _: None))
-        results[task.index] = workload.result(manifest, task, states.__getitem__)
-    return results[max(results)]
+        results[task.index] = train(job, task, inputs)
+    return averaged(job, results)
+
+
+def averaged(job: Job, results: Mapping[int, bytes]) -> Adapter:
+    """The workload's own average of the last round's results."""
+    last = [results[task] for task in job.workload.finals(job.manifest)]
+    return start_of_round(read_params(job.manifest), job.manifest.seed, last).adapter
 
 
 def plain_training(job: Job) -> Train:
@@ -97,27 +98,27 @@ def plain_training(job: Job) -> Train:
         number, worker = position(params, task)
         rows = training_rows(model, data, params, worker)
         trainer.begin_round()
-        trainer.load(read_global(params, job.manifest.seed, inputs.results)[0])
+        start = start_of_round(params, job.manifest.seed, inputs.results)
+        trainer.load(dict(start.adapter))
         for step in range(number * params.task_steps, (number + 1) * params.task_steps):
             which = batch_rows(len(rows), params.batch, step, "lora batches", job.manifest.seed, worker)
             trainer.step(rows[which], params.lr_at(step))
-        return encode_state(put(trainer.adapter(), "adapter"))
+        return encode_state(put(trainer.adapter(), "adapter") | ({} if worker else start.outer))
 
     return train
 
 
-def held_out_losses(job: Job, results: dict[str, bytes]) -> dict[str, float]:
-    """The loss under each result's adapter, and without one, by plain float32."""
+def held_out_losses(job: Job, results: Mapping[str, Adapter]) -> dict[str, float]:
+    """The loss under each adapter, and under the first one, by plain float32."""
     from bench_exact_plain import PlainTrainer
 
     params: LoraParams = read_params(job.manifest)
     assert job.inputs.model
     trainer, rows = PlainTrainer(job.inputs.model, params), held_out_rows(job, params)
-    adapters = {name: take(decode_state(result), "adapter") for name, result in results.items()}
-    adapters["before"] = initial_adapter(params, job.manifest.seed)
+    adapters = {**results, "before": initial_adapter(params, job.manifest.seed)}
     losses = {}
     for name, adapter in adapters.items():
-        trainer.load(adapter)
+        trainer.load(dict(adapter))
         losses[name] = trainer.held_out_loss(rows)
     return losses
 

@@ -62,8 +62,8 @@ def exact_training(order: dict[str, Any]) -> Work:
 def plain_training(order: dict[str, Any]) -> Work:
     """As many steps as a segment has."""
     from bench_exact_plain import PlainTrainer
-    from proofyard.workloads.lora import initial_adapter
     from proofyard.workloads.lora_runner import training_rows
+    from proofyard.workloads.lora_tensors import initial_adapter
     from proofyard.workloads.text_data import batch_rows
 
     manifest, inputs = _manifest(order), _inputs(order)

@@ -19,9 +19,9 @@ import numpy as np
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
-from proofyard.workloads.state import Array, Schema, TensorSpec, decode_state
+from proofyard.workloads.state import Array, Schema, TensorSpec
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, Results
 
 
 class ReadabilityWorkload(RowsWorkload):
@@ -48,11 +48,13 @@ class ReadabilityWorkload(RowsWorkload):
 
         return measure
 
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
-        table = decode_state(result)
-        rows = zip(table["words"].tolist(), table["word_length"].tolist(), strict=True)
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
+        """readability.jsonl: an object for every line, in their order. A job may have many results: one at a time."""
         dest.mkdir(parents=True, exist_ok=True)
-        (dest / "readability.json").write_text(json.dumps([{"words": w, "word_length": n} for w, n in rows]) + "\n")
+        with (dest / "readability.jsonl").open("w") as stream:
+            for table in self.tables(manifest, results):
+                for words, length in zip(table["words"].tolist(), table["word_length"].tolist(), strict=True):
+                    stream.write(json.dumps({"words": words, "word_length": length}) + "\n")
         return dest
 
 

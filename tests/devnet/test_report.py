@@ -17,7 +17,7 @@ A, B, C = Address("0x" + "a" * 40), Address("0x" + "b" * 40), Address("0x" + "c"
 NAMES = {A: "node-1", B: "node-2"}
 TASKS = {
     TaskIndex(0): TaskSpec(index=TaskIndex(0), kind="train", label="round 0, worker 0"),
-    TaskIndex(1): TaskSpec(index=TaskIndex(1), kind="average", label="average 0"),
+    TaskIndex(1): TaskSpec(index=TaskIndex(1), kind="train", label="round 0, worker 1"),
 }
 
 

@@ -45,9 +45,10 @@ FIRST = WORKLOAD.initial_state(MANIFEST, SPECS[0], Inputs())
 
 
 def moved(state: bytes, by: float, *, done: int) -> bytes:
-    """A state whose adapter is `by` farther, after `done` steps."""
+    """A state whose adapter is `by` farther, after `done` steps; before the first one it is the base as well."""
     tensors = dict(decode_state(state))
-    for name in [name for name in tensors if name.startswith("adapter.")]:
+    moving = ("adapter.",) if done else ("adapter.", "base.")
+    for name in [name for name in tensors if name.startswith(moving)]:
         tensors[name] = tensors[name] + np.float32(by)
     return encode_state(tensors | {"step": np.array(done, np.int64)})
 

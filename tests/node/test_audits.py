@@ -39,7 +39,7 @@ MANIFEST = Manifest(
         "rank": 2,
         "alpha": 1.0,
         "lr": 0.1,
-        "rounds": 1,
+        "rounds": 2,
         "workers": 1,
         "segments": 2,
         "segment_steps": 1,

@@ -115,7 +115,7 @@ def test_variants_have_names_of_their_own_and_pass_their_variables_on(tmp_path: 
 
 
 def test_messages_of_an_audit_grow_with_the_inputs_and_the_reason() -> None:
-    small, large = TaskSpec(index=0, kind="train"), TaskSpec(index=1, kind="average", deps=(0, 1, 2))
+    small, large = TaskSpec(index=0, kind="train"), TaskSpec(index=1, kind="train", deps=(0, 1, 2))
     sizes = [sum(map(bench_exact_wire.encoded, bench_exact_wire.audit_messages(task, ""))) for task in (small, large)]
     assert sizes[0] < sizes[1]
     assert all(

@@ -19,6 +19,7 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk import Client, JobHandle, Proven, ResultUnproven
 from proofyard.sdk import results as proving
 from proofyard.sdk.results import prove, require_package, standing_batches
+from proofyard.workloads.workload import Results
 
 JOB, OTHER = JobId(7), JobId(8)
 MANIFEST = raw_cid(b"manifest")
@@ -26,8 +27,9 @@ NODE = Address("0x" + "1" * 40)
 GRAPH = [
     TaskSpec(index=TaskIndex(0), kind="train"),
     TaskSpec(index=TaskIndex(1), kind="train"),
-    TaskSpec(index=TaskIndex(2), kind="average", deps=(TaskIndex(0), TaskIndex(1))),
+    TaskSpec(index=TaskIndex(2), kind="train", deps=(TaskIndex(0), TaskIndex(1))),
 ]
+FINALS = (TaskIndex(1), TaskIndex(2))
 
 
 def result_of(task: int) -> Cid:
@@ -83,12 +85,12 @@ def accepting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def proven(*batches: Batch) -> Proven:
-    return prove(JOB, MANIFEST, GRAPH, batches)  # type: ignore[arg-type]
+    return prove(JOB, MANIFEST, GRAPH, FINALS, batches)  # type: ignore[arg-type]
 
 
 def test_a_job_whose_tasks_are_all_accepted_is_proven() -> None:
     found = proven(Batch(1, [commitment(0), commitment(1)]), Batch(2, [commitment(2), commitment(0, job=OTHER)]))
-    assert found == Proven(JOB, result_of(2), (BatchId(1), BatchId(2)), 200)
+    assert found == Proven(JOB, {task: result_of(task) for task in FINALS}, (BatchId(1), BatchId(2)), 200)
 
 
 def test_a_task_that_was_done_again_counts_where_it_was_accepted() -> None:
@@ -135,21 +137,21 @@ def test_another_package_than_the_one_made_here_is_refused() -> None:
 
 
 class Packing:
-    """A workload whose package is the result in a file."""
+    """A workload whose package is the results in a file."""
 
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         dest.mkdir(parents=True)
-        (dest / "result.bin").write_bytes(result)
+        (dest / "result.bin").write_bytes(b", ".join(map(results, FINALS)))
         return dest
 
 
 class Believer(Client):
-    """A client whose verifier says what the test wants; what is settled is the result of task 2."""
+    """A client whose verifier says what the test wants; what is settled are the results of two tasks."""
 
     def __init__(self, folder: Path, said: Cid | None) -> None:
         self.store = BlockStore(folder)
         self.said = said
-        self.held = self.store.put_bytes(b"the settled result")
+        self.held = {task: self.store.put_bytes(b"settled %d" % task) for task in FINALS}
 
     def report(self, job: JobId, since: int = 0) -> JobReport:
         return JobReport(job, "done" if self.said else "running", 3, 3, 2, self.said, "", ())
@@ -161,7 +163,7 @@ class Believer(Client):
         return self.store.get_bytes(cid, max_bytes=max_bytes)
 
     def _work(self, job: JobId) -> Any:
-        return MANIFEST, Manifest(workload="packing", params={}), GRAPH
+        return MANIFEST, Manifest(workload="packing", params={})
 
 
 @pytest.fixture
@@ -169,19 +171,20 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proofyard.sdk.client.load_workload", lambda name: Packing())
 
 
-def package_of(folder: Path, content: bytes) -> Cid:
-    made = Packing().package(Manifest(workload="packing", params={}), content, folder / "made")
+def package_of(folder: Path, content: str) -> Cid:
+    manifest = Manifest(workload="packing", params={})
+    made = Packing().package(manifest, lambda task: b"%s %d" % (content.encode(), task), folder / "made")
     return BlockStore(folder / "other").put_directory(made)
 
 
 def test_a_result_is_packaged_here_and_written(packing: None, tmp_path: Path) -> None:
-    client = Believer(tmp_path / "store", package_of(tmp_path, b"the settled result"))
+    client = Believer(tmp_path / "store", package_of(tmp_path, "settled"))
     dest = JobHandle(client, JOB).result(tmp_path / "out")
-    assert (dest / "result.bin").read_bytes() == b"the settled result"
+    assert (dest / "result.bin").read_bytes() == b"settled 1, settled 2"
 
 
 def test_a_verifier_that_invents_a_result_is_refused_and_nothing_is_written(packing: None, tmp_path: Path) -> None:
-    client = Believer(tmp_path / "store", package_of(tmp_path, b"an invented result"))
+    client = Believer(tmp_path / "store", package_of(tmp_path, "invented"))
     with pytest.raises(ResultUnproven, match="the verifier reports"):
         JobHandle(client, JOB).result(tmp_path / "out")
     assert not (tmp_path / "out").exists()

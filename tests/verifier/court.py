@@ -29,6 +29,7 @@ from proofyard.transport import RequestFailed
 from proofyard.verifier.batches import run_batch
 from proofyard.verifier.database import Batch, BatchState, Held, Job, JobState, Known, Line, Task, TaskState, tasks_of
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
+from proofyard.workloads.lora_tensors import outer_of
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import Inputs, Workload
 
@@ -93,10 +94,18 @@ def silent(_right: bytes, _claimed: bytes) -> bytes:
 
 
 def state(number: int) -> bytes:
-    """State `number` of every task, as honest segments make it."""
+    """State `number` of every task, as honest segments make it; that of the first one carries more (`carried`)."""
     specs = WORKLOAD.graph(manifest_of(1))
-    first = dict(decode_state(WORKLOAD.initial_state(manifest_of(1), specs[0], Inputs())))
+    first = dict(decode_state(WORKLOAD.initial_state(manifest_of(1), specs[1], Inputs())))
     return moved(encode_state(first | {"step": np.array(number, np.int64)}), 1e-3 * number)
+
+
+def carried(index: int, after: bytes) -> bytes:
+    """A state as it is in task `index`: shard 0 carries what its round started from."""
+    if index:
+        return after
+    first = decode_state(WORKLOAD.initial_state(manifest_of(1), WORKLOAD.graph(manifest_of(1))[0], Inputs()))
+    return encode_state({**decode_state(after), **outer_of(first)})
 
 
 def moved(after: bytes, by: float) -> bytes:
@@ -169,9 +178,11 @@ class Auditor:
                 raise RequestFailed("no-seal", "no seal was given")
             return self.openings[message.task, message.segment]
         assert isinstance(message, AuditOffer)
-        before = (state(0), *self.claimed[message.task.index])[message.segment]
+        index = message.task.index
+        before = (carried(index, state(0)), *self.claimed[index])[message.segment]
         try:
-            after = self.answer(state(message.segment + 1), self.claimed[message.task.index][message.segment])
+            right = carried(index, state(message.segment + 1))
+            after = self.answer(right, self.claimed[index][message.segment])
         except LookupError:
             return Ack()
         except CannotExecute:
@@ -291,10 +302,11 @@ class Court:
         self, index: int, states: tuple[bytes, ...], manifest: Cid, *, withheld: bool, result: bytes | None
     ) -> Member:
         store = self.context.store
+        first, states = carried(index, state(0)), tuple(carried(index, claimed) for claimed in states)
         self.claimed[index] = states
         keep = cid_of_bytes if withheld else store.put_bytes
-        trace = (store.put_bytes(state(0)), *map(keep, states))
-        right = result or self.workload.result(self.manifest, self.specs[index], (state(0), *states).__getitem__)
+        trace = (store.put_bytes(first), *map(keep, states))
+        right = result or self.workload.result(self.manifest, self.specs[index], (first, *states).__getitem__)
         commitment = Commitment(
             job=JobId(1),
             task=TaskIndex(index),

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from proofyard.workloads.lora import STEP, initial_adapter, put
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_tensors import STEP, initial_adapter, put
 from proofyard.workloads.state import Array
 
 Gradients = Callable[[int, str, Array], Array]

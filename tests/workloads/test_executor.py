@@ -65,7 +65,8 @@ async def test_a_job_runs_task_by_task_and_any_segment_can_be_repeated_exactly(t
             assert states[0] == WORKLOAD.initial_state(manifest, task, inputs)
             results[task.index] = trace.result.read_bytes()
             assert results[task.index] == WORKLOAD.result(manifest, task, states.__getitem__)
-            WORKLOAD.check_result(manifest, task, results[task.index], states[-1], [])
+            trace_cids = [cid_of_bytes(state) for state in states]
+            WORKLOAD.check_result(manifest, task, results[task.index], states[-1], trace_cids)
             index = task.segments - 1
             assert await executor.run_segment(manifest, task, index, states[index], tiny) == states[index + 1]
     assert [loss for loss in losses if loss is not None][-1] < 0.8 * losses[0]
@@ -99,7 +100,7 @@ async def test_errors_of_the_computation_come_back_typed_and_the_executor_lives_
         with pytest.raises(StateRefused) as refused:
             await executor.run_segment(manifest, task, 1, state, tiny)
         assert refused.value.tensor == "step" and refused.value.defined
-        wild = {n: np.full_like(a, 1e38) if n.startswith("adapter.") else a for n, a in tensors.items()}
+        wild = {n: np.full_like(a, 1e38) if n.startswith(("adapter.", "base.")) else a for n, a in tensors.items()}
         with pytest.raises(SegmentFailed, match="segment 0") as failed:
             await executor.run_segment(manifest, task, 0, encode_state(wild), tiny)
         assert failed.value.segment == 0 and failed.value.defined

@@ -17,6 +17,7 @@ from proofyard.workloads.lora_laws import (
     check_progress,
     check_training,
     geometric_sum,
+    largest_averaged,
     moment_bounds,
     weight_bound,
 )
@@ -83,13 +84,15 @@ KINDS = (
 def check_all(params, kind, seed, steps):
     """Every state of an honest run keeps the laws, each as a segment's end; returns how many there were.
 
-    It ends where the segment fails for everybody, so that nobody commits to anything: where it diverges, and where
-    decay has taken the adapter to zero.
+    It ends where the segment fails for everybody, so that nobody commits to anything: where it diverges, be it only
+    that averaging cannot carry its weights, and where decay has taken the adapter to zero.
     """
     states = 0
     try:
         for number, tensors in enumerate(train(params, seed, steps, gradient_source(kind, seed))):
             if params.lr * params.weight_decay > 0.1 and not any(a.any() for n, a in tensors.items() if "adapter" in n):
+                break
+            if any(np.abs(a).max() > largest_averaged(params) for n, a in tensors.items() if "adapter" in n):
                 break
             check_training(params, 0, number, tensors)
             states += 1

@@ -37,7 +37,7 @@ def test_embeddings_are_those_of_the_plain_model_and_tell_meanings_apart(minilm:
     data = tmp_path / "sentences.jsonl"
     data.write_text("\n".join(json.dumps({"text": text}) for text in SENTENCES))
     manifest = EmbedJob(model=minilm, data=data, segment_rows=2, segments=2).manifest(Cid("model"), Cid("data"))
-    task, _gather = WORKLOAD.graph(manifest)
+    (task,) = WORKLOAD.graph(manifest)
     inputs = Inputs(minilm, data)
     runner = WORKLOAD.runner(manifest, task, inputs, Resources())
     states = [WORKLOAD.initial_state(manifest, task, inputs)]

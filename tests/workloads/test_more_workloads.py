@@ -14,8 +14,8 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk import EmbedJob, EvaluateJob, MapJob, SweepJob
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
-from proofyard.workloads.lora import adapter_schema, put
 from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.lora_tensors import adapter_schema, put, result_schema
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.sweep import candidate_manifest
 from proofyard.workloads.text_data import read_documents
@@ -28,7 +28,7 @@ def manifest_of(name, **params):
 
 
 def run_job(manifest, inputs, resources=None):
-    """Every task in order, through the interface alone. Returns (task, states) pairs and the last result."""
+    """Every task in order, through the interface alone. Returns (task, states) pairs and the results."""
     workload = load_workload(manifest.workload)
     results, runs = {}, []
     for task in workload.graph(manifest):
@@ -42,7 +42,7 @@ def run_job(manifest, inputs, resources=None):
         trace = [cid_of_bytes(state) for state in states]
         workload.check_result(manifest, task, results[task.index], states[-1], trace)
         runs.append((task, states))
-    return runs, results[max(results)]
+    return runs, results.__getitem__
 
 
 def embed_manifest(**changes):
@@ -52,18 +52,21 @@ def embed_manifest(**changes):
 
 def test_every_line_gets_its_vector_whatever_the_cut(tiny, tmp_path):
     manifest = embed_manifest()
-    runs, result = run_job(manifest, tiny)
-    assert [(task.kind, task.segments) for task, _ in runs] == [("compute", 4), ("compute", 3), ("gather", 1)]
-    folder = load_workload("embed").package(manifest, result, tmp_path / "out")
+    runs, results = run_job(manifest, tiny)
+    assert [(task.kind, task.segments) for task, _ in runs] == [("compute", 4), ("compute", 3)]
+    folder = load_workload("embed").package(manifest, results, tmp_path / "out")
     vectors = load_file(folder / "embeddings.safetensors")["embedding"]
     assert vectors.shape == (100, 64)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    _, one_by_one = run_job(embed_manifest(segment_rows=100, segments=1), tiny, Resources(micro_batch=1))
-    assert one_by_one == result
+    whole = embed_manifest(segment_rows=100, segments=1)
+    _, one_by_one = run_job(whole, tiny, Resources(micro_batch=1))
+    again = load_workload("embed").package(whole, one_by_one, tmp_path / "again")
+    assert (again / "embeddings.safetensors").read_bytes() == (folder / "embeddings.safetensors").read_bytes()
+    assert one_by_one(0) == (folder / "embeddings.safetensors").read_bytes()
 
 
 def test_each_state_has_the_rows_of_its_segment_and_the_last_one_may_be_short(tiny):
-    (_, states), (_, rest), _ = run_job(embed_manifest(), tiny)[0]
+    (_, states), (_, rest) = run_job(embed_manifest(), tiny)[0]
     assert [len(decode_state(state)["embedding"]) for state in (*states, *rest)] == [0, 16, 16, 16, 16, 0, 16, 16, 4]
 
 
@@ -91,8 +94,8 @@ def test_a_data_file_of_another_length_and_a_model_of_another_size_are_refused(t
 
 def test_evaluation_gives_the_models_perplexity(tiny, tmp_path):
     manifest = manifest_of("evaluate", rows=100, segment_rows=30, segments=2, max_tokens=64)
-    _, result = run_job(manifest, tiny)
-    folder = load_workload("evaluate").package(manifest, result, tmp_path / "out")
+    _, results = run_job(manifest, tiny)
+    folder = load_workload("evaluate").package(manifest, results, tmp_path / "out")
     summary = json.loads((folder / "evaluation.json").read_text())
     assert summary["rows"] == 100
     assert summary["perplexity"] == pytest.approx(math.exp(summary["loss"]))
@@ -105,10 +108,10 @@ def test_multiple_choice_is_scored_by_the_choices_alone(tiny, tmp_path):
     lines = [{"text": f"question {n}", "choices": ["aaa", "zz"], "answer": n % 2} for n in range(4)]
     data.write_text("\n".join(json.dumps(line) for line in lines))
     manifest = manifest_of("evaluate", rows=4, segment_rows=2, segments=2, choices=2)
-    _, result = run_job(manifest, Inputs(tiny.model, data))
-    tensors = decode_state(result)
-    np.testing.assert_array_equal(tensors["tokens"], [[3, 2]] * 4)
-    assert tensors["summary.accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    _, results = run_job(manifest, Inputs(tiny.model, data))
+    np.testing.assert_array_equal(decode_state(results(0))["tokens"], [[3, 2]] * 4)
+    folder = load_workload("evaluate").package(manifest, results, tmp_path / "out")
+    assert json.loads((folder / "evaluation.json").read_text())["accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
     with pytest.raises(InputRefused, match=r"params\.choices says 3"):
         run_job(manifest_of("evaluate", rows=4, segment_rows=2, segments=2, choices=3), Inputs(tiny.model, data))
 
@@ -121,8 +124,8 @@ def test_preprocessing_filters_chunks_and_keeps_the_first_of_equal_texts(tiny, t
         "map", rows=5, segment_rows=1, segments=2, min_characters=3, max_characters=100, chunk_tokens=10
     )
     workload = load_workload("map")
-    runs, result = run_job(manifest, Inputs(tiny.model, data))
-    folder = workload.package(manifest, result, tmp_path / "out")
+    runs, results = run_job(manifest, Inputs(tiny.model, data))
+    folder = workload.package(manifest, results, tmp_path / "out")
     documents = read_documents(folder / "data.jsonl")
     assert [(d.text, d.shard) for d in documents] == [
         ("one two", "0"),
@@ -131,15 +134,15 @@ def test_preprocessing_filters_chunks_and_keeps_the_first_of_equal_texts(tiny, t
         ("five six", "4"),
         ("seven", "4"),
     ]
-    assert decode_state(result)["records"].tolist() == [3, 0, 0, 0, 2]
+    assert [decode_state(results(n))["records"].tolist() for n in range(3)] == [[3, 0], [3, 0], [2]]
     assert [decode_state(state)["records"].tolist() for state in runs[0][1]] == [[], [3], [0]]
 
 
 def test_preprocessing_whole_texts_needs_no_model(tmp_path):
     data = write_tiny_corpus(tmp_path / "corpus.jsonl", labels=1, documents=3)
     manifest = msgspec.structs.replace(manifest_of("map", rows=3, segment_rows=2, segments=2), model=None)
-    _, result = run_job(manifest, Inputs(None, data))
-    assert decode_state(result)["records"].tolist() == [1, 1, 1]
+    _, results = run_job(manifest, Inputs(None, data))
+    assert decode_state(results(0))["records"].tolist() == [1, 1, 1]
 
 
 def sweep_manifest(lora_manifest, **params):
@@ -151,74 +154,60 @@ def sweep_manifest(lora_manifest, **params):
 
 def test_a_sweep_ranks_its_candidates_and_delivers_the_best(tiny, lora_manifest, tmp_path):
     manifest = sweep_manifest(lora_manifest)
-    runs, result = run_job(manifest, tiny)
-    assert [task.kind for task, _ in runs] == ["train", "score"] * 4 + ["rank"]
+    runs, results = run_job(manifest, tiny)
+    assert [task.kind for task, _ in runs] == ["train", "score"] * 4
     assert runs[0][0].label == "train batch 2, lr 1e-09"
-    folder = load_workload("sweep").package(manifest, result, tmp_path / "out")
+    folder = load_workload("sweep").package(manifest, results, tmp_path / "out")
     ranking = json.loads((folder / "ranking.json").read_text())
     assert [row["params"]["lr"] for row in ranking] == [0.02, 0.02, 1e-9, 1e-9]
     assert ranking[0]["loss"] < ranking[-1]["loss"]
     assert {file.name for file in (folder / "best").iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
 
 
-def scored(manifest, *losses):
-    """Results of scoring tasks whose adapters are their numbers."""
-    adapter = adapter_schema(read_params(candidate_manifest(manifest, 0)))
-    return tuple(
-        encode_state(
-            put({name: np.full(spec.shape, number, np.float32) for name, spec in adapter.items()}, "adapter")
-            | {"loss": np.array(loss)}
-        )
-        for number, loss in enumerate(losses)
-    )
+def result_of(loss):
+    return encode_state({"loss": np.array(loss)})
 
 
-def test_a_ranking_is_recomputed_and_strictly_checked(lora_manifest):
+def test_a_ranking_follows_from_the_scores_and_delivers_the_first_of_the_best(lora_manifest, tmp_path):
     manifest = sweep_manifest(lora_manifest)
-    workload = load_workload("sweep")
-    *_, task = workload.graph(manifest)
-    state = workload.initial_state(manifest, task, Inputs(results=scored(manifest, 2.0, 1.5, 1.5, 3.0)))
-    after = workload.runner(manifest, task, Inputs(), Resources()).run(0, state, lambda _: None)
-    for number in (0, 1):
-        workload.check_state(manifest, task, number, after)
-    workload.check_result(manifest, task, after, after, [])
-    tensors = decode_state(after)
-    assert tensors["best"] == 1 and tensors["losses"].tolist() == [2.0, 1.5, 1.5, 3.0]
-    name = next(name for name in tensors if name.startswith("adapter."))
-    assert (tensors[name] == 1).all()
-    for change in (
-        {"best": np.array(2)},
-        {"best": np.array(4)},
-        {"best": np.array(-1)},
-        {"losses": np.array([2.0, -1.5, 1.5, 3.0])},
-        {"losses": np.array([2.0, np.nan, 1.5, 3.0])},
-        {"losses": np.array([2.0, 1.5, 1.5])},
-        {"losses": np.array([[2.0, 1.5, 1.5, 3.0]])},
-        {name: tensors[name].reshape(-1)},
-        {name: tensors[name].astype(np.float64)},
-        {"extra": np.zeros(1)},
-    ):
-        with pytest.raises(StateRefused):
-            workload.check_state(manifest, task, 1, encode_state(dict(tensors) | change))
-        with pytest.raises(StateRefused):
-            workload.check_result(manifest, task, encode_state(dict(tensors) | change), after, [])
-        with pytest.raises(StateRefused):
-            workload.package(manifest, encode_state(dict(tensors) | change), Path("nowhere"))
+    schema = result_schema(read_params(candidate_manifest(manifest, 0)), 0)
+    losses, read = (2.0, 1.5, 1.5, 3.0), []
+
+    def results(task):
+        read.append(task)
+        number = task // 2
+        if task % 2:
+            return result_of(losses[number])
+        return encode_state({name: np.full(spec.shape, number, np.float32) for name, spec in schema.items()})
+
+    folder = load_workload("sweep").package(manifest, results, tmp_path)
+    ranking = json.loads((folder / "ranking.json").read_text())
+    assert [(row["candidate"], row["loss"]) for row in ranking] == [(1, 1.5), (2, 1.5), (0, 2.0), (3, 3.0)]
+    assert all((array == 1).all() for array in load_file(folder / "best" / "adapter_model.safetensors").values())
+    assert read == [1, 3, 5, 7, 2]
+    assert set(read) <= set(load_workload("sweep").finals(manifest))
 
 
 def test_a_score_is_checked(lora_manifest):
     manifest = sweep_manifest(lora_manifest)
     workload = load_workload("sweep")
     task = workload.graph(manifest)[1]
+    adapter = adapter_schema(read_params(candidate_manifest(manifest, 0)))
+    before = put({name: np.zeros(spec.shape, np.float32) for name, spec in adapter.items()}, "adapter")
     for loss, fine in ((0.0, True), (2.5, True), (-0.1, False), (math.inf, False)):
-        (state,) = scored(manifest, loss)
+        state = encode_state(before | {"loss": np.array(loss)})
         if fine:
             workload.check_state(manifest, task, 1, state)
+            workload.check_result(manifest, task, result_of(loss), state, [])
+            with pytest.raises(StateRefused, match="not what"):
+                workload.check_result(manifest, task, result_of(loss + 1), state, [])
         else:
             with pytest.raises(StateRefused):
                 workload.check_state(manifest, task, 1, state)
+            with pytest.raises(StateRefused):
+                workload.package(manifest, lambda _, loss=loss: result_of(loss), Path("nowhere"))
     with pytest.raises(StateRefused, match="does not belong"):
-        workload.check_state(manifest, task, 0, state)
+        workload.check_state(manifest, task, 0, encode_state(before | {"loss": np.array(1.0)}))
 
 
 def test_a_random_search_draws_different_candidates(lora_manifest):
@@ -253,7 +242,7 @@ def test_job_specs_make_manifests_that_the_workloads_accept(tiny, tmp_path):
         SweepJob(model=model, data=data, vary={"lr": [1e-3, 1e-2]}, base={"seq_len": 32}),
     ]
     tasks = [len(load_workload(m.workload).graph(m)) for m in (job.manifest(Cid("model"), Cid("data")) for job in jobs)]
-    assert tasks == [2, 3, 2, 5]
+    assert tasks == [1, 2, 1, 4]
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     with pytest.raises(InputRefused, match="no line"):

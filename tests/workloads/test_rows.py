@@ -1,6 +1,8 @@
 """Workloads over rows: states are blind, results are checked against the trace alone, laws are kept."""
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from proofyard.workloads.errors import SegmentFailed, StateRefused
 from proofyard.workloads.rows import RowsParams, RowsWorkload
 from proofyard.workloads.state import TensorSpec, decode_state, encode_state
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, task_graph
 
 
 class Lengths(RowsWorkload):
@@ -39,7 +41,7 @@ class Lengths(RowsWorkload):
 
         return measure
 
-    def package(self, manifest, result, dest):
+    def package(self, manifest, results, dest):
         return dest
 
 
@@ -81,13 +83,8 @@ def test_a_state_holds_the_rows_of_its_own_segment_and_the_result_all_of_them(in
     assert lengths == [
         [[], [1, 2, 3], [4, 5, 6], [7, 8, 9]],
         [[], [10, 11]],
-        [[*range(1, 12)], [*range(1, 12)]],
     ]
-    assert [decode_state(result)["length"].tolist() for *_, result in runs] == [
-        [*range(1, 10)],
-        [10, 11],
-        [*range(1, 12)],
-    ]
+    assert [decode_state(result)["length"].tolist() for *_, result in runs] == [[*range(1, 10)], [10, 11]]
 
 
 def test_nothing_that_is_computed_depends_on_the_state_before(inputs):
@@ -161,12 +158,32 @@ def test_outputs_that_are_no_numbers_are_a_failure_of_the_segment(tmp_path):
     assert failed.value.defined
 
 
-def test_gathering_refuses_a_table_of_another_size(inputs):
+def test_the_tables_of_a_job_are_read_one_by_one_in_order_and_checked(inputs):
     workload = Lengths()
-    (_, _, _, one), (_, _, _, other), (gather, *_) = run(workload, LENGTHS, inputs)
-    for results in ((other, one), (one, one), (one,)):
+    (_, _, _, one), (_, _, _, other) = run(workload, LENGTHS, inputs)
+    read = []
+
+    def results(task):
+        read.append(task)
+        return (one, other)[task]
+
+    tables = workload.tables(LENGTHS, results)
+    assert next(tables)["length"].tolist() == [*range(1, 10)] and read == [0]
+    assert next(tables)["length"].tolist() == [10, 11] and next(tables, None) is None
+    for wrong in ((other, one), (one, one)):
         with pytest.raises(StateRefused):
-            workload.initial_state(LENGTHS, gather, Inputs(results=results))
+            list(workload.tables(LENGTHS, wrong.__getitem__))
+
+
+def test_a_job_of_as_many_tasks_as_there_may_be_is_packaged_from_small_reads(tmp_path):
+    """Nothing that is read, held or sent names all results at once."""
+    manifest = manifest_of("embed", rows=100_000, segment_rows=1, segments=1, dimensions=1, normalize=False)
+    tasks = embed.WORKLOAD.finals(manifest)
+    assert len(tasks) == len(task_graph(embed.WORKLOAD, manifest)) == 100_000
+    rows = (encode_state({"embedding": np.array([[n]], np.float32)}) for n in range(len(tasks)))
+    folder = embed.WORKLOAD.package(manifest, lambda _: next(rows), tmp_path / "out")
+    vectors = decode_state((folder / "embeddings.safetensors").read_bytes())["embedding"]
+    assert np.array_equal(vectors[:, 0], np.arange(100_000))
 
 
 EVALUATE = manifest_of("evaluate", rows=4, segment_rows=2, segments=2, choices=2, max_tokens=64)
@@ -204,34 +221,22 @@ def test_an_evaluation_that_nothing_computes_is_refused(changes, tensor):
     assert refused.value.tensor == tensor
 
 
-def test_an_evaluations_summary_is_checked():
-    workload = evaluate.WORKLOAD
-    *_, gather = workload.graph(EVALUATE)
-    whole = encode_state(workload.join_tables([decode_state(answers())] * 2))
-    state = workload.initial_state(EVALUATE, gather, Inputs(results=(whole,)))
-    assert state == whole
-    workload.check_state(EVALUATE, gather, 0, state)
-    after = workload.runner(EVALUATE, gather, Inputs(), Resources()).run(0, state, lambda _: None)
-    workload.check_state(EVALUATE, gather, 1, after)
-    tensors = decode_state(after)
-    assert tensors["summary.loss"] == (1.5 + 3.0 + 1.5 + 3.0) / (3 + 64 + 3 + 64)
-    assert tensors["summary.accuracy"] == 0.5
-    with pytest.raises(StateRefused, match="missing"):
-        workload.check_state(EVALUATE, gather, 1, state)
-    for name, value in [("summary.loss", -1.0), ("summary.accuracy", 1.5), ("summary.loss", np.inf)]:
-        with pytest.raises(StateRefused):
-            workload.check_state(EVALUATE, gather, 1, encode_state(dict(tensors) | {name: np.array(value)}))
-    with pytest.raises(StateRefused, match="not what"):
-        workload.check_result(EVALUATE, gather, state, after, [Cid("0"), cid_of_bytes(after)])
+def test_an_evaluation_is_summed_up_over_all_tables(tmp_path):
+    manifest = manifest_of("evaluate", rows=8, segment_rows=2, segments=1, choices=2, max_tokens=64)
+    folder = evaluate.WORKLOAD.package(manifest, lambda _: answers(), tmp_path)
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert summary["loss"] == (1.5 + 3.0) / (3 + 64)
+    assert (summary["rows"], summary["accuracy"]) == (8, 0.5)
+    lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert lines == [{"nll": [1.5, 2.5], "tokens": [3, 4]}, {"nll": [0.0, 3.0], "tokens": [0, 64]}] * 4
 
 
-def test_even_the_largest_losses_can_be_gathered():
-    """What passes as a state can be put together by everybody: a sum that overflows would be nobody's answer."""
-    workload = evaluate.WORKLOAD
-    *_, gather = workload.graph(EVALUATE)
+def test_even_the_largest_losses_can_be_summed_up(tmp_path):
+    """What passes as a result can be packaged by everybody: a sum that overflows would end a job for nobody's fault."""
     table = {"nll": np.full((4, 2), 64 * 2.0**128), "tokens": np.full((4, 2), 64), "answer": np.zeros(4, np.int64)}
-    after = workload.runner(EVALUATE, gather, Inputs(), Resources()).run(0, encode_state(table), lambda _: None)
-    workload.check_state(EVALUATE, gather, 1, after)
+    result = encode_state(table)
+    folder = evaluate.WORKLOAD.package(EVALUATE, lambda _: result, tmp_path)
+    assert json.loads((folder / "evaluation.json").read_text())["loss"] == 2.0**128
 
 
 def embedding(vectors, **changes):
@@ -261,10 +266,12 @@ def lines_of(tmp_path, *texts):
 def test_ragged_tables_are_cut_into_their_states_again(tmp_path):
     workload = preprocess.WORKLOAD
     inputs = lines_of(tmp_path, "one two", "no", "one two", "three \u20ac four")
-    (task, _, states, result), (_, _, _, final) = run(workload, MAP, inputs)
+    ((task, _, states, result),) = run(workload, MAP, inputs)
     assert [decode_state(state)["records"].tolist() for state in states] == [[], [1, 0], [1, 1]]
     assert decode_state(result)["records"].tolist() == [1, 0, 1, 1]
-    assert decode_state(final)["records"].tolist() == [1, 0, 0, 1]
+    folder = workload.package(MAP, lambda _: result, tmp_path / "out")
+    texts = [json.loads(line)["text"] for line in (folder / "data.jsonl").read_text().splitlines()]
+    assert texts == ["one two", "three \u20ac four"]
     trace = [cid_of_bytes(state) for state in states]
     moved = workload.join_tables([workload.cut_table(decode_state(result), range(2, 4)), decode_state(states[1])])
     with pytest.raises(StateRefused, match="rows of segment 0"):
@@ -298,18 +305,20 @@ def test_a_ragged_table_that_does_not_fit_together_is_refused(tmp_path, changes,
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=60) | st.text(min_size=1, max_size=20).map(lambda text: text.encode()))
-def test_a_record_that_is_no_document_is_refused_before_anybody_gathers_it(record):
-    """Whatever passes can be put together without an error; nothing else passes."""
+def test_a_record_that_is_no_document_is_refused_before_anybody_packages_it(record):
+    """Whatever passes can be packaged without an error; nothing else passes."""
     workload = preprocess.WORKLOAD
     manifest = manifest_of("map", rows=1, segment_rows=1, segments=1)
-    task, gather = workload.graph(manifest)
+    (task,) = workload.graph(manifest)
     table = {"text": np.frombuffer(record, np.uint8), "ends": np.array([len(record)]), "records": np.array([1])}
     with pytest.raises(StateRefused, match="no document"):
         workload.check_state(manifest, task, 1, encode_state(table))
     plain = json.dumps({"shard": "", "text": record.decode("latin-1")}, ensure_ascii=False, sort_keys=True).encode()
     table |= {"text": np.frombuffer(plain, np.uint8), "ends": np.array([len(plain)])}
     workload.check_state(manifest, task, 1, encode_state(table))
-    workload.runner(manifest, gather, Inputs(), Resources()).run(0, encode_state(table), lambda _: None)
+    with TemporaryDirectory() as folder:
+        made = workload.package(manifest, lambda _: encode_state(table), Path(folder) / "out") / "data.jsonl"
+        assert made.read_bytes() == plain + b"\n"
 
 
 @pytest.mark.parametrize(

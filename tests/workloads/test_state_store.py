@@ -23,12 +23,12 @@ def test_a_damaged_state_is_noticed_and_dropped(tmp_path):
 
 def test_other_inputs_have_another_folder(tmp_path, lora_manifest):
     manifest = lora_manifest()
-    task = WORKLOAD.graph(manifest)[3]
+    task = WORKLOAD.graph(manifest)[2]
     folders = {
         task_folder(tmp_path, manifest, task, Inputs(results=(b"a",))),
         task_folder(tmp_path, manifest, task, Inputs(results=(b"b",))),
         task_folder(tmp_path, lora_manifest(lr=0.02), task, Inputs(results=(b"a",))),
-        task_folder(tmp_path, manifest, WORKLOAD.graph(manifest)[4], Inputs(results=(b"a",))),
+        task_folder(tmp_path, manifest, WORKLOAD.graph(manifest)[3], Inputs(results=(b"a",))),
     }
     assert len(folders) == 4
 

@@ -8,10 +8,12 @@ from msgspec.structs import replace
 from transformers import AutoModelForCausalLM
 
 from proofyard.workloads.errors import WorkloadError
-from proofyard.workloads.lora import WORKLOAD, put, take
+from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
-from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_tensors import take
+from proofyard.workloads.state import decode_state
 from proofyard.workloads.text_data import batch_rows, is_held_out, pack, read_documents, shard
 from proofyard.workloads.workload import Inputs, Resources
 
@@ -34,25 +36,20 @@ def run_task(manifest, task, inputs, resources=None):
 
 
 def finished_job(manifest, tiny):
-    """The states and losses of the first task, and the result of the job."""
+    """The states and losses of the first task, and the adapter that the job gives."""
     results, first = {}, None
     for task in WORKLOAD.graph(manifest):
         states, losses = run_task(manifest, task, Inputs(tiny.model, tiny.data, tuple(results[d] for d in task.deps)))
         results[task.index] = WORKLOAD.result(manifest, task, states.__getitem__)
         first = first or (states, losses)
-    return first, results[max(results)]
+    last = [results[task] for task in WORKLOAD.finals(manifest)]
+    return first, start_of_round(read_params(manifest), manifest.seed, last).adapter
 
 
 def peft_model(manifest, tiny, result, folder):
     base = AutoModelForCausalLM.from_pretrained(tiny.model, dtype=torch.float32)
     directory = export_adapter(manifest, result, folder, "tiny")
     return peft.PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
-
-
-def as_result(adapter):
-    """An adapter as the result of an averaging task."""
-    zeros = {name: np.zeros_like(array) for name, array in adapter.items()}
-    return encode_state(put(adapter, "adapter") | put(zeros, "velocity"))
 
 
 def batches(manifest, tiny):
@@ -73,7 +70,7 @@ def test_peft_loads_the_result_and_has_the_same_loss(tiny, lora_manifest, tmp_pa
     manifest = lora_manifest(rounds=1, segment_steps=1)
     (states, losses), result = finished_job(manifest, tiny)
     for state, loss, batch in zip(states[:-1], losses, batches(manifest, tiny), strict=True):
-        theirs = peft_model(manifest, tiny, as_result(take(decode_state(state), "adapter")), tmp_path / "adapter")
+        theirs = peft_model(manifest, tiny, take(decode_state(state), "adapter"), tmp_path / "adapter")
         with torch.no_grad():
             assert float(mean_loss(theirs, batch)) == pytest.approx(loss, rel=LOSS_ERROR)
     one, again = (export_adapter(manifest, result, tmp_path / name, "tiny") for name in ("one", "again"))
@@ -86,7 +83,7 @@ def test_training_is_what_a_plain_peft_loop_with_adamw_does(tiny, lora_manifest,
     params = read_params(manifest)
     (states, losses), _ = finished_job(manifest, tiny)
     start = take(decode_state(states[0]), "adapter")
-    model = peft_model(manifest, tiny, as_result(start), tmp_path)
+    model = peft_model(manifest, tiny, start, tmp_path)
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
         weights.values(), betas=(params.beta1, params.beta2), eps=params.eps, weight_decay=params.weight_decay

@@ -6,14 +6,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from proofyard.protocol.manifest import Manifest
-from proofyard.protocol.types import Cid
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.codec import encode
+from proofyard.protocol.manifest import MAX_DEPS, Manifest, TaskSpec
+from proofyard.protocol.messages import TaskOffer
+from proofyard.protocol.types import Cid, JobId, TaskIndex
+from proofyard.transport.frames import MAX_HEADER_BYTES
 from proofyard.workloads import errors
-from proofyard.workloads.errors import UnknownWorkload, WorkloadError
+from proofyard.workloads.errors import ManifestRefused, UnknownWorkload, WorkloadError
 from proofyard.workloads.rows import RowsParams, RowsWorkload
 from proofyard.workloads.state import TensorSpec, decode_state, encode_state
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import InexactWorkload, Inputs, Resources, Workload, load_workload
+from proofyard.workloads.workload import InexactWorkload, Inputs, Resources, Workload, load_workload, task_graph
 
 BUILT_IN = {"lora": True, "sweep": True, "embed": True, "evaluate": True, "map": False}
 
@@ -38,7 +42,7 @@ class Loudness(RowsWorkload):
     def compute(self, manifest, params, inputs, resources):
         return lambda lines: {"loudness": np.array([len(line.text) + self.error for line in lines], np.float32)}
 
-    def package(self, manifest, result, dest):
+    def package(self, manifest, results, dest):
         return dest
 
     def agrees(self, manifest, task, segment, before, one, other):
@@ -136,3 +140,44 @@ def test_a_workload_without_the_arithmetic_knows_one_precision():
     manifest = Manifest(workload="loudness", data=Cid("data"), params=params, precision="exact8")
     with pytest.raises(errors.ManifestRefused, match="knows exact;"):
         Loudness().check(manifest)
+
+
+class Graphed:
+    """A workload whose graph is what the test says."""
+
+    name, exact, arithmetic = "graphed", True, False
+
+    def __init__(self, *deps):
+        self.deps = deps
+
+    def graph(self, manifest):
+        return [TaskSpec(index=TaskIndex(n), kind="k", deps=tuple(deps)) for n, deps in enumerate(self.deps)]
+
+    def __getattr__(self, member):
+        if member.startswith("__"):
+            raise AttributeError(member)
+        return lambda *_: None
+
+
+@pytest.mark.parametrize(
+    ("deps", "reason"),
+    [
+        ([], "0 tasks"),
+        ([()] * 100_001, "100001 tasks"),
+        ([(), (1,)], "does not come before"),
+        ([(), (2,), ()], "does not come before"),
+        ([(-1,)], "does not come before"),
+        ([*[()] * 257, tuple(range(257))], "257 results, at most 256"),
+    ],
+)
+def test_a_graph_that_no_verifier_can_schedule_is_refused(deps, reason):
+    with pytest.raises(ManifestRefused, match=reason):
+        task_graph(Graphed(*deps), Manifest(workload="graphed", params={}))
+
+
+def test_as_many_inputs_as_fit_an_offer_are_taken():
+    deps = [*[()] * MAX_DEPS, tuple(range(MAX_DEPS))]
+    graph = task_graph(Graphed(*deps), Manifest(workload="graphed", params={}))
+    cids = tuple(raw_cid(b"result %d" % number) for number in range(MAX_DEPS))
+    offer = TaskOffer(JobId(1), raw_cid(b"manifest"), graph[-1], cids, (), 15.0)
+    assert len(encode(offer)) < MAX_HEADER_BYTES / 4

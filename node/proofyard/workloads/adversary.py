@@ -2,8 +2,7 @@
 
 A node runs one only when it is told to (`--adversary KIND`, named in `zoo`). Cheats that a runner cannot show
 (silence, lazy or copying auditors) belong to the node. A kind that makes no sense for a task is honest there: there are
-no moments to plant in a table, and what is only put together (averages, rankings) is done honestly by all but the one
-that cheats on everything.
+no moments to plant in a table, and scores are computed honestly by all but the one that cheats on everything.
 """
 
 import os
@@ -14,15 +13,15 @@ from typing import Any
 from msgspec.structs import replace as _replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.types import TaskIndex
 from proofyard.workloads import adversary_states as states
 from proofyard.workloads.adversary_states import Altering, AlteringRows, Fading, MadeUp, Planting
 from proofyard.workloads.adversary_weights import KINDS as TAMPERED
 from proofyard.workloads.adversary_weights import Tampered
 from proofyard.workloads.errors import ExecutionError
-from proofyard.workloads.lora import TRAIN, initial_adapter, position, put
+from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_runner import TrainRunner
+from proofyard.workloads.lora_tensors import initial_adapter, position, put
 from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
 from proofyard.workloads.state import Tensors, decode_state, encode_state
 from proofyard.workloads.sweep import as_lora
@@ -68,6 +67,13 @@ class ShortSequences(TrainRunner):
         return rows[:, : rows.shape[1] // 2 + 1]
 
 
+class WrongShard(TrainRunner):
+    """Another worker's data: what copying that worker's whole trace amounts to as well."""
+
+    def data_shard(self, shard: int) -> int:
+        return (shard + 1) % self.params.workers
+
+
 class StaleAdapter(TrainRunner):
     """Trains from the job's first adapter and claims to have trained from this round's."""
 
@@ -102,13 +108,6 @@ def _low_rate(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) 
     return TrainRunner(m, _replace(p, lr=p.lr * 0.9), t, i, r)
 
 
-def _wrong_shard(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
-    """Another worker's data: what copying that worker's whole trace amounts to as well."""
-    number, worker = position(p, t)
-    other = TaskIndex(number * (p.workers + 1) + (worker + 1) % p.workers)
-    return TrainRunner(m, p, _replace(t, index=other), i, r)
-
-
 def _altering(alter: states.Alter) -> Maker:
     return lambda m, p, t, i, r: Altering(TrainRunner(m, p, t, i, r), alter)
 
@@ -119,7 +118,7 @@ def _planting(plant: Callable[[Tensors], Tensors]) -> Maker:
 
 TRAINING: dict[str, Maker] = {
     "blown-adapter": _planting(states.blown_adapter),
-    "copied-result": _wrong_shard,
+    "copied-result": WrongShard,
     "crashing": Crashing,
     "dead-adapter": _planting(states.dead_adapter),
     "everything-at-once": _made_up,
@@ -136,7 +135,7 @@ TRAINING: dict[str, Maker] = {
     "stale-adapter": StaleAdapter,
     "tiny-noise": _altering(states.noise(TINY_NOISE)),
     "trap": _planting(states.negative_moment),
-    "wrong-shard": _wrong_shard,
+    "wrong-shard": WrongShard,
     "wrong-step": _planting(states.wrong_step),
 }
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from proofyard.workloads.lora import STEP, put, take
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_tensors import STEP, put, take
 from proofyard.workloads.randomness import uniform
 from proofyard.workloads.state import Array, Tensors, decode_state, encode_state
 from proofyard.workloads.workload import OnProgress, Progress, SegmentRunner

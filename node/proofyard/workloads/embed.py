@@ -10,10 +10,11 @@ from msgspec import Meta
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
+from proofyard.workloads.params import convert_params
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
-from proofyard.workloads.state import Array, Schema, TensorSpec, decode_state, encode_state
+from proofyard.workloads.state import Array, Schema, TensorSpec, header_bytes
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, Results
 
 VECTORS = "embedding"
 
@@ -34,7 +35,7 @@ class EmbedParams(RowsParams, frozen=True, kw_only=True):
 class EmbedWorkload(RowsWorkload):
     name = "embed"
     arithmetic = True
-    params_type = EmbedParams
+    params_type: type[EmbedParams] = EmbedParams
     row_type = Document
 
     def columns(self, params: EmbedParams) -> Schema:
@@ -58,10 +59,15 @@ class EmbedWorkload(RowsWorkload):
 
         return embed
 
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """One file, embeddings.safetensors, with the vectors in the order of the data file's lines."""
+        params = convert_params(manifest, self.params_type)
+        schema = {VECTORS: TensorSpec("F32", (params.rows, params.dimensions))}
         dest.mkdir(parents=True, exist_ok=True)
-        (dest / "embeddings.safetensors").write_bytes(encode_state(decode_state(result)))
+        with (dest / "embeddings.safetensors").open("wb") as stream:
+            stream.write(header_bytes(schema))
+            for table in self.tables(manifest, results):
+                stream.write(table[VECTORS].tobytes())
         return dest
 
 

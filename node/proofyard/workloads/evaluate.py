@@ -2,14 +2,14 @@
 
 A line is `{"text": ...}`, scored as a whole, or `{"text": prompt, "choices": [...], "answer": index}`, of which each
 choice is scored as a continuation of the prompt. A row's outputs are the summed negative log-likelihood and the
-number of tokens of each text scored; the job's result is perplexity and accuracy over all rows.
+number of tokens of each text scored; the job's result is perplexity and accuracy over all rows, beside the rows.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import msgspec
 import numpy as np
@@ -18,8 +18,8 @@ from msgspec import Meta
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
-from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.state import Array, Schema, TensorSpec
+from proofyard.workloads.workload import Inputs, Resources, Results
 
 MAX_NLL_PER_TOKEN = 2.0**128
 """A token's negative log-likelihood is one binary32 number."""
@@ -30,9 +30,6 @@ class EvaluateParams(RowsParams, frozen=True, kw_only=True):
 
     choices: Annotated[int, Meta(ge=1, le=64)] = 1
     max_tokens: Annotated[int, Meta(ge=8, le=131_072)] = 512
-
-
-SUMMARY = {"summary.loss": TensorSpec("F64", ()), "summary.accuracy": TensorSpec("F64", ())}
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -78,37 +75,43 @@ class EvaluateWorkload(RowsWorkload):
 
         return score
 
-    def finish(self, table: Mapping[str, Array]) -> Tensors:
-        """The summary beside the table: loss in nats a token (of the right answers, where there are choices) and the
-        share of rows whose right choice has the least loss a token."""
-        rows, answer = np.arange(len(table["answer"])), table["answer"]
-        nll, tokens = table["nll"], table["tokens"]
-        loss = math.fsum(nll[rows, answer].tolist()) / max(1, int(tokens[rows, answer].sum()))
-        right = (nll / np.maximum(tokens, 1)).argmin(axis=1) == answer
-        summary = {"loss": np.array(loss), "accuracy": np.array(float(right.mean()))}
-        return dict(table) | {f"summary.{name}": value for name, value in summary.items()}
-
-    def read_finished(self, params: EvaluateParams, state: bytes) -> dict[str, Array]:
-        rows = {name: TensorSpec(s.dtype, (params.rows, *s.shape)) for name, s in self.columns(params).items()}
-        tensors = decode_state(state, schema=rows | SUMMARY)
-        self.check_rows(params, tensors)
-        if tensors["summary.loss"] < 0 or not 0 <= tensors["summary.accuracy"] <= 1:
-            raise StateRefused("is out of range", "summary")
-        return tensors
-
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """evaluation.json with the summary, rows.jsonl with every row's losses."""
-        tensors = decode_state(result)
-        loss, choices = float(tensors["summary.loss"]), tensors["nll"].shape[1]
-        summary = {"rows": len(tensors["answer"]), "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-        if choices > 1:
-            summary["accuracy"] = float(tensors["summary.accuracy"])
         dest.mkdir(parents=True, exist_ok=True)
-        (dest / "evaluation.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-        pairs = zip(tensors["nll"].tolist(), tensors["tokens"].tolist(), strict=True)
-        lines = [json.dumps({"nll": nll, "tokens": tokens}) for nll, tokens in pairs]
-        (dest / "rows.jsonl").write_text("\n".join(lines) + "\n")
+        summary = Summary()
+        with (dest / "rows.jsonl").open("w") as stream:
+            loss = math.fsum(summary.losses(self._written(manifest, results, stream))) / max(1, summary.tokens)
+        text = {"rows": summary.rows, "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        if summary.choices > 1:
+            text["accuracy"] = summary.right / summary.rows
+        (dest / "evaluation.json").write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
         return dest
+
+    def _written(self, manifest: Manifest, results: Results, stream: TextIO) -> Iterator[dict[str, Array]]:
+        """Every task's table, once its rows are in `stream`."""
+        for table in self.tables(manifest, results):
+            for nll, tokens in zip(table["nll"].tolist(), table["tokens"].tolist(), strict=True):
+                stream.write(json.dumps({"nll": nll, "tokens": tokens}) + "\n")
+            yield table
+
+
+class Summary:
+    """Counts over tables: rows, those whose right choice has the least loss a token, and the right choices' tokens."""
+
+    def __init__(self) -> None:
+        self.rows = self.right = self.tokens = 0
+        self.choices = 1
+
+    def losses(self, tables: Iterable[Mapping[str, Array]]) -> Iterator[float]:
+        """The loss in nats of each row's right choice."""
+        for table in tables:
+            answer, nll, tokens = table["answer"], table["nll"], table["tokens"]
+            rows = np.arange(len(answer))
+            self.rows += len(answer)
+            self.choices = nll.shape[1]
+            self.tokens += int(tokens[rows, answer].sum())
+            self.right += int(((nll / np.maximum(tokens, 1)).argmin(axis=1) == answer).sum())
+            yield from nll[rows, answer].tolist()
 
 
 WORKLOAD = EvaluateWorkload()

@@ -1,25 +1,23 @@
 """A `lora` job's result as a directory that `peft.PeftModel.from_pretrained` loads, always of the same bytes."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.lora import adapter_schema, prefixed_schema, take
 from proofyard.workloads.lora_params import LoraParams, read_params
-from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.state import Array, encode_state
 
 PEFT_PREFIX = "base_model.model."
 
 
-def export_adapter(manifest: Manifest, result: bytes, dest: Path, base_model: str) -> Path:
-    """Write adapter_model.safetensors and adapter_config.json from the last average's result artifact.
+def export_adapter(manifest: Manifest, adapter: Mapping[str, Array], dest: Path, base_model: str) -> Path:
+    """Write adapter_model.safetensors and adapter_config.json of an adapter.
 
-    `base_model` is the model's directory or hub name for the configuration. Raises `StateRefused` for a result of
-    another shape.
+    `base_model` is the model's directory or hub name for the configuration.
     """
     params = read_params(manifest)
-    tensors = decode_state(result, schema=prefixed_schema(adapter_schema(params), "adapter", "velocity"))
-    named = {f"{PEFT_PREFIX}{name}.weight": array for name, array in take(tensors, "adapter").items()}
+    named = {f"{PEFT_PREFIX}{name}.weight": array for name, array in adapter.items()}
     dest.mkdir(parents=True, exist_ok=True)
     (dest / "adapter_model.safetensors").write_bytes(encode_state(named, metadata={"format": "pt"}))
     config = json.dumps(adapter_config(params, base_model), indent=2, sort_keys=True)

@@ -11,6 +11,8 @@ first = sum of (1-b1) b1^i g_i and second = sum of (1-b2) b2^i g_i^2, i counting
   - first^2 <= second * (1-b1)^2 / (1-b2) * sum of (b1^2/b2)^i (Cauchy and Schwarz; 5.5 second for 0.9, 0.99 and many
     steps). A step moves a weight by at most lr times the root of that factor, times the bias corrections,
   - so no weight is larger than what it began with plus all steps and outer steps so far.
+No trained weight is beyond `largest_averaged`, nor is the base that a round started from: within it the next round's
+start is always a number.
 
 Rounding: one binary32 operation is off by a factor within 1 +- 2^-24 or, among the subnormals, by at most 2^-150. A
 moment's term of age i has been through 2 + 2i operations, hence the ratios of the geometric sums are widened by
@@ -31,9 +33,9 @@ import numpy as np
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_tensors import STEP
 from proofyard.workloads.state import Array
 
-STEP = "step"
 U = 2.0**-23
 RELATIVE = 3 * 2.0**-13
 ABSOLUTE = 2.0**-60
@@ -92,20 +94,39 @@ def weight_bound(params: LoraParams, round_number: int, steps: int, values: int)
     return (largest + steps * reach) * _power(growth, steps)
 
 
+def largest_averaged(params: LoraParams) -> float:
+    """The largest |weight| W of adapters and base such that a round's start is finite in binary32, whatever else.
+
+    An entry of a delta, and so of their mean, is at most 2 W. The velocity after R rounds, each of which takes the
+    momentum m of it and adds a mean, is at most V = 2 W (1 + m R), and the outer step moves a weight by outer_lr times
+    (mean + m velocity) <= V. So W + max(1, outer_lr) V is to stay within 2^126; binary32 goes to 2^128, which leaves
+    room for every rounding.
+    """
+    steps = 2 * max(1.0, params.outer_lr) * (1 + params.outer_momentum * params.rounds)
+    return 2.0**126 / (1 + steps)
+
+
 def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:
     """Raise `StateRefused` for a state `number` of a training task that breaks a law; it has its schema already."""
     steps = number * params.segment_steps
     if tensors[STEP] != steps:
         raise StateRefused(f"is {tensors[STEP]} in state {number}, expected {steps}", STEP)
     names = sorted(name.removeprefix("adapter.") for name in tensors if name.startswith("adapter."))
+    carries = f"base.{names[0]}" in tensors
     if number == 0:
         _check_no_moments(names, tensors)
+        if carries and not all(np.array_equal(tensors[f"base.{name}"], tensors[f"adapter.{name}"]) for name in names):
+            raise StateRefused("the adapter is not the base before the first step")
         return
     values = sum(tensors[f"adapter.{name}"].size for name in names)
     _check_moments(names, tensors, moment_bounds(params, steps, values))
     if params.lr > 0 and not any(tensors[f"adapter.{name}"].any() for name in names):
         raise StateRefused("the adapter is zero: no gradient reaches it, and no training ends there")
-    _check_weights(names, tensors, weight_bound(params, round_number, steps, values))
+    largest = weight_bound(params, round_number, steps, values)
+    _check_weights([f"adapter.{name}" for name in names], tensors, min(largest, largest_averaged(params)))
+    if carries:
+        largest = weight_bound(params, round_number, 0, values)
+        _check_weights([f"base.{name}" for name in names], tensors, min(largest, largest_averaged(params)))
 
 
 def check_progress(params: LoraParams, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
@@ -197,8 +218,8 @@ def _check_moments(names: list[str], tensors: Mapping[str, Array], bounds: Bound
 
 def _check_weights(names: list[str], tensors: Mapping[str, Array], largest: float) -> None:
     for name in names:
-        if any((np.abs(part) > largest).any() for part in _chunks(tensors[f"adapter.{name}"])):
-            raise StateRefused("is farther from its start than the steps so far can move it", f"adapter.{name}")
+        if any((np.abs(part) > largest).any() for part in _chunks(tensors[name])):
+            raise StateRefused("is farther from its start than the steps so far can move it", name)
 
 
 def _chunks(array: Array) -> Iterator[Array]:

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from proofyard.protocol.manifest import MAX_TASKS, Manifest
+from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.params import check_common, convert_params
+from proofyard.workloads.state import MAX_STATE_BYTES
 
 MAX_ADAPTER_VALUES = 1 << 28
 
@@ -17,7 +18,8 @@ Positive = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`rounds` rounds; in each, `workers` tasks train on their own shard from the same adapter, one task averages.
+    """`rounds` rounds; in each, `workers` tasks train on their own shards from the same adapter, and what they make of
+    it is averaged where the next round starts.
 
     Adapter: `modules` maps every adapted linear layer to its (out, in) features, so that a state's schema follows
     from the manifest alone; `rank` and `alpha` as in LoRA (arXiv 2106.09685, scale alpha / rank).
@@ -85,12 +87,19 @@ def check_manifest(manifest: Manifest) -> LoraParams:
 
 
 def _check_sizes(params: LoraParams) -> None:
-    tasks = params.rounds * (params.workers + 1)
+    tasks = params.rounds * params.workers
     if tasks > MAX_TASKS:
         raise ManifestRefused("params.rounds", f"and workers make {tasks} tasks, at most {MAX_TASKS} are allowed")
     values = sum(params.rank * sum(shape) for shape in params.modules.values())
     if values > MAX_ADAPTER_VALUES:
         raise ManifestRefused("params.rank", f"makes an adapter of {values} values, at most {MAX_ADAPTER_VALUES}")
+    if params.rounds > 1 and params.workers > MAX_DEPS:
+        raise ManifestRefused("params.workers", f"is {params.workers}, a round starts from at most {MAX_DEPS} results")
+    together = 4 * values * (params.workers + 2)
+    if together > MAX_STATE_BYTES:
+        raise ManifestRefused(
+            "params.workers", f"and rank make {together} bytes of results a round, at most {MAX_STATE_BYTES}"
+        )
     for name, shape in params.modules.items():
         if params.rank > min(shape):
             raise ManifestRefused("params.rank", f"is {params.rank}, but {name} has only {min(shape)} features")

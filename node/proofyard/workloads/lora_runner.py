@@ -12,9 +12,9 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
 from proofyard.workloads.errors import InputRefused, OutOfMemory, SegmentFailed, StateRefused
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
-from proofyard.workloads.lora import STEP, position, put, take, train_schema
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_tensors import STEP, outer_of, position, put, state_schema, take
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.text_data import Tokens, batch_rows, is_held_out, pack, read_documents, shard
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
@@ -30,14 +30,19 @@ class TrainRunner:
             raise InputRefused("the task", "was given no model directory or no data file")
         self.params = params
         self._seed = manifest.seed
-        self._round, self._worker = position(params, task)
+        self._round, self._shard = position(params, task)
         self._micro_batch = resources.micro_batch or params.batch
-        self._rows = training_rows(inputs.model, inputs.data, params, self._worker)
+        self._data = self.data_shard(self._shard)
+        self._rows = training_rows(inputs.model, inputs.data, params, self._data)
         self._model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
+
+    def data_shard(self, shard: int) -> int:
+        """Whose documents are trained on."""
+        return shard
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         params = self.params
-        state = decode_state(before, schema=train_schema(params))
+        state = decode_state(before, schema=state_schema(params, self._shard))
         first, last = index * params.segment_steps, (index + 1) * params.segment_steps
         if state[STEP] != first:
             raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)
@@ -45,7 +50,7 @@ class TrainRunner:
             optimizer = _optimizer(params, self._model, state)
             for step in self.steps(first, last):
                 progress(self._step(optimizer, index, step))
-            after = {**_tensors(optimizer), STEP: np.array(last, np.int64)}
+            after = {**_tensors(optimizer), **outer_of(state), STEP: np.array(last, np.int64)}
         except MemoryError as error:
             raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
         if not all(np.isfinite(array).all() for array in after.values()):
@@ -60,7 +65,7 @@ class TrainRunner:
     def batch(self, step: int) -> Tokens:
         """The rows of a step, (batch, seq_len + 1) tokens."""
         overall = self._round * self.params.task_steps + step
-        purpose = ("lora batches", self._seed, self._worker)
+        purpose = ("lora batches", self._seed, self._data)
         return self._rows[batch_rows(len(self._rows), self.params.batch, overall, *purpose)]
 
     def _step(self, optimizer: AdamW, index: int, step: int) -> Progress:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.manifest import MAX_TASKS, VERSION, Manifest
 from proofyard.workloads.errors import ManifestRefused
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -26,8 +26,10 @@ def convert_params(manifest: Manifest, kind: type[P]) -> P:
 
 def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = PRECISIONS) -> None:
     """Raise `ManifestRefused` for a field outside `params` that is missing or out of range."""
-    if manifest.version != 2:
-        raise ManifestRefused("version", f"is {manifest.version}, this software executes version 2")
+    if manifest.version != VERSION:
+        raise ManifestRefused("version", f"is {manifest.version}, this software executes version {VERSION}")
+    if not 0 <= manifest.look_ahead <= MAX_TASKS:
+        raise ManifestRefused("look_ahead", f"is {manifest.look_ahead}, it must lie in [0, {MAX_TASKS}]")
     if model and manifest.model is None:
         raise ManifestRefused("model", "is missing, it names the model's CID")
     if manifest.data is None:

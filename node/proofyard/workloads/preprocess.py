@@ -1,7 +1,7 @@
 """The workload `map`: clean a text set, line by line, then drop what occurs twice.
 
 Each line is normalised (white space), filtered by length, and cut into chunks of at most `chunk_tokens` tokens at word
-boundaries; the job's last task keeps the first of equal chunks. A line gives none, one or more records, so a table is
+boundaries; the job's result keeps the first of equal chunks. A line gives none, one or more records, so a table is
 ragged: the records' bytes end to end (`text`), where each ends (`ends`), and how many each line gave (`records`).
 """
 
@@ -19,7 +19,7 @@ from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state
 from proofyard.workloads.text_data import Document, load_tokenizer
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, Results
 
 TYPES = {"text": np.dtype("|u1"), "ends": np.dtype("<i8"), "records": np.dtype("<i8")}
 
@@ -85,23 +85,17 @@ class MapWorkload(RowsWorkload):
 
         return clean
 
-    def finish(self, table: Mapping[str, Array]) -> Tensors:
-        """Without the records whose text occurred before."""
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
+        """data.jsonl in the form that the other workloads take, without the records whose text occurred before."""
         seen: set[bytes] = set()
-        kept: list[list[bytes]] = []
-        for line in _lines(table):
-            kept.append([])
-            for record in line:
-                digest = hashlib.sha256(json.loads(record)["text"].encode()).digest()
-                if digest not in seen:
-                    kept[-1].append(record)
-                seen.add(digest)
-        return _table(kept)
-
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
-        """data.jsonl in the form that the other workloads take."""
         dest.mkdir(parents=True, exist_ok=True)
-        (dest / "data.jsonl").write_bytes(b"".join(record + b"\n" for record in _records(decode_state(result))))
+        with (dest / "data.jsonl").open("wb") as stream:
+            for table in self.tables(manifest, results):
+                for record in _records(table):
+                    digest = hashlib.sha256(json.loads(record)["text"].encode()).digest()
+                    if digest not in seen:
+                        stream.write(record + b"\n")
+                    seen.add(digest)
         return dest
 
 

@@ -3,12 +3,12 @@
 A task takes `segments` times `segment_rows` lines of the data file. State 0 is an empty table, state i the rows of
 segment i - 1 and no others, so that nobody who audits a segment is handed another segment's answer. A task's result is
 the table of all its rows; it can be cut into the states again, which is how it is checked against the trace. The job's
-last task puts all tables together.
+result is made of all tables, one after the other (`package`).
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +28,20 @@ from proofyard.workloads.state import (
     check_number,
     decode_state,
     encode_state,
-    require_last,
 )
 from proofyard.workloads.text_data import read_lines
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, States
+from proofyard.workloads.workload import (
+    Inputs,
+    OnProgress,
+    Progress,
+    Resources,
+    Results,
+    SegmentRunner,
+    States,
+    require_inputs,
+)
 
-COMPUTE, GATHER = "compute", "gather"
+COMPUTE = "compute"
 
 
 class RowsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,9 +67,9 @@ class RowsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def row_tasks(params: RowsParams) -> list[TaskSpec]:
-    """The tasks over all rows and, last, the one that gathers their results. Raises `ManifestRefused` for too many."""
-    count = -(-params.rows // params.task_rows)
-    if count + 1 > MAX_TASKS:
+    """The tasks over all rows. Raises `ManifestRefused` for too many."""
+    count = task_count(params)
+    if count > MAX_TASKS:
         raise ManifestRefused(
             "params.segments", f"and segment_rows make {count} tasks, at most {MAX_TASKS} are allowed"
         )
@@ -72,8 +80,11 @@ def row_tasks(params: RowsParams) -> list[TaskSpec]:
         segments = -(-len(rows) // params.segment_rows)
         label = f"rows {rows.start} to {rows.stop - 1}"
         tasks.append(TaskSpec(index=index, kind=COMPUTE, segments=segments, work_units=len(rows), label=label))
-    deps = tuple(task.index for task in tasks)
-    return [*tasks, TaskSpec(index=TaskIndex(count), kind=GATHER, deps=deps, label="gather the results")]
+    return tasks
+
+
+def task_count(params: RowsParams) -> int:
+    return -(-params.rows // params.task_rows)
 
 
 Compute = Callable[[Sequence[Any]], Tensors]
@@ -101,8 +112,8 @@ class RowsWorkload(ABC):
         """A function from lines to their outputs, stacked. Runs in the executor's child and may load a model."""
 
     @abstractmethod
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
-        """See `Workload.package`."""
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
+        """See `Workload.package`; `tables` reads the results one by one."""
 
     def needs_model(self, params: Any) -> bool:
         """Whether the manifest must name a model."""
@@ -112,13 +123,12 @@ class RowsWorkload(ABC):
         """Raise `StateRefused` for rows that no computation gives. Exact and cheap; by default any will do."""
         return
 
-    def finish(self, table: Mapping[str, Array]) -> Tensors:
-        """What the last task makes of the whole table; exact arithmetic only."""
-        return table
-
-    def read_finished(self, params: Any, state: bytes) -> dict[str, Array]:
-        """The state that `finish` makes, checked. Raises `StateRefused`."""
-        return self.read_table(params, state, params.rows)
+    def tables(self, manifest: Manifest, results: Results) -> Iterator[dict[str, Array]]:
+        """The tables of all tasks in the order of the rows, checked. Raises `StateRefused`."""
+        params = convert_params(manifest, self.params_type)
+        for task in self.finals(manifest):
+            rows = params.task_range(TaskSpec(index=task, kind=COMPUTE))
+            yield self.read_table(params, results(task), len(rows))
 
     def read_table(self, params: Any, state: bytes, rows: int) -> dict[str, Array]:
         """A table of `rows` rows, checked. Raises `StateRefused`."""
@@ -148,33 +158,22 @@ class RowsWorkload(ABC):
         self.check(manifest)
         return row_tasks(convert_params(manifest, self.params_type))
 
+    def finals(self, manifest: Manifest) -> tuple[TaskIndex, ...]:
+        """All tasks."""
+        return tuple(map(TaskIndex, range(task_count(convert_params(manifest, self.params_type)))))
+
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
-        params = convert_params(manifest, self.params_type)
-        if len(inputs.results) != len(task.deps):
-            raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
-        if task.kind == COMPUTE:
-            return encode_state(self.empty_table(params))
-        tables = [
-            self.read_table(params, result, len(params.task_range(TaskSpec(index=index, kind=COMPUTE))))
-            for index, result in zip(task.deps, inputs.results, strict=True)
-        ]
-        return encode_state(self.join_tables(tables))
+        require_inputs(task, inputs)
+        return encode_state(self.empty_table(convert_params(manifest, self.params_type)))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         """The schema with the exact number of rows, finite numbers, and `check_rows`."""
         params = convert_params(manifest, self.params_type)
         check_number(task, number)
-        if task.kind == GATHER and number:
-            self.read_finished(params, state)
-        elif task.kind == GATHER:
-            self.read_table(params, state, params.rows)
-        else:
-            self.read_table(params, state, len(params.segment_range(task, number - 1)) if number else 0)
+        self.read_table(params, state, len(params.segment_range(task, number - 1)) if number else 0)
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
-        """The table of all rows of the task; of the last task its last state."""
-        if task.kind == GATHER:
-            return states(task.segments)
+        """The table of all rows of the task."""
         params = convert_params(manifest, self.params_type)
         tables = [
             self.read_table(params, states(segment + 1), len(params.segment_range(task, segment)))
@@ -187,9 +186,6 @@ class RowsWorkload(ABC):
     ) -> None:
         """Cut the table into the task's states: they have the CIDs of the trace or it is refused."""
         self.check_state(manifest, task, task.segments, last)
-        if task.kind == GATHER:
-            require_last(result, last)
-            return
         from proofyard.artifacts.builder import cid_of_bytes  # not for the process that computes: it loads QUIC
 
         params = convert_params(manifest, self.params_type)
@@ -203,8 +199,6 @@ class RowsWorkload(ABC):
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         params = convert_params(manifest, self.params_type)
-        if task.kind == GATHER:
-            return GatherRunner(lambda state: self.finish(self.read_table(params, state, params.rows)))
         if inputs.data is None:
             raise InputRefused("the task", "was given no data file")
         lines = read_lines(inputs.data, self.row_type)
@@ -241,18 +235,6 @@ class RowsRunner:
         steps = math.ceil(len(self.lines) / self.params.segment_rows)
         progress(Progress(segment=index, step=index + 1, steps=steps))
         return after
-
-
-class GatherRunner:
-    """The one segment of the last task."""
-
-    def __init__(self, finish: Callable[[bytes], Tensors]) -> None:
-        self._finish = finish
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        state = encode_state(self._finish(before))
-        progress(Progress(segment=index, step=1, steps=1))
-        return state
 
 
 def _stacked(spec: TensorSpec, rows: int) -> TensorSpec:

@@ -1,7 +1,7 @@
 """The workload `sweep`: a grid or a random search of LoRA runs, each trained and scored, ranked in a table.
 
 Every candidate is a `lora` job of one round and one worker with some parameters of its own: task 2c trains candidate
-c in segments, task 2c + 1 scores it on the held-out documents, the last task ranks them all.
+c in segments, task 2c + 1 scores it on the held-out documents. The ranking is a function of the scores.
 """
 
 import itertools
@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from msgspec.structs import replace
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import ManifestRefused, StateRefused
-from proofyard.workloads.lora import TRAIN, adapter_schema, prefixed_schema, take
+from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora import WORKLOAD as LORA
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.lora_tensors import adapter_schema, prefixed_schema, put, result_schema, take
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.randomness import raw_words
-from proofyard.workloads.state import Array, Schema, TensorSpec, check_number, decode_state, encode_state, require_last
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, SegmentRunner, States
+from proofyard.workloads.state import Array, TensorSpec, check_number, decode_state, encode_state, require_last
+from proofyard.workloads.workload import Inputs, Resources, Results, SegmentRunner, States, require_inputs
 
-SCORE, RANK = "score", "rank"
+SCORE = "score"
+LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
 FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent")
 
@@ -99,38 +100,30 @@ class SweepWorkload:
             tasks.append(replace(train, index=trained, label=f"train {label}"))
             score = TaskSpec(index=TaskIndex(trained + 1), kind=SCORE, deps=(trained,), label=f"score {label}")
             tasks.append(replace(score, work_units=max(1, train.work_units // 10)))
-        scores = tuple(TaskIndex(2 * number + 1) for number in range(len(found)))
-        return [*tasks, TaskSpec(index=TaskIndex(len(tasks)), kind=RANK, deps=scores, label="rank the candidates")]
+        return tasks
+
+    def finals(self, manifest: Manifest) -> tuple[TaskIndex, ...]:
+        """All tasks: the scores rank, and the best candidate's training is delivered."""
+        return tuple(map(TaskIndex, range(2 * len(candidates(manifest)))))
 
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
         if task.kind == TRAIN:
             return LORA.initial_state(*as_lora(manifest, task), inputs)
-        if len(inputs.results) != len(task.deps):
-            raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
-        if task.kind == SCORE:
-            decode_state(inputs.results[0], schema=_adapter(manifest))
-            return inputs.results[0]
-        scored = [decode_state(result, schema=_schema(manifest, SCORE, 1)) for result in inputs.results]
-        losses = np.array([float(tensors["loss"]) for tensors in scored])
-        best = _least(losses)
-        winner = {name: array for name, array in scored[best].items() if name != "loss"}
-        return encode_state(winner | {"best": np.array(best, np.int64), "losses": losses})
+        require_inputs(task, inputs)
+        return encode_state(put(_trained(manifest, task.index // 2, inputs.results[0]), "adapter"))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         if task.kind == TRAIN:
             LORA.check_state(*as_lora(manifest, task), number, state)
             return
         check_number(task, number)
-        tensors = decode_state(state, schema=_schema(manifest, task.kind, number))
-        if task.kind == SCORE and number and tensors["loss"] < 0:
-            raise StateRefused("is negative", "loss")
-        if task.kind == RANK:
-            _check_ranking(tensors)
+        schema = _adapter(manifest) | (LOSS if number else {})
+        _check_loss(decode_state(state, schema=schema))
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         if task.kind == TRAIN:
             return LORA.result(*as_lora(manifest, task), states)
-        return states(task.segments)
+        return _loss(states(task.segments))
 
     def check_result(
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
@@ -139,41 +132,29 @@ class SweepWorkload:
             LORA.check_result(*as_lora(manifest, task), result, last, trace)
             return
         self.check_state(manifest, task, task.segments, last)
-        require_last(result, last)
+        require_last(result, _loss(last))
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         if task.kind == TRAIN:
             return LORA.runner(*as_lora(manifest, task), inputs, resources)
-        if task.kind == RANK:
-            return RankRunner()
         from proofyard.workloads.sweep_score import ScoreRunner
 
         params = convert_params(manifest, SweepParams)
         lora = candidate_manifest(manifest, task.index // 2)
         return ScoreRunner(lora, _adapter(manifest), params.sequences, inputs, resources)
 
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
-        """ranking.json, the best first, and the best adapter as a PEFT directory in `best/`."""
-        tensors = decode_state(result, schema=_schema(manifest, RANK, 1))
-        _check_ranking(tensors)
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
+        """ranking.json, the best first and of equal ones the first, and the best adapter as a PEFT directory in
+        `best/`."""
         found = candidates(manifest)
-        order = sorted(range(len(found)), key=lambda number: (float(tensors["losses"][number]), number))
-        table = [{"candidate": n, "loss": float(tensors["losses"][n]), "params": found[n]} for n in order]
+        losses = [_read_loss(results(TaskIndex(2 * number + 1))) for number in range(len(found))]
+        order = sorted(range(len(found)), key=lambda number: (losses[number], number))
+        table = [{"candidate": n, "loss": losses[n], "params": found[n]} for n in order]
         dest.mkdir(parents=True, exist_ok=True)
         (dest / "ranking.json").write_text(json.dumps(table, indent=1) + "\n")
-        adapter = {name: array for name, array in tensors.items() if name.startswith("adapter.")}
-        velocity = {f"velocity.{name}": array for name, array in take(adapter, "adapter").items()}
-        best = candidate_manifest(manifest, int(tensors["best"]))
-        export_adapter(best, encode_state(adapter | velocity), dest / "best", f"ipfs://{manifest.model}")
+        best = _trained(manifest, order[0], results(TaskIndex(2 * order[0])))
+        export_adapter(candidate_manifest(manifest, order[0]), best, dest / "best", f"ipfs://{manifest.model}")
         return dest
-
-
-class RankRunner:
-    """State 0 already holds every loss and the best adapter; there is nothing left to compute."""
-
-    def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        progress(Progress(segment=index, step=1, steps=1))
-        return before
 
 
 def as_lora(manifest: Manifest, task: TaskSpec) -> tuple[Manifest, TaskSpec]:
@@ -186,26 +167,27 @@ def _adapter(manifest: Manifest) -> dict[str, TensorSpec]:
     return prefixed_schema(adapter_schema(read_params(candidate_manifest(manifest, 0))), "adapter")
 
 
-def _schema(manifest: Manifest, kind: str, number: int) -> Schema:
-    """The tensors of state `number` of a scoring or ranking task."""
-    adapter = _adapter(manifest)
-    if kind == SCORE:
-        return adapter | ({"loss": TensorSpec("F64", ())} if number else {})
-    if kind != RANK:
-        raise StateRefused(f"'sweep' has no task of kind {kind!r}")
-    return adapter | {"best": TensorSpec("I64", ()), "losses": TensorSpec("F64", (len(candidates(manifest)),))}
+def _trained(manifest: Manifest, number: int, result: bytes) -> dict[str, Array]:
+    """The adapter in the result of a candidate's training."""
+    schema = result_schema(read_params(candidate_manifest(manifest, number)), 0)
+    return take(decode_state(result, schema=schema), "adapter")
 
 
-def _check_ranking(tensors: Mapping[str, Array]) -> None:
-    if (tensors["losses"] < 0).any():
-        raise StateRefused("are negative", "losses")
-    if tensors["best"] != _least(tensors["losses"]):
-        raise StateRefused(f"is {tensors['best']}, the least loss is number {_least(tensors['losses'])}", "best")
+def _loss(last: bytes) -> bytes:
+    """The result of a scoring task from its last state."""
+    return encode_state({"loss": decode_state(last)["loss"]})
 
 
-def _least(losses: Array) -> int:
-    """The number of the least loss, the first of equal ones."""
-    return int(np.argmin(losses))
+def _read_loss(result: bytes) -> float:
+    """The loss in the result of a scoring task. Raises `StateRefused`."""
+    tensors = decode_state(result, schema=LOSS)
+    _check_loss(tensors)
+    return float(tensors["loss"])
+
+
+def _check_loss(tensors: Mapping[str, Array]) -> None:
+    if "loss" in tensors and tensors["loss"] < 0:
+        raise StateRefused("is negative", "loss")
 
 
 def _drawn(values: list[list[Any]], samples: int, seed: int) -> list[tuple[Any, ...]]:

@@ -7,8 +7,8 @@ import numpy as np
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import adapted_model
 from proofyard.workloads.errors import InputRefused, SegmentFailed
-from proofyard.workloads.lora import take
 from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.lora_tensors import take
 from proofyard.workloads.state import Schema, decode_state, encode_state
 from proofyard.workloads.text_data import is_held_out, pack, read_documents
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.types import Cid
-from proofyard.workloads.errors import UnknownWorkload
+from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
+from proofyard.protocol.types import Cid, TaskIndex
+from proofyard.workloads.errors import ManifestRefused, StateRefused, UnknownWorkload
 
 ENTRY_POINT_GROUP = "proofyard.workloads"
 
@@ -63,6 +63,9 @@ OnProgress = Callable[[Progress], None]
 States = Callable[[int], bytes]
 """Reads state number 0 .. `segments` of a task."""
 
+Results = Callable[[TaskIndex], bytes]
+"""Reads the accepted result of a task, one at a time: a job may have more of them than fit in memory."""
+
 
 class SegmentRunner(Protocol):
     """Executes segments of one task."""
@@ -93,7 +96,11 @@ class Workload(Protocol):
         ...
 
     def graph(self, manifest: Manifest) -> Sequence[TaskSpec]:
-        """The job's tasks in index order; a task only depends on tasks before it."""
+        """The job's tasks in index order; a task only depends on tasks before it (see `task_graph`)."""
+        ...
+
+    def finals(self, manifest: Manifest) -> Sequence[TaskIndex]:
+        """The tasks whose results the job's result is made of."""
         ...
 
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
@@ -116,12 +123,13 @@ class Workload(Protocol):
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
     ) -> None:
         """Raise `StateRefused` unless `result` is what `result` makes of the states with the CIDs `trace`, of which
-        `last` is the last one's bytes. No other state is needed."""
+        `last` is the last one's bytes. No other state is needed. What passes can be used: `initial_state` of the tasks
+        that rest on such results, and `package`, raise nothing."""
         ...
 
-    def package(self, manifest: Manifest, result: bytes, dest: Path) -> Path:
-        """Write the job's result, the artifact of its last task, into the directory `dest` in the form that people
-        use; the same bytes every time."""
+    def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
+        """Write the job's result, a function of the results of `finals`, into the directory `dest` in the form that
+        people use; the same bytes every time."""
         ...
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
@@ -145,7 +153,7 @@ class InexactWorkload(Workload, Protocol):
 
 
 _MEMBERS = (
-    *("name", "exact", "arithmetic", "check", "graph", "initial_state"),
+    *("name", "exact", "arithmetic", "check", "graph", "finals", "initial_state"),
     *("check_state", "result", "check_result", "package", "runner"),
 )
 
@@ -161,3 +169,26 @@ def load_workload(name: str) -> Workload:
     if lacking or workload.name != name:
         raise UnknownWorkload(name, sorted(found.keys() - {name}), lacking or ["the name that it is installed under"])
     return workload
+
+
+def task_graph(workload: Workload, manifest: Manifest) -> tuple[TaskSpec, ...]:
+    """A job's tasks. Raises `ManifestRefused`: where the workload does, and for a graph that no verifier could
+    schedule."""
+    workload.check(manifest)
+    tasks = tuple(workload.graph(manifest))
+    if not 0 < len(tasks) <= MAX_TASKS:
+        raise ManifestRefused("params", f"make {len(tasks)} tasks, there must be 1 to {MAX_TASKS}")
+    for number, task in enumerate(tasks):
+        if task.index != number or any(not 0 <= dep < number for dep in task.deps):
+            raise ManifestRefused("params", f"make task {number} depend on what does not come before it")
+        if len(task.deps) > MAX_DEPS:
+            raise ManifestRefused(
+                "params", f"make task {number} depend on {len(task.deps)} results, at most {MAX_DEPS} fit"
+            )
+    return tasks
+
+
+def require_inputs(task: TaskSpec, inputs: Inputs) -> None:
+    """Raise `StateRefused` unless there is one result for each of a task's `deps`."""
+    if len(inputs.results) != len(task.deps):
+        raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")

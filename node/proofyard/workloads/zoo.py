@@ -9,7 +9,7 @@ COMPUTING = {
     "copied-result": "hands in another worker's trace, or the lines after, as its own",
     "crashing": "ends its process in the middle of every task",
     "dead-adapter": "plants an adapter of zeros, which no gradient reaches, and computes nothing more",
-    "everything-at-once": "fakes every task that it holds, averages included",
+    "everything-at-once": "fakes every task that it holds, scores included",
     "faint-adapter": "plants an adapter too small for any gradient, and lets the moments decay without computing",
     "fake-all": "computes nothing and makes up every state",
     "flipped-answer": "lets the choices of one question trade their losses",

@@ -64,6 +64,10 @@ def submit(
     seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.")] = None,
     rank: Annotated[int | None, typer.Option(help="lora: rank of the adapter.")] = None,
     lr: Annotated[float | None, typer.Option(help="lora: learning rate.")] = None,
+    look_ahead: Annotated[
+        int | None,
+        typer.Option(help="lora: rounds that may start before the verdicts of those before; 1 if not given."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Follow the job until it is done.")] = False,
     as_json: AsJson = False,
@@ -85,6 +89,7 @@ def submit(
         "seq_len": seq_len,
         "rank": rank,
         "lr": lr,
+        "look_ahead": look_ahead,
         "seed": seed,
     }
     given = {name: value for name, value in values.items() if value is not None} | _parsed(parameters or [])

@@ -12,6 +12,11 @@ MAX_MANIFEST_BYTES = 256 * 1024
 
 MAX_TASKS = 100_000
 
+MAX_DEPS = 256
+"""So many results a task may rest on: they travel in one offer, and its worker reads them all."""
+
+VERSION = 3
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, complete: the same manifest and the same artifacts give the same tasks everywhere.
@@ -19,23 +24,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `params` belong to the workload and are validated by it (`Workload.check`). `model` is the CID of a Hugging Face
     model directory, `data` the CID of the workload's data file. `precision` of the frozen weights: "exact" (two 7-bit
     slices of each), "exact8" (one slice) or "exact4" (nf4, QLoRA); all of them give the same bits everywhere.
+    `look_ahead`: a task may start on results that are committed, while no more than so many of them that rest on one
+    another wait for their verdicts (`proofyard.protocol.lookahead`); 0 waits for all verdicts.
     """
 
-    version: int = 2
+    version: int = VERSION
     workload: str
     params: dict[str, Any]
     model: Cid | None = None
     data: Cid | None = None
     seed: int = 0
     precision: str = "exact"
+    look_ahead: int = 0
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One task of a job's graph.
 
-    `deps` are the tasks whose results are its inputs, in order; `segments` the number of audited steps in its chain;
-    `work_units` what it weighs in the payout; `kind` and `label` are the workload's own name for it and a text
-    for people.
+    `deps` are the tasks whose results are its inputs, in order, at most `MAX_DEPS` and all of a lower index; `segments`
+    the number of audited steps in its chain; `work_units` what it weighs in the payout; `kind` and `label` are the
+    workload's own name for it and a text for people.
     """
 
     index: TaskIndex

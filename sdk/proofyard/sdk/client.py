@@ -23,9 +23,9 @@ from proofyard.artifacts import BlockStore, fetch, serve_blocks
 from proofyard.chain import ChainClient, JobTerms, VerifierRecord, Wallet
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest, encode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
-from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
+from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk.artifacts import PeerAddress, local_host
 from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, ResultUnproven
@@ -43,7 +43,7 @@ from proofyard.sdk.terms import (
 )
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
 from proofyard.workloads.limits import USUAL
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import load_workload, task_graph
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class Client:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
         check_offer(offer)
         manifest, artifacts = self._manifest(spec)
-        graph = tuple(load_workload(manifest.workload).graph(manifest))
+        graph = task_graph(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
         check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
@@ -182,19 +182,24 @@ class Client:
             batches = [self.settled(batch) for batch in standing_batches(self.chain, job)]
         except RecordInvalid as error:
             raise ResultUnproven(job, str(error)) from None
-        cid, _, graph = self._work(job)
-        return prove(job, cid, graph, batches)
+        cid, manifest = self._work(job)
+        workload = load_workload(manifest.workload)
+        return prove(job, cid, task_graph(workload, manifest), workload.finals(manifest), batches)
 
     def settled(self, batch: BatchId) -> Settled:
         """A settled batch: its event, the record that the event names, and what the chain says to hold that against."""
         return self._run(load_settled(self.chain, self._read, batch))
 
     def package(self, proven: Proven, said: Cid, dest: Path) -> Path:
-        """Package a proven result in `dest`. Raises `ResultUnproven` where a verifier said that it is another one."""
-        _, manifest, _ = self._work(proven.job)
-        result = self.read(proven.result, USUAL.max_state_bytes)
+        """Package a proven result in `dest`, reading one task's result after another. Raises `ResultUnproven` where a
+        verifier said that it is another one."""
+        _, manifest = self._work(proven.job)
+
+        def results(task: TaskIndex) -> bytes:
+            return self.read(proven.results[task], USUAL.max_state_bytes)
+
         with TemporaryDirectory(prefix="proofyard-result-") as folder:
-            made = load_workload(manifest.workload).package(manifest, result, Path(folder) / "result")
+            made = load_workload(manifest.workload).package(manifest, results, Path(folder) / "result")
             cid = self.store.put_directory(made)
         require_package(proven.job, said, cid)
         return self.store.export(cid, dest)
@@ -203,11 +208,10 @@ class Client:
         """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
         return self._run(self._read(cid, max_bytes))
 
-    def _work(self, job: JobId) -> tuple[Cid, Manifest, Sequence[TaskSpec]]:
-        """A job's manifest as the chain names it, and the tasks that follow from it."""
+    def _work(self, job: JobId) -> tuple[Cid, Manifest]:
+        """A job's manifest as the chain names it."""
         cid = manifest_of(self.chain, job)
-        manifest = decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
-        return cid, manifest, load_workload(manifest.workload).graph(manifest)
+        return cid, decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
 
     def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
         model = self.store.link_directory(resolve_model(spec.model)) if spec.model is not None else None
@@ -359,7 +363,7 @@ class JobHandle:
         """Write the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
 
         Nobody is believed: the settled batches on chain must hold every task of the job, with records that validate,
-        and what the verifier reports must be the package that is made here of the last task's committed result; else
+        and what the verifier reports must be the package that is made here of the accepted results; else
         `ResultUnproven`, and nothing is written. Until `prove().final_at` a batch can still be challenged.
 
         For `LoraJob` this is a PEFT adapter: `peft.PeftModel.from_pretrained(model, dest)` loads it.

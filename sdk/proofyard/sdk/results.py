@@ -3,7 +3,7 @@
 The chain says which batches of the job are settled, and by the CID in each settlement's event which record that rests
 on. A record has to validate and to be what was settled (`proofyard.disputes.settled`), its commitments are signed and
 under the batch's root. Every task of the job must be accepted in one of them, each built on the accepted results of the
-tasks before it. The last one's result, packaged here, is the job's.
+tasks before it. What is packaged here of the results of the workload's `finals` is the job's result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proven:
-    """What the settled batches show of a finished job. `result`: artifact of its last task. `batches` are those that
-    accepted its tasks; until `final_at` (Unix seconds on the chain's clock) one of them can still be challenged."""
+    """What the settled batches show of a finished job. `results`: artifacts of the tasks that its result is made of.
+    `batches` are those that accepted its tasks; until `final_at` (Unix seconds on the chain's clock) one of them can
+    still be challenged."""
 
     job: JobId
-    result: Cid
+    results: Mapping[TaskIndex, Cid]
     batches: tuple[BatchId, ...]
     final_at: int
 
@@ -43,8 +44,11 @@ def standing_batches(chain: ChainClient, job: JobId) -> list[BatchId]:
     return [state.id for state in states if state.settled_at and not state.voided]
 
 
-def prove(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], batches: Iterable["Settled"]) -> Proven:
-    """The job's result from its settled batches. Raises `ResultUnproven`, which says what does not match."""
+def prove(
+    job: JobId, manifest: Cid, graph: Sequence[TaskSpec], finals: Iterable[TaskIndex], batches: Iterable["Settled"]
+) -> Proven:
+    """What the job's result is made of, the results of the tasks `finals`, from its settled batches. Raises
+    `ResultUnproven`, which says what does not match."""
     done: dict[TaskIndex, Commitment] = {}
     used: dict[BatchId, int] = {}
     for settled in batches:
@@ -55,7 +59,8 @@ def prove(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], batches: Iterabl
             done[task] = commitment
             used[settled.event.batch] = settled.event.claimable_at
     check_chain(job, manifest, graph, done)
-    return Proven(job, done[graph[-1].index].result, tuple(used), max(used.values()))
+    results = {task: done[task].result for task in finals}
+    return Proven(job, results, tuple(used), max(used.values()))
 
 
 def check_chain(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], done: Mapping[TaskIndex, Commitment]) -> None:
@@ -72,7 +77,7 @@ def check_chain(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], done: Mapp
 def require_package(job: JobId, said: Cid, made: Cid) -> None:
     """Raise `ResultUnproven` unless the package that a verifier reports is the one that was made here."""
     if said != made:
-        raise ResultUnproven(job, f"the verifier reports {said}, the settled result of the last task gives {made}")
+        raise ResultUnproven(job, f"the verifier reports {said}, the settled results give {made}")
 
 
 def manifest_of(chain: ChainClient, job: JobId) -> Cid:

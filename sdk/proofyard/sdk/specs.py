@@ -39,7 +39,9 @@ class LoraJob:
     `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, in all transformer layers or the
     given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
     `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
-    `proofyard.workloads.lora_params.LoraParams`. `precision` of the frozen weights: "exact", "exact8" (faster, less
+    `proofyard.workloads.lora_params.LoraParams`. A round starts on results whose verdicts are still to come, at most
+    `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
+    again. `precision` of the frozen weights: "exact", "exact8" (faster, less
     precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
     """
 
@@ -58,6 +60,7 @@ class LoraJob:
     seq_len: int = 128
     seed: int = 0
     precision: str = "exact"
+    look_ahead: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
@@ -89,6 +92,7 @@ class LoraJob:
             data=data,
             seed=self.seed,
             precision=self.precision,
+            look_ahead=self.look_ahead,
         )
 
 

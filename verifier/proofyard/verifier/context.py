@@ -21,7 +21,7 @@ from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.database import Database
-from proofyard.workloads.workload import Workload, load_workload
+from proofyard.workloads.workload import Workload, load_workload, task_graph
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -186,9 +186,7 @@ class Context:
         found = self._graphs.get(cid)
         if found is None:
             manifest = self.manifest(cid)
-            workload = self.workload(manifest)
-            workload.check(manifest)
-            found = tuple(workload.graph(manifest))
+            found = task_graph(self.workload(manifest), manifest)
         return _keep(self._graphs, cid, found)
 
     def workload(self, manifest: Manifest) -> Workload:

@@ -40,7 +40,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         raise Permanent(str(error)) from None
     context.runner.post(
         Expanded(
-            effect.job, effect.manifest, manifest.workload, workload.exact, getattr(manifest, "look_ahead", 0), graph
+            effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph
         )
     )
 
@@ -173,17 +173,6 @@ async def pack(context: Context, effect: effects.Pack) -> None:
         return
     manifest = context.manifest(job.manifest)
     workload = context.workload(manifest)
-    if not hasattr(workload, "finals"):  # TEMPORARY
-        last = rows.tasks_of[job.id][-1]
-        data = context.store.get_bytes(
-            rows.works[job.id, last.index, last.attempt].result or Cid(""), max_bytes=MAX_STATE_BYTES
-        )
-        with TemporaryDirectory(dir=context.settings.data_dir) as folder:
-            package = Path(folder) / "result"
-            await asyncio.to_thread(workload.package, manifest, data, package)
-            cid = await asyncio.to_thread(context.store.put_directory, package)
-        context.runner.post(Packed(job.id, cid))
-        return
     results = {
         index: rows.works[job.id, index, rows.tasks[job.id, index].attempt].result
         for index in workload.finals(manifest)

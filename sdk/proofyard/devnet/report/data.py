@@ -17,7 +17,7 @@ class LossPoint:
 
 @dataclass(frozen=True)
 class Span:
-    """What a node was busy with. `kind`: train, average or audit. `outcome`: ok, fault or lost.
+    """What a node was busy with. `kind`: that of its task, or audit. `outcome`: ok, fault or lost.
 
     `start`, `end`: seconds since the run's start.
     """

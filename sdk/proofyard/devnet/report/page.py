@@ -77,7 +77,7 @@ def _loss(run: RunReport) -> str:
 
 
 def _timeline(run: RunReport) -> str:
-    names = (("train", "training"), ("average", "averaging"), ("audit", "auditing"), ("bad", "faulty work"))
+    names = (("train", "training"), ("audit", "auditing"), ("bad", "faulty work"))
     legend = "".join(f'<span style="--c: var(--{name})"><i></i>{text}</span>' for name, text in names)
     legend += '<span style="--c: var(--accent)"><i></i>chain event</span>'
     chart = timeline(run.spans, run.marks, run.nodes, seconds=_last_moment(run))

@@ -74,6 +74,8 @@ def opened(world: World, news: JobOpened, now: Now) -> None:
         if (job.opened_block, job.opened_hash) != (fresh.opened_block, fresh.opened_hash):
             job.opened_block, job.opened_hash = fresh.opened_block, fresh.opened_hash
             world.rows.touch(job)
+            # What was told of it in blocks after the old one may not have happened.
+            world.want(ReadJob(job.id))
         _come_back(world, job)
     else:
         _replace(world, job, fresh, now)
@@ -418,6 +420,7 @@ def expire(world: World, now: Now) -> None:
 
 
 def resume(world: World, now: Now) -> None:
+    """What is due, and what the chain says of each job that a reorganisation may have changed meanwhile."""
     for job in list(world.rows.jobs.values()):
         if job.state not in OVER:
             _watch_deadline(world, job, now)
@@ -432,6 +435,8 @@ def resume(world: World, now: Now) -> None:
                 world.want(Pack(job.id))
             case JobState.DONE:
                 _close_paid(world, job)
+        if job.state not in OVER or job.reason in (CLOSED, TAKEN_OVER) or job.state == JobState.DONE:
+            world.want(ReadJob(job.id))
         if job.state in OVER:
             world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
 

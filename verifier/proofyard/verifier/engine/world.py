@@ -196,7 +196,8 @@ class Rows:
                 if row.key in self.faults:
                     self._absolve(self.faults[row.key])
                 self.faults[row.key] = row
-                self.guilty[row.owner] += row.kind not in HARMLESS
+                if row.kind not in HARMLESS:
+                    self.guilty[row.owner] += 1
 
     def _leave(self, row: Row) -> None:
         match row:
@@ -222,10 +223,11 @@ class Rows:
                 self._absolve(self.faults.pop(row.key))
 
     def _absolve(self, fault: Fault) -> None:
-        self.guilty[fault.owner] -= fault.kind not in HARMLESS
-        if self.guilty[fault.owner] <= 0:
-            del self.guilty[fault.owner]
-            self.absolutions += 1
+        if fault.kind not in HARMLESS:
+            self.guilty[fault.owner] -= 1
+            if not self.guilty[fault.owner]:
+                del self.guilty[fault.owner]
+                self.absolutions += 1
 
 
 class World:
@@ -242,6 +244,7 @@ class World:
         self._memory: dict[type[object], object] = {}
         self._wanted: dict[tuple[object, ...], _Wanted] = {}
         self._begun: list[Effect] = []
+        self._withdrawn: set[int] = set()
         self._timers: list[tuple[float, int, tuple[object, ...]]] = []
         self._timer = 0
         self._logged: dict[JobId, int] = {}
@@ -263,8 +266,11 @@ class World:
             self._begun.append(effect)
 
     def done(self, key: tuple[object, ...]) -> bool:
-        """An effect is over, or not wanted any more; whether it was wanted."""
-        return self._wanted.pop(key, None) is not None
+        """An effect is over, or not wanted any more; whether it was wanted. What this step wanted is not begun."""
+        wanted = self._wanted.pop(key, None)
+        if wanted is not None and self._begun:
+            self._withdrawn.add(id(wanted.effect))
+        return wanted is not None
 
     def wanted(self, key: tuple[object, ...]) -> bool:
         return key in self._wanted
@@ -341,8 +347,9 @@ class World:
     def step(self) -> Step:
         """What has come together since the last call."""
         rows, deleted = self.rows.changes()
-        effects, refusal = tuple(self._begun), self.refusal
-        self._begun, self.refusal = [], ""
+        effects = tuple(effect for effect in self._begun if id(effect) not in self._withdrawn)
+        refusal = self.refusal
+        self._begun, self._withdrawn, self.refusal = [], set(), ""
         return Step(rows, deleted, effects, refusal)
 
 
