@@ -39,9 +39,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
     except ProofyardError as error:
         raise Permanent(str(error)) from None
     context.runner.post(
-        Expanded(
-            effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph
-        )
+        Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph)
     )
 
 

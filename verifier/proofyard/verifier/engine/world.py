@@ -244,7 +244,7 @@ class World:
         self._memory: dict[type[object], object] = {}
         self._wanted: dict[tuple[object, ...], _Wanted] = {}
         self._begun: list[Effect] = []
-        self._withdrawn: set[int] = set()
+        self._withdrawn: dict[int, Effect] = {}
         self._timers: list[tuple[float, int, tuple[object, ...]]] = []
         self._timer = 0
         self._logged: dict[JobId, int] = {}
@@ -269,7 +269,7 @@ class World:
         """An effect is over, or not wanted any more; whether it was wanted. What this step wanted is not begun."""
         wanted = self._wanted.pop(key, None)
         if wanted is not None and self._begun:
-            self._withdrawn.add(id(wanted.effect))
+            self._withdrawn[id(wanted.effect)] = wanted.effect
         return wanted is not None
 
     def wanted(self, key: tuple[object, ...]) -> bool:
@@ -349,7 +349,7 @@ class World:
         rows, deleted = self.rows.changes()
         effects = tuple(effect for effect in self._begun if id(effect) not in self._withdrawn)
         refusal = self.refusal
-        self._begun, self._withdrawn, self.refusal = [], set(), ""
+        self._begun, self._withdrawn, self.refusal = [], {}, ""
         return Step(rows, deleted, effects, refusal)
 
 
