@@ -1,5 +1,5 @@
-"""What nodes and requesters may ask of a verifier, request by request: checked here as far as bytes and keys go, decided
-by the engine, answered once that lasts."""
+"""What nodes and requesters may ask of a verifier, request by request: checked here as far as bytes and keys go,
+decided by the engine, answered once that lasts."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
-from proofyard.transport import Body, Connection
+from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.delivery import MAX_STATE_BYTES, room
 from proofyard.verifier.engine.events import (
@@ -93,6 +93,7 @@ class Desk:
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[object, Cid] = OrderedDict()
         self._read_at: dict[Address, float] = {}
+        context.runner.recall.append(self._here)
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
         endpoint.on(Working, self.working)
@@ -113,6 +114,8 @@ class Desk:
         if known is not None and known.connection is connection and known.announce == message and fresh:
             return Ack()
         record = await context.on_chain(lambda: _active_node(context.chain, connection.peer))
+        if connection.closed.is_set():
+            return Ack(False, "the connection has ended")
         if record is None:
             self._leave(connection.peer)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
@@ -120,6 +123,10 @@ class Desk:
         self._read_at[connection.peer] = time.monotonic()
         context.runner.post(_joined(record, message))
         return Ack()
+
+    def _here(self) -> list[Event]:
+        """Who is connected, for an engine that begins anew."""
+        return [_joined(member.record, member.announce) for member in self._context.members.values()]
 
     def left(self, connection: Connection) -> None:
         """A connection ended. Leases run on: the node may come back in time."""
@@ -158,6 +165,7 @@ class Desk:
         repeat: the same commitment gets the same receipt."""
         checked = [await self._checked(connection.peer, work) for work in message.works]
         fresh = [each for each in checked if isinstance(each, WorkCommitted)]
+        # What was committed before is waited for as well: its receipt leaves when it lasts.
         refusals = dict(zip(map(id, fresh), await self._context.runner.tell_all(fresh), strict=True))
         answers: list[Receipt | Refusal] = []
         for work, outcome in zip(message.works, checked, strict=True):
@@ -184,7 +192,7 @@ class Desk:
             leaf = await asyncio.to_thread(self._signed_leaf, message, node)
             _check_first(message, await self._first_state(work))
         except ProofyardError as error:
-            return Refusal(type(error).__name__, str(error)[:500])
+            return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
         key = (commitment.job, commitment.task)
         return WorkCommitted(node, key, work.inputs, encode(message), leaf, commitment.result, deadline)
 
@@ -256,12 +264,14 @@ class Desk:
         if key not in self._first_states:
             for result in work.inputs:
                 await context.have(result, None, max_bytes=MAX_STATE_BYTES)
-            sizes = [context.store.size(result) for result in work.inputs]
-            async with room(context, *sizes):
+            sizes = [await asyncio.to_thread(context.store.size, result) for result in work.inputs]
+
+            def first() -> Cid:
                 data = tuple(context.store.get_bytes(result, max_bytes=MAX_STATE_BYTES) for result in work.inputs)
-                make = context.workload(manifest).initial_state
-                state = await asyncio.to_thread(make, manifest, spec, Inputs(results=data))
-            self._first_states[key] = await asyncio.to_thread(cid_of_bytes, state)
+                return cid_of_bytes(context.workload(manifest).initial_state(manifest, spec, Inputs(results=data)))
+
+            async with room(context, *sizes):
+                self._first_states[key] = await asyncio.to_thread(first)
             while len(self._first_states) > FIRST_STATES:
                 self._first_states.popitem(last=False)
         return self._first_states[key], root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
@@ -269,22 +279,31 @@ class Desk:
     # Audits
 
     async def submit_seals(self, connection: Connection, message: SubmitSeals, _body: Body) -> Acks:
-        """Sealed answers; a signature is checked only for a seat that waits for it."""
-        answers: list[Ack | None] = []
-        events: list[Event] = []
+        """Sealed answers; a signature is checked only for a seat that waits for it. Raises `RequestFailed` for more
+        than a peer may ask for at a time, of which none is looked at."""
         for seal in message.seals:
-            state = self._seat_state(connection.peer, seal)
-            if state not in (SeatState.WORKING, SeatState.AWAY):
-                answers.append(Ack(state is not None, "" if state is not None else "the seat is no longer yours"))
-                continue
-            self._signed.take(connection.peer)
-            place = (seal.batch, seal.job, seal.task, seal.segment)
-            digest = self._context.domain.typed_digest(seal_struct_hash(*place, connection.peer, seal.seal))
-            await asyncio.to_thread(require_signer, digest, seal.signature, connection.peer, "the seal's sender")
-            events.append(AuditSealed(connection.peer, seal.batch, _place(seal), seal.seal, seal.signature))
-            answers.append(None)
+            if self._seat_state(connection.peer, seal) in (SeatState.WORKING, SeatState.AWAY):
+                self._signed.take(connection.peer)
+        checked = [await self._checked_seal(connection.peer, seal) for seal in message.seals]
+        events = [each for each in checked if isinstance(each, AuditSealed)]
+        # What was sealed before is waited for as well: who is told that its seal is here stops asking.
         refusals = iter(await self._context.runner.tell_all(events))
-        return Acks(tuple(Ack(not (why := next(refusals)), why) if each is None else each for each in answers))
+        return Acks(tuple(Ack(not (why := next(refusals)), why) if isinstance(e, AuditSealed) else e for e in checked))
+
+    async def _checked_seal(self, node: Address, seal: SubmitSeal) -> AuditSealed | Ack:
+        """The event of a seal that is its auditor's, or the answer."""
+        state = self._seat_state(node, seal)
+        if state is None:
+            return Ack(False, "the seat is no longer yours")
+        if state not in (SeatState.WORKING, SeatState.AWAY):
+            return Ack()
+        place = (seal.batch, seal.job, seal.task, seal.segment)
+        digest = self._context.domain.typed_digest(seal_struct_hash(*place, node, seal.seal))
+        try:
+            await asyncio.to_thread(require_signer, digest, seal.signature, node, "the seal's sender")
+        except ProofyardError as error:
+            return Ack(False, str(error)[:500])
+        return AuditSealed(node, seal.batch, _place(seal), seal.seal, seal.signature)
 
     def _seat_state(self, auditor: Address, seal: SubmitSeal) -> SeatState | None:
         batch = self._context.rows.by_chain_id.get(seal.batch)

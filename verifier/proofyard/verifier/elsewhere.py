@@ -6,7 +6,7 @@ from collections import Counter
 
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Elsewhere
+from proofyard.verifier.engine.events import Elsewhere, Event, NodesListed
 from proofyard.verifier.exposure import elsewhere
 from proofyard.verifier.membership import find_members, has_members
 
@@ -16,14 +16,18 @@ POLL_S = 5.0
 
 
 async def watch_exposure(context: Context) -> None:
-    """Until cancelled."""
-    told: Counter[str] = Counter()
+    """Until cancelled. The engine is told what has changed, and all of it when it begins anew."""
+    told: dict[type[Event], Event] = {}
+    context.runner.recall.append(lambda: list(told.values()))
     while True:
         try:
             found = await in_flight_elsewhere(context)
-            if found != told:
-                context.runner.post(Elsewhere(tuple((Address(owner), reward) for owner, reward in found.items())))
-                told = found
+            listed = [(node.node, node.owner, node.workloads) for node in await context.active_nodes()]
+            exposure = Elsewhere(tuple((Address(owner), reward) for owner, reward in sorted(found.items())))
+            for event in (exposure, NodesListed(tuple(sorted(listed)))):
+                if told.get(type(event)) != event:
+                    told[type(event)] = event
+                    context.runner.post(event)
         except ProofyardError as error:
             logger.warning("what owners have in flight elsewhere is not known: %s", error)
         await asyncio.sleep(POLL_S)

@@ -1,5 +1,5 @@
-"""What the engine has sent to nodes: offers of tasks and audits, cancellations, seals to open. One message for each node
-and step; what comes back, or does not, is told to the engine item by item."""
+"""What the engine has sent to nodes: offers of tasks and audits, cancellations, seals to open. One message for each
+node and step; what comes back, or does not, is told to the engine item by item."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
-    for part in _parts(effect.tasks):
+    wanted = [item for item in effect.tasks if item[0] in context.rows.tasks]
+    for part in _parts(wanted):
         offers = tuple(_task_offer(context, *item) for item in part)
         answers = await _ask(context, effect.node, TaskOffers(offers), Acks)
         for (key, *_), answer in zip(part, _each(answers, len(part)), strict=True):
@@ -82,9 +83,9 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
 
 def _audit_offer(context: Context, row: int, place: Place, seed: Digest) -> AuditOffer | None:
     rows = context.rows
-    batch, segment = rows.batches[row], rows.segments.get((row, place))
-    work = next((w for w in rows.works_of[row] if (w.job, w.task) == place[:2]), None)
-    if segment is None or work is None or batch.chain_id is None:
+    batch, segment = rows.batches.get(row), rows.segments.get((row, place))
+    work = next((w for w in rows.works_of.get(row, ()) if (w.job, w.task) == place[:2]), None)
+    if batch is None or segment is None or work is None or batch.chain_id is None:
         return None
     return AuditOffer(
         batch=batch.chain_id,
@@ -106,8 +107,9 @@ async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
     for part in _parts(effect.places):
         seals = tuple(OpenSeal(batch.chain_id, *place) for place in part)
         found = await _ask(context, effect.node, OpenSeals(seals), SealsOpened)
-        opened = (None,) * len(part) if isinstance(found, str) else found.answers
-        for place, answer in zip(part, (*opened, *(None,) * (len(part) - len(opened))), strict=False):
+        fits = not isinstance(found, str) and len(found.answers) == len(part)
+        answers = found.answers if fits else (None,) * len(part)  # type: ignore[union-attr]
+        for place, answer in zip(part, answers, strict=True):
             opening = answer.opening() if answer is not None else None
             context.runner.post(SealAnswered(effect.node, batch.chain_id, place, opening))
 

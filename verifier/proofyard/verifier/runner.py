@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from proofyard.protocol.types import ProofyardError
@@ -18,7 +18,7 @@ from proofyard.verifier.engine.events import EffectFailed, Event, Now, Tick
 from proofyard.verifier.engine.machine import Engine
 from proofyard.verifier.engine.rows import Log, Row
 from proofyard.verifier.engine.world import Rules, Step
-from proofyard.verifier.store.database import Database
+from proofyard.verifier.store.database import Database, DatabaseError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ TICK_S = 1.0
 MAX_ERRORS = 3
 """An effect that meets an internal error so often is given up, and what it belongs to with it."""
 HARSH_S = 0.1
+STOP_S = 2.0
+"""How long what was computed already may take to last when the verifier stops."""
 
 Perform = Callable[[Effect], Awaitable[float | None]]
 """Does an effect. What it returns is how many seconds its outcome may take to come as an event, None for none."""
@@ -38,9 +40,31 @@ OnLog = Callable[[Log], None]
 
 @dataclass
 class _Item:
-    event: Event
+    """Events that are taken in one after the other and last together."""
+
+    events: tuple[Event, ...]
     cursor: bytes | None
-    answer: asyncio.Future[str] | None
+    answer: asyncio.Future[list[str]] | None
+
+
+class _Changes:
+    """What several steps come to: the last word on each row."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Row] = {}
+        self._deleted: dict[int, Row] = {}
+        self._effects: list[Effect] = []
+
+    def take(self, step: Step) -> None:
+        for row in step.deleted:
+            self._rows.pop(id(row), None)
+            self._deleted[id(row)] = row
+        for row in step.rows:
+            self._rows[id(row)] = row
+        self._effects += step.effects
+
+    def step(self) -> Step:
+        return Step(tuple(self._rows.values()), tuple(self._deleted.values()), tuple(self._effects))
 
 
 class Runner:
@@ -59,6 +83,8 @@ class Runner:
         self.database = database
         self.listeners: list[OnLog] = []
         """Told of every line of every log, once it lasts."""
+        self.recall: list[Callable[[], Iterable[Event]]] = []
+        """What an engine that begins is told that no row says: who is connected, what others have in flight."""
         self.effects_running: dict[tuple[object, ...], asyncio.Task[None]] = {}
         self._process = process
         self._perform = perform
@@ -67,6 +93,11 @@ class Runner:
         self._news = asyncio.Event()
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._writes: set[asyncio.Task[None]] = set()
+        self._unwritten = 0
+        """Steps that were computed and do not last yet."""
+        self._stopped = False
+        self._broken = False
+        """A step could not be written: the engine knows what the database does not."""
         self._errors: dict[tuple[object, ...], int] = {}
         self.engine = Engine(rules)
 
@@ -78,31 +109,34 @@ class Runner:
 
     def post(self, event: Event) -> None:
         """Tell the engine of something; nobody waits for what comes of it."""
-        self._items.append(_Item(event, None, None))
-        self._news.set()
+        self._add(_Item((event,), None, None))
 
-    async def tell(self, event: Event, cursor: bytes | None = None) -> str:
+    async def tell(self, event: Event) -> str:
         """Tell the engine of something, and return once what follows from it lasts: why it was not taken, or empty."""
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._items.append(_Item(event, cursor, answer))
-        self._news.set()
-        return await answer
+        return (await self.tell_all([event]))[0]
 
     async def tell_all(self, events: Iterable[Event], cursor: bytes | None = None) -> list[str]:
-        """The same of several, in their order and without others between them."""
-        answers: list[asyncio.Future[str]] = []
-        for event in events:
-            answers.append(asyncio.get_running_loop().create_future())
-            self._items.append(_Item(event, None, answers[-1]))
-        if cursor is not None:
-            answers.append(asyncio.get_running_loop().create_future())
-            self._items.append(_Item(Tick(), cursor, answers[-1]))
+        """The same of several, in their order and without others between them. All of it lasts, with `cursor`, or
+        nothing does; where there is nothing to tell, all that was told before lasts on return.
+
+        Raises `InternalError` where the engine fails: the same may be told again.
+        """
+        item = _Item(tuple(events), cursor, asyncio.get_running_loop().create_future())
+        self._add(item)
+        assert item.answer is not None
+        return await item.answer
+
+    def _add(self, item: _Item) -> None:
+        if self._stopped:
+            if item.answer is not None:
+                item.answer.cancel()
+            return
+        self._items.append(item)
         self._news.set()
-        return [await answer for answer in answers][: len(answers) - (cursor is not None)]
 
     @property
     def waiting(self) -> int:
-        """Events that were not taken in yet."""
+        """How much was told and not taken in yet."""
         return len(self._items)
 
     # The loop
@@ -112,52 +146,76 @@ class Runner:
         try:
             await self._begin()
             while True:
+                if self._broken:
+                    await self._begin_again([])
                 await self._take_in()
         finally:
-            for task in list(self.effects_running.values()):
-                task.cancel()
-            await asyncio.gather(*self.effects_running.values(), *self._writes, return_exceptions=True)
-            for item in self._items:
-                if item.answer is not None and not item.answer.done():
-                    item.answer.cancel()
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """Who waits for an answer gets none, unless what it follows from comes to last in time."""
+        if self._writes:
+            await asyncio.wait(list(self._writes), timeout=STOP_S)
+        left = [*self._writes, *self.effects_running.values()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=STOP_S)
+        self._stopped = True
+        for item in self._items:
+            if item.answer is not None:
+                item.answer.cancel()
 
     async def _begin(self) -> None:
-        """A new engine from the rows that last."""
+        """A new engine from the rows that last, and from what no row says."""
+        self._broken = False
         rows = await asyncio.to_thread(self.database.load, self._process)
         self.engine = Engine(self.rules, rows)
         logged = await asyncio.to_thread(self.database.logged, list(self.engine.world.rows.jobs))
         for job, seq in logged.items():
             self.engine.world.logged(job, seq)
+        known = [event for recall in self.recall for event in recall()]
+        self._items.extendleft(_Item((event,), None, None) for event in reversed(known))
         await self._emit(self.engine.resume(self.now()), [], None)
 
     async def _take_in(self) -> None:
         await self._wait()
         await self._room.acquire()
-        taken: list[tuple[_Item, str]] = []
-        rows: dict[int, Row] = {}
-        deleted: dict[int, Row] = {}
-        effects: list[Effect] = []
+        if self._broken:
+            self._room.release()
+            return
+        taken: list[tuple[_Item, list[str]]] = []
+        changes = _Changes()
         cursor: bytes | None = None
-        items = [self._items.popleft() for _ in range(min(BURST, len(self._items)))] or [_Item(Tick(), None, None)]
+        items = self._burst() or [_Item((Tick(),), None, None)]
         now = self.now()
         for item in items:
-            try:
-                step = self.engine.handle(item.event, now)
-            except Exception:
-                logger.exception("the engine met an internal error with %s; it begins anew from its rows", item.event)
-                self._room.release()
-                await self._begin_again(items)
-                return
-            rows.update({id(row): row for row in step.rows})
-            deleted.update({id(row): row for row in step.deleted})
-            effects += step.effects
+            refusals = []
+            for event in item.events:
+                try:
+                    step = self.engine.handle(event, now)
+                except Exception:
+                    logger.exception("the engine met an internal error with %s; it begins anew from its rows", event)
+                    self._room.release()
+                    await self._begin_again(items)
+                    return
+                changes.take(step)
+                refusals.append(step.refusal)
             cursor = item.cursor or cursor
-            taken.append((item, step.refusal))
-        step = Step(tuple(rows.values()), tuple(deleted.values()), tuple(effects))
-        write = asyncio.create_task(self._emit(step, taken, cursor, room=True))
+            taken.append((item, refusals))
+        write = asyncio.create_task(self._written(changes.step(), taken, cursor))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
         await asyncio.sleep(0)
+
+    def _burst(self) -> list[_Item]:
+        """What is taken in in one go: what was told together stays together."""
+        items: list[_Item] = []
+        count = 0
+        while self._items and count < BURST:
+            items.append(self._items.popleft())
+            count += len(items[-1].events)
+        return items
 
     async def _wait(self) -> None:
         if self._items:
@@ -171,30 +229,48 @@ class Runner:
         except TimeoutError:
             pass
 
-    async def _begin_again(self, items: list[_Item]) -> None:
+    async def _begin_again(self, items: Sequence[_Item]) -> None:
         """Nothing of a burst in which the engine failed was written: it is forgotten, and its senders ask again."""
         await asyncio.gather(*self._writes, return_exceptions=True)
-        for item in items:
-            if item.answer is not None and not item.answer.done():
-                item.answer.set_exception(InternalError())
+        _fail(items)
         for task in list(self.effects_running.values()):
             task.cancel()
         await asyncio.gather(*self.effects_running.values(), return_exceptions=True)
         await asyncio.sleep(HARSH_S)
         await self._begin()
 
-    async def _emit(
-        self, step: Step, taken: list[tuple[_Item, str]], cursor: bytes | None, *, room: bool = False
-    ) -> None:
-        if step.rows or step.deleted or cursor is not None:
-            await self.database.write(step, cursor)
-        if room:
+    async def _written(self, step: Step, taken: list[tuple[_Item, list[str]]], cursor: bytes | None) -> None:
+        """Let a step last and what follows from it leave; where that cannot be, the engine begins anew."""
+        try:
+            await self._emit(step, taken, cursor)
+        except asyncio.CancelledError:
+            for item, _ in taken:
+                if item.answer is not None:
+                    item.answer.cancel()
+            raise
+        except Exception:
+            logger.exception("a step was not written; the engine begins anew from its rows")
+            self._broken = True
+            _fail([item for item, _ in taken])
+            self._news.set()
+        finally:
             self._room.release()
+
+    async def _emit(self, step: Step, taken: list[tuple[_Item, list[str]]], cursor: bytes | None) -> None:
+        # A step without rows follows from those before it: it leaves after they last.
+        if step.rows or step.deleted or cursor is not None or self._unwritten:
+            self._unwritten += 1
+            try:
+                await self.database.write(step, cursor)
+            finally:
+                self._unwritten -= 1
+        if self._broken:
+            raise DatabaseError("an earlier step was not written")
         for effect in step.effects:
             self._start(effect)
-        for item, refusal in taken:
+        for item, refusals in taken:
             if item.answer is not None and not item.answer.done():
-                item.answer.set_result(refusal)
+                item.answer.set_result(refusals)
         if self.listeners:
             for row in step.rows:
                 if isinstance(row, Log):
@@ -208,7 +284,11 @@ class Runner:
             return
         task = asyncio.create_task(self._do(effect))
         self.effects_running[key] = task
-        task.add_done_callback(lambda done: self.effects_running.pop(key, None))
+        task.add_done_callback(lambda done: self._ended(key, done))
+
+    def _ended(self, key: tuple[object, ...], task: asyncio.Task[None]) -> None:
+        if self.effects_running.get(key) is task:
+            del self.effects_running[key]
 
     async def _do(self, effect: Effect) -> None:
         try:
@@ -227,6 +307,12 @@ class Runner:
             logger.exception("%s met an internal error", type(effect).__name__)
             reason = f"this verifier met an internal error ({type(error).__name__}); see its log"
             self.post(EffectFailed(effect.key, reason, retry=errors < MAX_ERRORS))
+
+
+def _fail(items: Iterable[_Item]) -> None:
+    for item in items:
+        if item.answer is not None and not item.answer.done():
+            item.answer.set_exception(InternalError())
 
 
 class Permanent(ProofyardError):

@@ -87,6 +87,10 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
 }
 
 
+_ENDS = frozenset(("Expand", "TakeJob", "Pack", "CloseJob", "CommitBatch", "WeighAnswers"))
+"""Effects whose subject ends where they never succeed; everything else is tried again for as long as it is wanted."""
+
+
 class Engine:
     """One verifier's decisions. `handle` is not safe for several threads."""
 
@@ -134,7 +138,7 @@ class Engine:
             )
 
     def _failed(self, event: EffectFailed, now: Now) -> None:
-        if event.retry:
+        if event.retry or event.key[0] not in _ENDS:
             effect = self.world.failed(event.key, now)
             if event.key[0] == "CommitBatch":
                 batches.not_committed(self.world, int(event.key[1]))  # type: ignore[call-overload]

@@ -10,38 +10,50 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, and_, bindparam, event, func, or_, select
+from sqlalchemy import Connection, Engine, and_, event, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, InternalError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session, create_engine
 
 from proofyard.protocol.types import JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
 from proofyard.verifier.engine.world import Step
-from proofyard.verifier.store.migrations import upgrade
-from proofyard.verifier.store.tables import KINDS, TABLES, row_of, values_of
+from proofyard.verifier.store.migrations import SchemaError, upgrade
+from proofyard.verifier.store.statements import Statements
+from proofyard.verifier.store.tables import KEY_OF, KINDS, METADATA, TABLES, row_of, values_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_S, MAX_RETRY_S = 0.2, 10.0
-Key = tuple[object, ...]
+CLOSE_S = 2.0
+POOL = 8
+CONNECT_S = 5
+SILENT_MS = 15_000
+"""A server that is silent for longer is taken for gone."""
+
+T = TypeVar("T")
+
+PASSES = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""A database that is away, full or locked: what it does not take now it takes later."""
 
 
 class DatabaseError(ProofyardError):
-    """The database cannot be opened."""
+    """The database cannot be opened, or does not take what is written however often it is tried."""
 
 
 @dataclass
 class _Group:
     """Steps that are committed together: the last word on each row, and who waits for it."""
 
-    puts: dict[type[Row], dict[Key, dict[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
-    deletes: dict[type[Row], dict[Key, dict[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    puts: dict[type[Row], dict[Any, list[Any]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    deletes: dict[type[Row], dict[Any, list[Any]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     cursor: bytes | None = None
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -51,21 +63,20 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
-            self.engine: Engine = create_engine(url, pool_pre_ping=True)
-            if self.engine.dialect.name == "sqlite":
-                event.listen(self.engine, "connect", _configure_sqlite)
-            upgrade(self.engine)
-        except DatabaseError:
+            self.engine: Engine = _open(url)
+        except (DatabaseError, SchemaError):
             raise
         except Exception as error:
             raise DatabaseError(
-                f"the database {url.split('@')[-1]} cannot be opened ({error}); check data_dir or database_url"
+                f"the database {url.split('@')[-1]} cannot be opened ({_first_line(error)}); check data_dir or "
+                "database_url"
             ) from None
-        self._upserts = {kind: _upsert(self.engine.dialect.name, kind) for kind in KINDS}
-        self._deletes = {kind: _delete(kind) for kind in KINDS}
+        self._statements = {kind: Statements(self.engine.dialect.name, kind) for kind in KINDS}
         self._group = _Group()
         self._lock = threading.Condition()
-        self._closing = False
+        self._closing = threading.Event()
+        self._failed: DatabaseError | None = None
+        """Why a step was not written: nothing is, until the rows are loaded again."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self.commits: deque[tuple[int, float]] = deque(maxlen=1000)
@@ -74,10 +85,13 @@ class Database:
     # Writing
 
     async def write(self, step: Step, cursor: bytes | None = None) -> None:
-        """Return once the step's rows last. `cursor`: how far the chain was read for it."""
+        """Return once the step's rows last, and all that was written before. `cursor`: how far the chain was read for
+        it. Raises `DatabaseError` where they never will."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         with self._lock:
+            if self._failed is not None:
+                raise self._failed
             self._loop = loop
             self._take(step, cursor)
             self._group.waiting.append(done)
@@ -88,55 +102,78 @@ class Database:
         await done
 
     def _take(self, step: Step, cursor: bytes | None) -> None:
+        puts = [(row, values_of(row)) for row in step.rows]
+        group = self._group
         for row in step.deleted:
-            kind, key = type(row), row.key
-            self._group.puts[kind].pop(key, None)
-            self._group.deletes[kind][key] = {f"_{name}": getattr(row, name) for name in kind.keys}
-        for row in step.rows:
-            kind, key = type(row), row.key
-            self._group.deletes[kind].pop(key, None)
-            self._group.puts[kind][key] = values_of(row)
+            kind = type(row)
+            key = KEY_OF[kind](row)
+            group.puts[kind].pop(key, None)
+            group.deletes[kind][key] = list(row.key)
+        for row, values in puts:
+            kind = type(row)
+            key = KEY_OF[kind](row)
+            if group.deletes[kind]:
+                group.deletes[kind].pop(key, None)
+            group.puts[kind][key] = values
         if cursor is not None:
             self._group.cursor = cursor
 
     def _commit_groups(self) -> None:
         while True:
             with self._lock:
-                while not self._group.waiting and not self._closing:
+                while not self._group.waiting and not self._closing.is_set():
                     self._lock.wait()
                 if not self._group.waiting:
                     return
                 group, self._group = self._group, _Group()
-            self._commit(group)
+            error = self._commit(group)
+            if error is not None:
+                with self._lock:
+                    self._failed = error
+                    group.waiting += self._group.waiting
+                    self._group = _Group()
             loop = self._loop
             if loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(_wake, group.waiting)
+                loop.call_soon_threadsafe(_wake, group.waiting, error)
 
-    def _commit(self, group: _Group) -> None:
-        """Again and again until it lasts: a full disk is emptied, a database comes back."""
-        tries, start = 0, time.monotonic()
-        while True:
-            try:
-                with self.engine.begin() as connection:
-                    self._write(connection, group)
-                break
-            except SQLAlchemyError as error:
-                tries += 1
-                logger.warning("the database does not take what is written, try %s: %s", tries, _first_line(error))
-                if self._closing and tries > 3:
-                    return
-                time.sleep(min(MAX_RETRY_S, RETRY_S * 2.0 ** min(tries - 1, 8)))
+    def _commit(self, group: _Group) -> DatabaseError | None:
+        """Again and again until it lasts: a full disk is emptied, a database comes back. Why it never will, else."""
+        start = time.monotonic()
+        try:
+            self._lasting(lambda: self._written(group))
+        except DatabaseError as error:
+            return error
+        except Exception as error:
+            logger.exception("the database refuses what is written")
+            return DatabaseError(f"the database refuses what is written: {_first_line(error)}")
         rows = sum(len(puts) for puts in group.puts.values())
         self.commits.append((rows, time.monotonic() - start))
+        return None
+
+    def _written(self, group: _Group) -> None:
+        with self.engine.begin() as connection:
+            self._write(connection, group)
 
     def _write(self, connection: Connection, group: _Group) -> None:
-        for kind in KINDS:
+        for kind, statements in self._statements.items():
             if group.deletes[kind]:
-                connection.execute(self._deletes[kind], list(group.deletes[kind].values()))
+                statements.delete(connection, group.deletes[kind].values())
             if group.puts[kind]:
-                connection.execute(self._upserts[kind], list(group.puts[kind].values()))
+                statements.upsert(connection, group.puts[kind].values())
         if group.cursor is not None:
             _put_cursor(connection, group.cursor)
+
+    def _lasting(self, work: Callable[[], T]) -> T:
+        """What `work` returns, once the database lets it. Raises `DatabaseError` where this is closed before."""
+        tries = 0
+        while True:
+            try:
+                return work()
+            except PASSES as error:
+                tries += 1
+                logger.warning("the database is not to be had, try %s: %s", tries, _first_line(error))
+                if self._closing.wait(min(MAX_RETRY_S, RETRY_S * 2.0 ** min(tries - 1, 8))) and tries > 1:
+                    raise DatabaseError(f"the database was closed before it took all: {_first_line(error)}") from None
 
     # Reading
 
@@ -147,8 +184,28 @@ class Database:
             yield session
             session.commit()
 
+    async def ask(self, work: Callable[[Session], T]) -> T:
+        """What `work` returns in a transaction of its own, off the event loop. A database that is away is waited for:
+        `work` may run several times, and only its last run lasts. Raises `DatabaseError` once this is closed."""
+        return await asyncio.to_thread(self.ask_here, work)
+
+    def ask_here(self, work: Callable[[Session], T]) -> T:
+        """The same, in the thread of whoever asks."""
+
+        def once() -> T:
+            with self.session() as session:
+                return work(session)
+
+        return self._lasting(once)
+
     def load(self, process: str = "") -> list[Row]:
-        """The live rows: of jobs that are not over, or that have a batch that is not final, and of such batches."""
+        """The live rows: of jobs that are not over, or that have a batch that is not final, and of such batches. What
+        is written from now on follows from these."""
+        with self._lock:
+            self._failed = None
+        return self._lasting(lambda: self._load(process))
+
+    def _load(self, process: str) -> list[Row]:
         with self.engine.connect() as connection:
             batches = self._rows(connection, Batch, _live_batches(process))
             works, seats, segments = [], [], []
@@ -175,17 +232,26 @@ class Database:
 
     def logged(self, jobs: Sequence[JobId]) -> dict[JobId, int]:
         """How many log lines each of these jobs has."""
-        table, found = TABLES[Log], {}
-        with self.engine.connect() as connection:
-            for part in _parts(list(jobs)):
-                query = select(table.c.job, func.max(table.c.seq)).where(table.c.job.in_(part)).group_by(table.c.job)
-                found.update({JobId(job): int(seq) for job, seq in connection.execute(query)})
-        return found
+        table = TABLES[Log]
+
+        def count() -> dict[JobId, int]:
+            found: dict[JobId, int] = {}
+            with self.engine.connect() as connection:
+                for part in _parts(list(jobs)):
+                    counts = select(table.c.job, func.max(table.c.seq)).where(table.c.job.in_(part))
+                    found.update({JobId(j): int(seq) for j, seq in connection.execute(counts.group_by(table.c.job))})
+            return found
+
+        return self._lasting(count)
 
     def rows(self, kind: type[Row], where: Any = None) -> list[Row]:
         """Rows of one kind, live or not."""
-        with self.engine.connect() as connection:
-            return self._rows(connection, kind, where)
+
+        def read() -> list[Row]:
+            with self.engine.connect() as connection:
+                return self._rows(connection, kind, where)
+
+        return self._lasting(read)
 
     @staticmethod
     def _rows(connection: Connection, kind: type[Row], where: Any) -> list[Row]:
@@ -196,10 +262,10 @@ class Database:
     def close(self) -> None:
         """Write what is waiting, then let go of the database."""
         with self._lock:
-            self._closing = True
+            self._closing.set()
             self._lock.notify()
         if self._thread is not None:
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=CLOSE_S)
         self.engine.dispose()
 
 
@@ -221,26 +287,39 @@ def _parts(ids: list[Any], size: int = 500) -> Iterator[list[Any]]:
         yield ids[start : start + size]
 
 
-def _upsert(dialect: str, kind: type[Row]) -> Any:
-    table = TABLES[kind]
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
-    rest = {name: insert.excluded[name] for name in kind.__struct_fields__ if name not in kind.keys}
-    return insert.on_conflict_do_update(index_elements=list(kind.keys), set_=rest)
+def _open(url: str) -> Engine:
+    """The database at its newest version. Raises what SQLAlchemy and the drivers raise."""
+    named = make_url(url)
+    if named.drivername in ("postgresql", "postgres"):
+        named = named.set(drivername="postgresql+psycopg")
+    if named.get_backend_name() == "sqlite":
+        engine = create_engine(named, pool_pre_ping=True)
+        event.listen(engine, "connect", _configure_sqlite)
+    else:
+        alive = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "tcp_user_timeout": SILENT_MS}
+        try:
+            engine = create_engine(named, pool_pre_ping=True, pool_size=POOL, max_overflow=POOL, connect_args=alive)
+        except (ImportError, NoSuchModuleError):
+            raise DatabaseError(
+                f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
+                "PostgreSQL's, and SQLite needs none"
+            ) from None
+    upgrade(engine)
+    return engine
 
 
-def _delete(kind: type[Row]) -> Any:
-    table = TABLES[kind]
-    return table.delete().where(and_(*(table.c[name] == bindparam(f"_{name}") for name in kind.keys)))
-
-
-def _wake(waiting: list[asyncio.Future[None]]) -> None:
+def _wake(waiting: list[asyncio.Future[None]], error: DatabaseError | None) -> None:
     for future in waiting:
-        if not future.done():
+        if future.done():
+            continue
+        if error is None:
             future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -251,9 +330,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _put_cursor(connection: Connection, state: bytes) -> None:
-    from proofyard.verifier.store.tables import Cursor
-
-    table = Cursor.__table__  # type: ignore[attr-defined]
+    table = METADATA.tables["cursor"]
     insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
     connection.execute(
         insert.on_conflict_do_update(index_elements=["id"], set_={"state": insert.excluded.state}),
