@@ -81,7 +81,7 @@ class Offers:
             return
         read = self._read(verifier, offer.providers)
         pairs = list(zip(offer.task.deps, offer.inputs, strict=True))
-        found: dict[TaskIndex, set[Cid]] = {}
+        found: dict[TaskIndex, list[Cid]] = {}
         async for found in committed_results(self._chain, read, offer.job, frozenset(offer.task.deps), []):
             if all(cid in found.get(dep, ()) for dep, cid in pairs):
                 return

@@ -26,16 +26,21 @@ def apply_record(session: Session, batch: Batch, view: BatchView, record: BatchR
     """Move the tasks of this verifier's jobs on. Applying the same record again changes nothing."""
     paid, undecided = accepted(view, record), undecided_tasks(record)
     faults = {fault.task_key: fault.reason for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT}
+    repeated, stale = set(record.repeated), set(record.stale)
     for member in record.tasks:
         task = session.get(Task, member.key)
         if task is None or task.state != TaskState.JUDGING or task.batch != batch.id:
             continue
         node = member.commitment.node
-        if member.key in paid or member.key in record.repeated:
+        if member.key in paid or member.key in repeated:
             drawn = any(audit.task_key == member.key for audit in record.audits)
             task.state = TaskState.VALID
             text = "audited and valid" if drawn else "valid, not drawn"
             log(session, task.job, "valid", text, task=task.index, node=node)
+        elif member.key in stale and member.key not in faults:
+            text = "it rests on a result that is not accepted: done again"
+            log(session, task.job, "stale", text, task=task.index, node=node)
+            release(task)
         elif member.key in undecided and member.key not in faults:
             _repeat_undecided(session, task, _dissenters(record, member.key))
         else:

@@ -10,6 +10,7 @@ import msgspec
 from sqlmodel import Session, select
 
 from proofyard.chain.refusals import AlreadySettled
+from proofyard.disputes.settled import Over, over_now
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
@@ -31,7 +32,7 @@ from proofyard.protocol.seal import plain_reason
 from proofyard.protocol.settlement import FaultReason, settlement_digest
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
-from proofyard.protocol.validate import repeated_tasks
+from proofyard.protocol.validate import repeated_tasks, stale_tasks
 from proofyard.protocol.view import BatchView
 from proofyard.verifier import database
 from proofyard.verifier.auditing import seats_of
@@ -39,8 +40,9 @@ from proofyard.verifier.context import Context, now
 from proofyard.verifier.database import Batch, BatchState, Seat, SeatState, Segment, jobs_of, log, log_batch
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.drawing import counted_lists
-from proofyard.verifier.evidence import Evidence, gather_evidence
-from proofyard.verifier.membership import batches_of, gather_lists, members_of
+from proofyard.verifier.evidence import Evidence, fetch_manifests, gather_evidence
+from proofyard.verifier.judging import LAST_MARGIN_S
+from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
 from proofyard.verifier.outcomes import apply_record
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.signing import bound_to
@@ -105,13 +107,40 @@ async def record_for(context: Context, view: BatchView, batch: Batch) -> tuple[B
         more = await gather_lists(context, view)
         lists.members.update({each: more.members[each] for each in missing if each in more.members})
         lists.cids.update({each: more.cids[each] for each in missing if each in more.cids})
-    evidence = await gather_evidence(context, view, lists)
+    over = await _over(context, view, batch, lists)
+    evidence = await gather_evidence(context, view, lists, over)
     with context.database.session() as session:
         record = build_record(session, evidence, batch)
     if not context.settings.blind:
         clock = await context.on_chain(context.chain.now)
         await asyncio.to_thread(partial(evidence.check, record, now=clock))
     return record, await asyncio.to_thread(context.store.put_bytes, encode_record(record))
+
+
+async def _over(context: Context, view: BatchView, batch: Batch, lists: Lists) -> Over:
+    """The earlier batches that are over by now. Waits for those that hold what this one's tasks rest on, or the same
+    tasks, as long as this batch's own settlement can wait: what is accepted there decides on what counts here."""
+    members = members_of(batch)
+    await fetch_manifests(context, view)
+    graphs = {
+        job: await asyncio.to_thread(context.graph, make_cid(view.jobs[job].manifest))
+        for job, _ in {member.key for member in members}
+    }
+    needed = {member.key for member in members}
+    needed |= {(job, dep) for job, task in needed for dep in graphs[job][task].deps}
+    held = {
+        claimed.batch
+        for claimed in view.claimed_before
+        if claimed.batch < view.batch and any(m.key in needed for m in lists.members.get(claimed.batch, ()))
+    }
+    params = await context.params()
+    while True:
+        over = await context.on_chain(partial(over_now, context.chain, view))
+        state = await context.on_chain(partial(context.chain.batch, view.batch))
+        last = state.opened_at + params.settle_grace - LAST_MARGIN_S
+        if held <= {number for number, _ in over} or context.chain_time() > last:
+            return over
+        await context.wait(BLOCK_POLL_S)
 
 
 async def _look_for_lists(context: Context, view: BatchView, batch: Batch) -> None:
@@ -176,11 +205,16 @@ def build_record(session: Session, evidence: Evidence, batch: Batch) -> BatchRec
         tasks=members,
         counted=tuple(counted.items()),
         uncounted=tuple(lists.without(batches_of(view))),
-        repeated=repeated_tasks(view, members, {each: lists.members[each] for each in counted}, evidence.paid),
+        over=tuple(evidence.over),
+        repeated=repeated_tasks(
+            *(view, members, {each: lists.members[each] for each in counted}, evidence.paid, dict(evidence.over))
+        ),
         audits=audits,
         faults=tuple(sorted(faults, key=lambda fault: fault.place)),
+        stale=(),
         payouts=(),
     )
+    record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.paid))
     return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
 
 
