@@ -148,10 +148,11 @@ def test_a_job_that_cannot_be_taken_fails_after_some_tries() -> None:
     made = town()
     made.open(1, [[]])
     do(made, Expand)
-    for _ in range(100):
-        if made.effects:
-            made.tell(EffectFailed(made.effects.pop().key, "no seat"))
+    for _ in range(TakeJob.retries or 0):
+        made.tell(EffectFailed(made.effects.pop().key, "no seat"))
+        assert state(made)[0] == "taking"
         made.tick(100)
+    made.tell(EffectFailed(made.effects.pop().key, "no seat"))
     assert state(made) == ("failed", "this verifier cannot take it: no seat")
 
 

@@ -373,10 +373,21 @@ def _close_paid(world: World, job: Job) -> None:
 
 
 def forget_maybe(world: World, job_id: JobId) -> None:
-    """Let the memory of a job that is over go, once nothing can change it."""
+    """Let the tasks of a job that is over leave the memory, once nothing can change them."""
     job = world.rows.jobs.get(job_id)
     if job is not None and job.state in OVER:
         tasks.forget(world, job_id)
+
+
+def _forget(world: World, job: Job, now: Now) -> None:
+    """A job that is over leaves the memory, in the end; what is owed for it is looked after first."""
+    if job.state not in OVER:
+        return
+    forget_maybe(world, job.id)
+    if tasks.is_kept(world, job.id) or (job.state == JobState.DONE and not job.closed_at):
+        world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
+    else:
+        world.forget(job.id)
 
 
 # Deadlines
@@ -449,7 +460,7 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
         case "gone" if job.gone and job.state not in OVER:
             world.want(ReadJob(job.id))
         case "forget":
-            forget_maybe(world, job.id)
+            _forget(world, job, now)
         case "deadline" if job.state not in OVER and job.id not in world.memory(Memory).late:
             # `expire` looks at it in every step; the chain's clock may be behind.
             world.wake_at(now.mono + max(1.0, job.deadline + 1 - now.chain), ("jobs", *subject))

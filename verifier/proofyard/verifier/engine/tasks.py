@@ -100,6 +100,7 @@ class Memory:
     books: dict[JobId, Book] = field(default_factory=dict)
     unbatched: dict[WorkKey, Work] = field(default_factory=dict)
     """Committed works without a batch, the oldest first."""
+    unbatched_of: Counter[JobId] = field(default_factory=Counter)
     promises: list[tuple[int, WorkKey]] = field(default_factory=list)
     """A heap of when their receipts fall due, on the chain's clock."""
     leases: dict[WorkKey, float] = field(default_factory=dict)
@@ -204,14 +205,17 @@ def delete(world: World, job_id: JobId) -> None:
         world.rows.delete_tasks(job_id, book.works)
 
 
-def forget(world: World, job_id: JobId) -> bool:
-    """Let the memory of a job that is over go, if nothing can change it any more; whether it did."""
+def forget(world: World, job_id: JobId) -> None:
+    """Let the tasks of a job that is over leave the memory, unless a batch with work for it is not final."""
     book = world.memory(Memory).books.get(job_id)
-    if book is None or book.bound or book.given:
-        return False
-    _close(world, job_id)
-    world.rows.forget(job_id, book.works)
-    return True
+    if book is not None and not book.bound and not book.given:
+        _close(world, job_id)
+        world.rows.forget(job_id, book.works)
+
+
+def is_kept(world: World, job_id: JobId) -> bool:
+    """Whether the tasks of a job are in memory."""
+    return job_id in world.memory(Memory).books
 
 
 def _close(world: World, job_id: JobId) -> Book | None:
@@ -222,7 +226,7 @@ def _close(world: World, job_id: JobId) -> Book | None:
         return None
     for work in book.works:
         scheduling.forget(world, work)
-        memory.unbatched.pop(_key(work), None)
+        _not_to_batch(memory, work)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
     for queue in book.queues.values():
@@ -580,7 +584,17 @@ def _is_known(world: World, book: Book, task: Task, event: WorkCommitted) -> boo
 def _to_batch(world: World, work: Work) -> None:
     memory = world.memory(Memory)
     memory.unbatched[_key(work)] = work
+    memory.unbatched_of[work.job] += 1
     heapq.heappush(memory.promises, (work.promised_until, _key(work)))
+
+
+def _not_to_batch(memory: Memory, work: Work) -> None:
+    if memory.unbatched.pop(_key(work), None) is not None:
+        memory.unbatched_of[work.job] -= 1
+        if not memory.unbatched_of[work.job]:
+            del memory.unbatched_of[work.job]
+    while memory.promises and memory.promises[0][1] not in memory.unbatched:
+        heapq.heappop(memory.promises)
 
 
 def to_batch(world: World) -> list[Work]:
@@ -588,19 +602,22 @@ def to_batch(world: World) -> list[Work]:
     return list(world.memory(Memory).unbatched.values())
 
 
-def waiting(world: World) -> tuple[int, int | None]:
+def waiting(world: World) -> tuple[int, int]:
     """How many works wait for a batch, and when the first receipt among them falls due, on the chain's clock."""
     memory = world.memory(Memory)
-    while memory.promises and memory.promises[0][1] not in memory.unbatched:
-        heapq.heappop(memory.promises)
-    return len(memory.unbatched), memory.promises[0][0] if memory.promises else None
+    return len(memory.unbatched), memory.promises[0][0] if memory.promises else 0
+
+
+def anybody_waits(world: World) -> bool:
+    """Whether a job can do nothing more until what it has committed is judged."""
+    return any(blocked(world, job) for job in world.memory(Memory).unbatched_of)
 
 
 def batched(world: World, works: Iterable[Work]) -> None:
     """These have a batch now."""
-    unbatched = world.memory(Memory).unbatched
+    memory = world.memory(Memory)
     for work in works:
-        unbatched.pop(_key(work), None)
+        _not_to_batch(memory, work)
 
 
 def blocked(world: World, job_id: JobId) -> bool:
@@ -657,7 +674,7 @@ def _settled(world: World, work: Work) -> Book | None:
     """Count a work as what it has become."""
     book = world.memory(Memory).books.get(work.job)
     if book is not None:
-        world.memory(Memory).unbatched.pop(_key(work), None)
+        _not_to_batch(world.memory(Memory), work)
         _count(world, book, work)
     return book
 
