@@ -1,5 +1,5 @@
 import pytest
-from enginetown import OWN, START, UNITS, Town, address, job_row, rounds
+from enginetown import OWN, START, UNITS, Town, address, job_row, rounds, truth
 
 from proofyard.chain.events import JobClosed, JobTaken, JobToppedUp
 from proofyard.protocol.cid import raw_cid
@@ -187,6 +187,25 @@ def test_a_job_that_is_taken_over_stops_here_and_what_was_promised_is_committed(
     made.check()
 
 
+def test_what_was_paid_before_this_verifier_had_the_job_is_not_done_again() -> None:
+    made = town()
+    made.open(1, [[], [], [0, 1]])
+    specs = made.graphs[JOB][0]
+    first = truth((JOB, TaskIndex(0)), ())
+    made.paid[JOB, TaskIndex(0)] = first
+    made.ledger.units_paid[JOB] = 1
+    effect = made.effects.pop()
+    assert isinstance(effect, Expand)
+    paid = ((TaskIndex(0), address(77), address(1077), first),)
+    made.tell(Expanded(JOB, effect.manifest, "lora", True, 0, specs, paid))
+    do(made, TakeJob)
+    made.check()
+    made.check_restart()
+    assert [task.state for task in made.world.rows.tasks.values()] == ["accepted", "given", "waiting"]
+    calm(made)
+    assert state(made)[0] == "done" and made.paid == made.honest_results(JOB)
+
+
 def test_a_job_that_is_closed_early_fails_and_is_carried_no_further() -> None:
     made = running()
     made.finish(made.people[address(1)], (JOB, TaskIndex(0)))
@@ -222,6 +241,18 @@ def test_verdicts_are_waited_for_past_the_deadline_where_nothing_else_is_left() 
     made.run_all()
     assert state(made) == ("failed", "the deadline has passed"), "one has to be done again"
     assert len(made.paid) == 1
+
+
+def test_a_node_that_comes_again_is_not_offered_what_ends_in_that_moment() -> None:
+    made = town()
+    made.open(1, [[], [0]], deadline=START + 110)
+    made.run_all()
+    holder = next(p for p in made.people.values() if p.at)
+    made.leave(holder)
+    made.mono += 11
+    made.join(holder)
+    assert state(made) == ("failed", "the deadline has passed")
+    assert not any(isinstance(effect, OfferTasks) for effect in made.effects)
 
 
 def test_a_deadline_is_that_of_the_chains_clock() -> None:

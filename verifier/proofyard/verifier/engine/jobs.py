@@ -36,7 +36,7 @@ UNTAKEN = frozenset((JobState.WAITING, JobState.TAKING))
 class Memory:
     """What begins anew with a restart."""
 
-    specs: dict[JobId, tuple[TaskSpec, ...]] = field(default_factory=dict)
+    graphs: dict[JobId, Expanded] = field(default_factory=dict)
     """Task graphs of jobs that wait to be this verifier's on chain."""
     waiting: dict[Cid, dict[JobId, None]] = field(default_factory=dict)
     """Jobs by the manifest that they wait for."""
@@ -127,13 +127,13 @@ def taken(world: World, job_id: JobId, block: int, now: Now, *, own: bool) -> No
     if not own:
         if job.state in UNTAKEN:
             _awaited(world, job)
-            world.memory(Memory).specs.pop(job.id, None)
+            world.memory(Memory).graphs.pop(job.id, None)
             job.state, job.reason = JobState.WAITING, TAKEN_ELSEWHERE
         elif job.state == JobState.RUNNING:
             fail(world, job.id, TAKEN_OVER, now)
     elif job.state in UNTAKEN:
         job.reason = ""
-        if job.id in world.memory(Memory).specs:
+        if job.id in world.memory(Memory).graphs:
             _start(world, job, now)
         else:
             _await(world, job, now)
@@ -280,7 +280,7 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
     job.workload_name, job.exact, job.look_ahead = event.workload, event.exact, max(0, event.look_ahead)
     job.tasks, job.state, job.reason = len(event.specs), JobState.TAKING, ""
     world.rows.touch(job)
-    world.memory(Memory).specs[job.id] = event.specs
+    world.memory(Memory).graphs[job.id] = event
     if job.taken_block:
         _start(world, job, now)
     else:
@@ -304,10 +304,11 @@ def _unfit(job: Job, specs: tuple[TaskSpec, ...]) -> str:
 
 def _start(world: World, job: Job, now: Now) -> None:
     """It is this verifier's on chain: its tasks can be given out."""
-    specs = world.memory(Memory).specs.pop(job.id)
+    graph = world.memory(Memory).graphs.pop(job.id)
     job.state = JobState.RUNNING
     world.rows.touch(job)
-    tasks.create(world, job, specs, now)
+    tasks.create(world, job, graph, now)
+    check_done(world, job.id, now)
 
 
 # The end
@@ -328,7 +329,7 @@ def fail(world: World, job_id: JobId, reason: str, now: Now) -> None:
 
 def _drop_effects(world: World, job: Job) -> None:
     _awaited(world, job)
-    world.memory(Memory).specs.pop(job.id, None)
+    world.memory(Memory).graphs.pop(job.id, None)
     for effect in (TakeJob(job.id), Pack(job.id), CloseJob(job.id)):
         world.done(effect.key)
 

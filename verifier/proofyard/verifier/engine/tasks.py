@@ -21,6 +21,7 @@ from proofyard.verifier.engine import jobs, scheduling
 from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
 from proofyard.verifier.engine.events import (
     Elsewhere,
+    Expanded,
     NodeJoined,
     NodeLeft,
     NodesListed,
@@ -125,14 +126,34 @@ def current(world: World, task: Task) -> Work | None:
 # Jobs
 
 
-def create(world: World, job: Job, specs: Sequence[TaskSpec], now: Now) -> None:
-    """A job's tasks, and what can start of them at once."""
+def create(world: World, job: Job, event: Expanded, now: Now) -> None:
+    """A job's tasks, and what can start of them at once. What was paid before is accepted."""
+    specs, paid = event.specs, {entry[0]: entry for entry in event.paid}
     total, reward = max(1, sum(spec.work_units for spec in specs)), int(job.reward)
     for spec in specs:
-        share = reward * spec.work_units // total
-        world.rows.add(Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(share)))
-    _open(world, job, ())
-    world.log(job.id, now, "opened", f"{job.workload_name} job of {len(specs)} tasks")
+        task = Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(reward * spec.work_units // total))
+        world.rows.add(task)
+        if spec.index in paid:
+            task.state, task.attempt = TaskState.ACCEPTED, 1
+    works = [_paid_before(job, *entry) for index, entry in paid.items() if 0 <= index < len(specs)]
+    for work in works:
+        world.rows.add(work)
+    _open(world, job, works)
+    before = f", {len(works)} of them paid already" if works else ""
+    world.log(job.id, now, "opened", f"{job.workload_name} job of {len(specs)} tasks{before}")
+
+
+def _paid_before(job: Job, index: TaskIndex, node: Address, owner: Address, result: Cid) -> Work:
+    return Work(
+        job=job.id,
+        task=index,
+        attempt=1,
+        node=node,
+        owner=owner,
+        state=WorkState.SETTLED,
+        result=result,
+        outcome="accepted",
+    )
 
 
 def _open(world: World, job: Job, works: Iterable[Work]) -> None:
@@ -163,6 +184,8 @@ def _enter(world: World, book: Book, work: Work) -> None:
     book.works.append(work)
     book.last[work.task] = max(book.last[work.task], work.attempt)
     _count(world, book, work)
+    # No batch of this verifier's holds what was paid before it had the job.
+    book.bound -= work.state == WorkState.SETTLED and not work.batch
 
 
 def _lose(world: World, book: Book, node: Address) -> None:
