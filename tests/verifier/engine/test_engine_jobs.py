@@ -138,6 +138,7 @@ def test_a_manifest_that_is_not_published_is_tried_again_and_at_once_when_it_com
     effect = made.effects.pop()
     assert isinstance(effect, Expand)
     made.tell(EffectFailed(effect.key, "nobody has it"))
+    assert state(made) == ("waiting", "nobody has it")
     made.tell(Published(raw_cid(b"something else")))
     assert made.effects == []
     made.tell(Published(effect.manifest))

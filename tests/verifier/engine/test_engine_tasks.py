@@ -579,7 +579,7 @@ def lived_through(seed: int) -> Town:
     return made
 
 
-@settings(max_examples=250, deadline=None, print_blob=True)
+@settings(max_examples=150, deadline=None, print_blob=True)
 @given(st.integers(0, 2**32))
 def test_whatever_happens_every_task_comes_to_what_it_must(seed: int) -> None:
     made = lived_through(seed)

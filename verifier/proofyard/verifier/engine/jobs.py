@@ -28,6 +28,9 @@ GONE_POLL_S = 5.0
 FORGET_S = 3600.0
 """A job that is over stays in memory so long at least: a reorganisation may bring it back."""
 
+MAX_REASON = 500
+WAITED_FOR = ("Expand", "TakeJob", "Pack")
+
 OVER = frozenset((JobState.DONE, JobState.FAILED))
 UNTAKEN = frozenset((JobState.WAITING, JobState.TAKING))
 
@@ -465,6 +468,15 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
         case "deadline" if job.state not in OVER and job.id not in world.memory(Memory).late:
             # `expire` looks at it in every step; the chain's clock may be behind.
             world.wake_at(now.mono + max(1.0, job.deadline + 1 - now.chain), ("jobs", *subject))
+
+
+def delayed(world: World, event: EffectFailed) -> None:
+    """What a job waits for is tried again later: say why."""
+    name, *subject = event.key
+    job = world.rows.jobs.get(subject[0]) if subject and name in WAITED_FOR else None  # type: ignore[call-overload]
+    if job is not None and world.wanted(event.key) and job.reason != event.reason[:MAX_REASON]:
+        job.reason = event.reason[:MAX_REASON]
+        world.rows.touch(job)
 
 
 def effect_failed(world: World, event: EffectFailed, now: Now) -> None:

@@ -137,6 +137,7 @@ class Engine:
         if event.retry:
             effect = self.world.failed(event.key, now)
             if effect is None:
+                jobs.delayed(self.world, event)
                 return
         else:
             self.world.done(event.key)
