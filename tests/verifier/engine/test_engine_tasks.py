@@ -310,6 +310,27 @@ def test_a_work_that_is_accepted_after_its_task_was_given_anew_counts() -> None:
     made.check()
 
 
+def test_what_was_given_another_result_than_the_one_that_is_accepted_is_done_again() -> None:
+    made = started([[], [0]], look_ahead=1)
+    finish(made, 0)
+    work = work_of(made, 0)
+    work.state, work.outcome = WorkState.SETTLED, "undecided"
+    tasks.refuted(made.world, work, "undecided", "", (), made.now)
+    made.tick()
+    offers(made)
+    finish(made, 0, honest=False)
+    offers(made)
+    task = made.world.rows.tasks[JobId(1), TaskIndex(1)]
+    wrong = work_of(made, 1, task.attempt)
+    assert wrong.inputs == (work_of(made, 0, 2).result,) != (work.result,)
+    work.outcome = "accepted"
+    tasks.accepted(made.world, work, made.now)
+    made.tick()
+    assert (wrong.state, wrong.outcome) == ("lost", "called off")
+    assert work_of(made, 1, task.attempt).inputs == (work.result,)
+    made.check()
+
+
 # Leases and answers
 
 

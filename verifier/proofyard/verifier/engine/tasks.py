@@ -713,7 +713,6 @@ def _let_count(world: World, book: Book, task: Task, work: Work, state: TaskStat
     if task.attempt != work.attempt:
         task.attempt = work.attempt
         world.rows.touch(task)
-        book.graph.forget_inputs(task.index)
     _set(world, book, task, state)
 
 
