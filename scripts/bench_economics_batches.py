@@ -307,9 +307,11 @@ def _record(view: BatchView, members: tuple[Member, ...], audits: tuple[AuditedS
         tasks=members,
         counted=(),
         uncounted=(),
+        over=(),
         repeated=(),
         audits=audits,
         faults=(),
+        stale=(),
         payouts=(),
     )
     workers = tuple(

@@ -1,10 +1,13 @@
 """What a replayed segment is compared with, and what a juror answers to it."""
 
+import itertools
+
 import pytest
 from scene import FIRST, JOB, SECOND, TASK, THIRD, Scene, moved, result_of
 
 from proofyard.artifacts import cid_of_bytes
 from proofyard.disputes.errors import NoSuchPlace
+from proofyard.disputes.replaying import combinations
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
 from proofyard.protocol.types import SegmentIndex
@@ -95,3 +98,15 @@ async def test_a_place_that_is_not_there_is_named() -> None:
     scene = Scene([FIRST, SECOND, THIRD], result_of(THIRD), [SECOND, THIRD])
     with pytest.raises(NoSuchPlace, match="segments 0 to 1"):
         await scene.replay(2)
+
+
+def test_the_inputs_of_a_round_that_was_done_again_are_among_the_first_combinations() -> None:
+    """Of sixteen tasks with two results each there are 65,536; a round is computed from one age, or all but one."""
+    workers = 16
+    candidates = [[raw_cid(b"new %d" % n), raw_cid(b"old %d" % n)] for n in range(workers)]
+    new, old = (tuple(known[age] for known in candidates) for age in (0, 1))
+    first = set(itertools.islice(combinations(candidates), 100))
+    assert {new, old, (*new[:3], old[3], *new[4:]), (*old[:3], new[3], *old[4:])} <= first
+    few = [[raw_cid(b"a"), raw_cid(b"b")], [raw_cid(b"c")]]
+    assert set(combinations(few)) == set(itertools.product(*few))
+    assert list(combinations([[], [raw_cid(b"c")]])) == []

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
 from worlds import BATCH, Work, World, changed, simple, states_of
 
 from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable
+from proofyard.chain.events import Position
 from proofyard.disputes import refusals, settled
 from proofyard.disputes.committed import committed_results, load_committed, load_members
 from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
@@ -75,6 +76,7 @@ class Store:
                 payout_total=settlement.total,
                 audit_root=settlement.audit_root,
                 lines=tuple(lines),
+                position=Position(100, Digest(bytes(32)), 1),
             )
         ]
 

@@ -45,7 +45,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     kinds = [event.kind for event in events]
     faults = [event for event in events if event.kind == "fault"]
     assert {event.node for event in faults} == {cheat.key.address}
-    assert kinds.count("valid") == report.tasks_valid == report.tasks == 10
+    assert kinds.count("valid") == report.tasks_valid == report.tasks == 8
     adapter = handle.result(tmp_path / "adapter")
     assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     check_believes_nobody(client, handle, report.result, tmp_path)
@@ -88,7 +88,7 @@ def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder
     """A verifier that reports something else than what was settled is refused, and nothing is written."""
     proven = handle.prove()
     assert len(proven.batches) >= 2
-    with pytest.raises(ResultUnproven, match=f"the settled result of the last task gives {result}"):
+    with pytest.raises(ResultUnproven, match=f"the settled results give {result}"):
         client.package(proven, raw_cid(b"invented"), folder / "invented")
     assert not (folder / "invented").exists()
 
@@ -164,6 +164,7 @@ def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
         "trace": replace_in(record, tasks=(replace_in(task, trace=task.trace[::-1]), *record.tasks[1:])),
         "counted batches": replace_in(record, counted=()),
         "uncounted batches": replace_in(record, uncounted=(record.batch,)),
+        "batches that are over": replace_in(record, over=((record.batch, None),)),
         "repeated tasks": replace_in(record, repeated=(task.key,)),
         "audits": replace_in(record, audits=rest),
         "verdict": with_audit(verdict=Verdict.UNDECIDED),
@@ -181,6 +182,7 @@ def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
         "faults": replace_in(record, faults=()),
         "accused": replace_in(record, faults=(replace_in(fault, node=vote.auditor), *record.faults[1:])),
         "fault's kind": replace_in(record, faults=(replace_in(fault, kind=FaultReason.DISAGREED), *record.faults[1:])),
+        "stale tasks": replace_in(record, stale=(task.key,)),
         "payouts": replace_in(record, payouts=(pay, *record.payouts[1:])),
         "fewer payouts": replace_in(record, payouts=record.payouts[1:]),
     }
@@ -227,6 +229,6 @@ def test_a_verifier_that_is_killed_comes_back_and_finishes_the_job(
     handle = submit_job(replace(job, rounds=1), reward=credits(30), audit_fee=credits(3), client=client)
     report = handle.wait(250, on_event=kill_at_points)
     assert points == []
-    assert report.tasks_valid == report.tasks == 5
-    assert report.batches_settled == len(client.chain.settled(handle.job_id)) >= 2
+    assert report.tasks_valid == report.tasks == 4
+    assert report.batches_settled == len(client.chain.settled(handle.job_id)) >= 1
     assert network.books().conserved

@@ -1,9 +1,10 @@
 """Worlds drawn by hypothesis: any mix of jobs, cheats, auditors, other batches and budgets."""
 
 from hypothesis import strategies as st
-from worlds import TOKEN, Job, Node, Work, World
+from worlds import TOKEN, Job, Node, Work, World, states_of
 
-from proofyard.protocol.types import JobId, TaskIndex, Wei
+from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
 
 AMOUNTS = st.sampled_from([0, 1, 10**15, TOKEN, 100 * TOKEN]).map(Wei)
 KINDS = st.sampled_from(["honest", "honest", "honest", "liar", "mob", "friend", "cannot", "absent"])
@@ -12,6 +13,7 @@ KINDS = st.sampled_from(["honest", "honest", "honest", "liar", "mob", "friend", 
 @st.composite
 def jobs(draw: st.DrawFn, number: int) -> Job:
     segments = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    count = len(segments)
     return Job(
         JobId(number),
         segments,
@@ -22,6 +24,7 @@ def jobs(draw: st.DrawFn, number: int) -> Job:
         audit_fee=draw(AMOUNTS),
         verifier_fee=draw(AMOUNTS),
         exact=draw(st.sampled_from([True, True, True, False])),
+        deps=tuple(tuple(sorted(draw(st.sets(st.integers(0, i - 1), max_size=2)))) if i else () for i in range(count)),
     )
 
 
@@ -60,6 +63,14 @@ def worlds(draw: st.DrawFn) -> World:
     others = {}
     for batch in draw(st.sets(st.sampled_from([8, 9, 11, 12]), max_size=2)):
         others[batch] = [w for job in chosen for w in draw(works(job, nodes))][: draw(st.integers(1, 4))]
+    units = {job.id: job for job in chosen}
+
+    def result(key: tuple[JobId, TaskIndex]) -> Cid:
+        """Of an earlier batch: what honest work gives, or something else."""
+        states = states_of(Work(key[0], key[1], ""), units[key[0]].segments[key[1]])
+        honest = raw_cid(b"result" + cid_bytes(raw_cid(states[-1])))
+        return draw(st.sampled_from([honest, raw_cid(b"another result")]))
+
     keys = [(job.id, TaskIndex(task)) for job in chosen for task in range(len(job.segments))]
     return World(
         chosen,
@@ -68,7 +79,7 @@ def worlds(draw: st.DrawFn) -> World:
         auditors={node.name: draw(KINDS) for node in nodes},
         others=others,
         hidden={batch for batch in others if draw(st.integers(0, 3)) == 0},
-        paid=frozenset(draw(st.sets(st.sampled_from(keys), max_size=1))),
+        paid={key: result(key) for key in draw(st.sets(st.sampled_from(keys), max_size=1))},
         scarce=draw(st.one_of(st.none(), st.none(), AMOUNTS)),
         tag=draw(st.integers(0, 1000)),
     )

@@ -112,7 +112,7 @@ def test_a_commitment_that_no_node_signed() -> None:
 
 REPEATS = [
     replace(simple(), others={9: [Work(1, 1, "n8")]}),
-    replace(simple(), paid=frozenset({(JobId(1), TaskIndex(1))})),
+    replace(simple(), paid={(JobId(1), TaskIndex(1)): raw_cid(b"result")}),
 ]
 
 

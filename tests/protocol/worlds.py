@@ -32,7 +32,7 @@ from proofyard.protocol.record import (
 from proofyard.protocol.seal import CANNOT_EXECUTE, Opening, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
 from proofyard.protocol.settlement import FaultReason, Header, Line, OperatorId, draw_seed, header_hash
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex, Wei
-from proofyard.protocol.validate import repeated_tasks, validate_record
+from proofyard.protocol.validate import inputs_root, repeated_tasks, stale_tasks, validate_record
 from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFacts, Seat
 from proofyard.protocol.workload_bits import workload_bit
 
@@ -65,7 +65,8 @@ def sign(name: str, digest: Digest) -> Signature:
 
 @dataclass(frozen=True)
 class Job:
-    """`segments` of each of its tasks; `units` are their work units, all alike if not given."""
+    """`segments` of each of its tasks; `units` are their work units, all alike if not given; `deps` what each rests on,
+    nothing if not given."""
 
     id: JobId
     segments: tuple[int, ...]
@@ -76,6 +77,7 @@ class Job:
     audit_fee: Wei = AUDIT_FEE
     verifier_fee: Wei = VERIFIER_FEE
     exact: bool = True
+    deps: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -88,9 +90,10 @@ class Job:
     @cached_property
     def graph(self) -> tuple[TaskSpec, ...]:
         units = self.units or tuple(10 for _ in self.segments)
+        deps = self.deps or ((),) * len(self.segments)
         return tuple(
-            TaskSpec(index=TaskIndex(i), kind="t", segments=n, work_units=u)
-            for i, (n, u) in enumerate(zip(self.segments, units, strict=True))
+            TaskSpec(index=TaskIndex(i), kind="t", segments=n, work_units=u, deps=tuple(map(TaskIndex, d)))
+            for i, (n, u, d) in enumerate(zip(self.segments, units, deps, strict=True))
         )
 
     @property
@@ -124,7 +127,8 @@ class Node:
 class Work:
     """A task in the batch: who did it, and how it cheats: `fake` segments lead to a made-up state, `hollow` ones start
     from a state that nothing can be executed from; `withheld`: the states it does not deliver are all; `lawless`: they
-    break a law; `bad_result`: its result does (True), or is withheld (False)."""
+    break a law; `bad_result`: its result does (True), or is withheld (False). It was given the results that `paid` has,
+    or else those in the same batch; `given` names others, by task."""
 
     job: int
     task: int
@@ -134,6 +138,7 @@ class Work:
     withheld: bool = False
     lawless: bool = False
     bad_result: bool | None = None
+    given: tuple[tuple[int, Cid], ...] = ()
 
 
 def step(state: bytes) -> bytes | None:
@@ -166,7 +171,8 @@ class World:
     """Further open batches, those below `BATCH` claimed before it."""
     hidden: set[int] = field(default_factory=set)
     """Those of them whose member list nobody can deliver."""
-    paid: frozenset[TaskKey] = frozenset()
+    paid: dict[TaskKey, Cid] = field(default_factory=dict)
+    over: dict[int, Cid | None] = field(default_factory=dict)
     scarce: Wei | None = None
     """The budget of every line, if it is not the usual."""
     tag: int = 0
@@ -196,13 +202,24 @@ class World:
             task=TaskIndex(work.task),
             node=address(signer),
             manifest=cid_digest(job.cid),
-            inputs=merkle.root([b"inputs"]),
+            inputs=inputs_root(job.cid, self.given_to(work)),
             trace_root=merkle.root([cid_bytes(cid) for cid in trace]),
             segments=spec.segments,
-            result=raw_cid(b"result" + cid_bytes(trace[-1])),
+            result=self.result_of(work),
             work_units=spec.work_units,
         )
         return Member(commitment, sign(signer, DOMAIN.typed_digest(commitment.struct_hash())), trace)
+
+    def result_of(self, work: Work) -> Cid:
+        last = states_of(work, self.by_job[work.job].graph[work.task].segments)[-1]
+        return raw_cid(b"result" + cid_bytes(raw_cid(last)))
+
+    def given_to(self, work: Work) -> list[Cid]:
+        """The results that a task was computed from."""
+        here = {other.task: self.result_of(other) for other in self.work if other.job == work.job}
+        settled = {task: cid for (job, task), cid in self.paid.items() if job == work.job}
+        known = here | settled | dict(work.given)
+        return [known.get(dep, raw_cid(b"nothing")) for dep in self.by_job[work.job].graph[work.task].deps]
 
     @cached_property
     def members(self) -> dict[BatchId, tuple[Member, ...]]:
@@ -282,13 +299,15 @@ class World:
             tasks=tasks,
             counted=tuple((b, raw_cid(encode_members(self.members[b]))) for b in batches if b in self.members),
             uncounted=tuple(b for b in batches if b not in self.members),
-            repeated=repeated_tasks(view, tasks, self.members, self.paid),
+            over=tuple(sorted((BatchId(batch), cid) for batch, cid in self.over.items())),
+            repeated=repeated_tasks(view, tasks, self.members, self.paid, set(map(BatchId, self.over))),
             audits=audits,
             faults=(),
+            stale=(),
             payouts=(),
         )
         record = changed(record, faults=self.faults_of(record))
-        return self.paying(record)
+        return self.paying(changed(record, stale=stale_tasks(view, record, self.graphs, self.paid)))
 
     def paying(self, record: BatchRecord) -> BatchRecord:
         """The record with the payouts that follow from the rest of it."""
@@ -384,6 +403,10 @@ class World:
     # ------------------------------------------------------------------ check
 
     @cached_property
+    def graphs(self) -> dict[JobId, tuple[TaskSpec, ...]]:
+        return {job.id: job.graph for job in self.jobs}
+
+    @cached_property
     def exact(self) -> dict[JobId, bool]:
         return {job.id: job.exact for job in self.jobs}
 
@@ -398,7 +421,7 @@ class World:
             view or self.view,
             record or self.record,
             {job.id: job.manifest for job in self.jobs},
-            graphs or {job.id: job.graph for job in self.jobs},
+            graphs or self.graphs,
             self.members,
             paid=self.paid,
             exact=self.exact,

@@ -7,8 +7,9 @@ import pytest
 
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.sdk import JOBS, EmbedJob, JobRefused, LoraJob, MapJob, SweepJob, make_job
+from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import load_workload, task_graph
 from proofyard.workloads.zoo import BEHAVING, COMPUTING, KEEPING_STAKE, ZOO
 
 CIDS = (Cid("model"), Cid("data"))
@@ -27,7 +28,17 @@ def test_every_workload_has_a_job_whose_manifest_it_accepts(workload: str, input
     extra: dict[str, Any] = {"lora": {"workers": 2}, "sweep": {"vary": {"lr": [0.1, 0.2]}}}.get(workload, {})
     manifest = make_job(workload, inputs | extra).manifest(*CIDS)
     assert manifest.workload == workload
-    assert load_workload(workload).graph(manifest)
+    found = load_workload(workload)
+    graph = task_graph(found, manifest)
+    assert set(found.finals(manifest)) <= {task.index for task in graph}
+
+
+def test_a_lora_job_says_how_far_its_rounds_may_run_ahead_of_verdicts(inputs: dict[str, Any]) -> None:
+    assert LoraJob(**inputs, workers=2).manifest(*CIDS).look_ahead == 1
+    assert make_job("lora", inputs | {"workers": 2, "look_ahead": 0}).manifest(*CIDS).look_ahead == 0
+    negative = LoraJob(**inputs, workers=2, look_ahead=-1).manifest(*CIDS)
+    with pytest.raises(ManifestRefused, match="look_ahead"):
+        load_workload("lora").check(negative)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,11 @@ def record() -> BatchRecord:
         tasks=(CommittedTask(commitment, Signature(b""), TRACE),),
         counted=(),
         uncounted=(),
+        over=(),
         repeated=(),
         audits=(),
         faults=(),
+        stale=(),
         payouts=(),
     )
 

@@ -244,6 +244,17 @@ def test_whatever_the_laws_let_pass_can_be_averaged(lora_manifest, sign, outer_l
         assert np.isfinite(array).all()
 
 
+def test_results_that_break_the_law_are_refused_where_no_number_comes_out(lora_manifest):
+    """Of results that nobody has checked yet: a worker that is given them says why, and computes nothing."""
+    manifest = lora_manifest(outer_lr=10.0)
+    most = {n: np.full(s.shape, 3e38, np.float32) for n, s in adapter_schema(read_params(manifest)).items()}
+    zeros = {name: np.zeros_like(array) for name, array in most.items()}
+    results = results_of({name: -array for name, array in most.items()}, zeros, [most, most])
+    task = WORKLOAD.graph(manifest)[2]
+    with pytest.raises(StateRefused, match="no number after the outer step"):
+        WORKLOAD.initial_state(manifest, task, Inputs(results=results))
+
+
 def test_a_weight_that_averaging_cannot_carry_is_committed_to_by_nobody(lora_manifest):
     manifest = lora_manifest(lr=1e6, weight_decay=0.999)
     task, other = WORKLOAD.graph(manifest)[:2]

@@ -20,7 +20,7 @@ from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, TaskKey, decod
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import load_workload, task_graph
 
 Read = Callable[[Cid, int], Awaitable[bytes]]
 """Fetches an artifact of at most so many bytes, from wherever it can be had."""
@@ -131,17 +131,16 @@ async def load_manifest(chain: ChainClient, read: Read, job: JobId) -> Manifest:
 
 async def graph_of(manifest: Manifest) -> tuple[TaskSpec, ...]:
     """A job's task graph. Raises `WorkloadError` for a manifest that its workload refuses."""
-    workload = load_workload(manifest.workload)
-    return tuple(await asyncio.to_thread(workload.graph, manifest))
+    return await asyncio.to_thread(task_graph, load_workload(manifest.workload), manifest)
 
 
 async def committed_results(
     chain: ChainClient, read: Read, job: JobId, wanted: frozenset[TaskIndex], hidden: list[BatchId]
-) -> AsyncIterator[dict[TaskIndex, set[Cid]]]:
-    """The results that were committed for the tasks `wanted` of a job: what is known after each batch that adds any,
-    the newest batch first. A task may have several, as one that was done again; which one was used is for the caller to
-    tell. Batches whose list cannot be had are passed over, and noted in `hidden`."""
-    found: dict[TaskIndex, set[Cid]] = {}
+) -> AsyncIterator[dict[TaskIndex, list[Cid]]]:
+    """The results that were committed for the tasks `wanted` of a job, each task's newest first: what is known after
+    each batch that adds any, the newest batch first. A task may have several, as one that was done again; which one
+    was used is for the caller to tell. Batches whose list cannot be had are passed over, and noted in `hidden`."""
+    found: dict[TaskIndex, list[Cid]] = {}
     for event in reversed(await asyncio.to_thread(chain.committed, job)):
         header = Header(event.root, event.size, event.members, event.lines)
         try:
@@ -150,9 +149,9 @@ async def committed_results(
             hidden.append(event.batch)
             continue
         ours = [member.commitment for member in members if member.commitment.job == job]
-        fresh = [c for c in ours if c.task in wanted and c.result not in found.get(c.task, set())]
+        fresh = [c for c in ours if c.task in wanted and c.result not in found.get(c.task, ())]
         for commitment in fresh:
-            found.setdefault(commitment.task, set()).add(commitment.result)
+            found.setdefault(commitment.task, []).append(commitment.result)
         if fresh:
             yield found
 

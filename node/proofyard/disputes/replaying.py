@@ -8,6 +8,7 @@ are pure functions, of manifest and inputs and of the states, and are checked wi
 import asyncio
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -218,18 +219,32 @@ class Replayer:
         manifest = cid_bytes(make_cid(commitment.manifest))
         if not deps and root([manifest]) == commitment.inputs:
             return ()
-        found: dict[TaskIndex, set[Cid]] = {}
+        found: dict[TaskIndex, list[Cid]] = {}
         hidden: list[BatchId] = []
         if deps:
             async for found in committed_results(self._chain, self._network.read, job, frozenset(deps), hidden):
-                candidates = [sorted(found.get(dep, ())) for dep in deps]
-                for chosen in itertools.islice(itertools.product(*candidates), MAX_CANDIDATES):
+                candidates = [found.get(dep, []) for dep in deps]
+                for chosen in itertools.islice(combinations(candidates), MAX_CANDIDATES):
                     if root([manifest, *map(cid_bytes, chosen)]) == commitment.inputs:
                         return chosen
         for dep in deps:
             if dep not in found or hidden:
                 raise InputsUnknown(index, dep)
         raise _Wrong("the inputs that it was computed from are no committed results")
+
+
+def combinations(candidates: Sequence[Sequence[Cid]]) -> Iterator[tuple[Cid, ...]]:
+    """One of each: the newest of all, those before them, each of these with one that is of another age, then all there
+    are. Where a round was done again whole, or one of its tasks was, the right one is among the first."""
+    if not all(candidates):
+        return
+    for age in range(max(map(len, candidates), default=0)):
+        usual = [known[min(age, len(known) - 1)] for known in candidates]
+        yield tuple(usual)
+        for place, known in enumerate(candidates):
+            for other in known:
+                yield (*usual[:place], other, *usual[place + 1 :])
+    yield from itertools.product(*candidates)
 
 
 class _Wrong(DisputeError):

@@ -7,12 +7,14 @@ execution tells (`replaying`).
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import BatchSettled, ChainClient
+from proofyard.chain.events import Position
 from proofyard.chain.refusals import UnknownBatch
+from proofyard.chain.timeline import when
 from proofyard.disputes.committed import Committed, Read, graph_of, load_members
 from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
 from proofyard.disputes.refusals import check_keyed, check_refusals
@@ -31,11 +33,17 @@ from proofyard.workloads.workload import load_workload
 
 logger = logging.getLogger(__name__)
 
+Over = Sequence[tuple[BatchId, Cid | None]]
+"""`BatchRecord.over`."""
+
+OVERLOOKED_S = 60
+"""A leader may not have seen a settlement that is newer than this when it made its record."""
+
 
 @dataclass(frozen=True)
 class Settled:
     """A settled batch: the chain's event and view, the record that it names, and what that is held against. `members`
-    are the lists of `record.counted`, `paid` the tasks that earlier records pay."""
+    are the lists of `record.counted`, `paid` the results that earlier records accept."""
 
     event: BatchSettled
     record: BatchRecord
@@ -43,7 +51,7 @@ class Settled:
     manifests: Mapping[JobId, Manifest]
     graphs: Mapping[JobId, tuple[TaskSpec, ...]]
     members: Mapping[BatchId, Sequence[Member]]
-    paid: frozenset[TaskKey]
+    paid: Mapping[TaskKey, Cid]
 
     @property
     def committed(self) -> Committed:
@@ -117,7 +125,8 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settle
         raise RecordWithheld(batch, event.record, str(error)) from None
     except (CodecError, WorkloadError, ValueError) as error:
         raise RecordInvalid(batch, "version", f"it cannot be read: {error}") from None
-    paid = await paid_before(chain, read, view)
+    await asyncio.to_thread(check_over, chain, view, record, event.position)
+    paid = await paid_before(chain, read, view, record.over)
     return Settled(event, record, view, manifests, graphs, members, paid)
 
 
@@ -128,21 +137,61 @@ async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> lis
     return [await load_settled(chain, read, state.id) for state in states if state.settled_at and not state.voided]
 
 
-async def paid_before(chain: ChainClient, read: Read, view: BatchView) -> frozenset[TaskKey]:
-    """The tasks that the records of `view.settled_before` pay.
+async def paid_before(chain: ChainClient, read: Read, view: BatchView, over: Over) -> dict[TaskKey, Cid]:
+    """The results that the records of `view.settled_before`, and of those that are `over` since, accept.
 
     A record that cannot be had, or that is none, pays nothing here: whoever signed it answers for it, and those who
     settle later batches must not be at the mercy of those who withhold earlier ones.
     """
-    paid: set[TaskKey] = set()
-    for batch, cid in view.settled_before:
+    paid: dict[TaskKey, Cid] = {}
+    for batch, cid in (*view.settled_before, *over):
+        if cid is None:
+            continue
         try:
             record = decode_record(await read(cid, MAX_RECORD_BYTES))
             before = await asyncio.to_thread(chain.view, batch, record.attempt)
             paid |= await asyncio.to_thread(accepted, before, record)
         except (ProofyardError, LookupError) as error:
             logger.warning("what batch %s paid cannot be told: %s", batch, error)
-    return frozenset(paid)
+    return paid
+
+
+def over_now(chain: ChainClient, view: BatchView) -> Over:
+    """What has become of the batches of `view.claimed_before`: those that are settled, with their records, and those
+    that were dropped."""
+    found: list[tuple[BatchId, Cid | None]] = []
+    for batch in (claimed.batch for claimed in view.claimed_before):
+        state = chain.batch(batch)
+        if state.dropped:
+            found.append((batch, None))
+        elif state.settled_at and not state.voided:
+            found.append((batch, settled_event(chain, batch).record))
+    return tuple(found)
+
+
+def check_over(chain: ChainClient, view: BatchView, record: BatchRecord, before: Position | None = None) -> None:
+    """Raise `RecordInvalid` unless what the record says of batches that are over was so: of a settled record `before`
+    its settlement, of another one now, and then it must also name those that have been settled for `OVERLOOKED_S`."""
+    known = {claimed.batch: claimed.header for claimed in view.claimed_before}
+    for batch, cid in record.over:
+        if batch not in known:
+            raise RecordInvalid(view.batch, "over", f"batch {batch} was not open before this one")
+        if cid is None and chain.batch(batch).dropped:
+            continue
+        events = chain.settled(known[batch].lines[0].job)
+        found = [event for event in events if event.batch == batch and event.record == cid]
+        if not any(before is None or when(event.position) < when(before) for event in found):
+            raise RecordInvalid(view.batch, "over", f"batch {batch} had not ended as it says")
+    if before is None:
+        _check_overlooked(chain, view, known.keys() - {batch for batch, _ in record.over})
+
+
+def _check_overlooked(chain: ChainClient, view: BatchView, unnamed: Iterable[BatchId]) -> None:
+    now = chain.now()
+    for batch in sorted(unnamed):
+        state = chain.batch(batch)
+        if state.settled_at and not state.voided and state.settled_at + OVERLOOKED_S < now:
+            raise RecordInvalid(view.batch, "over", f"batch {batch} has been settled since {state.settled_at}")
 
 
 def settled_event(chain: ChainClient, batch: BatchId) -> BatchSettled:

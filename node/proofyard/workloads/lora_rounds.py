@@ -46,7 +46,8 @@ class Start:
 def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes]) -> Start:
     """The start of the first round, or of the one after that whose `results` these are, in the order of the shards.
 
-    Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round."""
+    Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
+    far from what the laws let pass that no number comes out."""
     digests = tuple(hashlib.sha256(result).digest() for result in results)
     key = (hashlib.sha256(encode(params)).digest(), seed, digests)
     with _lock:
@@ -74,7 +75,12 @@ def _next_start(params: LoraParams, results: Sequence[bytes]) -> Start:
         raise StateRefused(f"a round has {params.workers} results, {len(results)} were given")
     tensors = [decode_state(result, schema=result_schema(params, shard)) for shard, result in enumerate(results)]
     trained = [take(each, "adapter") for each in tensors]
-    return outer_step(params, take(tensors[0], "base"), take(tensors[0], "velocity"), trained)
+    with np.errstate(over="ignore", invalid="ignore"):
+        start = outer_step(params, take(tensors[0], "base"), take(tensors[0], "velocity"), trained)
+    for name, array in start.outer.items():
+        if not np.isfinite(array).all():
+            raise StateRefused("is no number after the outer step: the results before it break a law", name)
+    return start
 
 
 def outer_step(params: LoraParams, base: Tensors, velocity: Tensors, trained: Sequence[Tensors]) -> Start:

@@ -1,5 +1,8 @@
 """What each operator earns in a batch: work by units and weight, audits by the fee, line by line and within its budget.
 
+Honest work that is done again because of others is paid out of what the audits leave of their fee, never out of the
+reward: a task's units are paid once. The requester has its part of the stake of whoever is to blame instead.
+
 All of it is whole numbers and follows from the record and the chain. A line keeps the reward and the verifiers' fee for
 all the work it holds, so audits of work that has to be done again never eat what that will be paid from. A budget that
 does not suffice pays the same part of everything.
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.findings import accepted as accepted
-from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters
+from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters, thrown_away
 from proofyard.protocol.members import TaskKey
 from proofyard.protocol.payout import WEIGHT_ONE, payout_weight, share_by
 from proofyard.protocol.record import AuditedSegment, BatchRecord, CommittedTask, RecordedPayout, claimed_answer
@@ -40,8 +43,8 @@ class _Vote:
 
 
 def earnings(view: BatchView, record: BatchRecord) -> Earnings:
-    """The payouts and shares that follow from a record's tasks, audits and faults (its own `payouts` are not read)."""
-    paid = accepted_tasks(view, record)
+    """The payouts and shares that follow from the rest of a record (its own `payouts` are not read)."""
+    paid, thrown = accepted_tasks(view, record), thrown_away(view, record)
     work: Counter[OperatorId] = Counter()
     audits: Counter[OperatorId] = Counter()
     fees: Counter[TaskKey] = Counter()
@@ -51,13 +54,17 @@ def earnings(view: BatchView, record: BatchRecord) -> Earnings:
     shares = []
     for line in view.header.lines:
         units, reward = _pay_work(view, line, [task for task in paid if task.commitment.job == line.job], work)
-        pay = _pay_votes(votes[line.job], _audit_budget(view.jobs[line.job], line))
+        budget = _audit_budget(view.jobs[line.job], line)
+        pay = _pay_votes(votes[line.job], budget)
+        lost = _pay_thrown_away(
+            view, [task for task in thrown if task.commitment.job == line.job], Wei(budget - sum(pay)), work
+        )
         for vote, amount in zip(votes[line.job], pay, strict=True):
             audits[vote.operator] += amount
             fees[vote.key] += amount
-        shares.append(Share(units, Wei(reward + sum(pay))))
+        shares.append(Share(units, Wei(reward + sum(pay) + lost)))
     found = Counter(_finders(view, record))
-    payouts = _payouts(view, work, audits, _valid(view, record, paid, fees), found)
+    payouts = _payouts(view, work, audits, _valid(view, record, (*paid, *thrown), fees), found)
     return Earnings(payouts, tuple(shares))
 
 
@@ -84,6 +91,32 @@ def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Cou
     return units, total
 
 
+def _pay_thrown_away(view: BatchView, tasks: list[CommittedTask], budget: Wei, work: Counter[OperatorId]) -> Wei:
+    """Adds to `work` what honest work earns that is done again, out of what the votes leave of the audits' budget;
+    returns what all of it is. A segment is paid like an audit of it, a task never more than if it counted."""
+    prices = [_price_thrown_away(view, task) for task in tasks]
+    pay = prices if sum(prices) <= budget else share_by(budget, prices)
+    for task, amount in zip(tasks, pay, strict=True):
+        work[_operator(view, task.commitment.node).id] += amount
+    return Wei(sum(pay))
+
+
+def _price_thrown_away(view: BatchView, task: CommittedTask) -> Wei:
+    commitment = task.commitment
+    job, worker = view.jobs[commitment.job], _operator(view, commitment.node)
+    score = commitment.work_units * payout_weight(worker.consecutive_valid)
+    counted = job.reward * score // (job.units * WEIGHT_ONE)
+    return Wei(min(_segment_price(job, task) * commitment.segments, counted))
+
+
+def _segment_price(job: JobFacts, task: CommittedTask) -> Wei:
+    """What one auditor is paid for one segment of a task: the task's part of the audit fee is that of its units, shared
+    by the seats that were asked for."""
+    commitment = task.commitment
+    seats = min(commitment.segments, job.segments_per_audit) * job.auditors_per_segment
+    return Wei(job.audit_fee * commitment.work_units // (job.units * seats))
+
+
 def _reserve(job: JobFacts, units: int) -> Wei:
     """Reward and verifiers' fee of so many units, rounded up."""
     return Wei(-(-(job.reward + job.verifier_fee) * units // job.units))
@@ -96,15 +129,12 @@ def _audit_budget(job: JobFacts, line: Line) -> Wei:
 
 def _paid_votes(view: BatchView, record: BatchRecord) -> Iterator[_Vote]:
     """The votes that the audit fee pays: right ones, and all where nobody knows what is right; not those on faulty
-    tasks, which the slash pool pays. A task's part of the fee is that of its units, shared by the seats that were asked
-    for."""
+    tasks, which the slash pool pays."""
     guilty, faulty, tasks = guilty_owners(view, record), faulty_tasks(record), record.by_key
     for audit in record.audits:
         if audit.task_key in faulty:
             continue
-        job, commitment = view.jobs[audit.job], tasks[audit.task_key].commitment
-        seats = min(commitment.segments, job.segments_per_audit) * job.auditors_per_segment
-        price = Wei(job.audit_fee * commitment.work_units // (job.units * seats))
+        price = _segment_price(view.jobs[audit.job], tasks[audit.task_key])
         for auditor in _right(record, audit):
             operator = _operator(view, auditor)
             if operator.owner not in guilty:

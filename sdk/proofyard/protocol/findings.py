@@ -85,15 +85,29 @@ def undecided_tasks(record: BatchRecord) -> frozenset[TaskKey]:
 
 
 def accepted_tasks(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ...]:
-    """The tasks that are paid: not faulty, not undecided, not paid elsewhere, and not of an owner at fault."""
+    """The tasks that are paid: right, computed from accepted results, and not paid elsewhere."""
+    out = {*record.repeated, *record.stale}
+    return tuple(task for task in right_tasks(view, record) if task.key not in out)
+
+
+def thrown_away(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ...]:
+    """Right tasks that rest on results which are not accepted, so that they are done again through no fault of their
+    workers. What rests on nothing is never stale (`validate.validate_tasks`)."""
+    stale = set(record.stale)
+    return tuple(task for task in right_tasks(view, record) if task.key in stale)
+
+
+def right_tasks(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ...]:
+    """The tasks that are not faulty, not undecided, and not of an owner at fault."""
     guilty = guilty_owners(view, record)
-    out = faulty_tasks(record) | undecided_tasks(record) | set(record.repeated)
+    out = faulty_tasks(record) | undecided_tasks(record)
     return tuple(t for t in record.tasks if t.key not in out and view.owners[t.commitment.node][1] not in guilty)
 
 
-def accepted(view: BatchView, record: BatchRecord) -> frozenset[TaskKey]:
-    """The tasks that a record pays; everything else of its batch has to be done again, unless it is paid elsewhere."""
-    return frozenset(task.key for task in accepted_tasks(view, record))
+def accepted(view: BatchView, record: BatchRecord) -> dict[TaskKey, Cid]:
+    """The tasks that a record pays, with their results; everything else of its batch has to be done again, unless it is
+    paid elsewhere."""
+    return {task.key: task.commitment.result for task in accepted_tasks(view, record)}
 
 
 @dataclass(frozen=True)

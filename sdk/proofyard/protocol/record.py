@@ -18,7 +18,7 @@ from proofyard.protocol.settlement import RESULT, FaultReason, OperatorId, Payou
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 
 MAX_RECORD_BYTES = 256 << 20
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 CommittedTask = Member
 """A commitment in a record is what the member list says, signature and trace included."""
@@ -103,9 +103,9 @@ class RecordedFault(msgspec.Struct, frozen=True):
 
 
 class RecordedPayout(msgspec.Struct, frozen=True):
-    """What an operator earned in the batch, split by what for; amounts are decimal strings of base units. `node` is its
-    hot key at the draw. `valid` is what its reputation grows by, `segments` its share of the slash pool
-    (`earnings`)."""
+    """What an operator earned in the batch, split by what for; amounts are decimal strings of base units. `work` is for
+    accepted tasks, and what stale ones are paid (`earnings`). `node` is its hot key at the draw. `valid` is what its
+    reputation grows by, `segments` its share of the slash pool (`earnings`)."""
 
     operator: OperatorId
     node: Address
@@ -124,8 +124,10 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """`tasks` are the batch's member list. `repeated` are those of them that an earlier batch holds or has paid, which
     are not paid here. `counted`: the member lists of every batch that was open at the draw, or holds tasks of these
     jobs (`view.open_batches`, `view.claimed_before`), this one's among them; `uncounted`: those whose list nobody could
-    deliver, which each signer tries itself. `audits` are in the order of the plan, `faults` of `RecordedFault.place`,
-    `payouts` of operators."""
+    deliver, which each signer tries itself. `over`: what has become of batches of `view.claimed_before` since then, the
+    record of a settlement, or None for one that was dropped. `audits` are in the order of the plan, `faults` of
+    `RecordedFault.place`. `stale` are those of `tasks` that were not computed from the accepted results of what they
+    rest on (`validate.stale_tasks`). `payouts` are in the order of operators."""
 
     version: int = RECORD_VERSION
     chain_id: int
@@ -137,9 +139,11 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     tasks: tuple[CommittedTask, ...]
     counted: tuple[tuple[BatchId, Cid], ...]
     uncounted: tuple[BatchId, ...]
+    over: tuple[tuple[BatchId, Cid | None], ...]
     repeated: tuple[TaskKey, ...]
     audits: tuple[AuditedSegment, ...]
     faults: tuple[RecordedFault, ...]
+    stale: tuple[TaskKey, ...]
     payouts: tuple[RecordedPayout, ...]
 
     @cached_property

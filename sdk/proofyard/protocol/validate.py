@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from proofyard.protocol import merkle
-from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid
 from proofyard.protocol.earnings import earnings
+from proofyard.protocol.findings import right_tasks
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.invalid import RecordInvalid as RecordInvalid
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -20,7 +21,7 @@ from proofyard.protocol.plan import plan_of as plan_of
 from proofyard.protocol.record import RECORD_VERSION, BatchRecord, CommittedTask
 from proofyard.protocol.seal import NO_STATE
 from proofyard.protocol.signature import signed_by
-from proofyard.protocol.types import JobId
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId
 from proofyard.protocol.verdicts import validate_audits, validate_faults
 from proofyard.protocol.view import BatchView
 from proofyard.protocol.workload_bits import workload_bit
@@ -33,28 +34,32 @@ def validate_record(
     graphs: Mapping[JobId, Sequence[TaskSpec]],
     members: Members,
     *,
-    paid: Collection[TaskKey],
+    paid: Mapping[TaskKey, Cid],
     exact: Mapping[JobId, bool],
     now: int | None,
 ) -> None:
     """Raise `RecordInvalid` for the first field that does not follow.
 
     `manifests`, `graphs` and `exact` (is the job's workload?) are by job of the record, read from the CIDs that it
-    names; `members` the lists of `record.counted`; `paid` what the records of `view.settled_before` pay
-    (`findings.accepted`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and that of the
-    settlement afterwards; None leaves out what depends on it."""
+    names; `members` the lists of `record.counted`; `paid` the results that the records of `view.settled_before` and
+    `record.over` accept (`findings.accepted`). Whether `record.over` is so the chain alone can tell
+    (`disputes.settled.check_over`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and
+    that of the settlement afterwards; None leaves out what depends on it."""
     ensure = partial(Ensure, view.batch)
     validate_identity(view, record, ensure("version"))
     validate_jobs(view, record, manifests, ensure("jobs"))
     validate_tasks(view, record, graphs, ensure("tasks"))
     validate_counted(view, record, members, ensure("counted"))
-    repeated = repeated_tasks(view, record.tasks, members, paid)
+    validate_over(view, record, ensure("over"))
+    repeated = repeated_tasks(view, record.tasks, members, paid, dict(record.over))
     ensure("repeated")(record.repeated == repeated, f"the tasks that earlier batches hold or paid are {repeated}")
     open_lists = {
         batch.batch: members[batch.batch] for batch in view.open_batches if batch.batch in dict(record.counted)
     }
     validate_audits(view, record, plan_of(view, open_lists), exact, now, ensure("audits"))
     validate_faults(view, record, exact, ensure("faults"))
+    stale = stale_tasks(view, record, graphs, paid)
+    ensure("stale")(record.stale == stale, f"the tasks that do not rest on accepted results are {stale}")
     ensure("payouts")(
         record.payouts == earnings(view, record).payouts, "they do not follow from tasks, audits and faults"
     )
@@ -105,6 +110,8 @@ def _validate_task(view: BatchView, task: CommittedTask, graph: Sequence[TaskSpe
     fits = (commitment.segments, commitment.work_units) == (spec.segments, spec.work_units)
     ensure(min(spec.segments, spec.work_units) > 0, f"{name} has no segments, or no work units")
     ensure(commitment.manifest == job.manifest and fits, f"the commitment to {name} is to something else")
+    given = inputs_root(make_cid(job.manifest), ())
+    ensure(bool(spec.deps) or commitment.inputs == given, f"{name} has no inputs, its commitment names some")
     ensure(view.operator_of(commitment.node) is not None, f"{commitment.node}, which did {name}, is no node")
     ensure(_trace_fits(task), f"the trace of {name} is not the committed one")
     signed = signed_by(view.domain.typed_digest(commitment.struct_hash()), task.signature, commitment.node)
@@ -145,16 +152,62 @@ def validate_counted(view: BatchView, record: BatchRecord, members: Members, ens
     ensure(tuple(members[view.batch]) == record.tasks, "its own member list is not that of its tasks")
 
 
+def validate_over(view: BatchView, record: BatchRecord, ensure: Ensure) -> None:
+    """`over`: batches of `view.claimed_before`, each once."""
+    said, known = [batch for batch, _ in record.over], {batch.batch for batch in view.claimed_before}
+    ensure(said == sorted(set(said)), "they are not in ascending order")
+    ensure(known.issuperset(said), f"the batches that were open before this one are {sorted(known)}")
+    for batch, cid in record.over:
+        ensure(cid is None or _digest(cid) is not None, f"the record of batch {batch} is named by no CID")
+
+
 def repeated_tasks(
-    view: BatchView, tasks: Sequence[CommittedTask], members: Members, paid: Collection[TaskKey]
+    view: BatchView,
+    tasks: Sequence[CommittedTask],
+    members: Members,
+    paid: Collection[TaskKey],
+    over: Collection[BatchId],
 ) -> tuple[TaskKey, ...]:
     """The tasks that are not paid in this batch, in its order: earlier records pay them (`paid`), or a batch that comes
-    before it holds a commitment to them that a node signed for this job."""
+    before it, and is not `over`, holds a commitment to them that a node signed for this job."""
     known, ours = set(paid), {task.key for task in tasks}
     for batch in view.claimed_before:
+        if batch.batch in over:
+            continue
         held = (member for member in members.get(batch.batch, ()) if member.key in ours)
         known |= {member.key for member in held if _is_claim(view, member)}
     return tuple(task.key for task in tasks if task.key in known)
+
+
+def stale_tasks(
+    view: BatchView, record: BatchRecord, graphs: Mapping[JobId, Sequence[TaskSpec]], paid: Mapping[TaskKey, Cid]
+) -> tuple[TaskKey, ...]:
+    """The tasks, in the batch's order, whose inputs are not the accepted results of what they rest on: accepted by an
+    earlier record (`paid`) or by this one, of which tasks, faults and `repeated` are read. A task whose inputs have no
+    accepted result yet is stale as well. Nothing that is repeated is: it counts elsewhere."""
+    done, stale, repeated = dict(paid), set(), set(record.repeated)
+    right = {task.key for task in right_tasks(view, record)} - repeated
+    for task in sorted(record.tasks, key=lambda task: task.key):
+        if task.key in repeated:
+            continue
+        job, index = task.key
+        results = [done.get((job, dep)) for dep in graphs[job][index].deps]
+        if _inputs_root(view.jobs[job].manifest, results) != task.commitment.inputs:
+            stale.add(task.key)
+        elif task.key in right:
+            done[task.key] = task.commitment.result
+    return tuple(task.key for task in record.tasks if task.key in stale)
+
+
+def _inputs_root(manifest: Digest, results: Sequence[Cid | None]) -> Digest | None:
+    """What a commitment's `inputs` is for these results; None where one is missing."""
+    found = [cid for cid in results if cid is not None]
+    return inputs_root(make_cid(manifest), found) if len(found) == len(results) else None
+
+
+def inputs_root(manifest: Cid, results: Sequence[Cid]) -> Digest:
+    """What a task was computed from: the Merkle root of its manifest's CID and of the results of its `deps`."""
+    return merkle.root([cid_bytes(manifest), *map(cid_bytes, results)])
 
 
 def _is_claim(view: BatchView, member: Member) -> bool:

@@ -461,6 +461,7 @@ class Town:
     def check(self) -> None:
         check_counters(self.world)
         check_starts(self.world)
+        check_what_works_rest_on(self.world)
         check_nothing_idle(self.world, self.now)
 
     def check_restart(self) -> None:
@@ -531,6 +532,16 @@ def check_starts(world: World) -> None:
             if states[spec.index] in (TaskState.READY, TaskState.WAITING):
                 starts = may_start(spec, specs, standing, book.job.look_ahead)
                 assert starts == (states[spec.index] == TaskState.READY), f"task {spec.index} is {states[spec.index]}"
+
+
+def check_what_works_rest_on(world: World) -> None:
+    """Who works on a task, or has committed to it, was given the results that count."""
+    for task in world.rows.tasks.values():
+        if task.state in (TaskState.GIVEN, TaskState.COMMITTED):
+            deps = [world.rows.tasks[task.job, dep] for dep in decode(task.spec, TaskSpec).deps]
+            assert {dep.state for dep in deps} <= tasks.AT_HAND
+            counting = tuple(world.rows.works[dep.job, dep.index, dep.attempt].result for dep in deps)
+            assert world.rows.works[task.job, task.index, task.attempt].inputs == counting
 
 
 def check_nothing_idle(world: World, now: Now) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.disputes.refusals import check_keyed, check_refusals
+from proofyard.disputes.settled import check_over
 from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
 from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record, faulty_audit
 from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
@@ -116,7 +117,8 @@ class CoSigner:
         found = sorted(set(record.uncounted) - set(lists.without(batches_of(view))))
         if found:
             raise RecordInvalid(view.batch, "uncounted", f"the member list of batch {found[0]} can be had from here")
-        evidence = await gather_evidence(context, view, lists, first=connection)
+        await context.on_chain(partial(check_over, context.chain, view, record))
+        evidence = await gather_evidence(context, view, lists, record.over, first=connection)
         clock = await context.on_chain(context.chain.now)
         await asyncio.to_thread(partial(evidence.check, record, now=clock))
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proofyard.disputes.settled import paid_before
+from proofyard.disputes.settled import Over, paid_before
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
@@ -29,7 +29,8 @@ class Evidence:
     graphs: Mapping[JobId, Sequence[TaskSpec]]
     exact: Mapping[JobId, bool]
     lists: Lists
-    paid: frozenset[TaskKey]
+    over: Over
+    paid: Mapping[TaskKey, Cid]
 
     def check(self, record: BatchRecord, *, now: int | None) -> None:
         """Raise `RecordInvalid` for the first field that does not follow. `now` is the chain's time."""
@@ -42,9 +43,10 @@ class Evidence:
 
 
 async def gather_evidence(
-    context: Context, view: BatchView, lists: Lists, *, first: Connection | None = None
+    context: Context, view: BatchView, lists: Lists, over: Over, *, first: Connection | None = None
 ) -> Evidence:
-    """The evidence for a record of `view`'s batch with the member lists that are to be had.
+    """The evidence for a record of `view`'s batch with the member lists that are to be had, and earlier batches that
+    are `over` since the draw.
 
     Raises `ArtifactError` for a manifest or an earlier record that nobody delivers.
     """
@@ -61,7 +63,8 @@ async def gather_evidence(
         graphs=graphs,
         exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
         lists=lists,
-        paid=await paid_before(context.chain, read, view),
+        over=over,
+        paid=await paid_before(context.chain, read, view, over),
     )
 
 
@@ -92,9 +95,11 @@ async def check_members(context: Context, view: BatchView, members: tuple[Member
         tasks=members,
         counted=(),
         uncounted=(),
+        over=(),
         repeated=(),
         audits=(),
         faults=(),
+        stale=(),
         payouts=(),
     )
     await asyncio.to_thread(validate_jobs, view, blank, manifests, Ensure(view.batch, "jobs"))

@@ -4,12 +4,13 @@ settle its record, read what was settled. What it means is the engine's to say."
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.refusals import AlreadySettled
-from proofyard.disputes.settled import load_settled
-from proofyard.protocol.cid import cid_digest
+from proofyard.disputes.settled import Over, load_settled, over_now
+from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.members import MAX_MEMBERS_BYTES, decode_members
 from proofyard.protocol.messages import Ack, Publish
@@ -26,7 +27,7 @@ from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, Signed, TaskKey
 from proofyard.verifier.engine.rows import Batch
-from proofyard.verifier.evidence import gather_evidence
+from proofyard.verifier.evidence import fetch_manifests, gather_evidence
 from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
@@ -197,12 +198,45 @@ async def _record_for(context: Context, view: BatchView, batch: Batch) -> tuple[
         more = await gather_lists(context, view)
         lists.members.update({each: more.members[each] for each in missing if each in more.members})
         lists.cids.update({each: more.cids[each] for each in missing if each in more.cids})
-    evidence = await gather_evidence(context, view, lists)
+    over = await _over(context, view, batch, lists)
+    evidence = await gather_evidence(context, view, lists, over)
     record = await asyncio.to_thread(build_record, context.rows, evidence, batch)
     if not context.settings.blind:
         clock = await context.on_chain(context.chain.now)
         await asyncio.to_thread(partial(evidence.check, record, now=clock))
     return record, await asyncio.to_thread(context.store.put_bytes, encode_record(record))
+
+
+async def _over(context: Context, view: BatchView, batch: Batch, lists: Lists) -> Over:
+    """The earlier batches that are over by now: what is accepted there decides on what counts here. Raises `WaitsFor`
+    while those that hold what this one's tasks rest on, or the same tasks, are not, as long as this batch can wait."""
+    members = members_of(batch)
+    await fetch_manifests(context, view)
+    graphs = {
+        job: await asyncio.to_thread(context.graph, make_cid(view.jobs[job].manifest))
+        for job in {member.key[0] for member in members}
+    }
+    needed = {member.key for member in members}
+    needed |= {(job, dep) for job, task in needed for dep in graphs[job][task].deps}
+    held = {
+        claimed.batch
+        for claimed in view.claimed_before
+        if claimed.batch < view.batch and any(m.key in needed for m in lists.members.get(claimed.batch, ()))
+    }
+    over = await context.on_chain(partial(over_now, context.chain, view))
+    rules = context.runner.rules
+    last = batch.opened_at + rules.settle_grace - rules.last_margin_s
+    left = held - {number for number, _ in over}
+    if left and context.chain_time() <= last:
+        raise WaitsFor(view.batch, sorted(left))
+    return over
+
+
+class WaitsFor(ProofyardError):
+    """Earlier batches, whose settlement decides on what counts in this one, are not over."""
+
+    def __init__(self, batch: BatchId, others: Sequence[BatchId]) -> None:
+        super().__init__(f"batch {batch} waits for the settlement of batches {', '.join(map(str, others))}")
 
 
 async def _looks_due(context: Context, view: BatchView, batch: Batch, record: BatchRecord) -> LooksDue | None:

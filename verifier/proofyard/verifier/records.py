@@ -23,7 +23,7 @@ from proofyard.protocol.record import (
 from proofyard.protocol.seal import plain_reason
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, SegmentIndex
-from proofyard.protocol.validate import repeated_tasks
+from proofyard.protocol.validate import repeated_tasks, stale_tasks
 from proofyard.protocol.view import BatchView
 from proofyard.verifier.engine.effects import ReadRecord
 from proofyard.verifier.engine.events import RecordSettled
@@ -58,11 +58,16 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
         tasks=members,
         counted=tuple(counted.items()),
         uncounted=tuple(lists.without(batches_of(view))),
-        repeated=repeated_tasks(view, members, {each: lists.members[each] for each in counted}, evidence.paid),
+        over=tuple(evidence.over),
+        repeated=repeated_tasks(
+            *(view, members, {each: lists.members[each] for each in counted}, evidence.paid, dict(evidence.over))
+        ),
         audits=audits,
         faults=tuple(sorted(faults, key=lambda fault: fault.place)),
+        stale=(),
         payouts=(),
     )
+    record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.paid))
     return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
 
 
@@ -135,7 +140,7 @@ def told(
     unless an earlier batch has paid it."""
     paid, undecided = accepted(view, record), undecided_tasks(record)
     faults = {fault.task_key: fault.reason for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT}
-    stale = set(getattr(record, "stale", ()))
+    stale = set(record.stale)
     outcomes = []
     for member in record.tasks:
         key = member.key

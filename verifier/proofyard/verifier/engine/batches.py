@@ -7,7 +7,7 @@ lead here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol import merkle
@@ -44,6 +44,8 @@ class Memory:
 
     waiting_since: float | None = None
     formed_at: float = float("-inf")
+    alarm: float = float("-inf")
+    """When `form` looks again."""
     looked: tuple[int, int] = (-1, -1)
     reserved: Counter[JobId] = field(default_factory=Counter)
     """Work units of batches that are formed and not on chain."""
@@ -56,29 +58,31 @@ class Memory:
 
 def form(world: World, now: Now) -> None:
     """Put what is committed into a batch, if its time has come."""
-    memory, waiting = world.memory(Memory), tasks.to_batch(world)
-    if not waiting:
+    memory, rules = world.memory(Memory), world.rules
+    count, first = tasks.waiting(world)
+    if not count:
         memory.waiting_since = None
         return
     if memory.waiting_since is None:
         memory.waiting_since = now.mono
-        world.wake_at(now.mono + world.rules.batch_s + SLACK_S, ("batches", "clock"))
-    if now.mono < memory.formed_at + world.rules.batch_min_s:
-        world.wake_at(memory.formed_at + world.rules.batch_min_s + SLACK_S, ("batches", "clock"))
+    if now.mono < memory.formed_at + rules.batch_min_s:
+        _look_again(world, memory, memory.formed_at + rules.batch_min_s, now)
         return
-    due = now.mono >= memory.waiting_since + world.rules.batch_s or len(waiting) >= world.rules.batch_tasks
-    first = min(work.promised_until for work in waiting)
-    if not due and first >= now.chain + world.rules.receipt_margin_s and not _anybody_waits(world, waiting):
-        world.wake_at(now.mono + first - now.chain - world.rules.receipt_margin_s + SLACK_S, ("batches", "clock"))
+    due = now.mono >= memory.waiting_since + rules.batch_s or count >= rules.batch_tasks
+    if not due and first >= now.chain + rules.receipt_margin_s and not tasks.anybody_waits(world):
+        until_due = now.mono + first - now.chain - rules.receipt_margin_s
+        _look_again(world, memory, min(until_due, memory.waiting_since + rules.batch_s), now)
         return
-    chosen = _fitting(world, memory, waiting, now)
+    chosen = _fitting(world, memory, tasks.to_batch(world), now)
     if chosen:
         _form(world, memory, chosen, now)
 
 
-def _anybody_waits(world: World, waiting: Iterable[Work]) -> bool:
-    """Whether a job can do nothing more until what it has committed is judged."""
-    return any(tasks.blocked(world, job) for job in {work.job for work in waiting})
+def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
+    """Have `form` look at a time by the monotonic clock, with one timer for all that it waits for."""
+    if not now.mono < memory.alarm <= at + SLACK_S:
+        memory.alarm = at + SLACK_S
+        world.wake_at(memory.alarm, ("batches", "clock"))
 
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
@@ -479,6 +483,7 @@ def final(world: World, batch: Batch) -> None:
     if batch.state == BatchState.SETTLED:
         batch.state = BatchState.FINAL
         world.rows.touch(batch)
+        tasks.final(world, world.rows.works_of[batch.id])
 
 
 def _unreserve(world: World, batch: Batch) -> None:

@@ -201,6 +201,8 @@ class Expanded:
     exact: bool
     look_ahead: int
     specs: tuple[TaskSpec, ...]
+    paid: tuple[tuple[TaskIndex, Address, Address, Cid], ...] = ()
+    """(task, node, owner, result) of what settled records accept already: another verifier had the job before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,11 +90,6 @@ class Graph:
                 self._pend(gate, below, -surer, touched)
         return [gate for gate in touched if self._flipped(gate)]
 
-    def forget_inputs(self, task: TaskIndex) -> None:
-        """Another result of a task counts now."""
-        for gate in self.uses(task):
-            gate.inputs = None
-
     def _flipped(self, gate: Gate) -> bool:
         now = not gate.missing and gate.chain <= self.look_ahead
         changed, gate.is_open = now != gate.is_open, now

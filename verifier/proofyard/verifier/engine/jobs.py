@@ -28,6 +28,9 @@ GONE_POLL_S = 5.0
 FORGET_S = 3600.0
 """A job that is over stays in memory so long at least: a reorganisation may bring it back."""
 
+MAX_REASON = 500
+WAITED_FOR = ("Expand", "TakeJob", "Pack")
+
 OVER = frozenset((JobState.DONE, JobState.FAILED))
 UNTAKEN = frozenset((JobState.WAITING, JobState.TAKING))
 
@@ -36,7 +39,7 @@ UNTAKEN = frozenset((JobState.WAITING, JobState.TAKING))
 class Memory:
     """What begins anew with a restart."""
 
-    specs: dict[JobId, tuple[TaskSpec, ...]] = field(default_factory=dict)
+    graphs: dict[JobId, Expanded] = field(default_factory=dict)
     """Task graphs of jobs that wait to be this verifier's on chain."""
     waiting: dict[Cid, dict[JobId, None]] = field(default_factory=dict)
     """Jobs by the manifest that they wait for."""
@@ -127,13 +130,13 @@ def taken(world: World, job_id: JobId, block: int, now: Now, *, own: bool) -> No
     if not own:
         if job.state in UNTAKEN:
             _awaited(world, job)
-            world.memory(Memory).specs.pop(job.id, None)
+            world.memory(Memory).graphs.pop(job.id, None)
             job.state, job.reason = JobState.WAITING, TAKEN_ELSEWHERE
         elif job.state == JobState.RUNNING:
             fail(world, job.id, TAKEN_OVER, now)
     elif job.state in UNTAKEN:
         job.reason = ""
-        if job.id in world.memory(Memory).specs:
+        if job.id in world.memory(Memory).graphs:
             _start(world, job, now)
         else:
             _await(world, job, now)
@@ -280,7 +283,7 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
     job.workload_name, job.exact, job.look_ahead = event.workload, event.exact, max(0, event.look_ahead)
     job.tasks, job.state, job.reason = len(event.specs), JobState.TAKING, ""
     world.rows.touch(job)
-    world.memory(Memory).specs[job.id] = event.specs
+    world.memory(Memory).graphs[job.id] = event
     if job.taken_block:
         _start(world, job, now)
     else:
@@ -304,10 +307,11 @@ def _unfit(job: Job, specs: tuple[TaskSpec, ...]) -> str:
 
 def _start(world: World, job: Job, now: Now) -> None:
     """It is this verifier's on chain: its tasks can be given out."""
-    specs = world.memory(Memory).specs.pop(job.id)
+    graph = world.memory(Memory).graphs.pop(job.id)
     job.state = JobState.RUNNING
     world.rows.touch(job)
-    tasks.create(world, job, specs, now)
+    tasks.create(world, job, graph, now)
+    check_done(world, job.id, now)
 
 
 # The end
@@ -328,7 +332,7 @@ def fail(world: World, job_id: JobId, reason: str, now: Now) -> None:
 
 def _drop_effects(world: World, job: Job) -> None:
     _awaited(world, job)
-    world.memory(Memory).specs.pop(job.id, None)
+    world.memory(Memory).graphs.pop(job.id, None)
     for effect in (TakeJob(job.id), Pack(job.id), CloseJob(job.id)):
         world.done(effect.key)
 
@@ -373,10 +377,21 @@ def _close_paid(world: World, job: Job) -> None:
 
 
 def forget_maybe(world: World, job_id: JobId) -> None:
-    """Let the memory of a job that is over go, once nothing can change it."""
+    """Let the tasks of a job that is over leave the memory, once nothing can change them."""
     job = world.rows.jobs.get(job_id)
     if job is not None and job.state in OVER:
         tasks.forget(world, job_id)
+
+
+def _forget(world: World, job: Job, now: Now) -> None:
+    """A job that is over leaves the memory, in the end; what is owed for it is looked after first."""
+    if job.state not in OVER:
+        return
+    forget_maybe(world, job.id)
+    if tasks.is_kept(world, job.id) or (job.state == JobState.DONE and not job.closed_at):
+        world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
+    else:
+        world.forget(job.id)
 
 
 # Deadlines
@@ -449,10 +464,19 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
         case "gone" if job.gone and job.state not in OVER:
             world.want(ReadJob(job.id))
         case "forget":
-            forget_maybe(world, job.id)
+            _forget(world, job, now)
         case "deadline" if job.state not in OVER and job.id not in world.memory(Memory).late:
             # `expire` looks at it in every step; the chain's clock may be behind.
             world.wake_at(now.mono + max(1.0, job.deadline + 1 - now.chain), ("jobs", *subject))
+
+
+def delayed(world: World, event: EffectFailed) -> None:
+    """What a job waits for is tried again later: say why."""
+    name, *subject = event.key
+    job = world.rows.jobs.get(subject[0]) if subject and name in WAITED_FOR else None  # type: ignore[call-overload]
+    if job is not None and world.wanted(event.key) and job.reason != event.reason[:MAX_REASON]:
+        job.reason = event.reason[:MAX_REASON]
+        world.rows.touch(job)
 
 
 def effect_failed(world: World, event: EffectFailed, now: Now) -> None:

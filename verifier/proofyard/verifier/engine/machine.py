@@ -143,6 +143,7 @@ class Engine:
             if event.key[0] == "CommitBatch":
                 batches.not_committed(self.world, int(event.key[1]))  # type: ignore[call-overload]
             if effect is None:
+                jobs.delayed(self.world, event)
                 return
         else:
             self.world.done(event.key)

@@ -21,6 +21,7 @@ from proofyard.verifier.engine import jobs, scheduling
 from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
 from proofyard.verifier.engine.events import (
     Elsewhere,
+    Expanded,
     NodeJoined,
     NodeLeft,
     NodesListed,
@@ -100,6 +101,7 @@ class Memory:
     books: dict[JobId, Book] = field(default_factory=dict)
     unbatched: dict[WorkKey, Work] = field(default_factory=dict)
     """Committed works without a batch, the oldest first."""
+    unbatched_of: Counter[JobId] = field(default_factory=Counter)
     promises: list[tuple[int, WorkKey]] = field(default_factory=list)
     """A heap of when their receipts fall due, on the chain's clock."""
     leases: dict[WorkKey, float] = field(default_factory=dict)
@@ -124,14 +126,34 @@ def current(world: World, task: Task) -> Work | None:
 # Jobs
 
 
-def create(world: World, job: Job, specs: Sequence[TaskSpec], now: Now) -> None:
-    """A job's tasks, and what can start of them at once."""
+def create(world: World, job: Job, event: Expanded, now: Now) -> None:
+    """A job's tasks, and what can start of them at once. What was paid before is accepted."""
+    specs, paid = event.specs, {entry[0]: entry for entry in event.paid}
     total, reward = max(1, sum(spec.work_units for spec in specs)), int(job.reward)
     for spec in specs:
-        share = reward * spec.work_units // total
-        world.rows.add(Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(share)))
-    _open(world, job, ())
-    world.log(job.id, now, "opened", f"{job.workload_name} job of {len(specs)} tasks")
+        task = Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(reward * spec.work_units // total))
+        world.rows.add(task)
+        if spec.index in paid:
+            task.state, task.attempt = TaskState.ACCEPTED, 1
+    works = [_paid_before(job, *entry) for index, entry in paid.items() if 0 <= index < len(specs)]
+    for work in works:
+        world.rows.add(work)
+    _open(world, job, works)
+    before = f", {len(works)} of them paid already" if works else ""
+    world.log(job.id, now, "opened", f"{job.workload_name} job of {len(specs)} tasks{before}")
+
+
+def _paid_before(job: Job, index: TaskIndex, node: Address, owner: Address, result: Cid) -> Work:
+    return Work(
+        job=job.id,
+        task=index,
+        attempt=1,
+        node=node,
+        owner=owner,
+        state=WorkState.SETTLED,
+        result=result,
+        outcome="accepted",
+    )
 
 
 def _open(world: World, job: Job, works: Iterable[Work]) -> None:
@@ -162,6 +184,8 @@ def _enter(world: World, book: Book, work: Work) -> None:
     book.works.append(work)
     book.last[work.task] = max(book.last[work.task], work.attempt)
     _count(world, book, work)
+    # No batch of this verifier's holds what was paid before it had the job.
+    book.bound -= work.state == WorkState.SETTLED and not work.batch
 
 
 def _lose(world: World, book: Book, node: Address) -> None:
@@ -204,14 +228,17 @@ def delete(world: World, job_id: JobId) -> None:
         world.rows.delete_tasks(job_id, book.works)
 
 
-def forget(world: World, job_id: JobId) -> bool:
-    """Let the memory of a job that is over go, if nothing can change it any more; whether it did."""
+def forget(world: World, job_id: JobId) -> None:
+    """Let the tasks of a job that is over leave the memory, unless a batch with work for it is not final."""
     book = world.memory(Memory).books.get(job_id)
-    if book is None or book.bound or book.given:
-        return False
-    _close(world, job_id)
-    world.rows.forget(job_id, book.works)
-    return True
+    if book is not None and not book.bound and not book.given:
+        _close(world, job_id)
+        world.rows.forget(job_id, book.works)
+
+
+def is_kept(world: World, job_id: JobId) -> bool:
+    """Whether the tasks of a job are in memory."""
+    return job_id in world.memory(Memory).books
 
 
 def _close(world: World, job_id: JobId) -> Book | None:
@@ -222,7 +249,7 @@ def _close(world: World, job_id: JobId) -> Book | None:
         return None
     for work in book.works:
         scheduling.forget(world, work)
-        memory.unbatched.pop(_key(work), None)
+        _not_to_batch(memory, work)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
     for queue in book.queues.values():
@@ -580,7 +607,17 @@ def _is_known(world: World, book: Book, task: Task, event: WorkCommitted) -> boo
 def _to_batch(world: World, work: Work) -> None:
     memory = world.memory(Memory)
     memory.unbatched[_key(work)] = work
+    memory.unbatched_of[work.job] += 1
     heapq.heappush(memory.promises, (work.promised_until, _key(work)))
+
+
+def _not_to_batch(memory: Memory, work: Work) -> None:
+    if memory.unbatched.pop(_key(work), None) is not None:
+        memory.unbatched_of[work.job] -= 1
+        if not memory.unbatched_of[work.job]:
+            del memory.unbatched_of[work.job]
+    while memory.promises and memory.promises[0][1] not in memory.unbatched:
+        heapq.heappop(memory.promises)
 
 
 def to_batch(world: World) -> list[Work]:
@@ -588,19 +625,22 @@ def to_batch(world: World) -> list[Work]:
     return list(world.memory(Memory).unbatched.values())
 
 
-def waiting(world: World) -> tuple[int, int | None]:
+def waiting(world: World) -> tuple[int, int]:
     """How many works wait for a batch, and when the first receipt among them falls due, on the chain's clock."""
     memory = world.memory(Memory)
-    while memory.promises and memory.promises[0][1] not in memory.unbatched:
-        heapq.heappop(memory.promises)
-    return len(memory.unbatched), memory.promises[0][0] if memory.promises else None
+    return len(memory.unbatched), memory.promises[0][0] if memory.promises else 0
+
+
+def anybody_waits(world: World) -> bool:
+    """Whether a job can do nothing more until what it has committed is judged."""
+    return any(blocked(world, job) for job in world.memory(Memory).unbatched_of)
 
 
 def batched(world: World, works: Iterable[Work]) -> None:
     """These have a batch now."""
-    unbatched = world.memory(Memory).unbatched
+    memory = world.memory(Memory)
     for work in works:
-        unbatched.pop(_key(work), None)
+        _not_to_batch(memory, work)
 
 
 def blocked(world: World, job_id: JobId) -> bool:
@@ -657,7 +697,7 @@ def _settled(world: World, work: Work) -> Book | None:
     """Count a work as what it has become."""
     book = world.memory(Memory).books.get(work.job)
     if book is not None:
-        world.memory(Memory).unbatched.pop(_key(work), None)
+        _not_to_batch(world.memory(Memory), work)
         _count(world, book, work)
     return book
 
@@ -673,7 +713,6 @@ def _let_count(world: World, book: Book, task: Task, work: Work, state: TaskStat
     if task.attempt != work.attempt:
         task.attempt = work.attempt
         world.rows.touch(task)
-        book.graph.forget_inputs(task.index)
     _set(world, book, task, state)
 
 

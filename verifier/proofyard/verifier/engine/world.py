@@ -344,6 +344,11 @@ class World:
         """How many lines of a job are in the store."""
         self._logged[job] = seq
 
+    def forget(self, job: JobId) -> None:
+        """A job without tasks leaves the memory; the store keeps it."""
+        self.rows.jobs.pop(job, None)
+        self._logged.pop(job, None)
+
     def step(self) -> Step:
         """What has come together since the last call."""
         rows, deleted = self.rows.changes()
