@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from proofyard.verifier.database import Batch, Database, Job, Line
 from world import CREDIT, UNITS, World, states
 
 from proofyard.chain import ChallengeId, CourtParams, Params, Phase, Wallet
@@ -14,7 +15,6 @@ from proofyard.protocol.commitment import receipt_struct_hash
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.messages import Receipt
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, Database, Job, Line
 from proofyard.verifier.disputes import answer_receipt
 
 

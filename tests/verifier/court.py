@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from proofyard.verifier.batches import run_batch
+from proofyard.verifier.database import Batch, BatchState, Held, Job, JobState, Known, Line, Task, TaskState, tasks_of
 from stage import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
@@ -26,8 +28,6 @@ from proofyard.protocol.settlement import Settlement
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
-from proofyard.verifier.batches import run_batch
-from proofyard.verifier.database import Batch, BatchState, Held, Job, JobState, Known, Line, Task, TaskState, tasks_of
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
 from proofyard.workloads.lora_tensors import outer_of
 from proofyard.workloads.state import decode_state, encode_state

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from proofyard.verifier.database import Database
+
 from proofyard.artifacts import BlockStore
 from proofyard.chain import ChainClient, NodeRecord, Params, Role, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
@@ -33,7 +35,6 @@ from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFact
 from proofyard.transport import Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.cosigning import CoSigner
-from proofyard.verifier.database import Database
 from proofyard.verifier.desk import Desk
 
 CREDIT = 10**18

@@ -23,13 +23,13 @@ from court import (
     state,
     trap,
 )
+from proofyard.verifier.database import Fault, Job, JobState, Log, tasks_of
+from proofyard.verifier.outcomes import MAX_UNDECIDED, faulty_owners
 from sqlmodel import select
 
 from proofyard.chain import Wallet
 from proofyard.disputes import refusals
 from proofyard.protocol.settlement import FaultReason
-from proofyard.verifier.database import Fault, Job, JobState, Log, tasks_of
-from proofyard.verifier.outcomes import MAX_UNDECIDED, faulty_owners
 from proofyard.workloads.workload import Workload
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from proofyard.verifier.database import Job, JobState, Log, Task, TaskState
+from proofyard.verifier.jobs import note_opened
 from simulated import Counting, SimulatedNode
 from sqlmodel import select
 from stage import CREDIT, FakeChain, introduce, join, make_verifier, record_of
@@ -17,8 +19,6 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import Address, Signature, Wei
 from proofyard.protocol.view import JobFacts
-from proofyard.verifier.database import Job, JobState, Log, Task, TaskState
-from proofyard.verifier.jobs import note_opened
 from proofyard.verifier.service import _work
 
 TASKS, NODES = 300, 5

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Line, Task, TaskState
 
 from proofyard.artifacts import BlockStore
 from proofyard.chain import Wallet
@@ -15,7 +16,6 @@ from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature, TaskIndex
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Line, Task, TaskState
 from proofyard.verifier.retention import tidy
 
 ADDRESS = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")

@@ -2,19 +2,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
-
-from proofyard.chain import NodeRecord, Role
-from proofyard.protocol.cid import raw_cid
-from proofyard.protocol.codec import encode
-from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.dial import affordable_reward, audit_odds
-from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.members import Member
-from proofyard.protocol.messages import SubmitCommitment
-from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
-from proofyard.protocol.view import JobFacts
 from proofyard.verifier.batches import RECEIPT_MARGIN_S, form_batches
 from proofyard.verifier.database import (
     Batch,
@@ -31,8 +18,6 @@ from proofyard.verifier.database import (
     TaskState,
     tasks_of,
 )
-from proofyard.verifier.exposure import elsewhere, given_out, objection
-from proofyard.verifier.membership import members_of
 from proofyard.verifier.outcomes import faulty_owners, give_up
 from proofyard.verifier.schedule import (
     MAX_REFUSERS,
@@ -43,6 +28,21 @@ from proofyard.verifier.schedule import (
     promote,
     release_lapsed,
 )
+from sqlmodel import select
+
+from proofyard.chain import NodeRecord, Role
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.codec import encode
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.dial import affordable_reward, audit_odds
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.members import Member
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.settlement import FaultReason, OperatorId
+from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
+from proofyard.protocol.view import JobFacts
+from proofyard.verifier.exposure import elsewhere, given_out, objection
+from proofyard.verifier.membership import members_of
 
 NOW = 1_800_000_000.0
 NODE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")

@@ -11,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
 
+from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Task, TaskState
+from proofyard.verifier.outcomes import apply_record
 from worlds import TOKEN, Work, World, address, network
 from worlds import Job as ProtocolJob
 
@@ -18,8 +20,6 @@ from proofyard.protocol.codec import encode
 from proofyard.protocol.members import encode_members
 from proofyard.protocol.types import BatchId, JobId, Wei
 from proofyard.verifier import settling
-from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Task, TaskState
-from proofyard.verifier.outcomes import apply_record
 
 JOB = JobId(1)
 HERE = BatchId(10)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from proofyard.verifier.database import Database
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.protocol.cid import raw_cid
@@ -13,7 +14,6 @@ from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
-from proofyard.verifier.database import Database
 from proofyard.verifier.disputes import StateDesk
 
 WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")

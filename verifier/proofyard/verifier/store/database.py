@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from proofyard.verifier.store.statements import Statements
 from sqlalchemy import Connection, Engine, and_, event, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -26,7 +27,6 @@ from proofyard.protocol.types import JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
 from proofyard.verifier.engine.world import Step
 from proofyard.verifier.store.migrations import SchemaError, upgrade
-from proofyard.verifier.store.statements import Statements
 from proofyard.verifier.store.tables import KEY_OF, KINDS, METADATA, TABLES, row_of, values_of
 
 logger = logging.getLogger(__name__)
