@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import requests
-from eth_abi.abi import decode as abi_decode
 from eth_utils.abi import abi_to_signature, function_signature_to_4byte_selector
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
@@ -18,6 +17,7 @@ from web3.exceptions import (
 )
 
 from proofyard.chain.abi import contract, contract_names
+from proofyard.chain.codec import codec
 from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, Refused
 from proofyard.chain.refusals import refusal
 from proofyard.protocol.types import Address
@@ -29,7 +29,9 @@ TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 
 def connect(rpc_url: str) -> Web3:
     """A web3 instance; nothing is sent yet."""
-    return Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+    w3 = Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+    w3.codec = codec()
+    return w3
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def decode_revert(data: Any, message: str) -> ChainError:
     entry = _ERRORS.get(raw[:4])
     if entry is None:
         return Refused("revert", {"message": message, "data": raw.hex()})
-    values = abi_decode([item["type"] for item in entry["inputs"]], raw[4:])
+    values = codec().decode([item["type"] for item in entry["inputs"]], raw[4:])
     operands = {item["name"]: value for item, value in zip(entry["inputs"], values, strict=True)}
     if entry["name"] == "ERC20InsufficientBalance":
         account = Address(Web3.to_checksum_address(operands["sender"]))
