@@ -28,6 +28,11 @@ OBTAIN_S, MIN_OBTAIN_S = 300.0, 5.0
 RETRY_S = 1.0
 
 
+READ_S = 30.0
+"""One attempt at a record or a list takes no longer: what came stays, so whoever has more patience asks again. A juror
+that waited for somebody's trickle would miss its vote."""
+
+
 class Network:
     """Artifacts for replaying. `store` keeps what is fetched, `folder` large inputs as files. What is larger than
     `max_state_bytes`, or an input than `max_input_bytes`, is refused before it is fetched whole or written out."""
@@ -51,7 +56,7 @@ class Network:
 
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         """A file artifact of at most `max_bytes`. Raises `ArtifactError`."""
-        await self._fetch(cid, await self._verifiers(cid), max_bytes)
+        await self._fetch(cid, await self._verifiers(cid), max_bytes, READ_S)
         return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
     async def on_disk(self, cid: Cid) -> Path:
@@ -83,7 +88,7 @@ class Network:
             left = max(MIN_OBTAIN_S, min(OBTAIN_S, give_up - clock()))
             refusals = await self._obtain(ObtainState(record or cid, job, task, number), asked, left)
             try:
-                await self._fetch(cid, peers, MAX_STATE_BYTES)
+                await self._fetch(cid, peers, MAX_STATE_BYTES, max(left, give_up - clock()))
             except (ArtifactTooLarge, CorruptArtifact) as error:
                 raise StateRefused(str(error)) from None
             except ArtifactError as error:
@@ -110,7 +115,8 @@ class Network:
         give_up = clock() + patience_s
         while True:
             try:
-                await self._fetch(cid, await self._verifiers(cid), MAX_STATE_BYTES)
+                peers = await self._verifiers(cid)
+                await self._fetch(cid, peers, MAX_STATE_BYTES, max(MIN_OBTAIN_S, give_up - clock()))
                 return await self._content(cid)
             except (ArtifactTooLarge, CorruptArtifact) as error:
                 if isinstance(error, ArtifactTooLarge) and error.limit < MAX_STATE_BYTES:
@@ -149,9 +155,17 @@ class Network:
             await asyncio.gather(*asked, return_exceptions=True)
         return refusals
 
-    async def _fetch(self, cid: Cid, peers: Sequence[Connection], max_bytes: int) -> None:
-        if await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            await fetch(self._store, cid, peers, max_bytes=max_bytes)
+    async def _fetch(
+        self, cid: Cid, peers: Sequence[Connection], max_bytes: int, within_s: float | None = None
+    ) -> None:
+        """Have an artifact here. Raises `ArtifactUnavailable`, also for one that is not here `within_s` seconds."""
+        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                await fetch(self._store, cid, peers, max_bytes=max_bytes)
+        except TimeoutError:
+            raise ArtifactUnavailable(cid, 1, [f"it did not come within {within_s or 0:.0f} s"]) from None
 
     async def _verifiers(self, cid: Cid) -> list[Connection]:
         """Every active verifier that can be reached, unless `cid` is here already."""
