@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from proofyard.artifacts import BlockStore, fetch
+from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
@@ -21,6 +21,9 @@ from proofyard.workloads.workload import Workload, load_workload
 
 T = TypeVar("T")
 
+FIND_S = 60.0
+"""A manifest, list or record is waited for no longer in one attempt; what came of it stays for the next. Who commits to
+one and lets it trickle holds up nobody else's batch."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -209,10 +212,15 @@ class Context:
         return not any(self.store.missing(cid))
 
     async def find(self, cid: Cid, *, max_bytes: int, first: Connection | None = None) -> bytes:
-        """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`."""
+        """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`, also for one
+        that is not here within `FIND_S`."""
         if not await asyncio.to_thread(self.has_all, cid):
-            peers = [] if first is None else [first]
-            await fetch(self.store, cid, [*peers, *await self.others(), *self.providers()], max_bytes=max_bytes)
+            peers = [*([] if first is None else [first]), *await self.others(), *self.providers()]
+            try:
+                async with asyncio.timeout(FIND_S):
+                    await fetch(self.store, cid, peers, max_bytes=max_bytes)
+            except TimeoutError:
+                raise ArtifactUnavailable(cid, 1, [f"it did not come within {FIND_S:.0f} s"]) from None
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 
