@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
+from fastapi import Path as Place
 from sqlmodel import col, select
 
 from proofyard.protocol.codec import decode
@@ -19,6 +21,12 @@ from proofyard.verifier.database import Batch, Job, Seat, Task
 from proofyard.verifier.desk import report
 
 PAGE = 100
+AUDITS_PAGE = 1000
+LARGEST = (1 << 63) - 1
+"""Of a number in the database."""
+
+Number = Annotated[int, Place(ge=0, le=LARGEST)]
+Bound = Annotated[int, Query(ge=0, le=LARGEST)]
 
 
 class ApiUnavailable(ProofyardError):
@@ -28,7 +36,8 @@ class ApiUnavailable(ProofyardError):
 
 
 def build_app(context: Context) -> FastAPI:
-    """The routes. Ids are numbers, amounts decimal strings of base units."""
+    """The routes. Ids are numbers, amounts decimal strings of base units. What reads the database does so in a thread: the
+    verifier goes on meanwhile."""
     app = FastAPI(title="Proofyard verifier", docs_url=None, redoc_url=None)
 
     @app.get("/health")
@@ -44,28 +53,37 @@ def build_app(context: Context) -> FastAPI:
         ]
 
     @app.get("/jobs")
-    async def jobs(before: int = 1 << 62) -> list[dict[str, Any]]:
+    def jobs(before: Bound = LARGEST) -> list[dict[str, Any]]:
         with context.database.session() as session:
             rows = session.exec(select(Job).where(Job.id < before).order_by(col(Job.id).desc()).limit(PAGE))
             return [row.model_dump() for row in rows]
 
     @app.get("/jobs/{job}")
-    async def job(job: int, since: int = 0) -> dict[str, Any]:
+    def job(job: Number, since: Bound = 0) -> dict[str, Any]:
         with context.database.session() as session:
             if session.get(Job, job) is None:
                 raise HTTPException(404, f"no job {job} here")
             tasks = session.exec(select(Task).where(Task.job == job).order_by(col(Task.index))).all()
         found: dict[str, Any] = msgspec.to_builtins(report(context, JobId(job), since))
+        for line in found["log"]:
+            # A node says what its loss is; JSON has no infinity.
+            line["loss"] = line["loss"] if line["loss"] is not None and math.isfinite(line["loss"]) else None
         found["task_states"] = [
             {"task": task.index, "state": task.state, "node": task.node, "attempts": task.attempts} for task in tasks
         ]
         return found
 
     @app.get("/jobs/{job}/audits")
-    async def audits(job: int) -> list[dict[str, Any]]:
+    def audits(job: Number, after: Bound = 0) -> list[dict[str, Any]]:
+        """`AUDITS_PAGE` seats, `after` so many."""
         with context.database.session() as session:
             rows = session.exec(
-                select(Seat, Batch.chain_id).join(Batch, col(Batch.id) == col(Seat.batch)).where(Seat.job == job)
+                select(Seat, Batch.chain_id)
+                .join(Batch, col(Batch.id) == col(Seat.batch))
+                .where(Seat.job == job)
+                .order_by(col(Seat.batch), col(Seat.task), col(Seat.segment), col(Seat.auditor))
+                .offset(after)
+                .limit(AUDITS_PAGE)
             )
             return [
                 {
