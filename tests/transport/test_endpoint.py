@@ -195,3 +195,18 @@ async def test_an_address_that_is_none_costs_nobody_else_a_connection(peer, port
     with pytest.raises(PeerUnreachable, match="no UDP port"):
         await client.connect("127.0.0.1", port)
     assert (await client.connect("127.0.0.1", server.port)).peer == server.address
+
+
+async def test_a_request_that_a_handler_fails_at_does_not_fill_the_log(peer, caplog):
+    """A stranger that finds one such request may send hundreds a second."""
+    client, server = await peer(), await peer()
+
+    async def fail(connection, message, body):
+        raise KeyError("what nobody foresaw")
+
+    server.on(Ask, fail)
+    connection = await client.connect("127.0.0.1", server.port)
+    for _ in range(100):
+        with pytest.raises(RequestFailed, match="internal"):
+            await connection.request(Ask(), reply=Told)
+    assert 0 < len([record for record in caplog.records if record.exc_info]) <= 40
