@@ -48,6 +48,8 @@ class VerifierLinks:
                     self._follow(await asyncio.to_thread(self._chain.active_verifiers))
                 except ProofyardError as error:
                     logger.warning("the list of verifiers cannot be read: %s", error)
+                except Exception:
+                    logger.exception("the list of verifiers cannot be read")
                 await asyncio.sleep(REFRESH_S)
         finally:
             for _, task in self._keepers.values():

@@ -104,6 +104,8 @@ class Retention:
                 await self.inspect(mend)
             except ProofyardError as error:
                 logger.warning("the store could not be tidied: %s", error)
+            except Exception:
+                logger.exception("the store could not be tidied")
             await asyncio.sleep(PASS_S)
 
     async def inspect(self, mend: Callable[[Owed], object]) -> None:

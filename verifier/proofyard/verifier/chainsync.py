@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 RETRY_S = 3.0
+AFTER_ERROR_S = 30.0
 LIST_RETRY_S = 0.5
 
 
@@ -47,6 +48,10 @@ async def follow_chain(context: Context) -> None:
             logger.warning("the chain cannot be followed: %s", error)
             more = False
             await asyncio.sleep(RETRY_S)
+        except Exception:
+            logger.exception("an event cannot be applied; trying again")
+            more = False
+            await asyncio.sleep(AFTER_ERROR_S)
         if not more:
             await asyncio.sleep(POLL_S)
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 RECORDS = 4
 """Decoded records that are kept: a jury asks for several states of one batch."""
 POLL_S = 5.0
+AFTER_ERROR_S = 30.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
 STATES_PER_S, STATES_BURST = 50.0, 500
@@ -99,6 +100,9 @@ async def answer_receipts(context: Context) -> None:
                 seen = number
         except ProofyardError as error:
             logger.warning("challenges cannot be followed: %s; trying again", error)
+        except Exception:
+            logger.exception("a challenge cannot be answered; trying again")
+            await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
 
 

@@ -28,6 +28,7 @@ from proofyard.verifier.membership import find_members
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+AFTER_ERROR_S = 30.0
 HASHES = 8191
 """Blocks whose hashes the chain remembers (EIP-2935)."""
 DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
@@ -48,6 +49,9 @@ async def do_duties(context: Context) -> None:
             await round_of_duties(context)
         except ProofyardError as error:
             logger.warning("duties: %s; trying again", error)
+        except Exception:
+            logger.exception("a duty failed; trying again")
+            await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
 
 

@@ -30,6 +30,8 @@ logger = logging.getLogger("proofyard.verifier")
 
 TICK_S = 1.0
 RETRY_S = 2.0
+AFTER_ERROR_S = 10.0
+"""Rest after an error that nobody expected: what caused it may still be there, and its log has to stay readable."""
 REST_S = 0.05
 """The loop rests so long after each round, so that many changes are taken in at once."""
 
@@ -101,7 +103,8 @@ def _advertise(context: Context) -> None:
 
 
 async def _work(context: Context) -> None:
-    """The verifier's one loop: whatever the database says can go on, goes on. One step that fails holds up no other."""
+    """The verifier's one loop: whatever the database says can go on, goes on. One step that fails holds up no other,
+    whatever it fails of: what one job, node or event makes this verifier do must not end it for all."""
     running: set[int] = set()
 
     async def carry(row: int) -> None:
@@ -132,5 +135,8 @@ async def _work(context: Context) -> None:
             except ProofyardError as error:
                 logger.warning("%s; trying again", error)
                 await asyncio.sleep(RETRY_S)
+            except Exception:
+                logger.exception("%s failed; trying again", step.__name__)
+                await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(REST_S)
         await context.wait(TICK_S, since=seen)
