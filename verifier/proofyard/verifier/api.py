@@ -36,7 +36,7 @@ class ApiUnavailable(ProofyardError):
 
 
 def build_app(context: Context) -> FastAPI:
-    """The routes. Ids are numbers, amounts decimal strings of base units. What reads the database does so in a thread."""
+    """The routes. Ids are numbers, amounts decimal strings of base units. The database is read in a thread."""
     app = FastAPI(title="Proofyard verifier", docs_url=None, redoc_url=None)
 
     @app.get("/health")
