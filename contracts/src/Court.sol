@@ -19,9 +19,8 @@ contract Court is ICourt {
     uint8 private constant FIRST = 0;
     uint8 private constant APPEAL = 1;
 
-    /// @dev What a juror finds of a record or a fault.
-    bytes32 private constant WRONG = bytes32(uint256(1));
-    bytes32 private constant RIGHT = bytes32(uint256(2));
+    /// @dev The most that a juror can find of a record: 1 for wrong, 2 for right.
+    uint256 private constant OF_RECORDS = 2;
 
     // ----------------------------------------------------------------------------------------------- storage
 
@@ -114,6 +113,28 @@ contract Court is ICourt {
     }
 
     /// @inheritdoc ICourt
+    function challengeAudit(
+        BatchId batch,
+        uint32 index,
+        IRegistry.Header calldata header,
+        Step calldata step,
+        bytes32 salt
+    ) external returns (ChallengeId id) {
+        IRegistry.Batch memory b = _contestable(batch);
+        Challenge memory x;
+        (x.kind, x.entry) = (Kind.Fault, index);
+        (x.challenger, x.accused, x.job, x.task, x.segment) =
+            Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
+        uint32 worker;
+        (worker, x.claimed) = Evidence.checkStep(registry, batch, b.header, header, step);
+        Faults.requireAudited(registry, batch, index, step);
+        id = _openAbout(batch, b.attempt, x, index, 0, salt);
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
+        panel.worker = worker;
+        panel.barred.push(_ownerOf(worker));
+    }
+
+    /// @inheritdoc ICourt
     function challengeReceipt(bytes32 leaf, JobId job, uint64 deadline, bytes calldata signature)
         external
         returns (ChallengeId)
@@ -203,7 +224,9 @@ contract Court is ICourt {
         }
         uint256 size = _size(x);
         jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
-        require(jury.length == size, JuryTooSmall(id, jury.length, size));
+        uint256 least = _least(x, size);
+        require(jury.length >= least, JuryTooSmall(id, jury.length, least));
+        if (jury.length < size) Jury.makeOdd(jury);
         _panels[ChallengeId.unwrap(id)].jurors[x.round] = jury;
         x.phase = Phase.Vote;
         x.until = uint40(block.timestamp) + _params.voteTime;
@@ -234,7 +257,7 @@ contract Court is ICourt {
         bytes32 sealedVote = keccak256(abi.encode(id, x.round, x.redraws, juror, evidence, keyed, salt));
         require(vote.sealed_ == sealedVote && vote.evidence == 0 && _isEvidence(x, evidence), BadVote(id));
         vote.evidence = evidence;
-        bool wrong = evidence != Jury.rightEvidence(x);
+        bool wrong = Jury.isWrong(x, evidence);
         if (wrong) x.votesWrong += 1;
         else x.votesRight += 1;
         emit VoteRevealed(id, juror, wrong, evidence, keyed);
@@ -254,11 +277,16 @@ contract Court is ICourt {
     }
 
     function _isEvidence(Challenge storage x, bytes32 evidence) private view returns (bool) {
-        return x.kind == Kind.Segment ? evidence != 0 : evidence == RIGHT || evidence == WRONG;
+        return evidence != 0 && (x.kind != Kind.Record || uint256(evidence) <= OF_RECORDS);
     }
 
     function _size(Challenge storage x) private view returns (uint256) {
         return x.round == FIRST ? _params.jurySize : _params.appealJurySize;
+    }
+
+    /// @dev How many jurors are enough where a bench has no more. An appeal is nothing without its larger jury.
+    function _least(Challenge storage x, uint256 size) private view returns (uint256) {
+        return x.round == FIRST && size > Jury.LEAST ? Jury.LEAST : size;
     }
 
     function _revealEnd(Challenge storage x) private view returns (uint256) {
@@ -354,7 +382,14 @@ contract Court is ICourt {
         if (entropy == 0) entropy = blockhash(block.number - 1);
         uint256 size = _size(x);
         address[] memory jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
-        if (jury.length < size) return _endWithoutJury(id, x);
+        if (jury.length < _least(x, size)) {
+            // Whoever wanted a jury where there is none pays for the voiding; jurors that stayed silent are not its doing.
+            if (x.round == FIRST && x.redraws == 0) {
+                x.fines = x.bond;
+                x.bond = 0;
+            }
+            return _endWithoutJury(id, x);
+        }
         if (x.round == APPEAL) return _close(id, x, x.wrong);
         x.phase = Phase.Rejected;
         // No jury has looked: somebody else may have one look while the window is open.
@@ -378,7 +413,7 @@ contract Court is ICourt {
         _dismiss(id, x);
     }
 
-    /// @dev Everybody's bond back; the silent jurors' fines are burned.
+    /// @dev Everybody's bond back, or what is left of it; fines are burned.
     function _dismiss(ChallengeId id, Challenge storage x) private {
         x.phase = Phase.Dismissed;
         _give(x.challenger, x.bond);
@@ -397,7 +432,7 @@ contract Court is ICourt {
         address wronged;
         if (upheld) {
             uint96 taken;
-            (taken, wronged) = _punish(x);
+            (taken, wronged) = _punish(id, x);
             pot += taken;
             _give(winner, x.bond);
         } else {
@@ -411,20 +446,32 @@ contract Court is ICourt {
         if (wronged != address(0)) _give(wronged, toRequester);
         else registry.giveJob(JobId.wrap(x.job), toRequester);
         Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
-        uint96 toJury = Jury.pay(registry, id, x, panel, _share(pot, _params.juryBps), _params.jurorFine);
+        Jury.punish(registry, id, x, panel, _params.jurorFine, NODE_STAKE);
+        uint96 toJury = Jury.pay(registry, x, panel, _share(pot, _params.juryBps));
         uint96 burned = pot + x.fines - toWinner - toRequester - toJury;
         registry.burn(burned);
         emit ChallengeClosed(id, x.phase, toWinner, toRequester, toJury, burned);
     }
 
     /// @dev What the losers of an upheld challenge lose, and whom they wronged.
-    function _punish(Challenge storage x) private returns (uint96, address) {
-        if (x.kind == Kind.Fault) return Faults.overturn(registry, x, _params.lateFine);
+    function _punish(ChallengeId id, Challenge storage x) private returns (uint96, address) {
+        if (x.kind == Kind.Fault) return _overturn(id, x);
         if (x.kind == Kind.Record) return (registry.void(BatchId.wrap(x.batch), true), address(0));
         if (x.kind == Kind.Receipt) return (_slash(x.accused, _params.receiptPenalty), address(0));
         JobId job = JobId.wrap(x.job);
         registry.convict(BatchId.wrap(x.batch), OperatorId.wrap(x.accused), job, x.task, x.segment);
         return (_slash(x.accused, type(uint96).max), address(0));
+    }
+
+    /// @dev A jury that clears an auditor has found where the segment leads: if its worker committed to something else, it is
+    /// convicted of that, too.
+    function _overturn(ChallengeId id, Challenge storage x) private returns (uint96 pot, address wronged) {
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
+        (pot, wronged) = Faults.overturn(registry, x, _params.lateFine);
+        uint32 worker = panel.worker;
+        if (worker == 0 || !Jury.contradicts(x, panel)) return (pot, wronged);
+        registry.convict(BatchId.wrap(x.batch), OperatorId.wrap(worker), JobId.wrap(x.job), x.task, x.segment);
+        pot += _slash(worker, type(uint96).max);
     }
 
     function _returnAppealBond(Challenge storage x) private {

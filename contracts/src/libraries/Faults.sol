@@ -54,22 +54,37 @@ library Faults {
         return registry.chargeBond(msg.sender, bond);
     }
 
-    /// @notice Undoes a fault. Those whose answers carried it lose their stake if a jury's execution contradicts them; that a
-    /// state could not be had may have been true, and then it turned up late.
+    /// @notice Requires that fault `index` is one of an auditor, of the segment that `step` shows.
+    function requireAudited(IRegistry registry, BatchId batch, uint32 index, ICourt.Step calldata step) external view {
+        IRegistry.SlashRecord memory fault = registry.slashes(batch)[index];
+        bool same = fault.job == step.commitment.job && fault.task == step.commitment.task;
+        bool audit = same && fault.segment == step.segment && fault.reason == FALSE_AUDIT;
+        require(audit, ICourt.NoSuchFault(batch, index));
+    }
+
+    /// @notice Undoes a fault. Who said it pays if a jury's execution contradicts it: the accusers all their stake, and where
+    /// there are none, because it rested on bytes that everybody could look at, the batch's leader. That a state could not
+    /// be had may have been true, and then it turned up late: accused and leader pay `lateFine` each.
     /// @return pot What was taken.
     /// @return wronged Whom the fault wronged, 0 for nobody.
     function overturn(IRegistry registry, ICourt.Challenge storage x, uint96 lateFine)
         external
         returns (uint96 pot, address wronged)
     {
-        IRegistry.SlashRecord memory fault = registry.slashes(BatchId.wrap(x.batch))[x.entry];
-        registry.absolve(BatchId.wrap(x.batch), x.entry);
+        BatchId batch = BatchId.wrap(x.batch);
+        IRegistry.SlashRecord memory fault = registry.slashes(batch)[x.entry];
+        address leader = _ownerOf(registry, registry.batch(batch).verifier);
+        registry.absolve(batch, x.entry);
         wronged = _ownerOf(registry, x.accused);
-        if (fault.reason == WITHHELD) return (registry.slash(wronged, lateFine), address(0));
+        if (fault.reason == WITHHELD) {
+            pot = registry.slash(wronged, lateFine) + registry.slash(leader, lateFine);
+            return (pot, address(0));
+        }
         if (fault.reason != MISMATCH && fault.reason != FALSE_AUDIT) return (0, wronged);
         for (uint256 i = 0; i < fault.accusers.length; ++i) {
             pot += registry.slash(_ownerOf(registry, fault.accusers[i]), type(uint96).max);
         }
+        if (fault.accusers.length == 0) pot = registry.slash(leader, type(uint96).max);
     }
 
     function _ownerOf(IRegistry registry, uint32 operator) private view returns (address) {

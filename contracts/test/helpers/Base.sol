@@ -80,7 +80,7 @@ abstract contract Base {
         });
     }
 
-    function courtParameters() internal pure returns (ICourt.Params memory) {
+    function courtParameters() internal pure virtual returns (ICourt.Params memory) {
         return ICourt.Params({
             bond: 50e18,
             appealBond: 150e18,
