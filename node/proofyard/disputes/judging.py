@@ -167,6 +167,9 @@ async def judge_fault(
         if fault.reason == FaultReason.FALSE_AUDIT:
             return await _judge_auditor(chain, network, replayer, number, fault, patience_s)
         return await _judge_worker(chain, batch, replayer, fault)
+    except NoSuchPlace as error:
+        # Nobody can have done, or not done, what the batch does not hold.
+        return True, f"the accused is innocent: {error}"
     except (ListWithheld, InputsUnknown, StateWithheld) as error:
         # What cannot be shown at all is the record's fault: challenge that.
         return False, str(error)
