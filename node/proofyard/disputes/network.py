@@ -12,6 +12,7 @@ from pathlib import Path
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockStore, CorruptArtifact, fetch
 from proofyard.chain import ChainClient
 from proofyard.disputes.errors import StateWithheld
+from proofyard.protocol.mark import SALT_BYTES, mark_cid
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.types import Address, Cid
@@ -128,6 +129,14 @@ class Network:
                     reasons = [f"{peer.peer} lacks the result" for peer in verifiers]
                     raise StateWithheld(job, task, len(member.trace), reasons) from error
                 await asyncio.sleep(RETRY_S)
+
+    async def opening(self, record: Cid, member: Member) -> bytes:
+        """The 33 bytes that open a commitment's mark. Raises `ArtifactError`."""
+        cid, (job, task) = mark_cid(member.commitment.mark), member.key
+        verifiers, worker = await self._verifiers(cid), await self._dial_worker(member.commitment.node)
+        await self._obtain(ObtainState(record, job, task, len(member.trace)), verifiers, MIN_OBTAIN_S)
+        await self._fetch(cid, verifiers if worker is None else [*verifiers, worker], SALT_BYTES + 1, READ_S)
+        return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=SALT_BYTES + 1)
 
     async def _obtain(self, request: ObtainState, verifiers: Sequence[Connection], timeout_s: float) -> list[str]:
         """Have the verifiers fetch a state; where none has it, what they say. All are asked at once, so that one that
