@@ -1,6 +1,8 @@
 """What a verifier holds itself to: its own record before it shows it, keyed digests before it signs, one signature."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -9,12 +11,12 @@ from court import BATCH, RIGHT, Court, honest
 from sqlmodel import select
 from stage import Link
 
-from proofyard.artifacts import ArtifactError
+from proofyard.artifacts import ArtifactError, BlockMissing, cid_of_bytes
 from proofyard.protocol import bls
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.messages import CoSign
 from proofyard.protocol.record import BatchRecord, encode_record
-from proofyard.protocol.types import Cid, Digest
+from proofyard.protocol.types import Digest
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.verifier.batches import load_batch
 from proofyard.verifier.database import Seat, Segment
@@ -24,7 +26,6 @@ from proofyard.verifier.settling import record_for
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
 
 replaced: Callable[..., Any] = msgspec.structs.replace
-RECORD = Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
 
 
 async def judged(here: Court) -> Court:
@@ -91,11 +92,35 @@ async def test_one_digest_of_an_attempt_is_signed_whoever_asks_for_another(court
     here = court(honest)
     context = here.signer.context
     first, other = Digest(bytes(32)), Digest(bytes([1]) * 32)
-    signature = await sign_once(context, BATCH, 0, first, RECORD)
+    record, another = context.store.put_bytes(b"a record"), context.store.put_bytes(b"another")
+    signature = await sign_once(context, BATCH, 0, first, record)
     assert bls.verify(bls.public_key(here.signer.wallet.bls_secret()), first, signature)
-    for record in (RECORD, Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")):
+    for named in (record, another):
         with pytest.raises(AlreadySigned):
-            await sign_once(context, BATCH, 0, other, record)
-    assert await sign_once(context, BATCH, 0, first, RECORD) == signature
-    assert bound_to(context, BATCH, 0) == (first, RECORD)
-    assert await sign_once(context, BATCH, 1, other, RECORD) != signature, "another attempt is another question"
+            await sign_once(context, BATCH, 0, other, named)
+    assert await sign_once(context, BATCH, 0, first, record) == signature
+    assert bound_to(context, BATCH, 0) == (first, record)
+    assert await sign_once(context, BATCH, 1, other, record) != signature, "another attempt is another question"
+
+
+async def test_what_a_signature_binds_to_is_on_the_disk_first(
+    court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut this verifier may sign nothing else, so it must still have what it signed."""
+    context = court(honest).signer.context
+    record = context.store.put_bytes(bytes(600_000))
+    synced: set[Path] = set()
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{handle}").readlink())
+        assert bound_to(context, BATCH, 0) is None
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await sign_once(context, BATCH, 0, Digest(bytes(32)), record)
+    blocks = {path for _, path in context.store.blocks()}
+    assert len(blocks) == 3 and blocks <= synced
+    assert {path.parent for path in blocks} <= synced
+    with pytest.raises(BlockMissing):
+        await sign_once(context, BATCH, 1, Digest(bytes(32)), cid_of_bytes(b"not here"))
