@@ -1,4 +1,4 @@
-"""What each operator earns in a batch: work by units and weight, audits by the fee, line by line and within its budget.
+"""What each operator earns in a batch: work by its units, audits by the fee, line by line and within its budget.
 
 All of it is whole numbers and follows from the record and the chain. A line keeps the reward and the verifiers' fee for
 all the work it holds, so audits of work that has to be done again never eat what that will be paid from. A budget that
@@ -13,7 +13,7 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.findings import accepted as accepted
 from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters
 from proofyard.protocol.members import TaskKey
-from proofyard.protocol.payout import WEIGHT_ONE, payout_weight, share_by
+from proofyard.protocol.payout import share_by
 from proofyard.protocol.record import AuditedSegment, BatchRecord, CommittedTask, RecordedPayout, claimed_answer
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId, Share
 from proofyard.protocol.types import Address, JobId, Wei
@@ -69,16 +69,15 @@ def verifier_fee(job: JobFacts, paid_units: int) -> Wei:
 def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Counter[OperatorId]) -> tuple[int, Wei]:
     """Adds what the accepted tasks of a line earn to `work`; returns the units that are paid, and what all of it is.
 
-    A task earns its part of the job's reward, which the dial reckons with, times its worker's weight; what the weights
-    leave over stays with the job."""
+    A task earns its part of the job's reward, which the dial reckons with, whoever did it: were old nodes paid more, a
+    reputation would be worth buying with worthless jobs of one's own."""
     job, done = view.jobs[line.job], sum(task.commitment.work_units for task in tasks)
     if not done:
         return 0, Wei(0)
     units, total = min(done, done * line.budget // max(1, _reserve(job, done))), Wei(0)
     for task in tasks:
         worker = _operator(view, task.commitment.node)
-        score = task.commitment.work_units * payout_weight(worker.consecutive_valid)
-        pay = Wei(job.reward * score * units // (job.units * done * WEIGHT_ONE))
+        pay = Wei(job.reward * task.commitment.work_units * units // (job.units * done))
         work[worker.id] += pay
         total = Wei(total + pay)
     return units, total
