@@ -5,7 +5,7 @@ import pytest
 from eth_keys.constants import SECPK1_N
 
 from proofyard.chain import Wallet, list_wallets, recover_commitment_signer, sign_commitment, wallet_path
-from proofyard.chain.errors import UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
+from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.signature import SignatureInvalid
@@ -40,7 +40,7 @@ def test_a_wrong_password_and_an_unknown_wallet_say_what_to_do(saved, tmp_path: 
         Wallet.unlock(wallet_path(tmp_path, "bob"), password="x")
     with pytest.raises(UnsafeKeystore, match="no password was given"):
         Wallet.unlock(path)
-    with pytest.raises(UnsafeKeystore, match="password file"):
+    with pytest.raises(PasswordUnreadable, match="password file"):
         Wallet.unlock(path, password_file=tmp_path / "missing")
 
 

@@ -23,7 +23,7 @@ from proofyard.cli.evidence import (
     place_in,
 )
 from proofyard.cli.extras import require
-from proofyard.cli.options import NetworkFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, grouped
 from proofyard.cli.output import AsJson, emit, note
 from proofyard.protocol.types import BatchId, Cid, ExitCode, SegmentIndex, TaskIndex
 
@@ -41,8 +41,8 @@ dispute = typer.Typer(
 OPEN = "proofyard verifier dispute open"
 MAX_TRACE_BYTES = 16 << 20
 
-Batch = Annotated[int, typer.Argument(help="Number of a settled batch.")]
-Job = Annotated[int | None, typer.Option(help="The tasks' job, where the batch has several.")]
+Batch = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Number of a settled batch.")]
+Job = Annotated[int | None, typer.Option(min=1, help="The tasks' job, where the batch has several.")]
 
 
 @dispute.command("replay")
@@ -55,7 +55,9 @@ def replay(
     segment: Annotated[
         list[str] | None, typer.Option(metavar="TASK:SEGMENT", help="What to execute; the audited segments if empty.")
     ] = None,
-    task: Annotated[list[int] | None, typer.Option(help="Execute all segments of this task; may be repeated.")] = None,
+    task: Annotated[
+        list[int] | None, typer.Option(min=0, help="Execute all segments of this task; may be repeated.")
+    ] = None,
     job: Job = None,
     everything: Annotated[bool, typer.Option("--all", help="Execute all segments of all tasks.")] = False,
     execute: Annotated[bool, typer.Option(help="Execute segments again, not only recompute everything else.")] = True,
@@ -110,7 +112,7 @@ def bisect(
     flags: NetworkFlags,
     execution: ExecuteFlags,
     batch: Batch,
-    task: Annotated[int, typer.Argument(help="Index of a task in the batch.")],
+    task: Annotated[int, typer.Argument(min=0, help="Index of a task in the batch.")],
     job: Job = None,
     trace: Annotated[
         Path | None,

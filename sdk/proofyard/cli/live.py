@@ -68,7 +68,9 @@ class JobView:
             self._live.stop()
 
     def show(self, line: LogLine) -> None:
-        """Take one log line; safe to call from any thread, in the order of `seq`."""
+        """Take one log line; safe to call from any thread, in the order of `seq`. Times count from the first one, or
+        from when this began."""
+        self._started = min(self._started, line.at)
         name = self.name_of(line.node) if line.node else ""
         if name:
             self._nodes[name] = _advance(self._nodes.get(name, NodeState()), line)
