@@ -16,8 +16,10 @@ type ChallengeId is uint256;
 /// verifier that also has a BLS12-381 key. An operator has one id for life, whatever its key.
 ///
 /// What each role is trusted for, plainly:
-/// - One verifier alone can schedule badly, stall a job until the takeover timeout and a batch until it is overdue; both
-///   cost it. It cannot pay, accuse or take anything: that takes signatures of two thirds of the seats.
+/// - One verifier alone can schedule badly, and hold up a job until the takeover timeout, which costs it no more than the
+///   fees of work that it does not commit. It can hold up a batch until it is overdue, at `settlePenalty`, and what it
+///   commits until it is dropped, at as much as the batch's budget. It cannot pay, accuse or take anything: that takes
+///   signatures of two thirds of the seats.
 /// - Two thirds of the seats can settle a batch with any record. Within the window anybody with a bond can have a jury
 ///   look: a record that does not validate is voided and costs all who signed it their stake. A wrong settlement that
 ///   nobody challenges in its window stands.
@@ -264,9 +266,9 @@ interface IRegistry {
         bool wasSettled;
     }
 
-    /// @notice A fault in a batch record: this operator loses its owner's stake, its unsettled pay and its reputation.
-    /// Where auditors of an inexact workload disagreed (reason 4) it loses its reputation only; where a state came late
-    /// (reason 5) its owner pays `lateFine` of the Court's parameters.
+    /// @notice A fault in a batch record: the operator's owner loses its stake, and the pay of all its nodes that is settled
+    /// and not final; the operator loses its reputation. Where auditors of an inexact workload disagreed (reason 4) that
+    /// alone; where a state came late (reason 5) its owner pays `lateFine` of the Court's parameters instead.
     struct Fault {
         OperatorId operator;
         uint64 job;
