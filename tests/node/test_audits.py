@@ -226,6 +226,48 @@ async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_i
     assert "manifest is not that of job 1" in answer.reason
 
 
+async def test_content_beyond_a_limit_is_refused_by_the_field(tmp_path: Path) -> None:
+    """What only the bytes show: before they are written out, and before anything is computed from them."""
+    bench = Bench(tmp_path, AFTER)
+    supplies = bench.agent._supplies
+    result = bench.store.put_bytes(b"a result")
+    limits: list[tuple[dict[str, Any], str]] = [
+        ({"max_model_bytes": 4}, r"the manifest's model is over this node's max_model_bytes"),
+        ({"max_data_bytes": 3}, r"the manifest's data is over this node's max_data_bytes"),
+        ({"max_state_bytes": 7}, r"inputs holds what is over this node's max_state_bytes"),
+    ]
+    for change, reason in limits:
+        supplies._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path, **change)
+        with pytest.raises(OfferRefused, match=reason):
+            await supplies.inputs(VERIFIER.address, MANIFEST, (result,), ())
+    supplies._settings = NodeSettings(
+        registry=DOMAIN.registry,
+        wallet=tmp_path,
+        data_dir=tmp_path,
+        max_model_bytes=5,
+        max_data_bytes=4,
+        max_state_bytes=8,
+    )
+    assert (await supplies.inputs(VERIFIER.address, MANIFEST, (result,), ())).results == (b"a result",)
+
+
+async def test_a_task_that_computes_for_too_long_is_handed_back_with_the_limits_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+
+    async def run_task(*_: object, **__: object) -> None:
+        await asyncio.sleep(3600)
+
+    bench.run_task = run_task  # type: ignore[method-assign]
+    bench.agent._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path, max_task_s=0.05)
+    offer = TaskOffer(JobId(1), bench.manifest, TASK, (), (), 15.0)
+    work = Work(VERIFIER.address, offer)
+    assert not await bench.agent._attempt(work, bench.agent._do(work))
+    await settle(bench)
+    (failed,) = bench.links.handed_back
+    assert isinstance(failed, TaskFailed) and "this node's max_task_s" in failed.reason
+    assert bench.links.delivered == []
+
+
 async def test_inputs_that_nobody_committed_to_are_not_worked_on(tmp_path: Path) -> None:
     """A jury would find the work wrong, whoever made the inputs up."""
     bench = Bench(tmp_path, AFTER)
