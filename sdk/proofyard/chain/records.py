@@ -83,9 +83,9 @@ class Params:
     seat_delay: int = 0
     idle_period: int = 86_400
     draw_delay: int = 2
-    collusion_bps: int = 2700
-    slash_requester_bps: int = 500
-    slash_auditor_bps: int = 1000
+    collusion_bps: int = 3000
+    slash_requester_bps: int = 200
+    slash_auditor_bps: int = 800
     leader_bps: int = 5000
     settle_penalty: Wei = _SETTLE_PENALTY
     court: CourtParams = _COURT
