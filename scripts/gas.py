@@ -18,6 +18,7 @@ from proofyard.chain.rpc import connect
 from proofyard.protocol import bls, merkle
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.settlement import OperatorId, Payout, Settlement, Share, settlement_digest
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -41,7 +42,7 @@ whether any node of its owner was at fault, `finalize` pays five signers, and a 
 TOLERANCE = 0.03
 CREDIT = 10**18
 ENDPOINT = "203.0.113.77:40404"
-MANIFEST, MEMBERS = Digest(b"\x11" * 32), Digest(b"\x66" * 32)
+MANIFEST, MEMBERS, SALT = (Digest(bytes([n]) * 32) for n in (0x11, 0x66, 0x77))
 UNITS = 1000
 """Work units of each batch."""
 SEGMENTS = 64
@@ -127,7 +128,7 @@ def measure(bench: Bench) -> dict[str, int]:
     second, payouts, found["commit_settle_1000"] = bench.batch(job, Digest(b"\x22" * 32), 1000)
     third, third_payouts, found["commit_settle_100000"] = bench.batch(job, Digest(b"\x44" * 32), 100_000)
     signed = sign_commitment(bench.chain.domain, commitments[7], bench.nodes[7])
-    leaf = (first, commitments[7], signed, 7, merkle.proof(leaves, 7))
+    leaf = (first, commitments[7], signed, SALT, 7, merkle.proof(leaves, 7))
     step = (SegmentIndex(3), raw_cid(bytes([4])), merkle.proof(trace, 4))
     challenge = Court(bench.owner(50)).challenge_segment(*leaf, *step)
     found["open_challenge"] = bench.gas()
@@ -154,8 +155,8 @@ def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
 
 
 def _commitment(job: JobId, index: int, node: Address, trace: Digest) -> Commitment:
-    inputs = Digest(b"\x55" * 32)
-    return Commitment(job, TaskIndex(index), node, MANIFEST, inputs, trace, SEGMENTS, raw_cid(b"result"), 100)
+    inputs, mark = Digest(b"\x55" * 32), mark_of(SALT, decoy=False)
+    return Commitment(job, TaskIndex(index), node, MANIFEST, inputs, trace, SEGMENTS, raw_cid(b"result"), 100, mark)
 
 
 def main() -> None:

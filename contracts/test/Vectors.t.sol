@@ -83,10 +83,18 @@ contract VectorsTest {
             traceRoot: word(".commitment.traceRoot"),
             segments: uint32(number(".commitment.segments")),
             result: data(".commitment.result"),
-            workUnits: uint64(number(".commitment.workUnits"))
+            workUnits: uint64(number(".commitment.workUnits")),
+            mark: word(".commitment.mark")
         });
         vm.assertEq(harness.commitment(c), word(".commitment.struct_hash"), "struct hash");
         vm.assertEq(harness.typed(harness.commitment(c)), word(".commitment.typed_digest"), "typed digest");
+    }
+
+    function test_marks_are_the_same() public view {
+        bytes32 salt = word(".marks.salt");
+        vm.assertTrue(TypedData.isWork(word(".marks.work"), salt), "work");
+        vm.assertTrue(!TypedData.isWork(word(".marks.decoy"), salt), "a decoy");
+        vm.assertTrue(!TypedData.isWork(word(".marks.work"), 0), "another salt");
     }
 
     function test_merkle_proofs_are_the_same() public view {

@@ -70,7 +70,7 @@ def test_a_key_is_never_overwritten_and_never_shown(saved) -> None:
 
 def test_a_commitment_names_its_signer_and_a_malleable_signature_is_refused() -> None:
     wallet, empty = Wallet.generate(), Digest(bytes(32))
-    commitment = Commitment(JobId(1), TaskIndex(2), wallet.address, empty, empty, empty, 4, raw_cid(b"r"), 9)
+    commitment = Commitment(JobId(1), TaskIndex(2), wallet.address, empty, empty, empty, 4, raw_cid(b"r"), 9, empty)
     signature = sign_commitment(DOMAIN, commitment, wallet)
     assert recover_commitment_signer(DOMAIN, commitment, signature) == wallet.address
     high = SECPK1_N - int.from_bytes(signature[32:64], "big")

@@ -73,7 +73,7 @@ async def found(
             if problem:
                 raise problem
 
-        record = SimpleNamespace(audits=(audit,))
+        record = SimpleNamespace(audits=(audit,), unopened=frozenset())
         return SimpleNamespace(record=record, view=view, check=check, member=scene.committed.member)
 
     monkeypatch.setattr(judging, "load_committed", committed)

@@ -28,7 +28,7 @@ ZERO = Digest(bytes(32))
 
 def committed(worker: Address) -> Member:
     result = raw_cid(b"result")
-    commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1)
+    commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1, ZERO)
     return Member(commitment, Signature(b""), (raw_cid(b"before"), raw_cid(STATE)))
 
 

@@ -157,5 +157,6 @@ def member_of(
         segments=task.segments,
         result=result,
         work_units=task.work_units,
+        mark=Digest(bytes(32)),
     )
     return Member(commitment, Signature(bytes(65)), tuple(trace))

@@ -26,9 +26,11 @@ SUBMISSION = SubmitCommitment(
         1,
         raw_cid(b"r"),
         1,
+        Digest(bytes(32)),
     ),
     Signature(bytes(65)),
     (raw_cid(b"0"), raw_cid(b"1")),
+    bytes(32),
 )
 
 

@@ -16,6 +16,7 @@ from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitSeal
@@ -203,6 +204,7 @@ class Court:
         introduce(self.leader, self.signer)
         self.context = self.leader.context
         self.claimed: dict[int, tuple[bytes, ...]] = {}
+        self.decoys: set[int] = set()
         self.worker = Wallet.generate()
         self.worker_facts = self.chain.add_node(self.worker)
         self.auditors = [
@@ -305,6 +307,7 @@ class Court:
             segments=len(states),
             result=store.put_bytes(right),
             work_units=self.specs[index].work_units,
+            mark=mark_of(bytes(32), decoy=index in self.decoys),
         )
         signature = self.worker.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
         return Member(commitment, signature, trace)

@@ -13,6 +13,7 @@ from proofyard.chain import Wallet
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
@@ -123,10 +124,11 @@ class SimulatedNode:
             segments=offer.task.segments,
             result=cid_of_bytes(result),
             work_units=1,
+            mark=mark_of(bytes(32), decoy=False),
         )
         signature = self.wallet.sign_digest(self._verifier.context.domain.typed_digest(commitment.struct_hash()))
         self._task = False
-        message = SubmitCommitment(commitment, signature, trace)
+        message = SubmitCommitment(commitment, signature, trace, bytes(32))
         await self._verifier.desk.submit_commitment(cast(Any, self), message, cast(Any, None))
 
     async def _audit(self, offer: AuditOffer) -> None:

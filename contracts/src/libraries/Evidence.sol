@@ -15,8 +15,8 @@ library Evidence {
     /// @dev Bytes of a CIDv1 of a sha2-256 digest, which are its last 32.
     uint256 private constant CID_LENGTH = 36;
 
-    /// @notice Requires that the batch whose header's hash is `stored` holds a step of its worker's; who that is, and the
-    /// digest that its CID names: 0 for what is no such CID, to which no execution leads.
+    /// @notice Requires that the batch whose header's hash is `stored` holds a step of its worker's, of work and not of a
+    /// decoy; who that is, and the digest that its CID names: 0 for what is no such CID, to which no execution leads.
     function checkStep(
         IRegistry registry,
         BatchId batch,
@@ -28,6 +28,7 @@ library Evidence {
         bytes32 structHash = TypedData.commitment(c);
         bool held = _holds(stored, header, c.job, structHash, step.index, step.proof);
         require(held, ICourt.BadCommitmentProof(batch, step.index));
+        require(TypedData.isWork(c.mark, step.salt), ICourt.NotWork(batch, step.index));
         require(step.segment < c.segments, ICourt.NoSuchSegment(step.segment, c.segments));
         uint256 size = uint256(c.segments) + 1;
         held = Merkle.verify(c.traceRoot, Merkle.leaf(step.afterCid), uint256(step.segment) + 1, size, step.traceProof);

@@ -16,8 +16,11 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import ChainClient, Wallet
+from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import Courier, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
@@ -33,6 +36,7 @@ from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.mark import SALT_BYTES, mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -40,6 +44,7 @@ from proofyard.protocol.messages import (
     AuditOffer,
     AuditProgress,
     CancelTask,
+    Decoy,
     OpenSeal,
     PeerHint,
     Receipt,
@@ -94,6 +99,7 @@ class Agent:
         self._retention = retention
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
+        self.decoys = Decoys(settings, chain, store, journal, retention)
         self._courier = Courier(links)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
@@ -419,16 +425,26 @@ class Agent:
         states, every = await asyncio.to_thread(self._retention.keep, trace)
         result = await asyncio.to_thread(self._store.put_file, trace.result)
         kept = (*states[::every], result)
+        false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
+        if false is not None:
+            kept += (*false[0], false[1])
         await asyncio.to_thread(self._retention.secure, kept)
         submission = self._sign(offer, states, result)
+        if false is not None:
+            submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
         size = max(path.stat().st_size for path in trace.states)
-        kept_bytes = size * len(states[::every])
+        kept_bytes = size * (len(kept) - 1)
         self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
         self._second.take(kept, work.name)
         await asyncio.to_thread(self._executor.forget, manifest, offer.task, inputs)
         return submission
 
-    def _sign(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> SubmitCommitment:
+    def _sign_decoy(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> Decoy:
+        signed = self._sign(offer, states, result, decoy=True)
+        return Decoy(signed.commitment, signed.signature, states, signed.salt)
+
+    def _sign(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid, *, decoy: bool = False) -> SubmitCommitment:
+        salt = secrets.token_bytes(SALT_BYTES)
         commitment = Commitment(
             job=offer.job,
             task=offer.task.index,
@@ -439,9 +455,10 @@ class Agent:
             segments=offer.task.segments,
             result=result,
             work_units=offer.task.work_units,
+            mark=mark_of(salt, decoy=decoy),
         )
         signature = self._wallet.sign_digest(self._domain.typed_digest(commitment.struct_hash()))
-        return SubmitCommitment(commitment, signature, states)
+        return SubmitCommitment(commitment, signature, states, salt)
 
     async def _make_again(self, owed: Owed) -> None:
         """Compute a state that was not kept, or was lost, from an earlier one that is whole."""

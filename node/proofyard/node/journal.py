@@ -59,12 +59,14 @@ class SealEntry(SQLModel, table=True):
 
 @dataclass(frozen=True)
 class HeldTask:
-    """A finished task whose states this node owes: every `every`-th is in its store."""
+    """A finished task whose states this node owes: every `every`-th is in its store. A `decoy`'s are false ones beside
+    those of the task, as its submission has them; it is owed as long as the task is."""
 
     verifier: Address
     offer: TaskOffer
     submission: SubmitCommitment
     every: int
+    decoy: bool = False
 
 
 class Journal:
@@ -136,18 +138,10 @@ class Journal:
         self.drop_task(held.verifier, held.offer)
 
     def held(self) -> list[HeldTask]:
-        """Every task whose states are owed."""
+        """Every task whose states are owed, and every decoy."""
         with self._session() as session:
-            return [
-                HeldTask(
-                    Address(row.verifier),
-                    decode(row.offer, TaskOffer),
-                    decode(row.submission, SubmitCommitment),
-                    row.every,
-                )
-                for row in session.exec(select(TaskEntry))
-                if row.submission is not None
-            ]
+            rows = session.exec(select(TaskEntry).where(TaskEntry.submission != None))  # noqa: E711
+            return [held for row in rows for held in _held(row)]
 
     def kept_bytes(self) -> int:
         """What the states that are owed take on disk."""
@@ -270,6 +264,15 @@ class Journal:
                 if entry.opening and (entry.opened or entry.sealed_at < sealed_before):
                     return decode(entry.opening, SealOpened)
         return None
+
+
+def _held(row: TaskEntry) -> Iterator[HeldTask]:
+    verifier, offer = Address(row.verifier), decode(row.offer, TaskOffer)
+    submission = decode(row.submission or b"", SubmitCommitment)
+    yield HeldTask(verifier, offer, submission, row.every)
+    if (decoy := submission.decoy) is not None:
+        shown = SubmitCommitment(decoy.commitment, decoy.signature, decoy.trace, decoy.salt)
+        yield HeldTask(verifier, offer, shown, 1, decoy=True)
 
 
 def _task_key(verifier: Address, offer: TaskOffer) -> tuple[str, int, int, str]:

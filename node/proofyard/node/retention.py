@@ -122,7 +122,7 @@ class Retention:
 
     async def tidy(self, *, grace_s: float = GRACE_SECONDS) -> None:
         """One pass: release what is final, renew the leases of what is not, delete what is in nobody's way."""
-        held = self._journal.held()
+        held = [task for task in self._journal.held() if not task.decoy]
         for job in {task.submission.commitment.job for task in held}:
             await self._release(job, [task for task in held if task.submission.commitment.job == job])
         for batch in self._journal.sealed_batches():
@@ -147,7 +147,7 @@ class Retention:
         for event in await asyncio.to_thread(self._chain.committed, job):
             batch = await asyncio.to_thread(self._chain.batch, event.batch)
             if _is_final(batch, now):
-                roots |= await self._committed(event, tasks[0].verifier)
+                roots |= await self.committed_roots(event, tasks[0].verifier)
             elif not batch.dropped:
                 final = False
         over = now > record.commits_end(params.receipt_time) or record.units_paid >= record.units
@@ -156,7 +156,7 @@ class Retention:
                 logger.info("job %s task %s is final; its states are let go", job, task.submission.commitment.task)
                 self._journal.release(task)
 
-    async def _committed(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
+    async def committed_roots(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
         """The trace roots in a batch, from its member list; none where that cannot be had now."""
         if event.batch not in self._roots:
             header = Header(event.root, event.size, event.members, event.lines)

@@ -34,6 +34,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `max_segments` of one task. `max_task_s`: seconds that a task may compute. `max_model_bytes`, `max_data_bytes`:
     content of the model directory and the data file. `max_state_bytes`: one state or result, written out.
     `max_task_reward`: whole CREDIT that a task may pay; a verifier that breaks its receipt for more would gain.
+    `max_decoys_bps`: beside so many of a verifier's tasks in 10,000, and one more, a decoy is made when it orders one.
 
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
     challenge faults and broken promises against this node, and appeal; `bond_budget`: whole CREDIT of its owner's stake
@@ -71,6 +72,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_data_bytes: Most = 32 << 30
     max_state_bytes: Most = 2 << 30
     max_task_reward: Amount = 85
+    max_decoys_bps: Amount = 500
     jury: bool = True
     defend: bool = True
     bond_budget: Amount = 500

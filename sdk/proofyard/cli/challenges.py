@@ -13,7 +13,7 @@ from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_u
 from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import ExecuteFlags, Spoken, evidence, parse_place, place_in
+from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_place, place_in
 from proofyard.cli.extras import require
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
@@ -95,13 +95,13 @@ def open_challenge(
 def _challenge_segment(
     chain: "ChainClient", court: "Court", batch: BatchId, spoken: Spoken, job: int | None
 ) -> "ChallengeId":
-    committed = asyncio.run(_load(chain, batch))
-    of, task, segment = place_in(committed, spoken, job)
+    committed, (of, task, segment), salt = asyncio.run(_load_segment(chain, batch, spoken, job))
     member = committed.segment(of, task, segment)
     return court.challenge_segment(
         batch,
         member.commitment,
         member.signature,
+        salt,
         committed.position(of, task),
         committed.proof(of, task),
         segment,
@@ -363,11 +363,19 @@ def _id(number: int) -> "ChallengeId":
     return ChallengeId(number)
 
 
-async def _load(chain: "ChainClient", batch: BatchId) -> "Committed":
+async def _load_segment(
+    chain: "ChainClient", batch: BatchId, spoken: Spoken, job: int | None
+) -> "tuple[Committed, Place, bytes]":
+    """The batch, the segment that is meant, and what shows it to be work."""
     from proofyard.disputes.committed import load_committed
+    from proofyard.disputes.settled import cid_of_record, salt_in_record
 
     async with evidence(chain) as found:
-        return await load_committed(chain, found.network.read, batch)
+        record = await asyncio.to_thread(cid_of_record, chain, batch)
+        committed = await load_committed(chain, found.network.read, batch, record)
+        place = place_in(committed, spoken, job)
+        committed.segment(*place)
+        return committed, place, await salt_in_record(found.network.read, batch, record, place[:2])
 
 
 def _require_open_window(chain: "ChainClient", batch: BatchId) -> None:

@@ -93,6 +93,7 @@ def replay(
         "problem": str(problem or ""),
         "executed": [_facts(result) for result in done],
         "faults": [f"{of}:{index}" for of, index in sorted(faulty)],
+        "decoys": [f"{of}:{index}" for of, index in sorted(settled.record.decoys)],
         "holds": holds,
         "challenges": next_steps,
     }
@@ -243,7 +244,8 @@ async def _execute(found: Evidence, settled: "Settled", places: Sequence[Place])
         replayer = found.replayer(settled.committed, executor)
         for count, place in enumerate(places, 1):
             result = await replayer.segment(*place)
-            where = f"job {result.job} task {result.task} segment {result.segment}"
+            decoy = " (a decoy)" if (result.job, result.task) in settled.record.decoys else ""
+            where = f"job {result.job} task {result.task}{decoy} segment {result.segment}"
             note(f"{count} of {len(places)}: {where}: {result}")
             results.append(result)
     return results
@@ -273,7 +275,8 @@ def _verdicts(settled: "Settled", done: Sequence["Replayed"]) -> tuple[list["Rep
 
     guilty = {(fault.job, fault.task) for fault in settled.record.faults if fault.kind != FaultReason.FALSE_AUDIT}
     inexact = {job for job, manifest in settled.manifests.items() if not load_workload(manifest.workload).exact}
-    suspects = [result for result in done if not result.holds and (result.job, result.task) not in guilty]
+    passed = guilty | settled.record.decoys | settled.record.unopened
+    suspects = [result for result in done if not result.holds and (result.job, result.task) not in passed]
     if any(result.job in inexact for result in suspects):
         note("some of it is not exact: no jury convicts a worker for what executing it again gives")
     open_to_challenge = [result for result in suspects if result.job not in inexact]

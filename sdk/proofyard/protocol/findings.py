@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proofyard.protocol.audit import Verdict, carried
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import TaskKey
 from proofyard.protocol.record import (
     AuditedSegment,
@@ -17,6 +18,7 @@ from proofyard.protocol.record import (
     CommittedTask,
     RecordedFault,
     claimed_answer,
+    faulty_audit,
 )
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
@@ -85,15 +87,26 @@ def undecided_tasks(record: BatchRecord) -> frozenset[TaskKey]:
 
 
 def accepted_tasks(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ...]:
-    """The tasks that are paid: not faulty, not undecided, not paid elsewhere, and not of an owner at fault."""
+    """The tasks that are paid: work that is not faulty, not undecided, not paid elsewhere, and not of an owner at
+    fault. What nobody opens as work is none."""
     guilty = guilty_owners(view, record)
-    out = faulty_tasks(record) | undecided_tasks(record) | set(record.repeated)
+    out = faulty_tasks(record) | undecided_tasks(record) | set(record.repeated) | record.decoys | record.unopened
     return tuple(t for t in record.tasks if t.key not in out and view.owners[t.commitment.node][1] not in guilty)
 
 
 def accepted(view: BatchView, record: BatchRecord) -> frozenset[TaskKey]:
     """The tasks that a record pays; everything else of its batch has to be done again, unless it is paid elsewhere."""
     return frozenset(task.key for task in accepted_tasks(view, record))
+
+
+def withheld_by(record: BatchRecord, fault: RecordedFault) -> tuple[Cid, ...]:
+    """What a worker is said to withhold; who can have all of it knows better."""
+    task, audit = record.by_key[fault.task_key], faulty_audit(record, fault.task_key)
+    if audit is None:
+        return task.commitment.result, task.trace[-1]
+    if fault.task_key in record.unopened:
+        return (mark_cid(task.commitment.mark),)
+    return (task.trace[audit.segment],)
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,11 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-2"):
     software: str
 
 
-class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
+class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
     """A verifier offers a task on a lease of `lease_s` seconds that every `TaskProgress` renews.
 
-    `inputs` are the results of `task.deps` in their order; `providers` are peers that have the artifacts.
+    `inputs` are the results of `task.deps` in their order; `providers` are peers that have the artifacts. `decoy` asks
+    for a decoy beside the commitment (`proofyard.protocol.mark`), which the node may leave out.
     """
 
     job: JobId
@@ -50,6 +51,7 @@ class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
     inputs: tuple[Cid, ...]
     providers: tuple[PeerHint, ...]
     lease_s: float
+    decoy: bool = False
 
 
 class CancelTask(msgspec.Struct, frozen=True, tag="cancel-task"):
@@ -80,13 +82,25 @@ class TaskFailed(msgspec.Struct, frozen=True, tag="task-failed"):
     reason: str
 
 
-class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment"):
-    """A finished task. `trace` holds the CIDs of its `segments` + 1 states; it stays with the verifier until
-    the batch is settled, because each of them is the answer to the audit before it."""
+class Decoy(msgspec.Struct, frozen=True):
+    """A commitment to false states of the same task, with the salt that shows it to be one."""
 
     commitment: Commitment
     signature: Signature
     trace: tuple[Cid, ...]
+    salt: Salt
+
+
+class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment-2"):
+    """A finished task. `trace` holds the CIDs of its `segments` + 1 states; each of them is the answer to the audit
+    before it. `salt` opens the commitment's mark as work, once the batch's record does. `decoy`, if one was ordered,
+    comes into a batch first and the commitment itself into a later one."""
+
+    commitment: Commitment
+    signature: Signature
+    trace: tuple[Cid, ...]
+    salt: Salt
+    decoy: Decoy | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):
@@ -182,7 +196,8 @@ class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
 
 class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):
     """Anyone asks a verifier to fetch state `number` of a task from its worker, so that it can be had from the
-    verifier: jurors and challengers cannot dial a worker at home. `record` is the record of the task's settled batch.
+    verifier: jurors and challengers cannot dial a worker at home. The number after the last state's stands for what
+    opens the commitment's mark. `record` is the record of the task's settled batch.
     """
 
     record: Cid

@@ -133,6 +133,7 @@ class Bench:
             has_room=lambda auditor: load[auditor] < AUDITS_AT_ONCE,
             at=now(),
             patience=patience,
+            decoy=case.decoy,
         )
         votes = sum(chair.state == SeatState.OPENED for chair in chairs.values())
         return Step(Verdict.VALID) if self._context.settings.blind and votes >= case.seats else step

@@ -13,7 +13,7 @@ from sqlmodel import Session, select
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain.refusals import AlreadySettled, UnknownBatch
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.codec import decode
+from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.messages import Ack, Publish, SubmitCommitment
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, ProofyardError
@@ -75,8 +75,9 @@ def form_batches(session: Session, at: float, *, batch_tasks: int) -> list[int]:
 
 
 def _form(session: Session, job: Job, committed: list[Task]) -> int:
-    members = [_member(task) for task in committed]
-    batch = Batch(root=members_root(members), members=encode_members(members))
+    marked = [_member(task) for task in committed]
+    members, salts = [member for member, _ in marked], [salt for _, salt in marked]
+    batch = Batch(root=members_root(members), members=encode_members(members), salts=encode(salts))
     session.add(batch)
     session.flush()
     assert batch.id is not None
@@ -88,9 +89,12 @@ def _form(session: Session, job: Job, committed: list[Task]) -> int:
     return batch.id
 
 
-def _member(task: Task) -> Member:
+def _member(task: Task) -> tuple[Member, bytes]:
+    """What comes into a batch for a task, its decoy first, with what opens its mark. Its own commitment follows when
+    that batch is over (`outcomes`), so that no batch holds two of a task and nothing shows which is which."""
     submission = decode(task.submission or b"", SubmitCommitment)
-    return Member(submission.commitment, submission.signature, submission.trace)
+    shown = submission.decoy or submission
+    return Member(shown.commitment, shown.signature, shown.trace), shown.salt
 
 
 async def run_batch(context: Context, row: int) -> None:

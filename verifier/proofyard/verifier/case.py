@@ -29,6 +29,7 @@ class Case:
     auditors: tuple[Address, ...]
     owners: Mapping[Address, Address]
     seats: int
+    decoy: bool = False
 
     @property
     def place(self) -> Place:

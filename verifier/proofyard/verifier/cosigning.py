@@ -11,8 +11,10 @@ from functools import partial
 from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.disputes.refusals import check_keyed, check_refusals
+from proofyard.protocol.findings import withheld_by
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
-from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record, faulty_audit
+from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record
 from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
@@ -124,6 +126,7 @@ class CoSigner:
 
         await check_refusals(record, evidence.manifests, evidence.graphs, read)
         await check_keyed(view, record, evidence.manifests, read)
+        await self._check_unopened(record, connection)
         await self._check_withheld(record, connection)
         await self._check_absent(record)
 
@@ -139,18 +142,23 @@ class CoSigner:
 
     async def _check_withheld(self, record: BatchRecord, connection: Connection) -> None:
         """States and results that the record calls withheld: who can get one does not sign."""
-        tasks = record.by_key
         for fault in record.faults:
             if fault.kind != FaultReason.WITHHELD:
                 continue
-            task, audit = tasks[fault.task_key], faulty_audit(record, fault.task_key)
-            wanted = [task.trace[audit.segment]] if audit else [task.commitment.result, task.trace[-1]]
-            for cid in wanted:
-                if await self._missing(cid, task.commitment.node, connection):
+            for cid in withheld_by(record, fault):
+                if await self._missing(cid, fault.node, connection):
                     break
             else:
                 reason = f"what task {fault.task} of job {fault.job} is said to withhold can be had"
                 raise RecordInvalid(record.batch, "faults", reason)
+
+    async def _check_unopened(self, record: BatchRecord, connection: Connection) -> None:
+        """Marks that the record does not open, of work that it does not pay therefore: who can does not sign."""
+        for key in sorted(record.unopened):
+            commitment = record.by_key[key].commitment
+            if not await self._missing(mark_cid(commitment.mark), commitment.node, connection):
+                reason = f"what opens the mark of task {commitment.task} of job {commitment.job} can be had"
+                raise RecordInvalid(record.batch, "salts", reason)
 
     async def _check_absent(self, record: BatchRecord) -> None:
         """Auditors whose answers the record lacks: one that shows its answer was left out."""

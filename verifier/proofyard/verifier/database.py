@@ -16,7 +16,7 @@ from sqlmodel import Field, Session, SQLModel, create_engine, select
 
 from proofyard.protocol.types import ProofyardError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class DatabaseError(ProofyardError):
@@ -119,6 +119,8 @@ class Task(SQLModel, table=True):
     leaf: bytes | None = None
     batch: int | None = Field(default=None, index=True)
     result: str | None = None
+    decoy: bool = False
+    """Its holder is asked for a decoy as well, or has given one that has not had its batch."""
 
 
 class Batch(SQLModel, table=True):
@@ -129,6 +131,9 @@ class Batch(SQLModel, table=True):
     root: bytes
     members: bytes
     """The member list that the commit names (`proofyard.protocol.members`), frozen when the batch is formed."""
+    salts: bytes = b""
+    """msgpack of what opens the members' marks, in their order, `mark.UNOPENED` where it is not known; empty for a
+    batch that was taken over and not looked at yet."""
     chain_id: int | None = Field(default=None, index=True)
     attempt: int = 0
     counted: bytes = b""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import msgspec
 from sqlmodel import Session, col, func, select
 
 from proofyard.artifacts import cid_of_bytes, fetch
@@ -12,6 +13,7 @@ from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.mark import opens
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -53,6 +55,7 @@ from proofyard.verifier.database import (
 )
 from proofyard.verifier.delivery import MAX_STATE_BYTES, room
 from proofyard.verifier.limits import Limiter
+from proofyard.verifier.marks import objection_to_decoy
 from proofyard.verifier.schedule import hand_back, inputs_of
 from proofyard.workloads.workload import Inputs
 
@@ -156,13 +159,16 @@ class Desk:
             deadline = await self._deadline(commitment.job)
             leaf = await asyncio.to_thread(self._signed_leaf, message, connection.peer)
             first_state = await self._first_state(connection.peer, commitment)
+            message = await asyncio.to_thread(self._with_decoy, message)
             with self._context.database.session() as session:
                 task = session.get(Task, (commitment.job, commitment.task))
                 self._check_holder(connection.peer, task, commitment)
                 assert task is not None
                 _check_first(message, first_state)
+                message = message if task.decoy else msgspec.structs.replace(message, decoy=None)
                 task.state, task.submission, task.leaf = TaskState.COMMITTED, encode(message), leaf
                 task.result, task.promised_until = commitment.result, deadline
+                task.decoy = message.decoy is not None
                 text = f"committed to {commitment.segments + 1} states"
                 log(session, task.job, "committed", text, task=task.index, node=task.node)
             self._context.changed()
@@ -191,6 +197,7 @@ class Desk:
             "manifest": (commitment.manifest, manifest),
             "segments": (commitment.segments, spec.segments),
             "work units": (commitment.work_units, spec.work_units),
+            "mark": (opens(commitment.mark, message.salt, decoy=False), True),
             "trace length": (len(trace), spec.segments + 1),
             "trace that names no states": (trace_is_usable((*trace, commitment.result)), True),
         }
@@ -212,6 +219,14 @@ class Desk:
         digest = self._context.domain.typed_digest(leaf)
         require_signer(digest, message.signature, node, "the commitment's sender")
         return leaf
+
+    def _with_decoy(self, message: SubmitCommitment) -> SubmitCommitment:
+        """A submission with its decoy if that is one; it need not have any."""
+        problem = objection_to_decoy(message, self._context.domain)
+        if problem:
+            name = f"task {message.commitment.task} of job {message.commitment.job}"
+            logger.info("the decoy of %s is left out: %s", name, problem)
+        return msgspec.structs.replace(message, decoy=None) if problem else message
 
     async def _deadline(self, job_id: JobId) -> int:
         """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and

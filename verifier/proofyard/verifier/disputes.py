@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
 from proofyard.protocol import merkle
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
@@ -65,7 +66,8 @@ class StateDesk:
             found = self._committed(message)
             if not found:
                 raise
-        states = [(t.commitment.node, t.trace[message.number]) for t in found if 0 <= message.number < len(t.trace)]
+        named = [(t.commitment.node, (*t.trace, mark_cid(t.commitment.mark))) for t in found]
+        states = [(node, cids[message.number]) for node, cids in named if 0 <= message.number < len(cids)]
         if not states:
             what = f"task {message.task} of job {message.job} with a state {message.number}"
             raise ArtifactError(f"the record {message.record} has no {what}")

@@ -25,6 +25,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.database import Batch, BatchState, Fault, Segment, log
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
 from proofyard.verifier.evidence import fetch_manifests
+from proofyard.verifier.marks import decoys_of, gather_salts
 from proofyard.verifier.membership import members_of
 from proofyard.verifier.seating import Patience
 from proofyard.workloads.errors import StateRefused
@@ -49,6 +50,7 @@ async def judge(context: Context, batch: Batch) -> None:
             return Patience.LAST
         return Patience.OVERDUE if at > view.drawn_at + UNDECIDED_AFTER_S else Patience.EARLY
 
+    await gather_salts(context, batch)
     cases = await load_cases(context, view, batch)
     bench = Bench(context, batch.id or 0, cases, patience)
     looks = asyncio.Semaphore(LOOKS_AT_ONCE)
@@ -57,10 +59,14 @@ async def judge(context: Context, batch: Batch) -> None:
         by_task.setdefault((case.job, case.spec.index), []).append(case)
     manifests = await fetch_manifests(context, view)
     owner_of = {key: owner for key, (_, owner) in view.owners.items()}
+    decoys = decoys_of(batch)
     await _together(
         bench.sit(),
         *(
-            _look_at_task(context, batch, member, by_task.get(member.key, []), manifests, bench, looks, owner_of)
+            _look_at_task(
+                *(context, batch, member, by_task.get(member.key, []), manifests, bench, looks, owner_of),
+                decoy=member.key in decoys,
+            )
             for member in members_of(batch)
         ),
     )
@@ -80,7 +86,7 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 
 async def load_cases(context: Context, view: BatchView, batch: Batch) -> list[Case]:
     """The drawn segments that have no verdict yet, with all that judging them needs."""
-    members = {member.key: member for member in members_of(batch)}
+    members, decoys = {member.key: member for member in members_of(batch)}, decoys_of(batch)
     owners = {operator.node: operator.owner for operator in view.operators}
     manifests = await fetch_manifests(context, view)
     with context.database.session() as session:
@@ -105,6 +111,7 @@ async def load_cases(context: Context, view: BatchView, batch: Batch) -> list[Ca
                 auditors=tuple(Address(a) for a in row.auditors.split()),
                 owners=owners,
                 seats=view.jobs[job].auditors_per_segment,
+                decoy=member.key in decoys,
             )
         )
     return cases
@@ -119,9 +126,11 @@ async def _look_at_task(
     bench: Bench,
     looks: asyncio.Semaphore,
     owner_of: Mapping[Address, Address],
+    *,
+    decoy: bool,
 ) -> None:
     """The states before a task's drawn segments, then its result. This is done for every task, audited or not: a result
-    that does not fit its workload would spoil the tasks that rest on it."""
+    that does not fit its workload would spoil the tasks that rest on it. On a decoy none does."""
     for case in cases:
         async with looks:
             fault = await _look_at_state(context, case)
@@ -131,7 +140,7 @@ async def _look_at_task(
             bench.refuse(case, *fault)
         context.changed()
     commitment = member.commitment
-    if commitment.job not in manifests:
+    if decoy or commitment.job not in manifests:
         return
     graph = context.graph(make_cid(commitment.manifest))
     async with looks:

@@ -6,11 +6,14 @@ task may come out undecided is bounded: then its job fails, and what was valid s
 
 from collections.abc import Collection, Iterable
 
+import msgspec
 from sqlmodel import Session, col, select
 
 from proofyard.protocol.audit import Verdict
-from proofyard.protocol.findings import accepted, undecided_tasks
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.findings import accepted, guilty_owners, undecided_tasks
 from proofyard.protocol.members import TaskKey
+from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.record import BatchRecord, claimed_answer
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address
@@ -24,14 +27,18 @@ MAX_UNDECIDED = 3
 
 def apply_record(session: Session, batch: Batch, view: BatchView, record: BatchRecord) -> None:
     """Move the tasks of this verifier's jobs on. Applying the same record again changes nothing."""
-    paid, undecided = accepted(view, record), undecided_tasks(record)
+    paid, undecided, guilty = accepted(view, record), undecided_tasks(record), guilty_owners(view, record)
     faults = {fault.task_key: fault.reason for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT}
     for member in record.tasks:
         task = session.get(Task, member.key)
         if task is None or task.state != TaskState.JUDGING or task.batch != batch.id:
             continue
         node = member.commitment.node
-        if member.key in paid or member.key in record.repeated:
+        if member.key in record.decoys and view.owners[node][1] not in guilty:
+            settle_decoy(task)
+            text = "a decoy, which was opened; the commitment itself follows"
+            log(session, task.job, "decoy", text, task=task.index, node=node)
+        elif member.key in paid or member.key in record.repeated:
             drawn = any(audit.task_key == member.key for audit in record.audits)
             task.state = TaskState.VALID
             text = "audited and valid" if drawn else "valid, not drawn"
@@ -39,7 +46,8 @@ def apply_record(session: Session, batch: Batch, view: BatchView, record: BatchR
         elif member.key in undecided and member.key not in faults:
             _repeat_undecided(session, task, _dissenters(record, member.key))
         else:
-            text = faults.get(member.key) or "its node's owner was caught in this batch: done again"
+            unopened = "nobody opens its mark" if member.key in record.unopened else "its node's owner was caught"
+            text = faults.get(member.key) or f"{unopened}: done again"
             kind = "fault" if member.key in faults else "caught"
             log(session, task.job, kind, text, task=task.index, node=node)
             bar(task, [node])
@@ -88,10 +96,13 @@ def _note_faults(session: Session, batch: Batch, view: BatchView, record: BatchR
 
 
 def give_up(session: Session, batch: Batch, reason: str) -> None:
-    """A batch that comes to nothing: its tasks are done again."""
+    """A batch that comes to nothing: its tasks are done again, but for those that it held a decoy of."""
     batch.state, batch.reason, batch.final = BatchState.DROPPED, reason, True
     for task in session.exec(select(Task).where(Task.batch == batch.id, Task.state == TaskState.JUDGING)):
-        release(task)
+        if task.decoy:
+            settle_decoy(task)
+        else:
+            release(task)
     log_batch(session, batch.id or 0, "dropped", reason)
 
 
@@ -100,10 +111,17 @@ def bar(task: Task, nodes: Iterable[Address]) -> None:
     task.barred = " ".join(sorted({*task.barred.split(), *nodes}))
 
 
+def settle_decoy(task: Task) -> None:
+    """A task whose decoy has had its batch: its own commitment waits for one."""
+    submission = decode(task.submission or b"", SubmitCommitment)
+    task.submission = encode(msgspec.structs.replace(submission, decoy=None))
+    task.state, task.batch, task.decoy = TaskState.COMMITTED, None, False
+
+
 def release(task: Task) -> None:
     """Back on the list, for anybody."""
     task.state, task.node, task.owner, task.lease_until = TaskState.READY, None, None, 0.0
-    task.submission, task.leaf, task.batch, task.result = None, None, None, None
+    task.submission, task.leaf, task.batch, task.result, task.decoy = None, None, None, None, False
 
 
 def faulty_owners(session: Session) -> set[str]:

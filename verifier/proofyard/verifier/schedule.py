@@ -5,6 +5,7 @@ not asked again, and only where that is so of everybody on chain who could, or o
 """
 
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
@@ -12,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from proofyard.chain import NodeRecord
 from proofyard.protocol.codec import decode
-from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import Ack, TaskOffer
 from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, Wei
 from proofyard.verifier.context import Context, now
@@ -29,6 +30,7 @@ MAX_DECLINES = 3
 """Who declined a task so often is not asked again."""
 MAX_REFUSERS = 5
 """A task that nodes of so many owners began and could not finish is not tried again."""
+BPS = 10_000
 
 
 async def schedule(context: Context, elsewhere: Mapping[str, int] | None = None) -> None:
@@ -112,7 +114,8 @@ def assign(
 
     The lease is written before the offer leaves, so a crash in between only costs the lease's time.
     """
-    workload, guilty = context.manifest(Cid(job.manifest)).workload, faulty_owners(session)
+    manifest, guilty = context.manifest(Cid(job.manifest)), faulty_owners(session)
+    workload = manifest.workload
     busy = busy_nodes(session)
     load = Counter(task.node for task in tasks if task.node)
     losses = Counter(node for task in tasks for node in task.lost_by.split())
@@ -140,13 +143,19 @@ def assign(
             continue
         idle.remove(node)
         task.state, task.node, task.attempts = TaskState.ASSIGNED, node, task.attempts + 1
-        task.owner = offering[node].owner
+        task.owner, task.decoy = offering[node].owner, wants_decoy(context, manifest)
         in_flight[offering[node].owner] += int(task.reward)
         task.lease_until = now() + context.settings.lease_s
         offers.append((node, _offer_of(context, job, task, tasks)))
     if offers or waits:
         job.reason = "" if offers else waits
     return offers
+
+
+def wants_decoy(context: Context, manifest: Manifest) -> bool:
+    """Whether a task's worker is to make a decoy as well: by a draw that nobody can foresee, and only where what a
+    false answer costs is a stake."""
+    return context.workload(manifest).exact and secrets.randbelow(BPS) < context.settings.decoys_bps
 
 
 def _not_asked(context: Context, task: Task) -> set[str]:
@@ -196,6 +205,7 @@ def _offer_of(context: Context, job: Job, task: Task, tasks: list[Task]) -> Task
         inputs=inputs_of(task, tasks),
         providers=tuple(m.hint for a, m in context.members.items() if a in makers),
         lease_s=context.settings.lease_s,
+        decoy=task.decoy,
     )
 
 

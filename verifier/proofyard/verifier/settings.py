@@ -22,6 +22,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `recheck_s`: how long a state that another verifier calls withheld is asked for before its record is signed.
     `max_state_bytes`: larger states are not looked at here before auditors execute them.
     `batch_tasks`: so many commitments of a job make a batch, whatever else goes on.
+    `decoys_bps`: of so many tasks in 10,000 a decoy is put into a batch first (docs/economics.md).
     `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -46,6 +47,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     recheck_s: float = 20.0
     max_state_bytes: int = 2 << 30
     batch_tasks: int = 32
+    decoys_bps: int = 100
     takeover: bool = True
     keep_s: float = 30 * 24 * 3600.0
     cache_bytes: int = 16 << 30

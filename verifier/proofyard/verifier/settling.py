@@ -14,7 +14,8 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
 from proofyard.protocol.earnings import earnings
-from proofyard.protocol.findings import false_audits
+from proofyard.protocol.findings import false_audits, withheld_by
+from proofyard.protocol.mark import UNOPENED
 from proofyard.protocol.members import TaskKey
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.record import (
@@ -40,6 +41,7 @@ from proofyard.verifier.database import Batch, BatchState, Seat, SeatState, Segm
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.drawing import counted_lists
 from proofyard.verifier.evidence import Evidence, gather_evidence
+from proofyard.verifier.marks import find_salt, salts_of
 from proofyard.verifier.membership import batches_of, gather_lists, members_of
 from proofyard.verifier.outcomes import apply_record
 from proofyard.verifier.quorum import NoQuorum, collect
@@ -127,15 +129,15 @@ async def _look_for_lists(context: Context, view: BatchView, batch: Batch) -> No
 
 async def _look_for_states(context: Context, batch: Batch, record: BatchRecord) -> None:
     """Signers may reach a worker that this verifier did not: what it delivers to anybody is not withheld."""
-    tasks = record.by_key
+    for key in record.unopened:
+        if await find_salt(context, record.by_key[key], patience_s=0) != UNOPENED:
+            with context.database.session() as session:
+                session.merge(batch).state = BatchState.AUDITING
     for fault in record.faults:
         if fault.kind != FaultReason.WITHHELD:
             continue
-        member = tasks[fault.task_key]
-        wanted = [member.trace[fault.segment]] if fault.segment is not None else [member.commitment.result]
-        wanted += [member.trace[-1]] if fault.segment is None else []
         try:
-            for cid in wanted:
+            for cid in withheld_by(record, fault):
                 await owed(context, fault.node, cid, "it", patience_s=0)
         except NotDelivered:
             continue
@@ -163,8 +165,6 @@ def build_record(session: Session, evidence: Evidence, batch: Batch) -> BatchRec
     members = lists.members[view.batch]
     tasks = {member.key: member for member in members}
     audits = audits_of(session, view, batch)
-    workers = _worker_faults(session, batch, audits, {key: m.commitment.node for key, m in tasks.items()})
-    faults = [*workers, *false_audits(view, tasks, audits, evidence.exact)]
     counted = {each: lists.cids[each] for each in sorted(batches_of(view)) if each in lists.cids}
     record = BatchRecord(
         chain_id=view.chain_id,
@@ -174,13 +174,16 @@ def build_record(session: Session, evidence: Evidence, batch: Batch) -> BatchRec
         leader=view.leader,
         jobs=tuple(RecordedJob(line.job, make_cid(view.jobs[line.job].manifest)) for line in view.header.lines),
         tasks=members,
+        salts=salts_of(batch),
         counted=tuple(counted.items()),
         uncounted=tuple(lists.without(batches_of(view))),
         repeated=repeated_tasks(view, members, {each: lists.members[each] for each in counted}, evidence.paid),
         audits=audits,
-        faults=tuple(sorted(faults, key=lambda fault: fault.place)),
+        faults=(),
         payouts=(),
     )
+    faults = [*_worker_faults(session, batch, record), *false_audits(view, tasks, audits, evidence.exact)]
+    record = msgspec.structs.replace(record, faults=tuple(sorted(faults, key=lambda fault: fault.place)))
     return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
 
 
@@ -230,22 +233,21 @@ def _vote(seat: Seat, opening: SealOpened) -> AuditVote:
     )
 
 
-def _worker_faults(
-    session: Session, batch: Batch, audits: tuple[AuditedSegment, ...], nodes: dict[TaskKey, Address]
-) -> list[RecordedFault]:
-    """One fault for each faulty task: that of its first faulty segment, else that of its result."""
+def _worker_faults(session: Session, batch: Batch, record: BatchRecord) -> list[RecordedFault]:
+    """One fault for each faulty task that is no decoy: that of its first faulty segment, else that of its result."""
     found: dict[TaskKey, RecordedFault] = {}
+    nodes = {task.key: task.commitment.node for task in record.tasks if task.key not in record.decoys}
     rows = {_place(row): row for row in session.exec(select(Segment).where(Segment.batch == batch.id))}
-    for audit in audits:
-        if audit.verdict == Verdict.FAULT and audit.task_key not in found:
+    for audit in record.audits:
+        key = audit.task_key
+        if audit.verdict != Verdict.FAULT or key in found or key not in nodes:
+            continue
+        if key in record.unopened:
+            found[key] = RecordedFault(*key, nodes[key], FaultReason.WITHHELD, "nobody is given what opens its mark")
+        else:
             row = rows[audit.key]
-            found[audit.task_key] = RecordedFault(
-                *audit.task_key,
-                node=nodes[audit.task_key],
-                kind=FaultReason(row.kind),
-                reason=plain_reason(row.reason),
-                segment=audit.segment,
-            )
+            kind, reason = FaultReason(row.kind), plain_reason(row.reason)
+            found[key] = RecordedFault(*key, nodes[key], kind, reason, audit.segment)
     query = select(database.Fault).where(
         database.Fault.batch == batch.id, database.Fault.kind != FaultReason.FALSE_AUDIT
     )
