@@ -16,6 +16,7 @@ from proofyard.verifier import delivery, membership
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.membership import gather_lists
+from proofyard.verifier.recent import Recent
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,7 +48,7 @@ def context_of(store: BlockStore) -> Any:
     )
     for name in ("has_all", "find", "wait"):
         setattr(context, name, getattr(Context, name).__get__(context))
-    context.changes, context._changed = 0, asyncio.Event()
+    context.changes, context._changed, context.lists = 0, asyncio.Event(), Recent(1 << 20)
     return context
 
 

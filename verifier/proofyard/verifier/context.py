@@ -11,11 +11,13 @@ from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
+from proofyard.protocol.members import Member as CommittedMember
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Cid
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.database import Database
+from proofyard.verifier.recent import Recent
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.workloads.workload import Workload, load_workload
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 FIND_S = 60.0
 """A manifest, list or record is waited for no longer in one attempt; what came of it stays for the next. Who commits to
 one and lets it trickle holds up nobody else's batch."""
+LISTS_BYTES = 64 << 20
+"""Of member lists that are kept decoded."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -72,6 +76,8 @@ class Context:
     _reads: dict[str, _Read] = field(default_factory=dict)
     _resting: dict[tuple[int, int, str], float] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
+    lists: Recent[tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
+    """Member lists that fit their root: every draw and every pass of the scheduler needs those of all open batches."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
 

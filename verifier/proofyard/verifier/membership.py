@@ -72,14 +72,21 @@ async def find_members(
     """A header's member list with its CID, from the store or whoever delivers it; None where nobody does, or where what
     its digest leads to is no list of its root."""
     for cid in _names(context, header.members):
+        known = context.lists.get((cid, header.root, header.size))
+        if known is not None:
+            return cid, known
         try:
-            members = decode_members(await context.find(cid, max_bytes=MAX_MEMBERS_BYTES, first=first))
+            data = await context.find(cid, max_bytes=MAX_MEMBERS_BYTES, first=first)
+            members = await asyncio.to_thread(decode_members, data)
         except ProofyardError as error:
             logger.info("member list %s: %s", cid, error)
             if not isinstance(error, ArtifactError):
                 return None
             continue
-        return (cid, members) if await asyncio.to_thread(members_fit, header, members) else None
+        if not await asyncio.to_thread(members_fit, header, members):
+            return None
+        context.lists.put((cid, header.root, header.size), members, len(data))
+        return cid, members
     return None
 
 
