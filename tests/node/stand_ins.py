@@ -15,7 +15,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditFailed, Receipt, SubmitCommitment, SubmitSeal, TaskFailed
-from proofyard.protocol.settlement import Header, Line
+from proofyard.protocol.settlement import Header, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature
 from proofyard.transport import Connection
 
@@ -89,6 +89,7 @@ class FakeChain:
     final_at: int = 160
     reward: int = 10**18
     over: bool = False
+    leader: Address = VERIFIER.address
 
     chain_id = DOMAIN.chain_id
     registry = DOMAIN.registry
@@ -132,8 +133,12 @@ class FakeChain:
     def seed(self, _batch: BatchId) -> Drawn | None:
         return Drawn(SEED, 10)
 
+    def operator_of(self, key: Address) -> OperatorId:
+        return OperatorId(int(key, 16))
+
     def batch(self, _batch: BatchId) -> Any:
         return SimpleNamespace(
+            verifier=self.operator_of(self.leader),
             header=Digest(bytes(32)),
             settled_at=self.final_at - 60,
             claimable_at=self.final_at,

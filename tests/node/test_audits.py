@@ -177,6 +177,7 @@ async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offere
     assert opened is not None
     other = Wallet.generate().address
     for verifier in (VERIFIER.address, other):
+        bench.chain.leader = verifier
         offered = SimpleNamespace(peer=verifier)
         assert (await bench.agent.offer_audit(offered, bench.offer(SECOND), None)).proceed  # type: ignore[arg-type]
     await settle(bench)
@@ -187,6 +188,18 @@ async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offere
     place = (BatchId(3), JobId(1), TASK.index, SegmentIndex(1))
     digest = DOMAIN.typed_digest(seal_struct_hash(*place, bench.wallet.address, bench.links.seals[0].seal))
     require_signer(digest, bench.links.seals[0].signature, bench.wallet.address, "the seal")
+
+
+async def test_only_who_leads_a_batch_has_audits_of_it_executed_or_opened(tmp_path: Path) -> None:
+    """Another verifier could be shown an answer that the leader's other auditors have not sealed yet."""
+    bench, other = Bench(tmp_path, AFTER), Wallet.generate().address
+    with pytest.raises(OfferRefused, match="led by another"):
+        await bench.agent._gather(Work(other, bench.offer(SECOND)))
+    assert bench.executed == 0
+    assert await bench.audit(SECOND) is not None
+    answer = await bench.agent.offer_audit(SimpleNamespace(peer=other), bench.offer(SECOND), None)  # type: ignore[arg-type]
+    assert not answer.proceed
+    assert bench.journal.opening(other, OpenSeal(BatchId(3), JobId(1), TASK.index, SegmentIndex(1))) is None
 
 
 @pytest.mark.parametrize("kind", [LazyAuditor, FalseAccuser])

@@ -147,8 +147,11 @@ class Agent:
         audits = [other for other in self._accepted.values() if isinstance(other.offer, AuditOffer)]
         if sum(other.verifier == verifier for other in audits) >= MAX_QUEUE:
             return Ack(False, "busy with other audits")
-        self._journal.accept_audit(verifier, offer)
         sealed = self._journal.sealed(offer)
+        reason = await self._looked_at(self._offers.check_leader(verifier, offer.batch)) if sealed else ""
+        if reason:
+            return Ack(False, reason)
+        self._journal.accept_audit(verifier, offer)
         if sealed is None:
             self._enqueue(work)
         else:

@@ -94,6 +94,7 @@ class Offers:
     async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
+        await self.check_leader(verifier, offer.batch)
         drawn = await asyncio.to_thread(self._chain.seed, offer.batch)
         if drawn is None or drawn.seed != offer.seed:
             raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
@@ -113,6 +114,13 @@ class Offers:
         if trace[offer.segment] != offer.before:
             raise OfferRefused("before", f"is not the state before segment {offer.segment} that was committed to")
         return manifest
+
+    async def check_leader(self, verifier: Address, batch: BatchId) -> None:
+        """Raise `OfferRefused` unless a verifier leads a batch: any other that has audits executed makes nodes work for
+        nothing, and would be shown answers before the leader's auditors have all sealed theirs."""
+        state = await asyncio.to_thread(self._chain.batch, batch)
+        if state.verifier != await asyncio.to_thread(self._chain.operator_of, verifier):
+            raise OfferRefused("batch", f"{batch} is led by another verifier")
 
     async def _job(self, offer: TaskOffer | AuditOffer) -> JobRecord:
         job = await asyncio.to_thread(self._chain.job, offer.job)
