@@ -88,6 +88,7 @@ class FakeChain:
     list_digest: Digest = SEED
     final_at: int = 160
     reward: int = 10**18
+    audit_fee: int = 10**24
     over: bool = False
     leader: Address = VERIFIER.address
 
@@ -106,6 +107,9 @@ class FakeChain:
         return SimpleNamespace(
             manifest=self.manifests[job],
             reward=self.reward,
+            audit_fee=self.audit_fee,
+            auditors_per_segment=2,
+            segments_per_audit=1,
             units=10**6,
             units_paid=10**6 if self.over else 0,
             commits_end=lambda receipt_time: 10_000 + receipt_time,

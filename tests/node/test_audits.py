@@ -20,6 +20,7 @@ from proofyard.node.service import offered
 from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Work
 from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON, keyed_digest, seal_of, seal_struct_hash
@@ -234,6 +235,10 @@ async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_i
         bench.agent._offers._settings = settings
         answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
         assert not answer.proceed and reason in answer.reason, answer.reason
+    bench.agent._offers._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path)
+    bench.chain.audit_fee = 2 * LEAST_SEAT_PAY * 10**6 // TASK.work_units - 1
+    answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
+    assert not answer.proceed and "the job's audit fee pays an auditor" in answer.reason, answer.reason
     bench.chain.manifests[JobId(1)] = Digest(bytes(32))
     answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
     assert "manifest is not that of job 1" in answer.reason

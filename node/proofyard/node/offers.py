@@ -17,6 +17,7 @@ from proofyard.node.limits import OfferRefused, check_limits
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.earnings import LEAST_SEAT_PAY, seat_price
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
@@ -70,6 +71,10 @@ class Offers:
         if reward > most:
             # Beyond what a broken receipt costs its verifier, breaking it pays.
             raise OfferRefused("the task's reward", f"is {reward}, this node's max_task_reward is {most} base units")
+        seat = seat_price(job, offer.task.work_units, offer.task.segments)
+        if seat < LEAST_SEAT_PAY:
+            # Nobody would come to its audits, and what nobody has audited is not paid.
+            raise OfferRefused("the job's audit fee", f"pays an auditor {seat}, at least {LEAST_SEAT_PAY} are needed")
         if len(offer.inputs) != len(offer.task.deps):
             raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
         return manifest

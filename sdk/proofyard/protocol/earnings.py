@@ -8,6 +8,7 @@ does not suffice pays the same part of everything.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.findings import accepted as accepted
@@ -22,6 +23,30 @@ from proofyard.protocol.view import BatchView, JobFacts, OperatorFacts
 REPUTATION_PRICE = Wei(10**17)
 """What auditors must have been paid for a valid audit that counts: a reputation costs its number times this, in pay to
 owners that the draw chose, however the jobs were cut."""
+
+LEAST_SEAT_PAY = Wei(10**15)
+"""What auditing a segment must pay: for less nobody would move the state that it takes. Nodes take no work of a job
+that pays less, because an audit to which nobody comes leaves a task unpaid."""
+
+
+class AuditTerms(Protocol):
+    """What a job says of its audits: `JobFacts`, a job on chain, or the terms of one to be."""
+
+    @property
+    def audit_fee(self) -> Wei: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def auditors_per_segment(self) -> int: ...
+    @property
+    def segments_per_audit(self) -> int: ...
+
+
+def seat_price(job: AuditTerms, work_units: int, segments: int) -> Wei:
+    """What a seat at a segment of a task is paid before a budget cuts it: the fee's part of the task's units, shared by
+    the seats that the job asks for."""
+    seats = min(segments, job.segments_per_audit) * job.auditors_per_segment
+    return Wei(job.audit_fee * work_units // (job.units * seats))
 
 
 @dataclass(frozen=True)
@@ -95,15 +120,13 @@ def _audit_budget(job: JobFacts, line: Line) -> Wei:
 
 def _paid_votes(view: BatchView, record: BatchRecord) -> Iterator[_Vote]:
     """The votes that the audit fee pays: right ones, and all where nobody knows what is right; not those on faulty
-    tasks, which the slash pool pays. A task's part of the fee is that of its units, shared by the seats that were asked
-    for."""
+    tasks, which the slash pool pays."""
     guilty, faulty, tasks = guilty_owners(view, record), faulty_tasks(record), record.by_key
     for audit in record.audits:
         if audit.task_key in faulty:
             continue
         job, commitment = view.jobs[audit.job], tasks[audit.task_key].commitment
-        seats = min(commitment.segments, job.segments_per_audit) * job.auditors_per_segment
-        price = Wei(job.audit_fee * commitment.work_units // (job.units * seats))
+        price = seat_price(job, commitment.work_units, commitment.segments)
         for auditor in _right(record, audit):
             operator = _operator(view, auditor)
             if operator.owner not in guilty:

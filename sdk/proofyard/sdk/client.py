@@ -46,6 +46,7 @@ from proofyard.sdk.results import Proven, manifest_of, prove, require_package, s
 from proofyard.sdk.specs import JobSpec, check_spec, resolve_model
 from proofyard.sdk.terms import (
     Offer,
+    check_audit_fee,
     check_offer,
     check_sizes,
     check_task_rewards,
@@ -177,6 +178,7 @@ class Client:
         graph = tuple(load_workload(manifest.workload).graph(manifest))
         check_work(manifest, graph)
         check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
+        check_audit_fee(graph, offer)
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, self.chain.gas_price())
         self.chain.require_balance(terms.escrow)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from proofyard.chain import JobTerms
 from proofyard.protocol.amounts import format_amount
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Digest, Wei
 from proofyard.protocol.workload_bits import workload_bit
@@ -124,6 +125,20 @@ def check_task_rewards(graph: Sequence[TaskSpec], reward: Wei, most: Wei) -> Non
         "reward",
         f"gives a task up to {format_amount(best)}; nodes take {format_amount(most)} at most, pay less or make more "
         "and smaller tasks",
+    )
+
+
+def check_audit_fee(graph: Sequence[TaskSpec], offer: Offer) -> None:
+    """Raise `JobRefused` where the fee pays an auditor of some task too little: nodes take no such work."""
+    units = sum(spec.work_units for spec in graph)
+    least = min(graph, key=lambda spec: spec.work_units)
+    k, m = offer.auditors_per_segment, min(least.segments, offer.segments_per_audit)
+    needed = -(-LEAST_SEAT_PAY * units * k * m // least.work_units)
+    _require(
+        offer.audit_fee >= needed,
+        "audit_fee",
+        f"is {format_amount(offer.audit_fee)}; at least {format_amount(Wei(needed))} pay each auditor of the smallest "
+        f"task {format_amount(LEAST_SEAT_PAY)}, for less nodes take no work",
     )
 
 
