@@ -32,8 +32,6 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Cell]]] = {
 }
 LIMITS = frozenset(
     {
-        "auditor is silent",
-        "auditor copies bytes that an honest worker leaks",
         "juror repeats what the accused of a fault claims",
         "verifier quorum invents a record",
         "verifier quorum withholds its record",
