@@ -84,6 +84,7 @@ class Desk:
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
         self._publishing = Limiter("publications", per_s=10.0, burst=100)
         self._signed = Limiter("signatures", per_s=20.0, burst=200)
+        self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: dict[object, Cid] = {}
         endpoint = context.endpoint
@@ -333,7 +334,8 @@ class Desk:
             left -= await asyncio.to_thread(self._context.store.size, cid)
         return Ack()
 
-    async def job_query(self, _connection: Connection, message: JobQuery, _body: Body) -> JobReport:
+    async def job_query(self, connection: Connection, message: JobQuery, _body: Body) -> JobReport:
+        self._asking.take(connection.peer)
         return report(self._context, message.job, message.since)
 
 
@@ -359,7 +361,9 @@ def report(context: Context, job_id: JobId, since: int) -> JobReport:
         job = session.get(Job, job_id)
         if job is None:
             return JobReport(job_id, JobState.WAITING, 0, 0, 0, None, "not seen on chain yet", ())
-        states = session.exec(select(Task.state).where(Task.job == job_id)).all()
+        valid = session.exec(
+            select(func.count()).select_from(Task).where(Task.job == job_id, Task.state == TaskState.VALID)
+        ).one()
         settled = session.exec(
             select(func.count())
             .select_from(Batch)
@@ -373,7 +377,7 @@ def report(context: Context, job_id: JobId, since: int) -> JobReport:
             job=job_id,
             state=job.state,
             tasks=job.tasks,
-            tasks_valid=states.count(TaskState.VALID),
+            tasks_valid=valid,
             batches_settled=settled,
             result=Cid(job.result) if job.result else None,
             reason=job.reason,
