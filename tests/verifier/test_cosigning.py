@@ -25,7 +25,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskI
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.transport import RequestFailed
 from proofyard.verifier.batches import load_batch, run_batch
-from proofyard.verifier.cosigning import BURST, CoSigner
+from proofyard.verifier.cosigning import BURST, CHECKS_AT_ONCE, FAILED_BURST, WAITING, CoSigner
 from proofyard.verifier.database import Held, Known, Segment, Signed
 from proofyard.verifier.drawing import draw
 from proofyard.verifier.judging import judge
@@ -356,3 +356,52 @@ async def test_settled_dropped_and_voided_batches_are_not_signed(court: Callable
         with pytest.raises(RequestFailed, match="not to be settled now"):
             await show(here, record)
         here.chain.batches[BATCH] = before
+
+
+async def test_one_leader_keeps_no_other_from_having_its_record_checked(
+    court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records may trickle for as long as a check may take, for any number of its batches: it has one place."""
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    signer, hold = here.signer.cosigner, asyncio.Event()
+    monkeypatch.setattr(signer, "_under_way", Everything())
+    real = signer._checked
+
+    async def trickling(connection: Any, message: CoSign) -> CoSigned:
+        if message.sign:
+            await hold.wait()
+        return cast(CoSigned, await real(connection, message))
+
+    monkeypatch.setattr(signer, "_checked", trickling)
+    evil = [asyncio.create_task(show(here, record)) for _ in range(WAITING + 5)]
+    while signer._checks._value == CHECKS_AT_ONCE:
+        await asyncio.sleep(0.01)
+    assert signer._checks._value == CHECKS_AT_ONCE - 1
+    link = Link(Wallet.generate().address, here.context.store, here.leader.endpoint)
+    cid = here.context.store.put_bytes(encode_record(record))
+    async with signer._place_of(link.peer):
+        assert (await real(cast(Any, link), CoSign(cid, BATCH, False))).signature == b"", "another leader's turn"
+    hold.set()
+    answers = await asyncio.gather(*evil, return_exceptions=True)
+    assert sum(isinstance(answer, RequestFailed) and answer.code == "busy" for answer in answers) == 5
+    assert signer._lines == {}
+
+
+async def test_a_leader_whose_records_do_not_hold_is_not_looked_at_for_ever(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest)
+    here.commit({0: (RIGHT, True)})
+    record = await evidence(here)
+    for number in range(FAILED_BURST):
+        with pytest.raises(RecordInvalid):
+            await show(here, replaced(record, leader=100 + number), sign=False)
+    with pytest.raises(RequestFailed, match="did not hold"):
+        await show(here, record, sign=False)
+
+
+class Everything(set[BatchId]):
+    """Nothing seems to be under way."""
+
+    def __contains__(self, _: object) -> bool:
+        return False

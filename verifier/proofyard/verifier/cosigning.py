@@ -6,11 +6,15 @@ chain says of the batch comes next; only then is anything fetched, and signature
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
-from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.disputes.refusals import check_keyed, check_refusals
+from proofyard.protocol.codec import CodecError
 from proofyard.protocol.findings import withheld_by
 from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
@@ -33,12 +37,25 @@ logger = logging.getLogger(__name__)
 
 REQUESTS_PER_S = 10.0
 BURST = 40
-CHECKS_AT_ONCE = 2
-CHECK_S = 110
-"""A leader that does not deliver what its record names holds up nobody else for longer."""
+CHECKS_AT_ONCE = 4
+"""Of different leaders: the batches of one are checked one after the other, and keep one place at most."""
+WAITING = 8
+"""Requests of one leader that wait for each other."""
+CHECK_S = 90.0
+"""A leader that does not deliver what its record names holds up nobody else for longer; waiting does not count."""
+FAILED_PER_S, FAILED_BURST = 1 / 30, 10
+"""Records of one leader that turned out wrong, or came too slowly: who shows more is not looked at for a while."""
 RECHECK_S = 1.0
 ASK_S = 5.0
 ASKED_AT_ONCE = 16
+
+
+@dataclass
+class Line:
+    """Requests of one leader, which wait for each other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
 
 
 class CoSigner:
@@ -48,6 +65,8 @@ class CoSigner:
         self._context = context
         self._limiter = Limiter("signatures", per_s=REQUESTS_PER_S, burst=BURST)
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._failed = Limiter("records that do not hold", per_s=FAILED_PER_S, burst=FAILED_BURST)
+        self._lines: dict[Address, Line] = {}
         self._seen = Seen()
         self._under_way: set[BatchId] = set()
         context.endpoint.on(CoSign, self.cosign)
@@ -68,12 +87,38 @@ class CoSigner:
             raise RequestFailed("busy", f"a record of batch {message.batch} is being checked")
         self._under_way.add(message.batch)
         try:
-            async with asyncio.timeout(CHECK_S), self._checks:
-                return await self._checked(connection, message)
-        except TimeoutError:
-            raise RequestFailed("deadline", f"the check of batch {message.batch} took over {CHECK_S} s") from None
+            async with self._place_of(connection.peer):
+                return await self._checked_in_time(connection, message)
         finally:
             self._under_way.discard(message.batch)
+
+    @asynccontextmanager
+    async def _place_of(self, leader: Address) -> AsyncGenerator[None]:
+        """A place among the checks. A leader has one at a time, so that none keeps the others out."""
+        line = self._lines.setdefault(leader, Line())
+        if line.waiting >= WAITING:
+            raise RequestFailed("busy", f"{WAITING} records of {leader} wait already")
+        line.waiting += 1
+        try:
+            async with line.lock, self._checks:
+                yield
+        finally:
+            line.waiting -= 1
+            if line.waiting == 0:
+                self._lines.pop(leader, None)
+
+    async def _checked_in_time(self, connection: Connection, message: CoSign) -> CoSigned:
+        if not self._failed.has_left(connection.peer):
+            raise RequestFailed("busy", f"too many records of {connection.peer} did not hold; try again later")
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await self._checked(connection, message)
+        except TimeoutError:
+            self._failed.allows(connection.peer)
+            raise RequestFailed("deadline", f"the check of batch {message.batch} took over {CHECK_S:.0f} s") from None
+        except (RecordInvalid, CodecError, ArtifactError):
+            self._failed.allows(connection.peer)
+            raise
 
     async def _admit(self, connection: Connection) -> None:
         """The cheap checks: only a seated verifier is answered, and not too often."""
