@@ -16,10 +16,10 @@ from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.mark import mark_of
+from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitSeal
+from proofyard.protocol.messages import Ack, AuditOffer, Decoy, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal
 from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import BatchRecord, decode_record
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
@@ -205,6 +205,7 @@ class Court:
         self.context = self.leader.context
         self.claimed: dict[int, tuple[bytes, ...]] = {}
         self.decoys: set[int] = set()
+        self.told_no_salts, self.shows_marks = False, True
         self.worker = Wallet.generate()
         self.worker_facts = self.chain.add_node(self.worker)
         self.auditors = [
@@ -281,19 +282,28 @@ class Court:
                 )
             )
             session.flush()
-            session.add(Batch(id=1, state=BatchState.COMMITTED, root=list_root, members=encoded, chain_id=BATCH))
+            batch = Batch(id=1, state=BatchState.COMMITTED, root=list_root, members=encoded, chain_id=BATCH)
+            batch.salts = b"" if self.told_no_salts else encode([bytes(32) for _ in members])
+            session.add(batch)
             session.flush()
             session.add(Line(batch=1, job=job, units=units))
             for spec in self.specs:
                 judging = TaskState.JUDGING if spec.index in tasks else TaskState.WAITING
                 node = self.worker.address if spec.index in tasks else None
-                session.add(Task(job=job, index=spec.index, spec=encode(spec), state=judging, batch=1, node=node))
+                task = Task(job=job, index=spec.index, spec=encode(spec), state=judging, batch=1, node=node)
+                if spec.index in self.decoys:
+                    shown = next(member for member in members if member.commitment.task == spec.index)
+                    parts = (shown.commitment, shown.signature, shown.trace, bytes(32))
+                    task.submission, task.decoy = encode(SubmitCommitment(*parts, Decoy(*parts))), True
+                session.add(task)
 
     def _member(
         self, index: int, states: tuple[bytes, ...], manifest: Cid, *, withheld: bool, result: bytes | None
     ) -> Member:
         store = self.context.store
         self.claimed[index] = states
+        if self.shows_marks:
+            store.put_bytes(opening_of(bytes(32), decoy=index in self.decoys))
         keep = cid_of_bytes if withheld else store.put_bytes
         trace = (store.put_bytes(state(0)), *map(keep, states))
         right = result or self.workload.result(self.manifest, self.specs[index], (state(0), *states).__getitem__)

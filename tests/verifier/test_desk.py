@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from simulated import SEGMENTS, Counting, state
 from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, join, make_verifier, record_of
@@ -17,17 +18,20 @@ from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.mark import mark_of
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Announce, Publish, Receipt, SubmitCommitment, SubmitSeal, TaskOffer
+from proofyard.protocol.messages import Announce, Decoy, Publish, Receipt, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.signature import recover
 from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
-from proofyard.verifier.database import Job, JobState, Task, TaskState, tasks_of
+from proofyard.verifier.batches import form_batches
+from proofyard.verifier.database import Batch, Job, JobState, Task, TaskState, tasks_of
 from proofyard.verifier.desk import SubmissionRefused
 from proofyard.verifier.giving import give_out
 from proofyard.verifier.jobs import note_opened, take_up
+from proofyard.verifier.marks import decoys_of, objection_to_decoy, salts_of
+from proofyard.verifier.membership import members_of
 
 TASKS = 4
 
@@ -312,3 +316,53 @@ async def test_a_blip_of_the_only_node_costs_a_job_nothing_but_time(counter: Cou
         assert {task.state for task in tasks_of(session, job)} == {TaskState.READY}
         assert all(task.barred == "" for task in tasks_of(session, job))
     assert 1 <= node.offers <= TASKS, "nobody is asked for the same task again and again"
+
+
+SALT = b"d" * 32
+
+
+def with_decoy(here: Counter, *, decoy: bool = True, signer: Wallet | None = None, **changes: Any) -> SubmitCommitment:
+    """A submission with what may or may not be a decoy of it."""
+    message = here.submission()
+    trace = changes.pop("trace", (message.trace[0], *(cid_of_bytes(b"false" + bytes([n])) for n in range(1, 9))))
+    trace = trace[: len(message.trace)]
+    parts = {"trace_root": root([cid_bytes(cid) for cid in trace]), "mark": mark_of(SALT, decoy=decoy)} | changes
+    commitment = replace(message.commitment, **parts)
+    signature = (signer or here.node).sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
+    return msgspec.structs.replace(message, decoy=Decoy(commitment, signature, trace, SALT))
+
+
+def test_a_decoy_is_one_beside_its_commitment(tmp_path: Path) -> None:
+    here = Counter(tmp_path)
+    assert objection_to_decoy(here.submission(), DOMAIN) == ""
+    good = with_decoy(here)
+    assert objection_to_decoy(good, DOMAIN) == ""
+    assert "mark" in objection_to_decoy(with_decoy(here, decoy=False), DOMAIN)
+    assert "another task" in objection_to_decoy(with_decoy(here, work_units=2), DOMAIN)
+    assert "states" in objection_to_decoy(with_decoy(here, trace=good.trace), DOMAIN)
+    assert "root" in objection_to_decoy(with_decoy(here, trace_root=good.commitment.trace_root), DOMAIN)
+    assert "signed" in objection_to_decoy(with_decoy(here, signer=Wallet.generate()), DOMAIN)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_decoy_is_taken_where_it_was_ordered_and_comes_into_a_batch_first(
+    tmp_path: Path, ordered: bool
+) -> None:
+    here = Counter(tmp_path)
+    await here.begin()
+    with here.context.database.session() as session:
+        task = session.get(Task, (1, 0))
+        assert task is not None
+        task.decoy = ordered
+    message = with_decoy(here)
+    receipt = await here.hand_in(message)
+    assert receipt.leaf == message.commitment.struct_hash(), "what is promised is the work"
+    with here.context.database.session() as session:
+        task = session.get(Task, (1, 0))
+        assert task is not None and task.state == TaskState.COMMITTED
+        batch = session.get(Batch, form_batches(session, at=0.0, batch_tasks=1)[0])
+        assert batch is not None and message.decoy is not None
+        shown = message.decoy if ordered else message
+        assert [member.commitment for member in members_of(batch)] == [shown.commitment]
+        assert salts_of(batch) == (shown.salt,)
+        assert bool(decoys_of(batch)) == ordered

@@ -7,6 +7,9 @@ shows it once somebody else leads its batch.
 import asyncio
 from dataclasses import replace
 
+from sqlmodel import select
+
+from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Domain
@@ -18,7 +21,7 @@ from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import ProofyardError
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.verifier.context import Context
-from proofyard.verifier.database import Batch
+from proofyard.verifier.database import Batch, Segment
 from proofyard.verifier.delivery import owed
 from proofyard.verifier.membership import members_of
 
@@ -28,7 +31,7 @@ ASKED_AT_ONCE = 16
 
 def objection_to_decoy(message: SubmitCommitment, domain: Domain) -> str:
     """Why a submission's decoy is none, empty where it is one, or there is none: a signed commitment to the same task
-    with the same first state and not one other state or result of the true ones."""
+    with the same first state and none of the other true ones."""
     decoy, own = message.decoy, message.commitment
     if decoy is None:
         return ""
@@ -38,7 +41,7 @@ def objection_to_decoy(message: SubmitCommitment, domain: Domain) -> str:
     if replace(shown, trace_root=own.trace_root, result=own.result, mark=own.mark) != own:
         return "it is to another task"
     apart = len(trace) == len(message.trace) and trace[0] == message.trace[0]
-    if not apart or not {*trace[1:], shown.result}.isdisjoint({*message.trace, own.result}):
+    if not apart or not set(trace[1:]).isdisjoint(message.trace):
         return "its states are not all but the first one other ones"
     if not trace_is_usable((*trace, shown.result)) or shown.trace_root != root([cid_bytes(cid) for cid in trace]):
         return "its trace root is not that of its trace"
@@ -70,10 +73,15 @@ async def gather_salts(context: Context, batch: Batch) -> None:
         async with limit:
             return salt or await find_salt(context, member, patience_s=context.settings.state_due_s)
 
-    salts = encode(await asyncio.gather(*map(one, members, known)))
+    before = decoys_of(batch)
+    batch.salts = encode(await asyncio.gather(*map(one, members, known)))
     with context.database.session() as session:
-        session.merge(batch).salts = salts
-    batch.salts = salts
+        session.merge(batch)
+        for job, task in decoys_of(batch) - before:
+            # What its auditors answered says something else now.
+            for row in session.exec(select(Segment).where(Segment.batch == batch.id, Segment.job == job)):
+                if row.task == task and not row.unvoted:
+                    row.verdict = Verdict.PENDING
 
 
 async def find_salt(context: Context, member: Member, *, patience_s: float) -> bytes:

@@ -47,7 +47,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     recheck_s: float = 20.0
     max_state_bytes: int = 2 << 30
     batch_tasks: int = 32
-    decoys_bps: int = 100
+    decoys_bps: int = 150
     takeover: bool = True
     keep_s: float = 30 * 24 * 3600.0
     cache_bytes: int = 16 << 30
