@@ -269,6 +269,19 @@ async def test_a_job_that_cannot_run_holds_up_no_other(
         assert first.reason
 
 
+@pytest.mark.parametrize("changed", [{"workload": 1}, {"workload": 63}, {"units": 1}, {"units": 1 << 47}])
+async def test_a_job_of_which_no_record_can_hold_is_not_begun(counter: Counter, changed: dict[str, int]) -> None:
+    """The contract does not know what a manifest makes: a batch of such work could never be settled, at its leader's
+    cost and everybody's in it."""
+    job = counter.add_job(**changed)
+    await take_up(counter.context)
+    with counter.context.database.session() as session:
+        row = session.get(Job, job)
+        assert row is not None
+        assert (row.state, row.tasks) == (JobState.FAILED, 0)
+        assert "was opened with" in row.reason
+
+
 async def test_a_job_that_pays_nothing_runs_like_any_other(counter: Counter) -> None:
     job = await counter.begin(reward=Wei(0), audit_fee=Wei(0))
     await counter.hand_in(counter.submission(job))

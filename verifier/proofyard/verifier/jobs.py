@@ -17,6 +17,7 @@ from proofyard.chain.errors import ChainUnreachable, Refused
 from proofyard.chain.refusals import JobTakenBy
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import encode
+from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.types import Cid, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.database import OVER, Batch, Job, JobState, Line, Task, TaskState, log, tasks_of
@@ -85,9 +86,9 @@ async def _take_up(context: Context, job: Job) -> None:
     except ProofyardError as error:
         _fail(context, job, str(error))
         return
-    units = sum(spec.work_units for spec in graph)
-    if units != job.units:
-        _fail(context, job, f"the manifest makes {units} work units, the job was opened with {job.units}")
+    objection = objection_to_job(job.workload, job.units, manifest, graph)
+    if objection:
+        _fail(context, job, objection)
         return
     if context.rests(job.id, -1, "take"):
         return
@@ -98,7 +99,7 @@ async def _take_up(context: Context, job: Job) -> None:
         job = session.merge(job)
         job.state, job.tasks = JobState.RUNNING, len(graph)
         for spec in graph:
-            reward = int(job.reward) * spec.work_units // max(1, units)
+            reward = int(job.reward) * spec.work_units // job.units
             session.add(Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(reward)))
         log(session, job.id, "opened", f"{manifest.workload} job of {len(graph)} tasks")
 
