@@ -11,6 +11,7 @@ from proofyard.protocol.workload_bits import WORKLOADS
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Amount = Annotated[int, Meta(ge=0)]
 Most = Annotated[int, Meta(ge=1)]
+Share = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
@@ -72,7 +73,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_data_bytes: Most = 32 << 30
     max_state_bytes: Most = 2 << 30
     max_task_reward: Amount = 85
-    max_decoys_bps: Amount = 500
+    max_decoys_bps: Share = 500
     jury: bool = True
     defend: bool = True
     bond_budget: Amount = 500

@@ -13,6 +13,7 @@ from proofyard.cli.extras import require
 from proofyard.cli.options import ServiceFlags, grouped, parse_address
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
+from proofyard.runtime.folder import own_folder
 
 if TYPE_CHECKING:
     from proofyard.node.settings import NodeSettings
@@ -48,6 +49,9 @@ class NodeFlags(ServiceFlags):
     max_state_bytes: Annotated[int | None, typer.Option(help="Largest state or result.")] = None
     max_task_reward: Annotated[
         int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
+    ] = None
+    max_decoys_bps: Annotated[
+        int | None, typer.Option(help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.")
     ] = None
     defend: Annotated[
         bool | None, typer.Option("--defend/--no-defend", help="Challenge what is held against this node wrongly.")
@@ -101,6 +105,9 @@ class VerifierFlags(ServiceFlags):
         int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
     ] = None
     batch_tasks: Annotated[int | None, typer.Option(help="Commitments of a job that make a batch.")] = None
+    decoys_bps: Annotated[
+        int | None, typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.")
+    ] = None
     takeover: Annotated[
         bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
     ] = None
@@ -179,7 +186,9 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
     _require_node_values(settings)
-    service.run(settings, password=password_for(settings.wallet, settings.password_file))
+    password = password_for(settings.wallet, settings.password_file)
+    with own_folder(settings.data_dir):
+        service.run(settings, password=password)
 
 
 @grouped
@@ -197,4 +206,6 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     defaults = {"data_dir": data_dir("verifier")}
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
-    service.run(settings, password=password_for(settings.wallet, settings.password_file))
+    password = password_for(settings.wallet, settings.password_file)
+    with own_folder(settings.data_dir):
+        service.run(settings, password=password)

@@ -15,6 +15,7 @@ from proofyard.protocol.types import Address
 app = typer.Typer(no_args_is_help=True, help="Make and look at wallets: keys in encrypted files.")
 
 Name = Annotated[str, typer.Argument(help="The wallet's name.")]
+LONGEST_NAME = 100
 
 
 @app.command()
@@ -26,8 +27,8 @@ def new(
     from proofyard.chain.errors import WalletExists
     from proofyard.chain.wallet import wallet_path
 
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot be a wallet's name; use letters, digits and dashes")
+    if not name or len(name) > LONGEST_NAME or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes")
     path = wallet_path(wallets_dir(keystore_dir), name)
     if path.exists():
         raise WalletExists(path)
