@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from proofyard.cli.output import plain
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address
 
@@ -96,8 +97,8 @@ class JobView:
         who = self.name_of(line.node) if line.node else ""
         return Text.assemble(
             (f"{line.at - self._started:6.1f}s ", "dim"),
-            (f"{line.kind:<15}", _STYLES.get(line.kind, "cyan")),
-            f"{who:<13} {text}",
+            (f"{plain(line.kind, keep=''):<15}", _STYLES.get(line.kind, "cyan")),
+            f"{plain(who, keep=''):<13} {plain(text, keep='')}",
         )
 
     def _render(self) -> Group:

@@ -16,14 +16,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 """The option that every command with data on stdout takes."""
 
 
+def plain(text: str, keep: str = "\n\t") -> str:
+    """`text` without what a terminal would obey: reasons, labels and names come from peers, and go before people."""
+    return "".join(each if each.isprintable() or each in keep else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
     """Print a command's result: `data` as JSON, or `text` for people."""
-    print(json.dumps(data, indent=2) if as_json else text, flush=True)
+    print(json.dumps(data, indent=2) if as_json else plain(text), flush=True)
 
 
 def note(text: str) -> None:
     """Tell the person at the terminal something that is not data: progress, the next command to type."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def parse_credits(text: str) -> Wei:
