@@ -62,6 +62,17 @@ def test_addresses_are_taken_in_any_case() -> None:
     assert {parse_address(text) for text in (address, address.lower(), "0x" + address[2:].upper())} == {address}
 
 
+def test_an_interrupted_command_says_that_the_job_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proofyard.cli.output.emit", interrupted)
+    assert main(["version"]) == 130
+    assert "a job goes on" in capsys.readouterr().err
+
+
 class Unmatched(ProofyardError):
     exit_code = 4
 

@@ -15,6 +15,7 @@ from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
 
+INTERRUPTED = 130
 BEFORE_THE_COMMAND = ("--config", "--log-level")
 
 app = typer.Typer(
@@ -104,12 +105,14 @@ def guard(run: Callable[[], object]) -> int:
     except Exception as error:
         what = f"unexpected {type(error).__name__}: {error}"
         return _fail(f"{what}; run it again with PROOFYARD_DEBUG=1 to see where it comes from", error, 1)
+    if code == INTERRUPTED:  # typer turns an interrupt of a command into this
+        return _interrupted()
     return code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
     output.note("interrupted; what was sent before stays: a job goes on, `proofyard job wait` follows it again")
-    return 130
+    return INTERRUPTED
 
 
 def _fail(message: str, error: BaseException | None, code: int) -> int:
