@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from msgspec.structs import replace as replaced
 from stage import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
@@ -144,6 +145,8 @@ class Auditor:
     states: dict[Cid, bytes] = field(default_factory=dict)
     shows_states: bool = False
     copies: bool = False
+    hides: bool = False
+    """It seals nothing to its leader, and shows its answer to whoever asks."""
 
     @property
     def peer(self) -> Address:
@@ -182,10 +185,12 @@ class Auditor:
                 self.states[cid_of_bytes(after)] = after
             keyed = Digest(bytes(32)) if self.copies else keyed_digest(message.seed, self.peer, after)
             opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
-        self.openings[message.task.index, message.segment] = opened
         seal = seal_of(opened.opening(), self.peer)
         place = (message.batch, message.job, message.task.index, message.segment)
         signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
+        self.openings[message.task.index, message.segment] = replaced(opened, signature=signature)
+        if self.hides:
+            return Ack()
         await self.verifier.desk.submit_seal(cast(Any, self), SubmitSeal(*place, seal, signature), cast(Any, None))
         return Ack()
 

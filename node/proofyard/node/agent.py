@@ -56,7 +56,17 @@ from proofyard.protocol.messages import (
     TaskProgress,
 )
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, plain_reason, seal_of, seal_struct_hash
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
+from proofyard.protocol.types import (
+    Address,
+    BatchId,
+    Cid,
+    Digest,
+    JobId,
+    ProofyardError,
+    SegmentIndex,
+    Signature,
+    TaskIndex,
+)
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
 from proofyard.workloads.executor import Executor
@@ -173,7 +183,8 @@ class Agent:
             opening = self._journal.opened(message, time.time() - UNDECIDED_AFTER_S)
         if opening is None:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
-        return opening
+        place = (message.batch, message.job, message.task, message.segment)
+        return msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
 
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None
@@ -545,12 +556,16 @@ class Agent:
         over = partial(asyncio.to_thread, self._commits_over, offer.job)
         self._courier.send(verifier, Parcel(name, submission, Receipt, taken, given_up, over))
 
+    def _signed_seal(self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], opening: SealOpened) -> Signature:
+        own = self._wallet.address
+        struct_hash = seal_struct_hash(*place, own, seal_of(opening.opening(), own))
+        return self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
+
     def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
         """Bring a seal to its verifier, as long as the batch is not settled."""
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         seal = seal_of(opening.opening(), self._wallet.address)
-        struct_hash = seal_struct_hash(*place, self._wallet.address, seal)
-        signature = self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
+        signature = self._signed_seal(place, opening)
         name = Work(verifier, offer).name
 
         def taken(answer: Ack) -> None:

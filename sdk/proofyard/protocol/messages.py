@@ -168,12 +168,14 @@ class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal-2"):
 
 
 class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-3"):
-    """What was sealed, and nothing else: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`."""
+    """What was sealed: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`. `signature` is the
+    auditor's over its seal, as in `SubmitSeal`: an answer that it has not signed counts for nobody."""
 
     after: Bytes32
     keyed: Bytes32
     reason: Reason
     salt: Salt
+    signature: Signature = Signature(b"")
 
     def opening(self) -> Opening:
         return Opening(self.after, self.keyed, self.reason, self.salt)
@@ -188,10 +190,22 @@ class CoSign(msgspec.Struct, frozen=True, tag="co-sign-2"):
     sign: bool = True
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A signed answer of an auditor that a record calls absent: it goes into the next record."""
+
+    job: JobId
+    task: TaskIndex
+    segment: SegmentIndex
+    auditor: Address
+    opened: SealOpened
+
+
 class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
-    """A BLS signature (96 bytes, compressed) over the settlement's digest; empty where none was asked for."""
+    """A BLS signature (96 bytes, compressed) over the settlement's digest; empty where none was asked for, or where
+    answers were `left_out` of the record, which is not signed then."""
 
     signature: bytes
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):

@@ -6,7 +6,7 @@ chain says of the batch comes next; only then is anything fetched, and signature
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.protocol.codec import CodecError
 from proofyard.protocol.findings import withheld_by
 from proofyard.protocol.mark import mark_cid
-from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
+from proofyard.protocol.messages import CoSign, CoSigned, LeftOut, OpenSeal, SealOpened
 from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record
 from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
 from proofyard.protocol.settling import settlement_of
@@ -29,6 +29,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.database import Held, Known
 from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.evidence import Seen, gather_evidence
+from proofyard.verifier.left_out import MOST, is_signed
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import batches_of, gather_lists
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
@@ -56,6 +57,14 @@ class Line:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
+
+
+class AnswersLeftOut(ProofyardError):
+    """Auditors that a record calls absent have shown what they signed."""
+
+    def __init__(self, answers: Sequence[LeftOut]) -> None:
+        self.answers = tuple(answers)
+        super().__init__(f"{answers[0].auditor} is called absent and has answered")
 
 
 class CoSigner:
@@ -144,7 +153,10 @@ class CoSigner:
         view = await context.on_chain(partial(context.chain.view, message.batch))
         key = (message.record, view.attempt, view.leader)
         if self._seen.get(key) is None and not context.settings.blind:
-            await self._check(view, record, connection)
+            try:
+                await self._check(view, record, connection)
+            except AnswersLeftOut as found:
+                return CoSigned(b"", found.answers)
         self._seen.note(key)
         if not message.sign:
             return CoSigned(b"")
@@ -173,7 +185,7 @@ class CoSigner:
         await check_keyed(view, record, evidence.manifests, read)
         await self._check_unopened(record, connection)
         await self._check_withheld(record, connection)
-        await self._check_absent(record)
+        await self._check_absent(view, record)
 
     def _require_list_in_time(self, view: BatchView) -> None:
         """A member list that turned up after the draw may have waited for a kind one: such a batch is never settled.
@@ -205,9 +217,11 @@ class CoSigner:
                 reason = f"what opens the mark of task {commitment.task} of job {commitment.job} can be had"
                 raise RecordInvalid(record.batch, "salts", reason)
 
-    async def _check_absent(self, record: BatchRecord) -> None:
-        """Auditors whose answers the record lacks: one that shows its answer was left out."""
+    async def _check_absent(self, view: BatchView, record: BatchRecord) -> None:
+        """Auditors whose answers the record lacks: one that shows an answer that it signed was left out, or hides it
+        from its leader. Either way the leader is given it. Raises `AnswersLeftOut`."""
         limit = asyncio.Semaphore(ASKED_AT_ONCE)
+        found: list[LeftOut] = []
 
         async def ask(audit: AuditedSegment, auditor: Address) -> None:
             member = self._context.members.get(auditor)
@@ -216,13 +230,16 @@ class CoSigner:
             try:
                 async with limit:
                     request = OpenSeal(record.batch, *audit.key)
-                    await member.connection.request(request, reply=SealOpened, timeout=ASK_S)
+                    opened = await member.connection.request(request, reply=SealOpened, timeout=ASK_S)
             except ProofyardError:
                 return
-            reason = f"{auditor} is called absent from segment {audit.segment} of task {audit.task} and has answered"
-            raise RecordInvalid(record.batch, "audits", reason)
+            answer = LeftOut(*audit.key, auditor, opened)
+            if await asyncio.to_thread(is_signed, view, answer):
+                found.append(answer)
 
         await asyncio.gather(*(ask(audit, auditor) for audit in record.audits for auditor in audit.absent))
+        if found:
+            raise AnswersLeftOut(found[:MOST])
 
     async def _missing(self, cid: Cid, worker: Address, connection: Connection) -> bool:
         """Whether nobody delivers an artifact within this verifier's own patience. Raises `RequestFailed` where it

@@ -41,6 +41,7 @@ from proofyard.verifier.database import Batch, BatchState, Seat, SeatState, Segm
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.drawing import counted_lists
 from proofyard.verifier.evidence import Evidence, gather_evidence
+from proofyard.verifier.left_out import take_in
 from proofyard.verifier.marks import find_salt, salts_of
 from proofyard.verifier.membership import batches_of, gather_lists, members_of
 from proofyard.verifier.outcomes import apply_record
@@ -65,8 +66,9 @@ async def settle(context: Context, batch: Batch) -> None:
     digest = settlement_digest(context.domain, view.ref, settlement)
     try:
         signers, signature = await collect(context, view, digest, cid)
-    except NoQuorum:
+    except NoQuorum as refused:
         if bound_to(context, view.batch, view.attempt) is None:
+            await take_in(context, view, batch, refused.left_out)
             await _look_for_lists(context, view, batch)
             await _look_for_states(context, batch, record)
         raise
