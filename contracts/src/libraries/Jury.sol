@@ -111,11 +111,12 @@ library Jury {
         returns (address[] memory parties)
     {
         IRegistry.Batch memory b = registry.batch(BatchId.wrap(x.batch));
+        uint256 signers = registry.quorum(b.quorum) & ~b.absent;
         uint32[] memory accusers;
         if (x.kind == ICourt.Kind.Fault) accusers = registry.slashes(BatchId.wrap(x.batch))[x.entry].accusers;
         address[] memory before = x.round == 0 ? new address[](0) : panel.jurors[0];
         uint256 others = panel.barred.length;
-        parties = new address[](5 + accusers.length + before.length + others + LibBit.popCount(b.signers));
+        parties = new address[](5 + accusers.length + before.length + others + LibBit.popCount(signers));
         (parties[0], parties[1], parties[2]) = (x.challenger, x.appellant, _ownerOf(registry, x.accused));
         (parties[3], parties[4]) = (_ownerOf(registry, b.verifier), registry.job(JobId.wrap(x.job)).requester);
         uint256 n = 5;
@@ -128,7 +129,7 @@ library Jury {
         for (uint256 i = 0; i < others; ++i) {
             parties[n++] = panel.barred[i];
         }
-        for (uint256 left = b.signers; left != 0; left &= left - 1) {
+        for (uint256 left = signers; left != 0; left &= left - 1) {
             OperatorId signer = registry.seatHolder(uint8(LibBit.ffs(left)), b.settled.settledAt);
             parties[n++] = _ownerOf(registry, OperatorId.unwrap(signer));
         }
@@ -171,17 +172,32 @@ library Jury {
         (x.votesWrong, x.votesRight) = (0, 0);
     }
 
-    /// @notice Fines the jurors of either round who opened the opposite of what was decided: `fine` like a silent juror, and
+    /// @notice Fines the jurors of either round who found the opposite of what was decided, and pays those who found it.
+    /// @return What was paid out of `amount` and of all fines.
+    function pay(
+        IRegistry registry,
+        ChallengeId id,
+        ICourt.Challenge storage x,
+        Panel storage panel,
+        uint96 fine,
+        uint96 perjury,
+        uint96 amount
+    ) external returns (uint96) {
+        _punish(registry, id, x, panel, fine, perjury);
+        return _reward(registry, x, panel, amount);
+    }
+
+    /// @dev Fines the jurors of either round who opened the opposite of what was decided: `fine` like a silent juror, and
     /// `perjury` where more than two thirds of all found the same, because executing gives everybody the same state. That
     /// is burned, so that no majority gains by it.
-    function punish(
+    function _punish(
         IRegistry registry,
         ChallengeId id,
         ICourt.Challenge storage x,
         Panel storage panel,
         uint96 fine,
         uint96 perjury
-    ) external {
+    ) private {
         (address[] memory jury, bytes32[] memory found) = _findings(x, panel);
         bool evident = _isEvident(x, found);
         for (uint256 i = 0; i < jury.length; ++i) {
@@ -191,10 +207,10 @@ library Jury {
         }
     }
 
-    /// @notice Equal parts of `amount` and of all fines for the jurors of either round who found what was decided, and the same
+    /// @dev Equal parts of `amount` and of all fines for the jurors of either round who found what was decided, and the same
     /// as most of them: who did not execute stands alone.
-    function pay(IRegistry registry, ICourt.Challenge storage x, Panel storage panel, uint96 amount)
-        external
+    function _reward(IRegistry registry, ICourt.Challenge storage x, Panel storage panel, uint96 amount)
+        private
         returns (uint96)
     {
         (address[] memory jury, bytes32[] memory found) = _findings(x, panel);
@@ -215,7 +231,7 @@ library Jury {
 
     /// @notice Whether the jurors who cleared an auditor found, most of all that voted, one and the same state or answer, and
     /// that is not what the worker claimed.
-    function contradicts(ICourt.Challenge storage x, Panel storage panel) external view returns (bool) {
+    function contradicts(ICourt.Challenge storage x, Panel storage panel) internal view returns (bool) {
         (, bytes32[] memory found) = _findings(x, panel);
         (bytes32 shared, uint256 count, uint256 opened) = _shared(x, found);
         return count * 2 > opened && _isState(x, shared) && (uint256(shared) ^ uint256(x.claimed)) >> 1 != 0;
