@@ -1,6 +1,7 @@
 """What nodes hand in: cheap checks first, receipts that can be kept, seats that are still theirs."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Announce, Decoy, Publish, Receipt, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.signature import recover
-from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
@@ -379,3 +380,31 @@ async def test_a_decoy_is_taken_where_it_was_ordered_and_comes_into_a_batch_firs
         assert [member.commitment for member in members_of(batch)] == [shown.commitment]
         assert salts_of(batch) == (shown.salt,)
         assert bool(decoys_of(batch)) == ordered
+
+
+async def test_first_states_are_made_one_at_a_time(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kilobyte of manifest may ask for gigabytes of memory, and all nodes of an attacker may hand in at once."""
+    job = await counter.begin()
+    make, at_once, most = counter.desk._make_first, 0, 0
+
+    def watched(*args: Any) -> Cid:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.05)
+        made = make(*args)
+        at_once -= 1
+        return made
+
+    monkeypatch.setattr(counter.desk, "_make_first", watched)
+    monkeypatch.setattr(counter.desk, "_first_states", Forgetting())
+    commitment = counter.submission(job).commitment
+    await asyncio.gather(*(counter.desk._first_state(counter.node.address, commitment) for _ in range(6)))
+    assert most == 1
+
+
+class Forgetting(dict[object, Cid]):
+    """Has nothing that it is asked about."""
+
+    def __contains__(self, _: object) -> bool:
+        return False

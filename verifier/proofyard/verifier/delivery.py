@@ -9,11 +9,10 @@ from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context, now
 from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.state import MAX_STATE_BYTES as MAX_STATE_BYTES
 
 logger = logging.getLogger(__name__)
 
-MAX_STATE_BYTES = 8 << 30
-"""More is no state or result, whoever made it: the same for everybody who judges."""
 SMALL_BYTES = 64 << 20
 """Artifacts up to this size are read side by side, larger ones one after the other."""
 OWED_POLL_S = 1.0

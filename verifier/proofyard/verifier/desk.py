@@ -12,7 +12,7 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
-from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.mark import opens
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
@@ -87,6 +87,7 @@ class Desk:
         self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: dict[object, Cid] = {}
+        self._making = asyncio.Lock()
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
         endpoint.on(TaskProgress, self.task_progress)
@@ -256,17 +257,21 @@ class Desk:
             inputs = inputs_of(task, tasks_of(session, job.id))
         manifest = self._context.manifest(manifest_cid)
         key = (commitment.job, commitment.task, inputs)
-        if key not in self._first_states:
-            sizes = [self._context.store.size(cid) for cid in inputs]
-            async with room(self._context, *sizes):
-                data = tuple(self._context.store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
-                state = await asyncio.to_thread(
-                    self._context.workload(manifest).initial_state, manifest, spec, Inputs(results=data)
-                )
-            self._first_states[key] = await asyncio.to_thread(cid_of_bytes, state)
-            while len(self._first_states) > FIRST_STATES:
-                self._first_states.pop(next(iter(self._first_states)))
-        return self._first_states[key], root([cid_bytes(manifest_cid), *map(cid_bytes, inputs)])
+        # One at a time: a manifest of a kilobyte may ask for a state of gigabytes, and every node may ask at once.
+        async with self._making:
+            if key not in self._first_states:
+                sizes = [self._context.store.size(cid) for cid in inputs]
+                async with room(self._context, *sizes):
+                    self._first_states[key] = await asyncio.to_thread(self._make_first, manifest, spec, inputs)
+                while len(self._first_states) > FIRST_STATES:
+                    self._first_states.pop(next(iter(self._first_states)))
+            first_state = self._first_states[key]
+        return first_state, root([cid_bytes(manifest_cid), *map(cid_bytes, inputs)])
+
+    def _make_first(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> Cid:
+        store, make = self._context.store, self._context.workload(manifest).initial_state
+        data = tuple(store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
+        return cid_of_bytes(make(manifest, spec, Inputs(results=data)))
 
     async def submit_seal(self, connection: Connection, message: SubmitSeal, _body: Body) -> Ack:
         """A sealed answer; its signature is checked only for a seat that waits for it."""
