@@ -104,7 +104,7 @@ async def _finalize(context: Context, state: ChainBatch) -> None:
 
 async def _draw(context: Context, state: ChainBatch, params: Params, *, led: bool) -> None:
     """The chain forgets block hashes: a batch that nobody draws in time has to be drawn anew, which its leader pays."""
-    if any(state.seed):
+    if any(state.seed) or state.voided:
         return
     late = await context.on_chain(context.chain.block_number) - (state.commit_block + params.draw_delay)
     if late > HASHES:
