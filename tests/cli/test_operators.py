@@ -175,6 +175,7 @@ def test_slips_in_operators_commands_name_what_to_correct(bench: Bench) -> None:
         (("verifier", "unseat", "256", "--wallet", "owner"), ("--password-file",), "less than or equal to 255"),
         (("wallet", "balance", owner, "--registry", token), (), "there is no Registry at"),
         (("job", "show", "7"), (), "there is no job 7"),
+        (("job", "show", "7", "--from-block", "9999"), (), "from_block: the chain ends with block"),
         (("job", "show", str(2**256)), (), "less than or equal to"),
         (("verifier", "dispute", "open", "1", "--record", "--wallet", "owner"), ("--password-file",), "no batch 1"),
         (("verifier", "dispute", "draw", "4", "--wallet", "owner"), ("--password-file",), "there is no challenge 4"),

@@ -14,7 +14,7 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from web3.types import TxReceipt
 
-from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
+from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
@@ -80,7 +80,8 @@ def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
 
 class ChainClient(HistoryReader):
     """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more.
-    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain."""
+    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain. Raises `BlockAhead`
+    for one that is not there."""
 
     def __init__(
         self,
@@ -92,6 +93,8 @@ class ChainClient(HistoryReader):
         first_block: int = 0,
     ) -> None:
         super().__init__(rpc_url, registry, first_block=first_block)
+        if first_block and first_block > (last := self.block_number()):
+            raise BlockAhead(first_block, last)
         self.wallet = wallet
         self._sender = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
 

@@ -11,6 +11,7 @@ ProofyardError
     ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint, or another chain than expected
     ├── BadRpcUrl            exit code 2: the address of the chain is no URL
     ├── NoRegistry           exit code 2: no Registry at the address
+    ├── BlockAhead           exit code 2: events are to be read from a block that is not there yet
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
     ├── TransactionLost      not mined in time
     ├── NotDrawn             the block that seeds a batch's audits is not there yet
@@ -96,6 +97,17 @@ class NoRegistry(ChainError):
     def __init__(self, registry: str, rpc_url: str) -> None:
         self.registry, self.rpc_url = registry, rpc_url
         super().__init__(f"there is no Registry at {registry!r} on the chain at {rpc_url}; check both addresses")
+
+
+class BlockAhead(ChainError):
+    exit_code = 2
+
+    def __init__(self, first_block: int, last_block: int) -> None:
+        self.first_block, self.last_block = first_block, last_block
+        super().__init__(
+            f"from_block: the chain ends with block {last_block}, nothing is to be read from {first_block} on; give the "
+            "block that the Registry is in, or 0"
+        )
 
 
 class InsufficientBalance(ChainError):
