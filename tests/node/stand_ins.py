@@ -91,6 +91,7 @@ class FakeChain:
     audit_fee: int = 10**24
     over: bool = False
     leader: Address = VERIFIER.address
+    attempt: int = 0
 
     chain_id = DOMAIN.chain_id
     registry = DOMAIN.registry
@@ -149,6 +150,7 @@ class FakeChain:
             open_challenges=0,
             voided=False,
             dropped=False,
+            attempt=self.attempt,
         )
 
 

@@ -106,7 +106,7 @@ class Offers:
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(offer, manifest)
         check_limits(self._settings, manifest, offer.task)
-        member = await self._member(verifier, offer)
+        member = await self.member(verifier, offer)
         commitment, trace = member.commitment, member.trace
         fits = (
             commitment.manifest == cid_digest(offer.manifest)
@@ -139,7 +139,8 @@ class Offers:
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 
-    async def _member(self, verifier: Address, offer: AuditOffer) -> Member:
+    async def member(self, verifier: Address, offer: AuditOffer) -> Member:
+        """The commitment that an audit is of, as its batch's list has it. Raises as `check_task` does."""
         state = await asyncio.to_thread(self._chain.batch, offer.batch)
         known = self._lists.get((offer.batch, state.header))
         if known is None:
