@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +19,18 @@ from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.mark import mark_of
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Announce, Decoy, Publish, Receipt, SubmitCommitment, SubmitSeal, TaskOffer
+from proofyard.protocol.messages import (
+    Announce,
+    Decoy,
+    JobQuery,
+    Publish,
+    Receipt,
+    SubmitCommitment,
+    SubmitSeal,
+    TaskOffer,
+)
 from proofyard.protocol.seal import CANNOT_EXECUTE
-from proofyard.protocol.signature import recover
+from proofyard.protocol.signature import SignatureInvalid, recover
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
@@ -33,6 +42,7 @@ from proofyard.verifier.giving import give_out
 from proofyard.verifier.jobs import note_opened, take_up
 from proofyard.verifier.marks import decoys_of, objection_to_decoy, salts_of
 from proofyard.verifier.membership import members_of
+from proofyard.verifier.service import _work
 
 TASKS = 4
 
@@ -107,6 +117,16 @@ class Counter:
 
     async def hand_in(self, message: SubmitCommitment) -> Receipt:
         return await self.desk.submit_commitment(self.link, message, cast(Any, None))
+
+    def job(self, number: JobId) -> Job:
+        with self.context.database.session() as session:
+            found = session.get(Job, number)
+            assert found is not None
+            return found
+
+    def attempts(self, job: JobId) -> int:
+        with self.context.database.session() as session:
+            return sum(task.attempts for task in tasks_of(session, job))
 
     def task(self) -> Task:
         with self.context.database.session() as session:
@@ -226,8 +246,38 @@ async def test_one_peer_cannot_keep_a_verifier_busy(counter: Counter) -> None:
         except RequestFailed as error:
             busy += error.code == "busy"
     assert busy > 40
+    busy = 0
+    for _ in range(500):
+        try:
+            await counter.desk.job_query(counter.link, JobQuery(JobId(1)), cast(Any, None))
+        except RequestFailed as error:
+            busy += error.code == "busy"
+    assert busy > 350
     many = Publish(tuple(cid_of_bytes(bytes([i])) for i in range(100)), 1)
     assert not (await counter.desk.publish(counter.link, many, cast(Any, None))).proceed
+
+
+async def test_signatures_are_checked_only_so_often_for_one_peer(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred commitments that fit and are signed by nobody, as fast as they come."""
+    await counter.begin()
+    message = counter.submission(signer=Wallet.generate())
+    checked = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal checked
+        checked += 1
+        raise SignatureInvalid("it is by somebody else")
+
+    monkeypatch.setattr(desk_module, "require_signer", refuse)
+    answers = await asyncio.gather(*(counter.hand_in(message) for _ in range(500)), return_exceptions=True)
+    busy = sum(isinstance(answer, RequestFailed) and answer.code == "busy" for answer in answers)
+    assert all(isinstance(answer, RequestFailed | SignatureInvalid) for answer in answers)
+    assert checked == 500 - busy and busy > 200
+    other = counter.submission(task=TaskIndex(9))
+    with pytest.raises(SubmissionRefused, match="no task 9"):
+        await counter.hand_in(other)
 
 
 async def test_a_requester_sends_no_more_than_it_said(counter: Counter, tmp_path: Path) -> None:
@@ -281,6 +331,42 @@ async def test_a_job_of_which_no_record_can_hold_is_not_begun(counter: Counter, 
         assert row is not None
         assert (row.state, row.tasks) == (JobState.FAILED, 0)
         assert "was opened with" in row.reason
+
+
+async def test_a_job_of_no_worth_that_ends_in_two_seconds_stops_no_loop_and_no_restart(counter: Counter) -> None:
+    """It is seen, given out and over within a moment; the verifier's loop goes on, and so does that of its next run."""
+    for wallet in [Wallet.generate() for _ in range(5)]:
+        record = record_of(counter.chain.add_node(wallet, valid=0))
+        join(counter.verifier, Asked(wallet, RequestFailed("away", "no answer")), record)
+    worthless = {"reward": Wei(0), "audit_fee": Wei(0), "verifier_fee": Wei(0)}
+    bad = counter.add_job(deadline=counter.chain.clock + 2, **worthless)
+    good = counter.add_job()
+
+    async def run_until(done: Callable[[Job, Job], bool]) -> None:
+        loop = asyncio.create_task(_work(counter.context))
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    with counter.context.database.session() as session:
+                        rows = session.get(Job, bad), session.get(Job, good)
+                        assert rows[0] is not None and rows[1] is not None
+                        if done(rows[0], rows[1]):
+                            return
+                    assert not loop.done()
+                    await asyncio.sleep(0.05)
+                    counter.context.changed()
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+
+    await run_until(lambda first, second: first.state == second.state == JobState.RUNNING)
+    counter.chain.clock += 3
+    await run_until(lambda first, second: (first.state, second.state) == (JobState.FAILED, JobState.RUNNING))
+    assert counter.attempts(good) and counter.attempts(bad), "tasks of both were given out"
+    last = counter.add_job(deadline=counter.chain.clock + 2, **worthless)
+    counter.chain.clock += 3
+    await run_until(lambda _, second: counter.job(last).state == JobState.FAILED and second.state == JobState.RUNNING)
+    assert "deadline" in counter.job(bad).reason and "deadline" in counter.job(last).reason
 
 
 async def test_a_job_that_pays_nothing_runs_like_any_other(counter: Counter) -> None:
