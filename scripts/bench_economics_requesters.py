@@ -32,7 +32,9 @@ def cells(bench: Bench) -> Iterator[Cell]:
         odds = juries(pool(owners, fraction).without(honest=1))
         where: Where = {"owners": owners, "colluding": fraction, "seats": seats, "reward in a window": reward}
         value = steal(stealable(reward, seats), seats, odds)
-        takes = "more seats or a larger jury of appeal, so that 2/3 of the seats are worth more than what they can take"
+        takes = (
+            "open budgets bounded by stakes, or more seats, so that 2/3 of them are worth more than what they can take"
+        )
         limit = most_to_steal(seats, odds) / stealable(reward, seats)
         yield Cell("requester", "pays nothing with a quorum", where, -value, limit, takes)
     for stake, fraction in product(STAKES, COLLUDING):

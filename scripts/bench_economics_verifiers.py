@@ -94,7 +94,9 @@ def _quorums(bench: Bench) -> Iterator[Cell]:
         honest = VERIFIER_FEE * reward - signers(seats) * RECORD
         stolen, framed = stealable(reward, seats), share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)
         limit = most_to_steal(seats, odds)
-        takes = "more seats or a larger jury of appeal, so that 2/3 of the seats are worth more than what they can take"
+        takes = (
+            "open budgets bounded by stakes, or more seats, so that 2/3 of them are worth more than what they can take"
+        )
         for strategy, gain in (
             ("quorum invents a record", stolen),
             ("quorum withholds its record", stolen),
@@ -126,7 +128,7 @@ def _leaders(bench: Bench) -> Iterator[Cell]:
         yield Cell("verifier", "equivocates", where, earned + equivocation)
         # With the requester: results without pay, at the price of the budget.
         saved = budget(reward) - drop_penalty(reward)
-        takes = "a larger penalty"
+        takes = "what a verifier has open of budgets bounded by its stake"
         strategy = "lets a batch be dropped, for its requester"
         yield Cell("verifier", strategy, where, earned - saved, drop_penalty(reward) / budget(reward), takes)
         # Whoever committed a batch pays for its drop, though another leader took it over, who pays its part as well.
