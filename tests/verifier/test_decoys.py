@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from court import BATCH, RIGHT, Court, colluder, honest, moved, state
 
 from proofyard.protocol.codec import decode
@@ -10,6 +11,7 @@ from proofyard.protocol.mark import UNOPENED, opening_of
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.record import BatchRecord
 from proofyard.protocol.settlement import FaultReason
+from proofyard.verifier import judging
 from proofyard.verifier.batches import form_batches
 from proofyard.verifier.database import Batch, Log, Task
 from proofyard.verifier.membership import members_of
@@ -118,3 +120,24 @@ async def test_what_a_signer_shows_to_be_a_decoy_is_judged_as_one(court: Callabl
     record = await here.judge()
     assert [audit.verdict for audit in record.audits] == ["undecided"]
     assert record.decoys == {(1, 0)} and not record.faults
+
+
+async def test_the_result_of_a_decoy_is_fetched_like_any_other_and_is_no_fault(
+    court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verifier that lacked just the results of decoys would tell auditors which they are."""
+    asked: list[str] = []
+    owed = judging.owed
+
+    async def noted(*arguments: Any, **keywords: Any) -> int:
+        asked.append(arguments[2])
+        return await owed(*arguments, **keywords)
+
+    monkeypatch.setattr(judging, "owed", noted)
+    here = court(honest, honest, honest, honest)
+    here.decoys = {0}
+    here.commit({0: (FALSE, True)}, result=b"nothing that follows from any state")
+    record = await here.judge()
+    member = record.tasks[0]
+    assert {member.commitment.result, member.trace[-1]} <= set(asked)
+    assert not record.faults
