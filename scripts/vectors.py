@@ -26,6 +26,7 @@ from proofyard.protocol.settlement import (
     Payout,
     Settlement,
     Share,
+    bound_hash,
     consent_digest,
     draw_seed,
     encode_faults,
@@ -35,6 +36,7 @@ from proofyard.protocol.settlement import (
     payout_root,
     possession_digest,
     settlement_digest,
+    stored_hash,
 )
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -129,6 +131,8 @@ PAID = Header(
         Line(JobId(7), 4000, Wei(10**21), 3900, Wei(10**20)),
         Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1), 2**64 - 1, Wei(2**96 - 1)),
     ),
+    _digest(12),
+    _digest(13),
 )
 
 
@@ -143,7 +147,11 @@ def _headers() -> list[dict[str, Any]]:
                 name: [str(getattr(line, name)) for line in header.lines]
                 for name in ("job", "units", "budget", "paid_units", "amount")
             },
+            "seed": _hex(header.seed),
+            "payout_root": _hex(header.payout_root),
             "hash": _hex(header_hash(header)),
+            "stored": _hex(stored_hash(header)),
+            "bound": _hex(bound_hash(header)),
         }
         for header in (FRESH, RESERVED, PAID)
     ]

@@ -73,7 +73,7 @@ contract AttacksCourtTest is CourtBase {
         roundOfBoth(one, other, false);
         later(1 hours);
         court.resolve(one);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.Contested.selector, batch));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claims());
         court.resolve(other);
         registry.claim(claims());
@@ -273,7 +273,7 @@ contract AttacksCourtTest is CourtBase {
         }
         vm.assertEq(stakeOf(CHALLENGER), before - BOND, "for one bond in all");
         vm.assertTrue(registry.batch(batch).voided, "nothing stands");
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotSettled.selector, batch));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claims());
         vm.assertEq(stakeOf(owner(1)), VERIFIER_STAKE, "but nobody is slashed without a verdict");
         assertConserved();

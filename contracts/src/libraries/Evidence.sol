@@ -5,6 +5,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Headers} from "./Headers.sol";
 import {Merkle} from "./Merkle.sol";
 import {TypedData} from "./TypedData.sol";
 
@@ -40,6 +41,11 @@ library Evidence {
         claimed = step.afterCid.length == CID_LENGTH ? bytes32(step.afterCid[CID_LENGTH - 32:]) : bytes32(0);
     }
 
+    /// @notice Requires that a header is the one whose hash is `stored`.
+    function checkHeader(BatchId batch, bytes32 stored, IRegistry.Header calldata header) external pure {
+        require(Headers.stored(header) == stored, IRegistry.BadHeader(batch));
+    }
+
     /// @notice Whether the batch whose header's hash is `stored` holds a commitment's struct hash, and a line of its job.
     function holds(
         bytes32 stored,
@@ -72,7 +78,7 @@ library Evidence {
         uint256 index,
         bytes32[] calldata proof
     ) private pure returns (bool) {
-        if (keccak256(abi.encode(header)) != stored) return false;
+        if (Headers.stored(header) != stored) return false;
         bytes32 leaf = Merkle.leaf(abi.encode(structHash));
         if (!Merkle.verify(header.root, leaf, index, header.size, proof)) return false;
         for (uint256 i = 0; i < header.lines.length; ++i) {

@@ -159,9 +159,10 @@ abstract contract CourtBase is Base {
             "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits,bytes32 mark)"
         );
         bytes memory first = abi.encode(kind, c.job, c.task, c.node, c.manifest, c.inputs);
-        return keccak256(
-            bytes.concat(first, abi.encode(c.traceRoot, c.segments, keccak256(c.result), c.workUnits, c.mark))
-        );
+        return
+            keccak256(
+                bytes.concat(first, abi.encode(c.traceRoot, c.segments, keccak256(c.result), c.workUnits, c.mark))
+            );
     }
 
     /// @notice What node `i` (10 or 11) committed to for a segment.

@@ -200,7 +200,7 @@ class Court:
     ) -> None:
         """Show two settlements of one attempt at a batch, each with the signature (256 bytes of EIP-2537) of the
         verifier that had seat `slot`. `header` is the one that both were signed with, `BatchView.header` of that
-        attempt."""
+        attempt, with the seed."""
         rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
         self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
 

@@ -13,10 +13,6 @@ class AlreadyChallenged(Refused):
     sentence = "the same was challenged before, in challenge {challenge}; follow that one"
 
 
-class AlreadyClaimed(Refused):
-    sentence = "payout {index} of batch {batch} was claimed already; nothing is left to do"
-
-
 class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
 
@@ -168,6 +164,10 @@ class NotVerifier(Refused):
 
 class NotYourJob(Refused):
     sentence = "job {job} can be closed by its requester, or by its verifier once all is paid, not by {caller}"
+
+
+class NothingClaimed(Refused):
+    sentence = "nothing of this can be claimed now: it was claimed before, or a challenge holds it or has voided it"
 
 
 class NothingToWithdraw(Refused):
