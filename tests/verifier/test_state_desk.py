@@ -9,8 +9,8 @@ import pytest
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.mark import mark_cid
+from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
