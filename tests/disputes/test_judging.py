@@ -187,7 +187,7 @@ async def test_nobody_is_guilty_of_what_the_batch_does_not_hold(
     """The contract takes any place of a line's job. A jury that found no answer would be fined for its silence, and the
     accused's own node would not even challenge."""
     finding = await found(honest(), monkeypatch, Kind.FAULT, reason=reason, task=task, segment=segment)
-    assert (finding.wrong, finding.evidence) == (True, WRONG), finding.reason
+    assert (finding.wrong, finding.evidence) == (True, on_fault(UNAVAILABLE, True)), finding.reason
 
 
 async def test_whoever_withheld_a_state_is_acquitted_by_a_jury_that_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:

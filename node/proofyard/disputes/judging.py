@@ -211,7 +211,7 @@ async def _see_fault(
         return await _judge_worker(chain, batch, replayer, fault)
     except NoSuchPlace as error:
         # Nobody can have done, or not done, what the batch does not hold.
-        return True, f"the accused is innocent: {error}"
+        return _Seen(True, f"the accused is innocent: {error}")
     except (ListWithheld, InputsUnknown, StateWithheld) as error:
         # What cannot be shown at all is the record's fault: challenge that.
         return _Seen(False, str(error))
