@@ -1,8 +1,9 @@
 """What a juror finds on a challenge: pure evidence, the same for every juror that can get it.
 
 A segment is executed again, from what was committed; so is that of a fault, and an auditor is held against what it
-sealed. Either way the evidence is what executing gave, so that nobody who has only guessed is paid. No record is believed for that, and none is needed. A record is right if all of it follows and can be had. What
-a workload that is not exact gives is no evidence: nobody's stake depends on it.
+sealed. Either way the evidence is what executing gave, so that nobody is paid who has only guessed. No record is
+believed for that, and none is needed. A record is right if all of it follows and can be had. What a workload that is
+not exact gives is no evidence: nobody's stake depends on it.
 """
 
 import asyncio
@@ -52,8 +53,9 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Finding:
     """What a juror votes. `wrong`: what is challenged is wrong, so the challenge is right. `evidence` says so to the
-    Court: for a segment the digest of the juror's own state, or an answer that is none, for a fault `on_fault` of that. `keyed` is `keyed_digest` of
-    the bytes that this was found in, under the jury's seed and the juror's owner; `UNKEYED` where there are none."""
+    Court: for a segment the digest of the juror's own state, or an answer that is none; for a fault `on_fault` of
+    that. `keyed` is `keyed_digest` of the bytes that this was found in, under the jury's seed and the juror's owner;
+    `UNKEYED` where there are none."""
 
     evidence: Digest
     keyed: Digest
