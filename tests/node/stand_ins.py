@@ -36,6 +36,9 @@ class FakeLinks:
     def connection(self, _verifier: Address) -> Connection | None:
         return cast(Connection, self)
 
+    def live(self) -> list[Connection]:
+        return [cast(Connection, self)]
+
     name = "verifier"
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:

@@ -11,6 +11,7 @@ from machine import Node
 from stand_ins import member_of
 
 from proofyard.node import decoys as decoys_module
+from proofyard.protocol.cid import make_cid
 from proofyard.protocol.manifest import decode_manifest
 from proofyard.protocol.mark import mark_cid, opening_of, opens
 from proofyard.protocol.messages import Decoy
@@ -115,6 +116,28 @@ async def test_a_mark_is_a_secret_until_another_attempt_at_its_batch(
     assert node.store.get_bytes(mark) == opening_of(shown.salt, decoy=ordered)
     if message.decoy:
         assert not await node.get(mark_cid(message.commitment.mark)), "the other one is in no batch"
+
+
+async def test_a_mark_is_told_although_the_verifier_that_was_given_it_is_gone(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the batch is then known from the verifier that took it over."""
+    node: Node = await start(budget=1 << 20, **SMALL)
+    await node.work()
+    message = node.links.delivered[-1]
+    member = member_of(JobId(1), node.manifest, node.offer(0).task, message.trace, message.commitment.result)
+    node.chain.commit(node.store, [msgspec.structs.replace(member, commitment=message.commitment)])
+    members = node.store.get_bytes(make_cid(node.chain.list_digest))
+    node.lose(make_cid(node.chain.list_digest))
+    node.chain.attempt = 1
+
+    async def blocks(cids: Any) -> Any:
+        for cid in cids:
+            yield cid, members if cid == make_cid(node.chain.list_digest) else None
+
+    monkeypatch.setattr(node.links, "connection", lambda _: None)
+    monkeypatch.setattr(node.links, "blocks", blocks)
+    assert await node.get(mark_cid(message.commitment.mark))
 
 
 def test_a_change_is_one_bit_somewhere_and_keeps_what_is_asked_of_it() -> None:

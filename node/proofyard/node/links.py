@@ -104,6 +104,10 @@ class VerifierLinks:
         """The live connection to a verifier."""
         return self._live.get(verifier)
 
+    def live(self) -> list[Connection]:
+        """The live connections to all verifiers."""
+        return list(self._live.values())
+
     async def joined(self) -> None:
         """Until some verifier has taken this node."""
         await self._joined.wait()

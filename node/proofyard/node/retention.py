@@ -157,13 +157,15 @@ class Retention:
                 self._journal.release(task)
 
     async def committed_roots(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
-        """The trace roots in a batch, from its member list; none where that cannot be had now."""
+        """The trace roots in a batch, from its member list, which every seat has; `verifier` is asked first. None where
+        it cannot be had now."""
         if event.batch not in self._roots:
             header = Header(event.root, event.size, event.members, event.lines)
-            connection = self._links.connection(verifier)
+            first = self._links.connection(verifier)
+            peers = [*([first] if first else []), *(peer for peer in self._links.live() if peer is not first)]
 
             async def read(cid: Cid, max_bytes: int) -> bytes:
-                await fetch(self._store, cid, [connection] if connection else [], max_bytes=max_bytes)
+                await fetch(self._store, cid, peers, max_bytes=max_bytes)
                 return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
             try:
