@@ -98,6 +98,7 @@ contract Court is ICourt {
         x.challenger = registry.chargeBond(msg.sender, _params.bond);
         id = _openAbout(batch, b.attempt, x, 0, 0, salt);
         for (uint256 i = 1; i < header.lines.length; ++i) {
+            // slither-disable-next-line unused-return
             (address requester,,) = registry.terms(JobId.wrap(header.lines[i].job));
             _panels[ChallengeId.unwrap(id)].barred.push(requester);
         }
@@ -168,6 +169,7 @@ contract Court is ICourt {
 
     /// @dev Until when batches of a job can be committed (Unix seconds).
     function _lastCommit(JobId job) private view returns (uint256) {
+        // slither-disable-next-line unused-return
         (,, uint256 end) = registry.terms(job);
         return end + RECEIPT_TIME;
     }
@@ -190,6 +192,7 @@ contract Court is ICourt {
         uint256 sealedAt = _seals[sealed_];
         require(sealedAt != 0 && sealedAt < block.number, NotSealed(x.challenger, sealed_));
         delete _seals[sealed_];
+        // slither-disable-next-line unused-return
         (, x.workload,) = registry.terms(JobId.wrap(x.job));
         x.bench = uint32(registry.benchLength(x.workload));
         (x.batch, x.attempt, x.phase) = (uint64(BatchId.unwrap(batch)), attempt, Phase.Draw);
