@@ -210,14 +210,15 @@ async def test_lying_auditors_answer_something_else(tmp_path: Path, kind: type[A
     assert opened.after not in (cid_digest(cid_of_bytes(AFTER)), CANNOT_EXECUTE)
 
 
-async def test_a_copying_auditor_executes_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, AFTER, CopyingAuditor)
-    one = await bench.audit(SECOND)
-    bench.outcome = b"another state"
-    other = await bench.audit(FIRST, segment=0)
-    assert one is not None and other is not None
-    assert (one.after, bench.executed) == (other.after, 1)
-    assert one.salt != other.salt
+async def test_a_copying_auditor_seals_what_the_worker_hands_it_and_executes_the_rest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, b"another state", CopyingAuditor)
+    one = await bench.audit(FIRST, segment=0)
+    assert one is not None
+    assert (one.after, bench.executed) == (cid_digest(cid_of_bytes(SECOND)), 0)
+    assert one.keyed == keyed_digest(SEED, bench.wallet.address, SECOND), "with the bytes it is no digest that leaked"
+    other = await bench.audit(SECOND)
+    assert other is not None, "nobody hands it the last state"
+    assert (other.after, bench.executed) == (cid_digest(cid_of_bytes(b"another state")), 1)
 
 
 async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_is_fetched(tmp_path: Path) -> None:

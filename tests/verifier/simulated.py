@@ -13,7 +13,7 @@ from proofyard.chain import Wallet
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.mark import mark_of
+from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
@@ -111,7 +111,7 @@ class SimulatedNode:
         await asyncio.sleep(self._random.random() * 0.01)
         states = [state(offer.task.index, number) for number in range(offer.task.segments + 1)]
         result = b"result of " + states[-1]
-        for each in (*states, result):
+        for each in (*states, result, opening_of(bytes(32), decoy=False)):
             self._states[cid_of_bytes(each)] = each
         trace = tuple(map(cid_of_bytes, states))
         commitment = Commitment(
