@@ -32,11 +32,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Cell]]] = {
 }
 LIMITS = frozenset(
     {
-        "worker fakes where work costs all that it pays",
-        "auditor is silent",
-        "auditor copies bytes that an honest worker leaks",
-        "challenger voids its own job's batches for want of a jury",
-        "juror says wrong about a fault without executing",
+        "juror repeats what the accused of a fault claims",
         "verifier quorum invents a record",
         "verifier quorum withholds its record",
         "verifier quorum pays its requester instead of the workers",
@@ -47,7 +43,6 @@ LIMITS = frozenset(
         "verifier signs records unseen",
         "verifier co-signs nothing",
         "requester pays nothing with a quorum",
-        "requester farms its node's reputation with worthless jobs",
     }
 )
 """Strategies that pay somewhere: docs/economics.md says where, and what it takes."""

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from itertools import product
 
+import msgspec
+
 from bench_economics_court import NODE_STAKE, TASKS, prize
 from bench_economics_odds import Pool, audit, juries, pool
 from bench_economics_setup import (
@@ -20,18 +22,21 @@ from bench_economics_setup import (
     K,
     Where,
     share,
+    tokens,
 )
 from bench_economics_workers import Situation, backed, loss_by, offered, stake_lost
 from proofyard.protocol.audit import Verdict
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.seal import KEYED_ONE_IN
+from proofyard.verifier.settings import VerifierSettings
 
-DECOYS = 0.0
-"""The share of audits whose leaked answers are false on purpose: there are none."""
+DECOYS = share(next(f.default for f in msgspec.structs.fields(VerifierSettings) if f.name == "decoys_bps"))
+"""The share of tasks, and so of audits, whose states are false on purpose, as verifiers order them."""
 
 
 def pay(reward: float) -> float:
-    """A seat's part of the audit fee, for a task of `reward`."""
-    return AUDIT_FEE * reward / (K * SEGMENTS_PER_AUDIT)
+    """A seat's part of the audit fee, for a task of `reward`; for less than the least nodes take no work."""
+    return max(tokens(LEAST_SEAT_PAY), AUDIT_FEE * reward / (K * SEGMENTS_PER_AUDIT))
 
 
 def execution(reward: float, segments: int = SEGMENTS) -> float:

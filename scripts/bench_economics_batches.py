@@ -28,7 +28,6 @@ from bench_economics_setup import (
     tokens,
     wei,
 )
-from bench_economics_workers import weight
 from proofyard.protocol.audit import BatchEntry as Entry
 from proofyard.protocol.audit import SegmentAudit, Verdict, audit_plan, tally
 from proofyard.protocol.cid import cid_digest, raw_cid
@@ -125,7 +124,7 @@ def formula(play: Play) -> float:
     odds = next(_entries(play, view, members)).odds
     hit = 1 - (1 - odds.wad / WAD * odds.segments / SEGMENTS) ** play.own
     nominal = play.own * play.reward
-    return hit * (play.stake + nominal * weight(play.reputation)) - WORK * nominal
+    return hit * (play.stake + nominal) - WORK * nominal
 
 
 def played(play: Play, batches: int, seed: list[int]) -> Iterator[float]:
@@ -208,6 +207,7 @@ def _members(play: Play, view: BatchView, random: np.random.Generator) -> tuple[
                 segments=SEGMENTS,
                 result=TRACE[0],
                 work_units=1,
+                mark=Digest(bytes(32)),
             ),
             Signature(bytes(65)),
             TRACE,
@@ -305,6 +305,7 @@ def _record(view: BatchView, members: tuple[Member, ...], audits: tuple[AuditedS
         leader=view.leader,
         jobs=(),
         tasks=members,
+        salts=tuple(bytes(32) for _ in members),
         counted=(),
         uncounted=(),
         over=(),

@@ -10,6 +10,7 @@ from itertools import product
 
 from bench_economics_odds import JuryOdds, juries, pool
 from bench_economics_setup import (
+    AUDIT_FEE,
     COLLUDING,
     COURT,
     FETCH,
@@ -20,6 +21,7 @@ from bench_economics_setup import (
     SEATS,
     SEGMENTS,
     STAKES,
+    VERIFIER_FEE,
     WORK,
     Bench,
     Cell,
@@ -37,6 +39,12 @@ TASKS = (0.01, 1.0, 10.0, 85.0)
 """Rewards of a task."""
 RIGHT_CHALLENGES = (0.5, 0.9, 0.99)
 """Shares of the challenges that are right, as a juror expects."""
+
+
+LEAST_JURY = 3
+"""Jurors that are enough where a bench has no more (`Jury.LEAST`)."""
+VOIDINGS = 127
+"""How often a batch can be voided and taken again: its attempts are 8 bits, and each voiding and taking is one."""
 
 
 def returned(taken: float, *, winner: bool = False, requester: bool = False, jury: bool = False) -> float:
@@ -96,12 +104,14 @@ def _challengers(bench: Bench) -> Iterator[Cell]:
             where,
             -accuse(odds, prize(NODE_STAKE)) + (1 - odds.last) * FINE,
         )
-    # Where no jury can be drawn the batch is voided and the bond goes back, however often: its workers are not paid.
-    for owners in (COURT.jury_size - 1, COURT.jury_size):
-        saved = 1.0 if owners < COURT.jury_size else -BOND
-        where = {"owners on the bench": owners, "reward": 1.0}
-        takes = f"{COURT.jury_size} owners besides the parties that offer the workload"
-        yield Cell("challenger", "voids its own job's batches for want of a jury", where, GAS - saved, takes=takes)
+    # Where no jury can be drawn the batch is voided for a bond, and settled again by whoever takes it. Its budget comes
+    # back only once no attempts are left.
+    for owners, reward in product((LEAST_JURY - 1, LEAST_JURY), (1.0, 100.0, 1_000.0)):
+        saved = reward * (1 + AUDIT_FEE + VERIFIER_FEE) if owners < LEAST_JURY else 0.0
+        where = {"owners on the bench": owners, "reward": reward}
+        takes = f"{LEAST_JURY} owners besides the parties that offer the workload"
+        lost = VOIDINGS * (BOND + GAS) if owners < LEAST_JURY else BOND
+        yield Cell("challenger", "voids its own job's batches for want of a jury", where, lost - saved, takes=takes)
     # A copy has no seal that is older than the challenge: the transaction reverts, and the gas is gone.
     yield Cell("challenger", "copies an open challenge", {}, GAS)
     bounty = returned(NODE_STAKE, winner=True)
@@ -114,9 +124,16 @@ def _challenge(strategy: str, where: Where, value: float) -> Cell:
     return Cell("challenger", strategy, where, -value, takes="a larger jury of appeal, or a larger bond")
 
 
+def juror_trust() -> float:
+    """The share of right challenges from which on it pays to say what the accused says, for the dearest tasks."""
+    executing = WORK * max(TASKS) / SEGMENTS + FETCH
+    return 1 - executing / (returned(BOND, jury=True) / COURT.jury_size + NODE_STAKE)
+
+
 def _jurors(bench: Bench) -> Iterator[Cell]:
-    """A juror is paid with the majority that it is in, at least its share of a jury of appeal; whoever voted against
-    the decision pays the fine. Jurors that guess must expect others to execute."""
+    """A juror is paid with the majority that it is in, at least its share of a jury of appeal, if it found what most of
+    them found. Whoever voted against the decision pays the fine, and a node's stake where it said what executing would
+    have given and the others found something else. Jurors that guess must expect others to execute."""
     pay = returned(NODE_STAKE, jury=True) / COURT.appeal_jury_size
     rejected = returned(BOND, jury=True) / COURT.jury_size
     for reward, right in product(bench.corners(TASKS), RIGHT_CHALLENGES):
@@ -124,18 +141,17 @@ def _jurors(bench: Bench) -> Iterator[Cell]:
         where: Where = {"reward": reward, "challenges right": right}
         earned = right * pay + (1 - right) * rejected - executing
         # Evidence that nobody else has is not paid, and a wrong verdict is fined.
-        guess = (1 - right) * -FINE
+        guess = (1 - right) * -NODE_STAKE
         yield Cell("juror", "says wrong with made-up evidence", where, earned - guess)
-        guess = (1 - right) * rejected - right * FINE
+        guess = (1 - right) * rejected - right * NODE_STAKE
         yield Cell("juror", "repeats the worker's digest", where, earned - guess)
         yield Cell("juror", "is silent", where, earned + FINE)
+        guess = (1 - right) * -FINE
+        yield Cell("juror", "says that a fault is false, without evidence", where, earned - guess)
+        # What the accused claims is in the record, and true where the challenge is right.
+        guess = right * pay - (1 - right) * NODE_STAKE
+        takes = f"fewer than {juror_trust():.2%} of all challenges right"
+        yield Cell("juror", "repeats what the accused of a fault claims", where, earned - guess, takes=takes)
         guess = right * pay - (1 - right) * FINE
-        yield Cell(
-            "juror",
-            "says wrong about a fault without executing",
-            where,
-            earned - guess,
-            takes="evidence of an execution from jurors of faults, as from those of segments",
-        )
         earned = right * pay + (1 - right) * rejected - RECORD
         yield Cell("juror", "says wrong about a record without looking", where, earned - guess)

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from bench_economics_auditors import decoys_needed
-from bench_economics_court import NODE_STAKE, VERIFIER_STAKE, accuse, prize
+from bench_economics_court import NODE_STAKE, VERIFIER_STAKE, accuse, juror_trust, prize
 from bench_economics_odds import juries, pool
-from bench_economics_requesters import CAREERS, best_purchase
 from bench_economics_setup import (
     AUDIT_FEE,
     COSTS,
@@ -149,14 +148,7 @@ def _break_even() -> list[list[object]]:
     )
     rows.append(["signing records unseen", f"one record in {VERIFIER_STAKE / RECORD:,.0f} that does not validate"])
     rows.append(["dropping a receipt", f"tasks of {tokens(COURT.receipt_penalty) / (1 + AUDIT_FEE):.1f}"])
-    for career in CAREERS:
-        gain, bought = best_purchase(career, 0.0, 1.0)
-        rows.append(
-            [
-                f"buying a reputation before earning {career:,.0f}, tasks of 1",
-                f"gains {gain:,.2f} with {bought:,} audits",
-            ]
-        )
+    rows.append(["a juror that says what the accused says", f"{juror_trust():.2%} of all challenges right"])
     return rows
 
 
@@ -168,7 +160,7 @@ def _least(pays: Callable[[float], bool]) -> str:
 def _faking_pays(stake: float, fraction: float, costs: float) -> bool:
     for reputation, (asked, reward) in ((r, flight) for r in (0, 100, 10_000) for flight in FLIGHTS):
         of = Situation(stake, reputation, backed(stake, asked, reward), reward, NETWORK, fraction)
-        if offered(of) and loss(of.draws(), of.stake, of.everybody) <= (WORK * of.pay if costs == WORK else of.paid):
+        if offered(of) and loss(of.draws(), of.stake, of.everybody) <= costs * of.pay:
             return True
     return False
 

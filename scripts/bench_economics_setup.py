@@ -37,9 +37,7 @@ class Cost:
 
 
 COSTS = {
-    "work": Cost(
-        0.45, "of a task's reward", "executing it (electricity, wear): nine tenths of what a new node is paid"
-    ),
+    "work": Cost(0.9, "of a task's reward", "executing it (electricity, wear); another tenth is earned"),
     "audit_fee": Cost(0.1, "of the job's reward", "what a requester offers for audits, as in the SDK's example"),
     "verifier_fee": Cost(0.05, "of the job's reward", "what a requester offers its verifiers"),
     "gas": Cost(0.001, "tokens", "one transaction"),

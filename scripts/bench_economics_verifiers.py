@@ -1,5 +1,6 @@
 """Verifiers that lead, sign or hold back dishonestly, against verifiers that do what they are paid for."""
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
@@ -29,6 +30,8 @@ BATCHES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Rewards of a batch, or of all batches in one window."""
 INVALID = (1e-2, 1e-3, 0.0)
 """Shares of the records handed to a co-signer that do not validate."""
+EXPOSURE = share(getattr(PARAMS, "exposure_bps", 0))
+"""Of a verifier's stake, what it may have open of budgets; 0 for no bound."""
 SETTLE_PENALTY, RECEIPT_PENALTY = tokens(PARAMS.settle_penalty), tokens(COURT.receipt_penalty)
 MAX_TASK_REWARD = 85.0
 """What nodes accept by default: a dropped receipt costs more."""
@@ -52,8 +55,13 @@ def signer_fee(reward: float, seats: int) -> float:
 
 
 def drop_penalty(reward: float) -> float:
-    """What a leader pays whose batch is dropped."""
-    return min(VERIFIER_STAKE, max(SETTLE_PENALTY, budget(reward)))
+    """What a leader pays whose batch is dropped: its budget, which its stake covers where open budgets are bounded."""
+    return min(math.inf if EXPOSURE else VERIFIER_STAKE, max(SETTLE_PENALTY, budget(reward)))
+
+
+def stealable(reward: float, seats: int) -> float:
+    """What two thirds of the seats can have open of the budgets of one window."""
+    return min(budget(reward), EXPOSURE * signers(seats) * VERIFIER_STAKE if EXPOSURE else math.inf)
 
 
 def steal(gain: float, seats: int, odds: JuryOdds) -> float:
@@ -84,9 +92,11 @@ def _quorums(bench: Bench) -> Iterator[Cell]:
         odds = juries(pool(owners, fraction).without(honest=1))
         where: Where = {"owners": owners, "colluding": fraction, "seats": seats, "reward in a window": reward}
         honest = VERIFIER_FEE * reward - signers(seats) * RECORD
-        stolen, framed = budget(reward), share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)
+        stolen, framed = stealable(reward, seats), share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)
         limit = most_to_steal(seats, odds)
-        takes = "more seats or a larger jury of appeal, so that 2/3 of the seats are worth more than a window's budgets"
+        takes = (
+            "open budgets bounded by stakes, or more seats, so that 2/3 of them are worth more than what they can take"
+        )
         for strategy, gain in (
             ("quorum invents a record", stolen),
             ("quorum withholds its record", stolen),
@@ -118,7 +128,7 @@ def _leaders(bench: Bench) -> Iterator[Cell]:
         yield Cell("verifier", "equivocates", where, earned + equivocation)
         # With the requester: results without pay, at the price of the budget.
         saved = budget(reward) - drop_penalty(reward)
-        takes = "a verifier stake above the budget of what it has committed and not settled"
+        takes = "what a verifier has open of budgets bounded by its stake"
         strategy = "lets a batch be dropped, for its requester"
         yield Cell("verifier", strategy, where, earned - saved, drop_penalty(reward) / budget(reward), takes)
         # Whoever committed a batch pays for its drop, though another leader took it over, who pays its part as well.
@@ -142,7 +152,7 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
             continue
         where = of.where()
         penalty = drop_penalty(of.pay)
-        yield Cell("verifier", "hides a list until the draw is known", where, penalty + of.paid - WORK * of.pay)
+        yield Cell("verifier", "hides a list until the draw is known", where, penalty + (1 - WORK) * of.pay)
         hit = at_least_one(of.draws(), 1.0)
         lost = min(loss(of.draws(), of.stake, of.everybody), penalty * hit / (1 - hit))
         takes = f"a penalty of {WORK * of.pay * (1 - hit) / hit:,.0f} for a batch that is dropped"
@@ -150,7 +160,7 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
         yield Cell("verifier", strategy, where, lost - WORK * of.pay, lost / (WORK * of.pay), takes)
         # Two colluders of a list of 32 agree, the others are named absent. Those that were there look, and challenge.
         odds = juries(of.everybody.without(honest=1, colluding=1))
-        convicted = of.stake - returned(of.stake, requester=True) + of.paid
+        convicted = of.stake - returned(of.stake, requester=True) + of.pay
         lost = hit * defend(odds, convicted)
         takes = "auditors that look at the segments of records which name them absent"
         strategy = "quorum calls honest auditors absent, for a faking worker"
@@ -160,7 +170,7 @@ def _dropping(bench: Bench) -> Iterator[Cell]:
                 continue
             each = of.tasks // count
             alone = dial(of.stake, of.reputation, each * of.reward, of.reward)
-            lost = loss([Draw(each * count, of.paid / of.tasks, alone)], of.stake, of.everybody)
+            lost = loss([Draw(each * count, of.reward, alone)], of.stake, of.everybody)
             saved = WORK * each * count * of.reward
             strategy = "quorum hides lists, so that a faking worker's exposure is not counted"
             yield Cell("verifier", strategy, of.where(batches=count), lost - saved, lost / saved, takes)

@@ -33,7 +33,6 @@ from bench_economics_setup import (
 )
 from proofyard.protocol.audit import LISTED, Verdict
 from proofyard.protocol.dial import WAD, AuditOdds, affordable_reward, audit_odds, stake_at_risk, tasks_alike
-from proofyard.protocol.payout import WEIGHT_ONE, payout_weight
 from proofyard.protocol.types import Wei
 
 SPLITS = (1, 10, 100)
@@ -63,13 +62,8 @@ class Situation:
 
     @property
     def pay(self) -> float:
-        """What all tasks are worth, which the dial reckons with: the most that they can be paid."""
+        """What all tasks are paid, which the dial reckons with."""
         return self.tasks * self.reward
-
-    @property
-    def paid(self) -> float:
-        """What they are paid, by the worker's reputation."""
-        return self.pay * weight(self.reputation)
 
     @property
     def everybody(self) -> Pool:
@@ -88,11 +82,7 @@ class Situation:
 
     def draws(self) -> list[Draw]:
         odds = dial(self.stake, self.reputation, self.pay, self.reward)
-        return [Draw(self.tasks, self.paid / self.tasks, odds)]
-
-
-def weight(consecutive_valid: int) -> float:
-    return payout_weight(consecutive_valid) / WEIGHT_ONE
+        return [Draw(self.tasks, self.reward, odds)]
 
 
 def at_risk(stake: float) -> Wei:
@@ -170,7 +160,7 @@ def loss_by(
         return unpaid
     in_flight = sum(draw.tasks * draw.reward for draw in draws) if pay is None else pay
     at_fault = fault * _fault_costs(stake, in_flight, auditors) + (0.0 if lazy else liars * NODE_STAKE)
-    in_court = outvoted * _outvoted_costs(0.0 if lazy else (K + 1) * NODE_STAKE, auditors)
+    in_court = outvoted * _outvoted_costs(stake + in_flight, 0.0 if lazy else (K + 1) * NODE_STAKE, auditors)
     return unpaid + at_least_one(draws, fault + outvoted, every=every) * (at_fault + in_court) / (fault + outvoted)
 
 
@@ -188,12 +178,12 @@ def _fault_costs(stake: float, pay: float, auditors: Pool) -> float:
     return lost - max(0.0, accuse(odds, lost + prize((K + 1) * NODE_STAKE)))
 
 
-def _outvoted_costs(accusers: float, auditors: Pool) -> float:
-    """Colluders carried the verdict, but an honest auditor was outvoted, and contests its own fault. If it wins, those
-    who carried the verdict lose `accusers`, their stakes. Nobody's software challenges the worker's segment."""
-    if not accusers:
-        return 0.0
-    return defend(juries(auditors.without(honest=1)), accusers - returned(accusers, requester=True))
+def _outvoted_costs(worker: float, accusers: float, auditors: Pool) -> float:
+    """Colluders carried the verdict, but an honest auditor was outvoted, and contests its own fault, with the segment
+    that it is about. If it wins, the worker loses `worker`, its stake and pay, and those who carried the verdict
+    `accusers`, their stakes."""
+    lost = worker + accusers
+    return defend(juries(auditors.without(honest=1)), lost - returned(lost, requester=True))
 
 
 def situations(bench: Bench) -> Iterator[Situation]:
@@ -224,11 +214,11 @@ def _fakes(of: Situation) -> Iterator[Cell]:
     lost = loss(draws, of.stake, of.everybody)
     yield _cell("fakes one segment of every task", of.where(), lost, WORK * of.pay)
     takes = "a higher collusionBps: less reward in flight for a stake, or more audits"
-    yield _cell("fakes where work costs all that it pays", of.where(), lost, of.paid, takes)
+    yield _cell("fakes where work costs all that it pays", of.where(), lost, of.pay, takes)
     yield _cell("fakes all segments", of.where(), loss(draws, of.stake, of.everybody, every=True), WORK * of.pay)
     for fakes in sorted({1, of.tasks // 4, of.tasks // 2} - {0, of.tasks}):
         some = [Draw(fakes, draws[0].reward, draws[0].odds)]
-        lost = loss(some, of.stake, of.everybody, pay=of.paid)
+        lost = loss(some, of.stake, of.everybody, pay=of.pay)
         yield _cell("fakes some of its tasks", of.where(fakes=fakes), lost, WORK * fakes * of.reward)
 
 
@@ -261,7 +251,7 @@ def _verifiers(of: Situation) -> Iterator[Cell]:
             continue
         each = of.tasks // count
         draws = [
-            Draw(each, of.paid / of.tasks, dial(of.stake, of.reputation, (i + 1) * each * of.reward, of.reward))
+            Draw(each, of.reward, dial(of.stake, of.reputation, (i + 1) * each * of.reward, of.reward))
             for i in range(count)
         ]
         for first in sorted({0, count // 2, count - 1}):
@@ -276,14 +266,14 @@ def _states(of: Situation) -> Iterator[Cell]:
     draws, auditors = of.draws(), of.everybody.without(colluding=1)
     lost = loss(draws, of.stake, of.everybody)
     yield _cell("commits states that nobody can execute", of.where(), lost, WORK * of.pay)
-    costs = stake_lost(of.stake, auditors) + of.paid
+    costs = stake_lost(of.stake, auditors) + of.pay
     odds = juries(auditors)
     contested = costs - max(0.0, accuse(odds, costs))
     yield _cell("fakes, and withholds what is drawn", of.where(), at_least_one(draws, 1.0) * contested, WORK * of.pay)
     # Accusing itself instead, in an earlier batch, brings back the winner's, the requester's and its jurors' share.
     own = auditors.colluding / (auditors.honest + auditors.colluding)
     back = returned(of.stake, winner=True, requester=True) + own * returned(of.stake, jury=True)
-    lost = min(lost, at_least_one(draws, 1.0) * (of.stake - back + of.paid))
+    lost = min(lost, at_least_one(draws, 1.0) * (of.stake - back + of.pay))
     yield _cell("fakes, and accuses itself before it is caught", of.where(), lost, WORK * of.pay)
     # States that were withheld and are right reach the jury in its voting time: a fine.
     if of.colluding:

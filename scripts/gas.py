@@ -18,30 +18,35 @@ from proofyard.chain.rpc import connect
 from proofyard.protocol import bls, merkle
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.settlement import OperatorId, Payout, Settlement, Share, settlement_digest
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 SNAPSHOT = Path(__file__).resolve().parent.parent / "contracts" / "gas-snapshot.json"
 LIMITS = {
-    "commit_settle_1000": 490_000,
-    "commit_settle_100000": 490_000,
+    "commit_settle_1000": 420_000,
+    "commit_settle_100000": 420_000,
     "register_node": 250_000,
     "register_verifier": 500_000,
-    "open_job": 195_000,
-    "open_job_permit": 230_000,
+    "open_job": 160_000,
+    "open_job_permit": 185_000,
     "claim_first": 85_000,
-    "claim_later": 63_000,
+    "claim_later": 64_000,
     "finalize": 130_000,
-    "open_challenge": 900_000,
+    "open_challenge": 850_000,
+    "task_of_one_job": 60_000,
+    "task_of_100_jobs": 6_200,
 }
-"""Of a batch's gas 155,000 go to the pairing and the map to the curve, 133,000 to its six slots, 54,000 to sending two
-transactions. A node also takes its owner's place on a bench, a seat makes a new version of the quorum, a claim looks
-whether any node of its owner was at fault, `finalize` pays five signers, and a challenge is sealed first."""
+"""Of a batch's gas 155,000 go to the pairing and the map to the curve, 66,000 to its three slots, 54,000 to sending two
+transactions. Seed and payouts are hashed to the header; who signed takes a slot only where a seat of the quorum did
+not. A node also takes its owner's place on a bench, a seat makes a new version of the quorum, a claim looks whether any
+node of its owner was at fault, `finalize` pays five signers, and a challenge is sealed first. `task_...` is a batch's
+gas by the tasks in it: of one job of 10, and of 100 such jobs at once."""
 
 TOLERANCE = 0.03
 CREDIT = 10**18
 ENDPOINT = "203.0.113.77:40404"
-MANIFEST, MEMBERS = Digest(b"\x11" * 32), Digest(b"\x66" * 32)
+MANIFEST, MEMBERS, SALT = (Digest(bytes([n]) * 32) for n in (0x11, 0x66, 0x77))
 UNITS = 1000
 """Work units of each batch."""
 SEGMENTS = 64
@@ -91,15 +96,19 @@ class Bench:
         self.nodes.append(key)
         return self.gas()
 
-    def batch(self, job: JobId, root: Digest, size: int) -> tuple[BatchId, list[Payout], int]:
+    def batch(
+        self, jobs: list[JobId], root: Digest, size: int, units: int = UNITS
+    ) -> tuple[BatchId, list[Payout], int]:
         """Commit and settle, signed by all; the batch, its payouts and the gas of both transactions."""
         verifier = self.client(self.verifiers[0])
-        batch = verifier.commit_batch(root, size, MEMBERS, [(job, UNITS)])
+        batch = verifier.commit_batch(root, size, MEMBERS, [(job, units) for job in jobs])
         commit_gas = self.gas()
         self.anvil.mine(3)
         ref = self.chain.view(batch).ref
         payouts = tuple(Payout(id_, Wei(10**17 + i), 10, 20) for i, id_ in enumerate(self.ids))
-        shares = (Share(UNITS, Wei(sum(payout.amount for payout in payouts))),)
+        total = sum(payout.amount for payout in payouts)
+        parts = [total // len(jobs)] * (len(jobs) - 1)
+        shares = tuple(Share(units, Wei(part)) for part in [*parts, total - sum(parts)])
         settlement = Settlement(payouts, (), shares, Digest(b"\x33" * 32), raw_cid(b"record"))
         digest = settlement_digest(self.chain.domain, ref, settlement)
         signature = bls.aggregate([bls.sign(key.bls_secret(), digest) for key in self.verifiers])
@@ -123,11 +132,11 @@ def measure(bench: Bench) -> dict[str, int]:
     trace = [cid_bytes(raw_cid(bytes([state]))) for state in range(SEGMENTS + 1)]
     commitments = [_commitment(job, i, bench.nodes[i % 16].address, merkle.root(trace)) for i in range(1000)]
     leaves = [commitment.struct_hash() for commitment in commitments]
-    first, _, _ = bench.batch(job, merkle.root(leaves), 1000)
-    second, payouts, found["commit_settle_1000"] = bench.batch(job, Digest(b"\x22" * 32), 1000)
-    third, third_payouts, found["commit_settle_100000"] = bench.batch(job, Digest(b"\x44" * 32), 100_000)
+    first, _, _ = bench.batch([job], merkle.root(leaves), 1000)
+    second, payouts, found["commit_settle_1000"] = bench.batch([job], Digest(b"\x22" * 32), 1000)
+    third, third_payouts, found["commit_settle_100000"] = bench.batch([job], Digest(b"\x44" * 32), 100_000)
     signed = sign_commitment(bench.chain.domain, commitments[7], bench.nodes[7])
-    leaf = (first, commitments[7], signed, 7, merkle.proof(leaves, 7))
+    leaf = (first, commitments[7], signed, SALT, 7, merkle.proof(leaves, 7))
     step = (SegmentIndex(3), raw_cid(bytes([4])), merkle.proof(trace, 4))
     challenge = Court(bench.owner(50)).challenge_segment(*leaf, *step)
     found["open_challenge"] = bench.gas()
@@ -142,7 +151,18 @@ def measure(bench: Bench) -> dict[str, int]:
     found["claim_first"] = bench.gas()
     bench.chain.claim([claim_of(third, third_payouts, 5)])
     found["claim_later"] = bench.gas()
+    found |= _tasks(bench)
     return found
+
+
+def _tasks(bench: Bench) -> dict[str, int]:
+    """The gas of a task of jobs of ten, each settled in one batch, in which each is paid all of its budget but some."""
+    terms = JobTerms(MANIFEST, 10, Wei(10 * CREDIT), Wei(CREDIT), Wei(CREDIT), 2, 1, bench.chain.now() + 10**6)
+    requester = bench.owner(2000)
+    jobs = [requester.open_job(terms) for _ in range(101)]
+    _, _, one = bench.batch(jobs[:1], Digest(b"\x77" * 32), 10, 10)
+    _, _, all_ = bench.batch(jobs[1:], Digest(b"\x88" * 32), 1000, 10)
+    return {"task_of_one_job": one // 10, "task_of_100_jobs": all_ // 1000}
 
 
 def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
@@ -154,8 +174,8 @@ def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:
 
 
 def _commitment(job: JobId, index: int, node: Address, trace: Digest) -> Commitment:
-    inputs = Digest(b"\x55" * 32)
-    return Commitment(job, TaskIndex(index), node, MANIFEST, inputs, trace, SEGMENTS, raw_cid(b"result"), 100)
+    inputs, mark = Digest(b"\x55" * 32), mark_of(SALT, decoy=False)
+    return Commitment(job, TaskIndex(index), node, MANIFEST, inputs, trace, SEGMENTS, raw_cid(b"result"), 100, mark)
 
 
 def main() -> None:

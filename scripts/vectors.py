@@ -12,6 +12,7 @@ from proofyard.protocol.audit import BatchEntry, Operator, audit_plan, pool_of
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_hash
 from proofyard.protocol.dial import AuditOdds
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.seal import Opening, jury_seed, keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.settlement import (
     EMPTY_ROOT,
@@ -25,6 +26,7 @@ from proofyard.protocol.settlement import (
     Payout,
     Settlement,
     Share,
+    bound_hash,
     consent_digest,
     draw_seed,
     encode_faults,
@@ -34,6 +36,7 @@ from proofyard.protocol.settlement import (
     payout_root,
     possession_digest,
     settlement_digest,
+    stored_hash,
 )
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -61,6 +64,7 @@ def make() -> dict[str, Any]:
             "separator": _hex(DOMAIN.separator()),
         },
         "commitment": _commitment(),
+        "marks": _marks(),
         "merkle": _merkle(),
         "headers": _headers(),
         "settlement": _settlement(),
@@ -76,7 +80,8 @@ def make() -> dict[str, Any]:
 
 def _commitment() -> dict[str, Any]:
     result = raw_cid(b"result")
-    commitment = Commitment(JobId(7), TaskIndex(3), NODE, _digest(1), _digest(2), _digest(3), 64, result, 1234)
+    roots, mark = (_digest(1), _digest(2), _digest(3)), _digest(8)
+    commitment = Commitment(JobId(7), TaskIndex(3), NODE, *roots, 64, result, 1234, mark)
     return {
         "job": 7,
         "task": 3,
@@ -87,9 +92,16 @@ def _commitment() -> dict[str, Any]:
         "segments": 64,
         "result": _hex(cid_bytes(result)),
         "workUnits": 1234,
+        "mark": _hex(_digest(8)),
         "struct_hash": _hex(commitment.struct_hash()),
         "typed_digest": _hex(DOMAIN.typed_digest(commitment.struct_hash())),
     }
+
+
+def _marks() -> dict[str, str]:
+    salt = bytes(_digest(10))
+    work, decoy = (_hex(mark_of(salt, decoy=kind)) for kind in (False, True))
+    return {"salt": _hex(Digest(salt)), "work": work, "decoy": decoy}
 
 
 def _merkle() -> list[dict[str, Any]]:
@@ -119,6 +131,8 @@ PAID = Header(
         Line(JobId(7), 4000, Wei(10**21), 3900, Wei(10**20)),
         Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1), 2**64 - 1, Wei(2**96 - 1)),
     ),
+    _digest(12),
+    _digest(13),
 )
 
 
@@ -133,7 +147,11 @@ def _headers() -> list[dict[str, Any]]:
                 name: [str(getattr(line, name)) for line in header.lines]
                 for name in ("job", "units", "budget", "paid_units", "amount")
             },
+            "seed": _hex(header.seed),
+            "payout_root": _hex(header.payout_root),
             "hash": _hex(header_hash(header)),
+            "stored": _hex(stored_hash(header)),
+            "bound": _hex(bound_hash(header)),
         }
         for header in (FRESH, RESERVED, PAID)
     ]

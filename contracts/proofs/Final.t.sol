@@ -91,7 +91,8 @@ contract FinalProof is Proof {
     /// @notice The fees of a batch of two signers become stake of theirs, whole.
     function check_fees_become_stake(uint40 time, IRegistry.Params memory p) external when(time) {
         IRegistry.Batch storage b = s.batches[ID];
-        (b.signers, b.quorum) = (3, uint24(A));
+        (b.absent, b.quorum) = (0, uint24(A));
+        s.verifiers.quorums[A].seats = 3;
         (s.verifiers.seats[0].version, s.verifiers.seats[1].version) = (0, 0);
         vm.assume(s.slashes[ID].length == 0 && b.settled.unfinal);
         (Books memory books, uint96 fees) = (s.books, b.fees);

@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, BatchId, JobId} from "../src/interfaces/IRegistry.sol";
+import {Headers} from "../src/libraries/Headers.sol";
 import {Jobs} from "../src/libraries/Jobs.sol";
 import {Books} from "../src/libraries/State.sol";
 import {Verdicts} from "../src/libraries/Verdicts.sol";
@@ -41,8 +42,7 @@ contract JobsProof is Proof {
         (address to, uint96 amount) = Jobs.refund(s, p, JobId.wrap(A));
         IRegistry.Job storage j = s.jobs[A];
         unchecked {
-            uint256 end = was.closedAt == 0 ? was.deadline : was.closedAt;
-            assert(was.unitsPaid == was.units || time > end + p.receiptTime);
+            assert(was.unitsPaid == was.units || time > uint256(was.end) + p.receiptTime);
             bool late = time >= was.surplusFrom;
             assert(to == was.requester && amount == was.escrow + (late ? was.surplus : 0));
             assert(j.escrow == 0 && j.surplus == (late ? 0 : was.surplus));
@@ -66,7 +66,7 @@ contract JobsProof is Proof {
         returns (IRegistry.Header memory h, bytes32 header)
     {
         _seatCaller();
-        h = IRegistry.Header(bytes32(0), 1, bytes32(0), new IRegistry.Line[](1));
+        h = IRegistry.Header(bytes32(0), 1, bytes32(0), new IRegistry.Line[](1), 0, 0);
         (h.lines[0].job, h.lines[0].units) = (uint64(A), units);
         BatchId id = Jobs.commit(s, p, h.root, h.size, h.members, h.lines);
         header = s.batches[BatchId.unwrap(id)].header;
@@ -74,11 +74,11 @@ contract JobsProof is Proof {
 
     /// @notice What a commit reserves was free, and is the budget of its line. Of a job of one unit, whose price is any.
     function check_commit_reserves_what_is_free(uint40 time, IRegistry.Params memory p) external when(time) {
-        s.jobs[A].units = uint64(A);
+        s.jobs[A].units = uint48(A);
         (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
         (IRegistry.Header memory h, bytes32 header) = _commit(p, uint64(A));
         h.lines[0].budget = takenOut(A, was);
-        assert(header == keccak256(abi.encode(h)));
+        assert(header == Headers.stored(h));
         assertBooks(books);
     }
 
@@ -89,7 +89,7 @@ contract JobsProof is Proof {
         when(time)
     {
         IRegistry.Job storage j = s.jobs[A];
-        (j.reward, j.auditFee, j.verifierFee, j.closedAt) = (0, 0, 0, 0);
+        (j.price, j.verifierFee, j.closed) = (0, 0, false);
         j.verifier = s.operatorOf[msg.sender];
         IRegistry.Job memory was = j;
         _commit(p, units);

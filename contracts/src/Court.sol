@@ -19,9 +19,8 @@ contract Court is ICourt {
     uint8 private constant FIRST = 0;
     uint8 private constant APPEAL = 1;
 
-    /// @dev What a juror finds of a record or a fault.
-    bytes32 private constant WRONG = bytes32(uint256(1));
-    bytes32 private constant RIGHT = bytes32(uint256(2));
+    /// @dev The most that a juror can find of a record: 1 for wrong, 2 for right.
+    uint256 private constant OF_RECORDS = 2;
 
     // ----------------------------------------------------------------------------------------------- storage
 
@@ -78,9 +77,9 @@ contract Court is ICourt {
         external
         returns (ChallengeId)
     {
-        IRegistry.Batch memory b = _contestable(batch);
+        IRegistry.Standing memory b = _contestable(batch);
         Challenge memory x;
-        (x.accused, x.claimed) = Evidence.checkStep(registry, batch, b.header, header, step);
+        (x.accused, x.claimed) = _checkStep(batch, b.header, header, step);
         (x.kind, x.job) = (Kind.Segment, uint64(step.commitment.job));
         (x.task, x.segment, x.entry) = (step.commitment.task, step.segment, uint32(step.index));
         x.challenger = registry.chargeBond(msg.sender, _params.bond);
@@ -92,25 +91,61 @@ contract Court is ICourt {
         external
         returns (ChallengeId id)
     {
-        IRegistry.Batch memory b = _contestable(batch);
-        require(keccak256(abi.encode(header)) == b.header, IRegistry.BadHeader(batch));
+        IRegistry.Standing memory b = _contestable(batch);
+        Evidence.checkHeader(batch, b.header, header);
         Challenge memory x;
-        (x.kind, x.accused, x.job) = (Kind.Record, b.verifier, header.lines[0].job);
+        (x.kind, x.accused, x.job) = (Kind.Record, b.leader, header.lines[0].job);
         x.challenger = registry.chargeBond(msg.sender, _params.bond);
         id = _openAbout(batch, b.attempt, x, 0, 0, salt);
         for (uint256 i = 1; i < header.lines.length; ++i) {
-            _panels[ChallengeId.unwrap(id)].barred.push(registry.job(JobId.wrap(header.lines[i].job)).requester);
+            // slither-disable-next-line unused-return
+            (address requester,,) = registry.terms(JobId.wrap(header.lines[i].job));
+            _panels[ChallengeId.unwrap(id)].barred.push(requester);
         }
     }
 
     /// @inheritdoc ICourt
     function challengeFault(BatchId batch, uint32 index, bytes32 salt) external returns (ChallengeId) {
-        IRegistry.Batch memory b = _contestable(batch);
-        Challenge memory x;
-        (x.kind, x.entry) = (Kind.Fault, index);
-        (x.challenger, x.accused, x.job, x.task, x.segment) =
-            Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
+        (IRegistry.Standing memory b, Challenge memory x,) = _accused(batch, index);
         return _openAbout(batch, b.attempt, x, index, 0, salt);
+    }
+
+    /// @inheritdoc ICourt
+    function challengeAudit(
+        BatchId batch,
+        uint32 index,
+        IRegistry.Header calldata header,
+        Step calldata step,
+        bytes32 salt
+    ) external returns (ChallengeId id) {
+        (IRegistry.Standing memory b, Challenge memory x, bool audit) = _accused(batch, index);
+        bool same = x.job == step.commitment.job && x.task == step.commitment.task && x.segment == step.segment;
+        require(audit && same, NoSuchFault(batch, index));
+        uint32 worker;
+        (worker, x.claimed) = _checkStep(batch, b.header, header, step);
+        id = _openAbout(batch, b.attempt, x, index, 0, salt);
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
+        panel.worker = worker;
+        panel.barred.push(_ownerOf(worker));
+    }
+
+    /// @dev A challenge of a fault, its bond paid, and whether the fault is an auditor's.
+    function _accused(BatchId batch, uint32 index)
+        private
+        returns (IRegistry.Standing memory b, Challenge memory x, bool audit)
+    {
+        b = _contestable(batch);
+        (x.kind, x.entry) = (Kind.Fault, index);
+        (x.challenger, x.accused, x.job, x.task, x.segment, audit) =
+            Faults.open(registry, batch, index, _params.bond, _payee(msg.sender));
+    }
+
+    function _checkStep(BatchId batch, bytes32 stored, IRegistry.Header calldata header, Step calldata step)
+        private
+        view
+        returns (uint32, bytes32)
+    {
+        return Evidence.checkStep(registry, batch, stored, header, step);
     }
 
     /// @inheritdoc ICourt
@@ -134,15 +169,15 @@ contract Court is ICourt {
 
     /// @dev Until when batches of a job can be committed (Unix seconds).
     function _lastCommit(JobId job) private view returns (uint256) {
-        IRegistry.Job memory j = registry.job(job);
-        uint256 end = j.closedAt != 0 && j.closedAt < j.deadline ? j.closedAt : j.deadline;
+        // slither-disable-next-line unused-return
+        (,, uint256 end) = registry.terms(job);
         return end + RECEIPT_TIME;
     }
 
     /// @dev A settled batch within its window. That is counted from the settlement: nothing prolongs it.
-    function _contestable(BatchId batch) private view returns (IRegistry.Batch memory b) {
-        b = registry.batch(batch);
-        uint256 opens = b.settled.settledAt;
+    function _contestable(BatchId batch) private view returns (IRegistry.Standing memory b) {
+        b = registry.standing(batch);
+        uint256 opens = b.settledAt;
         require(opens != 0, IRegistry.NotSettled(batch));
         require(block.timestamp < opens + CHALLENGE_WINDOW, OutsideWindow(opens, opens + CHALLENGE_WINDOW));
     }
@@ -157,7 +192,8 @@ contract Court is ICourt {
         uint256 sealedAt = _seals[sealed_];
         require(sealedAt != 0 && sealedAt < block.number, NotSealed(x.challenger, sealed_));
         delete _seals[sealed_];
-        x.workload = registry.job(JobId.wrap(x.job)).workload;
+        // slither-disable-next-line unused-return
+        (, x.workload,) = registry.terms(JobId.wrap(x.job));
         x.bench = uint32(registry.benchLength(x.workload));
         (x.batch, x.attempt, x.phase) = (uint64(BatchId.unwrap(batch)), attempt, Phase.Draw);
         x.openedAt = uint40(block.timestamp);
@@ -203,7 +239,9 @@ contract Court is ICourt {
         }
         uint256 size = _size(x);
         jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
-        require(jury.length == size, JuryTooSmall(id, jury.length, size));
+        uint256 least = _least(x, size);
+        require(jury.length >= least, JuryTooSmall(id, jury.length, least));
+        if (jury.length < size) Jury.makeOdd(jury);
         _panels[ChallengeId.unwrap(id)].jurors[x.round] = jury;
         x.phase = Phase.Vote;
         x.until = uint40(block.timestamp) + _params.voteTime;
@@ -234,7 +272,7 @@ contract Court is ICourt {
         bytes32 sealedVote = keccak256(abi.encode(id, x.round, x.redraws, juror, evidence, keyed, salt));
         require(vote.sealed_ == sealedVote && vote.evidence == 0 && _isEvidence(x, evidence), BadVote(id));
         vote.evidence = evidence;
-        bool wrong = evidence != Jury.rightEvidence(x);
+        bool wrong = Jury.isWrong(x, evidence);
         if (wrong) x.votesWrong += 1;
         else x.votesRight += 1;
         emit VoteRevealed(id, juror, wrong, evidence, keyed);
@@ -242,10 +280,8 @@ contract Court is ICourt {
 
     /// @dev The owner on the jury whose node the caller is, whether that is listed or not.
     function _juror(ChallengeId id, uint256 round) private view returns (address owner, OperatorId operator) {
-        operator = registry.operatorOf(msg.sender);
-        IRegistry.Operator memory o = registry.operatorState(operator);
-        owner = o.owner;
-        bool node = o.key == msg.sender && o.role == IRegistry.Role.Node;
+        (operator, owner) = registry.nodeOf(msg.sender);
+        bool node = owner != address(0);
         address[] storage jury = _panels[ChallengeId.unwrap(id)].jurors[round];
         for (uint256 i = 0; node && i < jury.length; ++i) {
             if (jury[i] == owner) return (owner, operator);
@@ -254,11 +290,16 @@ contract Court is ICourt {
     }
 
     function _isEvidence(Challenge storage x, bytes32 evidence) private view returns (bool) {
-        return x.kind == Kind.Segment ? evidence != 0 : evidence == RIGHT || evidence == WRONG;
+        return evidence != 0 && (x.kind != Kind.Record || uint256(evidence) <= OF_RECORDS);
     }
 
     function _size(Challenge storage x) private view returns (uint256) {
         return x.round == FIRST ? _params.jurySize : _params.appealJurySize;
+    }
+
+    /// @dev How many jurors are enough where a bench has no more. An appeal is nothing without its larger jury.
+    function _least(Challenge storage x, uint256 size) private view returns (uint256) {
+        return x.round == FIRST && size > Jury.LEAST ? Jury.LEAST : size;
     }
 
     function _revealEnd(Challenge storage x) private view returns (uint256) {
@@ -297,7 +338,7 @@ contract Court is ICourt {
         bytes32[] calldata proof
     ) external {
         Challenge storage x = _inPhase(id, Phase.Answer);
-        IRegistry.Batch memory b = registry.batch(batch);
+        IRegistry.Standing memory b = registry.standing(batch);
         bool honoured = b.committedAt != 0 && b.committedAt <= x.drawBlock && !b.dropped;
         honoured = honoured && Evidence.holds(b.header, header, x.job, x.leaf, index, proof);
         require(honoured, BadCommitmentProof(batch, index));
@@ -354,7 +395,14 @@ contract Court is ICourt {
         if (entropy == 0) entropy = blockhash(block.number - 1);
         uint256 size = _size(x);
         address[] memory jury = Jury.draw(registry, id, x, _panels[ChallengeId.unwrap(id)], entropy, size);
-        if (jury.length < size) return _endWithoutJury(id, x);
+        if (jury.length < _least(x, size)) {
+            // Whoever wanted a jury where there is none pays for the voiding; jurors that stayed silent are not its doing.
+            if (x.round == FIRST && x.redraws == 0) {
+                x.fines = x.bond;
+                x.bond = 0;
+            }
+            return _endWithoutJury(id, x);
+        }
         if (x.round == APPEAL) return _close(id, x, x.wrong);
         x.phase = Phase.Rejected;
         // No jury has looked: somebody else may have one look while the window is open.
@@ -378,7 +426,7 @@ contract Court is ICourt {
         _dismiss(id, x);
     }
 
-    /// @dev Everybody's bond back; the silent jurors' fines are burned.
+    /// @dev Everybody's bond back, or what is left of it; fines are burned.
     function _dismiss(ChallengeId id, Challenge storage x) private {
         x.phase = Phase.Dismissed;
         _give(x.challenger, x.bond);
@@ -393,11 +441,12 @@ contract Court is ICourt {
         if (x.kind != Kind.Receipt) _release(x);
         uint96 pot = x.appellant == address(0) ? 0 : _params.appealBond;
         address winner = x.challenger;
+        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
         // Whom a false fault wronged; otherwise the job's requester.
         address wronged;
         if (upheld) {
             uint96 taken;
-            (taken, wronged) = _punish(x);
+            (taken, wronged) = Faults.punish(registry, x, panel, _params.lateFine, _params.receiptPenalty);
             pot += taken;
             _give(winner, x.bond);
         } else {
@@ -410,21 +459,11 @@ contract Court is ICourt {
         uint96 toRequester = _share(pot, _params.requesterBps);
         if (wronged != address(0)) _give(wronged, toRequester);
         else registry.giveJob(JobId.wrap(x.job), toRequester);
-        Jury.Panel storage panel = _panels[ChallengeId.unwrap(id)];
-        uint96 toJury = Jury.pay(registry, id, x, panel, _share(pot, _params.juryBps), _params.jurorFine);
+        uint96 shared = _share(pot, _params.juryBps);
+        uint96 toJury = Jury.pay(registry, id, x, panel, _params.jurorFine, NODE_STAKE, shared);
         uint96 burned = pot + x.fines - toWinner - toRequester - toJury;
         registry.burn(burned);
         emit ChallengeClosed(id, x.phase, toWinner, toRequester, toJury, burned);
-    }
-
-    /// @dev What the losers of an upheld challenge lose, and whom they wronged.
-    function _punish(Challenge storage x) private returns (uint96, address) {
-        if (x.kind == Kind.Fault) return Faults.overturn(registry, x, _params.lateFine);
-        if (x.kind == Kind.Record) return (registry.void(BatchId.wrap(x.batch), true), address(0));
-        if (x.kind == Kind.Receipt) return (_slash(x.accused, _params.receiptPenalty), address(0));
-        JobId job = JobId.wrap(x.job);
-        registry.convict(BatchId.wrap(x.batch), OperatorId.wrap(x.accused), job, x.task, x.segment);
-        return (_slash(x.accused, type(uint96).max), address(0));
     }
 
     function _returnAppealBond(Challenge storage x) private {
@@ -444,8 +483,8 @@ contract Court is ICourt {
     /// @dev The settlement that this challenge is about was voided by another one.
     function _isStale(Challenge storage x) private view returns (bool) {
         if (x.kind == Kind.Receipt) return false;
-        IRegistry.Batch memory b = registry.batch(BatchId.wrap(x.batch));
-        return b.attempt != x.attempt || b.settled.settledAt == 0;
+        IRegistry.Standing memory b = registry.standing(BatchId.wrap(x.batch));
+        return b.attempt != x.attempt || b.settledAt == 0;
     }
 
     function _inPhase(ChallengeId id, Phase phase) private view returns (Challenge storage x) {
@@ -464,31 +503,23 @@ contract Court is ICourt {
         bytes calldata signatureOne,
         bytes calldata signatureOther
     ) external {
-        BatchId batch = one.batch;
-        (uint256 attempt, bytes32 first) = Equivocation.signedIn(registry, one, header, slot, signatureOne);
-        (uint256 again, bytes32 second) = Equivocation.signedIn(registry, other, header, slot, signatureOther);
-        bool same = BatchId.unwrap(batch) == BatchId.unwrap(other.batch) && attempt == again;
-        // The slot shows the key of whoever had it last.
-        uint32 verifier = OperatorId.unwrap(registry.seatHolder(slot, block.timestamp));
-        bytes32 offence = keccak256(abi.encode(batch, attempt, verifier));
-        bool proven = same && first != second && verifier != 0;
-        require(proven && !_reported[offence], NotEquivocation(batch));
+        (uint32 verifier, bytes32 offence) = Equivocation.show(
+            registry, one, other, header, slot, signatureOne, signatureOther
+        );
+        require(!_reported[offence], NotEquivocation(one.batch));
         _reported[offence] = true;
         uint96 taken = _slash(verifier, type(uint96).max);
         uint96 reward = uint96(uint256(taken) * _params.winnerBps / BPS);
         _give(_payee(msg.sender), reward);
         registry.burn(taken - reward);
-        emit Equivocated(batch, OperatorId.wrap(verifier), taken);
+        emit Equivocated(one.batch, OperatorId.wrap(verifier), taken);
     }
 
     // ------------------------------------------------------------------------------------------------- people
 
     /// @dev Whose stake account pays and is paid for `key`: its operator's owner's, or its own.
     function _payee(address key) private view returns (address) {
-        OperatorId id = registry.operatorOf(key);
-        if (OperatorId.unwrap(id) == 0) return key;
-        IRegistry.Operator memory o = registry.operatorState(id);
-        return o.key == key ? o.owner : key;
+        return registry.payee(key);
     }
 
     function _give(address owner, uint96 amount) private {
@@ -500,7 +531,7 @@ contract Court is ICourt {
     }
 
     function _ownerOf(uint32 operator) private view returns (address) {
-        return registry.operatorState(OperatorId.wrap(operator)).owner;
+        return registry.ownerOf(OperatorId.wrap(operator));
     }
 
     // ------------------------------------------------------------------------------------------------- views

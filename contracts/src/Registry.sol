@@ -7,6 +7,7 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {SafeTransferLib} from "solady/utils/SafeTransferLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "./interfaces/IRegistry.sol";
+import {Headers} from "./libraries/Headers.sol";
 import {Jobs} from "./libraries/Jobs.sol";
 import {Marks} from "./libraries/Marks.sol";
 import {Merkle} from "./libraries/Merkle.sol";
@@ -258,45 +259,52 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function claim(Claim[] calldata claims) external {
+        bool paid;
         for (uint256 i = 0; i < claims.length; ++i) {
-            _claim(claims[i]);
+            paid = _claim(claims[i]) || paid;
         }
+        require(paid, NothingClaimed());
     }
 
     /// @dev Everything is written before the token is called, so a token that re-enters finds the payout claimed.
-    function _claim(Claim calldata c) private {
-        (BatchId id, uint256 index, uint96 amount) = (c.batch, c.index, c.amount);
+    function _claim(Claim calldata c) private returns (bool) {
+        (BatchId id, uint256 index) = (c.batch, c.index);
         Batch storage b = _s.batches[BatchId.unwrap(id)];
         Settled memory t = b.settled;
-        _requireFinal(id, t);
+        if (t.settledAt == 0 || t.openChallenges != 0 || _isClaimed(id, t.claimed, index)) return false;
+        require(block.timestamp >= t.claimableAt, WindowOpen(id, t.claimableAt));
         if (t.unfinal) {
             Settling.finalize(_s, params(), id);
             t = b.settled;
         }
+        (bytes32 root, bool fits) = Merkle.climb(Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
+        require(fits && Merkle.node(root, c.bound) == b.header, BadPayoutProof(id, index));
+        uint96 amount = c.amount;
         if (t.pooled) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
-        bool proven = Merkle.verify(b.payoutRoot, Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
-        require(proven, BadPayoutProof(id, index));
-        require(!_isClaimed(id, t.claimed, index), AlreadyClaimed(id, index));
+        require(amount <= t.remaining, PayoutsExceedTotal(id));
         if (index < INLINE_CLAIMS) t.claimed |= uint16(1 << index);
         else _s.claimed[BatchId.unwrap(id)][index >> 8] |= 1 << (index & 0xff);
-        require(amount <= t.remaining, PayoutsExceedTotal(id));
         t.remaining -= amount;
         b.settled = t;
+        _payOut(c, amount, t);
+        return true;
+    }
 
-        Operator storage o = _s.operators[OperatorId.unwrap(c.operator)];
+    function _payOut(Claim calldata c, uint96 amount, Settled memory t) private {
+        uint32 id = OperatorId.unwrap(c.operator);
+        Operator storage o = _s.operators[id];
         (address owner, uint32 valid) = (o.owner, o.consecutiveValid);
-        (bool forfeit, bool counts_) =
-            Marks.judge(_s, owner, OperatorId.unwrap(c.operator), BatchId.unwrap(id), t.settledAt, t.claimableAt);
+        (bool forfeit, bool counts_) = Marks.judge(_s, owner, id, BatchId.unwrap(c.batch), t.settledAt, t.claimableAt);
         if (forfeit) {
             _s.books.burned += amount;
-            emit Forfeited(id, c.operator, amount);
+            emit Forfeited(c.batch, c.operator, amount);
             return;
         }
         if (c.valid > 0 && counts_) {
             valid = Marks.sum(valid, c.valid);
             o.consecutiveValid = valid;
         }
-        emit Claimed(id, c.operator, owner, amount, valid);
+        emit Claimed(c.batch, c.operator, owner, amount, valid);
         if (amount > 0) TOKEN.safeTransfer(owner, amount);
     }
 
@@ -435,6 +443,23 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
+    function ownerOf(OperatorId id) external view returns (address) {
+        return _s.operators[OperatorId.unwrap(id)].owner;
+    }
+
+    /// @inheritdoc IRegistry
+    function payee(address key) external view returns (address) {
+        return Operators.ownerOf(_s, key);
+    }
+
+    /// @inheritdoc IRegistry
+    function nodeOf(address key) external view returns (OperatorId, address) {
+        uint32 id = _s.operatorOf[key];
+        Operator storage o = _s.operators[id];
+        return o.key == key && o.role == Role.Node ? (OperatorId.wrap(id), o.owner) : (OperatorId.wrap(0), address(0));
+    }
+
+    /// @inheritdoc IRegistry
     function endpointOf(OperatorId id) external view returns (string memory) {
         return _s.endpoints[OperatorId.unwrap(id)];
     }
@@ -504,6 +529,19 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
+    function standing(BatchId id) external view returns (Standing memory) {
+        Batch storage b = _batch(id);
+        return Standing(b.header, b.verifier, b.attempt, b.committedAt, b.settled.settledAt, b.dropped);
+    }
+
+    /// @inheritdoc IRegistry
+    function terms(JobId id) external view returns (address, uint8, uint256) {
+        Job storage j = _s.jobs[JobId.unwrap(id)];
+        require(j.units != 0, UnknownJob(id));
+        return (j.requester, j.workload, j.end);
+    }
+
+    /// @inheritdoc IRegistry
     function slashes(BatchId id) external view returns (SlashRecord[] memory) {
         return _s.slashes[BatchId.unwrap(id)];
     }
@@ -516,8 +554,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     /// @inheritdoc IRegistry
     function settlementDigest(Settlement calldata s, Header calldata header) external view returns (bytes32) {
         Batch storage b = _batch(s.batch);
-        bytes32 hash = keccak256(abi.encode(header));
-        return TypedData.digest(TypedData.settlement(s, hash, b.seed, b.attempt));
+        bytes32 seed = header.seed == 0 ? b.seed : header.seed;
+        return TypedData.digest(TypedData.settlement(s, Headers.committed(header), seed, b.attempt));
     }
 
     function _batch(BatchId id) private view returns (Batch storage b) {

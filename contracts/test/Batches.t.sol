@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
+import {Headers} from "../src/libraries/Headers.sol";
 import {Base} from "./helpers/Base.sol";
 
 /// @notice Committing, drawing, taking over and dropping batches.
@@ -29,7 +30,7 @@ contract BatchesTest is Base {
     function test_malformed_batches_are_refused_by_name() public {
         refused("empty", 0, 0, lines(job, 1));
         refused("no lines, or too many", 0, 1, new IRegistry.Line[](0));
-        refused("no lines, or too many", 0, 1, new IRegistry.Line[](65));
+        refused("no lines, or too many", 0, 1, new IRegistry.Line[](129));
         IRegistry.Line[] memory twice = new IRegistry.Line[](2);
         (twice[0], twice[1]) = (line(job, 1), line(job, 1));
         refused("jobs must ascend", 0, 1, twice);
@@ -84,7 +85,7 @@ contract BatchesTest is Base {
         vm.assertEq(reserved[0].budget, 555e18, "half of the first");
         vm.assertEq(reserved[1].budget, 1110e18, "all of the second");
         vm.assertEq(registry.job(other).verifier, OperatorId.unwrap(registry.operatorOf(vm.addr(2001))), "taken");
-        vm.assertEq(registry.batch(batch).header, keccak256(abi.encode(headerOf(batch))), "its hash is kept");
+        vm.assertEq(registry.batch(batch).header, Headers.stored(headerOf(batch)), "its hash is kept");
     }
 
     function testFuzz_commits_are_possible_as_long_as_a_receipt_is_due(uint40 wait, bool closed) public {
@@ -118,7 +119,7 @@ contract BatchesTest is Base {
         vm.roll(drawBlock + 1);
         vm.setBlockhash(drawBlock, keccak256("entropy"));
         bytes32 seed = registry.draw(batch);
-        bytes32 header = keccak256(abi.encode(headerOf(batch)));
+        bytes32 header = Headers.stored(headerOf(batch));
         vm.assertEq(seed, keccak256(abi.encode(keccak256("entropy"), batch, header)), "seed");
         vm.roll(drawBlock + 20);
         vm.assertEq(registry.draw(batch), seed, "the same for ever");
@@ -320,8 +321,46 @@ contract BatchesTest is Base {
         }
         takeBatch(batch, 4);
         settle(settlement(batch, node, 1e18), 4, 1);
-        vm.assertEq(registry.batch(batch).signers, 16, "alone");
+        vm.assertEq(signersOf(batch), 16, "alone");
         dropBatch(first);
         assertConserved();
+    }
+
+    /// @notice Who was found against is not asked who may settle the batch instead.
+    function test_a_voided_batch_is_taken_by_a_seat_that_its_quorum_did_not_have() public {
+        BatchId batch = commit(job, 1);
+        settle(settlement(batch, node, 100e18), 1, 3);
+        OperatorId later_ = addVerifier(4);
+        vm.warp(vm.getBlockTimestamp() + SEAT_DELAY);
+        voidBatch(batch, false);
+        takeBatch(batch, 4);
+        vm.assertEq(registry.batch(batch).verifier, OperatorId.unwrap(later_), "leads");
+        vm.assertTrue(registry.quorum(registry.batch(batch).quorum) >> slotOf(4) & 1 == 1, "and is in its quorum now");
+        settle(settlement(batch, node, 100e18), 2, 3);
+        vm.assertEq(registry.batch(batch).absent, 1 << slotOf(1), "who did not sign");
+        assertConserved();
+    }
+
+    /// @notice The draw of a settled batch is over, whether it was voided or not: nobody moves its seed.
+    function test_the_seed_of_a_settled_batch_stays_what_it_was() public {
+        BatchId batch = commit(job, 1);
+        bytes32 seed = registry.batch(batch).seed;
+        settle(settlement(batch, node, 100e18), 1, 3);
+        refuseDraw(batch);
+        voidBatch(batch, false);
+        vm.roll(vm.getBlockNumber() + 20_000);
+        refuseDraw(batch);
+        takeBatch(batch, 2);
+        vm.assertEq(registry.batch(batch).seed, seed, "the same again");
+        vm.assertEq(registry.draw(batch), seed, "whoever draws");
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.SeedAvailable.selector, batch));
+        registry.recommit(batch);
+    }
+
+    function refuseDraw(BatchId batch) private {
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadySettled.selector, batch));
+        registry.draw(batch);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadySettled.selector, batch));
+        registry.recommit(batch);
     }
 }

@@ -103,6 +103,24 @@ contract ChallengeSegmentTest is CourtBase {
         vm.assertEq(registry.totals().bonds, 0, "no bond was taken");
     }
 
+    function testFuzz_only_what_its_worker_sealed_as_work_can_be_challenged(bytes32 salt) public {
+        vm.assume(salt != bytes32(uint256(10)));
+        ICourt.Step memory step = stepOf(10, SEGMENT);
+        step.salt = salt;
+        open(step, abi.encodeWithSelector(ICourt.NotWork.selector, batch, 0));
+        vm.assertEq(registry.totals().bonds, 0, "no bond was taken");
+    }
+
+    function testFuzz_a_decoy_convicts_nobody(bytes32 salt) public {
+        _decoy = true;
+        batch = commitFor(job);
+        settleHonestly();
+        ICourt.Step memory step = stepOf(10, SEGMENT);
+        open(step, abi.encodeWithSelector(ICourt.NotWork.selector, batch, 0));
+        step.salt = salt;
+        open(step, abi.encodeWithSelector(ICourt.NotWork.selector, batch, 0));
+    }
+
     function test_another_header_than_the_settled_one_is_refused() public {
         ICourt.Step memory step = stepOf(10, SEGMENT);
         IRegistry.Header memory h = unpaidHeader();
@@ -157,6 +175,12 @@ contract ChallengeSegmentTest is CourtBase {
     }
 
     bool private _malformed;
+    bool private _decoy;
+
+    function commitmentOf(uint256 i) internal view override returns (ICourt.Commitment memory c) {
+        c = super.commitmentOf(i);
+        if (_decoy) c.mark = markOf(i, 1);
+    }
 
     function cidOf(uint256 i, uint256 n) internal view override returns (bytes memory) {
         return _malformed && i == 10 ? abi.encodePacked("state ", n) : super.cidOf(i, n);

@@ -38,12 +38,12 @@ contract ClaimTest is Base {
         vm.assertEq(registry.operatorState(node).consecutiveValid, 1, "reputation");
         vm.assertTrue(registry.isClaimed(batch, 0), "marked");
         assertConserved();
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadyClaimed.selector, batch, 0));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claimOf(batch, node, amount));
     }
 
     function test_an_unsettled_batch_pays_nothing() public {
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotSettled.selector, batch));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claimOf(batch, node, 1));
     }
 
@@ -63,13 +63,35 @@ contract ClaimTest is Base {
         vm.prank(address(court));
         registry.hold(batch);
         later(WINDOW);
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.Contested.selector, batch));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claimOf(batch, node, 100e18));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.Contested.selector, batch));
         registry.finalize(batch);
         vm.prank(address(court));
         registry.release(batch);
         registry.claim(claimOf(batch, node, 100e18));
+    }
+
+    /// @notice Whoever claims first, or challenges one batch, holds nobody's other claims up.
+    function test_what_others_have_claimed_or_contested_is_passed_over() public {
+        BatchId held = commit(openJob(), 1);
+        BatchId free = commit(openJob(), 1);
+        settle(settlement(batch, node, 1e18), 1, 1);
+        settle(settlement(held, node, 2e18), 1, 1);
+        settle(settlement(free, node, 4e18), 1, 1);
+        vm.prank(address(court));
+        registry.hold(held);
+        later(WINDOW);
+        registry.claim(claimOf(batch, node, 1e18));
+        IRegistry.Claim[] memory claims = new IRegistry.Claim[](3);
+        (claims[0], claims[1]) = (claimOf(batch, node, 1e18)[0], claimOf(held, node, 2e18)[0]);
+        claims[2] = claimOf(free, node, 4e18)[0];
+        uint256 before = credit.balanceOf(owner(10));
+        registry.claim(claims);
+        vm.assertEq(credit.balanceOf(owner(10)) - before, 4e18, "the one that nobody holds");
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
+        registry.claim(claims);
+        assertConserved();
     }
 
     /// @dev A record may say anything; a count that cannot rise any further must not hold back pay.
@@ -107,12 +129,12 @@ contract ClaimTest is Base {
         settle(s, 1, 1);
         later(WINDOW);
         IRegistry.Claim[] memory claims = new IRegistry.Claim[](1);
-        claims[0] = IRegistry.Claim(batch, place, node, 1e18, 0, 0, proof);
+        claims[0] = IRegistry.Claim(batch, place, node, 1e18, 0, 0, boundOf(batch), proof);
         registry.claim(claims);
         for (uint256 i = 0; i < 64; ++i) {
             vm.assertTrue(registry.isClaimed(batch, i) == (i == place), "one bit");
         }
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadyClaimed.selector, batch, place));
+        vm.expectRevert(IRegistry.NothingClaimed.selector);
         registry.claim(claims);
         assertConserved();
     }

@@ -23,6 +23,12 @@ contract EquivocationTest is CourtBase {
         s.signature = signatureOf(s.settlement, secrets);
     }
 
+    /// @dev What a verifier signs now: with the seed.
+    function signedHeader() private view returns (IRegistry.Header memory h) {
+        h = header();
+        if (h.seed == 0) h.seed = registry.batch(batch).seed;
+    }
+
     function report(Signed memory one, Signed memory other, IRegistry.Header memory h, uint8 slot) private {
         vm.prank(REPORTER);
         court.reportEquivocation(one.settlement, other.settlement, h, slot, one.signature, other.signature);
@@ -39,7 +45,7 @@ contract EquivocationTest is CourtBase {
         vm.assume(one != other);
         vm.prank(owner(2));
         registry.addStake(extra);
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         Signed memory first = signedFor(one, 2);
         Signed memory second = signedFor(other, 2);
         if (settled) settleHonestly();
@@ -56,7 +62,7 @@ contract EquivocationTest is CourtBase {
     }
 
     function test_one_settlement_is_no_equivocation_whoever_signs_it() public {
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         Signed memory one = signedFor(1e18, 2);
         refuse(one, one, h, 1);
         Signed memory other = signedFor(2e18, 3);
@@ -65,7 +71,7 @@ contract EquivocationTest is CourtBase {
     }
 
     function test_an_aggregate_is_the_signature_of_none() public {
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         (Signed memory one, Signed memory other) = (signedFor(1e18, 2), signedFor(2e18, 2));
         (, one.signature) = quorum(one.settlement, 2, 2);
         (, other.signature) = quorum(other.settlement, 2, 2);
@@ -75,7 +81,7 @@ contract EquivocationTest is CourtBase {
     function test_settlements_of_different_batches_are_none() public {
         Signed memory one = signedFor(1e18, 2);
         BatchId first = batch;
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         batch = commitFor(job);
         Signed memory other = signedFor(2e18, 2);
         vm.expectRevert();
@@ -84,18 +90,18 @@ contract EquivocationTest is CourtBase {
     }
 
     function test_settlements_of_different_attempts_are_none() public {
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         Signed memory one = signedFor(PAY, 4);
         settleHonestly();
         voidBatch(batch, false);
         takeBatch(batch, 4);
         Signed memory other = signedFor(1e18, 4);
         refuse(one, other, h, 3);
-        refuse(one, other, header(), 3);
+        refuse(one, other, signedHeader(), 3);
     }
 
     function test_two_signatures_in_an_attempt_that_was_voided_since_still_count() public {
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         (Signed memory one, Signed memory other) = (signedFor(1e18, 4), signedFor(2e18, 4));
         settleHonestly();
         voidBatch(batch, false);
@@ -104,7 +110,7 @@ contract EquivocationTest is CourtBase {
     }
 
     function test_who_has_left_its_seat_still_pays() public {
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         (Signed memory one, Signed memory other) = (signedFor(1e18, 2), signedFor(2e18, 2));
         OperatorId verifier = registry.operatorOf(vm.addr(2002));
         vm.prank(owner(2));
@@ -116,7 +122,7 @@ contract EquivocationTest is CourtBase {
 
     function test_before_the_draw_nothing_is_signed() public {
         batch = commitLines(1, bytes32(uint256(7)), 1, lines(job, 1));
-        IRegistry.Header memory h = header();
+        IRegistry.Header memory h = signedHeader();
         refuse(signedFor(1, 2), signedFor(2, 2), h, 1);
     }
 }

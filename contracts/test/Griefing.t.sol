@@ -76,7 +76,7 @@ contract GriefingTest is CourtBase {
         (uint256 signers, bytes memory signature) = quorum(s, 1, 3);
         IRegistry.Header memory h = header();
         vm.prank(STRANGER);
-        registry.settleBatch(s, h, signers, signature);
+        settle(s, signers, signature);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.AlreadySettled.selector, batch));
         registry.settleBatch(s, h, signers, signature);
         later(WINDOW);

@@ -112,7 +112,7 @@ contract Handler is Base {
         uint256 from = registry.seatCountsFrom(slotOf(i));
         later(TAKEOVER + 1);
         if (from > vm.getBlockTimestamp()) vm.warp(from);
-        if (vm.getBlockTimestamp() > registry.job(job).deadline) return;
+        if (vm.getBlockTimestamp() > registry.job(job).end) return;
         BatchId id = commitLines(i, bytes32(uint256(2)), 10, lines(job, units % left + 1));
         drawNow(id);
         batches.push(id);
@@ -193,7 +193,7 @@ contract Handler is Base {
     function close(uint256 j, bool all) external watched {
         JobId job = jobs[j % jobs.length];
         IRegistry.Job memory was = registry.job(job);
-        bool open = was.closedAt == 0 && vm.getBlockTimestamp() <= was.deadline;
+        bool open = !was.closed && vm.getBlockTimestamp() <= was.end;
         if (!open) return;
         vm.prank(REQUESTER);
         if (all) registry.closeJob(job);
@@ -314,7 +314,7 @@ contract Handler is Base {
     function _committable(uint256 j) private returns (JobId job, uint64 left) {
         job = jobs[j % jobs.length];
         IRegistry.Job memory was = registry.job(job);
-        bool open = was.closedAt == 0 && vm.getBlockTimestamp() + TAKEOVER < was.deadline;
+        bool open = !was.closed && vm.getBlockTimestamp() + TAKEOVER < was.end;
         if (open && was.unitsOpen + was.unitsPaid < UNITS) return (job, UNITS - was.unitsOpen - was.unitsPaid);
         jobs.push(openJob());
         return (jobs[jobs.length - 1], UNITS);

@@ -353,6 +353,7 @@ contract BenchOnly {
     }
 
     function batch(BatchId) external pure returns (IRegistry.Batch memory b) {}
+    function quorum(uint24) external pure returns (uint256) {}
     function operatorState(OperatorId) external pure returns (IRegistry.Operator memory o) {}
     function job(JobId) external pure returns (IRegistry.Job memory j) {}
 }

@@ -5,6 +5,7 @@ import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {BLS12381} from "../src/libraries/BLS12381.sol";
 import {Dial} from "../src/libraries/Dial.sol";
+import {Headers} from "../src/libraries/Headers.sol";
 import {Merkle} from "../src/libraries/Merkle.sol";
 import {TypedData} from "../src/libraries/TypedData.sol";
 import {Vm} from "./helpers/Vm.sol";
@@ -83,10 +84,18 @@ contract VectorsTest {
             traceRoot: word(".commitment.traceRoot"),
             segments: uint32(number(".commitment.segments")),
             result: data(".commitment.result"),
-            workUnits: uint64(number(".commitment.workUnits"))
+            workUnits: uint64(number(".commitment.workUnits")),
+            mark: word(".commitment.mark")
         });
         vm.assertEq(harness.commitment(c), word(".commitment.struct_hash"), "struct hash");
         vm.assertEq(harness.typed(harness.commitment(c)), word(".commitment.typed_digest"), "typed digest");
+    }
+
+    function test_marks_are_the_same() public view {
+        bytes32 salt = word(".marks.salt");
+        vm.assertTrue(TypedData.isWork(word(".marks.work"), salt), "work");
+        vm.assertTrue(!TypedData.isWork(word(".marks.decoy"), salt), "a decoy");
+        vm.assertTrue(!TypedData.isWork(word(".marks.work"), 0), "another salt");
     }
 
     function test_merkle_proofs_are_the_same() public view {
@@ -103,7 +112,11 @@ contract VectorsTest {
 
     function test_headers_are_the_same() public view {
         for (uint256 i = 0; i < 3; ++i) {
-            vm.assertEq(keccak256(abi.encode(header(i))), word(row(".headers", i, ".hash")), "header");
+            IRegistry.Header memory h = header(i);
+            vm.assertEq(Headers.committed(h), word(row(".headers", i, ".hash")), "what is signed");
+            vm.assertEq(Headers.stored(h), word(row(".headers", i, ".stored")), "what is stored");
+            bytes32 bound = Merkle.node(h.seed, Headers.committed(h));
+            vm.assertEq(bound, word(row(".headers", i, ".bound")), "what claims show");
         }
     }
 
@@ -126,7 +139,7 @@ contract VectorsTest {
         vm.assertEq(seed, word(".settlement.seed"), "draw seed");
         uint8 attempt = uint8(number(".settlement.attempt"));
         vm.assertEq(harness.settlement(s, hash, seed, attempt), word(".settlement.digest"), "digest");
-        IRegistry.Claim memory c = IRegistry.Claim(s.batch, 0, OperatorId.wrap(2), 1e20, 1, 2, new bytes32[](0));
+        IRegistry.Claim memory c = IRegistry.Claim(s.batch, 0, OperatorId.wrap(2), 1e20, 1, 2, 0, new bytes32[](0));
         vm.assertEq(harness.payoutLeaf(c), word(".settlement.payout_leaf"), "payout leaf");
         IRegistry.Settlement memory empty;
         (empty.batch, empty.shares) = (s.batch, new IRegistry.Share[](2));
@@ -212,6 +225,8 @@ contract VectorsTest {
         h.root = word(row(".headers", i, ".root"));
         h.size = uint32(number(row(".headers", i, ".size")));
         h.members = word(row(".headers", i, ".members"));
+        h.seed = word(row(".headers", i, ".seed"));
+        h.payoutRoot = word(row(".headers", i, ".payout_root"));
         uint256[] memory jobs = numbers(row(".headers", i, ".lines.job"));
         uint256[] memory units = numbers(row(".headers", i, ".lines.units"));
         uint256[] memory budget = numbers(row(".headers", i, ".lines.budget"));

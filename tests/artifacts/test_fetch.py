@@ -12,6 +12,7 @@ from proofyard.artifacts import (
     CorruptArtifact,
     StoreUnusable,
     fetch,
+    fetcher,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.artifacts.exchange import PeerBlocks, RemoteBlocks
@@ -354,3 +355,43 @@ async def test_a_provider_that_stumbles_is_asked_again(store, seeder, new_store,
     cid = source.put_bytes(data)
     await fetch(store, cid, [Stumbling(await seeder(source))], max_bytes=LIMIT)
     assert store.get_bytes(cid) == data
+
+
+class Stalling:
+    """A provider that claims to have everything, and never sends a block to its end."""
+
+    def __init__(self, name):
+        self.name = name
+        self.asked = 0
+
+    async def blocks(self, cids):
+        self.asked += 1
+        await asyncio.Event().wait()
+        yield cids[0], b""
+
+    async def lacks(self, cids):
+        return []
+
+    def penalise(self, points, reason):
+        """Nothing can be held against it."""
+
+
+async def test_providers_that_stall_together_keep_nobody_from_one_that_delivers(
+    store, seeder, new_store, pattern, monkeypatch
+):
+    """Two that sit on the same block once kept an honest one from being asked for it."""
+    monkeypatch.setattr(fetcher, "HEDGE_SECONDS", 0.05)
+    honest = new_store("honest")
+    data = pattern(9 * CHUNK_BYTES)
+    cid = honest.put_bytes(data)
+    stalling = [Stalling(f"stalling {number}") for number in range(8)]
+    await fetch(store, cid, [*stalling, await seeder(honest)], max_bytes=LIMIT, patience_s=60)
+    assert store.get_bytes(cid) == data
+    assert any(provider.asked for provider in stalling)
+
+
+@pytest.mark.parametrize("span", [None, (0, CHUNK_BYTES)], ids=["whole", "range"])
+async def test_a_provider_that_only_trickles_ends_a_fetch(store, new_store, pattern, span):
+    cid = new_store("other").put_bytes(pattern(3 * CHUNK_BYTES))
+    with pytest.raises(ArtifactUnavailable, match="only 0 bytes came"):
+        await fetch(store, cid, [Stalling("trickling")], max_bytes=LIMIT, span=span, patience_s=0.1)

@@ -9,7 +9,7 @@ from world import CREDIT, World
 
 from proofyard.chain import ChainClient, CourtParams, History, NotDrawn, Params
 from proofyard.chain.errors import EventsMissing
-from proofyard.protocol.settlement import draw_seed, header_hash
+from proofyard.protocol.settlement import draw_seed, header_hash, stored_hash
 from proofyard.protocol.types import BatchId, Wei
 
 SMALL = Params(court=CourtParams(jury_size=1, appeal_jury_size=2))
@@ -50,7 +50,7 @@ def check_batches(chain: ChainClient, history: History, block: int) -> None:
 def check_view(chain: ChainClient, batch: BatchId) -> None:
     """A batch's view agrees with what is stored of it now."""
     state, view = chain.batch(batch), chain.view(batch)
-    assert header_hash(chain.header(batch)) == state.header
+    assert stored_hash(chain.header(batch)) == state.header
     assert (view.commit_block, view.draw_block) == (state.commit_block, state.commit_block + 2)
     assert view.leader == state.verifier
     assert state.voided or view.attempt == state.attempt

@@ -5,7 +5,7 @@ import pytest
 from eth_keys.constants import SECPK1_N
 
 from proofyard.chain import Wallet, list_wallets, recover_commitment_signer, sign_commitment, wallet_path
-from proofyard.chain.errors import UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
+from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.signature import SignatureInvalid
@@ -40,7 +40,7 @@ def test_a_wrong_password_and_an_unknown_wallet_say_what_to_do(saved, tmp_path: 
         Wallet.unlock(wallet_path(tmp_path, "bob"), password="x")
     with pytest.raises(UnsafeKeystore, match="no password was given"):
         Wallet.unlock(path)
-    with pytest.raises(UnsafeKeystore, match="password file"):
+    with pytest.raises(PasswordUnreadable, match="password file"):
         Wallet.unlock(path, password_file=tmp_path / "missing")
 
 
@@ -70,7 +70,7 @@ def test_a_key_is_never_overwritten_and_never_shown(saved) -> None:
 
 def test_a_commitment_names_its_signer_and_a_malleable_signature_is_refused() -> None:
     wallet, empty = Wallet.generate(), Digest(bytes(32))
-    commitment = Commitment(JobId(1), TaskIndex(2), wallet.address, empty, empty, empty, 4, raw_cid(b"r"), 9)
+    commitment = Commitment(JobId(1), TaskIndex(2), wallet.address, empty, empty, empty, 4, raw_cid(b"r"), 9, empty)
     signature = sign_commitment(DOMAIN, commitment, wallet)
     assert recover_commitment_signer(DOMAIN, commitment, signature) == wallet.address
     high = SECPK1_N - int.from_bytes(signature[32:64], "big")

@@ -21,6 +21,7 @@ from proofyard.chain import (
 from proofyard.protocol import bls, merkle
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.settlement import (
     EMPTY_ROOT,
     BatchRef,
@@ -129,6 +130,7 @@ class World:
                 segments=SEGMENTS,
                 result=raw_cid(bytes([i])),
                 work_units=UNITS,
+                mark=mark_of(bytes(32), decoy=False),
             )
             for i, node in enumerate(self.nodes)
         ]
@@ -188,6 +190,7 @@ class World:
             batch,
             commitments[index],
             self.sign(commitments[index]),
+            bytes(32),
             index,
             merkle.proof([commitment.struct_hash() for commitment in commitments], index),
             SegmentIndex(segment),

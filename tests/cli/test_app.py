@@ -11,6 +11,7 @@ import typer
 
 from proofyard.cli import main
 from proofyard.cli.app import app
+from proofyard.cli.options import parse_address
 from proofyard.protocol.types import ProofyardError
 
 HEAVY = ("torch", "transformers", "web3", "aioquic", "fastapi", "sqlmodel", "numpy")
@@ -42,6 +43,36 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(args: list[str], capsys: pytes
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--config", "--log-level"])
+def test_an_option_that_comes_too_late_is_said_to_go_before_the_command(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["version", option, "x"]) == 2
+    assert "it goes before the command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a", "0x12", "0x" + "g" * 40, "0xB175D682578F2f5e58C154C99e4C8DDF0DA7EEE2", "1" * 42])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no address, or a digit of it is wrong"):
+        parse_address(text)
+
+
+def test_addresses_are_taken_in_any_case() -> None:
+    address = "0xb175D682578F2f5e58c154C99e4C8DDF0DA7EEE2"
+    assert {parse_address(text) for text in (address, address.lower(), "0x" + address[2:].upper())} == {address}
+
+
+def test_an_interrupted_command_says_that_the_job_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proofyard.cli.output.emit", interrupted)
+    assert main(["version"]) == 130
+    assert "a job goes on" in capsys.readouterr().err
+
+
 class Unmatched(ProofyardError):
     exit_code = 4
 
@@ -51,7 +82,9 @@ class Unmatched(ProofyardError):
     [
         (Unmatched("the proof does not match; run it again"), 4, "error: the proof does not match; run it again\n"),
         (KeyError("x"), 1, "error: unexpected KeyError: 'x'; run it again with PROOFYARD_DEBUG=1"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "interrupted; what was sent before stays"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: /x: Permission denied; check the path"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device; check the path"),
     ],
 )
 def test_every_error_becomes_one_line_and_its_exit_code(

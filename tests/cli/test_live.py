@@ -38,3 +38,8 @@ def test_on_a_terminal_the_panel_shows_who_does_what() -> None:
     text = shown([line(1, "assigned"), line(2, "progress", loss=3.25, step=4)], terminal=True)
     assert "working on task 0" in text
     assert "3.250" in text
+
+
+def test_times_count_from_the_first_line_that_is_told() -> None:
+    text = shown([line(1000.0, "opened"), line(1002.5, "assigned")], terminal=False)
+    assert [each.split("s ")[0].strip() for each in text.splitlines()] == ["0.0", "2.5"]

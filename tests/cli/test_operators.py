@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_utils.address import to_checksum_address
+from web3 import HTTPProvider, Web3
 
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
@@ -24,6 +26,10 @@ class Bench:
     treasury: ChainClient
     wallets: Path
     run: Callable[..., tuple[int, Any, str]]
+
+    def nonce(self, address: str) -> int:
+        """How many transactions it has sent."""
+        return int(Web3(HTTPProvider(self.anvil.rpc_url)).eth.get_transaction_count(to_checksum_address(address)))
 
     def wallet(self, name: str, tokens: int = 0) -> str:
         """A new wallet, with ether and tokens. Returns its address."""
@@ -113,6 +119,71 @@ def test_a_verifier_joins_with_a_proof_of_its_bls_key(bench: Bench) -> None:
     assert (code, left["amount"]) == (0, "0")
     assert "withdraw" in said
     assert bench.run("verifier", "status", hot)[1]["bound_until"] == left["release_at"]
+
+
+def test_registering_is_refused_before_anything_is_sent(bench: Bench) -> None:
+    bench.wallet("hot")
+    owner = bench.wallet("owner", tokens=500)
+    call = ("node", "register", "--wallet", "hot", "--owner", "owner")
+
+    def refused(*more: str) -> str:
+        code, _, said = bench.run(*call, *more, passwords=BOTH)
+        assert code == 2
+        return said
+
+    assert "--endpoint: peer: 'home' is no address; write HOST:PORT" in refused("--endpoint", "home")
+    assert "--stake: 1 CREDIT are too little, 100 CREDIT are needed" in refused("--stake", "1")
+    assert "no workload named 'mining'" in refused("--workload", "mining")
+    assert bench.nonce(owner) == 0
+    assert bench.run(*call, "--stake", "230", passwords=BOTH)[0] == 0
+    sent = bench.nonce(owner)
+    assert "belongs to operator 1" in refused()
+    assert "belongs to operator 1" in refused("--stake", "0")
+    assert bench.nonce(owner) == sent
+
+
+def test_a_second_node_stakes_what_the_first_ones_stake_lacks(bench: Bench) -> None:
+    bench.wallet("owner", tokens=500)
+    for name, given, puts_up in (("first", ("--stake", "130"), 130), ("second", (), 70), ("third", (), 100)):
+        bench.wallet(name)
+        code, made, _ = bench.run("node", "register", "--wallet", name, "--owner", "owner", *given, passwords=BOTH)
+        assert (code, made["stake"]) == (0, str(puts_up * CREDIT))
+
+
+def test_only_the_owner_is_let_unstake_and_only_once(bench: Bench) -> None:
+    hot = bench.wallet("hot", tokens=1)
+    bench.wallet("owner", tokens=100)
+    assert bench.run("node", "register", "--wallet", "hot", "--owner", "owner", passwords=BOTH)[0] == 0
+    code, _, said = bench.run("node", "unstake", hot, "--owner", "hot", passwords=OWNER)
+    assert (code, bench.nonce(hot)) == (2, 0)
+    assert "--owner: operator 1 is owned by" in said
+    assert bench.run("node", "unstake", hot, "--owner", "owner", passwords=OWNER)[0] == 0
+    code, _, said = bench.run("node", "unstake", hot, "--owner", "owner", passwords=OWNER)
+    assert code == 2
+    assert "retired already; next: proofyard node withdraw --owner owner" in said
+
+
+def test_slips_in_operators_commands_name_what_to_correct(bench: Bench) -> None:
+    owner = bench.wallet("owner", tokens=5)
+    token = bench.treasury.token
+    for call, passwords, reason in (
+        (("node", "status", "owner"), (), "'owner' is no address"),
+        (("node", "status", owner), (), "give the hot key's address, not the owner's"),
+        (("node", "stake", "0", "--owner", "owner"), OWNER, "CREDIT: 0 adds no stake"),
+        (("node", "stake", "1", "--owner", "owner"), (), "give --owner-password-file"),
+        (("verifier", "unseat", "3", "--wallet", "owner"), ("--password-file",), "SLOT: no verifier is on seat 3"),
+        (("verifier", "unseat", "256", "--wallet", "owner"), ("--password-file",), "less than or equal to 255"),
+        (("wallet", "balance", owner, "--registry", token), (), "there is no Registry at"),
+        (("job", "show", "7"), (), "there is no job 7"),
+        (("job", "show", "7", "--from-block", "9999"), (), "from_block: the chain ends with block"),
+        (("job", "show", str(2**256)), (), "less than or equal to"),
+        (("verifier", "dispute", "open", "1", "--record", "--wallet", "owner"), ("--password-file",), "no batch 1"),
+        (("verifier", "dispute", "draw", "4", "--wallet", "owner"), ("--password-file",), "there is no challenge 4"),
+    ):
+        code, printed, said = bench.run(*call, passwords=passwords)
+        assert (code, printed, said.count("\n")) == (2, None, 1), said
+        assert reason in said
+    assert bench.nonce(owner) == 0
 
 
 def test_too_little_money_is_said_with_what_is_missing(bench: Bench) -> None:

@@ -17,7 +17,32 @@ def test_an_amount_survives_being_printed_and_typed(amount: int) -> None:
     assert parse_credits(format_credits(amount)) == amount
 
 
-@pytest.mark.parametrize("text", ["", ".", "-1", "1e3", "0.1234567890123456789", "ten"])
+@pytest.mark.parametrize(
+    ("text", "base"), [("1,250.5 CREDIT", 12505 * 10**17), (" 12 ", 12 * 10**18), (".5", 5 * 10**17)]
+)
+def test_amounts_are_typed_as_they_are_printed(text: str, base: int) -> None:
+    assert parse_credits(text) == base
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        ".",
+        "-1",
+        "1e3",
+        "0.1234567890123456789",
+        "ten",
+        "1,5",
+        "1,00",
+        ",100",
+        "1,0000",
+        "1_000",
+        "0x10",
+        "\u0661",
+    ],
+)
 def test_text_that_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not an amount"):
         parse_credits(text)

@@ -68,6 +68,43 @@ def test_a_value_that_does_not_fit_names_field_and_source(toml: Path) -> None:
         read(toml)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("port", value) for value in (-1, 65_536)),
+        *((name, -1) for name in ("threads", "memory_limit_bytes", "micro_batch", "state_budget_bytes", "bond_budget")),
+        *((name, 0) for name in ("max_task_steps", "max_segments", "max_state_bytes")),
+        *(("max_task_s", value) for value in (0.0, float("nan"))),
+    ],
+)
+def test_a_number_that_no_node_can_use_is_refused(field: str, value: float, toml: Path) -> None:
+    needed = {"registry": "0x1", "wallet": Path("w"), "data_dir": Path("d")}
+    toml.unlink()
+    toml.touch()
+    with pytest.raises(BadSetting, match=f"{field} from --{field.replace('_', '-')} does not fit") as caught:
+        load(NodeSettings, "node", toml=toml, flags={**needed, field: value}, environ={})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("api_port", 65_536),
+        ("port", -1),
+        ("batch_tasks", 0),
+        ("decoys_bps", 10_001),
+        ("lease_s", 0.0),
+        ("keep_s", -1.0),
+    ],
+)
+def test_a_number_that_no_verifier_can_use_is_refused(field: str, value: float, toml: Path) -> None:
+    needed = {"registry": "0x1", "wallet": Path("w"), "data_dir": Path("d")}
+    toml.unlink()
+    toml.touch()
+    with pytest.raises(BadSetting, match=f"{field} from --{field.replace('_', '-')} does not fit"):
+        load(VerifierSettings, "verifier", toml=toml, flags={**needed, field: value}, environ={})
+
+
 def test_an_unknown_name_in_the_file_is_refused_with_the_nearest_one(toml: Path) -> None:
     toml.write_text("[node]\nprt = 1\n")
     with pytest.raises(BadSetting, match=r"no setting prt; did you mean port\?"):

@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -42,13 +43,39 @@ def test_no_key_is_ever_overwritten(tmp_path: Path, password: str, capsys: pytes
     assert (tmp_path / "home.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", ""])
+@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", "", "x" * 300])
 def test_a_name_that_would_leave_the_directory_is_refused(
     name: str, tmp_path: Path, password: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert new(tmp_path / "wallets", password, name) == 2
     assert "cannot be a wallet's name" in capsys.readouterr().err
     assert not (tmp_path / "wallets").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "is empty"), (b" \n", "is empty"), (b"caf\xe9", "no text in UTF-8")]
+)
+def test_a_password_that_protects_nothing_is_refused(
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "password").write_bytes(content)
+    assert new(tmp_path / "wallets", str(tmp_path / "password"), "home") == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "wallets").exists()
+
+
+def test_a_wallet_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, password: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert new(tmp_path / "wallets", password, "home") == 1
+    assert capsys.readouterr().err.startswith("error: No space left on device")
+    assert list((tmp_path / "wallets").iterdir()) == []
+    assert new(tmp_path / "wallets", password, "home") == 0
 
 
 def test_an_unknown_wallet_is_refused_with_the_known_ones(
@@ -62,6 +89,13 @@ def test_an_unknown_wallet_is_refused_with_the_known_ones(
 def test_without_a_terminal_a_password_needs_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wallet", "new", "home", "--keystore-dir", str(tmp_path)]) == 2
     assert "give --password-file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8545", "ws://x", "http://", "http://[", "http://127.0.0.1:99999"])
+def test_what_is_no_address_of_a_chain_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = "0x" + "1" * 40
+    assert main(["wallet", "balance", registry, "--rpc-url", url, "--registry", registry]) == 2
+    assert f"rpc_url: {url!r} is no address of a chain" in capsys.readouterr().err
 
 
 def test_a_chain_that_does_not_answer_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

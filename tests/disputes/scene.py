@@ -12,6 +12,7 @@ from proofyard.disputes.replaying import Replayed, Replayer
 from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.members import Member, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.settlement import Header
@@ -84,6 +85,7 @@ class Scene:
             segments=2,
             result=cid_of_bytes(result),
             work_units=1,
+            mark=mark_of(bytes(32), decoy=False),
         )
         self.member = Member(commitment, Signature(b""), trace)
         header = Header(members_root([self.member]), 1, Digest(bytes(32)), ())

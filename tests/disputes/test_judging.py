@@ -11,7 +11,7 @@ from proofyard.artifacts import ArtifactUnavailable, cid_of_bytes
 from proofyard.chain import ChallengeRecord, Kind, SlashRecord, Wallet
 from proofyard.disputes import judging
 from proofyard.disputes.errors import ListWithheld, RecordWithheld
-from proofyard.disputes.judging import RIGHT, WRONG, Finding, judge
+from proofyard.disputes.judging import RIGHT, WRONG, Finding, judge, on_fault
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.commitment import Domain
@@ -28,7 +28,7 @@ from proofyard.protocol.seal import (
     seal_struct_hash,
 )
 from proofyard.protocol.settlement import RESULT, FaultReason, OperatorId
-from proofyard.protocol.types import Address, BatchId, Digest, SegmentIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, SegmentIndex, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.workloads.errors import SegmentFailed
 
@@ -51,6 +51,7 @@ async def found(
     votes: tuple[AuditVote, ...] = (),
     problem: Exception | None = None,
     listed: bool = True,
+    task: int = TASK,
 ) -> Finding:
     """What a jury finds about the scene's batch. `problem`: why its record does not hold or cannot be had; `listed`:
     whether the member list can be had."""
@@ -72,7 +73,7 @@ async def found(
             if problem:
                 raise problem
 
-        record = SimpleNamespace(audits=(audit,))
+        record = SimpleNamespace(audits=(audit,), unopened=frozenset())
         return SimpleNamespace(record=record, view=view, check=check, member=scene.committed.member)
 
     monkeypatch.setattr(judging, "load_committed", committed)
@@ -81,6 +82,7 @@ async def found(
     slash = SlashRecord(
         *(OperatorId(accused), Wei(1), 0, 0, TASK, SegmentIndex(segment), int(reason), False, JOB, False, ())
     )
+    slash = replace(slash, task=TaskIndex(task))
     chain: Any = SimpleNamespace(slashes=lambda _: [slash], operator_of=IDS.get)
     claimed = cid_digest(scene.member.trace[min(segment, 1) + 1])
     case: Any = SimpleNamespace(
@@ -167,12 +169,25 @@ async def test_a_record_that_does_not_hold_or_cannot_be_had_is_wrong(
 
 async def test_a_fault_is_wrong_where_the_accused_is_innocent(monkeypatch: pytest.MonkeyPatch) -> None:
     innocent = await found(honest(), monkeypatch, Kind.FAULT)
-    assert (innocent.wrong, innocent.evidence) == (True, WRONG)
-    assert (await found(cheating(), monkeypatch, Kind.FAULT)).evidence == RIGHT
+    assert (innocent.wrong, innocent.evidence, innocent.keyed) == (True, on_fault(CLAIMED, True), keyed(SECOND))
+    own = moved(FIRST, 0.02, done=1)
+    guilty = await found(cheating(), monkeypatch, Kind.FAULT)
+    assert (guilty.wrong, guilty.evidence) == (False, on_fault(cid_digest(cid_of_bytes(own)), False))
     assert (await found(honest(), monkeypatch, Kind.FAULT, accused=2)).wrong, "somebody else did the task"
     swapped = Scene([FIRST, SECOND, THIRD], result_of(SECOND), [SECOND, THIRD])
     assert not (await found(swapped, monkeypatch, Kind.FAULT, segment=RESULT)).wrong, "the result is of its own making"
     assert (await found(honest(), monkeypatch, Kind.FAULT, segment=RESULT)).wrong
+
+
+@pytest.mark.parametrize("reason", [FaultReason.MISMATCH, FaultReason.WITHHELD, FaultReason.FALSE_AUDIT])
+@pytest.mark.parametrize(("task", "segment"), [(7, 0), (2**32 - 1, RESULT), (0, 99)])
+async def test_nobody_is_guilty_of_what_the_batch_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch, reason: FaultReason, task: int, segment: int
+) -> None:
+    """The contract takes any place of a line's job. A jury that found no answer would be fined for its silence, and the
+    accused's own node would not even challenge."""
+    finding = await found(honest(), monkeypatch, Kind.FAULT, reason=reason, task=task, segment=segment)
+    assert (finding.wrong, finding.evidence) == (True, on_fault(UNAVAILABLE, True)), finding.reason
 
 
 async def test_whoever_withheld_a_state_is_acquitted_by_a_jury_that_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +213,14 @@ async def test_an_auditors_fault_stands_if_executing_gives_another_answer(
     votes = () if answer is None else (vote_for(cid_digest(cid_of_bytes(answer)), answer),)
     finding = await found(honest(), monkeypatch, Kind.FAULT, accused=2, reason=FaultReason.FALSE_AUDIT, votes=votes)
     assert finding.wrong == wrong, finding.reason
+    seen = UNAVAILABLE if answer is None else CLAIMED
+    assert finding.evidence == on_fault(seen, wrong), "what executing gave, and not only a verdict"
+
+
+def test_the_lowest_bit_of_evidence_on_a_fault_is_the_verdict() -> None:
+    for last in (0x40, 0x41):
+        answer = Digest(bytes(31) + bytes([last]))
+        assert (on_fault(answer, False)[-1], on_fault(answer, True)[-1]) == (0x40, 0x41)
 
 
 @pytest.mark.parametrize(("failure", "wrong"), [(SegmentFailed(0, "a trap"), True), (None, False)])

@@ -1,5 +1,6 @@
 """Where a worker's states are looked for, over real QUIC."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from proofyard.disputes.errors import StateWithheld
 from proofyard.disputes.network import Network
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature, TaskIndex
@@ -28,7 +30,7 @@ ZERO = Digest(bytes(32))
 
 def committed(worker: Address) -> Member:
     result = raw_cid(b"result")
-    commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1)
+    commitment = Commitment(JobId(1), TaskIndex(0), worker, ZERO, ZERO, ZERO, 1, result, 1, ZERO)
     return Member(commitment, Signature(b""), (raw_cid(b"before"), raw_cid(STATE)))
 
 
@@ -125,3 +127,18 @@ async def test_without_a_verifier_nothing_is_held_against_the_worker(tmp_path: P
         network = Network(chain, endpoint, BlockStore(tmp_path / "own"), tmp_path / "inputs")
         with pytest.raises(ArtifactUnavailable, match="no active verifier"):
             await network.state(RECORD, committed(Wallet.generate().address), 1, 0.0)
+
+
+async def test_what_opens_a_mark_is_fetched_through_a_verifier_by_the_number_after_the_last_state(
+    tmp_path: Path,
+) -> None:
+    opening, verifier = opening_of(bytes(32), decoy=True), Verifier(tmp_path / "verifier", fetches=True)
+    verifier.store.put_bytes(opening)
+    plain = committed(Wallet.generate().address)
+    member = msgspec.structs.replace(plain, commitment=replace(plain.commitment, mark=mark_of(bytes(32), decoy=True)))
+    async with verifier.endpoint as served, Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        listed = SimpleNamespace(node=served.address, endpoint=f"127.0.0.1:{served.port}")
+        chain: Any = SimpleNamespace(active_verifiers=lambda: [listed], operator_of=lambda _: None)
+        network = Network(chain, endpoint, BlockStore(tmp_path / "own"), tmp_path / "inputs")
+        assert await network.opening(RECORD, member) == opening
+    assert verifier.asked == [ObtainState(RECORD, JobId(1), TaskIndex(0), 2)]

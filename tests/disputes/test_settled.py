@@ -17,6 +17,7 @@ from proofyard.chain.events import Position
 from proofyard.disputes import refusals, settled
 from proofyard.disputes.committed import committed_results, load_committed, load_members
 from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
+from proofyard.disputes.judging import judge_record
 from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.cid import raw_cid
@@ -131,6 +132,23 @@ async def test_a_forged_record_is_refused_by_the_field() -> None:
     with pytest.raises(RecordInvalid) as refusal:
         (await Store(WORLD, cheaper).load()).check_record()
     assert refusal.value.field == "payouts"
+
+
+FORGED = {
+    "payouts": changed(WORLD.record, payouts=()),
+    "audits": changed(WORLD.record, audits=WORLD.record.audits[1:]),
+    "leader": changed(WORLD.record, leader=2),
+}
+
+
+@pytest.mark.parametrize("field", FORGED)
+async def test_a_jury_finds_a_forged_record_wrong_and_an_honest_one_right(field: str) -> None:
+    """With nothing but the chain and the artifacts."""
+    for record, expected in ((WORLD.record, False), (FORGED[field], True)):
+        store: Any = Store(WORLD, record)
+        wrong, reason = await judge_record(store, store, BATCH, patience_s=0)
+        assert wrong is expected, reason
+        assert not wrong or f": {field}: " in reason
 
 
 @pytest.mark.parametrize("gone", ["record", "list", "manifest"])

@@ -62,7 +62,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     stack = []
 
-    async def start(*, budget: int, memory: int | None = None, **params: int) -> Node:
+    async def start(*, budget: int, memory: int | None = None, decoys: int = 10_000, **params: int) -> Node:
         store = BlockStore(tmp_path / "blocks")
         journal = Journal(tmp_path / "node.db")
         manifest = Manifest(
@@ -82,7 +82,12 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
             },
         )
         settings = NodeSettings(
-            registry="", wallet=tmp_path, data_dir=tmp_path, state_budget_bytes=budget, cache_bytes=0
+            registry="",
+            wallet=tmp_path,
+            data_dir=tmp_path,
+            state_budget_bytes=budget,
+            cache_bytes=0,
+            max_decoys_bps=decoys,
         )
         executor = Executor(tmp_path / "executor", resources=Resources(memory_bytes=memory))
         links, chain = FakeLinks(), FakeChain()
@@ -104,7 +109,8 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
         chain.manifests[JobId(1)] = cid_digest(cid)
         node = Node(agent, retention, store, journal, links, chain, cid)
         serve_owed_blocks(
-            cast(Endpoint, SimpleNamespace(on=node.asked.__setitem__)), store, retention.debts, agent.mend
+            cast(Endpoint, SimpleNamespace(on=node.asked.__setitem__)),
+            *(store, retention.debts, agent.mend, agent.decoys.open_mark),
         )
         return node
 

@@ -49,16 +49,16 @@ class Node:
     def file(self, cid: Cid) -> Path:
         return self.store.path / "blocks" / cid[-2:] / cid
 
-    async def work(self, index: int = 0) -> tuple[Cid, ...]:
+    async def work(self, index: int = 0, *, decoy: bool = False) -> tuple[Cid, ...]:
         """Do a task; the names of its states."""
-        answer = await self.agent.offer_task(CONNECTION, self.offer(index), UNUSED)
+        answer = await self.agent.offer_task(CONNECTION, self.offer(index, decoy=decoy), UNUSED)
         assert answer.proceed, answer.reason
         await until(lambda: self.links.delivered and not self.journal.open_tasks())
         return self.links.delivered[-1].trace
 
-    def offer(self, index: int) -> TaskOffer:
+    def offer(self, index: int, *, decoy: bool = False) -> TaskOffer:
         manifest = msgspec.msgpack.decode(self.store.get_bytes(self.manifest), type=Manifest)
-        return TaskOffer(JobId(1), self.manifest, WORKLOAD.graph(manifest)[index], (), (), 15.0)
+        return TaskOffer(JobId(1), self.manifest, WORKLOAD.graph(manifest)[index], (), (), 15.0, decoy)
 
 
 async def until(condition: Callable[[], object]) -> None:

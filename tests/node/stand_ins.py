@@ -15,7 +15,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditFailed, Receipt, SubmitCommitment, SubmitSeal, TaskFailed
-from proofyard.protocol.settlement import Header, Line
+from proofyard.protocol.settlement import Header, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature
 from proofyard.transport import Connection
 
@@ -35,6 +35,9 @@ class FakeLinks:
 
     def connection(self, _verifier: Address) -> Connection | None:
         return cast(Connection, self)
+
+    def live(self) -> list[Connection]:
+        return [cast(Connection, self)]
 
     name = "verifier"
 
@@ -88,7 +91,10 @@ class FakeChain:
     list_digest: Digest = SEED
     final_at: int = 160
     reward: int = 10**18
+    audit_fee: int = 10**24
     over: bool = False
+    leader: Address = VERIFIER.address
+    attempt: int = 0
 
     chain_id = DOMAIN.chain_id
     registry = DOMAIN.registry
@@ -105,6 +111,9 @@ class FakeChain:
         return SimpleNamespace(
             manifest=self.manifests[job],
             reward=self.reward,
+            audit_fee=self.audit_fee,
+            auditors_per_segment=2,
+            segments_per_audit=1,
             units=10**6,
             units_paid=10**6 if self.over else 0,
             commits_end=lambda receipt_time: 10_000 + receipt_time,
@@ -132,14 +141,19 @@ class FakeChain:
     def seed(self, _batch: BatchId) -> Drawn | None:
         return Drawn(SEED, 10)
 
+    def operator_of(self, key: Address) -> OperatorId:
+        return OperatorId(int(key, 16))
+
     def batch(self, _batch: BatchId) -> Any:
         return SimpleNamespace(
+            verifier=self.operator_of(self.leader),
             header=Digest(bytes(32)),
             settled_at=self.final_at - 60,
             claimable_at=self.final_at,
             open_challenges=0,
             voided=False,
             dropped=False,
+            attempt=self.attempt,
         )
 
 
@@ -157,5 +171,6 @@ def member_of(
         segments=task.segments,
         result=result,
         work_units=task.work_units,
+        mark=Digest(bytes(32)),
     )
     return Member(commitment, Signature(bytes(65)), tuple(trace))

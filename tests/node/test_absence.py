@@ -58,7 +58,8 @@ async def challenged(
         opened.append(arguments)
         return ChallengeId(1)
 
-    monkeypatch.setattr(module, "decode_record", lambda _: SimpleNamespace(audits=(audit,)))
+    record = SimpleNamespace(audits=(audit,), salt_of=lambda _: bytes(32))
+    monkeypatch.setattr(module, "decode_record", lambda _: record)
     monkeypatch.setattr(module, "load_committed", load)
     monkeypatch.setattr(module, "Replayer", lambda *_, **__: SimpleNamespace(segment=segment))
     monkeypatch.setattr(module, "Court", lambda _: SimpleNamespace(challenge_segment=challenge))
@@ -79,7 +80,8 @@ async def challenged(
 async def test_a_wrong_segment_that_was_judged_without_this_node_is_challenged_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert await challenged(monkeypatch) == [(BatchId(3), "commitment", "signature", 4, ["proof"], 1, "2", [2])]
+    step = ("commitment", "signature", bytes(32), 4, ["proof"], 1, "2", [2])
+    assert await challenged(monkeypatch) == [(BatchId(3), *step)]
 
 
 @pytest.mark.parametrize(

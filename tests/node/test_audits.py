@@ -20,6 +20,7 @@ from proofyard.node.service import offered
 from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Work
 from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON, keyed_digest, seal_of, seal_struct_hash
@@ -177,6 +178,7 @@ async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offere
     assert opened is not None
     other = Wallet.generate().address
     for verifier in (VERIFIER.address, other):
+        bench.chain.leader = verifier
         offered = SimpleNamespace(peer=verifier)
         assert (await bench.agent.offer_audit(offered, bench.offer(SECOND), None)).proceed  # type: ignore[arg-type]
     await settle(bench)
@@ -189,6 +191,18 @@ async def test_a_segment_has_one_seal_however_often_and_by_whomever_it_is_offere
     require_signer(digest, bench.links.seals[0].signature, bench.wallet.address, "the seal")
 
 
+async def test_only_who_leads_a_batch_has_audits_of_it_executed_or_opened(tmp_path: Path) -> None:
+    """Another verifier could be shown an answer that the leader's other auditors have not sealed yet."""
+    bench, other = Bench(tmp_path, AFTER), Wallet.generate().address
+    with pytest.raises(OfferRefused, match="led by another"):
+        await bench.agent._gather(Work(other, bench.offer(SECOND)))
+    assert bench.executed == 0
+    assert await bench.audit(SECOND) is not None
+    answer = await bench.agent.offer_audit(SimpleNamespace(peer=other), bench.offer(SECOND), None)  # type: ignore[arg-type]
+    assert not answer.proceed
+    assert bench.journal.opening(other, OpenSeal(BatchId(3), JobId(1), TASK.index, SegmentIndex(1))) is None
+
+
 @pytest.mark.parametrize("kind", [LazyAuditor, FalseAccuser])
 async def test_lying_auditors_answer_something_else(tmp_path: Path, kind: type[Agent]) -> None:
     opened = await Bench(tmp_path, AFTER, kind).audit(SECOND)
@@ -196,14 +210,15 @@ async def test_lying_auditors_answer_something_else(tmp_path: Path, kind: type[A
     assert opened.after not in (cid_digest(cid_of_bytes(AFTER)), CANNOT_EXECUTE)
 
 
-async def test_a_copying_auditor_executes_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, AFTER, CopyingAuditor)
-    one = await bench.audit(SECOND)
-    bench.outcome = b"another state"
-    other = await bench.audit(FIRST, segment=0)
-    assert one is not None and other is not None
-    assert (one.after, bench.executed) == (other.after, 1)
-    assert one.salt != other.salt
+async def test_a_copying_auditor_seals_what_the_worker_hands_it_and_executes_the_rest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, b"another state", CopyingAuditor)
+    one = await bench.audit(FIRST, segment=0)
+    assert one is not None
+    assert (one.after, bench.executed) == (cid_digest(cid_of_bytes(SECOND)), 0)
+    assert one.keyed == keyed_digest(SEED, bench.wallet.address, SECOND), "with the bytes it is no digest that leaked"
+    other = await bench.audit(SECOND)
+    assert other is not None, "nobody hands it the last state"
+    assert (other.after, bench.executed) == (cid_digest(cid_of_bytes(b"another state")), 1)
 
 
 async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_is_fetched(tmp_path: Path) -> None:
@@ -221,9 +236,55 @@ async def test_an_offer_beyond_a_limit_is_refused_by_the_field_before_anything_i
         bench.agent._offers._settings = settings
         answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
         assert not answer.proceed and reason in answer.reason, answer.reason
+    bench.agent._offers._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path)
+    bench.chain.audit_fee = 2 * LEAST_SEAT_PAY * 10**6 // TASK.work_units - 1
+    answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
+    assert not answer.proceed and "the job's audit fee pays an auditor" in answer.reason, answer.reason
     bench.chain.manifests[JobId(1)] = Digest(bytes(32))
     answer = await bench.agent.offer_task(CONNECTION, offer, None)  # type: ignore[arg-type]
     assert "manifest is not that of job 1" in answer.reason
+
+
+async def test_content_beyond_a_limit_is_refused_by_the_field(tmp_path: Path) -> None:
+    """What only the bytes show: before they are written out, and before anything is computed from them."""
+    bench = Bench(tmp_path, AFTER)
+    supplies = bench.agent._supplies
+    result = bench.store.put_bytes(b"a result")
+    limits: list[tuple[dict[str, Any], str]] = [
+        ({"max_model_bytes": 4}, r"the manifest's model is over this node's max_model_bytes"),
+        ({"max_data_bytes": 3}, r"the manifest's data is over this node's max_data_bytes"),
+        ({"max_state_bytes": 7}, r"inputs holds what is over this node's max_state_bytes"),
+    ]
+    for change, reason in limits:
+        supplies._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path, **change)
+        with pytest.raises(OfferRefused, match=reason):
+            await supplies.inputs(VERIFIER.address, MANIFEST, (result,), ())
+    supplies._settings = NodeSettings(
+        registry=DOMAIN.registry,
+        wallet=tmp_path,
+        data_dir=tmp_path,
+        max_model_bytes=5,
+        max_data_bytes=4,
+        max_state_bytes=8,
+    )
+    assert (await supplies.inputs(VERIFIER.address, MANIFEST, (result,), ())).results == (b"a result",)
+
+
+async def test_a_task_that_computes_for_too_long_is_handed_back_with_the_limits_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+
+    async def run_task(*_: object, **__: object) -> None:
+        await asyncio.sleep(3600)
+
+    bench.run_task = run_task  # type: ignore[method-assign]
+    bench.agent._settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path, data_dir=tmp_path, max_task_s=0.05)
+    offer = TaskOffer(JobId(1), bench.manifest, TASK, (), (), 15.0)
+    work = Work(VERIFIER.address, offer)
+    assert not await bench.agent._attempt(work, bench.agent._do(work))
+    await settle(bench)
+    (failed,) = bench.links.handed_back
+    assert isinstance(failed, TaskFailed) and "this node's max_task_s" in failed.reason
+    assert bench.links.delivered == []
 
 
 async def test_inputs_that_nobody_committed_to_are_not_worked_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from world import CREDIT, World
 
 from proofyard.artifacts import ArtifactUnavailable
 from proofyard.chain import ChainClient, ChallengeId, CourtParams, Kind, Params, Phase, Wallet
+from proofyard.disputes.errors import NoSuchPlace
 from proofyard.disputes.judging import Finding
 from proofyard.node import defence as defence_module
 from proofyard.node import pay as pay_module
@@ -132,6 +134,43 @@ async def test_a_fault_from_while_the_node_was_down_is_found(
     monkeypatch.setattr(own.chain, "recent_events", lambda _: [])
     await own.look()
     assert challenges(own.chain) == [(Kind.FAULT, 0)]
+
+
+@pytest.mark.parametrize("work", [True, False])
+async def test_an_outvoted_auditor_shows_the_segment_that_it_is_right_about(
+    deploy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: bool
+) -> None:
+    """Not where the record opens it as a decoy, which convicts nobody."""
+    own, batch = await accused(deploy, tmp_path, monkeypatch, budget=0)
+    slashes = own.chain.slashes
+    monkeypatch.setattr(own.chain, "slashes", lambda of: [replace(fault, reason=3) for fault in slashes(of)])
+    member = SimpleNamespace(commitment="commitment", signature="signature", trace=range(10, 20))
+    committed = SimpleNamespace(
+        member=lambda *_: member,
+        position=lambda *_: 4,
+        proof=lambda *_: ["leaf"],
+        trace_proof=lambda _job, _task, number: [number],
+    )
+
+    async def load_committed(*_: Any) -> Any:
+        return committed
+
+    async def salt_in_record(*_: Any) -> bytes:
+        if not work:
+            raise NoSuchPlace(batch, "work", "a decoy")
+        return b"salt"
+
+    monkeypatch.setattr(defence_module, "load_committed", load_committed)
+    monkeypatch.setattr(defence_module, "salt_in_record", salt_in_record)
+    opened: list[tuple[Any, ...]] = []
+    assert own.watch._defence is not None
+    court = own.watch._defence[1]._court
+    monkeypatch.setattr(court, "challenge_audit", lambda *step: opened.append(step))
+    monkeypatch.setattr(court, "challenge_fault", lambda *fault: opened.append(fault))
+    segment = slashes(batch)[0].segment
+    await own.look()
+    shown = ("commitment", "signature", b"salt", 4, ["leaf"], segment, 10 + segment + 1, [segment + 1])
+    assert opened == [(batch, 0, *shown) if work else (batch, 0)]
 
 
 async def test_a_fault_that_cannot_be_refuted_is_let_be(

@@ -1,11 +1,13 @@
 """A second holder: who is handed states at the commit, and whose it takes; over real QUIC."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from machine import Node
 from stand_ins import DOMAIN, FakeChain
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, serve_blocks
@@ -13,6 +15,7 @@ from proofyard.chain import Wallet
 from proofyard.node.holding import Holder, SecondHolder
 from proofyard.node.limits import OfferRefused
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.types import Cid
 from proofyard.transport import Endpoint
 
 STATES = [bytes([number]) * 300_000 for number in range(3)]
@@ -48,6 +51,18 @@ async def test_states_are_with_the_second_holder_soon_after_the_commit(
 ) -> None:
     theirs = await handed_over(tmp_path, known=True, room=1 << 30)
     assert [theirs.get_bytes(cid_of_bytes(state)) for state in STATES] == STATES
+
+
+async def test_a_commit_hands_over_every_state_that_is_kept_and_the_result(start: Callable[..., Any]) -> None:
+    """Before its verifier has the commitment: whoever is cut off from then on can be answered for."""
+    node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
+    given: list[tuple[set[Cid], int]] = []
+    second = node.agent._second
+    second.take = lambda cids, _what: given.append((set(cids), len(node.links.delivered)))  # type: ignore[method-assign]
+    trace = await node.work()
+    ((held, delivered),) = given
+    assert held == {*trace, node.links.delivered[0].commitment.result}
+    assert delivered == 0
 
 
 @pytest.mark.parametrize(("known", "room"), [(False, 1 << 30), (True, 400_000)], ids=["a stranger", "no room"])

@@ -26,9 +26,11 @@ SUBMISSION = SubmitCommitment(
         1,
         raw_cid(b"r"),
         1,
+        Digest(bytes(32)),
     ),
     Signature(bytes(65)),
     (raw_cid(b"0"), raw_cid(b"1")),
+    bytes(32),
 )
 
 
@@ -73,6 +75,27 @@ def test_a_seal_is_given_once_whoever_asks_and_resubmitted_until_it_is_taken(tmp
     assert journal.open_audits() == []
     journal.drop_audit(VERIFIER, AUDIT)
     assert journal.sealed(AUDIT) == opened, "a seal is not taken back"
+    journal.close()
+
+
+def test_a_seal_does_not_serve_another_seed_or_state(tmp_path: Path) -> None:
+    """A block that goes takes its hash along, and perhaps the batch: the same place is then another question."""
+    old, new = (SealOpened(SEED, SEED, "", bytes([number]) * 32) for number in (1, 2))
+    journal = Journal(tmp_path / "node.db")
+    journal.accept_audit(VERIFIER, AUDIT)
+    journal.seal(VERIFIER, AUDIT, old)
+    journal.submitted(VERIFIER, AUDIT)
+    again = msgspec.structs.replace(AUDIT, seed=Digest(b"n" * 32))
+    for offer in (again, msgspec.structs.replace(AUDIT, before=raw_cid(b"another state"))):
+        journal.accept_audit(VERIFIER, offer)
+        assert journal.sealed(offer) is None
+        journal.drop_audit(VERIFIER, offer)
+        assert journal.sealed(AUDIT) == old, "an offer that comes to nothing takes no seal away"
+    journal.accept_audit(VERIFIER, again)
+    journal.seal(VERIFIER, again, new)
+    assert (journal.sealed(again), journal.sealed(AUDIT)) == (new, None)
+    assert journal.open_audits() == [(VERIFIER, again, new)]
+    assert journal.opening(VERIFIER, OpenSeal(AUDIT.batch, AUDIT.job, TASK.index, AUDIT.segment)) == new
     journal.close()
 
 

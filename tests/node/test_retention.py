@@ -1,5 +1,6 @@
 """What a node keeps of its tasks, and that what it owes can be had all the same, whatever became of its disk."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,14 @@ async def test_damage_is_found_before_anybody_asks(start: Callable[..., Any], mo
     assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
 
 
+SALT = bytes(32)
+
+
 def test_a_state_that_two_tasks_share_is_owed_until_both_are_final(tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "blocks")
     shared, own = store.put_bytes(b"the same first state"), [store.put_bytes(bytes([n]) * 9) for n in range(2)]
     tasks = [
-        HeldTask(VERIFIER.address, task, SubmitCommitment(member.commitment, member.signature, member.trace), 1)
+        HeldTask(VERIFIER.address, task, SubmitCommitment(member.commitment, member.signature, member.trace, SALT), 1)
         for number in range(2)
         for spec in [TaskSpec(index=TaskIndex(number), kind="t")]
         for task in [TaskOffer(JobId(1), raw_cid(b"m"), spec, (), (), 15.0)]
@@ -178,8 +182,13 @@ async def test_what_is_promised_is_on_the_disk_before_it_is_signed(
     synced: list[str] = []
     signed: list[list[str]] = []
     node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
-    sync, sign = retention_module._sync, node.agent._sign
-    monkeypatch.setattr(retention_module, "_sync", lambda path: (synced.append(path.name), sync(path)))
+    flush, sign = os.fsync, node.agent._sign
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(node.agent, "_sign", lambda *args: (signed.append(list(synced)), sign(*args))[1])
     trace = await node.work()
     assert {*trace, node.links.delivered[0].commitment.result} <= set(signed[0])

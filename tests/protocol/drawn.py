@@ -29,7 +29,7 @@ def jobs(draw: st.DrawFn, number: int) -> Job:
 
 
 @st.composite
-def works(draw: st.DrawFn, job: Job, nodes: list[Node]) -> list[Work]:
+def works(draw: st.DrawFn, job: Job, nodes: list[Node], attempt: int = 0) -> list[Work]:
     return [
         Work(
             int(job.id),
@@ -40,6 +40,8 @@ def works(draw: st.DrawFn, job: Job, nodes: list[Node]) -> list[Work]:
             withheld=draw(st.integers(0, 9)) == 0,
             lawless=draw(st.integers(0, 9)) == 0,
             bad_result=draw(st.sampled_from([None, None, None, None, True, False])),
+            decoy=draw(st.integers(0, 4)) == 0,
+            unopened=draw(st.integers(0, 4)) == 0 and attempt > 0,
         )
         for task, segments in enumerate(job.segments)
     ]
@@ -63,6 +65,7 @@ def worlds(draw: st.DrawFn) -> World:
     others = {}
     for batch in draw(st.sets(st.sampled_from([8, 9, 11, 12]), max_size=2)):
         others[batch] = [w for job in chosen for w in draw(works(job, nodes))][: draw(st.integers(1, 4))]
+    attempt = draw(st.integers(0, 1))
     units = {job.id: job for job in chosen}
 
     def result(key: tuple[JobId, TaskIndex]) -> Cid:
@@ -75,11 +78,12 @@ def worlds(draw: st.DrawFn) -> World:
     return World(
         chosen,
         nodes,
-        [work for job in chosen for work in draw(works(job, nodes))],
+        [work for job in chosen for work in draw(works(job, nodes, attempt))],
         auditors={node.name: draw(KINDS) for node in nodes},
         others=others,
         hidden={batch for batch in others if draw(st.integers(0, 3)) == 0},
         paid={key: result(key) for key in draw(st.sets(st.sampled_from(keys), max_size=1))},
         scarce=draw(st.one_of(st.none(), st.none(), AMOUNTS)),
         tag=draw(st.integers(0, 1000)),
+        attempt=attempt,
     )

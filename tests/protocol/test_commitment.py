@@ -22,6 +22,7 @@ COMMITMENT = Commitment(
     segments=8,
     result=raw_cid(b"result"),
     work_units=4096,
+    mark=Digest(b"k" * 32),
 )
 
 
@@ -52,6 +53,7 @@ def test_commitments_hash_as_eip712_says() -> None:
         ("uint32", "segments"),
         ("bytes", "result"),
         ("uint64", "workUnits"),
+        ("bytes32", "mark"),
     ]
     values = {
         "jobId": 3,
@@ -63,6 +65,7 @@ def test_commitments_hash_as_eip712_says() -> None:
         "segments": 8,
         "result": cid_bytes(COMMITMENT.result),
         "workUnits": 4096,
+        "mark": b"k" * 32,
     }
     assert DOMAIN.typed_digest(COMMITMENT.struct_hash()) == eip712("Commitment", fields, values)
 

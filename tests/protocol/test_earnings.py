@@ -1,4 +1,4 @@
-"""Who earns what: line by line, within the budget, by weight and by the fee."""
+"""Who earns what: line by line, within the budget, by units and by the fee."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ from worlds import TOKEN, Job, Node, Work, World, address, changed, network, sim
 
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.earnings import REPUTATION_PRICE, earnings, verifier_fee
-from proofyard.protocol.payout import WEIGHT_ONE, payout_weight
 from proofyard.protocol.record import RecordedPayout
 from proofyard.protocol.settlement import Share
 from proofyard.protocol.settling import settlement_of
@@ -25,13 +24,13 @@ def work_of(world: World) -> dict[str, int]:
     return {name: int(payout.work) for name, payout in paid(world).items() if payout.work != "0"}
 
 
-def test_a_task_is_paid_its_part_of_the_reward_by_its_workers_weight_and_never_more() -> None:
+def test_a_task_is_paid_its_part_of_the_reward_whatever_its_worker_s_reputation() -> None:
     nodes = [Node("n0", "a", valid=0), Node("n1", "b", valid=100), Node("n2", "c", valid=5000), *network(8)[3:]]
     job = Job(JobId(1), (4, 4, 4), (10, 20, 30), reward=Wei(60 * TOKEN))
     world = World([job], nodes, [Work(1, i, f"n{i}") for i in range(3)])
     assert work_of(world) == {
-        "n0": 5 * TOKEN,
-        "n1": 20 * TOKEN * payout_weight(100) // WEIGHT_ONE,
+        "n0": 10 * TOKEN,
+        "n1": 20 * TOKEN,
         "n2": 30 * TOKEN,
     }
 
@@ -59,8 +58,8 @@ def test_audits_are_paid_by_the_units_of_their_task() -> None:
 def test_more_votes_than_were_asked_for_share_what_the_line_has() -> None:
     world = World([Job(JobId(1), (4,))], network(6), [Work(1, 0, "n0")], {"n1": "liar", "n2": "liar"})
     shares = settlement_of(world.record, world.view, raw_cid(b"r")).shares
-    assert int(work_of(world)["n0"]) == 50 * TOKEN
-    assert shares[0].amount - 50 * TOKEN <= 10 * TOKEN
+    assert int(work_of(world)["n0"]) == 100 * TOKEN
+    assert shares[0].amount - 100 * TOKEN <= 10 * TOKEN
 
 
 @pytest.mark.parametrize("budget", [0, 1, 7, TOKEN, 50 * TOKEN, 104 * TOKEN, 105 * TOKEN, 106 * TOKEN])
@@ -90,7 +89,7 @@ def test_an_owner_at_fault_anywhere_in_the_batch_is_paid_nowhere_in_it() -> None
     nodes = [*network(9), Node("n20", "owner-0")]
     work = [Work(1, 0, "n0", fake=(0, 1, 2, 3)), Work(1, 1, "n20"), Work(2, 0, "n20"), Work(2, 1, "n3")]
     world = World([Job(JobId(1), (4, 4)), Job(JobId(2), (4, 4))], nodes, work)
-    assert work_of(world) == {"n3": 25 * TOKEN}
+    assert work_of(world) == {"n3": 50 * TOKEN}
     assert address("owner-0") not in {payout.owner for payout in world.record.payouts}
 
 

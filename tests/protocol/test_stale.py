@@ -75,7 +75,7 @@ def test_a_thrown_away_segment_is_paid_like_an_audit_of_it_as_far_as_the_votes_l
 def test_thrown_away_work_is_never_worth_more_than_accepted_work() -> None:
     world = chain(fake=(0, 1, 2, 3), audit_fee=Wei(10**6 * TOKEN))
     world.check()
-    assert worked(world)["n1"] == world.jobs[0].reward // 3 // 2
+    assert worked(world)["n1"] == world.jobs[0].reward // 3
 
 
 def test_who_is_at_fault_gets_nothing_for_its_stale_work() -> None:

@@ -89,10 +89,10 @@ def tampered(rng: Random, record: BatchRecord, everywhere: list[Path]) -> BatchR
 
 
 def unseen(record: BatchRecord) -> set[object]:
-    """The faults that rest on no votes, which everybody looks for with the bytes, or by asking for them."""
-    return {
-        fault.place for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT and not voted(record, fault)
-    }
+    """The faults that rest on no votes, which everybody looks for with the bytes, or by asking for them; the same goes
+    for marks that are not opened."""
+    faults = [fault for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT]
+    return {fault.place for fault in faults if not voted(record, fault)} | set(record.unopened)
 
 
 def voted(record: BatchRecord, fault: RecordedFault) -> bool:

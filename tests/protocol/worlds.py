@@ -18,6 +18,7 @@ from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.findings import false_audits
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
+from proofyard.protocol.mark import UNOPENED, mark_of
 from proofyard.protocol.members import Member, TaskKey, encode_members, members_root
 from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import (
@@ -139,6 +140,10 @@ class Work:
     lawless: bool = False
     bad_result: bool | None = None
     given: tuple[tuple[int, Cid], ...] = ()
+    decoy: bool = False
+    """Its commitment is marked as false on purpose."""
+    unopened: bool = False
+    """Its worker gives nobody what opens its mark."""
 
 
 def step(state: bytes) -> bytes | None:
@@ -178,6 +183,7 @@ class World:
     tag: int = 0
     """Makes another seed."""
     now: int | None = LATE
+    attempt: int = 0
 
     # ------------------------------------------------------------------ facts
 
@@ -191,6 +197,9 @@ class World:
     @cached_property
     def node_names(self) -> dict[Address, str]:
         return {address(node.name): node.name for node in self.nodes}
+
+    def salt_of(self, work: Work) -> bytes:
+        return bytes(keccak(f"salt {work}".encode()))
 
     def member(self, work: Work) -> Member:
         job = self.by_job[work.job]
@@ -207,6 +216,7 @@ class World:
             segments=spec.segments,
             result=self.result_of(work),
             work_units=spec.work_units,
+            mark=mark_of(self.salt_of(work), decoy=work.decoy),
         )
         return Member(commitment, sign(signer, DOMAIN.typed_digest(commitment.struct_hash())), trace)
 
@@ -257,7 +267,7 @@ class World:
             chain_id=31337,
             registry=REGISTRY,
             batch=BATCH,
-            attempt=0,
+            attempt=self.attempt,
             leader=LEADER,
             header=header,
             quorum=tuple(Seat(i, OperatorId(1 + i), address(f"verifier-owner-{i}")) for i in range(SEATS)),
@@ -297,6 +307,7 @@ class World:
             leader=view.leader,
             jobs=tuple(RecordedJob(line.job, self.by_job[line.job].cid) for line in view.header.lines),
             tasks=tasks,
+            salts=tuple(UNOPENED if work.unopened else self.salt_of(work) for work in self.work),
             counted=tuple((b, raw_cid(encode_members(self.members[b]))) for b in batches if b in self.members),
             uncounted=tuple(b for b in batches if b not in self.members),
             over=tuple(sorted((BatchId(batch), cid) for batch, cid in self.over.items())),
@@ -318,7 +329,10 @@ class World:
         faults = list(false_audits(self.view, record.by_key, record.audits, self.exact))
         for task in record.tasks:
             work, audit = works[task.key], faulty_audit(record, task.key)
-            if audit is None and work.bad_result is None:
+            if (work.decoy and not work.unopened) or (audit is None and work.bad_result is None):
+                continue
+            if audit and work.unopened:
+                faults.append(RecordedFault(*task.key, task.commitment.node, FaultReason.WITHHELD, "because"))
                 continue
             withheld = work.withheld if audit else not work.bad_result
             wrong = FaultReason.MISMATCH if self.exact[task.key[0]] else FaultReason.DISAGREED
@@ -334,17 +348,18 @@ class World:
             return AuditedSegment(*planned.key, (), (), Verdict.FAULT, "no state")
         votes: list[AuditVote] = []
         absent: list[Address] = []
+        decoy = work.decoy and not work.unopened
         segment = AuditedSegment(*planned.key, (), (), Verdict.PENDING)
         for auditor in planned.auditors:
             if self.auditors.get(self.node_names[auditor]) == "absent":
                 absent.append(auditor)
             else:
                 votes.append(self.vote(planned, auditor, states))
-            segment = self.judged(planned, task, tuple(votes), tuple(absent), exhausted=False)
+            segment = self.judged(planned, task, tuple(votes), tuple(absent), exhausted=False, decoy=decoy)
             enough = len(votes) >= self.by_job[planned.job].k and len(absent) <= len(votes)
             if segment.verdict != Verdict.PENDING and enough:
                 return segment
-        return self.judged(planned, task, tuple(votes), tuple(absent), exhausted=True)
+        return self.judged(planned, task, tuple(votes), tuple(absent), exhausted=True, decoy=decoy)
 
     def judged(
         self,
@@ -354,6 +369,7 @@ class World:
         absent: tuple[Address, ...],
         *,
         exhausted: bool,
+        decoy: bool = False,
     ) -> AuditedSegment:
         segment = AuditedSegment(*planned.key, votes, absent, Verdict.PENDING)
         claimed = claimed_answer({task.key: task}, segment)
@@ -362,7 +378,7 @@ class World:
             copied = tuple(v.auditor for v in votes if v.after == claimed and v.reason == "copied")
             segment = changed(segment, copied=copied)
         k = self.by_job[planned.job].k
-        verdict = tally(tuple(segment.answers().values()), claimed, k, exhausted=exhausted)
+        verdict = tally(tuple(segment.answers().values()), claimed, k, exhausted=exhausted, decoy=decoy)
         return changed(segment, verdict=verdict)
 
     def vote(self, planned: SegmentAudit, auditor: Address, states: Sequence[bytes]) -> AuditVote:

@@ -130,11 +130,10 @@ def test_a_hopeless_case_costs_the_bond_and_a_certain_one_nothing() -> None:
 
 
 def test_alone_a_worker_loses_what_the_dial_says() -> None:
-    """The dial's own reckoning has a tenth of the auditors collude and part of the stake given back."""
+    """The dial's own reckoning has three in ten of the auditors collude and part of the stake given back."""
     of = workers.Situation(1_000.0, 100, 8, 10.0, 1_000, 0.0)
-    stake = workers.at_risk(of.stake)
     gain = expected_gain(
-        stake=stake,
+        stake=wei(of.stake),
         consecutive_valid=of.reputation,
         tasks=of.tasks,
         task_reward=wei(of.reward),
@@ -156,7 +155,7 @@ def test_nodes_of_one_owner_are_reckoned_together_and_owners_each_lose() -> None
 def test_work_that_cannot_be_audited_is_not_offered() -> None:
     assert not workers.offered(workers.Situation(100.0, 0, 1, 85.0, 30, 0.0))
     assert workers.offered(workers.Situation(10_000.0, 0, 1, 85.0, 100, 0.0))
-    assert workers.backed(100.0, 10_000, 1.0) == 340
+    assert workers.backed(100.0, 10_000, 1.0) == 60
 
 
 def test_decoys_make_copying_break_even() -> None:
@@ -172,9 +171,17 @@ def test_a_quorum_steals_from_its_break_even_on() -> None:
     assert verifiers.steal(0.99 * limit, 3, odds) < 0 < verifiers.steal(1.01 * limit, 3, odds)
 
 
-def test_a_bought_reputation_is_worth_no_more_than_full_weight() -> None:
-    assert requesters.worth(100.0, 1.0, 0) == 0
-    assert 0 <= requesters.worth(100.0, 1.0, 1_023) <= 100.0 * 0.5 / 0.75
+def test_a_reputation_costs_what_others_are_paid_for_auditing_it() -> None:
+    assert requesters.price(10, 0.4) == pytest.approx(10 * 0.1 * 0.6 + 0.001)
+
+
+def test_a_voiding_for_want_of_a_jury_costs_more_than_a_batch_can_bring() -> None:
+    voids = [cell for cell in court.cells(QUICK) if "want of a jury" in cell.strategy]
+    assert voids and min(cell.margin for cell in voids) > 0
+
+
+def test_a_juror_that_says_what_the_accused_says_must_expect_to_lose() -> None:
+    assert 0.98 < court.juror_trust() < 1
 
 
 @pytest.mark.parametrize("play", batches.PLAYS, ids=lambda play: play.words)

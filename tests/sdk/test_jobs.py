@@ -65,7 +65,7 @@ def test_a_job_from_names_is_refused_by_name(workload: str, values: dict[str, An
         (lambda i: LoraJob(**i, workers=2, precision="fp8"), "precision is 'fp8'"),
         (lambda i: LoraJob(**i, workers=2, targets=["nothing"]), "no linear layer named nothing"),
         (lambda i: LoraJob(**i | {"data": i["data"].with_name("empty.jsonl")}), "data file holds no line"),
-        (lambda i: EmbedJob(**i | {"data": i["data"].with_name("empty.jsonl")}), r"empty\.jsonl holds no line"),
+        (lambda i: EmbedJob(**i | {"data": i["data"].with_name("empty.jsonl")}), "data file holds no line"),
         (lambda i: EmbedJob(**i, segment_rows=0), r"params\.segment_rows"),
         (lambda i: MapJob(**i, segments=1 << 20), r"params\.segments"),
         (lambda i: SweepJob(**i, vary={}), r"params\.vary"),

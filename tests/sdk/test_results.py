@@ -48,6 +48,7 @@ def commitment(task: int, *, job: JobId = JOB, inputs: Sequence[Cid] | None = No
         segments=1,
         result=result_of(task),
         work_units=1,
+        mark=Digest(bytes(32)),
     )
 
 

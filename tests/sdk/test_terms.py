@@ -7,10 +7,19 @@ import pytest
 
 from proofyard.chain import CourtParams
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Digest, TaskIndex, Wei
 from proofyard.sdk import JobRefused, Offer, credits, propose_verifier_fee
-from proofyard.sdk.terms import check_offer, check_sizes, check_task_rewards, check_work, job_terms, most_of_a_task
+from proofyard.sdk.terms import (
+    check_audit_fee,
+    check_offer,
+    check_sizes,
+    check_task_rewards,
+    check_work,
+    job_terms,
+    most_of_a_task,
+)
 from proofyard.workloads.limits import USUAL, demands
 
 MANIFEST = Manifest(workload="lora", params={"segment_steps": 2, "batch": 4, "seq_len": 128})
@@ -104,6 +113,12 @@ def test_every_demand_is_bounded_by_a_limit_that_there_is() -> None:
     found = list(demands(MANIFEST, graph(1)[0]))
     assert {demand.limit for demand in found} <= set(USUAL.__dataclass_fields__)
     assert {demand.field: demand.amount for demand in found}["params.segment_steps"] == 8
+
+
+def test_a_fee_for_which_nobody_would_audit_the_smallest_task_is_refused_before_any_escrow() -> None:
+    check_audit_fee(graph(8, 8, 4), offer(audit_fee=Wei(10 * LEAST_SEAT_PAY)))
+    with pytest.raises(JobRefused, match=r"audit_fee: is .*; at least 0\.01 CREDIT"):
+        check_audit_fee(graph(8, 8, 4), offer(audit_fee=Wei(10 * LEAST_SEAT_PAY - 1)))
 
 
 def test_the_proposed_fee_is_a_part_of_the_reward_and_the_gas() -> None:

@@ -5,7 +5,7 @@ import socket
 import msgspec
 import pytest
 
-from proofyard.transport import HandshakeRejected, RequestFailed
+from proofyard.transport import HandshakeRejected, PeerUnreachable, RequestFailed
 from proofyard.transport.connection import REQUESTS_AT_ONCE
 from proofyard.transport.endpoint import MAX_CONNECTIONS_OF_WALLET
 from proofyard.transport.guard import BAN_SCORE, BAN_SECONDS, MAX_ENTRIES, Allowance, Guard, host_key
@@ -186,3 +186,27 @@ def test_the_guards_memory_is_bounded():
 def test_strangers_on_loopback_are_told_apart_by_port():
     assert host_key("127.0.0.1", 5) != host_key("127.0.0.1", 6)
     assert host_key("192.0.2.1", 5) == host_key("192.0.2.1", 6)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536, 1 << 70])
+async def test_an_address_that_is_none_costs_nobody_else_a_connection(peer, port):
+    """Ports come from the Registry, from announcements and from offers, that is from anybody."""
+    client, server = await peer(), await peer()
+    with pytest.raises(PeerUnreachable, match="no UDP port"):
+        await client.connect("127.0.0.1", port)
+    assert (await client.connect("127.0.0.1", server.port)).peer == server.address
+
+
+async def test_a_request_that_a_handler_fails_at_does_not_fill_the_log(peer, caplog):
+    """A stranger that finds one such request may send hundreds a second."""
+    client, server = await peer(), await peer()
+
+    async def fail(connection, message, body):
+        raise KeyError("what nobody foresaw")
+
+    server.on(Ask, fail)
+    connection = await client.connect("127.0.0.1", server.port)
+    for _ in range(100):
+        with pytest.raises(RequestFailed, match="internal"):
+            await connection.request(Ask(), reply=Told)
+    assert 0 < len([record for record in caplog.records if record.exc_info]) <= 40

@@ -59,3 +59,15 @@ async def test_datagrams_are_not_cut_into_fragments():
     sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None)
     assert sender._sock.getsockopt(0, 10) == 3  # IP_MTU_DISCOVER is IP_PMTUDISC_PROBE
     sender.close()
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536, 1 << 70])
+async def test_a_datagram_for_no_port_is_lost_and_nothing_else(port):
+    """It once stayed at the head of the queue, so that nothing left this socket any more."""
+    arrived = asyncio.get_running_loop().create_future()
+    receiver = UdpSocket.bind("127.0.0.1", 0, lambda batch: arrived.set_result(batch[0][0]))
+    sender = UdpSocket.bind("127.0.0.1", 0, lambda batch: None)
+    sender.send([(b"nowhere", ("127.0.0.1", port)), (b"after", receiver.address)])
+    assert await asyncio.wait_for(arrived, 60) == b"after"
+    sender.close()
+    receiver.close()

@@ -13,6 +13,7 @@ from proofyard.chain import Wallet
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal, TaskOffer
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
@@ -114,7 +115,7 @@ class SimulatedNode:
         await asyncio.sleep(self._random.random() * 0.01)
         states = [state(offer.task.index, number) for number in range(offer.task.segments + 1)]
         result = b"result of " + states[-1]
-        for each in (*states, result):
+        for each in (*states, result, opening_of(bytes(32), decoy=False)):
             self._states[cid_of_bytes(each)] = each
         trace = tuple(map(cid_of_bytes, states))
         commitment = Commitment(
@@ -127,10 +128,11 @@ class SimulatedNode:
             segments=offer.task.segments,
             result=cid_of_bytes(result),
             work_units=1,
+            mark=mark_of(bytes(32), decoy=False),
         )
         signature = self.wallet.sign_digest(self._verifier.context.domain.typed_digest(commitment.struct_hash()))
         self._task = False
-        message = SubmitCommitment(commitment, signature, trace)
+        message = SubmitCommitment(commitment, signature, trace, bytes(32))
         await self._verifier.desk.submit_commitment(cast(Any, self), message, cast(Any, None))
 
     async def _audit(self, offer: AuditOffer) -> None:

@@ -368,6 +368,7 @@ def settings(**changes: Any) -> Any:
         "recheck_s": 0.2,
         "max_state_bytes": 1 << 30,
         "batch_tasks": 32,
+        "decoys_bps": 0,
         "takeover": True,
         "keep_s": 1e9,
         "cache_bytes": 1 << 30,

@@ -17,11 +17,20 @@ from proofyard.chain import Wallet
 from proofyard.protocol import signature
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.messages import AuditOffer
 from proofyard.protocol.types import Address, Signature, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.verifier.service import _work
 
 TASKS, NODES = 300, 5
+
+
+class SlowNode(SimulatedNode):
+    """One whose audits take longer than the verifier waits between two questions, and that has room for one."""
+
+    async def _audit(self, offer: AuditOffer) -> None:
+        await asyncio.sleep(self._random.random() * 0.1)
+        await super()._audit(offer)
 
 
 class Opened:
@@ -61,7 +70,7 @@ async def test_three_hundred_honest_tasks_on_five_nodes_end_with_three_hundred_v
     context = verifier.context
     for number in range(NODES):
         wallet = Wallet.generate()
-        node = SimulatedNode(verifier, wallet, queue=2, silence=0.1, seed=number)
+        node = SlowNode(verifier, wallet, queue=1, silence=0.1, seed=number)
         join(verifier, node, record_of(chain.add_node(wallet, valid=0)))
     manifest = encode_manifest(Manifest(workload="lora", params={}))
     facts = JobFacts(
@@ -88,7 +97,8 @@ async def test_three_hundred_honest_tasks_on_five_nodes_end_with_three_hundred_v
                 with context.database.session() as session:
                     row = session.get(Job, job)
                     assert row is not None
-                    if row.state in (JobState.DONE, JobState.FAILED):
+                    undecided = session.exec(select(Log).where(Log.kind == "undecided")).first()
+                    if undecided is not None or row.state in (JobState.DONE, JobState.FAILED):
                         break
     finally:
         work.cancel()

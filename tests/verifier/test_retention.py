@@ -40,7 +40,8 @@ class Shelf:
         manifest = Manifest(workload="lora", params={}, model=self.cids["model"], data=self.cids["data"])
         self.cids["manifest"] = store.put_bytes(encode_manifest(manifest))
         digest = Digest(bytes(32))
-        commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1)
+        result = self.cids["result"]
+        commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, result, 1, digest)
         member = Member(commitment, Signature(bytes(65)), (self.cids["state"],))
         with self.context.database.session() as session:
             terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "deadline": 10}

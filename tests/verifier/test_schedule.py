@@ -190,7 +190,7 @@ def test_what_is_in_flight_elsewhere_counts_the_owner_over_all_its_nodes() -> No
 
     def member(node: str, job: int, units: int) -> Member:
         digests = (ZERO, ZERO, ZERO)
-        commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units)
+        commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units, ZERO)
         return Member(commitment, Signature(b""), ())
 
     lists = [
@@ -214,8 +214,8 @@ def test_a_fault_that_costs_no_stake_shuts_nobody_out(database: Database) -> Non
 def submissions(database: Database) -> None:
     with database.session() as session:
         for task in tasks_of(session, 1):
-            commitment = Commitment(JobId(1), TaskIndex(task.index), NODE, *[ZERO] * 3, 1, raw_cid(b"r"), 1)
-            task.submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), ()))
+            commitment = Commitment(JobId(1), TaskIndex(task.index), NODE, *[ZERO] * 3, 1, raw_cid(b"r"), 1, ZERO)
+            task.submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), (), bytes(32)))
             task.promised_until = NOW + RECEIPT_MARGIN_S + 1
 
 

@@ -13,8 +13,9 @@ import {IRegistry, OperatorId, BatchId, ChallengeId, JobId} from "./IRegistry.so
 ///
 /// Known limits, stated bluntly:
 /// - Whoever owns the majority of a drawn jury, and of a larger one on appeal, decides what is right.
-/// - Where fewer owners than a jury (and the parties besides) offer a workload, anybody with a bond can have its batches
-///   voided, for nothing; and a first verdict is the last one where they are fewer than both juries together.
+/// - Where fewer owners than a jury (and the parties besides) offer a workload, a first jury may have 3 of them; where not
+///   even so many do, anybody can have its batches voided at the price of a bond each time. A first verdict is the last
+///   one where they are fewer than both juries together.
 /// - The Court does not know whose work a batch holds: a worker may be drawn for the record that pays it.
 /// - A state that no juror could get counts against its worker: it has to be there until the dispute is over.
 /// - Of a bench of more than 1,024 places a draw looks at so many.
@@ -23,10 +24,11 @@ interface ICourt {
     struct Params {
         uint96 bond;
         uint96 appealBond;
-        /// What a juror pays that does not reveal, or reveals the opposite of what is decided; a verifier whose receipt no batch honoured, and a worker whose withheld
-        /// state turned up before the jury.
+        /// What a juror pays that does not reveal, or reveals the opposite of what is decided without having executed.
         uint96 jurorFine;
+        /// What a verifier pays whose receipt no batch honoured.
         uint96 receiptPenalty;
+        /// What a worker pays whose withheld state turned up before the jury, and the leader that said so.
         uint96 lateFine;
         /// Paid out of the bond to whoever draws a jury.
         uint96 drawReward;
@@ -61,6 +63,8 @@ interface ICourt {
         uint32 segments;
         bytes result;
         uint64 workUnits;
+        /// Seals whether it is work or a decoy.
+        bytes32 mark;
     }
 
     /// @notice A segment of a commitment that a batch holds, and what its worker committed to as the state after it.
@@ -75,6 +79,8 @@ interface ICourt {
         /// The 36 bytes of the state's CID, leaf `segment + 1` of the trace, and its proof.
         bytes afterCid;
         bytes32[] traceProof;
+        /// Opens the commitment's mark as work, as the record does: a decoy's states are false, and no fault of its worker.
+        bytes32 salt;
     }
 
     /// @notice What a challenge is about.
@@ -159,7 +165,8 @@ interface ICourt {
     event JuryRedrawn(ChallengeId indexed challenge, uint256 drawBlock);
     event VoteCommitted(ChallengeId indexed challenge, address indexed juror, OperatorId operator);
     /// @notice `evidence` is what the juror found: for a segment the digest of the state it leads to (or of the answer that it
-    /// cannot be executed or had), for other kinds 1 for wrong and 2 for right; `keyed` binds it to juror and draw.
+    /// cannot be executed or had); for a fault the same, with its lowest bit set if the fault is false and cleared if not;
+    /// for a record 1 for wrong and 2 for right. `keyed` binds it to juror and draw.
     event VoteRevealed(
         ChallengeId indexed challenge, address indexed juror, bool wrong, bytes32 evidence, bytes32 keyed
     );
@@ -179,6 +186,8 @@ interface ICourt {
 
     error NotSealed(address challenger, bytes32 seal);
     error BadCommitmentProof(BatchId batch, uint256 index);
+    /// The salt does not show the commitment to be work.
+    error NotWork(BatchId batch, uint256 index);
     error NoSuchSegment(uint256 segment, uint256 segments);
     error NoSuchFault(BatchId batch, uint256 index);
     error OutsideWindow(uint256 opens, uint256 closes);
@@ -212,6 +221,16 @@ interface ICourt {
     /// the bond from what the fault holds. Subject: keccak256(abi.encode(batch, attempt, Kind, index, 0)).
     function challengeFault(BatchId batch, uint32 index, bytes32 salt) external returns (ChallengeId);
 
+    /// @notice The same for the fault of an auditor, with the segment that it was seated on: if the jury clears it, and what the
+    /// jurors found is not what the segment's worker committed to, the worker is convicted with it. Same subject and bond.
+    function challengeAudit(
+        BatchId batch,
+        uint32 index,
+        IRegistry.Header calldata header,
+        Step calldata step,
+        bytes32 salt
+    ) external returns (ChallengeId);
+
     /// @notice Shows a verifier's signed receipt (EIP-712 `Receipt(bytes32 leaf,uint256 job,uint64 deadline)`) after its
     /// deadline, if a batch could be made until then. If nobody answers with a batch of that job in time, it pays. Needs no
     /// seal: only the worker has the receipt.
@@ -238,7 +257,7 @@ interface ICourt {
     function commitVote(ChallengeId challenge, bytes32 sealedVote) external;
 
     /// @notice Opens the vote after the voting time. For a segment it counts as right if `evidence` is what the worker
-    /// committed to, for other kinds if it is 2; 1 is wrong.
+    /// committed to, for a fault if its lowest bit is 0, for a record if it is 2.
     function revealVote(ChallengeId challenge, bytes32 evidence, bytes32 keyed, bytes32 salt) external;
 
     /// @notice Takes a first verdict to a larger jury, with the appeal bond; anyone may, once. The owner accused of a fault may
@@ -251,9 +270,13 @@ interface ICourt {
     ///
     /// Upheld: of a segment, the worker's owner loses all stake. Of a record, the settlement is voided, and the leader and all
     /// signers lose theirs. Of a fault, it is undone, and the owners of its accusers lose all stake if the reason was an
-    /// answer that others contradicted; for a state that had been withheld the accused pays `lateFine`, its accusers
-    /// nothing. Of a receipt, the verifier's owner pays `receiptPenalty`. Rejected: the challenger loses its bond; the winner is
-    /// the accused's owner, or nobody if a fault stands.
+    /// answer that others contradicted, the leader's where it had no accusers; for a state that had been withheld the
+    /// accused and the leader pay `lateFine` each. Of a receipt, the verifier's owner pays `receiptPenalty`. Rejected: the
+    /// challenger loses its bond; the winner is the accused's owner, or nobody if a fault stands.
+    ///
+    /// Jurors who found what was decided, and the same as most of them, share the jury's part. A juror whose state or answer is
+    /// another loses up to `nodeStake`, burned, where more than two thirds of all that voted found the same; whoever
+    /// opened the opposite otherwise pays `jurorFine`.
     function resolve(ChallengeId challenge) external;
 
     /// @notice Two settlements of one attempt at a batch, each with the signature of whoever had seat `slot` last: its owner

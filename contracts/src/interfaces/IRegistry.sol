@@ -16,8 +16,10 @@ type ChallengeId is uint256;
 /// verifier that also has a BLS12-381 key. An operator has one id for life, whatever its key.
 ///
 /// What each role is trusted for, plainly:
-/// - One verifier alone can schedule badly, stall a job until the takeover timeout and a batch until it is overdue; both
-///   cost it. It cannot pay, accuse or take anything: that takes signatures of two thirds of the seats.
+/// - One verifier alone can schedule badly, and hold up a job until the takeover timeout, which costs it no more than the
+///   fees of work that it does not commit. It can hold up a batch until it is overdue, at `settlePenalty`, and what it
+///   commits until it is dropped, at as much as the batch's budget. It cannot pay, accuse or take anything: that takes
+///   signatures of two thirds of the seats.
 /// - Two thirds of the seats can settle a batch with any record. Within the window anybody with a bond can have a jury
 ///   look: a record that does not validate is voided and costs all who signed it their stake. A wrong settlement that
 ///   nobody challenges in its window stands.
@@ -158,36 +160,37 @@ interface IRegistry {
         uint8 workload;
     }
 
+    /// @notice What a job is now. What else it was opened with (manifest, reward, audit fee, deadline) is in the event
+    /// `JobOpened` of block `openBlock`.
     struct Job {
-        address requester;
-        uint40 deadline;
-        /// When it was closed, 0 while it is open.
-        uint40 closedAt;
-        uint8 auditorsPerSegment;
-        uint8 segmentsPerAudit;
-        bytes32 manifest;
-        uint64 units;
+        uint48 units;
         /// Units in batches that are committed and not settled, and units that settlements have paid.
         uint64 unitsOpen;
-        uint64 unitsPaid;
+        uint48 unitsPaid;
         /// Operator that schedules the job, 0 for none.
         uint32 verifier;
-        /// The verifier before it, which may still commit what it owes until `formerUntil`.
-        uint32 former;
+        /// Last take or commit.
+        uint32 lastActive;
+        /// Its deadline, or when it was closed.
+        uint32 end;
         /// What is neither reserved by a batch nor given back. What a batch that is not final has left over is `surplus`,
         /// which only further batches can use until `surplusFrom`: `seatDelay` after the settlement, when no dispute about
         /// it can be open any more.
         uint96 escrow;
         uint96 surplus;
         uint40 surplusFrom;
-        /// Last take or commit.
-        uint40 lastActive;
-        uint96 reward;
-        uint96 auditFee;
-        uint40 formerUntil;
-        uint8 workload;
+        /// Reward, audit fee and verifier fee together, for all units; and the last alone.
+        uint96 price;
         uint96 verifierFee;
+        /// The verifier before it, which may still commit what it owes until `formerUntil`.
+        uint32 former;
+        uint32 formerUntil;
+        address requester;
         uint40 openBlock;
+        uint8 auditorsPerSegment;
+        uint8 segmentsPerAudit;
+        uint8 workload;
+        bool closed;
     }
 
     /// @notice A job's part of a batch. `units` of work were committed; `budget` of its escrow is reserved for them and
@@ -201,13 +204,16 @@ interface IRegistry {
         uint96 amount;
     }
 
-    /// @notice What a batch is, whose hash alone is stored: callers bring it along, events show it.
+    /// @notice What a batch is, whose hash alone is stored (`Headers.stored`): callers bring it along, events show it. `seed`
+    /// and `payoutRoot` are those of the settlement, 0 where there is none.
     struct Header {
         bytes32 root;
         uint32 size;
         /// sha2-256 digest in the CID of the member list (`proofyard.protocol.members`).
         bytes32 members;
         Line[] lines;
+        bytes32 seed;
+        bytes32 payoutRoot;
     }
 
     /// @notice What claims need of a settled batch, in one slot.
@@ -227,7 +233,7 @@ interface IRegistry {
     }
 
     struct Batch {
-        /// keccak256(abi.encode(Header)).
+        /// Hash of the header, see `Headers.stored`.
         bytes32 header;
         uint32 size;
         /// The leader: who committed the batch, or took it over.
@@ -240,11 +246,11 @@ interface IRegistry {
         uint24 quorum;
         /// Verifiers' fees of this batch, paid when it is final.
         uint96 fees;
+        /// Of an open batch that was drawn; a settlement puts it into the header.
         bytes32 seed;
-        bytes32 payoutRoot;
         Settled settled;
-        /// Slots of the verifiers that signed.
-        uint256 signers;
+        /// Seats of the quorum that did not sign the settlement.
+        uint256 absent;
         /// The auditors' share of what was slashed in this batch, and the audited segments it is shared by.
         uint96 pool;
         uint32 auditUnits;
@@ -264,9 +270,9 @@ interface IRegistry {
         bool wasSettled;
     }
 
-    /// @notice A fault in a batch record: this operator loses its owner's stake, its unsettled pay and its reputation.
-    /// Where auditors of an inexact workload disagreed (reason 4) it loses its reputation only; where a state came late
-    /// (reason 5) its owner pays `lateFine` of the Court's parameters.
+    /// @notice A fault in a batch record: the operator's owner loses its stake, and the pay of all its nodes that is settled
+    /// and not final; the operator loses its reputation. Where auditors of an inexact workload disagreed (reason 4) that
+    /// alone; where a state came late (reason 5) its owner pays `lateFine` of the Court's parameters instead.
     struct Fault {
         OperatorId operator;
         uint64 job;
@@ -277,6 +283,16 @@ interface IRegistry {
         /// The auditors whose equal answers carried it: more owners than the job has auditors for a segment, or none where
         /// other evidence did. They pay if a jury overturns it.
         uint32[] accusers;
+    }
+
+    /// @notice What disputes need of a batch; `settledAt` 0 while it is open.
+    struct Standing {
+        bytes32 header;
+        uint32 leader;
+        uint8 attempt;
+        uint32 committedAt;
+        uint40 settledAt;
+        bool dropped;
     }
 
     /// @notice What a fault took, so that a successful challenge can give it back.
@@ -332,6 +348,8 @@ interface IRegistry {
         uint96 amount;
         uint32 valid;
         uint32 audits;
+        /// What the header holds besides the root of the payouts: the hash of its seed and of what was committed.
+        bytes32 bound;
         bytes32[] proof;
     }
 
@@ -495,7 +513,7 @@ interface IRegistry {
     error OverBudget(JobId job, uint256 budget, uint256 amount);
     error WindowOpen(BatchId batch, uint256 claimableAt);
     error Contested(BatchId batch);
-    error AlreadyClaimed(BatchId batch, uint256 index);
+    error NothingClaimed();
     error BadPayoutProof(BatchId batch, uint256 index);
     error PayoutsExceedTotal(BatchId batch);
 
@@ -581,7 +599,7 @@ interface IRegistry {
 
     /// @notice Commits to `size` signed commitments of one or more jobs by their Merkle root, and reserves each line's share
     /// of its job's money: min(free escrow and surplus, ceil((reward + auditFee + verifierFee) * units / all units)).
-    /// `lines` name at most 64 jobs, ascending, `budget`, `paidUnits` and `amount` being 0. The caller is a verifier whose seat counts,
+    /// `lines` name at most 128 jobs, ascending, `budget`, `paidUnits` and `amount` being 0. The caller is a verifier whose seat counts,
     /// and holds (or has just lost) every job; it takes the free ones.
     function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId);
 
@@ -618,7 +636,9 @@ interface IRegistry {
     function finalize(BatchId batch) external;
 
     /// @notice Pays settled work to the operators' owners; anyone may send it. A payout whose operator was found at a
-    /// fault that cost stake between settlement and the end of the window is burned instead.
+    /// fault that cost stake between settlement and the end of the window is burned instead. What was claimed before, and
+    /// what a challenge holds back or has voided, is passed over, so that nobody can make the claims of
+    /// others fail by it; reverts if nothing is left.
     function claim(Claim[] calldata claims) external;
 
     // ----------------------------------------------------------------------------------------- for the Court
@@ -662,6 +682,13 @@ interface IRegistry {
     function totals() external view returns (Totals memory);
     function account(address owner) external view returns (Account memory);
     function operatorState(OperatorId id) external view returns (Operator memory);
+    function ownerOf(OperatorId id) external view returns (address);
+
+    /// @notice Whose stake account pays and is paid for `key`: its operator's owner's, or its own.
+    function payee(address key) external view returns (address);
+
+    /// @notice The node whose hot key this is now, listed or not, and its owner; 0 for none.
+    function nodeOf(address key) external view returns (OperatorId, address owner);
     function endpointOf(OperatorId id) external view returns (string memory);
     function operatorOf(address key) external view returns (OperatorId);
     function nodeAt(uint256 index) external view returns (OperatorId);
@@ -685,6 +712,10 @@ interface IRegistry {
     function benchAt(uint8 workload, uint256 index) external view returns (BenchEntry memory);
     function job(JobId id) external view returns (Job memory);
     function batch(BatchId id) external view returns (Batch memory);
+    function standing(BatchId id) external view returns (Standing memory);
+
+    /// @notice Who asked for a job, its workload's bit, and its deadline or when it was closed.
+    function terms(JobId id) external view returns (address requester, uint8 workload, uint256 end);
     function slashes(BatchId id) external view returns (SlashRecord[] memory);
     function isClaimed(BatchId id, uint256 index) external view returns (bool);
     function settlementDigest(Settlement calldata settlement, Header calldata header) external view returns (bytes32);

@@ -5,6 +5,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Headers} from "./Headers.sol";
 import {Merkle} from "./Merkle.sol";
 import {TypedData} from "./TypedData.sol";
 
@@ -15,8 +16,8 @@ library Evidence {
     /// @dev Bytes of a CIDv1 of a sha2-256 digest, which are its last 32.
     uint256 private constant CID_LENGTH = 36;
 
-    /// @notice Requires that the batch whose header's hash is `stored` holds a step of its worker's; who that is, and the
-    /// digest that its CID names: 0 for what is no such CID, to which no execution leads.
+    /// @notice Requires that the batch whose header's hash is `stored` holds a step of its worker's, of work and not of a
+    /// decoy; who that is, and the digest that its CID names: 0 for what is no such CID, to which no execution leads.
     function checkStep(
         IRegistry registry,
         BatchId batch,
@@ -28,6 +29,7 @@ library Evidence {
         bytes32 structHash = TypedData.commitment(c);
         bool held = _holds(stored, header, c.job, structHash, step.index, step.proof);
         require(held, ICourt.BadCommitmentProof(batch, step.index));
+        require(TypedData.isWork(c.mark, step.salt), ICourt.NotWork(batch, step.index));
         require(step.segment < c.segments, ICourt.NoSuchSegment(step.segment, c.segments));
         uint256 size = uint256(c.segments) + 1;
         held = Merkle.verify(c.traceRoot, Merkle.leaf(step.afterCid), uint256(step.segment) + 1, size, step.traceProof);
@@ -37,6 +39,11 @@ library Evidence {
         // A key that it has had since is none of this commitment's.
         require(worker != 0 && key == c.node, IRegistry.BadConsent(c.node, key));
         claimed = step.afterCid.length == CID_LENGTH ? bytes32(step.afterCid[CID_LENGTH - 32:]) : bytes32(0);
+    }
+
+    /// @notice Requires that a header is the one whose hash is `stored`.
+    function checkHeader(BatchId batch, bytes32 stored, IRegistry.Header calldata header) external pure {
+        require(Headers.stored(header) == stored, IRegistry.BadHeader(batch));
     }
 
     /// @notice Whether the batch whose header's hash is `stored` holds a commitment's struct hash, and a line of its job.
@@ -71,7 +78,7 @@ library Evidence {
         uint256 index,
         bytes32[] calldata proof
     ) private pure returns (bool) {
-        if (keccak256(abi.encode(header)) != stored) return false;
+        if (Headers.stored(header) != stored) return false;
         bytes32 leaf = Merkle.leaf(abi.encode(structHash));
         if (!Merkle.verify(header.root, leaf, index, header.size, proof)) return false;
         for (uint256 i = 0; i < header.lines.length; ++i) {

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Headers} from "./Headers.sol";
 import {Operators} from "./Operators.sol";
 import {Stakes, State} from "./State.sol";
 import {VerifierSet} from "./VerifierSet.sol";
@@ -15,7 +16,7 @@ import {VerifierSet} from "./VerifierSet.sol";
 library Jobs {
     using VerifierSet for VerifierSet.Set;
 
-    uint256 private constant MAX_LINES = 64;
+    uint256 private constant MAX_LINES = 128;
     /// @dev Far from 64 bits, so that no number of batches that are voided and taken again overflows a job's open units.
     uint256 private constant MAX_UNITS = type(uint48).max;
 
@@ -24,16 +25,16 @@ library Jobs {
     function open(State storage s, IRegistry.JobParams calldata p) external returns (JobId id, uint96 amount) {
         require(p.units > 0 && p.units <= MAX_UNITS, IRegistry.BadJob("no units, or too many"));
         require(p.deadline > block.timestamp, IRegistry.BadJob("deadline in the past"));
+        require(p.deadline <= type(uint32).max, IRegistry.BadJob("deadline beyond 32 bits"));
         require(p.auditorsPerSegment > 1 && p.segmentsPerAudit > 0, IRegistry.BadJob("no audits"));
         require(p.workload < 64, IRegistry.BadJob("workload is no bit of 64"));
         id = JobId.wrap(++s.books.jobs);
         amount = p.reward + p.auditFee + p.verifierFee;
         IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
-        (j.requester, j.deadline) = (msg.sender, p.deadline);
-        (j.auditorsPerSegment, j.segmentsPerAudit) = (p.auditorsPerSegment, p.segmentsPerAudit);
-        (j.manifest, j.units, j.escrow) = (p.manifest, p.units, amount);
-        (j.reward, j.auditFee, j.verifierFee) = (p.reward, p.auditFee, p.verifierFee);
-        (j.workload, j.openBlock) = (p.workload, uint40(block.number));
+        (j.requester, j.openBlock) = (msg.sender, uint40(block.number));
+        (j.auditorsPerSegment, j.segmentsPerAudit, j.workload) = (p.auditorsPerSegment, p.segmentsPerAudit, p.workload);
+        (j.units, j.end) = (uint48(p.units), uint32(p.deadline));
+        (j.escrow, j.price, j.verifierFee) = (amount, amount, p.verifierFee);
         s.books.escrow += amount;
         emit IRegistry.JobOpened(
             id,
@@ -60,14 +61,14 @@ library Jobs {
         IRegistry.Job storage j = _opened(s, id);
         bool done = j.unitsPaid == j.units && j.verifier != 0 && msg.sender == s.operators[j.verifier].key;
         require(msg.sender == j.requester || done, IRegistry.NotYourJob(id, msg.sender));
-        j.closedAt = uint40(block.timestamp);
+        (j.closed, j.end) = (true, uint32(block.timestamp));
         emit IRegistry.JobClosed(id);
     }
 
     /// @notice Takes the free money out of a job; the caller sends it.
     function refund(State storage s, IRegistry.Params memory p, JobId id) external returns (address to, uint96 amount) {
         IRegistry.Job storage j = _job(s, id);
-        uint256 until = _ends(j) + p.receiptTime;
+        uint256 until = uint256(j.end) + p.receiptTime;
         require(j.unitsPaid == j.units || block.timestamp > until, IRegistry.JobStillOpen(id, until));
         (to, amount) = (j.requester, j.escrow);
         j.escrow = 0;
@@ -96,7 +97,7 @@ library Jobs {
         require(size > 0, IRegistry.BadBatch("empty"));
         uint32 verifier = _counting(s);
         id = BatchId.wrap(++s.books.batches);
-        _record(s, id, verifier, IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines)));
+        _record(s, id, verifier, IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines), 0, 0));
     }
 
     function takeBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
@@ -112,7 +113,9 @@ library Jobs {
         IRegistry.Header memory next = header;
         if (b.voided) {
             _reserveAgain(s, next.lines);
-            b.header = keccak256(abi.encode(next));
+            b.seed = next.seed;
+            (next.seed, next.payoutRoot) = (0, 0);
+            b.header = Headers.committed(next);
             b.voided = false;
         } else {
             uint256 due = leaderSince(b) + p.settleTime;
@@ -142,7 +145,7 @@ library Jobs {
             IRegistry.Line calldata line = header.lines[i];
             IRegistry.Job storage j = s.jobs[line.job];
             if (b.voided) {
-                j.unitsPaid -= line.paidUnits;
+                j.unitsPaid -= uint48(line.paidUnits);
                 j.escrow += line.amount;
             } else {
                 j.unitsOpen -= line.units;
@@ -173,7 +176,8 @@ library Jobs {
 
     // ------------------------------------------------------------------------------------------------- shared
 
-    /// @notice A batch that is neither settled nor dropped, whose header was brought along.
+    /// @notice A batch that is neither settled nor dropped, whose header was brought along. Unless it is voided, the hash
+    /// that is stored is that of what was committed.
     function unsettled(State storage s, BatchId id, IRegistry.Header calldata header)
         internal
         view
@@ -183,7 +187,7 @@ library Jobs {
         require(b.header != 0, IRegistry.UnknownBatch(id));
         require(b.settled.settledAt == 0, IRegistry.AlreadySettled(id));
         require(!b.dropped, IRegistry.BadBatch("dropped"));
-        require(keccak256(abi.encode(header)) == b.header, IRegistry.BadHeader(id));
+        require(Headers.stored(header) == b.header, IRegistry.BadHeader(id));
     }
 
     function leaderSince(IRegistry.Batch storage b) internal view returns (uint256) {
@@ -198,7 +202,7 @@ library Jobs {
 
     function _job(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
         j = s.jobs[JobId.unwrap(id)];
-        require(j.requester != address(0), IRegistry.UnknownJob(id));
+        require(j.units != 0, IRegistry.UnknownJob(id));
     }
 
     function _opened(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
@@ -208,13 +212,10 @@ library Jobs {
 
     /// @dev That a job's end, and `grace` after it, is still to come.
     function _requireOpen(JobId id, IRegistry.Job storage j, uint256 grace) private view {
-        require(j.closedAt == 0 || block.timestamp < j.closedAt + grace, IRegistry.JobIsClosed(id));
-        uint256 deadline = _ends(j) + grace;
-        require(block.timestamp <= deadline, IRegistry.DeadlinePassed(id, deadline));
-    }
-
-    function _ends(IRegistry.Job storage j) private view returns (uint256) {
-        return j.closedAt == 0 ? j.deadline : j.closedAt;
+        uint256 end = uint256(j.end) + grace;
+        if (block.timestamp < end) return;
+        require(!j.closed, IRegistry.JobIsClosed(id));
+        require(block.timestamp <= end, IRegistry.DeadlinePassed(id, end));
     }
 
     /// @dev The caller's operator, whose seat must count for new batches.
@@ -250,15 +251,18 @@ library Jobs {
         bool seated = holder != 0 && s.operators[holder].listed;
         require(!seated || block.timestamp > freeAt, IRegistry.JobTakenBy(id, OperatorId.wrap(holder), freeAt));
         // Who left its seat cannot commit any more: who lost the job before it still can.
-        if (seated) (j.former, j.formerUntil) = (holder, uint40(block.timestamp) + p.receiptTime);
-        (j.verifier, j.lastActive) = (verifier, uint40(block.timestamp));
+        if (seated) {
+            uint256 until = FixedPointMathLib.min(block.timestamp + p.receiptTime, type(uint32).max);
+            (j.former, j.formerUntil) = (holder, uint32(until));
+        }
+        (j.verifier, j.lastActive) = (verifier, uint32(block.timestamp));
         emit IRegistry.JobTaken(id, OperatorId.wrap(verifier));
     }
 
     function _record(State storage s, BatchId id, uint32 verifier, IRegistry.Header memory h) private {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         uint24 quorum = s.verifiers.version;
-        b.header = keccak256(abi.encode(h));
+        b.header = Headers.committed(h);
         (b.size, b.verifier, b.quorum) = (h.size, verifier, quorum);
         (b.commitBlock, b.committedAt) = (uint32(block.number), uint32(block.timestamp));
         emit IRegistry.BatchCommitted(id, OperatorId.wrap(verifier), h.root, h.size, h.members, h.lines, quorum);
@@ -293,7 +297,7 @@ library Jobs {
         IRegistry.Job storage j = _job(s, id);
         _requireOpen(id, j, p.receiptTime);
         if (j.verifier == verifier) {
-            j.lastActive = uint40(block.timestamp);
+            j.lastActive = uint32(block.timestamp);
         } else if (j.former != verifier || block.timestamp > j.formerUntil) {
             _requireOpen(id, j, 0);
             _take(s, p, id, j, verifier);
@@ -305,7 +309,7 @@ library Jobs {
         uint256 left = FixedPointMathLib.zeroFloorSub(j.units, uint256(j.unitsOpen) + j.unitsPaid);
         require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
         j.unitsOpen += units;
-        uint256 due = FixedPointMathLib.divUp((uint256(j.reward) + j.auditFee + j.verifierFee) * units, j.units);
+        uint256 due = FixedPointMathLib.divUp(uint256(j.price) * units, j.units);
         (uint96 escrow, uint96 surplus) = (j.escrow, j.surplus);
         budget = uint96(FixedPointMathLib.min(due, uint256(escrow) + surplus));
         uint96 first = uint96(FixedPointMathLib.min(budget, escrow));
@@ -317,7 +321,7 @@ library Jobs {
         for (uint256 i = 0; i < lines.length; ++i) {
             IRegistry.Line memory line = lines[i];
             IRegistry.Job storage j = s.jobs[line.job];
-            j.unitsPaid -= line.paidUnits;
+            j.unitsPaid -= uint48(line.paidUnits);
             j.unitsOpen += line.units;
             uint96 wanted = line.budget - line.amount;
             uint96 first = uint96(FixedPointMathLib.min(wanted, j.surplus));

@@ -22,7 +22,14 @@ library Jury {
         mapping(uint256 round => mapping(address juror => Vote)) votes;
         /// Who may not sit and is not in the challenge itself: requesters of the batch's other jobs, silent jurors.
         address[] barred;
+        /// For a fault of an auditor: the worker of the segment, whose claim is in the challenge; 0 where it was not shown.
+        uint32 worker;
     }
+
+    /// @dev Fewer make no jury, however small a bench is.
+    uint256 internal constant LEAST = 3;
+    /// @dev What a juror finds where nobody delivers the state: sha256("proofyard: this state cannot be had").
+    bytes32 private constant UNAVAILABLE = 0xde270af284e36137f74edda15b764f45f60ec34b7aa7a8ebf18b9d9070e2edc6;
 
     /// @dev Places looked at, at most; bounds the gas (about 4,000 each) however long a bench has become. Of a bench of
     /// which 3 places in 100 may sit, a jury of 11 takes 370 looks on average.
@@ -104,11 +111,12 @@ library Jury {
         returns (address[] memory parties)
     {
         IRegistry.Batch memory b = registry.batch(BatchId.wrap(x.batch));
+        uint256 signers = registry.quorum(b.quorum) & ~b.absent;
         uint32[] memory accusers;
         if (x.kind == ICourt.Kind.Fault) accusers = registry.slashes(BatchId.wrap(x.batch))[x.entry].accusers;
         address[] memory before = x.round == 0 ? new address[](0) : panel.jurors[0];
         uint256 others = panel.barred.length;
-        parties = new address[](5 + accusers.length + before.length + others + LibBit.popCount(b.signers));
+        parties = new address[](5 + accusers.length + before.length + others + LibBit.popCount(signers));
         (parties[0], parties[1], parties[2]) = (x.challenger, x.appellant, _ownerOf(registry, x.accused));
         (parties[3], parties[4]) = (_ownerOf(registry, b.verifier), registry.job(JobId.wrap(x.job)).requester);
         uint256 n = 5;
@@ -121,7 +129,7 @@ library Jury {
         for (uint256 i = 0; i < others; ++i) {
             parties[n++] = panel.barred[i];
         }
-        for (uint256 left = b.signers; left != 0; left &= left - 1) {
+        for (uint256 left = signers; left != 0; left &= left - 1) {
             OperatorId signer = registry.seatHolder(uint8(LibBit.ffs(left)), b.settled.settledAt);
             parties[n++] = _ownerOf(registry, OperatorId.unwrap(signer));
         }
@@ -129,6 +137,13 @@ library Jury {
 
     function _ownerOf(IRegistry registry, uint32 operator) private view returns (address) {
         return registry.operatorState(OperatorId.wrap(operator)).owner;
+    }
+
+    /// @notice Leaves out the last of an even number, so that a smaller jury can have a majority.
+    function makeOdd(address[] memory jury) internal pure {
+        assembly ("memory-safe") {
+            mstore(jury, sub(mload(jury), iszero(and(mload(jury), 1))))
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ paying
@@ -157,26 +172,49 @@ library Jury {
         (x.votesWrong, x.votesRight) = (0, 0);
     }
 
-    /// @notice Equal parts of `amount` and of all fines for the jurors of either round who found what was decided. Of those
-    /// who found a segment wrong only the largest group is paid that found the same: who did not execute stands alone.
-    /// Whoever opened the opposite vote pays `fine` like a silent juror.
+    /// @notice Fines the jurors of either round who found the opposite of what was decided, and pays those who found it.
+    /// @return What was paid out of `amount` and of all fines.
     function pay(
         IRegistry registry,
         ChallengeId id,
         ICourt.Challenge storage x,
         Panel storage panel,
-        uint96 amount,
-        uint96 fine
+        uint96 fine,
+        uint96 perjury,
+        uint96 amount
     ) external returns (uint96) {
-        bytes32 right = rightEvidence(x);
-        bool upheld = x.phase == ICourt.Phase.Upheld;
+        _punish(registry, id, x, panel, fine, perjury);
+        return _reward(registry, x, panel, amount);
+    }
+
+    /// @dev Fines the jurors of either round who opened the opposite of what was decided: `fine` like a silent juror, and
+    /// `perjury` where more than two thirds of all found the same, because executing gives everybody the same state. That
+    /// is burned, so that no majority gains by it.
+    function _punish(
+        IRegistry registry,
+        ChallengeId id,
+        ICourt.Challenge storage x,
+        Panel storage panel,
+        uint96 fine,
+        uint96 perjury
+    ) private {
         (address[] memory jury, bytes32[] memory found) = _findings(x, panel);
+        bool evident = _isEvident(x, found);
         for (uint256 i = 0; i < jury.length; ++i) {
-            if (found[i] == 0 || (found[i] != right) == upheld) continue;
-            found[i] = 0;
-            _fine(registry, id, x, jury[i], fine);
+            if (found[i] == 0 || _agrees(x, found[i])) continue;
+            if (evident && _isState(x, found[i])) _perjure(registry, id, jury[i], perjury);
+            else _fine(registry, id, x, jury[i], fine);
         }
-        (bytes32 shared, uint256 count) = _mostFrequent(found);
+    }
+
+    /// @dev Equal parts of `amount` and of all fines for the jurors of either round who found what was decided, and the same
+    /// as most of them: who did not execute stands alone.
+    function _reward(IRegistry registry, ICourt.Challenge storage x, Panel storage panel, uint96 amount)
+        private
+        returns (uint96)
+    {
+        (address[] memory jury, bytes32[] memory found) = _findings(x, panel);
+        (bytes32 shared, uint256 count,) = _shared(x, found);
         if (count == 0) return 0;
         uint96 part = uint96((amount + x.fines) / count);
         for (uint256 i = 0; i < jury.length; ++i) {
@@ -185,9 +223,55 @@ library Jury {
         return uint96(part * count);
     }
 
-    /// @notice What a juror finds that agrees with what is challenged.
-    function rightEvidence(ICourt.Challenge storage x) internal view returns (bytes32) {
-        return x.kind == ICourt.Kind.Segment ? x.claimed : bytes32(uint256(2));
+    /// @notice Whether a juror that found `evidence` takes a challenge for right: for a segment where it leads elsewhere, for a
+    /// record and a fault by the lowest bit.
+    function isWrong(ICourt.Challenge storage x, bytes32 evidence) internal view returns (bool) {
+        return x.kind == ICourt.Kind.Segment ? evidence != x.claimed : uint256(evidence) & 1 == 1;
+    }
+
+    /// @notice Whether the jurors who cleared an auditor found, most of all that voted, one and the same state or answer, and
+    /// that is not what the worker claimed.
+    function contradicts(ICourt.Challenge storage x, Panel storage panel) internal view returns (bool) {
+        (, bytes32[] memory found) = _findings(x, panel);
+        (bytes32 shared, uint256 count, uint256 opened) = _shared(x, found);
+        return count * 2 > opened && _isState(x, shared) && (uint256(shared) ^ uint256(x.claimed)) >> 1 != 0;
+    }
+
+    /// @dev Whether executing has shown what is right: more than two thirds of all that voted found the same.
+    function _isEvident(ICourt.Challenge storage x, bytes32[] memory found) private view returns (bool) {
+        (bytes32 shared, uint256 count, uint256 opened) = _shared(x, found);
+        return count * 3 > opened * 2 && _isState(x, shared);
+    }
+
+    /// @dev What most of those found who voted as was decided, how many they are, and how many voted at all.
+    function _shared(ICourt.Challenge storage x, bytes32[] memory found)
+        private
+        view
+        returns (bytes32 shared, uint256 count, uint256 opened)
+    {
+        bytes32[] memory agreeing = new bytes32[](found.length);
+        for (uint256 i = 0; i < found.length; ++i) {
+            if (found[i] == 0) continue;
+            ++opened;
+            if (_agrees(x, found[i])) agreeing[i] = found[i];
+        }
+        (shared, count) = _mostFrequent(agreeing);
+    }
+
+    /// @dev Whether a finding is what was decided.
+    function _agrees(ICourt.Challenge storage x, bytes32 found) private view returns (bool) {
+        return isWrong(x, found) == (x.phase == ICourt.Phase.Upheld);
+    }
+
+    /// @dev Whether a finding is one of executing: not of a record, nor that there was nothing to execute.
+    function _isState(ICourt.Challenge storage x, bytes32 found) private view returns (bool) {
+        return x.kind != ICourt.Kind.Record && uint256(found) > 3 && (uint256(found) ^ uint256(UNAVAILABLE)) >> 1 != 0;
+    }
+
+    function _perjure(IRegistry registry, ChallengeId id, address juror, uint96 perjury) private {
+        uint96 taken = registry.slash(juror, perjury);
+        registry.burn(taken);
+        emit ICourt.JurorFined(id, juror, taken);
     }
 
     function _fine(IRegistry registry, ChallengeId id, ICourt.Challenge storage x, address juror, uint96 fine) private {

@@ -42,13 +42,23 @@ library Merkle {
         pure
         returns (bool)
     {
-        if (index >= size) return false;
+        (bytes32 found, bool fits) = climb(leafHash, index, size, proof);
+        return fits && found == root;
+    }
+
+    /// @notice Where `proof` leads from the leaf hash at `index` of `size` leaves, and whether it has just the siblings for it.
+    function climb(bytes32 leafHash, uint256 index, uint256 size, bytes32[] calldata proof)
+        internal
+        pure
+        returns (bytes32, bool)
+    {
+        if (index >= size) return (leafHash, false);
         uint256 used;
         unchecked {
             for (; size > 1; (index, size) = (index >> 1, (size + 1) >> 1)) {
                 // slither-disable-next-line incorrect-exp
                 if (index ^ 1 >= size) continue;
-                if (used == proof.length) return false;
+                if (used == proof.length) return (leafHash, false);
                 bytes32 sibling;
                 assembly ("memory-safe") {
                     sibling := calldataload(add(proof.offset, shl(5, used)))
@@ -57,6 +67,6 @@ library Merkle {
                 leafHash = index & 1 == 1 ? node(sibling, leafHash) : node(leafHash, sibling);
             }
         }
-        return used == proof.length && leafHash == root;
+        return (leafHash, used == proof.length);
     }
 }

@@ -6,6 +6,7 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {LibBit} from "solady/utils/LibBit.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Headers} from "./Headers.sol";
 import {Jobs} from "./Jobs.sol";
 import {Marks} from "./Marks.sol";
 import {Stakes, State} from "./State.sol";
@@ -25,16 +26,19 @@ library Settling {
 
     // -------------------------------------------------------------------------------------------------- draw
 
-    function draw(State storage s, BatchId id, uint256 drawDelay) external returns (bytes32) {
+    function draw(State storage s, BatchId id, uint256 drawDelay) external returns (bytes32 seed) {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         require(b.header != 0, IRegistry.UnknownBatch(id));
-        return _draw(id, b, drawDelay);
+        _requireOpen(id, b);
+        seed = _drawn(id, b, drawDelay);
+        if (b.seed == 0) b.seed = seed;
     }
 
     function recommit(State storage s, IRegistry.Params memory p, BatchId id) external {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         require(b.header != 0, IRegistry.UnknownBatch(id));
         require(!b.dropped, IRegistry.BadBatch("dropped"));
+        _requireOpen(id, b);
         uint256 drawBlock = uint256(b.commitBlock) + p.drawDelay;
         bool lost = b.seed == 0 && block.number > drawBlock && Blockhash.blockHash(drawBlock) == 0;
         require(lost, IRegistry.SeedAvailable(id));
@@ -43,7 +47,13 @@ library Settling {
         Stakes.penalise(s, p, b.verifier, BatchId.unwrap(id), p.settlePenalty);
     }
 
-    function _draw(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
+    /// @dev A settled batch has its seed in the header, also when it was voided.
+    function _requireOpen(BatchId id, IRegistry.Batch storage b) private view {
+        require(b.settled.settledAt == 0 && !b.voided, IRegistry.AlreadySettled(id));
+    }
+
+    /// @dev The seed of an open batch, whose header's hash is that of what was committed.
+    function _drawn(BatchId id, IRegistry.Batch storage b, uint256 drawDelay) private returns (bytes32 seed) {
         seed = b.seed;
         if (seed != 0) return seed;
         uint256 drawBlock = b.commitBlock + drawDelay;
@@ -51,7 +61,6 @@ library Settling {
         bytes32 entropy = Blockhash.blockHash(drawBlock);
         require(entropy != 0, IRegistry.SeedLost(id, drawBlock));
         seed = keccak256(abi.encode(entropy, id, b.header));
-        b.seed = seed;
         emit IRegistry.BatchDrawn(id, seed);
     }
 
@@ -67,15 +76,18 @@ library Settling {
     ) external {
         IRegistry.Batch storage b = Jobs.unsettled(s, settlement.batch, header);
         _checkShape(p, settlement, header, b);
-        _draw(settlement.batch, b, p.drawDelay);
-        _checkSigners(s, settlement, b, signers, signature);
+        bytes32 seed = _drawn(settlement.batch, b, p.drawDelay);
+        _checkSigners(s, settlement, b, seed, signers, signature);
         s.verifiers.attend(signers, block.timestamp / p.idlePeriod);
 
         IRegistry.Header memory next = header;
         uint96 fees = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
-        b.header = keccak256(abi.encode(next));
-        b.payoutRoot = settlement.payoutRoot;
-        (b.signers, b.fees) = (signers, fees);
+        (next.seed, next.payoutRoot) = (seed, settlement.payoutRoot);
+        b.header = Headers.stored(next);
+        if (b.seed != 0) b.seed = 0;
+        uint256 absent = s.verifiers.quorums[b.quorum].seats & ~signers;
+        if (absent != 0) b.absent = absent;
+        b.fees = fees;
         b.settled = IRegistry.Settled({
             remaining: settlement.payoutTotal,
             settledAt: uint40(block.timestamp),
@@ -90,7 +102,7 @@ library Settling {
             b.auditUnits = settlement.auditUnits;
             b.frozen = _recordFaults(s, settlement, next.lines);
         }
-        _report(settlement, b, next.lines);
+        _report(settlement, b, signers, next.lines);
     }
 
     function _checkShape(
@@ -114,14 +126,15 @@ library Settling {
         State storage s,
         IRegistry.Settlement calldata settlement,
         IRegistry.Batch storage b,
+        bytes32 seed,
         uint256 signers,
         bytes calldata signature
     ) private view {
         uint32 leader = b.verifier;
-        IRegistry.Operator storage o = s.operators[leader];
-        bool signed = o.listed && signers >> o.index & 1 == 1;
+        // If it has left its seat, or has another one, its slot does not count for this quorum.
+        bool signed = signers >> s.operators[leader].index & 1 == 1;
         require(signed, IRegistry.LeaderMissing(settlement.batch, OperatorId.wrap(leader)));
-        bytes32 digest = TypedData.digest(TypedData.settlement(settlement, b.header, b.seed, b.attempt));
+        bytes32 digest = TypedData.digest(TypedData.settlement(settlement, b.header, seed, b.attempt));
         s.verifiers.check(b.quorum, digest, signers, signature);
     }
 
@@ -149,11 +162,11 @@ library Settling {
         JobId id = JobId.wrap(line.job);
         IRegistry.Job storage j = s.jobs[line.job];
         uint64 units = share.paidUnits;
-        uint64 before = j.unitsPaid;
+        uint48 before = j.unitsPaid;
         // Units that were committed again while a batch was void are paid by one of the two.
         uint256 left = FixedPointMathLib.min(line.units, FixedPointMathLib.zeroFloorSub(j.units, before));
         require(units <= left, IRegistry.TooManyUnits(id, units, left));
-        (j.unitsOpen, j.unitsPaid) = (j.unitsOpen - line.units, before + units);
+        (j.unitsOpen, j.unitsPaid) = (j.unitsOpen - line.units, before + uint48(units));
         fee = uint96(uint256(j.verifierFee) * units / j.units);
         uint256 amount = uint256(share.amount) + fee;
         require(amount <= line.budget, IRegistry.OverBudget(id, line.budget, amount));
@@ -164,9 +177,12 @@ library Settling {
         if (j.surplusFrom < surplusFrom) j.surplusFrom = surplusFrom;
     }
 
-    function _report(IRegistry.Settlement calldata settlement, IRegistry.Batch storage b, IRegistry.Line[] memory lines)
-        private
-    {
+    function _report(
+        IRegistry.Settlement calldata settlement,
+        IRegistry.Batch storage b,
+        uint256 signers,
+        IRegistry.Line[] memory lines
+    ) private {
         emit IRegistry.BatchSettled(
             settlement.batch,
             b.attempt,
@@ -176,7 +192,7 @@ library Settling {
             b.fees,
             settlement.auditRoot,
             settlement.record,
-            b.signers,
+            signers,
             b.settled.claimableAt,
             lines
         );
@@ -208,7 +224,7 @@ library Settling {
     }
 
     function _payFees(State storage s, BatchId id, IRegistry.Batch storage b, uint256 leaderBps) private {
-        (uint96 fees, uint256 signers) = (b.fees, b.signers);
+        (uint96 fees, uint256 signers) = (b.fees, s.verifiers.quorums[b.quorum].seats & ~b.absent);
         b.fees = 0;
         uint96 part = uint96(uint256(fees - Stakes.share(fees, leaderBps)) / LibBit.popCount(signers));
         uint96 toLeader = fees;

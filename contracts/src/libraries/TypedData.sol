@@ -18,7 +18,7 @@ library TypedData {
         keccak256("VerifierKey(address owner,address key,bytes publicKey)");
     bytes32 private constant COMMITMENT_TYPEHASH = keccak256(
         "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
-        "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+        "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits,bytes32 mark)"
     );
     bytes32 private constant RECEIPT_TYPEHASH = keccak256("Receipt(bytes32 leaf,uint256 job,uint64 deadline)");
     bytes32 private constant SETTLEMENT_TYPEHASH = keccak256(
@@ -59,9 +59,15 @@ library TypedData {
                 c.traceRoot,
                 c.segments,
                 keccak256(c.result),
-                c.workUnits
+                c.workUnits,
+                c.mark
             )
         );
+    }
+
+    /// @notice Whether `salt` opens a commitment's mark as work, and not as a decoy: see `proofyard.protocol.mark`.
+    function isWork(bytes32 mark, bytes32 salt) internal pure returns (bool) {
+        return sha256(abi.encodePacked(salt, bytes1(0))) == mark;
     }
 
     function receipt(bytes32 leaf, JobId job, uint64 deadline) internal pure returns (bytes32) {

@@ -99,9 +99,9 @@ library Verdicts {
         }
         delete s.slashes[BatchId.unwrap(id)];
         s.books.escrow += b.settled.remaining + b.fees;
-        uint256 signers = b.signers;
+        uint256 signers = s.verifiers.quorums[b.quorum].seats & ~b.absent;
         delete b.settled;
-        (b.signers, b.fees, b.auditUnits, b.payoutRoot) = (0, 0, 0, 0);
+        (b.absent, b.fees, b.auditUnits) = (0, 0, 0);
         (b.voided, b.wasSettled, b.openedAt) = (true, true, uint40(block.timestamp));
         if (b.attempt < type(uint8).max) b.attempt += 1;
         emit IRegistry.BatchVoided(id, b.attempt);

@@ -109,8 +109,10 @@ library VerifierSet {
 
     /// @notice Puts the waiting seats whose delay is over into a new version of the quorum.
     function mature(Set storage self, bool founding) internal {
+        // Beside the version, which commits read anyway.
+        if (block.timestamp < self.nextAt) return;
         uint256 waiting = self.waiting;
-        if (waiting == 0 || block.timestamp < self.nextAt) return;
+        if (waiting == 0) return;
         Quorum memory q = self.quorums[self.version];
         uint40 next = type(uint40).max;
         for (uint256 left = waiting; left != 0; left &= left - 1) {

@@ -8,6 +8,8 @@ import {Registry} from "../../src/Registry.sol";
 import {ICourt} from "../../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../../src/interfaces/IRegistry.sol";
 import {BLS12381} from "../../src/libraries/BLS12381.sol";
+import {Headers} from "../../src/libraries/Headers.sol";
+import {Merkle} from "../../src/libraries/Merkle.sol";
 import {Bls} from "./Bls.sol";
 import {Deployer} from "./Deployer.sol";
 import {Vm} from "./Vm.sol";
@@ -80,7 +82,7 @@ abstract contract Base {
         });
     }
 
-    function courtParameters() internal pure returns (ICourt.Params memory) {
+    function courtParameters() internal pure virtual returns (ICourt.Params memory) {
         return ICourt.Params({
             bond: 50e18,
             appealBond: 150e18,
@@ -238,7 +240,7 @@ abstract contract Base {
         Vm.Log[] memory logs = vm.getRecordedLogs();
         bytes memory data = _logOf(logs, IRegistry.BatchCommitted.selector);
         (,, IRegistry.Line[] memory reserved,) = abi.decode(data, (uint32, bytes32, IRegistry.Line[], uint24));
-        _headers[batch] = abi.encode(IRegistry.Header(root, size, bytes32(uint256(3)), reserved));
+        _headers[batch] = abi.encode(IRegistry.Header(root, size, bytes32(uint256(3)), reserved, 0, 0));
     }
 
     function drawNow(BatchId batch) internal {
@@ -260,6 +262,7 @@ abstract contract Base {
         Vm.Log[] memory logs = vm.getRecordedLogs();
         bytes memory data = _logOf(logs, IRegistry.BatchTaken.selector);
         (header.lines,,) = abi.decode(data, (IRegistry.Line[], uint24, uint8));
+        (header.seed, header.payoutRoot) = (0, 0);
         _headers[batch] = abi.encode(header);
     }
 
@@ -292,13 +295,26 @@ abstract contract Base {
         s.shares[0] = IRegistry.Share(row[0].units, amount);
     }
 
+    /// @notice What a claim shows of the batch's header.
+    function boundOf(BatchId batch) internal view returns (bytes32) {
+        if (_headers[batch].length == 0) return 0;
+        IRegistry.Header memory header = headerOf(batch);
+        return Merkle.node(header.seed, Headers.committed(header));
+    }
+
+    /// @notice The slots of the verifiers that signed a batch's settlement.
+    function signersOf(BatchId batch) internal view returns (uint256) {
+        IRegistry.Batch memory b = registry.batch(batch);
+        return registry.quorum(b.quorum) & ~b.absent;
+    }
+
     function claimOf(BatchId batch, OperatorId operator, uint96 amount)
         internal
-        pure
+        view
         returns (IRegistry.Claim[] memory claims)
     {
         claims = new IRegistry.Claim[](1);
-        claims[0] = IRegistry.Claim(batch, 0, operator, amount, 1, 1, new bytes32[](0));
+        claims[0] = IRegistry.Claim(batch, 0, operator, amount, 1, 1, boundOf(batch), new bytes32[](0));
     }
 
     function withFault(IRegistry.Settlement memory s, OperatorId operator)
@@ -376,9 +392,12 @@ abstract contract Base {
 
     function settle(IRegistry.Settlement memory s, uint256 bitmap, bytes memory signature) internal {
         IRegistry.Header memory header = headerOf(s.batch);
+        (header.seed, header.payoutRoot) = (registry.batch(s.batch).seed, s.payoutRoot);
+        IRegistry.Header memory before = headerOf(s.batch);
         vm.recordLogs();
-        registry.settleBatch(s, header, bitmap, signature);
+        registry.settleBatch(s, before, bitmap, signature);
         Vm.Log[] memory logs = vm.getRecordedLogs();
+        if (header.seed == 0) header.seed = abi.decode(_logOf(logs, IRegistry.BatchDrawn.selector), (bytes32));
         bytes memory data = _logOf(logs, IRegistry.BatchSettled.selector);
         (,,,,,,,,, header.lines) = abi.decode(
             data, (uint8, bytes32, uint32, uint256, uint256, bytes32, bytes, uint256, uint256, IRegistry.Line[])

@@ -131,9 +131,15 @@ abstract contract CourtBase is Base {
         return SEGMENTS;
     }
 
-    function commitmentOf(uint256 i) internal view returns (ICourt.Commitment memory) {
+    function commitmentOf(uint256 i) internal view virtual returns (ICourt.Commitment memory) {
         bytes32 trace = Trees.root(traceOf(i));
-        return ICourt.Commitment(1, uint32(i), vm.addr(1000 + i), 0, 0, trace, segmentsOf(i), RECORD, 10);
+        bytes32 mark = markOf(i, 0);
+        return ICourt.Commitment(1, uint32(i), vm.addr(1000 + i), 0, 0, trace, segmentsOf(i), RECORD, 10, mark);
+    }
+
+    /// @notice What seals whether node `i`'s commitment is work (0) or a decoy (1); its number is the salt.
+    function markOf(uint256 i, uint8 kind) internal pure returns (bytes32) {
+        return sha256(abi.encodePacked(i, kind));
     }
 
     /// @notice The CID that node `i` committed to as its state number `n`.
@@ -150,12 +156,13 @@ abstract contract CourtBase is Base {
 
     function structHash(ICourt.Commitment memory c) internal pure returns (bytes32) {
         bytes32 kind = keccak256(
-            "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+            "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits,bytes32 mark)"
         );
-        bytes32 result = keccak256(c.result);
-        return keccak256(
-            abi.encode(kind, c.job, c.task, c.node, c.manifest, c.inputs, c.traceRoot, c.segments, result, c.workUnits)
-        );
+        bytes memory first = abi.encode(kind, c.job, c.task, c.node, c.manifest, c.inputs);
+        return
+            keccak256(
+                bytes.concat(first, abi.encode(c.traceRoot, c.segments, keccak256(c.result), c.workUnits, c.mark))
+            );
     }
 
     /// @notice What node `i` (10 or 11) committed to for a segment.
@@ -164,7 +171,7 @@ abstract contract CourtBase is Base {
         bytes memory signature = signed(1000 + i, structHash(c));
         bytes32[] memory proof = Trees.proof(leaves(), i - 10);
         bytes32[] memory trace = Trees.proof(traceOf(i), segment + 1);
-        return ICourt.Step(c, signature, i - 10, proof, segment, cidOf(i, segment + 1), trace);
+        return ICourt.Step(c, signature, i - 10, proof, segment, cidOf(i, segment + 1), trace, bytes32(i));
     }
 
     // --------------------------------------------------------------------------------------------- challenges

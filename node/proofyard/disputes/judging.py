@@ -1,8 +1,9 @@
 """What a juror finds on a challenge: pure evidence, the same for every juror that can get it.
 
 A segment is executed again, from what was committed; so is that of a fault, and an auditor is held against what it
-sealed. No record is believed for that, and none is needed. A record is right if all of it follows and can be had. What
-a workload that is not exact gives is no evidence: nobody's stake depends on it.
+sealed. Either way the evidence is what executing gave, so that nobody is paid who has only guessed. No record is
+believed for that, and none is needed. A record is right if all of it follows and can be had. What a workload that is
+not exact gives is no evidence: nobody's stake depends on it.
 """
 
 import asyncio
@@ -22,11 +23,20 @@ from proofyard.disputes.errors import (
     StateWithheld,
 )
 from proofyard.disputes.network import Network
-from proofyard.disputes.replaying import Replayed, Replayer, SegmentExecutor
+from proofyard.disputes.replaying import Replayer, SegmentExecutor
 from proofyard.disputes.settled import Settled, cid_of_record, load_settled
 from proofyard.protocol.findings import told
-from proofyard.protocol.record import AuditVote
-from proofyard.protocol.seal import UNKEYED, jury_seed, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
+from proofyard.protocol.mark import SALT_BYTES, opens
+from proofyard.protocol.record import AuditVote, faulty_audit
+from proofyard.protocol.seal import (
+    UNAVAILABLE,
+    UNKEYED,
+    jury_seed,
+    keyed_digest,
+    keyed_is_checked,
+    seal_of,
+    seal_struct_hash,
+)
 from proofyard.protocol.settlement import RESULT, FaultReason
 from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import Address, BatchId, Digest
@@ -34,7 +44,7 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.workloads.workload import load_workload
 
 WRONG, RIGHT = Digest((1).to_bytes(32, "big")), Digest((2).to_bytes(32, "big"))
-"""What a juror reveals on a record or a fault."""
+"""What a juror reveals on a record."""
 RETRY_S = 2.0
 
 T = TypeVar("T")
@@ -43,8 +53,9 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Finding:
     """What a juror votes. `wrong`: what is challenged is wrong, so the challenge is right. `evidence` says so to the
-    Court: for a segment the digest of the juror's own state, or an answer that is none. `keyed` is `keyed_digest` of
-    the bytes that this was found in, under the jury's seed and the juror's owner; `UNKEYED` where there are none."""
+    Court: for a segment the digest of the juror's own state, or an answer that is none; for a fault `on_fault` of
+    that. `keyed` is `keyed_digest` of the bytes that this was found in, under the jury's seed and the juror's owner;
+    `UNKEYED` where there are none."""
 
     evidence: Digest
     keyed: Digest
@@ -77,9 +88,26 @@ async def judge(
             return _plain(*await judge_record(chain, network, challenge.batch, patience_s=patience_s))
         case Kind.FAULT:
             fault = (await asyncio.to_thread(chain.slashes, challenge.batch))[challenge.entry]
-            return _plain(*await judge_fault(chain, network, executor, challenge.batch, fault, patience_s=patience_s))
+            seen = await _see_fault(chain, network, executor, challenge.batch, fault, patience_s)
+            keyed = _keyed(challenge, owner, seen.state)
+            return Finding(on_fault(seen.answer, seen.wrong), keyed, seen.wrong, seen.reason)
         case _:
             raise NoSuchPlace(challenge.batch, f"case for a jury in challenge {challenge.id}", "no such kind")
+
+
+def on_fault(answer: Digest, false: bool) -> Digest:
+    """What a juror of a fault reveals that found `answer`: its lowest bit says whether the fault is false."""
+    return Digest(answer[:-1] + bytes([answer[-1] & 0xFE | false]))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Whether a fault is false and why; the answer that executing gave and the bytes that it was found in, if any."""
+
+    wrong: bool
+    reason: str
+    answer: Digest = UNAVAILABLE
+    state: bytes | None = None
 
 
 def _time() -> float:
@@ -124,13 +152,13 @@ async def _judge_segment(
         reason = f"{manifest.workload} is not exact, so that executing it again proves nothing"
         return Finding(challenge.claimed, UNKEYED, False, reason)
     found = await replayer.segment(job, task, segment)
-    return Finding(found.answer, _keyed(challenge, owner, found), found.holds is not True, str(found))
+    return Finding(found.answer, _keyed(challenge, owner, found.state), found.holds is not True, str(found))
 
 
-def _keyed(challenge: ChallengeRecord, owner: Address, found: Replayed) -> Digest:
-    if found.state is None:
+def _keyed(challenge: ChallengeRecord, owner: Address, state: bytes | None) -> Digest:
+    if state is None:
         return UNKEYED
-    return keyed_digest(jury_seed(challenge.id, challenge.round, challenge.draw_block), owner, found.state)
+    return keyed_digest(jury_seed(challenge.id, challenge.round, challenge.draw_block), owner, state)
 
 
 async def judge_record(chain: ChainClient, network: Network, batch: BatchId, *, patience_s: float) -> tuple[bool, str]:
@@ -159,31 +187,70 @@ async def judge_fault(
     A worker is held against its commitment, an auditor against what it sealed. Whether anything else in the record is
     wrong is another challenge: a guilty worker does not go free, and its accusers do not pay, for what a leader did.
     """
+    seen = await _see_fault(chain, network, executor, number, fault, patience_s)
+    return seen.wrong, seen.reason
+
+
+async def _see_fault(
+    chain: ChainClient,
+    network: Network,
+    executor: SegmentExecutor,
+    number: BatchId,
+    fault: SlashRecord,
+    patience_s: float,
+) -> _Seen:
     try:
         batch = await _committed(chain, network, number, patience_s)
         replayer = Replayer(batch, chain, network, executor, patience_s=patience_s, give_up=_time() + patience_s)
         if fault.reason == FaultReason.DISAGREED or not load_workload(batch.manifests[fault.job].workload).exact:
-            return False, "it rests on the auditors' own comparison, and no stake depends on it"
+            return _Seen(False, "it rests on the auditors' own comparison, and no stake depends on it")
         if fault.reason == FaultReason.FALSE_AUDIT:
             return await _judge_auditor(chain, network, replayer, number, fault, patience_s)
+        if (fault.reason, fault.segment) == (FaultReason.WITHHELD, RESULT):
+            found = await _judge_unopened(chain, network, number, fault, patience_s)
+            if found is not None:
+                return _Seen(*found)
         return await _judge_worker(chain, batch, replayer, fault)
+    except NoSuchPlace as error:
+        # Nobody can have done, or not done, what the batch does not hold.
+        return _Seen(True, f"the accused is innocent: {error}")
     except (ListWithheld, InputsUnknown, StateWithheld) as error:
         # What cannot be shown at all is the record's fault: challenge that.
-        return False, str(error)
+        return _Seen(False, str(error))
 
 
-async def _judge_worker(
-    chain: ChainClient, batch: Committed, replayer: Replayer, fault: SlashRecord
-) -> tuple[bool, str]:
+async def _judge_worker(chain: ChainClient, batch: Committed, replayer: Replayer, fault: SlashRecord) -> _Seen:
     """A worker that was said to withhold is acquitted like any other, by a state that turns up and is right."""
     node = batch.member(fault.job, fault.task).commitment.node
     if await asyncio.to_thread(chain.operator_of, node) != fault.operator:
-        return True, f"task {fault.task} of job {fault.job} was not done by the accused"
+        return _Seen(True, f"task {fault.task} of job {fault.job} was not done by the accused")
     if fault.segment == RESULT:
         problem = await replayer.check_result(fault.job, fault.task)
-        return not problem, problem or "the accused is innocent: the result follows from the states"
+        return _Seen(not problem, problem or "the accused is innocent: the result follows from the states")
     found = await replayer.segment(fault.job, fault.task, fault.segment)
-    return found.holds is True, f"the accused is innocent: {found}" if found.holds else str(found)
+    reason = f"the accused is innocent: {found}" if found.holds else str(found)
+    return _Seen(found.holds is True, reason, found.answer, found.state)
+
+
+async def _judge_unopened(
+    chain: ChainClient, network: Network, number: BatchId, fault: SlashRecord, patience_s: float
+) -> tuple[bool, str] | None:
+    """Whoever was found faulty and told nobody whether it was on purpose is acquitted by the proof that it was, and by
+    nothing else. None where the record says no such thing of the accused."""
+    try:
+        settled = await _patiently(lambda: load_settled(chain, network.read, number), patience_s)
+    except (RecordWithheld, RecordInvalid):
+        return None
+    record, key = settled.record, (fault.job, fault.task)
+    if key not in record.unopened or faulty_audit(record, key) is None:
+        return None
+    member = settled.member(*key)
+    try:
+        opening = await _patiently(lambda: network.opening(settled.event.record, member), patience_s)
+    except ArtifactError as error:
+        return False, f"nobody shows that it is a decoy: {error}"
+    decoy = opens(member.commitment.mark, opening[:SALT_BYTES], decoy=True)
+    return decoy, "the accused is innocent: it is a decoy" if decoy else "it is no decoy, and was found faulty"
 
 
 async def _judge_auditor(
@@ -193,25 +260,27 @@ async def _judge_auditor(
     number: BatchId,
     fault: SlashRecord,
     patience_s: float,
-) -> tuple[bool, str]:
+) -> _Seen:
     """An auditor's sealed answer against that of an execution of one's own. One that nobody shows, or that it has not
     signed, has not been given."""
     try:
         settled = await _patiently(lambda: load_settled(chain, network.read, number), patience_s)
     except (RecordWithheld, RecordInvalid) as error:
-        return True, f"nobody shows what the accused sealed: {error}"
+        return _Seen(True, f"nobody shows what the accused sealed: {error}")
     job, task, segment = fault.job, fault.task, fault.segment
     vote = _vote_of(settled, fault)
     if vote is None:
-        return True, f"the accused sealed no answer to segment {segment} of task {task} of job {job}"
+        return _Seen(True, f"the accused sealed no answer to segment {segment} of task {task} of job {job}")
     own, state = await replayer.answer(job, task, segment)
     if vote.after != own:
-        return False, f"the auditor's answer is {told(vote.after)}, executing gives {told(own)}"
+        reason = f"the auditor's answer is {told(vote.after)}, executing gives {told(own)}"
+        return _Seen(False, reason, own, state)
     leaf = settled.member(job, task).commitment.struct_hash()
     copied = keyed_is_checked(settled.view.seed, leaf, segment) and vote.keyed != keyed_digest(
         settled.view.seed, vote.auditor, state
     )
-    return not copied, "it has not executed what it answered" if copied else f"executing gives {told(own)} as well"
+    reason = "it has not executed what it answered" if copied else f"executing gives {told(own)} as well"
+    return _Seen(not copied, reason, own, state)
 
 
 def _vote_of(settled: Settled, fault: SlashRecord) -> AuditVote | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockStore, CorruptArtifact, fetch
 from proofyard.chain import ChainClient
 from proofyard.disputes.errors import StateWithheld
+from proofyard.protocol.mark import SALT_BYTES, mark_cid
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.types import Address, Cid
@@ -26,6 +27,11 @@ MAX_INPUT_BYTES = 64 << 30
 OBTAIN_S, MIN_OBTAIN_S = 300.0, 5.0
 """A verifier's time to fetch a state from its worker."""
 RETRY_S = 1.0
+
+
+READ_S = 30.0
+"""One attempt at a record or a list takes no longer: what came stays, so whoever has more patience asks again. A juror
+that waited for somebody's trickle would miss its vote."""
 
 
 class Network:
@@ -51,7 +57,7 @@ class Network:
 
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         """A file artifact of at most `max_bytes`. Raises `ArtifactError`."""
-        await self._fetch(cid, await self._verifiers(cid), max_bytes)
+        await self._fetch(cid, await self._verifiers(cid), max_bytes, READ_S)
         return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
     async def on_disk(self, cid: Cid) -> Path:
@@ -83,7 +89,7 @@ class Network:
             left = max(MIN_OBTAIN_S, min(OBTAIN_S, give_up - clock()))
             refusals = await self._obtain(ObtainState(record or cid, job, task, number), asked, left)
             try:
-                await self._fetch(cid, peers, MAX_STATE_BYTES)
+                await self._fetch(cid, peers, MAX_STATE_BYTES, max(left, give_up - clock()))
             except (ArtifactTooLarge, CorruptArtifact) as error:
                 raise StateRefused(str(error)) from None
             except ArtifactError as error:
@@ -110,7 +116,8 @@ class Network:
         give_up = clock() + patience_s
         while True:
             try:
-                await self._fetch(cid, await self._verifiers(cid), MAX_STATE_BYTES)
+                peers = await self._verifiers(cid)
+                await self._fetch(cid, peers, MAX_STATE_BYTES, max(MIN_OBTAIN_S, give_up - clock()))
                 return await self._content(cid)
             except (ArtifactTooLarge, CorruptArtifact) as error:
                 if isinstance(error, ArtifactTooLarge) and error.limit < MAX_STATE_BYTES:
@@ -122,6 +129,14 @@ class Network:
                     reasons = [f"{peer.peer} lacks the result" for peer in verifiers]
                     raise StateWithheld(job, task, len(member.trace), reasons) from error
                 await asyncio.sleep(RETRY_S)
+
+    async def opening(self, record: Cid, member: Member) -> bytes:
+        """The 33 bytes that open a commitment's mark. Raises `ArtifactError`."""
+        cid, (job, task) = mark_cid(member.commitment.mark), member.key
+        verifiers, worker = await self._verifiers(cid), await self._dial_worker(member.commitment.node)
+        await self._obtain(ObtainState(record, job, task, len(member.trace)), verifiers, MIN_OBTAIN_S)
+        await self._fetch(cid, verifiers if worker is None else [*verifiers, worker], SALT_BYTES + 1, READ_S)
+        return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=SALT_BYTES + 1)
 
     async def _obtain(self, request: ObtainState, verifiers: Sequence[Connection], timeout_s: float) -> list[str]:
         """Have the verifiers fetch a state; where none has it, what they say. All are asked at once, so that one that
@@ -149,9 +164,17 @@ class Network:
             await asyncio.gather(*asked, return_exceptions=True)
         return refusals
 
-    async def _fetch(self, cid: Cid, peers: Sequence[Connection], max_bytes: int) -> None:
-        if await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            await fetch(self._store, cid, peers, max_bytes=max_bytes)
+    async def _fetch(
+        self, cid: Cid, peers: Sequence[Connection], max_bytes: int, within_s: float | None = None
+    ) -> None:
+        """Have an artifact here. Raises `ArtifactUnavailable`, also for one that is not here `within_s` seconds."""
+        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                await fetch(self._store, cid, peers, max_bytes=max_bytes)
+        except TimeoutError:
+            raise ArtifactUnavailable(cid, 1, [f"it did not come within {within_s or 0:.0f} s"]) from None
 
     async def _verifiers(self, cid: Cid) -> list[Connection]:
         """Every active verifier that can be reached, unless `cid` is here already."""

@@ -16,11 +16,12 @@ from proofyard.chain.events import Position
 from proofyard.chain.refusals import UnknownBatch
 from proofyard.chain.timeline import when
 from proofyard.disputes.committed import Committed, Read, graph_of, load_members
-from proofyard.disputes.errors import ListWithheld, NotSettled, RecordWithheld
+from proofyard.disputes.errors import ListWithheld, NoSuchPlace, NotSettled, RecordWithheld
 from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.protocol.codec import CodecError
 from proofyard.protocol.earnings import accepted
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
+from proofyard.protocol.mark import opens
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.settlement import payout_root
@@ -234,6 +235,23 @@ async def _list_of(read: Read, view: BatchView, batch: BatchId) -> tuple[Member,
     if batch not in headers:
         raise RecordInvalid(view.batch, "counted", f"batch {batch} does not count")
     return await load_members(read, batch, headers[batch])
+
+
+async def salt_in_record(read: Read, batch: BatchId, record: Cid | None, key: TaskKey) -> bytes:
+    """What opens a task's mark as work, for a challenge of one of its segments. Raises `RecordWithheld`, and
+    `NoSuchPlace` for a decoy and for what its batch's record does not open: neither is paid."""
+    if record is None:
+        raise NotSettled(batch, "is not settled yet; wait for it")
+    try:
+        found = decode_record(await read(record, MAX_RECORD_BYTES))
+        member, salt = found.by_key[key], found.salt_of(key)
+    except ArtifactError as error:
+        raise RecordWithheld(batch, record, str(error)) from None
+    except (CodecError, LookupError) as error:
+        raise RecordInvalid(batch, "salts", f"it cannot be read: {error}") from None
+    if not opens(member.commitment.mark, salt, decoy=False):
+        raise NoSuchPlace(batch, f"work in task {key[1]} of job {key[0]}", "a decoy, or what nobody opens: not paid")
+    return salt
 
 
 def cid_of_record(chain: ChainClient, batch: BatchId) -> Cid | None:

@@ -72,9 +72,9 @@ class Absence:
         record = decode_record(await self._network.read(event.record, MAX_RECORD_BYTES))
         for audit in record.audits:
             if self._key in audit.absent and audit.verdict == Verdict.VALID:
-                await self._check(event, audit)
+                await self._check(event, audit, record.salt_of(audit.task_key))
 
-    async def _check(self, event: BatchSettled, audit: AuditedSegment) -> None:
+    async def _check(self, event: BatchSettled, audit: AuditedSegment, salt: bytes) -> None:
         """Execute a segment that was found right without this node, and challenge it where it is not."""
         job, task, segment = audit.key
         name = f"segment {segment} of task {task} of job {job} in batch {event.batch}"
@@ -97,6 +97,7 @@ class Absence:
             event.batch,
             member.commitment,
             member.signature,
+            salt,
             batch.position(job, task),
             batch.proof(job, task),
             segment,

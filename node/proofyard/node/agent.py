@@ -16,8 +16,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import ChainClient, Wallet
+from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
@@ -33,6 +36,7 @@ from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.mark import SALT_BYTES, mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     MAX_ITEMS,
@@ -43,6 +47,7 @@ from proofyard.protocol.messages import (
     AuditOffers,
     AuditProgress,
     CancelTasks,
+    Decoy,
     OpenSeal,
     OpenSeals,
     PeerHint,
@@ -58,7 +63,17 @@ from proofyard.protocol.messages import (
     Working,
 )
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, plain_reason, seal_of, seal_struct_hash
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex
+from proofyard.protocol.types import (
+    Address,
+    BatchId,
+    Cid,
+    Digest,
+    JobId,
+    ProofyardError,
+    SegmentIndex,
+    Signature,
+    TaskIndex,
+)
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
 from proofyard.workloads.executor import Executor
@@ -105,6 +120,7 @@ class Agent:
         self._retention = retention
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
+        self.decoys = Decoys(settings, chain, store, journal, retention)
         self._courier = Courier(links)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
@@ -160,8 +176,11 @@ class Agent:
         audits = [other for other in self._accepted.values() if isinstance(other.offer, AuditOffer)]
         if sum(other.verifier == verifier for other in audits) >= AUDITS_HELD:
             return Ack(False, "busy with other audits")
-        self._journal.accept_audit(verifier, offer)
         sealed = self._journal.sealed(offer)
+        reason = await self._looked_at(self._offers.check_leader(verifier, offer.batch)) if sealed else ""
+        if reason:
+            return Ack(False, reason)
+        self._journal.accept_audit(verifier, offer)
         if sealed is None:
             self._enqueue(work)
         else:
@@ -193,7 +212,8 @@ class Agent:
             opening = self._journal.opened(message, time.time() - UNDECIDED_AFTER_S)
         if opening is None:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
-        return opening
+        place = (message.batch, message.job, message.task, message.segment)
+        return msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
 
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None
@@ -437,16 +457,26 @@ class Agent:
         states, every = await asyncio.to_thread(self._retention.keep, trace)
         result = await asyncio.to_thread(self._store.put_file, trace.result)
         kept = (*states[::every], result)
+        false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
+        if false is not None:
+            kept += (*false[0], false[1])
         await asyncio.to_thread(self._retention.secure, kept)
         submission = self._sign(offer, states, result)
+        if false is not None:
+            submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
         size = max(path.stat().st_size for path in trace.states)
-        kept_bytes = size * len(states[::every])
+        kept_bytes = size * (len(kept) - 1)
         self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
         self._second.take(kept, work.name)
         await asyncio.to_thread(self._executor.forget, manifest, offer.task, inputs)
         return submission
 
-    def _sign(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> SubmitCommitment:
+    def _sign_decoy(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> Decoy:
+        signed = self._sign(offer, states, result, decoy=True)
+        return Decoy(signed.commitment, signed.signature, states, signed.salt)
+
+    def _sign(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid, *, decoy: bool = False) -> SubmitCommitment:
+        salt = secrets.token_bytes(SALT_BYTES)
         commitment = Commitment(
             job=offer.job,
             task=offer.task.index,
@@ -457,9 +487,10 @@ class Agent:
             segments=offer.task.segments,
             result=result,
             work_units=offer.task.work_units,
+            mark=mark_of(salt, decoy=decoy),
         )
         signature = self._wallet.sign_digest(self._domain.typed_digest(commitment.struct_hash()))
-        return SubmitCommitment(commitment, signature, states)
+        return SubmitCommitment(commitment, signature, states, salt)
 
     async def _make_again(self, owed: Owed) -> None:
         """Compute a state that was not kept, or was lost, from an earlier one that is whole."""
@@ -543,12 +574,16 @@ class Agent:
         over = partial(asyncio.to_thread, self._commits_over, offer.job)
         self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over))
 
+    def _signed_seal(self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], opening: SealOpened) -> Signature:
+        own = self._wallet.address
+        struct_hash = seal_struct_hash(*place, own, seal_of(opening.opening(), own))
+        return self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
+
     def _deliver_seal(self, verifier: Address, offer: AuditOffer, opening: SealOpened) -> None:
         """Bring a seal to its verifier, as long as the batch is not settled."""
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         seal = seal_of(opening.opening(), self._wallet.address)
-        struct_hash = seal_struct_hash(*place, self._wallet.address, seal)
-        signature = self._wallet.sign_digest(self._domain.typed_digest(struct_hash))
+        signature = self._signed_seal(place, opening)
         name = Work(verifier, offer).name
 
         def taken(answer: Ack) -> None:

@@ -17,6 +17,8 @@ from proofyard.protocol.types import ProofyardError
 
 logger = logging.getLogger("proofyard.node")
 
+AFTER_ERROR_S = 10.0
+
 
 class CourtWatch:
     """Follows the Court. Parts that an operator has switched off are None."""
@@ -49,6 +51,9 @@ class CourtWatch:
                     await self.look()
                 except ProofyardError as error:
                     logger.warning("challenges cannot be followed: %s", error)
+                except Exception:
+                    logger.exception("challenges cannot be followed")
+                    await asyncio.sleep(AFTER_ERROR_S)
                 await asyncio.sleep(POLL_S)
         finally:
             await self._duties.close()
@@ -84,3 +89,5 @@ async def _safely(
         await consider(record, now)
     except ProofyardError as error:
         logger.warning("challenge %s cannot be looked at: %s", record.id, error)
+    except Exception:
+        logger.exception("challenge %s cannot be looked at", record.id)

@@ -1,22 +1,28 @@
 """A node's own defence: it challenges false faults against itself and appeals first verdicts that it can refute.
 
 Nobody else has a reason to. Everything is decided by the same judging that juries use, and said in the log with its
-reason; what it cannot refute it lets be, because a lost bond comes on top of a lost stake.
+reason; what it cannot refute it lets be, because a lost bond comes on top of a lost stake. An auditor that was outvoted
+and is right shows the segment as well, so that a jury that clears it convicts the worker whose lie it did not cover.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from proofyard.chain import ChainClient, ChallengeRecord, Court, Kind, Phase, SlashRecord
+from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Kind, Phase, SlashRecord
 from proofyard.chain.events import ChallengeOpened, Faulted, topic_of, word
+from proofyard.disputes.committed import load_committed
+from proofyard.disputes.errors import DisputeError
 from proofyard.disputes.judging import judge, judge_fault, judge_record
 from proofyard.disputes.network import Network
 from proofyard.disputes.replaying import SegmentExecutor
+from proofyard.disputes.settled import cid_of_record, salt_in_record
 from proofyard.node.duties import Duties
 from proofyard.node.purse import OverBudget, Purse
+from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, BatchId
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex, Signature
+from proofyard.protocol.validate import RecordInvalid
 
 logger = logging.getLogger("proofyard.node")
 
@@ -99,7 +105,7 @@ class Defence:
             try:
                 if fault.amount < bond:
                     await asyncio.to_thread(self._purse.afford, bond, keep_backing=False)
-                challenge = await asyncio.to_thread(self._court.challenge_fault, batch, index)
+                challenge = await self._challenge(batch, index, fault)
             except OverBudget as error:
                 logger.warning("%s is false (%s) and stays unchallenged: %s", name, reason, error)
             else:
@@ -116,6 +122,37 @@ class Defence:
             logger.warning("the record behind %s does not hold (%s) and stays unchallenged: %s", name, why, error)
         else:
             logger.warning("the record behind %s does not hold: %s; opened challenge %s", name, why, challenge)
+
+    async def _challenge(self, batch: BatchId, index: int, fault: SlashRecord) -> ChallengeId:
+        """Challenge a false fault; one of an audit with the audited segment, where that can be shown."""
+        if fault.reason == FaultReason.FALSE_AUDIT:
+            try:
+                step = await self._audited(batch, fault)
+                return await asyncio.to_thread(self._court.challenge_audit, batch, index, *step)
+            except (DisputeError, RecordInvalid) as error:
+                logger.info("the segment that this node audited is not shown: %s", error)
+        return await asyncio.to_thread(self._court.challenge_fault, batch, index)
+
+    async def _audited(
+        self, number: BatchId, fault: SlashRecord
+    ) -> tuple[Commitment, Signature, bytes, int, list[Digest], SegmentIndex, Cid, list[Digest]]:
+        """The segment that an auditor's fault is about, as its worker committed to it, for the Court. Raises
+        `DisputeError`, `RecordInvalid`."""
+        record = await asyncio.to_thread(cid_of_record, self._chain, number)
+        batch = await load_committed(self._chain, self._network.read, number, record)
+        key, segment = (fault.job, fault.task), fault.segment
+        salt = await salt_in_record(self._network.read, number, record, key)
+        member = batch.member(*key)
+        return (
+            member.commitment,
+            member.signature,
+            salt,
+            batch.position(*key),
+            batch.proof(*key),
+            segment,
+            member.trace[segment + 1],
+            batch.trace_proof(*key, segment + 1),
+        )
 
     def _is_challenged(self, batch: BatchId, kind: Kind, entry: int) -> bool:
         events = self._chain.recent_events([topic_of(ChallengeOpened), None, word(batch)])

@@ -59,12 +59,14 @@ class SealEntry(SQLModel, table=True):
 
 @dataclass(frozen=True)
 class HeldTask:
-    """A finished task whose states this node owes: every `every`-th is in its store."""
+    """A finished task whose states this node owes: every `every`-th is in its store. A `decoy`'s are false ones beside
+    those of the task, as its submission has them; it is owed as long as the task is."""
 
     verifier: Address
     offer: TaskOffer
     submission: SubmitCommitment
     every: int
+    decoy: bool = False
 
 
 class Journal:
@@ -136,18 +138,10 @@ class Journal:
         self.drop_task(held.verifier, held.offer)
 
     def held(self) -> list[HeldTask]:
-        """Every task whose states are owed."""
+        """Every task whose states are owed, and every decoy."""
         with self._session() as session:
-            return [
-                HeldTask(
-                    Address(row.verifier),
-                    decode(row.offer, TaskOffer),
-                    decode(row.submission, SubmitCommitment),
-                    row.every,
-                )
-                for row in session.exec(select(TaskEntry))
-                if row.submission is not None
-            ]
+            rows = session.exec(select(TaskEntry).where(TaskEntry.submission != None))  # noqa: E711
+            return [held for row in rows for held in _held(row)]
 
     def kept_bytes(self) -> int:
         """What the states that are owed take on disk."""
@@ -177,7 +171,7 @@ class Journal:
     # Audits
 
     def accept_audit(self, verifier: Address, offer: AuditOffer) -> None:
-        """Take note of an audit; one that is sealed already keeps its seal."""
+        """Take note of an audit; one that is sealed already keeps its seal, until another answer is sealed."""
         with self._session() as session:
             if session.get(SealEntry, _key(verifier, offer)) is None:
                 batch, job, task, segment = _place(offer)
@@ -190,7 +184,9 @@ class Journal:
         with self._session() as session:
             entry = session.get(SealEntry, _key(verifier, offer))
             if entry is not None:
-                entry.opening, entry.sealed_at = encode(opening), now
+                if not _same_question(entry, offer):
+                    entry.submitted = entry.opened = False
+                entry.offer, entry.opening, entry.sealed_at = encode(offer), encode(opening), now
 
     def submitted(self, verifier: Address, offer: AuditOffer) -> None:
         """The verifier has taken the seal, or wants none any more."""
@@ -207,18 +203,22 @@ class Journal:
                 session.delete(entry)
 
     def sealed(self, offer: AuditOffer) -> SealOpened | None:
-        """What was sealed for this segment, for whichever verifier."""
+        """What was sealed for this segment, for whichever verifier. Where a block went with its hash or with the batch
+        itself, the same place is another question: an answer that is keyed with the old seed would convict this node
+        of copying."""
         batch, job, task, segment = _place(offer)
         with self._session() as session:
-            wanted = select(SealEntry.opening).where(
+            wanted = select(SealEntry).where(
                 SealEntry.batch == batch,
                 SealEntry.job == job,
                 SealEntry.task == task,
                 SealEntry.segment == segment,
                 SealEntry.opening != None,  # noqa: E711
             )
-            opening = session.exec(wanted).first()
-        return decode(opening, SealOpened) if opening else None
+            for entry in session.exec(wanted):
+                if entry.opening and _same_question(entry, offer):
+                    return decode(entry.opening, SealOpened)
+        return None
 
     def open_audits(self) -> list[tuple[Address, AuditOffer, SealOpened]]:
         """Seals that are made and that their verifier has not taken yet."""
@@ -272,9 +272,24 @@ class Journal:
         return None
 
 
+def _held(row: TaskEntry) -> Iterator[HeldTask]:
+    verifier, offer = Address(row.verifier), decode(row.offer, TaskOffer)
+    submission = decode(row.submission or b"", SubmitCommitment)
+    yield HeldTask(verifier, offer, submission, row.every)
+    if (decoy := submission.decoy) is not None:
+        shown = SubmitCommitment(decoy.commitment, decoy.signature, decoy.trace, decoy.salt)
+        yield HeldTask(verifier, offer, shown, 1, decoy=True)
+
+
 def _task_key(verifier: Address, offer: TaskOffer) -> tuple[str, int, int, str]:
     inputs = hashlib.sha256(encode(offer.inputs)).hexdigest()[:32]
     return verifier, offer.job, offer.task.index, inputs
+
+
+def _same_question(entry: SealEntry, offer: AuditOffer) -> bool:
+    """Whether an answer to the offer that an entry was made for is one to this offer."""
+    known = decode(entry.offer, AuditOffer)
+    return (known.seed, known.before, known.manifest) == (offer.seed, offer.before, offer.manifest)
 
 
 def _place(offer: AuditOffer) -> tuple[int, int, int, int]:

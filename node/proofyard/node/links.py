@@ -48,6 +48,8 @@ class VerifierLinks:
                     self._follow(await asyncio.to_thread(self._chain.active_verifiers))
                 except ProofyardError as error:
                     logger.warning("the list of verifiers cannot be read: %s", error)
+                except Exception:
+                    logger.exception("the list of verifiers cannot be read")
                 await asyncio.sleep(REFRESH_S)
         finally:
             for _, task in self._keepers.values():
@@ -101,6 +103,10 @@ class VerifierLinks:
     def connection(self, verifier: Address) -> Connection | None:
         """The live connection to a verifier."""
         return self._live.get(verifier)
+
+    def live(self) -> list[Connection]:
+        """The live connections to all verifiers."""
+        return list(self._live.values())
 
     async def joined(self) -> None:
         """Until some verifier has taken this node."""

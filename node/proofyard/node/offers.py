@@ -17,6 +17,7 @@ from proofyard.node.limits import OfferRefused, check_limits
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.earnings import LEAST_SEAT_PAY, seat_price
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
@@ -70,6 +71,10 @@ class Offers:
         if reward > most:
             # Beyond what a broken receipt costs its verifier, breaking it pays.
             raise OfferRefused("the task's reward", f"is {reward}, this node's max_task_reward is {most} base units")
+        seat = seat_price(job, offer.task.work_units, offer.task.segments)
+        if seat < LEAST_SEAT_PAY:
+            # Nobody would come to its audits, and what nobody has audited is not paid.
+            raise OfferRefused("the job's audit fee", f"pays an auditor {seat}, at least {LEAST_SEAT_PAY} are needed")
         if len(offer.inputs) != len(offer.task.deps):
             raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
         return manifest
@@ -77,13 +82,14 @@ class Offers:
     async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
+        await self.check_leader(verifier, offer.batch)
         drawn = await asyncio.to_thread(self._chain.seed, offer.batch)
         if drawn is None or drawn.seed != offer.seed:
             raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(offer, manifest)
         check_limits(self._settings, manifest, offer.task)
-        member = await self._member(verifier, offer)
+        member = await self.member(verifier, offer)
         commitment, trace = member.commitment, member.trace
         fits = (
             commitment.manifest == cid_digest(offer.manifest)
@@ -97,6 +103,13 @@ class Offers:
             raise OfferRefused("before", f"is not the state before segment {offer.segment} that was committed to")
         return manifest
 
+    async def check_leader(self, verifier: Address, batch: BatchId) -> None:
+        """Raise `OfferRefused` unless a verifier leads a batch: any other that has audits executed makes nodes work for
+        nothing, and would be shown answers before the leader's auditors have all sealed theirs."""
+        state = await asyncio.to_thread(self._chain.batch, batch)
+        if state.verifier != await asyncio.to_thread(self._chain.operator_of, verifier):
+            raise OfferRefused("batch", f"{batch} is led by another verifier")
+
     async def _job(self, offer: TaskOffer | AuditOffer) -> JobRecord:
         job = await asyncio.to_thread(self._chain.job, offer.job)
         if job.manifest != cid_digest(offer.manifest):
@@ -109,7 +122,8 @@ class Offers:
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 
-    async def _member(self, verifier: Address, offer: AuditOffer) -> Member:
+    async def member(self, verifier: Address, offer: AuditOffer) -> Member:
+        """The commitment that an audit is of, as its batch's list has it. Raises as `check_task` does."""
         state = await asyncio.to_thread(self._chain.batch, offer.batch)
         known = self._lists.get((offer.batch, state.header))
         if known is None:

@@ -16,6 +16,7 @@ from proofyard.artifacts.dag import all_blocks
 from proofyard.node.journal import HeldTask
 from proofyard.node.work import Owed
 from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.types import Cid
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Inputs, load_workload
@@ -35,15 +36,21 @@ class Debts:
         self._store = store
         self._known: dict[HeldTask, dict[Cid, Owed]] = {}
         self._owed: dict[Cid, Owed] = {}
+        self._marks: dict[Cid, HeldTask] = {}
 
     def follow(self, held: Iterable[HeldTask]) -> None:
         """Know these tasks and no others. Two tasks may owe the same block; it is forgotten with the last of them."""
         known = {task: self._known.get(task) or self._blocks_of(task) for task in held}
+        self._marks = {mark_cid(task.submission.commitment.mark): task for task in known}
         self._known, self._owed = known, {cid: owed for blocks in known.values() for cid, owed in blocks.items()}
 
     def of(self, block: Cid) -> Owed | None:
         """What has to be made again for a block to be here; None for one that is not owed."""
         return self._owed.get(block)
+
+    def marked(self, block: Cid) -> HeldTask | None:
+        """The task whose mark a block opens."""
+        return self._marks.get(block)
 
     def incomplete(self) -> list[Owed]:
         """What should be here and lacks blocks."""
@@ -80,7 +87,10 @@ class Workshop:
         self._executor = executor
 
     async def make(self, owed: Owed, manifest: Manifest, inputs: Inputs) -> bool:
-        """Whether a state, or the result, is whole again. Everything kept that was passed on the way is whole too."""
+        """Whether a state, or the result, is whole again. Everything kept that was passed on the way is whole too. What
+        is false on purpose does not come out of executing; it is nobody's fault where it is lost."""
+        if owed.held.decoy:
+            return False
         last = len(owed.held.submission.trace) - 1
         if not owed.is_result:
             return await self._make_state(owed, owed.number, manifest, inputs)

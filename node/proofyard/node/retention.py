@@ -104,6 +104,8 @@ class Retention:
                 await self.inspect(mend)
             except ProofyardError as error:
                 logger.warning("the store could not be tidied: %s", error)
+            except Exception:
+                logger.exception("the store could not be tidied")
             await asyncio.sleep(PASS_S)
 
     async def inspect(self, mend: Callable[[Owed], object]) -> None:
@@ -120,7 +122,7 @@ class Retention:
 
     async def tidy(self, *, grace_s: float = GRACE_SECONDS) -> None:
         """One pass: release what is final, renew the leases of what is not, delete what is in nobody's way."""
-        held = self._journal.held()
+        held = [task for task in self._journal.held() if not task.decoy]
         for job in {task.submission.commitment.job for task in held}:
             await self._release(job, [task for task in held if task.submission.commitment.job == job])
         for batch in self._journal.sealed_batches():
@@ -145,7 +147,7 @@ class Retention:
         for event in await asyncio.to_thread(self._chain.committed, job):
             batch = await asyncio.to_thread(self._chain.batch, event.batch)
             if _is_final(batch, now):
-                roots |= await self._committed(event, tasks[0].verifier)
+                roots |= await self.committed_roots(event, tasks[0].verifier)
             elif not batch.dropped:
                 final = False
         over = now > record.commits_end(params.receipt_time) or record.units_paid >= record.units
@@ -154,14 +156,16 @@ class Retention:
                 logger.info("job %s task %s is final; its states are let go", job, task.submission.commitment.task)
                 self._journal.release(task)
 
-    async def _committed(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
-        """The trace roots in a batch, from its member list; none where that cannot be had now."""
+    async def committed_roots(self, event: BatchCommitted, verifier: Address) -> frozenset[Digest]:
+        """The trace roots in a batch, from its member list, which every seat has; `verifier` is asked first. None where
+        it cannot be had now."""
         if event.batch not in self._roots:
             header = Header(event.root, event.size, event.members, event.lines)
-            connection = self._links.connection(verifier)
+            first = self._links.connection(verifier)
+            peers = [*([first] if first else []), *(peer for peer in self._links.live() if peer is not first)]
 
             async def read(cid: Cid, max_bytes: int) -> bytes:
-                await fetch(self._store, cid, [connection] if connection else [], max_bytes=max_bytes)
+                await fetch(self._store, cid, peers, max_bytes=max_bytes)
                 return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
             try:

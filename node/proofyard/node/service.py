@@ -90,7 +90,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         links = VerifierLinks(endpoint, chain, announce)
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
-        serve_owed_blocks(endpoint, store, retention.debts, agent.mend)
+        serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
         spare = SpareExecutor(executor, resources, settings.data_dir / "jury")

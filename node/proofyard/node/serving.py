@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from proofyard.artifacts import ArtifactError, BlockStore, GetBlocks, serve_blocks
 from proofyard.artifacts.exchange import HasBlocks, Held
+from proofyard.node.journal import HeldTask
 from proofyard.node.repair import Debts
 from proofyard.node.work import Owed
 from proofyard.protocol.cid import CID_BYTES, CidError, cid_from_bytes
@@ -25,12 +26,24 @@ Mend = Callable[[Owed], Awaitable[None]]
 """Returns once something owed is whole again, or cannot be made so."""
 
 
-def serve_owed_blocks(endpoint: Endpoint, store: BlockStore, debts: Debts, mend: Mend) -> None:
+OpenMark = Callable[[HeldTask], Awaitable[None]]
+"""Has what opens a task's mark in the store, if it may be told."""
+
+
+def serve_owed_blocks(
+    endpoint: Endpoint, store: BlockStore, debts: Debts, mend: Mend, open_mark: OpenMark | None = None
+) -> None:
     """Answer requests for blocks from `store`, and have `mend` make what is owed and missing or damaged."""
     plain: dict[type, Any] = {}
     serve_blocks(cast(Endpoint, SimpleNamespace(on=plain.__setitem__)), store)
 
+    async def open_marks(cids: bytes) -> None:
+        for held in filter(None, map(debts.marked, _split(cids))):
+            if open_mark is not None:
+                await open_mark(held)
+
     async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> Any:
+        await open_marks(request.cids)
         wanted = {debts.of(cid) for cid in _split(request.cids)} - {None}
         missing = await asyncio.to_thread(_lacking, store, debts, _split(request.cids)) if wanted else []
         if missing:
@@ -41,6 +54,7 @@ def serve_owed_blocks(endpoint: Endpoint, store: BlockStore, debts: Debts, mend:
 
     async def has_blocks(connection: Connection, request: HasBlocks, body: Body) -> Held:
         """What is owed counts as here: it can be had from this node and perhaps from nobody else."""
+        await open_marks(request.cids)
         answer = await plain[HasBlocks](connection, request, body)
         cids = _split(request.cids)
         return Held(bytes(here or debts.of(cid) is not None for here, cid in zip(answer.held, cids, strict=True)))

@@ -1,10 +1,18 @@
 """What an operator can set for `proofyard node run`. Defaults, then TOML, then environment, then flags."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from proofyard.protocol.workload_bits import WORKLOADS
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Amount = Annotated[int, Meta(ge=0)]
+Most = Annotated[int, Meta(ge=1)]
+Share = Annotated[int, Meta(ge=0, le=10_000)]
+Seconds = Annotated[float, Meta(gt=0)]
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +36,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     content of the model directory and the data file. `max_state_bytes`: one state or result, written out.
     `max_task_reward`: whole CREDIT that a task may pay; a verifier that breaks its receipt for more would gain.
     `tasks_held`: tasks that are held for one verifier at a time, so that the inputs of the next are fetched meanwhile.
+    `max_decoys_bps`: beside so many of a verifier's tasks in 10,000, and one more, a decoy is made when it orders one.
 
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
     challenge faults and broken promises against this node, and appeal; `bond_budget`: whole CREDIT of its owner's stake
@@ -44,36 +53,37 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     rpc_url: str = "http://127.0.0.1:8545"
     registry: str
-    from_block: int = 0
+    from_block: Amount = 0
     wallet: Path
     password_file: Path | None = None
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     data_dir: Path
     model_dirs: tuple[Path, ...] = ()
     workloads: tuple[str, ...] = WORKLOADS
-    threads: int = 0
-    memory_limit_bytes: int = 0
-    micro_batch: int = 0
-    state_budget_bytes: int = 16 << 30
-    cache_bytes: int = 16 << 30
-    max_task_steps: int = 1 << 20
-    max_step_tokens: int = 1 << 20
-    max_segments: int = 4096
-    max_task_s: float = 86_400.0
-    max_model_bytes: int = 32 << 30
-    max_data_bytes: int = 32 << 30
-    max_state_bytes: int = 2 << 30
-    max_task_reward: int = 85
-    tasks_held: int = 2
+    threads: Amount = 0
+    memory_limit_bytes: Amount = 0
+    micro_batch: Amount = 0
+    state_budget_bytes: Amount = 16 << 30
+    cache_bytes: Amount = 16 << 30
+    max_task_steps: Most = 1 << 20
+    max_step_tokens: Most = 1 << 20
+    max_segments: Most = 4096
+    max_task_s: Seconds = 86_400.0
+    max_model_bytes: Most = 32 << 30
+    max_data_bytes: Most = 32 << 30
+    max_state_bytes: Most = 2 << 30
+    max_task_reward: Amount = 85
+    tasks_held: Most = 2
+    max_decoys_bps: Share = 500
     jury: bool = True
     defend: bool = True
-    bond_budget: int = 500
+    bond_budget: Amount = 500
     draw_juries: bool = True
     claim: bool = True
     second_holder: str = ""
     hold_for: tuple[str, ...] = ()
-    hold_bytes: int = 16 << 30
+    hold_bytes: Amount = 16 << 30
     ipfs: str = ""
     ready_file: Path | None = None
     adversary: str | None = None

@@ -57,11 +57,17 @@ class Supplies:
         self, verifier: Address, manifest: Manifest, results: Sequence[Cid], hints: Sequence[PeerHint]
     ) -> Inputs:
         """Everything that a runner reads. Raises `OfferRefused` for what is over a limit."""
-        limit = self._settings.max_state_bytes
-        found = [await self.bytes_of(verifier, cid, hints, limit, "an input") for cid in results]
+        found = [await self._result(verifier, cid, hints) for cid in results]
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
         data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
         return Inputs(model, data, tuple(found))
+
+    async def _result(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> bytes:
+        """The content of another task's result."""
+        try:
+            return await self.bytes_of(verifier, cid, hints, self._settings.max_state_bytes, "an input")
+        except ArtifactTooLarge as error:
+            raise OfferRefused("inputs", f"holds what is over this node's max_state_bytes: {error}") from None
 
     async def bytes_of(
         self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str

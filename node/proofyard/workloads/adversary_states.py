@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from proofyard.workloads.falsify import flipped
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import STEP, put, take
 from proofyard.workloads.randomness import uniform
@@ -178,9 +179,7 @@ def nudged_rows(before: Mapping[str, Array], after: dict[str, Array], index: int
     """One bit of one number of a table is another one; of a table of texts one letter."""
     for name, array in after.items():
         if array.dtype.kind == "f" and array.size:
-            bits = np.array(array).view(f"u{array.dtype.itemsize}")
-            bits.flat[0] ^= 1
-            return after | {name: bits.view(array.dtype)}
+            return after | {name: flipped(array, 0)}
     if "ends" in after and after["ends"].size:
         text = np.array(after["text"])
         text[after["ends"][0] - 3] ^= 1

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, TensorSpec
 from proofyard.workloads.workload import Inputs, Resources, Results
@@ -36,6 +36,13 @@ class Question(msgspec.Struct, frozen=True):
     text: str
     choices: tuple[str, ...] = ()
     answer: int = 0
+
+
+def require_choices(row: Question, count: int) -> None:
+    """Raise `InputRefused` for a line that has not so many choices, or whose answer is none of them."""
+    if (len(row.choices) or 1) != count or not 0 <= row.answer < count:
+        reason = f"has {len(row.choices)} choices and answer {row.answer}, params.choices says {count}"
+        raise InputRefused("a line of the data file", reason)
 
 
 class EvaluateWorkload(RowsWorkload):

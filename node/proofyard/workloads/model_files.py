@@ -118,7 +118,7 @@ def linear_modules(model: Path, targets: list[str], layers: list[int] | None = N
     """The linear layers whose last name is in `targets`, as full name to (out, in) features.
 
     `layers` keeps those of some transformer layers only (the number in the module's name); negative numbers count
-    from the last. Raises `InputRefused` for a target that the model does not have.
+    from the last. Raises `InputRefused` for a target or a layer that the model does not have.
     """
     found: dict[str, tuple[int, int]] = {}
     for name, shape in weight_shapes(model).items():
@@ -131,6 +131,9 @@ def linear_modules(model: Path, targets: list[str], layers: list[int] | None = N
     if layers is None:
         return found
     count = 1 + max(_layer(name) for name in found)
+    beyond = [layer for layer in layers if not -count <= layer < count]
+    if beyond:
+        raise InputRefused(f"model directory {model.name}", f"has layers 0 to {count - 1}, and no layer {beyond[0]}")
     wanted = {layer % count for layer in layers}
     return {name: shape for name, shape in found.items() if _layer(name) in wanted}
 

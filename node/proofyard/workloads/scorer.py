@@ -11,7 +11,7 @@ import numpy as np
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import AdaptedModel
 from proofyard.workloads.errors import InputRefused, SegmentFailed
-from proofyard.workloads.evaluate import EvaluateParams, Question
+from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.text_data import load_tokenizer
@@ -50,10 +50,7 @@ class TextScorer:
         return [found[a:b] for a, b in itertools.pairwise(ends)]
 
     def _texts(self, row: Question) -> list[_Text]:
-        count = self._params.choices
-        if (len(row.choices) or 1) != count or not 0 <= row.answer < count:
-            reason = f"has {len(row.choices)} choices and answer {row.answer}, params.choices says {count}"
-            raise InputRefused("a line of the data file", reason)
+        require_choices(row, self._params.choices)
         if not row.choices:
             return [self._text([], self._ids(row.text))]
         prompt = self._ids(row.text)

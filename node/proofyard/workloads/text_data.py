@@ -1,7 +1,7 @@
 """Training text: one JSONL file of documents, `{"text": ..., "shard": ...}` a line, packed the same way everywhere."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,20 +33,26 @@ def read_documents(data: Path) -> list[Document]:
 
 def read_lines(data: Path, kind: type[T]) -> list[T]:
     """Every line of a JSONL file as a `kind`. Raises `InputRefused` with the number of the line that does not fit."""
+    return list(each_line(data, kind))
+
+
+def each_line(data: Path, kind: type[T]) -> Iterator[T]:
+    """The lines of `read_lines`, one at a time: a file may be larger than the memory."""
     decoder = msgspec.json.Decoder(kind)
-    found = []
+    found = False
     with data.open("rb") as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise InputRefused(f"data file line {number}", f"is longer than {MAX_LINE_BYTES} bytes")
             if line.strip():
                 try:
-                    found.append(decoder.decode(line))
+                    row = decoder.decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise InputRefused(f"data file line {number}", f"is no {kind.__name__.lower()}: {error}") from None
+                found = True
+                yield row
     if not found:
         raise InputRefused("data file", "holds no line")
-    return found
 
 
 def is_held_out(document: Document, percent: int) -> bool:

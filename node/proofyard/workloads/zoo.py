@@ -36,7 +36,7 @@ COMPUTING = {
 
 BEHAVING = {
     "colluding-pair": "two nodes of two owners: each skips half of its steps, and covers for the other in audits",
-    "copying-auditor": "executes one audit and hands in its answer at all others",
+    "copying-auditor": "as an auditor seals what the worker hands it, and executes nothing that it is handed",
     "false-accuser": "as an auditor contradicts every worker",
     "garbage-then-honest": "commits to garbage, and computes honestly only afterwards",
     "late": "begins when its lease is over",

@@ -5,6 +5,8 @@ ArtifactError
 ├── ArtifactUnavailable   no provider that was asked has it
 ├── CorruptArtifact       bytes that do not match their CID, or a DAG that is no file or directory
 ├── ArtifactTooLarge      more than the caller allows
+├── BadMultiaddress       an address of an IPFS daemon that is none
+├── IpfsUnavailable       the daemon does not answer, or refuses
 └── StoreUnusable         the store's folder cannot be written: disk full, no permission
 """
 
@@ -62,6 +64,16 @@ class StoreUnusable(ArtifactError):
         super().__init__(
             f"the artifact store at {path} cannot be used: {reason}; free some space or choose another folder"
         )
+
+
+class BadMultiaddress(ArtifactError, ValueError):
+    """What should say where a daemon's RPC is says nothing."""
+
+    exit_code = 2
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+        super().__init__(f"ipfs: {api!r} is no multiaddress of an RPC; write it like /ip4/127.0.0.1/tcp/5001/http")
 
 
 class IpfsUnavailable(ArtifactError):

@@ -4,9 +4,13 @@ Every provider pulls the next blocks it can deliver as soon as it is free, so fa
 the ones that the most other providers lack, in no particular order among equals, so that peers which fetch at the same
 time soon have something to give each other. A block is checked as it arrives and stored; a provider that sends a wrong
 one is reported and dropped. What is stored stays, so a fetch that was cut off continues where it stopped.
+
+No provider is waited for while another could deliver: a block that does not come for some seconds is asked for
+elsewhere too, and a fetch that falls behind `SLOWEST_BYTES_PER_S` ends.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
@@ -38,6 +42,14 @@ LANES = 2
 SURVEY_SECONDS = 2.0
 """How often a provider is asked again for what it lacked: it may be fetching the same artifact."""
 
+HEDGE_SECONDS = 5.0
+"""A block that one provider has not delivered for so long is asked for at one more."""
+
+PATIENCE_SECONDS = 120.0
+SLOWEST_BYTES_PER_S = 64 << 10
+"""A fetch may take its patience and, beyond that, what the bytes that came need at this rate: whoever sends a byte now
+and then holds nobody up for longer."""
+
 OVERHEAD_BYTES = 4 << 20
 """Room for the nodes and folders above an artifact's content."""
 
@@ -62,16 +74,18 @@ async def fetch(
     max_bytes: int,
     span: tuple[int, int] | None = None,
     on_progress: Progress | None = None,
+    patience_s: float = PATIENCE_SECONDS,
 ) -> None:
     """Have the whole artifact in `store`, asking `providers` for what is missing, and then the store's own `fallback`.
 
     With `span` only the blocks that hold the bytes from its start up to its stop, of an artifact that is a file.
-    Raises `ArtifactUnavailable` when they do not have it all between them, `ArtifactTooLarge` as soon as it is known
+    Raises `ArtifactUnavailable` when they do not have it all between them, or bring it too slowly: nothing, or less
+    than `SLOWEST_BYTES_PER_S`, for `patience_s` seconds in all. Raises `ArtifactTooLarge` as soon as it is known
     to exceed `max_bytes`, as it comes or written out, `CorruptArtifact` when its blocks are right but make no file or
     folder.
     """
     sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
-    await _fetch_or_fall_back(store, cid, sources, max_bytes, span, on_progress)
+    await _fetch_or_fall_back(store, cid, sources, max_bytes, span, on_progress, patience_s)
     if span is None:
         await asyncio.to_thread(store.require_size, cid, max_bytes)
 
@@ -83,14 +97,15 @@ async def _fetch_or_fall_back(
     max_bytes: int,
     span: tuple[int, int] | None,
     on_progress: Progress | None,
+    patience_s: float,
 ) -> None:
     try:
-        await _fetch_from(store, cid, sources, max_bytes, span, on_progress)
+        await _fetch_from(store, cid, sources, max_bytes, span, on_progress, patience_s)
     except ArtifactUnavailable as error:
         if store.fallback is None:
             raise
         logger.info("asking %s: %s", store.fallback.name, error)
-        await _fetch_from(store, cid, [store.fallback], max_bytes, span, on_progress)
+        await _fetch_from(store, cid, [store.fallback], max_bytes, span, on_progress, patience_s)
 
 
 async def _fetch_from(
@@ -100,17 +115,19 @@ async def _fetch_from(
     max_bytes: int,
     span: tuple[int, int] | None,
     on_progress: Progress | None,
+    patience_s: float,
 ) -> None:
     if span is None:
         missing = await asyncio.to_thread(lambda: list(store.missing(cid)))
-        await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources)
+        await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources, patience_s)
         return
     # The root says how much of the range there is; the other blocks are known level by level.
     start, stop = span
     missing = [] if store.has(cid) or start >= stop else [cid]
     while True:
         if missing:
-            await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources), deep=False), sources)
+            job = _Job(cid, max_bytes, store, missing, on_progress, len(sources), deep=False)
+            await _fetch_all(job, sources, patience_s)
         if start < stop:
             await asyncio.to_thread(store.require_range, cid, start, stop, max_bytes)
             stop = min(stop, start + max_bytes)
@@ -119,13 +136,19 @@ async def _fetch_from(
             return
 
 
-async def _fetch_all(job: "_Job", sources: Sequence[BlockProvider]) -> None:
+async def _fetch_all(job: "_Job", sources: Sequence[BlockProvider], patience_s: float) -> None:
+    clock = asyncio.get_running_loop().time
+    start = clock()
     finished = asyncio.create_task(job.done.wait())
     workers = {asyncio.create_task(_provide(job, source)) for source in sources}
     try:
         pending = set(workers)
         while pending and not job.done.is_set():
-            ended, _ = await asyncio.wait({*pending, finished}, return_when=asyncio.FIRST_COMPLETED)
+            left = start + patience_s + job.received / SLOWEST_BYTES_PER_S - clock()
+            if left <= 0:
+                job.reasons.append(f"only {job.received} bytes came in {clock() - start:.0f} s")
+                break
+            ended, _ = await asyncio.wait({*pending, finished}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             for task in ended & pending:
                 task.result()
             pending -= ended
@@ -225,6 +248,7 @@ class _Job:
         self._on_progress = on_progress
         self._wanted = _Wanted()
         self._under_way: dict[Cid, set[str]] = {}
+        self._asked: dict[Cid, float] = {}
         self._seen: set[Cid] = set()
         self._walked: set[Cid] = set()
         self._lacking: dict[str, set[Cid]] = {}
@@ -241,7 +265,8 @@ class _Job:
     async def take(self, peer: str, count: int) -> list[Cid]:
         """At most `count` blocks to ask `peer` for; waits while others may bring news; empty when it can help no more.
 
-        At the end, when all that is wanted is under way at others, one of those blocks is asked for a second time.
+        At the end, when all that is wanted is under way at others, one of those blocks is asked for a second time, and
+        again every `HEDGE_SECONDS` while it does not come.
         """
         while True:
             lacking = self._lacking.get(peer, set())
@@ -249,15 +274,19 @@ class _Job:
             batch = batch or self._slowest(peer, lacking)
             if batch or not self._under_way:
                 break
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEDGE_SECONDS):
+                    await self._changed.wait()
         for cid in batch:
             self._wanted.discard(cid)
+            self._asked[cid] = asyncio.get_running_loop().time()
             self._under_way.setdefault(cid, set()).add(peer)
         return batch
 
     def _slowest(self, peer: str, lacking: set[Cid]) -> list[Cid]:
+        late = asyncio.get_running_loop().time() - HEDGE_SECONDS
         for cid, holders in self._under_way.items():
-            if peer not in holders and len(holders) == 1 and cid not in lacking:
+            if peer not in holders and cid not in lacking and (len(holders) == 1 or self._asked[cid] <= late):
                 return [cid]
         return []
 

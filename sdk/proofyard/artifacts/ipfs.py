@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import ipfshttpclient
-from ipfshttpclient.exceptions import CommunicationError, ErrorResponse
+from ipfshttpclient.exceptions import AddressError, CommunicationError, ErrorResponse
 from ipfshttpclient.exceptions import Error as IpfsError
 from ipfshttpclient.exceptions import TimeoutError as NoAnswer
 
 from proofyard.artifacts.dag import all_blocks
-from proofyard.artifacts.errors import IpfsUnavailable
+from proofyard.artifacts.errors import BadMultiaddress, IpfsUnavailable
 from proofyard.artifacts.store import BlockStore
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.types import Cid
@@ -30,13 +30,19 @@ FIND_SECONDS = 60
 
 
 class IpfsNode:
-    """The RPC of a daemon at multiaddress `api`. Also a provider for `fetch`: any CID that its network has."""
+    """The RPC of a daemon at multiaddress `api`. Also a provider for `fetch`: any CID that its network has.
+
+    Raises `BadMultiaddress`; whether a daemon answers there shows when it is asked.
+    """
 
     def __init__(self, api: str = DEFAULT_API) -> None:
         self.api = api
         self.name = f"IPFS at {api}"
         # `ipfshttpclient.connect` refuses daemons newer than 0.8; what is used here has not changed since.
-        self._client: Any = ipfshttpclient.Client(api, timeout=FIND_SECONDS)
+        try:
+            self._client: Any = ipfshttpclient.Client(api, timeout=FIND_SECONDS)
+        except (AddressError, ValueError):
+            raise BadMultiaddress(api) from None
 
     async def version(self) -> str:
         """What the daemon says it is. Raises `IpfsUnavailable`."""

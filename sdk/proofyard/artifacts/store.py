@@ -232,6 +232,24 @@ class BlockStore:
         if length > max_bytes:
             raise ArtifactTooLarge(cid, length, max_bytes)
 
+    def sync(self, *cids: Cid) -> None:
+        """Have all blocks of artifacts on the disk itself, before somebody signs for them: a power cut must not take
+        them. Those of linked files are their owner's to keep. Raises `BlockMissing`, `StoreUnusable`."""
+        folders: set[Path] = {self._blocks}
+        try:
+            for cid in cids:
+                for block in dag.all_blocks(self.get_block, cid):
+                    path = self._block_path(block)
+                    if not self.has(block):
+                        raise BlockMissing(block)
+                    if path.exists():
+                        _sync(path)
+                        folders.add(path.parent)
+            for folder in folders:
+                _sync(folder)
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+
     def linked(self) -> dict[Cid, Path]:
         """The artifacts that lie elsewhere, and where."""
         return self._linked.roots()
@@ -323,6 +341,14 @@ class BlockStore:
         except CodecError as error:
             logger.warning("the record of a linked artifact at %s is unreadable and is deleted: %s", file, error)
             file.unlink()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _is_being_written(temporary: Path) -> bool:

@@ -8,7 +8,7 @@ from web3.contract.contract import Contract as Web3Contract
 from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
-from proofyard.chain.errors import NoRegistry
+from proofyard.chain.errors import ChainError, ChainUnreachable, NoRegistry
 from proofyard.chain.events import Event
 from proofyard.chain.following import MAX_RANGE, EventReader, Topic
 from proofyard.chain.lens import Lens
@@ -38,9 +38,14 @@ class Binding:
             if not self._w3.eth.get_code(Web3.to_checksum_address(registry)):
                 raise NoRegistry(registry, rpc_url)
         self._contract = self._bind("Registry", self.registry)
-        self.token = Address(self._call(self._contract, "token"))
+        try:
+            self.token = Address(self._call(self._contract, "token"))
+            self.court = Address(self._call(self._contract, "court"))
+        except ChainUnreachable:
+            raise
+        except ChainError:  # a contract is there, and it is none that knows token and court
+            raise NoRegistry(registry, rpc_url) from None
         self._token = self._bind("Credit", self.token)
-        self.court = Address(self._call(self._contract, "court"))
         self._court = self._bind("Court", self.court)
         self._lens = Lens(self._w3, rpc_url, self.registry)
         self.domain = Domain(self.chain_id, self.registry)

@@ -1,7 +1,7 @@
 """One wallet's dealings with the Registry. Each call returns when its transaction is mined.
 
 Calls that a crash may interrupt can be told apart afterwards: `find_batch` finds a batch that was sent, a settled
-batch raises `AlreadySettled`, a paid one `AlreadyClaimed`.
+batch raises `AlreadySettled`, paid claims `NothingClaimed`.
 """
 
 import time
@@ -14,7 +14,7 @@ from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 from web3.types import TxReceipt
 
-from proofyard.chain.errors import ChainError, InsufficientBalance, NoWallet
+from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
@@ -23,7 +23,15 @@ from proofyard.chain.viewing import HistoryReader
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.bls import BlsSignature, signature_point
 from proofyard.protocol.cid import cid_bytes
-from proofyard.protocol.settlement import Header, OperatorId, Payout, Settlement, payout_proof, payout_root
+from proofyard.protocol.settlement import (
+    Header,
+    OperatorId,
+    Payout,
+    Settlement,
+    bound_hash,
+    payout_proof,
+    payout_root,
+)
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
 E = TypeVar("E", bound=Event)
@@ -47,16 +55,16 @@ def claim_of(batch: BatchId, payouts: Sequence[Payout], index: int) -> Claim:
     return Claim(batch, index, payouts[index], tuple(payout_proof(batch, payouts, index)))
 
 
-def claim_row(claim: Claim) -> tuple[Any, ...]:
-    """The claim as the contract's struct."""
+def claim_row(claim: Claim, bound: Digest) -> tuple[Any, ...]:
+    """The claim as the contract's struct; `bound` is the `bound_hash` of the batch's header."""
     payout = claim.payout
-    return (claim.batch, claim.index, payout.operator, payout.amount, payout.valid, payout.audits, claim.proof)
+    return (claim.batch, claim.index, payout.operator, payout.amount, payout.valid, payout.audits, bound, claim.proof)
 
 
 def header_row(header: Header) -> tuple[Any, ...]:
     """The header as the contract's struct."""
     lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
-    return (header.root, header.size, header.members, lines)
+    return (header.root, header.size, header.members, lines, header.seed, header.payout_root)
 
 
 def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
@@ -80,7 +88,8 @@ def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
 
 class ChainClient(HistoryReader):
     """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more.
-    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain."""
+    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain. Raises `BlockAhead`
+    for one that is not there."""
 
     def __init__(
         self,
@@ -92,6 +101,8 @@ class ChainClient(HistoryReader):
         first_block: int = 0,
     ) -> None:
         super().__init__(rpc_url, registry, first_block=first_block)
+        if first_block and first_block > (last := self.block_number()):
+            raise BlockAhead(first_block, last)
         self.wallet = wallet
         self._sender = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
 
@@ -250,6 +261,8 @@ class ChainClient(HistoryReader):
     def draw(self, batch: BatchId) -> Drawn:
         """The batch's seed; fixes it on chain if nobody has. Raises `TooEarlyToDraw` before its block is there."""
         state = self.batch(batch)
+        if state.settled_at or state.voided:
+            return Drawn(self.header(batch).seed, state.commit_block + self.params().draw_delay)
         if not any(state.seed):
             self.transact("draw", batch)
             state = self.batch(batch)
@@ -277,8 +290,10 @@ class ChainClient(HistoryReader):
         self.transact("finalize", batch)
 
     def claim(self, claims: Sequence[Claim]) -> None:
-        """Pay out settled work to its owners, in one transaction; anybody may."""
-        self.transact("claim", [claim_row(claim) for claim in claims])
+        """Pay out settled work to its owners, in one transaction; anybody may. What others have claimed meanwhile, or a
+        challenge holds back, is passed over (`is_claimed` tells); `NothingClaimed` where nothing is left."""
+        bounds = {batch: bound_hash(self.header(batch)) for batch in {claim.batch for claim in claims}}
+        self.transact("claim", [claim_row(claim, bounds[claim.batch]) for claim in claims])
 
     # Sending
 

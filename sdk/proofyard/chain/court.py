@@ -58,6 +58,32 @@ def challenge_salt(wallet: Wallet, domain: Domain, subject: Digest) -> bytes:
     return hashlib.sha256(wallet.sign_digest(domain.typed_digest(struct))).digest()
 
 
+def _step(
+    commitment: Commitment,
+    signature: Signature,
+    salt: bytes,
+    index: int,
+    proof: Sequence[Digest],
+    segment: SegmentIndex,
+    after: Cid,
+    trace_proof: Sequence[Digest],
+) -> tuple[Any, ...]:
+    """`ICourt.Step`."""
+    row = (
+        commitment.job,
+        commitment.task,
+        commitment.node,
+        commitment.manifest,
+        commitment.inputs,
+        commitment.trace_root,
+        commitment.segments,
+        cid_bytes(commitment.result),
+        commitment.work_units,
+        commitment.mark,
+    )
+    return row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof), salt
+
+
 class Court:
     """A wallet's dealings with challenges; see `ICourt.sol` for who may do what when. Bonds come from the stake of the
     wallet's owner; an owner's own wallet adds what is missing. A hot key whose owner has too little raises
@@ -71,6 +97,7 @@ class Court:
         batch: BatchId,
         commitment: Commitment,
         signature: Signature,
+        salt: bytes,
         index: int,
         proof: Sequence[Digest],
         segment: SegmentIndex,
@@ -78,20 +105,10 @@ class Court:
         trace_proof: Sequence[Digest],
     ) -> ChallengeId:
         """Challenge one segment of the commitment at `index` of a settled batch, as its worker signed it: it does not
-        lead to `after`, leaf `segment` + 1 of the trace, which `trace_proof` shows."""
-        row = (
-            commitment.job,
-            commitment.task,
-            commitment.node,
-            commitment.manifest,
-            commitment.inputs,
-            commitment.trace_root,
-            commitment.segments,
-            cid_bytes(commitment.result),
-            commitment.work_units,
-        )
+        lead to `after`, leaf `segment` + 1 of the trace, which `trace_proof` shows. `salt` opens its mark as work, as
+        the batch's record does."""
         header = header_row(self._chain.header(batch))
-        step = (row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof))
+        step = _step(commitment, signature, salt, index, proof, segment, after, trace_proof)
         self._fund(self._chain.params().court.bond)
         return self._open(
             batch, self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", batch, header, step
@@ -110,6 +127,28 @@ class Court:
         if not self._frozen(batch, index, bond):
             self._fund(bond)
         return self._open(batch, subject, "challengeFault", batch, index)
+
+    def challenge_audit(
+        self,
+        batch: BatchId,
+        fault: int,
+        commitment: Commitment,
+        signature: Signature,
+        salt: bytes,
+        index: int,
+        proof: Sequence[Digest],
+        segment: SegmentIndex,
+        after: Cid,
+        trace_proof: Sequence[Digest],
+    ) -> ChallengeId:
+        """Challenge fault number `fault`, of an auditor, and show the segment that it audited (as `challenge_segment`
+        does): a jury that clears the auditor convicts the worker that it contradicts. Bonds as in `challenge_fault`."""
+        subject, bond = self._subject(batch, Kind.FAULT, fault), self._chain.params().court.bond
+        if not self._frozen(batch, fault, bond):
+            self._fund(bond)
+        header = header_row(self._chain.header(batch))
+        step = _step(commitment, signature, salt, index, proof, segment, after, trace_proof)
+        return self._open(batch, subject, "challengeAudit", batch, fault, header, step)
 
     def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
         """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""
@@ -161,7 +200,7 @@ class Court:
     ) -> None:
         """Show two settlements of one attempt at a batch, each with the signature (256 bytes of EIP-2537) of the
         verifier that had seat `slot`. `header` is the one that both were signed with, `BatchView.header` of that
-        attempt."""
+        attempt, with the seed."""
         rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
         self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
 

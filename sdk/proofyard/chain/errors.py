@@ -5,10 +5,13 @@ ProofyardError
 │   ├── UnknownWallet        no keystore of that name; lists the known ones
 │   ├── WalletExists         a keystore of that name is there already
 │   ├── WrongPassword
-│   └── UnsafeKeystore       others may read the file, or it is no keystore
+│   ├── UnsafeKeystore       others may read the file, or it is no keystore
+│   └── PasswordUnreadable   the file with a password cannot be read
 └── ChainError               exit code 1
     ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint, or another chain than expected
+    ├── BadRpcUrl            exit code 2: the address of the chain is no URL
     ├── NoRegistry           exit code 2: no Registry at the address
+    ├── BlockAhead           exit code 2: events are to be read from a block that is not there yet
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
     ├── TransactionLost      not mined in time
     ├── NotDrawn             the block that seeds a batch's audits is not there yet
@@ -23,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 
 
@@ -61,6 +65,12 @@ class UnsafeKeystore(WalletError):
         super().__init__(f"the wallet {path} is not used: {reason}")
 
 
+class PasswordUnreadable(WalletError):
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"the password file {path} cannot be read ({reason}); name another one")
+
+
 class ChainError(ProofyardError):
     """Base of everything that goes wrong with the chain."""
 
@@ -73,12 +83,31 @@ class ChainUnreachable(ChainError):
         super().__init__(f"no answer from the chain at {rpc_url} ({reason}); check the address and that it is running")
 
 
+class BadRpcUrl(ChainError):
+    exit_code = 2
+
+    def __init__(self, rpc_url: str) -> None:
+        self.rpc_url = rpc_url
+        super().__init__(f"rpc_url: {rpc_url!r} is no address of a chain; write it like http://127.0.0.1:8545")
+
+
 class NoRegistry(ChainError):
     exit_code = 2
 
     def __init__(self, registry: str, rpc_url: str) -> None:
         self.registry, self.rpc_url = registry, rpc_url
         super().__init__(f"there is no Registry at {registry!r} on the chain at {rpc_url}; check both addresses")
+
+
+class BlockAhead(ChainError):
+    exit_code = 2
+
+    def __init__(self, first_block: int, last_block: int) -> None:
+        self.first_block, self.last_block = first_block, last_block
+        super().__init__(
+            f"from_block: the chain ends with block {last_block}, nothing is to be read from {first_block} on; give the "
+            "block that the Registry is in, or 0"
+        )
 
 
 class InsufficientBalance(ChainError):
@@ -89,7 +118,8 @@ class InsufficientBalance(ChainError):
     def __init__(self, account: Address, have: int, need: int, currency: str) -> None:
         self.account, self.have, self.need, self.currency = account, have, need, currency
         super().__init__(
-            f"{account} has {have / 1e18:.6g} {currency} and needs {need / 1e18:.6g}; send it the difference first"
+            f"{account} has {format_amount(have, currency)} and needs {format_amount(need, currency)}; "
+            "send it the difference first"
         )
 
 
@@ -148,6 +178,13 @@ class PortInUse(DevChainError):
         )
 
 
+class _Amount(int):
+    """Base units; `{stake:CREDIT}` in a sentence shows them in that unit."""
+
+    def __format__(self, unit: str) -> str:
+        return format_amount(self, unit) if unit.isupper() else super().__format__(unit)
+
+
 class Refused(ChainError):
     """The contract refuses, with the error `name` and its `operands` as declared there."""
 
@@ -156,6 +193,10 @@ class Refused(ChainError):
     def __init__(self, name: str, operands: Mapping[str, Any]) -> None:
         self.name, self.operands = name, dict(operands)
         text = (
-            self.sentence.format(**self.operands) if self.sentence else f"the contract refuses: {name} {self.operands}"
+            self.sentence.format(
+                **{name: _Amount(value) if type(value) is int else value for name, value in operands.items()}
+            )
+            if self.sentence
+            else f"the contract refuses: {name} {self.operands}"
         )
         super().__init__(text)

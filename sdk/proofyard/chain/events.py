@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from eth_utils.abi import event_abi_to_log_topic
-from web3 import Web3
 from web3._utils.events import get_event_data
 from web3.types import LogReceipt
 
 from proofyard.chain.abi import contract, snake
+from proofyard.chain.codec import codec
 from proofyard.chain.records import ChallengeId
-from proofyard.protocol.cid import cid_from_bytes
+from proofyard.protocol.cid import CidError, cid_from_bytes, raw_cid
 from proofyard.protocol.settlement import Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -395,7 +395,7 @@ def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
         known = _EVENTS.get(bytes(log["topics"][0])) if log["topics"] else None
         if known is not None:
             kind, abi = known
-            arguments = get_event_data(_CODEC, abi, log)["args"]
+            arguments = get_event_data(codec(), abi, log)["args"]
             position = Position(log["blockNumber"], Digest(bytes(log["blockHash"])), log["logIndex"])
             values = {snake(name): _convert(name, value) for name, value in arguments.items()}
             events.append(kind(position=position, **values))
@@ -404,10 +404,20 @@ def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
 
 def _convert(name: str, value: Any) -> Any:
     if name == "record":
-        return cid_from_bytes(value)
+        return record_cid(value)
     if name == "lines":
         return tuple(line_of(line) for line in value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def record_cid(value: bytes) -> Cid:
+    """The record that a settlement names. The contract counts its bytes and no more: where they are no CID, it is that
+    of an artifact which these bytes are, so that nobody can show a record, and the settlement is challenged like any
+    other whose record cannot be read."""
+    try:
+        return cid_from_bytes(value)
+    except CidError:
+        return raw_cid(value)
 
 
 def line_of(row: Any) -> Line:
@@ -429,5 +439,4 @@ def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
     return table
 
 
-_CODEC = Web3().codec
 _EVENTS = _event_table()

@@ -7,13 +7,13 @@ may have at most 24,576 bytes (EIP-170): pages are small enough for that.
 
 from typing import Any
 
-from eth_abi.abi import decode as abi_decode
 from eth_abi.abi import encode as abi_encode
 from eth_utils.abi import get_abi_output_types
 from web3 import Web3
 from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
+from proofyard.chain.codec import codec
 from proofyard.chain.rpc import mapped_errors
 from proofyard.protocol.types import Address
 
@@ -56,5 +56,5 @@ class Lens:
             code = deployless_call(self._creation, call)
             answer = self._w3.eth.call({"data": code}, block)
         kinds = get_abi_output_types(self._contract.get_function_by_name(function).abi)
-        values = abi_decode(kinds, bytes(answer))
+        values = codec().decode(kinds, bytes(answer))
         return values[0] if len(values) == 1 else values

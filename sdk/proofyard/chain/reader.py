@@ -11,7 +11,16 @@ from web3.types import BlockIdentifier
 from proofyard.chain.abi import named
 from proofyard.chain.binding import LATEST, Binding
 from proofyard.chain.errors import EventsMissing
-from proofyard.chain.events import BatchCommitted, BatchSettled, BatchTaken, JobCommitted, topic_of, word
+from proofyard.chain.events import (
+    BatchCommitted,
+    BatchDrawn,
+    BatchSettled,
+    BatchTaken,
+    JobCommitted,
+    JobOpened,
+    topic_of,
+    word,
+)
 from proofyard.chain.lens import BATCH_PAGE, NODE_PAGE, SLOT_PAGE
 from proofyard.chain.records import (
     Account,
@@ -28,15 +37,25 @@ from proofyard.chain.records import (
     Totals,
     VerifierRecord,
 )
+from proofyard.chain.rpc import mapped_errors
 from proofyard.chain.timeline import when
 from proofyard.protocol.bls import public_key_from_point
 from proofyard.protocol.dial import AuditOdds
-from proofyard.protocol.settlement import Header, OperatorId, draw_seed
+from proofyard.protocol.settlement import EMPTY_ROOT, Header, OperatorId, draw_seed
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 SLOTS = 256
 BATCHES_AT_ONCE = 200
 """Batches named in one request for events."""
+JOB_STORED = {field.name for field in fields(JobRecord)} - {
+    "id",
+    "deadline",
+    "closed_at",
+    "manifest",
+    "reward",
+    "audit_fee",
+}
+"""Fields of a `JobRecord` that the Registry stores."""
 
 
 class RegistryReader(Binding):
@@ -160,7 +179,23 @@ class RegistryReader(Binding):
     # Jobs and batches
 
     def job(self, job: JobId, *, block: BlockIdentifier = LATEST) -> JobRecord:
-        return JobRecord(id=job, **named("Registry", "job", self._read("job", job, block=block)))
+        """A job: its terms are those of the event with which it was opened. Raises `UnknownJob`."""
+        stored = named("Registry", "job", self._read("job", job, block=block))
+        with mapped_errors(self.rpc_url):
+            at = stored["open_block"]
+            found = self.events.between(at, at, [topic_of(JobOpened), word(job)])
+        opened = next((event for event in found if isinstance(event, JobOpened)), None)
+        if opened is None:
+            raise EventsMissing(f"job {job}")
+        return JobRecord(
+            **{name: stored[name] for name in JOB_STORED},
+            id=job,
+            deadline=opened.deadline,
+            closed_at=stored["end"] if stored["closed"] else 0,
+            manifest=opened.manifest,
+            reward=opened.reward,
+            audit_fee=opened.audit_fee,
+        )
 
     def batch(self, batch: BatchId, *, block: BlockIdentifier = LATEST) -> BatchState:
         stored = named("Registry", "batch", self._read("batch", batch, block=block))
@@ -171,14 +206,21 @@ class RegistryReader(Binding):
         """What the batch is now, from its events: calls that act on a batch bring it along."""
         committed, *later = self._header_events(batch)
         assert isinstance(committed, BatchCommitted)
-        changed = [event for event in later if isinstance(event, BatchTaken | BatchSettled)]
-        lines = changed[-1].lines if changed else committed.lines
-        return Header(committed.root, committed.size, committed.members, lines)
+        header = Header(committed.root, committed.size, committed.members, committed.lines)
+        seed = EMPTY_ROOT
+        for event in later:
+            if isinstance(event, BatchDrawn):
+                seed = event.seed
+            elif isinstance(event, BatchSettled):
+                header = replace(header, lines=event.lines, seed=seed, payout_root=event.payout_root)
+            elif isinstance(event, BatchTaken):
+                header = replace(header, lines=event.lines, seed=EMPTY_ROOT, payout_root=EMPTY_ROOT)
+        return header
 
     def _header_events(self, batch: BatchId) -> list[Any]:
-        """The batch's commit, and whatever changed its lines since."""
+        """The batch's commit, its draw, and whatever changed its lines since."""
         commit_block = self.batch(batch).commit_block
-        changes = [topic_of(kind) for kind in (BatchTaken, BatchSettled)]
+        changes = [topic_of(kind) for kind in (BatchTaken, BatchDrawn, BatchSettled)]
         before = self._events_back_to(BatchCommitted, [topic_of(BatchCommitted), word(batch)], commit_block)
         if not before:
             raise EventsMissing(f"batch {batch}")
@@ -188,6 +230,8 @@ class RegistryReader(Binding):
         """The batch's seed as soon as its block is there, whether or not a transaction has fixed it on chain yet."""
         state = self.batch(batch)
         block = state.commit_block + self.params().draw_delay
+        if state.settled_at or state.voided:
+            return Drawn(self.header(batch).seed, block)
         if any(state.seed):
             return Drawn(state.seed, block)
         if self.block_number() < block:
@@ -220,7 +264,7 @@ class RegistryReader(Binding):
         return [event for event in self._events_since(first, topics) if isinstance(event, BatchCommitted)]
 
     def _batch_events(self, job: JobId, kind: type[BatchCommitted] | type[BatchSettled]) -> list[Any]:
-        opened = self.job(job).open_block
+        opened = named("Registry", "job", self._read("job", job))["open_block"]
         lines = self._events_since(opened, [topic_of(JobCommitted), word(job)])
         batches = [word(event.batch) for event in lines if isinstance(event, JobCommitted)]
         parts = [batches[start : start + BATCHES_AT_ONCE] for start in range(0, len(batches), BATCHES_AT_ONCE)]

@@ -69,8 +69,8 @@ _COURT = CourtParams()
 @dataclass(frozen=True)
 class Params:
     """Immutable parameters of a network; `IRegistry.Params` describes each, `court` those of its Court. The defaults
-    are those of a devnet. `unstake_delay` and `seat_delay` of 0 stand for the shortest that the contracts accept with
-    these windows, and a margin."""
+    are those of a devnet. A `seat_delay` of 0 stands for the shortest that the contracts accept with these windows,
+    and a margin; an `unstake_delay` of 0 for one that lasts through one voiding."""
 
     node_stake: Wei = _NODE_STAKE
     verifier_stake: Wei = _VERIFIER_STAKE
@@ -83,9 +83,9 @@ class Params:
     seat_delay: int = 0
     idle_period: int = 86_400
     draw_delay: int = 2
-    collusion_bps: int = 1000
-    slash_requester_bps: int = 500
-    slash_auditor_bps: int = 1000
+    collusion_bps: int = 3000
+    slash_requester_bps: int = 200
+    slash_auditor_bps: int = 800
     leader_bps: int = 5000
     settle_penalty: Wei = _SETTLE_PENALTY
     court: CourtParams = _COURT
@@ -94,7 +94,8 @@ class Params:
         disputed = self.challenge_window + self.court.longest_dispute
         answered = self.receipt_time + self.challenge_window + self.court.answer_time
         if self.unstake_delay == 0:
-            shortest = max(self.settle_grace + disputed, answered)
+            # A batch that was voided is settled again, and can be disputed again.
+            shortest = max(2 * (self.settle_grace + disputed), answered)
             object.__setattr__(self, "unstake_delay", shortest + DELAY_MARGIN_S)
         if self.seat_delay == 0:
             object.__setattr__(self, "seat_delay", disputed + DELAY_MARGIN_S)
@@ -198,8 +199,9 @@ class JobTerms:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job on chain. `closed_at` 0 while it is open, `verifier` and `former` 0 for none. `escrow` is what is neither
-    reserved by a batch nor given back, `surplus` what only further batches can use until `surplus_from`."""
+    """A job on chain, and what it was opened with. `closed_at` 0 while it is open, `verifier` and `former` 0 for none.
+    `escrow` is what is neither reserved by a batch nor given back, `surplus` what only further batches can use until
+    `surplus_from`."""
 
     id: JobId
     requester: Address
@@ -242,7 +244,8 @@ class JobRecord:
 @dataclass(frozen=True)
 class BatchState:
     """A batch on chain. `header` is the hash of what `ChainClient.header` tells in full. `attempt` goes up with each
-    voiding and each taking. `seed` is zero until it is drawn, `settled_at` 0 until it is settled; `remaining` is
+    voiding and each taking. `seed` is zero until it is drawn, and again once it is settled (`RegistryReader.seed`);
+    `settled_at` is 0 until then, `absent` are the seats of its quorum that did not sign; `remaining` is
     settled pay that nobody has claimed, `frozen` the stake that its faults hold until the window closes, `fees` what
     its verifiers get then; `unfinal`: `finalize` has work to do. `committer` is who committed it, once another has
     taken it over; `was_settled`: a settlement of it was voided."""
@@ -258,14 +261,13 @@ class BatchState:
     attempt: int
     quorum: int
     seed: Digest
-    payout_root: Digest
     remaining: Wei
     settled_at: int
     claimable_at: int
     payout_count: int
     open_challenges: int
     unfinal: bool
-    signers: int
+    absent: int
     pool: Wei
     audit_units: int
     frozen: Wei

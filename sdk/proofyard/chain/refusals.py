@@ -13,10 +13,6 @@ class AlreadyChallenged(Refused):
     sentence = "the same was challenged before, in challenge {challenge}; follow that one"
 
 
-class AlreadyClaimed(Refused):
-    sentence = "payout {index} of batch {batch} was claimed already; nothing is left to do"
-
-
 class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
 
@@ -170,6 +166,10 @@ class NotYourJob(Refused):
     sentence = "job {job} can be closed by its requester, or by its verifier once all is paid, not by {caller}"
 
 
+class NothingClaimed(Refused):
+    sentence = "nothing of this can be claimed now: it was claimed before, or a challenge holds it or has voided it"
+
+
 class NothingToWithdraw(Refused):
     sentence = "{owner} has no stake in release; request it first"
 
@@ -179,7 +179,7 @@ class OutsideWindow(Refused):
 
 
 class OverBudget(Refused):
-    sentence = "the settlement pays {amount} wei for job {job} and {budget} are reserved; settle less"
+    sentence = "the settlement pays {amount:CREDIT} for job {job} and {budget:CREDIT} are reserved; settle less"
 
 
 class PayoutsExceedTotal(Refused):
@@ -210,7 +210,9 @@ class SeedLost(Refused):
 
 
 class StakeTooLow(Refused):
-    sentence = "the stake of {owner} is {stake} wei and {required} are needed; add stake, or retire operators first"
+    sentence = (
+        "the stake of {owner} is {stake:CREDIT} and {required:CREDIT} are needed; add stake, or retire operators first"
+    )
 
 
 class StillBacked(Refused):
@@ -250,15 +252,17 @@ class TransferFromFailed(Refused):
 
 
 class TransferMismatch(Refused):
-    sentence = "the token moved {received} wei instead of {expected}; tokens that take fees cannot be used"
+    sentence = "the token moved {received:CREDIT} instead of {expected:CREDIT}; tokens that take fees cannot be used"
 
 
 class UnknownBatch(Refused):
-    sentence = "there is no batch {batch}"
+    sentence = "there is no batch {batch}; `proofyard job wait` names a job's batches"
+    exit_code = 2
 
 
 class UnknownJob(Refused):
-    sentence = "there is no job {job}"
+    sentence = "there is no job {job}; take the number that `proofyard job submit` printed"
+    exit_code = 2
 
 
 class UnknownSigner(Refused):

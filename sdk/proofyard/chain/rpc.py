@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
-from eth_abi.abi import decode as abi_decode
 from eth_utils.abi import abi_to_signature, function_signature_to_4byte_selector
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
@@ -18,7 +18,8 @@ from web3.exceptions import (
 )
 
 from proofyard.chain.abi import contract, contract_names
-from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, Refused
+from proofyard.chain.codec import codec
+from proofyard.chain.errors import BadRpcUrl, ChainError, ChainUnreachable, InsufficientBalance, Refused
 from proofyard.chain.refusals import refusal
 from proofyard.protocol.types import Address
 
@@ -28,8 +29,17 @@ TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 
 
 def connect(rpc_url: str) -> Web3:
-    """A web3 instance; nothing is sent yet."""
-    return Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+    """A web3 instance; nothing is sent yet. Raises `BadRpcUrl`."""
+    try:
+        parts = urlsplit(rpc_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadRpcUrl(rpc_url)
+    w3 = Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+    w3.codec = codec()
+    return w3
 
 
 @contextmanager
@@ -69,11 +79,13 @@ def decode_revert(data: Any, message: str) -> ChainError:
     entry = _ERRORS.get(raw[:4])
     if entry is None:
         return Refused("revert", {"message": message, "data": raw.hex()})
-    values = abi_decode([item["type"] for item in entry["inputs"]], raw[4:])
-    operands = {item["name"]: value for item, value in zip(entry["inputs"], values, strict=True)}
+    values = codec().decode([item["type"] for item in entry["inputs"]], raw[4:])
+    operands: dict[str, Any] = {
+        item["name"]: Web3.to_checksum_address(value) if item["type"] == "address" else value
+        for item, value in zip(entry["inputs"], values, strict=True)
+    }
     if entry["name"] == "ERC20InsufficientBalance":
-        account = Address(Web3.to_checksum_address(operands["sender"]))
-        return InsufficientBalance(account, operands["balance"], operands["needed"], "CREDIT")
+        return InsufficientBalance(Address(operands["sender"]), operands["balance"], operands["needed"], "CREDIT")
     return refusal(entry["name"], operands)
 
 
@@ -82,6 +94,8 @@ def _reason(error: Exception) -> str:
         return f"no answer in {TIMEOUT_S:.0f} s"
     if isinstance(error, requests.ConnectionError):
         return "connection refused or lost"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"what answers there is no chain, or not in order: HTTP status {error.response.status_code}"
     return type(error).__name__
 
 

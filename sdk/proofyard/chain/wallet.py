@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from eth_account.signers.local import LocalAccount
 from eth_typing import Hash32
 from eth_utils.address import to_checksum_address
 
-from proofyard.chain.errors import UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
+from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.settlement import consent_digest, possession_digest
@@ -67,17 +68,18 @@ class Wallet:
             ) from None
 
     def save(self, path: Path, password: str, *, scrypt_rounds: int = SCRYPT_ROUNDS) -> None:
-        """Encrypt into a new file of mode 0600. Raises `WalletExists` rather than overwrite a key."""
+        """Encrypt into a new file of mode 0600, which is there whole or not at all. Raises `WalletExists` rather than
+        overwrite a key."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keystore = Account.encrypt(self.account.key, password, kdf="scrypt", iterations=scrypt_rounds)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise WalletExists(path) from None
-        with os.fdopen(descriptor, "w") as file:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".wallet-", encoding="utf-8") as file:
             json.dump(keystore, file)
             file.flush()
             os.fsync(file.fileno())
+            try:
+                os.link(file.name, path)
+            except FileExistsError:
+                raise WalletExists(path) from None
 
     def sign_digest(self, digest: bytes) -> Signature:
         """65 bytes r, s, v over a 32-byte digest, low s."""
@@ -146,11 +148,17 @@ def _read_keystore(path: Path) -> dict[str, Any]:
     return keystore
 
 
+def read_password(password_file: Path) -> str:
+    """The password in a file, without the end of its line. Raises `PasswordUnreadable`."""
+    try:
+        return password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise PasswordUnreadable(password_file, str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise PasswordUnreadable(password_file, "it is no text in UTF-8") from None
+
+
 def _read_password(path: Path, password_file: Path | None) -> str:
     if password_file is None:
         raise UnsafeKeystore(path, "it is encrypted and no password was given; name a --password-file")
-    try:
-        return password_file.read_text().rstrip("\r\n")
-    except OSError as error:
-        reason = f"its password file {password_file} cannot be read ({error.strerror})"
-        raise UnsafeKeystore(path, reason) from None
+    return read_password(password_file)

@@ -4,6 +4,22 @@ stdout carries data, stderr progress and log lines. Exit codes are those of `pro
 fine, 130 interrupted.
 """
 
-from proofyard.cli.app import guard, main
+from collections.abc import Callable, Sequence
 
 __all__ = ["guard", "main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; see `proofyard.cli.app`."""
+    try:
+        from proofyard.cli import app
+    except KeyboardInterrupt:  # at once, before anything was done
+        return 130
+    return app.main(args)
+
+
+def guard(run: Callable[[], object]) -> int:
+    """The exit code of `run`; see `proofyard.cli.app`."""
+    from proofyard.cli import app
+
+    return app.guard(run)

@@ -15,6 +15,9 @@ from proofyard.cli.context import Globals
 from proofyard.cli.logs import LogLevel, configure
 from proofyard.protocol.types import ProofyardError
 
+INTERRUPTED = 130
+BEFORE_THE_COMMAND = ("--config", "--log-level")
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -78,23 +81,38 @@ def guard(run: Callable[[], object]) -> int:
         code = run()
     except ProofyardError as error:
         return _fail(str(error), error, error.exit_code)
-    except typer.Abort:
+    except typer.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return _interrupted()
         return _fail("no input to read; give --password-file where a password is asked for", None, 1)
     except KeyboardInterrupt:
-        return 130
+        return _interrupted()
     except typer.TyperException as error:
         if not error.format_message():
             return error.exit_code
         usage = getattr(error, "ctx", None)
-        hint = f" (see {usage.command_path} --help)" if usage else ""
+        early = getattr(error, "option_name", None) in BEFORE_THE_COMMAND
+        hint = "; it goes before the command, right after proofyard" if early else ""
+        hint += f" (see {usage.command_path} --help)" if usage else ""
         return _fail(error.format_message() + hint, None, error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        what = f"{where}{error.strerror or error}; check the path, who may write there, and the space that is left"
+        return _fail(what, error, 1)
     except Exception as error:
         what = f"unexpected {type(error).__name__}: {error}"
         return _fail(f"{what}; run it again with PROOFYARD_DEBUG=1 to see where it comes from", error, 1)
+    if code == INTERRUPTED:  # typer turns an interrupt of a command into this
+        return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    output.note("interrupted; what was sent before stays: a job goes on, `proofyard job wait` follows it again")
+    return INTERRUPTED
 
 
 def _fail(message: str, error: BaseException | None, code: int) -> int:

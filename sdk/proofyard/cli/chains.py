@@ -8,6 +8,7 @@ import typer
 from proofyard.cli.context import config_of
 from proofyard.cli.options import NetworkFlags
 from proofyard.cli.settings import NetworkSettings, load
+from proofyard.cli.wallets import PASSWORD_FLAG, unlock
 from proofyard.protocol.types import Address
 
 if TYPE_CHECKING:
@@ -27,9 +28,16 @@ def reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     return ChainClient(settings.rpc_url, Address(settings.registry), first_block=settings.from_block)
 
 
-def signer(rpc_url: str, registry: str, from_block: int, wallet: Path, password_file: Path | None) -> "ChainClient":
-    """A client that signs with a wallet; its password is asked for where no file holds it."""
+def signer(
+    rpc_url: str,
+    registry: str,
+    from_block: int,
+    wallet: Path,
+    password_file: Path | None,
+    password_flag: str = PASSWORD_FLAG,
+) -> "ChainClient":
+    """A client that signs with a wallet; its password is asked for where no file holds it. `password_flag` names it."""
     from proofyard.chain import ChainClient
-    from proofyard.cli.wallets import unlock
 
-    return ChainClient(rpc_url, Address(registry), unlock(wallet, password_file), first_block=from_block)
+    key = unlock(wallet, password_file, password_flag)
+    return ChainClient(rpc_url, Address(registry), key, first_block=from_block)

@@ -13,9 +13,9 @@ from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_u
 from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.evidence import ExecuteFlags, Spoken, evidence, parse_place, place_in
+from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_place, place_in
 from proofyard.cli.extras import require
-from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.settings import NETWORK, RequesterSettings, data_dir, load
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
@@ -30,7 +30,10 @@ MAX_RECEIPT_BYTES = 4096
 VOTE_PATIENCE = 0.4
 """Part of the voting time that is left in which a worker must deliver each state."""
 
-Number = Annotated[int, typer.Argument(metavar="CHALLENGE", help="The challenge's number, as `dispute list` shows it.")]
+Number = Annotated[
+    int,
+    typer.Argument(min=1, max=LARGEST_ID, metavar="CHALLENGE", help="The challenge's number: see `dispute list`."),
+]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Follow the challenge to its end, moving it on when its time has come.")
 ]
@@ -40,13 +43,15 @@ Wait = Annotated[
 def open_challenge(
     context: typer.Context,
     flags: WalletFlags,
-    batch: Annotated[int | None, typer.Argument(help="Number of a settled batch; none for a receipt.")] = None,
+    batch: Annotated[
+        int | None, typer.Argument(min=1, max=LARGEST_ID, help="Number of a settled batch; none for a receipt.")
+    ] = None,
     segment: Annotated[
         str | None, typer.Option(metavar="TASK:SEGMENT", help="A worker's segment: its state after is wrong.")
     ] = None,
     job: Annotated[int | None, typer.Option(help="The segment's job, where the batch has several.")] = None,
     record: Annotated[bool, typer.Option("--record", help="The record cannot be had, or does not hold.")] = False,
-    fault: Annotated[int | None, typer.Option(help="Index of a fault: the accused is innocent.")] = None,
+    fault: Annotated[int | None, typer.Option(min=0, help="Index of a fault: the accused is innocent.")] = None,
     receipt: Annotated[
         Path | None, typer.Option(help="File of a receipt that no batch honoured, as nodes keep them.")
     ] = None,
@@ -90,13 +95,13 @@ def open_challenge(
 def _challenge_segment(
     chain: "ChainClient", court: "Court", batch: BatchId, spoken: Spoken, job: int | None
 ) -> "ChallengeId":
-    committed = asyncio.run(_load(chain, batch))
-    of, task, segment = place_in(committed, spoken, job)
+    committed, (of, task, segment), salt = asyncio.run(_load_segment(chain, batch, spoken, job))
     member = committed.segment(of, task, segment)
     return court.challenge_segment(
         batch,
         member.commitment,
         member.signature,
+        salt,
         committed.position(of, task),
         committed.proof(of, task),
         segment,
@@ -245,8 +250,9 @@ def draw(context: typer.Context, flags: WalletFlags, challenge: Number, as_json:
     """Draw the jury of a challenge or an appeal. Anyone may, and whoever is first is paid for it."""
     chain = _signer(context, flags)
     from proofyard.chain import Court, Phase
+    from proofyard.disputes.voting import read_challenge
 
-    record = chain.challenge(_id(challenge))
+    record = read_challenge(chain, _id(challenge))
     if record.phase != Phase.DRAW:
         raise UsageError(f"challenge {challenge} waits for no jury; {next_step(chain, record)}")
     if not Court(chain).draw_jury(record.id):
@@ -298,6 +304,8 @@ def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False
         note(
             f"{format_credits(account.unbonding)} are released at Unix time {account.release_at}; call this again then"
         )
+    elif not paid:
+        note("nothing is free: bonds and winnings come when a challenge is resolved, what backs operators stays")
 
 
 def add_commands(group: typer.Typer) -> None:
@@ -355,11 +363,19 @@ def _id(number: int) -> "ChallengeId":
     return ChallengeId(number)
 
 
-async def _load(chain: "ChainClient", batch: BatchId) -> "Committed":
+async def _load_segment(
+    chain: "ChainClient", batch: BatchId, spoken: Spoken, job: int | None
+) -> "tuple[Committed, Place, bytes]":
+    """The batch, the segment that is meant, and what shows it to be work."""
     from proofyard.disputes.committed import load_committed
+    from proofyard.disputes.settled import cid_of_record, salt_in_record
 
     async with evidence(chain) as found:
-        return await load_committed(chain, found.network.read, batch)
+        record = await asyncio.to_thread(cid_of_record, chain, batch)
+        committed = await load_committed(chain, found.network.read, batch, record)
+        place = place_in(committed, spoken, job)
+        committed.segment(*place)
+        return committed, place, await salt_in_record(found.network.read, batch, record, place[:2])
 
 
 def _require_open_window(chain: "ChainClient", batch: BatchId) -> None:

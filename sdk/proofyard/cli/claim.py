@@ -1,13 +1,13 @@
 """`proofyard node claim`: have settled work paid out."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from proofyard.cli.job import open_client
-from proofyard.cli.options import WalletFlags, grouped
+from proofyard.cli.options import LARGEST_ID, WalletFlags, grouped, parse_address
 from proofyard.cli.output import AsJson, emit, format_credits, note
-from proofyard.protocol.types import Address, JobId
+from proofyard.protocol.types import JobId
 
 
 @grouped
@@ -15,19 +15,24 @@ def claim(
     context: typer.Context,
     flags: WalletFlags,
     job: Annotated[
-        list[int], typer.Argument(metavar="JOB...", help="Numbers of the jobs, as the node's log names them.")
+        list[int],
+        typer.Argument(
+            min=1, max=LARGEST_ID, metavar="JOB...", help="Numbers of the jobs, as the node's log has them."
+        ),
     ],
-    node: Annotated[list[str] | None, typer.Option(help="Hot key's address; everybody's pay if empty.")] = None,
+    node: Annotated[
+        list[Any] | None,
+        typer.Option(parser=parse_address, metavar="ADDRESS", help="Hot key's address; everybody's pay if empty."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Claim what settled batches owe. The money goes to the nodes' owners, whoever's wallet sends this."""
     with open_client(context, flags) as client:
         from proofyard.sdk import claim_all, settled_batches, unclaimed
 
-        nodes = None if node is None else [Address(address) for address in node]
         found = [batch for number in job for batch in settled_batches(client, JobId(number))]
         batches = {batch.event.batch: batch for batch in found}  # one batch may hold tasks of several jobs
-        dues = unclaimed(client, batches.values(), nodes)
+        dues = unclaimed(client, batches.values(), node or None)
         paid = claim_all(client, dues)
         waiting = [due for due in dues if due.claimable_at > client.chain.now()]
     facts = {"paid": str(paid), "waiting": str(sum(due.amount for due in waiting))}
@@ -35,4 +40,8 @@ def claim(
     if waiting:
         last = max(due.claimable_at for due in waiting)
         amount = format_credits(sum(due.amount for due in waiting))
-        note(f"{amount} can be claimed when their challenge window has closed, at Unix time {last}")
+        note(
+            f"{amount} can be claimed when their challenge window has closed, at Unix time {last}: call this again then"
+        )
+    elif not dues:
+        note("nothing is left to claim: none of it is settled yet, or all is paid")

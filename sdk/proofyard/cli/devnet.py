@@ -9,6 +9,7 @@ import typer
 from proofyard.cli.errors import UsageError
 from proofyard.cli.extras import require
 from proofyard.cli.output import AsJson, emit, note, table
+from proofyard.cli.run import require_model
 from proofyard.workloads.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def devnet(
     ),
     model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory that all nodes have.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="Make a tiny random model and a text for it.")] = False,
-    rpc_port: Annotated[int, typer.Option(help="TCP port of the chain, 0 for any free one.")] = 8545,
+    rpc_port: Annotated[int, typer.Option(min=0, max=65_535, help="TCP port of the chain, 0 for any free one.")] = 8545,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each node.")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -53,6 +54,8 @@ def devnet(
         raise UsageError(f"--adversary: no cheat is named {unknown[0]}; known are {', '.join(ZOO)}")
     if tiny and model is not None:
         raise UsageError("give either --model or --tiny")
+    if model is not None:
+        require_model(model)
     from proofyard.devnet import PARAMS, DevNetwork, Plan, terminated_like_interrupted
 
     made = directory.absolute().parent / f"{directory.name}-tiny"
@@ -135,7 +138,10 @@ def _text(network: "DevNetwork") -> str:
 
 
 def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None) -> str:
+    from proofyard.devnet.members import keys_of
+
     api = network.api_url(network.verifiers[0].name)
+    keys = keys_of(network.directory / "wallets", "requester")
     lines = (
         "",
         "next, in another terminal:",
@@ -148,6 +154,9 @@ def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None)
         "  proofyard node claim 1",
         "  proofyard verifier dispute replay 1",
         f"  curl {api}/nodes",
+        "or from Python, for `proofyard.sdk.submit_job`:",
+        f"  export PROOFYARD_RPC_URL={network.rpc_url} PROOFYARD_REGISTRY={network.deployment.registry}",
+        f"  export PROOFYARD_WALLET={keys.keystore} PROOFYARD_PASSWORD_FILE={keys.password_file}",
         "Ctrl-C stops everything.",
     )
     return "\n".join(lines)

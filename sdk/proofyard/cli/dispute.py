@@ -23,7 +23,7 @@ from proofyard.cli.evidence import (
     place_in,
 )
 from proofyard.cli.extras import require
-from proofyard.cli.options import NetworkFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, grouped
 from proofyard.cli.output import AsJson, emit, note
 from proofyard.protocol.types import BatchId, Cid, ExitCode, SegmentIndex, TaskIndex
 
@@ -41,8 +41,8 @@ dispute = typer.Typer(
 OPEN = "proofyard verifier dispute open"
 MAX_TRACE_BYTES = 16 << 20
 
-Batch = Annotated[int, typer.Argument(help="Number of a settled batch.")]
-Job = Annotated[int | None, typer.Option(help="The tasks' job, where the batch has several.")]
+Batch = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Number of a settled batch.")]
+Job = Annotated[int | None, typer.Option(min=1, help="The tasks' job, where the batch has several.")]
 
 
 @dispute.command("replay")
@@ -55,7 +55,9 @@ def replay(
     segment: Annotated[
         list[str] | None, typer.Option(metavar="TASK:SEGMENT", help="What to execute; the audited segments if empty.")
     ] = None,
-    task: Annotated[list[int] | None, typer.Option(help="Execute all segments of this task; may be repeated.")] = None,
+    task: Annotated[
+        list[int] | None, typer.Option(min=0, help="Execute all segments of this task; may be repeated.")
+    ] = None,
     job: Job = None,
     everything: Annotated[bool, typer.Option("--all", help="Execute all segments of all tasks.")] = False,
     execute: Annotated[bool, typer.Option(help="Execute segments again, not only recompute everything else.")] = True,
@@ -91,6 +93,7 @@ def replay(
         "problem": str(problem or ""),
         "executed": [_facts(result) for result in done],
         "faults": [f"{of}:{index}" for of, index in sorted(faulty)],
+        "decoys": [f"{of}:{index}" for of, index in sorted(settled.record.decoys)],
         "holds": holds,
         "challenges": next_steps,
     }
@@ -110,7 +113,7 @@ def bisect(
     flags: NetworkFlags,
     execution: ExecuteFlags,
     batch: Batch,
-    task: Annotated[int, typer.Argument(help="Index of a task in the batch.")],
+    task: Annotated[int, typer.Argument(min=0, help="Index of a task in the batch.")],
     job: Job = None,
     trace: Annotated[
         Path | None,
@@ -241,7 +244,8 @@ async def _execute(found: Evidence, settled: "Settled", places: Sequence[Place])
         replayer = found.replayer(settled.committed, executor)
         for count, place in enumerate(places, 1):
             result = await replayer.segment(*place)
-            where = f"job {result.job} task {result.task} segment {result.segment}"
+            decoy = " (a decoy)" if (result.job, result.task) in settled.record.decoys else ""
+            where = f"job {result.job} task {result.task}{decoy} segment {result.segment}"
             note(f"{count} of {len(places)}: {where}: {result}")
             results.append(result)
     return results
@@ -271,7 +275,8 @@ def _verdicts(settled: "Settled", done: Sequence["Replayed"]) -> tuple[list["Rep
 
     guilty = {(fault.job, fault.task) for fault in settled.record.faults if fault.kind != FaultReason.FALSE_AUDIT}
     inexact = {job for job, manifest in settled.manifests.items() if not load_workload(manifest.workload).exact}
-    suspects = [result for result in done if not result.holds and (result.job, result.task) not in guilty]
+    passed = guilty | settled.record.decoys | settled.record.unopened
+    suspects = [result for result in done if not result.holds and (result.job, result.task) not in passed]
     if any(result.job in inexact for result in suspects):
         note("some of it is not exact: no jury convicts a worker for what executing it again gives")
     open_to_challenge = [result for result in suspects if result.job not in inexact]

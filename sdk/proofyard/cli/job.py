@@ -11,7 +11,7 @@ import typer
 from proofyard.cli.chains import reader
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import NetworkFlags, WalletFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
 from proofyard.cli.settings import NETWORK, RequesterSettings, load
 from proofyard.protocol.types import JobId
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Have work done: submit a job, follow it, fetch the result.")
 
-Number = Annotated[int, typer.Argument(metavar="JOB", help="The job's number, as `job submit` printed it.")]
+Number = Annotated[
+    int,
+    typer.Argument(min=1, max=LARGEST_ID, metavar="JOB", help="The job's number, as `job submit` printed it."),
+]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on when they are over.")]
 
 
@@ -112,6 +115,8 @@ def submit(
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
         )
         note(f"publishing {' and '.join(str(path) for path in (model, data) if path)}; each block is sent once")
+        if short := client.short_of_owners(prepared):
+            note(short)
         job = client.open(prepared)
         facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
         emit(facts, as_json=as_json, text=str(job.job_id))

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from proofyard.cli.output import plain
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address
 
@@ -68,7 +69,9 @@ class JobView:
             self._live.stop()
 
     def show(self, line: LogLine) -> None:
-        """Take one log line; safe to call from any thread, in the order of `seq`."""
+        """Take one log line; safe to call from any thread, in the order of `seq`. Times count from the first one, or
+        from when this began."""
+        self._started = min(self._started, line.at)
         name = self.name_of(line.node) if line.node else ""
         if name:
             self._nodes[name] = _advance(self._nodes.get(name, NodeState()), line)
@@ -94,8 +97,8 @@ class JobView:
         who = self.name_of(line.node) if line.node else ""
         return Text.assemble(
             (f"{line.at - self._started:6.1f}s ", "dim"),
-            (f"{line.kind:<15}", _STYLES.get(line.kind, "cyan")),
-            f"{who:<13} {text}",
+            (f"{plain(line.kind, keep=''):<15}", _STYLES.get(line.kind, "cyan")),
+            f"{plain(who, keep=''):<13} {plain(text, keep='')}",
         )
 
     def _render(self) -> Group:

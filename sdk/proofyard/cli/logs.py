@@ -9,6 +9,8 @@ import sys
 import time
 from enum import StrEnum
 
+from proofyard.cli.output import plain
+
 CONTEXT = ("job", "batch", "task", "segment", "peer")
 
 
@@ -28,6 +30,8 @@ class PlainFormatter(logging.Formatter):
         context = "".join(f" {key}={getattr(record, key)}" for key in CONTEXT if hasattr(record, key))
         stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ")
         line = f"{stamp} {record.levelname} {record.name}{context}: {record.getMessage()}"
+        # One line each: a reason that a peer gave must not look like a line of its own, nor move the cursor.
+        line = plain(line, keep="\t")
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

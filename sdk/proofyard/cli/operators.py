@@ -8,11 +8,11 @@ import typer
 from proofyard.cli.chains import network_of, reader, signer
 from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
-from proofyard.cli.errors import UsageError
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
+from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped, parse_address
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, verifier_run
-from proofyard.cli.wallets import unlock, wallet_file
+from proofyard.cli.wallets import PASSWORD_FLAG, unlock, wallet_file
 from proofyard.protocol.types import Address, Wei
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ Key = Annotated[str, typer.Option("--wallet", help="Wallet of the hot key, which
 Stake = Annotated[
     Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Stake; the least that suffices if empty.")
 ]
-KeyAddress = Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of the hot key.")]
+KeyAddress = Annotated[Any, typer.Argument(parser=parse_address, metavar="ADDRESS", help="Address of the hot key.")]
+LAST_SLOT = 255
+OWNER_PASSWORD_FLAG = "--owner-password-file"  # noqa: S105 (a flag's name)
 
 
 @node.command("register")
@@ -51,14 +53,15 @@ def register_node(
     as_json: AsJson = False,
 ) -> None:
     """Register a node under its owner and put up its stake, once."""
-    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
     from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
     from proofyard.workloads.workload import load_workload
 
-    hot = unlock(_file(wallet, keystore_dir), password_file)
-    amount = Wei(stake if stake is not None else chain.params().node_stake)
     for name in workload or ():
         load_workload(name)
+    _require_endpoint(endpoint)
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
+    hot = unlock(_file(wallet, keystore_dir), password_file)
+    amount = _stake_of(chain, hot.address, stake, chain.params().node_stake)
     bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
     note(f"next: proofyard node run --wallet {wallet}")
@@ -79,9 +82,10 @@ def register_verifier(
     as_json: AsJson = False,
 ) -> None:
     """Register a verifier under its owner, with a BLS key that is derived from its hot key, and put up its stake."""
-    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
+    _require_endpoint(endpoint, needed=True)
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(_file(wallet, keystore_dir), password_file)
-    amount = Wei(stake if stake is not None else chain.params().verifier_stake)
+    amount = _stake_of(chain, hot.address, stake, chain.params().verifier_stake)
     _registered(chain.register_verifier(hot, amount, endpoint), hot.address, amount, as_json)
     if not next(seat.counts for seat in chain.active_verifiers() if seat.node == hot.address):
         note(f"its seat counts for batches from {chain.params().seat_delay} s on, until then it can only follow")
@@ -129,7 +133,9 @@ def add_stake(
     as_json: AsJson = False,
 ) -> None:
     """Add stake: it backs the owner's nodes and verifier, and bonds of challenges are taken from it."""
-    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
+    if not amount:
+        raise UsageError("CREDIT: 0 adds no stake; give more than that")
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     assert chain.wallet is not None, "an owner was unlocked"
     chain.add_stake(Wei(amount))
     stake = chain.account(chain.wallet.address).stake
@@ -153,7 +159,9 @@ def bench(
     Registering takes them by itself. A place that was left can be had again after the time to unstake.
     """
     chain = (
-        reader(context, flags) if owner is None else _owner(context, flags, owner, owner_password_file, keystore_dir)
+        reader(context, flags)
+        if owner is None
+        else _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     )
     record = _record(chain, address)
     from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
@@ -161,6 +169,7 @@ def bench(
     offered = [name for name in WORKLOADS if record.workloads >> workload_bit(name) & 1]
     lacking = [name for name in offered if not chain.on_bench(record.owner, workload_bit(name))]
     if owner is not None and lacking:
+        _require_owner(chain, record)
         chain.join_bench(workload_bits(lacking))
     held = {name: chain.on_bench(record.owner, workload_bit(name)) for name in offered}
     rows = [(name, "yes" if there else "no") for name, there in held.items()]
@@ -215,7 +224,7 @@ def seats(context: typer.Context, flags: NetworkFlags, as_json: AsJson = False) 
 def unseat(
     context: typer.Context,
     flags: NetworkFlags,
-    slot: Annotated[int, typer.Argument(help="The seat's number, as `verifier seats` shows it.")],
+    slot: Annotated[int, typer.Argument(min=0, max=LAST_SLOT, help="The seat's number, as `verifier seats` shows it.")],
     wallet: Annotated[str, typer.Option("--wallet", help="Any wallet with ether for gas.")],
     password_file: PasswordFile = None,
     keystore_dir: KeystoreDir = None,
@@ -223,6 +232,8 @@ def unseat(
 ) -> None:
     """Take away a seat that signed nothing and did not attend for a whole period; anybody may."""
     chain = _owner(context, flags, wallet, password_file, keystore_dir)
+    if all(seat.slot != slot for seat in chain.active_verifiers()):
+        raise UsageError(f"SLOT: no verifier is on seat {slot}; `proofyard verifier seats` lists them")
     chain.unseat_idle(slot)
     emit({"slot": slot, "unseated": True}, as_json=as_json, text=f"seat {slot} is free")
 
@@ -241,8 +252,12 @@ def unstake(
 ) -> None:
     """Retire an operator and start the release of the stake that backed it. A verifier's stays bound for a time
     first."""
-    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     record = _record(chain, address)
+    _require_owner(chain, record)
+    if not record.active:
+        step = f"proofyard {record.role.name.lower()} withdraw --owner {owner}"
+        raise UsageError(f"operator {record.id} is retired already; next: {step}")
     params = chain.params()
     freed = params.verifier_stake if record.role.name == "VERIFIER" else params.node_stake
     chain.retire(record.id)
@@ -276,7 +291,7 @@ def withdraw(
     as_json: AsJson = False,
 ) -> None:
     """Take out the stake whose release has come."""
-    chain = _owner(context, flags, owner, owner_password_file, keystore_dir)
+    chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     assert chain.wallet is not None, "an owner was unlocked"
     amount = chain.account(chain.wallet.address).unbonding
     chain.withdraw()
@@ -288,20 +303,74 @@ def _registered(operator: "OperatorId", address: Address, stake: Wei, as_json: b
     emit(facts, as_json=as_json, text=f"operator {operator}: {address} with {format_credits(stake)} at stake")
 
 
-def _record(chain: "ChainClient", address: str) -> "NodeRecord":
-    operator = chain.operator_of(Address(address))
+def _record(chain: "ChainClient", address: Address) -> "NodeRecord":
+    operator = chain.operator_of(address)
     if operator is None:
-        raise UsageError(f"the Registry knows no operator with the hot key {address}; register it first")
+        raise UsageError(
+            f"the Registry knows no operator with the hot key {address}; give the hot key's address, not the owner's, "
+            "or register it first"
+        )
     return chain.operator(operator)
 
 
+def _require_endpoint(endpoint: str, *, needed: bool = False) -> None:
+    """Raise `BadSetting` for an endpoint that nobody could dial; an empty one says that there is none."""
+    from proofyard.sdk import BadPeer, PeerAddress
+
+    if not endpoint and not needed:
+        return
+    try:
+        PeerAddress.parse(endpoint)
+    except BadPeer as error:
+        raise BadSetting("endpoint", f"--endpoint: {error}") from None
+
+
+def _stake_of(chain: "ChainClient", hot: Address, given: Wei | None, each: Wei) -> Wei:
+    """What registering `hot` puts up: as given, or what the owner's stake lacks to back one operator more at `each`.
+
+    Raises `UsageError` where the contract would refuse, so that nothing is approved in vain.
+    """
+    assert chain.wallet is not None, "an owner was unlocked"
+    owner, params = chain.wallet.address, chain.params()
+    operator = chain.operator_of(hot)
+    if operator is not None:
+        known = chain.operator(operator)
+        if known.active or known.owner != owner:
+            raise UsageError(
+                f"--wallet: the key {hot} belongs to operator {operator} of {known.owner} already; see "
+                f"`proofyard {known.role.name.lower()} status {hot}`, or make a new one with `proofyard wallet new`"
+            )
+    account = chain.account(owner)
+    seat = account.has_verifier or account.bound_until > chain.now()
+    needed = account.nodes * params.node_stake + (params.verifier_stake if seat else 0) + each
+    lacking = Wei(max(0, needed - account.stake))
+    if given is not None and given < lacking:
+        raise UsageError(
+            f"--stake: {format_credits(given)} are too little, {format_credits(lacking)} are needed at least; leave "
+            "--stake out for that"
+        )
+    return lacking if given is None else given
+
+
+def _require_owner(chain: "ChainClient", record: "NodeRecord") -> None:
+    """Raise `UsageError` unless the client signs as the operator's owner."""
+    assert chain.wallet is not None, "an owner was unlocked"
+    if chain.wallet.address != record.owner:
+        raise UsageError(f"--owner: operator {record.id} is owned by {record.owner}, not by {chain.wallet.address}")
+
+
 def _owner(
-    context: typer.Context, flags: NetworkFlags, owner: str, password_file: Path | None, keystore_dir: Path | None
+    context: typer.Context,
+    flags: NetworkFlags,
+    owner: str,
+    password_file: Path | None,
+    keystore_dir: Path | None,
+    password_flag: str = PASSWORD_FLAG,
 ) -> "ChainClient":
     """A chain client that signs as the owner; the settings are checked before a password is asked for."""
     settings = network_of(context, flags)
     keystore = _file(owner, keystore_dir)
-    return signer(settings.rpc_url, settings.registry, settings.from_block, keystore, password_file)
+    return signer(settings.rpc_url, settings.registry, settings.from_block, keystore, password_file, password_flag)
 
 
 def _file(wallet: str, keystore_dir: Path | None) -> Path:

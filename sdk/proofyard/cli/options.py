@@ -13,6 +13,23 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from proofyard.cli.wallets import wallet_file
+from proofyard.protocol.types import Address
+
+LARGEST_ID = 2**256 - 1
+"""Jobs, batches and challenges are counted in a word of the chain."""
+
+
+def parse_address(text: str) -> Address:
+    """An address typed by a person, with its checksum. Raises `typer.BadParameter`."""
+    from eth_utils.address import is_checksum_address, is_hex_address, to_checksum_address
+
+    plain = text.removeprefix("0x") in (text[2:].lower(), text[2:].upper())
+    if not text.startswith("0x") or not is_hex_address(text) or not (plain or is_checksum_address(text)):
+        raise typer.BadParameter(
+            f"{text!r} is no address, or a digit of it is wrong; copy it from `proofyard wallet list` or `devnet`"
+        )
+    return Address(to_checksum_address(text))
+
 
 KeystoreDir = Annotated[
     Path | None,

@@ -1,16 +1,22 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proofyard.cli.context import config_of, serve_logs
+from proofyard.cli.errors import BadSetting
 from proofyard.cli.extras import require
-from proofyard.cli.options import ServiceFlags, grouped
+from proofyard.cli.options import ServiceFlags, grouped, parse_address
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
+from proofyard.runtime.folder import own_folder
+
+if TYPE_CHECKING:
+    from proofyard.node.settings import NodeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,9 @@ class NodeFlags(ServiceFlags):
     max_state_bytes: Annotated[int | None, typer.Option(help="Largest state or result.")] = None
     max_task_reward: Annotated[
         int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
+    ] = None
+    max_decoys_bps: Annotated[
+        int | None, typer.Option(help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.")
     ] = None
     defend: Annotated[
         bool | None, typer.Option("--defend/--no-defend", help="Challenge what is held against this node wrongly.")
@@ -96,12 +105,69 @@ class VerifierFlags(ServiceFlags):
         int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
     ] = None
     batch_tasks: Annotated[int | None, typer.Option(help="Commitments of a job that make a batch.")] = None
+    decoys_bps: Annotated[
+        int | None, typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.")
+    ] = None
     takeover: Annotated[
         bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
     ] = None
     keep_s: Annotated[float | None, typer.Option(help="Seconds that a finished job's artifacts are kept.")] = None
     cache_bytes: Annotated[int | None, typer.Option(help="Disk for what no open job needs.")] = None
     blind: Annotated[bool | None, typer.Option("--blind", hidden=True)] = None
+
+
+LEAST_MEMORY_BYTES = 1 << 30
+"""torch alone takes about half of it."""
+
+
+def require_model(directory: Path, field: str = "model") -> None:
+    """Raise `BadSetting` unless `directory` holds a Hugging Face model with safetensors weights."""
+    from proofyard.workloads.errors import InputRefused
+    from proofyard.workloads.model_files import read_config, weight_files
+
+    flag = f"--{field.removesuffix('s').replace('_', '-')}"
+    if not directory.is_dir():
+        raise BadSetting(field, f"{flag}: {directory} is no directory; give that of a Hugging Face model")
+    try:
+        read_config(directory)
+        weight_files(directory)
+    except InputRefused as error:
+        raise BadSetting(field, f"{flag}: {error}; give the directory of a Hugging Face model") from None
+
+
+def _require_places(model_dirs: Iterable[Path], ready_file: Path | None) -> None:
+    """Raise `BadSetting` for a model directory that is none, or a ready file that could not be written."""
+    for directory in model_dirs:
+        require_model(directory, "model_dirs")
+    if ready_file is not None and not ready_file.absolute().parent.is_dir():
+        raise BadSetting("ready_file", f"--ready-file: there is no folder {ready_file.parent}; make it first")
+
+
+def _require_node_values(settings: "NodeSettings") -> None:
+    """Raise `BadSetting` for what no type can say."""
+    from proofyard.sdk import BadPeer, PeerAddress
+
+    if 0 < settings.memory_limit_bytes < LEAST_MEMORY_BYTES:
+        raise BadSetting(
+            "memory_limit_bytes",
+            f"memory_limit_bytes: {settings.memory_limit_bytes} bytes are too few for the executor to start; give at "
+            f"least {LEAST_MEMORY_BYTES}, or 0 for no limit",
+        )
+    wallet, at, place = settings.second_holder.partition("@")
+    named = [*settings.hold_for, *([wallet] if at else [])]
+    try:
+        for address in named:
+            parse_address(address)
+        if at:
+            PeerAddress.parse(place)
+    except (typer.BadParameter, BadPeer) as error:
+        field = "second_holder" if at else "hold_for"
+        raise BadSetting(field, f"{field}: {error}") from None
+    if settings.second_holder and not at and not settings.second_holder.startswith("/"):
+        raise BadSetting(
+            "second_holder",
+            f"second_holder: {settings.second_holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it",
+        )
 
 
 @grouped
@@ -118,7 +184,11 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
 
     defaults = {"data_dir": data_dir("node")}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
-    service.run(settings, password=password_for(settings.wallet, settings.password_file))
+    _require_places(settings.model_dirs, settings.ready_file)
+    _require_node_values(settings)
+    password = password_for(settings.wallet, settings.password_file)
+    with own_folder(settings.data_dir):
+        service.run(settings, password=password)
 
 
 @grouped
@@ -135,4 +205,7 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
 
     defaults = {"data_dir": data_dir("verifier")}
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
-    service.run(settings, password=password_for(settings.wallet, settings.password_file))
+    _require_places(settings.model_dirs, settings.ready_file)
+    password = password_for(settings.wallet, settings.password_file)
+    with own_folder(settings.data_dir):
+        service.run(settings, password=password)

@@ -7,14 +7,15 @@ import typer
 
 from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
+from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped, parse_address
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.wallets import ask_new_password, wallets_dir
+from proofyard.cli.wallets import new_password, wallets_dir
 from proofyard.protocol.types import Address
 
 app = typer.Typer(no_args_is_help=True, help="Make and look at wallets: keys in encrypted files.")
 
 Name = Annotated[str, typer.Argument(help="The wallet's name.")]
+LONGEST_NAME = 100
 
 
 @app.command()
@@ -26,13 +27,13 @@ def new(
     from proofyard.chain.errors import WalletExists
     from proofyard.chain.wallet import wallet_path
 
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot be a wallet's name; use letters, digits and dashes")
+    if not name or len(name) > LONGEST_NAME or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes")
     path = wallet_path(wallets_dir(keystore_dir), name)
     if path.exists():
         raise WalletExists(path)
     wallet = Wallet.generate()
-    wallet.save(path, _read(password_file) if password_file else ask_new_password(name))
+    wallet.save(path, new_password(name, password_file))
     facts = {"name": name, "address": wallet.address, "file": str(path)}
     emit(facts, as_json=as_json, text=wallet.address)
     note(f"written to {path}; keep a copy of that file and its password\nnext: send {wallet.address} tokens and ether")
@@ -69,9 +70,7 @@ def balance(
 ) -> None:
     """Print what a wallet holds and has at stake. NAME may be an address."""
     chain = reader(context, flags)
-    from proofyard.protocol.types import Address
-
-    address = Address(name) if name.startswith("0x") else _address(name, wallets_dir(keystore_dir))
+    address = parse_address(name) if name.startswith("0x") else _address(name, wallets_dir(keystore_dir))
     account = chain.account(address)
     amounts = {
         "tokens": chain.token_balance(address),
@@ -92,10 +91,3 @@ def _address(name: str, directory: Path) -> Address:
     if name not in known:
         raise UnknownWallet(name, directory, sorted(known))
     return known[name]
-
-
-def _read(password_file: Path) -> str:
-    try:
-        return password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise UsageError(f"the password file {password_file} cannot be read ({error.strerror})") from None

@@ -26,14 +26,17 @@ def wallet_file(given: str | None, directory: Path | None) -> Path | None:
     return path if by_path else wallets_dir(directory) / f"{given}.json"
 
 
-def unlock(path: Path, password_file: Path | None) -> "Wallet":
-    """The wallet of a keystore, with the password from a file or from the terminal."""
+PASSWORD_FLAG = "--password-file"  # noqa: S105 (a flag's name)
+
+
+def unlock(path: Path, password_file: Path | None, flag: str = PASSWORD_FLAG) -> "Wallet":
+    """The wallet of a keystore, with the password from a file or from the terminal. `flag` names the file."""
     from proofyard.chain import Wallet
 
-    return Wallet.unlock(path, password=password_for(path, password_file), password_file=password_file)
+    return Wallet.unlock(path, password=password_for(path, password_file, flag), password_file=password_file)
 
 
-def password_for(path: Path, password_file: Path | None) -> str | None:
+def password_for(path: Path, password_file: Path | None, flag: str = PASSWORD_FLAG) -> str | None:
     """A keystore's password typed on the terminal, hidden; None where a file holds it, or there is no keystore.
 
     Raises `UsageError` where there is no terminal to ask on.
@@ -41,18 +44,25 @@ def password_for(path: Path, password_file: Path | None) -> str | None:
     if password_file or not path.exists():
         return None
     if not sys.stdin.isatty():
-        raise UsageError(f"the wallet {path} is encrypted and there is no terminal to ask on; give --password-file")
+        raise UsageError(f"the wallet {path} is encrypted and there is no terminal to ask on; give {flag}")
     return getpass.getpass(f"Password of {path}: ")
 
 
-def ask_new_password(name: str) -> str:
-    """Ask twice for a new password, hidden."""
+def new_password(name: str, password_file: Path | None) -> str:
+    """The password of a new wallet: from a file, or asked for twice, hidden. Raises `UsageError` for an empty one."""
+    if password_file is not None:
+        from proofyard.chain.wallet import read_password
+
+        password = read_password(password_file)
+        if not password.strip():
+            raise UsageError(f"the password in {password_file} is empty and protects nothing; nothing was written")
+        return password
     if not sys.stdin.isatty():
         raise UsageError(
             f"a new wallet {name} needs a password and there is no terminal to ask on; give --password-file"
         )
     first = getpass.getpass(f"New password for {name}: ")
-    if not first:
+    if not first.strip():
         raise UsageError("an empty password protects nothing; nothing was written")
     if getpass.getpass("Once more: ") != first:
         raise UsageError("the two passwords differ; nothing was written")

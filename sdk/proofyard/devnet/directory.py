@@ -17,6 +17,8 @@ def fresh_directory(path: Path) -> Iterator[Path]:
 
     Raises `DirectoryTaken` where a network runs in it, or where it holds files that no network made.
     """
+    if path.exists() and not path.is_dir():
+        raise DirectoryTaken(path, "is a file; choose another --dir")
     marker = path / MARKER
     if path.exists() and any(path.iterdir()) and not marker.exists():
         raise DirectoryTaken(path, "holds other files; choose another --dir")

@@ -33,13 +33,15 @@ class Plan:
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
     the requester are given beside their stake, in base units. `bonds`: what the owner of each honest node stakes beside
     what backs it, so that the node can challenge and appeal by itself; None for one challenge and its appeal. `blind`:
-    verifiers find every audited answer right.
+    verifiers find every audited answer right. `decoys_bps`: for how many tasks in 10,000 they order a decoy, and nodes
+    make one; None for what they do by themselves.
     """
 
     nodes: int = 4
     adversaries: tuple[str, ...] = ()
     verifiers: int = 1
     blind: bool = False
+    decoys_bps: int | None = None
     threads: int = 1
     model_dirs: tuple[Path, ...] = ()
     rpc_port: int = 0
@@ -269,8 +271,10 @@ class DevNetwork:
             settings |= {"port": self._ready[member.name]["port"]}
             settings |= {"lease_s": self.plan.lease_s, "state_due_s": self.plan.state_due_s}
             settings |= {"blind": True} if self.plan.blind else {}
+            settings |= {} if self.plan.decoys_bps is None else {"decoys_bps": self.plan.decoys_bps}
         else:
             settings |= {"threads": self.plan.threads}
+            settings |= {} if self.plan.decoys_bps is None else {"max_decoys_bps": self.plan.decoys_bps}
         if member.adversary:
             settings["adversary"] = member.adversary
             settings["accomplices"] = str(self.directory / "accomplices")

@@ -179,17 +179,23 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-def tally(answers: Collection[Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool) -> Verdict:
+def tally(
+    answers: Collection[Digest], claimed: Digest, auditors_per_segment: int, *, exhausted: bool, decoy: bool = False
+) -> Verdict:
     """The verdict of one segment. `answers` are those of different owners, `claimed` is the worker's.
 
     k auditors that all give the worker's answer find it right. Where answers differ, the worker's among them, more
     auditors are seated until k + 1 owners give one answer, and more than any other: nobody is accused by fewer, and
     auditors that make up their answers by themselves convict nobody. Where no auditor is left (`exhausted`) it stays
     undecided: the task is done again, and nobody is punished. k is at least 2.
+
+    What a `decoy` claims is false, as its own worker has sealed: answers that repeat it decide nothing, and auditors
+    are seated until k + 1 owners give another one.
     """
     k, counts = max(2, auditors_per_segment), Counter(answers)
     # A trace that names an answer that is no state is refused; were it not, such answers would still not confirm it.
     right = 0 if claimed in NO_STATE else counts.pop(claimed, 0)
+    right = 0 if decoy else right
     most = max(counts.values(), default=0)
     if right > max(k, most) or (right == k and not counts):
         return Verdict.VALID

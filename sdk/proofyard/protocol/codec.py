@@ -2,14 +2,16 @@
 
 Encoding is deterministic (struct fields in their declared order, no maps with unordered keys), so equal values
 have equal bytes and CIDs. Decoding checks the size before anything is parsed and the types while parsing;
-unknown fields are tolerated so that a newer peer can talk to an older one.
+unknown fields are tolerated so that a newer peer can talk to an older one. In what may be large every list whose
+elements may be a few bytes has a limit of its own, which is looked at before any element is: 256 MiB of empty tuples
+would take gigabytes, and a minute in which nothing else runs.
 """
 
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from proofyard.protocol.types import Address, Digest, ProofyardError, TaskIndex
+from proofyard.protocol.types import Address, Cid, Digest, ProofyardError, TaskIndex
 
 T = TypeVar("T")
 
@@ -21,6 +23,9 @@ Bytes32 = Annotated[Digest, msgspec.Meta(min_length=32, max_length=32)]
 
 Key = Annotated[Address, msgspec.Meta(pattern=r"\A0x[0-9a-fA-F]{40}\Z")]
 """An address that comes from outside."""
+
+CidText = Annotated[Cid, msgspec.Meta(min_length=59, max_length=59)]
+"""A CID that comes from outside. A list of anything shorter would unfold: a byte on the wire is eight in memory."""
 
 Task32 = Annotated[TaskIndex, msgspec.Meta(ge=0, lt=1 << 32)]
 

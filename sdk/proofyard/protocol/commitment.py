@@ -20,7 +20,7 @@ DOMAIN_VERSION = "1"
 
 COMMITMENT_TYPE = (
     "Commitment(uint256 jobId,uint32 task,address node,bytes32 manifest,bytes32 inputs,"
-    "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits)"
+    "bytes32 traceRoot,uint32 segments,bytes result,uint64 workUnits,bytes32 mark)"
 )
 COMMITMENT_TYPEHASH = Digest(keccak(COMMITMENT_TYPE.encode()))
 RECEIPT_TYPE = "Receipt(bytes32 leaf,uint256 job,uint64 deadline)"
@@ -59,8 +59,9 @@ class Domain:
 @dataclass(frozen=True)
 class Commitment:
     """A finished task. `inputs` and `trace_root` are Merkle roots over CID bytes (`merkle.root`); the trace has
-    `segments` + 1 leaves, one per boundary state; `manifest` is the sha2-256 digest of the manifest's raw block. What
-    is decoded fits its Solidity type, so that it has a struct hash, unless `result` is no CID."""
+    `segments` + 1 leaves, one per boundary state; `manifest` is the sha2-256 digest of the manifest's raw block; `mark`
+    seals whether it is work or a decoy (`proofyard.protocol.mark`). What is decoded fits its Solidity type, so that it
+    has a struct hash, unless `result` is no CID."""
 
     job: Annotated[JobId, Meta(ge=0)]
     task: Task32
@@ -71,6 +72,7 @@ class Commitment:
     segments: Annotated[int, Meta(ge=0, lt=1 << 32)]
     result: Cid
     work_units: Annotated[int, Meta(ge=0, lt=1 << 62)]
+    mark: Bytes32
 
     def struct_hash(self) -> Digest:
         values: list[Any] = [
@@ -84,6 +86,7 @@ class Commitment:
             self.segments,
             keccak(cid_bytes(self.result)),
             self.work_units,
+            self.mark,
         ]
         kinds = [
             "bytes32",
@@ -96,6 +99,7 @@ class Commitment:
             "uint32",
             "bytes32",
             "uint64",
+            "bytes32",
         ]
         return Digest(keccak(abi_encode(kinds, values)))
 

@@ -16,8 +16,8 @@ from proofyard.protocol.types import Wei
 _CONTEXT = Context(prec=80)
 _TOKEN = 10**18
 
-COLLUSION_BPS = 1000
-GIVEN_BACK_BPS = 1500
+COLLUSION_BPS = 3000
+GIVEN_BACK_BPS = 1000
 """Of a Registry with default parameters: auditors that collude, and what of a slashed stake the requester and the
 batch's auditors get."""
 
@@ -26,7 +26,7 @@ STAKES = tuple(Wei(tokens * _TOKEN) for tokens in (100, 1_000, 10_000))
 REPUTATIONS = (0, 10, 100, 10_000)
 WORK = tuple(
     (tasks, Wei(_TOKEN * cents // 100))
-    for tasks, cents in ((1, 1), (1, 1_000), (1, 34_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
+    for tasks, cents in ((1, 1), (1, 1_000), (1, 5_000), (8, 100), (8, 10_000), (100, 100), (100, 1_000), (10_000, 10))
 )
 """Tasks an owner would have in flight, and the reward of each."""
 

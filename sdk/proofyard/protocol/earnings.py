@@ -1,4 +1,4 @@
-"""What each operator earns in a batch: work by units and weight, audits by the fee, line by line and within its budget.
+"""What each operator earns in a batch: work by its units, audits by the fee, line by line and within its budget.
 
 Honest work that is done again because of others is paid out of what the audits leave of their fee, never out of the
 reward: a task's units are paid once. The requester has its part of the stake of whoever is to blame instead.
@@ -11,12 +11,13 @@ does not suffice pays the same part of everything.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.findings import accepted as accepted
 from proofyard.protocol.findings import accepted_tasks, faulty_tasks, guilty_owners, supporters, thrown_away
 from proofyard.protocol.members import TaskKey
-from proofyard.protocol.payout import WEIGHT_ONE, payout_weight, share_by
+from proofyard.protocol.payout import share_by
 from proofyard.protocol.record import AuditedSegment, BatchRecord, CommittedTask, RecordedPayout, claimed_answer
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId, Share
 from proofyard.protocol.types import Address, JobId, Wei
@@ -25,6 +26,30 @@ from proofyard.protocol.view import BatchView, JobFacts, OperatorFacts
 REPUTATION_PRICE = Wei(10**17)
 """What auditors must have been paid for a valid audit that counts: a reputation costs its number times this, in pay to
 owners that the draw chose, however the jobs were cut."""
+
+LEAST_SEAT_PAY = Wei(10**15)
+"""What auditing a segment must pay: for less nobody would move the state that it takes. Nodes take no work of a job
+that pays less, because an audit to which nobody comes leaves a task unpaid."""
+
+
+class AuditTerms(Protocol):
+    """What a job says of its audits: `JobFacts`, a job on chain, or the terms of one to be."""
+
+    @property
+    def audit_fee(self) -> Wei: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def auditors_per_segment(self) -> int: ...
+    @property
+    def segments_per_audit(self) -> int: ...
+
+
+def seat_price(job: AuditTerms, work_units: int, segments: int) -> Wei:
+    """What a seat at a segment of a task is paid before a budget cuts it: the fee's part of the task's units, shared by
+    the seats that the job asks for."""
+    seats = min(segments, job.segments_per_audit) * job.auditors_per_segment
+    return Wei(job.audit_fee * work_units // (job.units * seats))
 
 
 @dataclass(frozen=True)
@@ -76,16 +101,15 @@ def verifier_fee(job: JobFacts, paid_units: int) -> Wei:
 def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Counter[OperatorId]) -> tuple[int, Wei]:
     """Adds what the accepted tasks of a line earn to `work`; returns the units that are paid, and what all of it is.
 
-    A task earns its part of the job's reward, which the dial reckons with, times its worker's weight; what the weights
-    leave over stays with the job."""
+    A task earns its part of the job's reward, which the dial reckons with, whoever did it: were old nodes paid more, a
+    reputation would be worth buying with worthless jobs of one's own."""
     job, done = view.jobs[line.job], sum(task.commitment.work_units for task in tasks)
     if not done:
         return 0, Wei(0)
     units, total = min(done, done * line.budget // max(1, _reserve(job, done))), Wei(0)
     for task in tasks:
         worker = _operator(view, task.commitment.node)
-        score = task.commitment.work_units * payout_weight(worker.consecutive_valid)
-        pay = Wei(job.reward * score * units // (job.units * done * WEIGHT_ONE))
+        pay = Wei(job.reward * task.commitment.work_units * units // (job.units * done))
         work[worker.id] += pay
         total = Wei(total + pay)
     return units, total
@@ -103,18 +127,9 @@ def _pay_thrown_away(view: BatchView, tasks: list[CommittedTask], budget: Wei, w
 
 def _price_thrown_away(view: BatchView, task: CommittedTask) -> Wei:
     commitment = task.commitment
-    job, worker = view.jobs[commitment.job], _operator(view, commitment.node)
-    score = commitment.work_units * payout_weight(worker.consecutive_valid)
-    counted = job.reward * score // (job.units * WEIGHT_ONE)
-    return Wei(min(_segment_price(job, task) * commitment.segments, counted))
-
-
-def _segment_price(job: JobFacts, task: CommittedTask) -> Wei:
-    """What one auditor is paid for one segment of a task: the task's part of the audit fee is that of its units, shared
-    by the seats that were asked for."""
-    commitment = task.commitment
-    seats = min(commitment.segments, job.segments_per_audit) * job.auditors_per_segment
-    return Wei(job.audit_fee * commitment.work_units // (job.units * seats))
+    job = view.jobs[commitment.job]
+    price = seat_price(job, commitment.work_units, commitment.segments) * commitment.segments
+    return Wei(min(price, job.reward * commitment.work_units // job.units))
 
 
 def _reserve(job: JobFacts, units: int) -> Wei:
@@ -134,7 +149,8 @@ def _paid_votes(view: BatchView, record: BatchRecord) -> Iterator[_Vote]:
     for audit in record.audits:
         if audit.task_key in faulty:
             continue
-        price = _segment_price(view.jobs[audit.job], tasks[audit.task_key])
+        job, commitment = view.jobs[audit.job], tasks[audit.task_key].commitment
+        price = seat_price(job, commitment.work_units, commitment.segments)
         for auditor in _right(record, audit):
             operator = _operator(view, auditor)
             if operator.owner not in guilty:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proofyard.protocol.audit import Verdict, carried
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import TaskKey
 from proofyard.protocol.record import (
     AuditedSegment,
@@ -17,6 +18,7 @@ from proofyard.protocol.record import (
     CommittedTask,
     RecordedFault,
     claimed_answer,
+    faulty_audit,
 )
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
@@ -98,9 +100,9 @@ def thrown_away(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ..
 
 
 def right_tasks(view: BatchView, record: BatchRecord) -> tuple[CommittedTask, ...]:
-    """The tasks that are not faulty, not undecided, and not of an owner at fault."""
+    """The work that is not faulty, not undecided, and not of an owner at fault. What nobody opens as work is none."""
     guilty = guilty_owners(view, record)
-    out = faulty_tasks(record) | undecided_tasks(record)
+    out = faulty_tasks(record) | undecided_tasks(record) | record.decoys | record.unopened
     return tuple(t for t in record.tasks if t.key not in out and view.owners[t.commitment.node][1] not in guilty)
 
 
@@ -108,6 +110,16 @@ def accepted(view: BatchView, record: BatchRecord) -> dict[TaskKey, Cid]:
     """The tasks that a record pays, with their results; everything else of its batch has to be done again, unless it is
     paid elsewhere."""
     return {task.key: task.commitment.result for task in accepted_tasks(view, record)}
+
+
+def withheld_by(record: BatchRecord, fault: RecordedFault) -> tuple[Cid, ...]:
+    """What a worker is said to withhold; who can have all of it knows better."""
+    task, audit = record.by_key[fault.task_key], faulty_audit(record, fault.task_key)
+    if audit is None:
+        return task.commitment.result, task.trace[-1]
+    if fault.task_key in record.unopened:
+        return (mark_cid(task.commitment.mark),)
+    return (task.trace[audit.segment],)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from proofyard.protocol import merkle
-from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.codec import CidText, decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import Cid, Digest, JobId, Signature, TaskIndex
+from proofyard.protocol.types import Digest, JobId, Signature, TaskIndex
 
 MAX_MEMBERS_BYTES = 64 << 20
 """About a thousand tasks of a thousand segments, or fifteen thousand of 64."""
@@ -25,7 +25,7 @@ class Member(msgspec.Struct, frozen=True):
 
     commitment: Commitment
     signature: Signature
-    trace: tuple[Cid, ...]
+    trace: tuple[CidText, ...]
 
     @property
     def key(self) -> TaskKey:

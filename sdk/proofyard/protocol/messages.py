@@ -51,10 +51,11 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     audits: int = 4
 
 
-class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
+class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
     """A verifier offers a task on a lease of `lease_s` seconds that every `TaskProgress` renews.
 
-    `inputs` are the results of `task.deps` in their order; `providers` are peers that have the artifacts.
+    `inputs` are the results of `task.deps` in their order; `providers` are peers that have the artifacts. `decoy` asks
+    for a decoy beside the commitment (`proofyard.protocol.mark`), which the node may leave out.
     """
 
     job: JobId
@@ -63,6 +64,7 @@ class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer"):
     inputs: tuple[Cid, ...]
     providers: tuple[PeerHint, ...]
     lease_s: float
+    decoy: bool = False
 
 
 class TaskOffers(msgspec.Struct, frozen=True, tag="task-offers"):
@@ -114,13 +116,25 @@ class TaskFailed(msgspec.Struct, frozen=True, tag="task-failed"):
     reason: str
 
 
-class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment"):
-    """A finished task. `trace` holds the CIDs of its `segments` + 1 states; it stays with the verifier until
-    the batch is settled, because each of them is the answer to the audit before it."""
+class Decoy(msgspec.Struct, frozen=True):
+    """A commitment to false states of the same task, with the salt that shows it to be one."""
 
     commitment: Commitment
     signature: Signature
     trace: tuple[Cid, ...]
+    salt: Salt
+
+
+class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment-2"):
+    """A finished task. `trace` holds the CIDs of its `segments` + 1 states; each of them is the answer to the audit
+    before it. `salt` opens the commitment's mark as work, once the batch's record does. `decoy`, if one was ordered,
+    comes into a batch first and the commitment itself into a later one."""
+
+    commitment: Commitment
+    signature: Signature
+    trace: tuple[Cid, ...]
+    salt: Salt
+    decoy: Decoy | None = None
 
 
 class SubmitCommitments(msgspec.Struct, frozen=True, tag="submit-commitments"):
@@ -219,12 +233,14 @@ class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal-2"):
 
 
 class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-3"):
-    """What was sealed, and nothing else: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`."""
+    """What was sealed: see `proofyard.protocol.seal.Opening`. `reason` only with `CANNOT_EXECUTE`. `signature` is the
+    auditor's over its seal, as in `SubmitSeal`: an answer that it has not signed counts for nobody."""
 
     after: Bytes32
     keyed: Bytes32
     reason: Reason
     salt: Salt
+    signature: Signature = Signature(b"")
 
     def opening(self) -> Opening:
         return Opening(self.after, self.keyed, self.reason, self.salt)
@@ -251,15 +267,28 @@ class CoSign(msgspec.Struct, frozen=True, tag="co-sign-2"):
     sign: bool = True
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A signed answer of an auditor that a record calls absent: it goes into the next record."""
+
+    job: JobId
+    task: TaskIndex
+    segment: SegmentIndex
+    auditor: Address
+    opened: SealOpened
+
+
 class CoSigned(msgspec.Struct, frozen=True, tag="co-signed"):
-    """A BLS signature (96 bytes, compressed) over the settlement's digest; empty where none was asked for."""
+    """A BLS signature (96 bytes, compressed) over the settlement's digest; empty where none was asked for, or where
+    answers were `left_out` of the record, which is not signed then."""
 
     signature: bytes
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):
     """Anyone asks a verifier to fetch state `number` of a task from its worker, so that it can be had from the
-    verifier: jurors and challengers cannot dial a worker at home. `record` is the record of the task's settled batch.
+    verifier: jurors and challengers cannot dial a worker at home. The number after the last state's stands for what
+    opens the commitment's mark. `record` is the record of the task's settled batch.
     """
 
     record: Cid

@@ -6,19 +6,24 @@ the artifacts that it names, `validate.validate_record` shows anyone whether all
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from proofyard.protocol.audit import SegmentKey, Verdict
 from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.codec import CidText, Key, decode, encode
+from proofyard.protocol.mark import UNOPENED, Opened, opens
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.settlement import RESULT, FaultReason, OperatorId, Payout
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 
 MAX_RECORD_BYTES = 256 << 20
-RECORD_VERSION = 4
+MAX_BATCHES, MAX_TASKS, MAX_AUDITS = 1 << 16, 1 << 18, 1 << 18
+"""Of the batches, tasks and segments that a record can name: far more than fit into one that anybody would make."""
+RECORD_VERSION = 5
 
 CommittedTask = Member
 """A commitment in a record is what the member list says, signature and trace included."""
@@ -28,7 +33,7 @@ class RecordedJob(msgspec.Struct, frozen=True):
     """A job of the batch, in the order of its lines."""
 
     job: JobId
-    manifest: Cid
+    manifest: CidText
 
 
 class AuditVote(msgspec.Struct, frozen=True):
@@ -60,10 +65,10 @@ class AuditedSegment(msgspec.Struct, frozen=True):
     task: TaskIndex
     segment: SegmentIndex
     votes: tuple[AuditVote, ...]
-    absent: tuple[Address, ...]
+    absent: tuple[Key, ...]
     verdict: Verdict
     reason: Reason = ""
-    copied: tuple[Address, ...] = ()
+    copied: tuple[Key, ...] = ()
     alike: tuple[tuple[Bytes32, Bytes32], ...] = ()
 
     @property
@@ -121,7 +126,8 @@ class RecordedPayout(msgspec.Struct, frozen=True):
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """`tasks` are the batch's member list. `repeated` are those of them that an earlier batch holds or has paid, which
+    """`tasks` are the batch's member list, `salts` what opens their marks, in the same order; `UNOPENED` where a worker
+    gives it to nobody. `repeated` are those of them that an earlier batch holds or has paid, which
     are not paid here. `counted`: the member lists of every batch that was open at the draw, or holds tasks of these
     jobs (`view.open_batches`, `view.claimed_before`), this one's among them; `uncounted`: those whose list nobody could
     deliver, which each signer tries itself. `over`: what has become of batches of `view.claimed_before` since then, the
@@ -137,18 +143,35 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     leader: OperatorId
     jobs: tuple[RecordedJob, ...]
     tasks: tuple[CommittedTask, ...]
-    counted: tuple[tuple[BatchId, Cid], ...]
-    uncounted: tuple[BatchId, ...]
-    over: tuple[tuple[BatchId, Cid | None], ...]
-    repeated: tuple[TaskKey, ...]
-    audits: tuple[AuditedSegment, ...]
-    faults: tuple[RecordedFault, ...]
-    stale: tuple[TaskKey, ...]
-    payouts: tuple[RecordedPayout, ...]
+    salts: tuple[Opened, ...]
+    counted: tuple[tuple[BatchId, CidText], ...]
+    uncounted: Annotated[tuple[BatchId, ...], Meta(max_length=MAX_BATCHES)]
+    over: Annotated[tuple[tuple[BatchId, CidText | None], ...], Meta(max_length=MAX_BATCHES)]
+    repeated: Annotated[tuple[TaskKey, ...], Meta(max_length=MAX_TASKS)]
+    audits: Annotated[tuple[AuditedSegment, ...], Meta(max_length=MAX_AUDITS)]
+    faults: Annotated[tuple[RecordedFault, ...], Meta(max_length=MAX_AUDITS)]
+    stale: Annotated[tuple[TaskKey, ...], Meta(max_length=MAX_TASKS)]
+    payouts: Annotated[tuple[RecordedPayout, ...], Meta(max_length=MAX_AUDITS)]
 
     @cached_property
     def by_key(self) -> dict[TaskKey, CommittedTask]:
         return {task.key: task for task in self.tasks}
+
+    def salt_of(self, key: TaskKey) -> bytes:
+        """What opens a task's mark; `UNOPENED` where the record does not. Raises `KeyError`."""
+        places = {task.key: place for place, task in enumerate(self.tasks)}
+        return self.salts[places[key]]
+
+    @cached_property
+    def decoys(self) -> frozenset[TaskKey]:
+        """The tasks whose commitment here is false on purpose, as its worker has sealed."""
+        marked = zip(self.tasks, self.salts, strict=False)
+        return frozenset(task.key for task, salt in marked if opens(task.commitment.mark, salt, decoy=True))
+
+    @cached_property
+    def unopened(self) -> frozenset[TaskKey]:
+        """The tasks of which nobody can tell whether they are decoys."""
+        return frozenset(task.key for task, salt in zip(self.tasks, self.salts, strict=False) if salt == UNOPENED)
 
 
 def encode_record(record: BatchRecord) -> bytes:

@@ -74,12 +74,15 @@ class Line:
 @dataclass(frozen=True)
 class Header:
     """What a batch is; the Registry stores its hash alone. `root` and `size` are those of the commitments' Merkle tree,
-    `members` the sha2-256 digest in the CID of the member list, `lines` name each job once."""
+    `members` the sha2-256 digest in the CID of the member list, `lines` name each job once. `seed` and `payout_root`
+    are those of the settlement, zero where there is none."""
 
     root: Digest
     size: int
     members: Digest
     lines: tuple[Line, ...]
+    seed: Digest = EMPTY_ROOT
+    payout_root: Digest = EMPTY_ROOT
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,22 @@ class Settlement:
 
 
 def header_hash(header: Header) -> Digest:
-    """keccak256(abi.encode(Header)), as in `IRegistry.Header`."""
+    """keccak256(abi.encode(root, size, members, lines)): what verifiers sign, and what is stored until they have."""
     lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
-    kind = "(bytes32,uint32,bytes32,(uint64,uint64,uint96,uint64,uint96)[])"
-    return Digest(keccak(abi_encode([kind], [(header.root, header.size, header.members, lines)])))
+    kinds = ["bytes32", "uint32", "bytes32", "(uint64,uint64,uint96,uint64,uint96)[]"]
+    return Digest(keccak(abi_encode(kinds, [header.root, header.size, header.members, lines])))
+
+
+def bound_hash(header: Header) -> Digest:
+    """What a settled batch's header holds besides the root of the payouts: a claim shows it."""
+    return Digest(merkle.node_hash(header.seed, header_hash(header)))
+
+
+def stored_hash(header: Header) -> Digest:
+    """What the Registry stores of a header, as `Headers.stored`."""
+    if header.seed == EMPTY_ROOT and header.payout_root == EMPTY_ROOT:
+        return header_hash(header)
+    return Digest(merkle.node_hash(header.payout_root, bound_hash(header)))
 
 
 def payout_leaf(batch: BatchId, index: int, payout: Payout) -> bytes:

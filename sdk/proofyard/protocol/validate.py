@@ -15,6 +15,7 @@ from proofyard.protocol.findings import right_tasks
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.invalid import RecordInvalid as RecordInvalid
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.mark import UNOPENED, opens
 from proofyard.protocol.members import Member, TaskKey, members_fit, members_root
 from proofyard.protocol.plan import Members
 from proofyard.protocol.plan import plan_of as plan_of
@@ -49,6 +50,7 @@ def validate_record(
     validate_identity(view, record, ensure("version"))
     validate_jobs(view, record, manifests, ensure("jobs"))
     validate_tasks(view, record, graphs, ensure("tasks"))
+    validate_salts(view, record, ensure("salts"))
     validate_counted(view, record, members, ensure("counted"))
     validate_over(view, record, ensure("over"))
     repeated = repeated_tasks(view, record.tasks, members, paid, dict(record.over))
@@ -116,6 +118,19 @@ def _validate_task(view: BatchView, task: CommittedTask, graph: Sequence[TaskSpe
     ensure(_trace_fits(task), f"the trace of {name} is not the committed one")
     signed = signed_by(view.domain.typed_digest(commitment.struct_hash()), task.signature, commitment.node)
     ensure(signed, f"the commitment to {name} is not signed by {commitment.node}")
+
+
+def validate_salts(view: BatchView, record: BatchRecord, ensure: Ensure) -> None:
+    """`salts`: each opens its commitment's mark, as work or as a decoy. Who was given the commitments was given these
+    too; only a later leader may have been told none, and each signer then asks for itself."""
+    ensure(len(record.salts) == len(record.tasks), f"they are {len(record.salts)} for {len(record.tasks)} tasks")
+    for task, salt in zip(record.tasks, record.salts, strict=True):
+        mark, name = task.commitment.mark, f"task {task.commitment.task} of job {task.commitment.job}"
+        if salt == UNOPENED:
+            ensure(view.attempt > 0, f"the mark of {name} is not opened by whom its worker gave the salt")
+        else:
+            opened = opens(mark, salt, decoy=False) or opens(mark, salt, decoy=True)
+            ensure(opened, f"the salt of {name} does not open its mark")
 
 
 def trace_is_usable(trace: Sequence[str]) -> bool:

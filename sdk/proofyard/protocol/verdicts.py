@@ -42,7 +42,8 @@ def validate_audits(
             _validate_vote(view, audit, vote, ensure)
         _validate_copied(view, audit, task, claimed, exact[audit.job], ensure)
         _validate_alike(audit, claimed, exact[audit.job], ensure)
-        _validate_verdict(view, audit, claimed, listed, late, ensure)
+        decoy = audit.task_key in record.decoys
+        _validate_verdict(view, audit, claimed, listed, late, ensure, decoy=decoy)
 
 
 def _validate_seats(audit: AuditedSegment, listed: Sequence[Address], ensure: Ensure) -> None:
@@ -85,7 +86,14 @@ def _validate_alike(audit: AuditedSegment, claimed: Digest, exact: bool, ensure:
 
 
 def _validate_verdict(
-    view: BatchView, audit: AuditedSegment, claimed: Digest, listed: Sequence[Address], late: bool, ensure: Ensure
+    view: BatchView,
+    audit: AuditedSegment,
+    claimed: Digest,
+    listed: Sequence[Address],
+    late: bool,
+    ensure: Ensure,
+    *,
+    decoy: bool,
 ) -> None:
     """The verdict is that of the votes. A fault without any is one of the state before (`validate_faults` looks for
     it). Of those that were asked at most half may be absent; undecided is a segment once its whole list has voted, or
@@ -94,7 +102,7 @@ def _validate_verdict(
         ensure(not audit.absent, f"auditors of {_name(audit)} are absent where nobody was to be asked")
         return
     k = view.jobs[audit.job].auditors_per_segment
-    verdict = tally(tuple(audit.answers().values()), claimed, k, exhausted=True)
+    verdict = tally(tuple(audit.answers().values()), claimed, k, exhausted=True, decoy=decoy)
     ensure(audit.verdict == verdict, f"the votes on {_name(audit)} say {verdict}, not {audit.verdict}")
     if verdict == Verdict.UNDECIDED:
         named = len(audit.votes) + len(audit.absent) == len(listed)
@@ -113,7 +121,8 @@ def validate_faults(view: BatchView, record: BatchRecord, exact: Mapping[JobId, 
         _validate_worker(record, fault, exact, ensure)
     charged = [fault.task_key for fault in workers]
     ensure(len(set(charged)) == len(charged), "a task is at fault twice")
-    judged = {audit.task_key for audit in record.audits if audit.verdict == Verdict.FAULT}
+    ensure(record.decoys.isdisjoint(charged), "a decoy is named as its worker's fault")
+    judged = {audit.task_key for audit in record.audits if audit.verdict == Verdict.FAULT} - record.decoys
     ensure(judged <= set(charged), "a faulty task is not named as a fault")
     outvoted = {fault.place for fault in false_audits(view, record.by_key, record.audits, exact)}
     named = {fault.place for fault in record.faults if fault.kind == FaultReason.FALSE_AUDIT}
@@ -121,10 +130,14 @@ def validate_faults(view: BatchView, record: BatchRecord, exact: Mapping[JobId, 
 
 
 def _validate_worker(record: BatchRecord, fault: RecordedFault, exact: Mapping[JobId, bool], ensure: Ensure) -> None:
-    """A worker's fault is that of its first faulty segment, or of its result, and of a kind that these can be."""
+    """A worker's fault is that of its first faulty segment, or of its result, and of a kind that these can be. Where
+    nobody can tell whether a faulty task is a decoy, its worker withholds that."""
     name, task = f"the fault in task {fault.task} of job {fault.job}", record.by_key.get(fault.task_key)
     ensure(task is not None and task.commitment.node == fault.node, f"{name} names nobody who did it")
     audit = faulty_audit(record, fault.task_key)
+    if audit and fault.task_key in record.unopened:
+        ensure((fault.segment, fault.kind) == (None, FaultReason.WITHHELD), f"{name} is not that of an unopened mark")
+        return
     ensure(fault.segment == (audit.segment if audit else None), f"{name} is not at its first faulty segment")
     wrong = FaultReason.MISMATCH if exact[fault.job] else FaultReason.DISAGREED
     kinds = {wrong} if audit and audit.votes else {wrong, FaultReason.WITHHELD}

@@ -13,7 +13,9 @@ from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verifie
 from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
 from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
 from proofyard.sdk.errors import (
+    BadAmount,
     BadPeer,
+    ClientClosed,
     JobFailed,
     JobRefused,
     JobTimeout,
@@ -31,8 +33,10 @@ from proofyard.sdk.terms import Offer, propose_verifier_fee
 __all__ = [
     "JOBS",
     "Artifacts",
+    "BadAmount",
     "BadPeer",
     "Client",
+    "ClientClosed",
     "Due",
     "EmbedJob",
     "EvaluateJob",

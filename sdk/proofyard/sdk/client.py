@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -22,32 +23,51 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
 from proofyard.chain import ChainClient, JobTerms, VerifierRecord, Wallet
 from proofyard.disputes.settled import Settled, load_settled
+from proofyard.protocol.amounts import DECIMALS, read_amount
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk.artifacts import PeerAddress, local_host
-from proofyard.sdk.errors import BadPeer, JobFailed, JobRefused, JobTimeout, NotFinished, NoVerifier, ResultUnproven
+from proofyard.sdk.errors import (
+    BadAmount,
+    BadPeer,
+    ClientClosed,
+    JobFailed,
+    JobRefused,
+    JobTimeout,
+    NotFinished,
+    NoVerifier,
+    ResultUnproven,
+)
 from proofyard.sdk.refunds import take_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
-from proofyard.sdk.specs import JobSpec, resolve_model
+from proofyard.sdk.specs import JobSpec, check_spec, resolve_model
 from proofyard.sdk.terms import (
     Offer,
+    check_audit_fee,
     check_offer,
     check_sizes,
     check_task_rewards,
     check_work,
     job_terms,
     most_of_a_task,
+    owners_needed,
 )
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
+from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.limits import USUAL
 from proofyard.workloads.workload import load_workload, task_graph
 
 T = TypeVar("T")
 
 POLL_S = 0.5
+SHORT_POLL_S = 0.05
+FULL_PAGE = 100
+"""A report with fewer lines is the newest: there is no hurry to ask again."""
+LAST_LINES_S = 30.0
+LAST_SEQ = (1 << 63) - 1
 ANSWER_S = 10.0
 PATIENCE_S = 60.0
 PUBLISH_TIMEOUT_S = 3600.0
@@ -94,7 +114,7 @@ class Client:
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
             raise JobRefused(
-                f"set {', '.join(missing)}, or pass client=Client(...); `proofyard devnet` prints them all"
+                f"set {', '.join(missing)}, or pass client=Client(...); `proofyard devnet` prints them all, for Python"
             )
         rpc_url, registry, keystore, password_file = (os.environ[name] for name in names)
         first = os.environ.get("PROOFYARD_FROM_BLOCK") or "0"
@@ -152,15 +172,35 @@ class Client:
 
     def prepare(self, spec: JobSpec, offer: Offer) -> Prepared:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
+        self._require_open()
         check_offer(offer)
-        manifest, artifacts = self._manifest(spec)
+        check_spec(spec)
+        try:
+            manifest, artifacts = self._manifest(spec)
+        except InputRefused as error:
+            field = "data" if "data file" in error.what else "model"
+            raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
         graph = task_graph(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
         check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
+        check_audit_fee(graph, offer)
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, self.chain.gas_price())
         self.chain.require_balance(terms.escrow)
         return Prepared(terms, manifest, (manifest_cid, *artifacts))
+
+    def short_of_owners(self, prepared: Prepared) -> str:
+        """A sentence where the network has too few owners for this job now, so that it would wait for more; else
+        empty."""
+        name, terms = prepared.manifest.workload, prepared.terms
+        needed = owners_needed(load_workload(name).graph(prepared.manifest), terms)
+        owners = {node.owner for node in self.chain.active_nodes() if node.workloads >> terms.workload & 1}
+        if len(owners) >= needed:
+            return ""
+        return (
+            f"this job needs nodes of {needed} owners for {name} (k = {terms.auditors_per_segment} auditors, "
+            f"m = {terms.segments_per_audit} segments) and the network has {len(owners)} now: it waits for more"
+        )
 
     def open(self, prepared: Prepared) -> "JobHandle":
         """Publish a prepared job and put its pay in escrow."""
@@ -299,7 +339,14 @@ class Client:
                 self._endpoint = await endpoint.__aenter__()
             return self._endpoint
 
+    def _require_open(self) -> None:
+        if self._loop.is_closed():
+            raise ClientClosed
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise ClientClosed
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _stop_loop(self) -> None:
@@ -324,23 +371,28 @@ class JobHandle:
 
         Raises `JobFailed` with the network's reason, or `JobTimeout`; either leaves the job as it is.
         """
+        if timeout is not None and not timeout >= 0:
+            raise JobRefused(f"timeout: {timeout} s is no time to wait; give 0 or more seconds")
         give_up = None if timeout is None else time.monotonic() + timeout
-        seen = 0
+        seen, ended = 0, None
         while True:
             report = self.status(seen)
-            for line in report.log:
-                seen = line.seq
+            fresh = [line for line in report.log if seen < line.seq <= LAST_SEQ]
+            for line in fresh:
+                seen = max(seen, line.seq)
                 if on_event is not None:
                     on_event(line)
-            if not report.log:
+            over = report.state in ("done", "failed")
+            ended = ended or (time.monotonic() if over else None)
+            # What is left of its log comes at once; a verifier that always has one line more is not heard out.
+            if over and (not fresh or time.monotonic() - (ended or 0.0) > LAST_LINES_S):
                 if report.state == "done":
                     return report
-                if report.state == "failed":
-                    raise JobFailed(self.job_id, report.reason)
-            if give_up is not None and time.monotonic() > give_up:
+                raise JobFailed(self.job_id, report.reason)
+            if give_up is not None and time.monotonic() > give_up and not over:
                 raise JobTimeout(self.job_id, timeout or 0, report.state)
-            if not report.log:
-                time.sleep(POLL_S)
+            if len(fresh) < FULL_PAGE:
+                time.sleep(POLL_S if not fresh else SHORT_POLL_S)
 
     def close(self) -> int:
         """End the job and take back what is free of what it did not spend, and of what cheats lost in it.
@@ -390,9 +442,18 @@ def submit_job(
     return sender.submit(spec, reward=reward, audit_fee=audit_fee, verifier_fee=verifier_fee, **terms)
 
 
-def credits(amount: float | str) -> Wei:
-    """An amount of the network's token in base units: `credits("1.5")` is 1.5 * 10**18."""
-    return Wei(int(Decimal(str(amount)) * 10**18))
+def credits(amount: float | Decimal | str) -> Wei:
+    """An amount of the network's token in base units: `credits("1.5")` is 1.5 * 10**18. Raises `BadAmount` for what is
+    no amount, is negative or has more than 18 decimals."""
+    try:
+        if isinstance(amount, str):
+            return read_amount(amount)
+        base = Fraction(str(amount)) * 10**DECIMALS
+    except ValueError:
+        base = Fraction(-1)
+    if base < 0 or base.denominator != 1:
+        raise BadAmount(f"{amount!r} is not an amount of CREDIT; give one like 12, 0.5 or '1,250', at most 18 decimals")
+    return Wei(base.numerator)
 
 
 def _addresses(verifiers: Sequence[VerifierRecord]) -> list[PeerAddress]:

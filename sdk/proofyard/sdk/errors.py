@@ -2,6 +2,8 @@
 
 SdkError
 ├── JobRefused        the job cannot run as it stands; names the field
+├── BadAmount         an amount of CREDIT that is none
+├── ClientClosed      the client was closed before
 ├── NoVerifier        no active verifier can be reached
 ├── JobFailed         the network gave the job up, with its reason
 ├── BadPeer           an address of a peer that is none
@@ -22,6 +24,15 @@ class JobRefused(SdkError, ValueError):
     exit_code = 2
 
 
+class BadAmount(SdkError, ValueError):
+    exit_code = 2
+
+
+class ClientClosed(SdkError):
+    def __init__(self) -> None:
+        super().__init__("this client is closed; make a new one, the jobs are still there")
+
+
 class BadPeer(SdkError, ValueError):
     exit_code = 2
 
@@ -37,7 +48,9 @@ class NoVerifier(SdkError):
 class JobFailed(SdkError):
     def __init__(self, job: JobId, reason: str) -> None:
         self.job, self.reason = job, reason
-        super().__init__(f"job {job} failed: {reason}")
+        super().__init__(
+            f"job {job} failed: {reason}; what it did not spend comes back with `proofyard job refund {job} --close`"
+        )
 
 
 class JobTimeout(SdkError, TimeoutError):

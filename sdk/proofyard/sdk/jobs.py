@@ -17,10 +17,12 @@ from proofyard.sdk.specs import JobSpec, LoraJob, resolve_model
 from proofyard.workloads.embed import WORKLOAD as EMBED
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.evaluate import WORKLOAD as EVALUATE
+from proofyard.workloads.evaluate import Question, require_choices
 from proofyard.workloads.model_files import linear_modules, read_config
 from proofyard.workloads.preprocess import WORKLOAD as MAP
+from proofyard.workloads.rows import RowsWorkload
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
-from proofyard.workloads.workload import Workload
+from proofyard.workloads.text_data import Document, each_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,13 @@ class RowsJob:
     seed: int = 0
     precision: str = "exact"
 
-    def _rows(self) -> dict[str, Any]:
-        return {"rows": count_lines(Path(self.data)), "segment_rows": self.segment_rows, "segments": self.segments}
-
-    def _manifest(self, workload: Workload, params: dict[str, Any], model: Cid | None, data: Cid | None) -> Manifest:
+    def _manifest(
+        self, workload: RowsWorkload, params: dict[str, Any], model: Cid | None, data: Cid | None
+    ) -> Manifest:
+        rows = count_rows(Path(self.data), workload.row_type)
         return Manifest(
             workload=workload.name,
-            params=self._rows() | params,
+            params={"rows": rows, "segment_rows": self.segment_rows, "segments": self.segments} | params,
             model=model,
             data=data,
             seed=self.seed,
@@ -78,6 +80,8 @@ class EvaluateJob(RowsJob):
     max_tokens: int = 512
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        for row in each_line(Path(self.data), Question):
+            require_choices(row, self.choices)
         return self._manifest(EVALUATE, {"choices": self.choices, "max_tokens": self.max_tokens}, model, data)
 
 
@@ -118,6 +122,7 @@ class SweepJob:
     precision: str = "exact"
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        count_rows(Path(self.data), Document)
         modules = linear_modules(
             resolve_model(self.model), list(self.targets), list(self.layers) if self.layers else None
         )
@@ -138,16 +143,10 @@ class SweepJob:
         )
 
 
-def count_lines(data: Path) -> int:
-    """The lines of a JSONL file that are not blank. Raises `InputRefused` where there is none."""
-    try:
-        with data.open("rb") as stream:
-            count = sum(1 for line in stream if line.strip())
-    except OSError as error:
-        raise InputRefused(f"data file {data.name}", f"cannot be read: {error.strerror}") from None
-    if not count:
-        raise InputRefused(f"data file {data.name}", "holds no line")
-    return count
+def count_rows(data: Path, kind: type[Any]) -> int:
+    """The lines of a JSONL file, each read as a node will: as a `kind`. Raises `InputRefused` with the number of the
+    first that does not fit, or where there is none."""
+    return sum(1 for _ in each_line(data, kind))
 
 
 JOBS: dict[str, type[LoraJob | EmbedJob | EvaluateJob | MapJob | SweepJob]] = {

@@ -1,9 +1,10 @@
 """Job specs: what a requester says, turned into a manifest once the model and the data have their CIDs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import UnionType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -94,6 +95,47 @@ class LoraJob:
             precision=self.precision,
             look_ahead=self.look_ahead,
         )
+
+
+def check_spec(spec: Any) -> None:
+    """Raise `JobRefused` for the first field of a job spec whose value is of another kind than the field says; specs
+    that are no dataclasses are left alone."""
+    if not is_dataclass(spec):
+        return
+    hints = get_type_hints(type(spec))
+    for each in fields(spec):
+        value = getattr(spec, each.name)
+        if not _fits(value, hints[each.name]):
+            raise JobRefused(f"{each.name}: is {value!r}; give {_called(hints[each.name])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation of a job spec says, as far as a slip of the pen goes."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    origin = get_origin(kind) or kind
+    if origin is Any:
+        return True
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin in (Sequence, Mapping, dict):
+        holds = isinstance(value, Mapping if origin is dict else origin) and not isinstance(value, str | bytes)
+        items = value.values() if holds and isinstance(value, Mapping) else value
+        return holds and all(_fits(item, get_args(kind)[-1]) for item in items)
+    return isinstance(value, origin) and not (origin is int and isinstance(value, bool))
+
+
+def _called(kind: Any) -> str:
+    """An annotation in words."""
+    if isinstance(kind, UnionType):
+        return " or ".join(_called(part) for part in get_args(kind))
+    names = {str: "a text", int: "a whole number", float: "a number", Path: "a path", type(None): "None"}
+    origin, inner = get_origin(kind) or kind, [part for part in get_args(kind)[-1:] if part is not Any]
+    if origin is Sequence:
+        return "a list" + "".join(f", each of it {_called(part)}" for part in inner)
+    if origin in (Mapping, dict):
+        return "a mapping of names" + "".join(f" to {_called(part)}" for part in inner)
+    return names.get(origin, str(origin))
 
 
 def resolve_model(model: Path | str) -> Path:

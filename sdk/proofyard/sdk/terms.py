@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proofyard.chain import JobTerms
+from proofyard.protocol.amounts import format_amount
+from proofyard.protocol.earnings import LEAST_SEAT_PAY
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Digest, Wei
 from proofyard.protocol.workload_bits import workload_bit
@@ -61,7 +63,12 @@ def propose_verifier_fee(reward: Wei, tasks: int, gas_price: int, token_per_ethe
 
 def check_offer(offer: Offer) -> None:
     """Raise `JobRefused` for the first field that the contract would not take."""
-    amounts = {"reward": offer.reward, "audit_fee": offer.audit_fee, "verifier_fee": offer.verifier_fee or 0}
+    amounts = {"reward": offer.reward, "audit_fee": offer.audit_fee}
+    amounts |= {} if offer.verifier_fee is None else {"verifier_fee": offer.verifier_fee}
+    counts = ("auditors_per_segment", "segments_per_audit", "deadline_s")
+    for field, number in (amounts | {name: getattr(offer, name) for name in counts}).items():
+        what = "base units, such as credits(12)" if field in amounts else "a whole number"
+        _require(type(number) is int, field, f"is {number!r}; give {what}")
     for field, amount in amounts.items():
         _require(0 <= amount <= MAX_AMOUNT, field, f"is {amount} base units; amounts lie between 0 and 2**96 - 1")
     k, m, seconds = offer.auditors_per_segment, offer.segments_per_audit, offer.deadline_s
@@ -104,11 +111,41 @@ def most_of_a_task(receipt_penalty: Wei) -> Wei:
 
 
 def check_task_rewards(graph: Sequence[TaskSpec], reward: Wei, most: Wei) -> None:
-    """Raise `JobRefused` where a task earns more than `most`: nodes take no such task."""
+    """Raise `JobRefused` where a task earns more than `most`: nodes take no such task. And where a reward is not a base
+    unit for each unit of work: whoever writes 100 means `credits(100)`."""
     units = sum(spec.work_units for spec in graph)
+    _require(
+        reward == 0 or reward >= units,
+        "reward",
+        f"is {reward} base units for {units} units of work, as good as nothing; credits({reward}) makes CREDIT",
+    )
     best = max(reward * spec.work_units // units for spec in graph)
-    reason = f"gives a task up to {best} base units; nodes take {most} at most, pay less or make more and smaller tasks"
-    _require(best <= most, "reward", reason)
+    _require(
+        best <= most,
+        "reward",
+        f"gives a task up to {format_amount(best)}; nodes take {format_amount(most)} at most, pay less or make more "
+        "and smaller tasks",
+    )
+
+
+def check_audit_fee(graph: Sequence[TaskSpec], offer: Offer) -> None:
+    """Raise `JobRefused` where the fee pays an auditor of some task too little: nodes take no such work."""
+    units = sum(spec.work_units for spec in graph)
+    least = min(graph, key=lambda spec: spec.work_units)
+    k, m = offer.auditors_per_segment, min(least.segments, offer.segments_per_audit)
+    needed = -(-LEAST_SEAT_PAY * units * k * m // least.work_units)
+    _require(
+        offer.audit_fee >= needed,
+        "audit_fee",
+        f"is {format_amount(offer.audit_fee)}; at least {format_amount(Wei(needed))} pay each auditor of the smallest "
+        f"task {format_amount(LEAST_SEAT_PAY)}, for less nodes take no work",
+    )
+
+
+def owners_needed(graph: Sequence[TaskSpec], terms: JobTerms) -> int:
+    """The owners that a job needs at least: its worker's, and k + 1 others for each segment that is drawn of a task."""
+    segments = max(min(spec.segments, terms.segments_per_audit) for spec in graph)
+    return 1 + segments * (terms.auditors_per_segment + 1)
 
 
 def job_terms(manifest: Manifest, digest: Digest, graph: Sequence[TaskSpec], offer: Offer, gas_price: int) -> JobTerms:

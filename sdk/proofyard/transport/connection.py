@@ -64,12 +64,16 @@ REQUESTS_AT_ONCE = 1000.0
 
 MAX_DEADLINE_SECONDS = 86_400.0
 
+COMPLAINTS_PER_SECOND, COMPLAINTS_AT_ONCE = 0.2, 20.0
+"""Tracebacks in the log for requests that a handler failed at: whoever finds one such request could fill the disk."""
+
 
 class Routes:
     """Which handler serves which type of request."""
 
     def __init__(self) -> None:
         self._refusal = ""
+        self.complaints = Allowance(COMPLAINTS_PER_SECOND, COMPLAINTS_AT_ONCE)
         self._routes: dict[str, tuple[type[msgspec.Struct], Handler]] = {}
 
     def add(self, kind: type[M], handler: Callable[["Connection", M, Body], Awaitable[Answer]]) -> None:
@@ -262,7 +266,8 @@ class Connection:
         except ProofyardError as error:
             failure = ErrorInfo("failed", str(error))
         except Exception:
-            logger.exception("serving %s for %s failed", header.kind[:60], self.peer)
+            if self._routes.complaints.take(asyncio.get_running_loop().time()):
+                logger.exception("serving %s for %s failed", header.kind[:60], self.peer)
             failure = ErrorInfo("internal", "an internal error; the peer's log has more")
         return frame(ReplyHeader(v=VERSION, error=failure)), b""
 

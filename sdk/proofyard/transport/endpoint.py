@@ -52,6 +52,8 @@ M = TypeVar("M", bound=msgspec.Struct)
 MAX_CONNECTIONS_OF_WALLET = 8
 """More than one is rarely of use; the oldest is closed for the ninth."""
 
+MAX_PORT = 65_535
+
 EARLY_SECONDS = 0.01
 """A client that resumes a session waits so long for a request to send with the first packets."""
 
@@ -261,6 +263,8 @@ class Endpoint:
             task.exception()  # whoever waited for it has it; nobody may have
 
     async def _resolve(self, host: str, port: int) -> SocketAddress:
+        if not 0 < port <= MAX_PORT:
+            raise PeerUnreachable(host, port, "that is no UDP port")
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with contextlib.suppress(ValueError):
             if (ipaddress.ip_address(host).version == 6) == (family == socket.AF_INET6):

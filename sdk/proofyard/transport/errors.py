@@ -27,7 +27,8 @@ class EndpointUnavailable(TransportError):
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         self.host, self.port = host, port
-        super().__init__(f"cannot listen on UDP {host}:{port}: {reason}; choose another --port, or 0 for a free one")
+        step = "choose another --host, or --port (0 is any free one)"
+        super().__init__(f"cannot listen on UDP {host}:{port}: {reason}; {step}")
 
 
 class PeerUnreachable(TransportError):

@@ -104,6 +104,9 @@ class UdpSocket:
                     self._segmenting = False
                     continue
                 # No route, or larger than the path: lost packets to QUIC, which resends or times out.
+            except (ValueError, OverflowError, TypeError):
+                # No address that the socket takes. Left at the head of the queue it would hold up everybody's.
+                pass
             for _ in group:
                 self._queue.popleft()
         if self._blocked:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import msgspec
+
 from proofyard.chain.events import (
     BatchCommitted,
     BatchSettled,
@@ -27,7 +29,8 @@ from proofyard.protocol.cid import make_cid, raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.messages import SealOpened, SubmitCommitment
+from proofyard.protocol.mark import mark_of
+from proofyard.protocol.messages import Decoy, SealOpened, SubmitCommitment
 from proofyard.protocol.seal import Opening, seal_of
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
@@ -158,11 +161,15 @@ class Network:
         fail: float = 0.0,
         reorg: float = 0.0,
         churn: float = 0.0,
+        decoys: int = 0,
     ) -> None:
         self.rng = random.Random(seed)
         self.crash, self.fail, self.reorg, self.churn = crash, fail, reorg, churn
         self.chain = SimChain(self.rng)
         self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, batch_min_s=0.5, undecided_after_s=600.0)
+        self.rules = replace(self.rules, decoys_bps=decoys, secret=b"of this verifier alone")
+        self.decoys = 0
+        """Decoys that a settled record opened."""
         self.mono = 0.0
         self.stored: dict[tuple[str, tuple[object, ...]], Row] = {}
         self.engine = Engine(self.rules)
@@ -431,7 +438,7 @@ class Network:
 
     def _do_OfferTasks(self, effect: effects.OfferTasks) -> None:
         node = self.nodes[effect.node]
-        for key, _, inputs, _ in effect.tasks:
+        for key, attempt, inputs, _ in effect.tasks:
             if not node.here:
                 self.later(events.TaskAnswered(node.node, key, taken=False, reason="it has disconnected"))
                 continue
@@ -440,9 +447,9 @@ class Network:
                 continue
             node.holds[key] = inputs
             self.later(events.TaskAnswered(node.node, key, taken=True), most=0.2)
-            self._work(node, key, inputs)
+            self._work(node, key, inputs, decoy=self.engine.world.rows.works[*key, attempt].decoy)
 
-    def _work(self, node: SimNode, key: TaskKey, inputs: tuple[Cid, ...]) -> None:
+    def _work(self, node: SimNode, key: TaskKey, inputs: tuple[Cid, ...], *, decoy: bool) -> None:
         result = result_of(key, inputs, false=node.cheats)
         spec = self.specs[key[1]]
         trace = tuple(raw_cid(repr(("state", key, inputs, n, node.cheats and n > 0)).encode()) for n in range(3))
@@ -456,11 +463,23 @@ class Network:
             segments=spec.segments,
             result=result,
             work_units=spec.work_units,
+            mark=mark_of(bytes(32), decoy=False),
         )
-        submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), trace))
+        submission = SubmitCommitment(commitment, Signature(bytes(65)), trace, bytes(32))
+        if decoy and self.rng.random() < 0.9:
+            false = (trace[0], *(raw_cid(repr(("false", state)).encode()) for state in trace[1:]))
+            shown = replace(
+                commitment,
+                trace_root=digest("trace", false),
+                result=raw_cid(repr(("false", result)).encode()),
+                mark=mark_of(bytes(32), decoy=True),
+            )
+            submission = msgspec.structs.replace(submission, decoy=Decoy(shown, Signature(bytes(65)), false, bytes(32)))
+        leaf = digest("leaf", key, inputs, node.node)
         self.later(
             events.WorkCommitted(
-                node.node, key, inputs, submission, digest("leaf", key, inputs, node.node), result, 10**8
+                *(node.node, key, inputs, encode(submission), leaf, result, 10**8),
+                decoy=submission.decoy is not None,
             ),
             most=6.0,
         )
@@ -478,7 +497,7 @@ class Network:
                 self.later(events.AuditAnswered(node.node, batch.chain_id, place, taken=False, busy=node.here))
                 continue
             work = self._work_at(batch, segment)
-            cheat = self.nodes[work.node].cheats
+            cheat = self.nodes[work.node].cheats or work.decoy_batch == batch.id
             after = digest("true", place) if cheat else segment.claimed
             keyed = digest("keyed", batch.seed, node.node)
             opening = Opening(after, keyed, "", bytes(32))
@@ -486,8 +505,13 @@ class Network:
             seal = seal_of(opening, node.node)
             self.later(events.AuditSealed(node.node, batch.chain_id, place, seal, Signature(bytes(65))), most=4.0)
 
+    def _works_in(self, batch: Batch) -> list[Work]:
+        """The works of a batch, and those whose decoys it holds."""
+        rows = self.engine.world.rows
+        return sorted([*rows.works_of[batch.id], *rows.decoys_in.get(batch.id, ())], key=lambda w: (w.job, w.task))
+
     def _work_at(self, batch: Batch, segment: Segment) -> Work:
-        works = self.engine.world.rows.works_of[batch.id]
+        works = self._works_in(batch)
         return next(w for w in works if (w.job, w.task) == (segment.job, segment.task))
 
     def _do_OpenSeals(self, effect: effects.OpenSeals) -> None:
@@ -523,7 +547,7 @@ class Network:
             self.later(events.EffectFailed(effect.key, "too early to draw"))
             return
         segments = []
-        for work in self.engine.world.rows.works_of[batch.id]:
+        for work in self._works_in(batch):
             drawn = random.Random(repr((work.leaf, self.seed_of(on_chain)))).random()
             if not self.nodes[work.node].cheats and drawn > 0.4:
                 continue
@@ -531,7 +555,7 @@ class Network:
             auditors = tuple(a for a in order if self.nodes[a].owner != work.owner)
             claimed = digest("claimed", work.key)
             place = (work.job, work.task, SegmentIndex(0))
-            segments.append(DrawnSegment(place, auditors, K, claimed, work.node, weigh=drawn < 0.1))
+            segments.append(DrawnSegment(place, auditors, K, claimed, work.node, weigh=drawn < 0.1, workload="sim"))
         chain_now = 1_000_000 + int(self.mono)
         self.later(
             events.Drawn(
@@ -566,10 +590,18 @@ class Network:
         outcomes, good = [], {}
         faulty = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "fault"}
         undecided = {(s.job, s.task) for s in rows.segments_of[batch.id] if s.verdict == "undecided"}
-        works = sorted(rows.works_of[batch.id], key=lambda work: (work.job, work.task))
+        works = self._works_in(batch)
+        decoys = {(work.job, work.task) for work in works if work.decoy_batch == batch.id}
+        assert {key for key in decoys if key in faulty | undecided} == {
+            (s.job, s.task) for s in rows.segments_of[batch.id] if s.decoy
+        }, "somebody found a decoy right"
+        faulty, undecided = faulty - decoys, undecided - decoys
         guilty = {work.owner for work in works if (work.job, work.task) in faulty}
         for work in works:
             key = (work.job, work.task)
+            if key in decoys:
+                outcomes.append((key, "unpaid" if work.owner in guilty else "decoy", ""))
+                continue
             deps = decode(rows.tasks[key].spec, TaskSpec).deps
             known = tuple(good.get((work.job, d)) or self.accepted.get((work.job, d)) for d in deps)
             if self.paid_in.get(key, batch.chain_id) != batch.chain_id:
@@ -600,6 +632,7 @@ class Network:
             self.later(events.EffectFailed(effect.key, "unknown batch"))
             return
         told = self.told(batch, 0)
+        self.decoys += sum(outcome == "decoy" for _, outcome, _ in told.outcomes)
         signed = replace(self.chain.batches[number])
         results = {(w.job, w.task): w.result or Cid("") for w in self.engine.world.rows.works_of[batch.id]}
         self.chain.pool.append(lambda: self._settle(number, signed, told, results))
@@ -622,7 +655,10 @@ class Network:
         self._again_unless_seen(effect)
 
     def _do_CommitBatch(self, effect: effects.CommitBatch) -> None:
-        lines, root = self.engine.world.rows.batches[effect.batch].lines, effect.root
+        rows = self.engine.world.rows
+        lines, root = rows.batches[effect.batch].lines, effect.root
+        named = {cid for work in rows.works_of[effect.batch] for cid in work.inputs}
+        assert not any(w.decoy and w.result in named for w in rows.works.values()), "the list tells which is the decoy"
         whole = sum(spec.work_units for spec in self.specs)
         if any(self.paid_units(job) + units > whole for job, units in lines):
             self.later(events.EffectFailed(effect.key, "its units are paid already", retry=False))

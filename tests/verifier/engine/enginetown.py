@@ -27,6 +27,7 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.lookahead import Standing, may_start
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import decode_members
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex, Wei
@@ -115,8 +116,8 @@ def truth(key: TaskKey, inputs: tuple[Cid, ...]) -> Cid:
 def submission(node: Address, key: TaskKey, inputs: tuple[Cid, ...], result: Cid) -> tuple[bytes, Digest]:
     """A commitment as bytes, and its leaf. What the engine does not look at is made up."""
     root = Digest(cid_digest(raw_cid(repr(inputs).encode())))
-    commitment = Commitment(key[0], key[1], node, ZERO, root, ZERO, 4, result, 1)
-    message = SubmitCommitment(commitment, Signature(bytes(65)), (result,))
+    commitment = Commitment(key[0], key[1], node, ZERO, root, ZERO, 4, result, 1, mark_of(bytes(32), decoy=False))
+    message = SubmitCommitment(commitment, Signature(bytes(65)), (result,), bytes(32))
     return encode(message), Digest(cid_digest(raw_cid(encode(commitment))))
 
 

@@ -37,6 +37,18 @@ def test_a_reorganisation_is_followed(seed: int) -> None:
     check(Network(seed, reorg=0.15))
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_decoys_come_first_and_nothing_tells_which_they_are(seed: int) -> None:
+    network = Network(seed, decoys=5000, nodes=7, look_ahead=2, cheats=seed % 2, jobs=2)
+    check(network)
+    assert network.decoys
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_decoys_survive_crashes_and_reorganisations(seed: int) -> None:
+    check(Network(seed, decoys=3000, cheats=1, nodes=8, crash=0.03, fail=0.1, reorg=0.1, churn=0.02, look_ahead=1))
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_everything_at_once(seed: int) -> None:
     check(Network(seed, cheats=1, nodes=8, crash=0.02, fail=0.1, reorg=0.05, churn=0.02, jobs=2, look_ahead=1))

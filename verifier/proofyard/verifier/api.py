@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
+from fastapi import Path as Place
 from sqlalchemy import and_, select
 
 from proofyard.protocol.codec import decode
@@ -20,6 +22,12 @@ from proofyard.verifier.engine.rows import Batch, Job, Seat, Task, Work
 from proofyard.verifier.store.tables import TABLES
 
 PAGE = 100
+AUDITS_PAGE = 1000
+LARGEST = (1 << 63) - 1
+"""Of a number in the database."""
+
+Number = Annotated[int, Place(ge=0, le=LARGEST)]
+Bound = Annotated[int, Query(ge=0, le=LARGEST)]
 
 
 class ApiUnavailable(ProofyardError):
@@ -29,7 +37,7 @@ class ApiUnavailable(ProofyardError):
 
 
 def build_app(context: Context) -> FastAPI:
-    """The routes. Ids are numbers, amounts decimal strings of base units."""
+    """The routes. Ids are numbers, amounts decimal strings of base units. The database is read in a thread."""
     app = FastAPI(title="Proofyard verifier", docs_url=None, redoc_url=None)
 
     @app.get("/health")
@@ -45,14 +53,14 @@ def build_app(context: Context) -> FastAPI:
         ]
 
     @app.get("/jobs")
-    async def jobs(before: int = 1 << 62) -> list[dict[str, Any]]:
+    async def jobs(before: Bound = LARGEST) -> list[dict[str, Any]]:
         table = TABLES[Job]
         query = select(table).where(table.c.id < before).order_by(table.c.id.desc()).limit(PAGE)
         rows = await asyncio.to_thread(_rows, context, query)
         return [row | {"opened_hash": row["opened_hash"].hex()} for row in rows]
 
     @app.get("/jobs/{job}")
-    async def job(job: int, since: int = 0) -> dict[str, Any]:
+    async def job(job: Number, since: Bound = 0) -> dict[str, Any]:
         task, work = TABLES[Task], TABLES[Work]
         if not await asyncio.to_thread(_rows, context, select(TABLES[Job].c.id).where(TABLES[Job].c.id == job)):
             raise HTTPException(404, f"no job {job} here")
@@ -60,6 +68,9 @@ def build_app(context: Context) -> FastAPI:
         query = select(task.c.index, task.c.state, task.c.attempt, work.c.node).outerjoin_from(task, work, current)
         tasks = await asyncio.to_thread(_rows, context, query.where(task.c.job == job).order_by(task.c.index))
         found: dict[str, Any] = msgspec.to_builtins(await asyncio.to_thread(report, context, JobId(job), since))
+        for line in found["log"]:
+            # A node says what its loss is; JSON has no infinity.
+            line["loss"] = line["loss"] if line["loss"] is not None and math.isfinite(line["loss"]) else None
         found["task_states"] = [
             {"task": row["index"], "state": row["state"], "node": row["node"], "attempts": row["attempt"]}
             for row in tasks
@@ -67,9 +78,11 @@ def build_app(context: Context) -> FastAPI:
         return found
 
     @app.get("/jobs/{job}/audits")
-    async def audits(job: int) -> list[dict[str, Any]]:
+    async def audits(job: Number, after: Bound = 0) -> list[dict[str, Any]]:
+        """`AUDITS_PAGE` seats, `after` so many."""
         seat, batch = TABLES[Seat], TABLES[Batch]
         query = select(seat, batch.c.chain_id).join(batch, batch.c.id == seat.c.batch).where(seat.c.job == job)
+        query = query.order_by(seat.c.batch, seat.c.task, seat.c.segment, seat.c.auditor)
         return [
             {
                 "batch": row["chain_id"],
@@ -80,7 +93,7 @@ def build_app(context: Context) -> FastAPI:
                 "answer": row["answer"].hex() or None,
                 "reason": decode(row["opening"], SealOpened).reason if row["opening"] else "",
             }
-            for row in await asyncio.to_thread(_rows, context, query)
+            for row in await asyncio.to_thread(_rows, context, query.offset(after).limit(AUDITS_PAGE))
         ]
 
     return app

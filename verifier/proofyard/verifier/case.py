@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Place
+from proofyard.verifier.engine.events import Place, TaskKey
 from proofyard.verifier.engine.rows import Batch, Segment
+from proofyard.verifier.membership import member_of
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,23 @@ class Case:
 
 
 def case_of(context: Context, batch: Batch, segment: Segment) -> Case:
-    """A segment of one of the engine's batches."""
-    rows = context.rows
-    job = rows.jobs[segment.job]
-    work = next(w for w in rows.works_of[batch.id] if (w.job, w.task) == (segment.job, segment.task))
-    submission = decode(work.submission, SubmitCommitment)
+    """A segment of one of the engine's batches. What the worker committed to its member list says: that may be a decoy,
+    or work for another verifier's job."""
+    member = member_of(batch, (segment.job, segment.task))
+    manifest = make_cid(member.commitment.manifest)
     return Case(
         batch=batch.chain_id or BatchId(0),
-        leaf=work.leaf,
+        leaf=member.commitment.struct_hash(),
         place=(segment.job, segment.task, SegmentIndex(segment.index)),
-        manifest_cid=job.manifest,
-        manifest=context.manifest(job.manifest),
-        spec=decode(rows.tasks[segment.job, segment.task].spec, TaskSpec),
-        worker=work.node,
-        trace=submission.trace,
+        manifest_cid=manifest,
+        manifest=context.manifest(manifest),
+        spec=spec_of(context, manifest, (segment.job, segment.task)),
+        worker=member.commitment.node,
+        trace=member.trace,
     )
+
+
+def spec_of(context: Context, manifest: Cid, key: TaskKey) -> TaskSpec:
+    """A task as its job's graph has it; read from the graph where this verifier does not schedule the job."""
+    task = context.rows.tasks.get(key)
+    return decode(task.spec, TaskSpec) if task is not None else context.graph(manifest)[key[1]]

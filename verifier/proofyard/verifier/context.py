@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from proofyard.artifacts import BlockStore, fetch
+from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
+from proofyard.protocol.members import Member as CommittedMember
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.recent import Recent
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.database import Database
@@ -29,6 +31,11 @@ T = TypeVar("T")
 KEPT = 256
 """Manifests and task graphs that are kept in memory."""
 CALLS_AT_ONCE = 8
+FIND_S = 60.0
+"""A manifest, list or record is waited for no longer in one attempt; what came of it stays for the next. Who commits to
+one and lets it trickle holds up nobody else's batch."""
+LISTS_BYTES = 64 << 20
+"""Of member lists that are kept decoded."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -80,6 +87,8 @@ class Context:
     _seeds: OrderedDict[tuple[BatchId, int], Digest] = field(default_factory=OrderedDict)
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
+    lists: Recent[tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
+    """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     _head: int = 0
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
 
@@ -226,10 +235,15 @@ class Context:
         return not any(self.store.missing(cid))
 
     async def find(self, cid: Cid, *, max_bytes: int, first: Connection | None = None) -> bytes:
-        """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`."""
+        """An artifact's bytes from `first`, other verifiers or any connected node. Raises `ArtifactError`, also for one
+        that is not here within `FIND_S`."""
         if not await asyncio.to_thread(self.has_all, cid):
-            peers = [] if first is None else [first]
-            await fetch(self.store, cid, [*peers, *await self.others(), *self.providers()], max_bytes=max_bytes)
+            peers = [*([] if first is None else [first]), *await self.others(), *self.providers()]
+            try:
+                async with asyncio.timeout(FIND_S):
+                    await fetch(self.store, cid, peers, max_bytes=max_bytes)
+            except TimeoutError:
+                raise ArtifactUnavailable(cid, 1, [f"it did not come within {FIND_S:.0f} s"]) from None
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 

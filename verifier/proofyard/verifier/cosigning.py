@@ -6,14 +6,20 @@ chain says of the batch comes next; only then is anything fetched, and signature
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
-from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, CorruptArtifact, fetch
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.disputes.settled import check_over
-from proofyard.protocol.messages import CoSign, CoSigned, OpenSeal, SealOpened
-from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record, faulty_audit
+from proofyard.protocol.codec import CodecError
+from proofyard.protocol.findings import withheld_by
+from proofyard.protocol.mark import mark_cid
+from proofyard.protocol.messages import CoSign, CoSigned, LeftOut, OpenSeal, SealOpened
+from proofyard.protocol.record import MAX_RECORD_BYTES, AuditedSegment, BatchRecord, decode_record
 from proofyard.protocol.settlement import FaultReason, OperatorId, settlement_digest
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
@@ -24,6 +30,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.evidence import Seen, gather_evidence
 from proofyard.verifier.follower import LATE
+from proofyard.verifier.left_out import MOST, is_signed
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import batches_of, gather_lists
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
@@ -33,12 +40,33 @@ logger = logging.getLogger(__name__)
 
 REQUESTS_PER_S = 10.0
 BURST = 40
-CHECKS_AT_ONCE = 2
-CHECK_S = 110
-"""A leader that does not deliver what its record names holds up nobody else for longer."""
+CHECKS_AT_ONCE = 4
+"""Of different leaders: the batches of one are checked one after the other, and keep one place at most."""
+WAITING = 8
+"""Requests of one leader that wait for each other."""
+CHECK_S = 90.0
+"""A leader that does not deliver what its record names holds up nobody else for longer; waiting does not count."""
+FAILED_PER_S, FAILED_BURST = 1 / 30, 10
+"""Records of one leader that turned out wrong, or came too slowly: who shows more is not looked at for a while."""
 RECHECK_S = 1.0
 ASK_S = 5.0
 ASKED_AT_ONCE = 16
+
+
+@dataclass
+class Line:
+    """Requests of one leader, which wait for each other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class AnswersLeftOut(ProofyardError):
+    """Auditors that a record calls absent have shown what they signed."""
+
+    def __init__(self, answers: Sequence[LeftOut]) -> None:
+        self.answers = tuple(answers)
+        super().__init__(f"{answers[0].auditor} is called absent and has answered")
 
 
 class CoSigner:
@@ -48,6 +76,8 @@ class CoSigner:
         self._context = context
         self._limiter = Limiter("signatures", per_s=REQUESTS_PER_S, burst=BURST)
         self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._failed = Limiter("records that do not hold", per_s=FAILED_PER_S, burst=FAILED_BURST)
+        self._lines: dict[Address, Line] = {}
         self._seen = Seen()
         self._under_way: set[BatchId] = set()
         context.endpoint.on(CoSign, self.cosign)
@@ -68,12 +98,38 @@ class CoSigner:
             raise RequestFailed("busy", f"a record of batch {message.batch} is being checked")
         self._under_way.add(message.batch)
         try:
-            async with asyncio.timeout(CHECK_S), self._checks:
-                return await self._checked(connection, message)
-        except TimeoutError:
-            raise RequestFailed("deadline", f"the check of batch {message.batch} took over {CHECK_S} s") from None
+            async with self._place_of(connection.peer):
+                return await self._checked_in_time(connection, message)
         finally:
             self._under_way.discard(message.batch)
+
+    @asynccontextmanager
+    async def _place_of(self, leader: Address) -> AsyncGenerator[None]:
+        """A place among the checks. A leader has one at a time, so that none keeps the others out."""
+        line = self._lines.setdefault(leader, Line())
+        if line.waiting >= WAITING:
+            raise RequestFailed("busy", f"{WAITING} records of {leader} wait already")
+        line.waiting += 1
+        try:
+            async with line.lock, self._checks:
+                yield
+        finally:
+            line.waiting -= 1
+            if line.waiting == 0:
+                self._lines.pop(leader, None)
+
+    async def _checked_in_time(self, connection: Connection, message: CoSign) -> CoSigned:
+        if not self._failed.has_left(connection.peer):
+            raise RequestFailed("busy", f"too many records of {connection.peer} did not hold; try again later")
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await self._checked(connection, message)
+        except TimeoutError:
+            self._failed.allows(connection.peer)
+            raise RequestFailed("deadline", f"the check of batch {message.batch} took over {CHECK_S:.0f} s") from None
+        except (RecordInvalid, CodecError, ArtifactError):
+            self._failed.allows(connection.peer)
+            raise
 
     async def _admit(self, connection: Connection) -> None:
         """The cheap checks: only a seated verifier is answered, and not too often."""
@@ -99,7 +155,10 @@ class CoSigner:
         view = await context.on_chain(partial(context.chain.view, message.batch))
         key = (message.record, view.attempt, view.leader)
         if self._seen.get(key) is None and not context.settings.blind:
-            await self._check(view, record, connection)
+            try:
+                await self._check(view, record, connection)
+            except AnswersLeftOut as found:
+                return CoSigned(b"", found.answers)
         self._seen.note(key)
         if not message.sign:
             return CoSigned(b"")
@@ -127,8 +186,9 @@ class CoSigner:
 
         await check_refusals(record, evidence.manifests, evidence.graphs, read)
         await check_keyed(view, record, evidence.manifests, read)
+        await self._check_unopened(record, connection)
         await self._check_withheld(record, connection)
-        await self._check_absent(record)
+        await self._check_absent(view, record)
 
     def _require_list_in_time(self, view: BatchView) -> None:
         """A member list that turned up after the draw may have waited for a kind one: such a batch is never settled.
@@ -142,22 +202,29 @@ class CoSigner:
 
     async def _check_withheld(self, record: BatchRecord, connection: Connection) -> None:
         """States and results that the record calls withheld: who can get one does not sign."""
-        tasks = record.by_key
         for fault in record.faults:
             if fault.kind != FaultReason.WITHHELD:
                 continue
-            task, audit = tasks[fault.task_key], faulty_audit(record, fault.task_key)
-            wanted = [task.trace[audit.segment]] if audit else [task.commitment.result, task.trace[-1]]
-            for cid in wanted:
-                if await self._missing(cid, task.commitment.node, connection):
+            for cid in withheld_by(record, fault):
+                if await self._missing(cid, fault.node, connection):
                     break
             else:
                 reason = f"what task {fault.task} of job {fault.job} is said to withhold can be had"
                 raise RecordInvalid(record.batch, "faults", reason)
 
-    async def _check_absent(self, record: BatchRecord) -> None:
-        """Auditors whose answers the record lacks: one that shows its answer was left out."""
+    async def _check_unopened(self, record: BatchRecord, connection: Connection) -> None:
+        """Marks that the record does not open, of work that it does not pay therefore: who can does not sign."""
+        for key in sorted(record.unopened):
+            commitment = record.by_key[key].commitment
+            if not await self._missing(mark_cid(commitment.mark), commitment.node, connection):
+                reason = f"what opens the mark of task {commitment.task} of job {commitment.job} can be had"
+                raise RecordInvalid(record.batch, "salts", reason)
+
+    async def _check_absent(self, view: BatchView, record: BatchRecord) -> None:
+        """Auditors whose answers the record lacks: one that shows an answer that it signed was left out, or hides it
+        from its leader. Either way the leader is given it. Raises `AnswersLeftOut`."""
         limit = asyncio.Semaphore(ASKED_AT_ONCE)
+        found: list[LeftOut] = []
 
         async def ask(audit: AuditedSegment, auditor: Address) -> None:
             member = self._context.members.get(auditor)
@@ -166,13 +233,16 @@ class CoSigner:
             try:
                 async with limit:
                     request = OpenSeal(record.batch, *audit.key)
-                    await member.connection.request(request, reply=SealOpened, timeout=ASK_S)
+                    opened = await member.connection.request(request, reply=SealOpened, timeout=ASK_S)
             except ProofyardError:
                 return
-            reason = f"{auditor} is called absent from segment {audit.segment} of task {audit.task} and has answered"
-            raise RecordInvalid(record.batch, "audits", reason)
+            answer = LeftOut(*audit.key, auditor, opened)
+            if await asyncio.to_thread(is_signed, view, answer):
+                found.append(answer)
 
         await asyncio.gather(*(ask(audit, auditor) for audit in record.audits for auditor in audit.absent))
+        if found:
+            raise AnswersLeftOut(found[:MOST])
 
     async def _missing(self, cid: Cid, worker: Address, connection: Connection) -> bool:
         """Whether nobody delivers an artifact within this verifier's own patience. Raises `RequestFailed` where it

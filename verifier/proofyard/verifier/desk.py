@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 
+import msgspec
 from sqlalchemy import select
 
 from proofyard.artifacts import cid_of_bytes, fetch
@@ -13,7 +14,8 @@ from proofyard.chain import ChainClient, NodeRecord, Role
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
-from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.mark import opens
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -58,6 +60,7 @@ from proofyard.verifier.engine.events import (
 )
 from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
+from proofyard.verifier.marks import objection_to_decoy
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.workload import Inputs
 
@@ -90,8 +93,10 @@ class Desk:
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
         self._publishing = Limiter("publications", per_s=10.0, burst=100)
         self._signed = Limiter("signatures", per_s=50.0, burst=1000)
+        self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[object, Cid] = OrderedDict()
+        self._making = asyncio.Lock()
         self._read_at: dict[Address, float] = {}
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
@@ -191,10 +196,19 @@ class Desk:
             deadline = await self._deadline(commitment.job)
             leaf = await asyncio.to_thread(self._signed_leaf, message, node)
             _check_first(message, await self._first_state(work))
+            message = await asyncio.to_thread(self._with_decoy, message, ordered=work.decoy)
         except ProofyardError as error:
             return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
-        key = (commitment.job, commitment.task)
-        return WorkCommitted(node, key, work.inputs, encode(message), leaf, commitment.result, deadline)
+        return WorkCommitted(
+            node,
+            (commitment.job, commitment.task),
+            work.inputs,
+            encode(message),
+            leaf,
+            commitment.result,
+            deadline,
+            decoy=message.decoy is not None,
+        )
 
     def _receipt(self, commitment: Commitment, deadline: int) -> Receipt:
         leaf = commitment.struct_hash()
@@ -227,6 +241,7 @@ class Desk:
             "manifest": (commitment.manifest, cid_digest(rows.jobs[commitment.job].manifest)),
             "segments": (commitment.segments, spec.segments),
             "work units": (commitment.work_units, spec.work_units),
+            "mark": (opens(commitment.mark, message.salt, decoy=False), True),
             "trace length": (len(trace), spec.segments + 1),
             "trace that names no states": (trace_is_usable((*trace, commitment.result)), True),
         }
@@ -241,6 +256,14 @@ class Desk:
         digest = self._context.domain.typed_digest(leaf)
         require_signer(digest, message.signature, node, "the commitment's sender")
         return leaf
+
+    def _with_decoy(self, message: SubmitCommitment, *, ordered: bool) -> SubmitCommitment:
+        """A submission with its decoy if that is one that was ordered; it need not have any."""
+        problem = objection_to_decoy(message, self._context.domain) if ordered else "nobody has ordered it"
+        if problem and message.decoy is not None:
+            name = f"task {message.commitment.task} of job {message.commitment.job}"
+            logger.info("the decoy of %s is left out: %s", name, problem)
+        return msgspec.structs.replace(message, decoy=None) if problem else message
 
     async def _deadline(self, number: JobId) -> int:
         """Until when a receipt that is signed now may promise a batch: within the Registry's time for receipts, and
@@ -261,20 +284,23 @@ class Desk:
         spec = decode(context.rows.tasks[work.job, work.task].spec, TaskSpec)
         manifest = context.manifest(cid)
         key = (cid, work.task, work.inputs)
-        if key not in self._first_states:
-            for result in work.inputs:
-                await context.have(result, None, max_bytes=MAX_STATE_BYTES)
-            sizes = [await asyncio.to_thread(context.store.size, result) for result in work.inputs]
+        # One at a time: a manifest of a kilobyte may ask for a state of gigabytes, and every node may ask at once.
+        async with self._making:
+            if key not in self._first_states:
+                for result in work.inputs:
+                    await context.have(result, None, max_bytes=MAX_STATE_BYTES)
+                sizes = [await asyncio.to_thread(context.store.size, result) for result in work.inputs]
+                async with room(context, *sizes):
+                    self._first_states[key] = await asyncio.to_thread(self._make_first, manifest, spec, work.inputs)
+                while len(self._first_states) > FIRST_STATES:
+                    self._first_states.popitem(last=False)
+            first_state = self._first_states[key]
+        return first_state, root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
 
-            def first() -> Cid:
-                data = tuple(context.store.get_bytes(result, max_bytes=MAX_STATE_BYTES) for result in work.inputs)
-                return cid_of_bytes(context.workload(manifest).initial_state(manifest, spec, Inputs(results=data)))
-
-            async with room(context, *sizes):
-                self._first_states[key] = await asyncio.to_thread(first)
-            while len(self._first_states) > FIRST_STATES:
-                self._first_states.popitem(last=False)
-        return self._first_states[key], root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
+    def _make_first(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> Cid:
+        store, make = self._context.store, self._context.workload(manifest).initial_state
+        data = tuple(store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
+        return cid_of_bytes(make(manifest, spec, Inputs(results=data)))
 
     # Audits
 
@@ -334,7 +360,8 @@ class Desk:
             self._context.runner.post(Published(cid))
         return Ack()
 
-    async def job_query(self, _connection: Connection, message: JobQuery, _body: Body) -> JobReport:
+    async def job_query(self, connection: Connection, message: JobQuery, _body: Body) -> JobReport:
+        self._asking.take(connection.peer)
         return await asyncio.to_thread(report, self._context, message.job, message.since)
 
 

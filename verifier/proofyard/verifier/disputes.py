@@ -10,6 +10,7 @@ from sqlalchemy import and_
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
 from proofyard.protocol import merkle
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 RECORDS = 4
 """Decoded records that are kept: a jury asks for several states of one batch."""
 POLL_S = 5.0
+AFTER_ERROR_S = 30.0
 SCANNED = 200
 """Challenges before the newest that a starting verifier looks at."""
 STATES_PER_S, STATES_BURST = 50.0, 500
@@ -65,7 +67,8 @@ class StateDesk:
             found = self._committed(message)
             if not found:
                 raise
-        states = [(t.commitment.node, t.trace[message.number]) for t in found if 0 <= message.number < len(t.trace)]
+        named = [(t.commitment.node, (*t.trace, mark_cid(t.commitment.mark))) for t in found]
+        states = [(node, cids[message.number]) for node, cids in named if 0 <= message.number < len(cids)]
         if not states:
             what = f"task {message.task} of job {message.job} with a state {message.number}"
             raise ArtifactError(f"the record {message.record} has no {what}")
@@ -95,6 +98,9 @@ async def answer_receipts(context: Context) -> None:
                 seen = number
         except ProofyardError as error:
             logger.warning("challenges cannot be followed: %s; trying again", error)
+        except Exception:
+            logger.exception("a challenge cannot be answered; trying again")
+            await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
 
 

@@ -28,6 +28,7 @@ from proofyard.verifier.store.tables import Duty, Known
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+AFTER_ERROR_S = 30.0
 HASHES = 8191
 """Blocks whose hashes the chain remembers (EIP-2935)."""
 DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
@@ -48,6 +49,9 @@ async def do_duties(context: Context) -> None:
             await round_of_duties(context)
         except ProofyardError as error:
             logger.warning("duties: %s; trying again", error)
+        except Exception:
+            logger.exception("a duty failed; trying again")
+            await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
 
 
@@ -99,7 +103,7 @@ async def _finalize(context: Context, state: ChainBatch) -> None:
 
 async def _draw(context: Context, state: ChainBatch, params: Params, *, led: bool) -> None:
     """The chain forgets block hashes: a batch that nobody draws in time has to be drawn anew, which its leader pays."""
-    if any(state.seed):
+    if any(state.seed) or state.voided:
         return
     late = await context.on_chain(context.chain.block_number) - (state.commit_block + params.draw_delay)
     if late > HASHES:

@@ -93,6 +93,7 @@ async def check_members(context: Context, view: BatchView, members: tuple[Member
         leader=view.leader,
         jobs=jobs,
         tasks=members,
+        salts=(),
         counted=(),
         uncounted=(),
         over=(),

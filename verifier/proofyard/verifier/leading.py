@@ -12,8 +12,10 @@ from proofyard.chain.refusals import AlreadySettled
 from proofyard.disputes.settled import Over, load_settled, over_now
 from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.findings import withheld_by
+from proofyard.protocol.mark import UNOPENED
 from proofyard.protocol.members import MAX_MEMBERS_BYTES, decode_members
-from proofyard.protocol.messages import Ack, Publish
+from proofyard.protocol.messages import Ack, LeftOut, Publish
 from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, encode_record
 from proofyard.protocol.seal import keyed_is_checked
@@ -28,6 +30,8 @@ from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, Signed, TaskKey
 from proofyard.verifier.engine.rows import Batch
 from proofyard.verifier.evidence import fetch_manifests, gather_evidence
+from proofyard.verifier.left_out import news_of
+from proofyard.verifier.marks import find_salt
 from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
@@ -51,7 +55,7 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     batch = context.rows.batches.get(effect.batch)
     if batch is None or batch.chain_id is not None:
         return None
-    size, lines = len(context.rows.works_of[batch.id]), list(batch.lines)
+    size, lines = len(members_of(batch)), list(batch.lines)
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
@@ -118,9 +122,10 @@ async def draw(context: Context, effect: effects.Draw) -> None:
     lists.cids[view.batch] = await asyncio.to_thread(context.store.put_bytes, batch.members)
     plan = await asyncio.to_thread(plan_of, view, lists.members)
     members = {member.key: member for member in members_of(batch)}
+    manifests = await fetch_manifests(context, view)
     segments = []
     for (job, task, index), audit in ((audit.key, audit) for audit in plan.audits):
-        member, row = members[job, task], context.rows.jobs[job]
+        member, exact = members[job, task], context.workload(manifests[job]).exact
         leaf = member.commitment.struct_hash()
         segments.append(
             DrawnSegment(
@@ -129,7 +134,9 @@ async def draw(context: Context, effect: effects.Draw) -> None:
                 seats=view.jobs[job].auditors_per_segment,
                 claimed=cid_digest(member.trace[index + 1]),
                 worker=member.commitment.node,
-                weigh=not row.exact or keyed_is_checked(view.seed, leaf, index),
+                weigh=not exact or keyed_is_checked(view.seed, leaf, index),
+                workload=manifests[job].workload,
+                exact=exact,
             )
         )
     counted = encode(sorted(lists.cids.items()))
@@ -171,9 +178,9 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
     digest = settlement_digest(context.domain, view.ref, settlement)
     try:
         signers, signature = await collect(context, view, digest, cid)
-    except NoQuorum:
+    except NoQuorum as refused:
         if bound_to(context, view.batch, view.attempt) is None:
-            due = await _looks_due(context, view, batch, record)
+            due = await _looks_due(context, view, batch, record, refused.left_out)
             if due is not None:
                 context.runner.post(due)
                 return None
@@ -239,9 +246,11 @@ class WaitsFor(ProofyardError):
         super().__init__(f"batch {batch} waits for the settlement of batches {', '.join(map(str, others))}")
 
 
-async def _looks_due(context: Context, view: BatchView, batch: Batch, record: BatchRecord) -> LooksDue | None:
+async def _looks_due(
+    context: Context, view: BatchView, batch: Batch, record: BatchRecord, left_out: Sequence[LeftOut]
+) -> LooksDue | None:
     """Signers may have member lists that nobody had at the draw, or reach a worker that this verifier did not: what is
-    delivered to anybody is not withheld."""
+    delivered to anybody is not withheld. Or auditors have shown them what they signed."""
     missing = (await _counted_lists(context, view, batch)).without(batches_of(view))
     if missing:
         found = await gather_lists(context, view)
@@ -250,11 +259,8 @@ async def _looks_due(context: Context, view: BatchView, batch: Batch, record: Ba
     places: list[Place] = []
     results: list[TaskKey] = []
     for fault in (fault for fault in record.faults if fault.kind == FaultReason.WITHHELD):
-        member = record.by_key[fault.task_key]
-        wanted = [member.trace[fault.segment]] if fault.segment is not None else [member.commitment.result]
-        wanted += [member.trace[-1]] if fault.segment is None else []
         try:
-            for cid in wanted:
+            for cid in withheld_by(record, fault):
                 await owed(context, fault.node, cid, "it", patience_s=0)
         except NotDelivered:
             continue
@@ -264,7 +270,16 @@ async def _looks_due(context: Context, view: BatchView, batch: Batch, record: Ba
             results.append(fault.task_key)
         else:
             places.append((fault.job, fault.task, fault.segment))
-    return LooksDue(batch.id, redraw=False, places=tuple(places), results=tuple(results)) if places or results else None
+    salts = [await find_salt(context, record.by_key[key], patience_s=0) for key in sorted(record.unopened)]
+    due = LooksDue(
+        batch.id,
+        redraw=False,
+        places=tuple(places),
+        results=tuple(results),
+        marks=any(salt != UNOPENED for salt in salts),
+        shown=await news_of(context, view, batch, left_out),
+    )
+    return due if due.places or due.results or due.marks or due.shown else None
 
 
 async def read_record(context: Context, effect: effects.ReadRecord) -> None:

@@ -28,6 +28,11 @@ class Limiter:
         if not self.allows(peer):
             raise RequestFailed("busy", f"{self._what}: more than {self._per_s:g} a second; try again later")
 
+    def has_left(self, peer: str) -> bool:
+        """Whether one more would be allowed; nothing is counted."""
+        bucket = self._buckets.get(peer)
+        return bucket is None or bucket.tokens + (time.monotonic() - bucket.at) * self._per_s >= 1
+
     def allows(self, peer: str) -> bool:
         """Count a request, if it is not one too many."""
         now = time.monotonic()

@@ -8,19 +8,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
-from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.messages import SealOpened, SubmitCommitment
+from proofyard.protocol.messages import SealOpened
+from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, Digest, ProofyardError, TaskIndex
-from proofyard.verifier.case import Case, case_of
+from proofyard.verifier.case import Case, case_of, spec_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, StateLooked
 from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
+from proofyard.verifier.membership import member_of
 from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload
@@ -38,6 +40,10 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         workload = context.workload(manifest)
     except ProofyardError as error:
         raise Permanent(str(error)) from None
+    job = context.rows.jobs.get(effect.job)
+    objection = "" if job is None else objection_to_job(job.workload, job.units, manifest, graph)
+    if objection and job is not None and job.manifest == effect.manifest:
+        raise Permanent(objection)
     context.runner.post(
         Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph)
     )
@@ -76,24 +82,23 @@ async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
 async def look_at_result(context: Context, effect: effects.LookAtResult) -> None:
     """The fault of a result that does not follow from its task's states, or is not to be had. This is done for every
     task, audited or not: a result that does not fit its workload would spoil the tasks that rest on it."""
-    rows = context.rows
-    work = next((w for w in rows.works_of.get(effect.batch, ()) if (w.job, w.task) == effect.task), None)
-    job = rows.jobs.get(effect.task[0])
-    if work is None or job is None:
+    batch = context.rows.batches.get(effect.batch)
+    if batch is None:
         return
-    submission = decode(work.submission, SubmitCommitment)
-    manifest, spec = context.manifest(job.manifest), decode(rows.tasks[effect.task].spec, TaskSpec)
-    result, last, patience = submission.commitment.result, submission.trace[-1], context.settings.state_due_s
+    member = member_of(batch, effect.task)
+    worker, cid = member.commitment.node, make_cid(member.commitment.manifest)
+    manifest, spec = context.manifest(cid), spec_of(context, cid, effect.task)
+    result, last, patience = member.commitment.result, member.trace[-1], context.settings.state_due_s
     kind, reason = 0, ""
     try:
         sizes = [
-            await owed(context, work.node, result, "the result", patience_s=patience),
-            await owed(context, work.node, last, "the last state", patience_s=patience),
+            await owed(context, worker, result, "the result", patience_s=patience),
+            await owed(context, worker, last, "the last state", patience_s=patience),
         ]
         async with room(context, *sizes):
             found = await _read(context, result), await _read(context, last)
             check = context.workload(manifest).check_result
-            await asyncio.to_thread(check, manifest, spec, *found, submission.trace)
+            await asyncio.to_thread(check, manifest, spec, *found, member.trace)
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:

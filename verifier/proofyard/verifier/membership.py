@@ -1,13 +1,15 @@
 """Member lists: what batches were made of, the own ones and those of others that a plan has to reckon with."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from proofyard.artifacts import ArtifactError
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
-from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members, members_fit
+from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, TaskKey, decode_members, members_fit
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
 from proofyard.protocol.view import BatchView, OpenBatch
@@ -17,7 +19,12 @@ from proofyard.verifier.engine.rows import Batch
 
 logger = logging.getLogger(__name__)
 
+LISTS_KEPT = 16
+"""Member lists of own batches that are kept decoded."""
 LISTS_AT_ONCE = 4
+LISTS_S = 120.0
+"""All lists that are not here yet are waited for so long in all: however many hidden ones somebody commits to, they
+delay nobody's batch for longer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,17 @@ class Lists:
 
 def members_of(batch: Batch) -> tuple[Member, ...]:
     """The batch's commitments in the order of its Merkle leaves."""
-    return decode_members(batch.members)
+    return tuple(_decoded(batch.members).values())
+
+
+def member_of(batch: Batch, key: TaskKey) -> Member:
+    """The batch's commitment to a task."""
+    return _decoded(batch.members)[key]
+
+
+@lru_cache(maxsize=LISTS_KEPT)
+def _decoded(data: bytes) -> dict[TaskKey, Member]:
+    return {member.key: member for member in decode_members(data)}
 
 
 def batches_of(view: BatchView) -> dict[BatchId, Header]:
@@ -55,7 +72,10 @@ async def gather_lists(context: Context, view: BatchView, *, first: Connection |
         if had is not None:
             found.cids[batch], found.members[batch] = had
 
-    await asyncio.gather(*(one(batch, header) for batch, header in batches_of(view).items()))
+    wanted = sorted(batches_of(view).items(), key=lambda each: not has_members(context, each[1].members))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LISTS_S):
+            await asyncio.gather(*(one(batch, header) for batch, header in wanted))
     return found
 
 
@@ -65,14 +85,21 @@ async def find_members(
     """A header's member list with its CID, from the store or whoever delivers it; None where nobody does, or where what
     its digest leads to is no list of its root."""
     for cid in _names(context, header.members):
+        known = context.lists.get((cid, header.root, header.size))
+        if known is not None:
+            return cid, known
         try:
-            members = decode_members(await context.find(cid, max_bytes=MAX_MEMBERS_BYTES, first=first))
+            data = await context.find(cid, max_bytes=MAX_MEMBERS_BYTES, first=first)
+            members = await asyncio.to_thread(decode_members, data)
         except ProofyardError as error:
             logger.info("member list %s: %s", cid, error)
             if not isinstance(error, ArtifactError):
                 return None
             continue
-        return (cid, members) if await asyncio.to_thread(members_fit, header, members) else None
+        if not await asyncio.to_thread(members_fit, header, members):
+            return None
+        context.lists.put((cid, header.root, header.size), members, len(data))
+        return cid, members
     return None
 
 

@@ -19,11 +19,11 @@ from proofyard.protocol.messages import (
     OpenSeals,
     PeerHint,
     SealsOpened,
-    SubmitCommitment,
     TaskOffer,
     TaskOffers,
 )
 from proofyard.protocol.types import Address, Digest, ProofyardError, SegmentIndex
+from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
@@ -49,9 +49,10 @@ async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
 
 
 def _task_offer(
-    context: Context, key: TaskKey, _attempt: int, inputs: tuple[str, ...], makers: tuple[Address, ...]
+    context: Context, key: TaskKey, attempt: int, inputs: tuple[str, ...], makers: tuple[Address, ...]
 ) -> TaskOffer:
     rows = context.rows
+    work = rows.works.get((*key, attempt))
     return TaskOffer(
         job=key[0],
         manifest=rows.jobs[key[0]].manifest,
@@ -59,6 +60,7 @@ def _task_offer(
         inputs=inputs,  # type: ignore[arg-type]
         providers=_hints(context, makers),
         lease_s=context.settings.lease_s,
+        decoy=work is not None and work.decoy,
     )
 
 
@@ -82,20 +84,19 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
 
 
 def _audit_offer(context: Context, row: int, place: Place, seed: Digest) -> AuditOffer | None:
-    rows = context.rows
-    batch, segment = rows.batches.get(row), rows.segments.get((row, place))
-    work = next((w for w in rows.works_of.get(row, ()) if (w.job, w.task) == place[:2]), None)
-    if batch is None or segment is None or work is None or batch.chain_id is None:
+    batch, segment = context.rows.batches.get(row), context.rows.segments.get((row, place))
+    if batch is None or segment is None or batch.chain_id is None:
         return None
+    case = case_of(context, batch, segment)
     return AuditOffer(
         batch=batch.chain_id,
         seed=seed,
         job=place[0],
-        manifest=rows.jobs[place[0]].manifest,
-        task=decode(rows.tasks[place[0], place[1]].spec, TaskSpec),
+        manifest=case.manifest_cid,
+        task=case.spec,
         segment=SegmentIndex(place[2]),
-        before=decode(work.submission, SubmitCommitment).trace[place[2]],
-        providers=_hints(context, (work.node,)),
+        before=case.trace[place[2]],
+        providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
     )
 

@@ -9,7 +9,7 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
 from proofyard.protocol.earnings import earnings
-from proofyard.protocol.findings import accepted, false_audits, undecided_tasks
+from proofyard.protocol.findings import accepted, false_audits, guilty_owners, undecided_tasks
 from proofyard.protocol.members import TaskKey
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.record import (
@@ -25,6 +25,7 @@ from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, SegmentIndex
 from proofyard.protocol.validate import repeated_tasks, stale_tasks
 from proofyard.protocol.view import BatchView
+from proofyard.verifier.engine.decoys import salts_of
 from proofyard.verifier.engine.effects import ReadRecord
 from proofyard.verifier.engine.events import RecordSettled
 from proofyard.verifier.engine.rows import Batch, Fault, Seat, SeatState, Segment
@@ -43,10 +44,7 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
     order = {member.key: number for number, member in enumerate(members)}
     segments.sort(key=lambda segment: (order[segment.job, segment.task], segment.index))
     audits = tuple(_audit(segment, list(seats[place_of(segment)].values())) for segment in segments)
-    nodes = {key: member.commitment.node for key, member in tasks.items()}
     results = [fault for fault in rows.faults.values() if fault.batch == batch.id]
-    workers = _worker_faults(audits, {place_of(segment): segment for segment in segments}, results, nodes)
-    faults = [*workers, *false_audits(view, tasks, audits, evidence.exact)]
     counted = {each: lists.cids[each] for each in sorted(batches_of(view)) if each in lists.cids}
     record = BatchRecord(
         chain_id=view.chain_id,
@@ -56,6 +54,7 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
         leader=view.leader,
         jobs=tuple(RecordedJob(line.job, make_cid(view.jobs[line.job].manifest)) for line in view.header.lines),
         tasks=members,
+        salts=salts_of(batch, members),
         counted=tuple(counted.items()),
         uncounted=tuple(lists.without(batches_of(view))),
         over=tuple(evidence.over),
@@ -63,10 +62,13 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
             *(view, members, {each: lists.members[each] for each in counted}, evidence.paid, dict(evidence.over))
         ),
         audits=audits,
-        faults=tuple(sorted(faults, key=lambda fault: fault.place)),
+        faults=(),
         stale=(),
         payouts=(),
     )
+    workers = _worker_faults(record, {place_of(segment): segment for segment in segments}, results)
+    faults = [*workers, *false_audits(view, tasks, audits, evidence.exact)]
+    record = msgspec.structs.replace(record, faults=tuple(sorted(faults, key=lambda fault: fault.place)))
     record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.paid))
     return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
 
@@ -107,26 +109,24 @@ def _vote(seat: Seat, opening: SealOpened) -> AuditVote:
 
 
 def _worker_faults(
-    audits: Sequence[AuditedSegment],
-    rows: dict[tuple[int, int, int], Segment],
-    results: Sequence[Fault],
-    nodes: dict[TaskKey, Address],
+    record: BatchRecord, rows: dict[tuple[int, int, int], Segment], results: Sequence[Fault]
 ) -> list[RecordedFault]:
-    """One fault for each faulty task: that of its first faulty segment, else that of its result."""
+    """One fault for each faulty task that is no decoy: that of its first faulty segment, else that of its result."""
     found: dict[TaskKey, RecordedFault] = {}
-    for audit in audits:
-        if audit.verdict == Verdict.FAULT and audit.task_key not in found:
+    nodes = {task.key: task.commitment.node for task in record.tasks if task.key not in record.decoys}
+    for audit in record.audits:
+        key = audit.task_key
+        if audit.verdict != Verdict.FAULT or key in found or key not in nodes:
+            continue
+        if key in record.unopened:
+            found[key] = RecordedFault(*key, nodes[key], FaultReason.WITHHELD, "nobody is given what opens its mark")
+        else:
             row = rows[audit.key]
-            found[audit.task_key] = RecordedFault(
-                *audit.task_key,
-                node=nodes[audit.task_key],
-                kind=FaultReason(row.kind),
-                reason=plain_reason(row.reason),
-                segment=audit.segment,
-            )
+            kind, reason = FaultReason(row.kind), plain_reason(row.reason)
+            found[key] = RecordedFault(*key, nodes[key], kind, reason, audit.segment)
     for fault in results:
         key = (fault.job, fault.task)
-        ours = fault.kind != FaultReason.FALSE_AUDIT and fault.segment < 0 and fault.node == nodes.get(key)
+        ours = key in nodes and fault.kind != FaultReason.FALSE_AUDIT and fault.segment < 0 and fault.node == nodes[key]
         if ours and key not in found:
             kind, reason = FaultReason(fault.kind), plain_reason(fault.reason)
             found[key] = RecordedFault(*key, node=nodes[key], kind=kind, reason=reason)
@@ -138,13 +138,15 @@ def told(
 ) -> RecordSettled:
     """What a settled record means for its members. A task that it does not pay is done again whatever the reason,
     unless an earlier batch has paid it."""
-    paid, undecided = accepted(view, record), undecided_tasks(record)
+    paid, undecided, guilty = accepted(view, record), undecided_tasks(record), guilty_owners(view, record)
     faults = {fault.task_key: fault.reason for fault in record.faults if fault.kind != FaultReason.FALSE_AUDIT}
     stale = set(record.stale)
     outcomes = []
     for member in record.tasks:
         key = member.key
-        if key in paid:
+        if key in record.decoys and view.owners[member.commitment.node][1] not in guilty:
+            outcomes.append((key, "decoy", ""))
+        elif key in paid:
             outcomes.append((key, "accepted", ""))
         elif key in record.repeated:
             outcomes.append((key, "repeated", ""))
@@ -154,6 +156,8 @@ def told(
             outcomes.append((key, "stale", "what it rests on was found wrong: done again"))
         elif key in undecided:
             outcomes.append((key, "undecided", "its audits came to no verdict; done again"))
+        elif key in record.unopened:
+            outcomes.append((key, "unpaid", "nobody opens its mark: done again"))
         else:
             outcomes.append((key, "unpaid", "its node's owner was caught in this batch: done again"))
     return RecordSettled(

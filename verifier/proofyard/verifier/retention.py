@@ -33,6 +33,8 @@ async def look_after_store(context: Context) -> None:
             await tidy(context)
         except ProofyardError as error:
             logger.warning("the store could not be tidied: %s", error)
+        except Exception:
+            logger.exception("the store could not be tidied")
         await asyncio.sleep(PASS_S)
 
 

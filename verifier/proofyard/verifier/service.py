@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
-from proofyard.verifier import leading, looking, peers, sending
+from proofyard.verifier import leading, looking, marks, peers, sending
 from proofyard.verifier.api import StatusApi
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
@@ -104,6 +105,8 @@ def rules_of(settings: VerifierSettings, params: Params, own: int) -> Rules:
         settle_grace=params.settle_grace,
         receipt_time=params.receipt_time,
         undecided_after_s=UNDECIDED_AFTER_S,
+        decoys_bps=settings.decoys_bps,
+        secret=secrets.token_bytes(32),
         blind=settings.blind,
     )
 
@@ -122,6 +125,7 @@ _PERFORM: dict[type[Effect], Any] = {
     effects.Expand: looking.expand,
     effects.LookAtState: looking.look_at_state,
     effects.LookAtResult: looking.look_at_result,
+    effects.AskMarks: marks.ask_marks,
     effects.WeighAnswers: looking.weigh_answers,
     effects.Pack: looking.pack,
     effects.Draw: leading.draw,

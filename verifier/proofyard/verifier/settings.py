@@ -1,8 +1,16 @@
 """What an operator can set for `proofyard verifier run`. Defaults, then TOML, then environment, then flags."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Amount = Annotated[int, Meta(ge=0)]
+Most = Annotated[int, Meta(ge=1)]
+Share = Annotated[int, Meta(ge=0, le=10_000)]
+Seconds = Annotated[float, Meta(gt=0)]
 
 
 class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +30,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `recheck_s`: how long a state that another verifier calls withheld is asked for before its record is signed.
     `max_state_bytes`: larger states are not looked at here before auditors execute them.
     `batch_tasks`: so many commitments make a batch, of all jobs; `batch_s`: none waits longer for its batch.
+    `decoys_bps`: of so many tasks in 10,000 a decoy is put into a batch first (docs/economics.md).
     `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -31,23 +40,24 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     wallet: Path
     password_file: Path | None = None
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     endpoint: str = ""
-    from_block: int = 0
+    from_block: Amount = 0
     api_host: str = "127.0.0.1"
-    api_port: int = 0
+    api_port: Port = 0
     data_dir: Path
     database_url: str = ""
     model_dirs: tuple[Path, ...] = ()
     ipfs: str = ""
     ready_file: Path | None = None
-    lease_s: float = 15.0
-    state_due_s: float = 300.0
-    recheck_s: float = 20.0
-    max_state_bytes: int = 2 << 30
-    batch_tasks: int = 1000
-    batch_s: float = 20.0
+    lease_s: Seconds = 15.0
+    state_due_s: Seconds = 300.0
+    recheck_s: Seconds = 20.0
+    max_state_bytes: Most = 2 << 30
+    batch_tasks: Most = 1000
+    batch_s: Seconds = 20.0
+    decoys_bps: Share = 150
     takeover: bool = True
-    keep_s: float = 30 * 24 * 3600.0
-    cache_bytes: int = 16 << 30
+    keep_s: Seconds = 30 * 24 * 3600.0
+    cache_bytes: Amount = 16 << 30
     blind: bool = False

@@ -28,10 +28,12 @@ def bound_to(context: Context, batch: BatchId, attempt: int) -> tuple[Digest, Ci
 
 
 async def sign_once(context: Context, batch: BatchId, attempt: int, digest: Digest, record: Cid) -> bls.BlsSignature:
-    """The signature over a settlement's digest, written down before it is made.
+    """The signature over a settlement's digest, written down before it is made; the record that it binds this verifier
+    to is on the disk before that, since no other can be signed any more.
 
     Raises `AlreadySigned` where another digest was signed for this attempt. Safe to repeat.
     """
+    await asyncio.to_thread(context.store.sync, record)
     try:
         with context.database.session() as session:
             row = session.get(Signed, (batch, attempt))

@@ -6,7 +6,7 @@ Only segments to which something happened are looked at. The rules of one look a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proofyard.protocol.audit import Verdict, carried
@@ -31,7 +31,9 @@ from proofyard.verifier.engine.events import (
     Now,
     Place,
     SealAnswered,
+    Shown,
     StateLooked,
+    TaskKey,
 )
 from proofyard.verifier.engine.rows import Batch, BatchState, Seat, SeatState, Segment
 from proofyard.verifier.engine.seating import Chair, Patience, Step, backoff, next_step
@@ -69,7 +71,7 @@ class Memory:
     """Segments of a batch without a verdict."""
 
 
-def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment]) -> None:
+def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment], decoys: Collection[TaskKey]) -> None:
     """The rows of a plan. Drawn again with more member lists, answers that were given stay where they are on a list."""
     planned = {segment.place: segment for segment in drawn}
     for old in list(world.rows.segments_of.get(batch.id, ())):
@@ -89,6 +91,9 @@ def create(world: World, batch: Batch, drawn: Iterable[DrawnSegment]) -> None:
                     seats=segment.seats,
                     claimed=segment.claimed,
                     worker=segment.worker,
+                    workload=segment.workload,
+                    exact=segment.exact,
+                    decoy=(job, task) in decoys,
                     weigh=segment.weigh,
                 )
             )
@@ -128,6 +133,54 @@ def retake(world: World, batch: Batch, places: Iterable[Place], now: Now) -> Non
             _open_again(world, segment)
             memory.undecided[batch.id] += 1
             _take_up(world, memory, segment, now)
+
+
+def mark_decoys(world: World, batch: Batch, decoys: Collection[TaskKey], now: Now) -> None:
+    """These turn out to be decoys: what their auditors answered counts by another rule."""
+    memory = world.memory(Memory)
+    for segment in [each for each in world.rows.segments_of.get(batch.id, ()) if (each.job, each.task) in decoys]:
+        segment.decoy = True
+        world.rows.touch(segment)
+        if segment.verdict != Verdict.PENDING and not segment.unvoted:
+            _open_again(world, segment)
+            memory.undecided[batch.id] += 1
+            _take_up(world, memory, segment, now)
+
+
+def is_news(world: World, batch: int, answer: Shown) -> bool:
+    """Whether an answer that another verifier was shown is one that this one lacks."""
+    segment = world.rows.segments.get((batch, answer.place))
+    seat = world.rows.seats.get((batch, answer.place), {}).get(answer.auditor)
+    wanted = segment is not None and not segment.unvoted and answer.auditor in segment.auditors
+    return wanted and (seat is None or seat.state != SeatState.OPENED)
+
+
+def shown(world: World, batch: Batch, answers: Iterable[Shown], now: Now) -> None:
+    """Take in answers that auditors signed and showed to others, as if they had been opened here."""
+    memory, rounds = world.memory(Memory), defaultdict[At, dict[Address, SealOpened]](dict)
+    for answer in answers:
+        if not is_news(world, batch.id, answer):
+            continue
+        at = (batch.id, answer.place)
+        seat = world.rows.seats[at].get(answer.auditor)
+        if seat is None:
+            job, task, index = answer.place
+            seat = Seat(batch=batch.id, job=job, task=task, segment=index, auditor=answer.auditor)
+            world.rows.add(seat)
+        _rise(world, at, answer.auditor)
+        seat.state, seat.seal, seat.signature = SeatState.SEALED, answer.seal, answer.signature
+        world.rows.touch(seat)
+        rounds[at][answer.auditor] = decode(answer.opening, SealOpened)
+        text = "its answer came through another verifier"
+        world.log(seat.job, now, "sealed", text, task=seat.task, node=answer.auditor)
+    for at, opened in rounds.items():
+        segment = world.rows.segments[at]
+        if segment.verdict != Verdict.PENDING:
+            _open_again(world, segment)
+            memory.undecided[batch.id] += 1
+            _take_up(world, memory, segment, now)
+        memory.rounds[at] = _Round(set(), opened)
+        _close_round(world, memory, at, segment, now)
 
 
 def end(world: World, batch: Batch) -> None:
@@ -326,12 +379,11 @@ def seat(world: World, now: Now) -> None:
 def _look(world: World, memory: Memory, segment: Segment, now: Now) -> Step:
     at = (segment.batch, place_of(segment))
     batch, seats = world.rows.batches[segment.batch], world.rows.seats.get(at, {})
-    workload = world.rows.jobs[segment.job].workload_name
     chairs = {a: _chair(memory, at, seat) for a, seat in seats.items() if a in segment.auditors}
 
     def there(auditor: Address) -> bool:
         node = world.nodes.get(auditor)
-        return node is not None and workload in node.workloads
+        return node is not None and segment.workload in node.workloads
 
     def has_room(auditor: Address) -> bool:
         free = len(memory.working[auditor]) < world.nodes[auditor].audits
@@ -345,6 +397,7 @@ def _look(world: World, memory: Memory, segment: Segment, now: Now) -> Step:
         has_room=has_room,
         at=now.mono,
         patience=_patience(world, batch, now),
+        decoy=segment.decoy,
     )
     votes = sum(chair.state == SeatState.OPENED for chair in chairs.values())
     if world.rules.blind and votes >= segment.seats:
@@ -473,8 +526,7 @@ def _vote(
 def _decide(world: World, segment: Segment, verdict: Verdict, now: Now) -> None:
     segment.verdict = verdict
     if verdict == Verdict.FAULT:
-        exact = world.rows.jobs[segment.job].exact
-        segment.kind = FaultReason.MISMATCH if exact else FaultReason.DISAGREED
+        segment.kind = FaultReason.MISMATCH if segment.exact else FaultReason.DISAGREED
         segment.reason = _reason(segment, world.rows.seats[segment.batch, place_of(segment)])
     _decided(world, segment, now)
 

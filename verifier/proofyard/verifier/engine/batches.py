@@ -7,23 +7,24 @@ lead here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol import merkle
 from proofyard.protocol.audit import Verdict
-from proofyard.protocol.codec import decode
-from proofyard.protocol.members import Member, encode_members
-from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.codec import encode
+from proofyard.protocol.members import decode_members, encode_members
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Address, JobId
+from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
 from proofyard.verifier.engine import audits, jobs, tasks
-from proofyard.verifier.engine.effects import CommitBatch, Draw, LookAtResult, ReadRecord, Settle, TakeBatch
+from proofyard.verifier.engine.decoys import decoys_of, shown
+from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, LookAtResult, ReadRecord, Settle, TakeBatch
 from proofyard.verifier.engine.events import (
     Adopted,
     Drawn,
     EffectFailed,
     LooksDue,
+    MarksTold,
     Now,
     RecordSettled,
     ResultLooked,
@@ -43,10 +44,10 @@ class Memory:
     """What begins anew with a restart. Times by the monotonic clock."""
 
     waiting_since: float | None = None
-    formed_at: float = float("-inf")
+    looked_at: float = float("-inf")
+    """When it was last tried to form one."""
     alarm: float = float("-inf")
     """When `form` looks again."""
-    looked: tuple[int, int] = (-1, -1)
     reserved: Counter[JobId] = field(default_factory=Counter)
     """Work units of batches that are formed and not on chain."""
     after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -65,17 +66,20 @@ def form(world: World, now: Now) -> None:
         return
     if memory.waiting_since is None:
         memory.waiting_since = now.mono
-    if now.mono < memory.formed_at + rules.batch_min_s:
-        _look_again(world, memory, memory.formed_at + rules.batch_min_s, now)
+    if now.mono < memory.looked_at + rules.batch_min_s:
+        _look_again(world, memory, memory.looked_at + rules.batch_min_s, now)
         return
     due = now.mono >= memory.waiting_since + rules.batch_s or count >= rules.batch_tasks
     if not due and first >= now.chain + rules.receipt_margin_s and not tasks.anybody_waits(world):
         until_due = now.mono + first - now.chain - rules.receipt_margin_s
         _look_again(world, memory, min(until_due, memory.waiting_since + rules.batch_s), now)
         return
+    memory.looked_at = now.mono
     chosen = _fitting(world, memory, tasks.to_batch(world), now)
     if chosen:
         _form(world, memory, chosen, now)
+    elif rules.batch_min_s:
+        _look_again(world, memory, memory.looked_at + rules.batch_min_s, now)
 
 
 def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
@@ -86,11 +90,15 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
-    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain. What
-    no batch can hold any more is given up, with its job."""
+    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain. Where
+    one has to wait for units, so does what comes after it, which may rest on it. What rests on the result beside a
+    decoy waits for that one's batch, unless its own receipt falls due. What no batch can hold any more is given up,
+    with its job."""
     chosen: list[Work] = []
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
+    outstanding: dict[JobId, set[tuple[TaskIndex, Cid | None]]] = {}
+    due = now.chain + world.rules.receipt_margin_s
     for work in waiting:
         if len(chosen) >= world.rules.batch_tasks:
             break
@@ -101,7 +109,15 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
             continue
         left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
         units = tasks.units(world, work)
-        if key in keys or units > left:
+        if units > job.units - job.units_paid:
+            tasks.lost(world, work, "its units are paid already", now)
+            continue
+        if units > left:
+            free[job.id] = 0
+            continue
+        results = outstanding.setdefault(job.id, tasks.outstanding(world, job.id))
+        early = results and work.promised_until >= due and tasks.rests_on_any(world, work, results)
+        if key in keys or early:
             continue
         free[job.id] = left - units
         keys.add(key)
@@ -114,28 +130,31 @@ def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None
     units: Counter[JobId] = Counter()
     for work in works:
         units[work.job] += tasks.units(world, work)
+    marked = [shown(work) for work in works]
+    leaves = [m.commitment.struct_hash() if w.decoy else w.leaf for w, (m, _) in zip(works, marked, strict=True)]
     batch = Batch(
         id=world.new_row(),
-        root=merkle.root([work.leaf for work in works]),
-        members=encode_members([_member(work) for work in works]),
+        root=merkle.root(leaves),
+        members=encode_members([member for member, _ in marked]),
+        salts=encode([salt for _, salt in marked]),
         lines=tuple(sorted(units.items())),
         claimed_by=world.rules.process,
     )
     world.rows.add(batch)
+    true = [work for work in works if not work.decoy]
     for work in works:
+        if work.decoy:
+            world.rows.put_decoy_into(work, batch.id)
+    for work in true:
         work.state = WorkState.BATCHED
         world.rows.put_into(work, batch.id)
-    tasks.batched(world, works)
+    tasks.batched(world, true)
+    tasks.decoys_batched(world, [work for work in works if work.decoy], now)
     memory.reserved.update(units)
-    memory.formed_at, memory.waiting_since = now.mono, None
+    memory.waiting_since = None
     for job, count in Counter(work.job for work in works).items():
         world.log(job, now, "batch", f"batch of {len(works)} commitments formed, {count} of this job")
     world.want(CommitBatch(batch.id, batch.root))
-
-
-def _member(work: Work) -> Member:
-    submission = decode(work.submission, SubmitCommitment)
-    return Member(submission.commitment, submission.signature, submission.trace)
 
 
 # On chain
@@ -183,7 +202,10 @@ def read_again(world: World, batch: Batch) -> None:
 
 
 def _unread(world: World, batch: Batch) -> bool:
-    return any(work.state == WorkState.BATCHED for work in world.rows.works_of[batch.id])
+    waiting = any(work.state == WorkState.BATCHED for work in world.rows.works_of[batch.id])
+    return waiting or any(
+        work.decoy and work.state == WorkState.COMMITTED for work in world.rows.decoys_in.get(batch.id, ())
+    )
 
 
 def undrawn(world: World, batch: Batch) -> None:
@@ -210,13 +232,40 @@ def drawn(world: World, event: Drawn, now: Now) -> None:
         audits.clear(world, batch)
     batch.state, batch.seed, batch.counted = BatchState.AUDITING, event.seed, event.counted
     batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
-    batch.results_due = tuple((work.job, work.task) for work in world.rows.works_of[batch.id])
+    batch.results_due = tuple(_keys(world, batch))
     world.rows.touch(batch)
     text = f"batch {batch.chain_id}: {len(event.segments)} segments drawn for audit, {event.skipped} tasks skipped"
     log_batch(world, batch, now, "drawn", text)
-    audits.create(world, batch, event.segments)
+    audits.create(world, batch, event.segments, decoys_of(batch))
     audits.begin(world, batch, now)
+    _ask_marks(world, batch)
     _look_at_results(world, batch)
+    judged_maybe(world, batch, now)
+
+
+def _keys(world: World, batch: Batch) -> Iterable[TaskKey]:
+    """The tasks that a batch holds commitments to. Whose it was before it was taken over only its list says."""
+    works = [*world.rows.works_of[batch.id], *world.rows.decoys_in.get(batch.id, ())]
+    return [(work.job, work.task) for work in works] or [member.key for member in decode_members(batch.members)]
+
+
+def _ask_marks(world: World, batch: Batch) -> None:
+    """Workers give what opens their marks with their commitments, and to nobody else as long as they need not."""
+    if not batch.salts:
+        world.want(AskMarks(batch.id))
+
+
+def marks_told(world: World, event: MarksTold, now: Now) -> None:
+    """What auditors answered to what turns out to be a decoy says something else now."""
+    batch = world.rows.batches.get(event.batch)
+    world.done(AskMarks(event.batch).key)
+    if batch is None or batch.state in OVER:
+        return
+    before = decoys_of(batch)
+    batch.salts = encode(list(event.salts))
+    world.rows.touch(batch)
+    if batch.state == BatchState.AUDITING:
+        audits.mark_decoys(world, batch, decoys_of(batch) - before, now)
     judged_maybe(world, batch, now)
 
 
@@ -233,30 +282,39 @@ def result_looked(world: World, event: ResultLooked, now: Now) -> None:
     # Its results are few where it matters: a tuple of a thousand keys is copied a thousand times in milliseconds.
     batch.results_due = tuple(key for key in batch.results_due if key != event.key)
     world.rows.touch(batch)
-    if event.kind:
-        work = next(w for w in world.rows.works_of[batch.id] if (w.job, w.task) == event.key)
-        text = f"task {work.task} by this node is faulty: {event.reason}"
-        world.log(work.job, now, "fault", text, task=work.task, node=work.node)
-        world.rows.add(_fault(batch, work, event.kind, event.reason))
+    # A decoy's result is looked at like others, so that nothing shows which it is, and is nobody's fault.
+    if event.kind and event.key not in decoys_of(batch):
+        (job, task), (node, owner) = event.key, _worker(world, batch, event.key)
+        text = f"task {task} by this node is faulty: {event.reason}"
+        world.log(job, now, "fault", text, task=task, node=node)
+        world.rows.add(
+            Fault(
+                batch=batch.id,
+                job=job,
+                task=task,
+                node=node,
+                owner=owner,
+                operator=0,
+                kind=event.kind,
+                reason=event.reason,
+            )
+        )
     judged_maybe(world, batch, now)
 
 
-def _fault(batch: Batch, work: Work, kind: int, reason: str) -> Fault:
-    return Fault(
-        batch=batch.id,
-        job=work.job,
-        task=work.task,
-        node=work.node,
-        owner=work.owner,
-        operator=0,
-        kind=kind,
-        reason=reason,
-    )
+def _worker(world: World, batch: Batch, key: TaskKey) -> tuple[Address, Address]:
+    """A member's node and its owner; empty where this verifier has not met it."""
+    node = next(m.commitment.node for m in decode_members(batch.members) if m.key == key)
+    known = world.nodes.get(node)
+    works = (work.owner for work in world.rows.works_of[batch.id] if (work.job, work.task) == key)
+    return node, next(works, known.owner if known is not None else Address(""))
 
 
 def judged_maybe(world: World, batch: Batch, now: Now) -> None:
     """Every drawn segment has its verdict and every result was looked at: the batch is judged."""
     if batch.state != BatchState.AUDITING or batch.results_due or audits.undecided(world, batch):
+        return
+    if not batch.salts or world.wanted(AskMarks(batch.id).key):
         return
     batch.state = BatchState.JUDGED
     world.rows.touch(batch)
@@ -321,6 +379,9 @@ def looks_due(world: World, event: LooksDue, now: Now) -> None:
     batch.results_due = event.results
     audits.begin(world, batch, now)
     audits.retake(world, batch, event.places, now)
+    audits.shown(world, batch, event.shown, now)
+    if event.marks:
+        world.want(AskMarks(batch.id))
     _look_at_results(world, batch)
     judged_maybe(world, batch, now)
 
@@ -349,7 +410,10 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     world.rows.touch(batch)
     _note_faults(world, batch, event)
     works = {(work.job, work.task): work for work in world.rows.works_of[batch.id]}
+    audited = {(segment.job, segment.task) for segment in world.rows.segments_of[batch.id]}
     dissenters = dict(event.dissenters)
+    for held in list(world.rows.decoys_in.get(batch.id, ())):
+        _decoy_settled(world, held, event, now)
     for key, outcome, reason in event.outcomes:
         work = works.get(key)
         if work is None or work.state == WorkState.SETTLED:
@@ -357,8 +421,7 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
         work.state, work.outcome = WorkState.SETTLED, outcome
         world.rows.touch(work)
         if outcome in ("accepted", "repeated"):
-            drawn_ = any((s.job, s.task) == key for s in world.rows.segments_of[batch.id])
-            text = "audited and valid" if drawn_ else "valid, not drawn"
+            text = "audited and valid" if key in audited else "valid, not drawn"
             world.log(work.job, now, "valid", text, task=work.task, node=work.node)
             tasks.accepted(world, work, now)
         else:
@@ -367,6 +430,15 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     for job, _ in batch.lines:
         if job in world.rows.jobs:
             jobs.check_done(world, job, now)
+
+
+def _decoy_settled(world: World, work: Work, event: RecordSettled, now: Now) -> None:
+    """The record has opened a decoy: the commitment itself follows, whatever became of its worker."""
+    outcome = next((o for key, o, _ in event.outcomes if key == (work.job, work.task)), "")
+    if work.decoy:
+        text = "a decoy, which was opened; the commitment itself follows"
+        world.log(work.job, now, "decoy", text, task=work.task, node=work.node)
+    tasks.decoy_over(world, work, now, caught=outcome == "unpaid")
 
 
 def _note_faults(world: World, batch: Batch, event: RecordSettled) -> None:
@@ -470,6 +542,8 @@ def dropped(world: World, batch: Batch, reason: str, now: Now) -> None:
     batch.state, batch.reason = BatchState.DROPPED, reason
     world.rows.touch(batch)
     log_batch(world, batch, now, "dropped", reason)
+    for work in list(world.rows.decoys_in.get(batch.id, ())):
+        tasks.decoy_over(world, work, now)
     for work in list(world.rows.works_of[batch.id]):
         if work.state == WorkState.BATCHED:
             work.state, work.outcome = WorkState.LOST, "dropped"
@@ -505,6 +579,7 @@ def resume(world: World, now: Now) -> None:
                 world.want(Draw(batch.id, world.forks))
             case BatchState.AUDITING:
                 _look_at_results(world, batch)
+                _ask_marks(world, batch)
                 judged_maybe(world, batch, now)
             case BatchState.JUDGED | BatchState.SIGNED:
                 batch.state = BatchState.JUDGED
@@ -533,7 +608,7 @@ def log_batch(world: World, batch: Batch, now: Now, kind: str, text: str) -> Non
 
 
 def _size(world: World, batch: Batch) -> int:
-    return len(world.rows.works_of[batch.id])
+    return len(list(_keys(world, batch)))
 
 
 def faulty_owners(world: World) -> set[Address]:

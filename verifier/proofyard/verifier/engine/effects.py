@@ -117,6 +117,17 @@ class LookAtResult(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class AskMarks(Effect):
+    """Have from the workers of a batch what opens their marks, as far as that is not known. Answer: MarksTold."""
+
+    batch: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return _key(self, self.batch)
+
+
+@dataclass(frozen=True, slots=True)
 class WeighAnswers(Effect):
     """Only where bytes are needed: the drawn share of keyed digests, and workloads that are not exact. Answer:
     AnswersWeighed."""

@@ -79,7 +79,8 @@ class TaskHandedBack:
 
 @dataclass(frozen=True, slots=True)
 class WorkCommitted:
-    """A checked commitment. `inputs` are those it was made of; `promised_until` what the receipt is to say."""
+    """A checked commitment. `inputs` are those it was made of; `promised_until` what the receipt is to say; `decoy`:
+    the submission holds one, which counts where it was ordered."""
 
     node: Address
     key: TaskKey
@@ -88,6 +89,7 @@ class WorkCommitted:
     leaf: Digest
     result: Cid
     promised_until: int
+    decoy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Expanded:
 @dataclass(frozen=True, slots=True)
 class DrawnSegment:
     """`auditors` in the plan's order, `seats` is k, `claimed` the worker's answer; `weigh`: what its auditors open
-    takes the states' bytes to count (the drawn share of keyed digests, a workload that is not exact)."""
+    takes the states' bytes to count (the drawn share of keyed digests, a workload that is not `exact`)."""
 
     place: Place
     auditors: tuple[Address, ...]
@@ -216,6 +218,8 @@ class DrawnSegment:
     claimed: Digest
     worker: Address
     weigh: bool
+    workload: str
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +272,9 @@ class AnswersWeighed:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettled:
-    """What the settled record of a batch, as `fork` has it, says: `outcome` by task, as in `rows.Work`, who made a
-    task undecidable, and its faults. Told by the shell once it has read and checked the record of a `BatchSettled`."""
+    """What the settled record of a batch, as `fork` has it, says: `outcome` by task, as in `rows.Work` or "decoy", who
+    made a task undecidable, and its faults. Told by the shell once it has read and checked the record of a
+    `BatchSettled`."""
 
     batch: int
     fork: int
@@ -292,13 +297,36 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """An answer whose auditor signed it and showed it to another verifier; its seal, and the opening, msgpack of
+    `SealOpened`."""
+
+    place: Place
+    auditor: Address
+    seal: Digest
+    signature: Signature
+    opening: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LooksDue:
-    """Signers know more than this verifier did: member lists (`redraw`), or states that were called withheld."""
+    """Signers know more than this verifier did: member lists (`redraw`), states or results that were called withheld,
+    what opens marks (`marks`), or answers of auditors that were called absent."""
 
     batch: int
     redraw: bool
     places: tuple[Place, ...] = ()
     results: tuple[TaskKey, ...] = ()
+    marks: bool = False
+    shown: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MarksTold:
+    """What opens the marks of a batch's members, in their order, `mark.UNOPENED` where nobody gives it."""
+
+    batch: int
+    salts: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +394,7 @@ Event = (
     | RecordSettled
     | Signed
     | LooksDue
+    | MarksTold
     | Packed
     | EffectFailed
     | Tick

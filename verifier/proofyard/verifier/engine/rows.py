@@ -170,8 +170,13 @@ class Work(Row, kw_only=True):
     promised_until: int = 0
     batch: int = 0
     """Row of the batch that holds it, 0 for none."""
+    decoy: bool = False
+    """Its node is asked for a decoy as well; once committed: it has given one that has not had its batch."""
+    decoy_batch: int = 0
+    """Row of the batch that holds its decoy, 0 for none."""
     outcome: str = ""
-    """accepted, repeated, stale, faulty, undecided, unpaid (its owner was caught); what its batch's record says."""
+    """accepted, repeated, stale, faulty, undecided, unpaid (its owner was caught, or nobody opens its mark); what its
+    batch's record says."""
 
 
 class Batch(Row, kw_only=True):
@@ -186,6 +191,9 @@ class Batch(Row, kw_only=True):
     """The member list that the commit names (`proofyard.protocol.members`), frozen when the batch is formed."""
     lines: tuple[tuple[JobId, int], ...]
     """(job, work units), ascending by job."""
+    salts: bytes = b""
+    """msgpack of what opens the members' marks, in their order, `mark.UNOPENED` where nobody gives it; empty for a
+    batch that was taken over and whose workers have not been asked yet."""
     chain_id: BatchId | None = None
     commit_block: int = 0
     opened_at: int = 0
@@ -220,6 +228,10 @@ class Segment(Row, kw_only=True):
     claimed: Digest
     """The worker's answer: the digest of its state after the segment."""
     worker: Address
+    workload: str = ""
+    exact: bool = True
+    decoy: bool = False
+    """What its worker committed to is false on purpose: who agrees is outvoted, and nobody's answer finds it right."""
     weigh: bool = False
     """Whether what its auditors open takes the states' bytes to count."""
     looked: bool = False

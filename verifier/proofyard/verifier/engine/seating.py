@@ -70,6 +70,7 @@ def next_step(
     has_room: Callable[[Address], bool],
     at: float,
     patience: Patience,
+    decoy: bool = False,
 ) -> Step:
     """One look at a segment. `auditors` is the plan's list, an owner each, `seats` is k; `there` says who is connected
     and does such work, `has_room` who of them can take one more audit.
@@ -79,7 +80,8 @@ def next_step(
     """
     chairs = {auditor: chairs.get(auditor, NEVER_ASKED) for auditor in auditors}
     votes = {a: c.answer for a, c in chairs.items() if c.state == SeatState.OPENED and c.answer is not None}
-    verdict = tally(list(votes.values()), claimed, seats, exhausted=_exhausted(chairs, there, patience))
+    exhausted = _exhausted(chairs, there, patience)
+    verdict = tally(list(votes.values()), claimed, seats, exhausted=exhausted, decoy=decoy)
     if verdict != Verdict.PENDING:
         return Step(verdict)
     lapsed = tuple(a for a, c in chairs.items() if c.state == SeatState.WORKING and c.lease_until < at)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
-from proofyard.verifier.engine import jobs, scheduling
+from proofyard.verifier.engine import decoys, jobs, scheduling
 from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
 from proofyard.verifier.engine.events import (
     Elsewhere,
@@ -48,6 +48,8 @@ MAX_REASON = 500
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
 HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
 PROMISED = frozenset((WorkState.COMMITTED, WorkState.BATCHED))
+DECOY_OVER = frozenset((BatchState.FINAL, BatchState.DROPPED))
+"""Where a batch is settled its record may still have to be read."""
 ACCEPTED = ("accepted", "repeated")
 BARS_WORKER = ("faulty", "unpaid")
 
@@ -102,6 +104,8 @@ class Memory:
     unbatched: dict[WorkKey, Work] = field(default_factory=dict)
     """Committed works without a batch, the oldest first."""
     unbatched_of: Counter[JobId] = field(default_factory=Counter)
+    decoys: defaultdict[JobId, dict[WorkKey, Work]] = field(default_factory=lambda: defaultdict(dict))
+    """Committed works with a decoy that has not had its batch; those whose decoy is in one are not in `unbatched`."""
     promises: list[tuple[int, WorkKey]] = field(default_factory=list)
     """A heap of when their receipts fall due, on the chain's clock."""
     leases: dict[WorkKey, float] = field(default_factory=dict)
@@ -250,6 +254,7 @@ def _close(world: World, job_id: JobId) -> Book | None:
     for work in book.works:
         scheduling.forget(world, work)
         _not_to_batch(memory, work)
+    memory.decoys.pop(job_id, None)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
     for queue in book.queues.values():
@@ -418,6 +423,7 @@ def _give(world: World, node: Node, task: Task, now: Now) -> None:
         node=node.node,
         owner=node.owner,
         inputs=_inputs(world, book, book.graph.gate_of[index]),
+        decoy=decoys.is_ordered(world.rules, book.job, index, task.attempt, node.node),
     )
     world.rows.add(work)
     _set(world, book, task, TaskState.GIVEN)
@@ -590,7 +596,9 @@ def committed(world: World, event: WorkCommitted, now: Now) -> None:
         world.refusal = f"job {task.job} is not on chain for now; try again"
     else:
         work.submission, work.leaf, work.result = event.submission, event.leaf, event.result
-        work.promised_until = event.promised_until
+        work.promised_until, work.decoy = event.promised_until, work.decoy and event.decoy
+        if work.decoy:
+            world.memory(Memory).decoys[work.job][_key(work)] = work
         _free(world, book, work, WorkState.COMMITTED)
         _set(world, book, task, TaskState.COMMITTED)
         _to_batch(world, work)
@@ -618,6 +626,56 @@ def _not_to_batch(memory: Memory, work: Work) -> None:
             del memory.unbatched_of[work.job]
     while memory.promises and memory.promises[0][1] not in memory.unbatched:
         heapq.heappop(memory.promises)
+
+
+def decoys_batched(world: World, works: Iterable[Work], now: Now) -> None:
+    """The decoys of these are in a batch: they follow when it is over, or when their receipts fall due."""
+    for work in works:
+        _not_to_batch(world.memory(Memory), work)
+        _await_decoy(world, work, now)
+
+
+def _await_decoy(world: World, work: Work, now: Now) -> None:
+    left = work.promised_until - world.rules.receipt_margin_s - now.chain
+    world.wake_at(now.mono + max(left, 0.0), ("tasks", "due", *_key(work)))
+
+
+def decoy_over(world: World, work: Work, now: Now, *, caught: bool = False) -> None:
+    """The batch of a work's decoy is over: the work itself waits for one. Where its owner was caught in that batch the
+    task is done again by another; the work is committed all the same, as its receipt says."""
+    _release(world, work)
+    book, task = world.memory(Memory).books.get(work.job), world.rows.tasks.get((work.job, work.task))
+    if not caught or book is None or task is None:
+        return
+    _bar(world, task, (work.node,))
+    world.log(work.job, now, _KINDS["unpaid"], _TOLD["unpaid"], task=work.task, node=work.node)
+    if task.state == TaskState.COMMITTED and current(world, task) is work:
+        _reopen(world, book, task)
+        _undo_on(world, book, work, f"task {work.task}, on which it rests, is done again", now)
+    _fail_hopeless(world, task, now)
+
+
+def _release(world: World, work: Work) -> None:
+    """A work whose decoy has had its batch, or that cannot wait for it, is put into one itself."""
+    if work.state != WorkState.COMMITTED or not work.decoy:
+        return
+    work.decoy, work.submission = False, decoys.without_decoy(work.submission)
+    world.rows.touch(work)
+    memory = world.memory(Memory)
+    memory.decoys[work.job].pop(_key(work), None)
+    if _key(work) not in memory.unbatched:
+        _to_batch(world, work)
+
+
+def outstanding(world: World, job_id: JobId) -> set[tuple[TaskIndex, Cid | None]]:
+    """The results of a job that nothing may name in a batch yet: those beside decoys that have not had theirs."""
+    return {(work.task, work.result) for work in world.memory(Memory).decoys.get(job_id, {}).values()}
+
+
+def rests_on_any(world: World, work: Work, results: set[tuple[TaskIndex, Cid | None]]) -> bool:
+    """Whether a work was made of any of these results."""
+    gate = world.memory(Memory).books[work.job].graph.gate_of[work.task]
+    return any(each in results for each in zip(gate.deps, work.inputs, strict=False))
 
 
 def to_batch(world: World) -> list[Work]:
@@ -661,6 +719,8 @@ def rests_on(world: World, batch: Batch) -> set[int]:
     found: set[int] = set()
     seen: set[int] = set()
     for work in world.rows.works_of[batch.id]:
+        if work.decoy_batch:
+            found.add(work.decoy_batch)
         book, task = world.memory(Memory).books.get(work.job), world.rows.tasks.get((work.job, work.task))
         if book is None or task is None or current(world, task) is not work:
             continue
@@ -698,6 +758,7 @@ def _settled(world: World, work: Work) -> Book | None:
     book = world.memory(Memory).books.get(work.job)
     if book is not None:
         _not_to_batch(world.memory(Memory), work)
+        world.memory(Memory).decoys[work.job].pop(_key(work), None)
         _count(world, book, work)
     return book
 
@@ -843,7 +904,15 @@ def resume(world: World, now: Now) -> None:
             world.memory(Memory).older.add(_key(work))
             _lease(world, work, now)
         elif work.state == WorkState.COMMITTED and not work.batch:
-            unbatched.append(work)
+            if work.decoy:
+                world.memory(Memory).decoys[work.job][_key(work)] = work
+            holder = world.rows.batches.get(work.decoy_batch)
+            if not work.decoy or not work.decoy_batch:
+                unbatched.append(work)
+            elif holder is None or holder.state in DECOY_OVER:
+                _release(world, work)
+            else:
+                _await_decoy(world, work, now)
         elif work.batch and work.state != WorkState.LOST and _is_final(world, work):
             world.memory(Memory).books[work.job].bound -= 1
     for work in sorted(unbatched, key=lambda work: (work.promised_until, _key(work))):
@@ -868,6 +937,10 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
                 _lapsed(world, work, now)
             else:
                 world.wake_at(until, ("tasks", *subject))
+        case ("due", *key):
+            work = world.rows.works.get(tuple(key))  # type: ignore[arg-type]
+            if work is not None:
+                _release(world, work)
         case ("rest", node):
             scheduling.rested(world, node, None, now)  # type: ignore[arg-type]
         case ("rest", node, task):

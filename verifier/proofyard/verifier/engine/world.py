@@ -50,6 +50,10 @@ class Rules:
     undecided_after_s: float = 600.0
     last_margin_s: float = 300.0
     """A batch that is not settled so long before the chain lets it be dropped takes what verdicts there are."""
+    decoys_bps: int = 0
+    """With so many works of exact workloads in 10,000 a decoy is ordered."""
+    secret: bytes = b""
+    """What draws those; known to nobody else."""
     blind: bool = False
     """Finds every audited answer right, on purpose (tests)."""
 
@@ -107,6 +111,8 @@ class Rows:
         self.segments_of: dict[int, list[Segment]] = defaultdict(list)
         self.works_of: dict[int, list[Work]] = defaultdict(list)
         """Works by the row of their batch; those without one under 0 are not kept here."""
+        self.decoys_in: dict[int, list[Work]] = defaultdict(list)
+        """Works by the row of the batch that holds their decoy."""
         self.by_chain_id: dict[BatchId, Batch] = {}
         self._touched: dict[int, Row] = {}
         self._deleted: dict[int, Row] = {}
@@ -133,6 +139,8 @@ class Rows:
             del self.works[work.job, work.task, work.attempt]
         for batch in {work.batch for work in gone.values() if work.batch}:
             self.works_of[batch] = [work for work in self.works_of[batch] if id(work) not in gone]
+        for batch in {work.decoy_batch for work in gone.values() if work.decoy_batch}:
+            self.decoys_in[batch] = [work for work in self.decoys_in[batch] if id(work) not in gone]
         for task in self.tasks_of.pop(job, ()):
             del self.tasks[job, task.index]
 
@@ -172,6 +180,12 @@ class Rows:
             self.works_of[batch].append(work)
         self.touch(work)
 
+    def put_decoy_into(self, work: Work, batch: int) -> None:
+        """The work's decoy is in this batch now."""
+        work.decoy_batch = batch
+        self.decoys_in[batch].append(work)
+        self.touch(work)
+
     def _enter(self, row: Row) -> None:
         match row:
             case Job():
@@ -183,6 +197,8 @@ class Rows:
                 self.works[row.job, row.task, row.attempt] = row
                 if row.batch:
                     self.works_of[row.batch].append(row)
+                if row.decoy_batch:
+                    self.decoys_in[row.decoy_batch].append(row)
             case Batch():
                 self.batches[row.id] = row
                 if row.chain_id is not None:
@@ -210,6 +226,8 @@ class Rows:
                 del self.works[row.job, row.task, row.attempt]
                 if row.batch:
                     self.works_of[row.batch].remove(row)
+                if row.decoy_batch:
+                    self.decoys_in[row.decoy_batch].remove(row)
             case Batch():
                 del self.batches[row.id]
                 if row.chain_id is not None and self.by_chain_id.get(row.chain_id) is row:
@@ -333,7 +351,10 @@ class World:
         loss: float | None = None,
         step: int | None = None,
     ) -> None:
-        """A line of a job's log. Its number is that of the store's last line of the job plus one: see `logged`."""
+        """A line of the log of a job that this verifier knows. Its number is that of the store's last line of the job
+        plus one: see `logged`."""
+        if job not in self.rows.jobs:
+            return
         seq = self._logged.get(job, 0) + 1
         self._logged[job] = seq
         self.rows.emit(

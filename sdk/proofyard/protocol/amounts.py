@@ -1,0 +1,25 @@
+"""Amounts as people read and type them, exact in both directions."""
+
+import re
+
+from proofyard.protocol.types import Wei
+
+DECIMALS = 18
+_TYPED = re.compile(r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?)(?:\.([0-9]{1,18}))?")
+
+
+def format_amount(amount: int, unit: str = "CREDIT") -> str:
+    """An amount in base units as people read it, such as `1,250.5 CREDIT`. Exact: no digit is rounded away."""
+    whole, rest = divmod(abs(amount), 10**DECIMALS)
+    fraction = f".{rest:018d}".rstrip("0") if rest else ""
+    return f"{'-' if amount < 0 else ''}{whole:,}{fraction} {unit}"
+
+
+def read_amount(text: str) -> Wei:
+    """Base units of an amount of CREDIT typed by a person: `12`, `0.5`, `1,250.5 CREDIT`. Commas stand between groups
+    of three digits and nowhere else. Raises `ValueError` with what to type instead."""
+    found = _TYPED.fullmatch(text.strip().removesuffix("CREDIT").rstrip())
+    if found is None or not (found[1] or found[2]):
+        raise ValueError(f"{text!r} is not an amount of CREDIT; write it like 12, 0.5 or 1,250, at most 18 decimals")
+    whole, fraction = found[1].replace(",", ""), found[2] or ""
+    return Wei(int(whole or "0") * 10**DECIMALS + int(fraction.ljust(DECIMALS, "0")))

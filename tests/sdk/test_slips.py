@@ -1,0 +1,187 @@
+"""Slips of the pen of a Python developer: each is refused by the field's name, before anything is published or paid."""
+
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.messages import JobReport, LogLine
+from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
+from proofyard.sdk import (
+    BadAmount,
+    Client,
+    EmbedJob,
+    EvaluateJob,
+    JobFailed,
+    JobHandle,
+    JobRefused,
+    JobTimeout,
+    LoraJob,
+    MapJob,
+    Offer,
+    SweepJob,
+    credits,
+)
+from proofyard.sdk.specs import check_spec
+from proofyard.sdk.terms import check_offer, check_task_rewards, owners_needed
+from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+
+CIDS = (Cid("model"), Cid("data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "base"),
+    [(12, 12 * 10**18), (0.1, 10**17), ("1,250.5", 12505 * 10**17), (Decimal("1e3"), 10**21), (1e22, 10**40), (0, 0)],
+)
+def test_an_amount_is_exact_however_it_is_written(amount: Any, base: int) -> None:
+    assert credits(amount) == base
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [-1, "-1", "abc", "", "1e3", "1,5", None, True, float("nan"), float("inf"), 1e-30, "1.0000000000000000001"],
+)
+def test_what_is_no_amount_is_refused(amount: Any) -> None:
+    with pytest.raises(BadAmount, match="is not an amount of CREDIT"):
+        credits(amount)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("reward", "100"),
+        ("reward", 1.5),
+        ("reward", None),
+        ("audit_fee", True),
+        ("verifier_fee", 0.5),
+        ("deadline_s", "x"),
+    ],
+)
+def test_an_offer_of_another_kind_is_refused(field: str, value: Any) -> None:
+    terms: dict[str, Any] = {"reward": credits(1), "audit_fee": credits(1)}
+    with pytest.raises(JobRefused, match=f"^{field}: is {value!r}; give"):
+        check_offer(Offer(**terms | {field: value}))
+
+
+def test_a_reward_that_is_as_good_as_nothing_was_meant_as_credit() -> None:
+    graph = [TaskSpec(index=TaskIndex(i), kind="train", work_units=1000) for i in range(2)]
+    with pytest.raises(JobRefused, match=r"^reward: is 100 base units for 2000 units .* credits\(100\) makes CREDIT"):
+        check_task_rewards(graph, Wei(100), credits(85))
+    check_task_rewards(graph, Wei(0), credits(85))
+    with pytest.raises(JobRefused, match=r"^reward: gives a task up to 100 CREDIT; nodes take 85 CREDIT at most"):
+        check_task_rewards(graph, credits(200), credits(85))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        (LoraJob, {"targets": "q_proj"}, "targets: is 'q_proj'; give a list, each of it a text"),
+        (LoraJob, {"model": None}, "model: is None; give a path or a text"),
+        (LoraJob, {"data": 5}, "data: is 5; give a path or a text"),
+        (LoraJob, {"seed": "x"}, "seed: is 'x'; give a whole number"),
+        (LoraJob, {"rank": True}, "rank: is True; give a whole number"),
+        (LoraJob, {"layers": ("1",)}, r"layers: is \('1',\); give a list, each of it a whole number or None"),
+        (LoraJob, {"options": None}, "options: is None; give a mapping of names"),
+        (SweepJob, {"vary": {"lr": 3}}, r"vary: is {'lr': 3}; give a mapping of names to a list"),
+        (SweepJob, {"vary": "lr"}, "vary: is 'lr'"),
+        (MapJob, {"segments": 1.5}, "segments: is 1.5; give a whole number"),
+    ],
+)
+def test_a_job_with_a_value_of_another_kind_is_refused(kind: Any, changes: dict[str, Any], said: str) -> None:
+    whole = {"model": "model", "data": Path("data")} | ({"vary": {"lr": [1, 2.0]}} if kind is SweepJob else {})
+    check_spec(kind(**whole))
+    with pytest.raises(JobRefused, match=f"^{said}"):
+        check_spec(kind(**whole | changes))
+
+
+LINES = {
+    "binary": (bytes(range(256)), "line 1 is no"),
+    "words": (b"hello\n", "line 1 is no"),
+    "no text": (b'{"text": "a"}\n\n{"a": 1}\n', "line 3 is no"),
+    "latin": ('{"text": "é"}\n'.encode("latin1"), "line 1 is no"),
+    "endless": (b"x" * ((16 << 20) + 1), "line 1 is longer than"),
+    "blank": (b" \n\n", "holds no line"),
+}
+
+
+@pytest.mark.parametrize("content", LINES)
+@pytest.mark.parametrize("kind", [LoraJob, SweepJob, EmbedJob, EvaluateJob, MapJob])
+def test_data_that_nodes_would_refuse_is_refused_at_once(kind: Any, content: str, tmp_path: Path, model: Path) -> None:
+    data, reason = LINES[content]
+    (tmp_path / "text.jsonl").write_bytes(data)
+    more = {"vary": {"lr": [0.1]}} if kind is SweepJob else {}
+    with pytest.raises(InputRefused, match=f"data file {reason}"):
+        kind(model=model, data=tmp_path / "text.jsonl", **more).manifest(*CIDS)
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"}', '{"text": "a", "choices": ["b", "c"], "answer": 2}'])
+def test_questions_without_their_choices_are_refused_at_once(line: str, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "text.jsonl").write_text(line)
+    with pytest.raises(InputRefused, match=r"params\.choices says 2"):
+        EvaluateJob(model=model, data=tmp_path / "text.jsonl", choices=2).manifest(*CIDS)
+
+
+@pytest.mark.parametrize("layer", [2, 99, -3])
+def test_a_layer_that_the_model_lacks_is_no_other_one(layer: int, tmp_path: Path, model: Path) -> None:
+    data = write_tiny_corpus(tmp_path / "text.jsonl")
+    with pytest.raises(InputRefused, match=f"has layers 0 to 1, and no layer {layer}"):
+        LoraJob(model=model, data=data, layers=[layer]).manifest(*CIDS)
+    assert LoraJob(model=model, data=data, layers=[-2]).manifest(*CIDS).params["modules"]
+
+
+def test_a_job_counts_the_owners_that_it_needs() -> None:
+    graph = [TaskSpec(index=TaskIndex(0), kind="train", segments=4, work_units=1)]
+    terms: Any = SimpleNamespace(auditors_per_segment=2, segments_per_audit=1)
+    assert owners_needed(graph, terms) == 4
+    terms.segments_per_audit = 9
+    assert owners_needed(graph, terms) == 13
+
+
+def handle(*reports: JobReport) -> JobHandle:
+    left = list(reports)
+    client: Any = SimpleNamespace(report=lambda job, since: left.pop(0) if len(left) > 1 else left[0])
+    return JobHandle(client, JobId(7))
+
+
+def line(number: int, at: float = 0.0) -> LogLine:
+    return LogLine(number, at, "opened", "")
+
+
+def report(state: str, *, lines: int = 0, reason: str = "") -> JobReport:
+    log = tuple(line(number) for number in range(1, lines + 1))
+    return JobReport(JobId(7), state, tasks=1, tasks_valid=0, batches_settled=0, result=None, reason=reason, log=log)
+
+
+def test_a_job_that_is_done_is_told_as_such_however_short_the_patience() -> None:
+    seen: list[LogLine] = []
+    assert handle(report("done", lines=3), report("done")).wait(0, on_event=seen.append).state == "done"
+    assert len(seen) == 3
+    with pytest.raises(JobTimeout, match="job 7 is still running"):
+        handle(report("running")).wait(0)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_time_that_is_none_is_not_waited_for(timeout: float) -> None:
+    with pytest.raises(JobRefused, match=r"^timeout: "):
+        handle(report("running")).wait(timeout)
+
+
+def test_a_job_that_failed_says_how_its_money_comes_back() -> None:
+    with pytest.raises(JobFailed, match=r"no node can do it; .* `proofyard job refund 7 --close`"):
+        handle(report("failed", reason="no node can do it")).wait()
+
+
+def test_a_client_without_settings_says_which_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RPC_URL", "REGISTRY", "WALLET", "PASSWORD_FILE"):
+        monkeypatch.delenv(f"PROOFYARD_{name}", raising=False)
+    with pytest.raises(JobRefused, match=r"set PROOFYARD_RPC_URL, PROOFYARD_REGISTRY, .* or pass client="):
+        Client.from_env()
