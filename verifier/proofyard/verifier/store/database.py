@@ -304,7 +304,11 @@ def _open(url: str) -> Engine:
                 f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
                 "PostgreSQL's, and SQLite needs none"
             ) from None
-    upgrade(engine)
+    try:
+        upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
