@@ -147,7 +147,8 @@ def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None)
         "  proofyard job result 1 adapter",
         "  proofyard node claim 1",
         "  proofyard verifier dispute replay 1",
-        f"  curl {api}/nodes",
+        f"  proofyard job explain 1 --api {api}",
+        f"  curl {api}/v1/nodes",
         "Ctrl-C stops everything.",
     )
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import typer
 
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.extras import require
+from proofyard.cli.logs import hide_in
 from proofyard.cli.options import ServiceFlags, grouped
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
@@ -77,8 +78,11 @@ class NodeFlags(ServiceFlags):
 class VerifierFlags(ServiceFlags):
     """One option for each of `VerifierSettings`' fields."""
 
-    api_host: Annotated[str | None, typer.Option(help="Address of the HTTP status API.")] = None
-    api_port: Annotated[int | None, typer.Option(help="TCP port of the HTTP status API, 0 for any free one.")] = None
+    api_host: Annotated[
+        str | None, typer.Option(help="Address of the HTTP API; anybody who reaches it may read it.")
+    ] = None
+    api_port: Annotated[int | None, typer.Option(help="TCP port of the HTTP API, 0 for any free one.")] = None
+    api_streams: Annotated[int | None, typer.Option(help="Readers of live events at a time.")] = None
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
         None
     )
@@ -118,6 +122,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
 
     defaults = {"data_dir": data_dir("node")}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
+    hide_in(settings.rpc_url)
     service.run(settings, password=password_for(settings.wallet, settings.password_file))
 
 
@@ -135,4 +140,6 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
 
     defaults = {"data_dir": data_dir("verifier")}
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
+    hide_in(settings.rpc_url)
+    hide_in(settings.database_url)
     service.run(settings, password=password_for(settings.wallet, settings.password_file))
