@@ -210,9 +210,7 @@ class Counts:
         first = read(engine, opened)[0]["at"]
         self.oldest_batch = max(0.0, now - first) if first else 0.0
         open_ = [work.c.state == WorkState.COMMITTED.value, work.c.batch == 0]
-        waiting: Select[Any] = select(func.count().label("n"), func.min(work.c.promised_until).label("at")).where(
-            *open_
-        )
+        waiting: Any = select(func.count().label("n"), func.min(work.c.promised_until).label("at")).where(*open_)
         found = read(engine, waiting)[0]
         self.unbatched, due = int(found["n"]), found["at"]
         self.due = max(0.0, due - now) if due else float("inf")
