@@ -95,17 +95,46 @@ def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder
 
 def check_status_api(network: DevNetwork, job: int, cheat: str, faulty: set[int | None]) -> None:
     """What a dashboard sees over HTTP."""
-    with httpx.Client(base_url=network.api_url("verifier-1")) as api:
+    with httpx.Client(base_url=network.api_url("verifier-1"), timeout=30) as api:
         honest = {node.key.address for node in network.nodes} - {cheat}
-        assert {node["address"] for node in api.get("/nodes").json()} | {cheat} == honest | {cheat}
+        assert {node["address"] for node in api.get("/v1/nodes").json()["items"]} | {cheat} == honest | {cheat}
         assert api.get("/health").json()["nodes"] in (len(honest), len(honest) + 1)
-        assert [row["state"] for row in api.get("/jobs").json()] == ["done"]
-        shown = api.get(f"/jobs/{job}").json()
-        assert {task["state"] for task in shown["task_states"]} == {"accepted"}
-        assert cheat not in {task["node"] for task in shown["task_states"] if task["task"] in faulty}
-        audits = api.get(f"/jobs/{job}/audits").json()
-        assert {len(audit["answer"]) for audit in audits if audit["state"] == "opened"} == {64}
-        assert api.get("/jobs/99").status_code == 404
+        assert api.get("/ready").status_code == 200
+        assert [row["state"] for row in api.get("/v1/jobs").json()["items"]] == ["done"]
+        assert set(api.get(f"/v1/jobs/{job}").json()["task_states"]) == {"accepted"}
+        tasks = api.get(f"/v1/jobs/{job}/tasks").json()["items"]
+        assert cheat not in {task["node"] for task in tasks if task["task"] in faulty}
+        audits = api.get(f"/v1/jobs/{job}/audits").json()["items"]
+        answers = [seat["answer"] for audit in audits for seat in audit["seats"] if seat["state"] == "opened"]
+        assert {len(answer) for answer in answers} == {64}
+        assert api.get("/v1/jobs/99").status_code == 404
+        check_explained(api, job, cheat, min(faulty, key=str))
+        check_metrics(api.get("/metrics").text, len(tasks))
+        with api.stream("GET", f"/v1/jobs/{job}/events", headers={"Last-Event-ID": "1"}) as events:
+            assert next(events.iter_lines()) == "id: 2"
+
+
+def check_explained(api: httpx.Client, job: int, cheat: str, task: int | None) -> None:
+    """Who had the faulty task, why it was audited, what the fault took, what was paid, each with its record."""
+    found = api.get(f"/v1/jobs/{job}/tasks/{task}/explain").json()["because"]
+    by_topic = {
+        topic: [each for each in found if each["about"] == topic] for topic in {each["about"] for each in found}
+    }
+    assert {"given", "drawn", "audit", "slashed", "paid"} <= set(by_topic)
+    assert all(each["shown"]["replay"] for topic in ("drawn", "audit", "slashed", "paid") for each in by_topic[topic])
+    assert {each["node"] for each in by_topic["slashed"]} == {cheat}
+    assert all(int(each["facts"]["slashed"]) > 0 for each in by_topic["slashed"])
+    assert all(int(each["facts"]["chance_e18"]) == 10**18 for each in by_topic["drawn"]), "nobody has a record yet"
+
+
+def check_metrics(text: str, tasks: int) -> None:
+    """What happened was counted: audits, transactions and their gas, commits."""
+    found = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[:1] != "#"}
+    assert found['proofyard_verifier_audits_total{outcome="match"}'] >= tasks
+    assert found['proofyard_verifier_audits_total{outcome="mismatch"}'] >= 1
+    assert found['proofyard_verifier_gas_total{contract="registry",outcome="ok"}'] > 100_000
+    assert found["proofyard_verifier_database_rows_total"] > tasks
+    assert found["proofyard_verifier_wallet_ether"] > 0 < found["proofyard_verifier_owner_stake_credit"]
 
 
 def check_replay(

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from proofyard.verifier.batches import run_batch
-from proofyard.verifier.database import Batch, BatchState, Held, Job, JobState, Known, Line, Task, TaskState, tasks_of
 from stage import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
@@ -17,17 +15,34 @@ from proofyard.chain import Wallet
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitSeal
+from proofyard.protocol.messages import (
+    Ack,
+    Acks,
+    AuditOffer,
+    AuditOffers,
+    CancelTasks,
+    OpenSeal,
+    OpenSeals,
+    SealOpened,
+    SealsOpened,
+    SubmitCommitment,
+    SubmitSeal,
+    SubmitSeals,
+    TaskOffers,
+)
 from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import BatchRecord, decode_record
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
-from proofyard.protocol.settlement import Settlement
+from proofyard.protocol.settlement import OperatorId, Settlement
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Task, TaskState, Work, WorkState
+from proofyard.verifier.follower import IN_TIME
+from proofyard.verifier.store.tables import Known
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
 from proofyard.workloads.lora_tensors import outer_of
 from proofyard.workloads.state import decode_state, encode_state
@@ -149,6 +164,7 @@ class Auditor:
     verifier: Verifier
     claimed: dict[int, tuple[bytes, ...]]
     openings: dict[tuple[int, int], SealOpened] = field(default_factory=dict)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
     states: dict[Cid, bytes] = field(default_factory=dict)
     shows_states: bool = False
     copies: bool = False
@@ -177,27 +193,37 @@ class Auditor:
             if (message.task, message.segment) not in self.openings:
                 raise RequestFailed("no-seal", "no seal was given")
             return self.openings[message.task, message.segment]
-        assert isinstance(message, AuditOffer)
-        index = message.task.index
-        before = (carried(index, state(0)), *self.claimed[index])[message.segment]
+        if isinstance(message, OpenSeals):
+            return SealsOpened(tuple(self.openings.get((seal.task, seal.segment)) for seal in message.seals))
+        if isinstance(message, TaskOffers | CancelTasks):
+            count = len(message.offers if isinstance(message, TaskOffers) else message.tasks)
+            return Acks((Ack(False, "busy with other tasks"),) * count)
+        assert isinstance(message, AuditOffers)
+        seals = [seal for offer in message.offers if (seal := self._seal(offer)) is not None]
+        if seals:
+            await self.verifier.desk.submit_seals(cast(Any, self), SubmitSeals(tuple(seals)), cast(Any, None))
+        return Acks((Ack(),) * len(message.offers))
+
+    def _seal(self, offer: AuditOffer) -> SubmitSeal | None:
+        index = offer.task.index
+        before = (carried(index, state(0)), *self.claimed[index])[offer.segment]
         try:
-            right = carried(index, state(message.segment + 1))
-            after = self.answer(right, self.claimed[index][message.segment])
+            right = carried(index, state(offer.segment + 1))
+            after = self.answer(right, self.claimed[index][offer.segment])
         except LookupError:
-            return Ack()
+            return None
         except CannotExecute:
-            opened = SealOpened(CANNOT_EXECUTE, keyed_digest(message.seed, self.peer, before), "a trap", bytes(32))
+            opened = SealOpened(CANNOT_EXECUTE, keyed_digest(offer.seed, self.peer, before), "a trap", bytes(32))
         else:
             if self.shows_states:
                 self.states[cid_of_bytes(after)] = after
-            keyed = Digest(bytes(32)) if self.copies else keyed_digest(message.seed, self.peer, after)
+            keyed = Digest(bytes(32)) if self.copies else keyed_digest(offer.seed, self.peer, after)
             opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
-        self.openings[message.task.index, message.segment] = opened
+        self.openings[index, offer.segment] = opened
         seal = seal_of(opened.opening(), self.peer)
-        place = (message.batch, message.job, message.task.index, message.segment)
+        place = (offer.batch, offer.job, index, offer.segment)
         signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
-        await self.verifier.desk.submit_seal(cast(Any, self), SubmitSeal(*place, seal, signature), cast(Any, None))
-        return Ack()
+        return SubmitSeal(*place, seal, signature)
 
 
 class Court:
@@ -205,12 +231,18 @@ class Court:
     first settles the second has checked and signed."""
 
     def __init__(
-        self, folder: Path, auditors: list[Answer], *, workload: Workload = WORKLOAD, copies: int | None = None
+        self,
+        folder: Path,
+        auditors: list[Answer],
+        *,
+        workload: Workload = WORKLOAD,
+        copies: int | None = None,
+        **settings: Any,
     ) -> None:
         self.workload = workload
         self.chain = FakeChain()
-        self.leader = make_verifier(self.chain, folder, workload=workload)
-        self.signer = make_verifier(self.chain, folder, workload=workload)
+        self.leader = make_verifier(self.chain, folder, workload=workload, **settings)
+        self.signer = make_verifier(self.chain, folder, workload=workload, **settings)
         introduce(self.leader, self.signer)
         self.context = self.leader.context
         self.claimed: dict[int, tuple[bytes, ...]] = {}
@@ -229,7 +261,7 @@ class Court:
             join(self.leader, auditor, record)
             join(self.signer, auditor, record)
 
-    def commit(
+    async def commit(
         self,
         tasks: dict[int, tuple[tuple[bytes, ...], bool]],
         *,
@@ -272,31 +304,66 @@ class Court:
         self.chain.batches[BATCH].committed_at -= drawn_ago
         for verifier in (self.leader, self.signer):
             with verifier.context.database.session() as session:
-                session.add(Known(batch=BATCH, leader=self.chain.seats[0].id, held=Held.IN_TIME))
+                session.add(Known(batch=BATCH, leader=self.chain.seats[0].id, held=IN_TIME))
         self._draw(members, {index for index, (_, drawn) in tasks.items() if drawn}, first, keyed)
-        with context.database.session() as session:
-            session.add(
-                Job(
-                    id=job,
-                    requester=self.facts.requester,
-                    manifest=manifest,
-                    units=self.facts.units,
-                    reward=str(self.facts.reward),
-                    audit_fee=str(self.facts.audit_fee),
-                    auditors_per_segment=K,
-                    segments_per_audit=segments,
-                    deadline=self.facts.deadline,
-                    state=JobState.RUNNING,
-                )
-            )
-            session.flush()
-            session.add(Batch(id=1, state=BatchState.COMMITTED, root=list_root, members=encoded, chain_id=BATCH))
-            session.flush()
-            session.add(Line(batch=1, job=job, units=units))
-            for spec in self.specs:
-                judging = TaskState.JUDGING if spec.index in tasks else TaskState.WAITING
-                node = self.worker.address if spec.index in tasks else None
-                session.add(Task(job=job, index=spec.index, spec=encode(spec), state=judging, batch=1, node=node))
+        self.chain.taken[job] = self.chain.seats[0].id
+        row = Job(
+            id=job,
+            manifest=manifest,
+            requester=self.facts.requester,
+            opened_block=1,
+            opened_hash=bytes(32),
+            units=self.facts.units,
+            reward=str(self.facts.reward),
+            audit_fee=str(self.facts.audit_fee),
+            verifier_fee=str(self.facts.verifier_fee),
+            auditors_per_segment=K,
+            segments_per_audit=segments,
+            deadline=self.facts.deadline,
+            workload=0,
+            workload_name="lora",
+            exact=self.workload.exact,
+            tasks=len(self.specs),
+            state=JobState.RUNNING,
+            units_open=units,
+            taken_block=1,
+        )
+        batch = Batch(
+            id=1,
+            state=BatchState.COMMITTED,
+            root=list_root,
+            members=encoded,
+            lines=((job, units),),
+            chain_id=BATCH,
+            commit_block=self.chain.batches[BATCH].commit_block,
+        )
+        done = {member.commitment.task: member for member in members}
+        await self.leader.put(
+            *(row, batch),
+            *(self._task(spec, spec.index in done) for spec in self.specs),
+            *(self._work(member) for member in members),
+        )
+        await self.signer.put()
+
+    def _task(self, spec: TaskSpec, is_done: bool) -> Task:
+        state = TaskState.COMMITTED if is_done else TaskState.WAITING
+        return Task(job=JobId(1), index=spec.index, spec=encode(spec), reward="1", state=state, attempt=int(is_done))
+
+    def _work(self, member: Member) -> Work:
+        commitment = member.commitment
+        return Work(
+            job=JobId(1),
+            task=commitment.task,
+            attempt=1,
+            node=self.worker.address,
+            owner=self.worker_facts.owner,
+            state=WorkState.BATCHED,
+            submission=encode(SubmitCommitment(commitment, member.signature, member.trace)),
+            leaf=commitment.struct_hash(),
+            result=commitment.result,
+            promised_until=self.facts.deadline,
+            batch=1,
+        )
 
     def _member(
         self, index: int, states: tuple[bytes, ...], manifest: Cid, *, withheld: bool, result: bytes | None
@@ -342,10 +409,16 @@ class Court:
 
     async def judge(self) -> BatchRecord:
         """Carry the batch to its settlement; the record of it."""
-        async with asyncio.timeout(60):
-            await run_batch(self.context, 1)
-        await self.context.close()
+        async with self.leader.running():
+            await self.leader.until(self.is_read)
+            await self.leader.runner.tell_all([])
         return decode_record(self.context.store.get_bytes(self.settlement.record))
+
+    def is_read(self, verifier: Verifier | None = None) -> bool:
+        """Whether a verifier knows what the settlement means."""
+        rows = (verifier or self.leader).rows
+        works = [work for work in rows.works.values() if work.batch]
+        return bool(works) and all(work.state == WorkState.SETTLED for work in works)
 
     @property
     def settlement(self) -> Settlement:
@@ -359,10 +432,14 @@ class Court:
         return sorted({names.get(fault.node, "worker") for fault in record.faults})
 
     def states(self) -> dict[int, str]:
-        with self.context.database.session() as session:
-            return {task.index: str(task.state) for task in tasks_of(session, 1)}
+        """What became of the tasks; one that is to be done again is ready, whoever it was offered to meanwhile."""
+        again = {TaskState.GIVEN: TaskState.READY}
+        return {task.index: again.get(task.state, task.state) for task in self.tasks()}
 
-    def operator(self, wallet: Wallet) -> int:
+    def tasks(self) -> list[Task]:
+        return sorted(self.leader.stored(Task), key=lambda task: task.index)
+
+    def operator(self, wallet: Wallet) -> OperatorId:
         return next(facts.id for facts in self.chain.facts if facts.node == wallet.address)
 
     def close(self) -> None:

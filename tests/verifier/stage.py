@@ -1,24 +1,41 @@
 """A chain that is made of Python, and nodes and verifiers on it: the real services without sockets.
 
-`FakeChain` holds what a Registry would say; every `Verifier` has a real database, block store, desk and co-signer. A
-`Link` is a connection between two of them: requests go straight to the other's handlers.
+`FakeChain` holds what a Registry would say, and the events that it would tell; every `Verifier` has a real engine,
+database, block store, desk and co-signer. A `Link` is a connection between two of them: requests go straight to the
+other's handlers.
 """
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from proofyard.verifier.database import Database
-
 from proofyard.artifacts import BlockStore
-from proofyard.chain import ChainClient, NodeRecord, Params, Role, VerifierRecord, Wallet
+from proofyard.chain import ChainClient, Cursor, NodeRecord, Params, Role, VerifierRecord, Wallet
+from proofyard.chain import Event as ChainNews
 from proofyard.chain.errors import NotDrawn
-from proofyard.chain.refusals import UnknownBatch
+from proofyard.chain.events import (
+    BatchCommitted,
+    BatchDrawn,
+    BatchDropped,
+    BatchSettled,
+    BatchTaken,
+    FeesPaid,
+    JobClosed,
+    JobCommitted,
+    JobOpened,
+    JobTaken,
+    Position,
+)
+from proofyard.chain.refusals import UnknownBatch, UnknownJob
 from proofyard.protocol import bls
+from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import (
@@ -35,7 +52,13 @@ from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFact
 from proofyard.transport import Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.cosigning import CoSigner
-from proofyard.verifier.desk import Desk
+from proofyard.verifier.desk import Desk, joined
+from proofyard.verifier.engine.rows import Row
+from proofyard.verifier.engine.world import Rows, Step
+from proofyard.verifier.follower import Follower
+from proofyard.verifier.runner import Runner
+from proofyard.verifier.service import perform, rules_of
+from proofyard.verifier.store.database import Database
 
 CREDIT = 10**18
 DOMAIN = Domain(31337, Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"))
@@ -82,13 +105,23 @@ class FakeChain:
     facts: list[OperatorFacts] = field(default_factory=list)
     seats: list[VerifierRecord] = field(default_factory=list)
     jobs: dict[JobId, JobFacts] = field(default_factory=dict)
+    taken: dict[JobId, OperatorId] = field(default_factory=dict)
     batches: dict[BatchId, ChainBatch] = field(default_factory=dict)
     closed: set[JobId] = field(default_factory=set)
     retired_keys: dict[Address, tuple[OperatorId, Address]] = field(default_factory=dict)
     salt: int = 0
     sent: list[tuple[str, object]] = field(default_factory=list)
+    log: list[ChainNews] = field(default_factory=list)
 
     # Building
+
+    def tell(self, kind: Callable[..., ChainNews], **what: Any) -> None:
+        """An event in a block of its own."""
+        self.log.append(kind(position=Position(self.block, Digest(bytes(32)), len(self.log)), **what))
+
+    def cursor(self) -> bytes:
+        """How far somebody has read who knows all of it."""
+        return encode(Cursor(len(self.log)))
 
     def add_node(
         self, wallet: Wallet, *, valid: int = TRUSTED, stake: Wei = STAKE, owner: Address | None = None
@@ -109,6 +142,9 @@ class FakeChain:
     def add_job(self, facts: JobFacts) -> JobId:
         job = JobId(len(self.jobs) + 1)
         self.jobs[job] = facts
+        names = ("requester", "manifest", "reward", "audit_fee", "verifier_fee", "units", "deadline")
+        terms = ("auditors_per_segment", "segments_per_audit", "workload")
+        self.tell(JobOpened, job=job, **{name: getattr(facts, name) for name in (*names, *terms)})
         return job
 
     def for_wallet(self, wallet: Wallet) -> "ChainOf":
@@ -129,6 +165,12 @@ class ChainOf:
     def __init__(self, chain: FakeChain, wallet: Wallet) -> None:
         self._chain = chain
         self._wallet = wallet
+        self.events = SimpleNamespace(read=self._read)
+
+    def _read(self, cursor: Cursor) -> tuple[list[ChainNews], Cursor]:
+        """Events by their number instead of their block."""
+        found = self._chain.log[cursor.next_block :]
+        return found, Cursor(cursor.next_block + len(found)) if found else cursor
 
     def params(self) -> Params:
         return self._chain.params_
@@ -166,20 +208,30 @@ class ChainOf:
         )
 
     def job(self, job: JobId) -> Any:
+        if job not in self._chain.jobs:
+            raise UnknownJob("UnknownJob", {"job": job})
         facts, closed = self._chain.jobs[job], job in self._chain.closed
         lines = [(b, line) for b in self._chain.batches.values() for line in b.content.lines if line.job == job]
         paid = sum(line.paid_units for _, line in lines)
         opened = sum(line.units for batch, line in lines if _open(batch))
         end = self._chain.clock if closed else facts.deadline
         return SimpleNamespace(
+            manifest=facts.manifest,
             units=facts.units,
             units_paid=paid,
             units_open=opened,
             units_left=facts.units - paid - opened,
             closed=closed,
-            verifier=self._chain.seats[0].id,
+            closed_at=self._chain.clock if closed else 0,
+            verifier=self._chain.taken.get(job, 0),
             commits_end=lambda receipt_time: min(end, facts.deadline) + receipt_time,
         )
+
+    def take_job(self, job: JobId) -> None:
+        own = self.operator_of(self._wallet.address)
+        assert own is not None
+        self._chain.taken[job] = own
+        self._chain.tell(JobTaken, job=job, verifier=own)
 
     def batch(self, batch: BatchId) -> ChainBatch:
         if batch not in self._chain.batches:
@@ -206,6 +258,10 @@ class ChainOf:
         header = Header(root, size, members, tuple(full))
         chain.batches[number] = ChainBatch(number, header, own, chain.block, chain.clock)
         chain.batches[number].leader_since = chain.batches[number].opened_at = chain.clock
+        what = {"root": root, "size": size, "members": members, "lines": tuple(full), "quorum": 1}
+        chain.tell(BatchCommitted, batch=number, verifier=own, **what)
+        for line in full:
+            chain.tell(JobCommitted, job=line.job, batch=number, units=line.units, budget=line.amount)
         chain.mine(3)
         return number
 
@@ -262,27 +318,49 @@ class ChainOf:
         state.content = replace(state.content, lines=lines)
         state.settlement, state.settled_at = settlement, chain.clock
         state.claimable_at = chain.clock + chain.params_.challenge_window
+        chain.tell(
+            BatchSettled,
+            batch=batch,
+            attempt=state.attempt,
+            payout_root=Digest(bytes(32)),
+            payout_count=0,
+            payout_total=Wei(0),
+            fees=Wei(0),
+            audit_root=Digest(bytes(32)),
+            record=settlement.record,
+            signers=signers,
+            claimable_at=state.claimable_at,
+            lines=lines,
+        )
         chain.mine()
 
     def take_batch(self, batch: BatchId) -> None:
-        own = self.operator_of(self._wallet.address)
+        own, chain = self.operator_of(self._wallet.address), self._chain
         assert own is not None
-        state = self._chain.batches[batch]
-        state.verifier, state.voided, state.leader_since = own, False, self._chain.clock
+        state = chain.batches[batch]
+        before, state.verifier, state.voided, state.leader_since = state.verifier, own, False, chain.clock
         state.attempt += 1
-        self._chain.sent.append(("take", batch))
+        chain.sent.append(("take", batch))
+        what = {"lines": state.content.lines, "quorum": 1, "attempt": state.attempt}
+        chain.tell(BatchTaken, batch=batch, verifier=own, before=before, **what)
 
     def drop_batch(self, batch: BatchId) -> None:
         self._chain.batches[batch].dropped = True
         self._chain.sent.append(("drop", batch))
+        self._chain.tell(BatchDropped, batch=batch)
 
     def draw(self, batch: BatchId) -> None:
         self._chain.batches[batch].seed = self.view(batch).seed
         self._chain.sent.append(("draw", batch))
+        self._chain.tell(BatchDrawn, batch=batch, seed=self._chain.batches[batch].seed)
+
+    def seed(self, batch: BatchId) -> Any:
+        return SimpleNamespace(seed=self.view(batch).seed)
 
     def finalize(self, batch: BatchId) -> None:
         self._chain.batches[batch].unfinal = False
         self._chain.sent.append(("finalize", batch))
+        self._chain.tell(FeesPaid, batch=batch, amount=Wei(0), signers=1)
 
     def attend(self) -> None:
         self._chain.sent.append(("attend", self._wallet.address))
@@ -290,6 +368,7 @@ class ChainOf:
     def close_job(self, job: JobId) -> None:
         self._chain.closed.add(job)
         self._chain.sent.append(("close", job))
+        self._chain.tell(JobClosed, job=job)
 
 
 def _open(batch: ChainBatch) -> bool:
@@ -331,6 +410,7 @@ class Link:
         self._store = store
         self._served = served
         self.asker: Link | None = None
+        self.closed = asyncio.Event()
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         for cid in cids:
@@ -352,13 +432,64 @@ class Link:
 
 @dataclass
 class Verifier:
-    """One verifier's parts."""
+    """One verifier's parts. Nothing of it runs by itself before `running`."""
 
     context: Context
     endpoint: Handlers
     desk: Desk
     cosigner: CoSigner
     wallet: Wallet
+    runner: Runner
+    _loops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> Rows:
+        return self.context.rows
+
+    def start(self) -> None:
+        self._loops = [asyncio.create_task(work) for work in (self.runner.run(), self._follow())]
+
+    async def stop(self) -> None:
+        """As at the end of its process; it cannot be started again."""
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            loop.cancel()
+        ends = await asyncio.gather(*loops, return_exceptions=True)
+        await self.context.close()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        self.start()
+        try:
+            await self.runner.tell_all([])
+            yield
+        finally:
+            await self.stop()
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+                for loop in self._loops:
+                    if loop.done():
+                        loop.result()
+
+    async def put(self, *rows: Row) -> None:
+        """What the database has when the verifier starts; it has read the chain so far."""
+        state = self.context.chain._chain.cursor()  # type: ignore[attr-defined]
+        await self.context.database.write(Step(rows, (), ()), state)
+
+    def stored(self, kind: type[Row]) -> list[Any]:
+        return self.context.database.rows(kind)
+
+    async def _follow(self) -> None:
+        follower = Follower(self.context)
+        while True:
+            await follower.advance()
+            await asyncio.sleep(0.01)
 
 
 def settings(**changes: Any) -> Any:
@@ -368,6 +499,7 @@ def settings(**changes: Any) -> Any:
         "recheck_s": 0.2,
         "max_state_bytes": 1 << 30,
         "batch_tasks": 32,
+        "batch_s": 0.2,
         "decoys_bps": 0,
         "takeover": True,
         "keep_s": 1e9,
@@ -381,37 +513,40 @@ def settings(**changes: Any) -> Any:
 _numbers = itertools.count()
 
 
-def make_verifier(
-    chain: FakeChain, folder: Path, *, memory: bool = False, workload: Any = None, **changes: Any
-) -> Verifier:
+def make_verifier(chain: FakeChain, folder: Path, *, workload: Any = None, **changes: Any) -> Verifier:
     """A seated verifier; all verifiers of a chain are linked by `introduce`."""
     wallet = Wallet.generate()
     chain.add_verifier(wallet)
-    client = cast(Any, chain.for_wallet(wallet))
-    return verifier_of(wallet, client, DOMAIN, folder, memory=memory, workload=workload, **changes)
+    return verifier_of(wallet, cast(Any, chain.for_wallet(wallet)), DOMAIN, folder, workload=workload, **changes)
 
 
 def verifier_of(
-    wallet: Wallet,
-    client: ChainClient,
-    domain: Domain,
-    folder: Path,
-    *,
-    memory: bool = False,
-    workload: Any = None,
-    **changes: Any,
+    wallet: Wallet, client: ChainClient, domain: Domain, folder: Path, *, workload: Any = None, **changes: Any
 ) -> Verifier:
     folder = folder / f"verifier-{next(_numbers)}"
     folder.mkdir(parents=True)
+    chosen = settings(data_dir=folder, **changes)
+    database = Database(f"sqlite:///{folder / 'verifier.db'}")
+    return assemble(chosen, wallet, client, domain, database, BlockStore(folder / "blocks"), workload)
+
+
+def assemble(
+    chosen: Any,
+    wallet: Wallet,
+    client: ChainClient,
+    domain: Domain,
+    database: Database,
+    store: BlockStore,
+    workload: Any = None,
+) -> Verifier:
+    """A verifier's process on what it left behind, if it did."""
     endpoint = Handlers()
-    database = Database("sqlite://" if memory else f"sqlite:///{folder / 'verifier.db'}")
-    store = BlockStore(folder / "blocks")
-    context = Context(
-        *(settings(data_dir=folder, **changes), wallet, domain, client, database, store), cast(Any, endpoint)
-    )
+    context = Context(*(chosen, wallet, domain, client, database, store), cast(Any, endpoint))
     if workload is not None:
         context.workload = lambda _: workload  # type: ignore[method-assign]
-    return Verifier(context, endpoint, Desk(context), CoSigner(context), wallet)
+    rules = rules_of(chosen, client.params(), client.operator_of(wallet.address) or 0)
+    context.runner = Runner(rules, database, partial(perform, context), context.clock)
+    return Verifier(context, endpoint, Desk(context), CoSigner(context), wallet, context.runner)
 
 
 def introduce(*verifiers: Verifier) -> None:
@@ -422,7 +557,14 @@ def introduce(*verifiers: Verifier) -> None:
         one.endpoint.peers[other.wallet.address] = link
 
 
-def join(verifier: Verifier, connection: Any, record: NodeRecord, workloads: tuple[str, ...] = ("lora",)) -> None:
-    """A node is connected to a verifier."""
-    announce = Announce(workloads, 0, 0, "")
+OFFERS = Announce(("lora",), 0, 0, "")
+
+
+def join(verifier: Verifier, connection: Any, record: NodeRecord, announce: Announce = OFFERS) -> None:
+    """A node is connected to a verifier: the engine is told when it begins, or at once if it runs."""
     verifier.context.members[record.node] = Member(cast(Connection, connection), announce, record)
+    verifier.runner.post(joined(record, announce))
+
+
+def leave(verifier: Verifier, node: Address) -> None:
+    verifier.desk.left(verifier.context.members[node].connection)

@@ -9,11 +9,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 from court import BATCH, RIGHT, Court, K, accuser, honest, off_by_a_bit, silent, state, trap
-from proofyard.verifier.batches import load_batch, run_batch
-from proofyard.verifier.database import Held, Known, Segment, Signed
-from proofyard.verifier.drawing import draw
-from proofyard.verifier.judging import judge
-from proofyard.verifier.settling import record_for
 from sqlmodel import select
 from stage import Link
 
@@ -29,8 +24,13 @@ from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.transport import RequestFailed
+from proofyard.verifier.batches import load_batch, run_batch
 from proofyard.verifier.cosigning import BURST, CoSigner
+from proofyard.verifier.database import Held, Known, Segment, Signed
+from proofyard.verifier.drawing import draw
+from proofyard.verifier.judging import judge
 from proofyard.verifier.membership import members_of
+from proofyard.verifier.settling import record_for
 from proofyard.verifier.signing import AlreadySigned
 
 replaced: Callable[..., Any] = msgspec.structs.replace

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from proofyard.verifier.database import Job, JobState, Task, TaskState, tasks_of
-from proofyard.verifier.giving import give_out
-from proofyard.verifier.jobs import note_opened, take_up
 from simulated import SEGMENTS, Counting, state
 from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, join, make_verifier, record_of
 
@@ -26,7 +23,10 @@ from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, Signa
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
+from proofyard.verifier.database import Job, JobState, Task, TaskState, tasks_of
 from proofyard.verifier.desk import SubmissionRefused
+from proofyard.verifier.giving import give_out
+from proofyard.verifier.jobs import note_opened, take_up
 
 TASKS = 4
 

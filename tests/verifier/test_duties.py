@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 from court import BATCH, RIGHT, Court, honest, off_by_a_bit, state
-from proofyard.verifier.batches import run_batch
-from proofyard.verifier.chainsync import _reopen
-from proofyard.verifier.database import Batch, BatchState, Job, JobState, Known, Signed, row_of
 from sqlmodel import select
 from stage import FakeChain, make_verifier
 
@@ -18,6 +15,9 @@ from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.record import decode_record
 from proofyard.protocol.types import BatchId
 from proofyard.verifier import following
+from proofyard.verifier.batches import run_batch
+from proofyard.verifier.chainsync import _reopen
+from proofyard.verifier.database import Batch, BatchState, Job, JobState, Known, Signed, row_of
 from proofyard.verifier.duties import DRAW_OTHERS_AFTER, HASHES, JUDGING_S, round_of_duties
 
 

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proofyard.verifier.chainsync import Follower
-from proofyard.verifier.database import Batch, BatchState, Fault, Held, Job, JobState, Known
-from proofyard.verifier.outcomes import faulty_owners
 from stage import FakeChain, Verifier, introduce, make_verifier
 
 from proofyard.chain import Cursor, Rollback
@@ -19,17 +16,14 @@ from proofyard.protocol.members import Member, decode_members, encode_members, m
 from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.verifier import chainsync
+from proofyard.verifier.chainsync import Follower
+from proofyard.verifier.database import Batch, BatchState, Fault, Held, Job, JobState, Known
+from proofyard.verifier.outcomes import faulty_owners
 
 ZERO = Digest(bytes(32))
 NODE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 LIST = encode_members(
-    [
-        Member(
-            Commitment(JobId(1), TaskIndex(0), NODE, ZERO, ZERO, ZERO, 1, raw_cid(b"r"), 1, ZERO),
-            Signature(bytes(65)),
-            (),
-        )
-    ]
+    [Member(Commitment(JobId(1), TaskIndex(0), NODE, ZERO, ZERO, ZERO, 1, raw_cid(b"r"), 1), Signature(bytes(65)), ())]
 )
 
 

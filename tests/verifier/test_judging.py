@@ -23,13 +23,14 @@ from court import (
     state,
     trap,
 )
-from proofyard.verifier.database import Fault, Job, JobState, Log, tasks_of
-from proofyard.verifier.outcomes import MAX_UNDECIDED, faulty_owners
-from sqlmodel import select
+from stage import join, leave
 
 from proofyard.chain import Wallet
 from proofyard.disputes import refusals
 from proofyard.protocol.settlement import FaultReason
+from proofyard.verifier.engine.rows import Fault, Job, JobState, Log, Task
+from proofyard.verifier.engine.tasks import MAX_UNDECIDED
+from proofyard.verifier.engine.world import Step
 from proofyard.workloads.workload import Workload
 
 
@@ -38,7 +39,7 @@ async def test_whoever_lies_in_an_audit_is_outvoted_and_slashed(court: Callable[
     """Every task that the liar has a seat at; the worker is honest unless the liar would cover for it."""
     cheating = liar is colluder
     here = court(liar, honest, honest, honest)
-    here.commit(dict.fromkeys(range(3), ((moved(state(1), 1e-5),) if cheating else RIGHT, True)))
+    await here.commit(dict.fromkeys(range(3), ((moved(state(1), 1e-5),) if cheating else RIGHT, True)))
     record = await here.judge()
     voted = any(vote.auditor == here.auditors[0].peer for audit in record.audits for vote in audit.votes)
     assert here.guilty(record) == sorted((["worker"] if cheating else []) + ([liar.__name__] if voted else []))
@@ -51,23 +52,23 @@ async def test_whoever_lies_in_an_audit_is_outvoted_and_slashed(court: Callable[
     paid = {payout.node for payout in record.payouts}
     assert here.auditors[0].peer not in paid
     assert (here.worker.address in paid) == (not cheating)
-    assert set(here.states().values()) == {"ready" if cheating else "valid"}
+    assert set(here.states().values()) == {"ready" if cheating else "accepted"}
 
 
 async def test_two_auditors_whose_answers_differ_in_one_bit_do_not_agree(court: Callable[..., Court]) -> None:
     """Two more decide, and whoever was off by a bit has not executed."""
     here = court(accuser, honest, honest, honest)
-    here.commit({0: (RIGHT, True)}, first=0)
+    await here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
     assert len(record.audits[0].votes) == 4
     assert here.guilty(record) == ["accuser"]
-    assert here.states()[0] == "valid"
+    assert here.states()[0] == "accepted"
 
 
 async def test_auditors_that_make_up_answers_by_themselves_convict_nobody(court: Callable[..., Court]) -> None:
     """As many as there are seats, on an honest worker: they contradict each other as well."""
     here = court(lazy, accuser, honest, honest, honest)
-    here.commit(dict.fromkeys(range(3), (RIGHT, True)))
+    await here.commit(dict.fromkeys(range(3), (RIGHT, True)))
     record = await here.judge()
     assert "worker" not in here.guilty(record)
     assert {audit.verdict for audit in record.audits} == {"valid"}
@@ -76,19 +77,19 @@ async def test_auditors_that_make_up_answers_by_themselves_convict_nobody(court:
 async def test_whoever_copies_an_answer_has_no_say_and_pays_where_everybody_looks(court: Callable[..., Court]) -> None:
     """The right answer with another's keyed digest: somebody told it, and its owner did not execute."""
     here = court(honest, honest, honest, honest, copies=0)
-    here.commit({0: (RIGHT, True)}, first=0, keyed=True)
+    await here.commit({0: (RIGHT, True)}, first=0, keyed=True)
     record = await here.judge()
     assert record.audits[0].copied == (here.auditors[0].peer,)
     assert [(fault.node, fault.kind) for fault in record.faults] == [(here.auditors[0].peer, FaultReason.FALSE_AUDIT)]
     assert here.settlement.faults[0].accusers == ()
-    assert here.states()[0] == "valid"
+    assert here.states()[0] == "accepted"
 
 
 async def test_whoever_claims_a_state_for_a_segment_that_cannot_be_executed_is_convicted(
     court: Callable[..., Court],
 ) -> None:
     here = court(failing, failing, failing, failing)
-    here.commit({0: (RIGHT, True)})
+    await here.commit({0: (RIGHT, True)})
     record = await here.judge()
     assert here.guilty(record) == ["worker"]
     assert record.faults[0].kind == FaultReason.MISMATCH
@@ -97,7 +98,7 @@ async def test_whoever_claims_a_state_for_a_segment_that_cannot_be_executed_is_c
 
 async def test_a_state_that_breaks_a_law_is_a_fault_before_anybody_is_seated(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest, honest)
-    here.commit({0: ((trap(state(1)), state(2)), True)})
+    await here.commit({0: ((trap(state(1)), state(2)), True)})
     record = await here.judge()
     refused = next(audit for audit in record.audits if audit.segment == 1)
     assert (refused.votes, refused.absent, refused.verdict) == ((), (), "fault")
@@ -112,49 +113,48 @@ async def test_too_few_auditors_never_decide(court: Callable[..., Court], audito
     whoever was contradicted or contradicts does not get it again."""
     here = court(*auditors)
     split = accuser in auditors or failing in auditors
-    here.commit({0: (RIGHT, True)}, drawn_ago=1000)
+    await here.commit({0: (RIGHT, True)}, drawn_ago=1000)
     record = await here.judge()
     assert {audit.verdict for audit in record.audits} == {"undecided"}
     assert (record.faults, here.states()[0]) == ((), "ready")
     assert {payout.node for payout in record.payouts} == {auditor.peer for auditor in here.auditors}
-    with here.context.database.session() as session:
-        task = tasks_of(session, 1)[0]
-        others = {a.peer for a in here.auditors if a.answer is not honest}
-        assert set(task.barred.split()) == ({here.worker.address, *others} if split else set())
-        assert task.undecided == 1
+    task = here.tasks()[0]
+    others = {a.peer for a in here.auditors if a.answer is not honest}
+    assert set(task.barred) == ({here.worker.address, *others} if split else set())
+    assert task.undecided == 1
 
 
 async def test_a_task_that_comes_out_undecided_again_and_again_ends_its_job(court: Callable[..., Court]) -> None:
     here = court(honest, accuser)
-    here.commit({0: (RIGHT, True)})
-    with here.context.database.session() as session:
-        tasks_of(session, 1)[0].undecided = MAX_UNDECIDED - 1
+    await here.commit({0: (RIGHT, True)})
+    task: Task = here.tasks()[0]
+    task.undecided = MAX_UNDECIDED - 1
+    await here.context.database.write(Step((task,), (), ()))
     await here.judge()
-    with here.context.database.session() as session:
-        job = session.get(Job, 1)
-        assert job is not None and job.state == JobState.FAILED
-        assert "task 0 came out undecided 3 times" in job.reason
+    (job,) = here.leader.stored(Job)
+    assert job.state == JobState.FAILED
+    assert "task 0 came out undecided 3 times" in job.reason
 
 
 async def test_nobody_audits_what_it_does_not_offer(court: Callable[..., Court]) -> None:
     here = court(accuser, honest, honest)
-    here.commit({0: (RIGHT, True)}, first=0)
+    await here.commit({0: (RIGHT, True)}, first=0)
     member = here.context.members[here.auditors[0].peer]
-    member.announce = msgspec.structs.replace(member.announce, workloads=("map",))
+    announce = msgspec.structs.replace(member.announce, workloads=("map",))
+    join(here.leader, here.auditors[0], member.record, announce)
     record = await here.judge()
     assert {vote.auditor for vote in record.audits[0].votes} == {auditor.peer for auditor in here.auditors[1:]}
     assert here.auditors[0].peer in record.audits[0].absent
-    assert (record.faults, here.states()[0]) == ((), "valid")
+    assert (record.faults, here.states()[0]) == ((), "accepted")
 
 
 async def test_an_auditor_that_is_silent_costs_nobody_anything(court: Callable[..., Court]) -> None:
-    here = court(silent, honest, honest)
-    here.context.settings.lease_s = 0.2  # type: ignore[misc]
-    here.commit({0: (RIGHT, True)}, first=0)
+    here = court(silent, honest, honest, lease_s=0.2)
+    await here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
     assert record.faults == ()
     assert record.audits[0].absent == (here.auditors[0].peer,)
-    assert here.states()[0] == "valid"
+    assert here.states()[0] == "accepted"
 
 
 async def test_an_audit_that_too_few_answer_is_left_undecided_late_and_names_everybody(
@@ -162,24 +162,23 @@ async def test_an_audit_that_too_few_answer_is_left_undecided_late_and_names_eve
 ) -> None:
     """Those who are gone are named, the one who answered is paid, and nobody is barred: the worker did nothing."""
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)}, drawn_ago=1000)
+    await here.commit({0: (RIGHT, True)}, drawn_ago=1000)
     for verifier in (here.leader, here.signer):
         for auditor in here.auditors[1:]:
-            del verifier.context.members[auditor.peer]
+            leave(verifier, auditor.peer)
     record = await here.judge()
     audit = record.audits[0]
     assert audit.verdict == "undecided"
     assert [vote.auditor for vote in audit.votes] == [here.auditors[0].peer]
     assert set(audit.absent) == {auditor.peer for auditor in here.auditors[1:]}
     assert [payout.node for payout in record.payouts] == [here.auditors[0].peer]
-    with here.context.database.session() as session:
-        assert (tasks_of(session, 1)[0].barred, here.states()[0]) == ("", "ready")
+    assert (here.tasks()[0].barred, here.states()[0]) == ((), "ready")
 
 
 async def test_a_worker_that_retired_or_rotated_its_key_is_judged_all_the_same(court: Callable[..., Court]) -> None:
     """Operators are found by any key that they ever had; one that left is audited for certain."""
     here = court(honest, honest, honest, honest)
-    here.commit({0: ((off_by_a_bit(state(1)),), True)})
+    await here.commit({0: ((off_by_a_bit(state(1)),), True)})
     old = here.worker_facts
     here.chain.retired_keys[old.node] = (old.id, old.owner)
     here.chain.facts = [
@@ -193,7 +192,7 @@ async def test_a_worker_that_retired_or_rotated_its_key_is_judged_all_the_same(c
 
 async def test_a_worker_that_withholds_its_states_is_judged_as_if_they_were_wrong(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True), 1: (RIGHT, True)}, withheld=True)
+    await here.commit({0: (RIGHT, True), 1: (RIGHT, True)}, withheld=True)
     record = await here.judge()
     assert here.guilty(record) == ["worker"]
     assert "was not delivered within" in record.faults[0].reason
@@ -203,20 +202,19 @@ async def test_a_worker_that_withholds_its_states_is_judged_as_if_they_were_wron
 
 async def test_nothing_of_a_caught_owner_is_taken_on_trust(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: ((off_by_a_bit(state(1)),), True), 1: (RIGHT, False), 2: (RIGHT, False)})
+    await here.commit({0: ((off_by_a_bit(state(1)),), True), 1: (RIGHT, False), 2: (RIGHT, False)})
     record = await here.judge()
     assert [(fault.task, fault.node) for fault in record.faults] == [(0, here.worker.address)]
     assert here.states() == {0: "ready", 1: "ready", 2: "ready"}
     assert here.worker.address not in {payout.node for payout in record.payouts}
-    with here.context.database.session() as session:
-        assert all(here.worker.address in task.barred for task in tasks_of(session, 1)[:3])
-        assert [line.task for line in session.exec(select(Log).where(Log.kind == "caught"))] == [1, 2]
-        assert faulty_owners(session) == {here.worker_facts.owner}
+    assert all(here.worker.address in task.barred for task in here.tasks()[:3])
+    assert [line.task for line in here.leader.stored(Log) if line.kind == "caught"] == [1, 2]
+    assert set(here.leader.rows.guilty) == {here.worker_facts.owner}
 
 
 async def test_a_result_that_its_last_state_does_not_give_is_a_fault_even_undrawn(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, False)}, result=b"anything")
+    await here.commit({0: (RIGHT, False)}, result=b"anything")
     record = await here.judge()
     assert [(fault.kind, fault.segment) for fault in record.faults] == [(FaultReason.MISMATCH, None)]
     assert "the result" in record.faults[0].reason
@@ -233,7 +231,7 @@ async def test_where_a_workload_is_not_exact_its_metric_says_who_agrees_and_nobo
     court: Callable[..., Court], inexact: Workload
 ) -> None:
     here = court(rounding, honest, rounding, workload=inexact)
-    here.commit({0: ((moved(state(1), 2e-6),), True)})
+    await here.commit({0: ((moved(state(1), 2e-6),), True)})
     record = await here.judge()
     assert record.audits[0].verdict == "valid"
     assert record.audits[0].alike and record.faults == ()
@@ -243,12 +241,11 @@ async def test_who_disagrees_where_a_workload_is_not_exact_loses_its_pay_and_no_
     court: Callable[..., Court], inexact: Workload
 ) -> None:
     here = court(rounding, honest, rounding, colluder, workload=inexact)
-    here.commit({0: ((moved(state(1), 5e-4),), True), 1: (RIGHT, False)})
+    await here.commit({0: ((moved(state(1), 5e-4),), True), 1: (RIGHT, False)})
     record = await here.judge()
     assert (record.audits[0].verdict, here.states()[0]) == ("fault", "ready")
     assert [(fault.node, fault.kind) for fault in record.faults] == [(here.worker.address, FaultReason.DISAGREED)]
     assert [fault.reason for fault in here.settlement.faults] == [FaultReason.DISAGREED]
     assert here.worker.address not in {payout.node for payout in record.payouts}
-    with here.context.database.session() as session:
-        assert faulty_owners(session) == set()
-        assert [fault.owner for fault in session.exec(select(Fault))] == [here.worker_facts.owner]
+    assert set(here.leader.rows.guilty) == set()
+    assert [fault.owner for fault in here.leader.stored(Fault)] == [here.worker_facts.owner]

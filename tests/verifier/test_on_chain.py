@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proofyard.verifier.chainsync import follow_chain
-from proofyard.verifier.database import Batch, Job, JobState, Task
 from simulated import Counting, SimulatedNode
 from sqlmodel import select
 from stage import CREDIT, Verifier, introduce, join, verifier_of
@@ -21,6 +19,8 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import BatchId, Cid, JobId, Wei
+from proofyard.verifier.chainsync import follow_chain
+from proofyard.verifier.database import Batch, Job, JobState, Task
 from proofyard.verifier.duties import do_duties
 from proofyard.verifier.service import _work
 

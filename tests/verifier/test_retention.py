@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Line, Task, TaskState
 
 from proofyard.artifacts import BlockStore
 from proofyard.chain import Wallet
@@ -16,6 +15,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature, TaskIndex
 from proofyard.verifier.context import Context
+from proofyard.verifier.database import Batch, BatchState, Database, Job, JobState, Line, Task, TaskState
 from proofyard.verifier.retention import tidy
 
 ADDRESS = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -40,8 +40,7 @@ class Shelf:
         manifest = Manifest(workload="lora", params={}, model=self.cids["model"], data=self.cids["data"])
         self.cids["manifest"] = store.put_bytes(encode_manifest(manifest))
         digest = Digest(bytes(32))
-        result = self.cids["result"]
-        commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, result, 1, digest)
+        commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1)
         member = Member(commitment, Signature(bytes(65)), (self.cids["state"],))
         with self.context.database.session() as session:
             terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "deadline": 10}

@@ -2,6 +2,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
+
+from proofyard.chain import NodeRecord, Role
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.codec import encode
+from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.dial import affordable_reward, audit_odds
+from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.members import Member
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.settlement import FaultReason, OperatorId
+from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
+from proofyard.protocol.view import JobFacts
 from proofyard.verifier.batches import RECEIPT_MARGIN_S, form_batches
 from proofyard.verifier.database import (
     Batch,
@@ -18,6 +31,8 @@ from proofyard.verifier.database import (
     TaskState,
     tasks_of,
 )
+from proofyard.verifier.exposure import elsewhere, given_out, objection
+from proofyard.verifier.membership import members_of
 from proofyard.verifier.outcomes import faulty_owners, give_up
 from proofyard.verifier.schedule import (
     MAX_REFUSERS,
@@ -28,21 +43,6 @@ from proofyard.verifier.schedule import (
     promote,
     release_lapsed,
 )
-from sqlmodel import select
-
-from proofyard.chain import NodeRecord, Role
-from proofyard.protocol.cid import raw_cid
-from proofyard.protocol.codec import encode
-from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.dial import affordable_reward, audit_odds
-from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.members import Member
-from proofyard.protocol.messages import SubmitCommitment
-from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
-from proofyard.protocol.view import JobFacts
-from proofyard.verifier.exposure import elsewhere, given_out, objection
-from proofyard.verifier.membership import members_of
 
 NOW = 1_800_000_000.0
 NODE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -190,7 +190,7 @@ def test_what_is_in_flight_elsewhere_counts_the_owner_over_all_its_nodes() -> No
 
     def member(node: str, job: int, units: int) -> Member:
         digests = (ZERO, ZERO, ZERO)
-        commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units, ZERO)
+        commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units)
         return Member(commitment, Signature(b""), ())
 
     lists = [
@@ -214,8 +214,8 @@ def test_a_fault_that_costs_no_stake_shuts_nobody_out(database: Database) -> Non
 def submissions(database: Database) -> None:
     with database.session() as session:
         for task in tasks_of(session, 1):
-            commitment = Commitment(JobId(1), TaskIndex(task.index), NODE, *[ZERO] * 3, 1, raw_cid(b"r"), 1, ZERO)
-            task.submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), (), bytes(32)))
+            commitment = Commitment(JobId(1), TaskIndex(task.index), NODE, *[ZERO] * 3, 1, raw_cid(b"r"), 1)
+            task.submission = encode(SubmitCommitment(commitment, Signature(bytes(65)), ()))
             task.promised_until = NOW + RECEIPT_MARGIN_S + 1
 
 

@@ -12,7 +12,7 @@ from proofyard.chain.errors import ChainError, ChainUnreachable, NoRegistry
 from proofyard.chain.events import Event
 from proofyard.chain.following import MAX_RANGE, EventReader, Topic
 from proofyard.chain.lens import Lens
-from proofyard.chain.rpc import connect, mapped_errors
+from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Wei
 
@@ -50,6 +50,13 @@ class Binding:
         self._lens = Lens(self._w3, rpc_url, self.registry)
         self.domain = Domain(self.chain_id, self.registry)
         self.events = EventReader(self._w3, rpc_url, self.registry, self.court)
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Told of every request to the endpoint from now on."""
+        provider = self._w3.provider
+        assert isinstance(provider, Provider)
+        return provider.observers
 
     def _bind(self, name: str, address: Address) -> Web3Contract:
         return self._w3.eth.contract(address=Web3.to_checksum_address(address), abi=contract(name).abi)

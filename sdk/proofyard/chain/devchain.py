@@ -144,6 +144,18 @@ class Anvil:
         self._request("evm_increaseTime", [hex(seconds)])
         self.mine()
 
+    def set_mining(self, block_time: int | None) -> None:
+        """From now on mine every `block_time` seconds, or with None each transaction at once and nothing else."""
+        if block_time is None:
+            self._request("evm_setAutomine", [True])
+        else:
+            self._request("evm_setAutomine", [False])
+            self._request("evm_setIntervalMining", [block_time])
+
+    def receipts(self, block: int) -> list[dict[str, Any]]:
+        """The receipts of a block's transactions, as JSON-RPC has them."""
+        return list(self._request("eth_getBlockReceipts", [hex(block)]))
+
     def _request(self, method: str, params: list[Any]) -> Any:
         with mapped_errors(self.rpc_url):
             answer = connect(self.rpc_url).provider.make_request(method, params)  # type: ignore[arg-type]

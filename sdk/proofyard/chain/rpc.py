@@ -1,6 +1,7 @@
 """The JSON-RPC connection: one web3 instance, with every error it can raise turned into one of ours."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,36 @@ TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 """Errors of Solady's SafeTransferLib, which no ABI lists."""
 
 
+Observer = Callable[[str, float, Any], None]
+"""Told of a request: its method, the seconds that it took, and the answer as JSON-RPC has it, or the exception."""
+
+
+class Provider(HTTPProvider):
+    """An HTTP provider that tells `observers` of each request, in the thread that made it."""
+
+    def __init__(self, rpc_url: str) -> None:
+        super().__init__(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None)
+        self.observers: list[Observer] = []
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        return self._observed(str(method), lambda: super(Provider, self).make_request(method, params))
+
+    def make_batch_request(self, batch_requests: Sequence[Any]) -> Any:
+        return self._observed("batch", lambda: super(Provider, self).make_batch_request(list(batch_requests)))
+
+    def _observed(self, method: str, request: Callable[[], Any]) -> Any:
+        start, answer = time.monotonic(), None
+        try:
+            answer = request()
+        except Exception as error:
+            answer = error
+            raise
+        finally:
+            for observer in self.observers:
+                observer(method, time.monotonic() - start, answer)
+        return answer
+
+
 def connect(rpc_url: str) -> Web3:
     """A web3 instance; nothing is sent yet. Raises `BadRpcUrl`."""
     try:
@@ -37,7 +68,7 @@ def connect(rpc_url: str) -> Web3:
         usable = False
     if not usable:
         raise BadRpcUrl(rpc_url)
-    w3 = Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None))
+    w3 = Web3(Provider(rpc_url))
     w3.codec = codec()
     return w3
 

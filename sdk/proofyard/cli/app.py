@@ -12,7 +12,7 @@ import typer
 
 from proofyard.cli import artifact, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
-from proofyard.cli.logs import LogLevel, configure
+from proofyard.cli.logs import LogFormat, LogLevel, configure, without_secrets
 from proofyard.protocol.types import ProofyardError
 
 INTERRUPTED = 130
@@ -43,14 +43,18 @@ def root(
         LogLevel | None,
         typer.Option(envvar="PROOFYARD_LOG_LEVEL", help="What is logged on stderr: info for services, else warning."),
     ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="PROOFYARD_LOG_FORMAT", help="Lines as text, or as one JSON object each."),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Verified compute on home GPUs: fine-tuning that is checked, not trusted, and paid on chain.
 
     To try everything on this machine: `proofyard devnet`. To lend a GPU: `proofyard wallet new`, `node register`,
     `node run`. To have a model fine-tuned: `proofyard job submit`.
     """
-    configure(log_level or LogLevel.WARNING)
-    context.obj = Globals(config, log_level)
+    configure(log_level or LogLevel.WARNING, log_format)
+    context.obj = Globals(config, log_level, log_format)
 
 
 @app.command()
@@ -118,5 +122,5 @@ def _interrupted() -> int:
 def _fail(message: str, error: BaseException | None, code: int) -> int:
     if error is not None and os.environ.get("PROOFYARD_DEBUG") == "1":
         traceback.print_exception(error)
-    output.note("error: " + " ".join(message.split()))
+    output.note("error: " + without_secrets(" ".join(message.split())))
     return code

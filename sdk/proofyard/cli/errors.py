@@ -3,6 +3,8 @@
 ProofyardError
 └── CliError            exit code 1
     ├── MissingExtra    a command needs packages that are not installed
+    ├── ApiUnreachable  exit code 3: nobody answers at a verifier's HTTP API
+    ├── ApiRefused      a verifier's HTTP API answers with an error
     └── UsageError      exit code 2: the call cannot be carried out as it was made
         └── BadSetting  a setting is missing, unknown or has a value that does not fit
 """
@@ -21,6 +23,26 @@ class MissingExtra(CliError):
         super().__init__(f"{command} needs the package {package}, which is not installed: pip install '{extra}'")
         self.package = package
         self.extra = extra
+
+
+class ApiUnreachable(CliError):
+    """Nobody answers at a verifier's HTTP API."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, api: str, reason: str) -> None:
+        self.api = api
+        super().__init__(
+            f"no verifier answers at {api} ({reason}); give --api the address that its log names as `status`"
+        )
+
+
+class ApiRefused(CliError):
+    """A verifier's HTTP API answers with an error."""
+
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        self.url, self.status = url, status
+        super().__init__(f"{url} answers with status {status}: {reason}")
 
 
 class UsageError(CliError):

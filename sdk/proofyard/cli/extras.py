@@ -6,7 +6,7 @@ from proofyard.cli.errors import MissingExtra
 
 EXTRAS = {
     "node": ("sqlmodel", "torch", "transformers", "peft", "safetensors"),
-    "verifier": ("sqlmodel", "fastapi", "uvicorn"),
+    "verifier": ("sqlmodel", "fastapi", "uvicorn", "prometheus_client"),
 }
 
 

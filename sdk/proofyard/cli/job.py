@@ -11,6 +11,7 @@ import typer
 from proofyard.cli.chains import reader
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
+from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
 from proofyard.cli.settings import NETWORK, RequesterSettings, load
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from proofyard.sdk import Client, JobHandle
 
 app = typer.Typer(no_args_is_help=True, help="Have work done: submit a job, follow it, fetch the result.")
+
+app.command()(explain)
 
 Number = Annotated[
     int,

@@ -1,17 +1,24 @@
-"""Logging, set up here and nowhere else: plain lines on stderr, with time and context.
+"""Logging, set up here and nowhere else: lines on stderr with time and context, as text or as JSON.
 
-Packages log to `logging.getLogger("proofyard.<package>")` and put what a line is about into `extra`; the keys
-in `CONTEXT` are shown when present.
+Packages log to `logging.getLogger("proofyard.<package>...")`; what a line is about comes from
+`proofyard.runtime.about`, or from `extra`. Nothing that `hide` was told of is ever in a line.
 """
 
+import json
 import logging
+import re
 import sys
 import time
 from enum import StrEnum
+from urllib.parse import parse_qsl, urlsplit
 
 from proofyard.cli.output import plain
+from proofyard.runtime.about import about
 
 CONTEXT = ("job", "batch", "task", "segment", "peer")
+HIDDEN = "***"
+LONG = 20
+"""A part of a URL's path that is at least so long is taken for an access key."""
 
 
 class LogLevel(StrEnum):
@@ -21,26 +28,84 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+_secrets: set[str] = set()
+
+
+def hide(*secrets: str) -> None:
+    """Keep these out of every line that is logged or printed as an error from now on."""
+    _secrets.update(secret for secret in secrets if secret)
+
+
+def hide_in(url: str) -> None:
+    """The same of what gives access in a URL: its password, the values in its query, long parts of its path."""
+    try:
+        parts = urlsplit(url)
+        hide(parts.password or "", *(value for _, value in parse_qsl(parts.query)))
+    except ValueError:
+        return
+    if parts.scheme in ("http", "https", "ws", "wss"):
+        hide(*(part for part in parts.path.split("/") if len(part) >= LONG))
+
+
+def without_secrets(text: str) -> str:
+    if not _secrets:
+        return text
+    return re.sub("|".join(map(re.escape, sorted(_secrets, key=len, reverse=True))), HIDDEN, text)
+
+
+def context_of(record: logging.LogRecord) -> dict[str, str]:
+    """What a line is about."""
+    known = about()
+    return {key: str(getattr(record, key, known.get(key))) for key in CONTEXT if hasattr(record, key) or key in known}
+
+
 class PlainFormatter(logging.Formatter):
     """`2026-01-31T12:00:00Z INFO proofyard.node job=3 task=1: text`, in UTC."""
 
     converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        context = "".join(f" {key}={getattr(record, key)}" for key in CONTEXT if hasattr(record, key))
+        context = "".join(f" {key}={value}" for key, value in context_of(record).items())
         stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ")
         line = f"{stamp} {record.levelname} {record.name}{context}: {record.getMessage()}"
         # One line each: a reason that a peer gave must not look like a line of its own, nor move the cursor.
         line = plain(line, keep="\t")
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        return without_secrets(line)
 
 
-def configure(level: LogLevel) -> None:
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, then job, batch, task, segment and peer where there is
+    one, all strings, and the traceback as `error`."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **context_of(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps({key: without_secrets(value) for key, value in line.items()})
+
+
+FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {LogFormat.TEXT: PlainFormatter, LogFormat.JSON: JsonFormatter}
+
+
+def configure(level: LogLevel, form: LogFormat = LogFormat.TEXT) -> None:
     """Send the log of every package to stderr; foreign libraries speak only from WARNING up."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter())
+    handler.setFormatter(FORMATTERS[form]())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -10,6 +10,7 @@ import typer
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.errors import BadSetting
 from proofyard.cli.extras import require
+from proofyard.cli.logs import hide_in
 from proofyard.cli.options import ServiceFlags, grouped, parse_address
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
@@ -86,8 +87,11 @@ class NodeFlags(ServiceFlags):
 class VerifierFlags(ServiceFlags):
     """One option for each of `VerifierSettings`' fields."""
 
-    api_host: Annotated[str | None, typer.Option(help="Address of the HTTP status API.")] = None
-    api_port: Annotated[int | None, typer.Option(help="TCP port of the HTTP status API, 0 for any free one.")] = None
+    api_host: Annotated[
+        str | None, typer.Option(help="Address of the HTTP API; anybody who reaches it may read it.")
+    ] = None
+    api_port: Annotated[int | None, typer.Option(help="TCP port of the HTTP API, 0 for any free one.")] = None
+    api_streams: Annotated[int | None, typer.Option(help="Readers of live events at a time.")] = None
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
         None
     )
@@ -186,6 +190,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
     _require_node_values(settings)
+    hide_in(settings.rpc_url)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
         service.run(settings, password=password)
@@ -206,6 +211,8 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     defaults = {"data_dir": data_dir("verifier")}
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
+    hide_in(settings.rpc_url)
+    hide_in(settings.database_url)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
         service.run(settings, password=password)

@@ -274,19 +274,6 @@ def test_tasks_that_one_node_may_not_have_do_not_keep_it_from_the_others() -> No
     made.check()
 
 
-def test_a_task_that_becomes_ready_is_given_to_a_node_that_only_the_task_before_it_did_not_fit() -> None:
-    made = town([(0, 1, 1), (1, 2, 1), (2, 3, 0), (3, 4, 0), (4, 5, 0)])
-    opened(made, [[], [], [1]], look_ahead=1)
-    made.run_all()
-    owner = made.people[address(1)].owner
-    made.tell(Elsewhere(((owner, 10**40),)))
-    made.tell(TaskHandedBack(address(1), (JOB, TaskIndex(0)), "out of memory"))
-    assert states(made) == {"ready": 1, "given": 1, "waiting": 1}, "its owner has too much in flight besides"
-    made.tell(Elsewhere(()))
-    made.finish(made.people[address(2)], (JOB, TaskIndex(1)))
-    assert holders(made) == {0: address(2), 2: address(1)}
-
-
 @pytest.mark.parametrize(("nodes", "room"), [(10, 1), (40, 2)])
 def test_a_task_is_looked_at_no_more_often_where_there_are_more_of_all(nodes: int, room: int) -> None:
     """The work of matching is counted, not timed: objections looked up for each task that is given."""

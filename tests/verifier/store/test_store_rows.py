@@ -1,14 +1,27 @@
 """The tables are made from the engine's rows: what is written is what is loaded."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex
-from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, Log, Row, Seat, Segment, Task, Work, WorkState
+from proofyard.verifier.engine.rows import (
+    Batch,
+    BatchState,
+    Fault,
+    Job,
+    JobState,
+    Log,
+    Row,
+    Seat,
+    Segment,
+    Task,
+    Work,
+    WorkState,
+)
 from proofyard.verifier.engine.world import Step
-from proofyard.verifier.store.database import Database
+from proofyard.verifier.store.database import Database, DatabaseError
 
 A, B = Address("0x" + "aa" * 20), Address("0x" + "bb" * 20)
 ROWS: list[Row] = [
@@ -64,22 +77,50 @@ ROWS: list[Row] = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.table for row in ROWS])
-async def test_a_row_comes_back_as_it_was(tmp_path: Path, row: Row) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'v.db'}")
+async def test_a_row_comes_back_as_it_was(database: Database, row: Row) -> None:
     await database.write(Step(tuple(ROWS), (), ()))
     await database.write(Step((Log(job=JobId(2**62), seq=1, at=1.0, kind="k", text="t"),), (), ()), b"cursor")
     assert row in database.load()
     assert database.logged([JobId(2**62)]) == {JobId(2**62): 1}
-    database.close()
 
 
-async def test_the_last_word_on_a_row_is_what_lasts(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'v.db'}")
+async def test_the_last_word_on_a_row_is_what_lasts(database: Database) -> None:
     seat = Seat(batch=7, job=JobId(1), task=TaskIndex(1), segment=0, auditor=B)
-    await database.write(Step((seat,), (), ()))
+    other = Seat(batch=7, job=JobId(1), task=TaskIndex(1), segment=1, auditor=B)
+    await database.write(Step((seat, other), (), ()))
     seat.tries = 5
     await database.write(Step((seat,), (), ()))
-    assert database.rows(Seat) == [seat]
+    assert sorted(database.rows(Seat), key=lambda row: row.key) == [seat, other]
     await database.write(Step((), (seat,), ()))
+    assert database.rows(Seat) == [other]
+    await database.write(Step((seat,), (seat,), ()))
+    assert len(database.rows(Seat)) == 2
+
+
+async def test_thousands_of_rows_are_one_transaction(opened: Callable[[], Database]) -> None:
+    """More than one statement holds; a key that comes twice, with an enum of another state, is one row."""
+    database = opened()
+    lines = [Log(job=JobId(1), seq=n, at=n / 3, kind="k", text=f"{n}\u2026", loss=None) for n in range(5001)]
+    job = ROWS[0]
+    assert isinstance(job, Job)
+    await database.write(Step((*lines, job), (), ()))
+    job.state = JobState.RUNNING
+    await database.write(Step((job,), tuple(lines[1:]), ()))
+    other = opened()
+    assert other.rows(Log) == [lines[0]]
+    assert other.rows(Job) == [job]
+    job.state = JobState.WAITING
+
+
+async def test_what_no_column_holds_is_refused_and_nothing_is_written_after_it(database: Database) -> None:
+    """Until the rows are loaded again: what follows rests on what is not there."""
+    bad = Seat(batch=2**70, job=JobId(1), task=TaskIndex(1), segment=0, auditor=B)
+    good = Seat(batch=1, job=JobId(1), task=TaskIndex(1), segment=0, auditor=B)
+    with pytest.raises(DatabaseError, match="refuses"):
+        await database.write(Step((good, bad), (), ()))
+    with pytest.raises(DatabaseError):
+        await database.write(Step((good,), (), ()))
     assert database.rows(Seat) == []
-    database.close()
+    database.load()
+    await database.write(Step((good,), (), ()))
+    assert database.rows(Seat) == [good]

@@ -165,6 +165,14 @@ class Context:
         """What the chain's clock and newest block are, as far as is known here."""
         return self.chain_time(), self._head
 
+    def followed_s(self) -> float:
+        """Seconds since the chain was last read; infinite before the first time."""
+        return time.monotonic() - self._block_time.at if self._head or self._block_time.value else float("inf")
+
+    def block_time(self) -> float:
+        """The newest block's time, in Unix seconds."""
+        return float(self._block_time.value)
+
     def chain_time(self) -> float:
         """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain
         whose last block is old has the wall's time in its next one."""

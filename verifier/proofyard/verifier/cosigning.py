@@ -91,7 +91,7 @@ class CoSigner:
         await self._admit(connection)
         state = await self._context.on_chain(partial(self._context.chain.batch, message.batch))
         self._require_open(message.batch, state, await self._operator(connection))
-        bound = bound_to(self._context, message.batch, state.attempt)
+        bound = await bound_to(self._context, message.batch, state.attempt)
         if bound is not None and bound[1] != message.record:
             raise AlreadySigned(message.batch, state.attempt, bound[1])
         if message.batch in self._under_way:
@@ -171,7 +171,7 @@ class CoSigner:
         context = self._context
         if record.batch != view.batch:
             raise RecordInvalid(view.batch, "batch", f"it is that of batch {record.batch}")
-        self._require_list_in_time(view)
+        await self._require_list_in_time(view)
         lists = await gather_lists(context, view, first=connection)
         found = sorted(set(record.uncounted) - set(lists.without(batches_of(view))))
         if found:
@@ -190,11 +190,10 @@ class CoSigner:
         await self._check_withheld(record, connection)
         await self._check_absent(view, record)
 
-    def _require_list_in_time(self, view: BatchView) -> None:
+    async def _require_list_in_time(self, view: BatchView) -> None:
         """A member list that turned up after the draw may have waited for a kind one: such a batch is never settled.
         What was committed while this verifier was away it cannot tell."""
-        with self._context.database.session() as session:
-            known = session.get(Known, view.batch)
+        known = await self._context.database.ask(lambda session: session.get(Known, view.batch))
         if known is None:
             raise RequestFailed("behind", f"this verifier has not seen the commit of batch {view.batch} yet; ask again")
         if known.held == LATE:

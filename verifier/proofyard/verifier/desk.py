@@ -126,12 +126,12 @@ class Desk:
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         context.members[connection.peer] = Member(connection, message, record)
         self._read_at[connection.peer] = time.monotonic()
-        context.runner.post(_joined(record, message))
+        context.runner.post(joined(record, message))
         return Ack()
 
     def _here(self) -> list[Event]:
         """Who is connected, for an engine that begins anew."""
-        return [_joined(member.record, member.announce) for member in self._context.members.values()]
+        return [joined(member.record, member.announce) for member in self._context.members.values()]
 
     def left(self, connection: Connection) -> None:
         """A connection ended. Leases run on: the node may come back in time."""
@@ -365,7 +365,8 @@ class Desk:
         return await asyncio.to_thread(report, self._context, message.job, message.since)
 
 
-def _joined(record: NodeRecord, announce: Announce) -> NodeJoined:
+def joined(record: NodeRecord, announce: Announce) -> NodeJoined:
+    """What the engine is told of a node that is here."""
     return NodeJoined(
         node=record.node,
         owner=record.owner,

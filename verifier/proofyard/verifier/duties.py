@@ -11,7 +11,7 @@ import logging
 import time
 from functools import partial
 
-from sqlmodel import select
+from sqlmodel import col, delete, select
 
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
@@ -61,14 +61,13 @@ async def round_of_duties(context: Context) -> None:
     if own is None:
         return
     await attend(context)
-    with context.database.session() as session:
-        known = session.exec(select(Known)).all()
+    known = await context.database.ask(lambda session: session.exec(select(Known)).all())
     params = await context.params()
     for row in known:
         try:
             state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
         except UnknownBatch:
-            _forget(context, row.batch)
+            await _forget(context, row.batch)
             continue
         try:
             await _look_at(context, row, state, params, led=state.verifier == own)
@@ -83,7 +82,7 @@ async def round_of_duties(context: Context) -> None:
 async def _look_at(context: Context, known: Known, state: ChainBatch, params: Params, *, led: bool) -> None:
     at = context.chain_time()
     if state.dropped:
-        _forget(context, known.batch)
+        await _forget(context, known.batch)
     elif state.settled_at and not state.voided:
         if state.claimable_at <= at and not state.open_challenges:
             await _finalize(context, state)
@@ -98,7 +97,7 @@ async def _finalize(context: Context, state: ChainBatch) -> None:
     """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
     if state.unfinal:
         await context.on_chain(partial(context.chain.finalize, state.id))
-    _forget(context, state.id)
+    await _forget(context, state.id)
 
 
 async def _draw(context: Context, state: ChainBatch, params: Params, *, led: bool) -> None:
@@ -156,20 +155,15 @@ async def _turn(context: Context, batch: BatchId) -> int:
 async def attend(context: Context) -> None:
     """Once in each period the Registry is shown that this seat is not idle."""
     period = int(context.chain_time()) // (await context.params()).idle_period
-    with context.database.session() as session:
-        done = session.get(Duty, "attended")
-        if done is not None and done.value >= period:
-            return
+    done = await context.database.ask(lambda session: session.get(Duty, "attended"))
+    if done is not None and done.value >= period:
+        return
     await context.on_chain(context.chain.attend)
-    with context.database.session() as session:
-        session.merge(Duty(name="attended", value=period))
+    await context.database.ask(lambda session: session.merge(Duty(name="attended", value=period)))
 
 
-def _forget(context: Context, batch: int) -> None:
-    with context.database.session() as session:
-        row = session.get(Known, batch)
-        if row is not None:
-            session.delete(row)
+async def _forget(context: Context, batch: int) -> None:
+    await context.database.ask(lambda session: session.exec(delete(Known).where(col(Known.batch) == batch)))
 
 
 class CannotTake(ProofyardError):

@@ -1,7 +1,7 @@
 """Following the chain: its events are told to the engine with the cursor behind them, so both last together.
 
-Where the chain went back, the engine is told first, and the range is read again. What a verifier owes the network beside
-its own batches is written down here as well (`Known`).
+Where the chain went back, the engine is told first, and the range is read again. What a verifier owes the network
+beside its own batches is written down here as well (`Known`).
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Follower:
         """Whether there was anything new."""
         context = self._context
         if self._cursor is None:
-            self._cursor = await asyncio.to_thread(self._stored)
+            self._cursor = await self._stored()
         head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
         context.saw_block(head, now)
         cursor = self._cursor
@@ -70,16 +70,15 @@ class Follower:
         if after == cursor:
             return False
         params = await context.params()
-        fresh = await asyncio.to_thread(self._note_known, events, head, params.draw_delay)
+        fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
         await context.runner.tell_all([await self._told(event, now) for event in events], encode(after))
         self._cursor = after
         for event in fresh:
             context.spawn(self._look_for_list(event, event.position.block + params.draw_delay))
         return True
 
-    def _stored(self) -> ChainCursor:
-        with self._context.database.session() as session:
-            row = session.get(Cursor, 1)
+    async def _stored(self) -> ChainCursor:
+        row = await self._context.database.ask(lambda session: session.get(Cursor, 1))
         return decode(row.state, ChainCursor) if row else ChainCursor(self._context.settings.from_block)
 
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
@@ -93,21 +92,22 @@ class Follower:
 
     # What is owed to the network
 
-    def _note_known(self, events: list[ChainNews | Rollback], head: int, draw_delay: int) -> list[BatchCommitted]:
+    def _note_known(
+        self, session: Session, events: list[ChainNews | Rollback], head: int, draw_delay: int
+    ) -> list[BatchCommitted]:
         fresh = []
-        with self._context.database.session() as session:
-            for event in events:
-                if isinstance(event, Rollback):
-                    for known in session.exec(select(Known).where(col(Known.commit_block) > event.to_block)):
-                        session.delete(known)
-                elif isinstance(event, BatchCommitted):
-                    if session.get(Known, event.batch) is None:
-                        held = self._held(event, head, draw_delay)
-                        block = event.position.block
-                        session.add(Known(batch=event.batch, leader=event.verifier, commit_block=block, held=held))
-                        fresh += [event] if held == LATE else []
-                else:
-                    _apply(session, event)
+        for event in events:
+            if isinstance(event, Rollback):
+                for known in session.exec(select(Known).where(col(Known.commit_block) > event.to_block)):
+                    session.delete(known)
+            elif isinstance(event, BatchCommitted):
+                if session.get(Known, event.batch) is None:
+                    held = self._held(event, head, draw_delay)
+                    block = event.position.block
+                    session.add(Known(batch=event.batch, leader=event.verifier, commit_block=block, held=held))
+                    fresh += [event] if held == LATE else []
+            else:
+                _apply(session, event)
         return fresh
 
     def _held(self, event: BatchCommitted, head: int, draw_delay: int) -> str:
@@ -124,13 +124,16 @@ class Follower:
         while await context.on_chain(context.chain.block_number) < draw_block:
             if await find_members(context, header) is not None:
                 if await context.on_chain(context.chain.block_number) < draw_block:
-                    with context.database.session() as session:
-                        known = session.get(Known, event.batch)
-                        if known is not None:
-                            known.held = IN_TIME
+                    await context.database.ask(lambda session: _held_in_time(session, event.batch))
                 return
             await asyncio.sleep(LIST_RETRY_S)
         logger.warning("nobody showed the member list of batch %s before its draw", event.batch)
+
+
+def _held_in_time(session: Session, batch: int) -> None:
+    known = session.get(Known, batch)
+    if known is not None:
+        known.held = IN_TIME
 
 
 def _apply(session: Session, event: ChainNews) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,10 @@ from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
+from proofyard.runtime.about import being_about, set_about
 from proofyard.transport import Endpoint
 from proofyard.verifier import leading, looking, marks, peers, sending
-from proofyard.verifier.api import StatusApi
+from proofyard.verifier.api import Api, StatusApi
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
 from proofyard.verifier.desk import Desk
@@ -24,14 +26,21 @@ from proofyard.verifier.duties import do_duties
 from proofyard.verifier.elsewhere import watch_exposure
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.effects import Effect
+from proofyard.verifier.engine.rows import Log
 from proofyard.verifier.engine.world import Rules
 from proofyard.verifier.follower import follow_chain
+from proofyard.verifier.health import Watch
+from proofyard.verifier.metrics import Metrics, version
 from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.database import Database
+from proofyard.verifier.streams import Streams
 
 logger = logging.getLogger("proofyard.verifier")
+
+TOLD = frozenset(("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open"))
+"""Kinds of lines of a job's log that an operator reads as well; all others are logged as details."""
 
 
 class NotRegistered(ProofyardError):
@@ -66,14 +75,20 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
         context = Context(settings, wallet, domain, chain, database, store, endpoint)
         params, own = await context.params(), await context.own()
-        runner = Runner(rules_of(settings, params, own or 0), database, partial(perform, context), context.clock)
+        metrics = Metrics()
+        observed = partial(perform_observed, context, metrics)
+        runner = Runner(rules_of(settings, params, own or 0), database, observed, context.clock)
         context.runner = runner
         serve_blocks(endpoint, store)
         desk = Desk(context)
         CoSigner(context)
         StateDesk(context)
         endpoint.on_disconnected.append(desk.left)
-        async with StatusApi(context) as api:
+        watch, streams = Watch(context, metrics), Streams(settings.api_streams)
+        metrics.describe(version(), wallet.address, chain.registry, chain.court, chain.chain_id)
+        chain.observers.append(metrics.note_request)
+        runner.listeners += [metrics.note_line, streams.publish, log_line]
+        async with StatusApi(Api(context, metrics, watch, streams)) as api:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
             await context.on_chain(lambda: _advertise(context))
             write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
@@ -85,6 +100,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
                     look_after_store(context),
                     answer_receipts(context),
                     do_duties(context),
+                    watch.run(),
                 )
             finally:
                 await context.close()
@@ -109,6 +125,37 @@ def rules_of(settings: VerifierSettings, params: Params, own: int) -> Rules:
         secret=secrets.token_bytes(32),
         blind=settings.blind,
     )
+
+
+def log_line(row: Log) -> None:
+    """A line of a job's log, in the verifier's own."""
+    level = logging.INFO if row.kind in TOLD else logging.DEBUG
+    if logger.isEnabledFor(level):
+        with being_about(job=row.job, task=row.task if row.task >= 0 else None, peer=row.node or None):
+            logger.log(level, "%s: %s", row.kind, row.text)
+
+
+async def perform_observed(context: Context, metrics: Metrics, effect: Effect) -> float | None:
+    """`perform`, counted; what is logged meanwhile names what the effect is about."""
+    subject: dict[str, Any] = {name: getattr(effect, name, None) for name in ("job", "batch", "node", "place", "task")}
+    place: tuple[Any, ...] = subject["place"] or subject["task"] or (subject["job"],)
+    row = context.rows.batches.get(subject["batch"]) if isinstance(subject["batch"], int) else None
+    set_about(
+        job=place[0],
+        task=place[1] if len(place) > 1 else None,
+        batch=row.chain_id if row else None,
+        peer=subject["node"],
+    )
+    kind, start, outcome = type(effect).__name__, time.monotonic(), "failed"
+    try:
+        seconds = await perform(context, effect)
+        outcome = "done"
+        return seconds
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    finally:
+        metrics.note_effect(kind, outcome, time.monotonic() - start)
 
 
 async def perform(context: Context, effect: Effect) -> float | None:

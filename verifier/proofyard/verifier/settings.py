@@ -18,7 +18,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract.
     `wallet`: keystore file of the verifier's key, from which its BLS key is derived; `password_file`: its password.
-    `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP status API.
+    `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP API, which
+    anybody who reaches it may read; `api_streams`: so many readers of live events at a time.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
     `model_dirs`: Hugging Face model directories that are served in place to nodes that lack them.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
@@ -45,6 +46,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     from_block: Amount = 0
     api_host: str = "127.0.0.1"
     api_port: Port = 0
+    api_streams: Most = 100
     data_dir: Path
     database_url: str = ""
     model_dirs: tuple[Path, ...] = ()

@@ -3,6 +3,7 @@
 import asyncio
 
 from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
 
 from proofyard.protocol import bls
 from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
@@ -20,11 +21,14 @@ class AlreadySigned(ProofyardError):
         super().__init__(f"batch {batch} attempt {attempt}: this verifier has signed the settlement of record {record}")
 
 
-def bound_to(context: Context, batch: BatchId, attempt: int) -> tuple[Digest, Cid] | None:
+async def bound_to(context: Context, batch: BatchId, attempt: int) -> tuple[Digest, Cid] | None:
     """What was signed for this attempt, and which record it settles."""
-    with context.database.session() as session:
+
+    def read(session: Session) -> tuple[Digest, Cid] | None:
         row = session.get(Signed, (batch, attempt))
         return None if row is None else (Digest(row.digest), Cid(row.record))
+
+    return await context.database.ask(read)
 
 
 async def sign_once(context: Context, batch: BatchId, attempt: int, digest: Digest, record: Cid) -> bls.BlsSignature:
@@ -34,13 +38,16 @@ async def sign_once(context: Context, batch: BatchId, attempt: int, digest: Dige
     Raises `AlreadySigned` where another digest was signed for this attempt. Safe to repeat.
     """
     await asyncio.to_thread(context.store.sync, record)
+
+    def bind(session: Session) -> None:
+        row = session.get(Signed, (batch, attempt))
+        if row is None:
+            session.add(Signed(batch=batch, attempt=attempt, digest=digest, record=record))
+        elif row.digest != digest:
+            raise AlreadySigned(batch, attempt, Cid(row.record))
+
     try:
-        with context.database.session() as session:
-            row = session.get(Signed, (batch, attempt))
-            if row is None:
-                session.add(Signed(batch=batch, attempt=attempt, digest=digest, record=record))
-            elif row.digest != digest:
-                raise AlreadySigned(batch, attempt, Cid(row.record))
+        await context.database.ask(bind)
     except IntegrityError:
         # Another process of this verifier wrote it at the same moment.
         return await sign_once(context, batch, attempt, digest, record)

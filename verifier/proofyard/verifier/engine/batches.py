@@ -90,8 +90,8 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
-    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain. Where
-    one has to wait for units, so does what comes after it, which may rest on it. What rests on the result beside a
+    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain.
+    Where one has to wait for units, so does what comes after it, which may rest on it. What rests on the result beside a
     decoy waits for that one's batch, unless its own receipt falls due. What no batch can hold any more is given up,
     with its job."""
     chosen: list[Work] = []
@@ -336,8 +336,8 @@ def settle_maybe(world: World, batch: Batch) -> None:
 
 
 def _is_waited_for(world: World, batch: Batch) -> bool:
-    """Whether a batch will be settled without others being settled first. After a reorganisation the units that it needs
-    may be held by what rests on it: then that is settled, as stale, and done again."""
+    """Whether a batch will be settled without others being settled first. After a reorganisation the units that it
+    needs may be held by what rests on it: then that is settled, as stale, and done again."""
     if batch.state in OVER:
         return False
     if batch.state != BatchState.FORMED:

@@ -283,6 +283,15 @@ def _push(board: Board, workload: str, key: NodeKey) -> None:
         board.limits[workload] = 64 + 2 * len(heap)
 
 
+def standing(world: World, node: Address) -> str:
+    """How a node stands among those with room, in words: what decides who is asked first."""
+    board = world.memory(Board)
+    key = board.keys.get(node)
+    if key is None:
+        return ""
+    return f"it lost {key[0]} tasks, held {key[1]} and did {key[2]}; {len(board.keys)} nodes had room"
+
+
 # Matching
 
 

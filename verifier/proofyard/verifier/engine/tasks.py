@@ -111,6 +111,8 @@ class Memory:
     leases: dict[WorkKey, float] = field(default_factory=dict)
     heard: set[WorkKey] = field(default_factory=set)
     """Works whose node has said that it has them."""
+    why: dict[WorkKey, str] = field(default_factory=dict)
+    """Why a node got a work that it has not answered yet, in words."""
     older: set[WorkKey] = field(default_factory=set)
     """Works that were given before this verifier began anew: their nodes may have them without having said so."""
     offers: dict[Address, list[tuple[TaskKey, int, tuple[Cid, ...], tuple[Address, ...]]]] = field(default_factory=dict)
@@ -322,6 +324,7 @@ def _free(world: World, book: Book, work: Work, state: WorkState, outcome: str =
     world.rows.touch(work)
     memory.leases.pop(_key(work), None)
     memory.heard.discard(_key(work))
+    memory.why.pop(_key(work), None)
     memory.older.discard(_key(work))
     scheduling.let_go(world, work.node, (work.job, work.task))
     _count(world, book, work)
@@ -426,6 +429,7 @@ def _give(world: World, node: Node, task: Task, now: Now) -> None:
         decoy=decoys.is_ordered(world.rules, book.job, index, task.attempt, node.node),
     )
     world.rows.add(work)
+    world.memory(Memory).why[_key(work)] = scheduling.standing(world, node.node)
     _set(world, book, task, TaskState.GIVEN)
     _enter(world, book, work)
     scheduling.hold(world, node.node, (task.job, index))
@@ -478,7 +482,8 @@ def answered(world: World, event: TaskAnswered, now: Now) -> None:
         memory.heard.add(_key(work))
         _lease(world, work, now)
         spec = decode(task.spec, TaskSpec)
-        text = f"{spec.label or spec.kind} given to a node, attempt {work.attempt}"
+        why = memory.why.pop(_key(work), "")
+        text = f"{spec.label or spec.kind} given to a node, attempt {work.attempt}" + (f": {why}" if why else "")
         world.log(task.job, now, "assigned", text, task=task.index, node=event.node)
         return
     if _key(work) in memory.older and not event.declined:
@@ -719,7 +724,7 @@ def rests_on(world: World, batch: Batch) -> set[int]:
     found: set[int] = set()
     seen: set[int] = set()
     for work in world.rows.works_of[batch.id]:
-        if work.decoy_batch:
+        if work.decoy_batch in world.rows.batches:
             found.add(work.decoy_batch)
         book, task = world.memory(Memory).books.get(work.job), world.rows.tasks.get((work.job, work.task))
         if book is None or task is None or current(world, task) is not work:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from proofyard.verifier.store.statements import Statements
 from sqlalchemy import Connection, Engine, and_, event, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -27,6 +26,7 @@ from proofyard.protocol.types import JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
 from proofyard.verifier.engine.world import Step
 from proofyard.verifier.store.migrations import SchemaError, upgrade
+from proofyard.verifier.store.statements import Statements
 from proofyard.verifier.store.tables import KEY_OF, KINDS, METADATA, TABLES, row_of, values_of
 
 logger = logging.getLogger(__name__)
@@ -304,7 +304,11 @@ def _open(url: str) -> Engine:
                 f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
                 "PostgreSQL's, and SQLite needs none"
             ) from None
-    upgrade(engine)
+    try:
+        upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 

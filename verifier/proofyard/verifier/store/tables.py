@@ -5,30 +5,35 @@ Numbers are 64 bits wide, amounts are decimal strings, tuples are msgpack. What 
 """
 
 import types
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from enum import Enum
+from operator import attrgetter
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text
 from sqlmodel import Field, SQLModel
 
 from proofyard.protocol.codec import decode, encode
 from proofyard.verifier.engine.rows import Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
 
 KINDS: tuple[type[Row], ...] = (Job, Task, Work, Batch, Segment, Seat, Fault, Log)
-METADATA: MetaData = SQLModel.metadata
+METADATA = MetaData()
+"""Of a verifier alone: other programs of this process have tables of their own."""
 MAX_CELL_BYTES = 1 << 30
 
 _INDEXES = {
     "job": (("state",), ("claimed_by",)),
     "work": (("batch",), ("state",), ("node",)),
     "batch": (("state",), ("chain_id",)),
+    "segment": (("job",),),
     "seat": (("auditor",),),
-    "fault": (("owner",),),
+    "fault": (("owner",), ("job",)),
 }
 _COLUMNS: dict[type, Any] = {
     str: Text,
     int: BigInteger,
-    float: lambda: Float(53),
+    float: Double,
     bool: Boolean,
     bytes: LargeBinary,
     tuple: LargeBinary,
@@ -72,14 +77,34 @@ def _table(kind: type[Row]) -> Table:
 TABLES = {kind: _table(kind) for kind in KINDS}
 
 
-def values_of(row: Row) -> dict[str, Any]:
-    """A row's columns, as they are now."""
-    values = msgspec.structs.asdict(row)
-    for name, (basic, _) in FIELDS[type(row)].items():
+KEY_OF: dict[type[Row], Callable[[Row], Any]] = {kind: attrgetter(*kind.keys) for kind in KINDS}
+"""What identifies a row: one value, or a tuple of several."""
+
+
+def _patches(kind: type[Row]) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
+    """Columns whose values the database takes in another form, by their place."""
+    found: list[tuple[int, Callable[[Any], Any]]] = []
+    for place, (name, (basic, _)) in enumerate(FIELDS[kind].items()):
         if basic is tuple:
-            values[name] = encode(values[name])
-        elif basic is str and values[name] is not None:
-            values[name] = str(values[name])
+            found.append((place, encode))
+        elif _is_enum(_HINTS[kind][name]):
+            found.append((place, str))
+    return tuple(found)
+
+
+def _is_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Enum)
+
+
+_HINTS = {kind: get_type_hints(kind) for kind in KINDS}
+_PATCHES = {kind: _patches(kind) for kind in KINDS}
+
+
+def values_of(row: Row) -> list[Any]:
+    """A row's columns in their order, as they are now."""
+    values = list(msgspec.structs.astuple(row))
+    for place, form in _PATCHES[type(row)]:
+        values[place] = form(values[place])
     return values
 
 
@@ -93,13 +118,14 @@ def row_of(kind: type[Row], values: Any) -> Row:
     return msgspec.convert(found, kind, strict=False, builtin_types=(bytes,))
 
 
-_HINTS = {kind: get_type_hints(kind) for kind in KINDS}
-
-
 # The shell's own
 
 
-class Known(SQLModel, table=True):
+class _Own(SQLModel):
+    metadata: ClassVar[MetaData] = METADATA
+
+
+class Known(_Own, table=True):
     """A batch of anybody's on chain that is not final; what a verifier owes the network follows from these.
 
     `held`: whether its member list was here when its draw block came (in-time, late), or nobody was here to see
@@ -108,55 +134,55 @@ class Known(SQLModel, table=True):
     batch: int = Field(primary_key=True, sa_type=BigInteger)
     leader: int = Field(sa_type=BigInteger)
     commit_block: int = Field(default=0, sa_type=BigInteger)
-    held: str = "away"
+    held: str = Field(default="away", sa_type=Text)
     drawn: bool = False
     settled: bool = False
 
 
-class Signed(SQLModel, table=True):
+class Signed(_Own, table=True):
     """What this verifier signed for a batch and attempt, written before the signature leaves: there is never
     another."""
 
     batch: int = Field(primary_key=True, sa_type=BigInteger)
     attempt: int = Field(primary_key=True, sa_type=BigInteger)
     digest: bytes
-    record: str
+    record: str = Field(sa_type=Text)
 
 
-class Duty(SQLModel, table=True):
+class Duty(_Own, table=True):
     """When something that recurs was last done; the unit of `value` is the duty's own."""
 
-    name: str = Field(primary_key=True)
+    name: str = Field(primary_key=True, sa_type=Text)
     value: int = Field(sa_type=BigInteger)
 
 
-class Cursor(SQLModel, table=True):
+class Cursor(_Own, table=True):
     """How far the chain's events have been applied; `state` is the chain package's own encoding."""
 
-    id: int = Field(default=1, primary_key=True)
+    id: int = Field(default=1, primary_key=True, sa_type=BigInteger)
     state: bytes = b""
 
 
-class Process(SQLModel, table=True):
+class Process(_Own, table=True):
     """A process of this verifier: several on one database share its jobs. `seen_at`: Unix seconds by the database's
     clock, `rows_from`: its batches' rows are numbered from here."""
 
-    name: str = Field(primary_key=True)
-    endpoint: str = ""
-    seen_at: float = 0.0
+    name: str = Field(primary_key=True, sa_type=Text)
+    endpoint: str = Field(default="", sa_type=Text)
+    seen_at: float = Field(default=0.0, sa_type=Double)
     rows_from: int = Field(default=0, sa_type=BigInteger)
 
 
-class Transaction(SQLModel, table=True):
+class Transaction(_Own, table=True):
     """A transaction of this verifier's wallet: written before it is sent, kept until it is settled for good.
 
     `subject` names what it is for, so that it is sent once; `raw` are the signed versions, newest last (msgpack)."""
 
     nonce: int = Field(primary_key=True, sa_type=BigInteger)
-    subject: str = Field(index=True)
-    to: str
+    subject: str = Field(index=True, sa_type=Text)
+    to: str = Field(sa_type=Text)
     data: bytes
     raw: bytes
-    sent_at: float = 0.0
+    sent_at: float = Field(default=0.0, sa_type=Double)
     mined_block: int | None = Field(default=None, sa_type=BigInteger)
-    state: str = Field(default="sent", index=True)
+    state: str = Field(default="sent", index=True, sa_type=Text)

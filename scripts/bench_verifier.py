@@ -1,0 +1,111 @@
+"""How many tasks a verifier carries: scheduled, committed, audited and settled, with everything but the computing real.
+
+    make bench-verifier
+
+Writes out/bench/verifier.json, and the tables and plots of docs/performance.md. `--quick` is a tenth of nodes and tasks.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench_verifier_report import write_page
+from bench_verifier_setup import BenchNetwork, Dashboards, Spent
+
+CLIENTS = 50
+
+
+class Bench:
+    """One network; `results` by figure."""
+
+    def __init__(self, network: BenchNetwork, *, small: int, large: int, jobs: int, tiny: int, job_tasks: int) -> None:
+        self._network = network
+        self._small, self._large, self._jobs, self._tiny, self._job_tasks = small, large, jobs, tiny, job_tasks
+        self.results: dict[str, Any] = {}
+
+    def small(self) -> None:
+        """one job, small enough to say what a task costs while there are few"""
+        self.results["small"] = {"tasks": self._small} | self._run(1, self._small).figures(self._small)
+
+    def large(self) -> None:
+        """one job of ten times as many tasks, with clients at the API"""
+        with Dashboards(self._network.api_url, CLIENTS) as clients:
+            spent = self._run(1, self._large)
+        figures = spent.figures(self._large)
+        self.results["large"] = {"tasks": self._large} | figures
+        self.results["tasks_per_s"] = figures["tasks_per_s"]
+        self.results["api_p95_ms"] = clients.p95_ms
+        if "small" in self.results:
+            self.results["cost_growth"] = figures["verifier_ms"] / self.results["small"]["verifier_ms"]
+
+    def many(self) -> None:
+        """many small jobs at once: what a task costs in gas where batches are shared"""
+        tasks = self._jobs * self._job_tasks
+        figures = self._run(self._jobs, self._job_tasks).figures(tasks)
+        self.results["many"] = {"jobs": self._jobs, "tasks": tasks} | figures
+        self.results["gas_per_task_100_jobs"] = figures["gas_per_task"]
+
+    def memory(self) -> None:
+        """small jobs one after the other: what the verifier keeps of each"""
+        sizes = []
+        for _ in range(self._tiny):
+            self._network.wait_paid(self._network.open_jobs(1, self._job_tasks), 600)
+            sizes.append(self._network.verifier_bytes())
+        self.results["memory"] = {"jobs": self._tiny, "bytes": sizes}
+        self.results["memory_bytes_per_job"] = slope(sizes[len(sizes) // 4 :])
+
+    def _run(self, count: int, tasks: int) -> Spent:
+        found: list[Spent] = []
+        with self._network.measured(found):
+            self._network.wait_paid(self._network.open_jobs(count, tasks), 600 + count * tasks)
+        return found[0]
+
+
+def slope(values: list[int]) -> float:
+    """Least squares, per item."""
+    if len(values) < 2:
+        return 0.0
+    middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
+    spread = sum((x - middle) ** 2 for x in range(len(values)))
+    return sum((x - middle) * (value - mean) for x, value in enumerate(values)) / spread
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of nodes, tasks and jobs")
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--tasks", type=int, help="of the small job; the large one has ten times as many")
+    parser.add_argument("--only", nargs="*", help="names of scenarios: small, large, many, memory")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--keep", action="store_true", help="keep logs and databases")
+    options = parser.parse_args()
+    part = 10 if options.quick else 1
+    nodes, tasks = options.nodes or 500 // part, options.tasks or 1000 // part
+    options.out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="verifier-", dir=options.out))
+    try:
+        with BenchNetwork(folder, nodes=nodes) as network:
+            sizes = {"small": tasks, "large": 10 * tasks, "jobs": 100 // part, "tiny": 200 // part, "job_tasks": 10}
+            bench = Bench(network, **sizes)
+            bench.results["nodes"] = nodes
+            scenarios: list[Callable[[], None]] = [bench.small, bench.large, bench.many, bench.memory]
+            for scenario in scenarios:
+                if not options.only or scenario.__name__ in options.only:
+                    print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
+                    scenario()
+                    print(json.dumps(bench.results.get(scenario.__name__), indent=1), flush=True)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder)
+    path = options.out / "verifier.json"
+    path.write_text(json.dumps(bench.results, indent=2) + "\n")
+    if not options.quick and not options.only and not options.nodes and not options.tasks:
+        write_page(bench.results)
+
+
+if __name__ == "__main__":
+    main()

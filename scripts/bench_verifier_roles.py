@@ -1,0 +1,124 @@
+"""The processes of `bench_verifier.py`: the verifier's service as it is, and all nodes in one process.
+
+A node is the real one, with its own connections, journal, store, receipts and seals, but for its executor, which has
+nothing to compute. What belongs to courts is left out, and all nodes of the process share one connection to the chain.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import bench_verifier_work
+
+bench_verifier_work.install()
+
+import msgspec  # noqa: E402
+
+from proofyard.artifacts import BlockStore  # noqa: E402
+from proofyard.chain import ChainClient, Wallet  # noqa: E402
+from proofyard.node.agent import AUDITS_HELD, Agent  # noqa: E402
+from proofyard.node.journal import Journal  # noqa: E402
+from proofyard.node.links import VerifierLinks  # noqa: E402
+from proofyard.node.retention import Retention  # noqa: E402
+from proofyard.node.serving import serve_owed_blocks  # noqa: E402
+from proofyard.node.settings import NodeSettings  # noqa: E402
+from proofyard.protocol.messages import Announce  # noqa: E402
+from proofyard.protocol.types import Address  # noqa: E402
+from proofyard.runtime import run_service, run_together  # noqa: E402
+from proofyard.transport import Endpoint  # noqa: E402
+from proofyard.verifier import service  # noqa: E402
+from proofyard.verifier.settings import VerifierSettings  # noqa: E402
+
+START_AT_ONCE = 16
+"""Nodes that connect at the same time."""
+
+
+class Crowd(msgspec.Struct, frozen=True):
+    """What the process of the nodes is told."""
+
+    rpc_url: str
+    registry: str
+    from_block: int
+    keys: tuple[str, ...]
+    """Hex of the nodes' keys."""
+    folder: Path
+    ready_file: Path
+    tasks_held: int
+
+
+async def serve(crowd: Crowd) -> None:
+    """All nodes, until cancelled."""
+    chain = ChainClient(crowd.rpc_url, Address(crowd.registry), first_block=crowd.from_block)
+    turn, joined = asyncio.Semaphore(START_AT_ONCE), asyncio.Semaphore(0)
+
+    async def one(number: int, key: str) -> None:
+        wallet = Wallet.from_key(key)
+        settings = NodeSettings(
+            rpc_url=crowd.rpc_url,
+            registry=crowd.registry,
+            from_block=crowd.from_block,
+            wallet=crowd.folder,
+            data_dir=crowd.folder / str(number),
+            workloads=("lora",),
+            tasks_held=crowd.tasks_held,
+        )
+        await turn.acquire()
+        async with node(settings, wallet, chain) as (links, parts):
+            asyncio.get_running_loop().create_task(report(links))
+            await run_together(*parts)
+
+    async def report(links: VerifierLinks) -> None:
+        await links.joined()
+        turn.release()
+        joined.release()
+
+    async def say_ready() -> None:
+        for _ in crowd.keys:
+            await joined.acquire()
+        crowd.ready_file.write_text("{}")
+        await asyncio.Event().wait()
+
+    await run_together(say_ready(), *(one(number, key) for number, key in enumerate(crowd.keys)))
+
+
+@contextlib.asynccontextmanager
+async def node(settings: NodeSettings, wallet: Wallet, chain: ChainClient) -> AsyncIterator[tuple[VerifierLinks, Any]]:
+    """One node's parts."""
+    settings.data_dir.mkdir(parents=True)
+    store = BlockStore(settings.data_dir / "blocks")
+    journal = Journal(settings.data_dir / "node.db")
+    executor = cast(Any, bench_verifier_work.Idle(settings.data_dir / "executor"))
+    async with Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint:
+
+        def announce() -> Announce:
+            return Announce(settings.workloads, 1 << 30, endpoint.port, "bench", settings.tasks_held, AUDITS_HELD)
+
+        links = VerifierLinks(endpoint, chain, announce)
+        retention = Retention(settings, chain, links, store, executor, journal)
+        agent = Agent(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
+        serve_owed_blocks(endpoint, store, retention.debts, agent.mend)
+        try:
+            yield links, (links.run(), agent.run(), agent.beat(), retention.run(agent.owe))
+        finally:
+            journal.close()
+
+
+def main() -> None:
+    role, path = sys.argv[1], Path(sys.argv[2])
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if role == "verifier":
+        service.run(msgspec.json.decode(path.read_bytes(), type=VerifierSettings, dec_hook=_path))
+    else:
+        run_service(serve(msgspec.json.decode(path.read_bytes(), type=Crowd, dec_hook=_path)))
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value)
+
+
+if __name__ == "__main__":
+    main()

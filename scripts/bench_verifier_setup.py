@@ -1,0 +1,311 @@
+"""The network that `bench_verifier.py` measures: anvil with blocks by the clock, the contracts, a verifier and a crowd of
+registered nodes, each side in a process of its own."""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+import psutil
+
+from proofyard.chain import Anvil, ChainClient, JobTerms, Params, Wallet, deploy_network
+from proofyard.devnet.members import store_wallet
+from proofyard.devnet.process import free_udp_port
+from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.types import JobId, ProofyardError, Wei
+from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
+from proofyard.runtime.parent import end_with_parent
+from proofyard.sdk import Client
+
+ROLES = Path(__file__).parent / "bench_verifier_roles.py"
+CREDIT = 10**18
+PARAMS = Params(challenge_window=10)
+POLL_S = 0.25
+CLIENT_PAUSE_S = 1.0
+"""Between two requests of one client of the API: what a dashboard does."""
+
+
+class Stuck(ProofyardError):
+    """The jobs did not end in time, or a process has ended."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stretch of work took. Seconds of CPU are those of all threads."""
+
+    wall_s: float
+    verifier_s: float
+    nodes_s: float
+    chain_s: float
+    gas: int
+
+    def figures(self, tasks: int) -> dict[str, float]:
+        """Each per task; `two_cores_s` is the wall time of the processor time alone on two idle cores."""
+        cpu = self.verifier_s + self.nodes_s + self.chain_s
+        return {
+            "tasks_per_s": tasks / self.wall_s,
+            "verifier_ms": 1000 * self.verifier_s / tasks,
+            "nodes_ms": 1000 * self.nodes_s / tasks,
+            "chain_ms": 1000 * self.chain_s / tasks,
+            "cpu_bound_tasks_per_s": tasks / max(cpu / 2, self.verifier_s, self.nodes_s),
+            "gas_per_task": self.gas / tasks,
+        }
+
+
+class BenchNetwork:
+    """In `folder`; use in a `with` statement, in the main thread."""
+
+    def __init__(
+        self, folder: Path, *, nodes: int, block_time: int = 2, batch_s: float = 5.0, tasks_held: int = 8
+    ) -> None:
+        self.folder = folder.absolute()
+        self._nodes, self._block_time, self._batch_s, self._tasks_held = nodes, block_time, batch_s, tasks_held
+        self._stack = ExitStack()
+        self._seed = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        self.anvil = self._stack.enter_context(Anvil(log=self.folder / "anvil.log"))
+        treasury = self.anvil.wallet(0)
+        self.deployment = deploy_network(self.anvil.rpc_url, treasury, PARAMS)
+        self._bank = self._chain(treasury)
+        self.verifier_wallet, port = Wallet.generate(), free_udp_port()
+        self.anvil.fund(self.verifier_wallet.address, 10_000)
+        owner = self._owner(PARAMS.verifier_stake)
+        owner.register_verifier(self.verifier_wallet, PARAMS.verifier_stake, f"127.0.0.1:{port}")
+        keys = [self._register_node() for _ in range(self._nodes)]
+        requester = Wallet.generate()
+        self._fund(requester, Wei(10_000_000 * CREDIT))
+        self.client = self._stack.enter_context(
+            Client(self.anvil.rpc_url, self.deployment.registry, requester, first_block=self.deployment.block)
+        )
+        self.chain = self.client.chain
+        self._by_the_clock()
+        self._start_processes(port, keys)
+
+    def _chain(self, wallet: Wallet) -> ChainClient:
+        return ChainClient(self.anvil.rpc_url, self.deployment.registry, wallet, first_block=self.deployment.block)
+
+    def _fund(self, wallet: Wallet, amount: Wei) -> None:
+        self.anvil.fund(wallet.address, 10_000)
+        self._bank.transfer(wallet.address, amount)
+
+    def _owner(self, stake: Wei) -> ChainClient:
+        wallet = Wallet.generate()
+        self._fund(wallet, stake)
+        return self._chain(wallet)
+
+    def _register_node(self) -> str:
+        key = Wallet.generate()
+        self._owner(PARAMS.node_stake).register_node(key, PARAMS.node_stake, workload_bits(WORKLOADS))
+        return bytes(key.account.key).hex()
+
+    def _by_the_clock(self) -> None:
+        self.anvil.set_mining(self._block_time)
+
+    def _start_processes(self, port: int, keys: Sequence[str]) -> None:
+        home = self.folder / "verifier"
+        store_wallet(self.folder / "wallets", "verifier", self.verifier_wallet)
+        network = {
+            "rpc_url": self.anvil.rpc_url,
+            "registry": self.deployment.registry,
+            "from_block": self.deployment.block,
+        }
+        settings = network | {
+            "wallet": str(self.folder / "wallets" / "verifier.json"),
+            "password_file": str(self.folder / "wallets" / "verifier.password"),
+            "port": port,
+            "data_dir": str(home),
+            "ready_file": str(self.folder / "verifier.ready"),
+            "batch_s": self._batch_s,
+            "lease_s": 60.0,
+        }
+        self.verifier = self._spawn("verifier", settings)
+        ready = self._wait_ready(self.folder / "verifier.ready", 60)
+        self.api_url = f"http://127.0.0.1:{ready['api_port']}"
+        crowd = network | {
+            "keys": list(keys),
+            "folder": str(self.folder / "nodes"),
+            "ready_file": str(self.folder / "nodes.ready"),
+            "tasks_held": self._tasks_held,
+        }
+        self.nodes = self._spawn("nodes", crowd)
+        self._wait_ready(self.folder / "nodes.ready", 60 + self._nodes)
+
+    def _spawn(self, role: str, settings: dict[str, Any]) -> psutil.Popen:
+        path, log = self.folder / f"{role}.settings", self.folder / f"{role}.log"
+        path.write_text(json.dumps(settings))
+        with log.open("wb") as sink:
+            process = psutil.Popen(
+                [sys.executable, str(ROLES), role, str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                preexec_fn=partial(end_with_parent, os.getpid()),
+            )
+        self._stack.callback(_end, process)
+        return process
+
+    def _wait_ready(self, path: Path, seconds: float) -> dict[str, Any]:
+        self._wait(path.exists, seconds, f"{path.name} is not there")
+        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        return found
+
+    def _wait(self, over: Any, seconds: float, what: str) -> None:
+        end = time.monotonic() + seconds
+        while not over():
+            for process in (getattr(self, "verifier", None), getattr(self, "nodes", None)):
+                if process is not None and process.poll() is not None:
+                    raise Stuck(f"a process has ended with {process.returncode}; see the logs in {self.folder}")
+            if time.monotonic() > end:
+                raise Stuck(f"{what} after {seconds:.0f} s; see the logs in {self.folder}")
+            time.sleep(POLL_S)
+
+    # Jobs
+
+    def open_jobs(self, count: int, tasks: int) -> list[JobId]:
+        """So many jobs of so many tasks each. They are opened in blocks of their own: their requesters are no part of
+        what is measured."""
+        manifests = []
+        for _ in range(count):
+            self._seed += 1
+            manifest = Manifest(workload="lora", params={"tasks": tasks}, seed=self._seed)
+            manifests.append(self.client.store.put_bytes(encode_manifest(manifest)))
+        for start in range(0, count, 16):
+            self.client._run(self.client._publish(tuple(manifests[start : start + 16])))
+        self.anvil.set_mining(None)
+        jobs = [self.chain.open_job(self._terms(tasks, cid_digest(cid))) for cid in manifests]
+        self._by_the_clock()
+        return jobs
+
+    @staticmethod
+    def _terms(tasks: int, manifest: Any) -> JobTerms:
+        return JobTerms(
+            manifest=manifest,
+            units=tasks,
+            reward=Wei(tasks * CREDIT),
+            audit_fee=Wei(tasks * CREDIT // 2),
+            verifier_fee=Wei(tasks * CREDIT // 20),
+            auditors_per_segment=2,
+            segments_per_audit=1,
+            deadline=int(time.time()) + 24 * 3600,
+            workload=workload_bit("lora"),
+        )
+
+    def wait_paid(self, jobs: Sequence[JobId], seconds: float) -> None:
+        """Until the settlements of all tasks are on chain."""
+        left = list(jobs)
+
+        def over() -> bool:
+            while left:
+                job = self.chain.job(left[-1])
+                if job.units_paid < job.units:
+                    return False
+                left.pop()
+            return True
+
+        self._wait(over, seconds, f"{len(left)} of {len(jobs)} jobs are not paid")
+
+    @contextmanager
+    def measured(self, into: list[Spent]) -> Iterator[None]:
+        """Appends what the block took."""
+        before, start, block = self._cpu(), time.monotonic(), self.chain.block_number()
+        yield
+        wall = time.monotonic() - start
+        spent = [after - earlier for after, earlier in zip(self._cpu(), before, strict=True)]
+        into.append(Spent(wall, *spent, gas=self._gas(block)))
+
+    def _cpu(self) -> list[float]:
+        """Seconds of verifier, nodes and chain."""
+        found = []
+        for process in (self.verifier, self.nodes, psutil.Process(self.anvil.pid)):
+            times = process.cpu_times()
+            found.append(times.user + times.system)
+        return found
+
+    def _gas(self, since: int) -> int:
+        """What the verifier's transactions took after block `since`."""
+        total = 0
+        for number in range(since + 1, self.chain.block_number() + 1):
+            for receipt in self.anvil.receipts(number):
+                if receipt["from"].lower() == self.verifier_wallet.address.lower():
+                    total += int(receipt["gasUsed"], 16)
+        return total
+
+    def verifier_bytes(self) -> int:
+        """The verifier's resident memory."""
+        return int(self.verifier.memory_info().rss)
+
+
+def _end(process: psutil.Popen) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+    try:
+        process.wait(10)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Dashboards:
+    """Clients of the verifier's API, each asking once a second; use in a `with` statement."""
+
+    def __init__(self, url: str, clients: int) -> None:
+        self._url, self._clients = url, clients
+        self.seconds: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def p95_ms(self) -> float:
+        return 1000 * statistics.quantiles(self.seconds, n=20)[-1] if len(self.seconds) > 1 else float("nan")
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=self._clients, max_keepalive_connections=self._clients)
+        async with httpx.AsyncClient(base_url=self._url, limits=limits, timeout=60) as api:
+            path = "/v1/jobs" if (await api.get("/v1/jobs")).status_code == 200 else "/jobs"
+            await asyncio.gather(*(self._ask(api, path, number) for number in range(self._clients)))
+
+    async def _ask(self, api: httpx.AsyncClient, path: str, number: int) -> None:
+        await asyncio.sleep(CLIENT_PAUSE_S * number / self._clients)
+        while not self._stop.is_set():
+            start = time.monotonic()
+            (await api.get(path)).raise_for_status()
+            self.seconds.append(time.monotonic() - start)
+            await asyncio.sleep(CLIENT_PAUSE_S)

@@ -1,0 +1,130 @@
+"""`proofyard job explain`: why, as a verifier tells it, each statement with the record that shows it and the command
+that replays it. The verifier is asked over its HTTP API; whoever believes nobody types the commands.
+"""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+import requests
+import typer
+
+from proofyard.cli.errors import ApiRefused, ApiUnreachable
+from proofyard.cli.output import AsJson, emit, note
+
+DEFAULT_API = "http://127.0.0.1:8790"
+TIMEOUT_S = 60.0
+MAX_BYTES = 16 << 20
+ORDER = ("state", "given", "waits", "drawn", "audit", "fault", "slashed", "settled", "paid", "node")
+_HEADS = {
+    "state": "state",
+    "given": "who had it",
+    "waits": "what it waits for",
+    "drawn": "why it was audited or not",
+    "audit": "what auditors said",
+    "fault": "faults",
+    "slashed": "faults, and what they took",
+    "settled": "settlement",
+    "paid": "who was paid what",
+    "node": "why nodes get no work",
+}
+
+Api = Annotated[
+    str,
+    typer.Option(envvar="PROOFYARD_API", metavar="URL", help="The HTTP API of the verifier that schedules the job."),
+]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    batch: str | None
+    record: str | None
+    replay: str
+
+
+class Because(msgspec.Struct, frozen=True):
+    about: str
+    text: str
+    task: int | None
+    node: str | None
+    facts: dict[str, str]
+    shown: Shown
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What the API says; see `proofyard.verifier.api_types`."""
+
+    job: str
+    task: int | None
+    state: str
+    because: tuple[Because, ...]
+    cut: bool
+
+
+def explain(
+    job: Annotated[int, typer.Argument(metavar="JOB", min=0, help="The job's number.")],
+    task: Annotated[int | None, typer.Argument(metavar="[TASK]", min=0, help="One of its tasks.")] = None,
+    node: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only what is about this node.")] = None,
+    api: Api = DEFAULT_API,
+    as_json: AsJson = False,
+) -> None:
+    """Why a task was given to whom, audited, or waits; why a node gets no work; who was slashed or paid what.
+
+    Each statement names the batch and record that show it, and the command that replays it: nobody has to be believed.
+    """
+    found = ask(api, f"/v1/jobs/{job}" + (f"/tasks/{task}" if task is not None else "") + "/explain")
+    said = [each for each in found.because if node is None or (each.node or "").lower() == node.lower()]
+    said.sort(key=lambda each: ORDER.index(each.about) if each.about in ORDER else len(ORDER))
+    data = msgspec.to_builtins(msgspec.structs.replace(found, because=tuple(said)))
+    emit(data, as_json=as_json, text=text_of(found, said))
+    if found.cut:
+        note("there is more than is shown; ask for one task, or with --node for one node")
+    replay = next((each.shown.replay for each in said if each.shown.replay), "")
+    if replay:
+        note(f"next, to see for yourself: {replay}")
+
+
+def ask(api: str, path: str) -> Explanation:
+    """What the API at `api` says at `path`. Raises `ApiUnreachable`, `ApiRefused`."""
+    url = api.rstrip("/") + path
+    try:
+        answer = requests.get(url, timeout=TIMEOUT_S, stream=True)
+        data = answer.raw.read(MAX_BYTES + 1, decode_content=True)
+    except (requests.RequestException, ValueError, OSError) as error:
+        raise ApiUnreachable(api, type(error).__name__) from None
+    if answer.status_code != 200:
+        raise ApiRefused(url, answer.status_code, _reason(data))
+    try:
+        return msgspec.json.decode(data, type=Explanation)
+    except msgspec.MsgspecError as error:
+        raise ApiRefused(url, 200, f"what it says is no explanation ({error})") from None
+
+
+def _reason(data: bytes) -> str:
+    try:
+        found: Any = msgspec.json.decode(data)
+        return _plain(str(found["reason"]))[:500]
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return "it gives no reason"
+
+
+def text_of(found: Explanation, said: list[Because]) -> str:
+    """For people: one heading a topic, then its statements, with what shows them."""
+    what = f"job {found.job}" + (f", task {found.task}" if found.task is not None else "")
+    lines = [f"{what}: {found.state}"]
+    topic = ""
+    for each in said:
+        if each.about != topic:
+            topic = each.about
+            lines += ["", _HEADS.get(topic, _plain(topic))]
+        who = f"{each.node}: " if each.node and each.node not in each.text else ""
+        lines.append(f"  {_plain(who + each.text)}")
+        if each.shown.record:
+            lines.append(f"    shown by batch {_plain(each.shown.batch or '')}, record {_plain(each.shown.record)}")
+        if each.shown.replay:
+            lines.append(f"    replay: {_plain(each.shown.replay)}")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Without what could move a terminal's cursor: nodes wrote some of it."""
+    return re.sub(r"[^\x20-\x7e\u00a0-\U0010ffff]", "?", text)

@@ -1,0 +1,77 @@
+"""The API against its own document: whatever is generated from the document, and whatever breaks it, is answered as
+the document says. The seed is printed; `API_SEED` repeats it."""
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+import schemathesis
+from api_scene import Scene
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis.generation import GenerationMode
+
+SEED = int(os.environ.get("API_SEED", secrets.randbelow(1 << 32)))
+EXAMPLES = 12
+"""Of each route and mode: seconds in all."""
+SLOW_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    found = Scene(tmp_path_factory.mktemp("api"))
+    found.counts = True
+    asyncio.run(found.watch.look())
+    return found
+
+
+def operations(scene: Scene) -> list[schemathesis.APIOperation]:
+    """All but the streams, which do not end."""
+    schema = schemathesis.openapi.from_dict(scene.app.openapi())
+    schema.app = scene.app
+    return [found.ok() for found in schema.exclude(tag="stream").get_all_operations()]
+
+
+def hold(operation: schemathesis.APIOperation, mode: GenerationMode) -> set[int]:
+    """Ask what is generated; which statuses came."""
+    seen: set[int] = set()
+
+    @seed(SEED)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        answer = case.call(base_url="http://verifier")
+        assert answer.status_code != 500, answer.text
+        assert answer.elapsed < SLOW_S
+        if answer.status_code != 200:
+            assert set(answer.json()) == {"error", "reason"}, answer.text
+        case.validate_response(answer)
+        seen.add(answer.status_code)
+
+    ask()
+    return seen
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_answer_is_what_the_document_says(scene: Scene, mode: GenerationMode) -> None:
+    print(f"API_SEED={SEED}")
+    chosen = [
+        operation
+        for operation in operations(scene)
+        if mode == GenerationMode.POSITIVE or [*operation.path_parameters, *operation.query]
+    ]
+    found = set().union(*(hold(operation, mode) for operation in chosen))
+    assert len(chosen) >= 14
+    assert (200 if mode == GenerationMode.POSITIVE else 422) in found
+
+
+def test_the_document_lists_the_routes(scene: Scene, tmp_path: Path) -> None:
+    """A document that lists nothing would hold whatever the API does."""
+    assert len(operations(scene)) >= 20

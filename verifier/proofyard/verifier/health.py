@@ -1,0 +1,206 @@
+"""Whether a verifier is alive and ready, and its gauges: looked at every so often, read by whoever asks.
+
+Alive: the engine takes events in. Ready: beside that, the database takes what is written, the chain is followed, and
+the seat counts for the quorum. Nothing is looked at for a request: whoever asks a thousand times a second learns what
+was found `SAMPLE_S` ago at most.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from proofyard.chain import VerifierRecord
+from proofyard.protocol.types import ProofyardError
+from proofyard.verifier import api_types as out
+from proofyard.verifier.context import Context
+from proofyard.verifier.metrics import TOKEN, Counts, Metrics
+from proofyard.verifier.store.tables import Duty
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_S = 5.0
+"""Between two looks; longer where counting in the database takes long."""
+SHARE = 20
+"""Counting takes at most one part in so many of the time."""
+BALANCE_S = 30.0
+PATIENCE_S = 10.0
+"""How long the engine or the database may take to answer a look."""
+FOLLOWED_S = 60.0
+"""The chain counts as followed where it was read so recently."""
+DEAD_S = 60.0
+"""An engine that has taken nothing in for so long is not alive."""
+LAG_S = 0.5
+
+
+@dataclass
+class _Found:
+    holds: bool
+    reason: str
+    at: float
+
+
+class Watch:
+    """Looks after one verifier. `checks` by name: engine, database, chain, seat."""
+
+    def __init__(self, context: Context, metrics: Metrics) -> None:
+        self._context, self._metrics = context, metrics
+        self._began = time.monotonic()
+        self._found: dict[str, _Found] = {}
+        self._counted = 0.0
+        """Seconds that counting took."""
+        self._balance_at = float("-inf")
+
+    # What is said
+
+    def health(self) -> out.Health:
+        context, engine = self._context, self._found.get("engine")
+        reasons = []
+        if engine is None and time.monotonic() - self._began > DEAD_S:
+            reasons.append("the engine has not begun")
+        elif engine is not None and not engine.holds and time.monotonic() - engine.at > DEAD_S:
+            reasons.append(engine.reason)
+        return out.Health(
+            alive=not reasons,
+            verifier=context.wallet.address,
+            nodes=len(context.members),
+            chain_id=str(context.domain.chain_id),
+            reasons=reasons,
+        )
+
+    def ready(self) -> out.Ready:
+        now, names = time.monotonic(), ("engine", "database", "chain", "seat")
+        missing = _Found(False, "not looked at yet", self._began)
+        found = {name: self._found.get(name, missing) for name in names}
+        checks = [
+            out.Check(name=name, holds=each.holds, reason=each.reason, seconds_ago=round(now - each.at, 3))
+            for name, each in found.items()
+        ]
+        return out.Ready(ready=all(check.holds for check in checks), checks=checks)
+
+    # What is looked at
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(self._measure_lag(), self._look_again())
+
+    async def _measure_lag(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LAG_S)
+            self._metrics.loop_lag.observe(max(0.0, time.monotonic() - before - LAG_S))
+
+    async def _look_again(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(max(SAMPLE_S, self._counted * SHARE))
+
+    async def look(self) -> None:
+        """At everything, once."""
+        await asyncio.gather(
+            self._check("engine", self._engine),
+            self._check("database", self._database),
+            self._check("chain", self._chain),
+            self._check("seat", self._seat),
+        )
+        self._note()
+        await self._count()
+        await self._balances()
+
+    async def _check(self, name: str, look: Callable[[], Awaitable[str]]) -> None:
+        """Note why a condition does not hold. Of one that goes on not to hold, the time is that of its beginning."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                reason = await look()
+        except TimeoutError:
+            reason = f"the {name} gave no answer in {PATIENCE_S:.0f} s"
+        except (ProofyardError, SQLAlchemyError, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        before = self._found.get(name)
+        lasts = bool(reason) and before is not None and not before.holds
+        self._found[name] = _Found(not reason, reason, before.at if lasts and before else time.monotonic())
+        if reason and not lasts:
+            logger.warning("not ready: %s: %s", name, reason)
+        self._metrics.check.labels(name).set(not reason)
+
+    async def _engine(self) -> str:
+        await self._context.runner.tell_all([])
+        return ""
+
+    async def _database(self) -> str:
+        await asyncio.to_thread(self._write)
+        return ""
+
+    def _write(self) -> None:
+        with self._context.database.session() as session:
+            session.merge(Duty(name="ready", value=int(time.time())))
+
+    async def _chain(self) -> str:
+        silent = self._context.followed_s()
+        self._metrics.followed.set(silent)
+        if silent > FOLLOWED_S:
+            return f"the chain was last read {silent:.0f} s ago" if silent < 1e9 else "the chain was not read yet"
+        return ""
+
+    async def _seat(self) -> str:
+        context = self._context
+        seats = await context.verifiers()
+        own = next((seat for seat in seats if seat.node == context.wallet.address), None)
+        if own is None:
+            return f"{context.wallet.address} has no seat: `proofyard verifier register`, or add stake"
+        return "" if own.counts else "its seat does not count for the quorum yet"
+
+    # Gauges
+
+    def _note(self) -> None:
+        context, metrics = self._context, self._metrics
+        runner, database = context.runner, context.database
+        metrics.nodes.set(len(context.members))
+        metrics.waiting.set(runner.waiting)
+        metrics.note_running(Tally(str(key[0]) for key in list(runner.effects_running)))
+        fresh = []
+        while database.commits:
+            fresh.append(database.commits.popleft())
+        metrics.note_commits(fresh)
+        chain_time, block = context.clock()
+        metrics.block.set(block)
+        metrics.block_age.set(max(0.0, chain_time - context.block_time()))
+        metrics.ready.set(self.ready().ready)
+
+    async def _count(self) -> None:
+        context, start = self._context, time.monotonic()
+        try:
+            counts = await asyncio.to_thread(Counts, context.database.engine, context.chain_time())
+        except SQLAlchemyError as error:
+            logger.warning("nothing could be counted: %s", str(error).splitlines()[0][:200])
+            return
+        self._counted = time.monotonic() - start
+        self._metrics.note_counts(counts)
+
+    async def _balances(self) -> None:
+        if time.monotonic() - self._balance_at < BALANCE_S:
+            return
+        context, wallet = self._context, self._context.wallet.address
+        seat = next((seat for seat in await self._seats() if seat.node == wallet), None)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                self._metrics.ether.set(await context.on_chain(partial(context.chain.eth_balance, wallet)) / TOKEN)
+                self._metrics.credit.set(await context.on_chain(partial(context.chain.token_balance, wallet)) / TOKEN)
+                if seat is not None:
+                    account = await context.on_chain(partial(context.chain.account, seat.owner))
+                    self._metrics.stake.set(account.stake / TOKEN)
+        except (ProofyardError, TimeoutError) as error:
+            logger.warning("the balances could not be read: %s", error or "no answer in time")
+            return
+        self._balance_at = time.monotonic()
+
+    async def _seats(self) -> list[VerifierRecord]:
+        try:
+            return await self._context.verifiers()
+        except ProofyardError:
+            return []
