@@ -24,7 +24,7 @@ from proofyard.protocol.messages import TaskOffer
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.executor import TaskTrace
-from proofyard.workloads.falsify import falsified
+from proofyard.workloads.falsify import falsified, still_ones
 from proofyard.workloads.workload import load_workload
 
 logger = logging.getLogger("proofyard.node")
@@ -76,10 +76,11 @@ class Decoys:
         self, manifest: Manifest, offer: TaskOffer, trace: TaskTrace, states: Sequence[Cid]
     ) -> tuple[tuple[Cid, ...], Cid]:
         workload, random = load_workload(manifest.workload), Random(secrets.randbits(256))
+        still = still_ones(trace.states[0].read_bytes(), trace.states[-1].read_bytes())
         false = [self._store.put_file(trace.states[0])]
         for number, path in enumerate(trace.states[1:], 1):
             check = partial(workload.check_state, manifest, offer.task, number)
-            false.append(self._store.put_bytes(falsified(path.read_bytes(), random, check)))
+            false.append(self._store.put_bytes(falsified(path.read_bytes(), random, check, still=still)))
         if not set(false[1:]).isdisjoint(states):
             raise WorkloadError("a false state is one of the true ones")
         result = workload.result(manifest, offer.task, lambda number: self._read(false[number]))

@@ -5,7 +5,7 @@ segment before it tells it from the true one: whoever computes a part of that mi
 something out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 
 import numpy as np
@@ -23,11 +23,14 @@ class NotFalsified(StateRefused):
     """A state of which no change was found that keeps the laws."""
 
 
-def falsified(state: bytes, random: Random, check: Callable[[bytes], None]) -> bytes:
-    """A state beside `state` that passes `check`, which raises `StateRefused`. Raises `NotFalsified`."""
+def falsified(
+    state: bytes, random: Random, check: Callable[[bytes], None], *, still: Collection[str] = frozenset()
+) -> bytes:
+    """A state beside `state` that passes `check`, which raises `StateRefused`. `still`: tensors that a task's states
+    carry unchanged, where a change would show without executing. Raises `NotFalsified`."""
     tensors = dict(decode_state(state))
     for _ in range(TRIES):
-        changed = encode_state(changed_once(tensors, random))
+        changed = encode_state(changed_once(tensors, random, still))
         try:
             check(changed)
         except StateRefused:
@@ -37,9 +40,21 @@ def falsified(state: bytes, random: Random, check: Callable[[bytes], None]) -> b
     raise NotFalsified("no change of this state keeps its laws")
 
 
-def changed_once(tensors: Mapping[str, Array], random: Random) -> Tensors:
+def still_ones(first: bytes, last: bytes) -> frozenset[str]:
+    """The tensors that are the same in two states of a task."""
+    before, after = decode_state(first), decode_state(last)
+    return frozenset(name for name in before.keys() & after.keys() if _same(before[name], after[name]))
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def changed_once(tensors: Mapping[str, Array], random: Random, still: Collection[str] = frozenset()) -> Tensors:
     """`tensors` with the last bit of one number changed, drawn among all floats; of a table of texts one letter."""
-    numbers = sorted(name for name, array in tensors.items() if array.dtype.kind == "f" and array.size)
+    numbers = sorted(
+        name for name, array in tensors.items() if array.dtype.kind == "f" and array.size and name not in still
+    )
     if numbers:
         name = random.choices(numbers, [tensors[name].size for name in numbers])[0]
         return {**tensors, name: flipped(tensors[name], _place(tensors[name], random))}

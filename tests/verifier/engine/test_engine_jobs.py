@@ -148,7 +148,7 @@ def test_a_job_that_cannot_be_taken_fails_after_some_tries() -> None:
     made = town()
     made.open(1, [[]])
     do(made, Expand)
-    for _ in range(100):
+    for _ in range(30):
         if made.effects:
             made.tell(EffectFailed(made.effects.pop().key, "no seat"))
         made.tick(100)
