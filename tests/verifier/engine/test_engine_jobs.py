@@ -16,7 +16,7 @@ from proofyard.verifier.engine.effects import (
     ReadJob,
     TakeJob,
 )
-from proofyard.verifier.engine.events import EffectFailed, Expanded, JobRead, Packed, Published, WorkCommitted
+from proofyard.verifier.engine.events import EffectFailed, Expanded, JobFreed, JobRead, Packed, Published, WorkCommitted
 from proofyard.verifier.engine.rows import JobState
 
 JOB = JobId(1)
@@ -165,7 +165,7 @@ def test_a_job_that_another_verifier_takes_is_left_to_it() -> None:
     made.restart()
     made.run_all()
     assert state(made) == ("waiting", jobs.TAKEN_ELSEWHERE)
-    jobs.free(made.world, JOB, made.now)
+    made.tell(JobFreed(JOB))
     made.tick()
     assert kinds(made) == [Expand]
     made.run_all()

@@ -16,7 +16,7 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, 
 from proofyard.protocol.members import Member as CommittedMember
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid, Digest
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.recent import Recent
@@ -63,8 +63,8 @@ class _Read:
 
 @dataclass
 class Context:
-    """The verifier's parts. `members` are the nodes connected now, by address; `runner` holds the engine, whose rows are
-    read on the event loop and never written here."""
+    """The verifier's parts. `members` are the nodes connected now, by address; `runner` holds the engine, whose rows
+    are read on the event loop and never written here."""
 
     settings: VerifierSettings
     wallet: Wallet
@@ -76,6 +76,10 @@ class Context:
     members: dict[Address, Member] = field(default_factory=dict)
     looked_at: dict[BatchId, float] = field(default_factory=dict)
     """When it was last tried to take over a batch, by the monotonic clock."""
+    jobs_looked_at: dict[JobId, float] = field(default_factory=dict)
+    """When it was last looked whether a job of another verifier's is free."""
+    asked_jobs: dict[JobId, None] = field(default_factory=dict)
+    """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
     _runner: Runner | None = None

@@ -20,7 +20,7 @@ from proofyard.chain.refusals import UnknownBatch
 from proofyard.protocol.members import encode_members
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Adopted
+from proofyard.verifier.engine.events import Adopted, JobFreed
 from proofyard.verifier.evidence import check_members
 from proofyard.verifier.membership import find_members
 from proofyard.verifier.store.tables import Duty, Known
@@ -61,6 +61,7 @@ async def round_of_duties(context: Context) -> None:
     if own is None:
         return
     await attend(context)
+    await look_for_free_jobs(context)
     known = await context.database.ask(lambda session: session.exec(select(Known)).all())
     params = await context.params()
     for row in known:
@@ -141,6 +142,20 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
             commit_block=taken.commit_block,
         )
     )
+
+
+async def look_for_free_jobs(context: Context) -> None:
+    """Jobs that were published to this verifier and that another one has: whether that one was silent for too long."""
+    params, clock, looked = await context.params(), time.monotonic(), context.jobs_looked_at
+    for job_id in [job for job in looked if job not in context.rows.jobs]:
+        del looked[job_id]
+    for job in [job for job in context.rows.jobs.values() if job.elsewhere and context.store.has(job.manifest)]:
+        if clock < looked.get(job.id, float("-inf")) + LOOK_AGAIN_S:
+            continue
+        looked[job.id] = clock
+        record = await context.on_chain(partial(context.chain.job, job.id))
+        if not record.closed and context.chain_time() > record.last_active + params.takeover_timeout:
+            context.runner.post(JobFreed(job.id))
 
 
 async def _turn(context: Context, batch: BatchId) -> int:

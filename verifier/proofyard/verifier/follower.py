@@ -21,11 +21,13 @@ from proofyard.chain.events import (
     BatchTaken,
     BatchVoided,
 )
+from proofyard.chain.refusals import UnknownJob
+from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import JobId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import ChainEvent, Event, RolledBack
+from proofyard.verifier.engine.events import ChainEvent, Event, JobRead, RolledBack
 from proofyard.verifier.membership import find_members, has_members
 from proofyard.verifier.store.tables import Cursor, Known
 
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 RETRY_S = 3.0
+AFTER_ERROR_S = 30.0
+JOBS_AT_ONCE = 64
+"""Jobs that are read from the chain between two ranges of events, at most."""
 LIST_RETRY_S = 0.5
 IN_TIME, LATE, AWAY = "in-time", "late", "away"
 
@@ -47,6 +52,10 @@ async def follow_chain(context: Context) -> None:
             logger.warning("the chain cannot be followed: %s", error)
             more = False
             await asyncio.sleep(RETRY_S)
+        except Exception:
+            logger.exception("an event cannot be applied; trying again")
+            more = False
+            await asyncio.sleep(AFTER_ERROR_S)
         if not more:
             await asyncio.sleep(POLL_S)
 
@@ -67,15 +76,34 @@ class Follower:
         context.saw_block(head, now)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
-        if after == cursor:
+        asked = list(context.asked_jobs)[:JOBS_AT_ONCE]
+        if after == cursor and not asked:
             return False
+        read = await context.on_chain(lambda: [self._read(job, after.next_block - 1) for job in asked])
         params = await context.params()
         fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
-        await context.runner.tell_all([await self._told(event, now) for event in events], encode(after))
+        await context.runner.tell_all([*[await self._told(event, now) for event in events], *read], encode(after))
         self._cursor = after
+        for job in asked:
+            context.asked_jobs.pop(job, None)
         for event in fresh:
             context.spawn(self._look_for_list(event, event.position.block + params.draw_delay))
         return True
+
+    def _read(self, job: JobId, block: int) -> JobRead:
+        """What a job is on chain after the last event that is told."""
+        try:
+            record = self._context.chain.job(job, block=block)
+        except UnknownJob:
+            return JobRead(job, None, 0, 0, 0, 0)
+        return JobRead(
+            job=job,
+            manifest=make_cid(record.manifest),
+            verifier=record.verifier,
+            closed_at=record.closed_at,
+            units_open=record.units_open,
+            units_paid=record.units_paid,
+        )
 
     async def _stored(self) -> ChainCursor:
         row = await self._context.database.ask(lambda session: session.get(Cursor, 1))

@@ -8,13 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+from proofyard.disputes.settled import load_settled
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
+from proofyard.protocol.findings import accepted
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Address, Cid, Digest, ProofyardError, TaskIndex
+from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.verifier.case import Case, case_of, spec_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
@@ -44,9 +46,34 @@ async def expand(context: Context, effect: effects.Expand) -> None:
     objection = "" if job is None else objection_to_job(job.workload, job.units, manifest, graph)
     if objection and job is not None and job.manifest == effect.manifest:
         raise Permanent(objection)
+    paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()
     context.runner.post(
-        Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph)
+        Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph, paid)
     )
+
+
+async def _paid_before(context: Context, job: JobId) -> tuple[tuple[TaskIndex, Address, Address, Cid], ...]:
+    """What settled records of a job accept that another verifier had before. A record that cannot be had, or that does
+    not hold, accepts nothing here: what it says is done is done again, and called repeated where that record stands."""
+
+    async def read(cid: Cid, max_bytes: int) -> bytes:
+        return await context.find(cid, max_bytes=max_bytes)
+
+    found: dict[TaskIndex, tuple[TaskIndex, Address, Address, Cid]] = {}
+    for number in sorted({event.batch for event in await context.on_chain(lambda: context.chain.settled(job))}):
+        try:
+            settled = await load_settled(context.chain, read, number)
+            await asyncio.to_thread(settled.check_record)
+            paid = await asyncio.to_thread(accepted, settled.view, settled.record)
+        except ProofyardError as error:
+            logger.warning("what batch %s paid cannot be told: %s", number, error)
+            continue
+        nodes = {member.key: member.commitment.node for member in settled.record.tasks}
+        for (line, task), result in paid.items():
+            if line == job:
+                node = nodes[line, task]
+                found[task] = task, node, settled.view.owners[node][1], result
+    return tuple(found.values())
 
 
 class NotPublished(ProofyardError):

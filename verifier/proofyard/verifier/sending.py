@@ -4,25 +4,22 @@ import contextlib
 from functools import partial
 
 from proofyard.chain import Refused
-from proofyard.chain.refusals import AlreadySettled, JobIsClosed, JobTakenBy, UnknownJob
-from proofyard.protocol.cid import make_cid
+from proofyard.chain.refusals import AlreadySettled, JobIsClosed, JobTakenBy
 from proofyard.protocol.types import ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import JobRead
 from proofyard.verifier.runner import Permanent
 
 SEEN_S = 60.0
 
 
 async def take_job(context: Context, effect: effects.TakeJob) -> float:
-    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it."""
+    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it. Whether
+    the one that has it was silent for so long that it is free the contract knows."""
     record, own = await context.on_chain(partial(context.chain.job, effect.job)), await context.own()
     if record.closed:
         raise Permanent("its requester has closed it")
-    if record.verifier not in (0, own):
-        raise TakenByAnother(effect.job)
-    if record.verifier == 0:
+    if record.verifier != own:
         try:
             await context.on_chain(partial(context.chain.take_job, effect.job))
         except JobTakenBy:
@@ -55,19 +52,7 @@ async def close_job(context: Context, effect: effects.CloseJob) -> None:
         await context.on_chain(partial(context.chain.close_job, effect.job))
 
 
-async def read_job(context: Context, effect: effects.ReadJob) -> None:
-    try:
-        record = await context.on_chain(partial(context.chain.job, effect.job))
-    except UnknownJob:
-        context.runner.post(JobRead(effect.job, None, 0, 0, 0, 0))
-        return
-    context.runner.post(
-        JobRead(
-            job=effect.job,
-            manifest=make_cid(record.manifest),
-            verifier=record.verifier,
-            closed_at=record.closed_at,
-            units_open=record.units_open,
-            units_paid=record.units_paid,
-        )
-    )
+async def read_job(context: Context, effect: effects.ReadJob) -> float:
+    """Have the follower say what a job is on chain: as of the last event that was told, and not of a later one."""
+    context.asked_jobs[effect.job] = None
+    return SEEN_S

@@ -186,6 +186,20 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
     world.want(CommitBatch(batch.id, batch.root))
 
 
+def dissolve(world: World, job: JobId, now: Now) -> None:
+    """The job is another one: a batch with work for what it was, and that is not on chain, is given up, and what else it
+    holds is put into others."""
+    for batch in [b for b in world.rows.batches.values() if b.state == BatchState.FORMED]:
+        if all(job != line for line, _ in batch.lines):
+            continue
+        world.done(CommitBatch(batch.id, batch.root).key)
+        _unreserve(world, batch)
+        batch.state, batch.reason = BatchState.DROPPED, f"job {job} is another one after a reorganisation of the chain"
+        world.rows.touch(batch)
+        tasks.unbatch(world, batch)
+        _over(world, batch, now)
+
+
 def forget_reads(world: World, batch: Batch) -> None:
     """What the chain is being asked about a batch is of a chain that is no more."""
     world.done(Draw(batch.id, world.forks).key)

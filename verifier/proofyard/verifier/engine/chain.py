@@ -32,7 +32,8 @@ from proofyard.verifier.engine.world import World
 def news(world: World, event: ChainEvent, now: Now) -> None:
     match event.news:
         case JobOpened() as opened:
-            jobs.opened(world, opened, now)
+            if jobs.opened(world, opened, now):
+                batches.dissolve(world, opened.job, now)
         case JobTaken() as taken:
             jobs.taken(world, taken.job, taken.position.block, now, own=taken.verifier == world.rules.own)
         case JobClosed() as closed:

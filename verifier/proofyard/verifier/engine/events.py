@@ -172,6 +172,13 @@ class JobRead:
 
 
 @dataclass(frozen=True, slots=True)
+class JobFreed:
+    """The verifier that schedules a job was silent for so long that anybody may take it."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """This verifier has taken over a batch that another one left, and has its member list."""
 
@@ -384,6 +391,7 @@ Event = (
     | Published
     | ChainEvent
     | JobRead
+    | JobFreed
     | Adopted
     | RolledBack
     | Expanded

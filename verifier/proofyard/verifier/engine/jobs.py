@@ -15,7 +15,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Cid, JobId
 from proofyard.verifier.engine import tasks
 from proofyard.verifier.engine.effects import CloseJob, Expand, Pack, ReadJob, TakeJob
-from proofyard.verifier.engine.events import EffectFailed, Expanded, JobRead, Now, Packed, Published
+from proofyard.verifier.engine.events import EffectFailed, Expanded, JobFreed, JobRead, Now, Packed, Published
 from proofyard.verifier.engine.rows import Job, JobState
 from proofyard.verifier.engine.world import World
 
@@ -51,8 +51,9 @@ class Memory:
 # The chain
 
 
-def opened(world: World, news: JobOpened, now: Now) -> None:
-    """A job is on chain. The same event may be told again, for the same block or after a reorganisation for another."""
+def opened(world: World, news: JobOpened, now: Now) -> bool:
+    """A job is on chain. The same event may be told again, for the same block or after a reorganisation for another.
+    Returns whether the number was another job's before."""
     fresh = Job(
         id=news.job,
         manifest=make_cid(news.manifest),
@@ -82,6 +83,8 @@ def opened(world: World, news: JobOpened, now: Now) -> None:
         _come_back(world, job)
     else:
         _replace(world, job, fresh, now)
+        return True
+    return False
 
 
 def _terms(job: Job) -> tuple[object, ...]:
@@ -144,9 +147,9 @@ def taken(world: World, job_id: JobId, block: int, now: Now, *, own: bool) -> No
         _revive(world, job, now)
 
 
-def free(world: World, job_id: JobId, now: Now) -> None:
+def freed(world: World, event: JobFreed, now: Now) -> None:
     """Its verifier was silent for so long that anybody may take it."""
-    job = world.rows.jobs.get(job_id)
+    job = world.rows.jobs.get(event.job)
     if job is None or not job.elsewhere or job.deadline < now.chain or job.closed_at:
         return
     job.elsewhere = False

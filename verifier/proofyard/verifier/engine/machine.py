@@ -22,6 +22,7 @@ from proofyard.verifier.engine.events import (
     Elsewhere,
     Event,
     Expanded,
+    JobFreed,
     JobRead,
     LooksDue,
     MarksTold,
@@ -84,6 +85,7 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     AnswersWeighed: audits.weighed,
     ChainEvent: chain.news,
     JobRead: chain.job_read,
+    JobFreed: jobs.freed,
     Adopted: batches.adopted,
     RolledBack: chain.rolled_back,
 }

@@ -633,6 +633,19 @@ def _not_to_batch(memory: Memory, work: Work) -> None:
         heapq.heappop(memory.promises)
 
 
+def unbatch(world: World, batch: Batch) -> None:
+    """A batch comes to nothing before it was on chain: its works wait for another one."""
+    for work in list(world.rows.works_of[batch.id]):
+        work.state = WorkState.COMMITTED
+        world.rows.put_into(work, 0)
+        _to_batch(world, work)
+    for work in world.rows.decoys_in.pop(batch.id, []):
+        work.decoy_batch = 0
+        world.rows.touch(work)
+        if work.state == WorkState.COMMITTED and work.decoy:
+            _to_batch(world, work)
+
+
 def decoys_batched(world: World, works: Iterable[Work], now: Now) -> None:
     """The decoys of these are in a batch: they follow when it is over, or when their receipts fall due."""
     for work in works:
