@@ -79,7 +79,7 @@ def text(name: str) -> str:
         return WALLET
     if name in ("work", "audits"):
         return "5"
-    cids = ("manifest", "result", "before", "inputs", "trace", "artifacts", "record", "cid", "counted")
+    cids = ("manifest", "result", "before", "inputs", "trace", "artifacts", "record", "cid", "counted", "over")
     return raw_cid(b"example") if name in cids else {"host": "192.0.2.1", "kind": "ack", "payload": ""}.get(name, name)
 
 

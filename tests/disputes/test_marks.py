@@ -38,7 +38,8 @@ class Case:
         member = Member(commitment, scene.member.signature, scene.member.trace)
         audit = AuditedSegment(JOB, TASK, SegmentIndex(0), (), (), self.verdict)
         facts: dict[str, Any] = {"chain_id": 1, "registry": commitment.node, "batch": BatchId(1), "attempt": 1}
-        empty: dict[str, Any] = dict.fromkeys(("jobs", "counted", "uncounted", "repeated", "faults", "payouts"), ())
+        names = ("jobs", "counted", "uncounted", "over", "repeated", "faults", "stale", "payouts")
+        empty: dict[str, Any] = dict.fromkeys(names, ())
         return BatchRecord(leader=NODE, tasks=(member,), salts=(self.salt,), audits=(audit,), **facts, **empty)
 
     async def opening(self, _record: Cid, _member: object) -> bytes:

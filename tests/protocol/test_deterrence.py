@@ -2,7 +2,7 @@ import importlib.util
 from decimal import Decimal
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.chain.records import Params
@@ -43,6 +43,7 @@ def test_the_documentation_has_the_table() -> None:
     assert module.render(page) == page
 
 
+@settings(deadline=None)
 @given(segments, asked)
 def test_the_table_loses_however_many_segments_there_are_and_are_drawn(n: int, m: int) -> None:
     assert max(row.gain for row in table(n, m)) < 0

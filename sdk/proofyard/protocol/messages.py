@@ -17,13 +17,21 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Segme
 MAX_ITEMS = 256
 """Items of one list: a frame has its own limit on bytes."""
 
+_BOUND = Meta(ge=0, le=(1 << 63) - 1)
+"""Whatever a peer says is a number that a database holds."""
+Job = Annotated[JobId, _BOUND]
+Batch = Annotated[BatchId, _BOUND]
+Task = Annotated[TaskIndex, _BOUND]
+Segment = Annotated[SegmentIndex, _BOUND]
+Count = Annotated[int, _BOUND]
+
 
 class PeerHint(msgspec.Struct, frozen=True):
     """Where a peer can be reached: wallet address, IP address or name, UDP port."""
 
     address: Address
     host: str
-    port: int
+    port: Count
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
@@ -44,11 +52,11 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     at a time, the ones that wait for their turn included. Replied to with `Ack`."""
 
     workloads: tuple[str, ...]
-    memory_bytes: int
-    port: int
+    memory_bytes: Count
+    port: Count
     software: str
-    tasks: int = 1
-    audits: int = 4
+    tasks: Count = 1
+    audits: Count = 4
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
@@ -58,7 +66,7 @@ class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
     for a decoy beside the commitment (`proofyard.protocol.mark`), which the node may leave out.
     """
 
-    job: JobId
+    job: Job
     manifest: Cid
     task: TaskSpec
     inputs: tuple[Cid, ...]
@@ -76,8 +84,8 @@ class TaskOffers(msgspec.Struct, frozen=True, tag="task-offers"):
 class CancelTask(msgspec.Struct, frozen=True, tag="cancel-task"):
     """A verifier no longer wants a task."""
 
-    job: JobId
-    task: TaskIndex
+    job: Job
+    task: Task
     reason: str
 
 
@@ -91,13 +99,13 @@ class CancelTasks(msgspec.Struct, frozen=True, tag="cancel-tasks"):
 class TaskProgress(msgspec.Struct, frozen=True, tag="task-progress"):
     """A node on its way, at least every few seconds. `step` counts within the task; `loss` is that step's."""
 
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
-    step: int = 0
+    job: Job
+    task: Task
+    segment: Segment
+    step: Count = 0
     loss: float | None = None
     tokens_per_s: float = 0.0
-    rss_bytes: int = 0
+    rss_bytes: Count = 0
 
 
 class Working(msgspec.Struct, frozen=True, tag="working"):
@@ -111,8 +119,8 @@ class Working(msgspec.Struct, frozen=True, tag="working"):
 class TaskFailed(msgspec.Struct, frozen=True, tag="task-failed"):
     """A node hands a task back before any commitment; costs reputation at most."""
 
-    job: JobId
-    task: TaskIndex
+    job: Job
+    task: Task
     reason: str
 
 
@@ -147,8 +155,8 @@ class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):
     """The verifier's signed promise to put a commitment into a batch of its job by `deadline` (Unix seconds)."""
 
     leaf: Digest
-    job: JobId
-    deadline: int
+    job: Job
+    deadline: Count
     signature: Signature
 
 
@@ -172,12 +180,12 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     Model, data and that state are all that a segment is computed from, so no result of other tasks is moved.
     """
 
-    batch: BatchId
+    batch: Batch
     seed: Bytes32
-    job: JobId
+    job: Job
     manifest: Cid
     task: TaskSpec
-    segment: SegmentIndex
+    segment: Segment
     before: Cid
     providers: tuple[PeerHint, ...]
     lease_s: float
@@ -192,17 +200,17 @@ class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):
 class AuditProgress(msgspec.Struct, frozen=True, tag="audit-progress-2"):
     """An auditor on its way: renews the lease of its seat."""
 
-    batch: BatchId
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
+    batch: Batch
+    job: Job
+    task: Task
+    segment: Segment
 
 
 class SubmitSeal(msgspec.Struct, frozen=True, tag="submit-seal"):
-    batch: BatchId
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
+    batch: Batch
+    job: Job
+    task: Task
+    segment: Segment
     seal: Bytes32
     signature: Signature
 
@@ -216,20 +224,20 @@ class SubmitSeals(msgspec.Struct, frozen=True, tag="submit-seals"):
 class AuditFailed(msgspec.Struct, frozen=True, tag="audit-failed-2"):
     """An auditor gives its seat back; the next in the plan's order takes it."""
 
-    batch: BatchId
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
+    batch: Batch
+    job: Job
+    task: Task
+    segment: Segment
     reason: str
 
 
 class OpenSeal(msgspec.Struct, frozen=True, tag="open-seal-2"):
     """All seals of this segment are in: show the answer. Replied to with `SealOpened`."""
 
-    batch: BatchId
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
+    batch: Batch
+    job: Job
+    task: Task
+    segment: Segment
 
 
 class SealOpened(msgspec.Struct, frozen=True, tag="seal-opened-3"):
@@ -263,16 +271,16 @@ class CoSign(msgspec.Struct, frozen=True, tag="co-sign-2"):
     one signs once for each attempt. Replied to with `CoSigned`."""
 
     record: Cid
-    batch: BatchId
+    batch: Batch
     sign: bool = True
 
 
 class LeftOut(msgspec.Struct, frozen=True):
     """A signed answer of an auditor that a record calls absent: it goes into the next record."""
 
-    job: JobId
-    task: TaskIndex
-    segment: SegmentIndex
+    job: Job
+    task: Task
+    segment: Segment
     auditor: Address
     opened: SealOpened
 
@@ -292,47 +300,47 @@ class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):
     """
 
     record: Cid
-    job: JobId
-    task: TaskIndex
-    number: int
+    job: Job
+    task: Task
+    number: Count
 
 
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
     """A requester asks a verifier to fetch these artifacts from it and keep them for a job it is about to open."""
 
     artifacts: tuple[Cid, ...]
-    total_bytes: int
+    total_bytes: Count
 
 
 class JobQuery(msgspec.Struct, frozen=True, tag="job-query"):
     """Anyone asks a verifier how a job is doing. `since` skips log lines already seen. Idempotent."""
 
     idempotent: ClassVar[bool] = True
-    job: JobId
-    since: int = 0
+    job: Job
+    since: Count = 0
 
 
 class LogLine(msgspec.Struct, frozen=True):
     """One event of a job: `seq` counts from 1, `at` is Unix seconds, `kind` one of docs/protocol.md's event kinds."""
 
-    seq: int
+    seq: Count
     at: float
     kind: str
     text: str
-    task: TaskIndex | None = None
+    task: Task | None = None
     node: Address | None = None
     loss: float | None = None
-    step: int | None = None
+    step: Count | None = None
 
 
 class JobReport(msgspec.Struct, frozen=True, tag="job-report"):
     """How a job is doing. `state`: waiting, running, settling, done, failed."""
 
-    job: JobId
+    job: Job
     state: str
-    tasks: int
-    tasks_valid: int
-    batches_settled: int
+    tasks: Count
+    tasks_valid: Count
+    batches_settled: Count
     result: Cid | None
     reason: str
     log: tuple[LogLine, ...]
