@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from proofyard.protocol.cid import cid_digest
-from proofyard.protocol.codec import decode
+from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Place
-from proofyard.verifier.engine.rows import Batch, Segment
+from proofyard.verifier.engine.events import Place, TaskKey
+from proofyard.verifier.engine.rows import Batch
+from proofyard.verifier.membership import members_by_key
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Case:
     manifest: Manifest
     spec: TaskSpec
     worker: Address
+    result: Cid
     trace: tuple[Cid, ...]
 
     @property
@@ -39,19 +39,23 @@ class Case:
         return cid_digest(self.trace[self.segment + 1])
 
 
-def case_of(context: Context, batch: Batch, segment: Segment) -> Case:
-    """A segment of one of the engine's batches."""
-    rows = context.rows
-    job = rows.jobs[segment.job]
-    work = next(w for w in rows.works_of[batch.id] if (w.job, w.task) == (segment.job, segment.task))
-    submission = decode(work.submission, SubmitCommitment)
+async def case_of(context: Context, batch: Batch, place: Place) -> Case:
+    """A segment of a batch that this verifier leads, by its member list and the manifest: a batch that was taken over
+    is of jobs whose tasks another verifier has. Raises `ArtifactError` where the manifest is not here."""
+    job, task, segment = place
+    key: TaskKey = (job, task)
+    member = (await members_by_key(context, batch))[key]
+    commitment = member.commitment
+    cid = make_cid(commitment.manifest)
+    manifest, graph = await context.job_of(cid)
     return Case(
         batch=batch.chain_id or BatchId(0),
-        leaf=work.leaf,
-        place=(segment.job, segment.task, SegmentIndex(segment.index)),
-        manifest_cid=job.manifest,
-        manifest=context.manifest(job.manifest),
-        spec=decode(rows.tasks[segment.job, segment.task].spec, TaskSpec),
-        worker=work.node,
-        trace=submission.trace,
+        leaf=commitment.struct_hash(),
+        place=(job, task, SegmentIndex(segment)),
+        manifest_cid=cid,
+        manifest=manifest,
+        spec=graph[task],
+        worker=commitment.node,
+        result=commitment.result,
+        trace=member.trace,
     )

@@ -13,6 +13,8 @@ from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wal
 from proofyard.chain.errors import NotDrawn
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
+from proofyard.protocol.members import Member as CommittedMember
+from proofyard.protocol.members import TaskKey
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
@@ -69,6 +71,8 @@ class Context:
     members: dict[Address, Member] = field(default_factory=dict)
     looked_at: dict[BatchId, float] = field(default_factory=dict)
     """When it was last tried to take over a batch, by the monotonic clock."""
+    members_kept: OrderedDict[bytes, dict[TaskKey, CommittedMember]] = field(default_factory=OrderedDict)
+    """Member lists of own batches that are looked at, decoded."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
     _runner: Runner | None = None

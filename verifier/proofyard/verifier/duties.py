@@ -11,19 +11,23 @@ import logging
 import time
 from functools import partial
 
+import msgspec
 from sqlmodel import col, delete, select
 
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
 from proofyard.chain.errors import ChainUnreachable
 from proofyard.chain.refusals import UnknownBatch
-from proofyard.protocol.members import encode_members
-from proofyard.protocol.types import BatchId, ProofyardError
+from proofyard.protocol.cid import make_cid
+from proofyard.protocol.members import Member, encode_members
+from proofyard.protocol.settlement import Header
+from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Adopted
+from proofyard.verifier.engine.rows import Job
 from proofyard.verifier.evidence import check_members
 from proofyard.verifier.membership import find_members
-from proofyard.verifier.store.tables import Duty, Known
+from proofyard.verifier.store.tables import TABLES, Duty, Known
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +114,10 @@ async def _draw(context: Context, state: ChainBatch, params: Params, *, led: boo
 
 async def _take_over(context: Context, state: ChainBatch, params: Params, at: float, *, led: bool) -> None:
     """A voided batch waits for anybody, first for its last leader; an overdue one for anybody but its leader."""
-    if led or not context.settings.takeover:
+    if led:
+        await _adopt_left(context, state)
+        return
+    if not context.settings.takeover:
         return
     since = state.opened_at + 2 * TURN_S if state.voided else state.leader_since + params.settle_time
     left = state.opened_at + params.settle_grace - at
@@ -120,21 +127,62 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     if clock < looked.get(state.id, float("-inf")) + LOOK_AGAIN_S:
         return
     looked[state.id] = clock
+    header, members = await _judgeable(context, state)
+    jobs = await _jobs_of(context, header, members)
+    await context.on_chain(partial(context.chain.take_batch, state.id))
+    await _adopt(context, await context.on_chain(partial(context.chain.batch, state.id)), header, members, jobs)
+
+
+async def _adopt_left(context: Context, state: ChainBatch) -> None:
+    """A batch that this verifier has taken over, and died before it was written down."""
+    rows = context.rows
+    header = await context.on_chain(partial(context.chain.header, state.id))
+    formed = any(batch.root == header.root and batch.chain_id is None for batch in list(rows.batches.values()))
+    if state.id in rows.by_chain_id or formed or not state.attempt:
+        return
+    header, members = await _judgeable(context, state)
+    await _adopt(context, state, header, members, await _jobs_of(context, header, members))
+
+
+async def _judgeable(context: Context, state: ChainBatch) -> tuple[Header, tuple[Member, ...]]:
+    """What a batch is made of. Raises `CannotTake` where nobody delivers it, `RecordInvalid` where no record of it can
+    hold."""
     header = await context.on_chain(partial(context.chain.header, state.id))
     found = await find_members(context, header)
     if found is None:
         raise CannotTake(state.id)
     await check_members(context, await context.on_chain(partial(context.chain.view, state.id)), found[1])
-    await context.on_chain(partial(context.chain.take_batch, state.id))
-    taken = await context.on_chain(partial(context.chain.batch, state.id))
+    return header, found[1]
+
+
+async def _jobs_of(context: Context, header: Header, members: tuple[Member, ...]) -> tuple[Job, ...]:
+    """The rows of a batch's jobs, which another verifier schedules, with what its audits take to know. Raises
+    `JobsUnseen` for a job that this verifier has not seen yet."""
+    manifests = {member.commitment.job: make_cid(member.commitment.manifest) for member in members}
+    numbers = [line.job for line in header.lines]
+    stored = await asyncio.to_thread(context.database.rows, Job, TABLES[Job].c.id.in_(numbers))
+    if len(stored) < len(numbers) or not set(numbers) <= manifests.keys():
+        raise JobsUnseen(numbers)
+    found = []
+    for job in (row for row in stored if isinstance(row, Job)):
+        manifest = await asyncio.to_thread(context.manifest, manifests[job.id])
+        exact = context.workload(manifest).exact
+        found.append(msgspec.structs.replace(job, workload_name=manifest.workload, exact=exact, elsewhere=True))
+    return tuple(found)
+
+
+async def _adopt(
+    context: Context, state: ChainBatch, header: Header, members: tuple[Member, ...], jobs: tuple[Job, ...]
+) -> None:
     await context.runner.tell(
         Adopted(
             chain_id=state.id,
             root=header.root,
-            members=encode_members(found[1]),
+            members=encode_members(members),
             lines=tuple((line.job, line.units) for line in header.lines),
-            attempt=taken.attempt,
-            commit_block=taken.commit_block,
+            attempt=state.attempt,
+            commit_block=state.commit_block,
+            jobs=jobs,
         )
     )
 
@@ -167,3 +215,10 @@ class CannotTake(ProofyardError):
 
     def __init__(self, batch: BatchId) -> None:
         super().__init__(f"batch {batch} is left unsettled, and nobody delivers its member list")
+
+
+class JobsUnseen(ProofyardError):
+    """A batch is of jobs whose opening this verifier has not followed yet."""
+
+    def __init__(self, jobs: list[JobId]) -> None:
+        super().__init__(f"the jobs {', '.join(map(str, jobs))} of a batch are not all known here yet")

@@ -26,8 +26,8 @@ from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, Signed, TaskKey
 from proofyard.verifier.engine.rows import Batch
-from proofyard.verifier.evidence import gather_evidence
-from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
+from proofyard.verifier.evidence import fetch_manifests, gather_evidence
+from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_by_key, members_of
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
 from proofyard.verifier.runner import Permanent
@@ -50,7 +50,7 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     batch = context.rows.batches.get(effect.batch)
     if batch is None or batch.chain_id is not None:
         return None
-    size, lines = len(context.rows.works_of[batch.id]), list(batch.lines)
+    size, lines = len(await members_by_key(context, batch)), list(batch.lines)
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
@@ -116,10 +116,12 @@ async def draw(context: Context, effect: effects.Draw) -> None:
     lists.members[view.batch] = members_of(batch)
     lists.cids[view.batch] = await asyncio.to_thread(context.store.put_bytes, batch.members)
     plan = await asyncio.to_thread(plan_of, view, lists.members)
-    members = {member.key: member for member in members_of(batch)}
+    members = await members_by_key(context, batch)
+    manifests = await fetch_manifests(context, view)
+    exact = {job: context.workload(manifest).exact for job, manifest in manifests.items()}
     segments = []
     for (job, task, index), audit in ((audit.key, audit) for audit in plan.audits):
-        member, row = members[job, task], context.rows.jobs[job]
+        member = members[job, task]
         leaf = member.commitment.struct_hash()
         segments.append(
             DrawnSegment(
@@ -128,7 +130,7 @@ async def draw(context: Context, effect: effects.Draw) -> None:
                 seats=view.jobs[job].auditors_per_segment,
                 claimed=cid_digest(member.trace[index + 1]),
                 worker=member.commitment.node,
-                weigh=not row.exact or keyed_is_checked(view.seed, leaf, index),
+                weigh=not exact[job] or keyed_is_checked(view.seed, leaf, index),
             )
         )
     counted = encode(sorted(lists.cids.items()))

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proofyard.artifacts import ArtifactError
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
-from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members, members_fit
+from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, TaskKey, decode_members, members_fit
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
 from proofyard.protocol.view import BatchView, OpenBatch
@@ -18,6 +18,7 @@ from proofyard.verifier.engine.rows import Batch
 logger = logging.getLogger(__name__)
 
 LISTS_AT_ONCE = 4
+BATCHES_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,23 @@ class Lists:
 def members_of(batch: Batch) -> tuple[Member, ...]:
     """The batch's commitments in the order of its Merkle leaves."""
     return decode_members(batch.members)
+
+
+async def members_by_key(context: Context, batch: Batch) -> Mapping[TaskKey, Member]:
+    """The same by job and task; the last few batches' are kept, and decoded once however many ask."""
+    kept = context.members_kept
+    found = kept.get(batch.members)
+    if found is None or (found.done() and (found.cancelled() or found.exception())):
+        found = asyncio.ensure_future(asyncio.to_thread(_by_key, batch.members))
+    kept[batch.members] = found
+    kept.move_to_end(batch.members)
+    while len(kept) > BATCHES_KEPT:
+        kept.popitem(last=False)
+    return found.result() if found.done() else await asyncio.shield(found)
+
+
+def _by_key(members: bytes) -> dict[TaskKey, Member]:
+    return {member.key: member for member in decode_members(members)}
 
 
 def batches_of(view: BatchView) -> dict[BatchId, Header]:

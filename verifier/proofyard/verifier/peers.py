@@ -19,14 +19,14 @@ from proofyard.protocol.messages import (
     OpenSeals,
     PeerHint,
     SealsOpened,
-    SubmitCommitment,
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, Digest, ProofyardError, SegmentIndex
+from proofyard.protocol.types import Address, Digest, ProofyardError
+from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
+from proofyard.verifier.engine.events import AuditAnswered, SealAnswered, TaskAnswered, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
         return
     seed = await context.seed_of(batch.chain_id)
     for part in _parts(effect.places):
-        offers = tuple(offer for place in part if (offer := _audit_offer(context, effect.batch, place, seed)))
+        cases = [await case_of(context, batch, place) for place in part if (batch.id, place) in context.rows.segments]
+        offers = tuple(_audit_offer(context, case, seed) for case in cases)
         answers = await _ask(context, effect.node, AuditOffers(offers), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
@@ -81,21 +82,16 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
             context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
 
 
-def _audit_offer(context: Context, row: int, place: Place, seed: Digest) -> AuditOffer | None:
-    rows = context.rows
-    batch, segment = rows.batches.get(row), rows.segments.get((row, place))
-    work = next((w for w in rows.works_of.get(row, ()) if (w.job, w.task) == place[:2]), None)
-    if batch is None or segment is None or work is None or batch.chain_id is None:
-        return None
+def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
     return AuditOffer(
-        batch=batch.chain_id,
+        batch=case.batch,
         seed=seed,
-        job=place[0],
-        manifest=rows.jobs[place[0]].manifest,
-        task=decode(rows.tasks[place[0], place[1]].spec, TaskSpec),
-        segment=SegmentIndex(place[2]),
-        before=decode(work.submission, SubmitCommitment).trace[place[2]],
-        providers=_hints(context, (work.node,)),
+        job=case.place[0],
+        manifest=case.manifest_cid,
+        task=case.spec,
+        segment=case.segment,
+        before=case.trace[case.segment],
+        providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
     )
 

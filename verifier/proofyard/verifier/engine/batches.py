@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from proofyard.protocol import merkle
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.codec import decode
-from proofyard.protocol.members import Member, encode_members
+from proofyard.protocol.members import Member, decode_members, encode_members
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, JobId
@@ -157,6 +157,11 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
     ):
         world.done(effect.key)
     unsettled(world, batch, now)
+    if not world.rows.works_of[batch.id]:
+        # It was taken over: whoever made it sends it again.
+        world.rows.bind(batch, None)
+        dropped(world, batch, "its commit went with a block, and it is another verifier's to send", now)
+        return
     world.rows.bind(batch, None)
     batch.state, batch.commit_block, batch.attempt = BatchState.FORMED, 0, 0
     world.memory(Memory).reserved.update(dict(batch.lines))
@@ -206,7 +211,7 @@ def drawn(world: World, event: Drawn, now: Now) -> None:
         audits.clear(world, batch)
     batch.state, batch.seed, batch.counted = BatchState.AUDITING, event.seed, event.counted
     batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
-    batch.results_due = tuple((work.job, work.task) for work in world.rows.works_of[batch.id])
+    batch.results_due = tuple(member.key for member in decode_members(batch.members))
     world.rows.touch(batch)
     text = f"batch {batch.chain_id}: {len(event.segments)} segments drawn for audit, {event.skipped} tasks skipped"
     log_batch(world, batch, now, "drawn", text)
@@ -230,23 +235,27 @@ def result_looked(world: World, event: ResultLooked, now: Now) -> None:
     batch.results_due = tuple(key for key in batch.results_due if key != event.key)
     world.rows.touch(batch)
     if event.kind:
-        work = next(w for w in world.rows.works_of[batch.id] if (w.job, w.task) == event.key)
-        text = f"task {work.task} by this node is faulty: {event.reason}"
-        world.log(work.job, now, "fault", text, task=work.task, node=work.node)
-        world.rows.add(_fault(batch, work, event.kind, event.reason))
+        node = next(m.commitment.node for m in decode_members(batch.members) if m.key == event.key)
+        job, task = event.key
+        if job in world.rows.jobs:
+            world.log(job, now, "fault", f"task {task} by this node is faulty: {event.reason}", task=task, node=node)
+        world.rows.add(_fault(world, batch, node, event))
     judged_maybe(world, batch, now)
 
 
-def _fault(batch: Batch, work: Work, kind: int, reason: str) -> Fault:
+def _fault(world: World, batch: Batch, node: Address, event: ResultLooked) -> Fault:
+    """Its owner is that of the work; of a batch that was taken over the record says it."""
+    work = next((w for w in world.rows.works_of[batch.id] if (w.job, w.task) == event.key), None)
+    job, task = event.key
     return Fault(
         batch=batch.id,
-        job=work.job,
-        task=work.task,
-        node=work.node,
-        owner=work.owner,
+        job=job,
+        task=task,
+        node=node,
+        owner=Address("") if work is None else work.owner,
         operator=0,
-        kind=kind,
-        reason=reason,
+        kind=event.kind,
+        reason=event.reason,
     )
 
 
@@ -441,6 +450,13 @@ def adopted(world: World, event: Adopted, now: Now) -> None:
     if batch is not None:
         taken(world, batch, event.attempt, now, own=True)
         return
+    for job in event.jobs:
+        known = world.rows.jobs.get(job.id)
+        if known is None:
+            world.rows.add(job)
+        else:
+            known.workload_name, known.exact = job.workload_name, job.exact
+            world.rows.touch(known)
     batch = Batch(
         id=world.new_row(),
         state=BatchState.COMMITTED,

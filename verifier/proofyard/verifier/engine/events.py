@@ -11,6 +11,7 @@ from proofyard.chain.events import Event as ChainNews
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.seal import Opening
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.verifier.engine.rows import Job
 
 TaskKey = tuple[JobId, TaskIndex]
 Place = tuple[JobId, TaskIndex, SegmentIndex]
@@ -171,7 +172,8 @@ class JobRead:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """This verifier has taken over a batch that another one left, and has its member list."""
+    """This verifier has taken over a batch that another one left, and has its member list. `jobs`: what auditing it
+    takes to know of them, whoever schedules them."""
 
     chain_id: BatchId
     root: Digest
@@ -179,6 +181,7 @@ class Adopted:
     lines: tuple[tuple[JobId, int], ...]
     attempt: int
     commit_block: int
+    jobs: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
