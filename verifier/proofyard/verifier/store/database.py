@@ -198,6 +198,14 @@ class Database:
 
         return self._lasting(once)
 
+    def lock(self, session: Session, name: str) -> None:
+        """Let nobody else, in any process, into what `name` names until the session's transaction ends. To be called
+        before anything else in it."""
+        if self.engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+
     def load(self, process: str = "") -> list[Row]:
         """The live rows: of jobs that are not over, or that have a batch that is not final, and of such batches. What
         is written from now on follows from these."""
