@@ -7,6 +7,7 @@ execution tells (`replaying`).
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,27 @@ class Settled:
         await check_keyed(self.view, self.record, self.manifests, read)
 
 
-async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settled:
+class Accepted:
+    """What settled records pay, by batch and record, of the last `limit` that were looked at. Who owned a node when its
+    batch was drawn is part of the answer, so a reorganisation clears it (`clear`)."""
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._limit = limit
+        self._known: OrderedDict[tuple[BatchId, Cid], frozenset[TaskKey]] = OrderedDict()
+
+    def get(self, batch: BatchId, record: Cid) -> frozenset[TaskKey] | None:
+        return self._known.get((batch, record))
+
+    def put(self, batch: BatchId, record: Cid, paid: frozenset[TaskKey]) -> None:
+        self._known[batch, record] = paid
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Accepted | None = None) -> Settled:
     """The settlement that stands for `batch`.
 
     Raises `NotSettled`; `RecordWithheld` for a record, a manifest or a list that cannot be had; `RecordInvalid` for
@@ -117,7 +138,7 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settle
         raise RecordWithheld(batch, event.record, str(error)) from None
     except (CodecError, WorkloadError, ValueError) as error:
         raise RecordInvalid(batch, "version", f"it cannot be read: {error}") from None
-    paid = await paid_before(chain, read, view)
+    paid = await paid_before(chain, read, view, known)
     return Settled(event, record, view, manifests, graphs, members, paid)
 
 
@@ -128,21 +149,29 @@ async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> lis
     return [await load_settled(chain, read, state.id) for state in states if state.settled_at and not state.voided]
 
 
-async def paid_before(chain: ChainClient, read: Read, view: BatchView) -> frozenset[TaskKey]:
-    """The tasks that the records of `view.settled_before` pay.
+async def paid_before(
+    chain: ChainClient, read: Read, view: BatchView, known: Accepted | None = None
+) -> frozenset[TaskKey]:
+    """The tasks that the records of `view.settled_before` pay; those in `known` are not read again.
 
     A record that cannot be had, or that is none, pays nothing here: whoever signed it answers for it, and those who
     settle later batches must not be at the mercy of those who withhold earlier ones.
     """
-    paid: set[TaskKey] = set()
+    found = []
+    known = known or Accepted(1)
     for batch, cid in view.settled_before:
-        try:
-            record = decode_record(await read(cid, MAX_RECORD_BYTES))
-            before = await asyncio.to_thread(chain.view, batch, record.attempt)
-            paid |= await asyncio.to_thread(accepted, before, record)
-        except (ProofyardError, LookupError) as error:
-            logger.warning("what batch %s paid cannot be told: %s", batch, error)
-    return frozenset(paid)
+        paid = known.get(batch, cid)
+        if paid is None:
+            try:
+                record = decode_record(await read(cid, MAX_RECORD_BYTES))
+                before = await asyncio.to_thread(chain.view, batch, record.attempt)
+                paid = await asyncio.to_thread(accepted, before, record)
+            except (ProofyardError, LookupError) as error:
+                logger.warning("what batch %s paid cannot be told: %s", batch, error)
+                continue
+            known.put(batch, cid, paid)
+        found.append(paid)
+    return frozenset().union(*found)
 
 
 def settled_event(chain: ChainClient, batch: BatchId) -> BatchSettled:

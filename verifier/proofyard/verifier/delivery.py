@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
-from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
+from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.workloads.errors import StateRefused
@@ -18,6 +19,8 @@ MAX_STATE_BYTES = 8 << 30
 SMALL_BYTES = 64 << 20
 """Artifacts up to this size are read side by side, larger ones one after the other."""
 OWED_POLL_S = 1.0
+ASKED_AT_ONCE = 16
+"""Other nodes that are asked for what its worker does not give, others each time."""
 
 
 class NotDelivered(ProofyardError):
@@ -34,12 +37,25 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
     was cut off itself is not held against anybody. Raises `StateRefused` for what can be no state: a DAG that is no
     file, or one that unfolds to more than `MAX_STATE_BYTES`.
     """
-    left = patience_s
+    return (await owed_all(context, worker, {cid: what}, patience_s=patience_s))[0]
+
+
+async def owed_all(context: Context, worker: Address, named: Mapping[Cid, str], *, patience_s: float) -> list[int]:
+    """The same of several artifacts of one worker, with what each is; small ones are asked for together."""
+    found = await context.gatherer.gather(worker, context.connection(worker), list(named))
+    sizes = []
+    for cid, what in named.items():
+        size = found[cid]
+        sizes.append(await _owed(context, worker, cid, what, patience_s) if size is None else size)
+    return sizes
+
+
+async def _owed(context: Context, worker: Address, cid: Cid, what: str, left: float) -> int:
+    patience_s = left
     while True:
         try:
             if not await asyncio.to_thread(context.has_all, cid):
-                peers = [*context.providers(worker), *await context.others()]
-                await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES)
+                await _fetched(context, worker, cid)
             return await asyncio.to_thread(context.store.size, cid)
         except (ArtifactTooLarge, CorruptArtifact) as error:
             raise StateRefused(f"{what}: {error}") from None
@@ -51,6 +67,18 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
         await asyncio.sleep(OWED_POLL_S)
         if any(node != worker for node in context.members):
             left -= time.monotonic() - start
+
+
+async def _fetched(context: Context, worker: Address, cid: Cid) -> None:
+    """Have an artifact that is larger than a block, or that its worker did not give. Raises `ProofyardError`."""
+    own = context.connection(worker)
+    if own is not None:
+        with contextlib.suppress(ArtifactUnavailable):
+            await fetch(context.store, cid, [own], max_bytes=MAX_STATE_BYTES)
+            return
+    others = [member.connection for node, member in context.members.items() if node != worker]
+    peers = [*await context.others(), *random.sample(others, min(len(others), ASKED_AT_ONCE))]
+    await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES)
 
 
 @contextlib.asynccontextmanager

@@ -61,7 +61,7 @@ async def gather_evidence(
         graphs=graphs,
         exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
         lists=lists,
-        paid=await paid_before(context.chain, read, view),
+        paid=await paid_before(context.chain, read, view, context.accepted),
     )
 
 

@@ -6,6 +6,7 @@ beside its own batches is written down here as well (`Known`).
 
 import asyncio
 import logging
+import time
 
 from sqlmodel import Session, col, select
 
@@ -63,11 +64,13 @@ class Follower:
         context = self._context
         if self._cursor is None:
             self._cursor = await self._stored()
+        began = time.monotonic()
         head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
         context.saw_block(head, now)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
         if after == cursor:
+            context.caught_up_at = began
             return False
         params = await context.params()
         fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
@@ -84,6 +87,7 @@ class Follower:
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
         if isinstance(event, Rollback):
             logger.warning("the chain went back to block %s", event.to_block)
+            self._context.accepted.clear()
             return RolledBack(event.to_block)
         if isinstance(event, JobClosed):
             closed = await self._context.on_chain(lambda: self._context.chain.job(event.job).closed_at)
