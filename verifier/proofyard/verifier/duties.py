@@ -20,7 +20,7 @@ from proofyard.chain.errors import ChainUnreachable
 from proofyard.chain.refusals import UnknownBatch
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.members import Member, encode_members
-from proofyard.protocol.settlement import Header
+from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Adopted
@@ -32,6 +32,8 @@ from proofyard.verifier.store.tables import TABLES, Duty, Known
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+AT_ONCE = 16
+"""Batches that are looked at at a time: each may wait for a transaction."""
 HASHES = 8191
 """Blocks whose hashes the chain remembers (EIP-2935)."""
 DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
@@ -62,21 +64,32 @@ async def round_of_duties(context: Context) -> None:
         return
     await attend(context)
     known = await context.database.ask(lambda session: session.exec(select(Known)).all())
-    params = await context.params()
-    for row in known:
-        try:
-            state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
-        except UnknownBatch:
-            await _forget(context, row.batch)
-            continue
-        try:
-            await _look_at(context, row, state, params, led=state.verifier == own)
-        except ChainUnreachable:
-            raise
-        except Refused as error:
-            logger.info("batch %s: %s", row.batch, error)
-        except ProofyardError as error:
-            logger.warning("batch %s: %s", row.batch, error)
+    params, room = await context.params(), asyncio.Semaphore(AT_ONCE)
+
+    async def one(row: Known) -> None:
+        async with room:
+            await _round_of(context, row, params, own)
+
+    async with asyncio.TaskGroup() as group:
+        for row in known:
+            group.create_task(one(row))
+
+
+async def _round_of(context: Context, row: Known, params: Params, own: OperatorId) -> None:
+    try:
+        state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
+    except UnknownBatch:
+        await _forget(context, row.batch)
+        return
+    except ChainUnreachable as error:
+        logger.warning("batch %s: %s", row.batch, error)
+        return
+    try:
+        await _look_at(context, row, state, params, led=state.verifier == own)
+    except Refused as error:
+        logger.info("batch %s: %s", row.batch, error)
+    except ProofyardError as error:
+        logger.warning("batch %s: %s", row.batch, error)
 
 
 async def _look_at(context: Context, known: Known, state: ChainBatch, params: Params, *, led: bool) -> None:
@@ -87,7 +100,7 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
         if state.claimable_at <= at and not state.open_challenges:
             await _finalize(context, state)
     elif at > state.opened_at + params.settle_grace:
-        await context.on_chain(partial(context.chain.drop_batch, state.id))
+        await context.send(f"drop {state.id} {state.opened_at}", lambda chain: chain.drop_batch(state.id))
     else:
         await _draw(context, state, params, led=led)
         await _take_over(context, state, params, at, led=led)
@@ -96,7 +109,7 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
 async def _finalize(context: Context, state: ChainBatch) -> None:
     """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
     if state.unfinal:
-        await context.on_chain(partial(context.chain.finalize, state.id))
+        await context.send(f"finalize {state.id} {state.settled_at}", lambda chain: chain.finalize(state.id))
     await _forget(context, state.id)
 
 
@@ -107,9 +120,9 @@ async def _draw(context: Context, state: ChainBatch, params: Params, *, led: boo
     late = await context.on_chain(context.chain.block_number) - (state.commit_block + params.draw_delay)
     if late > HASHES:
         if led:
-            await context.on_chain(partial(context.chain.recommit, state.id))
+            await context.send(f"recommit {state.id} {state.commit_block}", lambda chain: chain.recommit(state.id))
     elif late > (DRAW_OWN_AFTER if led else DRAW_OTHERS_AFTER):
-        await context.on_chain(partial(context.chain.draw, state.id))
+        await context.send(f"draw {state.id} {state.commit_block}", lambda chain: chain.draw(state.id))
 
 
 async def _take_over(context: Context, state: ChainBatch, params: Params, at: float, *, led: bool) -> None:
@@ -129,7 +142,7 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     looked[state.id] = clock
     header, members = await _judgeable(context, state)
     jobs = await _jobs_of(context, header, members)
-    await context.on_chain(partial(context.chain.take_batch, state.id))
+    await context.send(f"take-batch {state.id} {state.attempt}", lambda chain: chain.take_batch(state.id))
     await _adopt(context, await context.on_chain(partial(context.chain.batch, state.id)), header, members, jobs)
 
 
@@ -202,7 +215,7 @@ async def attend(context: Context) -> None:
     done = await context.database.ask(lambda session: session.get(Duty, "attended"))
     if done is not None and done.value >= period:
         return
-    await context.on_chain(context.chain.attend)
+    await context.send(f"attend {period}", lambda chain: chain.attend())
     await context.database.ask(lambda session: session.merge(Duty(name="attended", value=period)))
 
 

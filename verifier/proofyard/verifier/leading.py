@@ -55,7 +55,8 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     if not await _posted(context, batch):
         await _require_units(context, batch)
         await _push(context, cid, len(batch.members))
-        await context.on_chain(lambda: context.chain.commit_batch(effect.root, size, cid_digest(cid), lines))
+        subject = f"commit {batch.id}"
+        await context.send(subject, lambda chain: chain.commit_batch(effect.root, size, cid_digest(cid), lines))
     return EVENT_S
 
 
@@ -181,7 +182,8 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
         raise
     context.runner.post(Signed(batch.id, cid))
     with contextlib.suppress(AlreadySettled):
-        await context.on_chain(lambda: context.chain.settle_batch(view.batch, settlement, signers, signature))
+        subject = f"settle {view.batch} {view.attempt} {digest.hex()}"
+        await context.send(subject, lambda chain: chain.settle_batch(view.batch, settlement, signers, signature))
     return EVENT_S
 
 

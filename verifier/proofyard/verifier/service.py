@@ -30,6 +30,7 @@ from proofyard.verifier.engine.world import Rules
 from proofyard.verifier.follower import follow_chain
 from proofyard.verifier.health import Watch
 from proofyard.verifier.metrics import Metrics, version
+from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
@@ -73,6 +74,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     domain = Domain(chain.chain_id, chain.registry)
     async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
         context = Context(settings, wallet, domain, chain, database, store, endpoint)
+        outbox = context.outbox = outbox_of(context)
         params, own = await context.params(), await context.own()
         metrics = Metrics()
         observed = partial(perform_observed, context, metrics)
@@ -85,13 +87,15 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         endpoint.on_disconnected.append(desk.left)
         watch, streams = Watch(context, metrics), Streams(settings.api_streams)
         metrics.describe(version(), wallet.address, chain.registry, chain.court, chain.chain_id)
-        chain.observers.append(metrics.note_request)
+        for each in (chain.observers, outbox.observers):
+            each.append(metrics.note_request)
         runner.listeners += [metrics.note_line, streams.publish, log_line]
         async with StatusApi(Api(context, metrics, watch, streams)) as api:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
-            await context.on_chain(lambda: _advertise(context))
-            write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
+            outbox.start()
             try:
+                await _advertise(context)
+                write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
                 await run_together(
                     runner.run(),
                     follow_chain(context),
@@ -104,6 +108,12 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             finally:
                 await context.close()
                 database.close()
+
+
+def outbox_of(context: Context) -> Outbox:
+    """What keeps the wallet's transactions; it is to be started."""
+    wanted, followed = partial(sending.wanted, context), lambda: context.caught_up_at
+    return Outbox(context.chain, context.wallet, context.database, wanted=wanted, followed=followed)
 
 
 def rules_of(settings: VerifierSettings, params: Params, own: int) -> Rules:
@@ -182,14 +192,15 @@ _PERFORM: dict[type[Effect], Any] = {
 }
 
 
-def _advertise(context: Context) -> None:
+async def _advertise(context: Context) -> None:
     """Have the Registry say where this verifier can be reached."""
-    settings, chain = context.settings, context.chain
+    settings = context.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     endpoint = settings.endpoint or f"{host}:{context.endpoint.port}"
-    own = next((v for v in chain.active_verifiers() if v.node == context.wallet.address), None)
+    own = next((v for v in await context.verifiers() if v.node == context.wallet.address), None)
     if own is None:
         raise NotRegistered(context.wallet.address)
     if own.endpoint != endpoint:
-        chain.set_endpoint(own.id, endpoint)
+        number = own.id
+        await context.send(None, lambda chain: chain.set_endpoint(number, endpoint))
         logger.info("the Registry now says that this verifier is at %s", endpoint)
