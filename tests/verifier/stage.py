@@ -447,8 +447,9 @@ class Verifier:
     def rows(self) -> Rows:
         return self.context.rows
 
-    def start(self) -> None:
-        self._loops = [asyncio.create_task(work) for work in (self.runner.run(), self._follow())]
+    def start(self, *, follow: bool = True) -> None:
+        works = (self.runner.run(), *([self._follow()] if follow else []))
+        self._loops = [asyncio.create_task(work) for work in works]
 
     def renew(self) -> None:
         """A new engine on the same database, as after a restart."""

@@ -7,6 +7,7 @@ beside its own batches is written down here as well (`Known`).
 import asyncio
 import logging
 import time
+from functools import partial
 
 from sqlmodel import Session, col, select
 
@@ -24,7 +25,7 @@ from proofyard.chain.events import (
 )
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event, RolledBack
 from proofyard.verifier.membership import find_members, has_members
@@ -64,6 +65,7 @@ class Follower:
         context = self._context
         if self._cursor is None:
             self._cursor = await self._stored()
+            await self._look_again()
         began = time.monotonic()
         head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
         context.saw_block(head, now)
@@ -74,10 +76,11 @@ class Follower:
             return False
         params = await context.params()
         fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
+        for event in fresh:
+            header = Header(event.root, event.size, event.members, event.lines)
+            context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
         await context.runner.tell_all([await self._told(event, now) for event in events], encode(after))
         self._cursor = after
-        for event in fresh:
-            context.spawn(self._look_for_list(event, event.position.block + params.draw_delay))
         return True
 
     async def _stored(self) -> ChainCursor:
@@ -121,17 +124,26 @@ class Follower:
             return IN_TIME
         return AWAY if head >= event.position.block + draw_delay else LATE
 
-    async def _look_for_list(self, event: BatchCommitted, draw_block: int) -> None:
+    async def _look_again(self) -> None:
+        """For the lists that were looked for when this verifier stopped, while their draw is to come."""
+        context, delay = self._context, (await self._context.params()).draw_delay
+        late = select(Known).where(Known.held == LATE)
+        for known in await context.database.ask(lambda session: session.exec(late).all()):
+            draw_block = known.commit_block + delay
+            if await context.on_chain(context.chain.block_number) < draw_block:
+                header = await context.on_chain(partial(context.chain.header, BatchId(known.batch)))
+                context.spawn(self._look_for_list(BatchId(known.batch), header, draw_block))
+
+    async def _look_for_list(self, batch: BatchId, header: Header, draw_block: int) -> None:
         """Try to have the member list of a batch before its draw."""
-        header = Header(event.root, event.size, event.members, event.lines)
         context = self._context
         while await context.on_chain(context.chain.block_number) < draw_block:
             if await find_members(context, header) is not None:
                 if await context.on_chain(context.chain.block_number) < draw_block:
-                    await context.database.ask(lambda session: _held_in_time(session, event.batch))
+                    await context.database.ask(lambda session: _held_in_time(session, batch))
                 return
             await asyncio.sleep(LIST_RETRY_S)
-        logger.warning("nobody showed the member list of batch %s before its draw", event.batch)
+        logger.warning("nobody showed the member list of batch %s before its draw", batch)
 
 
 def _held_in_time(session: Session, batch: int) -> None:
