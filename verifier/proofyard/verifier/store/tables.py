@@ -157,20 +157,31 @@ class Duty(_Own, table=True):
 
 
 class Cursor(_Own, table=True):
-    """How far the chain's events have been applied; `state` is the chain package's own encoding."""
+    """How far the chain's events have been applied; `state` is the chain package's own encoding. 1 is of a process that
+    has the database to itself, others have theirs each."""
 
     id: int = Field(default=1, primary_key=True, sa_type=BigInteger)
     state: bytes = b""
 
 
 class Process(_Own, table=True):
-    """A process of this verifier: several on one database share its jobs. `seen_at`: Unix seconds by the database's
-    clock, `rows_from`: its batches' rows are numbered from here."""
+    """A process of this verifier: several on one database share its jobs. `token` is of its present life, empty once
+    another has taken over what it had; `seen_at` is by the database's clock, in Unix seconds; rows of its batches are
+    numbered from `rows_from`; `nodes` are connected to it."""
 
     name: str = Field(primary_key=True, sa_type=Text)
+    token: str = Field(default="", sa_type=Text)
     endpoint: str = Field(default="", sa_type=Text)
     seen_at: float = Field(default=0.0, sa_type=Double)
     rows_from: int = Field(default=0, sa_type=BigInteger)
+    nodes: int = Field(default=0, sa_type=BigInteger)
+
+
+class Claim(_Own, table=True):
+    """The process that a job is of, from the moment it is seen on chain."""
+
+    job: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    process: str = Field(index=True, sa_type=Text)
 
 
 class Transaction(_Own, table=True):
