@@ -320,13 +320,16 @@ class Town:
             case CommitBatch() if self._takes(effect):
                 self._commit(effect)
             case Draw():
-                self.tell(Drawn(effect.batch, (), b"", 0, 0, 0))
+                block = self.world.rows.batches[effect.batch].commit_block
+                self.tell(Drawn(effect.batch, effect.fork, ZERO, (), b"", 0, block, 0, 0))
             case LookAtResult():
                 self.tell(ResultLooked(effect.batch, effect.task))
             case Settle() if self._has(effect.batch, settled=False):
                 self._settle(effect)
             case ReadRecord() if self._has(effect.batch, settled=True):
-                self.tell(self.ledger.records[self._number(effect.batch)])
+                told = self.ledger.records[self._number(effect.batch)]
+                settled_block = self.world.rows.batches[effect.batch].settled_block
+                self.tell(replace(told, fork=effect.fork, settled_block=settled_block))
             case Pack():
                 self.tell(Packed(effect.job, raw_cid(b"packed")))
             case CloseJob() if effect.job in self.ledger.jobs and effect.job not in self.ledger.closed:
@@ -412,7 +415,9 @@ class Town:
         record = raw_cid(f"record {batch.chain_id}".encode())
         self.tell(Signed(effect.batch, record))
         outcomes, faults, units = self._judge(decode_members(batch.members))
-        self.ledger.records[batch.chain_id] = RecordSettled(effect.batch, record, outcomes, (), faults, self.block, 0)
+        self.ledger.records[batch.chain_id] = RecordSettled(
+            effect.batch, 0, record, outcomes, (), faults, self.block, 0
+        )
         lines = tuple(Line(job, n, Wei(0), units[job]) for job, n in batch.lines)
         self.ledger.units_paid.update(units)
         self.ledger.units_open.subtract(dict(batch.lines))

@@ -7,7 +7,7 @@ lead here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol import merkle
@@ -36,6 +36,8 @@ from proofyard.verifier.engine.world import World
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
 SLACK_S = 0.05
+MAX_LINES = 64
+"""Jobs of one batch: the contract takes no more."""
 
 
 @dataclass
@@ -44,7 +46,10 @@ class Memory:
 
     waiting_since: float | None = None
     formed_at: float = float("-inf")
-    looked: tuple[int, int] = (-1, -1)
+    first: int = -1
+    """The receipt that a timer is set for."""
+    due: dict[int, set[TaskKey]] = field(default_factory=dict)
+    """The results of a batch that were not looked at; its row says so until all of them were."""
     reserved: Counter[JobId] = field(default_factory=Counter)
     """Work units of batches that are formed and not on chain."""
     after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -56,8 +61,8 @@ class Memory:
 
 def form(world: World, now: Now) -> None:
     """Put what is committed into a batch, if its time has come."""
-    memory, waiting = world.memory(Memory), tasks.to_batch(world)
-    if not waiting:
+    memory, (count, first) = world.memory(Memory), tasks.waiting(world)
+    if not count:
         memory.waiting_since = None
         return
     if memory.waiting_since is None:
@@ -66,25 +71,24 @@ def form(world: World, now: Now) -> None:
     if now.mono < memory.formed_at + world.rules.batch_min_s:
         world.wake_at(memory.formed_at + world.rules.batch_min_s + SLACK_S, ("batches", "clock"))
         return
-    due = now.mono >= memory.waiting_since + world.rules.batch_s or len(waiting) >= world.rules.batch_tasks
-    first = min(work.promised_until for work in waiting)
-    if not due and first >= now.chain + world.rules.receipt_margin_s and not _anybody_waits(world, waiting):
-        world.wake_at(now.mono + first - now.chain - world.rules.receipt_margin_s + SLACK_S, ("batches", "clock"))
+    due = now.mono >= memory.waiting_since + world.rules.batch_s or count >= world.rules.batch_tasks
+    margin = world.rules.receipt_margin_s
+    if not due and (first is None or first >= now.chain + margin) and not tasks.anybody_waits(world):
+        if first is not None and first != memory.first:
+            memory.first = first
+            world.wake_at(now.mono + first - now.chain - margin + SLACK_S, ("batches", "clock"))
         return
-    chosen = _fitting(world, memory, waiting, now)
+    chosen = _fitting(world, memory, tasks.to_batch(world), now)
     if chosen:
         _form(world, memory, chosen, now)
 
 
-def _anybody_waits(world: World, waiting: Iterable[Work]) -> bool:
-    """Whether a job can do nothing more until what it has committed is judged."""
-    return any(tasks.blocked(world, job) for job in {work.job for work in waiting})
-
-
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
-    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain. What
+    """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, and no more units of
+    a job than it has free on chain. What comes after a work that has to wait waits too, because it may rest on it. What
     no batch can hold any more is given up, with its job."""
     chosen: list[Work] = []
+    later: set[JobId] = set()
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
     for work in waiting:
@@ -95,9 +99,12 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
             tasks.lost(world, work, "its time for commits is over", now)
             jobs.fail(world, job.id, "it takes no more work: its time for commits is over", now)
             continue
+        if job.id in later or (job.id not in free and len(free) == MAX_LINES):
+            continue
         left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
         units = tasks.units(world, work)
         if key in keys or units > left:
+            later.add(job.id)
             continue
         free[job.id] = left - units
         keys.add(key)
@@ -222,6 +229,7 @@ def drawn(world: World, event: Drawn, now: Now) -> None:
 
 
 def _look_at_results(world: World, batch: Batch) -> None:
+    world.memory(Memory).due[batch.id] = set(batch.results_due)
     for key in batch.results_due:
         world.want(LookAtResult(batch.id, key))
 
@@ -229,11 +237,13 @@ def _look_at_results(world: World, batch: Batch) -> None:
 def result_looked(world: World, event: ResultLooked, now: Now) -> None:
     batch = world.rows.batches.get(event.batch)
     world.done(LookAtResult(event.batch, event.key).key)
-    if batch is None or event.key not in batch.results_due:
+    due = world.memory(Memory).due.get(event.batch, set())
+    if batch is None or event.key not in due:
         return
-    # Its results are few where it matters: a tuple of a thousand keys is copied a thousand times in milliseconds.
-    batch.results_due = tuple(key for key in batch.results_due if key != event.key)
-    world.rows.touch(batch)
+    due.discard(event.key)
+    if not due:
+        batch.results_due = ()
+        world.rows.touch(batch)
     if event.kind:
         node = next(m.commitment.node for m in decode_members(batch.members) if m.key == event.key)
         job, task = event.key
@@ -355,6 +365,7 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     _note_faults(world, batch, event)
     works = {(work.job, work.task): work for work in world.rows.works_of[batch.id]}
     dissenters = dict(event.dissenters)
+    drawn_ = {(segment.job, segment.task) for segment in world.rows.segments_of[batch.id]}
     for key, outcome, reason in event.outcomes:
         work = works.get(key)
         if work is None or work.state == WorkState.SETTLED:
@@ -362,8 +373,7 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
         work.state, work.outcome = WorkState.SETTLED, outcome
         world.rows.touch(work)
         if outcome in ("accepted", "repeated"):
-            drawn_ = any((s.job, s.task) == key for s in world.rows.segments_of[batch.id])
-            text = "audited and valid" if drawn_ else "valid, not drawn"
+            text = "audited and valid" if key in drawn_ else "valid, not drawn"
             world.log(work.job, now, "valid", text, task=work.task, node=work.node)
             tasks.accepted(world, work, now)
         else:
@@ -395,6 +405,7 @@ def _note_faults(world: World, batch: Batch, event: RecordSettled) -> None:
 
 def _over(world: World, batch: Batch, now: Now) -> None:
     """Nothing of it is in flight any more: who waited for it goes on."""
+    world.memory(Memory).due.pop(batch.id, None)
     for row in sorted(world.memory(Memory).after.pop(batch.id, ())):
         settle_maybe(world, world.rows.batches[row])
 

@@ -93,12 +93,30 @@ class Book:
             self.queues_of.append(self.queues[shape])
 
 
+class Unbatched(dict[WorkKey, Work]):
+    """Committed works without a batch, the oldest first, and how many of them each job has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: Counter[JobId] = Counter()
+
+    def __setitem__(self, key: WorkKey, work: Work) -> None:
+        self.jobs[key[0]] += key not in self
+        super().__setitem__(key, work)
+
+    def discard(self, key: WorkKey) -> None:
+        if super().pop(key, None) is not None:
+            self.jobs[key[0]] -= 1
+            if not self.jobs[key[0]]:
+                del self.jobs[key[0]]
+
+
 @dataclass
 class Memory:
     """What begins anew with a restart, and the books. Times by the monotonic clock."""
 
     books: dict[JobId, Book] = field(default_factory=dict)
-    unbatched: dict[WorkKey, Work] = field(default_factory=dict)
+    unbatched: "Unbatched" = field(default_factory=lambda: Unbatched())
     """Committed works without a batch, the oldest first."""
     promises: list[tuple[int, WorkKey]] = field(default_factory=list)
     """A heap of when their receipts fall due, on the chain's clock."""
@@ -224,7 +242,7 @@ def _close(world: World, job_id: JobId) -> Book | None:
         return None
     for work in book.works:
         scheduling.forget(world, work)
-        memory.unbatched.pop(_key(work), None)
+        memory.unbatched.discard(_key(work))
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
     for queue in book.queues.values():
@@ -601,11 +619,16 @@ def waiting(world: World) -> tuple[int, int | None]:
     return len(memory.unbatched), memory.promises[0][0] if memory.promises else None
 
 
+def anybody_waits(world: World) -> bool:
+    """Whether a job can do nothing more until what it has committed is judged."""
+    return any(blocked(world, job) for job in world.memory(Memory).unbatched.jobs)
+
+
 def batched(world: World, works: Iterable[Work]) -> None:
     """These have a batch now."""
     unbatched = world.memory(Memory).unbatched
     for work in works:
-        unbatched.pop(_key(work), None)
+        unbatched.discard(_key(work))
 
 
 def blocked(world: World, job_id: JobId) -> bool:
@@ -662,7 +685,7 @@ def _settled(world: World, work: Work) -> Book | None:
     """Count a work as what it has become."""
     book = world.memory(Memory).books.get(work.job)
     if book is not None:
-        world.memory(Memory).unbatched.pop(_key(work), None)
+        world.memory(Memory).unbatched.discard(_key(work))
         _count(world, book, work)
     return book
 
