@@ -64,6 +64,23 @@ async def test_a_batch_that_its_leader_leaves_is_judged_and_settled_by_another_v
     assert here.leader.rows.batches[1].state == BatchState.SETTLED
 
 
+async def test_a_batch_that_was_taken_over_before_a_crash_is_not_left_alone(court: Callable[..., Court]) -> None:
+    """The transaction was mined, and the process died before it knew: who leads a batch when it is dropped pays."""
+    here = court(honest, honest, honest)
+    await here.commit({0: (RIGHT, True)})
+    note(here)
+    for auditor in here.auditors:
+        auditor.verifier = here.signer
+    here.signer.context.chain.take_batch(BATCH)
+    async with here.signer.running(close=False):
+        await round_of_duties(here.signer.context)
+        await here.signer.until(settles(here))
+        await round_of_duties(here.signer.context)
+        assert len(here.signer.rows.batches) == 1
+    assert here.chain.sent.count(("take", BATCH)) == 1
+    assert decode_record(here.signer.context.store.get_bytes(here.settlement.record)).attempt == 1
+
+
 async def test_whoever_signed_for_a_leader_that_never_settled_signs_for_its_successor(
     court: Callable[..., Court],
 ) -> None:
