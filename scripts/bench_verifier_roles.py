@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,8 +35,43 @@ from proofyard.transport import Endpoint  # noqa: E402
 from proofyard.verifier import service  # noqa: E402
 from proofyard.verifier.settings import VerifierSettings  # noqa: E402
 
+SHARED_S = 2.0
+"""How long an answer of the chain serves all nodes: a block's time."""
 START_AT_ONCE = 16
 """Nodes that connect at the same time."""
+
+
+class SharedChain(ChainClient):
+    """A reader of the chain for all nodes of the process: what one of them has just read is not read again."""
+
+    @cached_property
+    def _answers(self) -> dict[Any, tuple[float, Any]]:
+        return {}
+
+    def _once(self, name: str, *args: Any) -> Any:
+        at, answer = self._answers.get((name, args), (float("-inf"), None))
+        if at < time.monotonic() - SHARED_S:
+            answer = getattr(super(), name)(*args)
+            self._answers[name, args] = (time.monotonic(), answer)
+        return answer
+
+    def active_verifiers(self, *args: Any) -> Any:
+        return self._once("active_verifiers", *args)
+
+    def job(self, *args: Any, **_: Any) -> Any:
+        return self._once("job", *args)
+
+    def batch(self, *args: Any, **_: Any) -> Any:
+        return self._once("batch", *args)
+
+    def header(self, *args: Any) -> Any:
+        return self._once("header", *args)
+
+    def seed(self, *args: Any) -> Any:
+        return self._once("seed", *args)
+
+    def now(self) -> Any:
+        return self._once("now")
 
 
 class Crowd(msgspec.Struct, frozen=True):
@@ -52,7 +89,7 @@ class Crowd(msgspec.Struct, frozen=True):
 
 async def serve(crowd: Crowd) -> None:
     """All nodes, until cancelled."""
-    chain = ChainClient(crowd.rpc_url, Address(crowd.registry), first_block=crowd.from_block)
+    chain = SharedChain(crowd.rpc_url, Address(crowd.registry), first_block=crowd.from_block)
     turn, joined = asyncio.Semaphore(START_AT_ONCE), asyncio.Semaphore(0)
 
     async def one(number: int, key: str) -> None:

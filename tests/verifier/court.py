@@ -40,8 +40,10 @@ from proofyard.protocol.settlement import OperatorId, Settlement
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
+from proofyard.verifier.engine.effects import Settle
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Task, TaskState, Work, WorkState
 from proofyard.verifier.follower import IN_TIME
+from proofyard.verifier.leading import _record_for
 from proofyard.verifier.store.tables import Known
 from proofyard.workloads.lora import WORKLOAD, LoraWorkload
 from proofyard.workloads.lora_tensors import outer_of
@@ -296,6 +298,7 @@ class Court:
             deadline=self.chain.clock + 10_000,
         )
         job = self.chain.add_job(self.facts)
+        self.context.chain.take_job(job)
         units = sum(member.commitment.work_units for member in members)
         encoded, list_root = encode_members(members), members_root(members)
         digest = cid_digest(store.put_bytes(encoded))
@@ -306,7 +309,6 @@ class Court:
             with verifier.context.database.session() as session:
                 session.add(Known(batch=BATCH, leader=self.chain.seats[0].id, held=IN_TIME))
         self._draw(members, {index for index, (_, drawn) in tasks.items() if drawn}, first, keyed)
-        self.chain.taken[job] = self.chain.seats[0].id
         row = Job(
             id=job,
             manifest=manifest,
@@ -343,7 +345,6 @@ class Court:
             *(self._task(spec, spec.index in done) for spec in self.specs),
             *(self._work(member) for member in members),
         )
-        await self.signer.put()
 
     def _task(self, spec: TaskSpec, is_done: bool) -> Task:
         state = TaskState.COMMITTED if is_done else TaskState.WAITING
@@ -413,6 +414,13 @@ class Court:
             await self.leader.until(self.is_read)
             await self.leader.runner.tell_all([])
         return decode_record(self.context.store.get_bytes(self.settlement.record))
+
+    async def evidence(self) -> BatchRecord:
+        """The record of the committed batch, checked by its leader and shown to nobody yet."""
+        async with self.leader.without(Settle):
+            await self.leader.until(lambda: self.leader.rows.batches[1].state == BatchState.JUDGED)
+            record, _ = await _record_for(self.context, self.context.chain.view(BATCH), self.leader.rows.batches[1])
+        return record
 
     def is_read(self, verifier: Verifier | None = None) -> bool:
         """Whether a verifier knows what the settlement means."""

@@ -15,7 +15,23 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Ack, AuditOffer, OpenSeal, SealOpened, SubmitCommitment, SubmitSeal, TaskOffer
+from proofyard.protocol.messages import (
+    Ack,
+    Acks,
+    AuditOffer,
+    AuditOffers,
+    CancelTasks,
+    OpenSeal,
+    OpenSeals,
+    SealOpened,
+    SealsOpened,
+    SubmitCommitment,
+    SubmitCommitments,
+    SubmitSeal,
+    SubmitSeals,
+    TaskOffer,
+    TaskOffers,
+)
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.types import Cid, JobId, TaskIndex
 from proofyard.transport import RequestFailed
@@ -66,17 +82,21 @@ def state(task: int, number: int) -> bytes:
 
 
 class SimulatedNode:
-    """One honest node. `queue` audits fit into it at a time; `silence` is how often it forgets one, of 1."""
+    """One honest node. `queue` audits and `held` tasks fit into it at a time; `silence` is how often it forgets an
+    audit, of 1."""
 
-    def __init__(self, verifier: Verifier, wallet: Wallet, *, queue: int, silence: float, seed: int) -> None:
+    def __init__(
+        self, verifier: Verifier, wallet: Wallet, *, queue: int, silence: float, seed: int, held: int = 2
+    ) -> None:
         self.wallet, self.peer, self.name = wallet, wallet.address, wallet.address
         self.remote = ("127.0.0.1", 1)
-        self._verifier, self._queue, self._silence = verifier, queue, silence
+        self._verifier, self._queue, self._silence, self._held = verifier, queue, silence, held
         self._random = random.Random(seed)
-        self._audits, self._task = 0, False
+        self._audits, self._tasks = 0, 0
         self._openings: dict[tuple[int, ...], SealOpened] = {}
         self._states: dict[Cid, bytes] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self.closed = asyncio.Event()
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         for cid in cids:
@@ -87,23 +107,39 @@ class SimulatedNode:
 
     async def request(self, message: Any, *, reply: type, timeout: float) -> Any:
         await asyncio.sleep(0)
-        if isinstance(message, OpenSeal):
-            place = (message.batch, message.job, message.task, message.segment)
-            if place not in self._openings:
-                raise RequestFailed("no-seal", "no seal was given")
-            return self._openings[place]
-        if isinstance(message, TaskOffer):
-            if self._task:
-                return Ack(False, "busy with another task")
-            self._task = True
-            self._begin(self._execute(message))
-        elif isinstance(message, AuditOffer):
-            if self._random.random() < self._silence / 2:
-                raise RequestFailed("deadline", "no answer")
-            if self._audits >= self._queue:
-                return Ack(False, "busy with other audits")
-            self._audits += 1
-            self._begin(self._audit(message))
+        match message:
+            case OpenSeal():
+                opened = self._opened(message)
+                if opened is None:
+                    raise RequestFailed("no-seal", "no seal was given")
+                return opened
+            case OpenSeals():
+                return SealsOpened(tuple(self._opened(seal) for seal in message.seals))
+            case TaskOffers():
+                return Acks(tuple(self._take_task(offer) for offer in message.offers))
+            case CancelTasks():
+                return Acks((Ack(),) * len(message.tasks))
+            case AuditOffers():
+                if self._random.random() < self._silence / 2:
+                    raise RequestFailed("deadline", "no answer")
+                return Acks(tuple(self._take_audit(offer) for offer in message.offers))
+        raise AssertionError(message)
+
+    def _opened(self, seal: OpenSeal) -> SealOpened | None:
+        return self._openings.get((seal.batch, seal.job, seal.task, seal.segment))
+
+    def _take_task(self, offer: TaskOffer) -> Ack:
+        if self._tasks >= self._held:
+            return Ack(False, "busy with other tasks")
+        self._tasks += 1
+        self._begin(self._execute(offer))
+        return Ack()
+
+    def _take_audit(self, offer: AuditOffer) -> Ack:
+        if self._audits >= self._queue:
+            return Ack(False, "busy with other audits")
+        self._audits += 1
+        self._begin(self._audit(offer))
         return Ack()
 
     def _begin(self, work: Any) -> None:
@@ -131,9 +167,9 @@ class SimulatedNode:
             mark=mark_of(bytes(32), decoy=False),
         )
         signature = self.wallet.sign_digest(self._verifier.context.domain.typed_digest(commitment.struct_hash()))
-        self._task = False
-        message = SubmitCommitment(commitment, signature, trace, bytes(32))
-        await self._verifier.desk.submit_commitment(cast(Any, self), message, cast(Any, None))
+        self._tasks -= 1
+        message = SubmitCommitments((SubmitCommitment(commitment, signature, trace, bytes(32)),))
+        await self._verifier.desk.submit_commitments(cast(Any, self), message, cast(Any, None))
 
     async def _audit(self, offer: AuditOffer) -> None:
         await asyncio.sleep(self._random.random() * 0.02)
@@ -149,4 +185,5 @@ class SimulatedNode:
         signature = self.wallet.sign_digest(
             self._verifier.context.domain.typed_digest(seal_struct_hash(*place, self.peer, seal))
         )
-        await self._verifier.desk.submit_seal(cast(Any, self), SubmitSeal(*place, seal, signature), cast(Any, None))
+        message = SubmitSeals((SubmitSeal(*place, seal, signature),))
+        await self._verifier.desk.submit_seals(cast(Any, self), message, cast(Any, None))

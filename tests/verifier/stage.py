@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from proofyard.artifacts import BlockStore
-from proofyard.chain import ChainClient, Cursor, NodeRecord, Params, Role, VerifierRecord, Wallet
+from proofyard.chain import ChainClient, Cursor, NodeRecord, Params, Role, Rollback, VerifierRecord, Wallet
 from proofyard.chain import Event as ChainNews
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.events import (
@@ -53,6 +53,7 @@ from proofyard.transport import Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.cosigning import CoSigner
 from proofyard.verifier.desk import Desk, joined
+from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.rows import Row
 from proofyard.verifier.engine.world import Rows, Step
 from proofyard.verifier.follower import Follower
@@ -111,7 +112,7 @@ class FakeChain:
     retired_keys: dict[Address, tuple[OperatorId, Address]] = field(default_factory=dict)
     salt: int = 0
     sent: list[tuple[str, object]] = field(default_factory=list)
-    log: list[ChainNews] = field(default_factory=list)
+    log: list[ChainNews | Rollback] = field(default_factory=list)
 
     # Building
 
@@ -167,7 +168,7 @@ class ChainOf:
         self._wallet = wallet
         self.events = SimpleNamespace(read=self._read)
 
-    def _read(self, cursor: Cursor) -> tuple[list[ChainNews], Cursor]:
+    def _read(self, cursor: Cursor) -> tuple[list[ChainNews | Rollback], Cursor]:
         """Events by their number instead of their block."""
         found = self._chain.log[cursor.next_block :]
         return found, Cursor(cursor.next_block + len(found)) if found else cursor
@@ -446,28 +447,51 @@ class Verifier:
     def rows(self) -> Rows:
         return self.context.rows
 
-    def start(self) -> None:
-        self._loops = [asyncio.create_task(work) for work in (self.runner.run(), self._follow())]
+    def start(self, *, follow: bool = True) -> None:
+        works = (self.runner.run(), *([self._follow()] if follow else []))
+        self._loops = [asyncio.create_task(work) for work in works]
 
-    async def stop(self) -> None:
-        """As at the end of its process; it cannot be started again."""
+    def renew(self) -> None:
+        """A new engine on the same database, as after a restart."""
+        old = self.runner
+        self.runner = self.context.runner = Runner(old.rules, self.context.database, old._perform, old._clock)
+        self.runner.recall = old.recall
+
+    async def stop(self, *, close: bool = True) -> None:
+        """As at the end of its process; `close` false keeps what asks the chain."""
         loops, self._loops = self._loops, []
         for loop in loops:
             loop.cancel()
         ends = await asyncio.gather(*loops, return_exceptions=True)
-        await self.context.close()
+        if close:
+            await self.context.close()
         for end in ends:
             if isinstance(end, Exception):
                 raise end
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    async def running(self, *, close: bool = True) -> AsyncGenerator[None]:
         self.start()
         try:
+            await self.until(lambda: self.context.clock()[1])
             await self.runner.tell_all([])
             yield
         finally:
-            await self.stop()
+            await self.stop(close=close)
+
+    @asynccontextmanager
+    async def without(self, kind: type[Effect]) -> AsyncGenerator[None]:
+        """It runs, and never does one kind of effect."""
+        does = self.runner._perform
+
+        async def perform(effect: Effect) -> float | None:
+            return await (asyncio.Event().wait() if isinstance(effect, kind) else does(effect))  # type: ignore[return-value]
+
+        self.runner._perform = perform
+        async with self.running(close=False):
+            yield
+        self.renew()
+        self.runner._perform = does
 
     async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
@@ -487,6 +511,9 @@ class Verifier:
 
     async def _follow(self) -> None:
         follower = Follower(self.context)
+        while await follower.advance():
+            pass
+        self.context.saw_block(self.context.chain.block_number(), self.context.chain.now())
         while True:
             await follower.advance()
             await asyncio.sleep(0.01)

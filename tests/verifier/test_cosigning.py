@@ -1,6 +1,5 @@
 """What a co-signer refuses, and how cheaply: forged records, strangers, second signatures. It is the real one."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 from court import BATCH, RIGHT, Court, K, accuser, honest, off_by_a_bit, silent, state, trap
-from sqlmodel import select
 from stage import Link
 
 from proofyard.chain import Wallet
@@ -18,31 +16,20 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.members import encode_members, members_root
 from proofyard.protocol.messages import CoSign, CoSigned
-from proofyard.protocol.record import BatchRecord, RecordedFault, decode_record, encode_record
+from proofyard.protocol.record import BatchRecord, RecordedFault, encode_record
 from proofyard.protocol.settlement import FaultReason, Header, Line, settlement_digest
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.transport import RequestFailed
-from proofyard.verifier.batches import load_batch, run_batch
 from proofyard.verifier.cosigning import BURST, CoSigner
-from proofyard.verifier.database import Held, Known, Segment, Signed
-from proofyard.verifier.drawing import draw
-from proofyard.verifier.judging import judge
+from proofyard.verifier.engine.rows import Batch, Segment
+from proofyard.verifier.follower import IN_TIME, LATE
 from proofyard.verifier.membership import members_of
-from proofyard.verifier.settling import record_for
 from proofyard.verifier.signing import AlreadySigned
+from proofyard.verifier.store.tables import Known, Signed
 
 replaced: Callable[..., Any] = msgspec.structs.replace
-
-
-async def evidence(here: Court) -> BatchRecord:
-    """The record of the committed batch, checked by its leader and shown to nobody yet."""
-    await draw(here.context, load_batch(here.context, 1))
-    await judge(here.context, load_batch(here.context, 1))
-    view = here.context.chain.view(BATCH)
-    record, _ = await record_for(here.context, view, load_batch(here.context, 1))
-    return record
 
 
 async def show(
@@ -62,8 +49,8 @@ def signed(here: Court) -> int:
 
 async def test_a_record_that_holds_is_signed_once_and_the_same_again(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
     assert (await show(here, record, sign=False)).signature == b"" and not signed(here)
     answer = await show(here, record)
     view = here.context.chain.view(BATCH)
@@ -175,8 +162,8 @@ FORGERIES = [
 
 async def test_no_forged_record_is_signed(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
     for forgery in FORGERIES:
         here.signer.cosigner = CoSigner(here.signer.context)
         with pytest.raises(RecordInvalid) as refused:
@@ -189,12 +176,12 @@ async def test_no_forged_record_is_signed(court: Callable[..., Court]) -> None:
 async def test_a_vote_that_was_left_out_is_asked_for(court: Callable[..., Court]) -> None:
     """A leader that names an auditor as absent, so that its vote against a friend is not counted."""
     here = court(honest, honest, honest, honest)
-    here.commit({0: ((off_by_a_bit(state(1)),), True)}, drawn_ago=1000)
-    record = await evidence(here)
+    await here.commit({0: ((off_by_a_bit(state(1)),), True)}, drawn_ago=1000)
+    record = await here.evidence()
     audit = record.audits[0]
     assert audit.verdict == "fault"
-    with here.context.database.session() as session:
-        listed = session.exec(select(Segment.auditors)).one().split()
+    (segment,) = here.leader.stored(Segment)
+    listed = segment.auditors
     kept, dropped = audit.votes[:1], tuple(Address(a) for a in listed if a != audit.votes[0].auditor)
     quiet = with_audit(record, votes=kept, absent=dropped, verdict="undecided")
     with pytest.raises(RecordInvalid, match="is called absent"):
@@ -203,8 +190,8 @@ async def test_a_vote_that_was_left_out_is_asked_for(court: Callable[..., Court]
 
 async def test_two_of_three_votes_accuse_nobody(court: Callable[..., Court]) -> None:
     here = court(accuser, accuser, honest, honest)
-    here.commit({0: (RIGHT, True)}, first=0)
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)}, first=0)
+    record = await here.evidence()
     two = [vote for vote in record.audits[0].votes if vote.auditor in {a.peer for a in here.auditors[:K]}]
     lie = with_audit(record, votes=tuple(two), absent=(), verdict="fault")
     with pytest.raises(RecordInvalid):
@@ -213,15 +200,15 @@ async def test_two_of_three_votes_accuse_nobody(court: Callable[..., Court]) -> 
 
 async def test_a_state_that_breaks_a_law_is_looked_at_and_signed(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest, honest)
-    here.commit({0: ((trap(state(1)), state(2)), True)})
-    record = await evidence(here)
+    await here.commit({0: ((trap(state(1)), state(2)), True)})
+    record = await here.evidence()
     assert record.faults and (await show(here, record)).signature
 
 
 async def test_whoever_is_cut_off_itself_does_not_call_anybody_silent(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)}, withheld=True)
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)}, withheld=True)
+    record = await here.evidence()
     assert record.faults[0].kind == FaultReason.WITHHELD
     here.signer.context.members.clear()
     with pytest.raises(RequestFailed, match="reaches no node"):
@@ -230,11 +217,9 @@ async def test_whoever_is_cut_off_itself_does_not_call_anybody_silent(court: Cal
 
 async def test_two_settlements_of_one_attempt_are_never_signed(court: Callable[..., Court]) -> None:
     """Both hold: an auditor that never answered is passed over, or waited for. Not after a restart either."""
-    here = court(silent, honest, honest, honest)
-    here.context.settings.lease_s = 0.2  # type: ignore[misc]
-    here.commit({0: (RIGHT, True)}, first=0)
-    record = await evidence(here)
-    here.context.settings.lease_s = 3.0  # type: ignore[misc]
+    here = court(silent, honest, honest, honest, lease_s=0.2)
+    await here.commit({0: (RIGHT, True)}, first=0)
+    record = await here.evidence()
     other = replaced(record, audits=(replaced(record.audits[0], reason=""),))
     await show(here, other)
     again = with_audit(record, reason="for people")
@@ -248,8 +233,8 @@ async def test_what_is_signed_is_written_down_first(
     court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
 
     def crash(*_: object) -> bls.BlsSignature:
         raise KeyboardInterrupt
@@ -262,10 +247,10 @@ async def test_what_is_signed_is_written_down_first(
 
 async def test_a_batch_whose_list_came_after_its_draw_is_not_signed(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
     with here.signer.context.database.session() as session:
-        session.merge(Known(batch=BATCH, leader=1, held=Held.LATE))
+        session.merge(Known(batch=BATCH, leader=1, held=LATE))
     with pytest.raises(RecordInvalid, match="when the audits were drawn"):
         await show(here, record)
     with here.signer.context.database.session() as session:
@@ -273,15 +258,15 @@ async def test_a_batch_whose_list_came_after_its_draw_is_not_signed(court: Calla
     with pytest.raises(RequestFailed, match="has not seen the commit"):
         await show(here, record)
     with here.signer.context.database.session() as session:
-        session.merge(Known(batch=BATCH, leader=1, held=Held.IN_TIME))
+        session.merge(Known(batch=BATCH, leader=1, held=IN_TIME))
     assert (await show(here, record)).signature
 
 
 async def test_a_member_list_called_unavailable_that_can_be_had_is_counted(court: Callable[..., Court]) -> None:
     """What an owner has in flight with another verifier must not be forgotten."""
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True), 1: (RIGHT, True)})
-    held = members_of(load_batch(here.context, 1))[1:]
+    await here.commit({0: (RIGHT, True), 1: (RIGHT, True)})
+    held = members_of(here.leader.stored(Batch)[0])[1:]
     listed = here.signer.context.store.put_bytes(encode_members(held))
     lines = (Line(JobId(1), held[0].commitment.work_units, Wei(1)),)
     other = BatchId(2)
@@ -293,14 +278,12 @@ async def test_a_member_list_called_unavailable_that_can_be_had_is_counted(court
     )
     peers = here.leader.endpoint.peers
     hidden = peers.pop(here.signer.wallet.address)
-    record = await evidence(here)
+    record = await here.evidence()
     assert record.uncounted == (other,)
     peers[here.signer.wallet.address] = hidden
     with pytest.raises(RecordInvalid, match="can be had from here"):
         await show(here, record)
-    async with asyncio.timeout(60):
-        await run_batch(here.context, 1)
-    settled = decode_record(here.context.store.get_bytes(here.settlement.record))
+    settled = await here.judge()
     assert (settled.uncounted, [batch for batch, _ in settled.counted]) == ((), [BATCH, other])
 
 
@@ -319,7 +302,7 @@ async def test_whoever_may_not_ask_is_refused_before_anything_is_fetched_or_read
     court: Callable[..., Court], who: str
 ) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
+    await here.commit({0: (RIGHT, True)})
     asker = Wallet.generate() if who == "a stranger" else here.signer.wallet
     cosigner, record = here.signer.cosigner, Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
     ask = partial(cosigner.cosign, cast(Any, Untouched(asker)), CoSign(record, BATCH), cast(Any, None))
@@ -347,8 +330,8 @@ async def test_whoever_may_not_ask_is_refused_before_anything_is_fetched_or_read
 
 async def test_settled_dropped_and_voided_batches_are_not_signed(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    record = await evidence(here)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
     for change in ({"settled_at": 1}, {"dropped": True}, {"voided": True}):
         before = replace(here.chain.batches[BATCH])
         for name, value in change.items():

@@ -1,52 +1,72 @@
-"""What nodes hand in: cheap checks first, receipts that can be kept, seats that are still theirs."""
+"""What nodes hand in: cheap checks first, receipts that can be kept, lists in which a bad item refuses only itself."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from simulated import SEGMENTS, Counting, state
-from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, join, make_verifier, record_of
+from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, make_verifier
 
-from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts import ArtifactTooLarge, BlockStore, cid_of_bytes
 from proofyard.chain import Wallet
+from proofyard.chain.refusals import JobIsClosed
 from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Announce, Publish, Receipt, SubmitCommitment, SubmitSeal, TaskOffer
-from proofyard.protocol.seal import CANNOT_EXECUTE
+from proofyard.protocol.messages import (
+    Announce,
+    Publish,
+    Receipt,
+    Refusal,
+    SubmitCommitment,
+    SubmitCommitments,
+    SubmitSeal,
+    SubmitSeals,
+    TaskProgress,
+    Working,
+)
+from proofyard.protocol.seal import CANNOT_EXECUTE, seal_struct_hash
 from proofyard.protocol.signature import recover
-from proofyard.protocol.types import BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
-from proofyard.verifier.database import Job, JobState, Task, TaskState, tasks_of
-from proofyard.verifier.desk import SubmissionRefused
-from proofyard.verifier.giving import give_out
-from proofyard.verifier.jobs import note_opened, take_up
+from proofyard.verifier.engine import world
+from proofyard.verifier.engine.rows import (
+    Batch,
+    BatchState,
+    Job,
+    JobState,
+    Row,
+    Seat,
+    SeatState,
+    Segment,
+    Task,
+    TaskState,
+    Work,
+    WorkState,
+)
+from proofyard.verifier.limits import Limiter
 
 TASKS = 4
-
-
-class Opened:
-    """A `JobOpened` event, as far as it is read."""
-
-    def __init__(self, job: int, facts: JobFacts) -> None:
-        self.job = job
-        for name in facts.__dataclass_fields__:
-            setattr(self, name, getattr(facts, name))
-        self.position = type("Position", (), {"block": 1})
+HELD = (0, 1, 2)
+"""Tasks that the node holds."""
 
 
 class Counter:
-    """A verifier at its counter, with one job and a node that holds task 0."""
+    """A verifier at its counter, with one job and a node that holds three of its tasks."""
 
     def __init__(self, folder: Path) -> None:
         self.chain = FakeChain()
-        self.verifier: Verifier = make_verifier(self.chain, folder, memory=True, workload=Counting(TASKS))
+        self.workload = Counting(TASKS)
+        self.verifier: Verifier = make_verifier(self.chain, folder, workload=self.workload, lease_s=60.0, batch_s=60.0)
         self.context, self.desk = self.verifier.context, self.verifier.desk
         self.manifest = self.context.store.put_bytes(encode_manifest(Manifest(workload="lora", params={})))
         self.facts = JobFacts(
@@ -62,35 +82,65 @@ class Counter:
             deadline=self.chain.clock + 10_000,
         )
         self.node = Wallet.generate()
-        self.link = cast(Any, Link(self.node.address, self.context.store))
+        self.link = self.connection(self.node)
+
+    def connection(self, wallet: Wallet) -> Any:
+        return Link(wallet.address, self.context.store)
 
     def add_job(self, **changes: Any) -> JobId:
-        facts = replace(self.facts, **changes)
-        job = self.chain.add_job(facts)
-        with self.context.database.session() as session:
-            note_opened(session, Opened(job, facts))  # type: ignore[arg-type]
-        return job
+        return self.chain.add_job(replace(self.facts, **changes))
 
-    async def begin(self, **changes: Any) -> JobId:
-        """A job is running, and task 0 the node's."""
-        job = self.add_job(**changes)
-        await take_up(self.context)
-        with self.context.database.session() as session:
-            task = tasks_of(session, job)[0]
-            task.state, task.node, task.owner = TaskState.ASSIGNED, self.node.address, "0xO"
-        return job
+    def job_row(self, **changes: Any) -> Job:
+        fields = {name: str(getattr(self.facts, name)) for name in ("reward", "audit_fee", "verifier_fee")}
+        usual: dict[str, Any] = {
+            "id": JobId(1),
+            "manifest": self.manifest,
+            "requester": self.facts.requester,
+            "opened_block": 1,
+            "opened_hash": bytes(32),
+            "units": TASKS,
+            "auditors_per_segment": 2,
+            "segments_per_audit": 1,
+            "deadline": self.facts.deadline,
+            "workload": 0,
+            "workload_name": "lora",
+            "tasks": TASKS,
+            "state": JobState.RUNNING,
+            "taken_block": 1,
+        }
+        return Job(**fields | usual | changes)
 
-    def submission(self, job: JobId | None = None, *, signer: Wallet | None = None, **changes: Any) -> SubmitCommitment:
-        trace = tuple(cid_of_bytes(state(0, number)) for number in range(SEGMENTS + 1))
+    def task_rows(self, holder: Address | None = None) -> list[Row]:
+        """The job's tasks, of which a node holds three."""
+        rows: list[Row] = []
+        for spec in self.workload.graph(Manifest(workload="lora", params={})):
+            held = spec.index in HELD
+            state = TaskState.GIVEN if held else TaskState.READY
+            row = Task(job=JobId(1), index=spec.index, spec=encode(spec), reward="1", state=state, attempt=int(held))
+            rows.append(row)
+            if held:
+                who = holder or self.node.address
+                rows.append(Work(job=JobId(1), task=spec.index, attempt=1, node=who, owner=Address("0xO")))
+        return rows
+
+    async def begin(self, *more: Row, **changes: Any) -> None:
+        """A job is running, and three tasks are the node's."""
+        self.chain.taken[self.add_job()] = self.chain.seats[0].id
+        await self.verifier.put(self.job_row(**changes), *self.task_rows(), *more)
+        self.verifier.start()
+        await self.verifier.runner.tell_all([])
+
+    def submission(self, task: int = 0, *, signer: Wallet | None = None, **changes: Any) -> SubmitCommitment:
+        trace = tuple(cid_of_bytes(state(task, number)) for number in range(SEGMENTS + 1))
         fields: dict[str, Any] = {
-            "job": job or JobId(1),
-            "task": TaskIndex(0),
+            "job": JobId(1),
+            "task": TaskIndex(task),
             "node": self.node.address,
             "manifest": cid_digest(self.manifest),
             "inputs": root([cid_bytes(self.manifest)]),
             "trace_root": root([cid_bytes(cid) for cid in trace]),
             "segments": SEGMENTS,
-            "result": cid_of_bytes(b"result"),
+            "result": cid_of_bytes(b"result %d" % task),
             "work_units": 1,
         }
         trace = changes.pop("trace", trace)
@@ -98,71 +148,109 @@ class Counter:
         signature = (signer or self.node).sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
         return SubmitCommitment(commitment, signature, trace)
 
-    async def hand_in(self, message: SubmitCommitment) -> Receipt:
-        return await self.desk.submit_commitment(self.link, message, cast(Any, None))
+    async def hand_in(self, *works: SubmitCommitment) -> tuple[Receipt | Refusal, ...]:
+        message = SubmitCommitments(works)
+        return (await self.desk.submit_commitments(self.link, message, cast(Any, None))).answers
 
-    def task(self) -> Task:
-        with self.context.database.session() as session:
-            return tasks_of(session, 1)[0]
+    async def receipt(self, work: SubmitCommitment) -> Receipt:
+        (answer,) = await self.hand_in(work)
+        assert isinstance(answer, Receipt), answer
+        return answer
+
+    async def refusal(self, work: SubmitCommitment) -> Refusal:
+        (answer,) = await self.hand_in(work)
+        assert isinstance(answer, Refusal), answer
+        return answer
+
+    def states(self) -> list[str]:
+        return [task.state for task in sorted(self.verifier.rows.tasks.values(), key=lambda task: task.index)]
 
 
 @pytest.fixture
-def counter(tmp_path: Path) -> Iterator[Counter]:
+async def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Counter]:
+    monkeypatch.setattr(world, "BACKOFF_S", 0.01)
     made = Counter(tmp_path)
     yield made
+    await made.verifier.stop()
     made.context.database.close()
+
+
+# Commitments
 
 
 async def test_a_commitment_gets_one_receipt_for_its_job_however_often_it_is_handed_in(counter: Counter) -> None:
     await counter.begin()
     message = counter.submission()
-    first, again = await counter.hand_in(message), await counter.hand_in(message)
+    first, again = await counter.receipt(message), await counter.receipt(message)
     assert first == again
     leaf = message.commitment.struct_hash()
     digest = DOMAIN.typed_digest(receipt_struct_hash(leaf, JobId(1), first.deadline))
     assert recover(digest, first.signature) == counter.verifier.wallet.address
     assert first.deadline <= counter.context.chain_time() + counter.chain.params_.receipt_time
-    assert counter.task().state == TaskState.COMMITTED
+    assert counter.states() == ["committed", "given", "given", "ready"]
 
 
-async def test_a_receipt_never_promises_beyond_what_can_be_committed(counter: Counter) -> None:
-    end = counter.chain.clock + 40
-    await counter.begin(deadline=end)
-    with counter.context.database.session() as session:
-        job = session.get(Job, 1)
-        assert job is not None
-        job.deadline = counter.chain.clock - counter.chain.params_.receipt_time + 200
-    receipt = await counter.hand_in(counter.submission())
-    assert receipt.deadline < counter.chain.clock + 200
-
-
-async def test_work_that_comes_too_late_for_a_batch_gets_no_receipt(counter: Counter) -> None:
+async def test_a_receipt_leaves_when_the_commitment_lasts_and_not_before(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the same is handed in again meanwhile either."""
     await counter.begin()
-    with counter.context.database.session() as session:
-        job = session.get(Job, 1)
-        assert job is not None
-        job.deadline = counter.chain.clock - counter.chain.params_.receipt_time
-    with pytest.raises(SubmissionRefused, match="takes no more work"):
-        await counter.hand_in(counter.submission())
+    gate, commit = threading.Event(), counter.context.database._commit
+    monkeypatch.setattr(counter.context.database, "_commit", lambda group: gate.wait(20) and commit(group))
+    message = counter.submission()
+    first = asyncio.create_task(counter.receipt(message))
+    await counter.verifier.until(lambda: counter.states()[0] == "committed")
+    again = asyncio.create_task(counter.receipt(message))
+    await asyncio.sleep(0.1)
+    assert not first.done() and not again.done()
+    gate.set()
+    assert await first == await again
+    (work,) = [work for work in counter.verifier.stored(Work) if work.task == 0]
+    assert (work.state, work.promised_until) == (WorkState.COMMITTED, (await first).deadline)
 
 
-async def test_work_for_a_job_that_failed_is_taken_while_the_chain_takes_it(counter: Counter) -> None:
-    """A worker that finishes what it began is paid, whatever became of the job."""
+async def test_one_bad_item_refuses_only_itself(counter: Counter) -> None:
     await counter.begin()
-    with counter.context.database.session() as session:
-        job = session.get(Job, 1)
-        assert job is not None
-        job.state = JobState.FAILED
+    works = [
+        counter.submission(0),
+        counter.submission(1, signer=Wallet.generate()),
+        counter.submission(99),
+        counter.submission(2),
+        counter.submission(0),
+    ]
+    answers = await counter.hand_in(*works)
+    assert [type(answer) for answer in answers] == [Receipt, Refusal, Refusal, Receipt, Receipt]
+    assert [a.leaf for a in answers if isinstance(a, Receipt)] == [
+        w.commitment.struct_hash() for w in works[::3] + works[:1]
+    ]
+    assert [a.code for a in answers if isinstance(a, Refusal)] == ["SignatureInvalid", "SubmissionRefused"]
+    assert answers[0] == answers[4]
+    assert counter.states() == ["committed", "given", "committed", "ready"]
+
+
+@pytest.mark.parametrize("left_s", [200, 0])
+async def test_a_receipt_never_promises_beyond_what_can_be_committed(counter: Counter, left_s: int) -> None:
+    """A worker that finishes what it began is paid, as long as the chain takes batches of a job that was closed."""
     counter.chain.closed.add(JobId(1))
-    receipt = await counter.hand_in(counter.submission())
-    assert receipt.deadline < counter.chain.clock + counter.chain.params_.receipt_time
+    await counter.begin(closed_at=counter.chain.clock - counter.chain.params_.receipt_time + left_s)
+    if left_s:
+        assert (await counter.receipt(counter.submission())).deadline < counter.chain.clock + left_s
+    else:
+        assert "takes no more work" in (await counter.refusal(counter.submission())).reason
+
+
+async def test_who_was_called_off_is_told_so_when_it_hands_in(counter: Counter) -> None:
+    await counter.begin()
+    counter.chain.for_wallet(counter.verifier.wallet).close_job(JobId(1))
+    await counter.verifier.until(lambda: counter.verifier.rows.jobs[JobId(1)].state == JobState.FAILED)
+    assert "is not yours" in (await counter.refusal(counter.submission())).reason
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"task": TaskIndex(99)}, "no task 99"),
-        ({"task": TaskIndex(1)}, "is not yours"),
+        ({"task": TaskIndex(3)}, "is not yours"),
         ({"node": Wallet.generate().address}, "the node is"),
         ({"manifest": Digest(bytes(32))}, "the manifest is"),
         ({"segments": 9}, "the segments is"),
@@ -178,24 +266,79 @@ async def test_what_does_not_fit_is_refused_before_any_signature_is_checked(
 ) -> None:
     assert cid_digest(cid_of_bytes(b"proofyard: this segment cannot be executed")) == CANNOT_EXECUTE
     await counter.begin()
-    message = counter.submission(**changes)
+    task = changes.pop("task", 0)
+    message = counter.submission(task, **changes)
 
     def expensive(*_: object) -> None:
         raise AssertionError("a signature was checked, or a state computed")
 
     monkeypatch.setattr(desk_module, "require_signer", expensive)
-    monkeypatch.setattr(counter.context.workload(cast(Any, None)), "initial_state", expensive, raising=False)
-    with pytest.raises(SubmissionRefused, match=said):
-        await counter.hand_in(message)
+    monkeypatch.setattr(counter.workload, "initial_state", expensive, raising=False)
+    assert said in (await counter.refusal(message)).reason
 
 
 async def test_a_commitment_by_somebody_else_or_from_other_inputs_is_refused(counter: Counter) -> None:
     await counter.begin()
-    with pytest.raises(ValueError, match="signed by"):
-        await counter.hand_in(counter.submission(signer=Wallet.generate()))
-    with pytest.raises(SubmissionRefused, match="the root of its inputs"):
-        await counter.hand_in(counter.submission(inputs=Digest(bytes(32))))
-    assert counter.task().state == TaskState.ASSIGNED
+    assert "signed by" in (await counter.refusal(counter.submission(signer=Wallet.generate()))).reason
+    assert "the root of its inputs" in (await counter.refusal(counter.submission(inputs=Digest(bytes(32))))).reason
+    trace = tuple(cid_of_bytes(state(7, number)) for number in range(SEGMENTS + 1))
+    other = counter.submission(trace=trace, trace_root=root([cid_bytes(cid) for cid in trace]))
+    assert "the first state is" in (await counter.refusal(other)).reason
+    assert counter.states()[0] == "given"
+
+
+async def test_whoever_holds_a_task_says_so_and_others_are_told_to_stop(counter: Counter) -> None:
+    """For all that a node is at in one message."""
+    await counter.begin()
+    message = Working(tuple(TaskProgress(JobId(1), TaskIndex(i), SegmentIndex(0)) for i in range(5)), ())
+    answers = (await counter.desk.working(counter.link, message, cast(Any, None))).answers
+    assert [answer.proceed for answer in answers] == [True, True, True, False, False]
+
+
+# Seals
+
+
+def seats(counter: Counter, count: int, auditor: Address) -> list[Row]:
+    """A batch on chain that is audited; the auditor works on `count` segments of it."""
+    members = encode([])
+    batch = Batch(id=1, state=BatchState.AUDITING, root=Digest(b"r" * 32), members=members, lines=((JobId(1), 1),))
+    batch.chain_id, batch.drawn_at, batch.opened_at = BatchId(7), counter.chain.clock, counter.chain.clock
+    place: dict[str, Any] = {"batch": 1, "job": JobId(1), "task": TaskIndex(0)}
+    rows: list[Row] = [batch]
+    for index in range(count):
+        names = {"auditors": (auditor,), "seats": 2, "claimed": Digest(b"c" * 32), "worker": Address("0xW")}
+        rows.append(Segment(**place, index=index, looked=True, **names))
+        rows.append(Seat(**place, segment=index, auditor=auditor))
+    return rows
+
+
+def seal(wallet: Wallet, index: int, *, signer: Wallet | None = None) -> SubmitSeal:
+    place = (BatchId(7), JobId(1), TaskIndex(0), SegmentIndex(index))
+    sealed = Digest(bytes([index % 256]) * 32)
+    digest = DOMAIN.typed_digest(seal_struct_hash(*place, wallet.address, sealed))
+    return SubmitSeal(*place, sealed, (signer or wallet).sign_digest(digest))
+
+
+async def submit(counter: Counter, wallet: Wallet, *given: SubmitSeal) -> list[tuple[bool, str]]:
+    link = counter.connection(wallet)
+    answers = (await counter.desk.submit_seals(link, SubmitSeals(given), cast(Any, None))).answers
+    return [(answer.proceed, answer.reason) for answer in answers]
+
+
+async def test_one_bad_seal_refuses_only_itself_and_the_same_again_gets_the_same(counter: Counter) -> None:
+    auditor = Wallet.generate()
+    await counter.begin(*seats(counter, 3, auditor.address))
+    given = [seal(auditor, 0), seal(auditor, 1, signer=Wallet.generate()), seal(auditor, 99), seal(auditor, 2)]
+    first = await submit(counter, auditor, *given)
+    assert [proceed for proceed, _ in first] == [True, False, False, True]
+    assert "signed by" in first[1][1] and "no longer yours" in first[2][1]
+    assert await submit(counter, auditor, *given) == first
+    stored = {seat.segment: (seat.state, seat.seal) for seat in counter.verifier.stored(Seat)}
+    assert stored == {
+        0: (SeatState.SEALED, given[0].seal),
+        1: (SeatState.WORKING, b""),
+        2: (SeatState.SEALED, given[3].seal),
+    }
 
 
 async def test_a_seal_for_a_seat_that_nobody_has_costs_no_signature_check(
@@ -204,14 +347,18 @@ async def test_a_seal_for_a_seat_that_nobody_has_costs_no_signature_check(
     def expensive(*_: object) -> None:
         raise AssertionError("a signature was checked")
 
+    await counter.begin()
     monkeypatch.setattr(desk_module, "require_signer", expensive)
     place = (BatchId(1), JobId(1), TaskIndex(0), SegmentIndex(0))
-    seal = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
-    answer = await counter.desk.submit_seal(counter.link, seal, cast(Any, None))
-    assert not answer.proceed
+    nobodys = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
+    assert await submit(counter, counter.node, nobodys) == [(False, "the seat is no longer yours")]
+
+
+# Limits
 
 
 async def test_one_peer_cannot_keep_a_verifier_busy(counter: Counter) -> None:
+    await counter.begin()
     announce, busy = Announce(("lora",), 0, 0, ""), 0
     for _ in range(50):
         try:
@@ -223,9 +370,53 @@ async def test_one_peer_cannot_keep_a_verifier_busy(counter: Counter) -> None:
     assert not (await counter.desk.publish(counter.link, many, cast(Any, None))).proceed
 
 
-async def test_a_requester_sends_no_more_than_it_said(counter: Counter, tmp_path: Path) -> None:
-    from proofyard.artifacts import ArtifactTooLarge, BlockStore
+async def test_five_hundred_bad_signatures_of_one_peer_stall_nobody_else(counter: Counter) -> None:
+    auditor = Wallet.generate()
+    await counter.begin(*seats(counter, 4, auditor.address))
+    bad = msgspec.structs.replace(seal(auditor, 0), signature=Signature(bytes(65)))
+    flood = asyncio.create_task(submit(counter, auditor, *[bad] * 250))
+    more = asyncio.create_task(submit(counter, auditor, *[bad] * 250))
+    await asyncio.sleep(0)
+    await counter.receipt(counter.submission())
+    assert not (flood.done() and more.done()), "an honest node does not wait for them"
+    assert all(not proceed for proceed, _ in await flood + await more)
 
+
+async def test_who_asks_for_too_many_signature_checks_is_told_to_come_again(counter: Counter) -> None:
+    """And loses nothing: what was refused as busy is handed in again."""
+    auditor = Wallet.generate()
+    await counter.begin(*seats(counter, 2, auditor.address))
+    counter.desk._signed = Limiter("signatures", per_s=1000.0, burst=1)
+    with pytest.raises(RequestFailed) as refused:
+        await submit(counter, auditor, seal(auditor, 0), seal(auditor, 1))
+    assert refused.value.code == "busy"
+    answers = await counter.hand_in(counter.submission(0), counter.submission(1))
+    assert [answer.code for answer in answers if isinstance(answer, Refusal)] in ([], ["busy"])
+    await asyncio.sleep(0.01)
+    assert await submit(counter, auditor, seal(auditor, 0)) == [(True, "")]
+
+
+async def test_a_huge_job_does_not_hold_up_whoever_asks(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph takes long to make: nodes are answered meanwhile."""
+    await counter.begin()
+    gate, graph = threading.Event(), counter.workload.graph
+    manifest = Manifest(workload="lora", params={"many": 1})
+    cid = counter.context.store.put_bytes(encode_manifest(manifest))
+
+    def slow(asked: Manifest) -> Any:
+        assert asked != manifest or gate.wait(20)
+        return graph(asked)
+
+    monkeypatch.setattr(counter.workload, "graph", slow)
+    huge = counter.add_job(manifest=cid_digest(cid))
+    await counter.verifier.until(lambda: ("Expand", huge, cid) in counter.verifier.runner.effects_running)
+    await counter.receipt(counter.submission())
+    assert counter.verifier.rows.jobs[huge].state == JobState.WAITING
+    gate.set()
+    await counter.verifier.until(lambda: counter.verifier.rows.jobs[huge].state == JobState.RUNNING)
+
+
+async def test_a_requester_sends_no_more_than_it_said(counter: Counter, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "requester")
     cid = store.put_bytes(bytes(1 << 20))
     link = cast(Any, Link(counter.node.address, store))
@@ -233,80 +424,80 @@ async def test_a_requester_sends_no_more_than_it_said(counter: Counter, tmp_path
         await counter.desk.publish(link, Publish((cid,), 1000), cast(Any, None))
 
 
+# Who is here
+
+
+async def test_who_went_away_while_the_chain_was_asked_is_not_here(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await counter.begin()
+    counter.chain.add_node(counter.node)
+    announce = Announce(("lora",), 0, 0, "")
+    assert (await counter.desk.announce(counter.link, announce, cast(Any, None))).proceed
+    assert counter.node.address in counter.context.members
+    counter.desk.left(counter.link)
+    gone = counter.connection(counter.node)
+    gone.closed.set()
+    assert not (await counter.desk.announce(gone, announce, cast(Any, None))).proceed
+    assert counter.context.members == {}
+    stranger = counter.connection(Wallet.generate())
+    assert "not an active node" in (await counter.desk.announce(stranger, announce, cast(Any, None))).reason
+
+
+async def test_a_node_may_hold_no_more_than_is_believed(counter: Counter) -> None:
+    await counter.begin()
+    counter.chain.add_node(counter.node)
+    boast = Announce(("lora",), 0, 0, "", tasks=10**6, audits=-5)
+    await counter.desk.announce(counter.link, boast, cast(Any, None))
+    nodes = counter.verifier.runner.engine.world.nodes
+    await counter.verifier.until(lambda: counter.node.address in nodes)
+    node = nodes[counter.node.address]
+    assert (node.tasks, node.audits) == (desk_module.MAX_TASKS_HELD, 1)
+
+
 # Jobs
 
 
-@pytest.mark.parametrize("trouble", ["deadline", "refused", "internal"])
+async def run_jobs(counter: Counter, *jobs: JobId, over: Callable[[Job], bool]) -> None:
+    def all_over() -> bool:
+        rows = counter.verifier.rows.jobs
+        return all(job in rows and over(rows[job]) for job in jobs)
+
+    counter.verifier.start()
+    await counter.verifier.until(all_over)
+
+
+@pytest.mark.parametrize("trouble", ["deadline", "closed", "refused", "internal"])
 async def test_a_job_that_cannot_run_holds_up_no_other(
     counter: Counter, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline seconds away, a chain that refuses, an error in this verifier's own code: each ends its own job."""
     bad = counter.add_job(deadline=counter.chain.clock + (-1 if trouble == "deadline" else 10_000))
     good = counter.add_job()
-    chain = counter.context.chain
-    honest = chain.job
+    chain: Any = counter.context.chain
+    read, take = chain.job, chain.take_job
 
     def job(number: JobId) -> Any:
         if number == bad and trouble == "internal":
             raise ZeroDivisionError("a reward of nothing")
-        found = honest(number)
-        found.closed = number == bad and trouble == "refused"
+        found = read(number)
+        found.closed = number == bad and trouble == "closed"
         return found
 
+    def take_job(number: JobId) -> None:
+        if number == bad and trouble == "refused":
+            raise JobIsClosed("JobIsClosed", {"job": number})
+        take(number)
+
     monkeypatch.setattr(chain, "job", job)
-    for _ in range(2):
-        await take_up(counter.context)
-    with counter.context.database.session() as session:
-        first, second = session.get(Job, bad), session.get(Job, good)
-        assert first is not None and second is not None
-        assert (first.state, second.state) == (JobState.FAILED, JobState.RUNNING)
-        assert first.reason
+    monkeypatch.setattr(chain, "take_job", take_job)
+    await run_jobs(counter, bad, good, over=lambda row: row.state in (JobState.FAILED, JobState.RUNNING))
+    first, second = counter.verifier.rows.jobs[bad], counter.verifier.rows.jobs[good]
+    assert (first.state, second.state) == (JobState.FAILED, JobState.RUNNING)
+    assert first.reason
 
 
 async def test_a_job_that_pays_nothing_runs_like_any_other(counter: Counter) -> None:
-    job = await counter.begin(reward=Wei(0), audit_fee=Wei(0))
-    await counter.hand_in(counter.submission(job))
-    with counter.context.database.session() as session:
-        row = session.get(Job, job)
-        assert row is not None and row.state == JobState.RUNNING
-
-
-# Offers
-
-
-class Asked:
-    """A node that answers offers as it is told."""
-
-    def __init__(self, wallet: Wallet, answer: Any) -> None:
-        self.peer, self.remote, self.answer, self.offers = wallet.address, ("127.0.0.1", 1), answer, 0
-
-    async def request(self, message: Any, *, reply: type, timeout: float) -> Any:
-        assert isinstance(message, TaskOffer)
-        self.offers += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-@pytest.mark.parametrize("answer", ["no answer", "busy with another task"])
-async def test_a_blip_of_the_only_node_costs_a_job_nothing_but_time(counter: Counter, answer: str) -> None:
-    from proofyard.protocol.messages import Ack
-
-    job = counter.add_job()
-    await take_up(counter.context)
-    wallets = [Wallet.generate() for _ in range(5)]
-    facts = [counter.chain.add_node(wallet, valid=0) for wallet in wallets]
-    reply: Any = RequestFailed("deadline", "no answer") if answer == "no answer" else Ack(False, answer)
-    node = Asked(wallets[0], reply)
-    join(counter.verifier, node, record_of(facts[0]))
-    for wallet, fact in zip(wallets[1:], facts[1:], strict=True):
-        join(counter.verifier, Asked(wallet, RequestFailed("away", "no answer")), record_of(fact))
-    for _ in range(5):
-        await give_out(counter.context)
-        await asyncio.sleep(0.05)
-    with counter.context.database.session() as session:
-        row = session.get(Job, job)
-        assert row is not None and row.state == JobState.RUNNING
-        assert {task.state for task in tasks_of(session, job)} == {TaskState.READY}
-        assert all(task.barred == "" for task in tasks_of(session, job))
-    assert 1 <= node.offers <= TASKS, "nobody is asked for the same task again and again"
+    job = counter.add_job(reward=Wei(0), audit_fee=Wei(0))
+    await run_jobs(counter, job, over=lambda row: row.state == JobState.RUNNING)
+    assert counter.states() == ["ready"] * TASKS

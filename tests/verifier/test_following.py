@@ -1,24 +1,40 @@
 """Following the chain: whether member lists were here in time, and what a chain that goes back takes along."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import FakeChain, Verifier, introduce, make_verifier
+from stage import FakeChain, Verifier, assemble, introduce, make_verifier
 
 from proofyard.chain import Cursor, Rollback
-from proofyard.chain.events import Absolved, BatchCommitted, BatchDropped, BatchVoided, JobClosed, Position
+from proofyard.chain.events import (
+    Absolved,
+    BatchCommitted,
+    BatchDropped,
+    BatchVoided,
+    JobClosed,
+    JobCommitted,
+    JobOpened,
+    JobToppedUp,
+    Position,
+)
 from proofyard.protocol.cid import cid_digest, raw_cid
+from proofyard.protocol.codec import decode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.members import Member, decode_members, encode_members, members_root
-from proofyard.protocol.settlement import FaultReason, OperatorId
+from proofyard.protocol.settlement import FaultReason, Header, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
-from proofyard.verifier import chainsync
-from proofyard.verifier.chainsync import Follower
-from proofyard.verifier.database import Batch, BatchState, Fault, Held, Job, JobState, Known
-from proofyard.verifier.outcomes import faulty_owners
+from proofyard.protocol.view import JobFacts
+from proofyard.verifier import follower as following
+from proofyard.verifier.engine.machine import Engine
+from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Row, Work
+from proofyard.verifier.engine.world import Step
+from proofyard.verifier.follower import AWAY, IN_TIME, LATE, Follower
+from proofyard.verifier.runner import InternalError
+from proofyard.verifier.store.tables import Cursor as CursorRow
+from proofyard.verifier.store.tables import Known
 
 ZERO = Digest(bytes(32))
 NODE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -64,10 +80,30 @@ class Watcher:
         self.log.waiting += events
         await Follower(self.context).advance()
 
-    def held(self, batch: int) -> Held | None:
+    def opened(self, job: int, block: int = 1) -> JobOpened:
+        terms = {"reward": Wei(1), "audit_fee": Wei(1), "verifier_fee": Wei(1), "units": 1, "deadline": 2**40}
+        more = {"auditors_per_segment": 2, "segments_per_audit": 1, "workload": 0}
+        position = Position(block, ZERO, job)
+        return JobOpened(position, JobId(job), NODE, manifest=cid_digest(raw_cid(b"m")), **terms, **more)  # type: ignore[arg-type]
+
+    def cursor(self) -> Cursor | None:
+        with self.context.database.session() as session:
+            row = session.get(CursorRow, 1)
+            return None if row is None else decode(row.state, Cursor)
+
+    async def begin(self, *rows: Row) -> None:
+        """The engine begins with these rows."""
+        await self.context.database.write(Step(rows, (), ()))
+        self.verifier.start(follow=False)
+        await self.verifier.runner.tell_all([])
+
+    def job(self, job: int = 1) -> Job:
+        return self.verifier.rows.jobs[JobId(job)]
+
+    def held(self, batch: int) -> str | None:
         with self.context.database.session() as session:
             known = session.get(Known, batch)
-            return None if known is None else Held(known.held)
+            return None if known is None else known.held
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -76,47 +112,51 @@ class Watcher:
 
 
 @pytest.fixture
-def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
-    monkeypatch.setattr(chainsync, "LIST_RETRY_S", 0.05)
+async def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Watcher]:
+    monkeypatch.setattr(following, "LIST_RETRY_S", 0.05)
     made = Watcher(tmp_path)
     yield made
+    await made.verifier.stop()
     made.context.database.close()
     made.leader.context.database.close()
 
 
 async def test_a_list_that_was_pushed_before_its_commit_is_in_time(watcher: Watcher) -> None:
+    await watcher.begin()
     watcher.context.store.put_bytes(LIST)
     await watcher.see(watcher.committed(1, watcher.chain.block))
-    assert watcher.held(1) == Held.IN_TIME
+    assert watcher.held(1) == IN_TIME
 
 
 async def test_a_list_is_in_time_that_is_found_before_the_draw(watcher: Watcher) -> None:
+    await watcher.begin()
     await watcher.see(watcher.committed(1, watcher.chain.block))
-    assert watcher.held(1) == Held.LATE
+    assert watcher.held(1) == LATE
     watcher.leader.context.store.put_bytes(LIST)
-    await watcher.until(lambda: watcher.held(1) == Held.IN_TIME)
-    await watcher.context.close()
+    await watcher.until(lambda: watcher.held(1) == IN_TIME)
 
 
 async def test_a_list_that_comes_with_the_draw_is_late_for_good(watcher: Watcher) -> None:
+    await watcher.begin()
     await watcher.see(watcher.committed(1, watcher.chain.block))
     watcher.chain.mine(watcher.chain.params_.draw_delay)
     watcher.leader.context.store.put_bytes(LIST)
     await asyncio.sleep(0.3)
     await watcher.see(watcher.committed(1, watcher.chain.block - 2))
-    assert watcher.held(1) == Held.LATE
-    await watcher.context.close()
+    assert watcher.held(1) == LATE
 
 
 async def test_what_was_drawn_before_this_verifier_came_it_cannot_tell(watcher: Watcher) -> None:
+    await watcher.begin()
     await watcher.see(watcher.committed(1, watcher.chain.block - 50))
-    assert watcher.held(1) == Held.AWAY
+    assert watcher.held(1) == AWAY
 
 
 async def test_batches_are_known_until_they_are_dropped(watcher: Watcher) -> None:
+    await watcher.begin()
     position = Position(1, ZERO, 9)
     await watcher.see(watcher.committed(1, 1), watcher.committed(2, 1), BatchDropped(position, BatchId(2)))
-    assert (watcher.held(1), watcher.held(2)) == (Held.AWAY, None)
+    assert (watcher.held(1), watcher.held(2)) == (AWAY, None)
     await watcher.see(Rollback(0))
     assert watcher.held(1) is None
 
@@ -133,53 +173,136 @@ def job_row(**changes: Any) -> Job:
     return Job(**{"id": 1, "requester": "", "manifest": "", "units": 1, **pay, **changes})
 
 
-async def test_a_block_that_goes_takes_along_what_rested_on_it_and_no_evidence(watcher: Watcher) -> None:
-    """What was committed, judged or settled is looked up again; the work itself stays."""
-    states = (BatchState.COMMITTED, BatchState.JUDGED, BatchState.SETTLED, BatchState.TAKEN)
-    batches = [Batch(id=n, state=state, root=b"", members=b"", chain_id=n) for n, state in enumerate(states, 1)]
-    final = Batch(id=5, state=BatchState.SETTLED, root=b"", members=b"", chain_id=5, final=True)
-    put(watcher, job_row(opened_block=7), job_row(id=2, opened_block=7, state=JobState.RUNNING), *batches, final)
-    await watcher.see(Rollback(5))
-    with watcher.context.database.session() as session:
-        assert session.get(Job, 1) is None and session.get(Job, 2) is not None
-        found = [(row.state, row.chain_id) for n in range(1, 6) if (row := session.get(Batch, n)) is not None]
-    assert found == [
-        (BatchState.FORMED, None),
-        (BatchState.FORMED, None),
-        (BatchState.JUDGED, 3),
-        (BatchState.TAKEN, 4),
-        (BatchState.SETTLED, 5),
+async def test_a_list_that_was_looked_for_when_the_verifier_stopped_is_looked_for_again(watcher: Watcher) -> None:
+    await watcher.begin()
+    event = watcher.committed(1, watcher.chain.block)
+    await watcher.see(event)
+    await watcher.context.close()
+    assert watcher.held(1) == LATE
+    again = assemble(
+        watcher.context.settings,
+        watcher.verifier.wallet,
+        watcher.context.chain,
+        watcher.context.domain,
+        watcher.context.database,
+        watcher.context.store,
+    )
+    introduce(again, watcher.leader)
+    header = Header(event.root, event.size, event.members, ())
+    again.context.chain.header = lambda _: header  # type: ignore[method-assign]
+    await Follower(again.context).advance()
+    watcher.leader.context.store.put_bytes(LIST)
+    await watcher.until(lambda: watcher.held(1) == IN_TIME)
+    await again.context.close()
+
+
+# The cursor
+
+
+async def test_the_cursor_lasts_with_what_was_read(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the engine fails in a range, none of it was read; it is read again, and nothing counts twice."""
+    await watcher.begin()
+    handle, trouble = Engine.handle, iter([True])
+
+    def failing(engine: Engine, event: Any, now: Any) -> Step:
+        if isinstance(getattr(event, "news", None), JobToppedUp):
+            for _ in trouble:
+                raise ZeroDivisionError("in the engine")
+        return handle(engine, event, now)
+
+    monkeypatch.setattr(Engine, "handle", failing)
+    line = JobCommitted(Position(2, ZERO, 2), JobId(1), BatchId(1), 3, Wei(1))
+    events = [watcher.opened(1), line, JobToppedUp(Position(3, ZERO, 3), JobId(1), Wei(1))]
+    with pytest.raises(InternalError):
+        await watcher.see(*events)
+    assert (watcher.cursor(), watcher.verifier.stored(Job)) == (None, [])
+    await watcher.see(*events)
+    (row,) = watcher.verifier.stored(Job)
+    assert (row.units_open, watcher.cursor()) == (3, Cursor(2))
+
+
+async def test_a_restart_reads_on_where_the_rows_end(watcher: Watcher) -> None:
+    await watcher.begin()
+    await watcher.see(watcher.opened(1))
+    reads: list[Cursor] = []
+    read = watcher.log.read
+
+    def noted(cursor: Cursor) -> tuple[list[Any], Cursor]:
+        reads.append(cursor)
+        return read(cursor)
+
+    watcher.log.read = noted  # type: ignore[method-assign]
+    await watcher.see()
+    assert reads == [watcher.cursor()] == [Cursor(1)]
+
+
+async def test_what_a_block_that_goes_takes_along_is_looked_up_again(watcher: Watcher) -> None:
+    """What was committed, judged or settled on it is done again; the evidence stays, and what is final."""
+    states = (BatchState.COMMITTED, BatchState.JUDGED, BatchState.SETTLED, BatchState.TAKEN, BatchState.FINAL)
+    batches = []
+    for number, state in enumerate(states, 1):
+        batch = Batch(id=number, state=state, root=ZERO, members=LIST, lines=(), chain_id=BatchId(number))
+        batch.commit_block = 6 if number < 3 else 1
+        batch.settled_block = {BatchState.SETTLED: 7, BatchState.FINAL: 3}.get(state, 0)
+        batches.append(batch)
+    works = [
+        Work(job=JobId(9), task=TaskIndex(number), attempt=1, node=NODE, owner=NODE, batch=number) for number in (1, 2)
     ]
+    await watcher.begin(*batches, *works)
+    await watcher.see(watcher.opened(1, block=3))
+    await watcher.see(Rollback(5))
+    found = {row.id: (row.state, row.chain_id) for row in watcher.verifier.stored(Batch)}
+    assert found == {
+        1: (BatchState.FORMED, None),
+        2: (BatchState.FORMED, None),
+        3: (BatchState.JUDGED, 3),
+        4: (BatchState.TAKEN, 4),
+        5: (BatchState.FINAL, 5),
+    }
+    assert watcher.job().opened_block == 3, "a job stays until the chain says otherwise"
+
+
+async def test_a_job_that_went_with_its_block_is_gone_until_it_is_told_again(watcher: Watcher) -> None:
+    await watcher.begin()
+    await watcher.see(watcher.opened(1, block=7))
+    await watcher.see(Rollback(5))
+    await watcher.until(lambda: watcher.job().gone)
+    await watcher.see(watcher.opened(1, block=8))
+    assert (watcher.job().gone, watcher.job().opened_block) == (False, 8)
 
 
 @pytest.mark.parametrize("led", [True, False])
 async def test_a_voided_settlement_is_open_again(watcher: Watcher, led: bool) -> None:
-    put(watcher, Batch(id=1, state=BatchState.SETTLED, root=b"", members=b"", chain_id=1))
-    leader = watcher.chain.seats[0 if led else 1].id
-    put(watcher, Known(batch=1, leader=leader, settled=True))
+    state = BatchState.SETTLED if led else BatchState.TAKEN
+    await watcher.begin(Batch(id=1, state=state, root=ZERO, members=LIST, lines=(), chain_id=BatchId(1)))
+    await watcher.see(watcher.committed(1, 1))
     await watcher.see(BatchVoided(Position(1, ZERO, 1), BatchId(1), 1))
+    (batch,) = watcher.verifier.stored(Batch)
+    assert batch.state == (BatchState.JUDGED if led else BatchState.TAKEN)
     with watcher.context.database.session() as session:
-        batch, known = session.get(Batch, 1), session.get(Known, 1)
-        assert batch is not None and known is not None
-        assert (batch.state, known.settled) == (BatchState.JUDGED if led else BatchState.TAKEN, False)
+        known = session.get(Known, 1)
+        assert known is not None and not known.settled
 
 
 async def test_whoever_was_absolved_gets_work_again(watcher: Watcher) -> None:
-    put(watcher, Batch(id=1, state=BatchState.SETTLED, root=b"", members=b"", chain_id=4))
-    fault = {"batch": 1, "job": 1, "task": 0, "kind": FaultReason.MISMATCH, "reason": ""}
-    put(
-        watcher,
-        Fault(node="0xA", owner="0xO", operator=7, **fault),
-        Fault(node="0xB", owner="0xP", operator=8, **fault),
+    fault = {"batch": 1, "job": JobId(1), "task": TaskIndex(0), "kind": FaultReason.MISMATCH, "reason": ""}
+    await watcher.begin(
+        Batch(id=1, state=BatchState.SETTLED, root=ZERO, members=LIST, lines=(), chain_id=BatchId(4)),
+        Fault(node=Address("0xA"), owner=Address("0xO"), operator=7, **fault),  # type: ignore[arg-type]
+        Fault(node=Address("0xB"), owner=Address("0xP"), operator=8, **fault),  # type: ignore[arg-type]
     )
     await watcher.see(Absolved(Position(1, ZERO, 1), BatchId(4), OperatorId(7), Wei(1), 3))
-    with watcher.context.database.session() as session:
-        assert faulty_owners(session) == {"0xP"}
+    assert set(watcher.verifier.rows.guilty) == {"0xP"}
+    assert [row.owner for row in watcher.verifier.stored(Fault)] == ["0xP"]
 
 
 async def test_a_closed_job_gets_no_more_work(watcher: Watcher) -> None:
-    put(watcher, job_row(state=JobState.RUNNING))
-    await watcher.see(JobClosed(Position(1, ZERO, 1), JobId(1)))
-    with watcher.context.database.session() as session:
-        job = session.get(Job, 1)
-        assert job is not None and job.state == JobState.FAILED and job.closed
+    await watcher.begin()
+    job = watcher.chain.add_job(facts_of(watcher.opened(1)))
+    watcher.chain.closed.add(job)
+    await watcher.see(watcher.opened(1), JobClosed(Position(1, ZERO, 1), JobId(1)))
+    assert (watcher.job().state, watcher.job().closed_at) == (JobState.FAILED, watcher.chain.clock)
+
+
+def facts_of(event: JobOpened) -> JobFacts:
+    return JobFacts(**{name: getattr(event, name) for name in JobFacts.__dataclass_fields__})

@@ -1,37 +1,23 @@
 """Full queues and slow auditors delay, they never decide: many honest tasks on few nodes all end valid."""
 
-import asyncio
 import hashlib
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from simulated import Counting, SimulatedNode
-from sqlmodel import select
 from stage import CREDIT, FakeChain, introduce, join, make_verifier, record_of
 
 from proofyard.chain import Wallet
 from proofyard.protocol import signature
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.messages import Announce
 from proofyard.protocol.types import Address, Signature, Wei
 from proofyard.protocol.view import JobFacts
-from proofyard.verifier.database import Job, JobState, Log, Task, TaskState
-from proofyard.verifier.jobs import note_opened
-from proofyard.verifier.service import _work
+from proofyard.verifier.engine.rows import Job, JobState, Log, Task, TaskState
 
 TASKS, NODES = 300, 5
-
-
-class Opened:
-    """A `JobOpened` event, as far as it is read."""
-
-    def __init__(self, job: int, facts: JobFacts) -> None:
-        self.job = job
-        for name in facts.__dataclass_fields__:
-            setattr(self, name, getattr(facts, name))
-        self.position = type("Position", (), {"block": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -56,50 +42,38 @@ def quick_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_three_hundred_honest_tasks_on_five_nodes_end_with_three_hundred_valid(tmp_path: Path) -> None:
     chain = FakeChain()
-    verifier = make_verifier(chain, tmp_path, memory=True, workload=Counting(TASKS), lease_s=0.4)
+    verifier = make_verifier(chain, tmp_path, workload=Counting(TASKS), lease_s=0.4)
     introduce(verifier)
     context = verifier.context
+    announce = Announce(("lora",), 0, 0, "", tasks=2, audits=2)
     for number in range(NODES):
         wallet = Wallet.generate()
         node = SimulatedNode(verifier, wallet, queue=2, silence=0.1, seed=number)
-        join(verifier, node, record_of(chain.add_node(wallet, valid=0)))
+        join(verifier, node, record_of(chain.add_node(wallet, valid=0)), announce)
     manifest = encode_manifest(Manifest(workload="lora", params={}))
-    facts = JobFacts(
-        manifest=cid_digest(context.store.put_bytes(manifest)),
-        requester=Wallet.generate().address,
-        reward=Wei(30 * CREDIT),
-        audit_fee=Wei(3 * CREDIT),
-        verifier_fee=Wei(CREDIT),
-        units=TASKS,
-        auditors_per_segment=2,
-        segments_per_audit=1,
-        workload=0,
-        deadline=int(time.time()) + 10_000,
+    job = chain.add_job(
+        JobFacts(
+            manifest=cid_digest(context.store.put_bytes(manifest)),
+            requester=Wallet.generate().address,
+            reward=Wei(30 * CREDIT),
+            audit_fee=Wei(3 * CREDIT),
+            verifier_fee=Wei(CREDIT),
+            units=TASKS,
+            auditors_per_segment=2,
+            segments_per_audit=1,
+            workload=0,
+            deadline=chain.clock + 10_000,
+        )
     )
-    job = chain.add_job(facts)
-    with context.database.session() as session:
-        note_opened(session, Opened(job, facts))  # type: ignore[arg-type]
-
-    work = asyncio.create_task(_work(context))
-    try:
-        async with asyncio.timeout(240):
-            while True:
-                await asyncio.sleep(0.1)
-                with context.database.session() as session:
-                    row = session.get(Job, job)
-                    assert row is not None
-                    if row.state in (JobState.DONE, JobState.FAILED):
-                        break
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        await context.close()
-    with context.database.session() as session:
-        row = session.get(Job, job)
-        assert row is not None and (row.state, row.reason) == (JobState.DONE, "")
-        assert Counter(session.exec(select(Task.state))) == {TaskState.VALID: TASKS}
-        kinds = Counter(session.exec(select(Log.kind)))
+    async with verifier.running():
+        await verifier.until(lambda: job in chain.closed, seconds=240)
+        await verifier.runner.tell_all([])
+    (row,) = verifier.stored(Job)
+    assert (row.state, row.reason, row.units_paid, row.units_open) == (JobState.DONE, "", TASKS, 0)
+    assert Counter(task.state for task in verifier.stored(Task)) == {TaskState.ACCEPTED: TASKS}
+    kinds = Counter(line.kind for line in verifier.stored(Log))
     assert kinds["undecided"] == kinds["fault"] == 0
     assert kinds["lost"] > 0, "auditors fell silent all the time"
     paid = [line.paid_units for batch in chain.batches.values() for line in batch.content.lines]
     assert sum(paid) == TASKS
+    verifier.context.database.close()

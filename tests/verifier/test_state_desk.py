@@ -9,12 +9,15 @@ import pytest
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex
-from proofyard.verifier.database import Database
 from proofyard.verifier.disputes import StateDesk
+from proofyard.verifier.engine.rows import Batch, BatchState
+from proofyard.verifier.engine.world import Step
+from proofyard.verifier.store.database import Database
 
 WORKER = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 ZERO = Digest(bytes(32))
@@ -91,3 +94,21 @@ async def test_nothing_is_fetched_that_no_record_names(tmp_path: Path, asked: di
     proceed, reason = await verifier.asked(**asked)
     assert not proceed and said in reason
     assert verifier.obtained == []
+
+
+async def test_without_the_record_a_state_is_found_by_the_batches_that_hold_the_task(tmp_path: Path) -> None:
+    """Of those that are not final: whoever judges before a settlement has no record to name."""
+    verifier = Verifier(tmp_path, worker_is_there=True)
+    task = record().tasks[0]
+    members = encode_members([Member(task.commitment, task.signature, task.trace)])
+    batch = Batch(
+        id=1, state=BatchState.JUDGED, root=ZERO, members=members, lines=((JobId(1), 1),), chain_id=BatchId(1)
+    )
+    await verifier.database.write(Step((batch,), (), ()))
+    unknown = raw_cid(b"unknown")
+    assert await verifier.asked(1, record=unknown) == (True, "")
+    assert verifier.obtained == [(TRACE[1], WORKER)]
+    batch.state = BatchState.FINAL
+    await verifier.database.write(Step((batch,), (), ()))
+    assert not (await verifier.asked(1, record=unknown))[0]
+    verifier.database.close()

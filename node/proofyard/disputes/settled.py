@@ -7,6 +7,7 @@ execution tells (`replaying`).
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,27 @@ class Settled:
         await check_keyed(self.view, self.record, self.manifests, read)
 
 
-async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settled:
+class Accepted:
+    """What settled records pay, by batch and record, of the last `limit` that were looked at. Who owned a node when its
+    batch was drawn is part of the answer, so a reorganisation clears it (`clear`)."""
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._limit = limit
+        self._known: OrderedDict[tuple[BatchId, Cid], dict[TaskKey, Cid]] = OrderedDict()
+
+    def get(self, batch: BatchId, record: Cid) -> dict[TaskKey, Cid] | None:
+        return self._known.get((batch, record))
+
+    def put(self, batch: BatchId, record: Cid, paid: dict[TaskKey, Cid]) -> None:
+        self._known[batch, record] = paid
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Accepted | None = None) -> Settled:
     """The settlement that stands for `batch`.
 
     Raises `NotSettled`; `RecordWithheld` for a record, a manifest or a list that cannot be had; `RecordInvalid` for
@@ -127,7 +148,7 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId) -> Settle
     except (CodecError, WorkloadError, ValueError) as error:
         raise RecordInvalid(batch, "version", f"it cannot be read: {error}") from None
     await asyncio.to_thread(check_over, chain, view, record, event.position)
-    paid = await paid_before(chain, read, view, record.over)
+    paid = await paid_before(chain, read, view, record.over, known)
     return Settled(event, record, view, manifests, graphs, members, paid)
 
 
@@ -138,23 +159,32 @@ async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> lis
     return [await load_settled(chain, read, state.id) for state in states if state.settled_at and not state.voided]
 
 
-async def paid_before(chain: ChainClient, read: Read, view: BatchView, over: Over) -> dict[TaskKey, Cid]:
-    """The results that the records of `view.settled_before`, and of those that are `over` since, accept.
+async def paid_before(
+    chain: ChainClient, read: Read, view: BatchView, over: Over, known: Accepted | None = None
+) -> dict[TaskKey, Cid]:
+    """The results that the records of `view.settled_before`, and of those that are `over` since, accept; those in
+    `known` are not read again.
 
     A record that cannot be had, or that is none, pays nothing here: whoever signed it answers for it, and those who
     settle later batches must not be at the mercy of those who withhold earlier ones.
     """
-    paid: dict[TaskKey, Cid] = {}
+    found: dict[TaskKey, Cid] = {}
+    known = known or Accepted(1)
     for batch, cid in (*view.settled_before, *over):
         if cid is None:
             continue
-        try:
-            record = decode_record(await read(cid, MAX_RECORD_BYTES))
-            before = await asyncio.to_thread(chain.view, batch, record.attempt)
-            paid |= await asyncio.to_thread(accepted, before, record)
-        except (ProofyardError, LookupError) as error:
-            logger.warning("what batch %s paid cannot be told: %s", batch, error)
-    return paid
+        paid = known.get(batch, cid)
+        if paid is None:
+            try:
+                record = decode_record(await read(cid, MAX_RECORD_BYTES))
+                before = await asyncio.to_thread(chain.view, batch, record.attempt)
+                paid = await asyncio.to_thread(accepted, before, record)
+            except (ProofyardError, LookupError) as error:
+                logger.warning("what batch %s paid cannot be told: %s", batch, error)
+                continue
+            known.put(batch, cid, paid)
+        found |= paid
+    return found
 
 
 def over_now(chain: ChainClient, view: BatchView) -> Over:

@@ -6,10 +6,11 @@ chain, the job's manifest and the batch's member list, and the offer only has to
 """
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.disputes.committed import Read, graph_of, load_members
@@ -26,9 +27,12 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest
 
 GRAPHS, LISTS = 8, 4
 """Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
+READS, FRESH_S = 256, 30.0
+"""What the chain said of jobs and batches, and how long it is taken as still true: a reorganisation may change it."""
 CREDIT = 10**18
 K = TypeVar("K")
 V = TypeVar("V")
+N = TypeVar("N", bound=int)
 
 
 class Recent(Generic[K, V]):
@@ -42,6 +46,9 @@ class Recent(Generic[K, V]):
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
+
+    def drop(self, key: K) -> None:
+        self._values.pop(key, None)
 
     def put(self, key: K, value: V) -> V:
         self._values[key] = value
@@ -59,6 +66,7 @@ class Offers:
         self._supplies = supplies
         self._graphs: Recent[Cid, tuple[TaskSpec, ...]] = Recent(GRAPHS)
         self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
+        self._reads: Recent[tuple[str, int], tuple[float, Any]] = Recent(READS)
 
     async def check_task(self, verifier: Address, offer: TaskOffer) -> Manifest:
         """The manifest of a task that this node may take. Raises `OfferRefused`, which names the field, and what stands
@@ -83,8 +91,9 @@ class Offers:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
         await self.check_leader(verifier, offer.batch)
-        drawn = await asyncio.to_thread(self._chain.seed, offer.batch)
+        drawn = await self._read_once("seed", self._chain.seed, offer.batch)
         if drawn is None or drawn.seed != offer.seed:
+            self._reads.drop(("seed", offer.batch))
             raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(offer, manifest)
@@ -111,8 +120,9 @@ class Offers:
             raise OfferRefused("batch", f"{batch} is led by another verifier")
 
     async def _job(self, offer: TaskOffer | AuditOffer) -> JobRecord:
-        job = await asyncio.to_thread(self._chain.job, offer.job)
+        job = await self._read_once("job", self._chain.job, offer.job)
         if job.manifest != cid_digest(offer.manifest):
+            self._reads.drop(("job", offer.job))
             raise OfferRefused("manifest", f"is not that of job {offer.job}")
         return job
 
@@ -124,7 +134,7 @@ class Offers:
 
     async def member(self, verifier: Address, offer: AuditOffer) -> Member:
         """The commitment that an audit is of, as its batch's list has it. Raises as `check_task` does."""
-        state = await asyncio.to_thread(self._chain.batch, offer.batch)
+        state = await self._read_once("batch", self._chain.batch, offer.batch)
         known = self._lists.get((offer.batch, state.header))
         if known is None:
             header = await asyncio.to_thread(self._chain.header, offer.batch)
@@ -134,6 +144,14 @@ class Offers:
         if member is None:
             raise OfferRefused("task", f"is not in batch {offer.batch}")
         return member
+
+    async def _read_once(self, name: str, read: Callable[[N], V], number: N) -> V:
+        """What the chain says, or said at most `FRESH_S` seconds ago."""
+        known = self._reads.get((name, number))
+        if known is None or known[0] < time.monotonic() - FRESH_S:
+            known = self._reads.put((name, number), (time.monotonic(), await asyncio.to_thread(read, number)))
+        value: V = known[1]
+        return value
 
     def _read(self, verifier: Address, hints: tuple[PeerHint, ...]) -> Read:
         return partial(self._bytes, verifier, hints)

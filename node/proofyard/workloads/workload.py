@@ -6,9 +6,11 @@ task's first state, any state's laws and the result without executing anything. 
 called in the child process of an `Executor`, and imports what it needs there.
 """
 
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -158,9 +160,15 @@ _MEMBERS = (
 )
 
 
+@functools.lru_cache(maxsize=8)
+def _installed(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """All that is installed, by name: looked at once for each module path."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
 def load_workload(name: str) -> Workload:
     """The installed workload of this name. Raises `UnknownWorkload`, which says what an object lacks to be one."""
-    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    found = _installed(tuple(sys.path))
     if name not in found:
         raise UnknownWorkload(name, sorted(found))
     workload: Workload = found[name].load()

@@ -7,8 +7,9 @@ batch raises `AlreadySettled`, paid claims `NothingClaimed`.
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
@@ -38,6 +39,13 @@ E = TypeVar("E", bound=Event)
 
 PERMIT_S = 3600
 _PERMIT_TYPEHASH = keccak(b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)")
+
+
+class Sends(Protocol):
+    """Sends a wallet's transactions: `Sender`, or whoever keeps them longer than one call."""
+
+    def send(self, what: str, to: str | None, data: str, *, in_next_block: bool = False) -> TxReceipt:
+        """Send and return once mined. Raises `Refused` when the contract refuses, before or in the block."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,13 @@ class ChainClient(HistoryReader):
         if first_block and first_block > (last := self.block_number()):
             raise BlockAhead(first_block, last)
         self.wallet = wallet
-        self._sender = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
+        self._sender: Sends | None = Sender(self._w3, rpc_url, wallet, patience=patience) if wallet else None
+
+    def sending_by(self, sender: "Sends") -> Self:
+        """The same client, whose transactions `sender` sends."""
+        client = copy(self)
+        client._sender = sender
+        return client
 
     # Money
 

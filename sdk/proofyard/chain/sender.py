@@ -130,13 +130,13 @@ class Sender:
         try:
             return self._w3.eth.send_raw_transaction(signed.raw_transaction)
         except Web3RPCError as error:
-            if "already" in _message(error):
+            if "already" in message_of(error):
                 return HexBytes(signed.hash)
             raise
 
     def _is_about_nonce(self, error: Web3RPCError, transaction: TxParams) -> bool:
         """Whether sending again, under the next nonce or with a higher fee, can help."""
-        message = _message(error)
+        message = message_of(error)
         if "insufficient funds" in message:
             have = self._w3.eth.get_balance(self._wallet.account.address)
             need = int(transaction["gas"]) * int(transaction["maxFeePerGas"])
@@ -149,6 +149,7 @@ class Sender:
         return int(self._w3.eth.get_transaction_count(self._wallet.account.address, "latest"))
 
 
-def _message(error: Web3RPCError) -> str:
+def message_of(error: Web3RPCError) -> str:
+    """What the endpoint says, in lower case."""
     details: Any = (error.rpc_response or {}).get("error", {})
     return str(details.get("message", error) if isinstance(details, dict) else error).lower()

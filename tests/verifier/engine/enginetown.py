@@ -417,7 +417,7 @@ class Town:
         self.tell(Signed(effect.batch, record))
         outcomes, faults, units = self._judge(decode_members(batch.members))
         self.ledger.records[batch.chain_id] = RecordSettled(
-            *(effect.batch, 0, record, outcomes, (), faults, self.block, 0)
+            effect.batch, 0, record, outcomes, (), faults, self.block, 0
         )
         lines = tuple(Line(job, n, Wei(0), units[job]) for job, n in batch.lines)
         self.ledger.units_paid.update(units)

@@ -53,6 +53,7 @@ AT_ONCE = 256
 EXPLAINED_AT_ONCE = 2
 PATIENCE_S = 20.0
 """How long the chain or the verifier's loop is waited for."""
+BACKLOG = 1024
 STOP_S = 3.0
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -560,9 +561,8 @@ class StatusApi:
 
     async def __aenter__(self) -> Self:
         host, port = self._settings.api_host, self._settings.api_port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket = socket.create_server((host, port), family=family, backlog=1024)
+            self._socket = _listen(host, port)
         except OSError as error:
             raise ApiUnavailable(
                 f"the status API cannot listen on {host}:{port} ({error.strerror}); choose another api_port"
@@ -589,6 +589,20 @@ class StatusApi:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_S)
         self._api.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Its protocol is named, because asyncio switches Nagle's algorithm off only where it is: head
+    and body of an answer are two writes, and the second would wait 40 ms for the client's delayed acknowledgement."""
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(BACKLOG)
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 class _Server(uvicorn.Server):

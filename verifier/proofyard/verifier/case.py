@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from proofyard.protocol.cid import cid_digest, make_cid
-from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Place, TaskKey
-from proofyard.verifier.engine.rows import Batch, Segment
-from proofyard.verifier.membership import member_of
+from proofyard.verifier.engine.rows import Batch
+from proofyard.verifier.membership import members_by_key
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Case:
     manifest: Manifest
     spec: TaskSpec
     worker: Address
+    result: Cid
     trace: tuple[Cid, ...]
 
     @property
@@ -39,24 +39,23 @@ class Case:
         return cid_digest(self.trace[self.segment + 1])
 
 
-def case_of(context: Context, batch: Batch, segment: Segment) -> Case:
-    """A segment of one of the engine's batches. What the worker committed to its member list says: that may be a decoy,
-    or work for another verifier's job."""
-    member = member_of(batch, (segment.job, segment.task))
-    manifest = make_cid(member.commitment.manifest)
+async def case_of(context: Context, batch: Batch, place: Place) -> Case:
+    """A segment of a batch that this verifier leads, by its member list and the manifest: a batch that was taken over
+    is of jobs whose tasks another verifier has. Raises `ArtifactError` where the manifest is not here."""
+    job, task, segment = place
+    key: TaskKey = (job, task)
+    member = (await members_by_key(context, batch))[key]
+    commitment = member.commitment
+    cid = make_cid(commitment.manifest)
+    manifest, graph = await context.job_of(cid)
     return Case(
         batch=batch.chain_id or BatchId(0),
-        leaf=member.commitment.struct_hash(),
-        place=(segment.job, segment.task, SegmentIndex(segment.index)),
-        manifest_cid=manifest,
-        manifest=context.manifest(manifest),
-        spec=spec_of(context, manifest, (segment.job, segment.task)),
-        worker=member.commitment.node,
+        leaf=commitment.struct_hash(),
+        place=(job, task, SegmentIndex(segment)),
+        manifest_cid=cid,
+        manifest=manifest,
+        spec=graph[task],
+        worker=commitment.node,
+        result=commitment.result,
         trace=member.trace,
     )
-
-
-def spec_of(context: Context, manifest: Cid, key: TaskKey) -> TaskSpec:
-    """A task as its job's graph has it; read from the graph where this verifier does not schedule the job."""
-    task = context.rows.tasks.get(key)
-    return decode(task.spec, TaskSpec) if task is not None else context.graph(manifest)[key[1]]

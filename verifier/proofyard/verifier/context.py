@@ -6,25 +6,31 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
+from proofyard.disputes.settled import Accepted
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.members import Member as CommittedMember
+from proofyard.protocol.members import TaskKey
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.gathering import Gatherer
+from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.recent import Recent
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, load_workload, task_graph
 
+MembersByKey = dict[TaskKey, CommittedMember]
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -36,6 +42,8 @@ FIND_S = 60.0
 one and lets it trickle holds up nobody else's batch."""
 LISTS_BYTES = 64 << 20
 """Of member lists that are kept decoded."""
+SENDS_AT_ONCE = 32
+"""Transactions that are waited for at a time; each has a thread."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -80,8 +88,15 @@ class Context:
     """When it was last looked whether a job of another verifier's is free."""
     asked_jobs: dict[JobId, None] = field(default_factory=dict)
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
+    members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
+    """Member lists of own batches that are looked at, decoded."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
+    accepted: Accepted = field(default_factory=Accepted)
+    outbox: Outbox | None = None
+    """Keeps the wallet's transactions; without one they are sent one at a time and waited for."""
+    caught_up_at: float = float("-inf")
+    """When it was last begun to read the chain's events and nothing was new, by the monotonic clock."""
     _runner: Runner | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _params: Params | None = None
@@ -95,6 +110,11 @@ class Context:
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     _head: int = 0
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
+    _sends: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(SENDS_AT_ONCE, "transactions"))
+
+    @cached_property
+    def gatherer(self) -> Gatherer:
+        return Gatherer(self.store)
 
     @property
     def runner(self) -> Runner:
@@ -117,17 +137,29 @@ class Context:
         task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
+        if self.outbox is not None:
+            await asyncio.to_thread(self.outbox.close)
         left = list(self._background)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         self._calls.shutdown(wait=False, cancel_futures=True)
+        self._sends.shutdown(wait=False, cancel_futures=True)
 
     # The chain
 
     async def on_chain(self, call: Callable[[], T]) -> T:
         """Run a blocking chain call in a thread of its own pool: a chain that hangs holds up nothing else."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+
+    async def send(self, subject: str | None, call: Callable[[ChainClient], T]) -> T:
+        """What `call` returns once its transaction is mined. A subject is sent once: `call` may be repeated, also after
+        a restart. None: a subject of its own. Raises `Refused` where the contract refuses."""
+        outbox = self.outbox
+        if outbox is None:
+            return await self.on_chain(lambda: call(self.chain))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._sends, lambda: call(outbox.client(subject)))
 
     async def params(self) -> Params:
         """The Registry's parameters, which never change."""
@@ -156,10 +188,15 @@ class Context:
         """What `read` gave at most `FRESH_S` seconds ago under this name."""
         known = self._reads.get(name)
         if known is None or known.at < time.monotonic() - FRESH_S:
-            known = _Read(time.monotonic(), await read())
-            self._reads[name] = known
-        value: T = known.value
+            # Whoever asks meanwhile waits for the same answer.
+            known = self._reads[name] = _Read(time.monotonic(), asyncio.ensure_future(read()))
+            known.value.add_done_callback(lambda _: self._forget_failed(name, known))
+        value: T = await asyncio.shield(known.value)
         return value
+
+    def _forget_failed(self, name: str, read: _Read) -> None:
+        if (read.value.cancelled() or read.value.exception() is not None) and self._reads.get(name) is read:
+            del self._reads[name]
 
     def saw_block(self, number: int, timestamp: int) -> None:
         """The latest block, for `clock`."""
@@ -195,6 +232,12 @@ class Context:
 
     # Artifacts
 
+    async def job_of(self, cid: Cid) -> tuple[Manifest, tuple[TaskSpec, ...]]:
+        """A manifest and its task graph, from the store. Raises as `graph` does."""
+        if cid not in self._graphs:
+            await asyncio.to_thread(self.graph, cid)
+        return self.manifest(cid), self.graph(cid)
+
     def manifest(self, cid: Cid) -> Manifest:
         """A job's manifest, from the store."""
         found = self._manifests.get(cid)
@@ -212,6 +255,11 @@ class Context:
 
     def workload(self, manifest: Manifest) -> Workload:
         return load_workload(manifest.workload)
+
+    def connection(self, node: Address) -> Connection | None:
+        """The connection to a node; None while it is away."""
+        member = self.members.get(node)
+        return None if member is None else member.connection
 
     def providers(self, first: Address | None = None) -> list[Connection]:
         """Connections to ask for artifacts, the likeliest holder first."""

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
-from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, fetch
+from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.workloads.errors import StateRefused
@@ -21,6 +22,8 @@ LEAST_TRY_S = 10.0
 """One attempt is given so long, however little patience is left."""
 MOST_PATIENCES = 4
 """A large state on a slow line comes in several patiences, one that only trickles in never."""
+ASKED_AT_ONCE = 16
+"""Other nodes that are asked for what its worker does not give, others each time."""
 
 
 class NotDelivered(ProofyardError):
@@ -38,14 +41,27 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
     `MOST_PATIENCES` times as long in all. Raises `StateRefused` for what can be no state: a DAG that is no
     file, or one that unfolds to more than `MAX_STATE_BYTES`.
     """
+    return (await owed_all(context, worker, {cid: what}, patience_s=patience_s))[0]
+
+
+async def owed_all(context: Context, worker: Address, named: Mapping[Cid, str], *, patience_s: float) -> list[int]:
+    """The same of several artifacts of one worker, with what each is; small ones are asked for together."""
+    found = await context.gatherer.gather(worker, context.connection(worker), list(named))
+    sizes = []
+    for cid, what in named.items():
+        size = found[cid]
+        sizes.append(await _owed(context, worker, cid, what, patience_s) if size is None else size)
+    return sizes
+
+
+async def _owed(context: Context, worker: Address, cid: Cid, what: str, patience_s: float) -> int:
     left, most = patience_s, MOST_PATIENCES * patience_s
     while True:
         start = time.monotonic()
         try:
             if not await asyncio.to_thread(context.has_all, cid):
-                peers = [*context.providers(worker), *await context.others()]
                 async with asyncio.timeout(max(most, LEAST_TRY_S)):
-                    await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES, patience_s=max(left, LEAST_TRY_S))
+                    await _fetched(context, worker, cid, max(left, LEAST_TRY_S))
             return await asyncio.to_thread(context.store.size, cid)
         except (ArtifactTooLarge, CorruptArtifact) as error:
             raise StateRefused(f"{what}: {error}") from None
@@ -57,6 +73,18 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
         if any(node != worker for node in context.members):
             spent = time.monotonic() - start
             left, most = left - spent, most - spent
+
+
+async def _fetched(context: Context, worker: Address, cid: Cid, patience_s: float) -> None:
+    """Have an artifact that is larger than a block, or that its worker did not give. Raises `ProofyardError`."""
+    own = context.connection(worker)
+    if own is not None:
+        with contextlib.suppress(ArtifactUnavailable):
+            await fetch(context.store, cid, [own], max_bytes=MAX_STATE_BYTES, patience_s=patience_s)
+            return
+    others = [member.connection for node, member in context.members.items() if node != worker]
+    peers = [*await context.others(), *random.sample(others, min(len(others), ASKED_AT_ONCE))]
+    await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES, patience_s=patience_s)
 
 
 @contextlib.asynccontextmanager

@@ -115,8 +115,9 @@ async def answer_receipt(context: Context, record: ChallengeRecord) -> None:
     batch, leaves = found
     index = leaves.index(record.leaf)
     try:
-        court, proof = Court(context.chain), merkle.proof(leaves, index)
-        await context.on_chain(partial(court.answer_receipt, record.id, batch, index, proof))
+        proof = merkle.proof(leaves, index)
+        subject = f"answer {record.id} {record.leaf.hex()}"
+        await context.send(subject, lambda chain: Court(chain).answer_receipt(record.id, batch, index, proof))
         logger.info("challenge %s answered: the commitment is in batch %s", record.id, batch)
     except Refused as error:
         logger.warning("challenge %s: %s", record.id, error)

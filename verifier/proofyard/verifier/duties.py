@@ -17,7 +17,8 @@ from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
 from proofyard.chain.errors import ChainUnreachable
 from proofyard.chain.refusals import UnknownBatch
-from proofyard.protocol.members import encode_members
+from proofyard.protocol.members import Member, encode_members
+from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Adopted, JobFreed
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 AFTER_ERROR_S = 30.0
+AT_ONCE = 16
+"""Batches that are looked at at a time: each may wait for a transaction."""
 HASHES = 8191
 """Blocks whose hashes the chain remembers (EIP-2935)."""
 DRAW_OWN_AFTER, DRAW_OTHERS_AFTER = 20, 2000
@@ -63,21 +66,32 @@ async def round_of_duties(context: Context) -> None:
     await attend(context)
     await look_for_free_jobs(context)
     known = await context.database.ask(lambda session: session.exec(select(Known)).all())
-    params = await context.params()
-    for row in known:
-        try:
-            state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
-        except UnknownBatch:
-            await _forget(context, row.batch)
-            continue
-        try:
-            await _look_at(context, row, state, params, led=state.verifier == own)
-        except ChainUnreachable:
-            raise
-        except Refused as error:
-            logger.info("batch %s: %s", row.batch, error)
-        except ProofyardError as error:
-            logger.warning("batch %s: %s", row.batch, error)
+    params, room = await context.params(), asyncio.Semaphore(AT_ONCE)
+
+    async def one(row: Known) -> None:
+        async with room:
+            await _round_of(context, row, params, own)
+
+    async with asyncio.TaskGroup() as group:
+        for row in known:
+            group.create_task(one(row))
+
+
+async def _round_of(context: Context, row: Known, params: Params, own: OperatorId) -> None:
+    try:
+        state = await context.on_chain(partial(context.chain.batch, BatchId(row.batch)))
+    except UnknownBatch:
+        await _forget(context, row.batch)
+        return
+    except ChainUnreachable as error:
+        logger.warning("batch %s: %s", row.batch, error)
+        return
+    try:
+        await _look_at(context, row, state, params, led=state.verifier == own)
+    except Refused as error:
+        logger.info("batch %s: %s", row.batch, error)
+    except ProofyardError as error:
+        logger.warning("batch %s: %s", row.batch, error)
 
 
 async def _look_at(context: Context, known: Known, state: ChainBatch, params: Params, *, led: bool) -> None:
@@ -88,7 +102,7 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
         if state.claimable_at <= at and not state.open_challenges:
             await _finalize(context, state)
     elif at > state.opened_at + params.settle_grace:
-        await context.on_chain(partial(context.chain.drop_batch, state.id))
+        await context.send(f"drop {state.id} {state.opened_at}", lambda chain: chain.drop_batch(state.id))
     else:
         await _draw(context, state, params, led=led)
         await _take_over(context, state, params, at, led=led)
@@ -97,7 +111,7 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
 async def _finalize(context: Context, state: ChainBatch) -> None:
     """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
     if state.unfinal:
-        await context.on_chain(partial(context.chain.finalize, state.id))
+        await context.send(f"finalize {state.id} {state.settled_at}", lambda chain: chain.finalize(state.id))
     await _forget(context, state.id)
 
 
@@ -108,14 +122,17 @@ async def _draw(context: Context, state: ChainBatch, params: Params, *, led: boo
     late = await context.on_chain(context.chain.block_number) - (state.commit_block + params.draw_delay)
     if late > HASHES:
         if led:
-            await context.on_chain(partial(context.chain.recommit, state.id))
+            await context.send(f"recommit {state.id} {state.commit_block}", lambda chain: chain.recommit(state.id))
     elif late > (DRAW_OWN_AFTER if led else DRAW_OTHERS_AFTER):
-        await context.on_chain(partial(context.chain.draw, state.id))
+        await context.send(f"draw {state.id} {state.commit_block}", lambda chain: chain.draw(state.id))
 
 
 async def _take_over(context: Context, state: ChainBatch, params: Params, at: float, *, led: bool) -> None:
     """A voided batch waits for anybody, first for its last leader; an overdue one for anybody but its leader."""
-    if led or not context.settings.takeover:
+    if led:
+        await _adopt_left(context, state)
+        return
+    if not context.settings.takeover:
         return
     since = state.opened_at + 2 * TURN_S if state.voided else state.leader_since + params.settle_time
     left = state.opened_at + params.settle_grace - at
@@ -125,21 +142,42 @@ async def _take_over(context: Context, state: ChainBatch, params: Params, at: fl
     if clock < looked.get(state.id, float("-inf")) + LOOK_AGAIN_S:
         return
     looked[state.id] = clock
+    header, members = await _judgeable(context, state)
+    await context.send(f"take-batch {state.id} {state.attempt}", lambda chain: chain.take_batch(state.id))
+    await _adopt(context, await context.on_chain(partial(context.chain.batch, state.id)), header, members)
+
+
+async def _adopt_left(context: Context, state: ChainBatch) -> None:
+    """A batch that this verifier has taken over, and died before it was written down."""
+    rows = context.rows
+    header = await context.on_chain(partial(context.chain.header, state.id))
+    formed = any(batch.root == header.root and batch.chain_id is None for batch in list(rows.batches.values()))
+    if state.id in rows.by_chain_id or formed or not state.attempt:
+        return
+    header, members = await _judgeable(context, state)
+    await _adopt(context, state, header, members)
+
+
+async def _judgeable(context: Context, state: ChainBatch) -> tuple[Header, tuple[Member, ...]]:
+    """What a batch is made of. Raises `CannotTake` where nobody delivers it, `RecordInvalid` where no record of it can
+    hold."""
     header = await context.on_chain(partial(context.chain.header, state.id))
     found = await find_members(context, header)
     if found is None:
         raise CannotTake(state.id)
     await check_members(context, await context.on_chain(partial(context.chain.view, state.id)), found[1])
-    await context.on_chain(partial(context.chain.take_batch, state.id))
-    taken = await context.on_chain(partial(context.chain.batch, state.id))
+    return header, found[1]
+
+
+async def _adopt(context: Context, state: ChainBatch, header: Header, members: tuple[Member, ...]) -> None:
     await context.runner.tell(
         Adopted(
             chain_id=state.id,
             root=header.root,
-            members=encode_members(found[1]),
+            members=encode_members(members),
             lines=tuple((line.job, line.units) for line in header.lines),
-            attempt=taken.attempt,
-            commit_block=taken.commit_block,
+            attempt=state.attempt,
+            commit_block=state.commit_block,
         )
     )
 
@@ -173,7 +211,7 @@ async def attend(context: Context) -> None:
     done = await context.database.ask(lambda session: session.get(Duty, "attended"))
     if done is not None and done.value >= period:
         return
-    await context.on_chain(context.chain.attend)
+    await context.send(f"attend {period}", lambda chain: chain.attend())
     await context.database.ask(lambda session: session.merge(Duty(name="attended", value=period)))
 
 

@@ -64,7 +64,7 @@ async def gather_evidence(
         exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
         lists=lists,
         over=over,
-        paid=await paid_before(context.chain, read, view, over),
+        paid=await paid_before(context.chain, read, view, over, context.accepted),
     )
 
 

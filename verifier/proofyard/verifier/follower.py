@@ -6,6 +6,8 @@ beside its own batches is written down here as well (`Known`).
 
 import asyncio
 import logging
+import time
+from functools import partial
 
 from sqlmodel import Session, col, select
 
@@ -25,7 +27,7 @@ from proofyard.chain.refusals import UnknownJob
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import JobId, ProofyardError
+from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event, JobRead, RolledBack
 from proofyard.verifier.membership import find_members, has_members
@@ -72,22 +74,26 @@ class Follower:
         context = self._context
         if self._cursor is None:
             self._cursor = await self._stored()
+            await self._look_again()
+        began = time.monotonic()
         head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
         context.saw_block(head, now)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
         asked = list(context.asked_jobs)[:JOBS_AT_ONCE]
         if after == cursor and not asked:
+            context.caught_up_at = began
             return False
         read = await context.on_chain(lambda: [self._read(job, after.next_block - 1) for job in asked])
         params = await context.params()
         fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
+        for event in fresh:
+            header = Header(event.root, event.size, event.members, event.lines)
+            context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
         await context.runner.tell_all([*[await self._told(event, now) for event in events], *read], encode(after))
         self._cursor = after
         for job in asked:
             context.asked_jobs.pop(job, None)
-        for event in fresh:
-            context.spawn(self._look_for_list(event, event.position.block + params.draw_delay))
         return True
 
     def _read(self, job: JobId, block: int) -> JobRead:
@@ -112,6 +118,7 @@ class Follower:
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
         if isinstance(event, Rollback):
             logger.warning("the chain went back to block %s", event.to_block)
+            self._context.accepted.clear()
             return RolledBack(event.to_block)
         if isinstance(event, JobClosed):
             closed = await self._context.on_chain(lambda: self._context.chain.job(event.job).closed_at)
@@ -145,17 +152,26 @@ class Follower:
             return IN_TIME
         return AWAY if head >= event.position.block + draw_delay else LATE
 
-    async def _look_for_list(self, event: BatchCommitted, draw_block: int) -> None:
+    async def _look_again(self) -> None:
+        """For the lists that were looked for when this verifier stopped, while their draw is to come."""
+        context, delay = self._context, (await self._context.params()).draw_delay
+        late = select(Known).where(Known.held == LATE)
+        for known in await context.database.ask(lambda session: session.exec(late).all()):
+            draw_block = known.commit_block + delay
+            if await context.on_chain(context.chain.block_number) < draw_block:
+                header = await context.on_chain(partial(context.chain.header, BatchId(known.batch)))
+                context.spawn(self._look_for_list(BatchId(known.batch), header, draw_block))
+
+    async def _look_for_list(self, batch: BatchId, header: Header, draw_block: int) -> None:
         """Try to have the member list of a batch before its draw."""
-        header = Header(event.root, event.size, event.members, event.lines)
         context = self._context
         while await context.on_chain(context.chain.block_number) < draw_block:
             if await find_members(context, header) is not None:
                 if await context.on_chain(context.chain.block_number) < draw_block:
-                    await context.database.ask(lambda session: _held_in_time(session, event.batch))
+                    await context.database.ask(lambda session: _held_in_time(session, batch))
                 return
             await asyncio.sleep(LIST_RETRY_S)
-        logger.warning("nobody showed the member list of batch %s before its draw", event.batch)
+        logger.warning("nobody showed the member list of batch %s before its draw", batch)
 
 
 def _held_in_time(session: Session, batch: int) -> None:

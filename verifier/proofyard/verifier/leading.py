@@ -32,7 +32,7 @@ from proofyard.verifier.engine.rows import Batch
 from proofyard.verifier.evidence import fetch_manifests, gather_evidence
 from proofyard.verifier.left_out import news_of
 from proofyard.verifier.marks import find_salt
-from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_of
+from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_by_key, members_of
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
 from proofyard.verifier.runner import Permanent
@@ -55,12 +55,13 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     batch = context.rows.batches.get(effect.batch)
     if batch is None or batch.chain_id is not None:
         return None
-    size, lines = len(members_of(batch)), list(batch.lines)
+    size, lines = len(await members_by_key(context, batch)), list(batch.lines)
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
         await _push(context, cid, len(batch.members))
-        await context.on_chain(lambda: context.chain.commit_batch(effect.root, size, cid_digest(cid), lines))
+        subject = f"commit {batch.id}"
+        await context.send(subject, lambda chain: chain.commit_batch(effect.root, size, cid_digest(cid), lines))
     return EVENT_S
 
 
@@ -121,11 +122,12 @@ async def draw(context: Context, effect: effects.Draw) -> None:
     lists.members[view.batch] = members_of(batch)
     lists.cids[view.batch] = await asyncio.to_thread(context.store.put_bytes, batch.members)
     plan = await asyncio.to_thread(plan_of, view, lists.members)
-    members = {member.key: member for member in members_of(batch)}
+    members = await members_by_key(context, batch)
     manifests = await fetch_manifests(context, view)
+    exact = {job: context.workload(manifest).exact for job, manifest in manifests.items()}
     segments = []
     for (job, task, index), audit in ((audit.key, audit) for audit in plan.audits):
-        member, exact = members[job, task], context.workload(manifests[job]).exact
+        member = members[job, task]
         leaf = member.commitment.struct_hash()
         segments.append(
             DrawnSegment(
@@ -134,9 +136,9 @@ async def draw(context: Context, effect: effects.Draw) -> None:
                 seats=view.jobs[job].auditors_per_segment,
                 claimed=cid_digest(member.trace[index + 1]),
                 worker=member.commitment.node,
-                weigh=not exact or keyed_is_checked(view.seed, leaf, index),
+                weigh=not exact[job] or keyed_is_checked(view.seed, leaf, index),
                 workload=manifests[job].workload,
-                exact=exact,
+                exact=exact[job],
             )
         )
     counted = encode(sorted(lists.cids.items()))
@@ -187,7 +189,8 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
         raise
     context.runner.post(Signed(batch.id, cid))
     with contextlib.suppress(AlreadySettled):
-        await context.on_chain(lambda: context.chain.settle_batch(view.batch, settlement, signers, signature))
+        subject = f"settle {view.batch} {view.attempt} {digest.hex()}"
+        await context.send(subject, lambda chain: chain.settle_batch(view.batch, settlement, signers, signature))
     return EVENT_S
 
 

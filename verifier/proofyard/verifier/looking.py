@@ -9,22 +9,20 @@ from tempfile import TemporaryDirectory
 from typing import cast
 
 from proofyard.disputes.settled import load_settled
-from proofyard.protocol.cid import make_cid
 from proofyard.protocol.codec import decode
 from proofyard.protocol.findings import accepted
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
-from proofyard.verifier.case import Case, case_of, spec_of
+from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
+from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
-from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, room
+from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, owed_all, room
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, StateLooked
 from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
-from proofyard.verifier.membership import member_of
 from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload
@@ -89,16 +87,14 @@ async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
     batch, segment = context.rows.batches.get(effect.batch), context.rows.segments.get((effect.batch, effect.place))
     if batch is None or segment is None:
         return
-    case = case_of(context, batch, segment)
+    case = await case_of(context, batch, effect.place)
     kind, reason = 0, ""
     try:
         cid = case.trace[case.segment]
         size = await owed(context, case.worker, cid, f"state {case.segment}", patience_s=context.settings.state_due_s)
         if size <= context.settings.max_state_bytes:
             async with room(context, size):
-                state = await _read(context, cid)
-                workload = context.workload(case.manifest)
-                await asyncio.to_thread(workload.check_state, case.manifest, case.spec, case.segment, state)
+                await asyncio.to_thread(_check_state, context, case)
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
@@ -112,25 +108,30 @@ async def look_at_result(context: Context, effect: effects.LookAtResult) -> None
     batch = context.rows.batches.get(effect.batch)
     if batch is None:
         return
-    member = member_of(batch, effect.task)
-    worker, cid = member.commitment.node, make_cid(member.commitment.manifest)
-    manifest, spec = context.manifest(cid), spec_of(context, cid, effect.task)
-    result, last, patience = member.commitment.result, member.trace[-1], context.settings.state_due_s
+    case = await case_of(context, batch, (*effect.task, SegmentIndex(0)))
+    last, patience = case.trace[-1], context.settings.state_due_s
     kind, reason = 0, ""
     try:
-        sizes = [
-            await owed(context, worker, result, "the result", patience_s=patience),
-            await owed(context, worker, last, "the last state", patience_s=patience),
-        ]
-        async with room(context, *sizes):
-            found = await _read(context, result), await _read(context, last)
-            check = context.workload(manifest).check_result
-            await asyncio.to_thread(check, manifest, spec, *found, member.trace)
+        named = {case.result: "the result", last: "the last state"}
+        async with room(context, *await owed_all(context, case.worker, named, patience_s=patience)):
+            await asyncio.to_thread(_check_result, context, case)
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
         kind, reason = FaultReason.MISMATCH, f"the result: {error}"
     context.runner.post(ResultLooked(effect.batch, effect.task, kind, reason))
+
+
+def _check_state(context: Context, case: Case) -> None:
+    """Raise `StateRefused` for the state before the segment, which is in the store."""
+    state = context.store.get_bytes(case.trace[case.segment], max_bytes=MAX_STATE_BYTES)
+    context.workload(case.manifest).check_state(case.manifest, case.spec, case.segment, state)
+
+
+def _check_result(context: Context, case: Case) -> None:
+    """Raise `StateRefused` for the task's result, which is in the store with its last state."""
+    result, last = (context.store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in (case.result, case.trace[-1]))
+    context.workload(case.manifest).check_result(case.manifest, case.spec, result, last, case.trace)
 
 
 async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
@@ -139,7 +140,7 @@ async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
     batch, segment = context.rows.batches.get(effect.batch), context.rows.segments.get((effect.batch, effect.place))
     if batch is None or segment is None:
         return
-    case = case_of(context, batch, segment)
+    case = await case_of(context, batch, effect.place)
     openings = {auditor: decode(raw, SealOpened) for auditor, raw in effect.openings}
     answers = {auditor: opening.after for auditor, opening in openings.items()}
     copied: set[Address] = set()

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from proofyard.artifacts import ArtifactError
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
@@ -19,9 +18,8 @@ from proofyard.verifier.engine.rows import Batch
 
 logger = logging.getLogger(__name__)
 
-LISTS_KEPT = 16
-"""Member lists of own batches that are kept decoded."""
 LISTS_AT_ONCE = 4
+BATCHES_KEPT = 8
 LISTS_S = 120.0
 """All lists that are not here yet are waited for so long in all: however many hidden ones somebody commits to, they
 delay nobody's batch for longer."""
@@ -41,17 +39,24 @@ class Lists:
 
 def members_of(batch: Batch) -> tuple[Member, ...]:
     """The batch's commitments in the order of its Merkle leaves."""
-    return tuple(_decoded(batch.members).values())
+    return decode_members(batch.members)
 
 
-def member_of(batch: Batch, key: TaskKey) -> Member:
-    """The batch's commitment to a task."""
-    return _decoded(batch.members)[key]
+async def members_by_key(context: Context, batch: Batch) -> Mapping[TaskKey, Member]:
+    """The same by job and task; the last few batches' are kept, and decoded once however many ask."""
+    kept = context.members_kept
+    found = kept.get(batch.members)
+    if found is None or (found.done() and (found.cancelled() or found.exception())):
+        found = asyncio.ensure_future(asyncio.to_thread(_by_key, batch.members))
+    kept[batch.members] = found
+    kept.move_to_end(batch.members)
+    while len(kept) > BATCHES_KEPT:
+        kept.popitem(last=False)
+    return found.result() if found.done() else await asyncio.shield(found)
 
 
-@lru_cache(maxsize=LISTS_KEPT)
-def _decoded(data: bytes) -> dict[TaskKey, Member]:
-    return {member.key: member for member in decode_members(data)}
+def _by_key(members: bytes) -> dict[TaskKey, Member]:
+    return {member.key: member for member in decode_members(members)}
 
 
 def batches_of(view: BatchView) -> dict[BatchId, Header]:

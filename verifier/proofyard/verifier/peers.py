@@ -22,11 +22,11 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, Digest, ProofyardError, SegmentIndex
-from proofyard.verifier.case import case_of
+from proofyard.protocol.types import Address, Digest, ProofyardError
+from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
+from proofyard.verifier.engine.events import AuditAnswered, SealAnswered, TaskAnswered, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
         return
     seed = await context.seed_of(batch.chain_id)
     for part in _parts(effect.places):
-        offers = tuple(offer for place in part if (offer := _audit_offer(context, effect.batch, place, seed)))
+        cases = [await case_of(context, batch, place) for place in part if (batch.id, place) in context.rows.segments]
+        offers = tuple(_audit_offer(context, case, seed) for case in cases)
         answers = await _ask(context, effect.node, AuditOffers(offers), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
@@ -83,19 +84,15 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
             context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
 
 
-def _audit_offer(context: Context, row: int, place: Place, seed: Digest) -> AuditOffer | None:
-    batch, segment = context.rows.batches.get(row), context.rows.segments.get((row, place))
-    if batch is None or segment is None or batch.chain_id is None:
-        return None
-    case = case_of(context, batch, segment)
+def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
     return AuditOffer(
-        batch=batch.chain_id,
+        batch=case.batch,
         seed=seed,
-        job=place[0],
+        job=case.place[0],
         manifest=case.manifest_cid,
         task=case.spec,
-        segment=SegmentIndex(place[2]),
-        before=case.trace[place[2]],
+        segment=case.segment,
+        before=case.trace[case.segment],
         providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
     )

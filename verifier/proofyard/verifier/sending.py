@@ -5,12 +5,35 @@ from functools import partial
 
 from proofyard.chain import Refused
 from proofyard.chain.refusals import AlreadySettled, JobIsClosed, JobTakenBy
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
+from proofyard.verifier.engine.rows import BatchState, JobState
 from proofyard.verifier.runner import Permanent
 
 SEEN_S = 60.0
+GIVEN_UP = (BatchState.DROPPED, BatchState.TAKEN)
+"""Batches that this verifier commits and settles no more."""
+
+
+def wanted(context: Context, subject: str) -> bool:
+    """Whether a transaction that went with its block, or was not mined in time, is to be sent again. What the rows do
+    not tell, the contract does. Called from a thread."""
+    kind, *rest = subject.split()
+    numbers = [int(word) for word in rest if word.isdecimal()]
+    rows = context.rows
+    if kind == "commit":
+        batch = rows.batches.get(numbers[0])
+        return batch is None or batch.state not in GIVEN_UP
+    if kind == "settle":
+        batch = rows.by_chain_id.get(BatchId(numbers[0]))
+        return batch is None or (batch.state not in GIVEN_UP and batch.attempt == numbers[1])
+    if kind == "take-job":
+        job = rows.jobs.get(JobId(numbers[0]))
+        if job is None or job.gone or job.state in (JobState.DONE, JobState.FAILED):
+            return False
+        return numbers[1:2] == [job.opened_block]
+    return True
 
 
 async def take_job(context: Context, effect: effects.TakeJob) -> float:
@@ -20,8 +43,10 @@ async def take_job(context: Context, effect: effects.TakeJob) -> float:
     if record.closed:
         raise Permanent("its requester has closed it")
     if record.verifier != own:
+        row = context.rows.jobs.get(effect.job)
+        subject = f"take-job {effect.job}" + (f" {row.opened_block} {row.taken_block}" if row else "")
         try:
-            await context.on_chain(partial(context.chain.take_job, effect.job))
+            await context.send(subject, lambda chain: chain.take_job(effect.job))
         except JobTakenBy:
             raise TakenByAnother(effect.job) from None
         except Refused as error:
@@ -40,7 +65,8 @@ class TakenByAnother(ProofyardError):
 
 async def take_batch(context: Context, effect: effects.TakeBatch) -> None:
     with contextlib.suppress(AlreadySettled):
-        await context.on_chain(partial(context.chain.take_batch, effect.chain_id))
+        subject = f"take-batch {effect.chain_id} {effect.attempt}"
+        await context.send(subject, lambda chain: chain.take_batch(effect.chain_id))
 
 
 async def close_job(context: Context, effect: effects.CloseJob) -> None:
@@ -49,7 +75,8 @@ async def close_job(context: Context, effect: effects.CloseJob) -> None:
     if record.closed or record.units_paid < record.units or record.verifier != await context.own():
         return
     with contextlib.suppress(JobIsClosed):
-        await context.on_chain(partial(context.chain.close_job, effect.job))
+        subject = f"close-job {effect.job} {record.manifest.hex()}"
+        await context.send(subject, lambda chain: chain.close_job(effect.job))
 
 
 async def read_job(context: Context, effect: effects.ReadJob) -> float:

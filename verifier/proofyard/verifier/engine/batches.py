@@ -7,7 +7,7 @@ lead here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol import merkle
@@ -15,7 +15,7 @@ from proofyard.protocol.audit import Verdict
 from proofyard.protocol.codec import encode
 from proofyard.protocol.members import decode_members, encode_members
 from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
+from proofyard.protocol.types import Address, JobId
 from proofyard.verifier.engine import audits, jobs, tasks
 from proofyard.verifier.engine.decoys import decoys_of, shown
 from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, LookAtResult, ReadRecord, Settle, TakeBatch
@@ -37,6 +37,8 @@ from proofyard.verifier.engine.world import World
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
 SLACK_S = 0.05
+MAX_LINES = 64
+"""Jobs of one batch: the contract takes no more."""
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Memory:
     """When it was last tried to form one."""
     alarm: float = float("-inf")
     """When `form` looks again."""
+    due: dict[int, set[TaskKey]] = field(default_factory=dict)
+    """The results of a batch that were not looked at; its row says so until all of them were."""
     reserved: Counter[JobId] = field(default_factory=Counter)
     """Work units of batches that are formed and not on chain."""
     after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -90,15 +94,14 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
-    """The oldest works that a batch can hold: no task twice, and no more units of a job than it has free on chain.
-    Where one has to wait for units, so does what comes after it, which may rest on it. What rests on the result beside a
-    decoy waits for that one's batch, unless its own receipt falls due. What no batch can hold any more is given up,
-    with its job."""
+    """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, and no more units of
+    a job than it has free on chain. What rests on a work comes after it, and after the batch of the decoy beside it;
+    what comes after a work that waits for units waits too. What no batch can hold any more is given up, with its job."""
     chosen: list[Work] = []
+    later: set[JobId] = set()
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
-    outstanding: dict[JobId, set[tuple[TaskIndex, Cid | None]]] = {}
-    due = now.chain + world.rules.receipt_margin_s
+    order = tasks.Order(world, waiting)
     for work in waiting:
         if len(chosen) >= world.rules.batch_tasks:
             break
@@ -107,18 +110,19 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
             tasks.lost(world, work, "its time for commits is over", now)
             jobs.fail(world, job.id, "it takes no more work: its time for commits is over", now)
             continue
-        left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
         units = tasks.units(world, work)
         if units > job.units - job.units_paid:
             tasks.lost(world, work, "its units are paid already", now)
             continue
-        if units > left:
-            free[job.id] = 0
+        if job.id in later or (job.id not in free and len(free) == MAX_LINES):
             continue
-        results = outstanding.setdefault(job.id, tasks.outstanding(world, job.id))
-        early = results and work.promised_until >= due and tasks.rests_on_any(world, work, results)
-        if key in keys or early:
+        left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
+        if key in keys or units > left:
+            later.add(job.id)
             continue
+        if order.has_to_wait(work):
+            continue
+        order.place(work)
         free[job.id] = left - units
         keys.add(key)
         chosen.append(work)
@@ -180,6 +184,11 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
     ):
         world.done(effect.key)
     unsettled(world, batch, now)
+    if not world.rows.works_of[batch.id] and not world.rows.decoys_in.get(batch.id):
+        # It was taken over: whoever made it sends it again.
+        world.rows.bind(batch, None)
+        dropped(world, batch, "its commit went with a block, and it is another verifier's to send", now)
+        return
     world.rows.bind(batch, None)
     batch.state, batch.commit_block, batch.attempt = BatchState.FORMED, 0, 0
     world.memory(Memory).reserved.update(dict(batch.lines))
@@ -246,7 +255,7 @@ def drawn(world: World, event: Drawn, now: Now) -> None:
         audits.clear(world, batch)
     batch.state, batch.seed, batch.counted = BatchState.AUDITING, event.seed, event.counted
     batch.drawn_at, batch.opened_at = event.drawn_at, event.opened_at
-    batch.results_due = tuple(_keys(world, batch))
+    batch.results_due = tuple(member.key for member in decode_members(batch.members))
     world.rows.touch(batch)
     text = f"batch {batch.chain_id}: {len(event.segments)} segments drawn for audit, {event.skipped} tasks skipped"
     log_batch(world, batch, now, "drawn", text)
@@ -255,12 +264,6 @@ def drawn(world: World, event: Drawn, now: Now) -> None:
     _ask_marks(world, batch)
     _look_at_results(world, batch)
     judged_maybe(world, batch, now)
-
-
-def _keys(world: World, batch: Batch) -> Iterable[TaskKey]:
-    """The tasks that a batch holds commitments to. Whose it was before it was taken over only its list says."""
-    works = [*world.rows.works_of[batch.id], *world.rows.decoys_in.get(batch.id, ())]
-    return [(work.job, work.task) for work in works] or [member.key for member in decode_members(batch.members)]
 
 
 def _ask_marks(world: World, batch: Batch) -> None:
@@ -284,6 +287,7 @@ def marks_told(world: World, event: MarksTold, now: Now) -> None:
 
 
 def _look_at_results(world: World, batch: Batch) -> None:
+    world.memory(Memory).due[batch.id] = set(batch.results_due)
     for key in batch.results_due:
         world.want(LookAtResult(batch.id, key))
 
@@ -291,37 +295,36 @@ def _look_at_results(world: World, batch: Batch) -> None:
 def result_looked(world: World, event: ResultLooked, now: Now) -> None:
     batch = world.rows.batches.get(event.batch)
     world.done(LookAtResult(event.batch, event.key).key)
-    if batch is None or event.key not in batch.results_due:
+    due = world.memory(Memory).due.get(event.batch, set())
+    if batch is None or event.key not in due:
         return
-    # Its results are few where it matters: a tuple of a thousand keys is copied a thousand times in milliseconds.
-    batch.results_due = tuple(key for key in batch.results_due if key != event.key)
-    world.rows.touch(batch)
+    due.discard(event.key)
+    if not due:
+        batch.results_due = ()
+        world.rows.touch(batch)
     # A decoy's result is looked at like others, so that nothing shows which it is, and is nobody's fault.
     if event.kind and event.key not in decoys_of(batch):
-        (job, task), (node, owner) = event.key, _worker(world, batch, event.key)
-        text = f"task {task} by this node is faulty: {event.reason}"
-        world.log(job, now, "fault", text, task=task, node=node)
-        world.rows.add(
-            Fault(
-                batch=batch.id,
-                job=job,
-                task=task,
-                node=node,
-                owner=owner,
-                operator=0,
-                kind=event.kind,
-                reason=event.reason,
-            )
-        )
+        node = next(m.commitment.node for m in decode_members(batch.members) if m.key == event.key)
+        job, task = event.key
+        world.log(job, now, "fault", f"task {task} by this node is faulty: {event.reason}", task=task, node=node)
+        world.rows.add(_fault(world, batch, node, event))
     judged_maybe(world, batch, now)
 
 
-def _worker(world: World, batch: Batch, key: TaskKey) -> tuple[Address, Address]:
-    """A member's node and its owner; empty where this verifier has not met it."""
-    node = next(m.commitment.node for m in decode_members(batch.members) if m.key == key)
-    known = world.nodes.get(node)
-    works = (work.owner for work in world.rows.works_of[batch.id] if (work.job, work.task) == key)
-    return node, next(works, known.owner if known is not None else Address(""))
+def _fault(world: World, batch: Batch, node: Address, event: ResultLooked) -> Fault:
+    """Its owner is that of the work; of a batch that was taken over the record says it."""
+    work = next((w for w in world.rows.works_of[batch.id] if (w.job, w.task) == event.key), None)
+    job, task = event.key
+    return Fault(
+        batch=batch.id,
+        job=job,
+        task=task,
+        node=node,
+        owner=Address("") if work is None else work.owner,
+        operator=0,
+        kind=event.kind,
+        reason=event.reason,
+    )
 
 
 def judged_maybe(world: World, batch: Batch, now: Now) -> None:
@@ -476,6 +479,7 @@ def _note_faults(world: World, batch: Batch, event: RecordSettled) -> None:
 
 def _over(world: World, batch: Batch, now: Now) -> None:
     """Nothing of it is in flight any more: who waited for it goes on."""
+    world.memory(Memory).due.pop(batch.id, None)
     for row in sorted(world.memory(Memory).after.pop(batch.id, ())):
         settle_maybe(world, world.rows.batches[row])
 
@@ -622,7 +626,7 @@ def log_batch(world: World, batch: Batch, now: Now, kind: str, text: str) -> Non
 
 
 def _size(world: World, batch: Batch) -> int:
-    return len(list(_keys(world, batch)))
+    return len(world.rows.works_of[batch.id]) + len(world.rows.decoys_in.get(batch.id, ()))
 
 
 def faulty_owners(world: World) -> set[Address]:

@@ -224,7 +224,6 @@ def standing(world: World, job: Job, read: JobRead, now: Now) -> None:
         job.closed_at = 0
         if (job.state, job.reason) == (JobState.FAILED, CLOSED):
             _revive(world, job, now)
-        _close_paid(world, job)
     if read.verifier == world.rules.own:
         if not job.taken_block:
             taken(world, job.id, now.block, now, own=True)
@@ -233,6 +232,7 @@ def standing(world: World, job: Job, read: JobRead, now: Now) -> None:
             taken(world, job.id, now.block, now, own=False)
     elif job.taken_block or job.elsewhere:
         _untaken(world, job, now)
+    _close_paid(world, job)
 
 
 def _untaken(world: World, job: Job, now: Now) -> None:

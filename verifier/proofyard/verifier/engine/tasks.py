@@ -47,6 +47,8 @@ MAX_REASON = 500
 
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
 HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
+Made = tuple[TaskIndex, Cid | None]
+"""A task with a result of it."""
 PROMISED = frozenset((WorkState.COMMITTED, WorkState.BATCHED))
 DECOY_OVER = frozenset((BatchState.FINAL, BatchState.DROPPED))
 """Where a batch is settled its record may still have to be read."""
@@ -685,20 +687,47 @@ def _release(world: World, work: Work) -> None:
         _to_batch(world, work)
 
 
-def outstanding(world: World, job_id: JobId) -> set[tuple[TaskIndex, Cid | None]]:
-    """The results of a job that nothing may name in a batch yet: those beside decoys that have not had theirs."""
-    return {(work.task, work.result) for work in world.memory(Memory).decoys.get(job_id, {}).values()}
+class Order:
+    """In which order works come into batches: none before those whose results it was made of, or a batch could wait for
+    one after it; nor before the batch of a decoy beside one of those, or its list would tell which is the decoy."""
 
+    def __init__(self, world: World, waiting: Sequence[Work]) -> None:
+        memory = world.memory(Memory)
+        self._books = memory.books
+        self._decoys = {
+            job: {(work.task, work.result) for work in works.values()} for job, works in memory.decoys.items()
+        }
+        self._left: defaultdict[JobId, set[Made]] = defaultdict(set)
+        for work in waiting:
+            if current(world, world.rows.tasks[work.job, work.task]) is work:
+                self._left[work.job].add((work.task, work.result))
+        self._needs: dict[tuple[int, tuple[Cid, ...]], tuple[Made, ...]] = {}
 
-def rests_on_any(world: World, work: Work, results: set[tuple[TaskIndex, Cid | None]]) -> bool:
-    """Whether a work was made of any of these results."""
-    gate = world.memory(Memory).books[work.job].graph.gate_of[work.task]
-    return any(each in results for each in zip(gate.deps, work.inputs, strict=False))
+    def has_to_wait(self, work: Work) -> bool:
+        """Whether something that it rests on comes first."""
+        left, decoys = self._left[work.job], self._decoys.get(work.job, ())
+        return any(made in left or made in decoys for made in self._needs_of(work))
+
+    def place(self, work: Work) -> None:
+        """It comes into this batch; of one with a decoy only that does."""
+        if not work.decoy:
+            self._left[work.job].discard((work.task, work.result))
+
+    def _needs_of(self, work: Work) -> tuple[Made, ...]:
+        """What a work was made of and is in no batch yet. Tasks of one gate have it in common."""
+        gate = self._books[work.job].graph.gate_of[work.task]
+        key = id(gate), work.inputs
+        if key not in self._needs:
+            left, decoys = self._left[work.job], self._decoys.get(work.job, ())
+            made = zip(gate.deps, work.inputs, strict=False)
+            self._needs[key] = tuple(each for each in made if each in left or each in decoys)
+        return self._needs[key]
 
 
 def to_batch(world: World) -> list[Work]:
-    """Committed works without a batch, the oldest first. A task may have several: no batch holds two of them."""
-    return list(world.memory(Memory).unbatched.values())
+    """Committed works without a batch, those first whose receipts fall due first. A task may have several: no batch
+    holds two of them."""
+    return sorted(world.memory(Memory).unbatched.values(), key=lambda work: work.promised_until)
 
 
 def waiting(world: World) -> tuple[int, int]:

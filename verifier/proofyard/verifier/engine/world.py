@@ -18,6 +18,8 @@ M = TypeVar("M")
 
 BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
+ROWS = 1 << 40
+"""Rows of batches that an engine numbers from its first one: those of another process may be among its own."""
 HARMLESS = frozenset((FaultReason.DISAGREED, FaultReason.LATE))
 """Faults that cost no stake."""
 
@@ -266,7 +268,8 @@ class World:
         self._timers: list[tuple[float, int, tuple[object, ...]]] = []
         self._timer = 0
         self._logged: dict[JobId, int] = {}
-        self._next_row = max([rules.first_row - 1, *rows.batches]) + 1
+        own = [row for row in rows.batches if rules.first_row <= row < rules.first_row + ROWS]
+        self._next_row = max([rules.first_row - 1, *own]) + 1
 
     def memory(self, kind: type[M]) -> M:
         """What a part remembers beside the rows: made anew when the engine is."""

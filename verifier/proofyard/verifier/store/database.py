@@ -59,9 +59,14 @@ class _Group:
 
 
 class Database:
-    """See the module's docstring. `url` is an SQLAlchemy URL."""
+    """See the module's docstring. `url` is an SQLAlchemy URL, `process` the name among several on one database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process: str = "") -> None:
+        self.process = process
+        self.reader = 1
+        """Whose cursor is written."""
+        self.fence: Callable[[Connection], None] | None = None
+        """Called in every transaction of the engine's; raises where another process has taken its work over."""
         try:
             self.engine: Engine = _open(url)
         except (DatabaseError, SchemaError):
@@ -152,6 +157,8 @@ class Database:
 
     def _written(self, group: _Group) -> None:
         with self.engine.begin() as connection:
+            if self.fence is not None:
+                self.fence(connection)
             self._write(connection, group)
 
     def _write(self, connection: Connection, group: _Group) -> None:
@@ -161,7 +168,7 @@ class Database:
             if group.puts[kind]:
                 statements.upsert(connection, group.puts[kind].values())
         if group.cursor is not None:
-            _put_cursor(connection, group.cursor)
+            _put_cursor(connection, self.reader, group.cursor)
 
     def _lasting(self, work: Callable[[], T]) -> T:
         """What `work` returns, once the database lets it. Raises `DatabaseError` where this is closed before."""
@@ -197,6 +204,14 @@ class Database:
                 return work(session)
 
         return self._lasting(once)
+
+    def lock(self, session: Session, name: str) -> None:
+        """Let nobody else, in any process, into what `name` names until the session's transaction ends. To be called
+        before anything else in it."""
+        if self.engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
     def load(self, process: str = "") -> list[Row]:
         """The live rows: of jobs that are not over, or that have a batch that is not final, and of such batches. What
@@ -333,10 +348,10 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _put_cursor(connection: Connection, state: bytes) -> None:
+def _put_cursor(connection: Connection, reader: int, state: bytes) -> None:
     table = METADATA.tables["cursor"]
     insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
     connection.execute(
         insert.on_conflict_do_update(index_elements=["id"], set_={"state": insert.excluded.state}),
-        [{"id": 1, "state": state}],
+        [{"id": reader, "state": state}],
     )

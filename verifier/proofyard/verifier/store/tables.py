@@ -157,32 +157,58 @@ class Duty(_Own, table=True):
 
 
 class Cursor(_Own, table=True):
-    """How far the chain's events have been applied; `state` is the chain package's own encoding."""
+    """How far the chain's events have been applied; `state` is the chain package's own encoding. 1 is of a process that
+    has the database to itself, others have theirs each."""
 
     id: int = Field(default=1, primary_key=True, sa_type=BigInteger)
     state: bytes = b""
 
 
 class Process(_Own, table=True):
-    """A process of this verifier: several on one database share its jobs. `seen_at`: Unix seconds by the database's
-    clock, `rows_from`: its batches' rows are numbered from here."""
+    """A process of this verifier: several on one database share its jobs. `token` is of its present life, empty once
+    another has taken over what it had; `seen_at` is by the database's clock, in Unix seconds; rows of its batches are
+    numbered from `rows_from`; `nodes` are connected to it."""
 
     name: str = Field(primary_key=True, sa_type=Text)
+    token: str = Field(default="", sa_type=Text)
     endpoint: str = Field(default="", sa_type=Text)
     seen_at: float = Field(default=0.0, sa_type=Double)
     rows_from: int = Field(default=0, sa_type=BigInteger)
+    nodes: int = Field(default=0, sa_type=BigInteger)
+
+
+class Claim(_Own, table=True):
+    """The process that a job is of, from the moment it is seen on chain."""
+
+    job: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    process: str = Field(index=True, sa_type=Text)
 
 
 class Transaction(_Own, table=True):
-    """A transaction of this verifier's wallet: written before it is sent, kept until it is settled for good.
+    """A transaction of this verifier's wallet: written before it is sent, kept with its outcome.
 
-    `subject` names what it is for, so that it is sent once; `raw` are the signed versions, newest last (msgpack)."""
+    `subject` names what it is for, so that it is sent once. `versions` are the signed transactions, newest last, as
+    msgpack; `tip` and `max_fee` of the newest, in wei per gas. `withdrawn`: it is not wanted any more, and an empty
+    transaction is to take its nonce; `empties` are the hashes of such versions. `block`, `block_hash`, `hash`: where it
+    was mined, and which version."""
 
-    nonce: int = Field(primary_key=True, sa_type=BigInteger)
+    __tablename__ = "outbox"
+
+    nonce: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     subject: str = Field(index=True, sa_type=Text)
+    what: str = Field(sa_type=Text)
     to: str = Field(sa_type=Text)
     data: bytes
-    raw: bytes
-    sent_at: float = Field(default=0.0, sa_type=Double)
-    mined_block: int | None = Field(default=None, sa_type=BigInteger)
+    gas: int = Field(sa_type=BigInteger)
+    tip: int = Field(default=0, sa_type=BigInteger)
+    max_fee: int = Field(default=0, sa_type=BigInteger)
+    versions: bytes
+    empties: bytes
+    withdrawn: bool = False
     state: str = Field(default="sent", index=True, sa_type=Text)
+    reason: str = Field(default="", sa_type=Text)
+    block: int | None = Field(default=None, sa_type=BigInteger)
+    block_hash: bytes = b""
+    hash: bytes = b""
+    written_at: float = Field(default=0.0, sa_type=Double)
+    process: str = Field(default="", index=True, sa_type=Text)

@@ -55,6 +55,7 @@ def config(connection: Connection) -> Config:
     """Alembic's settings for an open connection; its transaction is the caller's."""
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    made.set_main_option("file_template", "v%%(rev)s_%%(slug)s")
     made.attributes["connection"] = connection
     return made
 

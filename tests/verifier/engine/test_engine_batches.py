@@ -1,0 +1,313 @@
+"""When commitments become a batch and what it holds; what becomes of one that comes to nothing, or is taken over."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from enginetown import OWN, START, address, specs_of, submission
+
+from proofyard.chain.events import BatchCommitted, BatchDropped, JobCommitted, Position
+from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.mark import UNOPENED
+from proofyard.protocol.members import Member, decode_members, encode_members, members_root
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.settlement import FaultReason, Line, OperatorId
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex, Wei
+from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, Effect, LookAtResult, OfferAudits, Settle
+from proofyard.verifier.engine.events import (
+    Adopted,
+    ChainEvent,
+    Drawn,
+    DrawnSegment,
+    EffectFailed,
+    Event,
+    MarksTold,
+    NodeJoined,
+    Now,
+    ResultLooked,
+    RolledBack,
+    StateLooked,
+    Tick,
+    WorkCommitted,
+)
+from proofyard.verifier.engine.machine import Engine
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Row, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.world import Rules
+
+JOB, ZERO = JobId(1), Digest(bytes(32))
+WORKER = address(1)
+FAR = START + 10**6
+MARGIN = Rules(own=1).receipt_margin_s
+
+
+def job_row(tasks: int, **changes: Any) -> Job:
+    usual: dict[str, Any] = {
+        "id": JOB,
+        "manifest": raw_cid(b"manifest"),
+        "requester": address(9),
+        "opened_block": 1,
+        "opened_hash": bytes(32),
+        "units": tasks,
+        "reward": "100",
+        "audit_fee": "10",
+        "verifier_fee": "1",
+        "auditors_per_segment": 2,
+        "segments_per_audit": 1,
+        "deadline": FAR,
+        "workload": 0,
+        "workload_name": "lora",
+        "tasks": tasks,
+        "state": JobState.RUNNING,
+        "taken_block": 1,
+    }
+    return Job(**usual | changes)
+
+
+def work_row(task: int, state: WorkState, promised_until: int = FAR, attempt: int = 1) -> Work:
+    work = Work(job=JOB, task=TaskIndex(task), attempt=attempt, node=WORKER, owner=address(1001), state=state)
+    if state != WorkState.GIVEN:
+        work.result = raw_cid(b"%d %d" % (task, attempt))
+        work.submission, work.leaf = submission(WORKER, (JOB, TaskIndex(task)), (), work.result)
+        work.promised_until = promised_until
+    return work
+
+
+class Desk:
+    """An engine and its clock."""
+
+    def __init__(self, rows: Iterable[Row], **rules: Any) -> None:
+        usual: dict[str, Any] = {"own": OWN, "batch_s": 50.0, "batch_min_s": 0.0, "lease_s": 10**6}
+        self.engine = Engine(Rules(**usual | rules), rows)
+        self.at, self.block = 0.0, 10
+        self.wanted: list[Effect] = list(self.engine.resume(self.now).effects)
+
+    @property
+    def now(self) -> Now:
+        return Now(START + self.at, 100.0 + self.at, self.block)
+
+    def tell(self, event: Event) -> None:
+        self.wanted += self.engine.handle(event, self.now).effects
+
+    def wait(self, seconds: float) -> None:
+        """As the runner does it: a tick a second, and whenever the engine wants one."""
+        end = self.at + seconds
+        while self.at < end:
+            wake = self.engine.next_wake
+            self.at = min(end, self.at + 1.0, *([max(self.at, wake - 100.0)] if wake is not None else []))
+            self.tell(Tick())
+
+    def batches(self) -> list[list[int]]:
+        """The tasks of each batch that was formed."""
+        rows = self.engine.world.rows
+        return [sorted(work.task for work in rows.works_of[batch]) for batch in sorted(rows.batches)]
+
+    def tasks(self) -> list[str]:
+        return [task.state for task in sorted(self.engine.world.rows.tasks.values(), key=lambda task: task.index)]
+
+
+def desk(
+    deps: Sequence[Sequence[int]], states: Sequence[TaskState], *, job: dict[str, Any] | None = None, **rules: Any
+) -> Desk:
+    """A job whose tasks are in these states; those that somebody has or had are in their first attempt."""
+    promised = rules.pop("promised_until", FAR)
+    rows: list[Row] = [job_row(len(deps), **job or {})]
+    works = {
+        TaskState.GIVEN: WorkState.GIVEN,
+        TaskState.COMMITTED: WorkState.COMMITTED,
+        TaskState.ACCEPTED: WorkState.SETTLED,
+    }
+    for spec, state in zip(specs_of(deps), states, strict=True):
+        done = state in works
+        rows.append(Task(job=JOB, index=spec.index, spec=encode(spec), reward="1", state=state, attempt=int(done)))
+        if done:
+            rows.append(work_row(spec.index, works[state], promised))
+    return Desk(rows, **rules)
+
+
+GIVEN, COMMITTED, READY, WAITING, ACCEPTED = (
+    TaskState.GIVEN,
+    TaskState.COMMITTED,
+    TaskState.READY,
+    TaskState.WAITING,
+    TaskState.ACCEPTED,
+)
+
+
+# Forming
+
+
+def test_a_batch_waits_while_other_tasks_can_still_go_on() -> None:
+    here = desk([[], [], [0, 1]], [COMMITTED, GIVEN, WAITING])
+    here.wait(5)
+    assert here.batches() == []
+    result = raw_cid(b"done")
+    raw, leaf = submission(WORKER, (JOB, TaskIndex(1)), (), result)
+    here.tell(WorkCommitted(WORKER, (JOB, TaskIndex(1)), (), raw, leaf, result, FAR))
+    here.wait(2)
+    assert here.batches() == [[0, 1]]
+    (batch,) = here.engine.world.rows.batches.values()
+    assert (batch.state, batch.lines) == (BatchState.FORMED, ((JOB, 2),))
+    members = decode_members(batch.members)
+    assert [member.key for member in members] == [(1, 0), (1, 1)]
+    assert [effect for effect in here.wanted if isinstance(effect, CommitBatch)] == [CommitBatch(batch.id, batch.root)]
+    here.wait(60)
+    assert here.batches() == [[0, 1]], "nothing is put into two batches"
+
+
+def test_a_batch_is_made_as_soon_as_there_is_enough_for_one() -> None:
+    here = desk([[]] * 6, [COMMITTED] * 5 + [GIVEN], batch_tasks=5)
+    here.wait(2)
+    assert here.batches() == [[0, 1, 2, 3, 4]]
+
+
+def test_no_batch_holds_more_than_it_may() -> None:
+    here = desk([[]] * 6, [COMMITTED] * 6, batch_tasks=2)
+    here.wait(5)
+    assert [len(tasks) for tasks in here.batches()] == [2, 2, 2]
+
+
+def test_no_commitment_waits_longer_for_company_than_it_must() -> None:
+    here = desk([[], []], [COMMITTED, GIVEN], batch_s=20.0)
+    here.wait(19)
+    assert here.batches() == []
+    here.wait(3)
+    assert here.batches() == [[0]]
+
+
+def test_a_receipt_that_falls_due_is_honoured_before_the_other_tasks_are_done() -> None:
+    here = desk([[], []], [COMMITTED, GIVEN], promised_until=START + int(MARGIN) + 10)
+    here.wait(8)
+    assert here.batches() == []
+    here.wait(5)
+    assert (here.batches(), here.tasks()) == ([[0]], ["committed", "given"])
+
+
+def test_what_was_promised_is_committed_whatever_becomes_of_the_job() -> None:
+    here = desk([[], []], [COMMITTED, READY], job={"state": JobState.FAILED, "reason": "it was closed"})
+    here.wait(60)
+    assert here.batches() == [[0]]
+
+
+def test_a_batch_holds_no_more_units_of_a_job_than_it_has_free() -> None:
+    """Two attempts at one task are never in one batch either."""
+    here = desk([[]] * 4, [COMMITTED] * 3 + [GIVEN], job={"units": 4, "units_open": 1, "units_paid": 1})
+    here.wait(60)
+    assert [len(tasks) for tasks in here.batches()] == [2]
+    here.engine.world.rows.jobs[JOB].units_open -= 1
+    (batch,) = here.engine.world.rows.batches.values()
+    _on_chain(here, batch)
+    here.wait(60)
+    assert [len(tasks) for tasks in here.batches()] == [2, 1]
+
+
+def test_what_no_batch_can_hold_any_more_is_given_up_with_its_job() -> None:
+    here = desk([[]], [COMMITTED], job={"deadline": START - 10_000})
+    here.wait(60)
+    assert here.batches() == []
+    job = here.engine.world.rows.jobs[JOB]
+    assert job.state == JobState.FAILED
+
+
+def _on_chain(here: Desk, batch: Batch, number: int = 7) -> None:
+    lines = tuple(Line(job, units, Wei(units)) for job, units in batch.lines)
+    commit = BatchCommitted(
+        *(Position(here.block, ZERO, 1), BatchId(number), OperatorId(OWN), batch.root),
+        size=1,
+        members=ZERO,
+        lines=lines,
+        quorum=1,
+    )
+    here.tell(ChainEvent(commit, START))
+    for line in lines:
+        here.tell(ChainEvent(JobCommitted(commit.position, line.job, BatchId(number), line.units, line.amount), START))
+
+
+# What comes to nothing
+
+
+@pytest.mark.parametrize("how", ["dropped on chain", "never taken by the chain"])
+def test_what_was_in_a_batch_that_came_to_nothing_is_done_again(how: str) -> None:
+    here = desk([[], []], [COMMITTED, ACCEPTED])
+    here.wait(60)
+    (batch,) = here.engine.world.rows.batches.values()
+    if how == "dropped on chain":
+        _on_chain(here, batch)
+        here.tell(ChainEvent(BatchDropped(Position(11, ZERO, 1), BatchId(7)), START))
+    else:
+        here.tell(EffectFailed(("CommitBatch", batch.id), "its units are paid already", retry=False))
+    assert (batch.state, here.tasks()) == (BatchState.DROPPED, ["ready", "accepted"])
+    work = here.engine.world.rows.works[JOB, 0, 1]
+    assert (work.state, work.outcome) == (WorkState.LOST, "dropped")
+    assert here.engine.world.rows.jobs[JOB].units_open == 0
+
+
+@pytest.mark.parametrize("kind", ["Draw", "LookAtResult", "Settle"])
+def test_what_nothing_can_end_is_tried_again_for_as_long_as_it_is_wanted(kind: str) -> None:
+    """An error of this verifier's own that lasts would leave the batch to its death, at its leader's cost."""
+    here = desk([[], []], [COMMITTED, ACCEPTED])
+    here.wait(60)
+    (batch,) = here.engine.world.rows.batches.values()
+    _on_chain(here, batch)
+    if kind != "Draw":
+        here.tell(_plan(batch, here))
+    if kind == "Settle":
+        here.tell(ResultLooked(batch.id, (JOB, TaskIndex(0))))
+    effect = next(effect for effect in here.wanted if type(effect).__name__ == kind)
+    for times in range(5):
+        here.wanted.clear()
+        here.tell(EffectFailed(effect.key, "an internal error", retry=False))
+        here.wait(2.0**times + 1)
+        assert here.wanted == [effect]
+
+
+def _plan(batch: Batch, here: Desk, segments: tuple[DrawnSegment, ...] = ()) -> Drawn:
+    return Drawn(batch.id, here.engine.world.forks, ZERO, segments, b"", 0, batch.commit_block, START, START)
+
+
+# Taken over
+
+
+def taken_over() -> tuple[Desk, Batch]:
+    """A batch of another verifier's job, of which this one has no tasks."""
+    here = Desk([])
+    auditors = [address(number) for number in (2, 3)]
+    for auditor in auditors:
+        here.tell(NodeJoined(auditor, auditor, 1, Wei(1), 0, frozenset({"lora"}), 1, 1))
+    members = []
+    for task in range(2):
+        raw, _ = submission(WORKER, (JOB, TaskIndex(task)), (), raw_cid(b"%d" % task))
+        message = decode(raw, SubmitCommitment)
+        members.append(Member(message.commitment, message.signature, message.trace))
+    root, encoded = members_root(members), encode_members(members)
+    here.tell(Adopted(BatchId(7), root, encoded, ((JOB, 2),), 1, 9))
+    return here, here.engine.world.rows.by_chain_id[BatchId(7)]
+
+
+def test_a_batch_that_was_taken_over_is_judged_without_its_tasks() -> None:
+    here, batch = taken_over()
+    assert here.wanted[-1] == Draw(batch.id, 0)
+    place = (JOB, TaskIndex(0), 0)
+    auditors = (address(2), address(3))
+    here.tell(_plan(batch, here, (DrawnSegment(place, auditors, 2, ZERO, WORKER, weigh=False, workload="lora"),)))  # type: ignore[arg-type]
+    looks = [effect.task for effect in here.wanted if isinstance(effect, LookAtResult)]
+    assert looks == [(JOB, 0), (JOB, 1)]
+    here.tell(StateLooked(batch.id, place))  # type: ignore[arg-type]
+    assert {effect.node for effect in here.wanted if isinstance(effect, OfferAudits)} == set(auditors)
+    here.tell(ResultLooked(batch.id, (JOB, TaskIndex(0))))
+    here.tell(ResultLooked(batch.id, (JOB, TaskIndex(1)), FaultReason.MISMATCH, "it is another one"))
+    (fault,) = here.engine.world.rows.faults.values()
+    assert (fault.node, fault.task, fault.owner) == (WORKER, 1, Address(""))
+    here.tell(StateLooked(batch.id, place, FaultReason.WITHHELD, "not delivered"))  # type: ignore[arg-type]
+    assert AskMarks(batch.id) in here.wanted
+    assert batch.state == BatchState.AUDITING, "nobody knows yet which are decoys"
+    here.tell(MarksTold(batch.id, (bytes(32), UNOPENED)))
+    assert (batch.state, here.wanted[-1]) == (BatchState.JUDGED, Settle(batch.id, 1))
+
+
+def test_a_batch_that_was_taken_over_and_went_with_a_block_is_its_makers_to_send() -> None:
+    here, batch = taken_over()
+    here.wanted.clear()
+    here.tell(RolledBack(5))
+    assert (batch.state, batch.chain_id) == (BatchState.DROPPED, None)
+    assert not [effect for effect in here.wanted if isinstance(effect, CommitBatch)]

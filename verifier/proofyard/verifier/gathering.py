@@ -1,0 +1,95 @@
+"""Small artifacts of committed work, from whoever committed to them: what several looks need of one worker is asked for
+in one request, and nobody else is asked. What does not come this way is left to `fetch`.
+
+A state of up to a block's size is one raw block. It is stored as it comes, checked against its CID; a root of a larger
+artifact is stored as well, and what is below it is not asked for here.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from proofyard.artifacts import ArtifactTooLarge, BlockStore, CorruptArtifact
+from proofyard.artifacts.exchange import MAX_BLOCKS, PeerBlocks
+from proofyard.artifacts.fetcher import FORGERY_POINTS
+from proofyard.protocol.cid import RAW, cid_codec
+from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.transport import Connection
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""Requests under way; each holds at most `MAX_BLOCKS` blocks in memory."""
+PATIENCE_S = 20.0
+"""For one request, its turn included: whoever trickles is left to `fetch`, which asks others as well."""
+
+
+class Gatherer:
+    """One queue for each worker. Everything that came while a request was under way goes into the next one."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self._wanted: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
+        self._running: dict[Address, asyncio.Task[None]] = {}
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def gather(
+        self, worker: Address, connection: Connection | None, cids: Sequence[Cid]
+    ) -> dict[Cid, int | None]:
+        """The bytes of each artifact that is a single block and here, once the worker was asked for it; None for what
+        is not here or more than one block."""
+        loop, wanted = asyncio.get_running_loop(), self._wanted[worker]
+        waiting = {cid: wanted.setdefault(cid, loop.create_future()) for cid in cids}
+        if worker not in self._running:
+            task = self._running[worker] = loop.create_task(self._drain(worker, connection))
+            task.add_done_callback(lambda _: self._running.pop(worker, None))
+        return {cid: await asyncio.shield(future) for cid, future in waiting.items()}
+
+    async def _drain(self, worker: Address, connection: Connection | None) -> None:
+        # Whatever becomes due in this turn of the loop goes together.
+        await asyncio.sleep(0)
+        while wanted := self._wanted.pop(worker, None):
+            futures = list(wanted.items())
+            for start in range(0, len(futures), MAX_BLOCKS):
+                part = dict(futures[start : start + MAX_BLOCKS])
+                sizes: dict[Cid, int | None] = {}
+                try:
+                    async with self._turn, asyncio.timeout(PATIENCE_S):
+                        sizes = await self._have(worker, connection, list(part))
+                except (ProofyardError, TimeoutError) as error:
+                    logger.debug("%s gives nothing: %s", worker, error)
+                finally:
+                    for cid, future in part.items():
+                        if not future.done():
+                            future.set_result(sizes.get(cid))
+
+    async def _have(self, worker: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
+        sizes = await asyncio.to_thread(self._sizes, cids)
+        lacking = [cid for cid, size in sizes.items() if size is None]
+        if not lacking or connection is None:
+            return sizes
+        found: list[tuple[Cid, bytes]] = []
+        async with aclosing(PeerBlocks(connection).blocks(lacking)) as blocks:
+            async for cid, data in blocks:
+                if data is not None:
+                    found.append((cid, data))
+        forged = await asyncio.to_thread(self._put, found)
+        if forged is not None:
+            connection.penalise(FORGERY_POINTS, f"{worker} sent something else as block {forged}")
+            found = found[: [cid for cid, _ in found].index(forged)]
+        sizes |= {cid: len(data) for cid, data in found if cid_codec(cid) == RAW}
+        return sizes
+
+    def _sizes(self, cids: Sequence[Cid]) -> dict[Cid, int | None]:
+        return {cid: self._store.block_size(cid) if cid_codec(cid) == RAW else None for cid in cids}
+
+    def _put(self, blocks: Sequence[tuple[Cid, bytes]]) -> Cid | None:
+        """Store what is what it should be, up to the first block that is not, which is returned."""
+        for cid, data in blocks:
+            try:
+                self._store.put_block(cid, data)
+            except (CorruptArtifact, ArtifactTooLarge):
+                return cid
+        return None
