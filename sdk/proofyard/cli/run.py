@@ -86,6 +86,10 @@ class VerifierFlags(ServiceFlags):
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
         None
     )
+    process: Annotated[
+        str | None, typer.Option(help="This process's name, where several of one wallet share a PostgreSQL.")
+    ] = None
+    blocks_dir: Annotated[Path | None, typer.Option(help="Artifacts, which such processes share as well.")] = None
     endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
     ] = None

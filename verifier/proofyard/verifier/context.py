@@ -26,6 +26,7 @@ from proofyard.verifier.gathering import Gatherer
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
+from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, load_workload, task_graph
 
@@ -85,6 +86,11 @@ class Context:
     accepted: Accepted = field(default_factory=Accepted)
     outbox: Outbox | None = None
     """Keeps the wallet's transactions; without one they are sent one at a time and waited for."""
+    claims: Claims | None = None
+    """What this process has, where several share the database."""
+    leads: bool = True
+    """Whether this process does what is no process's in particular."""
+    looked_for_dead_at: float = float("-inf")
     caught_up_at: float = float("-inf")
     """When it was last begun to read the chain's events and nothing was new, by the monotonic clock."""
     _runner: Runner | None = None

@@ -29,6 +29,7 @@ from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event, RolledBack
 from proofyard.verifier.membership import find_members, has_members
+from proofyard.verifier.sharing import of_this_process, take_over
 from proofyard.verifier.store.tables import Cursor, Known
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class Follower:
     async def advance(self) -> bool:
         """Whether there was anything new."""
         context = self._context
+        if await take_over(context):
+            self._cursor = None
         if self._cursor is None:
             self._cursor = await self._stored()
             await self._look_again()
@@ -79,12 +82,14 @@ class Follower:
         for event in fresh:
             header = Header(event.root, event.size, event.members, event.lines)
             context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
-        await context.runner.tell_all([await self._told(event, now) for event in events], encode(after))
+        told = await of_this_process(context, [await self._told(event, now) for event in events])
+        await context.runner.tell_all(told, encode(after))
         self._cursor = after
         return True
 
     async def _stored(self) -> ChainCursor:
-        row = await self._context.database.ask(lambda session: session.get(Cursor, 1))
+        reader = self._context.database.reader
+        row = await self._context.database.ask(lambda session: session.get(Cursor, reader))
         return decode(row.state, ChainCursor) if row else ChainCursor(self._context.settings.from_block)
 
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
@@ -102,6 +107,7 @@ class Follower:
     def _note_known(
         self, session: Session, events: list[ChainNews | Rollback], head: int, draw_delay: int
     ) -> list[BatchCommitted]:
+        self._context.database.lock(session, "known")
         fresh = []
         for event in events:
             if isinstance(event, Rollback):
