@@ -41,8 +41,7 @@ class Gatherer:
         loop, wanted = asyncio.get_running_loop(), self._wanted[worker]
         waiting = {cid: wanted.setdefault(cid, loop.create_future()) for cid in cids}
         if worker not in self._running:
-            task = self._running[worker] = loop.create_task(self._drain(worker, connection))
-            task.add_done_callback(lambda _: self._running.pop(worker, None))
+            self._running[worker] = loop.create_task(self._drain(worker, connection))
         return {cid: await asyncio.shield(future) for cid, future in waiting.items()}
 
     async def _drain(self, worker: Address, connection: Connection | None) -> None:
@@ -58,10 +57,14 @@ class Gatherer:
                         sizes = await self._have(worker, connection, list(part))
                 except ProofyardError as error:
                     logger.debug("%s gives nothing: %s", worker, error)
+                except Exception:
+                    logger.exception("what %s gives cannot be taken", worker)
                 finally:
                     for cid, future in part.items():
                         if not future.done():
                             future.set_result(sizes.get(cid))
+        # At once, so that whoever comes now begins anew.
+        del self._running[worker]
 
     async def _have(self, worker: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
         sizes = await asyncio.to_thread(self._sizes, cids)
@@ -69,7 +72,8 @@ class Gatherer:
         if not lacking or connection is None:
             return sizes
         found: list[tuple[Cid, bytes]] = []
-        async with aclosing(PeerBlocks(connection).blocks(lacking)) as blocks:
+        source = PeerBlocks(connection) if isinstance(connection, Connection) else connection
+        async with aclosing(source.blocks(lacking)) as blocks:
             async for cid, data in blocks:
                 if data is not None:
                     found.append((cid, data))
