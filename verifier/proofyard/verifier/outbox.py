@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from eth_hash.auto import keccak
+from proofyard.protocol.keccak import keccak
 from eth_typing import HexStr
 from hexbytes import HexBytes
 from sqlalchemy import func
