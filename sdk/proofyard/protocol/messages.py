@@ -14,7 +14,6 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
-
 MAX_ITEMS = 256
 """Items of one list: a frame has its own limit on bytes."""
 
