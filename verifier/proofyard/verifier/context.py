@@ -81,6 +81,8 @@ class Context:
     """When it was last tried to take over a batch, by the monotonic clock."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
+    mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
+    """What is about to be sent to nodes."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
     accepted: Accepted = field(default_factory=Accepted)
