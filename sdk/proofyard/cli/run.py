@@ -103,7 +103,8 @@ class VerifierFlags(ServiceFlags):
     max_state_bytes: Annotated[
         int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
     ] = None
-    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of a job that make a batch.")] = None
+    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of all jobs that make a batch.")] = None
+    batch_s: Annotated[float | None, typer.Option(help="Seconds that a commitment waits for its batch.")] = None
     takeover: Annotated[
         bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
     ] = None

@@ -57,7 +57,7 @@ FAST_POLL_S, POLL_S, SLOW_POLL_S = 0.05, 0.25, 5.0
 """How often the chain is asked: after sending, while something is in flight, while what is mined is confirmed."""
 RETRY_S, MAX_RETRY_S = 0.5, 10.0
 LOCK = "outbox"
-STOP_S = 2.0
+STOP_S = 1.0
 
 
 class OutboxClosed(ProofyardError):
