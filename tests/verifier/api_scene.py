@@ -187,8 +187,8 @@ class Scene:
     counts = False
     """Whether the verifier's seat counts."""
 
-    def __init__(self, folder: Path, rows: list[Row] | None = None) -> None:
-        self.database = Database(f"sqlite:///{folder / 'verifier.db'}")
+    def __init__(self, folder: Path, rows: list[Row] | None = None, url: str = "") -> None:
+        self.database = Database(url or f"sqlite:///{folder / 'verifier.db'}")
         fill(self.database, everything() if rows is None else rows)
         self.engine = Engine(RULES, self.database.load())
         self.now = Now(1000.0, 0.0, 10)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
 """Between two looks; longer where counting in the database takes long."""
+SOON_S = 1.0
+"""Between two looks where something does not hold."""
 SHARE = 20
 """Counting takes at most one part in so many of the time."""
 BALANCE_S = 30.0
@@ -98,7 +100,8 @@ class Watch:
     async def _look_again(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(max(SAMPLE_S, self._counted * SHARE))
+            usual = SAMPLE_S if self.ready().ready else SOON_S
+            await asyncio.sleep(max(usual, self._counted * SHARE))
 
     async def look(self) -> None:
         """At everything, once."""
