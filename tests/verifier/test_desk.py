@@ -388,7 +388,8 @@ async def test_five_hundred_bad_signatures_of_one_peer_stall_nobody_else(
     await counter.receipt(counter.submission())
     assert not any(part.done() for part in flood)
     gate.set()
-    assert all(not proceed for part in flood for proceed, _ in await part)
+    answers = await asyncio.gather(*flood)
+    assert not any(proceed for part in answers for proceed, _ in part)
 
 
 async def test_who_asks_for_too_many_signature_checks_is_told_to_come_again(counter: Counter) -> None:
