@@ -199,7 +199,7 @@ class Scene:
             self._join(number)
         runner = SimpleNamespace(engine=self.engine, waiting=0, effects_running={}, tell_all=self._tell_all)
         self.context: Any = SimpleNamespace(
-            settings=SimpleNamespace(api_host="127.0.0.1", api_port=0),
+            settings=SimpleNamespace(api_host="127.0.0.1", api_port=0, data_dir=folder),
             database=self.database,
             members=self.members,
             wallet=SimpleNamespace(address=address(500)),

@@ -7,6 +7,7 @@ was found `SAMPLE_S` ago at most.
 
 import asyncio
 import logging
+import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,8 @@ PATIENCE_S = 10.0
 """How long the engine or the database may take to answer a look."""
 FOLLOWED_S = 60.0
 """The chain counts as followed where it was read so recently."""
+LEAST_DISK = 256 << 20
+"""Bytes that have to be free where the data is: what is written may last, and blocks may not."""
 DEAD_S = 60.0
 """An engine that has taken nothing in for so long is not alive."""
 LAG_S = 0.5
@@ -137,7 +140,10 @@ class Watch:
 
     async def _database(self) -> str:
         await asyncio.to_thread(self._write)
-        return ""
+        folder = self._context.settings.data_dir
+        free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+        self._metrics.disk_free.set(free)
+        return "" if free >= LEAST_DISK else f"only {free >> 20} MiB are left on the disk of {folder}"
 
     def _write(self) -> None:
         with self._context.database.session() as session:
