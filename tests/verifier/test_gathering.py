@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
+from proofyard.artifacts.gathering import Gatherer
 from proofyard.protocol.types import Address, Cid
 from proofyard.transport import RequestFailed
-from proofyard.verifier.gathering import Gatherer
 
 WORKER = Address("0xW")
 STATES = [b"state %d" % number for number in range(20)]

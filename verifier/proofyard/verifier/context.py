@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from proofyard.artifacts import BlockStore, fetch
+from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
 from proofyard.disputes.settled import Accepted
@@ -22,7 +23,6 @@ from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
-from proofyard.verifier.gathering import Gatherer
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
