@@ -14,7 +14,19 @@ from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_has
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
-from proofyard.protocol.messages import Ack, AuditFailed, Receipt, SubmitCommitment, SubmitSeal, TaskFailed
+from proofyard.protocol.messages import (
+    Ack,
+    Acks,
+    AuditFailed,
+    Receipt,
+    Receipts,
+    SubmitCommitment,
+    SubmitCommitments,
+    SubmitSeal,
+    SubmitSeals,
+    TaskFailed,
+    Working,
+)
 from proofyard.protocol.settlement import Header, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature
 from proofyard.transport import Connection
@@ -55,8 +67,14 @@ class FakeLinks:
         self.sent.append((verifier, message))
         if verifier in self.deaf:
             return None
-        if isinstance(message, SubmitCommitment):
-            return (self.receipts or receipt_for)(message.commitment)
+        match message:
+            case SubmitCommitments():
+                receipt = self.receipts or receipt_for
+                return Receipts(tuple(receipt(work.commitment) for work in message.works))
+            case SubmitSeals():
+                return Acks((Ack(),) * len(message.seals))
+            case Working():
+                return Acks((Ack(),) * (len(message.tasks) + len(message.audits)))
         return Ack()
 
     def told(self, kind: type[msgspec.Struct]) -> list[Any]:
@@ -64,11 +82,11 @@ class FakeLinks:
 
     @property
     def delivered(self) -> list[SubmitCommitment]:
-        return self.told(SubmitCommitment)
+        return [work for message in self.told(SubmitCommitments) for work in message.works]
 
     @property
     def seals(self) -> list[SubmitSeal]:
-        return self.told(SubmitSeal)
+        return [seal for message in self.told(SubmitSeals) for seal in message.seals]
 
     @property
     def handed_back(self) -> list[TaskFailed | AuditFailed]:

@@ -18,8 +18,8 @@ from proofyard.node.journal import Journal
 from proofyard.node.receipts import kept_receipts
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import AuditOffer, CancelTask, SubmitSeal, TaskOffer
-from proofyard.protocol.types import BatchId, Cid, JobId, SegmentIndex
+from proofyard.protocol.messages import AuditOffer, CancelTasks, SubmitSeals, TaskOffer
+from proofyard.protocol.types import BatchId, Cid, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.lora import WORKLOAD
 
 DEAF = Wallet.generate()
@@ -56,7 +56,7 @@ async def test_a_verifier_that_never_answers_freezes_neither_tasks_nor_audits_of
 
     audit = audit_of(node, trace)
     assert (await node.agent.offer_audit(CONNECTION, audit, UNUSED)).proceed
-    await until(lambda: (VERIFIER.address, SubmitSeal) in [(who, type(what)) for who, what in node.links.sent])
+    await until(lambda: (VERIFIER.address, SubmitSeals) in [(who, type(what)) for who, what in node.links.sent])
     task = another(node, 2)
     answer = await node.agent.offer_task(CONNECTION, task, UNUSED)
     assert answer.proceed, answer.reason
@@ -100,6 +100,7 @@ async def test_inputs_that_never_come_keep_no_other_verifiers_task_away(
 ) -> None:
     monkeypatch.setattr(supplies, "SILENCE_S", 3.0)
     node: Node = await start(**SMALL)
+    node.agent._settings = msgspec.structs.replace(node.agent._settings, tasks_held=1)
     silent = asyncio.Event()
     waits = asyncio.Event()
 
@@ -132,7 +133,9 @@ async def test_what_was_cancelled_before_it_began_is_not_taken_up_after_a_restar
     monkeypatch.setattr(node.agent, "_gather", gather)
     offer = node.offer(0)
     assert (await node.agent.offer_task(CONNECTION, offer, UNUSED)).proceed
-    await node.agent.cancel_task(CONNECTION, CancelTask(offer.job, offer.task.index, "done elsewhere"), UNUSED)
+    keys = ((offer.job, offer.task.index), (offer.job, TaskIndex(99)))
+    answers = await node.agent.cancel_tasks(CONNECTION, CancelTasks(keys, "done elsewhere"), UNUSED)
+    assert len(answers.answers) == 2, "what it does not have is called off as well"
     waits.set()
     await until(lambda: not node.agent._accepted)
     assert node.journal.open_tasks() == []

@@ -1,7 +1,9 @@
 """A verifier that goes away or never answers holds up nothing but what it is owed itself."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +12,10 @@ from stand_ins import VERIFIER, FakeLinks
 
 from proofyard.chain import Wallet
 from proofyard.node import delivery
-from proofyard.node.delivery import MAX_REFUSALS, Courier, Parcel
+from proofyard.node.delivery import AT_ONCE, MAX_REFUSALS, SEALS, Courier, Parcel
 from proofyard.node.receipts import ReceiptInvalid
-from proofyard.protocol.messages import Ack, CancelTask
-from proofyard.protocol.types import Address, JobId, TaskIndex
+from proofyard.protocol.messages import Ack, Acks, Refusal, SubmitSeal, SubmitSeals
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.transport import RequestFailed
 
 DEAF, OTHER = Wallet.generate().address, VERIFIER.address
@@ -27,6 +29,7 @@ class Desk:
         self.taken: list[str] = []
         self.given_up: dict[str, str] = {}
         self.over: dict[str, str] = {}
+        self.numbers = count()
 
     def send(self, verifier: Address, name: str, taken: Callable[[Any], None] | None = None) -> None:
         async def over() -> str:
@@ -35,9 +38,10 @@ class Desk:
         def given_up(reason: str) -> None:
             self.given_up[name] = reason
 
-        message = CancelTask(JobId(1), TaskIndex(1), name)
+        place = (BatchId(1), JobId(1), TaskIndex(next(self.numbers)), SegmentIndex(0))
+        message = SubmitSeal(*place, Digest(bytes(32)), Signature(bytes(65)))
         self.courier.send(
-            verifier, Parcel(name, message, Ack, taken or (lambda _: self.taken.append(name)), given_up, over)
+            verifier, Parcel(name, SEALS, message, taken or (lambda _: self.taken.append(name)), given_up, over)
         )
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -109,7 +113,7 @@ async def test_a_refusal_ends_a_delivery_and_trouble_of_the_verifiers_own_does_n
         nonlocal tried
         tried += 1
         if attempts is None and tried > 2 * MAX_REFUSALS:
-            return Ack()
+            return Acks((Ack(),))
         raise RequestFailed(code, "no such task")
 
     desk = Desk(SimpleNamespace(try_request=refuse))
@@ -127,4 +131,53 @@ async def test_an_answer_that_is_worth_nothing_is_no_answer() -> None:
     desk.send(OTHER, "one", worthless)
     await desk.until(lambda: desk.given_up)
     assert "another commitment" in desk.given_up["one"]
+    await desk.courier.close()
+
+
+async def test_what_is_due_together_goes_in_one_message() -> None:
+    links = FakeLinks()
+    desk = Desk(links)
+    for number in range(AT_ONCE + 3):
+        desk.send(OTHER, f"{number}")
+    await desk.until(lambda: len(desk.taken) == AT_ONCE + 3)
+    assert [len(message.seals) for message in links.told(SubmitSeals)] == [AT_ONCE, 3]
+    await desk.courier.close()
+
+
+async def test_one_that_is_refused_takes_no_other_along() -> None:
+    """What is taken is done with at once, what is busy comes again, what is refused ends after some tries."""
+    tries: Counter[int] = Counter()
+
+    async def answer(_verifier: Address, message: SubmitSeals, _reply: object, **_: Any) -> Any:
+        tries.update(seal.task for seal in message.seals)
+        return SimpleNamespace(answers=tuple(answer_to(seal.task) for seal in message.seals))
+
+    def answer_to(task: int) -> Ack | Refusal:
+        if task == 1:
+            return Refusal("SubmissionRefused", "it is another one")
+        return Refusal("busy", "later") if task == 2 and tries[2] <= 2 * MAX_REFUSALS else Ack()
+
+    desk = Desk(SimpleNamespace(try_request=answer))
+    for name in ("good", "bad", "busy"):
+        desk.send(OTHER, name)
+    await desk.until(lambda: desk.courier.waiting(OTHER) == 0)
+    assert (desk.taken, tries) == (["good", "busy"], {0: 1, 1: MAX_REFUSALS, 2: 2 * MAX_REFUSALS + 1})
+    assert "it is another one" in desk.given_up["bad"]
+    await desk.courier.close()
+
+
+@pytest.mark.parametrize("given", [0, 1, 3])
+async def test_another_number_of_answers_is_no_answer(given: int) -> None:
+    tried = 0
+
+    async def answer(_verifier: Address, message: SubmitSeals, _reply: object, **_: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return Acks((Ack(),) * (given if tried < 4 else len(message.seals)))
+
+    desk = Desk(SimpleNamespace(try_request=answer))
+    desk.send(OTHER, "one")
+    desk.send(OTHER, "two")
+    await desk.until(lambda: len(desk.taken) == 2)
+    assert tried >= 4 and desk.given_up == {}
     await desk.courier.close()

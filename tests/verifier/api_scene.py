@@ -187,8 +187,8 @@ class Scene:
     counts = False
     """Whether the verifier's seat counts."""
 
-    def __init__(self, folder: Path, rows: list[Row] | None = None) -> None:
-        self.database = Database(f"sqlite:///{folder / 'verifier.db'}")
+    def __init__(self, folder: Path, rows: list[Row] | None = None, url: str = "") -> None:
+        self.database = Database(url or f"sqlite:///{folder / 'verifier.db'}")
         fill(self.database, everything() if rows is None else rows)
         self.engine = Engine(RULES, self.database.load())
         self.now = Now(1000.0, 0.0, 10)
@@ -199,7 +199,7 @@ class Scene:
             self._join(number)
         runner = SimpleNamespace(engine=self.engine, waiting=0, effects_running={}, tell_all=self._tell_all)
         self.context: Any = SimpleNamespace(
-            settings=SimpleNamespace(api_host="127.0.0.1", api_port=0),
+            settings=SimpleNamespace(api_host="127.0.0.1", api_port=0, data_dir=folder),
             database=self.database,
             members=self.members,
             wallet=SimpleNamespace(address=address(500)),

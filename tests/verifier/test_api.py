@@ -149,6 +149,14 @@ def get_any(scene: Scene, path: str) -> Any:
     return scene.client.get(path).json()
 
 
+async def test_a_disk_that_is_full_is_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proofyard.verifier.health.LEAST_DISK", 1 << 62)
+    await scene.watch.look()
+    reasons = {check["name"]: check["reason"] for check in get_any(scene, "/ready")["checks"]}
+    assert "MiB are left on the disk of" in reasons["database"]
+    assert scene.client.get("/health").status_code == 200
+
+
 async def test_an_engine_that_takes_nothing_in_is_not_alive(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(_events: Any) -> list[str]:
         raise ProofyardError("the engine has stopped")

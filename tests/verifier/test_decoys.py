@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 from court import BATCH, RIGHT, Court, colluder, honest, moved, state
+from proofyard.verifier.batches import form_batches
+from proofyard.verifier.database import Batch, Log, Task
+from proofyard.verifier.schedule import wants_decoy
 
 from proofyard.protocol.codec import decode
 from proofyard.protocol.mark import UNOPENED, opening_of
@@ -12,10 +15,7 @@ from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.record import BatchRecord
 from proofyard.protocol.settlement import FaultReason
 from proofyard.verifier import judging
-from proofyard.verifier.batches import form_batches
-from proofyard.verifier.database import Batch, Log, Task
 from proofyard.verifier.membership import members_of
-from proofyard.verifier.schedule import wants_decoy
 
 FALSE = (moved(state(1), 1e-5),)
 

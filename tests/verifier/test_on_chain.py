@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from simulated import Counting, SimulatedNode
-from sqlmodel import select
 from stage import CREDIT, Verifier, introduce, join, verifier_of
 
 from proofyard.chain import Anvil, ChainClient, Deployment, JobTerms, Params, Wallet, deploy_network
@@ -19,10 +18,9 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import BatchId, Cid, JobId, Wei
-from proofyard.verifier.chainsync import follow_chain
-from proofyard.verifier.database import Batch, Job, JobState, Task
 from proofyard.verifier.duties import do_duties
-from proofyard.verifier.service import _work
+from proofyard.verifier.engine.rows import Batch, Job, JobState, Task, Work
+from proofyard.verifier.follower import follow_chain
 
 TASKS, NODES = 6, 5
 
@@ -87,7 +85,7 @@ class Town:
 
     def start(self, number: int) -> None:
         context = self.verifiers[number].context
-        loops = (follow_chain(context), _work(context), do_duties(context))
+        loops = (self.verifiers[number].runner.run(), follow_chain(context), do_duties(context))
         self._running[number] = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self, number: int) -> None:
@@ -95,17 +93,18 @@ class Town:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.verifiers[number].context.close()
+        self.verifiers[number].renew()
 
     async def close(self) -> None:
         for number in list(self._running):
             await self.stop(number)
         for verifier in self.verifiers:
+            await verifier.context.close()
             verifier.context.database.close()
 
     def job(self, job: JobId) -> Job | None:
-        with self.verifiers[0].context.database.session() as session:
-            return session.get(Job, job)
+        found = [row for row in self.verifiers[0].stored(Job) if row.id == job]
+        return found[0] if found else None
 
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         for verifier in self.verifiers:
@@ -174,9 +173,9 @@ async def test_a_verifier_that_goes_away_loses_its_batch_and_not_its_workers_pay
     town.start(0)
 
     def followed() -> bool:
-        with first.context.database.session() as session:
-            rows = session.exec(select(Batch).where(Batch.chain_id == BatchId(batch))).all()
-            states = session.exec(select(Task.state).where(Task.batch == rows[0].id)).all()
-        return rows[0].state == "settled" and set(states) == {"valid"}
+        rows = [row for row in first.stored(Batch) if row.chain_id == BatchId(batch) and row.state == "settled"]
+        works = [work for work in first.stored(Work) if rows and work.batch == rows[0].id]
+        return {work.outcome for work in works} == {"accepted"}
 
     await until(followed)
+    assert {task.state for task in first.stored(Task)} <= {"accepted", "ready", "given", "committed"}

@@ -8,6 +8,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 from court import BATCH, RIGHT, Court, honest
+from proofyard.verifier.batches import load_batch
+from proofyard.verifier.database import Seat, Segment
+from proofyard.verifier.drawing import draw
+from proofyard.verifier.judging import judge
+from proofyard.verifier.settling import record_for
 from sqlmodel import select
 from stage import Link
 
@@ -18,11 +23,6 @@ from proofyard.protocol.messages import CoSign
 from proofyard.protocol.record import BatchRecord, encode_record
 from proofyard.protocol.types import Digest
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.verifier.batches import load_batch
-from proofyard.verifier.database import Seat, Segment
-from proofyard.verifier.drawing import draw
-from proofyard.verifier.judging import judge
-from proofyard.verifier.settling import record_for
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
 
 replaced: Callable[..., Any] = msgspec.structs.replace

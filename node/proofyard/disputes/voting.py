@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 
 from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Phase, Wallet, sealed_vote
 from proofyard.chain.events import JuryDrawn, VoteCommitted, VoteRevealed
@@ -20,6 +19,7 @@ from proofyard.disputes.errors import NoSuchChallenge, VoteRefused
 from proofyard.disputes.judging import Finding
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.seal import Bytes32
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address

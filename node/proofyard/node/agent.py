@@ -144,7 +144,10 @@ class Agent:
         return Acks(tuple([await self.offer_task(connection, offer, body) for offer in message.offers]))
 
     async def offer_audits(self, connection: Connection, message: AuditOffers, body: Body) -> Acks:
-        return Acks(tuple([await self.offer_audit(connection, offer, body) for offer in message.offers]))
+        answers = [await self.offer_audit(connection, offer, body) for offer in message.offers]
+        taken = [offer.before for offer, answer in zip(message.offers, answers, strict=True) if answer.proceed]
+        self._spawn(self._supplies.expect(connection.peer, taken))
+        return Acks(tuple(answers))
 
     async def offer_task(self, connection: Connection, offer: TaskOffer, _body: Body) -> Ack:
         """Take a few tasks at a time, one after the other; one that is offered again after the verifier forgot is
@@ -393,7 +396,9 @@ class Agent:
             return
         message = Working(tuple(map(_task_progress, tasks)), tuple(map(_audit_progress, audits)))
         found = await self._links.try_request(works[0].verifier, message, Acks)
-        for work, answer in zip((*tasks, *audits), found.answers if found is not None else (), strict=False):
+        if found is None or len(found.answers) != len(tasks) + len(audits):
+            return
+        for work, answer in zip((*tasks, *audits), found.answers, strict=True):
             if not answer.proceed and not work.cancelled:
                 await self._cancel(work, answer.reason)
 

@@ -26,6 +26,8 @@ OVER_EVERY_S = 15.0
 """Between two looks at the chain whether a delivery is still wanted."""
 MAX_REFUSALS = 5
 """A verifier whose own chain or disk fails for a moment refuses too; more often it means it."""
+LINGER_S = 0.1
+"""How long a delivery waits for others to go with."""
 AT_ONCE = 64
 """Deliveries in one message."""
 TRANSIENT = ("busy", "deadline", "internal", "unknown-request")
@@ -88,7 +90,7 @@ class Courier:
         if any(waiting.parcel.name == parcel.name for waiting in queue.parcels):
             return
         now = asyncio.get_running_loop().time()
-        queue.parcels.append(Waiting(parcel, due=now, asked=now, retry=FIRST_RETRY_S))
+        queue.parcels.append(Waiting(parcel, due=now + LINGER_S, asked=now, retry=FIRST_RETRY_S))
         queue.added.set()
         if queue.worker is None:
             queue.worker = asyncio.create_task(self._work(verifier, queue))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proofyard.artifacts import ArtifactTooLarge, BlockStore, fetch
+from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Wallet
 from proofyard.node.limits import OfferRefused
 from proofyard.node.links import VerifierLinks
@@ -44,6 +45,7 @@ class Supplies:
         self._endpoint = endpoint
         self._links = links
         self._store = store
+        self._gatherer = Gatherer(store)
 
     async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
         """A job's manifest that its workload can execute."""
@@ -76,8 +78,16 @@ class Supplies:
         await self.fetch(verifier, cid, hints, max_bytes, what)
         return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
+    async def expect(self, verifier: Address, cids: Sequence[Cid]) -> None:
+        """Have those of these artifacts that are single blocks and that a verifier has itself: it has looked at the
+        states that it has audited, and one request is less than a connection to each worker."""
+        await self._gatherer.gather(verifier, self._links.connection(verifier), cids)
+
     async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:
         """Have an artifact in the store; only what is not here yet is asked for."""
+        connection = self._links.connection(verifier)
+        if (await self._gatherer.gather(verifier, connection, [cid]))[cid] is not None:
+            return
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
             return
         others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 from web3.types import TxReceipt
 
 from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
@@ -24,6 +23,7 @@ from proofyard.chain.viewing import HistoryReader
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.bls import BlsSignature, signature_point
 from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.settlement import (
     Header,
     OperatorId,

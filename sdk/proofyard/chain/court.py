@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 
 from proofyard.chain.client import ChainClient, event_of, header_row, settlement_row
 from proofyard.chain.errors import NoWallet
@@ -22,6 +21,7 @@ from proofyard.chain.timeline import when
 from proofyard.chain.wallet import Wallet
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.settlement import Header, Settlement
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, Wei
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from eth_typing import Hash32
 from eth_utils.address import to_checksum_address
 
 from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
@@ -38,6 +38,7 @@ class Wallet:
     def __init__(self, account: LocalAccount) -> None:
         self.account = account
         self.address = Address(account.address)
+        self._key = PrivateKey(bytes(account.key))
 
     def __repr__(self) -> str:
         return f"Wallet({self.address})"
@@ -83,7 +84,8 @@ class Wallet:
 
     def sign_digest(self, digest: bytes) -> Signature:
         """65 bytes r, s, v over a 32-byte digest, low s."""
-        return Signature(bytes(self.account.unsafe_sign_hash(Hash32(digest)).signature))
+        signature = self._key.sign_recoverable(digest, hasher=None)
+        return Signature(signature[:64] + bytes((signature[64] + 27,)))
 
     def bls_secret(self) -> bls.SecretKey:
         """The verifier key that belongs to this hot key: KeyGen over HMAC-SHA256(key, "proofyard-bls")."""

@@ -95,6 +95,10 @@ class VerifierFlags(ServiceFlags):
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
         None
     )
+    process: Annotated[
+        str | None, typer.Option(help="This process's name, where several of one wallet share a PostgreSQL.")
+    ] = None
+    blocks_dir: Annotated[Path | None, typer.Option(help="Artifacts, which such processes share as well.")] = None
     endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
     ] = None
@@ -108,7 +112,8 @@ class VerifierFlags(ServiceFlags):
     max_state_bytes: Annotated[
         int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
     ] = None
-    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of a job that make a batch.")] = None
+    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of all jobs that make a batch.")] = None
+    batch_s: Annotated[float | None, typer.Option(help="Seconds that a commitment waits for its batch.")] = None
     decoys_bps: Annotated[
         int | None, typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.")
     ] = None

@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from eth_hash.auto import keccak
-
 from proofyard.protocol.dial import WAD, AuditOdds
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.seal import NO_STATE
 from proofyard.protocol.types import Address, Digest, JobId, SegmentIndex, TaskIndex
 

@@ -4,6 +4,7 @@ Source: https://github.com/multiformats/cid. A CID's 36 bytes are 0x01, codec, 0
 """
 
 import base64
+import functools
 import hashlib
 from typing import Literal
 
@@ -37,6 +38,7 @@ def raw_cid(data: bytes) -> Cid:
     return make_cid(hashlib.sha256(data).digest(), RAW)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def cid_bytes(cid: str) -> bytes:
     """The 36 bytes of a CID. Raises `CidError` for any other version, base, hash or codec, or a non-canonical text."""
     if len(cid) != 59 or cid[0] != "b":

@@ -4,15 +4,16 @@ EIP-712 typed data under the Registry's domain, so a signature of another chain 
 here. `struct_hash` is also the commitment's leaf data in the batch root.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 from msgspec import Meta
 
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.codec import Bytes32, Key, Task32
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, Cid, Digest, JobId
 
 DOMAIN_NAME = "Proofyard"
@@ -35,6 +36,7 @@ class Domain:
     chain_id: int
     registry: Address
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (a domain is a value, and there are few)
     def separator(self) -> Digest:
         return Digest(
             keccak(
@@ -75,36 +77,37 @@ class Commitment:
     mark: Bytes32
 
     def struct_hash(self) -> Digest:
-        values: list[Any] = [
-            COMMITMENT_TYPEHASH,
-            self.job,
-            self.task,
-            self.node,
-            self.manifest,
-            self.inputs,
-            self.trace_root,
-            self.segments,
-            keccak(cid_bytes(self.result)),
-            self.work_units,
-            self.mark,
-        ]
-        kinds = [
-            "bytes32",
-            "uint256",
-            "uint32",
-            "address",
-            "bytes32",
-            "bytes32",
-            "bytes32",
-            "uint32",
-            "bytes32",
-            "uint64",
-            "bytes32",
-        ]
-        return Digest(keccak(abi_encode(kinds, values)))
+        return Digest(
+            keccak(
+                b"".join(
+                    (
+                        COMMITMENT_TYPEHASH,
+                        word(self.job),
+                        word(self.task, 4),
+                        address_word(self.node),
+                        self.manifest,
+                        self.inputs,
+                        self.trace_root,
+                        word(self.segments, 4),
+                        keccak(cid_bytes(self.result)),
+                        word(self.work_units, 8),
+                        self.mark,
+                    )
+                )
+            )
+        )
+
+
+def word(value: int, size: int = 32) -> bytes:
+    """An unsigned integer of `size` bytes as `abi.encode` has it. Raises `OverflowError` for one that does not fit."""
+    return value.to_bytes(size, "big").rjust(32, b"\0")
+
+
+def address_word(address: Address) -> bytes:
+    """An address as `abi.encode` has it."""
+    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def receipt_struct_hash(leaf: Digest, job: JobId, deadline: int) -> Digest:
     """A verifier's promise that the commitment `leaf` is in a batch of its `job` by `deadline` (Unix seconds)."""
-    kinds = ["bytes32", "bytes32", "uint256", "uint64"]
-    return Digest(keccak(abi_encode(kinds, [RECEIPT_TYPEHASH, leaf, job, deadline])))
+    return Digest(keccak(b"".join((RECEIPT_TYPEHASH, leaf, word(job), word(deadline, 8)))))

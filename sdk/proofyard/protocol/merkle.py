@@ -7,8 +7,7 @@ checked together with the leaf's index and the number of leaves, so a proof for 
 
 from collections.abc import Sequence
 
-from eth_hash.auto import keccak
-
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Digest
 
 MAX_DEPTH = 32

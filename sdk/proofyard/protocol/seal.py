@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 from msgspec import Meta
 
 from proofyard.protocol.codec import Bytes32 as Bytes32
+from proofyard.protocol.commitment import address_word, word
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex
 
 SEAL_TYPE = "Seal(uint256 batch,uint256 job,uint32 task,uint32 segment,address auditor,bytes32 seal)"
@@ -76,14 +77,8 @@ def keyed_is_checked(seed: Digest, leaf: Digest, segment: SegmentIndex) -> bool:
 
 
 def seal_of(opening: Opening, auditor: Address) -> Digest:
-    return Digest(
-        keccak(
-            abi_encode(
-                ["address", "bytes32", "bytes32", "bytes32", "bytes32"],
-                [auditor, opening.after, opening.keyed, keccak(opening.reason.encode()), opening.salt],
-            )
-        )
-    )
+    reason = keccak(opening.reason.encode())
+    return Digest(keccak(b"".join((address_word(auditor), opening.after, opening.keyed, reason, opening.salt))))
 
 
 def plain_reason(text: str) -> str:
@@ -95,11 +90,5 @@ def seal_struct_hash(
     batch: BatchId, job: JobId, task: TaskIndex, segment: SegmentIndex, auditor: Address, seal: Digest
 ) -> Digest:
     """What `Domain.typed_digest` turns into the digest that the auditor signs."""
-    return Digest(
-        keccak(
-            abi_encode(
-                ["bytes32", "uint256", "uint256", "uint32", "uint32", "address", "bytes32"],
-                [SEAL_TYPEHASH, batch, job, task, segment, auditor, seal],
-            )
-        )
-    )
+    numbers = (word(batch), word(job), word(task, 4), word(segment, 4))
+    return Digest(keccak(b"".join((SEAL_TYPEHASH, *numbers, address_word(auditor), seal))))

@@ -10,11 +10,11 @@ from enum import IntEnum
 from typing import NewType
 
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 OperatorId = NewType("OperatorId", int)

@@ -1,9 +1,11 @@
 """ECDSA signatures of wallets over 32-byte digests, in the one form that the Registry accepts."""
 
-from eth_keys.datatypes import Signature as EcdsaSignature
-from eth_keys.exceptions import BadSignature
-from eth_utils.exceptions import ValidationError
+import functools
 
+from coincurve import PublicKey
+from eth_utils.address import to_checksum_address
+
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
 
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -22,10 +24,16 @@ def recover(digest: Digest, signature: Signature) -> Address:
     if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
         raise SignatureInvalid("a signature must have the lower of its two possible s values")
     try:
-        parsed = EcdsaSignature(signature[:64] + bytes((signature[64] - 27,)))
-        return Address(parsed.recover_public_key_from_msg_hash(digest).to_checksum_address())
-    except (BadSignature, ValidationError, ValueError) as error:
+        key = PublicKey.from_signature_and_message(signature[:64] + bytes((signature[64] - 27,)), digest, hasher=None)
+    except ValueError as error:
         raise SignatureInvalid(f"a signature cannot be recovered: {error}") from None
+    return _address_of(key.format(compressed=False))
+
+
+@functools.lru_cache(maxsize=4096)
+def _address_of(key: bytes) -> Address:
+    """The address of an uncompressed public key."""
+    return Address(to_checksum_address(keccak(key[1:])[12:]))
 
 
 def require_signer(digest: Digest, signature: Signature, signer: Address, what: str) -> None:

@@ -5,7 +5,7 @@ Everybody must give a workload the same bit: nodes when they register, requester
 
 from collections.abc import Iterable
 
-from eth_hash.auto import keccak
+from proofyard.protocol.keccak import keccak
 
 WORKLOADS = ("lora", "embed", "evaluate", "sweep", "map")
 """A workload's place here is its bit; places are never given to another."""

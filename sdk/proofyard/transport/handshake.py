@@ -20,10 +20,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from eth_abi.abi import encode as abi_encode
-from eth_hash.auto import keccak
 from eth_utils.address import is_checksum_address
 
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.signature import SignatureInvalid, recover
 from proofyard.protocol.types import Address, Digest, Signature
 from proofyard.transport.errors import HandshakeRejected, ProtocolViolation, WrongPeer

@@ -26,8 +26,8 @@ from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.lookahead import Standing, may_start
 from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.members import decode_members
 from proofyard.protocol.mark import mark_of
+from proofyard.protocol.members import decode_members
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex, Wei

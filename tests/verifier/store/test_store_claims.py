@@ -1,4 +1,4 @@
-"""Processes that share a PostgreSQL: each job is of one, a dead one's go to another, and the dead write nothing more."""
+"""Processes that share a PostgreSQL: each job is of one, a dead one's go to another, and the dead write no more."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
+from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
 from proofyard.disputes.settled import Accepted
@@ -22,11 +23,11 @@ from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
-from proofyard.verifier.gathering import Gatherer
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.recent import Recent
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
+from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, load_workload, task_graph
 
@@ -90,11 +91,18 @@ class Context:
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
+    mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
+    """What is about to be sent to nodes."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
     accepted: Accepted = field(default_factory=Accepted)
     outbox: Outbox | None = None
     """Keeps the wallet's transactions; without one they are sent one at a time and waited for."""
+    claims: Claims | None = None
+    """What this process has, where several share the database."""
+    leads: bool = True
+    """Whether this process does what is no process's in particular."""
+    looked_for_dead_at: float = float("-inf")
     caught_up_at: float = float("-inf")
     """When it was last begun to read the chain's events and nothing was new, by the monotonic clock."""
     _runner: Runner | None = None

@@ -5,6 +5,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import select
@@ -83,6 +85,14 @@ class SubmissionRefused(ProofyardError):
     """A commitment does not fit the task, its inputs or its signature."""
 
     exit_code = 4
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A work that its node may commit to, and until when its receipt promises a batch."""
+
+    work: Work
+    deadline: int
 
 
 class Desk:
@@ -168,7 +178,7 @@ class Desk:
     async def submit_commitments(self, connection: Connection, message: SubmitCommitments, _body: Body) -> Receipts:
         """Check everything that can be checked without executing, what is cheap first, then sign receipts. Safe to
         repeat: the same commitment gets the same receipt."""
-        checked = [await self._checked(connection.peer, work) for work in message.works]
+        checked = await self._checked(connection.peer, message.works)
         fresh = [each for each in checked if isinstance(each, WorkCommitted)]
         # What was committed before is waited for as well: its receipt leaves when it lasts.
         refusals = dict(zip(map(id, fresh), await self._context.runner.tell_all(fresh), strict=True))
@@ -184,29 +194,48 @@ class Desk:
             answers.append(Refusal("refused", refusal) if refusal else self._receipt(work.commitment, deadline))
         return Receipts(tuple(answers))
 
-    async def _checked(self, node: Address, message: SubmitCommitment) -> WorkCommitted | Refusal | int:
-        """The event of a commitment that holds; until when it was promised a batch before; or why it is refused."""
-        commitment = message.commitment
+    async def _checked(self, node: Address, works: Sequence[SubmitCommitment]) -> list[WorkCommitted | Refusal | int]:
+        """Of each commitment the event, if it holds; until when it was promised a batch before; or why it is
+        refused."""
+        looked = [await self._looked_at(node, message) for message in works]
+        due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
+        leaves = iter(await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due]))
+        return [
+            await self._event(node, message, found, next(leaves)) if isinstance(found, _Held) else found
+            for message, found in zip(works, looked, strict=True)
+        ]
+
+    async def _looked_at(self, node: Address, message: SubmitCommitment) -> "_Held | Refusal | int":
+        """What needs neither signature nor bytes."""
         try:
-            work = self._held(node, commitment)
+            work = self._held(node, message.commitment)
             if work.state != WorkState.GIVEN:
                 return work.promised_until
             self._check_form(node, message)
             self._signed.take(node)
-            deadline = await self._deadline(commitment.job)
-            leaf = await asyncio.to_thread(self._signed_leaf, message, node)
-            _check_first(message, await self._first_state(work))
-            message = await asyncio.to_thread(self._with_decoy, message, ordered=work.decoy)
+            return _Held(work, await self._deadline(message.commitment.job))
         except ProofyardError as error:
-            return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
+            return _refusal(error)
+
+    async def _event(
+        self, node: Address, message: SubmitCommitment, held: "_Held", leaf: Digest | ProofyardError
+    ) -> WorkCommitted | Refusal:
+        commitment = message.commitment
+        try:
+            if isinstance(leaf, ProofyardError):
+                raise leaf
+            _check_first(message, await self._first_state(held.work))
+        except ProofyardError as error:
+            return _refusal(error)
+        message = await asyncio.to_thread(self._with_decoy, message, ordered=held.work.decoy)
         return WorkCommitted(
             node,
             (commitment.job, commitment.task),
-            work.inputs,
+            held.work.inputs,
             encode(message),
             leaf,
             commitment.result,
-            deadline,
+            held.deadline,
             decoy=message.decoy is not None,
         )
 
@@ -251,10 +280,14 @@ class Desk:
         if commitment.trace_root != root([cid_bytes(cid) for cid in trace]):
             raise SubmissionRefused(f"task {commitment.task}: the trace root is not that of the trace")
 
-    def _signed_leaf(self, message: SubmitCommitment, node: Address) -> Digest:
+    def _signed_leaf(self, message: SubmitCommitment, node: Address) -> Digest | ProofyardError:
+        """The leaf of a commitment that its node signed, or what is wrong with it."""
         leaf = message.commitment.struct_hash()
-        digest = self._context.domain.typed_digest(leaf)
-        require_signer(digest, message.signature, node, "the commitment's sender")
+        try:
+            digest = self._context.domain.typed_digest(leaf)
+            require_signer(digest, message.signature, node, "the commitment's sender")
+        except ProofyardError as error:
+            return error
         return leaf
 
     def _with_decoy(self, message: SubmitCommitment, *, ordered: bool) -> SubmitCommitment:
@@ -307,18 +340,20 @@ class Desk:
     async def submit_seals(self, connection: Connection, message: SubmitSeals, _body: Body) -> Acks:
         """Sealed answers; a signature is checked only for a seat that waits for it. Raises `RequestFailed` for more
         than a peer may ask for at a time, of which none is looked at."""
-        for seal in message.seals:
-            if self._seat_state(connection.peer, seal) in (SeatState.WORKING, SeatState.AWAY):
+        asked = [(seal, self._seat_state(connection.peer, seal)) for seal in message.seals]
+        for _, state in asked:
+            if state in (SeatState.WORKING, SeatState.AWAY):
                 self._signed.take(connection.peer)
-        checked = [await self._checked_seal(connection.peer, seal) for seal in message.seals]
+        checked = await asyncio.to_thread(
+            lambda: [self._checked_seal(connection.peer, seal, state) for seal, state in asked]
+        )
         events = [each for each in checked if isinstance(each, AuditSealed)]
         # What was sealed before is waited for as well: who is told that its seal is here stops asking.
         refusals = iter(await self._context.runner.tell_all(events))
         return Acks(tuple(Ack(not (why := next(refusals)), why) if isinstance(e, AuditSealed) else e for e in checked))
 
-    async def _checked_seal(self, node: Address, seal: SubmitSeal) -> AuditSealed | Ack:
+    def _checked_seal(self, node: Address, seal: SubmitSeal, state: SeatState | None) -> AuditSealed | Ack:
         """The event of a seal that is its auditor's, or the answer."""
-        state = self._seat_state(node, seal)
         if state is None:
             return Ack(False, "the seat is no longer yours")
         if state not in (SeatState.WORKING, SeatState.AWAY):
@@ -326,7 +361,7 @@ class Desk:
         place = (seal.batch, seal.job, seal.task, seal.segment)
         digest = self._context.domain.typed_digest(seal_struct_hash(*place, node, seal.seal))
         try:
-            await asyncio.to_thread(require_signer, digest, seal.signature, node, "the seal's sender")
+            require_signer(digest, seal.signature, node, "the seal's sender")
         except ProofyardError as error:
             return Ack(False, str(error)[:500])
         return AuditSealed(node, seal.batch, _place(seal), seal.seal, seal.signature)
@@ -363,6 +398,10 @@ class Desk:
     async def job_query(self, connection: Connection, message: JobQuery, _body: Body) -> JobReport:
         self._asking.take(connection.peer)
         return await asyncio.to_thread(report, self._context, message.job, message.since)
+
+
+def _refusal(error: ProofyardError) -> Refusal:
+    return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
 
 
 def joined(record: NodeRecord, announce: Announce) -> NodeJoined:

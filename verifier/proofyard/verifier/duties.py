@@ -61,7 +61,7 @@ async def do_duties(context: Context) -> None:
 async def round_of_duties(context: Context) -> None:
     """One look at everything. A duty that the contract refuses is somebody else's, or done."""
     own = await context.own()
-    if own is None:
+    if own is None or not context.leads:
         return
     await attend(context)
     await look_for_free_jobs(context)
@@ -151,6 +151,9 @@ async def _adopt_left(context: Context, state: ChainBatch) -> None:
     """A batch that this verifier has taken over, and died before it was written down."""
     rows = context.rows
     header = await context.on_chain(partial(context.chain.header, state.id))
+    claims = context.claims
+    if claims is not None and state.id in await context.database.ask(claims.batches):
+        return
     formed = any(batch.root == header.root and batch.chain_id is None for batch in list(rows.batches.values()))
     if state.id in rows.by_chain_id or formed or not state.attempt:
         return

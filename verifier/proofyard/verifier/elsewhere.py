@@ -35,9 +35,13 @@ async def watch_exposure(context: Context) -> None:
 
 async def in_flight_elsewhere(context: Context) -> Counter[str]:
     """By the member lists of other verifiers' open batches that are here; the other seats show theirs before they
-    commit."""
+    commit. What the other processes of this one have in flight is in the database."""
     history = await context.on_chain(context.chain.history)
-    own = set(context.rows.by_chain_id)
+    own, beside = set(context.rows.by_chain_id), Counter[str]()
+    claims = context.claims
+    if claims is not None:
+        own |= await context.database.ask(claims.batches)
+        beside = Counter(await context.database.ask(claims.in_flight))
     lists = []
     for batch in history.open_batches(history.read_to):
         if batch.batch not in own and has_members(context, batch.header.members):
@@ -45,7 +49,7 @@ async def in_flight_elsewhere(context: Context) -> Counter[str]:
             if found is not None:
                 lists.append(found[1])
     if not lists:
-        return Counter()
+        return beside
     jobs = {job: history.job(job) for members in lists for job in {m.commitment.job for m in members}}
     owners = {key: owner for key, (_, owner) in history.owners(history.read_to).items()}
-    return await asyncio.to_thread(lambda: elsewhere(lists, jobs, owners))
+    return beside + await asyncio.to_thread(lambda: elsewhere(lists, jobs, owners))

@@ -31,6 +31,7 @@ from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event, JobRead, RolledBack
 from proofyard.verifier.membership import find_members, has_members
+from proofyard.verifier.sharing import of_this_process, take_over
 from proofyard.verifier.store.tables import Cursor, Known
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Follower:
     async def advance(self) -> bool:
         """Whether there was anything new."""
         context = self._context
+        if await take_over(context):
+            self._cursor = None
         if self._cursor is None:
             self._cursor = await self._stored()
             await self._look_again()
@@ -90,7 +93,8 @@ class Follower:
         for event in fresh:
             header = Header(event.root, event.size, event.members, event.lines)
             context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
-        await context.runner.tell_all([*[await self._told(event, now) for event in events], *read], encode(after))
+        told = await of_this_process(context, [await self._told(event, now) for event in events])
+        await context.runner.tell_all([*told, *read], encode(after))
         self._cursor = after
         for job in asked:
             context.asked_jobs.pop(job, None)
@@ -112,7 +116,8 @@ class Follower:
         )
 
     async def _stored(self) -> ChainCursor:
-        row = await self._context.database.ask(lambda session: session.get(Cursor, 1))
+        reader = self._context.database.reader
+        row = await self._context.database.ask(lambda session: session.get(Cursor, reader))
         return decode(row.state, ChainCursor) if row else ChainCursor(self._context.settings.from_block)
 
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
@@ -130,6 +135,7 @@ class Follower:
     def _note_known(
         self, session: Session, events: list[ChainNews | Rollback], head: int, draw_delay: int
     ) -> list[BatchCommitted]:
+        self._context.database.lock(session, "known")
         fresh = []
         for event in events:
             if isinstance(event, Rollback):

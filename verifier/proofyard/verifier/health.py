@@ -7,6 +7,7 @@ was found `SAMPLE_S` ago at most.
 
 import asyncio
 import logging
+import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
 """Between two looks; longer where counting in the database takes long."""
+SOON_S = 1.0
+"""Between two looks where something does not hold."""
 SHARE = 20
 """Counting takes at most one part in so many of the time."""
 BALANCE_S = 30.0
@@ -33,6 +36,8 @@ PATIENCE_S = 10.0
 """How long the engine or the database may take to answer a look."""
 FOLLOWED_S = 60.0
 """The chain counts as followed where it was read so recently."""
+LEAST_DISK = 256 << 20
+"""Bytes that have to be free where the data is: what is written may last, and blocks may not."""
 DEAD_S = 60.0
 """An engine that has taken nothing in for so long is not alive."""
 LAG_S = 0.5
@@ -98,7 +103,8 @@ class Watch:
     async def _look_again(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(max(SAMPLE_S, self._counted * SHARE))
+            usual = SAMPLE_S if self.ready().ready else SOON_S
+            await asyncio.sleep(max(usual, self._counted * SHARE))
 
     async def look(self) -> None:
         """At everything, once."""
@@ -134,7 +140,10 @@ class Watch:
 
     async def _database(self) -> str:
         await asyncio.to_thread(self._write)
-        return ""
+        folder = self._context.settings.data_dir
+        free = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+        self._metrics.disk_free.set(free)
+        return "" if free >= LEAST_DISK else f"only {free >> 20} MiB are left on the disk of {folder}"
 
     def _write(self) -> None:
         with self._context.database.session() as session:

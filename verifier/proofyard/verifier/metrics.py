@@ -10,7 +10,15 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy import Engine, Select, func, select
@@ -28,6 +36,8 @@ RECEIPTS = 1000
 """Transactions whose receipts were counted are remembered: a receipt is asked for more than once."""
 TOKEN = 1e18
 """Base units of a CREDIT, and of the chain's own currency."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -71,6 +81,7 @@ class Metrics:
         self.commits = counter("database_commits", "Transactions of the engine's rows.")
         self.commit_rows = counter("database_rows", "Rows in them.")
         self.commit_seconds = histogram("database_commit_seconds", "How long they take.", buckets=seconds)
+        self.disk_free = gauge("disk_free_bytes", "What is free on the disk of the data directory.")
         self.rpc = counter("rpc_requests", "Requests to the chain, by method and outcome.", "method", "outcome")
         self.rpc_seconds = histogram("rpc_seconds", "How long they take.", "method", buckets=seconds)
         self.gas = counter("gas", "Gas of this wallet's mined transactions.", "contract", "outcome")

@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from eth_hash.auto import keccak
 from eth_typing import HexStr
 from hexbytes import HexBytes
 from sqlalchemy import func
@@ -32,6 +31,7 @@ from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionL
 from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
 from proofyard.chain.sender import GAS_MARGIN, MIN_TIP, REPLACEMENT_BUMP, message_of
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import ExitCode, ProofyardError
 from proofyard.verifier.store.database import Database, DatabaseError
 from proofyard.verifier.store.tables import Transaction
@@ -57,7 +57,7 @@ FAST_POLL_S, POLL_S, SLOW_POLL_S = 0.05, 0.25, 5.0
 """How often the chain is asked: after sending, while something is in flight, while what is mined is confirmed."""
 RETRY_S, MAX_RETRY_S = 0.5, 10.0
 LOCK = "outbox"
-STOP_S = 2.0
+STOP_S = 1.0
 
 
 class OutboxClosed(ProofyardError):

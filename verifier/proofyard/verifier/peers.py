@@ -1,6 +1,7 @@
 """What the engine has sent to nodes: offers of tasks and audits, cancellations, seals to open. One message for each
 node and step; what comes back, or does not, is told to the engine item by item."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -31,14 +32,32 @@ from proofyard.verifier.engine.events import AuditAnswered, SealAnswered, TaskAn
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 10.0
+LINGER_S = 0.1
+"""How long something for a node waits for more: a message costs both sides more than what is in it."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
 T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
 
+async def _together(context: Context, key: tuple[object, ...], items: Sequence[T]) -> list[T]:
+    """What steps of the last moment have for one node, so that it goes in one message; nothing for all steps but the
+    first."""
+    waiting: list[T] | None = context.mail.get(key)
+    if waiting is not None:
+        waiting += items
+        return []
+    context.mail[key] = waiting = list(items)
+    try:
+        await asyncio.sleep(LINGER_S)
+    finally:
+        del context.mail[key]
+    return waiting
+
+
 async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
-    wanted = [item for item in effect.tasks if item[0] in context.rows.tasks]
+    items = await _together(context, ("tasks", effect.node), effect.tasks)
+    wanted = [item for item in items if item[0] in context.rows.tasks]
     for part in _parts(wanted):
         offers = tuple(_task_offer(context, *item) for item in part)
         answers = await _ask(context, effect.node, TaskOffers(offers), Acks)
@@ -71,10 +90,13 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
     batch = context.rows.batches.get(effect.batch)
-    if batch is None or batch.chain_id is None:
+    if batch is None or (chain_id := batch.chain_id) is None:
         return
-    seed = await context.seed_of(batch.chain_id)
-    for part in _parts(effect.places):
+    places = await _together(context, ("audits", effect.node, effect.batch), effect.places)
+    if not places:
+        return
+    seed = await context.seed_of(chain_id)
+    for part in _parts(places):
         cases = [await case_of(context, batch, place) for place in part if (batch.id, place) in context.rows.segments]
         offers = tuple(_audit_offer(context, case, seed) for case in cases)
         answers = await _ask(context, effect.node, AuditOffers(offers), Acks)
@@ -100,16 +122,16 @@ def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
 
 async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
     batch = context.rows.batches.get(effect.batch)
-    if batch is None or batch.chain_id is None:
+    if batch is None or (chain_id := batch.chain_id) is None:
         return
-    for part in _parts(effect.places):
-        seals = tuple(OpenSeal(batch.chain_id, *place) for place in part)
+    for part in _parts(await _together(context, ("seals", effect.node, effect.batch), effect.places)):
+        seals = tuple(OpenSeal(chain_id, *place) for place in part)
         found = await _ask(context, effect.node, OpenSeals(seals), SealsOpened)
         fits = not isinstance(found, str) and len(found.answers) == len(part)
         answers = found.answers if fits else (None,) * len(part)  # type: ignore[union-attr]
         for place, answer in zip(part, answers, strict=True):
             opening = answer.opening() if answer is not None else None
-            context.runner.post(SealAnswered(effect.node, batch.chain_id, place, opening))
+            context.runner.post(SealAnswered(effect.node, chain_id, place, opening))
 
 
 async def _ask(context: Context, node: Address, message: msgspec.Struct, reply: type[R]) -> R | str:

@@ -96,6 +96,8 @@ class Runner:
         self._unwritten = 0
         """Steps that were computed and do not last yet."""
         self._stopped = False
+        self._reloads: list[asyncio.Future[None]] = []
+        """Who waits for the engine to begin anew."""
         self._broken = False
         """A step could not be written: the engine knows what the database does not."""
         self._errors: dict[tuple[object, ...], int] = {}
@@ -126,6 +128,13 @@ class Runner:
         assert item.answer is not None
         return await item.answer
 
+    async def reload(self) -> None:
+        """Have the engine begin anew: its rows were changed by others than itself."""
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reloads.append(begun)
+        self._news.set()
+        await begun
+
     def _add(self, item: _Item) -> None:
         if self._stopped:
             if item.answer is not None:
@@ -146,8 +155,12 @@ class Runner:
         try:
             await self._begin()
             while True:
-                if self._broken:
+                if self._broken or self._reloads:
+                    waiting, self._reloads = self._reloads, []
                     await self._begin_again([])
+                    for future in waiting:
+                        if not future.done():
+                            future.set_result(None)
                 await self._take_in()
         finally:
             await self._stop()

@@ -1,6 +1,7 @@
 """`proofyard verifier run`: every part of a verifier in one process, from unlocking the wallet to a clean stop."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import sys
@@ -36,6 +37,8 @@ from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
+from proofyard.verifier.sharing import keep_claims
+from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.verifier.streams import Streams
 
@@ -44,6 +47,7 @@ logger = logging.getLogger("proofyard.verifier")
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the API answers beside a loop that computes. At Python's
 own 5 ms, 95 of 100 answers under load took up to 48 ms instead of 33 (`scripts/bench_api.py`)."""
+LEAVE_S = 1.0
 TOLD = frozenset(("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open"))
 """Kinds of lines of a job's log that an operator reads as well; all others are logged as details."""
 
@@ -70,21 +74,25 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = BlockStore(settings.data_dir / "blocks")
+    store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks")
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
     if settings.blind:
         logger.warning("this verifier finds every audited answer right, on purpose")
-    database = Database(settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}")
+    url = settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}"
+    database = Database(url, settings.process)
     domain = Domain(chain.chain_id, chain.registry)
     async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
         context = Context(settings, wallet, domain, chain, database, store, endpoint)
+        if settings.process:
+            context.claims, context.leads = Claims(database, endpoint_of(context)), False
         outbox = context.outbox = outbox_of(context)
         params, own = await context.params(), await context.own()
         metrics = Metrics()
         observed = partial(perform_observed, context, metrics)
-        runner = Runner(rules_of(settings, params, own or 0), database, observed, context.clock)
+        rules = rules_of(settings, params, own or 0, context.claims)
+        runner = Runner(rules, database, observed, context.clock, process=settings.process)
         context.runner = runner
         serve_blocks(endpoint, store)
         desk = Desk(context)
@@ -100,9 +108,11 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
             outbox.start()
             try:
-                await _advertise(context)
+                if context.claims is None:
+                    await _advertise(context)
                 write_ready(settings.ready_file, wallet.address, endpoint.port, api_port=api.port)
                 await run_together(
+                    keep_claims(context, partial(_advertise, context)),
                     runner.run(),
                     follow_chain(context),
                     watch_exposure(context),
@@ -113,19 +123,32 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
                 )
             finally:
                 await context.close()
+                await _leave(context)
                 database.close()
+
+
+async def _leave(context: Context) -> None:
+    """Let another process have what this one has, at once where the database is there."""
+    claims = context.claims
+    if claims is not None:
+        with contextlib.suppress(ProofyardError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await context.database.ask(claims.leave)
 
 
 def outbox_of(context: Context) -> Outbox:
     """What keeps the wallet's transactions; it is to be started."""
     wanted, followed = partial(sending.wanted, context), lambda: context.caught_up_at
-    return Outbox(context.chain, context.wallet, context.database, wanted=wanted, followed=followed)
+    database, process = context.database, context.database.process
+    return Outbox(context.chain, context.wallet, database, process=process, wanted=wanted, followed=followed)
 
 
-def rules_of(settings: VerifierSettings, params: Params, own: int) -> Rules:
+def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claims | None = None) -> Rules:
     """What the engine is told, from the operator's settings and the Registry's parameters."""
     return Rules(
         own=own,
+        first_row=1 if claims is None else claims.rows_from,
+        process="" if claims is None else claims.name,
         lease_s=settings.lease_s,
         batch_s=settings.batch_s,
         batch_tasks=settings.batch_tasks,
@@ -201,11 +224,16 @@ _PERFORM: dict[type[Effect], Any] = {
 }
 
 
-async def _advertise(context: Context) -> None:
-    """Have the Registry say where this verifier can be reached."""
+def endpoint_of(context: Context) -> str:
+    """Where this process can be reached, as host:port."""
     settings = context.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    endpoint = settings.endpoint or f"{host}:{context.endpoint.port}"
+    return settings.endpoint or f"{host}:{context.endpoint.port}"
+
+
+async def _advertise(context: Context) -> None:
+    """Have the Registry say where this verifier can be reached."""
+    endpoint = endpoint_of(context)
     own = next((v for v in await context.verifiers() if v.node == context.wallet.address), None)
     if own is None:
         raise NotRegistered(context.wallet.address)

@@ -21,6 +21,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP API, which
     anybody who reaches it may read; `api_streams`: so many readers of live events at a time.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
+    `process`: this process's name, where several of one wallet share a PostgreSQL: one leads, the others stand by. They
+    share `blocks_dir` as well, by default a folder in `data_dir`.
     `model_dirs`: Hugging Face model directories that are served in place to nodes that lack them.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with address, port and API port once it serves.
@@ -49,6 +51,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_streams: Most = 100
     data_dir: Path
     database_url: str = ""
+    process: str = ""
+    blocks_dir: Path | None = None
     model_dirs: tuple[Path, ...] = ()
     ipfs: str = ""
     ready_file: Path | None = None

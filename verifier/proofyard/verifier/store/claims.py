@@ -14,14 +14,14 @@ from sqlmodel import Session, col, func, select, update
 
 from proofyard.chain import Cursor as ChainCursor
 from proofyard.protocol.codec import decode
-from proofyard.protocol.types import Address, JobId, ProofyardError
+from proofyard.protocol.types import Address, BatchId, JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Task, Work, WorkState
 from proofyard.verifier.engine.world import ROWS
 from proofyard.verifier.store.database import Database, DatabaseError
-from proofyard.verifier.store.tables import TABLES, Claim, Cursor, Process, Transaction
+from proofyard.verifier.store.tables import TABLES, Claim, Cursor, Duty, Process, Transaction
 
 BEAT_S, LAPSE_S = 3.0, 15.0
-LOCK = "processes"
+LOCK, LEADER = "processes", "leader"
 _NOW = text("extract(epoch from clock_timestamp())::float8")
 _FENCE = text("SELECT 1 FROM process WHERE name = :name AND token = :token FOR SHARE")
 
@@ -64,10 +64,29 @@ class Claims:
         if own is None:
             last = session.exec(select(func.max(Process.rows_from))).one() or 0
             own = Process(name=self.name, rows_from=last + ROWS)
+            if not last:
+                self._inherit(session, own)
         own.token, own.endpoint, own.nodes = self._token, self._endpoint, 0
         own.seen_at = _now(session)
         session.add(own)
         return own.rows_from
+
+    def _inherit(self, session: Session, own: Process) -> None:
+        """The first named process has what one had that had the database to itself."""
+        job = TABLES[Job]
+        for (number,) in session.execute(select(job.c.id).where(job.c.claimed_by == "")).all():
+            session.add(Claim(job=number, process=self.name))
+        self._give(session, "")
+        cursor = session.get(Cursor, 1)
+        if cursor is not None:
+            session.add(Cursor(id=reader_of(own), state=cursor.state))
+
+    def _give(self, session: Session, other: str) -> None:
+        """Everything that `other` has is this process's."""
+        for table in (TABLES[Job], TABLES[Batch]):
+            session.execute(table.update().where(table.c.claimed_by == other).values(claimed_by=self.name))
+        session.exec(update(Claim).where(col(Claim.process) == other).values(process=self.name))
+        session.exec(update(Transaction).where(col(Transaction.process) == other).values(process=self.name))
 
     def _fence(self, connection: Connection) -> None:
         if connection.execute(_FENCE, {"name": self.name, "token": self._token}).first() is None:
@@ -87,9 +106,14 @@ class Claims:
         return [process.endpoint for process in _living(session)]
 
     def leads(self, session: Session) -> bool:
-        """Whether it is the one that does what is nobody's in particular."""
-        living = _living(session)
-        return bool(living) and living[0].name == self.name
+        """Whether it is the one that does what is nobody's in particular, for as long as it lives."""
+        self._database.lock(session, LOCK)
+        living, noted = _living(session), session.get(Duty, LEADER)
+        leader = next((each for each in living if noted is not None and each.rows_from == noted.value), None)
+        if leader is None and any(each.name == self.name for each in living):
+            session.merge(Duty(name=LEADER, value=self.rows_from))
+            return True
+        return leader is not None and leader.name == self.name
 
     def leave(self, session: Session) -> None:
         """What it has may be taken over at once."""
@@ -103,11 +127,12 @@ class Claims:
         """Which of these jobs, just seen on chain, are this process's; nobody's go to the process with the fewest jobs
         for its nodes."""
         self._database.lock(session, LOCK)
+        living, noted = _living(session), session.get(Duty, LEADER)
         known = {claim.job: claim.process for claim in session.exec(select(Claim).where(col(Claim.job).in_(jobs)))}
         load = dict(session.exec(select(Claim.process, func.count()).where(_runs()).group_by(Claim.process)).all())
         for job in jobs:
             if job not in known:
-                chosen = min(_living(session), key=lambda each: _rank(each, load), default=None)
+                chosen = min(living, key=lambda each: _rank(each, load, noted), default=None)
                 known[job] = self.name if chosen is None else chosen.name
                 load[known[job]] = load.get(known[job], 0) + 1
                 session.add(Claim(job=job, process=known[job]))
@@ -125,11 +150,7 @@ class Claims:
         ).all()
         for process in dead:
             process.token = ""
-            job, batch = TABLES[Job], TABLES[Batch]
-            for table in (job, batch):
-                session.execute(table.update().where(table.c.claimed_by == process.name).values(claimed_by=self.name))
-            session.exec(update(Claim).where(col(Claim.process) == process.name).values(process=self.name))
-            session.exec(update(Transaction).where(col(Transaction.process) == process.name).values(process=self.name))
+            self._give(session, process.name)
             self._read_from(session, process)
         return [process.name for process in dead]
 
@@ -156,12 +177,12 @@ class Claims:
         )
         return {Address(owner): int(amount) for owner, amount in session.execute(amounts)}
 
-    def batches(self, session: Session) -> set[int]:
+    def batches(self, session: Session) -> set[BatchId]:
         """Numbers on chain of the batches of other processes that are not final."""
         batch = TABLES[Batch]
         over = [BatchState.FINAL.value, BatchState.DROPPED.value]
         open_ = select(batch.c.chain_id).where(batch.c.claimed_by != self.name, batch.c.state.not_in(over))
-        return {number for (number,) in session.execute(open_) if number is not None}
+        return {BatchId(number) for (number,) in session.execute(open_) if number is not None}
 
 
 def reader_of(process: Process) -> int:
@@ -190,6 +211,8 @@ def _living(session: Session) -> list[Process]:
     return list(session.exec(select(Process).where(*lives).order_by(Process.name)))
 
 
-def _rank(process: Process, load: dict[str, int]) -> tuple[bool, float, str]:
-    """Who has nodes comes first, then who has the fewest jobs for each."""
-    return not process.nodes, (load.get(process.name, 0) + 1) / max(process.nodes, 1), process.name
+def _rank(process: Process, load: dict[str, int], leader: Duty | None) -> tuple[bool, float, bool, str]:
+    """Who has nodes comes first, then who has the fewest jobs for each; where nobody has any, it is the leader."""
+    follows = leader is None or process.rows_from != leader.value
+    share = (load.get(process.name, 0) + 1) / process.nodes if process.nodes else float(follows)
+    return not process.nodes, share, follows, process.name

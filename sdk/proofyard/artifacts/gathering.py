@@ -1,5 +1,5 @@
-"""Small artifacts of committed work, from whoever committed to them: what several looks need of one worker is asked for
-in one request, and nobody else is asked. What does not come this way is left to `fetch`.
+"""Small artifacts from one peer that should have them: what several pieces of work need of it is asked for in one
+request, and nobody else is asked. What does not come this way is left to `fetch`.
 
 A state of up to a block's size is one raw block. It is stored as it comes, checked against its CID; a root of a larger
 artifact is stored as well, and what is below it is not asked for here.
@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from proofyard.artifacts import ArtifactTooLarge, BlockStore, CorruptArtifact
+from proofyard.artifacts.errors import ArtifactTooLarge, CorruptArtifact
 from proofyard.artifacts.exchange import MAX_BLOCKS, PeerBlocks
 from proofyard.artifacts.fetcher import FORGERY_POINTS
+from proofyard.artifacts.store import BlockStore
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.transport import Connection
@@ -27,7 +28,7 @@ PATIENCE_S = 20.0
 
 
 class Gatherer:
-    """One queue for each worker. Everything that came while a request was under way goes into the next one."""
+    """One queue for each peer. Everything that came while a request was under way goes into the next one."""
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
@@ -35,49 +36,51 @@ class Gatherer:
         self._running: dict[Address, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(AT_ONCE)
 
-    async def gather(
-        self, worker: Address, connection: Connection | None, cids: Sequence[Cid]
-    ) -> dict[Cid, int | None]:
-        """The bytes of each artifact that is a single block and here, once the worker was asked for it; None for what
+    async def gather(self, peer: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
+        """The bytes of each artifact that is a single block and here, once the peer was asked for it; None for what
         is not here or more than one block."""
-        loop, wanted = asyncio.get_running_loop(), self._wanted[worker]
+        loop, wanted = asyncio.get_running_loop(), self._wanted[peer]
         waiting = {cid: wanted.setdefault(cid, loop.create_future()) for cid in cids}
-        if worker not in self._running:
-            task = self._running[worker] = loop.create_task(self._drain(worker, connection))
-            task.add_done_callback(lambda _: self._running.pop(worker, None))
+        if peer not in self._running:
+            self._running[peer] = loop.create_task(self._drain(peer, connection))
         return {cid: await asyncio.shield(future) for cid, future in waiting.items()}
 
-    async def _drain(self, worker: Address, connection: Connection | None) -> None:
+    async def _drain(self, peer: Address, connection: Connection | None) -> None:
         # Whatever becomes due in this turn of the loop goes together.
         await asyncio.sleep(0)
-        while wanted := self._wanted.pop(worker, None):
+        while wanted := self._wanted.pop(peer, None):
             futures = list(wanted.items())
             for start in range(0, len(futures), MAX_BLOCKS):
                 part = dict(futures[start : start + MAX_BLOCKS])
                 sizes: dict[Cid, int | None] = {}
                 try:
                     async with self._turn, asyncio.timeout(PATIENCE_S):
-                        sizes = await self._have(worker, connection, list(part))
+                        sizes = await self._have(peer, connection, list(part))
                 except (ProofyardError, TimeoutError) as error:
-                    logger.debug("%s gives nothing: %s", worker, error)
+                    logger.debug("%s gives nothing: %s", peer, error)
+                except Exception:
+                    logger.exception("what %s gives cannot be taken", peer)
                 finally:
                     for cid, future in part.items():
                         if not future.done():
                             future.set_result(sizes.get(cid))
+        # At once, so that whoever comes now begins anew.
+        del self._running[peer]
 
-    async def _have(self, worker: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
+    async def _have(self, peer: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
         sizes = await asyncio.to_thread(self._sizes, cids)
         lacking = [cid for cid, size in sizes.items() if size is None]
         if not lacking or connection is None:
             return sizes
         found: list[tuple[Cid, bytes]] = []
-        async with aclosing(PeerBlocks(connection).blocks(lacking)) as blocks:
+        source = PeerBlocks(connection) if isinstance(connection, Connection) else connection
+        async with aclosing(source.blocks(lacking)) as blocks:
             async for cid, data in blocks:
                 if data is not None:
                     found.append((cid, data))
         forged = await asyncio.to_thread(self._put, found)
         if forged is not None:
-            connection.penalise(FORGERY_POINTS, f"{worker} sent something else as block {forged}")
+            connection.penalise(FORGERY_POINTS, f"{peer} sent something else as block {forged}")
             found = found[: [cid for cid, _ in found].index(forged)]
         sizes |= {cid: len(data) for cid, data in found if cid_codec(cid) == RAW}
         return sizes
