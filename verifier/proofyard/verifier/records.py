@@ -169,6 +169,8 @@ def told(
         faults=tuple(_told_fault(view, fault) for fault in record.faults),
         settled_block=settled_block,
         claimable_at=claimable_at,
+        paid=sum(payout.amount for payout in record.payouts),
+        operators=len(record.payouts),
     )
 
 

@@ -425,7 +425,9 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     world.done(ReadRecord(batch.id, batch.attempt, world.forks).key)
     batch.record, batch.reason = event.record, ""
     world.rows.touch(batch)
-    _note_faults(world, batch, event)
+    text = f"batch {batch.chain_id}: {event.paid / 1e18:.4f} to {event.operators} operators"
+    log_batch(world, batch, now, "settled", text)
+    _note_faults(world, batch, event, now)
     works = {(work.job, work.task): work for work in world.rows.works_of[batch.id]}
     audited = {(segment.job, segment.task) for segment in world.rows.segments_of[batch.id]}
     dissenters = dict(event.dissenters)
@@ -458,7 +460,10 @@ def _decoy_settled(world: World, work: Work, event: RecordSettled, now: Now) -> 
     tasks.decoy_over(world, work, now, caught=outcome == "unpaid")
 
 
-def _note_faults(world: World, batch: Batch, event: RecordSettled) -> None:
+def _note_faults(world: World, batch: Batch, event: RecordSettled, now: Now) -> None:
+    for (job, task), node, _, _, _, kind, reason in {fault[1]: fault for fault in reversed(event.faults)}.values():
+        name, cost = ("unpaid", "no pay") if kind == FaultReason.DISAGREED else ("slashed", "stake frozen")
+        world.log(job, now, name, f"{cost}: {reason}", task=task, node=node)
     for fault in [fault for fault in world.rows.faults.values() if fault.batch == batch.id]:
         world.rows.delete(fault)
     for (job, task), node, owner, operator, segment, kind, reason in event.faults:

@@ -293,6 +293,9 @@ class RecordSettled:
     """(task, node, owner, operator, segment or -1, kind, reason)."""
     settled_block: int
     claimable_at: int
+    paid: int = 0
+    """What it pays in all, in base units, to so many `operators`."""
+    operators: int = 0
 
 
 @dataclass(frozen=True, slots=True)
