@@ -299,9 +299,12 @@ class Network:
 
     def run(self, until: float) -> None:
         """Until everything is done, or fail at a time."""
+        self.run_to(self.done, until)
+
+    def run_to(self, reached: Callable[[], bool], until: float = 3000.0) -> None:
         self._take_step(self.engine.resume(self.now()))
         block_at = 0.0
-        while not self.done():
+        while not reached():
             assert self.mono < until, self.story()
             self.mono += 0.1
             if self.mono >= block_at:

@@ -262,6 +262,9 @@ def _close(world: World, job_id: JobId) -> Book | None:
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
     for queue in book.queues.values():
+        # What was called off is ready again, and its queue with it.
+        scheduling.stop(world, queue)
+        board.new_queues.pop(queue.key, None)
         del board.queues[queue.key]
     return book
 
