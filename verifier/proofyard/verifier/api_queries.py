@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Select, and_, func, select, tuple_
+from sqlalchemy import Engine, Select, and_, case, func, select, tuple_
 
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
@@ -134,8 +134,11 @@ def _task(row: dict[str, Any]) -> out.Task:
 
 
 def works(engine: Engine, number: int, after: Key | None, limit: int, index: int | None) -> out.WorkPage:
-    """By task and attempt."""
-    query = select(_WORK, _BATCH.c.chain_id).outerjoin_from(_WORK, _BATCH, _BATCH.c.id == _WORK.c.batch)
+    """By task and attempt. As long as a work is not settled, what it was made of and what it gave is not told: held
+    against member lists it would tell which commitments are decoys. Where a decoy is in a batch, the work is said to
+    be."""
+    holder = case((_WORK.c.decoy, _WORK.c.decoy_batch), else_=_WORK.c.batch)
+    query = select(_WORK, _BATCH.c.chain_id).outerjoin_from(_WORK, _BATCH, _BATCH.c.id == holder)
     query = query.where(_WORK.c.job == number).order_by(_WORK.c.task, _WORK.c.attempt).limit(limit)
     if index is not None:
         query = query.where(_WORK.c.task == index)
@@ -149,17 +152,19 @@ def _work(row: Mapping[str, Any]) -> out.Work:
     batch = row["chain_id"]
     found = row_of(rows.Work, {name: value for name, value in row.items() if name != "chain_id"})
     assert isinstance(found, rows.Work)
+    settled = found.state == rows.WorkState.SETTLED
+    hidden = found.decoy and found.decoy_batch and found.state == rows.WorkState.COMMITTED
     return out.Work(
         job=str(found.job),
         task=found.task,
         attempt=found.attempt,
         node=found.node,
         owner=found.owner,
-        state=found.state,
+        state=rows.WorkState.BATCHED if hidden else found.state,
         outcome=found.outcome,
-        leaf=found.leaf.hex() or None,
-        result=found.result,
-        inputs=list(found.inputs),
+        leaf=(found.leaf.hex() or None) if settled else None,
+        result=found.result if settled else None,
+        inputs=list(found.inputs) if settled else [],
         promised_until=found.promised_until,
         batch=_text(batch),
     )

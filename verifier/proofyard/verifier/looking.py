@@ -135,8 +135,8 @@ def _check_result(context: Context, case: Case) -> None:
 
 
 async def weigh_answers(context: Context, effect: effects.WeighAnswers) -> None:
-    """What opened answers count as: themselves in an exact workload, but for those that a copier sealed; what an inexact
-    workload's own metric says of them otherwise."""
+    """What opened answers count as: themselves in an exact workload, but for those that a copier sealed; what an
+    inexact workload's own metric says of them otherwise."""
     batch, segment = context.rows.batches.get(effect.batch), context.rows.segments.get((effect.batch, effect.place))
     if batch is None or segment is None:
         return

@@ -37,8 +37,8 @@ def wanted(context: Context, subject: str) -> bool:
 
 
 async def take_job(context: Context, effect: effects.TakeJob) -> float:
-    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it. Whether
-    the one that has it was silent for so long that it is free the contract knows."""
+    """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it.
+    Whether the one that has it was silent for so long that it is free the contract knows."""
     record, own = await context.on_chain(partial(context.chain.job, effect.job)), await context.own()
     if record.closed:
         raise Permanent("its requester has closed it")

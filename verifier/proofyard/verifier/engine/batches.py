@@ -96,7 +96,8 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
     """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, and no more units of
     a job than it has free on chain. What rests on a work comes after it, and after the batch of the decoy beside it;
-    what comes after a work that waits for units waits too. What no batch can hold any more is given up, with its job."""
+    what comes after a work that waits for units waits too. What no batch can hold any more is given up, with its
+    job."""
     chosen: list[Work] = []
     later: set[JobId] = set()
     keys: set[TaskKey] = set()
@@ -196,8 +197,8 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
 
 
 def dissolve(world: World, job: JobId, now: Now) -> None:
-    """The job is another one: a batch with work for what it was, and that is not on chain, is given up, and what else it
-    holds is put into others."""
+    """The job is another one: a batch with work for what it was, and that is not on chain, is given up, and what else
+    it holds is put into others."""
     for batch in [b for b in world.rows.batches.values() if b.state == BatchState.FORMED]:
         if all(job != line for line, _ in batch.lines):
             continue
