@@ -23,6 +23,7 @@ from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.hops import Hops
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
@@ -81,6 +82,7 @@ class Context:
     """When it was last tried to take over a batch, by the monotonic clock."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
+    hops: Hops = field(default_factory=Hops)
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
     """What is about to be sent to nodes."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
