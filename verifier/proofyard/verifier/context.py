@@ -22,6 +22,7 @@ from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.hops import Hops
 from proofyard.verifier.outbox import Outbox
@@ -219,7 +220,10 @@ class Context:
 
     async def seed_of(self, batch: BatchId) -> Digest:
         """The seed that a batch's audits were drawn with."""
-        block = self.rows.by_chain_id[batch].commit_block if batch in self.rows.by_chain_id else 0
+        row = self.rows.by_chain_id.get(batch)
+        if row is not None and row.state == BatchState.AUDITING and row.seed:
+            return row.seed
+        block = 0 if row is None else row.commit_block
         found = self._seeds.get((batch, block))
         if found is None:
             drawn = await self.on_chain(lambda: self.chain.seed(batch))
