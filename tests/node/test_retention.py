@@ -33,11 +33,11 @@ def trace_of(folder: Path, states: int, size: int) -> TaskTrace:
 
 
 async def test_a_state_that_was_not_kept_is_computed_again_when_a_peer_asks(start: Callable[..., Any]) -> None:
-    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    node: Node = await start(budget=28_000, segments=5, segment_steps=1)
     trace = await node.work()
     kept = [number for number, cid in enumerate(trace) if node.file(cid).exists()]
-    assert kept == [0, 3], "a state has 8 KB, two fit"
-    assert node.journal.kept_bytes() <= 18_000
+    assert kept == [0, 3], "a state has 12 KB, two fit"
+    assert node.journal.kept_bytes() <= 28_000
 
     await node.agent.offer_task(CONNECTION, node.offer(1), UNUSED)
     held = await node.asked[HasBlocks](UNUSED, HasBlocks(cid_bytes(trace[5])), UNUSED)
@@ -66,7 +66,7 @@ async def test_damage_to_a_kept_state_is_repaired_before_anybody_is_told_that_it
 async def test_a_state_is_made_again_although_the_one_that_it_was_thinned_to_is_damaged(
     start: Callable[..., Any],
 ) -> None:
-    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    node: Node = await start(budget=28_000, segments=5, segment_steps=1)
     trace = await node.work()
     for cid in (trace[0], trace[3]):
         node.lose(cid)
@@ -75,7 +75,7 @@ async def test_a_state_is_made_again_although_the_one_that_it_was_thinned_to_is_
 
 
 async def test_a_result_that_was_lost_is_made_again_from_the_states(start: Callable[..., Any]) -> None:
-    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    node: Node = await start(budget=28_000, segments=5, segment_steps=1)
     trace = await node.work()
     result = node.links.delivered[0].commitment.result
     if result not in trace:
@@ -152,7 +152,7 @@ async def test_whoever_asks_waits_no_longer_than_peers_do(
 
 
 async def test_a_running_task_makes_way_for_a_state_that_is_owed_and_goes_on(start: Callable[..., Any]) -> None:
-    node: Node = await start(budget=18_000, segments=5, segment_steps=1)
+    node: Node = await start(budget=28_000, segments=5, segment_steps=1)
     trace = await node.work()
     answer = await node.agent.offer_task(CONNECTION, longer(node), UNUSED)
     assert answer.proceed, answer.reason
