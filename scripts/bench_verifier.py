@@ -2,7 +2,8 @@
 
     make bench-verifier
 
-Writes out/bench/verifier.json, and the tables and plots of docs/performance.md. `--quick` is a tenth of nodes and tasks.
+Writes out/bench/verifier.json, and the tables and plots of docs/performance.md. `--quick` is a tenth of nodes and
+tasks.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""The network that `bench_verifier.py` measures: anvil with blocks by the clock, the contracts, a verifier and a crowd of
-registered nodes, each side in a process of its own."""
+"""The network that `bench_verifier.py` measures: anvil with blocks by the clock, the contracts, a verifier and a crowd
+of registered nodes, each side in a process of its own."""
 
 import asyncio
 import json
@@ -54,7 +54,8 @@ class Spent:
     gas: int
 
     def figures(self, tasks: int) -> dict[str, float]:
-        """Each per task; `two_cores_s` is the wall time of the processor time alone on two idle cores."""
+        """Each per task, but for the rates; `cpu_bound_tasks_per_s` is what the processor time alone allows on two
+        idle cores, with each process on no more than one."""
         cpu = self.verifier_s + self.nodes_s + self.chain_s
         return {
             "tasks_per_s": tasks / self.wall_s,
@@ -239,7 +240,7 @@ class BenchNetwork:
         yield
         wall = time.monotonic() - start
         spent = [after - earlier for after, earlier in zip(self._cpu(), before, strict=True)]
-        into.append(Spent(wall, *spent, gas=self._gas(block)))
+        into.append(Spent(wall, spent[0], spent[1], spent[2], self._gas(block)))
 
     def _cpu(self) -> list[float]:
         """Seconds of verifier, nodes and chain."""

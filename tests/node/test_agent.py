@@ -45,8 +45,9 @@ def another(node: Node, job: int, **changes: Any) -> TaskOffer:
 
 
 async def test_a_verifier_that_never_answers_freezes_neither_tasks_nor_audits_of_others(
-    start: Callable[..., Any],
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(delivery, "LAST_RETRY_S", 1.0)
     node: Node = await start(**SMALL)
     node.links.deaf.add(DEAF.address)
     answer = await node.agent.offer_task(FROM_DEAF, node.offer(0), UNUSED)

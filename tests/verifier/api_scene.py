@@ -206,6 +206,8 @@ class Scene:
             domain=SimpleNamespace(chain_id=31337),
             chain=Chain(),
             runner=runner,
+            leads=True,
+            outbox=SimpleNamespace(in_flight=[SimpleNamespace(written_at=1.0)]),
             clock=lambda: (1000.0, 10),
             chain_time=lambda: 1000.0,
             block_time=lambda: 990.0,

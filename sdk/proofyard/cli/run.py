@@ -39,6 +39,9 @@ class NodeFlags(ServiceFlags):
         int | None, typer.Option(help="Disk for states that are owed until their challenge window closes.")
     ] = None
     cache_bytes: Annotated[int | None, typer.Option(help="Disk for fetched inputs that may be useful again.")] = None
+    tasks_held: Annotated[
+        int | None, typer.Option(help="Tasks held for one verifier at a time: inputs of the next come meanwhile.")
+    ] = None
     max_task_steps: Annotated[int | None, typer.Option(help="Most steps, or rows, of one task.")] = None
     max_step_tokens: Annotated[
         int | None, typer.Option(help="Most tokens that one step computes, or of the longest text.")

@@ -52,7 +52,7 @@ class Member:
 
 @pytest.fixture
 def join(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Member]]:
-    monkeypatch.setattr(claims_module, "LAPSE_S", 1.0)
+    monkeypatch.setattr(claims_module, "LAPSE_S", 2.0)
     url, made = postgres.database(), []
 
     def make(name: str) -> Member:
@@ -98,7 +98,7 @@ def batch(row: int, process: str) -> Batch:
 
 def lapse(*living: Member) -> None:
     """So long that who does not say that it lives is dead."""
-    until = time.monotonic() + 1.3
+    until = time.monotonic() + 2.6
     while time.monotonic() < until:
         for each in living:
             each.beat()
@@ -173,7 +173,7 @@ def test_a_database_that_was_away_kills_nobody(join: Callable[[str], Member], po
     first, second = join("a"), join("b")
     lapse(first, second)
     postgres.stop()
-    time.sleep(1.2)
+    time.sleep(2.4)
     postgres.start()
     first.beat()
     assert first.ask(first.claims.take_over) == [], "the other had no chance to say that it lives"

@@ -3,10 +3,13 @@
 A transfer of one token to an address of the test's own stands for what is sent: its balance counts the effects.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,15 @@ class Chain:
             each for part in ("pending", "queued") for sender in content[part].values() for each in sender.values()
         ]
         return {int(each["nonce"], 16): int(each["maxPriorityFeePerGas"], 16) for each in waiting}
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Its endpoint takes requests and answers none."""
+        os.kill(self.anvil.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.anvil.pid, signal.SIGCONT)
 
     def mine(self, blocks: int = 1) -> None:
         self.anvil.mine(blocks)
@@ -323,16 +335,30 @@ def test_a_verifier_that_dies_after_sending_follows_it_when_it_is_back(chain: Ch
     assert sending.paid == 2 and len(sending.rows()) == 2
 
 
+def test_an_endpoint_that_hangs_is_waited_for(chain: Chain, sending: Sending) -> None:
+    sending.again()
+    sending.pay("rent").result(60)
+    with chain.hanging():
+        payments = [sending.pay(f"bill {number}") for number in range(3)]
+        time.sleep(1)
+        assert not any(payment.done() for payment in payments)
+    for payment in payments:
+        payment.result(60)
+    assert sending.paid == 4
+
+
 def test_it_stops_at_once_while_the_chain_hangs(chain: Chain, sending: Sending) -> None:
     sending.again()
     chain.mining(None)
     payment = sending.pay("rent")
     until(lambda: chain.pool())
-    start = time.monotonic()
-    sending.lives[-1][0].close()
-    assert isinstance(payment.exception(1), OutboxClosed)
-    assert time.monotonic() - start < 5
-    assert isinstance(sending.pay("late").exception(1), OutboxClosed)
+    with chain.hanging():
+        time.sleep(0.5)
+        start = time.monotonic()
+        sending.lives[-1][0].close()
+        assert isinstance(payment.exception(1), OutboxClosed)
+        assert isinstance(sending.pay("late").exception(1), OutboxClosed)
+        assert time.monotonic() - start < 5
 
 
 # Reorganisations

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex
 from proofyard.verifier.engine.rows import (
     Batch,
@@ -124,3 +125,20 @@ async def test_what_no_column_holds_is_refused_and_nothing_is_written_after_it(d
     database.load()
     await database.write(Step((good,), (), ()))
     assert database.rows(Seat) == [good]
+
+
+async def test_a_column_may_hold_numbers_of_all_kinds_in_one_transaction(database: Database) -> None:
+    """Small and large, absent, enums, whole ones among fractions."""
+    lines = [
+        Log(job=JobId(1), seq=seq, at=at, kind="k", text="t", loss=loss, step=step)
+        for seq, at, loss, step in ((1, 1, None, None), (2, 0.5, 1, 7), (2**40, 2.0, 0.25, 2**62), (4, 3, 2.5, None))
+    ]
+    faults = [
+        Fault(batch=n, job=JobId(1), task=TaskIndex(0), node=A, owner=B, operator=n, kind=kind, reason="")
+        for n, kind in ((1, 3), (2**50, FaultReason.WITHHELD), (3, 2))
+    ]
+    await database.write(Step((*lines, *faults), (), ()))
+    assert sorted(database.rows(Log), key=lambda row: row.key) == sorted(lines, key=lambda row: row.key)
+    assert sorted(database.rows(Fault), key=lambda row: row.key) == sorted(faults, key=lambda row: row.key)
+    await database.write(Step((), (*lines, *faults), ()))
+    assert database.rows(Log) == database.rows(Fault) == []

@@ -123,6 +123,7 @@ async def test_a_job_is_the_leader_s_while_nobody_has_nodes_and_another_s_when_i
     await first.die()
     open_job(chain, 3)
     await until(lambda: second.led == 1 and second.jobs() == {1, 2, 3})
+    await second.runner.tell_all([])
     rows = [row for row in second.context.database.rows(Job) if isinstance(row, Job)]
     assert sorted((row.id, row.claimed_by) for row in rows) == [(1, "b"), (2, "b"), (3, "b")]
     assert len({row.opened_block for row in rows}) == 3

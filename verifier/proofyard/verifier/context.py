@@ -22,7 +22,9 @@ from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.hops import Hops
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.recent import Recent
 from proofyard.verifier.runner import Runner
@@ -91,6 +93,7 @@ class Context:
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
+    hops: Hops = field(default_factory=Hops)
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
     """What is about to be sent to nodes."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -229,7 +232,10 @@ class Context:
 
     async def seed_of(self, batch: BatchId) -> Digest:
         """The seed that a batch's audits were drawn with."""
-        block = self.rows.by_chain_id[batch].commit_block if batch in self.rows.by_chain_id else 0
+        row = self.rows.by_chain_id.get(batch)
+        if row is not None and row.state == BatchState.AUDITING and row.seed:
+            return row.seed
+        block = 0 if row is None else row.commit_block
         found = self._seeds.get((batch, block))
         if found is None:
             drawn = await self.on_chain(lambda: self.chain.seed(batch))

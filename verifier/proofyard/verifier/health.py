@@ -115,7 +115,9 @@ class Watch:
             self._check("seat", self._seat),
         )
         self._note()
-        await self._count()
+        if self._found["database"].holds:
+            await self._note_outbox()
+            await self._count()
         await self._balances()
 
     async def _check(self, name: str, look: Callable[[], Awaitable[str]]) -> None:
@@ -147,7 +149,7 @@ class Watch:
 
     def _write(self) -> None:
         with self._context.database.session() as session:
-            session.merge(Duty(name="ready", value=int(time.time())))
+            session.merge(Duty(name=f"ready {self._context.database.process}".strip(), value=int(time.time())))
 
     async def _chain(self) -> str:
         silent = self._context.followed_s()
@@ -170,6 +172,7 @@ class Watch:
         context, metrics = self._context, self._metrics
         runner, database = context.runner, context.database
         metrics.nodes.set(len(context.members))
+        metrics.leads.set(context.leads)
         metrics.waiting.set(runner.waiting)
         metrics.note_running(Tally(str(key[0]) for key in list(runner.effects_running)))
         fresh = []
@@ -180,6 +183,11 @@ class Watch:
         metrics.block.set(block)
         metrics.block_age.set(max(0.0, chain_time - context.block_time()))
         metrics.ready.set(self.ready().ready)
+
+    async def _note_outbox(self) -> None:
+        outbox = self._context.outbox
+        if outbox is not None:
+            self._metrics.note_outbox([row.written_at for row in await asyncio.to_thread(lambda: outbox.in_flight)])
 
     async def _count(self) -> None:
         context, start = self._context, time.monotonic()

@@ -3,7 +3,8 @@ for people. Each tells the engine what it found."""
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -27,6 +28,8 @@ from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload
 
+SMALL_CHECK_BYTES = 64 << 10
+"""What is checked together with others in one thread."""
 logger = logging.getLogger(__name__)
 
 
@@ -94,7 +97,7 @@ async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
         size = await owed(context, case.worker, cid, f"state {case.segment}", patience_s=context.settings.state_due_s)
         if size <= context.settings.max_state_bytes:
             async with room(context, size):
-                await asyncio.to_thread(_check_state, context, case)
+                await _checked(context, size, partial(_check_state, context, case))
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
@@ -113,13 +116,19 @@ async def look_at_result(context: Context, effect: effects.LookAtResult) -> None
     kind, reason = 0, ""
     try:
         named = {case.result: "the result", last: "the last state"}
-        async with room(context, *await owed_all(context, case.worker, named, patience_s=patience)):
-            await asyncio.to_thread(_check_result, context, case)
+        sizes = await owed_all(context, case.worker, named, patience_s=patience)
+        async with room(context, *sizes):
+            await _checked(context, sum(sizes), partial(_check_result, context, case))
     except NotDelivered as error:
         kind, reason = FaultReason.WITHHELD, str(error)
     except StateRefused as error:
         kind, reason = FaultReason.MISMATCH, f"the result: {error}"
     context.runner.post(ResultLooked(effect.batch, effect.task, kind, reason))
+
+
+async def _checked(context: Context, size: int, check: Callable[[], None]) -> None:
+    """Do a check of so many bytes in a thread: small ones share it."""
+    await (context.hops.run(check) if size <= SMALL_CHECK_BYTES else asyncio.to_thread(check))
 
 
 def _check_state(context: Context, case: Case) -> None:

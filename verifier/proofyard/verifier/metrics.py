@@ -3,6 +3,7 @@ What only the database knows is counted there, every `SAMPLE_S` seconds in a thr
 """
 
 import threading
+import time
 from collections import Counter as Tally
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -87,6 +88,9 @@ class Metrics:
         self.gas = counter("gas", "Gas of this wallet's mined transactions.", "contract", "outcome")
         self.gas_paid = counter("gas_paid_ether", "What that cost, in the chain's own currency.")
         self.transactions = counter("transactions", "Mined transactions.", "contract", "outcome")
+        self.in_flight = gauge("transactions_in_flight", "Transactions that are sent and in no block.")
+        self.in_flight_age = gauge("transaction_age_seconds", "How long the oldest of them waits.")
+        self.leads = gauge("leads", "1 where this process leads, 0 where it stands by for another one of its database.")
         self.ether = gauge("wallet_ether", "The wallet's balance in the chain's own currency: what gas is paid from.")
         self.credit = gauge("wallet_credit", "The wallet's CREDIT.")
         self.stake = gauge("owner_stake_credit", "CREDIT at stake for the owner of this verifier.")
@@ -165,6 +169,11 @@ class Metrics:
             self.commits.inc()
             self.commit_rows.inc(written)
             self.commit_seconds.observe(seconds)
+
+    def note_outbox(self, written: list[float]) -> None:
+        """When what is in flight was written, in Unix seconds."""
+        self.in_flight.set(len(written))
+        self.in_flight_age.set(max(0.0, time.time() - min(written)) if written else 0.0)
 
     def note_running(self, kinds: Tally[str]) -> None:
         self._set(self.running, kinds)

@@ -334,7 +334,7 @@ def weighed(world: World, event: AnswersWeighed, now: Now) -> None:
     answers = dict(event.answers)
     for auditor, opening in round_.opened.items():
         if auditor in answers:
-            _vote(world, segment, auditor, opening, answers[auditor], now, copied=auditor in event.copied)
+            _vote(world, segment, auditor, opening, answers[auditor], copied=auditor in event.copied)
         else:
             _away(world, segment, auditor, now)
     memory.dirty[at] = None
@@ -491,7 +491,7 @@ def _close_round(world: World, memory: Memory, at: At, segment: Segment, now: No
         return
     del memory.rounds[at]
     for auditor, opening in round_.opened.items():
-        _vote(world, segment, auditor, opening, opening.after, now, copied=False)
+        _vote(world, segment, auditor, opening, opening.after, copied=False)
     memory.dirty[at] = None
 
 
@@ -504,20 +504,13 @@ def _raw(opening: Opening) -> SealOpened:
 
 
 def _vote(
-    world: World, segment: Segment, auditor: Address, opening: SealOpened, answer: Digest, now: Now, *, copied: bool
+    world: World, segment: Segment, auditor: Address, opening: SealOpened, answer: Digest, *, copied: bool
 ) -> None:
     seat = world.rows.seats[segment.batch, place_of(segment)][auditor]
     if seat.state != SeatState.SEALED:
         return
     seat.state, seat.opening, seat.answer, seat.copied = SeatState.OPENED, encode(opening), answer, copied
     world.rows.touch(seat)
-    if copied:
-        kind, outcome = "audit-mismatch", COPIED
-    elif answer == segment.claimed:
-        kind, outcome = "audit-match", "the same state"
-    else:
-        kind, outcome = "audit-mismatch", opening.reason or "another state"
-    world.log(segment.job, now, kind, f"{_name(segment)}: {outcome}", task=segment.task, node=auditor)
 
 
 # Verdicts
@@ -528,7 +521,22 @@ def _decide(world: World, segment: Segment, verdict: Verdict, now: Now) -> None:
     if verdict == Verdict.FAULT:
         segment.kind = FaultReason.MISMATCH if segment.exact else FaultReason.DISAGREED
         segment.reason = _reason(segment, world.rows.seats[segment.batch, place_of(segment)])
+    _tell_votes(world, segment, now)
     _decided(world, segment, now)
+
+
+def _tell_votes(world: World, segment: Segment, now: Now) -> None:
+    """What each auditor said, in the job's log: not before the verdict, as whoever is still asked can read it."""
+    for auditor, seat in world.rows.seats.get((segment.batch, place_of(segment)), {}).items():
+        if seat.state != SeatState.OPENED:
+            continue
+        if seat.copied:
+            kind, outcome = "audit-mismatch", COPIED
+        elif seat.answer == segment.claimed:
+            kind, outcome = "audit-match", "the same state"
+        else:
+            kind, outcome = "audit-mismatch", decode(seat.opening, SealOpened).reason or "another state"
+        world.log(segment.job, now, kind, f"{_name(segment)}: {outcome}", task=segment.task, node=auditor)
 
 
 def _refuse(world: World, segment: Segment, kind: int, reason: str, now: Now) -> None:
