@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from proofyard.verifier.database import Batch, Database, Job, Line
 from world import CREDIT, UNITS, World, states
 
 from proofyard.chain import ChallengeId, CourtParams, Params, Phase, Wallet
@@ -16,6 +15,9 @@ from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.messages import Receipt
 from proofyard.verifier.context import Context
 from proofyard.verifier.disputes import answer_receipt
+from proofyard.verifier.engine.rows import Batch, BatchState
+from proofyard.verifier.engine.world import Step
+from proofyard.verifier.store.database import Database
 
 
 async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(deploy, tmp_path) -> None:
@@ -37,13 +39,10 @@ async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one
         challenges.append(await asyncio.to_thread(open_challenge, network, outsider, kept, tmp_path))
 
     context = verifiers_context(world, tmp_path)
-    with context.database.session() as session:
-        terms = {"auditors_per_segment": 2, "segments_per_audit": 1, "reward": "0", "audit_fee": "0", "deadline": 0}
-        session.add(Job(id=job, requester="", manifest="", units=3 * UNITS, **terms))
-        members = encode_members([Member(c, world.sign(c), tuple(states(c.task))) for c in commitments[:2]])
-        session.add(Batch(id=1, root=chain.header(ref.batch).root, members=members, chain_id=ref.batch))
-        session.flush()
-        session.add(Line(batch=1, job=job, units=2 * UNITS))
+    members = encode_members([Member(c, world.sign(c), tuple(states(c.task))) for c in commitments[:2]])
+    batch = Batch(id=1, root=chain.header(ref.batch).root, members=members, lines=((job, 2 * UNITS),))
+    batch.state, batch.chain_id = BatchState.COMMITTED, ref.batch
+    await context.database.write(Step((batch,), (), ()))
     for challenge in challenges:
         await answer_receipt(context, chain.challenge(challenge))
     assert [chain.challenge(challenge).phase for challenge in challenges] == [Phase.REJECTED, Phase.ANSWER]
