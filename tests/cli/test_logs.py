@@ -52,7 +52,8 @@ def test_a_json_line_has_its_subject_as_fields(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_text_line_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     first = logged(LogFormat.TEXT, monkeypatch).splitlines()[0]
-    assert first.endswith("Z INFO proofyard.verifier.runner job=3 batch=5 peer=0xab: a line")
+    text = "a line\N{REPLACEMENT CHARACTER}of two"
+    assert first.endswith(f"Z INFO proofyard.verifier.runner job=3 batch=5 peer=0xab: {text}")
 
 
 @pytest.mark.parametrize("form", list(LogFormat))
