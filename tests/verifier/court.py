@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from msgspec.structs import replace as replaced
 from stage import CREDIT, DOMAIN, TRUSTED, FakeChain, Verifier, introduce, join, make_verifier, record_of
 
 from proofyard.artifacts import cid_of_bytes
@@ -16,6 +17,7 @@ from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
+from proofyard.protocol.mark import mark_of, opening_of
 from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
@@ -24,6 +26,7 @@ from proofyard.protocol.messages import (
     AuditOffer,
     AuditOffers,
     CancelTasks,
+    Decoy,
     OpenSeal,
     OpenSeals,
     SealOpened,
@@ -41,7 +44,7 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskI
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier.engine.effects import Settle
-from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Log, Task, TaskState, Work, WorkState
 from proofyard.verifier.follower import IN_TIME
 from proofyard.verifier.leading import _record_for
 from proofyard.verifier.store.tables import Known
@@ -170,6 +173,8 @@ class Auditor:
     states: dict[Cid, bytes] = field(default_factory=dict)
     shows_states: bool = False
     copies: bool = False
+    hides: bool = False
+    """It seals nothing to its leader, and shows its answer to whoever asks."""
 
     @property
     def peer(self) -> Address:
@@ -196,7 +201,8 @@ class Auditor:
                 raise RequestFailed("no-seal", "no seal was given")
             return self.openings[message.task, message.segment]
         if isinstance(message, OpenSeals):
-            return SealsOpened(tuple(self.openings.get((seal.task, seal.segment)) for seal in message.seals))
+            found = [self.openings.get((seal.task, seal.segment)) for seal in message.seals]
+            return SealsOpened(tuple(found))
         if isinstance(message, TaskOffers | CancelTasks):
             count = len(message.offers if isinstance(message, TaskOffers) else message.tasks)
             return Acks((Ack(False, "busy with other tasks"),) * count)
@@ -221,11 +227,11 @@ class Auditor:
                 self.states[cid_of_bytes(after)] = after
             keyed = Digest(bytes(32)) if self.copies else keyed_digest(offer.seed, self.peer, after)
             opened = SealOpened(cid_digest(cid_of_bytes(after)), keyed, "", bytes(32))
-        self.openings[index, offer.segment] = opened
         seal = seal_of(opened.opening(), self.peer)
         place = (offer.batch, offer.job, index, offer.segment)
         signature = self.wallet.sign_digest(DOMAIN.typed_digest(seal_struct_hash(*place, self.peer, seal)))
-        return SubmitSeal(*place, seal, signature)
+        self.openings[index, offer.segment] = replaced(opened, signature=signature)
+        return None if self.hides else SubmitSeal(*place, seal, signature)
 
 
 class Court:
@@ -248,6 +254,9 @@ class Court:
         introduce(self.leader, self.signer)
         self.context = self.leader.context
         self.claimed: dict[int, tuple[bytes, ...]] = {}
+        self.decoys: set[int] = set()
+        """Tasks of which the batch holds a decoy."""
+        self.told_no_salts, self.shows_marks = False, True
         self.worker = Wallet.generate()
         self.worker_facts = self.chain.add_node(self.worker)
         self.auditors = [
@@ -305,6 +314,9 @@ class Court:
         committed = context.chain.commit_batch(list_root, len(members), digest, [(job, units)])
         assert committed == BATCH
         self.chain.batches[BATCH].committed_at -= drawn_ago
+        if self.told_no_salts:
+            # Another verifier led it before, and was given them.
+            self.chain.batches[BATCH].attempt = 1
         for verifier in (self.leader, self.signer):
             with verifier.context.database.session() as session:
                 session.add(Known(batch=BATCH, leader=self.chain.seats[0].id, held=IN_TIME))
@@ -338,6 +350,8 @@ class Court:
             lines=((job, units),),
             chain_id=BATCH,
             commit_block=self.chain.batches[BATCH].commit_block,
+            attempt=self.chain.batches[BATCH].attempt,
+            salts=b"" if self.told_no_salts else encode([bytes(32) for _ in members]),
         )
         done = {member.commitment.task: member for member in members}
         await self.leader.put(
@@ -352,18 +366,22 @@ class Court:
 
     def _work(self, member: Member) -> Work:
         commitment = member.commitment
+        shown = commitment, member.signature, member.trace, bytes(32)
+        decoy = Decoy(*shown) if commitment.task in self.decoys else None
         return Work(
             job=JobId(1),
             task=commitment.task,
             attempt=1,
             node=self.worker.address,
             owner=self.worker_facts.owner,
-            state=WorkState.BATCHED,
-            submission=encode(SubmitCommitment(commitment, member.signature, member.trace)),
+            state=WorkState.BATCHED if decoy is None else WorkState.COMMITTED,
+            submission=encode(SubmitCommitment(*shown, decoy)),
             leaf=commitment.struct_hash(),
             result=commitment.result,
             promised_until=self.facts.deadline,
-            batch=1,
+            batch=int(decoy is None),
+            decoy=decoy is not None,
+            decoy_batch=int(decoy is not None),
         )
 
     def _member(
@@ -372,6 +390,8 @@ class Court:
         store = self.context.store
         first, states = carried(index, state(0)), tuple(carried(index, claimed) for claimed in states)
         self.claimed[index] = states
+        if self.shows_marks:
+            store.put_bytes(opening_of(bytes(32), decoy=index in self.decoys))
         keep = cid_of_bytes if withheld else store.put_bytes
         trace = (store.put_bytes(first), *map(keep, states))
         right = result or self.workload.result(self.manifest, self.specs[index], (first, *states).__getitem__)
@@ -385,6 +405,7 @@ class Court:
             segments=len(states),
             result=store.put_bytes(right),
             work_units=self.specs[index].work_units,
+            mark=mark_of(bytes(32), decoy=index in self.decoys),
         )
         signature = self.worker.sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
         return Member(commitment, signature, trace)
@@ -425,8 +446,10 @@ class Court:
     def is_read(self, verifier: Verifier | None = None) -> bool:
         """Whether a verifier knows what the settlement means."""
         rows = (verifier or self.leader).rows
-        works = [work for work in rows.works.values() if work.batch]
-        return bool(works) and all(work.state == WorkState.SETTLED for work in works)
+        works = [work for work in rows.works.values() if work.batch == 1 or work.decoy_batch == 1]
+        return bool(works) and all(
+            work.state == WorkState.SETTLED or (work.decoy_batch and not work.decoy) for work in works
+        )
 
     @property
     def settlement(self) -> Settlement:
@@ -446,6 +469,10 @@ class Court:
 
     def tasks(self) -> list[Task]:
         return sorted(self.leader.stored(Task), key=lambda task: task.index)
+
+    def lines(self) -> list[str]:
+        """What the log of the job says, in its order."""
+        return [line.kind for line in sorted(self.leader.stored(Log), key=lambda line: line.seq)]
 
     def operator(self, wallet: Wallet) -> OperatorId:
         return next(facts.id for facts in self.chain.facts if facts.node == wallet.address)

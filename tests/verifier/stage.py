@@ -208,7 +208,7 @@ class ChainOf:
             owners=lambda _block: chain.owners(),
         )
 
-    def job(self, job: JobId) -> Any:
+    def job(self, job: JobId, *, block: int | str | None = None) -> Any:
         if job not in self._chain.jobs:
             raise UnknownJob("UnknownJob", {"job": job})
         facts, closed = self._chain.jobs[job], job in self._chain.closed

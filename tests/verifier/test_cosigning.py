@@ -15,11 +15,11 @@ from proofyard.protocol import bls
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.members import encode_members, members_root
-from proofyard.protocol.messages import CoSign, CoSigned
+from proofyard.protocol.messages import CoSign, CoSigned, SealOpened
 from proofyard.protocol.record import BatchRecord, RecordedFault, encode_record
 from proofyard.protocol.settlement import FaultReason, Header, Line, settlement_digest
 from proofyard.protocol.settling import settlement_of
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.transport import RequestFailed
 from proofyard.verifier.cosigning import BURST, CoSigner
@@ -186,6 +186,36 @@ async def test_a_vote_that_was_left_out_is_asked_for(court: Callable[..., Court]
     quiet = with_audit(record, votes=kept, absent=dropped, verdict="undecided")
     with pytest.raises(RecordInvalid, match="is called absent"):
         await show(here, paid(here, replaced(quiet, faults=())))
+
+
+@pytest.mark.parametrize("liar", [False, True])
+async def test_an_auditor_that_hides_its_answer_from_the_leader_stops_nothing(
+    court: Callable[..., Court], liar: bool
+) -> None:
+    """Co-signers hand on what they were shown; it is in the record then, and judged like any other answer."""
+    here = court(accuser if liar else honest, honest, honest, honest, honest, lease_s=0.2)
+    here.auditors[0].hides = True
+    await here.commit({0: (RIGHT, True)}, first=0)
+    record = await here.judge()
+    votes = {vote.auditor: vote.after for vote in record.audits[0].votes}
+    assert here.auditors[0].peer in votes and record.audits[0].verdict == "valid"
+    assert here.guilty(record) == (["accuser"] if liar else [])
+
+
+async def test_an_answer_that_its_auditor_did_not_sign_counts_for_nobody(court: Callable[..., Court]) -> None:
+    here = court(honest, honest, honest, honest, lease_s=0.2)
+    hiding = here.auditors[0]
+    hiding.hides = True
+    await here.commit({0: (RIGHT, True)}, first=0)
+    real = hiding.request
+
+    async def request(message: Any, **options: Any) -> Any:
+        answer = await real(message, **options)
+        return replaced(answer, signature=Signature(bytes(65))) if isinstance(answer, SealOpened) else answer
+
+    hiding.request = request  # type: ignore[method-assign]
+    record = await here.judge()
+    assert hiding.peer in record.audits[0].absent and record.faults == ()
 
 
 async def test_two_of_three_votes_accuse_nobody(court: Callable[..., Court]) -> None:

@@ -19,6 +19,7 @@ from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, encode_manifest
+from proofyard.protocol.mark import mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Announce,
@@ -142,11 +143,12 @@ class Counter:
             "segments": SEGMENTS,
             "result": cid_of_bytes(b"result %d" % task),
             "work_units": 1,
+            "mark": mark_of(bytes(32), decoy=False),
         }
         trace = changes.pop("trace", trace)
         commitment = Commitment(**fields | changes)
         signature = (signer or self.node).sign_digest(DOMAIN.typed_digest(commitment.struct_hash()))
-        return SubmitCommitment(commitment, signature, trace)
+        return SubmitCommitment(commitment, signature, trace, bytes(32))
 
     async def hand_in(self, *works: SubmitCommitment) -> tuple[Receipt | Refusal, ...]:
         message = SubmitCommitments(works)

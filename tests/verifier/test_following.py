@@ -39,7 +39,13 @@ from proofyard.verifier.store.tables import Known
 ZERO = Digest(bytes(32))
 NODE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 LIST = encode_members(
-    [Member(Commitment(JobId(1), TaskIndex(0), NODE, ZERO, ZERO, ZERO, 1, raw_cid(b"r"), 1), Signature(bytes(65)), ())]
+    [
+        Member(
+            Commitment(JobId(1), TaskIndex(0), NODE, ZERO, ZERO, ZERO, 1, raw_cid(b"r"), 1, ZERO),
+            Signature(bytes(65)),
+            (),
+        )
+    ]
 )
 
 

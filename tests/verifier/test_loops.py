@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proofyard.verifier import chainsync, disputes, duties, service
+from proofyard.verifier import disputes, duties, elsewhere, follower
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -38,11 +38,7 @@ async def survives(failing: Failing, loop: Coroutine[Any, Any, None]) -> None:
             await each
 
 
-def idle(_seconds: float, *, since: int = 0) -> Any:
-    return asyncio.sleep(0)
-
-
-CONTEXT: Any = SimpleNamespace(changes=0, wait=idle)
+CONTEXT: Any = SimpleNamespace(runner=SimpleNamespace(recall=[]))
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
@@ -53,32 +49,26 @@ def at_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
 
 async def test_the_chain_is_followed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = Failing()
-    at_once(monkeypatch, chainsync)
-    monkeypatch.setattr(chainsync, "Follower", lambda _: SimpleNamespace(advance=failing))
-    await survives(failing, chainsync.follow_chain(CONTEXT))
+    at_once(monkeypatch, follower)
+    monkeypatch.setattr(follower, "Follower", lambda _: SimpleNamespace(advance=failing))
+    await survives(failing, follower.follow_chain(CONTEXT))
 
 
 @pytest.mark.parametrize(
     ("module", "name", "loop"),
     [
         (duties, "round_of_duties", duties.do_duties),
-        (service, "give_out", service._work),
-        (service, "take_up", service._work),
-        (service, "complete", service._work),
+        (elsewhere, "in_flight_elsewhere", elsewhere.watch_exposure),
     ],
 )
-async def test_duties_and_steps_are_taken_again(
+async def test_what_is_done_again_and_again_is_taken_up_again(
     monkeypatch: pytest.MonkeyPatch,
     module: ModuleType,
     name: str,
     loop: Callable[[Any], Coroutine[Any, Any, None]],
 ) -> None:
     failing = Failing()
-    failing.__dict__["__name__"] = name
     at_once(monkeypatch, module)
-    for step in ("take_up", "expire", "give_out", "complete"):
-        if hasattr(module, step):
-            monkeypatch.setattr(module, step, failing)
     monkeypatch.setattr(module, name, failing)
     await survives(failing, loop(CONTEXT))
 

@@ -13,6 +13,7 @@ from proofyard.verifier.membership import find_members, has_members
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+AFTER_ERROR_S = 30.0
 
 
 async def watch_exposure(context: Context) -> None:
@@ -30,6 +31,9 @@ async def watch_exposure(context: Context) -> None:
                     context.runner.post(event)
         except ProofyardError as error:
             logger.warning("what owners have in flight elsewhere is not known: %s", error)
+        except Exception:
+            logger.exception("what owners have in flight elsewhere cannot be told; trying again")
+            await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
 
 
