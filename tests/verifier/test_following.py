@@ -272,7 +272,9 @@ async def test_a_job_that_went_with_its_block_is_gone_until_it_is_told_again(wat
     await watcher.begin()
     await watcher.see(watcher.opened(1, block=7))
     await watcher.see(Rollback(5))
-    await watcher.until(lambda: watcher.job().gone)
+    await watcher.until(lambda: JobId(1) in watcher.context.asked_jobs)
+    await watcher.see()
+    assert watcher.job().gone
     await watcher.see(watcher.opened(1, block=8))
     assert (watcher.job().gone, watcher.job().opened_block) == (False, 8)
 

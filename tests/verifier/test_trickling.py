@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proofyard.artifacts import ArtifactUnavailable, BlockStore
+from proofyard.artifacts import ArtifactUnavailable, BlockStore, gathering
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Digest
@@ -46,14 +46,17 @@ def context_of(store: BlockStore) -> Any:
     context: Any = SimpleNamespace(
         store=store, others=others, providers=lambda *_: [Trickling()], members={"worker": 0, "other": 0}
     )
-    for name in ("has_all", "find", "wait"):
+    for name in ("has_all", "find"):
         setattr(context, name, getattr(Context, name).__get__(context))
-    context.changes, context._changed, context.lists = 0, asyncio.Event(), Recent(1 << 20)
+    context.lists, context.gatherer = Recent(1 << 20), gathering.Gatherer(store)
+    context.connection = lambda _node: Trickling()
+    context.members = {node: SimpleNamespace(connection=Trickling()) for node in ("worker", "other")}
     return context
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PATIENCE_S", 0.05)
     monkeypatch.setattr(delivery, "LEAST_TRY_S", 0.05)
     monkeypatch.setattr(delivery, "OWED_POLL_S", 0.01)
     monkeypatch.setattr(contexts, "FIND_S", 0.05)

@@ -162,6 +162,10 @@ class NotVerifier(Refused):
     sentence = "{caller} is no seated verifier; register it with `proofyard verifier register`"
 
 
+class NotWork(Refused):
+    sentence = "commitment {index} of batch {batch} is a decoy, or the salt is not its own; only work can be challenged"
+
+
 class NotYourJob(Refused):
     sentence = "job {job} can be closed by its requester, or by its verifier once all is paid, not by {caller}"
 
