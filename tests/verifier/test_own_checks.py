@@ -8,12 +8,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 from court import BATCH, RIGHT, Court, honest
-from proofyard.verifier.batches import load_batch
-from proofyard.verifier.database import Seat, Segment
-from proofyard.verifier.drawing import draw
-from proofyard.verifier.judging import judge
-from proofyard.verifier.settling import record_for
-from sqlmodel import select
 from stage import Link
 
 from proofyard.artifacts import ArtifactError, BlockMissing, cid_of_bytes
@@ -21,46 +15,40 @@ from proofyard.protocol import bls
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.messages import CoSign
 from proofyard.protocol.record import BatchRecord, encode_record
-from proofyard.protocol.types import Digest
+from proofyard.protocol.types import Digest, Signature
 from proofyard.protocol.validate import RecordInvalid
+from proofyard.verifier.engine.effects import Settle
+from proofyard.verifier.engine.rows import BatchState
+from proofyard.verifier.leading import _record_for
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
+from proofyard.verifier.store.tables import Signed
 
 replaced: Callable[..., Any] = msgspec.structs.replace
-
-
-async def judged(here: Court) -> Court:
-    await draw(here.context, load_batch(here.context, 1))
-    await judge(here.context, load_batch(here.context, 1))
-    return here
-
-
-async def record_of(here: Court) -> BatchRecord:
-    record, _ = await record_for(here.context, here.context.chain.view(BATCH), load_batch(here.context, 1))
-    return record
 
 
 @pytest.mark.parametrize("damage", ["verdict", "vote"])
 async def test_a_leader_shows_no_record_that_it_would_not_sign_itself(court: Callable[..., Court], damage: str) -> None:
     """Whatever its database has come to say, a record that does not follow never leaves the house."""
     here = court(honest, honest, honest)
-    here.commit({0: (RIGHT, True)})
-    await judged(here)
-    with here.context.database.session() as session:
+    await here.commit({0: (RIGHT, True)})
+    async with here.leader.without(Settle):
+        await here.leader.until(lambda: here.leader.rows.batches[1].state == BatchState.JUDGED)
+        rows = here.leader.rows
         if damage == "verdict":
-            segment = session.exec(select(Segment)).one()
+            (segment,) = rows.segments_of[1]
             segment.verdict, segment.kind, segment.reason = "fault", 1, "a bad disk"
         else:
-            seat = next(seat for seat in session.exec(select(Seat)) if seat.opening)
-            seat.signature = bytes(65)
-    with pytest.raises(RecordInvalid) as refused:
-        await record_of(here)
+            seat = next(seat for seats in rows.seats.values() for seat in seats.values() if seat.opening)
+            seat.signature = Signature(bytes(65))
+        with pytest.raises(RecordInvalid) as refused:
+            await _record_for(here.context, here.context.chain.view(BATCH), rows.batches[1])
     assert refused.value.field == "audits"
 
 
 async def test_no_record_that_spares_or_makes_a_copier_is_signed(court: Callable[..., Court]) -> None:
     here = court(honest, honest, honest, honest, copies=0)
-    here.commit({0: (RIGHT, True)}, first=0, keyed=True)
-    record = await record_of(await judged(here))
+    await here.commit({0: (RIGHT, True)}, first=0, keyed=True)
+    record = await here.evidence()
     audit = record.audits[0]
     copier = here.auditors[0].peer
     assert audit.copied == (copier,) and [fault.node for fault in record.faults] == [copier]
@@ -99,7 +87,7 @@ async def test_one_digest_of_an_attempt_is_signed_whoever_asks_for_another(court
         with pytest.raises(AlreadySigned):
             await sign_once(context, BATCH, 0, other, named)
     assert await sign_once(context, BATCH, 0, first, record) == signature
-    assert bound_to(context, BATCH, 0) == (first, record)
+    assert await bound_to(context, BATCH, 0) == (first, record)
     assert await sign_once(context, BATCH, 1, other, record) != signature, "another attempt is another question"
 
 
@@ -114,7 +102,8 @@ async def test_what_a_signature_binds_to_is_on_the_disk_first(
 
     def fsync(handle: int) -> None:
         synced.add(Path(f"/proc/self/fd/{handle}").readlink())
-        assert bound_to(context, BATCH, 0) is None
+        with context.database.session() as session:
+            assert session.get(Signed, (BATCH, 0)) is None
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
