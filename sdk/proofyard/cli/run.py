@@ -54,7 +54,6 @@ class NodeFlags(ServiceFlags):
     max_task_reward: Annotated[
         int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
     ] = None
-    tasks_held: Annotated[int | None, typer.Option(help="Tasks that are held for one verifier at a time.")] = None
     max_decoys_bps: Annotated[
         int | None, typer.Option(help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.")
     ] = None

@@ -146,7 +146,10 @@ class SweepJob:
 def count_rows(data: Path, kind: type[Any]) -> int:
     """The lines of a JSONL file, each read as a node will: as a `kind`. Raises `InputRefused` with the number of the
     first that does not fit, or where there is none."""
-    return sum(1 for _ in each_line(data, kind))
+    try:
+        return sum(1 for _ in each_line(data, kind))
+    except OSError as error:
+        raise InputRefused("data file", f"{data} cannot be read: {error.strerror}") from None
 
 
 JOBS: dict[str, type[LoraJob | EmbedJob | EvaluateJob | MapJob | SweepJob]] = {
