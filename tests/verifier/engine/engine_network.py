@@ -258,6 +258,8 @@ class Network:
     ) -> None:
         """The signatures are over the batch as it was: after a reorganisation its number may be another one's."""
         batch = self.chain.batches.get(number)
+        if self.chain.head.number <= signed.commit_block + self.rules.draw_delay:
+            return
         if batch is None or batch.settled or (batch.root, batch.commit_block) != (signed.root, signed.commit_block):
             return
         good = [key for key, outcome, _ in told.outcomes if outcome == "accepted"]
@@ -660,8 +662,8 @@ class Network:
     def _do_CommitBatch(self, effect: effects.CommitBatch) -> None:
         rows = self.engine.world.rows
         lines, root = rows.batches[effect.batch].lines, effect.root
-        named = {cid for work in rows.works_of[effect.batch] for cid in work.inputs}
-        assert not any(w.decoy and w.result in named for w in rows.works.values()), "the list tells which is the decoy"
+        told = {cid for work in rows.works_of[effect.batch] for cid in (*work.inputs, work.result)}
+        assert not any(w.decoy and w.result in told for w in rows.works.values()), "the list tells which is the decoy"
         whole = sum(spec.work_units for spec in self.specs)
         if any(self.paid_units(job) + units > whole for job, units in lines):
             self.later(events.EffectFailed(effect.key, "its units are paid already", retry=False))

@@ -431,7 +431,7 @@ def _give(world: World, node: Node, task: Task, now: Now) -> None:
         node=node.node,
         owner=node.owner,
         inputs=_inputs(world, book, book.graph.gate_of[index]),
-        decoy=decoys.is_ordered(world.rules, book.job, index, task.attempt, node.node),
+        decoy=_is_first(world, task) and decoys.is_ordered(world.rules, book.job, index, task.attempt, node.node),
     )
     world.rows.add(work)
     world.memory(Memory).why[_key(work)] = scheduling.standing(world, node.node)
@@ -443,6 +443,12 @@ def _give(world: World, node: Node, task: Task, now: Now) -> None:
     if book.job.reason:
         book.job.reason = ""
         world.rows.touch(book.job)
+
+
+def _is_first(world: World, task: Task) -> bool:
+    """Whether nobody has committed to a task: an earlier result would tell a decoy from the true one."""
+    works = (world.rows.works.get((task.job, task.index, number)) for number in range(1, task.attempt))
+    return all(work is None or work.result is None for work in works)
 
 
 def _inputs(world: World, book: Book, gate: Gate) -> tuple[Cid, ...]:
@@ -692,7 +698,8 @@ def _release(world: World, work: Work) -> None:
 
 class Order:
     """In which order works come into batches: none before those whose results it was made of, or a batch could wait for
-    one after it; nor before the batch of a decoy beside one of those, or its list would tell which is the decoy."""
+    one after it; nor before the batch of a decoy beside one of those, or of a decoy of the same task, or its list would
+    tell which is the decoy."""
 
     def __init__(self, world: World, waiting: Sequence[Work]) -> None:
         memory = world.memory(Memory)
@@ -709,6 +716,8 @@ class Order:
     def has_to_wait(self, work: Work) -> bool:
         """Whether something that it rests on comes first."""
         left, decoys = self._left[work.job], self._decoys.get(work.job, ())
+        if not work.decoy and any(task == work.task for task, _ in decoys):
+            return True
         return any(made in left or made in decoys for made in self._needs_of(work))
 
     def place(self, work: Work) -> None:
