@@ -7,7 +7,16 @@ import pytest
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.types import Address, Digest
 from proofyard.verifier.engine.rows import SeatState
-from proofyard.verifier.engine.seating import AWAY_AFTER, HOPELESS, MAX_BACKOFF_S, Chair, Patience, Step, backoff, next_step
+from proofyard.verifier.engine.seating import (
+    AWAY_AFTER,
+    HOPELESS,
+    MAX_BACKOFF_S,
+    Chair,
+    Patience,
+    Step,
+    backoff,
+    next_step,
+)
 
 LIST = tuple(Address(name) for name in "ABCDEF")
 CLAIMED, OTHER = Digest(b"\x01" * 32), Digest(b"\x02" * 32)

@@ -61,8 +61,8 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
 
 
 async def _posted(context: Context, batch: Batch) -> bool:
-    """Whether the batch is on chain already and its event still on the way. The same work that is done again in the same
-    way has the same root, so a number that another batch has is not meant."""
+    """Whether the batch is on chain already and its event still on the way. The same work that is done again in the
+    same way has the same root, so a number that another batch has is not meant."""
     own, jobs = await context.own(), context.rows.jobs
     since = min((jobs[job].opened_block for job, _ in batch.lines if job in jobs), default=0)
     found = await context.on_chain(lambda: context.chain.find_batches(batch.root, own, since=since))
@@ -167,7 +167,7 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
         return None
     view = await context.on_chain(partial(context.chain.view, batch.chain_id))
     record, cid = await _record_for(context, view, batch)
-    while await context.on_chain(context.chain.block_number) <= view.draw_block:
+    while await context.on_chain(context.chain.block_number) <= view.draw_block:  # noqa: ASYNC110 -- the chain's block
         await asyncio.sleep(BLOCK_POLL_S)
     settlement = await asyncio.to_thread(settlement_of, record, view, cid)
     digest = settlement_digest(context.domain, view.ref, settlement)

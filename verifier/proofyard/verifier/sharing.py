@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 
 async def keep_claims(context: Context, lead: Callable[[], Awaitable[None]]) -> None:
-    """Until cancelled, where there are several. `lead` is done whenever this process comes to lead. Raises `TakenOver`."""
+    """Until cancelled, where there are several. `lead` is done whenever this process comes to lead. Raises
+    `TakenOver`."""
     own = context.claims
     if own is None:
         await asyncio.Event().wait()

@@ -293,8 +293,8 @@ def settle_maybe(world: World, batch: Batch) -> None:
 
 
 def _is_waited_for(world: World, batch: Batch) -> bool:
-    """Whether a batch will be settled without others being settled first. After a reorganisation the units that it needs
-    may be held by what rests on it: then that is settled, as stale, and done again."""
+    """Whether a batch will be settled without others being settled first. After a reorganisation the units that it
+    needs may be held by what rests on it: then that is settled, as stale, and done again."""
     if batch.state in OVER:
         return False
     if batch.state != BatchState.FORMED:
