@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from proofyard.protocol.keccak import keccak
 from eth_typing import HexStr
 from hexbytes import HexBytes
 from sqlalchemy import func
@@ -32,6 +31,7 @@ from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionL
 from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
 from proofyard.chain.sender import GAS_MARGIN, MIN_TIP, REPLACEMENT_BUMP, message_of
 from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import ExitCode, ProofyardError
 from proofyard.verifier.store.database import Database, DatabaseError
 from proofyard.verifier.store.tables import Transaction
