@@ -5,6 +5,7 @@ name gigabytes. A peer that sends nothing for `SILENCE_S` is given up; whoever w
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,8 +87,10 @@ class Supplies:
     async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:
         """Have an artifact in the store; only what is not here yet is asked for."""
         connection = self._links.connection(verifier)
-        if (await self._gatherer.gather(verifier, connection, [cid]))[cid] is not None:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_S):
+                if (await self._gatherer.gather(verifier, connection, [cid]))[cid] is not None:
+                    return
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
             return
         others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]

@@ -174,7 +174,7 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
         return None
     view = await context.on_chain(partial(context.chain.view, batch.chain_id))
     record, cid = await _record_for(context, view, batch)
-    while await context.on_chain(context.chain.block_number) <= view.draw_block:  # noqa: ASYNC110
+    while await context.on_chain(context.chain.block_number) <= view.draw_block:  # noqa: ASYNC110 -- the chain's block
         await asyncio.sleep(BLOCK_POLL_S)
     settlement = await asyncio.to_thread(settlement_of, record, view, cid)
     digest = settlement_digest(context.domain, view.ref, settlement)
