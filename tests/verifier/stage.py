@@ -225,6 +225,7 @@ class ChainOf:
             closed=closed,
             closed_at=self._chain.clock if closed else 0,
             verifier=self._chain.taken.get(job, 0),
+            last_active=self._chain.clock,
             commits_end=lambda receipt_time: min(end, facts.deadline) + receipt_time,
         )
 

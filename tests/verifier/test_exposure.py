@@ -12,7 +12,7 @@ ZERO = Digest(bytes(32))
 
 def member(node: str, job: int, units: int) -> Member:
     digests = (ZERO, ZERO, ZERO)
-    commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units)
+    commitment = Commitment(JobId(job), TaskIndex(0), Address(node), *digests, 1, raw_cid(b"r"), units, ZERO)
     return Member(commitment, Signature(b""), ())
 
 

@@ -65,7 +65,7 @@ class Office:
         manifest = self.context.store.put_bytes(encode_manifest(Manifest(workload="lora", params={})))
         specs = Counting(TASKS).graph(Manifest(workload="lora", params={}))
         trace = tuple(cid_of_bytes(b"%d" % number) for number in range(5))
-        fields = (JOB, TaskIndex(0), WORKER, cid_digest(manifest), ZERO, ZERO, 4, raw_cid(b"r"), 1)
+        fields = (JOB, TaskIndex(0), WORKER, cid_digest(manifest), ZERO, ZERO, 4, raw_cid(b"r"), 1, ZERO)
         members = [Member(Commitment(*fields), Signature(bytes(65)), trace)]
         self.before = trace
         terms: dict[str, Any] = {"requester": WORKER, "opened_block": 1, "opened_hash": b"", "units": TASKS}

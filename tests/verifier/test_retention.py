@@ -40,7 +40,9 @@ class Shelf:
         manifest = Manifest(workload="lora", params={}, model=self.cids["model"], data=self.cids["data"])
         self.cids["manifest"] = store.put_bytes(encode_manifest(manifest))
         digest = Digest(bytes(32))
-        commitment = Commitment(JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1)
+        commitment = Commitment(
+            JobId(1), TaskIndex(0), ADDRESS, digest, digest, digest, 1, self.cids["result"], 1, digest
+        )
         member = Member(commitment, Signature(bytes(65)), (self.cids["state"],))
         self.job = Job(
             id=JobId(1),

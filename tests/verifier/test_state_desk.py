@@ -9,6 +9,7 @@ import pytest
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
+from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.messages import ObtainState
 from proofyard.protocol.record import BatchRecord, CommittedTask, RecordedJob, encode_record
@@ -25,7 +26,7 @@ TRACE = (raw_cid(b"first"), raw_cid(b"second"))
 
 
 def record() -> BatchRecord:
-    commitment = Commitment(JobId(1), TaskIndex(5), WORKER, ZERO, ZERO, ZERO, 1, raw_cid(b"result"), 1)
+    commitment = Commitment(JobId(1), TaskIndex(5), WORKER, ZERO, ZERO, ZERO, 1, raw_cid(b"result"), 1, ZERO)
     return BatchRecord(
         chain_id=1,
         registry=WORKER,
@@ -34,11 +35,14 @@ def record() -> BatchRecord:
         leader=OperatorId(1),
         jobs=(RecordedJob(JobId(1), raw_cid(b"manifest")),),
         tasks=(CommittedTask(commitment, Signature(b""), TRACE),),
+        salts=(bytes(32),),
         counted=(),
         uncounted=(),
+        over=(),
         repeated=(),
         audits=(),
         faults=(),
+        stale=(),
         payouts=(),
     )
 
@@ -74,6 +78,8 @@ async def test_a_state_is_fetched_from_the_worker_that_committed_to_it(tmp_path:
     verifier = Verifier(tmp_path, worker_is_there=True)
     assert await verifier.asked(1) == (True, "")
     assert verifier.obtained == [(TRACE[1], WORKER)]
+    assert await verifier.asked(2) == (True, "")
+    assert verifier.obtained[1:] == [(mark_cid(ZERO), WORKER)], "the number after the last state's"
     away = Verifier(tmp_path / "other", worker_is_there=False)
     proceed, reason = await away.asked(0)
     assert not proceed and "the worker is away" in reason
@@ -82,7 +88,7 @@ async def test_a_state_is_fetched_from_the_worker_that_committed_to_it(tmp_path:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"number": 2}, "no task 5 of job 1 with a state 2"),
+        ({"number": 3}, "no task 5 of job 1 with a state 3"),
         ({"number": -1}, "no task 5 of job 1 with a state -1"),
         ({"number": 0, "task": 4}, "no task 4"),
         ({"number": 0, "job": 2}, "of job 2"),
