@@ -162,6 +162,14 @@ class NotVerifier(Refused):
     sentence = "{caller} is no seated verifier; register it with `proofyard verifier register`"
 
 
+class NotWork(Refused):
+    sentence = (
+        "commitment {index} of batch {batch} is not shown to be work; if its record calls it a decoy there is nothing to "
+        "challenge, else give the salt that the record has for it"
+    )
+    exit_code = 4
+
+
 class NotYourJob(Refused):
     sentence = "job {job} can be closed by its requester, or by its verifier once all is paid, not by {caller}"
 
@@ -180,6 +188,13 @@ class OutsideWindow(Refused):
 
 class OverBudget(Refused):
     sentence = "the settlement pays {amount:CREDIT} for job {job} and {budget:CREDIT} are reserved; settle less"
+
+
+class Overexposed(Refused):
+    sentence = (
+        "the verifiers of {owner} would hold {exposed} wei open and its stake allows {limit};"
+        " wait until batches are final, add stake or commit less"
+    )
 
 
 class PayoutsExceedTotal(Refused):
