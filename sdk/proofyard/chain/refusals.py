@@ -164,8 +164,8 @@ class NotVerifier(Refused):
 
 class NotWork(Refused):
     sentence = (
-        "commitment {index} of batch {batch} is not shown to be work; if its record calls it a decoy there is nothing to "
-        "challenge, else give the salt that the record has for it"
+        "commitment {index} of batch {batch} is not shown to be work; if its record calls it a decoy there is nothing "
+        "to challenge, else give the salt that the record has for it"
     )
     exit_code = 4
 
