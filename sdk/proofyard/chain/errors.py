@@ -105,8 +105,8 @@ class BlockAhead(ChainError):
     def __init__(self, first_block: int, last_block: int) -> None:
         self.first_block, self.last_block = first_block, last_block
         super().__init__(
-            f"from_block: the chain ends with block {last_block}, nothing is to be read from {first_block} on; give the "
-            "block that the Registry is in, or 0"
+            f"from_block: the chain ends with block {last_block}, nothing is to be read from {first_block} on; give "
+            "the block that the Registry is in, or 0"
         )
 
 
