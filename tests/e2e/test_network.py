@@ -75,7 +75,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
         gained = after[node.name].tokens - before[node.name].tokens
         # A fault takes the cheat's pay of every window that was open; who audits a fault shares in what is slashed.
         assert gained <= owed if node is cheat else gained >= owed > 0, node.name
-    assert credits(100) < paid <= credits(112), "the reward, the audit fee, and of what was slashed the job's two percent"
+    assert credits(100) < paid <= credits(112), "reward and audit fee, and the job's two percent of a slash"
 
     check_status_api(network, handle.job_id, cheat.key.address, {event.task for event in faults})
     check_replay(network, client, job, batches, capsys)
