@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from court import BATCH, RIGHT, Court, colluder, honest, moved, state
+from sqlmodel import select
 
 from proofyard.protocol.codec import decode
 from proofyard.protocol.mark import UNOPENED, opening_of
@@ -60,7 +61,7 @@ async def test_nothing_in_the_log_of_a_batch_that_is_judged_says_what_is_a_decoy
     here = court(honest, honest, honest, honest)
     await judged(here)
     with here.context.database.session() as session:
-        lines = [line.kind for line in session.query(Log).all()]
+        lines = [line.kind for line in session.exec(select(Log)).all()]
     assert lines.index("decoy") > max(place for place, kind in enumerate(lines) if kind.startswith("audit"))
 
 
