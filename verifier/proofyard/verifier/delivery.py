@@ -43,12 +43,16 @@ async def owed(context: Context, worker: Address, cid: Cid, what: str, *, patien
         try:
             if not await asyncio.to_thread(context.has_all, cid):
                 peers = [*context.providers(worker), *await context.others()]
-                async with asyncio.timeout(max(most, LEAST_TRY_S)):
-                    await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES, patience_s=max(left, LEAST_TRY_S))
+                await fetch(
+                    *(context.store, cid, peers),
+                    max_bytes=MAX_STATE_BYTES,
+                    patience_s=max(left, LEAST_TRY_S),
+                    within_s=max(most, LEAST_TRY_S),
+                )
             return await asyncio.to_thread(context.store.size, cid)
         except (ArtifactTooLarge, CorruptArtifact) as error:
             raise StateRefused(f"{what}: {error}") from None
-        except (ProofyardError, TimeoutError) as error:
+        except ProofyardError as error:
             logger.debug("%s of %s: %s", what, worker, error)
         if min(left, most) <= 0:
             raise NotDelivered(what, patience_s)
