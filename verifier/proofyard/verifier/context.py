@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
+from proofyard.artifacts import BlockStore, fetch
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
@@ -15,9 +15,9 @@ from proofyard.protocol.members import Member as CommittedMember
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Cid
+from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.database import Database
-from proofyard.verifier.recent import Recent
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.workloads.workload import Workload, load_workload
 
@@ -76,7 +76,7 @@ class Context:
     _reads: dict[str, _Read] = field(default_factory=dict)
     _resting: dict[tuple[int, int, str], float] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
-    lists: Recent[tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
+    lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
     """Member lists that fit their root: every draw and every pass of the scheduler needs those of all open batches."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
@@ -222,11 +222,7 @@ class Context:
         that is not here within `FIND_S`."""
         if not await asyncio.to_thread(self.has_all, cid):
             peers = [*([] if first is None else [first]), *await self.others(), *self.providers()]
-            try:
-                async with asyncio.timeout(FIND_S):
-                    await fetch(self.store, cid, peers, max_bytes=max_bytes)
-            except TimeoutError:
-                raise ArtifactUnavailable(cid, 1, [f"it did not come within {FIND_S:.0f} s"]) from None
+            await fetch(self.store, cid, peers, max_bytes=max_bytes, within_s=FIND_S)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 
