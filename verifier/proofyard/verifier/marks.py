@@ -5,6 +5,7 @@ shows it once somebody else leads its batch.
 """
 
 import asyncio
+import time
 from dataclasses import replace
 
 from sqlmodel import select
@@ -63,15 +64,16 @@ def decoys_of(batch: Batch) -> frozenset[TaskKey]:
 
 
 async def gather_salts(context: Context, batch: Batch) -> None:
-    """Have what opens every mark of a batch, as far as workers give it in the time that they have for states."""
+    """Have what opens every mark of a batch, as far as workers give it in the time that they have for a state: all of
+    them together, so that many that are away hold up the batch for no longer than one."""
     members, known = members_of(batch), salts_of(batch)
     if UNOPENED not in known:
         return
-    limit = asyncio.Semaphore(ASKED_AT_ONCE)
+    limit, end = asyncio.Semaphore(ASKED_AT_ONCE), time.monotonic() + context.settings.state_due_s
 
     async def one(member: Member, salt: bytes) -> bytes:
         async with limit:
-            return salt or await find_salt(context, member, patience_s=context.settings.state_due_s)
+            return salt or await find_salt(context, member, patience_s=max(0.0, end - time.monotonic()))
 
     before = decoys_of(batch)
     batch.salts = encode(await asyncio.gather(*map(one, members, known)))
