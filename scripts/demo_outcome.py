@@ -118,7 +118,7 @@ class Outcome:
                     "worker": worker_of(batch, audit),
                     "claimed": answer_claimed(batch, audit).hex(),
                     "auditors": {vote.auditor: vote.after.hex() for vote in audit.votes},
-                    "verdict": audit.verdict,
+                    "verdict": found(batch, audit),
                 }
                 for batch in self.batches
                 for audit in batch.record.audits
@@ -169,7 +169,7 @@ class Outcome:
                 segment=audit.segment,
                 worker=self.names[worker_of(batch, audit)],
                 answers=answers_of(audit, answer_claimed(batch, audit), self.names),
-                verdict=audit.verdict,
+                verdict=found(batch, audit),
                 reason=audit.reason,
             )
             for batch in self.batches
@@ -229,6 +229,11 @@ class Outcome:
 def answer_claimed(batch: SettledBatch, audit: AuditedSegment) -> Digest:
     """The worker's own answer to an audited segment."""
     return claimed_answer(batch.record.by_key, audit)
+
+
+def found(batch: SettledBatch, audit: AuditedSegment) -> str:
+    """What an audit came to: what its auditors found of a decoy is no fault of anybody's."""
+    return "decoy" if audit.task_key in batch.record.decoys else audit.verdict
 
 
 def worker_of(batch: SettledBatch, audit: AuditedSegment) -> Address:
