@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from proofyard.chain import Anvil, ChainClient, Court, JobTerms, Wallet, claim_of, deploy_network, sign_commitment
+from proofyard.chain import Anvil, ChainClient, Court, JobTerms, Step, Wallet, claim_of, deploy_network, sign_commitment
 from proofyard.chain.client import event_of
 from proofyard.chain.events import JobOpened
 from proofyard.chain.rpc import connect
@@ -136,9 +136,9 @@ def measure(bench: Bench) -> dict[str, int]:
     second, payouts, found["commit_settle_1000"] = bench.batch([job], Digest(b"\x22" * 32), 1000)
     third, third_payouts, found["commit_settle_100000"] = bench.batch([job], Digest(b"\x44" * 32), 100_000)
     signed = sign_commitment(bench.chain.domain, commitments[7], bench.nodes[7])
-    leaf = (first, commitments[7], signed, SALT, 7, merkle.proof(leaves, 7))
-    step = (SegmentIndex(3), raw_cid(bytes([4])), merkle.proof(trace, 4))
-    challenge = Court(bench.owner(50)).challenge_segment(*leaf, *step)
+    leaf = (commitments[7], signed, SALT, 7, merkle.proof(leaves, 7))
+    step = Step(*leaf, SegmentIndex(3), raw_cid(bytes([4])), merkle.proof(trace, 4))
+    challenge = Court(bench.owner(50)).challenge_segment(first, step)
     found["open_challenge"] = bench.gas()
     bench.anvil.mine(3)
     Court(bench.chain).draw_jury(challenge)

@@ -7,7 +7,7 @@ from typing import Any
 
 from eth_utils.address import to_checksum_address
 
-from proofyard.protocol import bls, dial, merkle, payout
+from proofyard.protocol import bls, dial, merkle
 from proofyard.protocol.audit import BatchEntry, Operator, audit_plan, pool_of
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_hash
@@ -73,7 +73,6 @@ def make() -> dict[str, Any]:
         "digests": _digests(),
         "bls": _bls(),
         "dial": _dial(),
-        "weights": [str(payout.payout_weight(n)) for n in range(1101)],
         "audit_plans": _audit_plans(),
     }
 

@@ -96,11 +96,6 @@ contract Lens is ILens {
             );
     }
 
-    /// @inheritdoc ILens
-    function payoutWeight(OperatorId id) external view returns (uint256) {
-        return Dial.weight(REGISTRY.operatorState(id).consecutiveValid);
-    }
-
     function _verifier(uint8 slot) private view returns (IRegistry.VerifierView memory) {
         OperatorId id = REGISTRY.seatHolder(slot, block.timestamp);
         IRegistry.Operator memory o = REGISTRY.operatorState(id);

@@ -14,18 +14,15 @@ contract DialTest is Base {
         node = addNode(10);
     }
 
-    function testFuzz_the_dial_and_the_weight_stay_within_their_bounds(
-        uint32 tasks,
-        uint96 reward,
-        uint32 segments,
-        uint8 asked
-    ) public view {
+    function testFuzz_the_dial_stays_within_its_bounds(uint32 tasks, uint96 reward, uint32 segments, uint8 asked)
+        public
+        view
+    {
         (uint256 n, uint256 m) = (uint256(segments) + 1, uint256(asked) + 1);
         (uint256 probability, uint256 drawn) = lens.auditProbability(node, tasks, reward, n, m);
         vm.assertEq(probability, 1e18, "a new node is always audited");
         vm.assertGe(drawn, m < n ? m : n, "on as many segments as the job asks for");
         vm.assertLe(drawn, n, "and on no more than there are");
-        vm.assertEq(lens.payoutWeight(node), 0.5e18, "a new node weighs a half");
     }
 
     function test_the_lens_reckons_with_the_stake_that_is_sure_to_be_lost() public view {
@@ -57,10 +54,5 @@ contract DialTest is Base {
         }
         // Roundings down above: a few units.
         vm.assertGe((1e18 - allMissed + 8) * (s + r) * 9, r * 1e18 * 10, "loses");
-    }
-
-    function testFuzz_weight_grows_with_reputation_up_to_one(uint32 valid) public pure {
-        vm.assertGe(Dial.weight(uint256(valid) + 1), Dial.weight(valid), "grows");
-        vm.assertLe(Dial.weight(valid), 1e18, "up to one");
     }
 }

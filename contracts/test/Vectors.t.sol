@@ -211,14 +211,6 @@ contract VectorsTest {
         }
     }
 
-    function test_weights_are_the_same_to_the_unit() public view {
-        uint256[] memory weights = numbers(".weights");
-        vm.assertGe(weights.length, 1100, "rows");
-        for (uint256 valid = 0; valid < weights.length; ++valid) {
-            vm.assertEq(Dial.weight(valid), weights[valid], "weight");
-        }
-    }
-
     // ------------------------------------------------------------------------------------------------ reading
 
     function header(uint256 i) private view returns (IRegistry.Header memory h) {

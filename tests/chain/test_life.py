@@ -132,7 +132,6 @@ def test_the_lens_that_travels_says_what_the_deployed_one_says(network) -> None:
         odds.wad,
         odds.segments,
     )
-    assert chain._call(lens, "payoutWeight", world.ids[0]) == chain.payout_weight(world.nodes[0].address)
     assert [record.counts for record in chain.active_verifiers()] == [True, True]
     with pytest.raises(Refused):
         chain.audit_probability(world.nodes[0].address, 1, Wei(CREDIT), 0, 1)

@@ -13,6 +13,7 @@ from proofyard.chain import (
     JobTerms,
     Kind,
     Phase,
+    Step,
     Wallet,
     claim_of,
     sealed_vote,
@@ -186,8 +187,7 @@ class World:
     ) -> ChallengeId:
         """Challenge a segment of the commitment at `index`, which is that of the task of the same number."""
         trace = [cid_bytes(state) for state in states(index)]
-        return Court(challenger).challenge_segment(
-            batch,
+        step = Step(
             commitments[index],
             self.sign(commitments[index]),
             bytes(32),
@@ -197,6 +197,7 @@ class World:
             states(index)[min(segment, SEGMENTS - 1) + 1],
             merkle.proof(trace, min(segment, SEGMENTS - 1) + 1),
         )
+        return Court(challenger).challenge_segment(batch, step)
 
     def disputed(self, job: JobId, challenger: ChainClient) -> tuple[BatchRef, list[Commitment], ChallengeId]:
         """An honest batch, settled by the first verifier, whose first segment somebody challenges."""

@@ -82,3 +82,13 @@ def test_a_path_is_not_taken_for_a_key() -> None:
     hide_in("http://127.0.0.1:8545")
     hide_in("http://[broken")
     assert logs._secrets == set()
+
+
+def test_the_log_goes_to_what_stderr_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, current = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", closed)
+    configure(LogLevel.INFO)
+    closed.close()
+    monkeypatch.setattr("sys.stderr", current)
+    logging.getLogger("proofyard.node").info("joined %s", "somebody")
+    assert current.getvalue().endswith("INFO proofyard.node: joined somebody\n")

@@ -21,7 +21,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
-    plan = Plan(nodes=4, adversaries=("skip-half",), verifiers=1, model_dirs=(inputs / "model",), lease_s=5.0)
+    """Without decoys, which are drawn: `test_decoys_on_network` has them."""
+    plan = Plan(nodes=4, adversaries=("skip-half",), model_dirs=(inputs / "model",), lease_s=5.0, decoys_bps=0)
     with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:
         yield running
         assert not running.exit_codes(), "a process ended by itself"

@@ -83,6 +83,7 @@ def scene(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> I
         model_dirs=(inputs / "model",),
         bonds=BONDS,
         params=PARAMS,
+        decoys_bps=0,
     )
     with DevNetwork(tmp_path / "devnet", plan) as network:
         outsider = store_wallet(network.directory / "wallets", "outsider", Wallet.generate())

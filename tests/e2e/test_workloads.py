@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
     """Four nodes are enough for a worker and the three auditors that could convict it."""
-    plan = Plan(nodes=4, model_dirs=(model,))
+    plan = Plan(nodes=4, model_dirs=(model,), decoys_bps=0)
     with DevNetwork(tmp_path_factory.mktemp("network") / "devnet", plan) as running:
         yield running
         assert not running.exit_codes(), "a process ended by itself"

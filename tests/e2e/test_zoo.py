@@ -21,7 +21,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevNetwork]:
     write_tiny_model(folder / "model", 1)
     write_tiny_corpus(folder / "text.jsonl")
     cheats = ("late", "false-accuser", "colluding-pair")
-    plan = Plan(nodes=HONEST, adversaries=cheats, model_dirs=(folder / "model",), lease_s=6.0)
+    plan = Plan(nodes=HONEST, adversaries=cheats, model_dirs=(folder / "model",), lease_s=6.0, decoys_bps=0)
     with DevNetwork(folder / "devnet", plan) as running:
         yield running
 

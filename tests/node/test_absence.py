@@ -32,13 +32,9 @@ async def challenged(
     """The segments that the node challenges in a settled batch, looked at twice."""
     opened: list[Any] = []
     audit = AuditedSegment(JobId(1), TaskIndex(2), SegmentIndex(1), (), (absent,), Verdict.VALID)
-    member = SimpleNamespace(commitment="commitment", signature="signature", trace=("0", "1", "2"))
     batch = SimpleNamespace(
         manifests={JobId(1): SimpleNamespace(workload="lora")},
-        member=lambda *_: member,
-        position=lambda *_: 4,
-        proof=lambda *_: ["proof"],
-        trace_proof=lambda job, task, number: [number],
+        step=lambda *place: place,
     )
 
     async def load(*_: Any) -> Any:
@@ -80,8 +76,7 @@ async def challenged(
 async def test_a_wrong_segment_that_was_judged_without_this_node_is_challenged_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    step = ("commitment", "signature", bytes(32), 4, ["proof"], 1, "2", [2])
-    assert await challenged(monkeypatch) == [(BatchId(3), *step)]
+    assert await challenged(monkeypatch) == [(BatchId(3), (JobId(1), TaskIndex(2), SegmentIndex(1), bytes(32)))]
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,7 @@ async def test_an_outvoted_auditor_shows_the_segment_that_it_is_right_about(
     own, batch = await accused(deploy, tmp_path, monkeypatch, budget=0)
     slashes = own.chain.slashes
     monkeypatch.setattr(own.chain, "slashes", lambda of: [replace(fault, reason=3) for fault in slashes(of)])
-    member = SimpleNamespace(commitment="commitment", signature="signature", trace=range(10, 20))
-    committed = SimpleNamespace(
-        member=lambda *_: member,
-        position=lambda *_: 4,
-        proof=lambda *_: ["leaf"],
-        trace_proof=lambda _job, _task, number: [number],
-    )
+    committed = SimpleNamespace(step=lambda *place: place)
 
     async def load_committed(*_: Any) -> Any:
         return committed
@@ -167,10 +161,10 @@ async def test_an_outvoted_auditor_shows_the_segment_that_it_is_right_about(
     court = own.watch._defence[1]._court
     monkeypatch.setattr(court, "challenge_audit", lambda *step: opened.append(step))
     monkeypatch.setattr(court, "challenge_fault", lambda *fault: opened.append(fault))
-    segment = slashes(batch)[0].segment
+    fault = slashes(batch)[0]
     await own.look()
-    shown = ("commitment", "signature", b"salt", 4, ["leaf"], segment, 10 + segment + 1, [segment + 1])
-    assert opened == [(batch, 0, *shown) if work else (batch, 0)]
+    shown = (fault.job, fault.task, fault.segment, b"salt")
+    assert opened == [(batch, 0, shown) if work else (batch, 0)]
 
 
 async def test_a_fault_that_cannot_be_refuted_is_let_be(

@@ -1,21 +1,11 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofyard.protocol.payout import WEIGHT_ONE, payout_weight, share_by
+from proofyard.protocol.payout import share_by
 from proofyard.protocol.types import Wei
 
 scores = st.lists(st.integers(0, 10**30), min_size=1, max_size=50).filter(any)
-
-
-def test_the_weight_grows_from_a_half_to_one() -> None:
-    assert payout_weight(0) == WEIGHT_ONE // 2
-    assert payout_weight(1) == WEIGHT_ONE * 55 // 100
-    assert payout_weight(1023) == payout_weight(10**6) == WEIGHT_ONE
-    assert all(payout_weight(n) < payout_weight(n + 1) for n in range(1023))
-    assert all(math.isclose(payout_weight(n) / WEIGHT_ONE, 0.5 + math.log2(1 + n) / 20) for n in range(1024))
 
 
 @given(st.integers(0, 10**30).map(Wei), scores)

@@ -11,12 +11,12 @@ from proofyard.artifacts import ArtifactUnavailable, BlockStore, gathering
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Digest
+from proofyard.runtime.recent import Recent
 from proofyard.verifier import context as contexts
 from proofyard.verifier import delivery, membership
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.membership import gather_lists
-from proofyard.verifier.recent import Recent
 
 pytestmark = pytest.mark.timeout(60)
 

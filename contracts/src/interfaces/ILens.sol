@@ -31,7 +31,4 @@ interface ILens {
         uint256 segments,
         uint256 segmentsPerAudit
     ) external view returns (uint256 probability, uint256 drawn);
-
-    /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10) as a fraction of 1e18.
-    function payoutWeight(OperatorId id) external view returns (uint256);
 }

@@ -10,9 +10,8 @@ library Dial {
     uint256 private constant ONE = 1e18;
     /// @dev Powers are taken in units of 1e-36, so that two of them can be multiplied in 256 bits.
     uint256 private constant FINE = 1e36;
-    /// @dev A node with fewer consecutive valid audits is always audited; from there the weight grows to 2**10 - 1.
+    /// @dev A node with fewer consecutive valid audits is always audited.
     uint256 private constant TRUST_FROM = 10;
-    uint256 private constant FULL_WEIGHT_FROM = 1023;
 
     /// @dev 1 for a new node, then 1 / consecutiveValid (BOINC's adaptive replication).
     function trust(uint256 consecutiveValid) private pure returns (uint256) {
@@ -72,21 +71,5 @@ library Dial {
             if (exponent & 1 == 1) result = FixedPointMathLib.divUp(result * base, FINE);
             base = FixedPointMathLib.divUp(base * base, FINE);
         }
-    }
-
-    /// @notice 0.5 + 0.5 min(1, log2(1 + consecutiveValid) / 10), rounded down: log2 to 64 binary places by squaring.
-    function weight(uint256 consecutiveValid) internal pure returns (uint256) {
-        if (consecutiveValid >= FULL_WEIGHT_FROM) return ONE;
-        uint256 x = 1 + consecutiveValid;
-        uint256 whole = FixedPointMathLib.log2(x);
-        uint256 y = x << 127 >> whole;
-        uint256 log2 = whole << 64;
-        for (uint256 i = 1; i <= 64; ++i) {
-            y = y * y >> 127;
-            if (y >> 128 == 0) continue;
-            y >>= 1;
-            log2 += 1 << (64 - i);
-        }
-        return ONE / 2 + ONE * log2 / (20 << 64);
     }
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from proofyard.artifacts import ArtifactError
-from proofyard.chain import ChainClient
+from proofyard.chain import ChainClient, Step
 from proofyard.disputes.errors import ListWithheld, NoSuchPlace
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import DAG_PB, RAW, cid_bytes, make_cid
@@ -78,6 +78,20 @@ class Committed:
     def trace_proof(self, job: JobId, task: TaskIndex, number: int) -> list[Digest]:
         """That state `number` is in a task's trace, for the Court."""
         return merkle.proof([cid_bytes(cid) for cid in self.member(job, task).trace], number)
+
+    def step(self, job: JobId, task: TaskIndex, segment: SegmentIndex, salt: bytes) -> Step:
+        """A segment as the Court is shown it; `salt` opens its commitment's mark. Raises `NoSuchPlace`."""
+        member = self.segment(job, task, segment)
+        return Step(
+            member.commitment,
+            member.signature,
+            salt,
+            self.position(job, task),
+            self.proof(job, task),
+            segment,
+            member.trace[segment + 1],
+            self.trace_proof(job, task, segment + 1),
+        )
 
 
 async def load_committed(chain: ChainClient, read: Read, batch: BatchId, record: Cid | None = None) -> Committed:

@@ -168,13 +168,8 @@ class Network:
         self, cid: Cid, peers: Sequence[Connection], max_bytes: int, within_s: float | None = None
     ) -> None:
         """Have an artifact here. Raises `ArtifactUnavailable`, also for one that is not here `within_s` seconds."""
-        if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            return
-        try:
-            async with asyncio.timeout(within_s):
-                await fetch(self._store, cid, peers, max_bytes=max_bytes)
-        except TimeoutError:
-            raise ArtifactUnavailable(cid, 1, [f"it did not come within {within_s or 0:.0f} s"]) from None
+        if await asyncio.to_thread(lambda: any(self._store.missing(cid))):
+            await fetch(self._store, cid, peers, max_bytes=max_bytes, within_s=within_s)
 
     async def _verifiers(self, cid: Cid) -> list[Connection]:
         """Every active verifier that can be reached, unless `cid` is here already."""

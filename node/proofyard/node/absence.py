@@ -86,22 +86,11 @@ class Absence:
         if found.holds is not False:
             logger.info("this node is called absent from %s, which is: %s", name, found)
             return
-        member = batch.member(job, task)
         try:
             await asyncio.to_thread(self._purse.afford, self._chain.params().court.bond, keep_backing=True)
         except OverBudget as error:
             logger.warning("%s, from which this node is called absent, is wrong (%s), but %s", name, found, error)
             return
-        challenge = await asyncio.to_thread(
-            self._court.challenge_segment,
-            event.batch,
-            member.commitment,
-            member.signature,
-            salt,
-            batch.position(job, task),
-            batch.proof(job, task),
-            segment,
-            member.trace[segment + 1],
-            batch.trace_proof(job, task, segment + 1),
-        )
+        step = batch.step(job, task, segment, salt)
+        challenge = await asyncio.to_thread(self._court.challenge_segment, event.batch, step)
         logger.warning("%s, from which this node is called absent, is wrong: %s; challenge %s", name, found, challenge)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from random import Random
@@ -21,18 +22,20 @@ from proofyard.node.settings import NodeSettings
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.mark import mark_cid, opening_of
 from proofyard.protocol.messages import TaskOffer
-from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError
 from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.executor import TaskTrace
 from proofyard.workloads.falsify import falsified, still_ones
+from proofyard.workloads.state import MAX_STATE_BYTES
 from proofyard.workloads.workload import load_workload
 
 logger = logging.getLogger("proofyard.node")
 
-MAX_STATE_BYTES = 8 << 30
 BPS = 10_000
 LOOK_AGAIN_S = 5.0
-"""How often the chain is asked who leads a batch, for the same mark."""
+"""How often the chain is asked who leads a job's batches, whoever asks for its marks."""
+JOBS = 256
+"""Jobs of which that is kept."""
 
 
 class Decoys:
@@ -46,14 +49,17 @@ class Decoys:
         self._store = store
         self._journal = journal
         self._retention = retention
-        self._looked: dict[Cid, float] = {}
+        self._told: OrderedDict[JobId, tuple[float, frozenset[Digest]]] = OrderedDict()
+        self._looking = asyncio.Lock()
 
     def _is_wanted(self, verifier: Address, offer: TaskOffer) -> bool:
         """Whether a decoy is made beside a task: one is ordered, and not more of a verifier's tasks have one than the
         operator allows. One more is always made, so that a short acquaintance has any."""
+        if not offer.decoy:
+            return False
         held = [task for task in self._journal.held() if task.verifier == verifier]
         decoys = sum(task.decoy for task in held)
-        return offer.decoy and decoys * BPS <= (len(held) - decoys) * self._settings.max_decoys_bps
+        return decoys * BPS <= (len(held) - decoys) * self._settings.max_decoys_bps
 
     async def make(
         self, verifier: Address, manifest: Manifest, offer: TaskOffer, trace: TaskTrace, states: Sequence[Cid]
@@ -93,21 +99,29 @@ class Decoys:
     async def open_mark(self, held: HeldTask) -> None:
         """Have what opens a mark in the store, if it is no secret any more: its batch has seen another attempt than the
         first, whose leader was given it."""
-        cid, now = mark_cid(held.submission.commitment.mark), time.monotonic()
-        if now < self._looked.get(cid, 0.0) + LOOK_AGAIN_S or await asyncio.to_thread(self._store.has, cid):
+        commitment = held.submission.commitment
+        if await asyncio.to_thread(self._store.has, mark_cid(commitment.mark)):
             return
-        self._looked[cid] = now
         try:
-            if await self._is_told(held):
+            async with self._looking:
+                told = await self._told_roots(commitment.job, held.verifier)
+            if commitment.trace_root in told:
                 opening = opening_of(held.submission.salt, decoy=held.decoy)
                 await asyncio.to_thread(self._store.put_bytes, opening)
         except ProofyardError as error:
             logger.info("whether a mark is a secret cannot be told: %s", error)
 
-    async def _is_told(self, held: HeldTask) -> bool:
-        commitment = held.submission.commitment
-        for event in await asyncio.to_thread(self._chain.committed, commitment.job):
-            batch = await asyncio.to_thread(self._chain.batch, event.batch)
-            if batch.attempt and commitment.trace_root in await self._retention.committed_roots(event, held.verifier):
-                return True
-        return False
+    async def _told_roots(self, job: JobId, verifier: Address) -> frozenset[Digest]:
+        """The trace roots in a job's batches whose marks are no secret, as they were at most `LOOK_AGAIN_S` ago."""
+        at, known = self._told.get(job, (float("-inf"), frozenset()))
+        if time.monotonic() < at + LOOK_AGAIN_S:
+            return known
+        roots: set[Digest] = set()
+        for event in await asyncio.to_thread(self._chain.committed, job):
+            if (await asyncio.to_thread(self._chain.batch, event.batch)).attempt:
+                roots |= await self._retention.committed_roots(event, verifier)
+        self._told[job] = time.monotonic(), frozenset(roots)
+        self._told.move_to_end(job)
+        while len(self._told) > JOBS:
+            self._told.popitem(last=False)
+        return self._told[job][1]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Kind, Phase, SlashRecord
+from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court, Kind, Phase, SlashRecord, Step
 from proofyard.chain.events import ChallengeOpened, Faulted, topic_of, word
 from proofyard.disputes.committed import load_committed
 from proofyard.disputes.errors import DisputeError
@@ -19,9 +19,8 @@ from proofyard.disputes.replaying import SegmentExecutor
 from proofyard.disputes.settled import cid_of_record, salt_in_record
 from proofyard.node.duties import Duties
 from proofyard.node.purse import OverBudget, Purse
-from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex, Signature
+from proofyard.protocol.types import Address, BatchId
 from proofyard.protocol.validate import RecordInvalid
 
 logger = logging.getLogger("proofyard.node")
@@ -128,31 +127,18 @@ class Defence:
         if fault.reason == FaultReason.FALSE_AUDIT:
             try:
                 step = await self._audited(batch, fault)
-                return await asyncio.to_thread(self._court.challenge_audit, batch, index, *step)
+                return await asyncio.to_thread(self._court.challenge_audit, batch, index, step)
             except (DisputeError, RecordInvalid) as error:
                 logger.info("the segment that this node audited is not shown: %s", error)
         return await asyncio.to_thread(self._court.challenge_fault, batch, index)
 
-    async def _audited(
-        self, number: BatchId, fault: SlashRecord
-    ) -> tuple[Commitment, Signature, bytes, int, list[Digest], SegmentIndex, Cid, list[Digest]]:
-        """The segment that an auditor's fault is about, as its worker committed to it, for the Court. Raises
-        `DisputeError`, `RecordInvalid`."""
+    async def _audited(self, number: BatchId, fault: SlashRecord) -> Step:
+        """The segment that an auditor's fault is about, as its worker committed to it. Raises `DisputeError`,
+        `RecordInvalid`."""
         record = await asyncio.to_thread(cid_of_record, self._chain, number)
         batch = await load_committed(self._chain, self._network.read, number, record)
-        key, segment = (fault.job, fault.task), fault.segment
-        salt = await salt_in_record(self._network.read, number, record, key)
-        member = batch.member(*key)
-        return (
-            member.commitment,
-            member.signature,
-            salt,
-            batch.position(*key),
-            batch.proof(*key),
-            segment,
-            member.trace[segment + 1],
-            batch.trace_proof(*key, segment + 1),
-        )
+        salt = await salt_in_record(self._network.read, number, record, (fault.job, fault.task))
+        return batch.step(fault.job, fault.task, fault.segment, salt)
 
     def _is_challenged(self, batch: BatchId, kind: Kind, entry: int) -> bool:
         events = self._chain.recent_events([topic_of(ChallengeOpened), None, word(batch)])

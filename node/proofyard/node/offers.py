@@ -7,10 +7,9 @@ chain, the job's manifest and the batch's member list, and the offer only has to
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.disputes.committed import Read, graph_of, load_members
@@ -24,37 +23,15 @@ from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
+from proofyard.runtime.recent import Recent
 
 GRAPHS, LISTS = 8, 4
 """Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
 READS, FRESH_S = 256, 30.0
 """What the chain said of jobs and batches, and how long it is taken as still true: a reorganisation may change it."""
 CREDIT = 10**18
-K = TypeVar("K")
 V = TypeVar("V")
 N = TypeVar("N", bound=int)
-
-
-class Recent(Generic[K, V]):
-    """The last few values that were needed."""
-
-    def __init__(self, kept: int) -> None:
-        self._kept = kept
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
-
-    def drop(self, key: K) -> None:
-        self._values.pop(key, None)
-
-    def put(self, key: K, value: V) -> V:
-        self._values[key] = value
-        while len(self._values) > self._kept:
-            self._values.popitem(last=False)
-        return value
 
 
 class Offers:

@@ -1,18 +1,11 @@
 """What an operator can set for `proofyard node run`. Defaults, then TOML, then environment, then flags."""
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from proofyard.protocol.workload_bits import WORKLOADS
-
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Amount = Annotated[int, Meta(ge=0)]
-Most = Annotated[int, Meta(ge=1)]
-Share = Annotated[int, Meta(ge=0, le=10_000)]
-Seconds = Annotated[float, Meta(gt=0)]
+from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,11 @@ def each_line(data: Path, kind: type[T]) -> Iterator[T]:
     """The lines of `read_lines`, one at a time: a file may be larger than the memory."""
     decoder = msgspec.json.Decoder(kind)
     found = False
-    with data.open("rb") as stream:
+    try:
+        stream = data.open("rb")
+    except OSError as error:
+        raise InputRefused("data file", f"{data} cannot be read ({error.strerror})") from None
+    with stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise InputRefused(f"data file line {number}", f"is longer than {MAX_LINE_BYTES} bytes")

@@ -75,17 +75,22 @@ async def fetch(
     span: tuple[int, int] | None = None,
     on_progress: Progress | None = None,
     patience_s: float = PATIENCE_SECONDS,
+    within_s: float | None = None,
 ) -> None:
     """Have the whole artifact in `store`, asking `providers` for what is missing, and then the store's own `fallback`.
 
     With `span` only the blocks that hold the bytes from its start up to its stop, of an artifact that is a file.
     Raises `ArtifactUnavailable` when they do not have it all between them, or bring it too slowly: nothing, or less
-    than `SLOWEST_BYTES_PER_S`, for `patience_s` seconds in all. Raises `ArtifactTooLarge` as soon as it is known
-    to exceed `max_bytes`, as it comes or written out, `CorruptArtifact` when its blocks are right but make no file or
-    folder.
+    than `SLOWEST_BYTES_PER_S`, for `patience_s` seconds in all, or not all of it `within_s`. Raises `ArtifactTooLarge`
+    as soon as it is known to exceed `max_bytes`, as it comes or written out, `CorruptArtifact` when its blocks are
+    right but make no file or folder.
     """
     sources = [PeerBlocks(each) if isinstance(each, Connection) else each for each in providers]
-    await _fetch_or_fall_back(store, cid, sources, max_bytes, span, on_progress, patience_s)
+    try:
+        async with asyncio.timeout(within_s):
+            await _fetch_or_fall_back(store, cid, sources, max_bytes, span, on_progress, patience_s)
+    except TimeoutError:
+        raise ArtifactUnavailable(cid, 1, [f"it did not come within {within_s or 0:.0f} s"]) from None
     if span is None:
         await asyncio.to_thread(store.require_size, cid, max_bytes)
 

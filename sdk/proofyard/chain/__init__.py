@@ -1,7 +1,7 @@
 """Wallets, contract bindings and events: everything between Proofyard and the chain."""
 
 from proofyard.chain.client import ChainClient, Claim, claim_of
-from proofyard.chain.court import Court, sealed_vote
+from proofyard.chain.court import Court, Step, sealed_vote
 from proofyard.chain.devchain import Anvil, Deployment, deploy_network
 from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, NotDrawn, Refused, WalletError
 from proofyard.chain.events import (
@@ -92,6 +92,7 @@ __all__ = [
     "Rollback",
     "SlashFinal",
     "SlashRecord",
+    "Step",
     "Totals",
     "VerifierRecord",
     "Wallet",

@@ -8,6 +8,7 @@ challenged, and a seal or challenge of this wallet's that is on chain already is
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from eth_abi.abi import encode as abi_encode
@@ -58,30 +59,37 @@ def challenge_salt(wallet: Wallet, domain: Domain, subject: Digest) -> bytes:
     return hashlib.sha256(wallet.sign_digest(domain.typed_digest(struct))).digest()
 
 
-def _step(
-    commitment: Commitment,
-    signature: Signature,
-    salt: bytes,
-    index: int,
-    proof: Sequence[Digest],
-    segment: SegmentIndex,
-    after: Cid,
-    trace_proof: Sequence[Digest],
-) -> tuple[Any, ...]:
-    """`ICourt.Step`."""
-    row = (
-        commitment.job,
-        commitment.task,
-        commitment.node,
-        commitment.manifest,
-        commitment.inputs,
-        commitment.trace_root,
-        commitment.segments,
-        cid_bytes(commitment.result),
-        commitment.work_units,
-        commitment.mark,
-    )
-    return row, signature, index, list(proof), segment, cid_bytes(after), list(trace_proof), salt
+@dataclass(frozen=True)
+class Step:
+    """One segment of the commitment at `index` of a batch, as its worker signed it: what leads to `after`, leaf
+    `segment` + 1 of the trace, which `trace_proof` shows. `salt` opens its mark as work, as the batch's record does."""
+
+    commitment: Commitment
+    signature: Signature
+    salt: bytes
+    index: int
+    proof: Sequence[Digest]
+    segment: SegmentIndex
+    after: Cid
+    trace_proof: Sequence[Digest]
+
+    def row(self) -> tuple[Any, ...]:
+        """`ICourt.Step`."""
+        own = self.commitment
+        commitment = (
+            own.job,
+            own.task,
+            own.node,
+            own.manifest,
+            own.inputs,
+            own.trace_root,
+            own.segments,
+            cid_bytes(own.result),
+            own.work_units,
+            own.mark,
+        )
+        proofs = list(self.proof), self.segment, cid_bytes(self.after), list(self.trace_proof)
+        return commitment, self.signature, self.index, *proofs, self.salt
 
 
 class Court:
@@ -92,27 +100,12 @@ class Court:
     def __init__(self, chain: ChainClient) -> None:
         self._chain = chain
 
-    def challenge_segment(
-        self,
-        batch: BatchId,
-        commitment: Commitment,
-        signature: Signature,
-        salt: bytes,
-        index: int,
-        proof: Sequence[Digest],
-        segment: SegmentIndex,
-        after: Cid,
-        trace_proof: Sequence[Digest],
-    ) -> ChallengeId:
-        """Challenge one segment of the commitment at `index` of a settled batch, as its worker signed it: it does not
-        lead to `after`, leaf `segment` + 1 of the trace, which `trace_proof` shows. `salt` opens its mark as work, as
-        the batch's record does."""
+    def challenge_segment(self, batch: BatchId, step: Step) -> ChallengeId:
+        """Challenge one segment of a settled batch: it does not lead where its worker says."""
+        subject = self._subject(batch, Kind.SEGMENT, step.index, step.segment)
         header = header_row(self._chain.header(batch))
-        step = _step(commitment, signature, salt, index, proof, segment, after, trace_proof)
         self._fund(self._chain.params().court.bond)
-        return self._open(
-            batch, self._subject(batch, Kind.SEGMENT, index, segment), "challengeSegment", batch, header, step
-        )
+        return self._open(batch, subject, "challengeSegment", batch, header, step.row())
 
     def challenge_record(self, batch: BatchId) -> ChallengeId:
         """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
@@ -123,32 +116,21 @@ class Court:
     def challenge_fault(self, batch: BatchId, index: int) -> ChallengeId:
         """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
         taken from what the fault holds."""
+        subject = self._about_fault(batch, index)
+        return self._open(batch, subject, "challengeFault", batch, index)
+
+    def challenge_audit(self, batch: BatchId, index: int, step: Step) -> ChallengeId:
+        """The same of an auditor's fault, with the segment that it audited: a jury that clears the auditor convicts the
+        worker that it contradicts."""
+        subject, header = self._about_fault(batch, index), header_row(self._chain.header(batch))
+        return self._open(batch, subject, "challengeAudit", batch, index, header, step.row())
+
+    def _about_fault(self, batch: BatchId, index: int) -> Digest:
+        """The subject of a challenge of a fault, with its bond at hand."""
         subject, bond = self._subject(batch, Kind.FAULT, index), self._chain.params().court.bond
         if not self._frozen(batch, index, bond):
             self._fund(bond)
-        return self._open(batch, subject, "challengeFault", batch, index)
-
-    def challenge_audit(
-        self,
-        batch: BatchId,
-        fault: int,
-        commitment: Commitment,
-        signature: Signature,
-        salt: bytes,
-        index: int,
-        proof: Sequence[Digest],
-        segment: SegmentIndex,
-        after: Cid,
-        trace_proof: Sequence[Digest],
-    ) -> ChallengeId:
-        """Challenge fault number `fault`, of an auditor, and show the segment that it audited (as `challenge_segment`
-        does): a jury that clears the auditor convicts the worker that it contradicts. Bonds as in `challenge_fault`."""
-        subject, bond = self._subject(batch, Kind.FAULT, fault), self._chain.params().court.bond
-        if not self._frozen(batch, fault, bond):
-            self._fund(bond)
-        header = header_row(self._chain.header(batch))
-        step = _step(commitment, signature, salt, index, proof, segment, after, trace_proof)
-        return self._open(batch, subject, "challengeAudit", batch, fault, header, step)
+        return subject
 
     def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
         """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""

@@ -172,10 +172,6 @@ class RegistryReader(Binding):
         load = (tasks_in_flight, reward_in_flight, segments, segments_per_audit)
         return AuditOdds(*self._lens.read("auditProbability", operator, *load, block=block))
 
-    def payout_weight(self, node: Address, *, block: BlockIdentifier = LATEST) -> int:
-        """The node's weight in payouts, in units of 1e-18."""
-        return int(self._lens.read("payoutWeight", self.operator_of(node) or OperatorId(0), block=block))
-
     # Jobs and batches
 
     def job(self, job: JobId, *, block: BlockIdentifier = LATEST) -> JobRecord:

@@ -163,7 +163,11 @@ class NotVerifier(Refused):
 
 
 class NotWork(Refused):
-    sentence = "commitment {index} of batch {batch} is a decoy, or the salt is not its own; only work can be challenged"
+    sentence = (
+        "commitment {index} of batch {batch} is not shown to be work; if its record calls it a decoy there is nothing "
+        "to challenge, else give the salt that the record has for it"
+    )
+    exit_code = 4
 
 
 class NotYourJob(Refused):

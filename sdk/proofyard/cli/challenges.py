@@ -96,18 +96,7 @@ def _challenge_segment(
     chain: "ChainClient", court: "Court", batch: BatchId, spoken: Spoken, job: int | None
 ) -> "ChallengeId":
     committed, (of, task, segment), salt = asyncio.run(_load_segment(chain, batch, spoken, job))
-    member = committed.segment(of, task, segment)
-    return court.challenge_segment(
-        batch,
-        member.commitment,
-        member.signature,
-        salt,
-        committed.position(of, task),
-        committed.proof(of, task),
-        segment,
-        member.trace[segment + 1],
-        committed.trace_proof(of, task, segment + 1),
-    )
+    return court.challenge_segment(batch, committed.step(of, task, segment, salt))
 
 
 def _challenge_fault(chain: "ChainClient", court: "Court", batch: BatchId, index: int) -> "ChallengeId":

@@ -102,9 +102,19 @@ class JsonFormatter(logging.Formatter):
 FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {LogFormat.TEXT: PlainFormatter, LogFormat.JSON: JsonFormatter}
 
 
+class StderrHandler(logging.Handler):
+    """Writes to what `sys.stderr` is at the moment: whoever calls the commands in a program may replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
 def configure(level: LogLevel, form: LogFormat = LogFormat.TEXT) -> None:
     """Send the log of every package to stderr; foreign libraries speak only from WARNING up."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(FORMATTERS[form]())
     root = logging.getLogger()
     root.handlers = [handler]

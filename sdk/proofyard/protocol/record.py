@@ -159,8 +159,11 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def salt_of(self, key: TaskKey) -> bytes:
         """What opens a task's mark; `UNOPENED` where the record does not. Raises `KeyError`."""
-        places = {task.key: place for place, task in enumerate(self.tasks)}
-        return self.salts[places[key]]
+        return self._salts_by_key[key]
+
+    @cached_property
+    def _salts_by_key(self) -> dict[TaskKey, bytes]:
+        return {task.key: salt for task, salt in zip(self.tasks, self.salts, strict=False)}
 
     @cached_property
     def decoys(self) -> frozenset[TaskKey]:

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from proofyard.artifacts import ArtifactUnavailable, BlockStore, fetch
+from proofyard.artifacts import BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
@@ -21,12 +21,12 @@ from proofyard.protocol.members import TaskKey
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
+from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.hops import Hops
 from proofyard.verifier.outbox import Outbox
-from proofyard.verifier.recent import Recent
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.claims import Claims
@@ -117,7 +117,7 @@ class Context:
     _seeds: OrderedDict[tuple[BatchId, int], Digest] = field(default_factory=OrderedDict)
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
-    lists: Recent[tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
+    lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     _head: int = 0
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
@@ -313,11 +313,7 @@ class Context:
         that is not here within `FIND_S`."""
         if not await asyncio.to_thread(self.has_all, cid):
             peers = [*([] if first is None else [first]), *await self.others(), *self.providers()]
-            try:
-                async with asyncio.timeout(FIND_S):
-                    await fetch(self.store, cid, peers, max_bytes=max_bytes)
-            except TimeoutError:
-                raise ArtifactUnavailable(cid, 1, [f"it did not come within {FIND_S:.0f} s"]) from None
+            await fetch(self.store, cid, peers, max_bytes=max_bytes, within_s=FIND_S)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
 

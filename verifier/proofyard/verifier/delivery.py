@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 
 from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
@@ -60,12 +61,11 @@ async def _owed(context: Context, worker: Address, cid: Cid, what: str, patience
         start = time.monotonic()
         try:
             if not await asyncio.to_thread(context.has_all, cid):
-                async with asyncio.timeout(max(most, LEAST_TRY_S)):
-                    await _fetched(context, worker, cid, max(left, LEAST_TRY_S))
+                await _fetched(context, worker, cid, patience_s=max(left, LEAST_TRY_S), within_s=max(most, LEAST_TRY_S))
             return await asyncio.to_thread(context.store.size, cid)
         except (ArtifactTooLarge, CorruptArtifact) as error:
             raise StateRefused(f"{what}: {error}") from None
-        except (ProofyardError, TimeoutError) as error:
+        except ProofyardError as error:
             logger.debug("%s of %s: %s", what, worker, error)
         if min(left, most) <= 0:
             raise NotDelivered(what, patience_s)
@@ -75,16 +75,17 @@ async def _owed(context: Context, worker: Address, cid: Cid, what: str, patience
             left, most = left - spent, most - spent
 
 
-async def _fetched(context: Context, worker: Address, cid: Cid, patience_s: float) -> None:
+async def _fetched(context: Context, worker: Address, cid: Cid, *, patience_s: float, within_s: float) -> None:
     """Have an artifact that is larger than a block, or that its worker did not give. Raises `ProofyardError`."""
-    own = context.connection(worker)
+    get, own, end = partial(fetch, context.store, cid), context.connection(worker), time.monotonic() + within_s
     if own is not None:
         with contextlib.suppress(ArtifactUnavailable):
-            await fetch(context.store, cid, [own], max_bytes=MAX_STATE_BYTES, patience_s=patience_s)
+            await get([own], max_bytes=MAX_STATE_BYTES, patience_s=patience_s, within_s=within_s)
             return
     others = [member.connection for node, member in context.members.items() if node != worker]
     peers = [*await context.others(), *random.sample(others, min(len(others), ASKED_AT_ONCE))]
-    await fetch(context.store, cid, peers, max_bytes=MAX_STATE_BYTES, patience_s=patience_s)
+    left = max(0.0, end - time.monotonic())
+    await get(peers, max_bytes=MAX_STATE_BYTES, patience_s=patience_s, within_s=left)
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ shows it once somebody else leads its batch.
 """
 
 import asyncio
+import time
 from dataclasses import replace
 
 from proofyard.protocol.cid import cid_bytes
@@ -47,16 +48,17 @@ def objection_to_decoy(message: SubmitCommitment, domain: Domain) -> str:
 
 
 async def ask_marks(context: Context, effect: effects.AskMarks) -> None:
-    """Have what opens every mark of a batch, as far as workers give it in the time that they have for states."""
+    """Have what opens every mark of a batch, as far as workers give it in the time that they have for a state: all of
+    them together, so that many that are away hold up the batch for no longer than one."""
     batch = context.rows.batches.get(effect.batch)
     if batch is None:
         return
     members = members_of(batch)
-    limit = asyncio.Semaphore(ASKED_AT_ONCE)
+    limit, end = asyncio.Semaphore(ASKED_AT_ONCE), time.monotonic() + context.settings.state_due_s
 
     async def one(member: Member, salt: bytes) -> bytes:
         async with limit:
-            return salt or await find_salt(context, member, patience_s=context.settings.state_due_s)
+            return salt or await find_salt(context, member, patience_s=max(0.0, end - time.monotonic()))
 
     found = await asyncio.gather(*map(one, members, salts_of(batch, members)))
     context.runner.post(MarksTold(effect.batch, tuple(found)))

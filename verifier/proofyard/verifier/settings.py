@@ -1,16 +1,10 @@
 """What an operator can set for `proofyard verifier run`. Defaults, then TOML, then environment, then flags."""
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Amount = Annotated[int, Meta(ge=0)]
-Most = Annotated[int, Meta(ge=1)]
-Share = Annotated[int, Meta(ge=0, le=10_000)]
-Seconds = Annotated[float, Meta(gt=0)]
+from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
 
 
 class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):

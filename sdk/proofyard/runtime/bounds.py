@@ -1,0 +1,11 @@
+"""What a setting may be, by its type: a value beyond is refused with the field's name."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Amount = Annotated[int, Meta(ge=0)]
+Most = Annotated[int, Meta(ge=1)]
+Share = Annotated[int, Meta(ge=0, le=10_000)]
+Seconds = Annotated[float, Meta(gt=0)]
