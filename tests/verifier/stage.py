@@ -52,13 +52,14 @@ from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFact
 from proofyard.transport import Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.cosigning import CoSigner
-from proofyard.verifier.desk import Desk, joined
+from proofyard.verifier.desk import Desk
 from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.rows import Row
 from proofyard.verifier.engine.world import Rows, Step
 from proofyard.verifier.follower import Follower
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.service import perform, rules_of
+from proofyard.verifier.standing import joined
 from proofyard.verifier.store.database import Database
 
 CREDIT = 10**18

@@ -14,6 +14,7 @@ from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, make_verifier
 
 from proofyard.artifacts import ArtifactTooLarge, BlockStore, cid_of_bytes
 from proofyard.chain import Wallet
+from proofyard.chain.events import Claimed, OperatorRetired, StakeChanged
 from proofyard.chain.refusals import JobIsClosed
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import encode
@@ -55,6 +56,7 @@ from proofyard.verifier.engine.rows import (
     WorkState,
 )
 from proofyard.verifier.limits import Limiter
+from proofyard.verifier.standing import MAX_TASKS_HELD
 
 TASKS = 4
 HELD = (0, 1, 2)
@@ -464,7 +466,34 @@ async def test_a_node_may_hold_no_more_than_is_believed(counter: Counter) -> Non
     nodes = counter.verifier.runner.engine.world.nodes
     await counter.verifier.until(lambda: counter.node.address in nodes)
     node = nodes[counter.node.address]
-    assert (node.tasks, node.audits) == (desk_module.MAX_TASKS_HELD, 1)
+    assert (node.tasks, node.audits) == (MAX_TASKS_HELD, 1)
+
+
+async def test_what_the_chain_changes_about_a_node_is_known_at_once(counter: Counter) -> None:
+    """An owner that takes its stake, a hot key that is rotated, a node that retires: known without an announcement."""
+    facts = [counter.chain.add_node(counter.node), counter.chain.add_node(other := Wallet.generate())]
+    counter.verifier.start()
+    await counter.verifier.runner.tell_all([])
+    for wallet in (counter.node, other):
+        link = counter.connection(wallet)
+        assert (await counter.desk.announce(link, Announce(("lora",), 0, 0, ""), cast(Any, None))).proceed
+    nodes = counter.verifier.runner.engine.world.nodes
+    await counter.verifier.until(lambda: len(nodes) == 2)
+    one, two = counter.node.address, other.address
+
+    counter.chain.facts[0] = replace(facts[0], stake=Wei(7), consecutive_valid=3)
+    counter.chain.tell(StakeChanged, owner=facts[0].owner, stake=Wei(7), unbonding=Wei(0))
+    await counter.verifier.until(lambda: (nodes[one].stake, nodes[one].consecutive_valid) == (7, 3))
+    assert nodes[two].stake == facts[1].stake, "another owner's is its own"
+
+    paid = {"batch": BatchId(1), "owner": facts[1].owner, "amount": Wei(1), "consecutive_valid": 12}
+    counter.chain.tell(Claimed, operator=facts[1].id, **paid)
+    await counter.verifier.until(lambda: nodes[two].consecutive_valid == 12)
+
+    counter.chain.facts[1] = replace(facts[1], active=False)
+    counter.chain.tell(OperatorRetired, operator=facts[1].id)
+    await counter.verifier.until(lambda: set(nodes) == {one})
+    assert set(counter.context.members) == {one}
 
 
 # Jobs

@@ -53,11 +53,13 @@ FRESH_S = 5.0
 
 @dataclass
 class Member:
-    """A node that is connected and has announced itself; `record` is what the Registry said of it then."""
+    """A node that is connected and has announced itself; `record` is what the Registry says of it, asked for at
+    `read_at` by the monotonic clock and followed since."""
 
     connection: Connection
     announce: Announce
     record: NodeRecord
+    read_at: float = float("-inf")
 
     @property
     def hint(self) -> PeerHint:

@@ -12,7 +12,6 @@ import msgspec
 from sqlalchemy import select
 
 from proofyard.artifacts import cid_of_bytes, fetch
-from proofyard.chain import ChainClient, NodeRecord, Role
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -52,8 +51,6 @@ from proofyard.verifier.engine.events import (
     AuditProgressed,
     AuditSealed,
     Event,
-    NodeJoined,
-    NodeLeft,
     Place,
     Published,
     TaskHandedBack,
@@ -63,6 +60,7 @@ from proofyard.verifier.engine.events import (
 from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.marks import objection_to_decoy
+from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.workload import Inputs
 
@@ -75,10 +73,8 @@ MIN_PROMISE_S = 30.0
 FIRST_STATES = 256
 """First states whose CIDs are kept: a round's are the same for many tasks."""
 LOG_PAGE = 500
-RECORD_S = 60.0
-"""How long what the Registry says of a node that announces itself again is taken as still true."""
-MAX_TASKS_HELD, MAX_AUDITS_HELD = 64, 256
-"""However much a node says that it holds at a time."""
+RECORD_S = 600.0
+"""A node that announces itself again is read anew after so long at least; events say before when it has changed."""
 
 
 class SubmissionRefused(ProofyardError):
@@ -107,7 +103,6 @@ class Desk:
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[object, Cid] = OrderedDict()
         self._making = asyncio.Lock()
-        self._read_at: dict[Address, float] = {}
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
@@ -125,17 +120,17 @@ class Desk:
         """A registered node may join, and says again that it is there; anybody else is told why not."""
         self._announcing.take(connection.peer)
         context, known = self._context, self._context.members.get(connection.peer)
-        fresh = time.monotonic() - self._read_at.get(connection.peer, float("-inf")) < RECORD_S
+        fresh = known is not None and time.monotonic() - known.read_at < RECORD_S
         if known is not None and known.connection is connection and known.announce == message and fresh:
             return Ack()
-        record = await context.on_chain(lambda: _active_node(context.chain, connection.peer))
+        read_at = time.monotonic()
+        record = await context.on_chain(lambda: active_node(context.chain, connection.peer))
         if connection.closed.is_set():
             return Ack(False, "the connection has ended")
         if record is None:
-            self._leave(connection.peer)
+            leave(context, connection.peer)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
-        context.members[connection.peer] = Member(connection, message, record)
-        self._read_at[connection.peer] = time.monotonic()
+        context.members[connection.peer] = Member(connection, message, record, read_at)
         context.runner.post(joined(record, message))
         return Ack()
 
@@ -147,12 +142,7 @@ class Desk:
         """A connection ended. Leases run on: the node may come back in time."""
         member = self._context.members.get(connection.peer)
         if member is not None and member.connection is connection:
-            self._leave(connection.peer)
-
-    def _leave(self, node: Address) -> None:
-        self._read_at.pop(node, None)
-        if self._context.members.pop(node, None) is not None:
-            self._context.runner.post(NodeLeft(node))
+            leave(self._context, connection.peer)
 
     # Work
 
@@ -404,20 +394,6 @@ def _refusal(error: ProofyardError) -> Refusal:
     return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
 
 
-def joined(record: NodeRecord, announce: Announce) -> NodeJoined:
-    """What the engine is told of a node that is here."""
-    return NodeJoined(
-        node=record.node,
-        owner=record.owner,
-        operator=record.id,
-        stake=record.stake,
-        consecutive_valid=record.consecutive_valid,
-        workloads=frozenset(announce.workloads),
-        tasks=max(1, min(announce.tasks, MAX_TASKS_HELD)),
-        audits=max(1, min(announce.audits, MAX_AUDITS_HELD)),
-    )
-
-
 def _place(message: SubmitSeal | AuditProgress | AuditFailed) -> Place:
     return message.job, message.task, message.segment
 
@@ -429,13 +405,6 @@ def _check_first(message: SubmitCommitment, first_state: tuple[Cid, Digest]) -> 
         raise SubmissionRefused(f"{name}: the first state is {message.trace[0]}, expected {first_state[0]}")
     if message.commitment.inputs != first_state[1]:
         raise SubmissionRefused(f"{name}: the root of its inputs is not that of the results it was given")
-
-
-def _active_node(chain: ChainClient, key: Address) -> NodeRecord | None:
-    """The node whose hot key `key` is, if it is in the active set."""
-    operator = chain.operator_of(key)
-    record = None if operator is None else chain.operator(operator)
-    return record if record and record.active and (record.role, record.node) == (Role.NODE, key) else None
 
 
 def report(context: Context, number: JobId, since: int) -> JobReport:

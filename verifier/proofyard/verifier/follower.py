@@ -32,6 +32,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event, JobRead, RolledBack
 from proofyard.verifier.membership import find_members, has_members
 from proofyard.verifier.sharing import of_this_process, take_over
+from proofyard.verifier.standing import follow_members
 from proofyard.verifier.store.tables import Cursor, Known
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Follower:
         for event in fresh:
             header = Header(event.root, event.size, event.members, event.lines)
             context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
+        await follow_members(context, events)
         told = await of_this_process(context, [await self._told(event, now) for event in events])
         await context.runner.tell_all([*told, *read], encode(after))
         self._cursor = after

@@ -4,21 +4,46 @@ Every event of the Registry that touches jobs and batches of this verifier is fo
 already changes nothing: a range of blocks may be told again.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from proofyard.chain import Event as ChainNews
 from proofyard.chain.events import (
     Absolved,
+    Appealed,
     BatchCommitted,
+    BatchDrawn,
     BatchDropped,
     BatchRecommitted,
     BatchSettled,
     BatchTaken,
     BatchVoided,
+    ChallengeClosed,
+    ChallengeOpened,
+    ChallengeSealed,
+    EndpointSet,
+    Equivocated,
+    Faulted,
     FeesPaid,
+    Forfeited,
     JobClosed,
     JobCommitted,
     JobOpened,
+    JobRefunded,
     JobTaken,
     JobToppedUp,
+    JurorFined,
+    JuryDrawn,
+    JuryRedrawn,
+    Penalised,
+    QuorumChanged,
     SlashFinal,
+    UnstakeRequested,
+    Verdict,
+    VerifierKey,
+    VoteCommitted,
+    VoteRevealed,
+    Withdrawn,
 )
 from proofyard.protocol.settlement import Line
 from proofyard.protocol.types import Digest
@@ -30,54 +55,53 @@ from proofyard.verifier.engine.world import World
 
 
 def news(world: World, event: ChainEvent, now: Now) -> None:
-    match event.news:
-        case JobOpened() as opened:
-            if jobs.opened(world, opened, now):
-                batches.dissolve(world, opened.job, now)
-        case JobTaken() as taken:
-            jobs.taken(world, taken.job, taken.position.block, now, own=taken.verifier == world.rules.own)
-        case JobClosed() as closed:
-            jobs.closed(world, closed.job, event.at, now)
-        case JobToppedUp() as more:
-            jobs.topped_up(world, more.job, now)
-        case JobCommitted() as line:
-            jobs.units_moved(world, line.job, opened=line.units, paid=0)
-        case BatchCommitted() as commit if commit.verifier == world.rules.own:
-            _committed(world, commit, now)
-        case BatchSettled() as settled:
-            _settled(world, settled, now)
-        case Absolved() as absolved:
-            _absolved(world, absolved)
-        case other:
-            _of_batch(world, other, now)
+    follow = FOLLOWED.get(type(event.news))
+    if follow is not None:
+        follow(world, event.news, event.at, now)
 
 
-def _of_batch(world: World, news: object, now: Now) -> None:
-    match news:
-        case BatchTaken() as taken:
-            _moved_back(world, taken.lines)
-        case _:
-            pass
-    batch = world.rows.by_chain_id.get(getattr(news, "batch", None))  # type: ignore[arg-type]
-    if batch is None:
-        return
-    match news:
-        case BatchRecommitted() as again:
-            _recommitted(world, batch, again.commit_block, now)
-        case BatchTaken() as taken:
-            batches.taken(world, batch, taken.attempt, now, own=taken.verifier == world.rules.own)
-        case BatchVoided() as voided:
-            batches.voided(world, batch, voided.attempt, now)
-        case BatchDropped():
-            _dropped(world, batch, now)
-        case FeesPaid() | SlashFinal():
-            batches.final(world, batch)
+# Jobs
 
 
-def _committed(world: World, commit: BatchCommitted, now: Now) -> None:
+def _opened(world: World, opened: JobOpened, _at: int, now: Now) -> None:
+    if jobs.opened(world, opened, now):
+        batches.dissolve(world, opened.job, now)
+
+
+def _taken(world: World, taken: JobTaken, _at: int, now: Now) -> None:
+    jobs.taken(world, taken.job, taken.position.block, now, own=taken.verifier == world.rules.own)
+
+
+def _closed(world: World, closed: JobClosed, at: int, now: Now) -> None:
+    jobs.closed(world, closed.job, at, now)
+
+
+def _topped_up(world: World, more: JobToppedUp, _at: int, now: Now) -> None:
+    jobs.topped_up(world, more.job, now)
+
+
+def _line_committed(world: World, line: JobCommitted, _at: int, _now: Now) -> None:
+    jobs.units_moved(world, line.job, opened=line.units, paid=0)
+
+
+# Batches
+
+
+def _of_batch(follow: Callable[[World, Batch, Any, Now], None]) -> Callable[[World, Any, int, Now], None]:
+    """Follow an event of a batch that this verifier leads, led or took over; those of others mean nothing to it."""
+
+    def followed(world: World, event: Any, _at: int, now: Now) -> None:
+        batch = world.rows.by_chain_id.get(event.batch)
+        if batch is not None:
+            follow(world, batch, event, now)
+
+    return followed
+
+
+def _committed(world: World, commit: BatchCommitted, _at: int, now: Now) -> None:
     """A batch of this verifier is on chain. The same work that is done again in the same way has the same root, so it
     is the oldest of those that wait for their number."""
-    if commit.batch in world.rows.by_chain_id:
+    if commit.verifier != world.rules.own or commit.batch in world.rows.by_chain_id:
         return
     lines = tuple((line.job, line.units) for line in commit.lines)
     root = Digest(commit.root)
@@ -88,12 +112,19 @@ def _committed(world: World, commit: BatchCommitted, now: Now) -> None:
             return
 
 
-def _settled(world: World, settled: BatchSettled, now: Now) -> None:
+def _settled(world: World, settled: BatchSettled, _at: int, now: Now) -> None:
     batch = world.rows.by_chain_id.get(settled.batch)
     for line in settled.lines:
         jobs.units_moved(world, line.job, opened=-line.units, paid=line.paid_units)
     if batch is not None and (batch.state not in batches.OVER or batch.settled_block != settled.position.block):
         batches.settled(world, batch, settled.attempt, settled.position.block, settled.claimable_at, now)
+
+
+def _led(world: World, taken: BatchTaken, _at: int, now: Now) -> None:
+    _moved_back(world, taken.lines)
+    batch = world.rows.by_chain_id.get(taken.batch)
+    if batch is not None:
+        batches.taken(world, batch, taken.attempt, now, own=taken.verifier == world.rules.own)
 
 
 def _moved_back(world: World, lines: tuple[Line, ...]) -> None:
@@ -103,26 +134,88 @@ def _moved_back(world: World, lines: tuple[Line, ...]) -> None:
             world.want(ReadJob(line.job))
 
 
-def _dropped(world: World, batch: Batch, now: Now) -> None:
+def _voided(world: World, batch: Batch, voided: BatchVoided, now: Now) -> None:
+    batches.voided(world, batch, voided.attempt, now)
+
+
+def _dropped(world: World, batch: Batch, _dropped: BatchDropped, now: Now) -> None:
     for job, units in batch.lines:
         jobs.units_moved(world, job, opened=-units, paid=0)
     batches.dropped(world, batch, f"batch {batch.chain_id} was dropped: nobody settled it in time", now)
 
 
-def _recommitted(world: World, batch: Batch, block: int, now: Now) -> None:
+def _recommitted(world: World, batch: Batch, again: BatchRecommitted, _now: Now) -> None:
     """Its draw moved to a new block: what was drawn before is void."""
-    if batch.commit_block == block:
-        return
-    batch.commit_block = block
-    batches.undrawn(world, batch)
+    if batch.commit_block != again.commit_block:
+        batch.commit_block = again.commit_block
+        batches.undrawn(world, batch)
 
 
-def _absolved(world: World, absolved: Absolved) -> None:
-    batch = world.rows.by_chain_id.get(absolved.batch)
-    if batch is not None:
-        for fault in [f for f in world.rows.faults.values() if f.batch == batch.id]:
-            if fault.operator == absolved.operator:
-                world.rows.delete(fault)
+def _final(world: World, batch: Batch, _paid: FeesPaid | SlashFinal, _now: Now) -> None:
+    batches.final(world, batch)
+
+
+def _absolved(world: World, batch: Batch, absolved: Absolved, now: Now) -> None:
+    for fault in [f for f in world.rows.faults.values() if f.batch == batch.id]:
+        if fault.operator == absolved.operator:
+            world.rows.delete(fault)
+            text = f"batch {batch.chain_id}: the fault is undone, and what it cost is returned"
+            world.log(fault.job, now, "absolved", text, task=fault.task, node=fault.node)
+
+
+def _challenged(world: World, batch: Batch, opened: ChallengeOpened, now: Now) -> None:
+    batches.log_batch(world, batch, now, "challenged", f"batch {batch.chain_id}: challenge {opened.challenge} is open")
+
+
+def _penalised(world: World, batch: Batch, paid: Penalised, now: Now) -> None:
+    text = (
+        f"batch {batch.chain_id}: operator {paid.operator} pays {paid.amount / 1e18:.4f}: not settled or drawn in time"
+    )
+    batches.log_batch(world, batch, now, "penalised", text)
+
+
+FOLLOWED: dict[type[ChainNews], Callable[[World, Any, int, Now], None]] = {
+    JobOpened: _opened,
+    JobTaken: _taken,
+    JobToppedUp: _topped_up,
+    JobClosed: _closed,
+    JobCommitted: _line_committed,
+    BatchCommitted: _committed,
+    BatchRecommitted: _of_batch(_recommitted),
+    BatchTaken: _led,
+    BatchDropped: _of_batch(_dropped),
+    BatchSettled: _settled,
+    BatchVoided: _of_batch(_voided),
+    FeesPaid: _of_batch(_final),
+    SlashFinal: _of_batch(_final),
+    Absolved: _of_batch(_absolved),
+    Penalised: _of_batch(_penalised),
+    ChallengeOpened: _of_batch(_challenged),
+}
+"""What changes rows. What the chain says of nodes is told as `NodeJoined` and `NodeLeft` (`verifier.standing`)."""
+
+NOT_FOLLOWED: dict[type[ChainNews], str] = {
+    Faulted: "the record that its settlement names says more, and is checked before it is believed",
+    BatchDrawn: "the effect `Draw` waits for the seed itself, which is the same whoever stored it",
+    JobRefunded: "the job was closed before, and its escrow is the requester's",
+    Forfeited: "what was not paid changes no reputation, stake or task",
+    UnstakeRequested: "what counts is the stake, which `StakeChanged` says",
+    Withdrawn: "the money had left the stake before",
+    VerifierKey: "a batch names its quorum, which the view of the batch reads",
+    QuorumChanged: "a batch names its quorum, which the view of the batch reads",
+    EndpointSet: "verifiers are dialled where the Registry says they are at that moment",
+    Equivocated: "the offender's stake says it; its batch stays what the chain calls it",
+    ChallengeSealed: "nobody can tell yet what it is about",
+    JuryDrawn: "jurors are nodes; only what comes of a challenge changes a batch",
+    JuryRedrawn: "as JuryDrawn",
+    VoteCommitted: "as JuryDrawn",
+    VoteRevealed: "as JuryDrawn",
+    Verdict: "as JuryDrawn",
+    Appealed: "as JuryDrawn",
+    JurorFined: "the stake of the juror's owner says it",
+    ChallengeClosed: "what it changes is told beside it: BatchVoided, Absolved, StakeChanged",
+}
+"""Events that change nothing here, and why."""
 
 
 def rolled_back(world: World, event: RolledBack, now: Now) -> None:
