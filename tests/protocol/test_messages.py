@@ -1,4 +1,6 @@
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +16,13 @@ from proofyard.protocol.messages import REQUESTS, JobReport, LogLine, PeerHint
 def test_request_tags_are_unique() -> None:
     tags = [kind.__struct_config__.tag for kind in REQUESTS]
     assert len(set(tags)) == len(tags)
+
+
+def test_what_may_be_asked_is_what_somebody_serves() -> None:
+    roots = [Path(__file__).parents[2] / root / "proofyard" for root in ("sdk", "node", "verifier")]
+    sources = "".join(path.read_text() for root in roots for path in root.rglob("*.py"))
+    served = set(re.findall(r"endpoint\.on\((\w+), ", sources)) - {"GetBlocks", "HasBlocks"}
+    assert served == {kind.__name__ for kind in REQUESTS}
 
 
 @given(st.binary(max_size=300), st.sampled_from(REQUESTS))

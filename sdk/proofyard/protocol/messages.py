@@ -81,14 +81,6 @@ class TaskOffers(msgspec.Struct, frozen=True, tag="task-offers"):
     offers: Annotated[tuple[TaskOffer, ...], Meta(max_length=MAX_ITEMS)]
 
 
-class CancelTask(msgspec.Struct, frozen=True, tag="cancel-task"):
-    """A verifier no longer wants a task."""
-
-    job: Job
-    task: Task
-    reason: str
-
-
 class CancelTasks(msgspec.Struct, frozen=True, tag="cancel-tasks"):
     """A verifier no longer wants these tasks."""
 
@@ -348,19 +340,12 @@ class JobReport(msgspec.Struct, frozen=True, tag="job-report"):
 
 REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Announce,
-    TaskOffer,
     TaskOffers,
-    CancelTask,
     CancelTasks,
-    TaskProgress,
     Working,
     TaskFailed,
-    SubmitCommitment,
     SubmitCommitments,
-    AuditOffer,
     AuditOffers,
-    AuditProgress,
-    SubmitSeal,
     SubmitSeals,
     AuditFailed,
     OpenSeal,
@@ -370,4 +355,5 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Publish,
     JobQuery,
 )
-"""What one peer may ask another; `docs/protocol.md` shows each with an example in bytes."""
+"""What one peer may ask another; everything else is an item or a reply. `docs/protocol.md` shows an example of each in
+bytes."""
