@@ -1,7 +1,6 @@
 """A verifier whose receipt is challenged shows the batch that honours it, and has nothing to show for a dropped one."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ from world import CREDIT, UNITS, World, states
 
 from proofyard.chain import ChallengeId, CourtParams, Params, Phase, Wallet
 from proofyard.cli import main
-from proofyard.node.receipts import keep_receipt
+from proofyard.node.receipts import KeptReceipt, write_receipt
 from proofyard.protocol.commitment import receipt_struct_hash
 from proofyard.protocol.members import Member, encode_members
-from proofyard.protocol.messages import Receipt
 from proofyard.verifier.context import Context
 from proofyard.verifier.disputes import answer_receipt
 from proofyard.verifier.engine.rows import Batch, BatchState
@@ -34,8 +32,8 @@ async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one
     for commitment in commitments[1:]:
         leaf = commitment.struct_hash()
         signature = key.sign_digest(chain.domain.typed_digest(receipt_struct_hash(leaf, job, deadline)))
-        receipt = Receipt(leaf, job, deadline, signature)
-        kept = keep_receipt(tmp_path / "receipts", key.address, commitment, receipt, time.time())
+        facts = KeptReceipt(key.address, job, commitment.task, leaf, deadline, signature)
+        kept = write_receipt(tmp_path / "receipts", facts)
         challenges.append(await asyncio.to_thread(open_challenge, network, outsider, kept, tmp_path))
 
     context = verifiers_context(world, tmp_path)

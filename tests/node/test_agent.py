@@ -15,7 +15,6 @@ from proofyard.chain import Wallet
 from proofyard.node import agent as agent_module
 from proofyard.node import delivery, supplies
 from proofyard.node.journal import Journal
-from proofyard.node.receipts import kept_receipts
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import AuditOffer, CancelTasks, SubmitSeals, TaskOffer
@@ -68,7 +67,7 @@ async def test_a_verifier_that_never_answers_freezes_neither_tasks_nor_audits_of
     node.links.deaf.clear()
     node.links.receipts = lambda commitment: receipt_for(commitment, DEAF if commitment.job == 1 else VERIFIER)
     await until(lambda: not node.journal.open_tasks())
-    receipts = list(kept_receipts(node.agent._settings.data_dir / "receipts"))
+    receipts = node.journal.receipts(0)
     assert {(receipt.job, receipt.verifier) for receipt in receipts} == {(1, DEAF.address), (2, VERIFIER.address)}
 
 
@@ -85,7 +84,7 @@ async def test_a_finished_task_is_delivered_after_a_restart_and_dropped_when_it_
     again = Journal(node.agent._settings.data_dir / "node.db")
     ((verifier, offer, submission),) = again.open_tasks()
     assert submission == node.links.delivered[0]
-    node.agent._courier = delivery.Courier(node.links)  # type: ignore[arg-type]
+    node.agent._courier = delivery.Courier(node.links, node.agent._secure)  # type: ignore[arg-type]
     sent = len(node.links.delivered)
     node.agent._deliver_commitment(verifier, offer, submission)
     await until(lambda: len(node.links.delivered) > sent)

@@ -21,10 +21,11 @@ from proofyard.node import promises as promises_module
 from proofyard.node.court import CourtWatch
 from proofyard.node.defence import Defence
 from proofyard.node.duties import Duties
+from proofyard.node.journal import Journal
 from proofyard.node.pay import Pay, keep_on_bench
 from proofyard.node.promises import Promises
 from proofyard.node.purse import Purse
-from proofyard.node.receipts import check_receipt, keep_receipt
+from proofyard.node.receipts import check_receipt
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -48,6 +49,7 @@ class Own:
         self, world: World, position: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, budget: int
     ) -> None:
         self.world, self.receipts = world, folder / "receipts"
+        self.journal = Journal(folder / f"{position}.db")
         self.innocent = True
         self.record_wrong = False
         self.artifacts: dict[Cid, bytes] = {}
@@ -63,7 +65,7 @@ class Own:
             return self.earlier
 
         defence = Defence(*parts, operator=world.ids[position], owner=owner, earlier=earlier)
-        promises = Promises(self.chain, self, self.receipts, duties, purse)  # type: ignore[arg-type]
+        promises = Promises(self.chain, self, self.journal, self.receipts, duties, purse)  # type: ignore[arg-type]
         self.watch = CourtWatch(self.chain, duties, defence=(purse, defence, promises))
 
         async def judge_fault(*_: Any, **__: Any) -> tuple[bool, str]:
@@ -187,13 +189,13 @@ async def test_a_record_that_does_not_hold_is_challenged_within_the_budget(
     assert challenges(own.chain) == found
 
 
-def promised(world: World, folder: Path, commitment: Commitment, deadline: int) -> Receipt:
+def promised(world: World, journal: Journal, commitment: Commitment, deadline: int) -> Receipt:
     """A receipt of the first verifier, as a node keeps it."""
     leaf, domain, verifier = commitment.struct_hash(), world.chain.domain, world.verifiers[0]
     digest = domain.typed_digest(receipt_struct_hash(leaf, commitment.job, deadline))
     receipt = Receipt(leaf, commitment.job, deadline, verifier.sign_digest(digest))
     check_receipt(domain, verifier.address, commitment, receipt)
-    keep_receipt(folder, verifier.address, commitment, receipt, 0.0)
+    journal.keep_receipt(verifier.address, commitment.task, receipt)
     return receipt
 
 
@@ -208,7 +210,7 @@ async def test_a_broken_receipt_is_challenged_and_an_honoured_one_is_not(
     first, second, _ = world.commitments(job)
     deadline = world.chain.now() + 300
     for commitment in (first, second):
-        promised(world, own.receipts, commitment, deadline)
+        promised(world, own.journal, commitment, deadline)
     members = encode_members([Member(first, world.sign(first), ())])
     root = merkle.root([first.struct_hash()])
     world.verifier().commit_batch(root, 1, cid_digest(raw_cid(members)), [(job, 10)])
@@ -223,6 +225,7 @@ async def test_a_broken_receipt_is_challenged_and_an_honoured_one_is_not(
     assert challenges(own.chain) == [(Kind.RECEIPT, 0)]
     record = own.chain.challenge(ChallengeId(1))
     assert (record.leaf, record.challenger) == (second.struct_hash(), own.owner)
+    assert len(list(own.receipts.iterdir())) == 1, "the broken one is a file for people, too"
     await own.look()
     assert len(challenges(own.chain)) == 1
 
@@ -235,7 +238,7 @@ async def test_a_list_that_stays_hidden_is_no_answer_to_a_receipt(
     own = Own(world, 0, tmp_path, monkeypatch, budget=500)
     world.owners[0].add_stake(Wei(60 * CREDIT))
     world.verifier().take_job(job)
-    promised(world, own.receipts, world.commitments(job)[0], world.chain.now() + 300)
+    promised(world, own.journal, world.commitments(job)[0], world.chain.now() + 300)
     world.verifier().commit_batch(merkle.root([b"leaf" * 8]), 1, cid_digest(raw_cid(b"hidden")), [(job, 10)])
     world.network.anvil.warp(301)
     await own.look()
@@ -249,7 +252,7 @@ def test_a_receipt_that_is_worth_nothing_in_court_is_none(deploy: Any, tmp_path:
     world = World.build(deploy(PATIENT), verifiers=1, nodes=2)
     job = world.open_job(world.network.owner(1400), tasks=4)
     first, second = world.commitments(job)
-    receipt = promised(world, tmp_path, first, 1000)
+    receipt = promised(world, Journal(tmp_path / "node.db"), first, 1000)
     domain, verifier = world.chain.domain, world.verifiers[0].address
     for bad in (replace_job(receipt), receipt):
         with pytest.raises(Exception, match="another commitment"):
@@ -297,9 +300,9 @@ async def test_pay_is_collected_and_a_place_on_the_bench_kept_by_the_node_itself
     world.settle(ref, world.settlement(job), [0])
     own = Own(world, 1, tmp_path, monkeypatch, budget=0)
     own.artifacts[raw_cid(b"record")] = b""
-    journal: Any = SimpleNamespace(sealed_batches=lambda: {ref.batch})
+    journal: Any = SimpleNamespace(sealed_batches=lambda: {ref.batch}, jobs_since=lambda _: [])
     duties = Duties()
-    pay = Pay(own.chain, own, journal, own.receipts, duties, world.ids[1])  # type: ignore[arg-type]
+    pay = Pay(own.chain, own, journal, duties, world.ids[1])  # type: ignore[arg-type]
     before = world.chain.token_balance(own.owner)
     for waited, paid in ((0, 0), (Params().challenge_window + pay_module.CLAIM_AFTER_S + 1, 100)):
         world.network.anvil.warp(waited)

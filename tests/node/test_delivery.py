@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from stand_ins import VERIFIER, FakeLinks
 from proofyard.chain import Wallet
 from proofyard.node import delivery
 from proofyard.node.delivery import AT_ONCE, MAX_REFUSALS, SEALS, Courier, Parcel
+from proofyard.node.journal import JournalError
 from proofyard.node.receipts import ReceiptInvalid
 from proofyard.protocol.messages import Ack, Acks, Refusal, SubmitSeal, SubmitSeals
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex
@@ -25,11 +26,18 @@ class Desk:
     """A courier, and what became of each parcel."""
 
     def __init__(self, links: Any) -> None:
-        self.courier = Courier(links)
+        self.disk_full = False
+        self.secured: list[str] = []
+        self.courier = Courier(links, self.secure)
         self.taken: list[str] = []
         self.given_up: dict[str, str] = {}
         self.over: dict[str, str] = {}
         self.numbers = count()
+
+    async def secure(self, parcels: Sequence[Parcel]) -> None:
+        if self.disk_full:
+            raise JournalError("the disk is full")
+        self.secured += [parcel.name for parcel in parcels]
 
     def send(self, verifier: Address, name: str, taken: Callable[[Any], None] | None = None) -> None:
         async def over() -> str:
@@ -180,4 +188,19 @@ async def test_another_number_of_answers_is_no_answer(given: int) -> None:
     desk.send(OTHER, "two")
     await desk.until(lambda: len(desk.taken) == 2)
     assert tried >= 4 and desk.given_up == {}
+    await desk.courier.close()
+
+
+async def test_nothing_leaves_before_what_it_promises_lasts() -> None:
+    links = FakeLinks(deaf={OTHER})
+    desk = Desk(links)
+    desk.disk_full = True
+    desk.send(OTHER, "one")
+    await asyncio.sleep(5 * delivery.FIRST_RETRY_S + delivery.LINGER_S)
+    assert links.sent == []
+    desk.disk_full = False
+    await desk.until(lambda: len(links.sent) > 2)
+    links.deaf.clear()
+    await desk.until(lambda: desk.taken)
+    assert desk.secured == ["one"], "once, however often it is tried"
     await desk.courier.close()

@@ -1,3 +1,7 @@
+import asyncio
+import contextlib
+import os
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -7,7 +11,7 @@ from proofyard.node.journal import Journal, JournalError
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.messages import AuditOffer, OpenSeal, SealOpened, SubmitCommitment, TaskOffer
+from proofyard.protocol.messages import AuditOffer, OpenSeal, Receipt, SealOpened, SubmitCommitment, TaskOffer
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
 VERIFIER = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
@@ -130,3 +134,70 @@ def test_an_unusable_journal_is_one_clear_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="data_dir"):
         Journal(tmp_path / "file" / "node.db")
+
+
+def held_by(path: Path) -> list[bytes]:
+    """What a reader finds in the file that was told of nothing else."""
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        return [row[0] for row in reader.execute("select submission from node_work where submission is not null")]
+
+
+async def test_what_lasts_was_synced_and_many_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, synced = Journal(tmp_path / "node.db"), []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(len(held_by(tmp_path / "node.db")))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    offers = [msgspec.structs.replace(OFFER, job=JobId(number)) for number in range(20)]
+
+    async def one(offer: TaskOffer) -> None:
+        journal.accept_task(VERIFIER, offer)
+        journal.finish_task(VERIFIER, offer, SUBMISSION)
+        assert journal.submission(VERIFIER, offer) == SUBMISSION, "it is there at once"
+        await journal.lasting()
+        assert synced and synced[-1] > 0
+
+    await asyncio.gather(*map(one, offers))
+    assert synced[-1] == 20 and len(synced) < 5
+    journal.close()
+
+
+async def test_what_could_not_be_written_is_written_later_and_nobody_is_told_that_it_lasts(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    journal = Journal(path)
+    journal.accept_task(VERIFIER, OFFER)
+    journal.finish_task(VERIFIER, OFFER, SUBMISSION)
+    await journal.lasting()
+    pages = journal._db.execute("pragma page_count").fetchone()[0]
+    journal._db.execute(f"pragma max_page_count={pages}")
+    big = msgspec.structs.replace(SUBMISSION, trace=SUBMISSION.trace * 2000)
+    journal_full = False
+    for number in range(2, 50):
+        offer = msgspec.structs.replace(OFFER, job=JobId(number))
+        try:
+            journal.accept_task(VERIFIER, offer)
+            journal.finish_task(VERIFIER, offer, big)
+        except JournalError:
+            journal_full = True
+            break
+    assert journal_full
+    journal._db.execute("pragma max_page_count=1073741823")
+    journal.finish_task(VERIFIER, offer, big)
+    await journal.lasting()
+    assert len(held_by(path)) == len(journal.held()) == number
+    journal.close()
+
+
+def test_receipts_are_found_by_when_they_fall_due(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "node.db")
+    for number in (1, 2, 3):
+        receipt = Receipt(Digest(bytes([number]) * 32), JobId(number), 100 * number, Signature(bytes(65)))
+        journal.keep_receipt(VERIFIER, TaskIndex(0), receipt)
+    assert [receipt.job for receipt in journal.receipts(100, 200)] == [2]
+    assert journal.jobs_since(150) == [2, 3]
+    journal.forget_receipts(200)
+    assert [receipt.deadline for receipt in journal.receipts(0)] == [200, 300]
+    journal.close()

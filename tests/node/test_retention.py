@@ -18,7 +18,7 @@ from proofyard.node.journal import HeldTask
 from proofyard.node.repair import Debts
 from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
-from proofyard.protocol.messages import SubmitCommitment, TaskOffer
+from proofyard.protocol.messages import SubmitCommitment, SubmitCommitments, TaskOffer
 from proofyard.protocol.types import JobId, TaskIndex
 from proofyard.workloads.errors import OutOfDisk
 from proofyard.workloads.executor import TaskTrace
@@ -176,24 +176,30 @@ def longer(node: Node) -> TaskOffer:
     return TaskOffer(JobId(2), cid, WORKLOAD.graph(slow)[1], (), (), 15.0)
 
 
-async def test_what_is_promised_is_on_the_disk_before_it_is_signed(
+async def test_what_is_promised_is_on_the_disk_before_it_leaves(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    signed: list[list[str]] = []
+    left: list[list[str]] = []
     node: Node = await start(budget=1 << 20, segments=2, segment_steps=1)
-    flush, sign = os.fsync, node.agent._sign
+    flush, send = os.fsync, node.links.try_request
 
     def fsync(handle: int) -> None:
         synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
         flush(handle)
 
+    async def try_request(verifier: Any, message: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(message, SubmitCommitments):
+            left.append(list(synced))
+        return await send(verifier, message, *rest, **more)
+
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(node.agent, "_sign", lambda *args: (signed.append(list(synced)), sign(*args))[1])
+    monkeypatch.setattr(node.links, "try_request", try_request)
     trace = await node.work()
-    assert {*trace, node.links.delivered[0].commitment.result} <= set(signed[0])
-    with node.journal._engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "and so is what is noted of it"
+    promised = {*trace, node.links.delivered[0].commitment.result}
+    assert promised <= set(left[0])
+    assert left[0][-1] == "node.db-wal", "and so is what is noted of it"
+    assert not any((node.agent._settings.data_dir / "executor").glob("*/*.safetensors")), "nothing is kept twice"
 
 
 async def test_states_are_let_go_when_their_batch_is_final_and_not_before(start: Callable[..., Any]) -> None:

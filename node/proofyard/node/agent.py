@@ -26,7 +26,7 @@ from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
 from proofyard.node.offers import Offers
-from proofyard.node.receipts import check_receipt, keep_receipt
+from proofyard.node.receipts import check_receipt
 from proofyard.node.repair import Workshop
 from proofyard.node.retention import Retention
 from proofyard.node.settings import NodeSettings
@@ -121,7 +121,7 @@ class Agent:
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
         self.decoys = Decoys(settings, chain, store, journal, retention)
-        self._courier = Courier(links)
+        self._courier = Courier(links, self._secure)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
         self._accepted: dict[tuple[object, ...], Work] = {}
@@ -447,11 +447,11 @@ class Agent:
             await self._make_again(work.offer)
         else:
             submission = await self._execute(work, work.offer)
-            await asyncio.to_thread(self._retention.note_held)
-            self._deliver_commitment(work.verifier, work.offer, submission)
+            await asyncio.to_thread(self._retention.note_finished, work.verifier, work.offer)
+            self._deliver_commitment(work.verifier, work.offer, submission, work.leftovers)
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
-        """Run a whole task and sign for it. States are artifacts on the disk before their names are signed."""
+        """Run a whole task and sign for it. The signature leaves once the states are on the disk."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
         seconds = self._settings.max_task_s
         try:
@@ -465,7 +465,6 @@ class Agent:
         false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
         if false is not None:
             kept += (*false[0], false[1])
-        await asyncio.to_thread(self._retention.secure, kept)
         submission = self._sign(offer, states, result)
         if false is not None:
             submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
@@ -473,7 +472,7 @@ class Agent:
         kept_bytes = size * (len(kept) - 1)
         self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
         self._second.take(kept, work.name)
-        await asyncio.to_thread(self._executor.forget, manifest, offer.task, inputs)
+        work.leftovers = partial(self._executor.forget, manifest, offer.task, inputs)
         return submission
 
     def _sign_decoy(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> Decoy:
@@ -560,16 +559,28 @@ class Agent:
 
     # Deliveries
 
-    def _deliver_commitment(self, verifier: Address, offer: TaskOffer, submission: SubmitCommitment) -> None:
+    async def _secure(self, parcels: Sequence[Parcel]) -> None:
+        """Have what these parcels promise on the disk; what is not kept is made again on demand."""
+        if artifacts := [cid for parcel in parcels for cid in parcel.rests_on]:
+            await asyncio.to_thread(self._store.sync, *artifacts, missing_ok=True)
+        await self._journal.lasting()
+        if leftovers := [parcel.leftovers for parcel in parcels if parcel.leftovers is not None]:
+            await asyncio.to_thread(lambda: [delete() for delete in leftovers])
+
+    def _deliver_commitment(
+        self,
+        verifier: Address,
+        offer: TaskOffer,
+        submission: SubmitCommitment,
+        leftovers: Callable[[], None] | None = None,
+    ) -> None:
         """Bring a commitment to its verifier, as long as it can be in a batch at all."""
         leaf = submission.commitment.struct_hash().hex()[:8]
         name = f"the commitment {leaf} to job {offer.job} task {offer.task.index}"
 
         def taken(receipt: Receipt) -> None:
             check_receipt(self._domain, verifier, submission.commitment, receipt)
-            folder = self._settings.data_dir / "receipts"
-            keep_receipt(folder, verifier, submission.commitment, receipt, time.time())
-            self._journal.close_task(verifier, offer)
+            self._journal.close_task(verifier, offer, receipt)
             logger.info("%s is delivered; receipt until %s", name, receipt.deadline)
 
         def given_up(reason: str) -> None:
@@ -577,7 +588,10 @@ class Agent:
             self._journal.close_task(verifier, offer)
 
         over = partial(asyncio.to_thread, self._commits_over, offer.job)
-        self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over))
+        decoy = submission.decoy
+        promised = (submission.commitment.result, *submission.trace)
+        promised += (decoy.commitment.result, *decoy.trace) if decoy is not None else ()
+        self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over, promised, leftovers))
 
     def _signed_seal(self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], opening: SealOpened) -> Signature:
         own = self._wallet.address

@@ -57,9 +57,8 @@ class Decoys:
         operator allows. One more is always made, so that a short acquaintance has any."""
         if not offer.decoy:
             return False
-        held = [task for task in self._journal.held() if task.verifier == verifier]
-        decoys = sum(task.decoy for task in held)
-        return decoys * BPS <= (len(held) - decoys) * self._settings.max_decoys_bps
+        tasks, decoys = self._retention.debts.counts(verifier)
+        return decoys * BPS <= tasks * self._settings.max_decoys_bps
 
     async def make(
         self, verifier: Address, manifest: Manifest, offer: TaskOffer, trace: TaskTrace, states: Sequence[Cid]

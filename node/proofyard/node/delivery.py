@@ -15,7 +15,7 @@ import msgspec
 
 from proofyard.node.links import VerifierLinks
 from proofyard.protocol.messages import Acks, Receipts, Refusal, SubmitCommitments, SubmitSeals
-from proofyard.protocol.types import Address, ProofyardError
+from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.transport import RequestFailed
 
 logger = logging.getLogger("proofyard.node")
@@ -49,7 +49,8 @@ SEALS = Kind(SubmitSeals, Acks)
 @dataclass(frozen=True)
 class Parcel:
     """One delivery. `taken` hears the answer; `given_up` hears why there will be none. `over` says why the delivery is
-    of no use any more, empty while it is; it is asked only after a first attempt has failed."""
+    of no use any more, empty while it is; it is asked only after a first attempt has failed. `rests_on` are artifacts
+    that it promises, and `leftovers` deletes what is not needed once these are on the disk."""
 
     name: str
     kind: Kind
@@ -57,17 +58,24 @@ class Parcel:
     taken: Callable[[Any], None]
     given_up: Callable[[str], None]
     over: Callable[[], Awaitable[str]]
+    rests_on: tuple[Cid, ...] = ()
+    leftovers: Callable[[], None] | None = None
+
+
+Secure = Callable[[Sequence[Parcel]], Awaitable[None]]
+"""Has what parcels promise on the disk itself, so that no power cut takes it. Raises a `ProofyardError`."""
 
 
 @dataclass
 class Waiting:
-    """A parcel and its next attempt, in the event loop's time."""
+    """A parcel and its next attempt, in the event loop's time. `secured` once what it promises lasts."""
 
     parcel: Parcel
     due: float
     asked: float
     retry: float
     refusals: int = 0
+    secured: bool = False
 
 
 @dataclass
@@ -80,8 +88,9 @@ class Queue:
 class Courier:
     """The queues to all verifiers. What they hold is in the journal too, so nothing is lost with the process."""
 
-    def __init__(self, links: VerifierLinks) -> None:
+    def __init__(self, links: VerifierLinks, secure: Secure) -> None:
         self._links = links
+        self._secure = secure
         self._queues: dict[Address, Queue] = {}
 
     def send(self, verifier: Address, parcel: Parcel) -> None:
@@ -128,7 +137,15 @@ class Courier:
                     each.retry = min(2 * each.retry, LAST_RETRY_S)
 
     async def _deliver(self, verifier: Address, kind: Kind, due: Sequence[Waiting]) -> list[bool]:
-        """One attempt; which deliveries are done with, be it by a refusal."""
+        """One attempt; which deliveries are done with, be it by a refusal. Nothing leaves before it lasts."""
+        if fresh := [waiting for waiting in due if not waiting.secured]:
+            try:
+                await self._secure([waiting.parcel for waiting in fresh])
+            except ProofyardError as error:
+                logger.warning("%s deliveries to %s wait for this machine's disk: %s", len(due), verifier, error)
+                return [False] * len(due)
+            for waiting in fresh:
+                waiting.secured = True
         try:
             message = kind.pack(tuple(waiting.parcel.message for waiting in due))
             found = await self._links.try_request(verifier, message, kind.reply, refusals=True)

@@ -6,14 +6,12 @@ Pay that is not claimed counts towards no reputation, and an owner that is not o
 import asyncio
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 from proofyard.chain import ChainClient, Claim, Refused, claim_of
 from proofyard.disputes.network import Network
 from proofyard.disputes.settled import settled_event
 from proofyard.node.duties import Duties
 from proofyard.node.journal import Journal
-from proofyard.node.receipts import kept_receipts
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record, payouts_of
 from proofyard.protocol.settlement import OperatorId, payout_root
 from proofyard.protocol.types import Address, BatchId, ProofyardError
@@ -37,14 +35,12 @@ class Pay:
         chain: ChainClient,
         network: Network,
         journal: Journal,
-        receipts: Path,
         duties: Duties,
         operator: OperatorId,
     ) -> None:
         self._chain = chain
         self._network = network
         self._journal = journal
-        self._receipts = receipts
         self._duties = duties
         self._operator = operator
         self._looked = -COLLECT_EVERY_S
@@ -59,7 +55,7 @@ class Pay:
 
     async def _collect(self, now: int) -> None:
         due: list[Claim] = []
-        for batch in sorted(await involved(self._chain, self._journal, self._receipts, now) - self._paid):
+        for batch in sorted(await involved(self._chain, self._journal, now) - self._paid):
             state = await asyncio.to_thread(self._chain.batch, batch)
             ripe = bool(state.settled_at) and not state.open_challenges and now >= state.claimable_at + CLAIM_AFTER_S
             if state.dropped or (ripe and not state.remaining):
@@ -88,11 +84,10 @@ class Pay:
         return [claim_of(batch, payouts, index) for index in open_]
 
 
-async def involved(chain: ChainClient, journal: Journal, receipts: Path, now: int) -> set[BatchId]:
+async def involved(chain: ChainClient, journal: Journal, now: int) -> set[BatchId]:
     """The batches that a node has audited in, and those of the jobs that it worked for until lately."""
-    found = await asyncio.to_thread(lambda: list(kept_receipts(receipts)))
-    jobs = {receipt.job for receipt in found if receipt.deadline > now - LATELY_S}
-    events = [event for job in sorted(jobs) for event in await asyncio.to_thread(chain.settled, job)]
+    jobs = journal.jobs_since(now - LATELY_S)
+    events = [event for job in jobs for event in await asyncio.to_thread(chain.settled, job)]
     return journal.sealed_batches() | {event.batch for event in events}
 
 

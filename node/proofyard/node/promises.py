@@ -15,8 +15,9 @@ from proofyard.disputes.committed import load_members
 from proofyard.disputes.errors import ListWithheld
 from proofyard.disputes.network import Network
 from proofyard.node.duties import Duties
+from proofyard.node.journal import Journal
 from proofyard.node.purse import OverBudget, Purse
-from proofyard.node.receipts import KeptReceipt, kept_receipts
+from proofyard.node.receipts import KeptReceipt, write_receipt
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Digest
 
@@ -29,18 +30,21 @@ LAST = 0.6
 
 
 class Promises:
-    """Looks after the receipts in `folder`."""
+    """Looks after the receipts in a node's `journal`. What is found broken is a file in `folder` as well."""
 
-    def __init__(self, chain: ChainClient, network: Network, folder: Path, duties: Duties, purse: Purse) -> None:
+    def __init__(
+        self, chain: ChainClient, network: Network, journal: Journal, folder: Path, duties: Duties, purse: Purse
+    ) -> None:
         self._chain = chain
         self._court = Court(chain)
         self._network = network
+        self._journal = journal
         self._folder = folder
         self._duties = duties
         self._purse = purse
         self._looked = -LOOK_EVERY_S
         self._leaves: OrderedDict[BatchId, frozenset[Digest]] = OrderedDict()
-        self._done: set[Path] = set()
+        self._done: set[Digest] = set()
 
     async def consider(self, now: int) -> None:
         """Look at what is overdue at chain time `now`."""
@@ -51,12 +55,10 @@ class Promises:
 
     async def _look(self, now: int) -> None:
         window = self._chain.params().challenge_window
-        for receipt in await asyncio.to_thread(lambda: list(kept_receipts(self._folder))):
-            if receipt.path in self._done or now <= receipt.deadline:
-                continue
-            if now > receipt.deadline + window:
-                self._done.add(receipt.path)
-            else:
+        due = self._journal.receipts(now - window - 1, now - 1)
+        self._done &= {receipt.leaf for receipt in due}
+        for receipt in due:
+            if receipt.leaf not in self._done:
                 await self._enforce(receipt, last=now > receipt.deadline + LAST * window)
 
     async def _enforce(self, receipt: KeptReceipt, *, last: bool) -> None:
@@ -64,10 +66,11 @@ class Promises:
         holder = await self._holder(receipt)
         if holder is None and not last:
             return
-        self._done.add(receipt.path)
+        self._done.add(receipt.leaf)
         if holder:
             logger.info("%s was honoured in batch %s", name, holder)
             return
+        await asyncio.to_thread(write_receipt, self._folder, receipt)
         try:
             await asyncio.to_thread(self._purse.afford, self._chain.params().court.bond, keep_backing=True)
             challenge = await asyncio.to_thread(self._challenge, receipt)

@@ -17,7 +17,7 @@ from proofyard.node.journal import HeldTask
 from proofyard.node.work import Owed
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.mark import mark_cid
-from proofyard.protocol.types import Cid
+from proofyard.protocol.types import Address, Cid
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Inputs, load_workload
 
@@ -43,6 +43,19 @@ class Debts:
         known = {task: self._known.get(task) or self._blocks_of(task) for task in held}
         self._marks = {mark_cid(task.submission.commitment.mark): task for task in known}
         self._known, self._owed = known, {cid: owed for blocks in known.values() for cid, owed in blocks.items()}
+
+    def add(self, held: Iterable[HeldTask]) -> None:
+        """Know these tasks as well."""
+        for task in held:
+            if task not in self._known:
+                self._known[task] = blocks = self._blocks_of(task)
+                self._owed |= blocks
+                self._marks[mark_cid(task.submission.commitment.mark)] = task
+
+    def counts(self, verifier: Address) -> tuple[int, int]:
+        """Tasks, and decoys, that are owed to a verifier."""
+        decoys = [task.decoy for task in self._known if task.verifier == verifier]
+        return len(decoys) - sum(decoys), sum(decoys)
 
     def of(self, block: Cid) -> Owed | None:
         """What has to be made again for a block to be here; None for one that is not owed."""

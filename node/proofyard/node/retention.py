@@ -7,20 +7,18 @@ a cache: what no open task or audit needs goes, oldest first, once there is more
 
 import asyncio
 import logging
-import os
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, fetch
-from proofyard.artifacts.dag import all_blocks
 from proofyard.artifacts.keeper import GRACE_SECONDS
 from proofyard.chain import BatchCommitted, BatchState, ChainClient
 from proofyard.disputes.committed import load_members
 from proofyard.node.journal import HeldTask, Journal
 from proofyard.node.links import VerifierLinks
+from proofyard.node.receipts import KEPT_S, write_receipt
 from proofyard.node.repair import Debts, check_all
 from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Owed
@@ -43,6 +41,7 @@ CHECK_EVERY_S = 6 * 3600.0
 """Between two looks at every block that is owed, for damage that nobody has asked for yet."""
 CHECK_PAUSE_S = 0.005
 SEALS_KEPT_S = 6 * 3600
+RECEIPTS_SHOWN_S = 24 * 3600
 LISTS = 256
 
 
@@ -84,18 +83,6 @@ class Retention:
         )
         return states, kept.step
 
-    def secure(self, cids: Iterable[Cid]) -> None:
-        """Have artifacts on the disk itself before their names are signed for: a power cut must not take them."""
-        folders: set[Path] = set()
-        for cid in cids:
-            for block in all_blocks(self._store.get_block, cid):
-                path = self._store.path / "blocks" / block[-2:] / block
-                if path.exists():
-                    _sync(path)
-                    folders |= {path.parent, path.parent.parent}
-        for folder in folders:
-            _sync(folder)
-
     async def run(self, mend: Callable[[Owed], object]) -> None:
         """Look after the store until cancelled; `mend` is told of everything that should be here and is not."""
         while True:
@@ -112,7 +99,7 @@ class Retention:
         """Find what is owed and damaged or gone, before anybody asks for it."""
         if time.time() - self._checked >= CHECK_EVERY_S:
             self._checked = time.time()
-            kept = [cid for held in self._journal.held() for cid in _kept(held)]
+            kept = [cid for held in self._journal.held() for cid in held.kept]
             damaged = await asyncio.to_thread(check_all, self._store, kept, lambda: time.sleep(CHECK_PAUSE_S))
             if damaged:
                 logger.warning("%s blocks that are owed were damaged on disk; they are made again", damaged)
@@ -131,11 +118,25 @@ class Retention:
             if state.dropped or _is_final(state, await asyncio.to_thread(self._chain.now) - SEALS_KEPT_S):
                 self._journal.forget_seals(batch)
         await asyncio.to_thread(self.note_held)
+        await asyncio.to_thread(self._look_at_receipts, int(time.time()))
         await asyncio.to_thread(self._collect, time.time(), grace_s)
 
+    def _look_at_receipts(self, now: int) -> None:
+        """Forget those of long ago. Where nothing here looks whether they were honoured, write those that fell due into
+        files."""
+        if not self._settings.defend:
+            for receipt in self._journal.receipts(now - RECEIPTS_SHOWN_S, now):
+                write_receipt(self._settings.data_dir / "receipts", receipt)
+        if self._journal.receipts(0, now - KEPT_S):
+            self._journal.forget_receipts(now - KEPT_S)
+
     def note_held(self) -> None:
-        """Learn from the journal which states may be asked for."""
+        """Learn from the journal which states may be asked for, and of which tasks none may be any more."""
         self.debts.follow(self._journal.held())
+
+    def note_finished(self, verifier: Address, offer: TaskOffer) -> None:
+        """From now on the states of this task may be asked for."""
+        self.debts.add(self._journal.held_of(verifier, offer))
 
     async def _release(self, job: JobId, tasks: list[HeldTask]) -> None:
         """Let go of those of a job's tasks whose batch is final, and of all when nothing of the job is open."""
@@ -202,24 +203,12 @@ class Retention:
                 manifest = decode_manifest(self._store.get_bytes(offer.manifest, max_bytes=MAX_MANIFEST_BYTES))
                 needed |= {cid for cid in (manifest.model, manifest.data) if cid is not None}
         for held in self._journal.held():
-            needed |= set(_kept(held))
+            needed |= set(held.kept)
         # States behind answers are here only where a workload compares by more than digests (`Agent`).
         states = {make_cid(answer, codec) for answer in self._journal.answers() for codec in (RAW, DAG_PB)}
         return needed | {cid for cid in states if self._store.has(cid)}
 
 
-def _kept(held: HeldTask) -> tuple[Cid, ...]:
-    return (held.submission.commitment.result, *held.submission.trace[:: held.every])
-
-
 def _is_final(batch: BatchState, now: int) -> bool:
     settled = bool(batch.settled_at) and not batch.voided
     return settled and batch.claimable_at <= now and not batch.open_challenges
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -130,11 +130,11 @@ async def _in_court(
         await asyncio.sleep(UNREGISTERED_S)
         operator = await asyncio.to_thread(chain.operator_of, wallet.address)
     owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
-    duties, receipts = Duties(), settings.data_dir / "receipts"
+    duties = Duties()
     purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
-    earlier = partial(involved, chain, journal, receipts)
+    earlier = partial(involved, chain, journal)
     defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner, earlier=earlier)
-    promises = Promises(chain, network, receipts, duties, purse)
+    promises = Promises(chain, network, journal, settings.data_dir / "receipts", duties, purse)
     absence = Absence(chain, network, executor, duties, purse, wallet.address)
     watch = CourtWatch(
         chain,
@@ -144,7 +144,7 @@ async def _in_court(
         # A cheat brings its case to no court.
         defence=(purse, defence, promises) if settings.defend and not settings.adversary else None,
         absence=absence if settings.defend and not settings.adversary else None,
-        pay=Pay(chain, network, journal, receipts, duties, operator) if settings.claim else None,
+        pay=Pay(chain, network, journal, duties, operator) if settings.claim else None,
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
     await run_together(watch.run(), *bench)

@@ -1,6 +1,7 @@
 """What a node has accepted to do, on its way through the node."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proofyard.node.journal import HeldTask
@@ -30,7 +31,8 @@ class Owed:
 @dataclass
 class Work:
     """An accepted offer, or a state to make again. `verifier` is whom it is owed to; `ready` once its inputs are here;
-    `again` where it was interrupted; `finished` once nothing more will be done about it here."""
+    `again` where it was interrupted; `finished` once nothing more will be done about it here. `leftovers` deletes what
+    the executor has left of it, once that is not needed any more."""
 
     verifier: Address
     offer: TaskOffer | AuditOffer | Owed
@@ -40,6 +42,7 @@ class Work:
     again: bool = False
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
+    leftovers: Callable[[], None] | None = None
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -232,19 +232,24 @@ class BlockStore:
         if length > max_bytes:
             raise ArtifactTooLarge(cid, length, max_bytes)
 
-    def sync(self, *cids: Cid) -> None:
+    def sync(self, *cids: Cid, missing_ok: bool = False) -> None:
         """Have all blocks of artifacts on the disk itself, before somebody signs for them: a power cut must not take
-        them. Those of linked files are their owner's to keep. Raises `BlockMissing`, `StoreUnusable`."""
+        them. Those of linked files are their owner's to keep. Raises `StoreUnusable`, and `BlockMissing` unless
+        `missing_ok`."""
         folders: set[Path] = {self._blocks}
         try:
-            for cid in cids:
-                for block in dag.all_blocks(self.get_block, cid):
-                    path = self._block_path(block)
-                    if not self.has(block):
-                        raise BlockMissing(block)
-                    if path.exists():
-                        _sync(path)
-                        folders.add(path.parent)
+            for cid in dict.fromkeys(cids):
+                try:
+                    for block in dag.all_blocks(self.get_block, cid):
+                        path = self._block_path(block)
+                        if path.exists():
+                            _sync(path)
+                            folders.add(path.parent)
+                        elif not self.has(block):
+                            raise BlockMissing(block)
+                except BlockMissing:
+                    if not missing_ok:
+                        raise
             for folder in folders:
                 _sync(folder)
         except OSError as error:

@@ -117,7 +117,8 @@ def _read_receipt(path: Path) -> tuple[Digest, JobId, int, Signature]:
             raise ValueError("leaf or signature has another length")
         return Digest(leaf), JobId(int(facts["job"])), int(facts["deadline"]), Signature(signature)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--receipt {path} cannot be read ({error}); nodes keep theirs in DATA_DIR/receipts") from None
+        where = "nodes write broken ones to DATA_DIR/receipts"
+        raise UsageError(f"--receipt {path} cannot be read ({error}); {where}") from None
 
 
 @grouped
