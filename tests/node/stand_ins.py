@@ -12,7 +12,7 @@ from proofyard.chain import Drawn, Wallet
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_hash
 from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.members import Member, encode_members, members_root
+from proofyard.protocol.members import Member, Membership, MemberTree, encode_members, members_root
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Ack,
@@ -141,6 +141,10 @@ class FakeChain:
         """Batch 3 holds these tasks, and its list is in `store`."""
         self.members = tuple(members)
         self.list_digest = cid_digest(store.put_bytes(encode_members(self.members)))
+
+    def membership(self, task: TaskSpec, number: int) -> Membership:
+        """That a task of job 1 and its state are in that batch."""
+        return MemberTree(self.members).membership((JobId(1), task.index), number)
 
     def header(self, _batch: BatchId) -> Header:
         lines = tuple(Line(JobId(job), 1) for job in sorted({member.commitment.job for member in self.members}))

@@ -1,6 +1,7 @@
 """What a node answers to an audit, and what it does with a task that nobody can execute."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON, keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.signature import require_signer
-from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex
+from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import OutOfMemory, SegmentFailed
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.state import decode_state, encode_state
@@ -296,3 +297,34 @@ async def settle(bench: Bench) -> None:
     """Let everything that is delivered or told in the background arrive."""
     for _ in range(50):
         await asyncio.sleep(0.01)
+
+
+async def test_a_proof_stands_in_for_a_list_that_nobody_has_and_for_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, AFTER)
+    offer = bench.offer(SECOND)
+    others = [
+        member_of(JobId(1), bench.manifest, msgspec.structs.replace(TASK, index=TaskIndex(number)), trace, trace[-1])
+        for number in range(1, 40)
+        for trace in [(cid_of_bytes(b"%d" % number),) * 3]
+    ]
+    bench.chain.commit(BlockStore(tmp_path / "elsewhere"), [*others, *bench.chain.members])
+    offer = msgspec.structs.replace(offer, member=bench.chain.membership(TASK, offer.segment))
+    await bench.agent._offers.check_audit(VERIFIER.address, offer)
+    proof = offer.member
+    assert proof is not None
+    swapped = msgspec.structs.replace(proof, path=proof.path[::-1])
+    of_another = bench.chain.membership(msgspec.structs.replace(TASK, index=TaskIndex(7)), 1)
+    decoy = dataclasses.replace(proof.commitment, mark=Digest(b"m" * 32))
+    lies: list[tuple[dict[str, Any], str]] = [
+        ({"member": swapped}, "task"),
+        ({"member": of_another}, "task"),
+        ({"member": msgspec.structs.replace(proof, commitment=decoy)}, "task"),
+        ({"member": msgspec.structs.replace(proof, index=proof.index - 1)}, "task"),
+        ({"segment": SegmentIndex(0)}, "before"),
+        ({"before": cid_of_bytes(AFTER)}, "before"),
+        ({"segment": SegmentIndex(2)}, "task"),
+    ]
+    for change, field in lies:
+        with pytest.raises(OfferRefused) as refused:
+            await bench.agent._offers.check_audit(VERIFIER.address, msgspec.structs.replace(offer, **change))
+        assert refused.value.field == field, change

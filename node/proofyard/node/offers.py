@@ -2,12 +2,12 @@
 
 A verifier says what the task is, which state an audit starts from and what keys its answer. If any of that were a lie,
 this node would sign for work that nobody asked for, or seal an answer that convicts it; so all of it is taken from the
-chain, the job's manifest and the batch's member list, and the offer only has to agree.
+chain and the job's manifest, or proved to be in the batch, and the offer only has to agree.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,16 +22,19 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
+from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import Address, BatchId, Cid, Digest
 from proofyard.runtime.recent import Recent
 
-GRAPHS, LISTS = 8, 4
-"""Task graphs and member lists that are kept in memory; a list may have 64 MiB."""
+GRAPHS, HEADERS, LISTS = 8, 256, 4
+"""Task graphs, headers of batches and their lists that are kept in memory; a list may have 64 MiB."""
 READS, FRESH_S = 256, 30.0
 """What the chain said of jobs and batches, and how long it is taken as still true: a reorganisation may change it."""
+LEADER_FRESH_S = 5.0
+"""The same for who leads a batch, which may be taken over: a block or two."""
 CREDIT = 10**18
 V = TypeVar("V")
-N = TypeVar("N", bound=int)
+N = TypeVar("N", bound=Hashable)
 
 
 class Offers:
@@ -42,8 +45,9 @@ class Offers:
         self._chain = chain
         self._supplies = supplies
         self._graphs: Recent[Cid, tuple[TaskSpec, ...]] = Recent(GRAPHS)
+        self._headers: Recent[tuple[BatchId, Digest], Header] = Recent(HEADERS)
         self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
-        self._reads: Recent[tuple[str, int], tuple[float, Any]] = Recent(READS)
+        self._reads: Recent[tuple[str, Hashable], tuple[float, Any]] = Recent(READS)
 
     async def check_task(self, verifier: Address, offer: TaskOffer) -> Manifest:
         """The manifest of a task that this node may take. Raises `OfferRefused`, which names the field, and what stands
@@ -67,7 +71,7 @@ class Offers:
     async def check_audit(self, verifier: Address, offer: AuditOffer) -> Manifest:
         """The manifest of an audit whose seed, task and state are those of the batch. Raises as `check_task` does."""
         await self._job(offer)
-        await self.check_leader(verifier, offer.batch)
+        await self.check_leader(verifier, offer.batch, LEADER_FRESH_S)
         drawn = await self._read_once("seed", self._chain.seed, offer.batch)
         if drawn is None or drawn.seed != offer.seed:
             self._reads.drop(("seed", offer.batch))
@@ -75,26 +79,63 @@ class Offers:
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(offer, manifest)
         check_limits(self._settings, manifest, offer.task)
-        member = await self.member(verifier, offer)
-        commitment, trace = member.commitment, member.trace
-        fits = (
-            commitment.manifest == cid_digest(offer.manifest)
-            and len(trace) == commitment.segments + 1 == offer.task.segments + 1
-            and 0 <= offer.segment < commitment.segments
-            and root([cid_bytes(cid) for cid in trace]) == commitment.trace_root
-        )
-        if not fits:
-            raise OfferRefused("task", f"is not what batch {offer.batch} holds a commitment to")
-        if trace[offer.segment] != offer.before:
-            raise OfferRefused("before", f"is not the state before segment {offer.segment} that was committed to")
+        await self._check_member(verifier, offer)
         return manifest
 
-    async def check_leader(self, verifier: Address, batch: BatchId) -> None:
-        """Raise `OfferRefused` unless a verifier leads a batch: any other that has audits executed makes nodes work for
-        nothing, and would be shown answers before the leader's auditors have all sealed theirs."""
-        state = await asyncio.to_thread(self._chain.batch, batch)
-        if state.verifier != await asyncio.to_thread(self._chain.operator_of, verifier):
-            raise OfferRefused("batch", f"{batch} is led by another verifier")
+    async def _check_member(self, verifier: Address, offer: AuditOffer) -> None:
+        """Raise `OfferRefused` unless the batch holds a commitment to this task and to this state of it: as the offer
+        proves or, where it does not, as the batch's list says."""
+        proof = offer.member
+        if proof is None:
+            member = await self.member(verifier, offer)
+            commitment, trace = member.commitment, member.trace
+            has_state = 0 <= offer.segment < len(trace) and trace[offer.segment] == offer.before
+            included = len(trace) == commitment.segments + 1 and _trace_root(trace) == commitment.trace_root
+        else:
+            commitment, has_state = proof.commitment, proof.has_state(offer.segment, offer.before)
+            included = proof.is_in(await self._header(offer.batch))
+        fits = (
+            included
+            and (commitment.job, commitment.task) == (offer.job, offer.task.index)
+            and commitment.manifest == cid_digest(offer.manifest)
+            and commitment.segments == offer.task.segments
+            and 0 <= offer.segment < commitment.segments
+        )
+        if not fits:
+            self._reads.drop(("batch", offer.batch))
+            raise OfferRefused("task", f"is not what batch {offer.batch} holds a commitment to")
+        if not has_state:
+            raise OfferRefused("before", f"is not the state before segment {offer.segment} that was committed to")
+
+    async def _header(self, batch: BatchId) -> Header:
+        """What a batch was committed as."""
+        state = await self._read_once("batch", self._chain.batch, batch)
+        known = self._headers.get((batch, state.header))
+        if known is None:
+            known = self._headers.put((batch, state.header), await asyncio.to_thread(self._chain.header, batch))
+        return known
+
+    async def member(self, verifier: Address, offer: AuditOffer) -> Member:
+        """The commitment that an audit is of, as its batch's list has it. Raises as `check_task` does."""
+        header = await self._header(offer.batch)
+        known = self._lists.get((offer.batch, header.members))
+        if known is None:
+            members = await load_members(self._read(verifier, offer.providers), offer.batch, header)
+            known = self._lists.put((offer.batch, header.members), {member.key: member for member in members})
+        member = known.get((offer.job, offer.task.index))
+        if member is None:
+            raise OfferRefused("task", f"is not in batch {offer.batch}")
+        return member
+
+    async def check_leader(self, verifier: Address, batch: BatchId, fresh_s: float = 0.0) -> None:
+        """Raise `OfferRefused` unless a verifier leads a batch, or did `fresh_s` seconds ago: any other that has audits
+        executed makes nodes work for nothing, and would be shown answers before the leader's auditors have all sealed
+        theirs."""
+        for seconds in sorted({fresh_s, 0.0}, reverse=True):
+            state = await self._read_once("batch", self._chain.batch, batch, seconds)
+            if state.verifier == await self._read_once("operator", self._chain.operator_of, verifier, seconds):
+                return
+        raise OfferRefused("batch", f"{batch} is led by another verifier")
 
     async def _job(self, offer: TaskOffer | AuditOffer) -> JobRecord:
         job = await self._read_once("job", self._chain.job, offer.job)
@@ -109,23 +150,10 @@ class Offers:
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 
-    async def member(self, verifier: Address, offer: AuditOffer) -> Member:
-        """The commitment that an audit is of, as its batch's list has it. Raises as `check_task` does."""
-        state = await self._read_once("batch", self._chain.batch, offer.batch)
-        known = self._lists.get((offer.batch, state.header))
-        if known is None:
-            header = await asyncio.to_thread(self._chain.header, offer.batch)
-            members = await load_members(self._read(verifier, offer.providers), offer.batch, header)
-            known = self._lists.put((offer.batch, state.header), {member.key: member for member in members})
-        member = known.get((offer.job, offer.task.index))
-        if member is None:
-            raise OfferRefused("task", f"is not in batch {offer.batch}")
-        return member
-
-    async def _read_once(self, name: str, read: Callable[[N], V], number: N) -> V:
-        """What the chain says, or said at most `FRESH_S` seconds ago."""
+    async def _read_once(self, name: str, read: Callable[[N], V], number: N, fresh_s: float = FRESH_S) -> V:
+        """What the chain says, or said at most `fresh_s` seconds ago."""
         known = self._reads.get((name, number))
-        if known is None or known[0] < time.monotonic() - FRESH_S:
+        if known is None or known[0] <= time.monotonic() - fresh_s:
             known = self._reads.put((name, number), (time.monotonic(), await asyncio.to_thread(read, number)))
         value: V = known[1]
         return value
@@ -135,3 +163,7 @@ class Offers:
 
     async def _bytes(self, verifier: Address, hints: tuple[PeerHint, ...], cid: Cid, max_bytes: int) -> bytes:
         return await self._supplies.bytes_of(verifier, cid, hints, max_bytes, "a member list")
+
+
+def _trace_root(trace: Sequence[Cid]) -> Digest:
+    return root([cid_bytes(cid) for cid in trace])

@@ -4,18 +4,22 @@ From the commit on everybody can read it: what is to be judged, and what each ow
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from proofyard.protocol import merkle
-from proofyard.protocol.codec import CidText, decode, encode
+from proofyard.protocol.cid import cid_bytes
+from proofyard.protocol.codec import Bytes32, CidText, decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import Digest, JobId, Signature, TaskIndex
+from proofyard.protocol.types import Cid, Digest, JobId, Signature, TaskIndex
 
 MAX_MEMBERS_BYTES = 64 << 20
 """About a thousand tasks of a thousand segments, or fifteen thousand of 64."""
 
+Path = Annotated[tuple[Bytes32, ...], Meta(max_length=merkle.MAX_DEPTH)]
 TaskKey = tuple[JobId, TaskIndex]
 """What names a task everywhere: its job and its place in the job's graph."""
 
@@ -30,6 +34,41 @@ class Member(msgspec.Struct, frozen=True):
     @property
     def key(self) -> TaskKey:
         return self.commitment.job, self.commitment.task
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """A commitment with the proof that it is a batch's leaf number `index`, and that a state is in its trace: what a
+    single segment needs of a list of thousands. Both paths are Merkle proofs, the lowest sibling first."""
+
+    commitment: Commitment
+    index: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    path: Path
+    trace_path: Path
+
+    def is_in(self, header: Header) -> bool:
+        """Whether the commitment is in the batch of a header."""
+        leaf = self.commitment.struct_hash()
+        return merkle.verify(header.root, leaf, self.index, header.size, self.path)
+
+    def has_state(self, number: int, cid: Cid) -> bool:
+        """Whether the commitment's state `number` is the artifact `cid`."""
+        states = self.commitment.segments + 1
+        return merkle.verify(self.commitment.trace_root, cid_bytes(cid), number, states, self.trace_path)
+
+
+class MemberTree:
+    """A batch's commitments by job and task, and the Merkle tree over them."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.by_key = {member.key: member for member in members}
+        self._places = {member.key: place for place, member in enumerate(members)}
+        self._rows = merkle.levels([member.commitment.struct_hash() for member in members])
+
+    def membership(self, key: TaskKey, number: int) -> Membership:
+        """The proof that a task's commitment is in the batch, and its state `number` in the trace."""
+        member, place = self.by_key[key], self._places[key]
+        trace_path = merkle.proof([cid_bytes(cid) for cid in member.trace], number)
+        return Membership(member.commitment, place, tuple(merkle.path_in(self._rows, place)), tuple(trace_path))
 
 
 def encode_members(members: Sequence[Member]) -> bytes:

@@ -43,8 +43,13 @@ def proof(leaves: Sequence[bytes], index: int) -> list[Digest]:
     """The siblings from the leaf at `index` up to the root, lowest first."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"leaf {index} of {len(leaves)}")
+    return path_in(levels(leaves), index)
+
+
+def path_in(rows: Sequence[Sequence[Digest]], index: int) -> list[Digest]:
+    """The same in a tree of which all `levels` are known."""
     path = []
-    for row in levels(leaves)[:-1]:
+    for row in rows[:-1]:
         sibling = index ^ 1
         if sibling < len(row):
             path.append(row[sibling])

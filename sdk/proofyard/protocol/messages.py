@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.members import Membership
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
@@ -169,7 +170,8 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     """A verifier asks for one segment: `before` is the worker's state before it; the state after it is never named.
     `seed` is the batch's, which keys the auditor's digest; whoever wants to be sure takes it from the chain.
 
-    Model, data and that state are all that a segment is computed from, so no result of other tasks is moved.
+    Model, data and that state are all that a segment is computed from, so no result of other tasks is moved. `member`
+    proves that task and state are those that the batch holds a commitment to; without it the batch's list tells.
     """
 
     batch: Batch
@@ -181,6 +183,7 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     before: Cid
     providers: tuple[PeerHint, ...]
     lease_s: float
+    member: Membership | None = None
 
 
 class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.members import Membership, MemberTree
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, SegmentIndex
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Place, TaskKey
 from proofyard.verifier.engine.rows import Batch
-from proofyard.verifier.membership import members_by_key
+from proofyard.verifier.membership import member_tree
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class Case:
     worker: Address
     result: Cid
     trace: tuple[Cid, ...]
+    tree: MemberTree
+
+    @property
+    def membership(self) -> Membership:
+        """The proof that the segment is of a task of the batch; costs as much as the trace is long."""
+        return self.tree.membership((self.place[0], self.place[1]), self.segment)
 
     @property
     def segment(self) -> SegmentIndex:
@@ -44,7 +51,8 @@ async def case_of(context: Context, batch: Batch, place: Place) -> Case:
     is of jobs whose tasks another verifier has. Raises `ArtifactError` where the manifest is not here."""
     job, task, segment = place
     key: TaskKey = (job, task)
-    member = (await members_by_key(context, batch))[key]
+    tree = await member_tree(context, batch)
+    member = tree.by_key[key]
     commitment = member.commitment
     cid = make_cid(commitment.manifest)
     manifest, graph = await context.job_of(cid)
@@ -58,4 +66,5 @@ async def case_of(context: Context, batch: Batch, place: Place) -> Case:
         worker=commitment.node,
         result=commitment.result,
         trace=member.trace,
+        tree=tree,
     )

@@ -17,7 +17,7 @@ from proofyard.disputes.settled import Accepted
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.members import Member as CommittedMember
-from proofyard.protocol.members import TaskKey
+from proofyard.protocol.members import MemberTree
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
@@ -33,7 +33,6 @@ from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.workloads.workload import Workload, load_workload, task_graph
 
-MembersByKey = dict[TaskKey, CommittedMember]
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -93,7 +92,7 @@ class Context:
     """When it was last looked whether a job of another verifier's is free."""
     asked_jobs: dict[JobId, None] = field(default_factory=dict)
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
-    members_kept: "OrderedDict[bytes, asyncio.Future[MembersByKey]]" = field(default_factory=OrderedDict)
+    members_kept: "OrderedDict[bytes, asyncio.Future[MemberTree]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
     hops: Hops = field(default_factory=Hops)
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from proofyard.artifacts import ArtifactError
 from proofyard.protocol.cid import DAG_PB, RAW, make_cid
-from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, TaskKey, decode_members, members_fit
+from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, MemberTree, TaskKey, decode_members, members_fit
 from proofyard.protocol.settlement import Header
 from proofyard.protocol.types import BatchId, Cid, Digest, ProofyardError
 from proofyard.protocol.view import BatchView, OpenBatch
@@ -43,20 +43,21 @@ def members_of(batch: Batch) -> tuple[Member, ...]:
 
 
 async def members_by_key(context: Context, batch: Batch) -> Mapping[TaskKey, Member]:
-    """The same by job and task; the last few batches' are kept, and decoded once however many ask."""
+    """The same by job and task."""
+    return (await member_tree(context, batch)).by_key
+
+
+async def member_tree(context: Context, batch: Batch) -> MemberTree:
+    """The same as a tree; the last few batches' are kept, and decoded once however many ask."""
     kept = context.members_kept
     found = kept.get(batch.members)
     if found is None or (found.done() and (found.cancelled() or found.exception())):
-        found = asyncio.ensure_future(asyncio.to_thread(_by_key, batch.members))
+        found = asyncio.ensure_future(asyncio.to_thread(lambda: MemberTree(decode_members(batch.members))))
     kept[batch.members] = found
     kept.move_to_end(batch.members)
     while len(kept) > BATCHES_KEPT:
         kept.popitem(last=False)
     return found.result() if found.done() else await asyncio.shield(found)
-
-
-def _by_key(members: bytes) -> dict[TaskKey, Member]:
-    return {member.key: member for member in decode_members(members)}
 
 
 def batches_of(view: BatchView) -> dict[BatchId, Header]:

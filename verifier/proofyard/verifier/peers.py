@@ -36,6 +36,9 @@ LINGER_S = 0.1
 """How long something for a node waits for more: a message costs both sides more than what is in it."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
+SMALL_LIST = 32
+"""A batch of so many tasks has its auditors read its list, once for all their audits; in a larger one each audit comes
+with a proof, or every node would read all that all others have done."""
 T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -117,6 +120,7 @@ def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
         before=case.trace[case.segment],
         providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
+        member=case.membership if len(case.tree.by_key) > SMALL_LIST else None,
     )
 
 
