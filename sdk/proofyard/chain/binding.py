@@ -87,6 +87,12 @@ class Binding:
         with mapped_errors(self.rpc_url):
             return Digest(bytes(self._w3.eth.get_block(block)["hash"]))
 
+    def head(self) -> tuple[int, int]:
+        """The latest block's number and time."""
+        with mapped_errors(self.rpc_url):
+            block = self._w3.eth.get_block("latest")
+        return int(block["number"]), int(block["timestamp"])
+
     def now(self) -> int:
         """The latest block's time: the clock that windows and deadlines go by."""
         with mapped_errors(self.rpc_url):

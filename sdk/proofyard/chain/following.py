@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from web3 import Web3
+from web3.exceptions import BlockNotFound
 
 from proofyard.chain.events import Event, decode_logs
 from proofyard.chain.rpc import mapped_errors
@@ -59,6 +60,10 @@ class EventReader:
         nothing new. Blocks younger than `confirmations` are left for later."""
         with mapped_errors(self._rpc_url):
             kept = list(cursor.checkpoints)
+            latest = self._w3.eth.get_block("latest")
+            head, head_hash = int(latest["number"]), Digest(bytes(latest["hash"]))
+            if kept and (kept[-1].block, kept[-1].block_hash) == (head, head_hash) and not confirmations:
+                return [], cursor
             while kept and self._hash(kept[-1].block) != kept[-1].block_hash:
                 kept.pop()
             found: list[Event | Rollback] = []
@@ -66,9 +71,9 @@ class EventReader:
             if len(kept) < len(cursor.checkpoints):
                 next_block = kept[-1].block + 1 if kept else 0
                 found.append(Rollback(next_block - 1))
-            last = min(self._w3.eth.block_number - confirmations, next_block + MAX_RANGE - 1)
+            last = min(head - confirmations, next_block + MAX_RANGE - 1)
             if last >= next_block:
-                before = self._hash(last)
+                before = head_hash if last == head else self._hash(last)
                 found += self.between(next_block, last)
                 if before is None or self._hash(last) != before:
                     return [], cursor  # it changed while reading: the next call starts over
@@ -90,6 +95,7 @@ class EventReader:
         return decode_logs(logs)
 
     def _hash(self, number: int) -> Digest | None:
-        if number > self._w3.eth.block_number:
+        try:
+            return Digest(bytes(self._w3.eth.get_block(number)["hash"]))
+        except BlockNotFound:
             return None
-        return Digest(bytes(self._w3.eth.get_block(number)["hash"]))

@@ -3,11 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from eth_utils.abi import abi_to_signature, function_signature_to_4byte_selector
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, TimeoutError
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
     BadFunctionCallOutput,
@@ -17,6 +20,7 @@ from web3.exceptions import (
     Web3Exception,
     Web3RPCError,
 )
+from web3.middleware import AttributeDictMiddleware
 
 from proofyard.chain.abi import contract, contract_names
 from proofyard.chain.codec import codec
@@ -25,6 +29,8 @@ from proofyard.chain.refusals import refusal
 from proofyard.protocol.types import Address
 
 TIMEOUT_S = 30.0
+CONNECTIONS = 64
+"""To one endpoint that are kept open."""
 TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 """Errors of Solady's SafeTransferLib, which no ABI lists."""
 
@@ -33,12 +39,57 @@ Observer = Callable[[str, float, Any], None]
 """Told of a request: its method, the seconds that it took, and the answer as JSON-RPC has it, or the exception."""
 
 
+class Post:
+    """Requests to one endpoint, with the proxies and certificates that `requests` would use. It finds them out anew for
+    each request, which takes longer than the request itself; here it is done once."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        session, adapter = requests.Session(), HTTPAdapter(pool_maxsize=CONNECTIONS)
+        settings = session.merge_environment_settings(url, {}, False, None, None)
+        first = session.prepare_request(requests.Request("POST", url, headers=headers, data=b"{}"))
+        self._pool = adapter.get_connection_with_tls_context(
+            first, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+        )
+        self._path = adapter.request_url(first, settings["proxies"])
+        self._headers = {name: str(value) for name, value in first.headers.items() if name != "Content-Length"}
+
+    def __call__(self, data: bytes) -> bytes:
+        """The answer's body. Raises `requests.RequestException`, also for an answer that is no success."""
+        try:
+            answer = self._pool.urlopen(
+                "POST",
+                self._path,
+                body=data,
+                headers=self._headers,
+                retries=False,
+                redirect=False,
+                timeout=TIMEOUT_S,
+            )
+        except TimeoutError as error:
+            raise requests.Timeout(error) from error
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from error
+        if not 200 <= answer.status < 300:
+            refused = requests.Response()
+            refused.status_code = answer.status
+            raise requests.HTTPError(f"HTTP status {answer.status}", response=refused)
+        return answer.data
+
+
 class Provider(HTTPProvider):
     """An HTTP provider that tells `observers` of each request, in the thread that made it."""
 
     def __init__(self, rpc_url: str) -> None:
         super().__init__(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None)
         self.observers: list[Observer] = []
+        self._rpc_url = rpc_url
+
+    @cached_property
+    def _post(self) -> Post:
+        return Post(self._rpc_url, self.get_request_headers())
+
+    def _make_request(self, method: Any, request_data: bytes) -> bytes:
+        return self._post(request_data)
 
     def make_request(self, method: Any, params: Any) -> Any:
         return self._observed(str(method), lambda: super(Provider, self).make_request(method, params))
@@ -68,7 +119,8 @@ def connect(rpc_url: str) -> Web3:
         usable = False
     if not usable:
         raise BadRpcUrl(rpc_url)
-    w3 = Web3(Provider(rpc_url))
+    # Without those that resolve names and check what this package has set itself, asking for the chain's id each time.
+    w3 = Web3(Provider(rpc_url), middleware=[(AttributeDictMiddleware, "attrdict")])
     w3.codec = codec()
     return w3
 

@@ -103,7 +103,7 @@ class PathModel(QuicCongestionControl):
         if self.bytes_in_flight == 0:
             self._first_sent_at = self._delivered_at = now
         self.bytes_in_flight += packet.sent_bytes
-        limited = self._delivered < self._limited_until
+        limited = 0 < self._limited_until >= self._delivered
         self._sent[id(packet)] = _Sent(self._delivered, self._delivered_at, self._first_sent_at, limited)
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
@@ -161,7 +161,7 @@ class PathModel(QuicCongestionControl):
         self._round += 1
         self._round_ends_at = self._round_start = self._delivered
         self._round_lost = 0
-        if self._startup and self._delivered >= self._limited_until:
+        if self._startup and self._delivered > self._limited_until:
             self._look_for_ceiling()
         elif self._draining and self.bytes_in_flight <= self._in_path():
             self._draining = False

@@ -16,6 +16,7 @@ from aioquic.quic.connection import (
     NetworkAddress,
     QuicConnection,
     QuicConnectionState,
+    QuicReceiveContext,
 )
 from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
@@ -58,6 +59,13 @@ INTERNET_SIZES = (1350, 1452, 8900)
 
 LOOPBACK_SIZES = (16_000,)
 """The same on this machine; one STREAM frame of aioquic holds at most 16,383 bytes."""
+
+ACK_DELAY = 0.02
+"""Seconds that an acknowledgement waits for something to go with: most requests are one packet, and so are the answers
+to them. Below the 25 ms that we tell our peers (RFC 9000 section 13.2.1)."""
+
+ACK_PACKETS = 2
+"""So many packets are acknowledged at once, as far as they are taken in together (section 13.2.2)."""
 
 BLACK_HOLE_PACKETS = 10
 """So many larger packets lost, and none delivered: the path no longer passes them, back to `BASE_DATAGRAM`."""
@@ -184,8 +192,34 @@ class PeerQuic(QuicConnection):
         self._model = model
         self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model)
         self._sizes_tried = False
+        self._ack_delay = ACK_DELAY
+        self._eliciting = 0
+        """Packets that are to be acknowledged."""
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        space = self._spaces[Epoch.ONE_RTT]
+        if space.ack_at is not None and space.ack_at > now and self._is_to_be_acknowledged(space):
+            space.ack_at = now
+        datagrams = self._all_datagrams(now)
+        if space.ack_at is None:
+            self._eliciting = 0
+        return datagrams
+
+    def _is_to_be_acknowledged(self, space: QuicPacketSpace) -> bool:
+        """Whether an acknowledgement is due at once: for several packets, or where one is missing; or there is
+        something to send anyway."""
+        if self._eliciting >= ACK_PACKETS or len(space.ack_queue) > 1:
+            return True
+        return any(stream.receiver.stop_pending or not stream.sender.buffer_is_empty for stream in self._streams_queue)
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
+        self._eliciting += eliciting
+        return eliciting, probing
+
+    def _all_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         if self._model.large_lost >= BLACK_HOLE_PACKETS and self._max_datagram_size > BASE_DATAGRAM:
             self._set_datagram_size(BASE_DATAGRAM)
         datagrams = super().datagrams_to_send(now)

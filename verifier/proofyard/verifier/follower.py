@@ -80,7 +80,7 @@ class Follower:
             self._cursor = await self._stored()
             await self._look_again()
         began = time.monotonic()
-        head, now = await context.on_chain(lambda: (context.chain.block_number(), context.chain.now()))
+        head, now = await context.on_chain(context.chain.head)
         context.saw_block(head, now)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
