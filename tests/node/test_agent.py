@@ -145,7 +145,8 @@ async def test_what_was_cancelled_before_it_began_is_not_taken_up_after_a_restar
 async def test_reports_to_one_that_does_not_answer_delay_no_others(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(agent_module, "LEAST_BEAT_S", 0.02)
+    monkeypatch.setattr(agent_module, "MOST_BEAT_S", 0.02)
     node: Node = await start(**SMALL)
     heard: list[str] = []
     waits = asyncio.Event()

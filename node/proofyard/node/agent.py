@@ -1,15 +1,14 @@
 """The node's work: accept what a verifier offers, execute it in the executor, commit or seal, and keep evidence.
 
 Work goes through three stages that do not wait for each other: what it needs is gathered, in a lane for each verifier;
-it is executed, one thing at a time, and first what is owed and was lost, then audits, because they are short and
-everybody's pay waits for them, then tasks; and it is delivered (`Courier`), again for each verifier by itself. So a
-verifier that goes away or never answers holds up its own work alone.
+it is executed, one thing at a time, in the order of the `Agenda`; and it is delivered (`Courier`), again for each
+verifier by itself. So a verifier that goes away or never answers holds up its own work alone.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,8 +19,9 @@ import msgspec
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import ChainClient, Wallet
+from proofyard.node.agenda import Agenda
 from proofyard.node.decoys import Decoys
-from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Parcel
+from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
 from proofyard.node.links import VerifierLinks
@@ -87,7 +87,12 @@ AUDITS_HELD = 32
 """Audits that are held for one verifier at a time."""
 PROGRESS_S = 0.5
 """Between two reports of the work under way."""
-HEARTBEAT_S = 3.0
+BEATS = 5
+"""Reports in the time of a lease."""
+LEAST_BEAT_S, MOST_BEAT_S = 1.0, 60.0
+SHORT_S = 1.0
+"""Work that takes less is delivered together with more of its kind that is under way."""
+MOST_WANTED_S = 3600.0
 INTERRUPT_S = 1.0
 AGAIN_S = 600.0
 LOOK_S = 8.0
@@ -121,15 +126,19 @@ class Agent:
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
         self.decoys = Decoys(settings, chain, store, journal, retention)
-        self._courier = Courier(links, self._secure)
+        self._courier = Courier(links, self._secure, self._more_soon)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
         self._accepted: dict[tuple[object, ...], Work] = {}
         self._lanes: dict[tuple[Address, str], asyncio.Queue[Work]] = {}
-        self._ready: asyncio.PriorityQueue[tuple[int, int, Work]] = asyncio.PriorityQueue()
+        self._agenda = Agenda()
+        self._added = asyncio.Event()
+        self._due: asyncio.TimerHandle | None = None
         self._count = itertools.count()
         self._current: Work | None = None
+        self._border = (0, 0.0)
         self._reporting: set[Address] = set()
+        self._reported: dict[Address, float] = {}
         self._hopeless: dict[Cid, float] = {}
         self._background: set[asyncio.Task[None]] = set()
         endpoint.on(TaskOffers, self.offer_tasks)
@@ -215,8 +224,16 @@ class Agent:
             opening = self._journal.opened(message, time.time() - UNDECIDED_AFTER_S)
         if opening is None:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
-        place = (message.batch, message.job, message.task, message.segment)
-        return msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
+        return opening
+
+    def _more_soon(self, verifier: Address, kind: Kind) -> bool:
+        """Whether more of what a verifier waits for comes in a moment, and may go in the same message."""
+        offer_type = TaskOffer if kind is COMMITMENTS else AuditOffer
+        others = [work.offer for work in self._accepted.values() if work.verifier == verifier]
+        alike = [offer for offer in others if isinstance(offer, offer_type)]
+        if len(alike) < 2 or (segment_s := self._agenda.segment_s(alike[1])) is None:
+            return False
+        return segment_s * (alike[1].task.segments if kind is COMMITMENTS else 1) < SHORT_S
 
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None
@@ -241,9 +258,18 @@ class Agent:
         return ""
 
     def _enqueue(self, work: Work) -> None:
-        self._accepted[work.key] = work
+        now = asyncio.get_running_loop().time()
+        if self._accepted.get(work.key) is not work:
+            self._accepted[work.key] = work
+            work.number = next(self._count)
+            if isinstance(work.offer, AuditOffer):
+                wanted_s = work.offer.wanted_s
+                work.wanted_at = now + (min(wanted_s, MOST_WANTED_S) if wanted_s > 0 else 0.0)
+            self._reported.setdefault(work.verifier, now)
+        self._added.set()
         if work.ready:
-            self._ready.put_nowait((work.priority, next(self._count), work))
+            self._agenda.add(work)
+            self._consider()
             return
         if work.lane not in self._lanes:
             self._lanes[work.lane] = asyncio.Queue()
@@ -273,6 +299,19 @@ class Agent:
                 await self._executor.stop()
             await asyncio.sleep(INTERRUPT_S)
 
+    def _consider(self, *, at_border: bool = False) -> None:
+        """Interrupt the task under way, if audits are due; else look again when they are."""
+        now = asyncio.get_running_loop().time()
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._current is None:
+            return
+        if self._agenda.interrupts(self._current, now, at_border=at_border):
+            self._spawn(self._executor.stop())
+        elif (due := self._agenda.due_at()) < math.inf:
+            self._due = asyncio.get_running_loop().call_at(max(due, now + LEAST_BEAT_S), self._consider)
+
     async def _cancel(self, work: Work, reason: str) -> None:
         logger.info("%s is no longer wanted: %s", work.name, reason)
         work.cancelled = True
@@ -297,9 +336,15 @@ class Agent:
             self._deliver_seal(verifier, audit, opening)
         try:
             while True:
-                _, _, work = await self._ready.get()
-                await self._work(work)
+                self._added.clear()
+                work = self._agenda.next(asyncio.get_running_loop().time())
+                if work is None:
+                    await self._added.wait()
+                else:
+                    await self._work(work)
         finally:
+            if self._due is not None:
+                self._due.cancel()
             for task in self._background:
                 task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
@@ -321,13 +366,11 @@ class Agent:
             self._drop(work)
             return
         self._current = work
-        heartbeat = asyncio.create_task(self._heartbeat(work))
+        self._border = 0, asyncio.get_running_loop().time()
+        self._consider()
         try:
             await self._attempt(work, self._do(work))
         finally:
-            heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeat
             self._current = None
             if self._accepted.get(work.key) is work and not work.again:
                 self._forget(work)
@@ -367,26 +410,39 @@ class Agent:
     # Signs of life
 
     async def beat(self) -> None:
-        """Renew the leases of what is accepted but has not begun; a verifier that does not answer delays no other's."""
+        """Renew the leases of what is accepted; a verifier that does not answer delays no other's."""
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            while not self._accepted:
+                self._reported.clear()
+                self._added.clear()
+                await self._added.wait()
+            await asyncio.sleep(LEAST_BEAT_S)
+            now = asyncio.get_running_loop().time()
             for verifier in {work.verifier for work in self._accepted.values()} - self._reporting:
-                self._spawn(self._report_all(verifier))
+                if now - self._reported.setdefault(verifier, now) >= self._beat_s(verifier):
+                    self._spawn(self._report_all(verifier))
+
+    def _beat_s(self, verifier: Address) -> float:
+        """How often a verifier is told of what it waits for, so that no lease of it lapses."""
+        offers = [work.offer for work in self._accepted.values() if work.verifier == verifier]
+        leases = [offer.lease_s for offer in offers if not isinstance(offer, Owed)]
+        return max(LEAST_BEAT_S, min(MOST_BEAT_S, *(lease / BEATS for lease in leases), MOST_BEAT_S))
 
     async def _report_all(self, verifier: Address) -> None:
         self._reporting.add(verifier)
+        self._reported[verifier] = asyncio.get_running_loop().time()
         try:
             await self._report([work for work in self._accepted.values() if work.verifier == verifier])
         finally:
             self._reporting.discard(verifier)
 
-    async def _heartbeat(self, work: Work) -> None:
-        """Report every step of the work under way."""
-        while True:
-            await work.moved.wait()
-            work.moved.clear()
+    async def _tell_progress(self, work: Work) -> None:
+        """Report the last step of the work under way, and after a moment those that came meanwhile."""
+        while work.moved:
+            work.moved = False
             await self._report([work])
             await asyncio.sleep(PROGRESS_S)
+        work.telling = False
 
     async def _report(self, works: Sequence[Work]) -> None:
         """Tell one verifier what is being worked on for it; what it does not want any more ends."""
@@ -432,7 +488,7 @@ class Agent:
             manifest = await self._offers.check_audit(verifier, offer)
             await self._supplies.inputs(verifier, manifest, (), offer.providers)
             limit = self._settings.max_state_bytes
-            await self._supplies.bytes_of(verifier, offer.before, offer.providers, limit, "the state")
+            await self._supplies.fetch(verifier, offer.before, offer.providers, limit, "the state")
         else:
             task = offer if isinstance(offer, TaskOffer) else offer.held.offer
             if isinstance(offer, TaskOffer):
@@ -446,7 +502,10 @@ class Agent:
         elif isinstance(work.offer, Owed):
             await self._make_again(work.offer)
         else:
+            start = asyncio.get_running_loop().time()
             submission = await self._execute(work, work.offer)
+            if self._agenda.segment_s(work.offer) is None:
+                self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
             await asyncio.to_thread(self._retention.note_finished, work.verifier, work.offer)
             self._deliver_commitment(work.verifier, work.offer, submission, work.leftovers)
 
@@ -510,7 +569,11 @@ class Agent:
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, (), offer.providers)
         limit = self._settings.max_state_bytes
         before = await self._supplies.bytes_of(work.verifier, offer.before, offer.providers, limit, "the state")
+        start = asyncio.get_running_loop().time()
         opening = await self._answer(work, offer, manifest, before, inputs)
+        self._agenda.took(offer, asyncio.get_running_loop().time() - start)
+        place = (offer.batch, offer.job, offer.task.index, offer.segment)
+        opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
         self._journal.seal(work.verifier, offer, opening, time.time())
         self._deliver_seal(work.verifier, offer, opening)
 
@@ -546,9 +609,22 @@ class Agent:
     def _progress_of(self, work: Work) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:
             work.progress = progress
-            work.moved.set()
+            work.moved = True
+            if not work.telling:
+                work.telling = True
+                self._spawn(self._tell_progress(work))
+            if progress.segment != self._border[0]:
+                self._passed(work, progress.segment)
 
         return on_progress
+
+    def _passed(self, work: Work, segment: int) -> None:
+        """A segment of the work under way has ended."""
+        now = asyncio.get_running_loop().time()
+        (before, since), self._border = self._border, (segment, now)
+        if segment == before + 1 and isinstance(work.offer, TaskOffer):
+            self._agenda.took(work.offer, now - since)
+        self._consider(at_border=True)
 
     async def _prepare(
         self, verifier: Address, manifest_cid: Cid, inputs: tuple[Cid, ...], providers: tuple[PeerHint, ...]
@@ -602,7 +678,6 @@ class Agent:
         """Bring a seal to its verifier, as long as the batch is not settled."""
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         seal = seal_of(opening.opening(), self._wallet.address)
-        signature = self._signed_seal(place, opening)
         name = Work(verifier, offer).name
 
         def taken(answer: Ack) -> None:
@@ -613,7 +688,9 @@ class Agent:
             self._journal.submitted(verifier, offer)
 
         over = partial(asyncio.to_thread, self._batch_over, offer.batch)
-        self._courier.send(verifier, Parcel(name, SEALS, SubmitSeal(*place, seal, signature), taken, given_up, over))
+        self._courier.send(
+            verifier, Parcel(name, SEALS, SubmitSeal(*place, seal, opening.signature), taken, given_up, over)
+        )
 
     def _commits_over(self, job: JobId) -> str:
         """Why nothing of a job can be committed any more; empty while it can."""

@@ -26,8 +26,8 @@ OVER_EVERY_S = 15.0
 """Between two looks at the chain whether a delivery is still wanted."""
 MAX_REFUSALS = 5
 """A verifier whose own chain or disk fails for a moment refuses too; more often it means it."""
-LINGER_S = 0.1
-"""How long a delivery waits for others to go with."""
+LINGER_S, MOST_LINGER_S = 0.1, 1.0
+"""How long a delivery waits for others to go with: for any, and for those that are known to come in a moment."""
 AT_ONCE = 64
 """Deliveries in one message."""
 TRANSIENT = ("busy", "deadline", "internal", "unknown-request")
@@ -66,6 +66,10 @@ Secure = Callable[[Sequence[Parcel]], Awaitable[None]]
 """Has what parcels promise on the disk itself, so that no power cut takes it. Raises a `ProofyardError`."""
 
 
+MoreSoon = Callable[[Address, Kind], bool]
+"""Whether more of a kind for a verifier comes in a moment."""
+
+
 @dataclass
 class Waiting:
     """A parcel and its next attempt, in the event loop's time. `secured` once what it promises lasts."""
@@ -88,9 +92,10 @@ class Queue:
 class Courier:
     """The queues to all verifiers. What they hold is in the journal too, so nothing is lost with the process."""
 
-    def __init__(self, links: VerifierLinks, secure: Secure) -> None:
+    def __init__(self, links: VerifierLinks, secure: Secure, more_soon: MoreSoon = lambda *_: False) -> None:
         self._links = links
         self._secure = secure
+        self._more_soon = more_soon
         self._queues: dict[Address, Queue] = {}
 
     def send(self, verifier: Address, parcel: Parcel) -> None:
@@ -99,7 +104,8 @@ class Courier:
         if any(waiting.parcel.name == parcel.name for waiting in queue.parcels):
             return
         now = asyncio.get_running_loop().time()
-        queue.parcels.append(Waiting(parcel, due=now + LINGER_S, asked=now, retry=FIRST_RETRY_S))
+        linger_s = MOST_LINGER_S if self._more_soon(verifier, parcel.kind) else LINGER_S
+        queue.parcels.append(Waiting(parcel, due=now + linger_s, asked=now, retry=FIRST_RETRY_S))
         queue.added.set()
         if queue.worker is None:
             queue.worker = asyncio.create_task(self._work(verifier, queue))
@@ -128,7 +134,8 @@ class Courier:
                     await queue.added.wait()
                     continue
             kind, now = waiting.parcel.kind, clock()
-            due = [each for each in queue.parcels if each.due <= now and each.parcel.kind is kind][:AT_ONCE]
+            alike = [each for each in queue.parcels if each.parcel.kind is kind]
+            due = [each for each in alike if each.due <= now or not each.secured][:AT_ONCE]
             for each, done in zip(due, await self._deliver(verifier, kind, due), strict=True):
                 if done or await self._is_over(verifier, each, clock()):
                     queue.parcels.remove(each)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofyard.artifacts import ArtifactTooLarge, BlockStore, fetch
+from proofyard.artifacts import ArtifactTooLarge, BlockMissing, BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Wallet
 from proofyard.node.limits import OfferRefused
@@ -19,6 +19,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import PeerHint
 from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.workloads.workload import Inputs, load_workload
 
@@ -26,6 +27,8 @@ logger = logging.getLogger("proofyard.node")
 
 SILENCE_S = 60.0
 MAX_HINTS = 32
+MANIFESTS = 64
+"""Manifests that are kept in memory; each is at most a block."""
 
 
 class NothingComes(ProofyardError):
@@ -47,14 +50,17 @@ class Supplies:
         self._links = links
         self._store = store
         self._gatherer = Gatherer(store)
+        self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
 
     async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
         """A job's manifest that its workload can execute."""
-        await self.fetch(verifier, cid, hints, MAX_MANIFEST_BYTES, "the manifest")
-        data = await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=MAX_MANIFEST_BYTES)
-        manifest = decode_manifest(data)
-        load_workload(manifest.workload).check(manifest)
-        return manifest
+        known = self._manifests.get(cid)
+        if known is None:
+            data = await self.bytes_of(verifier, cid, hints, MAX_MANIFEST_BYTES, "the manifest")
+            manifest = decode_manifest(data)
+            load_workload(manifest.workload).check(manifest)
+            known = self._manifests.put(cid, manifest)
+        return known
 
     async def inputs(
         self, verifier: Address, manifest: Manifest, results: Sequence[Cid], hints: Sequence[PeerHint]
@@ -76,8 +82,11 @@ class Supplies:
         self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str
     ) -> bytes:
         """A file's content."""
-        await self.fetch(verifier, cid, hints, max_bytes, what)
-        return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
+        try:
+            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
+        except BlockMissing:
+            await self.fetch(verifier, cid, hints, max_bytes, what)
+            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
     async def expect(self, verifier: Address, cids: Sequence[Cid]) -> None:
         """Have those of these artifacts that are single blocks and that a verifier has itself: it has looked at the

@@ -32,7 +32,9 @@ class Owed:
 class Work:
     """An accepted offer, or a state to make again. `verifier` is whom it is owed to; `ready` once its inputs are here;
     `again` where it was interrupted; `finished` once nothing more will be done about it here. `leftovers` deletes what
-    the executor has left of it, once that is not needed any more."""
+    the executor has left of it, once that is not needed any more. `number` counts what was accepted, and an audit's
+    answer is wanted at `wanted_at`, in the event loop's time. `moved` where a step was not reported yet, `telling`
+    while steps are."""
 
     verifier: Address
     offer: TaskOffer | AuditOffer | Owed
@@ -40,9 +42,12 @@ class Work:
     progress: Progress | None = None
     cancelled: bool = False
     again: bool = False
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    moved: bool = False
+    telling: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     leftovers: Callable[[], None] | None = None
+    number: int = 0
+    wanted_at: float = 0.0
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -67,8 +72,3 @@ class Work:
             what = "result" if self.offer.is_result else f"state {self.offer.number}"
             return f"{what} of job {task.job} task {task.task.index}"
         return f"job {self.offer.job} task {self.offer.task.index} ({self.offer.task.label})"
-
-    @property
-    def priority(self) -> int:
-        """The lowest goes first."""
-        return (Owed, AuditOffer, TaskOffer).index(type(self.offer))

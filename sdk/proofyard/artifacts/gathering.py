@@ -28,19 +28,21 @@ PATIENCE_S = 20.0
 
 
 class Gatherer:
-    """One queue for each peer. Everything that came while a request was under way goes into the next one."""
+    """One queue for each peer. Everything that came while a request was under way goes into the next one, but for what
+    that request asks for already."""
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
         self._wanted: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
+        self._asked: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
         self._running: dict[Address, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def gather(self, peer: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
         """The bytes of each artifact that is a single block and here, once the peer was asked for it; None for what
         is not here or more than one block."""
-        loop, wanted = asyncio.get_running_loop(), self._wanted[peer]
-        waiting = {cid: wanted.setdefault(cid, loop.create_future()) for cid in cids}
+        loop, wanted, asked = asyncio.get_running_loop(), self._wanted[peer], self._asked[peer]
+        waiting = {cid: asked.get(cid) or wanted.setdefault(cid, loop.create_future()) for cid in cids}
         if peer not in self._running:
             self._running[peer] = loop.create_task(self._drain(peer, connection))
         return {cid: await asyncio.shield(future) for cid, future in waiting.items()}
@@ -50,6 +52,7 @@ class Gatherer:
         await asyncio.sleep(0)
         while wanted := self._wanted.pop(peer, None):
             futures = list(wanted.items())
+            self._asked[peer] = wanted
             for start in range(0, len(futures), MAX_BLOCKS):
                 part = dict(futures[start : start + MAX_BLOCKS])
                 sizes: dict[Cid, int | None] = {}
@@ -65,6 +68,7 @@ class Gatherer:
                         if not future.done():
                             future.set_result(sizes.get(cid))
         # At once, so that whoever comes now begins anew.
+        self._asked.pop(peer, None)
         del self._running[peer]
 
     async def _have(self, peer: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:

@@ -172,6 +172,7 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
 
     Model, data and that state are all that a segment is computed from, so no result of other tasks is moved. `member`
     proves that task and state are those that the batch holds a commitment to; without it the batch's list tells.
+    The answer is wanted within `wanted_s` seconds; until then the auditor's own work may go first.
     """
 
     batch: Batch
@@ -184,6 +185,7 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     providers: tuple[PeerHint, ...]
     lease_s: float
     member: Membership | None = None
+    wanted_s: float = 15.0
 
 
 class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):

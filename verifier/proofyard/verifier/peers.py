@@ -120,6 +120,7 @@ def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
         before=case.trace[case.segment],
         providers=_hints(context, (case.worker,)),
         lease_s=context.settings.lease_s,
+        wanted_s=context.settings.audit_s,
         member=case.membership if len(case.tree.by_key) > SMALL_LIST else None,
     )
 

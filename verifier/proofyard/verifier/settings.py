@@ -21,6 +21,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
     `ready_file`: written with address, port and API port once it serves.
     `lease_s`: a task's or audit's holder that is silent for longer loses it.
+    `audit_s`: an auditor's answer is wanted within this time; until then an auditor may finish work of its own first.
     `keep_s`: how long manifest, records and result of a finished job stay here. `cache_bytes`: disk for everything that
     no open job needs.
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong;
@@ -51,6 +52,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     ipfs: str = ""
     ready_file: Path | None = None
     lease_s: Seconds = 15.0
+    audit_s: Seconds = 30.0
     state_due_s: Seconds = 300.0
     recheck_s: Seconds = 20.0
     max_state_bytes: Most = 2 << 30
