@@ -1,20 +1,15 @@
 """One verifier as two processes on one PostgreSQL: the one that leads is killed in the middle of a job, the other
 finishes it."""
 
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "verifier" / "store"))
-
-from postgres_server import NoPostgres, PostgresServer
-
 from proofyard.devnet.network import DevNetwork, toml_text
+from proofyard.devnet.postgres import NoPostgres, PostgresServer
 from proofyard.devnet.process import Child
 from proofyard.protocol.messages import LogLine
 from proofyard.sdk import Client, LoraJob, credits, submit_job

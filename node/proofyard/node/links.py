@@ -71,6 +71,15 @@ class VerifierLinks:
                 self._keepers[address] = (endpoint, asyncio.create_task(self._keep(address, endpoint)))
 
     async def _keep(self, verifier: Address, endpoint: str) -> None:
+        """Until cancelled: then the verifier is not to be had there any more, and what still is connected ends."""
+        try:
+            await self._stay(verifier, endpoint)
+        finally:
+            self._live.pop(verifier, None)
+            if verifier in self._endpoint.connections:
+                await self._endpoint.connections[verifier].close("this verifier is elsewhere now")
+
+    async def _stay(self, verifier: Address, endpoint: str) -> None:
         host, _, port = endpoint.rpartition(":")
         retry = FIRST_RETRY_S
         while True:

@@ -38,12 +38,27 @@ from proofyard.verifier.engine import effects, events
 from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.events import DrawnSegment, Event, Now, Place, TaskKey
 from proofyard.verifier.engine.machine import Engine
-from proofyard.verifier.engine.rows import Batch, JobState, Row, Segment, TaskState, Work
+from proofyard.verifier.engine.rows import (
+    Batch,
+    BatchState,
+    Fault,
+    Job,
+    JobState,
+    Row,
+    Seat,
+    Segment,
+    Task,
+    TaskState,
+    Work,
+    WorkState,
+)
 from proofyard.verifier.engine.world import Rules, Step, place_of
 
 OWN = OperatorId(1)
 REQUESTER = Address("0x" + "ee" * 20)
 BLOCK_S = 2.0
+WINDOW = 6
+"""Blocks after which a settled batch is final."""
 K = 2
 ONE = 10**18
 
@@ -78,6 +93,8 @@ class OnChain:
     lines: tuple[tuple[JobId, int], ...]
     commit_block: int
     settled: bool = False
+    settled_block: int = 0
+    final: bool = False
     payload: object = None
 
 
@@ -182,6 +199,7 @@ class Network:
         self.read_to = 0
         self.read_hash = self.chain.head.hash
         self.crashes = 0
+        self.last_batch = 0
         self.specs = tuple(
             TaskSpec(
                 index=TaskIndex(r * width + w),
@@ -266,7 +284,7 @@ class Network:
         paid: Counter[JobId] = Counter()
         for job, task in good:
             paid[job] += self.specs[task].work_units
-        batch.settled, batch.payload = True, told
+        batch.settled, batch.settled_block, batch.payload = True, self.chain.head.number, told
         for key in good:
             self.paid[key] += 1
             self.accepted[key], self.paid_in[key] = results[key], number
@@ -282,6 +300,19 @@ class Network:
         lines = tuple(Line(job, units, Wei(0), paid.get(job, 0), Wei(0)) for job, units in batch.lines)
         zero, record = Digest(bytes(32)), raw_cid(repr(number).encode())
         self.chain.emit(lambda at: BatchSettled(at, number, 0, zero, 1, Wei(0), Wei(0), zero, record, 1, 0, lines))
+
+    def _finalize(self, number: BatchId) -> None:
+        """Its window is longer than any reorganisation."""
+        batch = self.chain.batches.get(number)
+        if batch is None or batch.final or not batch.settled or self.chain.head.number < batch.settled_block + WINDOW:
+            return
+        batch.final = True
+
+        def undo() -> None:
+            batch.final = False
+
+        self.chain.on_undo(undo)
+        self.chain.emit(lambda at: FeesPaid(at, number, Wei(1), 1))
 
     def open_units(self, job: JobId) -> int:
         open_ = [batch for batch in self.chain.batches.values() if not batch.settled]
@@ -313,6 +344,7 @@ class Network:
                 block_at = self.mono + BLOCK_S
                 if self.rng.random() < self.reorg:
                     self._go_back()
+                self.chain.pool += [partial(self._finalize, n) for n, b in self.chain.batches.items() if not b.final]
                 self.chain.mine()
                 self._read_chain()
             if self.rng.random() < self.churn:
@@ -374,14 +406,43 @@ class Network:
         for row in step.deleted:
             self.stored.pop((row.table, row.key), None)
         for row in step.rows:
+            if isinstance(row, Batch):
+                before = self.stored.get((row.table, row.key))
+                assert before is None or row.members == before.members, "a batch has another one's number"  # type: ignore[attr-defined]
+                self.last_batch = max(self.last_batch, row.id)
             self.stored[row.table, row.key] = copy.deepcopy(row)
+
+    def _live(self) -> list[Row]:
+        """What an engine begins with: as `Database.load` gives it."""
+        rows = list(self.stored.values())
+        batches = {
+            b.id: b for b in rows if isinstance(b, Batch) and b.state not in (BatchState.FINAL, BatchState.DROPPED)
+        }
+        promised = {w.job for w in rows if isinstance(w, Work) and w.state in (WorkState.COMMITTED, WorkState.BATCHED)}
+        jobs = {job for batch in batches.values() for job, _ in batch.lines} | {
+            job.id
+            for job in rows
+            if isinstance(job, Job)
+            and (
+                job.state not in (JobState.DONE, JobState.FAILED)
+                or (job.state == JobState.DONE and not job.closed_at)
+                or job.id in promised
+            )
+        }
+        return [
+            row
+            for row in rows
+            if isinstance(row, Fault)
+            or (isinstance(row, Batch | Segment | Seat) and getattr(row, "batch", row.key[0]) in batches)
+            or (isinstance(row, Job) and row.id in jobs)
+            or (isinstance(row, Task) and row.job in jobs)
+            or (isinstance(row, Work) and (row.job in jobs or row.batch in batches))
+        ]
 
     def _restart(self) -> None:
         self.crashes += 1
         self.inbox = []
-        self.engine = Engine(
-            self.rules, [copy.deepcopy(row) for (table, _), row in self.stored.items() if table != "log"]
-        )
+        self.engine = Engine(self.rules, map(copy.deepcopy, self._live()), self.last_batch)
         for node in self.nodes.values():
             if node.here:
                 self.join(node)

@@ -1,15 +1,11 @@
 """Every test of the store runs against SQLite and PostgreSQL."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from postgres_server import NoPostgres, PostgresServer
-
+from proofyard.devnet.postgres import NoPostgres, PostgresServer
 from proofyard.verifier.store.database import Database
 
 

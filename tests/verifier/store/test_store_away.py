@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer
 from sqlalchemy import event
 from sqlmodel import Session
 
+from proofyard.devnet.postgres import PostgresServer
 from proofyard.protocol.types import JobId
 from proofyard.verifier.engine.rows import Log
 from proofyard.verifier.engine.world import Step

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer
 
 from proofyard.chain import Cursor as ChainCursor
+from proofyard.devnet.postgres import PostgresServer
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex
@@ -105,21 +105,37 @@ def lapse(*living: Member) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_is_of_one_process_whoever_asks_first(join: Callable[[str], Member]) -> None:
+def test_a_job_is_the_leader_s_whoever_asks_first(join: Callable[[str], Member]) -> None:
     first, second = join("a"), join("b")
-    first.beat(), second.beat()
-    mine, yours = first.own(*JOBS[:10]), second.own(*JOBS)
-    mine |= first.own(*JOBS)
-    assert mine & yours == set() and mine | yours == set(JOBS)
-    assert len(mine) == len(yours) == 10, "they share the work"
-    assert first.own(*JOBS) == mine
+    assert second.ask(second.claims.leads)
+    assert first.own(*JOBS[:10]) == set()
+    assert second.own(*JOBS) == set(JOBS)
+    assert first.own(*JOBS) == set()
 
 
-def test_a_process_without_nodes_gets_no_jobs(join: Callable[[str], Member]) -> None:
-    with_nodes, without = join("b"), join("a")
-    with_nodes.beat(4), without.beat(0)
-    assert without.own(*JOBS) == set()
-    assert with_nodes.own(*JOBS) == set(JOBS)
+def test_before_anybody_leads_a_job_is_of_who_sees_it_first(join: Callable[[str], Member]) -> None:
+    first, second = join("a"), join("b")
+    assert first.own(1) == {1} and second.own(1) == set()
+
+
+async def test_what_a_process_has_that_came_back_too_late_to_lead_is_the_leader_s(
+    join: Callable[[str], Member],
+) -> None:
+    """It was away for so long that another leads, and was there again before that one took what it had."""
+    before, leader = join("a"), join("b")
+    assert before.ask(before.claims.leads) and before.own(1) == {1}
+    await before.write(job(1, "a"), cursor=50)
+    lapse(leader)
+    assert leader.ask(leader.claims.leads)
+    after = join("a")
+    assert not after.ask(after.claims.leads) and after.loaded() == {(1,)}
+    assert leader.ask(leader.claims.take_over) == ["a"]
+    assert leader.loaded() == {(1,)} and leader.own(1) == {1}
+    with pytest.raises(TakenOver):
+        after.beat()
+    again = join("a")
+    lapse(leader, again)
+    assert leader.ask(leader.claims.take_over) == [], "it stands by, and has nothing"
 
 
 async def test_what_a_dead_process_had_is_another_s(join: Callable[[str], Member]) -> None:
@@ -132,8 +148,10 @@ async def test_what_a_dead_process_had_is_another_s(join: Callable[[str], Member
             Transaction(nonce=3, subject="s", what="w", to=A, data=b"", gas=1, versions=b"", empties=b"", process="a")
         )
     )
+    assert dead.ask(dead.claims.leads)
     assert heir.ask(heir.claims.take_over) == [], "it may live"
     lapse(heir, third)
+    assert heir.ask(heir.claims.leads)
     assert heir.ask(heir.claims.take_over) == ["a"]
     assert third.ask(third.claims.take_over) == []
     assert heir.loaded() == {(1,), (2,), (dead.claims.rows_from,)}
@@ -150,8 +168,9 @@ async def test_one_that_had_read_nothing_is_read_for_from_the_start(join: Callab
     """A job may have been claimed for it that no engine was told of."""
     dead, heir = join("a"), join("b")
     await heir.write(cursor=80)
-    assert heir.own(1) == set() and dead.claims.name == "a"
+    assert dead.ask(dead.claims.leads) and heir.own(1) == set()
     lapse(heir)
+    assert heir.ask(heir.claims.leads)
     assert heir.ask(heir.claims.take_over) == ["a"]
     assert heir.cursor() is None
     assert heir.own(1) == {1}
@@ -172,10 +191,12 @@ async def test_a_process_that_starts_again_has_what_it_had_and_its_former_life_w
 def test_a_database_that_was_away_kills_nobody(join: Callable[[str], Member], postgres: PostgresServer) -> None:
     first, second = join("a"), join("b")
     lapse(first, second)
+    assert first.ask(first.claims.leads)
     postgres.stop()
     time.sleep(2.4)
     postgres.start()
     first.beat()
+    assert first.ask(first.claims.leads)
     assert first.ask(first.claims.take_over) == [], "the other had no chance to say that it lives"
     second.beat()
     lapse(first, second)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from proofyard.protocol.cid import raw_cid
@@ -21,6 +22,7 @@ from proofyard.verifier.engine.rows import (
     Work,
     WorkState,
 )
+from proofyard.verifier.engine.world import ROWS as ENGINE_ROWS
 from proofyard.verifier.engine.world import Step
 from proofyard.verifier.store.database import Database, DatabaseError
 
@@ -142,3 +144,23 @@ async def test_a_column_may_hold_numbers_of_all_kinds_in_one_transaction(databas
     assert sorted(database.rows(Fault), key=lambda row: row.key) == sorted(faults, key=lambda row: row.key)
     await database.write(Step((), (*lines, *faults), ()))
     assert database.rows(Log) == database.rows(Fault) == []
+
+
+async def test_the_newest_batch_is_known_when_none_is_live(database: Database) -> None:
+    """A number stands for one batch for ever: transactions are named after it."""
+    assert database.last_batch(1) == 0
+    batch = next(row for row in ROWS if isinstance(row, Batch))
+    over = [msgspec.structs.replace(batch, id=number, state=BatchState.FINAL) for number in (8, ENGINE_ROWS + 5)]
+    await database.write(Step(tuple(over), (), ()))
+    assert not [row for row in database.load() if isinstance(row, Batch)]
+    assert database.last_batch(1) == 8
+    assert database.last_batch(ENGINE_ROWS) == ENGINE_ROWS + 5
+
+
+async def test_a_job_that_is_done_is_live_until_it_is_closed(database: Database) -> None:
+    job = next(row for row in ROWS if isinstance(row, Job))
+    done = msgspec.structs.replace(job, state=JobState.DONE)
+    await database.write(Step((done,), (), ()))
+    assert database.load() == [done]
+    await database.write(Step((msgspec.structs.replace(done, closed_at=7),), (), ()))
+    assert database.load() == []

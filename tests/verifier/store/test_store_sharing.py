@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from postgres_server import PostgresServer
 from stage import DOMAIN, FakeChain, Verifier, assemble, settings
 
 from proofyard.artifacts import BlockStore
 from proofyard.chain import Wallet
 from proofyard.chain.events import JobOpened
+from proofyard.devnet.postgres import PostgresServer
 from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.verifier import follower as following

@@ -282,7 +282,10 @@ class Context:
         return [self.members[address].connection for address in order]
 
     async def others(self) -> list[Connection]:
-        """Connections to the other seated verifiers that can be reached."""
+        """Connections to the other seated verifiers that can be reached; none for a process that stands by: to the
+        others its verifier is whoever they are connected with."""
+        if not self.leads:
+            return []
         known = [v for v in await self.verifiers() if v.node != self.wallet.address]
         dialled = await asyncio.gather(*(self.dial(v.node, v.endpoint) for v in known), return_exceptions=True)
         return [peer for peer in dialled if not isinstance(peer, BaseException)]

@@ -183,7 +183,8 @@ class Runner:
         """A new engine from the rows that last, and from what no row says."""
         self._broken = False
         rows = await asyncio.to_thread(self.database.load, self._process)
-        self.engine = Engine(self.rules, rows)
+        last = await asyncio.to_thread(self.database.last_batch, self.rules.first_row)
+        self.engine = Engine(self.rules, rows, last)
         logged = await asyncio.to_thread(self.database.logged, list(self.engine.world.rows.jobs))
         for job, seq in logged.items():
             self.engine.world.logged(job, seq)

@@ -37,7 +37,7 @@ from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
-from proofyard.verifier.sharing import keep_claims
+from proofyard.verifier.sharing import Door, keep_claims
 from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.verifier.streams import Streams
@@ -83,8 +83,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}"
     database = Database(url, settings.process)
     domain = Domain(chain.chain_id, chain.registry)
-    async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port) as endpoint:
-        context = Context(settings, wallet, domain, chain, database, store, endpoint)
+    door = Door()
+    async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port, admit=door.admit) as endpoint:
+        context = door.context = Context(settings, wallet, domain, chain, database, store, endpoint)
         if settings.process:
             context.claims, context.leads = Claims(database, endpoint_of(context)), False
         outbox = context.outbox = outbox_of(context)

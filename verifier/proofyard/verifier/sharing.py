@@ -1,8 +1,8 @@
 """Several processes of one verifier on one PostgreSQL, as far as the shell is concerned: they say that they live, tell
 their engines of the jobs that are theirs, and take over what a dead one had.
 
-Nodes know one endpoint of a verifier, the Registry's: it is that of the process that leads. The others stand by: one of
-them leads once the first does not live any more, and has its jobs then.
+Peers know one endpoint of a verifier, the Registry's: it is that of the process that leads. The others stand by,
+without connections and jobs: one of them leads once the first does not live any more, and has its jobs then.
 """
 
 import asyncio
@@ -11,13 +11,26 @@ import time
 from collections.abc import Awaitable, Callable
 
 from proofyard.chain.events import JobOpened
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import Address, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import ChainEvent, Event
 from proofyard.verifier.store import claims
 from proofyard.verifier.store.claims import TakenOver
 
 logger = logging.getLogger(__name__)
+
+
+class Door:
+    """Lets nobody in while this process stands by: a peer has one connection to a verifier, and it must be to the
+    process that leads."""
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+
+    def admit(self, peer: Address) -> str | None:
+        """Why a peer is refused."""
+        stands_by = self.context is None or not self.context.leads
+        return "this process stands by; the Registry says where its verifier is" if stands_by else None
 
 
 async def keep_claims(context: Context, lead: Callable[[], Awaitable[None]]) -> None:
@@ -46,16 +59,16 @@ async def keep_claims(context: Context, lead: Callable[[], Awaitable[None]]) -> 
 
 
 async def take_over(context: Context) -> bool:
-    """Have what dead processes had, and the engine begin with it; whether there was something. The chain is to be read
+    """Have what other processes had, and the engine begin with it; whether there was something. The chain is to be read
     on from the stored cursor then."""
     own = context.claims
     if own is None or not context.leads or time.monotonic() < context.looked_for_dead_at + claims.BEAT_S:
         return False
     context.looked_for_dead_at = time.monotonic()
-    dead = await context.database.ask(own.take_over)
-    if not dead:
+    others = await context.database.ask(own.take_over)
+    if not others:
         return False
-    logger.warning("process %s takes over what %s had", own.name, ", ".join(dead))
+    logger.warning("process %s takes over what %s had", own.name, ", ".join(others))
     await context.runner.reload()
     return True
 

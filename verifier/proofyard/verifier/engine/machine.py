@@ -96,10 +96,11 @@ _ENDS = frozenset(("Expand", "TakeJob", "Pack", "CloseJob", "CommitBatch", "Weig
 
 
 class Engine:
-    """One verifier's decisions. `handle` is not safe for several threads."""
+    """One verifier's decisions, from the rows that are live. `last_row` is the newest batch that there ever was: a
+    number stands for one batch for ever. `handle` is not safe for several threads."""
 
-    def __init__(self, rules: Rules, rows: Iterable[Row] = ()) -> None:
-        self.world = World(rules, Rows(rows))
+    def __init__(self, rules: Rules, rows: Iterable[Row] = (), last_row: int = 0) -> None:
+        self.world = World(rules, Rows(rows), last_row)
 
     def resume(self, now: Now) -> Step:
         """What is due after a restart: everything that follows from the rows."""

@@ -253,7 +253,7 @@ class Rows:
 class World:
     """See the module's docstring."""
 
-    def __init__(self, rules: Rules, rows: Rows) -> None:
+    def __init__(self, rules: Rules, rows: Rows, last_row: int = 0) -> None:
         self.rules = rules
         self.rows = rows
         self.nodes: dict[Address, Node] = {}
@@ -269,7 +269,7 @@ class World:
         self._timer = 0
         self._logged: dict[JobId, int] = {}
         own = [row for row in rows.batches if rules.first_row <= row < rules.first_row + ROWS]
-        self._next_row = max([rules.first_row - 1, *own]) + 1
+        self._next_row = max([rules.first_row - 1, last_row, *own]) + 1
 
     def memory(self, kind: type[M]) -> M:
         """What a part remembers beside the rows: made anew when the engine is."""

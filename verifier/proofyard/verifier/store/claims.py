@@ -1,15 +1,16 @@
 """Which of a verifier's processes has which job, where several share one PostgreSQL.
 
-A job is claimed for one process when it is seen on chain, with everything that comes of it. A process says every
-`BEAT_S` that it lives, by the database's clock; one that has not for `LAPSE_S` loses what it had to whoever comes
-first, and writes nothing more: every transaction of an engine looks whether its process still is itself.
+A job is claimed for the process that leads when it is seen on chain, with everything that comes of it. A process says
+every `BEAT_S` that it lives, by the database's clock; one that has not for `LAPSE_S`, or that came back when another
+one led, loses what it had to the leader, and writes nothing more: every transaction of an engine looks whether its
+process still is itself.
 """
 
 import time
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, Numeric, cast, text
+from sqlalchemy import Connection, Numeric, cast, exists, or_, text
 from sqlmodel import Session, col, func, select, update
 
 from proofyard.chain import Cursor as ChainCursor
@@ -108,51 +109,46 @@ class Claims:
     def leads(self, session: Session) -> bool:
         """Whether it is the one that does what is nobody's in particular, for as long as it lives."""
         self._database.lock(session, LOCK)
-        living, noted = _living(session), session.get(Duty, LEADER)
-        leader = next((each for each in living if noted is not None and each.rows_from == noted.value), None)
-        if leader is None and any(each.name == self.name for each in living):
+        leader = _leader(session)
+        if leader is None and any(each.name == self.name for each in _living(session)):
             session.merge(Duty(name=LEADER, value=self.rows_from))
             return True
         return leader is not None and leader.name == self.name
 
     def leave(self, session: Session) -> None:
-        """What it has may be taken over at once."""
-        session.exec(
-            update(Process).where(col(Process.name) == self.name, col(Process.token) == self._token).values(seen_at=0.0)
-        )
+        """What it has may be taken over at once; it writes nothing more, and does not live again."""
+        own = (col(Process.name) == self.name, col(Process.token) == self._token)
+        session.exec(update(Process).where(*own).values(seen_at=0.0, token=uuid.uuid4().hex))
 
     # Jobs
 
     def own(self, session: Session, jobs: list[JobId]) -> set[JobId]:
-        """Which of these jobs, just seen on chain, are this process's; nobody's go to the process with the fewest jobs
-        for its nodes."""
+        """Which of these jobs, just seen on chain, are this process's; nobody's are of the one that leads."""
         self._database.lock(session, LOCK)
-        living, noted = _living(session), session.get(Duty, LEADER)
+        leader = _leader(session)
         known = {claim.job: claim.process for claim in session.exec(select(Claim).where(col(Claim.job).in_(jobs)))}
-        load = dict(session.exec(select(Claim.process, func.count()).where(_runs()).group_by(Claim.process)).all())
         for job in jobs:
             if job not in known:
-                chosen = min(living, key=lambda each: _rank(each, load, noted), default=None)
-                known[job] = self.name if chosen is None else chosen.name
-                load[known[job]] = load.get(known[job], 0) + 1
+                known[job] = self.name if leader is None else leader.name
                 session.add(Claim(job=job, process=known[job]))
         return {job for job in jobs if known[job] == self.name}
 
     def take_over(self, session: Session) -> list[str]:
-        """Have what processes had that do not live any more: their jobs, batches and transactions, and the chain's
-        events from where they had read to. Their names."""
-        if time.monotonic() - self._since < LAPSE_S:
+        """Have what the others had: their jobs, batches and transactions, and the chain's events from where they had
+        read to; their names. Those are processes that do not live any more, and those that came back when this one led
+        already: nodes are here, and nobody works for a process that stands by. Nothing for one that does not lead."""
+        self._database.lock(session, LOCK)
+        leader = _leader(session)
+        if leader is None or leader.name != self.name or time.monotonic() - self._since < LAPSE_S:
             return []
-        dead = session.exec(
-            select(Process)
-            .where(Process.name != self.name, col(Process.token) != "", Process.seen_at < _now(session) - LAPSE_S)
-            .with_for_update(skip_locked=True)
-        ).all()
-        for process in dead:
+        idle = col(Process.seen_at) < _now(session) - LAPSE_S
+        others = select(Process).where(Process.name != self.name, col(Process.token) != "", or_(idle, _has_something()))
+        found = session.exec(others.with_for_update(skip_locked=True)).all()
+        for process in found:
             process.token = ""
             self._give(session, process.name)
             self._read_from(session, process)
-        return [process.name for process in dead]
+        return [process.name for process in found]
 
     def _read_from(self, session: Session, other: Process) -> None:
         """Read the chain again from where `other` had come to, where that is behind."""
@@ -194,11 +190,16 @@ def _block(cursor: Cursor) -> int:
     return decode(cursor.state, ChainCursor).next_block
 
 
-def _runs() -> Any:
-    """Claims of jobs that are not over."""
-    job = TABLES[Job]
-    over = select(job.c.id).where(job.c.state.in_([JobState.DONE.value, JobState.FAILED.value]))
-    return col(Claim.job).not_in(over)
+def _has_something() -> Any:
+    """Whether a process has what somebody must go on with."""
+    job, batch = TABLES[Job], TABLES[Batch]
+    done = select(job.c.id).where(job.c.state.in_([JobState.DONE.value, JobState.FAILED.value]))
+    over = [BatchState.FINAL.value, BatchState.DROPPED.value]
+    return or_(
+        exists().where(col(Claim.process) == col(Process.name), col(Claim.job).not_in(done)),
+        exists().where(batch.c.claimed_by == col(Process.name), batch.c.state.not_in(over)),
+        exists().where(col(Transaction.process) == col(Process.name), col(Transaction.state) == "sent"),
+    )
 
 
 def _now(session: Session) -> float:
@@ -211,8 +212,7 @@ def _living(session: Session) -> list[Process]:
     return list(session.exec(select(Process).where(*lives).order_by(Process.name)))
 
 
-def _rank(process: Process, load: dict[str, int], leader: Duty | None) -> tuple[bool, float, bool, str]:
-    """Who has nodes comes first, then who has the fewest jobs for each; where nobody has any, it is the leader."""
-    follows = leader is None or process.rows_from != leader.value
-    share = (load.get(process.name, 0) + 1) / process.nodes if process.nodes else float(follows)
-    return not process.nodes, share, follows, process.name
+def _leader(session: Session) -> Process | None:
+    """The process that leads, while it lives."""
+    noted = session.get(Duty, LEADER)
+    return next((each for each in _living(session) if noted is not None and each.rows_from == noted.value), None)

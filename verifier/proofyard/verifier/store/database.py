@@ -24,7 +24,7 @@ from sqlmodel import Session, create_engine
 
 from proofyard.protocol.types import JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
-from proofyard.verifier.engine.world import Step
+from proofyard.verifier.engine.world import ROWS, Step
 from proofyard.verifier.store.migrations import SchemaError, upgrade
 from proofyard.verifier.store.statements import Statements
 from proofyard.verifier.store.tables import KEY_OF, KINDS, METADATA, TABLES, row_of, values_of
@@ -214,8 +214,8 @@ class Database:
             session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
     def load(self, process: str = "") -> list[Row]:
-        """The live rows: of jobs that are not over, or that have a batch that is not final, and of such batches. What
-        is written from now on follows from these."""
+        """The live rows: of jobs that are not over, or not closed, or that have a batch that is not final, and of such
+        batches. What is written from now on follows from these."""
         with self._lock:
             self._failed = None
         return self._lasting(lambda: self._load(process))
@@ -259,6 +259,17 @@ class Database:
 
         return self._lasting(count)
 
+    def last_batch(self, first_row: int) -> int:
+        """The newest batch, live or not, of the process whose batches are numbered from `first_row`; 0 for none."""
+        number = TABLES[Batch].c.id
+        newest = select(func.max(number)).where(number >= first_row, number < first_row + ROWS)
+
+        def read() -> int:
+            with self.engine.connect() as connection:
+                return connection.execute(newest).scalar_one() or 0
+
+        return self._lasting(read)
+
     def rows(self, kind: type[Row], where: Any = None) -> list[Row]:
         """Rows of one kind, live or not."""
 
@@ -293,7 +304,8 @@ def _live_batches(process: str) -> Any:
 def _live_jobs(process: str) -> Any:
     table, work = TABLES[Job], TABLES[Work]
     promised = select(work.c.job).where(work.c.state.in_(["committed", "batched"]))
-    live = or_(table.c.state.not_in([JobState.DONE.value, JobState.FAILED.value]), table.c.id.in_(promised))
+    unclosed = and_(table.c.state == JobState.DONE.value, table.c.closed_at == 0)
+    live = or_(table.c.state.not_in([JobState.DONE.value, JobState.FAILED.value]), unclosed, table.c.id.in_(promised))
     return and_(live, table.c.claimed_by == process)
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own in a temporary folder, from Debian's packages, as an unprivileged user."""
+"""A PostgreSQL of one's own in a folder of its own, from Debian's packages, as an unprivileged user."""
 
 import os
 import pwd
@@ -7,24 +7,32 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import IO
+
+from proofyard.protocol.types import ProofyardError
 
 USER = "proofyard"
 
 
-class NoPostgres(Exception):
+class NoPostgres(ProofyardError):
     """There is none on this machine."""
 
 
 class PostgresServer:
-    """Listens on a socket in its folder only. Raises `NoPostgres` with the reason where there is none."""
+    """Listens on a socket in its folder only, which is a new one, temporary unless it is given, and gone with `close`.
+    Raises `NoPostgres` with the reason where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._programs = _programs()
         self._owner = _unprivileged()
-        self._folder = Path(mkdtemp(prefix="proofyard-postgres-"))
+        if folder is not None:
+            folder.mkdir(mode=0o700)
+        self._folder = folder or Path(mkdtemp(prefix="proofyard-postgres-"))
         if self._owner is not None:
             os.chown(self._folder, self._owner.pw_uid, self._owner.pw_gid)
-        self._run("initdb", "-D", str(self._data), "-A", "trust", "-U", USER, "--no-sync", "-E", "UTF8")
+        self._run(
+            "initdb", "-D", str(self._data), "-A", "trust", "-U", USER, "--no-sync", "-E", "UTF8", "--wal-segsize=1"
+        )
         self._databases = 0
         self.start()
 
@@ -33,12 +41,19 @@ class PostgresServer:
         return self._folder / "data"
 
     def start(self) -> None:
-        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off -c max_connections=200 -c max_wal_size=64MB"
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         """`immediate` is a crash."""
         self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
+
+    def runs(self) -> bool:
+        return self._call("pg_ctl", "-D", str(self._data), "status").returncode == 0
+
+    def dump(self, sink: IO[bytes]) -> None:
+        """Write the newest database as SQL."""
+        self._call("pg_dump", "-h", str(self._folder), "-U", USER, f"test{self._databases}", stdout=sink)
 
     def database(self) -> str:
         """The URL of a new, empty database."""
@@ -53,17 +68,22 @@ class PostgresServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:
+        self._call(program, *arguments).check_returncode()
+
+    def _call(
+        self, program: str, *arguments: str, stdout: int | IO[bytes] = subprocess.DEVNULL
+    ) -> subprocess.CompletedProcess[bytes]:
         user = None if self._owner is None else self._owner.pw_uid
         group = None if self._owner is None else self._owner.pw_gid
-        subprocess.run(
+        return subprocess.run(  # noqa: S603 (programs of PostgreSQL's, our own arguments)
             [str(self._programs / program), *arguments],
-            check=True,
+            check=False,
             cwd=self._folder,
             user=user,
             group=group,
             extra_groups=None if user is None else [],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=subprocess.DEVNULL,
         )
 
