@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from proofyard.chain import ChainClient, JobTerms
+from proofyard.chain.errors import ChainError
 from proofyard.chain.events import JobOpened, topic_of
 from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.manifest import Manifest, encode_manifest
@@ -105,10 +106,14 @@ class Requesters:
         """What the chain calls the jobs, and which of them are over."""
         opened = self.openings()
         for job in self.unfinished:
-            job.number = opened.get(job.cid, job.number)
+            job.number = opened.get(job.cid)
             if job.number is None:
                 continue
-            record = self.chain.job(job.number)
+            try:
+                record = self.chain.job(job.number)
+            except ChainError:
+                # Its block went in this moment.
+                continue
             job.over = record.closed and not record.units_open and make_cid(record.manifest) == job.cid
 
     def openings(self) -> dict[Cid, JobId]:

@@ -183,6 +183,9 @@ class ChainOf:
     def block_number(self) -> int:
         return self._chain.block
 
+    def head(self) -> tuple[int, int]:
+        return self._chain.block, self._chain.clock
+
     def operator_of(self, key: Address) -> OperatorId | None:
         known = self._chain.owners().get(key)
         return known[0] if known else None

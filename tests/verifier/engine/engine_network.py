@@ -312,7 +312,12 @@ class Network:
             batch.final = False
 
         self.chain.on_undo(undo)
-        self.chain.emit(lambda at: FeesPaid(at, number, Wei(1), 1))
+        assert isinstance(batch.payload, events.RecordSettled)
+        if any(outcome == "accepted" for _, outcome, _ in batch.payload.outcomes):
+            self.chain.emit(lambda at: FeesPaid(at, number, Wei(1), 1))
+        else:
+            # It pays nobody but its auditors: the shell sees that it is over.
+            self.tell_surely(events.Finalized(number))
 
     def open_units(self, job: JobId) -> int:
         open_ = [batch for batch in self.chain.batches.values() if not batch.settled]
@@ -367,6 +372,11 @@ class Network:
             and all(b.settled for b in self.chain.batches.values())
             and not (rows.batches and any(batch.state == "formed" for batch in rows.batches.values()))
         )
+
+    def final(self) -> bool:
+        """Whether nothing of any batch is open any more."""
+        over = (BatchState.FINAL, BatchState.DROPPED, BatchState.TAKEN)
+        return all(row.state in over for row in self.stored.values() if isinstance(row, Batch))
 
     def story(self) -> str:
         rows = self.engine.world.rows

@@ -14,6 +14,7 @@ def check(network: Network, until: float = 3000.0) -> None:
         assert {key: cid for key, cid in network.accepted.items() if key[0] == job} == honest
         assert all(network.paid[key] == 1 for key in honest)
         assert network.stored["job", (job,)].state == JobState.DONE  # type: ignore[attr-defined]
+    network.run_to(network.final)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -21,7 +21,7 @@ from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import BatchId, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Adopted, JobFreed
+from proofyard.verifier.engine.events import Adopted, Finalized, JobFreed
 from proofyard.verifier.evidence import check_members
 from proofyard.verifier.membership import find_members
 from proofyard.verifier.store.tables import Duty, Known
@@ -112,6 +112,7 @@ async def _finalize(context: Context, state: ChainBatch) -> None:
     """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
     if state.unfinal:
         await context.send(f"finalize {state.id} {state.settled_at}", lambda chain: chain.finalize(state.id))
+    await context.runner.tell(Finalized(state.id))
     await _forget(context, state.id)
 
 

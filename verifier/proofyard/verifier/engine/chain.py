@@ -49,7 +49,7 @@ from proofyard.protocol.settlement import Line
 from proofyard.protocol.types import Digest
 from proofyard.verifier.engine import batches, jobs
 from proofyard.verifier.engine.effects import ReadJob
-from proofyard.verifier.engine.events import ChainEvent, JobRead, Now, RolledBack
+from proofyard.verifier.engine.events import ChainEvent, Finalized, JobRead, Now, RolledBack
 from proofyard.verifier.engine.rows import Batch, BatchState
 from proofyard.verifier.engine.world import World
 
@@ -216,6 +216,12 @@ NOT_FOLLOWED: dict[type[ChainNews], str] = {
     ChallengeClosed: "what it changes is told beside it: BatchVoided, Absolved, StakeChanged",
 }
 """Events that change nothing here, and why."""
+
+
+def finalized(world: World, event: Finalized, now: Now) -> None:
+    batch = world.rows.by_chain_id.get(event.batch)
+    if batch is not None:
+        batches.final(world, batch)
 
 
 def rolled_back(world: World, event: RolledBack, now: Now) -> None:

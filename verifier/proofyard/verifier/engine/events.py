@@ -191,6 +191,14 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class Finalized:
+    """The window of a settled batch has closed, and nothing of it is to be distributed any more. A batch that pays no
+    fee and froze no stake has no event of the chain that says so."""
+
+    batch: BatchId
+
+
+@dataclass(frozen=True, slots=True)
 class RolledBack:
     """The chain is another one after block `to`: what rests on later blocks has not happened."""
 
@@ -396,6 +404,7 @@ Event = (
     | JobRead
     | JobFreed
     | Adopted
+    | Finalized
     | RolledBack
     | Expanded
     | Drawn

@@ -22,6 +22,7 @@ from proofyard.verifier.engine.events import (
     Elsewhere,
     Event,
     Expanded,
+    Finalized,
     JobFreed,
     JobRead,
     LooksDue,
@@ -87,6 +88,7 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     JobRead: chain.job_read,
     JobFreed: jobs.freed,
     Adopted: batches.adopted,
+    Finalized: chain.finalized,
     RolledBack: chain.rolled_back,
 }
 
