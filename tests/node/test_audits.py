@@ -75,7 +75,7 @@ class Bench:
             self.store,
             self,
             self.journal,
-            SimpleNamespace(note_held=lambda: None),
+            SimpleNamespace(note_held=lambda: None, room=lambda: 0, arrived=lambda _: None),
         )
         self.agent = kind(*parts)
 

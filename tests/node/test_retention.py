@@ -15,6 +15,7 @@ from proofyard.artifacts.exchange import HasBlocks
 from proofyard.node import retention as retention_module
 from proofyard.node import serving
 from proofyard.node.journal import HeldTask
+from proofyard.node.keeping import Keeping
 from proofyard.node.repair import Debts
 from proofyard.protocol.cid import cid_bytes, cid_digest, raw_cid
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
@@ -233,6 +234,37 @@ async def test_a_task_whose_states_do_not_fit_at_all_is_refused(start: Callable[
     assert (len(states), every) == (6, 3)
     with pytest.raises(OutOfDisk, match="the disk budget for states is 250"):
         node.retention.keep(trace_of(tmp_path / "two", 2, 251))
+
+
+async def test_states_are_stored_while_their_task_runs_and_none_is_collected_before_it_ends(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    node: Node = await start(budget=1 << 20)
+    trace = trace_of(tmp_path / "task", 6, 100)
+    async with Keeping(node.retention, 5) as keeping:
+        for number, path in enumerate(trace.states[:-1]):
+            keeping.take(number, path)
+        early = [cid_of_bytes(path.read_bytes()) for path in trace.states[:-1]]
+        await until(lambda: all(node.store.has(cid) for cid in early))
+        await node.retention.tidy(grace_s=-1)
+        states, every = await keeping.finish(trace)
+        assert (states[:-1], every) == (tuple(early), 1)
+        assert all(node.store.has(cid) for cid in states)
+    await node.retention.tidy(grace_s=-1)
+    assert all(node.store.has(cid) for cid in states[:-1]), "until their leases are over"
+
+
+async def test_states_that_do_not_all_fit_are_stored_when_it_is_known_which(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    node: Node = await start(budget=250)
+    trace = trace_of(tmp_path / "task", 6, 100)
+    async with Keeping(node.retention, 5) as keeping:
+        for number, path in enumerate(trace.states):
+            keeping.take(number, path)
+        states, every = await keeping.finish(trace)
+    assert every == 3
+    assert [node.store.has(cid) for cid in states] == [True, False, False, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
+from proofyard.node.keeping import Keeping
 from proofyard.node.links import VerifierLinks
 from proofyard.node.offers import Offers
 from proofyard.node.receipts import check_receipt
@@ -76,7 +77,7 @@ from proofyard.protocol.types import (
 )
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
-from proofyard.workloads.executor import Executor
+from proofyard.workloads.executor import Executor, TaskTrace
 from proofyard.workloads.workload import Inputs, Progress, load_workload
 
 logger = logging.getLogger("proofyard.node")
@@ -507,32 +508,41 @@ class Agent:
             if self._agenda.segment_s(work.offer) is None:
                 self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
             await asyncio.to_thread(self._retention.note_finished, work.verifier, work.offer)
-            self._deliver_commitment(work.verifier, work.offer, submission, work.leftovers)
+            self._deliver_commitment(work.verifier, work.offer, submission, work)
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
         """Run a whole task and sign for it. The signature leaves once the states are on the disk."""
         manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
-        seconds = self._settings.max_task_s
-        try:
-            async with asyncio.timeout(seconds):
-                trace = await self._executor.run_task(manifest, offer.task, inputs, on_progress=self._progress_of(work))
-        except TimeoutError:
-            raise TimeLimit(f"the task took longer than this node's max_task_s of {seconds:.0f} s") from None
-        states, every = await asyncio.to_thread(self._retention.keep, trace)
-        result = await asyncio.to_thread(self._store.put_file, trace.result)
-        kept = (*states[::every], result)
-        false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
-        if false is not None:
-            kept += (*false[0], false[1])
-        submission = self._sign(offer, states, result)
-        if false is not None:
-            submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
-        size = max(path.stat().st_size for path in trace.states)
-        kept_bytes = size * (len(kept) - 1)
-        self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
+        async with Keeping(self._retention, offer.task.segments) as keeping:
+            trace = await self._run(work, offer, manifest, inputs, keeping)
+            states, every = await keeping.finish(trace)
+            result = await asyncio.to_thread(self._store.put_file, trace.result)
+            kept = (*states[::every], result)
+            false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
+            if false is not None:
+                kept += (*false[0], false[1])
+            submission = self._sign(offer, states, result)
+            if false is not None:
+                submission = msgspec.structs.replace(submission, decoy=self._sign_decoy(offer, *false))
+            size = max(path.stat().st_size for path in trace.states)
+            kept_bytes = size * (len(kept) - 1)
+            self._journal.finish_task(work.verifier, offer, submission, every=every, kept_bytes=kept_bytes)
+            work.lasting = keeping.lasting
         self._second.take(kept, work.name)
         work.leftovers = partial(self._executor.forget, manifest, offer.task, inputs)
         return submission
+
+    async def _run(
+        self, work: Work, offer: TaskOffer, manifest: Manifest, inputs: Inputs, keeping: Keeping
+    ) -> TaskTrace:
+        seconds = self._settings.max_task_s
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._executor.run_task(
+                    manifest, offer.task, inputs, on_progress=self._progress_of(work), on_state=keeping.take
+                )
+        except TimeoutError:
+            raise TimeLimit(f"the task took longer than this node's max_task_s of {seconds:.0f} s") from None
 
     def _sign_decoy(self, offer: TaskOffer, states: tuple[Cid, ...], result: Cid) -> Decoy:
         signed = self._sign(offer, states, result, decoy=True)
@@ -648,7 +658,7 @@ class Agent:
         verifier: Address,
         offer: TaskOffer,
         submission: SubmitCommitment,
-        leftovers: Callable[[], None] | None = None,
+        work: Work | None = None,
     ) -> None:
         """Bring a commitment to its verifier, as long as it can be in a batch at all."""
         leaf = submission.commitment.struct_hash().hex()[:8]
@@ -667,6 +677,9 @@ class Agent:
         decoy = submission.decoy
         promised = (submission.commitment.result, *submission.trace)
         promised += (decoy.commitment.result, *decoy.trace) if decoy is not None else ()
+        if work is not None:
+            promised = tuple(cid for cid in promised if cid not in work.lasting)
+        leftovers = None if work is None else work.leftovers
         self._courier.send(verifier, Parcel(name, COMMITMENTS, submission, taken, given_up, over, promised, leftovers))
 
     def _signed_seal(self, place: tuple[BatchId, JobId, TaskIndex, SegmentIndex], opening: SealOpened) -> Signature:

@@ -10,7 +10,9 @@ import logging
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, fetch
 from proofyard.artifacts.keeper import GRACE_SECONDS
@@ -42,6 +44,7 @@ CHECK_EVERY_S = 6 * 3600.0
 CHECK_PAUSE_S = 0.005
 SEALS_KEPT_S = 6 * 3600
 RECEIPTS_SHOWN_S = 24 * 3600
+EMPTY: Mapping[Path, Cid] = MappingProxyType({})
 LISTS = 256
 
 
@@ -67,18 +70,35 @@ class Retention:
         self._journal = journal
         self._roots: OrderedDict[BatchId, frozenset[Digest]] = OrderedDict()
         self._checked = 0.0
+        self._arriving: set[Cid] = set()
+        """States of tasks that run."""
         self.note_held()
 
-    def keep(self, trace: TaskTrace) -> tuple[tuple[Cid, ...], int]:
-        """Store a finished task's states; returns all their names and the n of "every n-th was kept".
+    def room(self) -> int:
+        """Bytes of states that the budget has room for."""
+        return self._settings.state_budget_bytes - self._journal.kept_bytes()
+
+    def receive(self, path: Path) -> Cid:
+        """Store a state of a task that runs, on the disk itself; it is needed until `arrived` is told of it."""
+        cid = self._store.put_file(path)
+        self._arriving.add(cid)
+        self._store.sync(cid)
+        return cid
+
+    def arrived(self, cids: Iterable[Cid]) -> None:
+        """The task of these states is committed to, or nothing will come of it."""
+        self._arriving.difference_update(cids)
+
+    def keep(self, trace: TaskTrace, stored: Mapping[Path, Cid] = EMPTY) -> tuple[tuple[Cid, ...], int]:
+        """Store a finished task's states, but for those of `stored`; returns all their names and the n of "every n-th
+        was kept".
 
         Raises `OutOfDisk` where the budget has no room for even one.
         """
         size = max(path.stat().st_size for path in trace.states)
-        left = self._settings.state_budget_bytes - self._journal.kept_bytes()
-        kept = states_to_keep(len(trace.states) - 1, size, left)
+        kept = states_to_keep(len(trace.states) - 1, size, self.room())
         states = tuple(
-            self._store.put_file(path) if number in kept else cid_of_bytes(path.read_bytes())
+            stored.get(path) or (self._store.put_file(path) if number in kept else cid_of_bytes(path.read_bytes()))
             for number, path in enumerate(trace.states)
         )
         return states, kept.step
@@ -196,7 +216,7 @@ class Retention:
 
     def _needed(self) -> set[Cid]:
         """What open tasks, held ones and open audits rest on."""
-        needed: set[Cid] = set()
+        needed: set[Cid] = set(self._arriving)
         for offer in self._journal.open_offers():
             needed |= {offer.manifest, *(offer.inputs if isinstance(offer, TaskOffer) else ())}
             if self._store.has(offer.manifest):

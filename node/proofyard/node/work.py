@@ -31,10 +31,10 @@ class Owed:
 @dataclass
 class Work:
     """An accepted offer, or a state to make again. `verifier` is whom it is owed to; `ready` once its inputs are here;
-    `again` where it was interrupted; `finished` once nothing more will be done about it here. `leftovers` deletes what
-    the executor has left of it, once that is not needed any more. `number` counts what was accepted, and an audit's
-    answer is wanted at `wanted_at`, in the event loop's time. `moved` where a step was not reported yet, `telling`
-    while steps are."""
+    `again` where it was interrupted; `finished` once nothing more will be done about it here. `lasting`: states of it
+    that are on the disk itself. `leftovers` deletes what the executor has left of it, once that is not needed any
+    more. `number` counts what was accepted, and an audit's answer is wanted at `wanted_at`, in the event loop's time.
+    `moved` where a step was not reported yet, `telling` while steps are."""
 
     verifier: Address
     offer: TaskOffer | AuditOffer | Owed
@@ -45,6 +45,7 @@ class Work:
     moved: bool = False
     telling: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
+    lasting: frozenset[Cid] = frozenset()
     leftovers: Callable[[], None] | None = None
     number: int = 0
     wanted_at: float = 0.0

@@ -13,7 +13,9 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, assert_never
 
@@ -57,11 +59,13 @@ class Child:
         self._out = out
         self._resources = resources
         self._adversary = adversary
+        self._turn = threading.Lock()
         self.stopping = threading.Event()
 
     def report(self, message: FromChild) -> None:
-        self._out.write(frame(message))
-        self._out.flush()
+        with self._turn:
+            self._out.write(frame(message))
+            self._out.flush()
 
     def execute(self, order: Order) -> None:
         """Carry out an order and report how it ended."""
@@ -83,6 +87,7 @@ class Child:
             self.report(Failed(*to_wire(reason)))
 
     def _run_task(self, order: RunTask) -> TaskDone:
+        began = time.process_time()
         manifest, task, inputs = order.manifest, order.task, _inputs(order.inputs)
         workload = load_workload(manifest.workload)
         workload.check(manifest)
@@ -91,26 +96,39 @@ class Child:
         self.report(StateWritten(0, str(store.write(0, state))))
         resumed = 0
         for number in range(1, task.segments + 1):
-            if (kept := store.read(number)) is None:
+            if (found := store.read(number)) is None:
                 break
-            path, state = kept
+            path, state = found
             resumed = number
             self.report(StateWritten(number, str(path)))
         if resumed < task.segments:
             runner = self._runner(order, inputs)
-            for index in range(resumed, task.segments):
-                state = runner.run(index, state, self._progress)
+
+            def keep(index: int, state: bytes) -> None:
                 if not self._adversary:
                     _check_after(workload, order, index, state)
                 self.report(StateWritten(index + 1, str(store.write(index + 1, state))))
+
+            # A state is checked and written while the next segment is computed.
+            with ThreadPoolExecutor(1) as beside:
+                kept: Future[None] | None = None
+                for index in range(resumed, task.segments):
+                    state = runner.run(index, state, self._progress)
+                    if kept is not None:
+                        kept.result()
+                    kept = beside.submit(keep, index, state)
+                if kept is not None:
+                    kept.result()
         result = workload.result(manifest, task, lambda number: _stored(store, number))
         if self._adversary:
             from proofyard.workloads.adversary import corrupt_result
 
             result = corrupt_result(self._adversary, result)
-        return TaskDone(str(write_durably(Path(order.folder) / "result.bin", result)), resumed)
+        path = write_durably(Path(order.folder) / "result.bin", result)
+        return TaskDone(str(path), resumed, time.process_time() - began)
 
     def _run_segment(self, order: RunSegment) -> SegmentDone:
+        began = time.process_time()
         workload = load_workload(order.manifest.workload)
         workload.check(order.manifest)
         before = Path(order.before).read_bytes()
@@ -119,7 +137,7 @@ class Child:
         after = runner.run(order.index, before, self._progress)
         _check_after(workload, order, order.index, after)
         write_durably(Path(order.after), after)
-        return SegmentDone()
+        return SegmentDone(time.process_time() - began)
 
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
         workload = load_workload(order.manifest.workload)

@@ -11,6 +11,7 @@ again after a crash. This module never imports torch.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -43,6 +44,8 @@ from proofyard.workloads.frames import (
 )
 from proofyard.workloads.state_store import task_folder
 from proofyard.workloads.workload import Inputs, OnProgress, Resources
+
+logger = logging.getLogger(__name__)
 
 OnState = Callable[[int, Path], None]
 Done = TypeVar("Done", TaskDone, SegmentDone)
@@ -179,10 +182,14 @@ class Executor:
         """Send an order and pass its reports on until it ends. Whatever else ends it leaves no child behind."""
         async with self._turn:
             process = await self._start()
+            about = {"task": order.task.index} | ({"segment": order.index} if isinstance(order, RunSegment) else {})
+            logger.debug("begins", extra=about)
             try:
                 await _send(process, order)
                 report = await self._receive(process)
                 while isinstance(report, Step | StateWritten):
+                    if isinstance(report, Step):
+                        logger.debug("step: %.4f s", report.progress.seconds, extra=about)
                     if isinstance(report, Step) and on_progress:
                         on_progress(report.progress)
                     if isinstance(report, StateWritten) and on_state:
@@ -192,9 +199,11 @@ class Executor:
                 await self._kill()
                 raise
         if isinstance(report, Failed):
+            logger.debug("ends: %s", report.name, extra=about)
             raise from_wire(report.name, report.operands)
         if not isinstance(report, expected):
             raise ExecutorCrashed(f"the executor answered {type(report).__name__} instead of {expected.__name__}")
+        logger.debug("ends: %.4f s of CPU", report.cpu_s, extra=about)
         return report
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -208,7 +217,7 @@ class Executor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=_environment(self._resources.threads),
+                env=environment(self._resources.threads),
             )
         try:
             report = await self._receive(self._process)
@@ -271,7 +280,7 @@ def _paths(inputs: Inputs) -> InputPaths:
     )
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """What the child gets to see: no secrets of the node, no network for libraries that would look for a hub."""
     kept = {n: v for n, v in os.environ.items() if n in _KEPT_VARIABLES or n.startswith(_KEPT_PREFIXES)}
     return kept | {

@@ -57,12 +57,15 @@ class StateWritten(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskDone(msgspec.Struct, frozen=True, tag=True):
+    """`cpu_s`: seconds of CPU, of all threads."""
+
     result: str
     resumed: int
+    cpu_s: float
 
 
 class SegmentDone(msgspec.Struct, frozen=True, tag=True):
-    pass
+    cpu_s: float
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

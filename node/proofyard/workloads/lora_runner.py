@@ -82,13 +82,15 @@ class TrainRunner:
         )
         if not (np.isfinite(total) and np.isfinite(norm)):
             raise SegmentFailed(index, f"the loss of step {step + 1} is {total / tokens}, its gradient's norm {norm}")
+        seconds = time.perf_counter() - started
         return Progress(
             segment=index,
             step=step + 1,
             steps=self.params.task_steps,
             loss=total / tokens,
-            tokens_per_s=tokens / (time.perf_counter() - started),
+            tokens_per_s=tokens / seconds,
             rss_bytes=psutil.Process().memory_info().rss,
+            seconds=seconds,
         )
 
 

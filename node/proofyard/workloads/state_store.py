@@ -1,4 +1,5 @@
-"""A task's states on disk, written durably one by one, so that a crash costs at most the segment in progress."""
+"""A task's states on disk, written durably one by one, so that a crash costs at most the segment in progress
+and the one before it."""
 
 import errno
 import hashlib

@@ -50,7 +50,8 @@ class Resources:
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One step done. `step` counts from 1 within the task of `steps`; `rss_bytes` is the process's memory."""
+    """One step done, in `seconds`. `step` counts from 1 within the task of `steps`; `rss_bytes` is the process's
+    memory."""
 
     segment: int
     step: int
@@ -58,6 +59,7 @@ class Progress(msgspec.Struct, frozen=True):
     loss: float | None = None
     tokens_per_s: float = 0.0
     rss_bytes: int = 0
+    seconds: float = 0.0
 
 
 OnProgress = Callable[[Progress], None]

@@ -53,6 +53,7 @@ class Plan:
     bonds: Wei | None = None
     params: Params = PARAMS
     log_level: str = "info"
+    log_format: str = "text"
 
     def stake_of(self, role: str, adversary: str | None = None) -> Wei:
         """What a member's owner stakes when it joins."""
@@ -151,6 +152,16 @@ class DevNetwork:
 
     def log_of(self, name: str) -> Path:
         return self._children[name].log
+
+    def pid_of(self, name: str) -> int:
+        return self._children[name].pid
+
+    def gas_of_verifiers(self, since: int) -> int:
+        """What the verifiers' transactions took after block `since`."""
+        senders = {verifier.key.address.lower() for verifier in self.verifiers}
+        blocks = range(since + 1, self.chain().block_number() + 1)
+        receipts = (receipt for block in blocks for receipt in self.anvil.receipts(block))
+        return sum(int(receipt["gasUsed"], 16) for receipt in receipts if receipt["from"].lower() in senders)
 
     def exit_codes(self) -> dict[str, int]:
         """Members that have ended by themselves, and how."""
@@ -283,7 +294,10 @@ class DevNetwork:
         with self._interrupts.held():
             self._children[member.name] = Child(
                 member.name,
-                ["--config", str(toml), "--log-level", self.plan.log_level, member.role, "run"],
+                [
+                    *("--config", str(toml), "--log-level", self.plan.log_level, "--log-format", self.plan.log_format),
+                    *(member.role, "run"),
+                ],
                 log=self.directory / "logs" / f"{member.name}.log",
                 ready=home / "ready.json",
             )

@@ -1,0 +1,67 @@
+"""The states of a task that runs, on their way into the store.
+
+Each is put there, and on the disk itself, while the next segment is computed, so that next to nothing is left to do
+between a task's last step and its commitment.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from proofyard.node.retention import Retention
+from proofyard.protocol.types import Cid, ProofyardError
+from proofyard.workloads.executor import TaskTrace
+
+logger = logging.getLogger("proofyard.node")
+
+
+class Keeping:
+    """For one task of `segments` segments; use in an `async with` statement. Where the disk budget does not hold all of
+    its states, or one cannot be stored now, that is left to `finish`."""
+
+    def __init__(self, retention: Retention, segments: int) -> None:
+        self._retention = retention
+        self._segments = segments
+        self._stored: dict[Path, Cid] = {}
+        self._arriving: asyncio.Queue[Path] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        self._retention.arrived(self._stored.values())
+
+    def take(self, _number: int, path: Path) -> None:
+        """A state has been written; its file stays as it is until the task is forgotten."""
+        self._arriving.put_nowait(path)
+
+    async def finish(self, trace: TaskTrace) -> tuple[tuple[Cid, ...], int]:
+        """What `Retention.keep` returns."""
+        await self._arriving.join()
+        return await asyncio.to_thread(self._retention.keep, trace, self._stored)
+
+    @property
+    def lasting(self) -> frozenset[Cid]:
+        """What is on the disk itself."""
+        return frozenset(self._stored.values())
+
+    async def _work(self) -> None:
+        room = await asyncio.to_thread(self._retention.room)
+        while True:
+            path = await self._arriving.get()
+            try:
+                if path.stat().st_size * (self._segments + 1) <= room:
+                    self._stored[path] = await asyncio.to_thread(self._retention.receive, path)
+            except (OSError, ProofyardError) as error:
+                logger.info("a state is stored later: %s", error)
+            finally:
+                self._arriving.task_done()

@@ -1,0 +1,353 @@
+"""What verification costs a job that runs: how much of the time workers train, against the same run without it.
+
+    make bench-pipeline
+
+Writes out/bench/pipeline.json, and its part of docs/performance.md with the plots. `--quick` trains a tiny model.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench_pipeline_plain import PlainRun, run_plain
+from bench_pipeline_report import write_page
+from bench_pipeline_timeline import Span, read_orders, rest_of, share, window
+from proofyard.artifacts import BlockStore
+from proofyard.devnet import DevNetwork, Plan
+from proofyard.protocol.types import ProofyardError
+from proofyard.sdk import Client, JobHandle, LoraJob, MapJob, credits, settled_batches
+from proofyard.sdk.client import Prepared
+from proofyard.sdk.terms import Offer
+from proofyard.workloads.corpus import write_bible_corpus
+from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS, ROUNDS = 4, 6
+LOOK_AHEAD = 3
+"""Rounds: with blocks of 12 s a verdict takes about 70 s, which is one to two rounds."""
+HISTORY = 10
+"""Valid audits from which on the dial trusts a node more with every one."""
+TIMEOUT_S = 1800.0
+CREDIT = 10**18
+
+
+class BenchFailed(ProofyardError):
+    """A run did not end as it must."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A verified job. `began`: when it was opened; `done`: when all its verdicts were settled and it was done. Unix
+    seconds. `cpu` by role, seconds; `gas` of the verifier's transactions."""
+
+    block_time: int
+    known: bool
+    began: float
+    done: float
+    spans: tuple[Span, ...]
+    audits: int
+    audit_cpu_s: float
+    cpu: dict[str, float]
+    gas: int
+    batches: int
+    tasks: int
+    result: str
+    faults: int
+    load: float
+
+    @property
+    def seconds(self) -> float:
+        return self.done - self.began
+
+    @property
+    def to_final(self) -> float:
+        return self.done - window(self.spans)[1]
+
+    def figures(self, workers: int) -> dict[str, Any]:
+        start, end = window(self.spans)
+        steps = [span.seconds for span in self.spans if span.what == "train"]
+        return {
+            "block_time": self.block_time,
+            "nodes_known": self.known,
+            "seconds": self.seconds,
+            "training_seconds": end - start,
+            "to_first_step": start - self.began,
+            "time_to_final": self.to_final,
+            "compute_share": share(self.spans, "train", workers),
+            "shares": rest_of(self.spans, workers),
+            "step_seconds": sum(steps) / len(steps),
+            "steps": len(steps),
+            "audited_segments": self.audits,
+            "audit_cpu_seconds": self.audit_cpu_s,
+            "cpu_seconds": self.cpu,
+            "gas_per_task": self.gas / self.tasks,
+            "batches": self.batches,
+            "faults": self.faults,
+            "result": self.result,
+            "load_before": self.load,
+        }
+
+
+class Bench:
+    """Runs of one job, one after the other, each on a network of its own."""
+
+    def __init__(self, folder: Path, job: LoraJob, results: dict[str, Any]) -> None:
+        self.folder, self.job, self.results = folder, job, results
+
+    def plain(self, name: str = "plain") -> PlainRun:
+        """The federated run without chain, commitments and audits."""
+        load = os.getloadavg()[0]
+        store, model, data = BlockStore(self.folder / "plain"), Path(self.job.model), Path(self.job.data)
+        manifest = self.job.manifest(store.link_directory(model), store.link_file(data))
+        run = run_plain(manifest, model, data, self.job.workers)
+        start, end = window(run.spans)
+        self.results[name] = {
+            "seconds": run.ended - run.began,
+            "training_seconds": end - start,
+            "compute_share": share(run.spans, "train", self.job.workers),
+            "cpu_seconds": run.cpu_s,
+            "result": str(run.package),
+            "load_before": load,
+        }
+        self._tell(name)
+        return run
+
+    def verified(self, name: str, block_time: int, *, known: bool) -> Run:
+        """The same job on a network; `known`: its nodes have a history of valid audits."""
+        with self._network(name, Plan(nodes=WORKERS, decoys_bps=0), block_time, known=known) as (network, client):
+            run = self._follow(network, client, self.job, block_time, known=known)
+        self.results[name] = run.figures(self.job.workers)
+        self._tell(name)
+        return run
+
+    def redo(self, name: str = "redo") -> None:
+        """Eight workers, of whom one cheats once; and the same job without it."""
+        inputs = self.folder / "inputs"
+        inputs.mkdir(exist_ok=True)
+        tiny = tiny_job(inputs, workers=8, rounds=ROUNDS, segment_steps=2, segments=8)
+        plans = {
+            "honest": Plan(nodes=8, decoys_bps=0),
+            "cheat": Plan(nodes=7, adversaries=("skip-once",), decoys_bps=0),
+        }
+        runs = {}
+        for kind, plan in plans.items():
+            with self._network(f"{name}-{kind}", plan, 2, known=False) as (network, client):
+                runs[kind] = self._follow(network, client, tiny, 2, known=False)
+        needed = tiny.rounds * tiny.workers * tiny.segments * tiny.segment_steps
+        done = sum(span.what == "train" for span in runs["cheat"].spans)
+        self.results[name] = {
+            "identical": runs["cheat"].result == runs["honest"].result,
+            "faults": runs["cheat"].faults,
+            "rounds_done_again": (done - needed) / (needed / tiny.rounds),
+            "look_ahead": tiny.look_ahead,
+            "redo_share": (done - needed) / (needed / tiny.rounds) / max(1, tiny.look_ahead),
+            "seconds": {kind: run.seconds for kind, run in runs.items()},
+        }
+        self._tell(name)
+
+    def demo(self, name: str = "demo") -> None:
+        """What the demo's job costs on chain."""
+        out = self.folder / "demo"
+        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(out)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+            raise BenchFailed(f"the demo failed; its logs are in {out / 'network' / 'logs'}")
+        summary = json.loads((out / "summary.json").read_text())
+        self.results[name] = {key: summary[key] for key in ("gas_per_task", "batches", "seconds", "verifier_earned")}
+        self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        print(name, json.dumps(self.results[name], indent=1), flush=True)
+
+    # Networks
+
+    @contextmanager
+    def _network(self, name: str, plan: Plan, block_time: int, *, known: bool) -> Iterator[tuple[DevNetwork, Client]]:
+        models = (Path(self.job.model),)
+        plan = replace(plan, model_dirs=models, log_level="debug", log_format="json")
+        with (
+            DevNetwork(self.folder / name, plan) as network,
+            Client(network.rpc_url, network.deployment.registry, network.requester.key) as client,
+        ):
+            if known:
+                self._make_known(network, client)
+            network.anvil.set_mining(block_time)
+            yield network, client
+
+    def _make_known(self, network: DevNetwork, client: Client) -> None:
+        """Give every node a history: small tasks, all audited, until the dial begins to trust it."""
+        lines = self.folder / "history.jsonl"
+        lines.write_text("".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(12 * WORKERS)))
+        until = time.monotonic() + TIMEOUT_S
+        while any(node.consecutive_valid < HISTORY for node in client.chain.active_nodes()):
+            if time.monotonic() > until:
+                raise BenchFailed("the nodes get no history")
+            spec = MapJob(data=lines, segment_rows=1, segments=1)
+            client.submit(spec, reward=credits(5), audit_fee=credits(10)).wait(TIMEOUT_S)
+
+    def _follow(self, network: DevNetwork, client: Client, job: LoraJob, block_time: int, *, known: bool) -> Run:
+        tasks = job.rounds * job.workers
+        prepared: Prepared = client.prepare(job, Offer(reward=credits(tasks / 4), audit_fee=credits(2 * tasks)))
+        load, block = os.getloadavg()[0], client.chain.block_number()
+        cpu = network_cpu(network)
+        began = time.time()
+        handle = client.open(prepared)
+        report = handle.wait(TIMEOUT_S)
+        done = time.time()
+        cpu = {role: seconds - cpu[role] for role, seconds in network_cpu(network).items()}
+        faults = sum(line.kind == "fault" for line in log_of(handle))
+        orders = read_orders((network.log_of(node.name) for node in network.nodes), began)
+        batches = settled_batches(client, handle.job_id)
+        return Run(
+            block_time=block_time,
+            known=known,
+            began=began,
+            done=done,
+            spans=orders.spans,
+            audits=orders.audits,
+            audit_cpu_s=orders.audit_cpu_s,
+            cpu=cpu,
+            gas=network.gas_of_verifiers(block),
+            batches=len(batches),
+            tasks=tasks,
+            result=str(report.result),
+            faults=faults,
+            load=load,
+        )
+
+
+def log_of(handle: JobHandle) -> list[Any]:
+    lines: list[Any] = []
+    handle.wait(60, on_event=lines.append)
+    return lines
+
+
+def network_cpu(network: DevNetwork) -> dict[str, float]:
+    """Seconds of CPU so far: of the executors, the nodes around them, verifiers and chain."""
+    found = dict.fromkeys(("executors", "nodes", "verifiers", "chain"), 0.0)
+    for member in (*network.nodes, *network.verifiers):
+        process = psutil.Process(network.pid_of(member.name))
+        found["nodes" if member.role == "node" else "verifiers"] += _cpu(process)
+        found["executors"] += sum(_cpu(child) for child in process.children(recursive=True))
+    found["chain"] = _cpu(psutil.Process(network.anvil.pid))
+    return found
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def compare(results: dict[str, Any]) -> None:
+    """The figures that must be reached, from the runs."""
+    plain, cores = results.get("plain"), os.cpu_count() or 1
+    for name, suffix in (("fast", ""), ("fast_known", "_known_nodes")):
+        run = results.get(name)
+        if run and plain:
+            results["overhead_vs_unverified" + suffix] = run["seconds"] / plain["seconds"]
+            less = run["audit_cpu_seconds"] / cores
+            results["overhead_without_audit_compute" + suffix] = (run["seconds"] - less) / plain["seconds"]
+    if "slow" in results:
+        results["compute_share_12s"] = results["slow"]["compute_share"]
+    if "fast" in results:
+        results["time_to_final"] = results["fast"]["time_to_final"]
+    if "redo" in results:
+        results["redo_share"] = results["redo"]["redo_share"]
+    if "demo" in results:
+        results["gas_per_task_demo"] = results["demo"]["gas_per_task"]
+
+
+def bible_job(inputs: Path) -> LoraJob:
+    """The demo's model, data and step; each step a segment."""
+    inputs.mkdir(parents=True, exist_ok=True)
+    return LoraJob(
+        model=ROOT / ".cache" / "models" / "smollm2-135m-instruct",
+        data=write_bible_corpus(inputs / "kjv.jsonl"),
+        lr=2e-3,
+        rounds=ROUNDS,
+        workers=WORKERS,
+        segments=16,
+        segment_steps=1,
+        batch=2,
+        seq_len=64,
+        look_ahead=LOOK_AHEAD,
+        seed=7,
+    )
+
+
+def tiny_job(inputs: Path, *, workers: int, rounds: int, segment_steps: int, segments: int) -> LoraJob:
+    inputs.mkdir(parents=True, exist_ok=True)
+    return LoraJob(
+        model=write_tiny_model(inputs / "model"),
+        data=write_tiny_corpus(inputs / "text.jsonl", labels=workers),
+        lr=1e-2,
+        rounds=rounds,
+        workers=workers,
+        segments=segments,
+        segment_steps=segment_steps,
+        batch=4,
+        seq_len=128,
+        look_ahead=LOOK_AHEAD,
+        seed=7,
+        options={"holdout_percent": 10},
+    )
+
+
+SCENARIOS = ("plain", "fast", "fast_known", "slow", "redo", "demo")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tiny model instead of the demo's")
+    parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="some of the runs")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--keep", action="store_true", help="keep logs and databases")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="pipeline-", dir=options.out)).absolute()
+    path = options.out / "pipeline.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if options.only and path.exists() else {}
+    spans: dict[str, tuple[Span, ...]] = {}
+    try:
+        inputs = folder / "inputs"
+        job = (
+            tiny_job(inputs, workers=WORKERS, rounds=ROUNDS, segment_steps=1, segments=16)
+            if options.quick
+            else bible_job(inputs)
+        )
+        bench = Bench(folder, job, results)
+        for name in options.only or SCENARIOS:
+            match name:
+                case "plain":
+                    spans[name] = bench.plain().spans
+                case "redo":
+                    bench.redo()
+                case "demo":
+                    bench.demo()
+                case _:
+                    slow, known = name == "slow", name == "fast_known"
+                    spans[name] = bench.verified(name, 12 if slow else 2, known=known).spans
+    finally:
+        if options.keep:
+            print(f"logs are in {folder}", flush=True)
+        else:
+            shutil.rmtree(folder)
+    compare(results)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    if not options.quick:
+        write_page(results, spans, WORKERS)
+
+
+if __name__ == "__main__":
+    main()
