@@ -167,7 +167,7 @@ class Executor:
 
     def sweep(self, before: float) -> None:
         """Delete what tasks left here that nothing was written for since `before` (Unix seconds)."""
-        for folder in self._folder.iterdir():
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             if folder.is_dir() and folder.stat().st_mtime < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
