@@ -164,7 +164,7 @@ class Bench:
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
             raise BenchFailed(f"the demo failed; its logs are in {out / 'network' / 'logs'}")
         summary = json.loads((out / "summary.json").read_text())
-        self.results[name] = {key: summary[key] for key in ("gas_per_task", "batches", "seconds", "verifier_earned")}
+        self.results[name] = {key: summary[key] for key in ("gas_per_task", "batches", "seconds", "verifiers_earned")}
         self._tell(name)
 
     def _tell(self, name: str) -> None:
@@ -218,7 +218,7 @@ class Bench:
             audits=orders.audits,
             audit_cpu_s=orders.audit_cpu_s,
             cpu=cpu,
-            gas=network.gas_of_verifiers(block),
+            gas=network.gas_of_batches(block),
             batches=len(batches),
             tasks=tasks,
             result=str(report.result),

@@ -102,7 +102,7 @@ def fine_tune(
     network: DevNetwork, scenario: Scenario, out: Path, start: float, before: Callable[[], Evaluation]
 ) -> Outcome:
     """Submit the job as a requester, follow it, fetch the result, claim everybody's pay, and look at the books."""
-    holdings = network.statement()
+    holdings, block = network.statement(), network.chain().block_number()
     log: list[LogLine] = []
     with (
         Client(network.rpc_url, network.deployment.registry, network.requester.key) as client,
@@ -116,6 +116,7 @@ def fine_tune(
         job = submit_job(scenario.job, reward=REWARD, audit_fee=AUDIT_FEE, client=client)
         report = job.wait(JOB_TIMEOUT_S, on_event=follow)
         assert report.result is not None, "a job that is done has a result"
+        gas = network.gas_of_batches(block)
         adapter = job.result(out / "adapter")
         with evaluation(scenario, adapter) as after:
             batches = settled_batches(client, job.job_id)
@@ -143,6 +144,7 @@ def fine_tune(
             before=holdings,
             after=network.statement(),
             conserved=books.conserved,
+            gas=gas,
             adapter_cid=report.result,
             adapter_dir=str(adapter),
         )
@@ -182,12 +184,13 @@ def bible_scenario(out: Path, seed: int) -> Scenario:
         model=model,
         data=write_bible_corpus(out / "inputs" / "kjv.jsonl"),
         lr=6e-3,
-        rounds=2,
+        rounds=5,
         workers=4,
-        segments=5,
+        segments=3,
         segment_steps=2,
         batch=2,
         seq_len=64,
+        look_ahead=4,
         seed=seed,
     )
     return Scenario("SmolLM2-135M-Instruct", job, "Once upon a time there was a farmer who", 16, 128)
@@ -201,10 +204,11 @@ def tiny_scenario(out: Path, seed: int) -> Scenario:
         model=model,
         data=write_tiny_corpus(inputs / "text.jsonl"),
         lr=1e-2,
-        rounds=2,
+        rounds=5,
         workers=4,
         segments=3,
         segment_steps=2,
+        look_ahead=4,
         batch=4,
         seq_len=32,
         seed=seed,

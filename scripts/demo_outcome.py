@@ -32,7 +32,8 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Everything that was measured. `before`, `after`: whose every token was, by owner. `slashes`: as the chain has
-    them. `refundable`: what the requester gets back once nothing can be disputed any more. `seconds`: the whole run."""
+    them. `refundable`: what the requester gets back once nothing can be disputed any more. `gas`: of the commits and
+    settlements of the job's batches. `seconds`: the whole run."""
 
     model: str
     prompt: str
@@ -49,6 +50,7 @@ class Outcome:
     treasury: Address
     supply: Wei
     refundable: Wei
+    gas: int
     evaluated: tuple[Evaluation, Evaluation]
     before: Mapping[Address, Wei]
     after: Mapping[Address, Wei]
@@ -67,6 +69,16 @@ class Outcome:
     @property
     def names(self) -> dict[Address, str]:
         return {address: m.name for m in self.members for address in (m.key.address, m.owner.address)}
+
+    @property
+    def gas_per_task(self) -> float:
+        return self.gas / len(self.tasks)
+
+    @property
+    def verifiers_earned(self) -> Wei:
+        """What the verifiers' owners have now beyond what they began with; it can be below nothing."""
+        owners = [verifier.owner.address for verifier in self.verifiers]
+        return Wei(sum(self.after[owner] - self.before[owner] for owner in owners))
 
     def broken_claims(self) -> list[str]:
         """What the demo promises and this run did not keep, each in one sentence."""
@@ -128,6 +140,9 @@ class Outcome:
                 owner: {"before": str(amount), "after": str(self.after[owner])} for owner, amount in self.before.items()
             },
             "refundable": str(self.refundable),
+            "verifiers_earned": str(self.verifiers_earned),
+            "batches": len(self.batches),
+            "gas_per_task": round(self.gas_per_task),
             "conserved": self.conserved,
         }
 
@@ -149,6 +164,9 @@ class Outcome:
             adapter_dir=self.adapter_dir,
             conserved=self.conserved,
             supply=self.supply,
+            verifiers_earned=self.verifiers_earned,
+            batches=len(self.batches),
+            gas_per_task=round(self.gas_per_task),
             refundable=self.refundable,
             nodes=tuple(member.name for member in self.nodes),
             losses=losses_of(self.log, self.tasks, names, since=opened),
@@ -212,9 +230,11 @@ class Outcome:
             console.print(f"[bold red]slashed[/] {slash.node} lost {_credit(slash.amount)} CREDIT: {slash.reason}")
         change = 100 * (run.loss_after / run.loss_before - 1)
         facts = Table(show_header=False, box=None)
+        earned = f"earned {_credit(run.verifiers_earned)} CREDIT with {run.batches} batches"
         for name, value in (
             ("held-out loss", f"{run.loss_before:.4f} -> {run.loss_after:.4f} ({change:+.1f}%)"),
             ("books", "every token accounted for" if run.conserved else "NOT CONSERVED"),
+            ("verifiers", f"{earned}, {run.gas_per_task:,} gas a task"),
             ("refund", f"{_credit(run.refundable)} CREDIT go back to the requester once nothing can be disputed"),
             ("adapter", f"{run.adapter_dir}  {run.adapter_cid}"),
             ("took", f"{run.seconds:.0f} s, {run.peak_rss_bytes / 1e9:.1f} GB at the peak"),

@@ -26,6 +26,8 @@ def test_the_demo_keeps_its_claims_and_leaves_its_results(tmp_path: Path) -> Non
     assert int(cheat["before"]) - int(cheat["after"]) == 100 * 10**18
     assert sum(int(row["before"]) - int(row["after"]) for row in summary["balances"].values()) == 0
     assert 0 < int(summary["refundable"]) < 200 * 10**18
+    assert int(summary["verifiers_earned"]) > 0
+    assert 0 < summary["gas_per_task"] < 10**6
     faulty = {audit["worker"] for audit in summary["audits"] if audit["verdict"] == "fault"}
     assert len(faulty) == 1, "every segment that was found wrong is the cheat's"
     assert 10**8 < summary["peak_rss_bytes"] < 14 * 10**9

@@ -103,6 +103,9 @@ def sample_run() -> RunReport:
         conserved=True,
         supply=Wei(10**27),
         refundable=Wei(53 * 10**18),
+        verifiers_earned=Wei(5 * 10**18),
+        batches=2,
+        gas_per_task=51_000,
         nodes=("node-1", "node-2"),
         losses=losses_of(LOG, TASKS, NAMES, since=100),
         spans=spans_of(LOG, TASKS, NAMES, since=100),
@@ -149,6 +152,7 @@ def test_text_from_a_model_is_shown_and_not_run() -> None:
 def test_the_page_names_every_slash_and_broken_books() -> None:
     run = sample_run()
     assert "1,000.00" in render_page(run)
+    assert '<b class="good">5.00</b><span>CREDIT earned by verifiers' in render_page(run)
     assert "Of what the Registry holds 53.00 go back" in render_page(run)
     broken = RunReport(**{**{name: getattr(run, name) for name in run.__dataclass_fields__}, "conserved": False})
     assert "BROKEN" in render_page(broken)

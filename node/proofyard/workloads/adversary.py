@@ -104,6 +104,10 @@ def _made_up(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -
     return MadeUp(p, position(p, t)[0] * p.task_steps)
 
 
+def _skip_once(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
+    return (TrainRunner if position(p, t)[0] else SkipHalf)(m, p, t, i, r)
+
+
 def _low_rate(m: Manifest, p: LoraParams, t: TaskSpec, i: Inputs, r: Resources) -> SegmentRunner:
     return TrainRunner(m, _replace(p, lr=p.lr * 0.9), t, i, r)
 
@@ -131,6 +135,7 @@ TRAINING: dict[str, Maker] = {
     "planted-moments": _planting(states.planted_moments),
     "short-sequences": ShortSequences,
     "skip-half": SkipHalf,
+    "skip-once": _skip_once,
     "skip-tenth": SkipTenth,
     "stale-adapter": StaleAdapter,
     "tiny-noise": _altering(states.noise(TINY_NOISE)),

@@ -24,6 +24,7 @@ COMPUTING = {
     "rows-nudged": "changes one bit of one number of each table",
     "short-sequences": "trains on half of every sequence",
     "skip-half": "leaves out half of the steps or rows",
+    "skip-once": "leaves out half of the steps in a job's first round, and is honest afterwards",
     "skip-tenth": "leaves out one step or row in ten",
     "stale-adapter": "starts from the adapter of an earlier round",
     "tf32": "rounds weights and activations to the 10 bits of TF32",

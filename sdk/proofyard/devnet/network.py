@@ -8,7 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from proofyard.chain import Anvil, ChainClient, CourtParams, Deployment, Params, SlashRecord, Wallet, deploy_network
+from proofyard.chain import (
+    Anvil,
+    BatchCommitted,
+    BatchSettled,
+    ChainClient,
+    CourtParams,
+    Deployment,
+    Params,
+    SlashRecord,
+    Wallet,
+    deploy_network,
+)
+from proofyard.chain.events import topic_of
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
@@ -156,12 +168,16 @@ class DevNetwork:
     def pid_of(self, name: str) -> int:
         return self._children[name].pid
 
-    def gas_of_verifiers(self, since: int) -> int:
-        """What the verifiers' transactions took after block `since`."""
-        senders = {verifier.key.address.lower() for verifier in self.verifiers}
+    def gas_of_batches(self, since: int) -> int:
+        """What committing and settling batches took after block `since`."""
+        topics = {topic_of(BatchCommitted), topic_of(BatchSettled)}
         blocks = range(since + 1, self.chain().block_number() + 1)
         receipts = (receipt for block in blocks for receipt in self.anvil.receipts(block))
-        return sum(int(receipt["gasUsed"], 16) for receipt in receipts if receipt["from"].lower() in senders)
+        return sum(
+            int(receipt["gasUsed"], 16)
+            for receipt in receipts
+            if topics & {log["topics"][0] for log in receipt["logs"] if log["topics"]}
+        )
 
     def exit_codes(self) -> dict[str, int]:
         """Members that have ended by themselves, and how."""

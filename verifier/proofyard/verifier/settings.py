@@ -57,7 +57,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     recheck_s: Seconds = 20.0
     max_state_bytes: Most = 2 << 30
     batch_tasks: Most = 1000
-    batch_s: Seconds = 20.0
+    batch_s: Seconds = 60.0
     decoys_bps: Share = 150
     takeover: bool = True
     keep_s: Seconds = 30 * 24 * 3600.0

@@ -74,7 +74,8 @@ class Slash:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """A run, complete. `seconds`: the whole run. `refundable`: what goes back to the requester later, in base units."""
+    """A run, complete. `seconds`: the whole run. `refundable`: what goes back to the requester later, in base units, as
+    is what the verifiers earned. `gas_per_task`: of committing and settling the batches."""
 
     title: str
     started: str
@@ -92,6 +93,9 @@ class RunReport:
     conserved: bool
     supply: Wei
     refundable: Wei
+    verifiers_earned: Wei
+    batches: int
+    gas_per_task: int
     nodes: tuple[str, ...]
     losses: tuple[LossPoint, ...]
     spans: tuple[Span, ...]

@@ -34,7 +34,7 @@ class Rules:
     """Rows of batches are numbered from here, so that several processes on one database do not meet."""
     process: str = ""
     lease_s: float = 60.0
-    batch_s: float = 20.0
+    batch_s: float = 60.0
     """A commitment waits at most so long for its batch."""
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
