@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ class Run:
     batches: int
     tasks: int
     result: str
-    faults: int
+    faulty: tuple[int, ...]
     load: float
 
     @property
@@ -94,7 +95,7 @@ class Run:
             "cpu_seconds": self.cpu,
             "gas_per_task": self.gas / self.tasks,
             "batches": self.batches,
-            "faults": self.faults,
+            "faulty_tasks": list(self.faulty),
             "result": self.result,
             "load_before": self.load,
         }
@@ -145,14 +146,13 @@ class Bench:
         for kind, plan in plans.items():
             with self._network(f"{name}-{kind}", plan, 2, known=False) as (network, client):
                 runs[kind] = self._follow(network, client, tiny, 2, known=False)
-        needed = tiny.rounds * tiny.workers * tiny.segments * tiny.segment_steps
-        done = sum(span.what == "train" for span in runs["cheat"].spans)
+        again = rounds_done_again(runs["cheat"], tiny)
         self.results[name] = {
             "identical": runs["cheat"].result == runs["honest"].result,
-            "faults": runs["cheat"].faults,
-            "rounds_done_again": (done - needed) / (needed / tiny.rounds),
+            "faulty_tasks": list(runs["cheat"].faulty),
+            "rounds_done_again": again,
             "look_ahead": tiny.look_ahead,
-            "redo_share": (done - needed) / (needed / tiny.rounds) / max(1, tiny.look_ahead),
+            "redo_share": again / max(1, tiny.look_ahead),
             "seconds": {kind: run.seconds for kind, run in runs.items()},
         }
         self._tell(name)
@@ -206,7 +206,7 @@ class Bench:
         report = handle.wait(TIMEOUT_S)
         done = time.time()
         cpu = {role: seconds - cpu[role] for role, seconds in network_cpu(network).items()}
-        faults = sum(line.kind == "fault" for line in log_of(handle))
+        faulty = sorted({line.task for line in log_of(handle) if line.kind == "fault"})
         orders = read_orders((network.log_of(node.name) for node in network.nodes), began)
         batches = settled_batches(client, handle.job_id)
         return Run(
@@ -222,9 +222,16 @@ class Bench:
             batches=len(batches),
             tasks=tasks,
             result=str(report.result),
-            faults=faults,
+            faulty=tuple(faulty),
             load=load,
         )
+
+
+def rounds_done_again(run: Run, job: LoraJob) -> float:
+    """Steps that were done a second time, beside those of the faulty tasks, in rounds."""
+    steps = Counter(span.task for span in run.spans if span.what == "train")
+    each = job.segments * job.segment_steps
+    return sum(count - each for task, count in steps.items() if task not in run.faulty) / (each * job.workers)
 
 
 def log_of(handle: JobHandle) -> list[Any]:
