@@ -35,10 +35,12 @@ from proofyard.protocol.messages import (
 from proofyard.protocol.seal import keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.types import Cid, JobId, TaskIndex
 from proofyard.transport import RequestFailed
+from proofyard.verifier.runner import InternalError
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import Results
 
 SEGMENTS = 4
+TRIES = 100
 
 
 class Counting:
@@ -169,7 +171,7 @@ class SimulatedNode:
         signature = self.wallet.sign_digest(self._verifier.context.domain.typed_digest(commitment.struct_hash()))
         self._tasks -= 1
         message = SubmitCommitments((SubmitCommitment(commitment, signature, trace, bytes(32)),))
-        await self._verifier.desk.submit_commitments(cast(Any, self), message, cast(Any, None))
+        await self._deliver(self._verifier.desk.submit_commitments, message)
 
     async def _audit(self, offer: AuditOffer) -> None:
         await asyncio.sleep(self._random.random() * 0.02)
@@ -186,4 +188,13 @@ class SimulatedNode:
             self._verifier.context.domain.typed_digest(seal_struct_hash(*place, self.peer, seal))
         )
         message = SubmitSeals((SubmitSeal(*place, seal, signature),))
-        await self._verifier.desk.submit_seals(cast(Any, self), message, cast(Any, None))
+        await self._deliver(self._verifier.desk.submit_seals, message)
+
+    async def _deliver(self, handler: Any, message: Any) -> None:
+        """Until it is taken, as a courier does."""
+        for _ in range(TRIES):
+            try:
+                await handler(cast(Any, self), message, cast(Any, None))
+                return
+            except InternalError:
+                await asyncio.sleep(0.05)

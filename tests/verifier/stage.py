@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ from proofyard.verifier.engine.effects import Effect
 from proofyard.verifier.engine.rows import Row
 from proofyard.verifier.engine.world import Rows, Step
 from proofyard.verifier.follower import Follower
-from proofyard.verifier.runner import Runner
+from proofyard.verifier.runner import InternalError, Runner
 from proofyard.verifier.service import perform, rules_of
 from proofyard.verifier.standing import joined
 from proofyard.verifier.store.database import Database
@@ -479,7 +479,8 @@ class Verifier:
         self.start()
         try:
             await self.until(lambda: self.context.clock()[1])
-            await self.runner.tell_all([])
+            with suppress(InternalError):
+                await self.runner.tell_all([])
             yield
         finally:
             await self.stop(close=close)
@@ -515,13 +516,17 @@ class Verifier:
         return self.context.database.rows(kind)
 
     async def _follow(self) -> None:
-        follower = Follower(self.context)
-        while await follower.advance():
-            pass
-        self.context.saw_block(self.context.chain.block_number(), self.context.chain.now())
+        follower, caught_up = Follower(self.context), False
         while True:
-            await follower.advance()
-            await asyncio.sleep(0.01)
+            try:
+                more = await follower.advance()
+            except InternalError:
+                more = True
+            if not more and not caught_up:
+                caught_up = True
+                self.context.saw_block(self.context.chain.block_number(), self.context.chain.now())
+            if not more or caught_up:
+                await asyncio.sleep(0.01)
 
 
 def settings(**changes: Any) -> Any:

@@ -13,7 +13,7 @@ from proofyard.protocol.mark import UNOPENED
 from proofyard.protocol.members import Member, decode_members, encode_members, members_root
 from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.settlement import FaultReason, Line, OperatorId
-from proofyard.protocol.types import Address, BatchId, Digest, JobId, TaskIndex, Wei
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, Effect, LookAtResult, OfferAudits, Settle
 from proofyard.verifier.engine.events import (
     Adopted,
@@ -32,7 +32,7 @@ from proofyard.verifier.engine.events import (
     WorkCommitted,
 )
 from proofyard.verifier.engine.machine import Engine
-from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Row, Task, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Log, Row, Task, TaskState, Work, WorkState
 from proofyard.verifier.engine.world import Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
@@ -64,11 +64,11 @@ def job_row(tasks: int, **changes: Any) -> Job:
     return Job(**usual | changes)
 
 
-def work_row(task: int, state: WorkState, promised_until: int = FAR, attempt: int = 1) -> Work:
-    work = Work(job=JOB, task=TaskIndex(task), attempt=attempt, node=WORKER, owner=address(1001), state=state)
+def work_row(task: int, state: WorkState, promised_until: int = FAR, attempt: int = 1, job: JobId = JOB) -> Work:
+    work = Work(job=job, task=TaskIndex(task), attempt=attempt, node=WORKER, owner=address(1001), state=state)
     if state != WorkState.GIVEN:
         work.result = raw_cid(b"%d %d" % (task, attempt))
-        work.submission, work.leaf = submission(WORKER, (JOB, TaskIndex(task)), (), work.result)
+        work.submission, work.leaf = submission(WORKER, (job, TaskIndex(task)), (), work.result)
         work.promised_until = promised_until
     return work
 
@@ -81,13 +81,16 @@ class Desk:
         self.engine = Engine(Rules(**usual | rules), rows)
         self.at, self.block = 0.0, 10
         self.wanted: list[Effect] = list(self.engine.resume(self.now).effects)
+        self.logs: list[Log] = []
 
     @property
     def now(self) -> Now:
         return Now(START + self.at, 100.0 + self.at, self.block)
 
     def tell(self, event: Event) -> None:
-        self.wanted += self.engine.handle(event, self.now).effects
+        step = self.engine.handle(event, self.now)
+        self.wanted += step.effects
+        self.logs += [row for row in step.rows if isinstance(row, Log)]
 
     def wait(self, seconds: float) -> None:
         """As the runner does it: a tick a second, and whenever the engine wants one."""
@@ -242,7 +245,7 @@ def test_what_was_in_a_batch_that_came_to_nothing_is_done_again(how: str) -> Non
     assert here.engine.world.rows.jobs[JOB].units_open == 0
 
 
-@pytest.mark.parametrize("kind", ["Draw", "LookAtResult", "Settle"])
+@pytest.mark.parametrize("kind", ["Draw", "Settle"])
 def test_what_nothing_can_end_is_tried_again_for_as_long_as_it_is_wanted(kind: str) -> None:
     """An error of this verifier's own that lasts would leave the batch to its death, at its leader's cost."""
     here = desk([[], []], [COMMITTED, ACCEPTED])
@@ -256,9 +259,50 @@ def test_what_nothing_can_end_is_tried_again_for_as_long_as_it_is_wanted(kind: s
     effect = next(effect for effect in here.wanted if type(effect).__name__ == kind)
     for times in range(5):
         here.wanted.clear()
-        here.tell(EffectFailed(effect.key, "an internal error", retry=False))
+        here.tell(EffectFailed(effect.key, "an internal error", retry=False, own=True))
         here.wait(2.0**times + 1)
         assert here.wanted == [effect]
+    assert batch.reason == "an internal error"
+    assert [line.kind for line in here.logs].count("trouble") == 1, "it is said, and not again and again"
+
+
+def test_what_this_verifier_fails_to_look_at_is_left_to_others() -> None:
+    """Neither state nor result is a fault because this verifier cannot look at it; auditors and signers can."""
+    here = desk([[], []], [COMMITTED, ACCEPTED])
+    here.wait(60)
+    (batch,) = here.engine.world.rows.batches.values()
+    _on_chain(here, batch)
+    auditors = tuple(address(number) for number in (2, 3))
+    drawn = DrawnSegment((JOB, TaskIndex(0), SegmentIndex(0)), auditors, 2, ZERO, WORKER, False, "lora")
+    here.tell(_plan(batch, here, (drawn,)))
+    for kind in ("LookAtResult", "LookAtState"):
+        effect = next(effect for effect in here.wanted if type(effect).__name__ == kind)
+        here.tell(EffectFailed(effect.key, "an internal error", retry=False, own=True))
+    (segment,) = here.engine.world.rows.segments.values()
+    assert segment.looked and segment.verdict == "pending" and not batch.results_due
+    assert not here.engine.world.rows.faults
+
+
+def test_a_job_that_cannot_be_committed_takes_no_other_with_it() -> None:
+    """A batch over two jobs that the chain refuses because of one of them: the other's promises are kept."""
+    other, rows = JobId(2), list[Row]()
+    for job in (JOB, other):
+        rows += [job_row(1, id=job), work_row(0, WorkState.COMMITTED, job=job)]
+        spec = encode(specs_of([[]])[0])
+        rows.append(Task(job=job, index=TaskIndex(0), spec=spec, reward="1", state=COMMITTED, attempt=1))
+    here = Desk(rows)
+    here.wait(60)
+    (batch,) = here.engine.world.rows.batches.values()
+    assert [job for job, _ in batch.lines] == [JOB, other]
+    here.tell(EffectFailed(("CommitBatch", batch.id), "job 1 takes no more work", retry=False))
+    here.wait(60)
+    apart = [b for b in here.engine.world.rows.batches.values() if b.state == BatchState.FORMED]
+    assert [[job for job, _ in b.lines] for b in apart] == [[JOB], [other]]
+    here.tell(EffectFailed(("CommitBatch", apart[0].id), "job 1 takes no more work", retry=False))
+    assert (apart[0].state, apart[1].state) == (BatchState.DROPPED, BatchState.FORMED)
+    here.tell(EffectFailed(("CommitBatch", apart[1].id), "an internal error", retry=False, own=True))
+    states = [here.engine.world.rows.jobs[job].state for job in (JOB, other)]
+    assert states == [JobState.RUNNING, JobState.FAILED]
 
 
 def _plan(batch: Batch, here: Desk, segments: tuple[DrawnSegment, ...] = ()) -> Drawn:

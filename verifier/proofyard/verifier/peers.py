@@ -23,7 +23,7 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, Digest, ProofyardError
+from proofyard.protocol.types import Address, Digest, JobId, ProofyardError
 from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
@@ -61,10 +61,16 @@ async def _together(context: Context, key: tuple[object, ...], items: Sequence[T
 async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
     items = await _together(context, ("tasks", effect.node), effect.tasks)
     wanted = [item for item in items if item[0] in context.rows.tasks]
-    for part in _parts(wanted):
-        offers = tuple(_task_offer(context, *item) for item in part)
-        answers = await _ask(context, effect.node, TaskOffers(offers), Acks)
-        for (key, *_), answer in zip(part, _each(answers, len(part)), strict=True):
+    made: list[tuple[TaskKey, TaskOffer]] = []
+    for item in wanted:
+        try:
+            made.append((item[0], _task_offer(context, *item)))
+        except Exception as error:
+            _fails_at(context, item[0][0], error)
+            context.runner.post(TaskAnswered(effect.node, item[0], taken=False, reason="its offer cannot be made"))
+    for part in _parts(made):
+        answers = await _ask(context, effect.node, TaskOffers(tuple(offer for _, offer in part)), Acks)
+        for (key, _), answer in zip(part, _each(answers, len(part)), strict=True):
             busy = not answer.proceed and answer.reason.startswith("busy")
             declined = not answer.proceed and not busy and not isinstance(answers, str)
             context.runner.post(TaskAnswered(effect.node, key, answer.proceed, declined, answer.reason))
@@ -99,10 +105,19 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
     if not places:
         return
     seed = await context.seed_of(chain_id)
-    for part in _parts(places):
-        cases = [await case_of(context, batch, place) for place in part if (batch.id, place) in context.rows.segments]
-        offers = tuple(_audit_offer(context, case, seed) for case in cases)
-        answers = await _ask(context, effect.node, AuditOffers(offers), Acks)
+    made: list[AuditOffer] = []
+    for place in places:
+        if (batch.id, place) not in context.rows.segments:
+            continue
+        try:
+            made.append(_audit_offer(context, await case_of(context, batch, place), seed))
+        except ProofyardError:
+            raise
+        except Exception as error:
+            _fails_at(context, place[0], error)
+            context.runner.post(AuditAnswered(effect.node, chain_id, place, taken=False))
+    for offers in _parts(made):
+        answers = await _ask(context, effect.node, AuditOffers(tuple(offers)), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
             busy = not answer.proceed and answer.reason.startswith("busy")
@@ -137,6 +152,12 @@ async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
         for place, answer in zip(part, answers, strict=True):
             opening = answer.opening() if answer is not None else None
             context.runner.post(SealAnswered(effect.node, chain_id, place, opening))
+
+
+def _fails_at(context: Context, job: JobId, error: Exception) -> None:
+    """One item of a message cannot be made: the others go out."""
+    logger.exception("an offer of job %s cannot be made", job)
+    context.runner.blame(job, error)
 
 
 async def _ask(context: Context, node: Address, message: msgspec.Struct, reply: type[R]) -> R | str:

@@ -8,15 +8,16 @@ each key; it tells the engine what came of it by an event.
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from proofyard.protocol.types import ProofyardError
+from proofyard.protocol.types import JobId, ProofyardError
+from proofyard.verifier.engine.blame import Subject, effect_of, subject_of
 from proofyard.verifier.engine.effects import Effect
-from proofyard.verifier.engine.events import EffectFailed, Event, Now, Tick
+from proofyard.verifier.engine.events import EffectFailed, Event, JobBroken, Now, RolledBack, Tick
 from proofyard.verifier.engine.machine import Engine
-from proofyard.verifier.engine.rows import Log, Row
+from proofyard.verifier.engine.rows import Job, Log, Row
 from proofyard.verifier.engine.world import Rules, Step
 from proofyard.verifier.store.database import Database, DatabaseError
 
@@ -28,10 +29,16 @@ IN_FLIGHT = 8
 """Transactions that wait for the database before no more events are taken in."""
 TICK_S = 1.0
 MAX_ERRORS = 3
-"""An effect that meets an internal error so often is given up, and what it belongs to with it."""
-HARSH_S = 0.1
+"""An effect that meets an internal error so often is given up, and what it belongs to with it; a job with which the
+engine does is stopped."""
+HARSH_S, MAX_HARSH_S = 0.1, 5.0
+"""How long the engine waits before it begins anew, the first time and after many in a row."""
+MAX_BLAMED = 10_000
+"""Subjects of errors that are counted; after so many the counts begin anew."""
 STOP_S = 2.0
 """How long what was computed already may take to last when the verifier stops."""
+
+INTERNAL = "this verifier met an internal error"
 
 Perform = Callable[[Effect], Awaitable[float | None]]
 """Does an effect. What it returns is how many seconds its outcome may take to come as an event, None for none."""
@@ -101,6 +108,11 @@ class Runner:
         self._broken = False
         """A step could not be written: the engine knows what the database does not."""
         self._errors: dict[tuple[object, ...], int] = {}
+        self._in_a_row = 0
+        self._events_blamed: Counter[Subject] = Counter()
+        self._jobs_blamed: Counter[JobId] = Counter()
+        self._to_stop: dict[JobId, str] = {}
+        """Jobs that are stopped because of errors, and what they are told."""
         self.engine = Engine(rules)
 
     def now(self) -> Now:
@@ -182,15 +194,32 @@ class Runner:
     async def _begin(self) -> None:
         """A new engine from the rows that last, and from what no row says."""
         self._broken = False
+        while (step := await self._resumed()) is None:
+            await self._rest()
+        known = [event for recall in self.recall for event in recall()]
+        known += [JobBroken(job, reason) for job, reason in self._to_stop.items()]
+        self._items.extendleft(_Item((event,), None, None) for event in reversed(known))
+        await self._emit(step, [], None)
+
+    async def _resumed(self) -> Step | None:
+        """What follows from the rows; None where the engine fails at them."""
         rows = await asyncio.to_thread(self.database.load, self._process)
         last = await asyncio.to_thread(self.database.last_batch, self.rules.first_row)
-        self.engine = Engine(self.rules, rows, last)
+        self.engine = Engine(self.rules, [row for row in rows if not self._is_aside(row)], last)
         logged = await asyncio.to_thread(self.database.logged, list(self.engine.world.rows.jobs))
         for job, seq in logged.items():
             self.engine.world.logged(job, seq)
-        known = [event for recall in self.recall for event in recall()]
-        self._items.extendleft(_Item((event,), None, None) for event in reversed(known))
-        await self._emit(self.engine.resume(self.now()), [], None)
+        try:
+            return self.engine.resume(self.now())
+        except Exception as error:
+            logger.exception("the engine met an internal error with its rows")
+            self._blame(None, error)
+            return None
+
+    def _is_aside(self, row: Row) -> bool:
+        """Whether a row is of a job that cannot even be stopped: nothing is done for it until the next start."""
+        job = row.id if isinstance(row, Job) else getattr(row, "job", None)
+        return self._jobs_blamed[job] >= 2 * MAX_ERRORS if job is not None else False
 
     async def _take_in(self) -> None:
         await self._wait()
@@ -207,9 +236,14 @@ class Runner:
             refusals = []
             for event in item.events:
                 try:
+                    if self._events_blamed and self._fails_at(event):
+                        self._without(event, now, changes)
+                        refusals.append(INTERNAL)
+                        continue
                     step = self.engine.handle(event, now)
-                except Exception:
+                except Exception as error:
                     logger.exception("the engine met an internal error with %s; it begins anew from its rows", event)
+                    self._blame(event, error)
                     self._room.release()
                     await self._begin_again(items)
                     return
@@ -217,6 +251,7 @@ class Runner:
                 refusals.append(step.refusal)
             cursor = item.cursor or cursor
             taken.append((item, refusals))
+        self._in_a_row = 0
         write = asyncio.create_task(self._written(changes.step(), taken, cursor))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
@@ -250,8 +285,54 @@ class Runner:
         for task in list(self.effects_running.values()):
             task.cancel()
         await asyncio.gather(*self.effects_running.values(), return_exceptions=True)
-        await asyncio.sleep(HARSH_S)
+        await self._rest()
         await self._begin()
+
+    async def _rest(self) -> None:
+        self._in_a_row += 1
+        await asyncio.sleep(min(MAX_HARSH_S, HARSH_S * 2.0 ** min(self._in_a_row - 1, 16)))
+
+    # Whose error it is
+
+    def blame(self, job: JobId, error: Exception) -> None:
+        """An error of this verifier's own was met with a job. Again and again, it is stopped and says why."""
+        if len(self._jobs_blamed) > MAX_BLAMED:
+            self._jobs_blamed.clear()
+        self._jobs_blamed[job] += 1
+        if self._jobs_blamed[job] >= MAX_ERRORS:
+            self._to_stop[job] = _own(error)
+            self.post(JobBroken(job, _own(error)))
+        if self._jobs_blamed[job] == 2 * MAX_ERRORS:
+            logger.error("job %s is set aside: this verifier fails at it", job)
+
+    def _blame(self, event: Event | None, error: Exception) -> None:
+        """The engine failed at an event, or at the jobs that it was looking at. What one peer says stops no job: it is
+        what several say, or nobody."""
+        world = self.engine.world
+        jobs, peer, told = world.about, "", False
+        if event is not None and world.takes_in and not isinstance(event, RolledBack | Tick):
+            if len(self._events_blamed) > MAX_BLAMED:
+                self._events_blamed.clear()
+            subject = subject_of(world.rows, event)
+            self._events_blamed[subject] += 1
+            peer, told = subject[2], True
+            if peer and self._events_blamed[subject] != MAX_ERRORS:
+                jobs = ()
+        for job in jobs:
+            if not told or self._jobs_blamed[job] < MAX_ERRORS:
+                self.blame(job, error)
+
+    def _without(self, event: Event, now: Now, changes: "_Changes") -> None:
+        """Go on without an event that the engine fails at: what it answers has failed."""
+        logger.error("the engine goes on without %s, at which it fails", event)
+        for key in self.engine.world.wanted_like(effect_of(event)):
+            changes.take(self.engine.handle(EffectFailed(key, INTERNAL, retry=False, own=True), now))
+
+    def _fails_at(self, event: Event) -> bool:
+        """Whether the engine failed at the like of it again and again; of the chain's and its own, after its jobs were
+        stopped as well."""
+        subject = subject_of(self.engine.world.rows, event)
+        return self._events_blamed[subject] >= MAX_ERRORS + (not subject[2])
 
     async def _written(self, step: Step, taken: list[tuple[_Item, list[str]]], cursor: bytes | None) -> None:
         """Let a step last and what follows from it leave; where that cannot be, the engine begins anew."""
@@ -319,8 +400,13 @@ class Runner:
         except Exception as error:
             errors = self._errors[effect.key] = self._errors.get(effect.key, 0) + 1
             logger.exception("%s met an internal error", type(effect).__name__)
-            reason = f"this verifier met an internal error ({type(error).__name__}); see its log"
-            self.post(EffectFailed(effect.key, reason, retry=errors < MAX_ERRORS))
+            lasts = errors >= MAX_ERRORS
+            self.post(EffectFailed(effect.key, _own(error), retry=not lasts, own=lasts))
+
+
+def _own(error: Exception) -> str:
+    """An error of this verifier's own, for those whom it is no use to show a traceback."""
+    return f"this verifier met an internal error ({type(error).__name__}); see its log"
 
 
 def _fail(items: Iterable[_Item]) -> None:
@@ -337,4 +423,4 @@ class InternalError(ProofyardError):
     """The verifier met an error of its own; the same may be asked again."""
 
     def __init__(self) -> None:
-        super().__init__("this verifier met an internal error; ask again")
+        super().__init__(f"{INTERNAL}; ask again")

@@ -198,6 +198,7 @@ def undecided(world: World, batch: Batch) -> int:
 
 def resume(world: World, now: Now) -> None:
     for batch in list(world.rows.batches.values()):
+        world.about = tuple(job for job, _ in batch.lines)
         if batch.state == BatchState.AUDITING:
             begin(world, batch, now)
 
@@ -215,13 +216,22 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
 
 
 def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
-    """Looking at states ends in a fault or in none, never in an error that lasts; weighing that fails is begun anew."""
-    if event.key[0] == "WeighAnswers":
+    """Looking at states ends in a fault or in none. One that this verifier fails at is left to the auditors; whether an
+    answer was copied to the signers. Other weighing that fails is begun anew."""
+    if event.key[0] == "LookAtState":
+        state_looked(world, StateLooked(event.key[1], event.key[2]), now)  # type: ignore[arg-type]
+    elif event.key[0] == "WeighAnswers":
         _, batch, place, auditors = event.key
         segment = world.rows.segments.get((batch, place))  # type: ignore[arg-type]
-        if segment is not None:
-            world.memory(Memory).rounds.pop((segment.batch, place_of(segment)), None)
-            for auditor in auditors:  # type: ignore[attr-defined]
+        round_ = None if segment is None else world.memory(Memory).rounds.pop((segment.batch, place_of(segment)), None)
+        if segment is None:
+            return
+        world.memory(Memory).dirty[segment.batch, place_of(segment)] = None
+        for auditor in auditors:  # type: ignore[attr-defined]
+            if event.own and segment.exact and round_ is not None and auditor in round_.opened:
+                opening = round_.opened[auditor]
+                _vote(world, segment, auditor, opening, opening.after, copied=False)
+            else:
                 _away(world, segment, auditor, now)
 
 
@@ -352,6 +362,7 @@ def seat(world: World, now: Now) -> None:
         at = next(iter(memory.dirty))
         del memory.dirty[at]
         segment = world.rows.segments.get(at)
+        world.about = () if segment is None else (segment.job,)
         if segment is None or segment.verdict != Verdict.PENDING or not segment.looked or at in memory.rounds:
             continue
         if world.rows.batches[segment.batch].state != BatchState.AUDITING:

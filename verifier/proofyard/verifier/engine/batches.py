@@ -7,7 +7,7 @@ lead here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol import merkle
@@ -37,6 +37,11 @@ from proofyard.verifier.engine.world import World
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
 SLACK_S = 0.05
+MAX_REASON = 500
+OF_BATCHES = frozenset(
+    ("CommitBatch", "Draw", "Settle", "ReadRecord", "AskMarks", "LookAtState", "LookAtResult", "WeighAnswers")
+)
+"""Effects whose keys begin with the row of a batch."""
 MAX_LINES = 64
 """Jobs of one batch: the contract takes no more."""
 
@@ -56,6 +61,11 @@ class Memory:
     """Work units of batches that are formed and not on chain."""
     after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Judged batches that wait until another one is settled, because they rest on its results."""
+    apart: set[JobId] = field(default_factory=set)
+    """Jobs of batches that came to nothing by an error: each has batches of its own from then on, so that it shows
+    whose error it is."""
+    troubled: set[int] = field(default_factory=set)
+    """Batches that this verifier has met errors with, again and again."""
 
 
 # Forming
@@ -94,10 +104,10 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
-    """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, and no more units of
-    a job than it has free on chain. What rests on a work comes after it, and after the batch of the decoy beside it;
-    what comes after a work that waits for units waits too. What no batch can hold any more is given up, with its
-    job."""
+    """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, none with others
+    that is to be apart, and no more units of a job than it has free on chain. What rests on a work comes after it, and
+    after the batch of the decoy beside it; what comes after a work that waits for units waits too. What no batch can
+    hold any more is given up, with its job."""
     chosen: list[Work] = []
     later: set[JobId] = set()
     keys: set[TaskKey] = set()
@@ -106,6 +116,7 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
     for work in waiting:
         if len(chosen) >= world.rules.batch_tasks:
             break
+        world.about = (work.job,)
         job, key = world.rows.jobs[work.job], (work.job, work.task)
         if now.chain >= jobs.commits_end(world, job):
             tasks.lost(world, work, "its time for commits is over", now)
@@ -115,7 +126,7 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
         if units > job.units - job.units_paid:
             tasks.lost(world, work, "its units are paid already", now)
             continue
-        if job.id in later or (job.id not in free and len(free) == MAX_LINES):
+        if job.id in later or (job.id not in free and not _may_join(memory, job.id, free)):
             continue
         left = free.setdefault(job.id, job.units - job.units_open - job.units_paid - memory.reserved[job.id])
         if key in keys or units > left:
@@ -128,6 +139,12 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
         keys.add(key)
         chosen.append(work)
     return chosen
+
+
+def _may_join(memory: Memory, job: JobId, others: Collection[JobId]) -> bool:
+    """Whether a job can come into a batch with these."""
+    alone = job in memory.apart or not memory.apart.isdisjoint(others)
+    return not others if alone else len(others) < MAX_LINES
 
 
 def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None:
@@ -200,14 +217,18 @@ def dissolve(world: World, job: JobId, now: Now) -> None:
     """The job is another one: a batch with work for what it was, and that is not on chain, is given up, and what else
     it holds is put into others."""
     for batch in [b for b in world.rows.batches.values() if b.state == BatchState.FORMED]:
-        if all(job != line for line, _ in batch.lines):
-            continue
-        world.done(CommitBatch(batch.id, batch.root).key)
-        _unreserve(world, batch)
-        batch.state, batch.reason = BatchState.DROPPED, f"job {job} is another one after a reorganisation of the chain"
-        world.rows.touch(batch)
-        tasks.unbatch(world, batch)
-        _over(world, batch, now)
+        if any(job == line for line, _ in batch.lines):
+            _dissolve(world, batch, f"job {job} is another one after a reorganisation of the chain")
+            _over(world, batch, now)
+
+
+def _dissolve(world: World, batch: Batch, reason: str) -> None:
+    """A batch that is not on chain is none: its works wait for others."""
+    world.done(CommitBatch(batch.id, batch.root).key)
+    _unreserve(world, batch)
+    batch.state, batch.reason = BatchState.DROPPED, reason
+    world.rows.touch(batch)
+    tasks.unbatch(world, batch)
 
 
 def forget_reads(world: World, batch: Batch) -> None:
@@ -360,8 +381,8 @@ def _is_waited_for(world: World, batch: Batch) -> bool:
         return False
     if batch.state != BatchState.FORMED:
         return True
-    free = {job: world.rows.jobs[job] for job, _ in batch.lines}
-    return all(units <= free[job].units - free[job].units_open - free[job].units_paid for job, units in batch.lines)
+    jobs_ = ((world.rows.jobs.get(job), units) for job, units in batch.lines)
+    return all(job is not None and units <= job.units - job.units_open - job.units_paid for job, units in jobs_)
 
 
 def not_committed(world: World, row: int) -> None:
@@ -435,6 +456,7 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
     for held in list(world.rows.decoys_in.get(batch.id, ())):
         _decoy_settled(world, held, event, now)
     for key, outcome, reason in event.outcomes:
+        world.about = (key[0],)
         work = works.get(key)
         if work is None or work.state == WorkState.SETTLED:
             continue
@@ -563,7 +585,7 @@ def dropped(world: World, batch: Batch, reason: str, now: Now) -> None:
     for effect in (Draw(batch.id, world.forks), Settle(batch.id, batch.attempt), CommitBatch(batch.id, batch.root)):
         world.done(effect.key)
     _unreserve(world, batch)
-    batch.state, batch.reason = BatchState.DROPPED, reason
+    trouble, batch.state, batch.reason = batch.reason, BatchState.DROPPED, reason
     world.rows.touch(batch)
     log_batch(world, batch, now, "dropped", reason)
     for work in list(world.rows.decoys_in.get(batch.id, ())):
@@ -574,6 +596,25 @@ def dropped(world: World, batch: Batch, reason: str, now: Now) -> None:
             world.rows.touch(work)
             tasks.refuted(world, work, "dropped", reason, (), now)
     _over(world, batch, now)
+    if trouble:
+        _blame(world, batch, trouble, now)
+
+
+def _blame(world: World, batch: Batch, trouble: str, now: Now) -> None:
+    """A batch that came to nothing because of something that was tried in vain: its jobs are tried one by one, and one
+    that meets errors of this verifier's own by itself is stopped."""
+    troubled = world.memory(Memory).troubled
+    if len(batch.lines) > 1:
+        _set_apart(world, batch)
+    elif batch.id in troubled:
+        for job, _ in batch.lines:
+            jobs.fail(world, job, f"its batch cannot be settled: {trouble}", now)
+    troubled.discard(batch.id)
+
+
+def _set_apart(world: World, batch: Batch) -> None:
+    memory = world.memory(Memory)
+    memory.apart = {job for job in memory.apart if job in world.rows.jobs} | {job for job, _ in batch.lines}
 
 
 def final(world: World, batch: Batch) -> None:
@@ -595,6 +636,7 @@ def _unreserve(world: World, batch: Batch) -> None:
 def resume(world: World, now: Now) -> None:
     memory = world.memory(Memory)
     for batch in list(world.rows.batches.values()):
+        world.about = tuple(job for job, _ in batch.lines)
         match batch.state:
             case BatchState.FORMED:
                 memory.reserved.update(dict(batch.lines))
@@ -616,12 +658,47 @@ def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
     """The clock: `form` looks at it in every step."""
 
 
+def delayed(world: World, event: EffectFailed, now: Now) -> None:
+    """What a batch waits for is tried again later: say why."""
+    name, *subject = event.key
+    batch = world.rows.batches.get(subject[0]) if subject and name in OF_BATCHES else None  # type: ignore[call-overload]
+    if batch is None or not world.wanted(event.key):
+        return
+    troubled = world.memory(Memory).troubled
+    if event.own and batch.id not in troubled:
+        troubled.add(batch.id)
+        log_batch(world, batch, now, "trouble", f"batch {batch.chain_id}: {event.reason[:MAX_REASON]}; tried again")
+    if batch.reason != event.reason[:MAX_REASON]:
+        batch.reason = event.reason[:MAX_REASON]
+        world.rows.touch(batch)
+
+
 def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
-    """What the chain does not take any more is given up; everything else is tried again for ever."""
-    if event.key[0] == "CommitBatch":
-        batch = world.rows.batches.get(event.key[1])  # type: ignore[call-overload]
-        if batch is not None and batch.state == BatchState.FORMED:
-            dropped(world, batch, event.reason, now)
+    """What the chain does not take any more is put into other batches as far as that can be, each job for itself; what
+    this verifier fails to look at is left to auditors and signers. Everything else is tried again for ever."""
+    name, *subject = event.key
+    batch = world.rows.batches.get(subject[0]) if subject and name in OF_BATCHES else None  # type: ignore[call-overload]
+    if batch is None:
+        return
+    if name == "CommitBatch" and batch.state == BatchState.FORMED:
+        _take_apart(world, batch, event, now)
+    elif name in ("LookAtState", "LookAtResult"):
+        log_batch(world, batch, now, "trouble", f"batch {batch.chain_id}: {event.reason[:MAX_REASON]}; left to others")
+    if name == "LookAtResult":
+        result_looked(world, ResultLooked(batch.id, subject[1]), now)  # type: ignore[arg-type]
+
+
+def _take_apart(world: World, batch: Batch, failed: EffectFailed, now: Now) -> None:
+    """A batch that cannot be committed: its jobs are tried one by one. That of a single job is given up, with the job
+    where it is this verifier that fails."""
+    if len(batch.lines) > 1:
+        _set_apart(world, batch)
+        _dissolve(world, batch, failed.reason)
+        _over(world, batch, now)
+        return
+    dropped(world, batch, failed.reason, now)
+    for job, _ in batch.lines if failed.own else ():
+        jobs.fail(world, job, f"what is done for it cannot be committed: {failed.reason}", now)
 
 
 def log_batch(world: World, batch: Batch, now: Now, kind: str, text: str) -> None:

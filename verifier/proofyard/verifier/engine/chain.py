@@ -115,6 +115,7 @@ def _committed(world: World, commit: BatchCommitted, _at: int, now: Now) -> None
 def _settled(world: World, settled: BatchSettled, _at: int, now: Now) -> None:
     batch = world.rows.by_chain_id.get(settled.batch)
     for line in settled.lines:
+        world.about = (line.job,)
         jobs.units_moved(world, line.job, opened=-line.units, paid=line.paid_units)
     if batch is not None and (batch.state not in batches.OVER or batch.settled_block != settled.position.block):
         batches.settled(world, batch, settled.attempt, settled.position.block, settled.claimable_at, now)
@@ -236,7 +237,8 @@ def rolled_back(world: World, event: RolledBack, now: Now) -> None:
             continue
         if batch.commit_block > event.to:
             batches.uncommitted(world, batch, now)
-        elif batch.commit_block + world.rules.draw_delay > event.to:
+        elif batch.commit_block + world.rules.draw_delay > event.to and not batch.settled_block:
+            # Where its settlement stands its draw does.
             batches.undrawn(world, batch)
         else:
             batches.read_again(world, batch)

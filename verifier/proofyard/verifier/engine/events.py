@@ -179,6 +179,14 @@ class JobFreed:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBroken:
+    """The verifier met errors of its own with this job again and again."""
+
+    job: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """This verifier has taken over a batch that another one left, and has its member list."""
 
@@ -357,11 +365,13 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class EffectFailed:
-    """An effect came to nothing. `retry` false: it never will (`effects.Effect.key` names it)."""
+    """An effect came to nothing. `retry` false: it never will (`effects.Effect.key` names it). `own`: this verifier met
+    an error of its own, again and again."""
 
     key: tuple[object, ...]
     reason: str
     retry: bool = True
+    own: bool = False
 
 
 # The clock
@@ -403,6 +413,7 @@ Event = (
     | ChainEvent
     | JobRead
     | JobFreed
+    | JobBroken
     | Adopted
     | Finalized
     | RolledBack

@@ -15,7 +15,16 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Cid, JobId
 from proofyard.verifier.engine import tasks
 from proofyard.verifier.engine.effects import CloseJob, Expand, Pack, ReadJob, TakeJob
-from proofyard.verifier.engine.events import EffectFailed, Expanded, JobFreed, JobRead, Now, Packed, Published
+from proofyard.verifier.engine.events import (
+    EffectFailed,
+    Expanded,
+    JobBroken,
+    JobFreed,
+    JobRead,
+    Now,
+    Packed,
+    Published,
+)
 from proofyard.verifier.engine.rows import Job, JobState
 from proofyard.verifier.engine.world import World
 
@@ -340,6 +349,11 @@ def _drop_effects(world: World, job: Job) -> None:
         world.done(effect.key)
 
 
+def broken(world: World, event: JobBroken, now: Now) -> None:
+    """It is stopped, whatever it was at, and no other. What is committed is settled as far as that can be."""
+    fail(world, event.job, event.reason, now)
+
+
 def check_done(world: World, job_id: JobId, now: Now) -> None:
     """Every task is accepted and every batch with work for it is settled: its result can be packed."""
     job = world.rows.jobs.get(job_id)
@@ -421,6 +435,7 @@ def expire(world: World, now: Now) -> None:
     memory = world.memory(Memory)
     while memory.deadlines and memory.deadlines[0][0] < now.chain:
         deadline, job_id = heapq.heappop(memory.deadlines)
+        world.about = (job_id,)
         job = world.rows.jobs.get(job_id)
         if job is None or job.deadline != deadline:
             continue
@@ -440,6 +455,7 @@ def expire(world: World, now: Now) -> None:
 def resume(world: World, now: Now) -> None:
     """What is due, and what the chain says of each job that a reorganisation may have changed meanwhile."""
     for job in list(world.rows.jobs.values()):
+        world.about = (job.id,)
         if job.state not in OVER:
             _watch_deadline(world, job, now)
             if job.gone:

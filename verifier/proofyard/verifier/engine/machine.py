@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from proofyard.verifier.engine import audits, batches, chain, jobs, tasks
+from proofyard.verifier.engine.blame import jobs_of, jobs_of_timer
 from proofyard.verifier.engine.events import (
     Adopted,
     AnswersWeighed,
@@ -23,6 +24,7 @@ from proofyard.verifier.engine.events import (
     Event,
     Expanded,
     Finalized,
+    JobBroken,
     JobFreed,
     JobRead,
     LooksDue,
@@ -87,13 +89,16 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     ChainEvent: chain.news,
     JobRead: chain.job_read,
     JobFreed: jobs.freed,
+    JobBroken: jobs.broken,
     Adopted: batches.adopted,
     Finalized: chain.finalized,
     RolledBack: chain.rolled_back,
 }
 
 
-_ENDS = frozenset(("Expand", "TakeJob", "Pack", "CloseJob", "CommitBatch", "WeighAnswers"))
+_ENDS = frozenset(
+    ("Expand", "TakeJob", "Pack", "CloseJob", "CommitBatch", "WeighAnswers", "LookAtState", "LookAtResult")
+)
 """Effects whose subject ends where they never succeed; everything else is tried again for as long as it is wanted."""
 
 
@@ -114,8 +119,11 @@ class Engine:
     def handle(self, event: Event, now: Now) -> Step:
         """One event. Raises nothing for what comes from outside: `Step.refusal` says why it was not taken."""
         world = self.world
+        world.takes_in = False
         for key in world.due(now):
+            world.about = jobs_of_timer(world.rows, key)
             self._wake(key, now)
+        world.about, world.takes_in = jobs_of(world.rows, event), True
         if isinstance(event, EffectFailed):
             self._failed(event, now)
         elif not isinstance(event, Tick):
@@ -130,6 +138,7 @@ class Engine:
     def _step(self, now: Now) -> Step:
         """What the parts do once an event is taken in: give out work, form batches, seat auditors."""
         world = self.world
+        world.about, world.takes_in = (), False
         tasks.give_out(world, now)
         batches.form(world, now)
         audits.seat(world, now)
@@ -151,6 +160,7 @@ class Engine:
                 batches.not_committed(self.world, int(event.key[1]))  # type: ignore[call-overload]
             if effect is None:
                 jobs.delayed(self.world, event)
+                batches.delayed(self.world, event, now)
                 return
         else:
             self.world.done(event.key)

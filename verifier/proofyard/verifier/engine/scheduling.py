@@ -328,6 +328,7 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
     """Give a queue's tasks to whoever has room, in order."""
     aside: list[NodeKey] = []
     waits, stuck = "", True
+    world.about = (queue.job.id,)
     heap = board.heaps.get(queue.job.workload_name, [])
     while queue.size and heap:
         key = heapq.heappop(heap)
@@ -363,6 +364,7 @@ def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, Tas
     lists = [hungry for workload in node.workloads if (hungry := board.hungry.get(workload))]
     for key in lists[0] if len(lists) == 1 else heapq.merge(*lists):
         queue = board.queues[key]
+        world.about = (queue.job.id,)
         if not _objection(world, board, node, queue):
             index = _pick(world, board, queue, node.node, now)
             if index is not None:

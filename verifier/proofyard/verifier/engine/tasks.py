@@ -408,7 +408,9 @@ def give_out(world: World, now: Now) -> None:
     what is called off."""
     jobs.expire(world, now)
     for node, _, task in ((n, q, world.rows.tasks[q.job.id, i]) for n, q, i in scheduling.matches(world, now)):
+        world.about = (task.job,)
         _give(world, node, task, now)
+    world.about = ()
     memory = world.memory(Memory)
     for (address, reason), tasks in memory.cancels.items():
         world.send(CancelTasks(address, tuple(tasks), reason))
@@ -954,10 +956,12 @@ def resume(world: World, now: Now) -> None:
     for work in world.rows.works.values():
         works[work.job].append(work)
     for job in sorted(world.rows.jobs.values(), key=lambda job: job.id):
+        world.about = (job.id,)
         if world.rows.tasks_of.get(job.id):
             _open(world, job, sorted(works[job.id], key=_key))
     unbatched = []
     for work in world.rows.works.values():
+        world.about = (work.job,)
         if work.state == WorkState.GIVEN:
             world.memory(Board).held[work.node].add((work.job, work.task))
             world.memory(Memory).older.add(_key(work))

@@ -4,7 +4,7 @@ timers, the log. No clock, no I/O, no randomness: the same events in the same or
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -259,6 +259,10 @@ class World:
         self.nodes: dict[Address, Node] = {}
         self.elsewhere: dict[Address, int] = {}
         self.refusal = ""
+        self.about: tuple[JobId, ...] = ()
+        """The jobs that are looked at: where the engine fails, these are to blame (`blame`)."""
+        self.takes_in = False
+        """Whether it looks at them because of the event that is taken in."""
         self.forks = 0
         """How often the chain went back: what was asked for before answers for another chain."""
         self._memory: dict[type[object], object] = {}
@@ -295,6 +299,10 @@ class World:
 
     def wanted(self, key: tuple[object, ...]) -> bool:
         return key in self._wanted
+
+    def wanted_like(self, prefix: Sequence[object]) -> list[tuple[object, ...]]:
+        """Keys of wanted effects that begin so; looks at all of them."""
+        return [key for key in self._wanted if prefix and key[: len(prefix)] == tuple(prefix)]
 
     def failed(self, key: tuple[object, ...], now: Now) -> Effect | None:
         """An effect came to nothing. It is begun again after a back-off; returned instead, and not wanted any more,
