@@ -524,7 +524,7 @@ class Verifier:
                 more = True
             if not more and not caught_up:
                 caught_up = True
-                self.context.saw_block(self.context.chain.block_number(), self.context.chain.now())
+                self.context.saw_block(*self.context.chain.head())
             if not more or caught_up:
                 await asyncio.sleep(0.01)
 
@@ -532,6 +532,7 @@ class Verifier:
 def settings(**changes: Any) -> Any:
     usual = {
         "lease_s": 3.0,
+        "audit_s": 3.0,
         "state_due_s": 0.5,
         "recheck_s": 0.2,
         "max_state_bytes": 1 << 30,
