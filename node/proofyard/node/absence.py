@@ -13,6 +13,7 @@ from proofyard.disputes.committed import load_committed
 from proofyard.disputes.network import Network
 from proofyard.disputes.replaying import Replayer, SegmentExecutor
 from proofyard.node.duties import Duties
+from proofyard.node.news import Lookout, News
 from proofyard.node.purse import OverBudget, Purse
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.record import AuditedSegment, decode_record
@@ -38,6 +39,7 @@ class Absence:
         duties: Duties,
         purse: Purse,
         key: Address,
+        news: News | None = None,
     ) -> None:
         self._chain = chain
         self._court = Court(chain)
@@ -46,15 +48,17 @@ class Absence:
         self._duties = duties
         self._purse = purse
         self._key = key
-        self._looked = -LOOK_EVERY_S
+        self._lookout = Lookout(news or News(), [BatchSettled], lambda: LOOK_EVERY_S)
         self._done: set[tuple[BatchId, int]] = set()
 
     async def consider(self, now: int) -> None:
         """Look at what was settled until chain time `now`."""
-        clock = asyncio.get_running_loop().time()
-        if clock - self._looked >= LOOK_EVERY_S:
-            self._looked = clock
+        if self._lookout.begins():
             self._duties.begin(("records", "that may call this node absent"), lambda: self._look(now))
+
+    def next_at(self) -> float:
+        """When it has to consider something if nothing happens, in the event loop's time."""
+        return self._lookout.next_at()
 
     async def _look(self, now: int) -> None:
         events = await asyncio.to_thread(self._chain.recent_events, [topic_of(BatchSettled)])
@@ -67,6 +71,7 @@ class Absence:
                     await self._look_at(event)
                 except ProofyardError as error:
                     logger.info("whether batch %s calls this node absent cannot be told: %s", event.batch, error)
+        self._lookout.ended()
 
     async def _look_at(self, event: BatchSettled) -> None:
         record = decode_record(await self._network.read(event.record, MAX_RECORD_BYTES))

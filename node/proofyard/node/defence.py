@@ -18,6 +18,7 @@ from proofyard.disputes.network import Network
 from proofyard.disputes.replaying import SegmentExecutor
 from proofyard.disputes.settled import cid_of_record, salt_in_record
 from proofyard.node.duties import Duties
+from proofyard.node.news import Lookout, News
 from proofyard.node.purse import OverBudget, Purse
 from proofyard.protocol.settlement import FaultReason, OperatorId
 from proofyard.protocol.types import Address, BatchId
@@ -45,6 +46,7 @@ class Defence:
         operator: OperatorId,
         owner: Address,
         earlier: Callable[[int], Awaitable[set[BatchId]]],
+        news: News | None = None,
     ) -> None:
         """`earlier`: the batches that this node had a part in by a chain time, for faults from while it was down."""
         self._chain = chain
@@ -56,7 +58,7 @@ class Defence:
         self._operator = operator
         self._owner = owner
         self._earlier = earlier
-        self._looked = -LOOK_EVERY_S
+        self._lookout = Lookout(news or News(), [Faulted], lambda: LOOK_EVERY_S)
         self._caught_up = False
         self._done: set[tuple[object, ...]] = set()
 
@@ -67,10 +69,12 @@ class Defence:
             due = record.phase == Phase.VERDICT and record.round == 0 and now < record.until
             if due and key not in self._done and record.kind in (Kind.SEGMENT, Kind.FAULT):
                 self._duties.begin(key, lambda record=record, key=key: self._appeal(record, key))  # type: ignore[misc]
-        clock = asyncio.get_running_loop().time()
-        if clock - self._looked >= LOOK_EVERY_S:
-            self._looked = clock
+        if self._lookout.begins():
             self._duties.begin(("faults", "against this node"), lambda: self._look_for_faults(now))
+
+    def next_at(self) -> float:
+        """When it has to look for faults if nothing happens, in the event loop's time."""
+        return self._lookout.next_at()
 
     # Faults
 
@@ -91,6 +95,7 @@ class Defence:
                         await self._answer_fault(batch, index, fault)
                         self._done.add(key)
         self._caught_up = True
+        self._lookout.ended()
 
     async def _answer_fault(self, batch: BatchId, index: int, fault: SlashRecord) -> None:
         name = f"the fault of task {fault.task} of job {fault.job} in batch {batch}, against this node"

@@ -289,6 +289,11 @@ class Journal:
             for verifier, job, task, leaf, deadline, signature in self._all(query, since, until)
         ]
 
+    def next_due(self, after: int) -> int | None:
+        """The first deadline of a receipt after a time (Unix seconds)."""
+        due = self._one("select min(deadline) from node_receipt where deadline > ?", after)[0]
+        return None if due is None else int(due)
+
     def jobs_since(self, deadline: int) -> list[JobId]:
         """The jobs of which a receipt falls due after a time (Unix seconds)."""
         rows = self._all("select distinct job from node_receipt where deadline > ? order by job", deadline)

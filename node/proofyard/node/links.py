@@ -12,6 +12,15 @@ from typing import TypeVar
 import msgspec
 
 from proofyard.chain import ChainClient, VerifierRecord
+from proofyard.chain.events import (
+    EndpointSet,
+    KeyRotated,
+    OperatorRegistered,
+    OperatorRetired,
+    QuorumChanged,
+    StakeChanged,
+)
+from proofyard.node.news import Lookout, News
 from proofyard.protocol.messages import Ack, Announce
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.transport import Connection, Endpoint, RequestFailed, TransportError
@@ -21,6 +30,8 @@ logger = logging.getLogger("proofyard.node")
 R = TypeVar("R", bound=msgspec.Struct)
 
 REFRESH_S = 15.0
+SEATING = (OperatorRegistered, OperatorRetired, KeyRotated, EndpointSet, StakeChanged, QuorumChanged)
+"""Events after which other verifiers may be active, or be somewhere else."""
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
 GREETING_S = 60.0
@@ -36,25 +47,31 @@ ANSWER_S = 10.0
 class VerifierLinks:
     """Keeps one announced connection to every active verifier."""
 
-    def __init__(self, endpoint: Endpoint, chain: ChainClient, announce: Callable[[], Announce]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, chain: ChainClient, announce: Callable[[], Announce], news: News | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._chain = chain
         self._announce = announce
         self._live: dict[Address, Connection] = {}
         self._keepers: dict[Address, tuple[str, asyncio.Task[None]]] = {}
         self._joined = asyncio.Event()
+        self._news = news or News()
+        self._lookout = Lookout(self._news, SEATING, lambda: REFRESH_S)
 
     async def run(self) -> None:
         """Follow the Registry's list of verifiers until cancelled."""
         try:
             while True:
                 try:
-                    self._follow(await asyncio.to_thread(self._chain.active_verifiers))
+                    if self._lookout.begins():
+                        self._follow(await asyncio.to_thread(self._chain.active_verifiers))
+                        self._lookout.ended()
                 except ProofyardError as error:
                     logger.warning("the list of verifiers cannot be read: %s", error)
                 except Exception:
                     logger.exception("the list of verifiers cannot be read")
-                await asyncio.sleep(REFRESH_S)
+                await self._news.wait(self._lookout.next_at() - asyncio.get_running_loop().time())
         finally:
             for _, task in self._keepers.values():
                 task.cancel()

@@ -5,13 +5,16 @@ Pay that is not claimed counts towards no reputation, and an owner that is not o
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 
-from proofyard.chain import ChainClient, Claim, Refused, claim_of
+from proofyard.chain import BatchSettled, BatchVoided, ChainClient, Claim, Refused, claim_of
+from proofyard.chain.events import ChallengeClosed
 from proofyard.disputes.network import Network
 from proofyard.disputes.settled import settled_event
 from proofyard.node.duties import Duties
 from proofyard.node.journal import Journal
+from proofyard.node.news import Lookout, News
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record, payouts_of
 from proofyard.protocol.settlement import OperatorId, payout_root
 from proofyard.protocol.types import Address, BatchId, ProofyardError
@@ -37,24 +40,29 @@ class Pay:
         journal: Journal,
         duties: Duties,
         operator: OperatorId,
+        news: News | None = None,
     ) -> None:
         self._chain = chain
         self._network = network
         self._journal = journal
         self._duties = duties
         self._operator = operator
-        self._looked = -COLLECT_EVERY_S
+        self._news = news or News()
+        self._lookout = Lookout(self._news, [BatchSettled, BatchVoided, ChallengeClosed], lambda: COLLECT_EVERY_S)
         self._paid: set[BatchId] = set()
 
     async def consider(self, now: int) -> None:
         """Claim what is due at chain time `now`."""
-        clock = asyncio.get_running_loop().time()
-        if clock - self._looked >= COLLECT_EVERY_S:
-            self._looked = clock
+        if self._lookout.begins():
             self._duties.begin(("pay", "of this node"), lambda: self._collect(now))
+
+    def next_at(self) -> float:
+        """When it has to collect if nothing happens, in the event loop's time."""
+        return self._lookout.next_at()
 
     async def _collect(self, now: int) -> None:
         due: list[Claim] = []
+        ripe_at = math.inf
         for batch in sorted(await involved(self._chain, self._journal, now) - self._paid):
             state = await asyncio.to_thread(self._chain.batch, batch)
             ripe = bool(state.settled_at) and not state.open_challenges and now >= state.claimable_at + CLAIM_AFTER_S
@@ -65,11 +73,15 @@ class Pay:
                     due += await self._claims_in(batch)
                 except ProofyardError as error:
                     logger.info("what batch %s pays cannot be told yet: %s", batch, error)
+                    ripe_at = -math.inf
+            elif state.settled_at and not state.open_challenges:
+                ripe_at = min(ripe_at, self._news.when(state.claimable_at + CLAIM_AFTER_S))
         for start in range(0, len(due), CLAIMS_AT_ONCE):
             claims = due[start : start + CLAIMS_AT_ONCE]
             await asyncio.to_thread(self._chain.claim, claims)
             logger.info("claimed this node's pay in batches %s", ", ".join(str(claim.batch) for claim in claims))
             self._paid |= {claim.batch for claim in claims}
+        self._lookout.ended(ripe_at)
 
     async def _claims_in(self, batch: BatchId) -> list[Claim]:
         event = await asyncio.to_thread(settled_event, self._chain, batch)

@@ -7,6 +7,7 @@ that is hidden until then would be an answer to everything.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from proofyard.disputes.errors import ListWithheld
 from proofyard.disputes.network import Network
 from proofyard.node.duties import Duties
 from proofyard.node.journal import Journal
+from proofyard.node.news import Lookout, News
 from proofyard.node.purse import OverBudget, Purse
 from proofyard.node.receipts import KeptReceipt, write_receipt
 from proofyard.protocol.settlement import Header
@@ -33,7 +35,14 @@ class Promises:
     """Looks after the receipts in a node's `journal`. What is found broken is a file in `folder` as well."""
 
     def __init__(
-        self, chain: ChainClient, network: Network, journal: Journal, folder: Path, duties: Duties, purse: Purse
+        self,
+        chain: ChainClient,
+        network: Network,
+        journal: Journal,
+        folder: Path,
+        duties: Duties,
+        purse: Purse,
+        news: News | None = None,
     ) -> None:
         self._chain = chain
         self._court = Court(chain)
@@ -42,16 +51,24 @@ class Promises:
         self._folder = folder
         self._duties = duties
         self._purse = purse
-        self._looked = -LOOK_EVERY_S
+        self._news = news or News()
+        self._lookout = Lookout(self._news, [], lambda: LOOK_EVERY_S)
+        self._looked_until = 0
         self._leaves: OrderedDict[BatchId, frozenset[Digest]] = OrderedDict()
         self._done: set[Digest] = set()
 
     async def consider(self, now: int) -> None:
         """Look at what is overdue at chain time `now`."""
-        clock = asyncio.get_running_loop().time()
-        if clock - self._looked >= LOOK_EVERY_S:
-            self._looked = clock
+        if self.next_at() <= asyncio.get_running_loop().time():
+            self._lookout.begin()
             self._duties.begin(("receipts", "of this node"), lambda: self._look(now))
+
+    def next_at(self) -> float:
+        """When it has to look at receipts, in the event loop's time: when the next falls due, and now and then at those
+        of which it cannot be told whether they were honoured."""
+        due = self._journal.next_due(self._looked_until)
+        fresh = math.inf if due is None else self._news.when(due + 1)
+        return min(self._lookout.next_at(), max(self._lookout.rested_at(), fresh))
 
     async def _look(self, now: int) -> None:
         window = self._chain.params().challenge_window
@@ -60,6 +77,9 @@ class Promises:
         for receipt in due:
             if receipt.leaf not in self._done:
                 await self._enforce(receipt, last=now > receipt.deadline + LAST * window)
+        self._looked_until = now - 1
+        open_ones = any(receipt.leaf not in self._done for receipt in due)
+        self._lookout.ended(-math.inf if open_ones else math.inf)
 
     async def _enforce(self, receipt: KeptReceipt, *, last: bool) -> None:
         name = f"the receipt of {receipt.verifier} for task {receipt.task} of job {receipt.job}"

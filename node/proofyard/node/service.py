@@ -13,6 +13,7 @@ import psutil
 from proofyard.artifacts import BlockStore
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Wallet
+from proofyard.chain.pushed import follow_logs, websocket_of
 from proofyard.disputes.network import Network
 from proofyard.node.absence import Absence
 from proofyard.node.adversary import conduct
@@ -25,6 +26,7 @@ from proofyard.node.holding import Holder
 from proofyard.node.journal import Journal
 from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
+from proofyard.node.news import News
 from proofyard.node.pay import Pay, involved, keep_on_bench
 from proofyard.node.promises import Promises
 from proofyard.node.purse import CREDIT, Purse
@@ -87,7 +89,10 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
                 audits=AUDITS_HELD,
             )
 
-        links = VerifierLinks(endpoint, chain, announce)
+        news = News()
+        court = chain.params().court
+        news.check_within(chain.params().challenge_window, court.vote_time, court.reveal_time, court.draw_time)
+        links = VerifierLinks(endpoint, chain, announce, news)
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
@@ -107,7 +112,8 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
             agent.run(),
             agent.beat(),
             retention.run(agent.owe),
-            _in_court(settings, chain, wallet, network, spare, journal),
+            follow_logs(settings.ws_url or websocket_of(settings.rpc_url), [chain.registry, chain.court], news),
+            _in_court(settings, chain, wallet, network, spare, journal, news),
             _ready(settings, links, wallet, endpoint),
         ]
         try:
@@ -123,6 +129,7 @@ async def _in_court(
     network: Network,
     executor: SpareExecutor,
     journal: Journal,
+    news: News,
 ) -> None:
     """Juries, self-defence and pay, once the node is registered."""
     operator = await asyncio.to_thread(chain.operator_of, wallet.address)
@@ -133,9 +140,11 @@ async def _in_court(
     duties = Duties()
     purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
     earlier = partial(involved, chain, journal)
-    defence = Defence(chain, network, executor, duties, purse, operator=operator, owner=owner, earlier=earlier)
-    promises = Promises(chain, network, journal, settings.data_dir / "receipts", duties, purse)
-    absence = Absence(chain, network, executor, duties, purse, wallet.address)
+    defence = Defence(
+        chain, network, executor, duties, purse, operator=operator, owner=owner, earlier=earlier, news=news
+    )
+    promises = Promises(chain, network, journal, settings.data_dir / "receipts", duties, purse, news)
+    absence = Absence(chain, network, executor, duties, purse, wallet.address, news)
     watch = CourtWatch(
         chain,
         duties,
@@ -144,7 +153,8 @@ async def _in_court(
         # A cheat brings its case to no court.
         defence=(purse, defence, promises) if settings.defend and not settings.adversary else None,
         absence=absence if settings.defend and not settings.adversary else None,
-        pay=Pay(chain, network, journal, duties, operator) if settings.claim else None,
+        pay=Pay(chain, network, journal, duties, operator, news) if settings.claim else None,
+        news=news,
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
     await run_together(watch.run(), *bench)

@@ -11,7 +11,8 @@ from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one node.
 
-    `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract, whose events are read from
+    `rpc_url`: the chain's JSON-RPC endpoint; `ws_url`: its websocket, which pushes events, where it is not in the same
+    place. `registry`: address of the Registry contract, whose events are read from
     `from_block` on.
     `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
     `host`, `port`: UDP address to listen on, port 0 takes a free one. `data_dir`: blocks, states and the database.
@@ -45,6 +46,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rpc_url: str = "http://127.0.0.1:8545"
+    ws_url: str = ""
     registry: str
     from_block: Amount = 0
     wallet: Path
