@@ -71,8 +71,18 @@ class BenchNetwork:
     """In `folder`; use in a `with` statement, in the main thread."""
 
     def __init__(
-        self, folder: Path, *, nodes: int, block_time: int = 2, batch_s: float = 5.0, tasks_held: int = 8
+        self,
+        folder: Path,
+        *,
+        nodes: int,
+        block_time: int = 2,
+        batch_s: float = 5.0,
+        tasks_held: int = 8,
+        params: Params = PARAMS,
+        crowd: bool = True,
     ) -> None:
+        """Without a `crowd` the nodes are registered, and whoever wants to runs them."""
+        self._params, self._crowd = params, crowd
         self.folder = folder.absolute()
         self._nodes, self._block_time, self._batch_s, self._tasks_held = nodes, block_time, batch_s, tasks_held
         self._stack = ExitStack()
@@ -94,13 +104,13 @@ class BenchNetwork:
     def _start(self) -> None:
         self.anvil = self._stack.enter_context(Anvil(log=self.folder / "anvil.log"))
         treasury = self.anvil.wallet(0)
-        self.deployment = deploy_network(self.anvil.rpc_url, treasury, PARAMS)
+        self.deployment = deploy_network(self.anvil.rpc_url, treasury, self._params)
         self._bank = self._chain(treasury)
         self.verifier_wallet, port = Wallet.generate(), free_udp_port()
         self.anvil.fund(self.verifier_wallet.address, 10_000)
-        owner = self._owner(PARAMS.verifier_stake)
-        owner.register_verifier(self.verifier_wallet, PARAMS.verifier_stake, f"127.0.0.1:{port}")
-        keys = [self._register_node() for _ in range(self._nodes)]
+        owner = self._owner(self._params.verifier_stake)
+        owner.register_verifier(self.verifier_wallet, self._params.verifier_stake, f"127.0.0.1:{port}")
+        self.keys = [self._register_node() for _ in range(self._nodes)]
         requester = Wallet.generate()
         self._fund(requester, Wei(10_000_000 * CREDIT))
         self.client = self._stack.enter_context(
@@ -108,7 +118,16 @@ class BenchNetwork:
         )
         self.chain = self.client.chain
         self._by_the_clock()
-        self._start_processes(port, keys)
+        self._start_processes(port)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the network is, as settings have it."""
+        return {
+            "rpc_url": self.anvil.rpc_url,
+            "registry": self.deployment.registry,
+            "from_block": self.deployment.block,
+        }
 
     def _chain(self, wallet: Wallet) -> ChainClient:
         return ChainClient(self.anvil.rpc_url, self.deployment.registry, wallet, first_block=self.deployment.block)
@@ -124,21 +143,16 @@ class BenchNetwork:
 
     def _register_node(self) -> str:
         key = Wallet.generate()
-        self._owner(PARAMS.node_stake).register_node(key, PARAMS.node_stake, workload_bits(WORKLOADS))
+        self._owner(self._params.node_stake).register_node(key, self._params.node_stake, workload_bits(WORKLOADS))
         return bytes(key.account.key).hex()
 
     def _by_the_clock(self) -> None:
         self.anvil.set_mining(self._block_time)
 
-    def _start_processes(self, port: int, keys: Sequence[str]) -> None:
+    def _start_processes(self, port: int) -> None:
         home = self.folder / "verifier"
         store_wallet(self.folder / "wallets", "verifier", self.verifier_wallet)
-        network = {
-            "rpc_url": self.anvil.rpc_url,
-            "registry": self.deployment.registry,
-            "from_block": self.deployment.block,
-        }
-        settings = network | {
+        settings = self.place | {
             "wallet": str(self.folder / "wallets" / "verifier.json"),
             "password_file": str(self.folder / "wallets" / "verifier.password"),
             "port": port,
@@ -147,24 +161,26 @@ class BenchNetwork:
             "batch_s": self._batch_s,
             "lease_s": 60.0,
         }
-        self.verifier = self._spawn("verifier", settings)
-        ready = self._wait_ready(self.folder / "verifier.ready", 60)
+        self.verifier = self.spawn("verifier", settings)
+        ready = self.wait_ready(self.folder / "verifier.ready", 60)
         self.api_url = f"http://127.0.0.1:{ready['api_port']}"
-        crowd = network | {
-            "keys": list(keys),
+        if not self._crowd:
+            return
+        crowd = self.place | {
+            "keys": list(self.keys),
             "folder": str(self.folder / "nodes"),
             "ready_file": str(self.folder / "nodes.ready"),
             "tasks_held": self._tasks_held,
         }
-        self.nodes = self._spawn("nodes", crowd)
-        self._wait_ready(self.folder / "nodes.ready", 60 + self._nodes)
+        self.nodes = self.spawn("nodes", crowd)
+        self.wait_ready(self.folder / "nodes.ready", 60 + self._nodes)
 
-    def _spawn(self, role: str, settings: dict[str, Any]) -> psutil.Popen:
+    def spawn(self, role: str, settings: dict[str, Any], program: Path = ROLES) -> psutil.Popen:
         path, log = self.folder / f"{role}.settings", self.folder / f"{role}.log"
         path.write_text(json.dumps(settings))
         with log.open("wb") as sink:
             process = psutil.Popen(
-                [sys.executable, str(ROLES), role, str(path)],
+                [sys.executable, str(program), role, str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -173,7 +189,7 @@ class BenchNetwork:
         self._stack.callback(_end, process)
         return process
 
-    def _wait_ready(self, path: Path, seconds: float) -> dict[str, Any]:
+    def wait_ready(self, path: Path, seconds: float) -> dict[str, Any]:
         self._wait(path.exists, seconds, f"{path.name} is not there")
         found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
         return found

@@ -1,5 +1,6 @@
 """What a node keeps of its tasks, and that what it owes can be had all the same, whatever became of its disk."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -150,8 +151,16 @@ async def test_whoever_asks_waits_no_longer_than_peers_do(
     answer = await node.agent.offer_task(CONNECTION, longer(node), UNUSED)
     assert answer.proceed, answer.reason
     await until(lambda: node.agent._executor.busy)
+    stop, may_stop = node.agent._executor.stop, asyncio.Event()
+
+    async def stop_later() -> None:
+        await may_stop.wait()
+        await stop()
+
+    monkeypatch.setattr(node.agent._executor, "stop", stop_later)
     node.lose(trace[3])
     assert not await node.get(trace[3])
+    may_stop.set()
     await until(lambda: node.file(trace[3]).exists())
     assert await node.get(trace[3])
 

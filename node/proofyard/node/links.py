@@ -34,12 +34,8 @@ SEATING = (OperatorRegistered, OperatorRetired, KeyRotated, EndpointSet, StakeCh
 """Events after which other verifiers may be active, or be somewhere else."""
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
-GREETING_S = 60.0
-"""Between two announcements on one connection."""
-LISTEN_S = 5.0
-SILENT_S = 15.0
-"""A verifier of which nothing comes for this long is dialled again. It answers a ping every `KEEP_ALIVE` seconds unless
-it has restarted, which QUIC alone notices late."""
+GREETING_S = 300.0
+"""Between two announcements on one connection. That a verifier has restarted shows in its silence (`Endpoint`)."""
 ANSWER_S = 10.0
 """A verifier that does not answer for this long is dialled again: it may have restarted, which QUIC notices late."""
 
@@ -104,23 +100,14 @@ class VerifierLinks:
                 connection = await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier)
                 while await self._greet(verifier, connection):
                     retry = FIRST_RETRY_S
-                    await self._listen(connection)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(GREETING_S):
+                            await connection.closed.wait()
             except (TransportError, ValueError, OverflowError) as error:
                 logger.info("verifier %s at %r: %s", verifier, endpoint, error)
             self._live.pop(verifier, None)
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY_S)
-
-    async def _listen(self, connection: Connection) -> None:
-        """Until a connection is to be announced on again, or has ended; one on which nothing comes is ended."""
-        for _ in range(int(GREETING_S / LISTEN_S)):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LISTEN_S):
-                    await connection.closed.wait()
-                    return
-            if connection.silent_s > SILENT_S:
-                await connection.close("no answer")
-                return
 
     async def _greet(self, verifier: Address, connection: Connection) -> bool:
         """Announce this node; whether the verifier takes it. A connection without an answer is closed."""

@@ -143,11 +143,6 @@ class Connection:
         return self._link.closed
 
     @property
-    def silent_s(self) -> float:
-        """Seconds since the last packet of the peer; one that is there answers the pings of whoever connected."""
-        return asyncio.get_running_loop().time() - self._link.heard_at
-
-    @property
     def tasks(self) -> frozenset[asyncio.Task[None]]:
         """The requests of the peer that are being served."""
         return frozenset(self._tasks)
