@@ -165,6 +165,9 @@ class Chain:
     def challenge_count(self) -> int:
         return 0
 
+    def settled(self, _job: int) -> list[Any]:
+        return []
+
     def slashes(self, _batch: int) -> list[Any]:
         return []
 

@@ -4,13 +4,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from api_scene import Scene, address, job_row
 
+from proofyard.chain.events import BatchSettled, Position
 from proofyard.protocol.dial import WAD
 from proofyard.protocol.record import RecordedPayout
+from proofyard.protocol.types import BatchId, Cid, Digest, Wei
 from proofyard.verifier import api_types as out
-from proofyard.verifier.explain import Dial, Here, Kind, Standing, of_dial, of_fault, of_payout, shown_by, why_not
+from proofyard.verifier.explain import (
+    Dial,
+    Here,
+    Kind,
+    Standing,
+    of_dial,
+    of_fault,
+    of_fees,
+    of_payout,
+    shown_by,
+    why_not,
+)
 
 NODE = Standing(
     node=address(1),
@@ -101,7 +115,18 @@ def test_a_fault_says_what_it_took() -> None:
 def test_pay_is_said_exactly() -> None:
     payout = RecordedPayout(operator=4, node=address(1), owner=address(11), work="1", audits="0", valid=1, segments=2)  # type: ignore[arg-type]
     found = of_payout(payout, None, shown_by("5", "bafy"))
-    assert "0.000000000000000001 CREDIT for work" in found.text and "2 shares" in found.text
+    assert "0.000000000000000001 CREDIT for work and 2 shares" in found.text and "for audits" not in found.text
+    nothing = of_payout(msgspec.structs.replace(payout, work="0", segments=0), None, shown_by("5", "bafy"))
+    assert "earned nothing" in nothing.text
+
+
+def test_verifiers_pay_is_said_with_who_signed() -> None:
+    position = Position(1, Digest(bytes(32)), 0)
+    rest = {"audit_root": Digest(bytes(32)), "record": Cid("bafy"), "claimable_at": 0, "lines": ()}
+    paid = {"payout_root": Digest(bytes(32)), "payout_count": 0, "payout_total": Wei(0), "fees": Wei(5 * 10**17)}
+    found = of_fees(BatchSettled(position, BatchId(5), 0, signers=0b101, **paid, **rest), "bafy")  # type: ignore[arg-type]
+    assert found.text == "verifiers share 0.5 CREDIT for batch 5: whoever led it and the 2 seats that signed"
+    assert found.shown.replay == "proofyard verifier dispute replay 5"
 
 
 def test_a_task_is_explained_from_its_rows(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from proofyard.cli.output import AsJson, emit, note
 DEFAULT_API = "http://127.0.0.1:8790"
 TIMEOUT_S = 60.0
 MAX_BYTES = 16 << 20
-ORDER = ("state", "given", "waits", "drawn", "audit", "fault", "slashed", "settled", "paid", "node")
+ORDER = ("state", "given", "waits", "drawn", "audit", "fault", "slashed", "settled", "paid", "fees", "node")
 _HEADS = {
     "state": "state",
     "given": "who had it",
@@ -26,6 +26,7 @@ _HEADS = {
     "slashed": "faults, and what they took",
     "settled": "settlement",
     "paid": "who was paid what",
+    "fees": "what verifiers earned",
     "node": "why nodes get no work",
 }
 

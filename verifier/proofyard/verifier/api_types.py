@@ -263,7 +263,7 @@ class Shown(Out, frozen=True, kw_only=True):
 
 class Because(Out, frozen=True, kw_only=True):
     """One statement of an explanation: `about` is its topic (given, waits, node, result, drawn, audit, fault, slashed,
-    paid, settled), `facts` the numbers behind `text`."""
+    settled, paid, fees), `facts` the numbers behind `text`."""
 
     about: str
     text: str

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 
 from proofyard.artifacts import ArtifactError
+from proofyard.chain.events import BatchSettled
 from proofyard.protocol.codec import CodecError, decode
 from proofyard.protocol.dial import WAD, p_trust, per_task, stake_at_risk, tasks_alike
 from proofyard.protocol.manifest import TaskSpec
@@ -313,11 +314,15 @@ def of_fault(
 
 def of_payout(payout: RecordedPayout, task: int | None, shown: out.Shown) -> out.Because:
     """What an operator earned in a batch, over all that it did there."""
-    parts = [f"{credits_of(int(payout.work))} for work", f"{credits_of(int(payout.audits))} for audits"]
-    share = f", and {payout.segments} shares of what was slashed" if payout.segments else ""
+    earned = {"for work": int(payout.work), "for audits": int(payout.audits)}
+    parts = [f"{credits_of(amount)} {what}" for what, amount in earned.items() if amount]
+    if payout.segments:
+        count = "one share" if payout.segments == 1 else f"{payout.segments} shares"
+        parts.append(f"{count} of what was slashed, for faults that it found")
+    text = " and ".join(parts) or "nothing: no work of its was accepted, and audits left nothing of their fee for it"
     return because(
         "paid",
-        f"operator {payout.operator} earned {' and '.join(parts)} in batch {shown.batch}{share}",
+        f"operator {payout.operator} earned {text} in batch {shown.batch}",
         task=task,
         node=payout.node,
         shown=shown,
@@ -325,6 +330,19 @@ def of_payout(payout: RecordedPayout, task: int | None, shown: out.Shown) -> out
         work=payout.work,
         audits=payout.audits,
         valid_audits=payout.valid,
+    )
+
+
+def of_fees(event: BatchSettled, record: str | None) -> out.Because:
+    """What verifiers earn by a batch over all of its jobs."""
+    signed = event.signers.bit_count()
+    seats = "the one seat that signed" if signed == 1 else f"the {signed} seats that signed"
+    return because(
+        "fees",
+        f"verifiers share {credits_of(event.fees)} for batch {event.batch}: whoever led it and {seats}",
+        shown=shown_by(str(event.batch), record),
+        fees=event.fees,
+        signers=signed,
     )
 
 
@@ -359,6 +377,7 @@ class Explainer:
         batches = detail.batches if detail else []
         for batch in batches[-BATCHES:]:
             found += self._batch_paid(batch)
+        found += self._fees(number)
         cut = len(batches) > BATCHES or faults.next is not None or len(here.nodes) >= NODES
         return out.Explanation(job=str(number), task=None, state=job.state, because=found, cut=cut)
 
@@ -488,6 +507,15 @@ class Explainer:
             return record.payouts
 
         return self._keep(("payouts", cid), load)
+
+    def _fees(self, number: int) -> list[out.Because]:
+        """What the verifiers share of a job's batches, as their last settlements on chain say."""
+        try:
+            settlements = {event.batch: event for event in self._context.chain.settled(JobId(number))}
+        except ProofyardError as error:
+            logger.info("the settlements of job %s cannot be read: %s", number, error)
+            return []
+        return [of_fees(event, self._record_cid(str(batch))) for batch, event in list(settlements.items())[-BATCHES:]]
 
     def _slashes(self, batch: int) -> Sequence[tuple[str, int, int, int, int, bool]]:
         def load() -> list[tuple[str, int, int, int, int, bool]]:
