@@ -1,5 +1,6 @@
 """The API over a real socket: in a thread of its own, whatever the verifier's loop does, and gone when it stops."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from api_scene import Scene
 
+from proofyard.verifier import api as api_module
 from proofyard.verifier.api import ApiUnavailable, StatusApi
 
 
@@ -27,6 +29,28 @@ async def test_it_answers_while_the_verifiers_loop_is_blocked(tmp_path: Path) ->
         thread.start()
         thread.join(60)  # The verifier's loop does nothing else meanwhile.
         assert found == [200, 200, 200, 200]
+
+
+async def test_connections_that_ask_nothing_are_closed_and_never_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sends nothing, one whose header never ends, one that was served and begins another request."""
+    monkeypatch.setattr(api_module, "REQUEST_S", 0.3)
+    monkeypatch.setattr(api_module, "CONNECTIONS", 8)
+    scene = Scene(tmp_path)
+    scene.api.streams.limit = 0
+    async with StatusApi(scene.api) as api:
+        begun = [b"", b"GET /health HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"]
+        opened = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(12)]
+        for (_, writer), data in zip(opened, begun * 4, strict=True):
+            writer.write(data)
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*(reader.read() for reader, _ in opened), return_exceptions=True)
+        for _, writer in opened:
+            writer.close()
+        assert sum(isinstance(each, bytes) and each.startswith(b"HTTP/1.1 200") for each in answers) <= 8
+        async with httpx.AsyncClient(base_url=api.url) as client:
+            assert (await client.get("/health")).status_code == 200, "whoever asks is answered again"
 
 
 async def test_it_stops_with_streams_open(tmp_path: Path) -> None:

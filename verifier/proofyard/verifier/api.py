@@ -27,6 +27,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from proofyard.chain.records import ChallengeId, ChallengeRecord
 from proofyard.protocol.types import ExitCode, ProofyardError
@@ -54,6 +55,10 @@ EXPLAINED_AT_ONCE = 2
 PATIENCE_S = 20.0
 """How long the chain or the verifier's loop is waited for."""
 BACKLOG = 1024
+CONNECTIONS = 500
+"""Connections beside those of streams; more are closed at once."""
+REQUEST_S = 10.0
+"""How long a request may take to come."""
 STOP_S = 3.0
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -549,6 +554,7 @@ class StatusApi:
                 lifespan="off",
                 timeout_graceful_shutdown=1,
                 server_header=False,
+                http=_connection(api.streams.limit + CONNECTIONS),
             )
         )
         self._socket: socket.socket | None = None
@@ -603,6 +609,50 @@ def _listen(host: str, port: int) -> socket.socket:
         found.close()
         raise
     return found
+
+
+def _connection(most: int) -> type[H11Protocol]:
+    """A connection of at most so many; one that asks for nothing is closed."""
+
+    class Connection(H11Protocol):
+        _silent: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+                return
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_watch()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """Whoever has begun a request, or none, has a moment to bring all of it."""
+            if not self._waits():
+                self._stop_watch()
+            elif self._silent is None:
+                self._silent = self.loop.call_later(REQUEST_S, self._give_up)
+
+        def _waits(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _give_up(self) -> None:
+            self._silent = None
+            if self._waits():
+                self.transport.abort()
+
+        def _stop_watch(self) -> None:
+            if self._silent is not None:
+                self._silent.cancel()
+                self._silent = None
+
+    return Connection
 
 
 class _Server(uvicorn.Server):
