@@ -156,7 +156,10 @@ class Link:
         self._timer = None
         now = self._loop.time()
         at = self.quic.get_timer()
-        if at is not None and at <= now:
+        if at is not None and at > now:
+            self._arm_timer()
+            return
+        if at is not None:
             self.quic.handle_timer(now=now)
             self._process_events()
         self._transmit()

@@ -13,6 +13,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
+    Limit,
     NetworkAddress,
     QuicConnection,
     QuicConnectionState,
@@ -204,6 +205,10 @@ class PeerQuic(QuicConnection):
         space = self._spaces[Epoch.ONE_RTT]
         if space.ack_at is not None and space.ack_at > now and self._is_to_be_acknowledged(space):
             space.ack_at = now
+        if self._is_quiet(space, now):
+            self._pacing_at = None
+            self._model.on_idle()
+            return []
         datagrams = self._all_datagrams(now)
         if space.ack_at is None:
             self._eliciting = 0
@@ -214,7 +219,39 @@ class PeerQuic(QuicConnection):
         something to send anyway."""
         if self._eliciting >= ACK_PACKETS or len(space.ack_queue) > 1:
             return True
-        return any(stream.receiver.stop_pending or not stream.sender.buffer_is_empty for stream in self._streams_queue)
+        return any(map(_has_data, self._streams_queue))
+
+    def _is_quiet(self, space: QuicPacketSpace, now: float) -> bool:
+        """Whether there is certainly nothing to send: aioquic finds that out by beginning a packet, and every packet
+        that comes is a reason to look."""
+        path = self._network_paths[0] if len(self._network_paths) == 1 else None
+        if (
+            path is None
+            or not (self._handshake_confirmed and self._sizes_tried and path.is_validated)
+            or self._state is not QuicConnectionState.CONNECTED
+            or (space.ack_at is not None and space.ack_at <= now)
+            or self._model.bytes_in_flight >= self._model.congestion_window
+            or self._model.large_lost >= BLACK_HOLE_PACKETS
+        ):
+            return False
+        if (
+            self._close_pending
+            or self._probe_pending
+            or self._ping_pending
+            or self._handshake_done_pending
+            or self._streams_blocked_pending
+            or self._retire_connection_ids
+            or self._datagrams_pending
+            or path.remote_challenges
+            or not self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
+        ):
+            return False
+        return not (
+            any(_is_due(limit) for limit in (self._local_max_streams_bidi, self._local_max_streams_uni))
+            or self._local_max_data.sent != self._local_max_data.value
+            or any(not each.was_sent for each in self._host_cids)
+            or any(map(_has_news, self._streams_queue))
+        )
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
@@ -322,8 +359,7 @@ class PeerQuic(QuicConnection):
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         streams = (self._local_max_streams_bidi, self._local_max_streams_uni)
-        # As upstream: MAX_STREAMS waits until the peer has fewer streams left than the update would grant.
-        due = [limit for limit in streams if limit.sent - limit.used < limit.value - limit.sent]
+        due = [limit for limit in streams if _is_due(limit)]
         if self._local_max_data.sent != self._local_max_data.value:
             due.append(self._local_max_data)
         for limit in due:
@@ -335,3 +371,20 @@ class PeerQuic(QuicConnection):
             )
             buf.push_uint_var(limit.value)
             limit.sent = limit.value
+
+
+def _is_due(limit: Limit) -> bool:
+    """As upstream: MAX_STREAMS waits until the peer has fewer streams left than the update would grant."""
+    return limit.sent - limit.used < limit.value - limit.sent
+
+
+def _has_data(stream: QuicStream) -> bool:
+    """Whether something of a stream is to be sent."""
+    return not stream.sender.buffer_is_empty or stream.sender.reset_pending or stream.receiver.stop_pending
+
+
+def _has_news(stream: QuicStream) -> bool:
+    """Whether something of a stream is to be sent, be it a limit, or the stream is over and to be let go."""
+    if stream.receiver.is_finished:
+        return _has_data(stream) or stream.sender.is_finished
+    return _has_data(stream) or stream.max_stream_data_local_sent != stream.max_stream_data_local

@@ -1,0 +1,84 @@
+"""What QUIC is not asked for because there is nothing to send, held against what it would have sent; and which
+acknowledgements go alone."""
+
+import asyncio
+import os
+
+import msgspec
+import pytest
+from aioquic.quic.connection import QuicConnection
+
+from proofyard.transport import DeadlineExceeded
+from proofyard.transport.quic import PeerQuic
+from proofyard.transport.udp import UdpSocket
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    seconds: float = 0.0
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    size: int
+
+
+async def answer(connection, message, body):
+    await asyncio.sleep(message.seconds)
+    data = await body.read_all(1 << 30)
+    return Told(len(data)), data
+
+
+async def connected(peer):
+    server, client = await peer(), await peer()
+    for endpoint in (server, client):
+        endpoint.on(Ask, answer)
+    there = await client.connect("127.0.0.1", server.port, expect=server.address)
+    return there, server.connections[client.address]
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a connection was found quiet, after a look at what it would have sent all the same."""
+    found = []
+    is_quiet = PeerQuic._is_quiet
+
+    def held_against_aioquic(self, space, now):
+        quiet = is_quiet(self, space, now)
+        if quiet:
+            sent = QuicConnection.datagrams_to_send(self, now)
+            found.append(len(sent))
+        return quiet
+
+    monkeypatch.setattr(PeerQuic, "_is_quiet", held_against_aioquic)
+    return found
+
+
+async def test_a_connection_is_quiet_only_where_aioquic_sends_nothing(peer, looks):
+    forth, back = await connected(peer)
+    for size in (0, 100, 3 << 20):
+        for side in (forth, back):
+            async with side.exchange(Ask(), reply=Told, body=os.urandom(size)) as reply:
+                assert len(await reply.body.read_all(size)) == size
+    with pytest.raises(DeadlineExceeded):
+        await forth.request(Ask(30.0), reply=Told, timeout=0.2)
+    # An answer's body that nobody reads, and more requests than streams are allowed at a time.
+    await asyncio.gather(*(forth.request(Ask(), reply=Told, body=bytes(20_000)) for _ in range(300)))
+    assert len(looks) > 10
+    assert not any(looks)
+
+
+async def test_small_requests_and_answers_carry_each_others_acknowledgements(peer, monkeypatch):
+    forth, _ = await connected(peer)
+    await forth.request(Ask(), reply=Told)
+    await asyncio.sleep(0.1)
+    sent = []
+    send = UdpSocket.send
+
+    def counted(self, datagrams):
+        sent.extend(datagrams)
+        send(self, datagrams)
+
+    monkeypatch.setattr(UdpSocket, "send", counted)
+    for _ in range(50):
+        await forth.request(Ask(), reply=Told)
+    # Two for each request, and some for more streams to be allowed or for a machine that pauses.
+    assert len(sent) < 3 * 50
