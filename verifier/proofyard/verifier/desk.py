@@ -2,6 +2,7 @@
 decided by the engine, answered once that lasts."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -77,6 +78,10 @@ RECORD_S = 600.0
 """A node that announces itself again is read anew after so long at least; events say before when it has changed."""
 
 
+FirstKey = tuple[Cid, TaskIndex, tuple[Cid, ...]]
+"""What a first state follows from: the manifest, the task, and the results that it rests on."""
+
+
 class SubmissionRefused(ProofyardError):
     """A commitment does not fit the task, its inputs or its signature."""
 
@@ -101,7 +106,7 @@ class Desk:
         self._signed = Limiter("signatures", per_s=50.0, burst=1000)
         self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
-        self._first_states: OrderedDict[object, Cid] = OrderedDict()
+        self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
         self._making = asyncio.Lock()
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
@@ -190,6 +195,7 @@ class Desk:
         looked = [await self._looked_at(node, message) for message in works]
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
         leaves = iter(await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due]))
+        await self._make_alone([found.work for found in looked if isinstance(found, _Held)])
         return [
             await self._event(node, message, found, next(leaves)) if isinstance(found, _Held) else found
             for message, found in zip(works, looked, strict=True)
@@ -217,7 +223,8 @@ class Desk:
             _check_first(message, await self._first_state(held.work))
         except ProofyardError as error:
             return _refusal(error)
-        message = await asyncio.to_thread(self._with_decoy, message, ordered=held.work.decoy)
+        if message.decoy is not None:
+            message = await asyncio.to_thread(self._with_decoy, message, ordered=held.work.decoy)
         return WorkCommitted(
             node,
             (commitment.job, commitment.task),
@@ -300,13 +307,40 @@ class Desk:
             raise SubmissionRefused(f"job {number} takes no more work: it ends in {max(0, int(end - at))} s")
         return deadline
 
+    async def _make_alone(self, works: Sequence[Work]) -> None:
+        """Make the first states of works that rest on no results, in one go; what cannot be made is refused later."""
+        async with self._making:
+            left = {
+                key: work
+                for work in works
+                if not work.inputs and (key := self._first_key(work)) not in self._first_states
+            }
+            if len(left) < 2:
+                return
+            rows, context = self._context.rows, self._context
+            made = [
+                (key, context.manifest(key[0]), decode(rows.tasks[work.job, work.task].spec, TaskSpec))
+                for key, work in left.items()
+            ]
+            self._first_states.update(await asyncio.to_thread(self._make_each, made))
+
+    def _make_each(self, wanted: Sequence[tuple[FirstKey, Manifest, TaskSpec]]) -> dict[FirstKey, Cid]:
+        found: dict[FirstKey, Cid] = {}
+        for key, manifest, spec in wanted:
+            with contextlib.suppress(ProofyardError):
+                found[key] = self._make_first(manifest, spec, ())
+        return found
+
+    def _first_key(self, work: Work) -> FirstKey:
+        return self._context.rows.jobs[work.job].manifest, work.task, work.inputs
+
     async def _first_state(self, work: Work) -> tuple[Cid, Digest]:
         """What the first state and the root of the inputs must be: pure functions of manifest and inputs."""
         context = self._context
         cid = context.rows.jobs[work.job].manifest
         spec = decode(context.rows.tasks[work.job, work.task].spec, TaskSpec)
         manifest = context.manifest(cid)
-        key = (cid, work.task, work.inputs)
+        key = self._first_key(work)
         # One at a time: a manifest of a kilobyte may ask for a state of gigabytes, and every node may ask at once.
         async with self._making:
             if key not in self._first_states:

@@ -23,17 +23,20 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, Digest, JobId, ProofyardError
-from proofyard.verifier.case import Case, case_of
+from proofyard.protocol.types import Address, JobId, ProofyardError
+from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import AuditAnswered, SealAnswered, TaskAnswered, TaskKey
+from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered, TaskAnswered, TaskKey
 
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 10.0
-LINGER_S = 0.1
-"""How long something for a node waits for more: a message costs both sides more than what is in it."""
+LINGER_S, MOST_LINGER_S = 0.1, 2.0
+"""How long something for a node waits for more, at least and at most: a message costs both sides more than what is in
+it."""
+MESSAGES_PER_S = 200.0
+"""Where something waits for so many nodes that more messages a second would leave, each waits longer and holds more."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
 SMALL_LIST = 32
@@ -52,7 +55,7 @@ async def _together(context: Context, key: tuple[object, ...], items: Sequence[T
         return []
     context.mail[key] = waiting = list(items)
     try:
-        await asyncio.sleep(LINGER_S)
+        await asyncio.sleep(min(MOST_LINGER_S, max(LINGER_S, len(context.mail) / MESSAGES_PER_S)))
     finally:
         del context.mail[key]
     return waiting
@@ -98,25 +101,9 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
-    batch = context.rows.batches.get(effect.batch)
-    if batch is None or (chain_id := batch.chain_id) is None:
-        return
-    places = await _together(context, ("audits", effect.node, effect.batch), effect.places)
-    if not places:
-        return
-    seed = await context.seed_of(chain_id)
-    made: list[AuditOffer] = []
-    for place in places:
-        if (batch.id, place) not in context.rows.segments:
-            continue
-        try:
-            made.append(_audit_offer(context, await case_of(context, batch, place), seed))
-        except ProofyardError:
-            raise
-        except Exception as error:
-            _fails_at(context, place[0], error)
-            context.runner.post(AuditAnswered(effect.node, chain_id, place, taken=False))
-    for offers in _parts(made):
+    items = [(effect.batch, place) for place in effect.places]
+    made = [await _made(context, effect.node, *item) for item in await _together(context, ("audits", effect.node), items)]
+    for offers in _parts([offer for offer in made if offer is not None]):
         answers = await _ask(context, effect.node, AuditOffers(tuple(offers)), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
@@ -124,7 +111,26 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
             context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
 
 
-def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
+async def _made(context: Context, node: Address, row: int, place: Place) -> AuditOffer | None:
+    """An offer; None where nobody waits for the audit any more, or where it cannot be made."""
+    try:
+        return await _audit_offer(context, row, place)
+    except ProofyardError:
+        raise
+    except Exception as error:
+        _fails_at(context, place[0], error)
+        batch = context.rows.batches.get(row)
+        if batch is not None and batch.chain_id is not None:
+            context.runner.post(AuditAnswered(node, batch.chain_id, place, taken=False))
+        return None
+
+
+async def _audit_offer(context: Context, row: int, place: Place) -> AuditOffer | None:
+    """None where nobody waits for the audit any more."""
+    batch = context.rows.batches.get(row)
+    if batch is None or batch.chain_id is None or (row, place) not in context.rows.segments:
+        return None
+    seed, case = await context.seed_of(batch.chain_id), await case_of(context, batch, place)
     return AuditOffer(
         batch=case.batch,
         seed=seed,
@@ -141,17 +147,19 @@ def _audit_offer(context: Context, case: Case, seed: Digest) -> AuditOffer:
 
 
 async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
-    batch = context.rows.batches.get(effect.batch)
-    if batch is None or (chain_id := batch.chain_id) is None:
-        return
-    for part in _parts(await _together(context, ("seals", effect.node, effect.batch), effect.places)):
-        seals = tuple(OpenSeal(chain_id, *place) for place in part)
+    items = [(effect.batch, place) for place in effect.places]
+    for part in _parts(await _together(context, ("seals", effect.node), items)):
+        named = [(batch.chain_id, place) for row, place in part if (batch := context.rows.batches.get(row)) is not None]
+        wanted = [(batch, place) for batch, place in named if batch is not None]
+        if not wanted:
+            continue
+        seals = tuple(OpenSeal(batch, *place) for batch, place in wanted)
         found = await _ask(context, effect.node, OpenSeals(seals), SealsOpened)
-        fits = not isinstance(found, str) and len(found.answers) == len(part)
-        answers = found.answers if fits else (None,) * len(part)  # type: ignore[union-attr]
-        for place, answer in zip(part, answers, strict=True):
+        fits = not isinstance(found, str) and len(found.answers) == len(wanted)
+        answers = found.answers if fits else (None,) * len(wanted)  # type: ignore[union-attr]
+        for (number, place), answer in zip(wanted, answers, strict=True):
             opening = answer.opening() if answer is not None else None
-            context.runner.post(SealAnswered(effect.node, chain_id, place, opening))
+            context.runner.post(SealAnswered(effect.node, number, place, opening))
 
 
 def _fails_at(context: Context, job: JobId, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import sys
@@ -47,6 +48,9 @@ logger = logging.getLogger("proofyard.verifier")
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the API answers beside a loop that computes. At Python's
 own 5 ms, 95 of 100 answers under load took up to 48 ms instead of 33 (`scripts/bench_api.py`)."""
+GARBAGE = (20_000, 20, 20)
+"""When Python looks for rings of objects that nobody uses: a verifier makes few of them, and holds much that is looked
+at each time."""
 LEAVE_S = 1.0
 TOLD = frozenset(("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open"))
 """Kinds of lines of a job's log that an operator reads as well; all others are logged as details."""
@@ -71,6 +75,8 @@ def run(settings: VerifierSettings, password: str | None = None) -> None:
 
 async def _serve(settings: VerifierSettings, password: str | None) -> None:
     sys.setswitchinterval(SWITCH_S)
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
