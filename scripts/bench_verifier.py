@@ -8,16 +8,21 @@ tasks.
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_verifier_idle import measure as idle_figures
 from bench_verifier_report import write_page
 from bench_verifier_setup import BenchNetwork, Dashboards, Spent
+from proofyard.protocol.types import JobId
 
 CLIENTS = 50
+AT_ONCE = 10
+"""Small jobs that run at the same time while memory is looked at."""
 
 
 class Bench:
@@ -27,43 +32,56 @@ class Bench:
         self._network = network
         self._small, self._large, self._jobs, self._tiny, self._job_tasks = small, large, jobs, tiny, job_tasks
         self.results: dict[str, Any] = {}
+        self._jobs_done: list[JobId] = []
 
     def small(self) -> None:
         """one job, small enough to say what a task costs while there are few"""
-        self.results["small"] = {"tasks": self._small} | self._run(1, self._small).figures(self._small)
+        self.results["small"] = self._run(1, self._small)
 
     def large(self) -> None:
         """one job of ten times as many tasks, with clients at the API"""
-        with Dashboards(self._network.api_url, CLIENTS) as clients:
-            spent = self._run(1, self._large)
-        figures = spent.figures(self._large)
-        self.results["large"] = {"tasks": self._large} | figures
+        figures = self.results["large"] = self._run(1, self._large, clients=CLIENTS)
         self.results["tasks_per_s"] = figures["tasks_per_s"]
-        self.results["api_p95_ms"] = clients.p95_ms
+        self.results["api_p95_ms"] = figures["api"]["p95_ms"]
         if "small" in self.results:
             self.results["cost_growth"] = figures["verifier_ms"] / self.results["small"]["verifier_ms"]
 
+    def trusted(self) -> None:
+        """the same by nodes that have been paid for what they did before: the dial draws fewer of their tasks"""
+        self._network.claim(self._jobs_done, 900)
+        figures = self.results["trusted"] = self._run(1, self._large)
+        self.results["tasks_per_s_by_trust"] = figures["tasks_per_s"]
+
     def many(self) -> None:
         """many small jobs at once: what a task costs in gas where batches are shared"""
-        tasks = self._jobs * self._job_tasks
-        figures = self._run(self._jobs, self._job_tasks).figures(tasks)
-        self.results["many"] = {"jobs": self._jobs, "tasks": tasks} | figures
+        figures = self.results["many"] = self._run(self._jobs, self._job_tasks)
         self.results["gas_per_task_100_jobs"] = figures["gas_per_task"]
 
     def memory(self) -> None:
-        """small jobs one after the other: what the verifier keeps of each"""
+        """small jobs, some at a time: what the verifier keeps of each"""
         sizes = []
-        for _ in range(self._tiny):
-            self._network.wait_paid(self._network.open_jobs(1, self._job_tasks), 600)
+        for _ in range(self._tiny // AT_ONCE):
+            self._network.wait_paid(self._network.open_jobs(AT_ONCE, self._job_tasks), 600)
             sizes.append(self._network.verifier_bytes())
-        self.results["memory"] = {"jobs": self._tiny, "bytes": sizes}
-        self.results["memory_bytes_per_job"] = slope(sizes[len(sizes) // 4 :])
+        self.results["memory"] = {"jobs": self._tiny, "jobs_at_once": AT_ONCE, "bytes": sizes}
+        self.results["memory_bytes_per_job"] = slope(sizes[len(sizes) // 4 :]) / AT_ONCE
 
-    def _run(self, count: int, tasks: int) -> Spent:
+    def idle(self) -> None:
+        """a node that has nothing to do, in a network of its own"""
+        self.results |= idle_figures(self._network.folder / "idle")
+
+    def _run(self, count: int, tasks: int, *, clients: int = 0) -> dict[str, Any]:
         found: list[Spent] = []
+        load = os.getloadavg()[0]
         with self._network.measured(found):
-            self._network.wait_paid(self._network.open_jobs(count, tasks), 600 + count * tasks)
-        return found[0]
+            jobs = self._network.open_jobs(count, tasks)
+            self._jobs_done += jobs
+            with Dashboards(self._network.api_url, clients, jobs[0]) as dashboards:
+                self._network.wait_paid(jobs, 600 + count * tasks)
+        figures = {"jobs": count, "tasks": count * tasks, "load_before": load} | found[0].figures(count * tasks)
+        audited = sum(self._network.audited(job) for job in jobs)
+        figures["audited_share"] = audited / (count * tasks)
+        return figures | ({"api": dashboards.figures()} if clients else {})
 
 
 def slope(values: list[int]) -> float:
@@ -80,7 +98,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of nodes, tasks and jobs")
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--tasks", type=int, help="of the small job; the large one has ten times as many")
-    parser.add_argument("--only", nargs="*", help="names of scenarios: small, large, many, memory")
+    parser.add_argument("--only", nargs="*", help="names of scenarios: small, large, trusted, many, memory, idle")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--keep", action="store_true", help="keep logs and databases")
     options = parser.parse_args()
@@ -93,7 +111,7 @@ def main() -> None:
             sizes = {"small": tasks, "large": 10 * tasks, "jobs": 100 // part, "tiny": 200 // part, "job_tasks": 10}
             bench = Bench(network, **sizes)
             bench.results["nodes"] = nodes
-            scenarios: list[Callable[[], None]] = [bench.small, bench.large, bench.many, bench.memory]
+            scenarios: list[Callable[[], None]] = [*(bench.small, bench.large, bench.trusted, bench.many, bench.memory, bench.idle)]
             for scenario in scenarios:
                 if not options.only or scenario.__name__ in options.only:
                     print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)

@@ -29,7 +29,7 @@ from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import JobId, ProofyardError, Wei
 from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
 from proofyard.runtime.parent import end_with_parent
-from proofyard.sdk import Client
+from proofyard.sdk import Client, claim_all, settled_batches, unclaimed
 
 ROLES = Path(__file__).parent / "bench_verifier_roles.py"
 CREDIT = 10**18
@@ -37,6 +37,12 @@ PARAMS = Params(challenge_window=10)
 POLL_S = 0.25
 CLIENT_PAUSE_S = 1.0
 """Between two requests of one client of the API: what a dashboard does."""
+ROUTES = (
+    *("/health", "/ready", "/metrics", "/v1/status", "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/tasks"),
+    *("/v1/jobs/{job}/works", "/v1/jobs/{job}/audits", "/v1/jobs/{job}/log", "/v1/jobs/{job}/explain"),
+    *("/v1/jobs/{job}/tasks/1", "/v1/jobs/{job}/tasks/1/explain", "/v1/nodes", "/v1/batches", "/v1/faults"),
+    "/v1/disputes",
+)
 
 
 class Stuck(ProofyardError):
@@ -55,14 +61,14 @@ class Spent:
 
     def figures(self, tasks: int) -> dict[str, float]:
         """Each per task, but for the rates; `cpu_bound_tasks_per_s` is what the processor time alone allows on two
-        idle cores, with each process on no more than one."""
+        idle cores, with the verifier on no more than one."""
         cpu = self.verifier_s + self.nodes_s + self.chain_s
         return {
             "tasks_per_s": tasks / self.wall_s,
             "verifier_ms": 1000 * self.verifier_s / tasks,
             "nodes_ms": 1000 * self.nodes_s / tasks,
             "chain_ms": 1000 * self.chain_s / tasks,
-            "cpu_bound_tasks_per_s": tasks / max(cpu / 2, self.verifier_s, self.nodes_s),
+            "cpu_bound_tasks_per_s": tasks / max(cpu / 2, self.verifier_s),
             "gas_per_task": self.gas / tasks,
         }
 
@@ -75,8 +81,8 @@ class BenchNetwork:
         folder: Path,
         *,
         nodes: int,
+        processes: int = 2,
         block_time: int = 2,
-        batch_s: float = 5.0,
         tasks_held: int = 8,
         params: Params = PARAMS,
         crowd: bool = True,
@@ -84,7 +90,8 @@ class BenchNetwork:
         """Without a `crowd` the nodes are registered, and whoever wants to runs them."""
         self._params, self._crowd = params, crowd
         self.folder = folder.absolute()
-        self._nodes, self._block_time, self._batch_s, self._tasks_held = nodes, block_time, batch_s, tasks_held
+        self._nodes, self._processes, self._block_time, self._tasks_held = nodes, processes, block_time, tasks_held
+        self.nodes: list[psutil.Popen] = []
         self._stack = ExitStack()
         self._seed = 0
 
@@ -158,22 +165,21 @@ class BenchNetwork:
             "port": port,
             "data_dir": str(home),
             "ready_file": str(self.folder / "verifier.ready"),
-            "batch_s": self._batch_s,
             "lease_s": 60.0,
         }
         self.verifier = self.spawn("verifier", settings)
         ready = self.wait_ready(self.folder / "verifier.ready", 60)
         self.api_url = f"http://127.0.0.1:{ready['api_port']}"
-        if not self._crowd:
-            return
-        crowd = self.place | {
-            "keys": list(self.keys),
-            "folder": str(self.folder / "nodes"),
-            "ready_file": str(self.folder / "nodes.ready"),
-            "tasks_held": self._tasks_held,
-        }
-        self.nodes = self.spawn("nodes", crowd)
-        self.wait_ready(self.folder / "nodes.ready", 60 + self._nodes)
+        for number in range(self._processes if self._crowd else 0):
+            crowd = self.place | {
+                "keys": list(self.keys[number :: self._processes]),
+                "folder": str(self.folder / f"nodes{number}"),
+                "ready_file": str(self.folder / f"nodes{number}.ready"),
+                "tasks_held": self._tasks_held,
+            }
+            self.nodes.append(self.spawn(f"nodes{number}", crowd))
+        for number in range(len(self.nodes)):
+            self.wait_ready(self.folder / f"nodes{number}.ready", 60 + self._nodes)
 
     def spawn(self, role: str, settings: dict[str, Any], program: Path = ROLES) -> psutil.Popen:
         path, log = self.folder / f"{role}.settings", self.folder / f"{role}.log"
@@ -197,7 +203,7 @@ class BenchNetwork:
     def _wait(self, over: Any, seconds: float, what: str) -> None:
         end = time.monotonic() + seconds
         while not over():
-            for process in (getattr(self, "verifier", None), getattr(self, "nodes", None)):
+            for process in (getattr(self, "verifier", None), *self.nodes):
                 if process is not None and process.poll() is not None:
                     raise Stuck(f"a process has ended with {process.returncode}; see the logs in {self.folder}")
             if time.monotonic() > end:
@@ -249,6 +255,19 @@ class BenchNetwork:
 
         self._wait(over, seconds, f"{len(left)} of {len(jobs)} jobs are not paid")
 
+    def claim(self, jobs: Sequence[JobId], seconds: float) -> None:
+        """Have everybody paid for these jobs, once all windows are closed: what was found valid counts from then on."""
+        batches = {batch.event.batch: batch for job in jobs for batch in settled_batches(self.client, job)}
+
+        def over() -> bool:
+            dues = unclaimed(self.client, batches.values(), None)
+            self.anvil.set_mining(None)
+            claim_all(self.client, dues)
+            self._by_the_clock()
+            return not unclaimed(self.client, batches.values(), None)
+
+        self._wait(over, seconds, "not everybody is paid")
+
     @contextmanager
     def measured(self, into: list[Spent]) -> Iterator[None]:
         """Appends what the block took."""
@@ -260,11 +279,8 @@ class BenchNetwork:
 
     def _cpu(self) -> list[float]:
         """Seconds of verifier, nodes and chain."""
-        found = []
-        for process in (self.verifier, self.nodes, psutil.Process(self.anvil.pid)):
-            times = process.cpu_times()
-            found.append(times.user + times.system)
-        return found
+        sides = ([self.verifier], self.nodes, [psutil.Process(self.anvil.pid)])
+        return [sum(sum(process.cpu_times()[:2]) for process in side) for side in sides]
 
     def _gas(self, since: int) -> int:
         """What the verifier's transactions took after block `since`."""
@@ -274,6 +290,11 @@ class BenchNetwork:
                 if receipt["from"].lower() == self.verifier_wallet.address.lower():
                     total += int(receipt["gasUsed"], 16)
         return total
+
+    def audited(self, job: JobId) -> int:
+        """How many tasks of a job were drawn, by the records of its settled batches."""
+        records = [batch.record for batch in settled_batches(self.client, job)]
+        return len({audit.task_key for record in records for audit in record.audits if audit.job == job})
 
     def verifier_bytes(self) -> int:
         """The verifier's resident memory."""
@@ -291,11 +312,13 @@ def _end(process: psutil.Popen) -> None:
 
 
 class Dashboards:
-    """Clients of the verifier's API, each asking once a second; use in a `with` statement."""
+    """Clients of the verifier's API, each asking once a second for another of its pages; use in a `with` statement."""
 
-    def __init__(self, url: str, clients: int) -> None:
+    def __init__(self, url: str, clients: int, job: JobId) -> None:
         self._url, self._clients = url, clients
-        self.seconds: list[float] = []
+        self._routes = [route.format(job=job) for route in ROUTES]
+        self.seconds: dict[str, list[float]] = {route: [] for route in ROUTES}
+        self.failed = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -309,20 +332,36 @@ class Dashboards:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def p95_ms(self) -> float:
-        return 1000 * statistics.quantiles(self.seconds, n=20)[-1] if len(self.seconds) > 1 else float("nan")
+    def figures(self) -> dict[str, Any]:
+        """Milliseconds of all answers together, and of each route."""
+        every = [each for times in self.seconds.values() for each in times]
+        return {
+            "requests": len(every),
+            "failed": self.failed,
+            "p50_ms": _quantile_ms(every, 50),
+            "p95_ms": _quantile_ms(every, 95),
+            "p95_ms_of": {route: _quantile_ms(times, 95) for route, times in self.seconds.items()},
+        }
 
     async def _run(self) -> None:
         limits = httpx.Limits(max_connections=self._clients, max_keepalive_connections=self._clients)
         async with httpx.AsyncClient(base_url=self._url, limits=limits, timeout=60) as api:
-            path = "/v1/jobs" if (await api.get("/v1/jobs")).status_code == 200 else "/jobs"
-            await asyncio.gather(*(self._ask(api, path, number) for number in range(self._clients)))
+            await asyncio.gather(*(self._ask(api, number) for number in range(self._clients)))
 
-    async def _ask(self, api: httpx.AsyncClient, path: str, number: int) -> None:
+    async def _ask(self, api: httpx.AsyncClient, number: int) -> None:
         await asyncio.sleep(CLIENT_PAUSE_S * number / self._clients)
+        turn = number
         while not self._stop.is_set():
-            start = time.monotonic()
-            (await api.get(path)).raise_for_status()
-            self.seconds.append(time.monotonic() - start)
+            start, at = time.monotonic(), turn % len(ROUTES)
+            try:
+                answer = await api.get(self._routes[at])
+                self.failed += answer.status_code not in (200, 503)
+            except httpx.TransportError:
+                self.failed += 1
+            self.seconds[ROUTES[at]].append(time.monotonic() - start)
+            turn += 1
             await asyncio.sleep(CLIENT_PAUSE_S)
+
+
+def _quantile_ms(seconds: Sequence[float], percent: int) -> float:
+    return round(1000 * statistics.quantiles(seconds, n=100)[percent - 1], 1) if len(seconds) > 1 else float("nan")

@@ -70,6 +70,9 @@ class Rounds:
     def result(self, manifest: Manifest, task: TaskSpec, states: Callable[[int], bytes]) -> bytes:
         return _state(b"result", states(task.segments))
 
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        return 1 << 20
+
     def check_result(
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
     ) -> None:

@@ -96,13 +96,13 @@ class Scene:
         network: Any = self
         self.replayer = Replayer(self.committed, chain, network, self, patience_s=0)
 
-    async def state(self, record: Cid | None, member: Member, number: int, patience_s: float) -> bytes:
+    async def state(self, record: Cid | None, member: Member, number: int, patience_s: float, *_: int) -> bytes:
         found = self.states.get(member.trace[number])
         if found is None:
             raise StateWithheld(*member.key, number, ["nobody has it"])
         return found
 
-    async def result(self, member: Member, patience_s: float) -> bytes:
+    async def result(self, member: Member, patience_s: float, *_: int) -> bytes:
         if member.commitment.result not in self.results:
             raise StateWithheld(*member.key, len(member.trace), ["nobody has it"])
         return self.results[member.commitment.result]

@@ -92,7 +92,12 @@ class Store:
 @pytest.fixture(autouse=True)
 def workload(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the workload of these worlds says of states; by default nothing is against a law."""
-    laws: dict[str, Any] = {"check_state": lambda *_: None, "check_result": lambda *_: None, "exact": True}
+    laws: dict[str, Any] = {
+        "check_state": lambda *_: None,
+        "check_result": lambda *_: None,
+        "max_bytes": lambda *_: 1 << 20,
+        "exact": True,
+    }
     for module in (settled, refusals):
         monkeypatch.setattr(module, "load_workload", lambda _: SimpleNamespace(**laws))
 

@@ -17,7 +17,7 @@ from proofyard.workloads.errors import SegmentFailed, StateRefused
 from proofyard.workloads.rows import RowsParams, RowsWorkload
 from proofyard.workloads.state import TensorSpec, decode_state, encode_state
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import Inputs, Resources, task_graph
+from proofyard.workloads.workload import Inputs, Resources, require_size, task_graph
 
 
 class Lengths(RowsWorkload):
@@ -329,3 +329,13 @@ def test_records_in_another_form_are_refused(record):
     manifest = manifest_of("map", rows=1, segment_rows=1, segments=1)
     with pytest.raises(StateRefused, match="no document"):
         preprocess.WORKLOAD.check_state(manifest, preprocess.WORKLOAD.graph(manifest)[0], 1, encode_state(table))
+
+
+def test_what_a_workload_cannot_make_is_refused_by_its_size():
+    workload = Lengths()
+    manifest = manifest_of("lengths", rows=100_000, segment_rows=50_000, segments=2)
+    task = task_graph(workload, manifest)[0]
+    whole = encode_state({"length": np.zeros(100_000, np.int64), "pair": np.zeros((100_000, 2), np.float32)})
+    require_size(workload, manifest, task, len(whole), "the result")
+    with pytest.raises(StateRefused, match="the result has"):
+        require_size(workload, manifest, task, 8 * len(whole), "the result")

@@ -68,17 +68,20 @@ class Network:
         await self._fetch(cid, await self._verifiers(cid), self._max_input_bytes)
         return await asyncio.to_thread(self._store.export, cid, self._folder / cid, self._max_input_bytes)
 
-    async def state(self, record: Cid | None, member: Member, number: int, patience_s: float) -> bytes:
+    async def state(
+        self, record: Cid | None, member: Member, number: int, patience_s: float, most: int = MAX_STATE_BYTES
+    ) -> bytes:
         """State `number` of a committed task, from whoever has it; a worker may have to compute it again first.
         `record` is that of its batch, by which a verifier finds the worker.
 
         After `patience_s` it raises `StateWithheld` if some verifier could be asked and could not get it either, and
         `ArtifactUnavailable` if none could: that may be this machine's own line. Raises `StateRefused` for what is no
-        file or larger than any state, and `ArtifactTooLarge` for what is only too large for this machine.
+        file or larger than `most`, the bytes that its workload can make, and `ArtifactTooLarge` for what is only too
+        large for this machine.
         """
         cid, (job, task) = member.trace[number], member.key
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
-            return await self._content(cid)
+            return await self._content(cid, most)
         clock = asyncio.get_running_loop().time
         give_up = clock() + patience_s
         while True:
@@ -100,15 +103,24 @@ class Network:
                 else:
                     raise ArtifactUnavailable(cid, 1, [str(error)]) from None
             else:
-                return await self._content(cid)
+                return await self._content(cid, most)
 
-    async def _content(self, cid: Cid) -> bytes:
+    async def _content(self, cid: Cid, most: int) -> bytes:
+        size = await asyncio.to_thread(self._size, cid)
+        if size > most:
+            raise StateRefused(f"{size} bytes, and its workload makes at most {most}")
         try:
             return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=self.max_state_bytes)
         except CorruptArtifact as error:
             raise StateRefused(str(error)) from None
 
-    async def result(self, member: Member, patience_s: float) -> bytes:
+    def _size(self, cid: Cid) -> int:
+        try:
+            return self._store.size(cid)
+        except CorruptArtifact as error:
+            raise StateRefused(str(error)) from None
+
+    async def result(self, member: Member, patience_s: float, most: int = MAX_STATE_BYTES) -> bytes:
         """A committed task's result. After `patience_s` it raises `StateWithheld` where verifiers could be asked, and
         else as `state` does."""
         cid, (job, task) = member.commitment.result, member.key
@@ -118,7 +130,7 @@ class Network:
             try:
                 peers = await self._verifiers(cid)
                 await self._fetch(cid, peers, MAX_STATE_BYTES, max(MIN_OBTAIN_S, give_up - clock()))
-                return await self._content(cid)
+                return await self._content(cid, most)
             except (ArtifactTooLarge, CorruptArtifact) as error:
                 if isinstance(error, ArtifactTooLarge) and error.limit < MAX_STATE_BYTES:
                     raise

@@ -58,16 +58,17 @@ async def _check_fault(
         return
     workload, spec, task = load_workload(manifest.workload), graph[fault.task], record.by_key[fault.task_key]
     what = "the result" if audit is None else f"state {audit.segment}"
+    most = workload.max_bytes(manifest, spec)
     try:
         if audit is not None:
-            state = await read(task.trace[audit.segment], MAX_STATE_BYTES)
+            state = await read(task.trace[audit.segment], most)
             check = partial(workload.check_state, manifest, spec, audit.segment, state)
         else:
-            result = await read(task.commitment.result, MAX_STATE_BYTES)
-            last = await read(task.trace[-1], MAX_STATE_BYTES)
+            result = await read(task.commitment.result, most)
+            last = await read(task.trace[-1], most)
             check = partial(workload.check_result, manifest, spec, result, last, task.trace)
         await asyncio.to_thread(check)
-    except (StateRefused, ArtifactTooLarge, CorruptArtifact):  # no file, or one that is larger than any state
+    except (StateRefused, ArtifactTooLarge, CorruptArtifact):  # no file, or one that is larger than any of this task
         return
     name = f"task {fault.task} of job {fault.job}"
     raise RecordInvalid(record.batch, "faults", f"{what} of {name} is called a fault and is in order")

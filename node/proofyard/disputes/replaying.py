@@ -144,7 +144,12 @@ class Replayer:
     async def state(self, job: JobId, index: TaskIndex, number: int) -> bytes:
         """A committed state. Raises `StateWithheld`."""
         member = self._batch.member(job, index)
-        return await self._network.state(self._batch.record, member, number, self._patience())
+        return await self._network.state(self._batch.record, member, number, self._patience(), self._most(job, index))
+
+    def _most(self, job: JobId, index: TaskIndex) -> int:
+        """Bytes of a state or result of a task."""
+        manifest = self._batch.manifests[job]
+        return load_workload(manifest.workload).max_bytes(manifest, self._batch.spec(job, index))
 
     async def check_result(self, job: JobId, index: TaskIndex) -> str:
         """Why a task's result does not follow from its states; empty where it does."""
@@ -200,7 +205,7 @@ class Replayer:
     async def _result(self, job: JobId, index: TaskIndex) -> bytes:
         """A task's result, which its worker owes like a state. Raises `StateWithheld`."""
         member = self._batch.member(job, index)
-        return await self._network.result(member, self._patience())
+        return await self._network.result(member, self._patience(), self._most(job, index))
 
     def _patience(self) -> float:
         return max(0.0, min(self._patience_s, self._give_up - asyncio.get_running_loop().time()))

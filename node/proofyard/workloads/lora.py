@@ -17,7 +17,7 @@ from proofyard.workloads.lora_laws import check_training
 from proofyard.workloads.lora_params import check_manifest, read_params
 from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import first_state, outer_of, position, put, state_schema, take
-from proofyard.workloads.state import check_number, decode_state, encode_state, require_last
+from proofyard.workloads.state import check_number, decode_state, encode_state, most_bytes, require_last
 from proofyard.workloads.workload import Inputs, Resources, Results, SegmentRunner, States, require_inputs
 
 TRAIN = "train"
@@ -72,6 +72,11 @@ class LoraWorkload:
         params = read_params(manifest)
         round_number, shard = position(params, task)
         check_training(params, round_number, number, decode_state(state, schema=state_schema(params, shard)))
+
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        """Those of a state, whose tensors a result has some of."""
+        params = read_params(manifest)
+        return most_bytes(state_schema(params, position(params, task)[1]))
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         """The trained adapter; of shard 0 also what the round started from."""

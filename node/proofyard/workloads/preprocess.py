@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
-from proofyard.workloads.state import Array, Schema, Tensors, TensorSpec, decode_state
+from proofyard.workloads.state import MAX_STATE_BYTES, Array, Schema, Tensors, TensorSpec, decode_state
 from proofyard.workloads.text_data import Document, load_tokenizer
 from proofyard.workloads.workload import Inputs, Resources, Results
 
@@ -49,6 +49,10 @@ class MapWorkload(RowsWorkload):
 
     def empty_table(self, params: MapParams) -> dict[str, Array]:
         return _table([])
+
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        """What a line becomes may be any number of records."""
+        return MAX_STATE_BYTES
 
     def read_table(self, params: MapParams, state: bytes, rows: int) -> dict[str, Array]:
         table = decode_state(state)

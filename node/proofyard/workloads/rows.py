@@ -28,6 +28,7 @@ from proofyard.workloads.state import (
     check_number,
     decode_state,
     encode_state,
+    most_bytes,
 )
 from proofyard.workloads.text_data import read_lines
 from proofyard.workloads.workload import (
@@ -171,6 +172,12 @@ class RowsWorkload(ABC):
         params = convert_params(manifest, self.params_type)
         check_number(task, number)
         self.read_table(params, state, len(params.segment_range(task, number - 1)) if number else 0)
+
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        """A table of all rows. A workload with another layout overrides it."""
+        params = convert_params(manifest, self.params_type)
+        rows = len(params.task_range(task))
+        return most_bytes({name: _stacked(spec, rows) for name, spec in self.columns(params).items()})
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         """The table of all rows of the task."""

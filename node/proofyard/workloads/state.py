@@ -89,6 +89,11 @@ def header_bytes(schema: Schema, metadata: Mapping[str, str] | None = None) -> b
     return struct.pack("<Q", len(text)) + text
 
 
+def most_bytes(schema: Schema) -> int:
+    """Bytes of a file with these tensors, at most."""
+    return 8 + MAX_HEADER_BYTES + sum(spec.nbytes for spec in schema.values())
+
+
 def encode_state(tensors: Tensors, *, metadata: Mapping[str, str] | None = None) -> bytes:
     """The canonical bytes of `tensors`."""
     schema = schema_of(tensors)

@@ -25,7 +25,15 @@ from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_tensors import adapter_schema, prefixed_schema, put, result_schema, take
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.randomness import raw_words
-from proofyard.workloads.state import Array, TensorSpec, check_number, decode_state, encode_state, require_last
+from proofyard.workloads.state import (
+    Array,
+    TensorSpec,
+    check_number,
+    decode_state,
+    encode_state,
+    most_bytes,
+    require_last,
+)
 from proofyard.workloads.workload import Inputs, Resources, Results, SegmentRunner, States, require_inputs
 
 SCORE = "score"
@@ -119,6 +127,11 @@ class SweepWorkload:
         check_number(task, number)
         schema = _adapter(manifest) | (LOSS if number else {})
         _check_loss(decode_state(state, schema=schema))
+
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        if task.kind == TRAIN:
+            return LORA.max_bytes(*as_lora(manifest, task))
+        return most_bytes(_adapter(manifest) | LOSS)
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         if task.kind == TRAIN:

@@ -119,6 +119,11 @@ class Workload(Protocol):
         """
         ...
 
+    def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
+        """The most bytes that a state or the result of a task has. What is larger is refused by whoever looks at it,
+        before any of it is read: a few megabytes of blocks can stand for gigabytes."""
+        ...
+
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
         """The task's result artifact from its states."""
         ...
@@ -158,7 +163,7 @@ class InexactWorkload(Workload, Protocol):
 
 _MEMBERS = (
     *("name", "exact", "arithmetic", "check", "graph", "finals", "initial_state"),
-    *("check_state", "result", "check_result", "package", "runner"),
+    *("check_state", "max_bytes", "result", "check_result", "package", "runner"),
 )
 
 
@@ -202,3 +207,10 @@ def require_inputs(task: TaskSpec, inputs: Inputs) -> None:
     """Raise `StateRefused` unless there is one result for each of a task's `deps`."""
     if len(inputs.results) != len(task.deps):
         raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
+
+
+def require_size(workload: Workload, manifest: Manifest, task: TaskSpec, size: int, what: str) -> None:
+    """Raise `StateRefused` for a state or result, called `what`, of more bytes than its workload can make."""
+    most = workload.max_bytes(manifest, task)
+    if size > most:
+        raise StateRefused(f"{what} has {size} bytes, and no state or result of this task more than {most}")

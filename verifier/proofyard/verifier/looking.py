@@ -26,7 +26,7 @@ from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
 from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import InexactWorkload
+from proofyard.workloads.workload import InexactWorkload, require_size
 
 SMALL_CHECK_BYTES = 64 << 10
 """What is checked together with others in one thread."""
@@ -95,6 +95,7 @@ async def look_at_state(context: Context, effect: effects.LookAtState) -> None:
     try:
         cid = case.trace[case.segment]
         size = await owed(context, case.worker, cid, f"state {case.segment}", patience_s=context.settings.state_due_s)
+        require_size(context.workload(case.manifest), case.manifest, case.spec, size, "the state")
         if size <= context.settings.max_state_bytes:
             async with room(context, size):
                 await _checked(context, size, partial(_check_state, context, case))
@@ -117,6 +118,8 @@ async def look_at_result(context: Context, effect: effects.LookAtResult) -> None
     try:
         named = {case.result: "the result", last: "the last state"}
         sizes = await owed_all(context, case.worker, named, patience_s=patience)
+        for what, size in zip(named.values(), sizes, strict=True):
+            require_size(context.workload(case.manifest), case.manifest, case.spec, size, what)
         async with room(context, *sizes):
             await _checked(context, sum(sizes), partial(_check_result, context, case))
     except NotDelivered as error:

@@ -56,7 +56,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_due_s: Seconds = 300.0
     recheck_s: Seconds = 20.0
     max_state_bytes: Most = 2 << 30
-    batch_tasks: Most = 1000
+    batch_tasks: Most = 4096
     batch_s: Seconds = 60.0
     decoys_bps: Share = 150
     takeover: bool = True

@@ -42,6 +42,8 @@ OF_BATCHES = frozenset(
     ("CommitBatch", "Draw", "Settle", "ReadRecord", "AskMarks", "LookAtState", "LookAtResult", "WeighAnswers")
 )
 """Effects whose keys begin with the row of a batch."""
+MAX_LIST_BYTES = 32 << 20
+"""Of the commitments in a batch as they came, half of what a member list may have: long tasks name many states."""
 MAX_LINES = 64
 """Jobs of one batch: the contract takes no more."""
 
@@ -113,8 +115,9 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
     order = tasks.Order(world, waiting)
+    size = 0
     for work in waiting:
-        if len(chosen) >= world.rules.batch_tasks:
+        if len(chosen) >= world.rules.batch_tasks or size > MAX_LIST_BYTES:
             break
         world.about = (work.job,)
         job, key = world.rows.jobs[work.job], (work.job, work.task)
@@ -137,6 +140,7 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
         order.place(work)
         free[job.id] = left - units
         keys.add(key)
+        size += len(work.submission)
         chosen.append(work)
     return chosen
 

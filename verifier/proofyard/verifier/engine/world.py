@@ -38,7 +38,7 @@ class Rules:
     """A commitment waits at most so long for its batch."""
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
-    batch_tasks: int = 1000
+    batch_tasks: int = 4096
     receipt_margin_s: float = 300.0
     """A receipt that falls due within this time is honoured now."""
     collusion_bps: int = 1000
