@@ -111,7 +111,9 @@ def main() -> None:
             sizes = {"small": tasks, "large": 10 * tasks, "jobs": 100 // part, "tiny": 200 // part, "job_tasks": 10}
             bench = Bench(network, **sizes)
             bench.results["nodes"] = nodes
-            scenarios: list[Callable[[], None]] = [*(bench.small, bench.large, bench.trusted, bench.many, bench.memory, bench.idle)]
+            scenarios: list[Callable[[], None]] = [
+                *(bench.small, bench.large, bench.trusted, bench.many, bench.memory, bench.idle)
+            ]
             for scenario in scenarios:
                 if not options.only or scenario.__name__ in options.only:
                     print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)

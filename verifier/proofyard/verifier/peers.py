@@ -31,7 +31,7 @@ from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered,
 
 logger = logging.getLogger(__name__)
 
-OFFER_TIMEOUT_S = 10.0
+OFFER_TIMEOUT_S = 20.0
 LINGER_S, MOST_LINGER_S = 0.1, 2.0
 """How long something for a node waits for more, at least and at most: a message costs both sides more than what is in
 it."""
@@ -102,7 +102,9 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
     items = [(effect.batch, place) for place in effect.places]
-    made = [await _made(context, effect.node, *item) for item in await _together(context, ("audits", effect.node), items)]
+    made = [
+        await _made(context, effect.node, *item) for item in await _together(context, ("audits", effect.node), items)
+    ]
     for offers in _parts([offer for offer in made if offer is not None]):
         answers = await _ask(context, effect.node, AuditOffers(tuple(offers)), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
