@@ -126,7 +126,7 @@ async def serve(crowd: Crowd) -> None:
 async def node(settings: NodeSettings, wallet: Wallet, chain: ChainClient) -> AsyncIterator[tuple[VerifierLinks, Any]]:
     """One node's parts."""
     settings.data_dir.mkdir(parents=True)
-    store = BlockStore(settings.data_dir / "blocks")
+    store = BlockStore(settings.data_dir / "blocks", packs=True)
     journal = Journal(settings.data_dir / "node.db")
     executor = cast(Any, bench_verifier_work.Idle(settings.data_dir / "executor"))
     async with Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint:
@@ -142,6 +142,7 @@ async def node(settings: NodeSettings, wallet: Wallet, chain: ChainClient) -> As
             yield links, (links.run(), agent.run(), agent.beat(), retention.run(agent.owe))
         finally:
             journal.close()
+            store.close()
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ async def start(inputs: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any
     stack = []
 
     async def start(*, budget: int, memory: int | None = None, decoys: int = 10_000, **params: int) -> Node:
-        store = BlockStore(tmp_path / "blocks")
+        store = BlockStore(tmp_path / "blocks", packs=True)
         journal = Journal(tmp_path / "node.db")
         manifest = Manifest(
             workload="lora",

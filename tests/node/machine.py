@@ -44,7 +44,8 @@ class Node:
 
     def lose(self, cid: Cid) -> None:
         """The file of a block is gone."""
-        self.file(cid).unlink()
+        assert self.store.has(cid)
+        self.store.delete_block(cid)
 
     def file(self, cid: Cid) -> Path:
         return self.store.path / "blocks" / cid[-2:] / cid

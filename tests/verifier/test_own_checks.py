@@ -108,7 +108,7 @@ async def test_what_a_signature_binds_to_is_on_the_disk_first(
 
     monkeypatch.setattr(os, "fsync", fsync)
     await sign_once(context, BATCH, 0, Digest(bytes(32)), record)
-    blocks = {path for _, path in context.store.blocks()}
+    blocks = {context.store.path / "blocks" / block.cid[-2:] / block.cid for block in context.store.blocks()}
     assert len(blocks) == 3 and blocks <= synced
     assert {path.parent for path in blocks} <= synced
     with pytest.raises(BlockMissing):

@@ -165,5 +165,4 @@ def conduct(kind: str | None) -> tuple[type[Agent], str | None]:
 
 def _lose(store: BlockStore, cid: Cid) -> None:
     """Delete an artifact's root, without which nobody can ask for the rest."""
-    for block in (store.path / "blocks").glob(f"*/{cid}"):
-        block.unlink(missing_ok=True)
+    store.delete_block(cid)

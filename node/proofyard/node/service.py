@@ -57,7 +57,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     for name in settings.workloads:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = BlockStore(settings.data_dir / "blocks")
+    store = BlockStore(settings.data_dir / "blocks", packs=True)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
@@ -120,6 +120,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
             await run_together(*parts)
         finally:
             journal.close()
+            store.close()
 
 
 async def _in_court(

@@ -76,7 +76,7 @@ class Keeper:
 
     def used_bytes(self) -> int:
         """Bytes of all blocks in the store, linked files not counted."""
-        return sum(path.stat().st_size for _, path in self._store.blocks())
+        return sum(block.size for block in self._store.blocks())
 
     def collect(self, now: float, *, quota_bytes: int = 0, grace_s: float = GRACE_SECONDS) -> Collected:
         """Delete blocks that nothing pinned needs, the oldest first, until the store holds at most `quota_bytes`.
@@ -86,16 +86,16 @@ class Keeper:
         pins = self.pins(now)
         self._forget_ended(pins)
         needed = self._needed([*(pin.cid for pin in pins), *self._store.linked()])
-        states = [(path.stat(), cid, path) for cid, path in self._store.blocks()]
-        total = sum(state.st_size for state, _, _ in states)
+        stored = list(self._store.blocks())
+        total = sum(block.size for block in stored)
         count = size = 0
-        for state, cid, path in sorted(states, key=lambda item: item[0].st_mtime):
+        for block in sorted(stored, key=lambda block: block.at):
             if total - size <= quota_bytes:
                 break
-            if cid not in needed and state.st_mtime < now - grace_s:
-                path.unlink(missing_ok=True)
+            if block.cid not in needed and block.at < now - grace_s:
+                self._store.delete_block(block.cid)
                 count += 1
-                size += state.st_size
+                size += block.size
         return Collected(count, size, total - size)
 
     def _forget_ended(self, current: list[Pin]) -> None:

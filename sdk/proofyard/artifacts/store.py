@@ -1,11 +1,12 @@
 """Blocks on disk. A block is one file, written aside and renamed, and hashed again whenever it is read.
 
     blocks/<last two characters of the CID>/<CID>     content
+    small.db                                          `small.SmallBlocks`, where a store has them
     links/<CID>                                       `linked.Record`: artifacts that lie elsewhere
     tmp/<process>-<number>                            being written; left by a dead process: deleted at start
 
 A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
-Several processes may use one store.
+Several processes may use one store, unless it packs small blocks.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from proofyard.artifacts import dag
 from proofyard.artifacts.builder import build_file, build_tree
 from proofyard.artifacts.errors import ArtifactTooLarge, BlockMissing, CorruptArtifact, StoreUnusable
 from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record
+from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
 from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
@@ -49,11 +52,22 @@ def _unheard(_count: int) -> None:
     """Nobody follows the progress."""
 
 
-class BlockStore:
-    """An artifact store in a folder of its own. Its methods may be called from any thread."""
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block with its bytes and when it was written (Unix seconds)."""
 
-    def __init__(self, path: Path | str) -> None:
+    cid: Cid
+    size: int
+    at: float
+
+
+class BlockStore:
+    """An artifact store in a folder of its own. Its methods may be called from any thread. One that `packs` has small
+    blocks in one file, and is for a single process."""
+
+    def __init__(self, path: Path | str, *, packs: bool = False) -> None:
         self.path = Path(path)
+        self._small: SmallBlocks | None = None
         self.fallback: BlockProvider | None = None
         """Whom `fetch` asks for what no peer has, such as an IPFS daemon."""
         self._blocks = self.path / "blocks"
@@ -70,6 +84,8 @@ class BlockStore:
                     rubbish.unlink(missing_ok=True)
             for file in self._links.iterdir():
                 self._load_record(file)
+            if packs:
+                self._small = SmallBlocks(self.path / "small.db")
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
 
@@ -77,12 +93,17 @@ class BlockStore:
 
     def has(self, cid: Cid) -> bool:
         """Whether the block of this CID is here. Says nothing of the blocks below it; see `missing`."""
-        return self._linked.has(cid_digest(cid)) or self._block_path(cid).exists()
+        return self._linked.has(cid_digest(cid)) or self._is_stored(cid)
 
     def get_block(self, cid: Cid) -> bytes:
         """A block, checked. Raises `BlockMissing`, also for one that is damaged, which is deleted."""
         digest = cid_digest(cid)
         path = self._block_path(cid)
+        if self._small is not None and (small := self._small.get(cid)) is not None:
+            if hashlib.sha256(small).digest() == digest:
+                return small
+            logger.warning("block %s is damaged on disk and is deleted", cid)
+            self._small.delete(cid)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -100,6 +121,8 @@ class BlockStore:
 
     def block_size(self, cid: Cid) -> int | None:
         """Bytes of a block without reading it, None when it is not here."""
+        if self._small is not None and (small := self._small.size(cid)) is not None:
+            return small
         try:
             return self._block_path(cid).stat().st_size
         except OSError:
@@ -236,13 +259,16 @@ class BlockStore:
         """Have all blocks of artifacts on the disk itself, before somebody signs for them: a power cut must not take
         them. Those of linked files are their owner's to keep. Raises `StoreUnusable`, and `BlockMissing` unless
         `missing_ok`."""
-        folders: set[Path] = {self._blocks}
+        folders: set[Path] = set()
+        packed = False
         try:
             for cid in dict.fromkeys(cids):
                 try:
                     for block in dag.all_blocks(self.get_block, cid):
                         path = self._block_path(block)
-                        if path.exists():
+                        if self._small is not None and self._small.size(block) is not None:
+                            packed = True
+                        elif path.exists():
                             _sync(path)
                             folders.add(path.parent)
                         elif not self.has(block):
@@ -250,8 +276,10 @@ class BlockStore:
                 except BlockMissing:
                     if not missing_ok:
                         raise
-            for folder in folders:
+            for folder in [*folders, self._blocks] if folders else []:
                 _sync(folder)
+            if packed and self._small is not None:
+                self._small.sync()
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
 
@@ -259,12 +287,26 @@ class BlockStore:
         """The artifacts that lie elsewhere, and where."""
         return self._linked.roots()
 
-    def blocks(self) -> Iterator[tuple[Cid, Path]]:
-        """The blocks in this folder, and their files."""
+    def blocks(self) -> Iterator[StoredBlock]:
+        """The blocks in this folder; those of linked files are elsewhere."""
         for path in self._blocks.glob("*/*"):
-            with contextlib.suppress(CidError):
+            with contextlib.suppress(CidError, FileNotFoundError):
                 cid_bytes(path.name)
-                yield Cid(path.name), path
+                state = path.stat()
+                yield StoredBlock(Cid(path.name), state.st_size, state.st_mtime)
+        for cid, size, at in self._small.all() if self._small is not None else ():
+            yield StoredBlock(cid, size, at)
+
+    def delete_block(self, cid: Cid) -> None:
+        """Let a block go. Idempotent."""
+        self._block_path(cid).unlink(missing_ok=True)
+        if self._small is not None:
+            self._small.delete(cid)
+
+    def close(self) -> None:
+        """Let go of what is open; only a store that packs has to be closed. Idempotent."""
+        if self._small is not None:
+            self._small.close()
 
     # Files of the store
 
@@ -279,8 +321,15 @@ class BlockStore:
         cid_bytes(cid)  # a path from outside is a digest, nothing else
         return self._blocks / cid[-2:] / cid
 
+    def _is_stored(self, cid: Cid) -> bool:
+        path = self._block_path(cid)
+        return (self._small is not None and self._small.size(cid) is not None) or path.exists()
+
     def _put_checked(self, cid: Cid, data: bytes) -> None:
         path = self._block_path(cid)
+        if self._small is not None and len(data) <= MAX_SMALL_BYTES:
+            self._small.put(cid, data)
+            return
         if path.exists():
             return
         try:

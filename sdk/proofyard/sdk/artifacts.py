@@ -200,7 +200,7 @@ class Artifacts:
             block = roots.pop()
             if block not in seen:
                 roots += check(block)
-        for block in [] if cid is not None else [each for each, _ in self.store.blocks()]:
+        for block in [] if cid is not None else [each.cid for each in self.store.blocks()]:
             if block not in seen:
                 check(block)
         return Verified(len(seen) - len(damaged) - len(missing), size, tuple(damaged), tuple(missing))

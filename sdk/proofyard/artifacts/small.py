@@ -1,0 +1,93 @@
+"""Small blocks in one SQLite file: a state of a few hundred bytes costs a row instead of a file, and many of them one
+write to the disk instead of two each.
+
+Like blocks in files they are whole or not there after a crash, and hashed again whenever they are read. One process at
+a time may use it, on a disk of its own.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from proofyard.artifacts.errors import StoreUnusable
+from proofyard.protocol.cid import cid_bytes, cid_from_bytes
+from proofyard.protocol.types import Cid
+
+MAX_SMALL_BYTES = 4096
+"""Larger blocks are files: a file system is as good at those, and they would only be copied to and fro."""
+
+SCHEMA = "create table if not exists blocks (cid blob primary key, size integer, at real, data blob)"
+
+
+class SmallBlocks:
+    """The blocks of one file. Its methods may be called from any thread; each raises `StoreUnusable`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._mapped():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # Written ahead, and synced by `sync` alone, which syncs what was written ahead.
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "user_version=1"):
+                self._db.execute(f"pragma {pragma}")
+            self._db.execute(SCHEMA)
+            self._wal = os.open(f"{path}-wal", os.O_RDONLY)
+            _sync_folder(path.parent)
+
+    def get(self, cid: Cid) -> bytes | None:
+        """A block as it is on disk; None where it is not here."""
+        with self._mapped():
+            row = self._db.execute("select data from blocks where cid = ?", (cid_bytes(cid),)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def size(self, cid: Cid) -> int | None:
+        """The bytes of a block; None where it is not here."""
+        with self._mapped():
+            row = self._db.execute("select size from blocks where cid = ?", (cid_bytes(cid),)).fetchone()
+        return None if row is None else int(row[0])
+
+    def put(self, cid: Cid, data: bytes) -> None:
+        """Keep a block that was checked."""
+        row = (cid_bytes(cid), len(data), time.time(), data)
+        with self._mapped():
+            self._db.execute("insert or ignore into blocks values (?, ?, ?, ?)", row)
+
+    def delete(self, cid: Cid) -> None:
+        with self._mapped():
+            self._db.execute("delete from blocks where cid = ?", (cid_bytes(cid),))
+
+    def all(self) -> Iterator[tuple[Cid, int, float]]:
+        """Every block with its size and the time it was put here (Unix seconds)."""
+        with self._mapped():
+            rows = self._db.execute("select cid, size, at from blocks").fetchall()
+        for cid, size, at in rows:
+            yield cid_from_bytes(cid), size, at
+
+    def sync(self) -> None:
+        """Have all that was put here on the disk itself."""
+        with self._mapped():
+            os.fsync(self._wal)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._wal >= 0:
+            self._db.close()
+            os.close(self._wal)
+            self._wal = -1
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnusable(self._path, str(error)) from None
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,78 @@
+"""A store that packs small blocks is a store like any other."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from proofyard.artifacts import BlockMissing, BlockStore, Keeper, StoreUnusable
+from proofyard.artifacts.small import MAX_SMALL_BYTES
+
+SMALL, LARGE = b"small", b"x" * (MAX_SMALL_BYTES + 1)
+
+
+def test_small_blocks_are_rows_and_large_ones_files_and_both_outlast_a_restart(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    cids = [store.put_bytes(data) for data in (SMALL, LARGE, SMALL)]
+    assert cids[0] == cids[2]
+    assert [path.name for path in (tmp_path / "blocks").glob("*/*")] == [cids[1]]
+    store.close()
+    again = BlockStore(tmp_path, packs=True)
+    assert [again.get_bytes(cid) for cid in cids] == [SMALL, LARGE, SMALL]
+    assert [again.block_size(cid) for cid in cids] == [len(SMALL), len(LARGE), len(SMALL)]
+    assert {block.cid for block in again.blocks()} == set(cids)
+    again.close()
+
+
+def test_what_was_stored_in_files_before_is_still_here(tmp_path: Path) -> None:
+    cid = BlockStore(tmp_path).put_bytes(SMALL)
+    store = BlockStore(tmp_path, packs=True)
+    assert store.get_bytes(cid) == SMALL
+    store.delete_block(cid)
+    assert not store.has(cid)
+    store.close()
+
+
+def test_a_damaged_row_is_a_missing_block(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    cid = store.put_bytes(SMALL)
+    with sqlite3.connect(tmp_path / "small.db") as other:
+        other.execute("update blocks set data = ?", (b"smalm",))
+    with pytest.raises(BlockMissing):
+        store.get_block(cid)
+    assert not store.has(cid)
+    assert store.put_bytes(SMALL) == cid and store.get_bytes(cid) == SMALL
+    store.close()
+
+
+def test_one_sync_is_enough_for_all_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    cids = [store.put_bytes(b"%d" % number) for number in range(50)]
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    store.sync(*cids)
+    assert [Path(name).name for name in synced] == ["small.db-wal"]
+    synced.clear()
+    store.sync(store.put_bytes(LARGE), cids[0])
+    assert len(synced) == 4, "a file, its folder, the folder of folders, and the rows"
+    with pytest.raises(BlockMissing):
+        store.sync(BlockStore(tmp_path / "other").put_bytes(b"elsewhere"))
+    store.close()
+
+
+def test_what_nobody_needs_is_collected_from_rows_too(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    kept, gone = store.put_bytes(b"kept"), store.put_bytes(b"gone")
+    keeper = Keeper(store)
+    keeper.pin(kept)
+    found = keeper.collect(now=2e9, grace_s=0.0)
+    assert (found.blocks, found.bytes_left) == (1, 4)
+    assert store.has(kept) and not store.has(gone)
+    store.close()
+
+
+def test_an_unusable_file_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "small.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreUnusable):
+        BlockStore(tmp_path, packs=True)
