@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from proofyard.transport import HandshakeRejected, PeerUnreachable, RequestFailed
-from proofyard.transport import endpoint as endpoint_module
 from proofyard.transport.connection import REQUESTS_AT_ONCE
 from proofyard.transport.endpoint import MAX_CONNECTIONS_OF_WALLET
 from proofyard.transport.guard import BAN_SCORE, BAN_SECONDS, MAX_ENTRIES, Allowance, Guard, host_key
@@ -211,16 +210,3 @@ async def test_a_request_that_a_handler_fails_at_does_not_fill_the_log(peer, cap
         with pytest.raises(RequestFailed, match="internal"):
             await connection.request(Ask(), reply=Told)
     assert 0 < len([record for record in caplog.records if record.exc_info]) <= 40
-
-
-async def test_a_peer_that_answers_no_ping_is_given_up_and_one_that_does_is_kept(peer, monkeypatch):
-    monkeypatch.setattr(endpoint_module, "KEEP_ALIVE", 0.1)
-    monkeypatch.setattr(endpoint_module, "SILENCE", 1.0)
-    kept, gone, client = await peer(), await peer(), await peer()
-    good = await client.connect("127.0.0.1", kept.port)
-    bad = await client.connect("127.0.0.1", gone.port)
-    gone._board._socket._on_batch = lambda _: None  # it hears nothing, and says nothing
-    async with asyncio.timeout(10):
-        await bad.closed.wait()
-    assert bad.reason == "no answer"
-    assert not good.closed.is_set()

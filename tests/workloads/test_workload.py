@@ -105,7 +105,9 @@ def test_a_workload_of_an_older_protocol_is_told_what_it_lacks(monkeypatch, tmp_
             return {}
 
     installed(monkeypatch, tmp_path, Old())
-    with pytest.raises(UnknownWorkload, match=r"lacks exact, arithmetic, check, .*check_state, max_bytes, result, check_result"):
+    with pytest.raises(
+        UnknownWorkload, match=r"lacks exact, arithmetic, check, .*check_state, max_bytes, result, check_result"
+    ):
         load_workload("old")
 
 

@@ -35,7 +35,8 @@ SEATING = (OperatorRegistered, OperatorRetired, KeyRotated, EndpointSet, StakeCh
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
 GREETING_S = 300.0
-"""Between two announcements on one connection. That a verifier has restarted shows in its silence (`Endpoint`)."""
+"""Between two announcements on one connection. That a verifier has restarted shows in reports that it does not answer,
+and where there is nothing to report in pings: QUIC gives the connection up (`IDLE_TIMEOUT`)."""
 ANSWER_S = 10.0
 """A verifier that does not answer for this long is dialled again: it may have restarted, which QUIC notices late."""
 

@@ -40,7 +40,7 @@ from proofyard.transport.handshake import (
     receive_greeting,
 )
 from proofyard.transport.link import Link
-from proofyard.transport.quic import KEEP_ALIVE, SILENCE, Credentials
+from proofyard.transport.quic import KEEP_ALIVE, Credentials
 from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import Switchboard
 from proofyard.transport.udp import SocketAddress
@@ -373,11 +373,7 @@ class Endpoint:
         while True:
             await asyncio.sleep(KEEP_ALIVE)
             for link, connection in list(self._open.items()):
-                if connection is None or not connection.is_client:
-                    continue
-                if link.heard_at < self._now() - SILENCE:
-                    link.close(0, "no answer")
-                else:
+                if connection is not None and connection.is_client:
                     link.ping()
 
     def _spawn(self, work: Awaitable[None]) -> None:

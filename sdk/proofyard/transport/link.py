@@ -44,8 +44,6 @@ class Link:
         """Why it is closed."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
-        """When the last packet came."""
         self._streams: dict[int, Stream] = {}
         self._openers: list[asyncio.Future[None]] = []
         self._waiting: asyncio.Queue[Stream | None] = asyncio.Queue()
@@ -108,7 +106,7 @@ class Link:
 
     def receive(self, datagrams: list[Datagram]) -> None:
         """Datagrams that arrived together."""
-        self.heard_at = now = self._loop.time()
+        now = self._loop.time()
         try:
             for data, address in datagrams:
                 self.quic.receive_datagram(data, address, now)

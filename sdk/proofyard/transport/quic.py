@@ -52,10 +52,6 @@ IDLE_TIMEOUT = 30.0
 KEEP_ALIVE = 10.0
 """Seconds between pings of the side that connected."""
 
-SILENCE = 15.0
-"""Seconds without a packet after which the side that connected gives a connection up: at least one ping, sent again and
-again, was not answered. A server that has restarted knows nothing of it and says nothing."""
-
 BASE_DATAGRAM = 1200
 """UDP payload in bytes that every path of QUIC passes (RFC 9000 section 14)."""
 
