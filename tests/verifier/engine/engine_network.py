@@ -57,7 +57,8 @@ from proofyard.verifier.engine.world import Rules, Step, place_of
 OWN = OperatorId(1)
 REQUESTER = Address("0x" + "ee" * 20)
 BLOCK_S = 2.0
-WINDOW = 6
+DEPTH = 4
+WINDOW = 5
 """Blocks after which a settled batch is final."""
 K = 2
 ONE = 10**18
@@ -200,6 +201,7 @@ class Network:
         self.read_hash = self.chain.head.hash
         self.crashes = 0
         self.last_batch = 0
+        self.highest = 0
         self.specs = tuple(
             TaskSpec(
                 index=TaskIndex(r * width + w),
@@ -315,9 +317,6 @@ class Network:
         assert isinstance(batch.payload, events.RecordSettled)
         if any(outcome == "accepted" for _, outcome, _ in batch.payload.outcomes):
             self.chain.emit(lambda at: FeesPaid(at, number, Wei(1), 1))
-        else:
-            # It pays nobody but its auditors: the shell sees that it is over.
-            self.tell_surely(events.Finalized(number))
 
     def open_units(self, job: JobId) -> int:
         open_ = [batch for batch in self.chain.batches.values() if not batch.settled]
@@ -352,6 +351,8 @@ class Network:
                 self.chain.pool += [partial(self._finalize, n) for n, b in self.chain.batches.items() if not b.final]
                 self.chain.mine()
                 self._read_chain()
+                for number in [n for n, batch in self.chain.batches.items() if batch.final]:
+                    self.tell(events.Finalized(number))
             if self.rng.random() < self.churn:
                 self._churn()
             due = sorted(item for item in self.inbox if item[0] <= self.mono)
@@ -461,7 +462,13 @@ class Network:
     # The chain's follower: its cursor lasts with the rows of the last event
 
     def _go_back(self) -> None:
-        to = self.chain.go_back(self.rng.randint(1, 4))
+        """Never further than `DEPTH` blocks behind the highest that there was."""
+        head = self.chain.head.number
+        self.highest = max(self.highest, head)
+        depth = min(self.rng.randint(1, DEPTH), head - (self.highest - DEPTH))
+        if depth < 1:
+            return
+        to = self.chain.go_back(depth)
         if to < self.read_to:
             self.tell_surely(events.RolledBack(to))
             self.read_to = to

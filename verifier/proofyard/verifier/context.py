@@ -88,8 +88,8 @@ class Context:
     members: dict[Address, Member] = field(default_factory=dict)
     looked_at: dict[BatchId, float] = field(default_factory=dict)
     """When it was last tried to take over a batch, by the monotonic clock."""
-    jobs_looked_at: dict[JobId, float] = field(default_factory=dict)
-    """When it was last looked whether a job of another verifier's is free."""
+    look_at_jobs: dict[JobId, float] = field(default_factory=dict)
+    """When it is next looked whether a job of another verifier's is free, by the monotonic clock."""
     asked_jobs: dict[JobId, None] = field(default_factory=dict)
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MemberTree]]" = field(default_factory=OrderedDict)

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from sqlmodel import col, delete, select
@@ -17,9 +18,10 @@ from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
 from proofyard.chain.errors import ChainUnreachable
 from proofyard.chain.refusals import UnknownBatch
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.settlement import Header, OperatorId
-from proofyard.protocol.types import BatchId, ProofyardError
+from proofyard.protocol.types import BatchId, Cid, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Adopted, Finalized, JobFreed
 from proofyard.verifier.evidence import check_members
@@ -46,10 +48,17 @@ TURN_S = 20
 
 
 async def do_duties(context: Context) -> None:
-    """Again and again until cancelled."""
+    """Again and again until cancelled. What is looked for among peers holds up nothing that the network is owed."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_again(context, round_of_duties))
+        group.create_task(_again(context, look_for_free_jobs))
+
+
+async def _again(context: Context, duty: Callable[[Context], Awaitable[None]]) -> None:
     while True:
         try:
-            await round_of_duties(context)
+            if context.leads:
+                await duty(context)
         except ProofyardError as error:
             logger.warning("duties: %s; trying again", error)
         except Exception:
@@ -61,10 +70,9 @@ async def do_duties(context: Context) -> None:
 async def round_of_duties(context: Context) -> None:
     """One look at everything. A duty that the contract refuses is somebody else's, or done."""
     own = await context.own()
-    if own is None or not context.leads:
+    if own is None:
         return
     await attend(context)
-    await look_for_free_jobs(context)
     known = await context.database.ask(lambda session: session.exec(select(Known)).all())
     params, room = await context.params(), asyncio.Semaphore(AT_ONCE)
 
@@ -109,11 +117,12 @@ async def _look_at(context: Context, known: Known, state: ChainBatch, params: Pa
 
 
 async def _finalize(context: Context, state: ChainBatch) -> None:
-    """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more."""
+    """Fees of verifiers and what faults froze are distributed; then nothing is owed for the batch any more, once what
+    it means for this verifier's jobs is known."""
     if state.unfinal:
         await context.send(f"finalize {state.id} {state.settled_at}", lambda chain: chain.finalize(state.id))
-    await context.runner.tell(Finalized(state.id))
-    await _forget(context, state.id)
+    if not await context.runner.tell(Finalized(state.id)):
+        await _forget(context, state.id)
 
 
 async def _draw(context: Context, state: ChainBatch, params: Params, *, led: bool) -> None:
@@ -187,17 +196,31 @@ async def _adopt(context: Context, state: ChainBatch, header: Header, members: t
 
 
 async def look_for_free_jobs(context: Context) -> None:
-    """Jobs that were published to this verifier and that another one has: whether that one was silent for too long."""
-    params, clock, looked = await context.params(), time.monotonic(), context.jobs_looked_at
-    for job_id in [job for job in looked if job not in context.rows.jobs]:
-        del looked[job_id]
-    for job in [job for job in context.rows.jobs.values() if job.elsewhere and context.store.has(job.manifest)]:
-        if clock < looked.get(job.id, float("-inf")) + LOOK_AGAIN_S:
+    """Jobs that another verifier has: whether that one was silent for too long, and the manifest is to be had."""
+    params, looks = await context.params(), context.look_at_jobs
+    for job_id in [job for job in looks if job not in context.rows.jobs]:
+        del looks[job_id]
+    for job in [job for job in context.rows.jobs.values() if job.elsewhere and not job.closed_at]:
+        if time.monotonic() < looks.get(job.id, float("-inf")):
             continue
-        looked[job.id] = clock
         record = await context.on_chain(partial(context.chain.job, job.id))
-        if not record.closed and context.chain_time() > record.last_active + params.takeover_timeout:
+        left = record.last_active + params.takeover_timeout - context.chain_time()
+        looks[job.id] = time.monotonic() + max(LOOK_AGAIN_S, left)
+        if not record.closed and left < 0 and await _has_manifest(context, job.manifest):
             context.runner.post(JobFreed(job.id))
+
+
+async def _has_manifest(context: Context, manifest: Cid) -> bool:
+    """Whether a job's manifest is here, or is now: it was published to the verifier that is gone, and whoever worked
+    for the job has it."""
+    try:
+        await context.find(manifest, max_bytes=MAX_MANIFEST_BYTES)
+    except ProofyardError as error:
+        logger.info(
+            "a job whose verifier is silent cannot be taken: its manifest %s is not to be had: %s", manifest, error
+        )
+        return False
+    return True
 
 
 async def _turn(context: Context, batch: BatchId) -> int:

@@ -469,7 +469,7 @@ def record_settled(world: World, event: RecordSettled, now: Now) -> None:
         if outcome in ("accepted", "repeated"):
             text = "audited and valid" if key in audited else "valid, not drawn"
             world.log(work.job, now, "valid", text, task=work.task, node=work.node)
-            tasks.accepted(world, work, now)
+            (tasks.accepted if outcome == "accepted" else tasks.repeated)(world, work, now)
         else:
             tasks.refuted(world, work, outcome, reason, dissenters.get(key, ()), now)
     _over(world, batch, now)
@@ -622,8 +622,9 @@ def _set_apart(world: World, batch: Batch) -> None:
 
 
 def final(world: World, batch: Batch) -> None:
-    """Its window has closed: nobody is owed its states any more."""
-    if batch.state == BatchState.SETTLED:
+    """Its window has closed: nobody is owed its states any more. Not before its record is read: what follows from that
+    is not known yet."""
+    if batch.state == BatchState.SETTLED and not _unread(world, batch):
         batch.state = BatchState.FINAL
         world.rows.touch(batch)
         tasks.final(world, world.rows.works_of[batch.id])

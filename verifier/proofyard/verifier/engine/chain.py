@@ -220,9 +220,12 @@ NOT_FOLLOWED: dict[type[ChainNews], str] = {
 
 
 def finalized(world: World, event: Finalized, now: Now) -> None:
+    """Refused, and told again, while it is not known yet what its settlement means."""
     batch = world.rows.by_chain_id.get(event.batch)
     if batch is not None:
         batches.final(world, batch)
+        if batch.state not in (BatchState.FINAL, BatchState.DROPPED):
+            world.refusal = f"the record of batch {event.batch} is not read yet"
 
 
 def rolled_back(world: World, event: RolledBack, now: Now) -> None:

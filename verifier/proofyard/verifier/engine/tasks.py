@@ -52,7 +52,6 @@ Made = tuple[TaskIndex, Cid | None]
 PROMISED = frozenset((WorkState.COMMITTED, WorkState.BATCHED))
 DECOY_OVER = frozenset((BatchState.FINAL, BatchState.DROPPED))
 """Where a batch is settled its record may still have to be read."""
-ACCEPTED = ("accepted", "repeated")
 BARS_WORKER = ("faulty", "unpaid")
 
 
@@ -804,13 +803,32 @@ def _open_batches(world: World, book: Book, gate: Gate) -> Iterator[int]:
 
 
 def accepted(world: World, work: Work, now: Now) -> None:
-    """A settled record accepts a work, or says that its task was paid before."""
+    """A settled record accepts a work: it counts, whatever did until now."""
     book = _settled(world, work)
     if book is None:
         return
     task = world.rows.tasks[work.job, work.task]
-    if task.state != TaskState.ACCEPTED:
+    if task.state != TaskState.ACCEPTED or task.attempt != work.attempt:
         _let_count(world, book, task, work, TaskState.ACCEPTED, now)
+    jobs.check_done(world, work.job, now)
+
+
+def repeated(world: World, work: Work, now: Now) -> None:
+    """A settled record says that an earlier batch holds the work's task, or has paid it. What becomes of the work there
+    decides, as long as that is not known; a batch of another verifier's accepted a result that is the same."""
+    book = _settled(world, work)
+    if book is None:
+        return
+    task = world.rows.tasks[work.job, work.task]
+    numbers = range(1, book.last[work.task] + 1)
+    others = [w for n in numbers if (w := world.rows.works.get((work.job, work.task, n))) and w is not work]
+    waiting = next((other for other in others if other.state == WorkState.BATCHED), None)
+    if any(other.outcome == "accepted" for other in others):
+        pass
+    elif waiting is None and task.state != TaskState.ACCEPTED:
+        _let_count(world, book, task, work, TaskState.ACCEPTED, now)
+    elif waiting is not None and current(world, task) is work:
+        _let_count(world, book, task, waiting, TaskState.COMMITTED, now)
     jobs.check_done(world, work.job, now)
 
 
