@@ -30,7 +30,7 @@ BATCHES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Rewards of a batch, or of all batches in one window."""
 INVALID = (1e-2, 1e-3, 0.0)
 """Shares of the records handed to a co-signer that do not validate."""
-EXPOSURE = share(getattr(PARAMS, "exposure_bps", 0))
+EXPOSURE = share(PARAMS.exposure_bps)
 """Of a verifier's stake, what it may have open of budgets; 0 for no bound."""
 SETTLE_PENALTY, RECEIPT_PENALTY = tokens(PARAMS.settle_penalty), tokens(COURT.receipt_penalty)
 MAX_TASK_REWARD = 85.0

@@ -85,7 +85,7 @@ class Bench:
 
     def verifier(self) -> int:
         key = self.key()
-        self.owner(1100).register_verifier(key, Wei(1000 * CREDIT), ENDPOINT)
+        self.owner(100_000).register_verifier(key, Wei(100_000 * CREDIT), ENDPOINT)
         self.verifiers.append(key)
         return self.gas()
 

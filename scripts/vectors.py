@@ -7,6 +7,7 @@ from typing import Any
 
 from eth_utils.address import to_checksum_address
 
+from proofyard.chain import Params
 from proofyard.protocol import bls, dial, merkle
 from proofyard.protocol.audit import BatchEntry, Operator, audit_plan, pool_of
 from proofyard.protocol.cid import cid_bytes, raw_cid
@@ -73,6 +74,7 @@ def make() -> dict[str, Any]:
         "digests": _digests(),
         "bls": _bls(),
         "dial": _dial(),
+        "exposure": _exposure(),
         "audit_plans": _audit_plans(),
     }
 
@@ -250,6 +252,20 @@ def _bls() -> dict[str, str]:
         "message": _hex(message),
         "signature": _hex(bls.signature_point(signature)),
         "possession_0": _hex(bls.signature_point(bls.prove_possession(secrets[0], message))),
+    }
+
+
+def _exposure() -> dict[str, Any]:
+    """What batches hold open, in 1/10,000 of a verifier's stake."""
+    draw = random.Random(9)
+    cases = [(0, 1000 * TOKEN), (1, 1000 * TOKEN), (TOKEN // 10, 1000 * TOKEN), (TOKEN // 10 + 1, 1000 * TOKEN)]
+    cases += [(2**96 - 1, 1), (2**96 - 1, 2**96 - 1), (1, 2**96 - 1), (10_000, 10_001)]
+    cases += [(draw.randrange(10**24), 1 + draw.randrange(10**22)) for _ in range(40)]
+    found = [Params(verifier_stake=Wei(stake)).exposure(Wei(budget)) for budget, stake in cases]
+    return {
+        "budget": [str(budget) for budget, _ in cases],
+        "verifier_stake": [str(stake) for _, stake in cases],
+        "exposure": [str(exposure) for exposure in found],
     }
 
 

@@ -51,6 +51,7 @@ contract CountersProof is Proof {
     function check_voiding_never_locks(uint40 time) external when(time) {
         IRegistry.Batch memory was = s.batches[ID];
         vm.assume(was.settled.settledAt != 0 && s.slashes[ID].length == 0);
+        _assumeExposed();
         vm.assume(uint256(s.books.escrow) + was.settled.remaining + was.fees <= type(uint96).max);
         try this.void() {}
         catch {
@@ -66,11 +67,12 @@ contract CountersProof is Proof {
         external
         when(time)
     {
+        _assumeExposed();
         delete l.b;
         IRegistry.Header memory h = store(l);
         IRegistry.Batch storage b = s.batches[ID];
         b.committer = 0;
-        vm.assume(b.settled.settledAt == 0 && !b.dropped && b.openedAt != 0);
+        vm.assume(b.settled.settledAt == 0 && !b.dropped && b.openedAt != 0 && b.attempt != 0);
         vm.assume(time > uint256(b.openedAt) + p.settleGrace);
         _assumeCounted(A, l.a, b.voided);
         IRegistry.Account storage a = s.accounts[s.operators[b.verifier].owner];
@@ -91,5 +93,11 @@ contract CountersProof is Proof {
     function check_valid_audits_saturate(uint32 a, uint32 b) external pure {
         uint256 exact = uint256(a) + b;
         assert(Marks.sum(a, b) == (exact > type(uint32).max ? type(uint32).max : exact));
+    }
+
+    /// @dev An owner's sum holds what each of its batches adds to it (`invariant_what_owners_have_open_is_what_their_batches_hold`).
+    function _assumeExposed() private view {
+        IRegistry.Batch storage b = s.batches[ID];
+        vm.assume(s.accounts[s.operators[b.verifier].owner].exposed >= b.exposure);
     }
 }

@@ -33,7 +33,8 @@ contract Lens is ILens {
         IRegistry.Operator memory o = REGISTRY.operatorState(id);
         IRegistry.Account memory a = REGISTRY.account(o.owner);
         IRegistry.Params memory p = REGISTRY.params();
-        uint256 required = uint256(a.nodes) * p.nodeStake + (a.verifierSlot == 0 ? 0 : p.verifierStake);
+        uint256 all = uint256(a.nodes) * p.nodeStake + (a.verifierSlot == 0 ? 0 : p.verifierStake);
+        uint256 required = o.role == IRegistry.Role.Verifier ? p.verifierStake / 2 : all;
         return IRegistry.OperatorView({
             id: id,
             role: o.role,

@@ -47,6 +47,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     uint16 private immutable SLASH_REQUESTER_BPS;
     uint16 private immutable SLASH_AUDITOR_BPS;
     uint16 private immutable LEADER_BPS;
+    uint16 private immutable EXPOSURE_BPS;
 
     State private _s;
 
@@ -83,6 +84,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         SLASH_REQUESTER_BPS = p.slashRequesterBps;
         SLASH_AUDITOR_BPS = p.slashAuditorBps;
         LEADER_BPS = p.leaderBps;
+        EXPOSURE_BPS = p.exposureBps;
     }
 
     modifier onlyCourt() {
@@ -407,7 +409,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
             slashRequesterBps: SLASH_REQUESTER_BPS,
             slashAuditorBps: SLASH_AUDITOR_BPS,
             leaderBps: LEADER_BPS,
-            settlePenalty: SETTLE_PENALTY
+            settlePenalty: SETTLE_PENALTY,
+            exposureBps: EXPOSURE_BPS
         });
     }
 

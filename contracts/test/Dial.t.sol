@@ -5,7 +5,7 @@ import {OperatorId} from "../src/interfaces/IRegistry.sol";
 import {Dial} from "../src/libraries/Dial.sol";
 import {Base} from "./helpers/Base.sol";
 
-/// @notice How often work is audited, and what it weighs.
+/// @notice How often work is audited.
 contract DialTest is Base {
     OperatorId private node;
 

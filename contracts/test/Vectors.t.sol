@@ -7,6 +7,7 @@ import {BLS12381} from "../src/libraries/BLS12381.sol";
 import {Dial} from "../src/libraries/Dial.sol";
 import {Headers} from "../src/libraries/Headers.sol";
 import {Merkle} from "../src/libraries/Merkle.sol";
+import {Stakes} from "../src/libraries/State.sol";
 import {TypedData} from "../src/libraries/TypedData.sol";
 import {Vm} from "./helpers/Vm.sol";
 
@@ -208,6 +209,16 @@ contract VectorsTest {
                 Dial.odds(c[0][i], stake, c[2][i], c[3][i], c[4][i], c[5][i], c[6][i]);
             vm.assertEq(probability, c[10][i], "probability");
             vm.assertEq(drawn, c[11][i], "segments drawn");
+        }
+    }
+
+    function test_what_batches_hold_open_is_the_same_to_the_unit() public view {
+        uint256[] memory budgets = numbers(".exposure.budget");
+        uint256[] memory stakes = numbers(".exposure.verifier_stake");
+        uint256[] memory expected = numbers(".exposure.exposure");
+        vm.assertGe(budgets.length, 40, "rows");
+        for (uint256 i = 0; i < budgets.length; ++i) {
+            vm.assertEq(Stakes.exposureOf(budgets[i], stakes[i]), expected[i], "exposure");
         }
     }
 

@@ -23,7 +23,7 @@ def anvil() -> Iterator[Anvil]:
 def deploy(anvil: Anvil) -> Callable[..., Network]:
     def make(params: Params | None = None) -> Network:
         deployer = anvil.wallet(0)
-        deployment = deploy_network(anvil.rpc_url, deployer, params)
+        deployment = deploy_network(anvil.rpc_url, deployer, params or Params(exposure_bps=40_000))
         return Network(anvil, deployment, ChainClient(anvil.rpc_url, deployment.registry, deployer))
 
     return make

@@ -19,7 +19,7 @@ from proofyard.verifier.store.database import Database
 
 
 async def test_a_challenged_receipt_is_answered_with_its_batch_and_a_dropped_one_is_not(deploy, tmp_path) -> None:
-    network = deploy(Params(challenge_window=900, court=CourtParams(answer_time=900)))
+    network = deploy(Params(exposure_bps=40_000, challenge_window=900, court=CourtParams(answer_time=900)))
     world = World.build(network, verifiers=1, nodes=3)
     chain, key = world.chain, world.verifiers[0]
     job = world.open_job(network.owner(1300), tasks=3)

@@ -19,7 +19,7 @@ from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.protocol.seal import UNAVAILABLE, UNKEYED
 from proofyard.protocol.types import Wei
 
-PATIENT = Params(court=CourtParams(vote_time=900, reveal_time=900, draw_time=900))
+PATIENT = Params(exposure_bps=40_000, court=CourtParams(vote_time=900, reveal_time=900, draw_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
 UNUSED: Any = None
 WRONG = Finding(UNAVAILABLE, UNKEYED, True, "nobody delivers the state")

@@ -24,7 +24,7 @@ def test_the_network_has_the_parameters_that_it_was_given(deploy) -> None:
 
 
 def test_an_owner_holds_a_place_on_its_workloads_benches_while_it_lists_a_node(deploy) -> None:
-    network = deploy(Params(settle_grace=900))
+    network = deploy(Params(exposure_bps=40_000, settle_grace=900))
     owner, key = network.owner(200), network.key()
     address = owner.wallet.address
     operator = owner.register_node(key, Wei(100 * CREDIT), 0b110)

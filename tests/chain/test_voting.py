@@ -12,7 +12,7 @@ from proofyard.disputes.judging import Finding
 from proofyard.disputes.voting import ballot_of, commit, read_challenge, reveal, reveal_ballot, salt_of, seat_of
 from proofyard.protocol.types import Digest
 
-PATIENT = Params(court=CourtParams(vote_time=900, reveal_time=900))
+PATIENT = Params(exposure_bps=40_000, court=CourtParams(vote_time=900, reveal_time=900))
 """Time enough for a slow machine; the tests move the clock when they are done."""
 
 

@@ -181,7 +181,7 @@ class Chain:
         return 10**18
 
     def account(self, _owner: Address) -> Any:
-        return SimpleNamespace(stake=10**21)
+        return SimpleNamespace(stake=10**21, exposed=25)
 
 
 class Scene:

@@ -35,6 +35,7 @@ async def test_gauges_say_what_the_database_holds(scene: Scene) -> None:
     assert found[f"{name}_chain_block_age_seconds"] == 10.0
     assert found[f"{name}_wallet_ether"] == 1.0
     assert found[f"{name}_owner_stake_credit"] == 1000.0, "of its seat's owner"
+    assert found[f"{name}_owner_open_credit"] == 2.5, "in 1/10,000 of a seat's stake"
     assert found[f'{name}_check{{name="seat"}}'] == 0.0 < found[f'{name}_check{{name="database"}}']
     assert found[f"{name}_ready"] == 0.0
     assert found[f"{name}_transactions_in_flight"] == found[f"{name}_leads"] == 1.0

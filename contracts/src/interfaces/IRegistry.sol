@@ -66,7 +66,7 @@ interface IRegistry {
         /// Share of auditors assumed to collude (r of the audit dial).
         uint16 collusionBps;
         /// What a node slashed at settlement pays to the requester and to the batch's auditors, of at most `nodeStake` a
-        /// fault, so that a false one is no prize; the rest is burned.
+        /// fault that has accusers, so that a false one is no prize; the rest is burned.
         uint16 slashRequesterBps;
         uint16 slashAuditorBps;
         /// The leader's part of a batch's verifier fee; the rest is shared by all signers, the leader among them.
@@ -74,18 +74,23 @@ interface IRegistry {
         /// What a leader pays (burned) whose batch is taken over or drawn anew because nobody drew it in time; at least
         /// this much if it is dropped.
         uint96 settlePenalty;
+        /// Share of its owner's stake that what a verifier leads may hold open (`Account.exposed`); 0 for no bound.
+        uint16 exposureBps;
     }
 
     /// @notice An owner's money and what it has to back.
     struct Account {
         uint96 stake;
         uint96 unbonding;
-        uint40 releaseAt;
+        /// The `Batch.exposure` of all batches that the owner's verifiers lead and that are not final, in 1/10,000 of
+        /// `verifierStake`.
+        uint40 exposed;
         uint8 nodes;
         /// Slot of the owner's verifier plus one, 0 for none.
         uint16 verifierSlot;
         /// What faults of unsettled windows hold of its stake; it counts as backing for `retire` and on juries.
         uint96 frozen;
+        uint40 releaseAt;
         /// Until when `verifierStake` stays bound after the seat was left (Unix seconds).
         uint40 boundUntil;
     }
@@ -109,7 +114,7 @@ interface IRegistry {
     struct OperatorView {
         OperatorId id;
         Role role;
-        /// Listed, and its owner's stake backs all of the owner's operators.
+        /// Listed, and its owner's stake backs all of the owner's operators; of a verifier, half of `verifierStake`.
         bool active;
         address key;
         address owner;
@@ -224,7 +229,7 @@ interface IRegistry {
         uint40 claimableAt;
         uint24 payoutCount;
         uint24 openChallenges;
-        /// Whether `finalize` has something to do: faults, or fees of verifiers.
+        /// Whether `finalize` has something to do: faults, fees of verifiers, or exposure.
         bool unfinal;
         /// Whether what its faults froze left the auditors a share, which claims add.
         bool pooled;
@@ -235,7 +240,11 @@ interface IRegistry {
     struct Batch {
         /// Hash of the header, see `Headers.stored`.
         bytes32 header;
-        uint32 size;
+        /// What it holds open of its leader's owner: the budgets of its lines in 1/10,000 of `verifierStake`, rounded up;
+        /// from the commit until it is final, 0 while it is void, dropped, or where `exposureBps` is 0.
+        uint24 exposure;
+        /// Nobody settled it in time.
+        bool dropped;
         /// The leader: who committed the batch, or took it over.
         uint32 verifier;
         uint32 commitBlock;
@@ -256,14 +265,12 @@ interface IRegistry {
         uint32 auditUnits;
         /// Stake frozen by this batch's faults until its window closes.
         uint96 frozen;
-        /// Since when `verifier` is the leader; it has `settleTime`.
+        /// Since when `verifier` is the leader; it has `settleTime`. What follows is 0 in the first attempt.
         uint40 leaderSince;
         /// Commit or last voiding; `settleGrace` runs from it.
         uint40 openedAt;
         /// Who committed the batch, once another has taken it over; it owes its budget if it is dropped.
         uint32 committer;
-        /// Dropped: nobody settled it in time.
-        bool dropped;
         /// Voided, and waiting for a verifier to take it over.
         bool voided;
         /// A settlement of it was voided: what it holds was known, and nobody owes its budget.
@@ -493,6 +500,8 @@ interface IRegistry {
     error NotVerifier(address caller);
     error SeatTooNew(OperatorId verifier, uint256 countsFrom);
     error JobTakenBy(JobId job, OperatorId verifier, uint256 freeAt);
+    /// @notice What the owner's verifiers would hold open, and what its stake allows (base units).
+    error Overexposed(address owner, uint256 exposed, uint256 limit);
     error TooManyUnits(JobId job, uint256 units, uint256 left);
 
     error UnknownBatch(BatchId batch);
@@ -547,7 +556,8 @@ interface IRegistry {
     function setEndpoint(OperatorId operator, string calldata endpoint) external;
 
     /// @notice Takes an operator out of the active set: its owner at any time, anybody once its stake is too low (what
-    /// faults of an open window hold counts as stake; a verifier's is too low below `verifierStake`, whatever nodes there are).
+    /// faults of an open window hold counts as stake; a verifier's is too low below half of `verifierStake`, whatever nodes
+    /// there are).
     function retire(OperatorId operator) external;
 
     /// @notice Puts the caller (or the owner of the calling hot key) on the bench of those `workloads` that its listed nodes
@@ -563,7 +573,7 @@ interface IRegistry {
     /// @notice Adds stake. An account needs no operator: a challenger's bonds come from its stake.
     function addStake(uint96 amount) external;
 
-    /// @notice Starts the release of stake that backs no listed operator. It can be slashed until it is withdrawn;
+    /// @notice Starts the release of stake that backs neither a listed operator nor what is open (`exposed`). It can be slashed until it is withdrawn;
     /// another request restarts the clock for all of it.
     function requestUnstake(uint96 amount) external;
 
@@ -600,7 +610,8 @@ interface IRegistry {
     /// @notice Commits to `size` signed commitments of one or more jobs by their Merkle root, and reserves each line's share
     /// of its job's money: min(free escrow and surplus, ceil((reward + auditFee + verifierFee) * units / all units)).
     /// `lines` name at most 128 jobs, ascending, `budget`, `paidUnits` and `amount` being 0. The caller is a verifier whose seat counts,
-    /// and holds (or has just lost) every job; it takes the free ones.
+    /// and holds (or has just lost) every job; it takes the free ones. What its owner has open then, this batch included, is
+    /// at most `exposureBps` of its stake.
     function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId);
 
     /// @notice Fixes the batch's seed from the hash of block `commitBlock + drawDelay`; anyone may call.
@@ -611,7 +622,7 @@ interface IRegistry {
 
     /// @notice Makes the caller's verifier the leader of a batch that is overdue or whose leader left its seat (the last
     /// leader pays `settlePenalty`), or voided. For a voided one each line gets back of its job's escrow and surplus what
-    /// it had left over. The caller's seat is one of the batch's quorum; for a voided batch, or where none of the quorum is
+    /// it had left over. The batch moves to what the caller's owner has open, within the same bound. The caller's seat is one of the batch's quorum; for a voided batch, or where none of the quorum is
     /// left, one that counts now.
     function takeBatch(BatchId batch, Header calldata header) external;
 
@@ -631,8 +642,8 @@ interface IRegistry {
     /// nobody does): who hides what it committed gains nothing. A leader that took it over pays `settlePenalty`.
     function dropBatch(BatchId batch, Header calldata header) external;
 
-    /// @notice Pays the verifiers' fees and distributes what the batch's faults froze, once its window has closed; `claim`
-    /// does it by itself.
+    /// @notice Pays the verifiers' fees, distributes what the batch's faults froze (a fault without accusers shares nothing),
+    /// and frees what it held open, once its window has closed; `claim` does it by itself.
     function finalize(BatchId batch) external;
 
     /// @notice Pays settled work to the operators' owners; anyone may send it. A payout whose operator was found at a
@@ -644,7 +655,7 @@ interface IRegistry {
     // ----------------------------------------------------------------------------------------- for the Court
 
     /// @notice Takes a bond from the stake of `caller`'s owner (or of `caller` itself) into the bonds. It may leave nodes
-    /// without backing, never a verifier.
+    /// without backing, never a verifier, nor what it has open.
     function chargeBond(address caller, uint96 amount) external returns (address owner);
 
     /// @notice Takes a bond from what fault `index` of the batch holds, for its operator's own challenge.
@@ -655,8 +666,8 @@ interface IRegistry {
     function giveJob(JobId job, uint96 amount) external;
     function burn(uint96 amount) external;
 
-    /// @notice Takes up to `amount` of an owner's stake, then of what is unbonding, into the bonds. An owner whose stake does
-    /// not back its verifier any more loses that seat.
+    /// @notice Takes up to `amount` of an owner's stake, then of what is unbonding, into the bonds. An owner whose stake is
+    /// below half of `verifierStake` loses its verifier's seat.
     function slash(address owner, uint96 amount) external returns (uint96 taken);
 
     /// @notice No payout of the batch can be claimed while a challenge is open.

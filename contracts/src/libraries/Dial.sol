@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 /// @title Dial
-/// @notice How often a node is audited and how much its work weighs, as in `proofyard.protocol.dial` and `.payout`.
+/// @notice How often a node is audited, as in `proofyard.protocol.dial`.
 /// Results are fractions of 1e18, exact integers, the same to the unit as in Python.
 library Dial {
     uint256 private constant ONE = 1e18;

@@ -97,7 +97,8 @@ library Jobs {
         require(size > 0, IRegistry.BadBatch("empty"));
         uint32 verifier = _counting(s);
         id = BatchId.wrap(++s.books.batches);
-        _record(s, id, verifier, IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines), 0, 0));
+        IRegistry.Header memory h = IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines), 0, 0);
+        _record(s, id, verifier, h, Stakes.expose(s, p, verifier, _budget(h.lines)));
     }
 
     function takeBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
@@ -124,6 +125,8 @@ library Jobs {
             if (b.committer == 0) b.committer = before;
             Stakes.penalise(s, p, before, BatchId.unwrap(id), p.settlePenalty);
         }
+        Stakes.unexpose(s, b);
+        b.exposure = Stakes.expose(s, p, verifier, _budget(next.lines));
         (b.verifier, b.leaderSince, b.attempt) = (verifier, uint40(block.timestamp), b.attempt + 1);
         _reportTaken(id, b, before, next.lines);
     }
@@ -153,6 +156,7 @@ library Jobs {
                 budget += line.budget;
             }
         }
+        Stakes.unexpose(s, b);
         emit IRegistry.BatchDropped(id);
         // A voided batch that nobody took has no leader.
         if (!b.voided) _penaliseDrop(s, p, id, b, budget);
@@ -178,7 +182,7 @@ library Jobs {
 
     /// @notice A batch that is neither settled nor dropped, whose header was brought along. Unless it is voided, the hash
     /// that is stored is that of what was committed.
-    function unsettled(State storage s, BatchId id, IRegistry.Header calldata header)
+    function unsettled(State storage s, BatchId id, IRegistry.Header memory header)
         internal
         view
         returns (IRegistry.Batch storage b)
@@ -195,7 +199,12 @@ library Jobs {
     }
 
     function openedAt(IRegistry.Batch storage b) internal view returns (uint256) {
-        return b.openedAt == 0 ? b.committedAt : b.openedAt;
+        // In the first attempt its slot need not be read.
+        return b.attempt == 0 || b.openedAt == 0 ? b.committedAt : b.openedAt;
+    }
+
+    function isVoid(IRegistry.Batch storage b) internal view returns (bool) {
+        return b.attempt != 0 && b.voided;
     }
 
     // ------------------------------------------------------------------------------------------------ helpers
@@ -259,13 +268,19 @@ library Jobs {
         emit IRegistry.JobTaken(id, OperatorId.wrap(verifier));
     }
 
-    function _record(State storage s, BatchId id, uint32 verifier, IRegistry.Header memory h) private {
+    function _record(State storage s, BatchId id, uint32 verifier, IRegistry.Header memory h, uint24 exposure) private {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         uint24 quorum = s.verifiers.version;
         b.header = Headers.committed(h);
-        (b.size, b.verifier, b.quorum) = (h.size, verifier, quorum);
+        (b.exposure, b.verifier, b.quorum) = (exposure, verifier, quorum);
         (b.commitBlock, b.committedAt) = (uint32(block.number), uint32(block.timestamp));
         emit IRegistry.BatchCommitted(id, OperatorId.wrap(verifier), h.root, h.size, h.members, h.lines, quorum);
+    }
+
+    function _budget(IRegistry.Line[] memory lines) private pure returns (uint256 budget) {
+        for (uint256 i = 0; i < lines.length; ++i) {
+            budget += lines[i].budget;
+        }
     }
 
     /// @dev Reserves the lines of a new batch.

@@ -83,7 +83,7 @@ library Operators {
         IRegistry.Account storage a = s.accounts[o.owner];
         require(o.listed, IRegistry.NotListed(id));
         // An owner's nodes fall before its verifier does.
-        uint256 needed = o.role == IRegistry.Role.Verifier ? p.verifierStake : Stakes.required(a, p);
+        uint256 needed = o.role == IRegistry.Role.Verifier ? Stakes.seatStake(p) : Stakes.required(a, p);
         bool may = msg.sender == o.owner || uint256(a.stake) + a.frozen < needed;
         require(may, IRegistry.StillBacked(id));
         if (o.role == IRegistry.Role.Verifier) Stakes.unseat(s, p, a);

@@ -49,7 +49,7 @@ library Settling {
 
     /// @dev A settled batch has its seed in the header, also when it was voided.
     function _requireOpen(BatchId id, IRegistry.Batch storage b) private view {
-        require(b.settled.settledAt == 0 && !b.voided, IRegistry.AlreadySettled(id));
+        require(b.settled.settledAt == 0 && !Jobs.isVoid(b), IRegistry.AlreadySettled(id));
     }
 
     /// @dev The seed of an open batch, whose header's hash is that of what was committed.
@@ -74,13 +74,13 @@ library Settling {
         uint256 signers,
         bytes calldata signature
     ) external {
-        IRegistry.Batch storage b = Jobs.unsettled(s, settlement.batch, header);
-        _checkShape(p, settlement, header, b);
+        IRegistry.Header memory next = header;
+        IRegistry.Batch storage b = Jobs.unsettled(s, settlement.batch, next);
+        _checkShape(p, settlement, next, b);
         bytes32 seed = _drawn(settlement.batch, b, p.drawDelay);
         _checkSigners(s, settlement, b, seed, signers, signature);
         s.verifiers.attend(signers, block.timestamp / p.idlePeriod);
 
-        IRegistry.Header memory next = header;
         uint96 fees = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
         (next.seed, next.payoutRoot) = (seed, settlement.payoutRoot);
         b.header = Headers.stored(next);
@@ -94,7 +94,7 @@ library Settling {
             claimableAt: uint40(block.timestamp) + p.challengeWindow,
             payoutCount: uint24(settlement.payoutCount),
             openChallenges: 0,
-            unfinal: fees > 0 || settlement.faults.length > 0,
+            unfinal: fees > 0 || settlement.faults.length > 0 || b.exposure > 0,
             pooled: false,
             claimed: 0
         });
@@ -108,10 +108,10 @@ library Settling {
     function _checkShape(
         IRegistry.Params memory p,
         IRegistry.Settlement calldata settlement,
-        IRegistry.Header calldata header,
+        IRegistry.Header memory header,
         IRegistry.Batch storage b
     ) private view {
-        require(!b.voided, IRegistry.BadBatch("voided, take it first"));
+        require(!Jobs.isVoid(b), IRegistry.BadBatch("voided, take it first"));
         uint256 end = Jobs.openedAt(b) + p.settleGrace;
         require(block.timestamp <= end, IRegistry.BatchExpired(settlement.batch, end));
         uint256 payouts = settlement.payoutCount;
@@ -214,11 +214,12 @@ library Settling {
 
     // --------------------------------------------------------------------------------------------------- end
 
-    /// @notice Pays fees and distributes what faults froze; the caller has made sure that nothing can be undone any more.
+    /// @notice Pays fees, distributes what faults froze and frees what was open; the caller has made sure that nothing can be undone any more.
     function finalize(State storage s, IRegistry.Params memory p, BatchId id) external {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         if (!b.settled.unfinal) return;
         b.settled.unfinal = false;
+        Stakes.unexpose(s, b);
         if (b.fees > 0) _payFees(s, id, b, p.leaderBps);
         if (s.slashes[BatchId.unwrap(id)].length > 0) _distribute(s, p, id, b);
     }
@@ -248,8 +249,8 @@ library Settling {
             if (f.absolved || amount == 0) continue;
             address owner = s.operators[f.operator].owner;
             s.accounts[owner].frozen -= amount;
-            // An owner's whole stake must not be a prize for who accuses it.
-            uint256 shared = FixedPointMathLib.min(amount, p.nodeStake);
+            // An owner's whole stake must not be a prize for who accuses it, nor any of it where nobody answers for that.
+            uint256 shared = f.accusers.length == 0 ? 0 : FixedPointMathLib.min(amount, p.nodeStake);
             uint96 part = Stakes.share(shared, p.slashRequesterBps);
             s.jobs[f.job].surplus += part;
             toRequesters += part;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
+
 import {IRegistry, OperatorId, BatchId} from "../interfaces/IRegistry.sol";
 import {Bench} from "./Bench.sol";
 import {VerifierSet} from "./VerifierSet.sol";
@@ -55,15 +57,58 @@ struct State {
 library Stakes {
     using VerifierSet for VerifierSet.Set;
 
+    uint256 private constant BPS = 10_000;
+
     /// @notice What an owner needs to back all of its listed operators.
     function required(IRegistry.Account storage a, IRegistry.Params memory p) internal view returns (uint256) {
         return uint256(a.nodes) * p.nodeStake + (a.verifierSlot == 0 ? 0 : p.verifierStake);
     }
 
-    /// @notice What an owner cannot take for bonds: its verifier's stake, until the seat's quarantine is over.
+    /// @notice What an owner can neither unstake nor take for bonds: its verifier's stake, until the seat's quarantine is
+    /// over, and what is open.
     function bound(IRegistry.Account storage a, IRegistry.Params memory p) internal view returns (uint256) {
-        return a.verifierSlot != 0 || block.timestamp < a.boundUntil ? p.verifierStake : 0;
+        uint256 seat = a.verifierSlot != 0 || block.timestamp < a.boundUntil ? p.verifierStake : 0;
+        return FixedPointMathLib.max(seat, inWei(a.exposed, p));
     }
+
+    // --------------------------------------------------------------------------------------------- exposure
+
+    /// @notice Adds what a batch holds open to that of its leader's owner, whose stake must allow it; `budget` is the sum of
+    /// the budgets of its lines.
+    function expose(State storage s, IRegistry.Params memory p, uint32 leader, uint256 budget)
+        internal
+        returns (uint24)
+    {
+        if (p.exposureBps == 0) return 0;
+        address owner = s.operators[leader].owner;
+        IRegistry.Account storage a = s.accounts[owner];
+        uint256 exposure = exposureOf(budget, p.verifierStake);
+        uint256 exposed = a.exposed + exposure;
+        uint256 limit = uint256(a.stake) * p.exposureBps;
+        bool fits = exposure <= type(uint24).max && exposed <= type(uint40).max && exposed * p.verifierStake <= limit;
+        if (!fits) revert IRegistry.Overexposed(owner, inWei(exposed, p), limit / BPS);
+        a.exposed = uint40(exposed);
+        return uint24(exposure);
+    }
+
+    /// @notice Frees what a batch holds open of its leader's owner.
+    function unexpose(State storage s, IRegistry.Batch storage b) internal {
+        uint24 exposure = b.exposure;
+        if (exposure == 0) return;
+        b.exposure = 0;
+        s.accounts[s.operators[b.verifier].owner].exposed -= exposure;
+    }
+
+    /// @notice A budget in 1/10,000 of `verifierStake`, rounded up.
+    function exposureOf(uint256 budget, uint256 verifierStake) internal pure returns (uint256) {
+        return FixedPointMathLib.divUp(budget * BPS, verifierStake);
+    }
+
+    function inWei(uint256 exposure, IRegistry.Params memory p) internal pure returns (uint256) {
+        return exposure * p.verifierStake / BPS;
+    }
+
+    // ------------------------------------------------------------------------------------------------ stake
 
     /// @notice Moves up to `wanted` of an owner's stake, then of what is unbonding, into `bonds`. Nodes stay listed and
     /// inactive until the stake suffices again.
@@ -81,7 +126,7 @@ library Stakes {
         changed(a, owner);
     }
 
-    /// @notice The same for a penalty, which is burned. A verifier that it leaves without backing loses its seat.
+    /// @notice The same for a penalty, which is burned. A verifier that it leaves below half of its stake loses its seat.
     function penalise(State storage s, IRegistry.Params memory p, uint32 operator, uint256 batch, uint256 wanted)
         internal
     {
@@ -112,11 +157,16 @@ library Stakes {
         emit IRegistry.StakeChanged(owner, a.stake, a.unbonding);
     }
 
-    /// @notice Takes the seat of an owner whose stake does not back it. What faults hold counts until they are final: two
-    /// thirds of the seats can accuse the others, and must not be rid of them by it.
+    /// @notice Takes the seat of an owner whose stake does not back it any more. What faults hold counts until they are
+    /// final: two thirds of the seats can accuse the others, and must not be rid of them by it.
     function unseatUnbacked(State storage s, IRegistry.Params memory p, address owner) internal {
         IRegistry.Account storage a = s.accounts[owner];
-        if (a.verifierSlot != 0 && uint256(a.stake) + a.frozen < p.verifierStake) unseat(s, p, a);
+        if (a.verifierSlot != 0 && uint256(a.stake) + a.frozen < seatStake(p)) unseat(s, p, a);
+    }
+
+    /// @notice Down to what stake a seat is kept: one penalty must not take that of who has no more than it staked for it.
+    function seatStake(IRegistry.Params memory p) internal pure returns (uint256) {
+        return p.verifierStake / 2;
     }
 
     /// @notice Empties an owner's seat; its stake stays bound as long as the seat is in quarantine.
@@ -131,6 +181,6 @@ library Stakes {
     }
 
     function share(uint256 amount, uint256 bps) internal pure returns (uint96) {
-        return uint96(amount * bps / 10_000);
+        return uint96(amount * bps / BPS);
     }
 }

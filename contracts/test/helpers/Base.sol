@@ -78,8 +78,14 @@ abstract contract Base {
             slashRequesterBps: 500,
             slashAuditorBps: 1000,
             leaderBps: 5000,
-            settlePenalty: PENALTY
+            settlePenalty: PENALTY,
+            exposureBps: exposureBps()
         });
+    }
+
+    /// @notice No bound, except where it is tested.
+    function exposureBps() internal pure virtual returns (uint16) {
+        return 0;
     }
 
     function courtParameters() internal pure virtual returns (ICourt.Params memory) {

@@ -34,7 +34,7 @@ class Purse:
         if bond > left:
             raise OverBudget(f"a bond of {_credits(bond)} is over what is left of bond_budget, {_credits(left)}")
         account, params = self._chain.account(self._owner), self._chain.params()
-        backing = params.verifier_stake if account.has_verifier else 0
+        backing: int = params.bound(account, self._chain.now())
         backing += account.nodes * params.node_stake if keep_backing else 0
         free = max(0, account.stake - backing)
         if bond > free:

@@ -149,10 +149,10 @@ class ChainClient(HistoryReader):
         self.add_stake(Wei(amount - have))
 
     def ensure_bond(self, bond: Wei) -> None:
-        """Have so much stake that a bond can be taken from it: what a verifier needs for its seat is never bond."""
+        """Have so much stake that a bond can be taken from it: what a verifier needs for its seat, or holds open, is
+        never bond."""
         params, account = self.params(), self.account(self.payer())
-        bound = account.has_verifier or account.bound_until > self.now()
-        self.ensure_stake(Wei(bond + params.verifier_stake) if bound else bond)
+        self.ensure_stake(Wei(bond + params.bound(account, self.now())))
 
     def payer(self) -> Address:
         """Whose stake this wallet's bonds come from: its owner's where it is a hot key, else its own."""

@@ -87,10 +87,10 @@ class RegistryReader(Binding):
     # Operators
 
     def account(self, owner: Address, *, block: BlockIdentifier = LATEST) -> Account:
-        stake, unbonding, release_at, nodes, slot, frozen, bound_until = self._read("account", owner, block=block)
-        return Account(
-            Wei(stake), Wei(unbonding), release_at, nodes, slot - 1 if slot else None, Wei(frozen), bound_until
-        )
+        row = self._read("account", owner, block=block)
+        stake, unbonding, exposed, nodes, slot, frozen, release_at, bound_until = row
+        seat = slot - 1 if slot else None
+        return Account(Wei(stake), Wei(unbonding), exposed, nodes, seat, Wei(frozen), release_at, bound_until)
 
     def operator_of(self, key: Address) -> OperatorId | None:
         """The operator that a hot key belongs or once belonged to."""

@@ -88,6 +88,7 @@ class Params:
     slash_auditor_bps: int = 800
     leader_bps: int = 5000
     settle_penalty: Wei = _SETTLE_PENALTY
+    exposure_bps: int = BPS
     court: CourtParams = _COURT
 
     def __post_init__(self) -> None:
@@ -99,6 +100,22 @@ class Params:
             object.__setattr__(self, "unstake_delay", shortest + DELAY_MARGIN_S)
         if self.seat_delay == 0:
             object.__setattr__(self, "seat_delay", disputed + DELAY_MARGIN_S)
+
+    def exposure(self, budget: Wei) -> int:
+        """What a batch with these budgets holds open, in 1/10,000 of `verifier_stake`, rounded up."""
+        return -(-budget * BPS // self.verifier_stake)
+
+    def exposure_limit(self, stake: Wei) -> int | None:
+        """How much an owner with this stake may have open, in the same unit; None for no bound."""
+        return stake * self.exposure_bps // self.verifier_stake if self.exposure_bps else None
+
+    def in_wei(self, exposure: int) -> Wei:
+        return Wei(exposure * self.verifier_stake // BPS)
+
+    def bound(self, account: "Account", at: int) -> Wei:
+        """What can be neither unstaked nor taken for bonds at a time, as `Stakes.bound`."""
+        seat = self.verifier_stake if account.has_verifier or at < account.bound_until else Wei(0)
+        return max(seat, self.in_wei(account.exposed))
 
 
 @dataclass(frozen=True)
@@ -160,16 +177,18 @@ class BenchEntry:
 
 @dataclass(frozen=True)
 class Account:
-    """An owner's money. `unbonding` can be withdrawn from `release_at` on; `verifier_slot` is None without a verifier;
-    `frozen` is what faults hold until their windows close; `bound_until` is when `verifier_stake` is free after its
-    seat was left."""
+    """An owner's money. `exposed` is what its verifiers' batches hold open until they are final, in 1/10,000 of
+    `verifier_stake` (`Params.exposure`). `unbonding` can be withdrawn from `release_at` on; `verifier_slot` is None
+    without a verifier; `frozen` is what faults hold until their windows close; `bound_until` is when `verifier_stake`
+    is free after its seat was left."""
 
     stake: Wei
     unbonding: Wei
-    release_at: int
+    exposed: int
     nodes: int
     verifier_slot: int | None
     frozen: Wei
+    release_at: int
     bound_until: int
 
     @property
@@ -235,6 +254,11 @@ class JobRecord:
         """Units that can still be committed."""
         return self.units - self.units_open - self.units_paid
 
+    def budget(self, units: int) -> Wei:
+        """What a batch that holds so many units reserves now."""
+        due = -(-(self.reward + self.audit_fee + self.verifier_fee) * units // self.units)
+        return Wei(min(due, self.escrow + self.surplus))
+
     def commits_end(self, receipt_time: int) -> int:
         """Until when batches of the job can be committed, unless all of it is paid before."""
         end = min(self.closed_at, self.deadline) if self.closed else self.deadline
@@ -245,14 +269,15 @@ class JobRecord:
 class BatchState:
     """A batch on chain. `header` is the hash of what `ChainClient.header` tells in full. `attempt` goes up with each
     voiding and each taking. `seed` is zero until it is drawn, and again once it is settled (`RegistryReader.seed`);
-    `settled_at` is 0 until then, `absent` are the seats of its quorum that did not sign; `remaining` is
-    settled pay that nobody has claimed, `frozen` the stake that its faults hold until the window closes, `fees` what
-    its verifiers get then; `unfinal`: `finalize` has work to do. `committer` is who committed it, once another has
-    taken it over; `was_settled`: a settlement of it was voided."""
+    `exposure` is what it holds open of its leader's owner (`Account.exposed`). `settled_at` is 0 until then, `absent`
+    are the seats of its quorum that did not sign; `remaining` is settled pay that nobody has claimed, `frozen` the
+    stake that its faults hold until the window closes, `fees` what its verifiers get then; `unfinal`: `finalize` has
+    work to do. `committer` is who committed it, once another has taken it over; `was_settled`: a settlement of it was
+    voided."""
 
     id: BatchId
     header: Digest
-    size: int
+    exposure: int
     verifier: OperatorId
     commit_block: int
     committed_at: int

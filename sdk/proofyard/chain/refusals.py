@@ -190,6 +190,13 @@ class OverBudget(Refused):
     sentence = "the settlement pays {amount:CREDIT} for job {job} and {budget:CREDIT} are reserved; settle less"
 
 
+class Overexposed(Refused):
+    sentence = (
+        "the verifiers of {owner} would hold {exposed} wei open and its stake allows {limit};"
+        " wait until batches are final, add stake or commit less"
+    )
+
+
 class PayoutsExceedTotal(Refused):
     sentence = "the payouts of batch {batch} add up to more than was settled; challenge the batch's signers"
     exit_code = 4

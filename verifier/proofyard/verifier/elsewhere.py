@@ -1,4 +1,5 @@
-"""What every owner has in flight with other verifiers, told to the engine every so often: one stake backs all of it."""
+"""What every owner has in flight with other verifiers, and what this one's owner has open, told to the engine every so
+often: one stake backs all of it."""
 
 import asyncio
 import logging
@@ -6,7 +7,7 @@ from collections import Counter
 
 from proofyard.protocol.types import Address, ProofyardError
 from proofyard.verifier.context import Context
-from proofyard.verifier.engine.events import Elsewhere, Event, NodesListed
+from proofyard.verifier.engine.events import Backed, Elsewhere, Event, NodesListed
 from proofyard.verifier.exposure import elsewhere
 from proofyard.verifier.membership import find_members, has_members
 
@@ -25,7 +26,10 @@ async def watch_exposure(context: Context) -> None:
             found = await in_flight_elsewhere(context)
             listed = [(node.node, node.owner, node.workloads) for node in await context.active_nodes()]
             exposure = Elsewhere(tuple((Address(owner), reward) for owner, reward in sorted(found.items())))
-            for event in (exposure, NodesListed(tuple(sorted(listed)))):
+            backed = await stake_of_owner(context)
+            news: list[Event] = [exposure, NodesListed(tuple(sorted(listed)))]
+            news += [] if backed is None else [backed]
+            for event in news:
                 if told.get(type(event)) != event:
                     told[type(event)] = event
                     context.runner.post(event)
@@ -35,6 +39,21 @@ async def watch_exposure(context: Context) -> None:
             logger.exception("what owners have in flight elsewhere cannot be told; trying again")
             await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
+
+
+async def stake_of_owner(context: Context) -> Backed | None:
+    """What this verifier's owner has at stake and open; None without a seat."""
+    seats = await context.verifiers()
+    owner = next((seat.owner for seat in seats if seat.node == context.wallet.address), None)
+    if owner is None:
+        return None
+
+    def read() -> Backed:
+        block = context.chain.block_number()
+        account = context.chain.account(owner, block=block)
+        return Backed(account.stake, account.exposed, block)
+
+    return await context.on_chain(read)
 
 
 async def in_flight_elsewhere(context: Context) -> Counter[str]:

@@ -211,6 +211,7 @@ class Watch:
                 if seat is not None:
                     account = await context.on_chain(partial(context.chain.account, seat.owner))
                     self._metrics.stake.set(account.stake / TOKEN)
+                    self._metrics.exposed.set((await context.params()).in_wei(account.exposed) / TOKEN)
         except (ProofyardError, TimeoutError) as error:
             logger.warning("the balances could not be read: %s", error or "no answer in time")
             return

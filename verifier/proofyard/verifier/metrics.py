@@ -94,6 +94,7 @@ class Metrics:
         self.ether = gauge("wallet_ether", "The wallet's balance in the chain's own currency: what gas is paid from.")
         self.credit = gauge("wallet_credit", "The wallet's CREDIT.")
         self.stake = gauge("owner_stake_credit", "CREDIT at stake for the owner of this verifier.")
+        self.exposed = gauge("owner_open_credit", "CREDIT that its batches hold open until they are final.")
         self.block = gauge("chain_block", "The newest block that was followed.")
         self.block_age = gauge("chain_block_age_seconds", "Age of the newest block, by its own time.")
         self.followed = gauge("chain_followed_seconds", "Time since the chain was last read.")

@@ -165,6 +165,8 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         settle_time=params.settle_time,
         settle_grace=params.settle_grace,
         receipt_time=params.receipt_time,
+        verifier_stake=params.verifier_stake,
+        exposure_bps=params.exposure_bps,
         undecided_after_s=UNDECIDED_AFTER_S,
         decoys_bps=settings.decoys_bps,
         secret=secrets.token_bytes(32),

@@ -16,7 +16,7 @@ from proofyard.protocol.codec import encode
 from proofyard.protocol.members import decode_members, encode_members
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, JobId
-from proofyard.verifier.engine import audits, jobs, tasks
+from proofyard.verifier.engine import audits, backing, jobs, tasks
 from proofyard.verifier.engine.decoys import decoys_of, shown
 from proofyard.verifier.engine.effects import AskMarks, CommitBatch, Draw, LookAtResult, ReadRecord, Settle, TakeBatch
 from proofyard.verifier.engine.events import (
@@ -59,6 +59,8 @@ class Memory:
     """When `form` looks again."""
     due: dict[int, set[TaskKey]] = field(default_factory=dict)
     """The results of a batch that were not looked at; its row says so until all of them were."""
+    unbacked: JobId | None = None
+    """The job whose commitments wait for this verifier's stake to back their batch."""
     reserved: Counter[JobId] = field(default_factory=Counter)
     """Work units of batches that are formed and not on chain."""
     after: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -107,13 +109,15 @@ def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
 
 def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) -> list[Work]:
     """The oldest works that a batch can hold: no task twice, no more jobs than the contract takes, none with others
-    that is to be apart, and no more units of a job than it has free on chain. What rests on a work comes after it, and
-    after the batch of the decoy beside it; what comes after a work that waits for units waits too. What no batch can
-    hold any more is given up, with its job."""
+    that is to be apart, no more units of a job than it has free on chain, nor a larger budget than this verifier's
+    stake backs now. What rests on a work comes after it, and after the batch of the decoy beside it; what comes after a
+    work that waits for units waits too. What no batch can hold any more is given up, with its job."""
     chosen: list[Work] = []
     later: set[JobId] = set()
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
+    budgets: dict[JobId, int] = {}
+    held: Counter[JobId] = Counter()
     order = tasks.Order(world, waiting)
     size = 0
     for work in waiting:
@@ -137,8 +141,17 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
             continue
         if order.has_to_wait(work):
             continue
+        grown = backing.budget(world, job, held[job.id] + units)
+        unbacked = backing.for_batch(world, sum(budgets.values()) - budgets.get(job.id, 0) + grown)
+        if unbacked:
+            if not chosen:
+                memory.unbacked = job.id
+                jobs.say(world, job, f"its commitments wait for their batch: {unbacked}", now)
+            break
         order.place(work)
         free[job.id] = left - units
+        budgets[job.id] = grown
+        held[job.id] += units
         keys.add(key)
         size += len(work.submission)
         chosen.append(work)
@@ -177,6 +190,10 @@ def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None
     tasks.batched(world, true)
     tasks.decoys_batched(world, [work for work in works if work.decoy], now)
     memory.reserved.update(units)
+    backing.formed(world, batch)
+    if memory.unbacked is not None and memory.unbacked in units:
+        jobs.say_nothing(world, memory.unbacked)
+        memory.unbacked = None
     memory.waiting_since = None
     for job, count in Counter(work.job for work in works).items():
         world.log(job, now, "batch", f"batch of {len(works)} commitments formed, {count} of this job")
@@ -189,9 +206,11 @@ def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None
 def committed(world: World, batch: Batch, chain_id: int, block: int, now: Now) -> None:
     """Its root is on chain."""
     world.done(CommitBatch(batch.id, batch.root).key)
+    batch.commit_block = block
+    backing.committed(world, batch)
     _unreserve(world, batch)
     world.rows.bind(batch, chain_id)  # type: ignore[arg-type]
-    batch.state, batch.commit_block = BatchState.COMMITTED, block
+    batch.state = BatchState.COMMITTED
     log_batch(world, batch, now, "batch", f"batch {chain_id}: root of {_size(world, batch)} commitments on chain")
     world.want(Draw(batch.id, world.forks))
 
@@ -214,6 +233,7 @@ def uncommitted(world: World, batch: Batch, now: Now) -> None:
     world.rows.bind(batch, None)
     batch.state, batch.commit_block, batch.attempt = BatchState.FORMED, 0, 0
     world.memory(Memory).reserved.update(dict(batch.lines))
+    backing.formed(world, batch)
     world.want(CommitBatch(batch.id, batch.root))
 
 
@@ -633,6 +653,7 @@ def final(world: World, batch: Batch) -> None:
 def _unreserve(world: World, batch: Batch) -> None:
     if batch.state == BatchState.FORMED:
         world.memory(Memory).reserved.subtract(dict(batch.lines))
+        backing.not_formed(world, batch)
 
 
 # The engine's calls
@@ -645,6 +666,7 @@ def resume(world: World, now: Now) -> None:
         match batch.state:
             case BatchState.FORMED:
                 memory.reserved.update(dict(batch.lines))
+                backing.formed(world, batch)
                 world.want(CommitBatch(batch.id, batch.root))
             case BatchState.COMMITTED:
                 world.want(Draw(batch.id, world.forks))

@@ -187,6 +187,15 @@ class JobBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class Backed:
+    """What this verifier's owner had at stake and open after a block; see `Account.exposed`."""
+
+    stake: Wei
+    exposed: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """This verifier has taken over a batch that another one left, and has its member list."""
 
@@ -414,6 +423,7 @@ Event = (
     | JobRead
     | JobFreed
     | JobBroken
+    | Backed
     | Adopted
     | Finalized
     | RolledBack

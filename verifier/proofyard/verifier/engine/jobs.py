@@ -13,7 +13,7 @@ from proofyard.chain.events import JobOpened
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Cid, JobId
-from proofyard.verifier.engine import tasks
+from proofyard.verifier.engine import backing, tasks
 from proofyard.verifier.engine.effects import CloseJob, Expand, Pack, ReadJob, TakeJob
 from proofyard.verifier.engine.events import (
     EffectFailed,
@@ -53,6 +53,8 @@ class Memory:
     waiting: dict[Cid, dict[JobId, None]] = field(default_factory=dict)
     """Jobs by the manifest that they wait for."""
     deadlines: list[tuple[int, JobId]] = field(default_factory=list)
+    unbacked: dict[JobId, int] = field(default_factory=dict)
+    """Jobs that this verifier's stake does not back now, in their order, and the largest budget of a task of each."""
     late: set[JobId] = field(default_factory=set)
     """Past their deadline with nothing left to do: only their verdicts are waited for."""
 
@@ -108,6 +110,7 @@ def _replace(world: World, job: Job, fresh: Job, now: Now) -> None:
     """After a reorganisation the number is another job's."""
     _drop_effects(world, job)
     tasks.delete(world, job.id)
+    backing.forget_job(world, job.id)
     for name in Job.__struct_fields__:
         setattr(job, name, getattr(fresh, name))
     world.rows.touch(job)
@@ -288,7 +291,8 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
     _awaited(world, job)
     if job.state not in UNTAKEN or job.elsewhere:
         return
-    reason = _unfit(job, event.specs)
+    largest = backing.budget(world, job, max((spec.work_units for spec in event.specs), default=0))
+    reason = _unfit(job, event.specs) or backing.too_large(world, largest)
     if reason:
         fail(world, job.id, reason, now)
         return
@@ -299,7 +303,40 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
     if job.taken_block:
         _start(world, job, now)
     else:
-        world.want(TakeJob(job.id))
+        world.memory(Memory).unbacked[job.id] = largest
+        backed(world, now)
+
+
+def backed(world: World, now: Now) -> None:
+    """Take jobs while the stake backs a task of each, in their order; the others say what they wait for."""
+    waiting = world.memory(Memory).unbacked
+    for job_id, largest in list(waiting.items()):
+        job = world.rows.jobs.get(job_id)
+        if job is None or job.state != JobState.TAKING or job.taken_block:
+            del waiting[job_id]
+            continue
+        why = backing.for_batch(world, largest)
+        if why:
+            say(world, job, f"it is taken once there is room for it: {why}", now)
+            return
+        del waiting[job_id]
+        job.reason = ""
+        world.rows.touch(job)
+        world.want(TakeJob(job_id))
+
+
+def say(world: World, job: Job, reason: str, now: Now) -> None:
+    if job.reason != reason:
+        job.reason = reason
+        world.rows.touch(job)
+        world.log(job.id, now, "waits", reason)
+
+
+def say_nothing(world: World, job_id: JobId) -> None:
+    """What a job waited for is over."""
+    job = world.rows.jobs[job_id]
+    job.reason = ""
+    world.rows.touch(job)
 
 
 def _unfit(job: Job, specs: tuple[TaskSpec, ...]) -> str:
@@ -345,6 +382,7 @@ def fail(world: World, job_id: JobId, reason: str, now: Now) -> None:
 def _drop_effects(world: World, job: Job) -> None:
     _awaited(world, job)
     world.memory(Memory).graphs.pop(job.id, None)
+    world.memory(Memory).unbacked.pop(job.id, None)
     for effect in (TakeJob(job.id), Pack(job.id), CloseJob(job.id)):
         world.done(effect.key)
 

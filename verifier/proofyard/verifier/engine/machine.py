@@ -8,7 +8,7 @@ verbs; none of them waits, reads or sends.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from proofyard.verifier.engine import audits, batches, chain, jobs, tasks
+from proofyard.verifier.engine import audits, backing, batches, chain, jobs, tasks
 from proofyard.verifier.engine.blame import jobs_of, jobs_of_timer
 from proofyard.verifier.engine.events import (
     Adopted,
@@ -17,6 +17,7 @@ from proofyard.verifier.engine.events import (
     AuditGivenUp,
     AuditProgressed,
     AuditSealed,
+    Backed,
     ChainEvent,
     Drawn,
     EffectFailed,
@@ -61,6 +62,11 @@ def _left(world: World, event: NodeLeft, now: Now) -> None:
     audits.left(world, event, now)
 
 
+def _backed(world: World, event: Backed, now: Now) -> None:
+    backing.backed(world, event, now)
+    jobs.backed(world, now)
+
+
 _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     NodeJoined: _joined,
     NodeLeft: _left,
@@ -90,6 +96,7 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     JobRead: chain.job_read,
     JobFreed: jobs.freed,
     JobBroken: jobs.broken,
+    Backed: _backed,
     Adopted: batches.adopted,
     Finalized: chain.finalized,
     RolledBack: chain.rolled_back,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from proofyard.protocol.dial import WAD, audit_odds, can_back, stake_at_risk, suffices, tasks_alike
 from proofyard.protocol.types import Address, JobId, TaskIndex, Wei
+from proofyard.verifier.engine import backing
 from proofyard.verifier.engine.events import Now, TaskKey
 from proofyard.verifier.engine.rows import Job, JobState, Task, TaskState, Work, WorkState
 from proofyard.verifier.engine.world import Node, World
@@ -40,13 +41,14 @@ _MARKS = {
 
 
 class Queue:
-    """The ready tasks of a job that have one reward, in base units, and one number of segments. `fussy`: those that not
-    everybody may have, in turns; `plain`: all others, by index. What is not ready any more is dropped on the way."""
+    """The ready tasks of a job that have one reward, in base units, and one number of segments and of work units.
+    `fussy`: those that not everybody may have, in turns; `plain`: all others, by index. What is not ready any more is
+    dropped on the way."""
 
-    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck")
+    __slots__ = ("fussy", "job", "key", "place", "plain", "reward", "segments", "size", "stuck", "units")
 
-    def __init__(self, job: Job, number: int, reward: int, segments: int) -> None:
-        self.job, self.reward, self.segments = job, reward, segments
+    def __init__(self, job: Job, number: int, reward: int, segments: int, units: int) -> None:
+        self.job, self.reward, self.segments, self.units = job, reward, segments, units
         self.key: QueueKey = (job.id, number)
         self.size = 0
         self.stuck = False
@@ -99,6 +101,8 @@ class Board:
     limits: defaultdict[str, int] = field(default_factory=lambda: defaultdict(lambda: 64))
     """From what length on old entries are taken out of a heap."""
     objections: dict[tuple[int, ...], str] = field(default_factory=dict)
+    unbacked: QueueKey | None = None
+    """The oldest queue whose tasks this verifier's stake does not back now: those after it wait for it."""
 
 
 # What changed
@@ -303,6 +307,10 @@ def matches(world: World, now: Now) -> Iterator[tuple[Node, Queue, TaskIndex]]:
         board.absolutions = world.rows.absolutions
         board.new_nodes.update(dict.fromkeys(board.guilty))
         board.guilty.clear()
+    if backing.eased(world):
+        board.unbacked = None
+        for hungry in board.hungry.values():
+            board.new_queues.update(dict.fromkeys(hungry))
     nodes, queues = list(board.new_nodes), sorted(board.new_queues)
     board.new_nodes.clear()
     board.new_queues.clear()
@@ -330,7 +338,11 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
     waits, stuck = "", True
     world.about = (queue.job.id,)
     heap = board.heaps.get(queue.job.workload_name, [])
+    unbacked = ""
     while queue.size and heap:
+        unbacked = _unbacked(world, board, queue)
+        if unbacked:
+            break
         key = heapq.heappop(heap)
         address = key[3]
         if board.keys.get(address) != key:
@@ -353,7 +365,18 @@ def _fill(world: World, board: Board, queue: Queue, now: Now) -> Iterator[tuple[
             heapq.heappush(heap, key)
     queue.stuck = stuck
     if queue.size:
-        _tell(world, board, queue, waits)
+        _tell(world, board, queue, unbacked or waits)
+
+
+def _unbacked(world: World, board: Board, queue: Queue) -> str:
+    """Why this verifier's stake does not allow it to give out another task of a queue, empty if it does."""
+    first = board.queues.get(board.unbacked) if board.unbacked is not None else None
+    if first is not None and first.key < queue.key and first.size and runs(first.job):
+        return f"job {first.job.id} waits first: this verifier's stake backs no more for now"
+    why = backing.for_task(world, backing.budget(world, queue.job, queue.units))
+    if why:
+        board.unbacked = queue.key
+    return why
 
 
 def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, TaskIndex] | None:
@@ -365,7 +388,7 @@ def _first(world: World, board: Board, node: Node, now: Now) -> tuple[Queue, Tas
     for key in lists[0] if len(lists) == 1 else heapq.merge(*lists):
         queue = board.queues[key]
         world.about = (queue.job.id,)
-        if not _objection(world, board, node, queue):
+        if not _unbacked(world, board, queue) and not _objection(world, board, node, queue):
             index = _pick(world, board, queue, node.node, now)
             if index is not None:
                 return queue, index

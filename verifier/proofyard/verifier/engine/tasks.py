@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
-from proofyard.verifier.engine import decoys, jobs, scheduling
+from proofyard.verifier.engine import backing, decoys, jobs, scheduling
 from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
 from proofyard.verifier.engine.events import (
     Elsewhere,
@@ -88,10 +88,10 @@ class Book:
         """Works that are committed and not settled."""
         self.bound = 0
         """Works that came to something and whose batch is not final."""
-        self.queues: dict[tuple[int, int], Queue] = {}
+        self.queues: dict[tuple[int, int, int], Queue] = {}
         self.queues_of: list[Queue] = []
         for task, spec in zip(tasks, specs, strict=True):
-            shape = int(task.reward), spec.segments
+            shape = int(task.reward), spec.segments, spec.work_units
             if shape not in self.queues:
                 self.queues[shape] = Queue(job, len(self.queues), *shape)
             self.queues_of.append(self.queues[shape])
@@ -256,7 +256,9 @@ def _close(world: World, job_id: JobId) -> Book | None:
         return None
     for work in book.works:
         scheduling.forget(world, work)
+        backing.forget(world, work)
         _not_to_batch(memory, work)
+    backing.forget_job(world, job_id)
     memory.decoys.pop(job_id, None)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
@@ -313,6 +315,7 @@ def _reopen(world: World, book: Book, task: Task) -> None:
 
 def _count(world: World, book: Book, work: Work) -> None:
     promised, counting = scheduling.count(world, work)
+    backing.count(world, book.job, work, book.units[work.task])
     book.unsettled += promised
     book.bound += counting
 

@@ -26,7 +26,8 @@ HARMLESS = frozenset((FaultReason.DISAGREED, FaultReason.LATE))
 
 @dataclass(frozen=True)
 class Rules:
-    """What the engine is told about itself and the network; never changes while it runs. Seconds, basis points."""
+    """What the engine is told about itself and the network; never changes while it runs. Seconds, basis points,
+    base units."""
 
     own: int
     """This verifier's operator."""
@@ -49,6 +50,9 @@ class Rules:
     settle_time: int = 900
     settle_grace: int = 3600
     receipt_time: int = 600
+    verifier_stake: int = 0
+    exposure_bps: int = 0
+    """What batches hold open is at most this share of the owner's stake, 0 for no bound; see `engine.backing`."""
     undecided_after_s: float = 600.0
     last_margin_s: float = 300.0
     """A batch that is not settled so long before the chain lets it be dropped takes what verdicts there are."""
