@@ -34,6 +34,8 @@ from proofyard.sdk import Client, claim_all, settled_batches, unclaimed
 ROLES = Path(__file__).parent / "bench_verifier_roles.py"
 CREDIT = 10**18
 PARAMS = Params(challenge_window=10)
+STAKE = Wei(1_000_000 * CREDIT)
+"""The verifier's: its batches hold the pay of all tasks open at once."""
 POLL_S = 0.25
 CLIENT_PAUSE_S = 1.0
 """Between two requests of one client of the API: what a dashboard does."""
@@ -115,8 +117,8 @@ class BenchNetwork:
         self._bank = self._chain(treasury)
         self.verifier_wallet, port = Wallet.generate(), free_udp_port()
         self.anvil.fund(self.verifier_wallet.address, 10_000)
-        owner = self._owner(self._params.verifier_stake)
-        owner.register_verifier(self.verifier_wallet, self._params.verifier_stake, f"127.0.0.1:{port}")
+        owner = self._owner(STAKE)
+        owner.register_verifier(self.verifier_wallet, STAKE, f"127.0.0.1:{port}")
         self.keys = [self._register_node() for _ in range(self._nodes)]
         requester = Wallet.generate()
         self._fund(requester, Wei(10_000_000 * CREDIT))

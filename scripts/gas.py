@@ -35,7 +35,7 @@ LIMITS = {
     "finalize": 130_000,
     "open_challenge": 850_000,
     "task_of_one_job": 60_000,
-    "task_of_100_jobs": 6_200,
+    "task_of_100_jobs": 3_000,
 }
 """Of a batch's gas 155,000 go to the pairing and the map to the curve, 66,000 to its three slots, 54,000 to sending two
 transactions. Seed and payouts are hashed to the header; who signed takes a slot only where a seat of the quorum did

@@ -115,14 +115,14 @@ def _merkle() -> list[dict[str, Any]]:
     return rows
 
 
-FRESH = Header(_digest(4), 300, _digest(9), (Line(JobId(7), 4000), Line(JobId(2**64 - 1), 2**64 - 1)))
+FRESH = Header(_digest(4), 300, _digest(9), (Line(JobId(7), 4000), Line(JobId(2**64 - 1), 2**48 - 1)))
 """As a verifier brings it to the commit: lines without budgets."""
 
 RESERVED = Header(
     FRESH.root,
     FRESH.size,
     FRESH.members,
-    (Line(JobId(7), 4000, Wei(10**21)), Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1))),
+    (Line(JobId(7), 4000, Wei(10**21)), Line(JobId(2**64 - 1), 2**48 - 1, Wei(2**96 - 1))),
 )
 PAID = Header(
     FRESH.root,
@@ -130,7 +130,7 @@ PAID = Header(
     FRESH.members,
     (
         Line(JobId(7), 4000, Wei(10**21), 3900, Wei(10**20)),
-        Line(JobId(2**64 - 1), 2**64 - 1, Wei(2**96 - 1), 2**64 - 1, Wei(2**96 - 1)),
+        Line(JobId(2**64 - 1), 2**48 - 1, Wei(2**96 - 1), 2**48 - 1, Wei(2**96 - 1)),
     ),
     _digest(12),
     _digest(13),
@@ -168,7 +168,7 @@ def _settlement() -> dict[str, Any]:
         Fault(OperatorId(5), JobId(7), TaskIndex(9), RESULT, FaultReason.WITHHELD),
         Fault(OperatorId(7), JobId(2**64 - 1), TaskIndex(2), SegmentIndex(0), FaultReason.DISAGREED, accusers[:1]),
     )
-    shares = (Share(3900, Wei(10**20)), Share(2**64 - 1, Wei(3)))
+    shares = (Share(3900, Wei(10**20)), Share(2**48 - 1, Wei(3)))
     settlement = Settlement(payouts, faults, shares, _digest(6), raw_cid(b"record"))
     seed = draw_seed(_digest(5), batch, header)
     return {

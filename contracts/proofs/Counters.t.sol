@@ -63,13 +63,13 @@ contract CountersProof is Proof {
 
     /// @notice A batch that nobody settled in its time can be dropped in any attempt, if its job counts what it reserves. Its
     /// second line is empty, it was not taken over, and its leader has neither seat nor stake.
-    function check_batch_can_always_be_dropped(uint40 time, IRegistry.Params memory p, Lines memory l)
+    function check_batch_can_always_be_dropped(uint40 time, IRegistry.Params memory p, TwoLines memory l)
         external
         when(time)
     {
         _assumeExposed();
         delete l.b;
-        IRegistry.Header memory h = store(l);
+        IRegistry.Header memory h = store(l, true);
         IRegistry.Batch storage b = s.batches[ID];
         b.committer = 0;
         vm.assume(b.settled.settledAt == 0 && !b.dropped && b.openedAt != 0 && b.attempt != 0);
@@ -83,9 +83,11 @@ contract CountersProof is Proof {
         }
     }
 
-    function _assumeCounted(uint256 job, IRegistry.Line memory line, bool voided) private view {
-        IRegistry.Job storage j = s.jobs[job];
-        vm.assume(voided ? j.unitsPaid >= line.paidUnits : j.unitsOpen >= line.units);
+    function _assumeCounted(uint256 job, Line memory line, bool voided) private view {
+        JobBook storage j = s.jobs[job];
+        uint48 back = voided ? line.paidUnits : line.units;
+        vm.assume(uint256(j.unitsReturned) + back <= j.unitsTaken);
+        vm.assume(!voided || uint256(j.unitsUnpaid) + line.paidUnits <= type(uint48).max);
         vm.assume(uint256(j.escrow) + (voided ? line.amount : line.budget) <= type(uint96).max);
     }
 

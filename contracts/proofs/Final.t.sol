@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {Credit} from "../src/Credit.sol";
 import {Registry} from "../src/Registry.sol";
 import {IRegistry, BatchId, OperatorId} from "../src/interfaces/IRegistry.sol";
-import {Books} from "../src/libraries/State.sol";
+import {Books, JobBook} from "../src/libraries/State.sol";
 import {Settling} from "../src/libraries/Settling.sol";
 import {Proof} from "./Proof.sol";
 
@@ -112,7 +112,7 @@ contract FinalProof is Proof {
         IRegistry.SlashRecord storage f = s.slashes[ID][0];
         f.job = uint64(A);
         s.accounts[s.operators[f.operator].owner].verifierSlot = 0;
-        (Books memory books, uint96 frozen, IRegistry.Job memory was) = (s.books, b.frozen, s.jobs[A]);
+        (Books memory books, uint96 frozen, JobBook memory was) = (s.books, b.frozen, s.jobs[A]);
         uint96 remaining = b.settled.remaining;
         Settling.finalize(s, p, BatchId.wrap(ID));
         unchecked {

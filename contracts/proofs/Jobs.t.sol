@@ -4,7 +4,8 @@ pragma solidity 0.8.37;
 import {IRegistry, BatchId, JobId} from "../src/interfaces/IRegistry.sol";
 import {Headers} from "../src/libraries/Headers.sol";
 import {Jobs} from "../src/libraries/Jobs.sol";
-import {Books} from "../src/libraries/State.sol";
+import {Lines} from "../src/libraries/Lines.sol";
+import {Books, JobBook} from "../src/libraries/State.sol";
 import {Verdicts} from "../src/libraries/Verdicts.sol";
 import {Proof} from "./Proof.sol";
 
@@ -17,7 +18,7 @@ contract JobsProof is Proof {
     function check_opening_counts_what_it_takes(uint40 time, IRegistry.JobParams memory p) external when(time) {
         Books memory books = s.books;
         (JobId id, uint96 amount) = Jobs.open(s, p);
-        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
+        JobBook storage j = s.jobs[JobId.unwrap(id)];
         unchecked {
             assert(amount == uint256(p.reward) + p.auditFee + p.verifierFee && j.escrow == amount);
             assert(j.units == p.units && p.units > 0 && p.units <= MAX_UNITS);
@@ -38,11 +39,11 @@ contract JobsProof is Proof {
 
     /// @notice A job gives back what is free, once nobody can commit for it any more, and never what a dispute may need.
     function check_refund_waits_and_takes_what_is_free(uint40 time, IRegistry.Params memory p) external when(time) {
-        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        (Books memory books, JobBook memory was) = (s.books, s.jobs[A]);
         (address to, uint96 amount) = Jobs.refund(s, p, JobId.wrap(A));
-        IRegistry.Job storage j = s.jobs[A];
+        JobBook storage j = s.jobs[A];
         unchecked {
-            assert(was.unitsPaid == was.units || time > uint256(was.end) + p.receiptTime);
+            assert(was.unitsUnpaid == 0 || time > uint256(was.end) + p.receiptTime);
             bool late = time >= was.surplusFrom;
             assert(to == was.requester && amount == was.escrow + (late ? was.surplus : 0));
             assert(j.escrow == 0 && j.surplus == (late ? 0 : was.surplus));
@@ -66,8 +67,8 @@ contract JobsProof is Proof {
         returns (IRegistry.Header memory h, bytes32 header)
     {
         _seatCaller();
-        h = IRegistry.Header(bytes32(0), 1, bytes32(0), new IRegistry.Line[](1), 0, 0);
-        (h.lines[0].job, h.lines[0].units) = (uint64(A), units);
+        (h.size, h.lines) = (1, new uint256[](1));
+        h.lines[0] = Lines.pack(uint64(A), uint48(units), 0);
         BatchId id = Jobs.commit(s, p, h.root, h.size, h.members, h.lines);
         header = s.batches[BatchId.unwrap(id)].header;
     }
@@ -75,57 +76,60 @@ contract JobsProof is Proof {
     /// @notice What a commit reserves was free, and is the budget of its line. Of a job of one unit, whose price is any.
     function check_commit_reserves_what_is_free(uint40 time, IRegistry.Params memory p) external when(time) {
         s.jobs[A].units = uint48(A);
-        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        (Books memory books, JobBook memory was) = (s.books, s.jobs[A]);
         (IRegistry.Header memory h, bytes32 header) = _commit(p, uint64(A));
-        h.lines[0].budget = takenOut(A, was);
+        h.lines[0] |= takenOut(A, was);
         assert(header == Headers.stored(h));
         assertBooks(books);
     }
 
     /// @notice A commit takes no more units than are left. Of an open job without a price, by the verifier
     /// that holds it.
-    function check_commit_takes_units_that_are_left(uint40 time, IRegistry.Params memory p, uint64 units)
+    function check_commit_takes_units_that_are_left(uint40 time, IRegistry.Params memory p, uint48 units)
         external
         when(time)
     {
-        IRegistry.Job storage j = s.jobs[A];
+        JobBook storage j = s.jobs[A];
         (j.price, j.verifierFee, j.closed) = (0, 0, false);
         j.verifier = s.operatorOf[msg.sender];
-        IRegistry.Job memory was = j;
+        JobBook memory was = j;
         _commit(p, units);
         unchecked {
-            assert(j.unitsOpen == was.unitsOpen + units && j.unitsPaid == was.unitsPaid);
-            assert(uint256(j.unitsOpen) + j.unitsPaid <= j.units);
+            assert(j.unitsTaken == was.unitsTaken + units && j.unitsTaken > was.unitsTaken);
+            assert(j.unitsUnpaid == was.unitsUnpaid && j.unitsReturned == was.unitsReturned);
+            // What batches hold and what they have paid.
+            assert(uint256(j.unitsTaken) <= uint256(j.units) + j.unitsReturned);
         }
     }
 
     /// @notice What a voided batch paid is reserved again, with what is free of the rest; its units are open again.
     /// Its second line is empty.
-    function check_taking_a_voided_batch_reserves_again(uint40 time, IRegistry.Params memory p, Lines memory l)
+    function check_taking_a_voided_batch_reserves_again(uint40 time, IRegistry.Params memory p, TwoLines memory l)
         external
         when(time)
     {
         _seatCaller();
         delete l.b;
-        IRegistry.Header memory h = store(l);
+        IRegistry.Header memory h = store(l, true);
         s.batches[ID].voided = true;
-        (Books memory books, IRegistry.Job memory was) = (s.books, s.jobs[A]);
+        (Books memory books, JobBook memory was) = (s.books, s.jobs[A]);
         Jobs.takeBatch(s, p, BatchId.wrap(ID), h);
         unchecked {
-            IRegistry.Job storage j = s.jobs[A];
-            assert(j.unitsPaid == was.unitsPaid - l.a.paidUnits && j.unitsOpen == was.unitsOpen + l.a.units);
+            JobBook storage j = s.jobs[A];
+            assert(j.unitsUnpaid == was.unitsUnpaid + l.a.paidUnits && j.unitsReturned == was.unitsReturned);
+            assert(j.unitsTaken == was.unitsTaken + l.a.units - l.a.paidUnits);
             l.a.budget = l.a.amount + takenOut(A, was);
             (l.a.paidUnits, l.a.amount) = (0, 0);
-            assert(s.batches[ID].header == hashOf(l));
+            assert(s.batches[ID].header == Headers.committed(headerOf(l, false)));
         }
         assertBooks(books);
     }
 
     /// @notice What a dropped batch reserves is its jobs' again, whether it was voided or never settled.
-    function check_dropping_gives_back(uint40 time, IRegistry.Params memory p, Lines memory l) external when(time) {
-        IRegistry.Header memory h = store(l);
+    function check_dropping_gives_back(uint40 time, IRegistry.Params memory p, TwoLines memory l) external when(time) {
+        IRegistry.Header memory h = store(l, true);
         (uint96 escrow, bool voided) = (s.books.escrow, s.batches[ID].voided);
-        (IRegistry.Job memory was, IRegistry.Job memory wasB) = (s.jobs[A], s.jobs[B]);
+        (JobBook memory was, JobBook memory wasB) = (s.jobs[A], s.jobs[B]);
         _strip(s.batches[ID].verifier);
         _strip(s.batches[ID].committer);
         Jobs.dropBatch(s, p, BatchId.wrap(ID), h);
@@ -133,8 +137,8 @@ contract JobsProof is Proof {
             assert(s.books.escrow == escrow);
             assert(putIn(A, was) == (voided ? l.a.amount : l.a.budget));
             assert(putIn(B, wasB) == (voided ? l.b.amount : l.b.budget));
-            assert(s.jobs[A].unitsOpen == was.unitsOpen - (voided ? 0 : l.a.units));
-            assert(s.jobs[A].unitsPaid == was.unitsPaid - (voided ? l.a.paidUnits : 0));
+            assert(s.jobs[A].unitsReturned == was.unitsReturned + (voided ? l.a.paidUnits : l.a.units));
+            assert(s.jobs[A].unitsUnpaid == was.unitsUnpaid + (voided ? l.a.paidUnits : 0));
         }
     }
 

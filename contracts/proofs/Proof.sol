@@ -3,7 +3,8 @@ pragma solidity 0.8.37;
 
 import {IRegistry} from "../src/interfaces/IRegistry.sol";
 import {Headers} from "../src/libraries/Headers.sol";
-import {Books, State} from "../src/libraries/State.sol";
+import {Lines} from "../src/libraries/Lines.sol";
+import {Books, JobBook, State} from "../src/libraries/State.sol";
 
 /// @dev Those of Foundry's cheatcodes that the prover has too.
 interface Cheats {
@@ -25,9 +26,18 @@ abstract contract Proof {
     /// @dev At slot 0, as in the Registry.
     State internal s;
 
-    struct Lines {
-        IRegistry.Line a;
-        IRegistry.Line b;
+    /// @dev A line of a batch, and what was paid of it.
+    struct Line {
+        uint64 job;
+        uint48 units;
+        uint96 budget;
+        uint48 paidUnits;
+        uint96 amount;
+    }
+
+    struct TwoLines {
+        Line a;
+        Line b;
     }
 
     function setUp() public virtual {
@@ -47,28 +57,31 @@ abstract contract Proof {
         assert(differ == 0);
     }
 
-    /// @dev The header of a batch with these lines.
-    function headerOf(Lines memory l) internal pure returns (IRegistry.Header memory h) {
-        h = IRegistry.Header(bytes32(uint256(2)), 1, bytes32(uint256(3)), new IRegistry.Line[](2), 0, 0);
+    /// @dev The header of a batch with these lines, with what was paid of them if it was settled.
+    function headerOf(TwoLines memory l, bool settled) internal pure returns (IRegistry.Header memory h) {
+        (h.root, h.size, h.members) = (bytes32(uint256(2)), 1, bytes32(uint256(3)));
+        h.lines = new uint256[](2);
         (l.a.job, l.b.job) = (uint64(A), uint64(B));
-        (h.lines[0], h.lines[1]) = (l.a, l.b);
+        (h.lines[0], h.lines[1]) = (_word(l.a), _word(l.b));
+        if (!settled) return h;
+        h.paid = new uint256[](2);
+        h.paid[0] = Lines.packPaid(l.a.paidUnits, l.a.amount);
+        h.paid[1] = Lines.packPaid(l.b.paidUnits, l.b.amount);
     }
 
-    function hashOf(Lines memory l) internal pure returns (bytes32) {
-        return Headers.stored(headerOf(l));
+    function _word(Line memory l) private pure returns (uint256) {
+        return Lines.pack(l.job, l.units, l.budget);
     }
 
     /// @dev Makes the batch one with these lines.
-    function store(Lines memory l) internal returns (IRegistry.Header memory h) {
-        h = headerOf(l);
-        // No settlement pays a line more units than its job has (`check_settlement_pays_no_unit_twice`).
-        vm.assume(l.a.paidUnits <= type(uint48).max && l.b.paidUnits <= type(uint48).max);
+    function store(TwoLines memory l, bool settled) internal returns (IRegistry.Header memory h) {
+        h = headerOf(l, settled);
         s.batches[ID].header = Headers.stored(h);
     }
 
     /// @dev What was taken out of a job that was like this; nothing came in.
-    function takenOut(uint256 job, IRegistry.Job memory was) internal view returns (uint96 amount) {
-        IRegistry.Job storage j = s.jobs[job];
+    function takenOut(uint256 job, JobBook memory was) internal view returns (uint96 amount) {
+        JobBook storage j = s.jobs[job];
         unchecked {
             (uint96 escrow, uint96 surplus) = (was.escrow - j.escrow, was.surplus - j.surplus);
             amount = escrow + surplus;
@@ -77,8 +90,8 @@ abstract contract Proof {
     }
 
     /// @dev What came into a job that was like this; nothing was taken out.
-    function putIn(uint256 job, IRegistry.Job memory was) internal view returns (uint96 amount) {
-        IRegistry.Job storage j = s.jobs[job];
+    function putIn(uint256 job, JobBook memory was) internal view returns (uint96 amount) {
+        JobBook storage j = s.jobs[job];
         unchecked {
             (uint96 escrow, uint96 surplus) = (j.escrow - was.escrow, j.surplus - was.surplus);
             amount = escrow + surplus;

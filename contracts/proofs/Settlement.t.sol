@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IRegistry, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Headers} from "../src/libraries/Headers.sol";
-import {Books} from "../src/libraries/State.sol";
+import {Books, JobBook} from "../src/libraries/State.sol";
 import {Settling} from "../src/libraries/Settling.sol";
 import {Proof} from "./Proof.sol";
 
@@ -11,22 +11,28 @@ import {Proof} from "./Proof.sol";
 contract SettlementProof is Proof {
     uint256 private immutable QUORUM = 1;
 
+    /// @dev Of more units, too, than a line can have.
+    struct Share {
+        uint64 paidUnits;
+        uint96 amount;
+    }
+
     struct Shares {
-        IRegistry.Share a;
-        IRegistry.Share b;
+        Share a;
+        Share b;
     }
 
     struct Case {
         uint40 time;
         IRegistry.Params p;
-        Lines l;
+        TwoLines l;
         Shares shares;
         uint96 total;
     }
 
     function _settle(Case memory c) private {
         vm.warp(c.time);
-        IRegistry.Header memory h = store(c.l);
+        IRegistry.Header memory h = store(c.l, false);
         s.batches[ID].seed = bytes32(uint256(1));
         s.batches[ID].quorum = uint24(QUORUM);
         s.verifiers.version = uint24(QUORUM);
@@ -38,15 +44,19 @@ contract SettlementProof is Proof {
         IRegistry.Settlement memory t;
         (t.batch, t.payoutCount, t.payoutTotal) = (BatchId.wrap(ID), 1, c.total);
         t.record = new bytes(36);
-        t.shares = new IRegistry.Share[](2);
-        (t.shares[0], t.shares[1]) = (c.shares.a, c.shares.b);
+        t.shares = new uint256[](2);
+        (t.shares[0], t.shares[1]) = (_shareWord(c.shares.a), _shareWord(c.shares.b));
         Settling.settle(s, c.p, t, h, 1, "");
+    }
+
+    function _shareWord(Share memory share) private pure returns (uint256) {
+        return uint256(share.paidUnits) << 96 | share.amount;
     }
 
     /// @notice What leaves the escrow is what the batch can pay; the rest of each line's budget is its job's again.
     function check_settlement(Case memory c) external {
         Books memory books = s.books;
-        (IRegistry.Job memory a, IRegistry.Job memory b) = (s.jobs[A], s.jobs[B]);
+        (JobBook memory a, JobBook memory b) = (s.jobs[A], s.jobs[B]);
         _settle(c);
         unchecked {
             IRegistry.Batch storage batch = s.batches[ID];
@@ -55,9 +65,9 @@ contract SettlementProof is Proof {
             assertBooks(books);
             uint96 paidA = c.l.a.budget - putIn(A, a);
             uint96 paidB = c.l.b.budget - putIn(B, b);
-            (c.l.a.paidUnits, c.l.a.amount) = (c.shares.a.paidUnits, paidA);
-            (c.l.b.paidUnits, c.l.b.amount) = (c.shares.b.paidUnits, paidB);
-            IRegistry.Header memory h = headerOf(c.l);
+            (c.l.a.paidUnits, c.l.a.amount) = (uint48(c.shares.a.paidUnits), paidA);
+            (c.l.b.paidUnits, c.l.b.amount) = (uint48(c.shares.b.paidUnits), paidB);
+            IRegistry.Header memory h = headerOf(c.l, true);
             h.seed = bytes32(uint256(1));
             assert(batch.header == Headers.stored(h));
             assert(batch.settled.remaining == c.total && c.total == c.shares.a.amount + c.shares.b.amount);
@@ -68,13 +78,13 @@ contract SettlementProof is Proof {
         }
     }
 
-    function _fee(IRegistry.Job memory j, uint64 units) private pure returns (uint96) {
+    function _fee(JobBook memory j, uint64 units) private pure returns (uint96) {
         return uint96(uint256(j.verifierFee) * units / j.units);
     }
 
     /// @notice Nothing that is left over leaves a job before a challenge could have been decided; claims wait for the window.
     function check_settlement_sets_its_windows(Case memory c) external {
-        IRegistry.Job memory was = s.jobs[A];
+        JobBook memory was = s.jobs[A];
         delete c.l.b;
         delete c.shares.b;
         _settle(c);
@@ -88,13 +98,13 @@ contract SettlementProof is Proof {
         delete c.l.b;
         delete c.shares.b;
         s.jobs[A].verifierFee = 0;
-        IRegistry.Job memory was = s.jobs[A];
+        JobBook memory was = s.jobs[A];
         _settle(c);
-        IRegistry.Job storage j = s.jobs[A];
+        JobBook storage j = s.jobs[A];
         unchecked {
-            assert(j.unitsPaid == was.unitsPaid + c.shares.a.paidUnits && j.unitsOpen == was.unitsOpen - c.l.a.units);
-            assert(c.shares.a.paidUnits <= c.l.a.units && c.l.a.units <= was.unitsOpen);
-            assert(c.shares.a.paidUnits == 0 || j.unitsPaid >= was.unitsPaid && j.unitsPaid <= was.units);
+            assert(c.shares.a.paidUnits <= c.l.a.units && c.shares.a.paidUnits <= was.unitsUnpaid);
+            assert(j.unitsUnpaid == was.unitsUnpaid - c.shares.a.paidUnits && j.unitsTaken == was.unitsTaken);
+            assert(j.unitsReturned == was.unitsReturned + c.l.a.units - c.shares.a.paidUnits);
         }
     }
 }

@@ -9,6 +9,7 @@ import {Equivocation} from "./libraries/Equivocation.sol";
 import {Evidence} from "./libraries/Evidence.sol";
 import {Faults} from "./libraries/Faults.sol";
 import {Jury} from "./libraries/Jury.sol";
+import {Lines} from "./libraries/Lines.sol";
 
 /// @title Court
 /// @dev Calls nobody but the Registry and precompiles, and holds no tokens: its money is the Registry's `bonds`.
@@ -94,12 +95,12 @@ contract Court is ICourt {
         IRegistry.Standing memory b = _contestable(batch);
         Evidence.checkHeader(batch, b.header, header);
         Challenge memory x;
-        (x.kind, x.accused, x.job) = (Kind.Record, b.leader, header.lines[0].job);
+        (x.kind, x.accused, x.job) = (Kind.Record, b.leader, uint64(Lines.job(header.lines[0])));
         x.challenger = registry.chargeBond(msg.sender, _params.bond);
         id = _openAbout(batch, b.attempt, x, 0, 0, salt);
         for (uint256 i = 1; i < header.lines.length; ++i) {
             // slither-disable-next-line unused-return
-            (address requester,,) = registry.terms(JobId.wrap(header.lines[i].job));
+            (address requester,,) = registry.terms(JobId.wrap(Lines.job(header.lines[i])));
             _panels[ChallengeId.unwrap(id)].barred.push(requester);
         }
     }

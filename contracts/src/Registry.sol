@@ -13,7 +13,7 @@ import {Marks} from "./libraries/Marks.sol";
 import {Merkle} from "./libraries/Merkle.sol";
 import {Operators} from "./libraries/Operators.sol";
 import {Settling} from "./libraries/Settling.sol";
-import {Books, State} from "./libraries/State.sol";
+import {Books, JobBook, State} from "./libraries/State.sol";
 import {TypedData} from "./libraries/TypedData.sol";
 import {Verdicts} from "./libraries/Verdicts.sol";
 import {VerifierSet} from "./libraries/VerifierSet.sol";
@@ -215,7 +215,10 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     // ----------------------------------------------------------------------------------------------- batches
 
     /// @inheritdoc IRegistry
-    function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId) {
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines)
+        external
+        returns (BatchId)
+    {
         return Jobs.commit(_s, params(), root, size, members, lines);
     }
 
@@ -519,9 +522,31 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function job(JobId id) external view returns (Job memory j) {
-        j = _s.jobs[JobId.unwrap(id)];
+    function job(JobId id) external view returns (Job memory) {
+        JobBook memory j = _s.jobs[JobId.unwrap(id)];
         require(j.requester != address(0), UnknownJob(id));
+        uint48 paid = j.units - j.unitsUnpaid;
+        return Job({
+            units: j.units,
+            unitsOpen: j.unitsTaken - j.unitsReturned - paid,
+            unitsPaid: paid,
+            verifier: j.verifier,
+            lastActive: j.lastActive,
+            end: j.end,
+            escrow: j.escrow,
+            surplus: j.surplus,
+            surplusFrom: j.surplusFrom,
+            price: j.price,
+            verifierFee: j.verifierFee,
+            former: j.former,
+            formerUntil: j.formerUntil,
+            requester: j.requester,
+            openBlock: j.openBlock,
+            auditorsPerSegment: j.auditorsPerSegment,
+            segmentsPerAudit: j.segmentsPerAudit,
+            workload: j.workload,
+            closed: j.closed
+        });
     }
 
     /// @inheritdoc IRegistry
@@ -539,7 +564,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     /// @inheritdoc IRegistry
     function terms(JobId id) external view returns (address, uint8, uint256) {
-        Job storage j = _s.jobs[JobId.unwrap(id)];
+        JobBook storage j = _s.jobs[JobId.unwrap(id)];
         require(j.units != 0, UnknownJob(id));
         return (j.requester, j.workload, j.end);
     }

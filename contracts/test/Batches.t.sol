@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Headers} from "../src/libraries/Headers.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {Base} from "./helpers/Base.sol";
 
 /// @notice Committing, drawing, taking over and dropping batches.
@@ -19,7 +20,7 @@ contract BatchesTest is Base {
         job = openJob();
     }
 
-    function refused(string memory reason, bytes32 root, uint32 size, IRegistry.Line[] memory row) private {
+    function refused(string memory reason, bytes32 root, uint32 size, uint256[] memory row) private {
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadBatch.selector, reason));
         registry.commitBatch(root, size, 0, row);
@@ -29,13 +30,13 @@ contract BatchesTest is Base {
 
     function test_malformed_batches_are_refused_by_name() public {
         refused("empty", 0, 0, lines(job, 1));
-        refused("no lines, or too many", 0, 1, new IRegistry.Line[](0));
-        refused("no lines, or too many", 0, 1, new IRegistry.Line[](129));
-        IRegistry.Line[] memory twice = new IRegistry.Line[](2);
+        refused("no lines, or too many", 0, 1, new uint256[](0));
+        refused("no lines, or too many", 0, 1, new uint256[](129));
+        uint256[] memory twice = new uint256[](2);
         (twice[0], twice[1]) = (line(job, 1), line(job, 1));
         refused("jobs must ascend", 0, 1, twice);
-        IRegistry.Line[] memory row = lines(job, 1);
-        row[0].budget = 1;
+        uint256[] memory row = lines(job, 1);
+        row[0] |= 1;
         refused("line not empty", 0, 1, row);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownJob.selector, JobId.wrap(77)));
@@ -43,7 +44,7 @@ contract BatchesTest is Base {
     }
 
     function test_nodes_and_strangers_commit_nothing() public {
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
         registry.commitBatch(0, 1, 0, row);
         vm.prank(vm.addr(1010));
@@ -63,27 +64,27 @@ contract BatchesTest is Base {
         BatchId batch = commitLines(1, bytes32(uint256(2)), 1, lines(id, some));
         uint256 total = uint256(p.reward) + 10;
         uint256 due = (total * some + p.units - 1) / p.units;
-        vm.assertEq(headerOf(batch).lines[0].budget, due, "rounded up");
+        vm.assertEq(lineOf(batch, 0).budget, due, "rounded up");
         vm.assertEq(registry.job(id).escrow, total - due, "what is free");
-        IRegistry.Line[] memory more = lines(id, p.units - some + 1);
+        uint256[] memory more = lines(id, p.units - some + 1);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyUnits.selector, id, p.units - some + 1, p.units - some));
         registry.commitBatch(0, 1, 0, more);
         if (some < p.units) {
             batch = commitLines(1, bytes32(uint256(2)), 1, lines(id, p.units - some));
-            vm.assertEq(headerOf(batch).lines[0].budget, total - due, "the rest, even if the shares round up");
+            vm.assertEq(lineOf(batch, 0).budget, total - due, "the rest, even if the shares round up");
         }
         assertConserved();
     }
 
     function test_a_batch_of_several_jobs_reserves_from_each() public {
         JobId other = openJob();
-        IRegistry.Line[] memory row = new IRegistry.Line[](2);
+        uint256[] memory row = new uint256[](2);
         (row[0], row[1]) = (line(job, 5), line(other, 10));
         BatchId batch = commitLines(1, bytes32(uint256(2)), 1, row);
-        IRegistry.Line[] memory reserved = headerOf(batch).lines;
-        vm.assertEq(reserved[0].budget, 555e18, "half of the first");
-        vm.assertEq(reserved[1].budget, 1110e18, "all of the second");
+        uint256[] memory reserved = headerOf(batch).lines;
+        vm.assertEq(Lines.budget(reserved[0]), 555e18, "half of the first");
+        vm.assertEq(Lines.budget(reserved[1]), 1110e18, "all of the second");
         vm.assertEq(registry.job(other).verifier, OperatorId.unwrap(registry.operatorOf(vm.addr(2001))), "taken");
         vm.assertEq(registry.batch(batch).header, Headers.stored(headerOf(batch)), "its hash is kept");
     }
@@ -98,7 +99,7 @@ contract BatchesTest is Base {
         }
         wait = wait % (2 * RECEIPT_TIME);
         vm.warp(end + wait);
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2001));
         if (closed && wait >= RECEIPT_TIME) {
             vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
@@ -244,7 +245,7 @@ contract BatchesTest is Base {
         BatchId batch = commit(job, 1);
         later(SETTLE_TIME + 1);
         IRegistry.Header memory header = headerOf(batch);
-        header.lines[0].budget += 1;
+        header.lines[0] += 1;
         vm.prank(vm.addr(2002));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadHeader.selector, batch));
         registry.takeBatch(batch, header);

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfaces/IRegistry.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {CourtBase} from "./helpers/CourtBase.sol";
 
 /// @notice A record that cannot be had or does not validate: the settlement is voided, and those who signed it pay.
@@ -27,7 +28,8 @@ contract ChallengeRecordTest is CourtBase {
 
     function test_it_needs_no_payout_and_no_fault() public {
         IRegistry.Settlement memory s = settlement();
-        (s.payoutRoot, s.payoutCount, s.payoutTotal, s.shares[0].amount) = (0, 0, 0, 0);
+        (s.payoutRoot, s.payoutCount, s.payoutTotal) = (0, 0, 0);
+        s.shares[0] = Lines.packPaid(uint48(Lines.paidUnits(s.shares[0])), 0);
         settle(s);
         vm.assertTrue(decide(challengeRecord(CHALLENGER), 7), "voided");
         vm.assertEq(stakeOf(owner(1)), 0, "the leader pays");

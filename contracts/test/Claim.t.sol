@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {Base} from "./helpers/Base.sol";
 
 /// @notice Claiming settled pay.
@@ -49,7 +50,7 @@ contract ClaimTest is Base {
 
     function test_payouts_beyond_the_signed_total_take_nothing_from_others() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        (s.payoutTotal, s.shares[0].amount) = (99e18, 99e18);
+        (s.payoutTotal, s.shares[0]) = (99e18, Lines.packPaid(Lines.units(headerOf(batch).lines[0]), 99e18));
         settle(s, 1, 1);
         later(WINDOW);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.PayoutsExceedTotal.selector, batch));

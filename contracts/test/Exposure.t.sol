@@ -37,7 +37,7 @@ contract ExposureTest is Base {
     }
 
     function refuse(uint256 i, address who, JobId of_, uint64 units, uint256 exposed, uint256 stake) private {
-        IRegistry.Line[] memory row = lines(of_, units);
+        uint256[] memory row = lines(of_, units);
         vm.prank(vm.addr(2000 + i));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.Overexposed.selector, who, exposed, stake));
         registry.commitBatch(bytes32(uint256(2)), 10, bytes32(uint256(3)), row);

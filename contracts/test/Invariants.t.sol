@@ -2,7 +2,8 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
-import {Base} from "./helpers/Base.sol";
+import {Lines} from "../src/libraries/Lines.sol";
+import {Base, Line} from "./helpers/Base.sol";
 
 /// @notice Does anything a network does, in any order, and keeps books of its own. The Court is a mad one: it voids, convicts,
 /// absolves, slashes and bonds as it likes, between a hold and its release as the real one does. At least three verifiers
@@ -135,7 +136,7 @@ contract Handler is Base {
         BatchId id = _batch(b);
         IRegistry.Batch memory was = registry.batch(id);
         if (was.settled.settledAt != 0 || was.dropped || was.voided) return;
-        IRegistry.Line memory l = headerOf(id).lines[0];
+        Line memory l = lineOf(id, 0);
         units = units % (l.units + 1);
         uint96 fee = uint96(uint256(10e18) * units / UNITS);
         if (l.budget < fee) return;
@@ -143,7 +144,7 @@ contract Handler is Base {
         payees[id] = b % NODES;
         amounts[id] = amount;
         IRegistry.Settlement memory s = settlement(id, _node(b), amount);
-        s.shares[0].paidUnits = units;
+        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]));
         for (uint256 i = 0; i < faults % 3; ++i) {
             s = withFault(s, _node(faults / 3 + i), uint8(1 + faults / 8 % 4));
         }
@@ -279,7 +280,7 @@ contract Handler is Base {
         uint256 frozen;
         for (uint256 i = 0; i < batches.length; ++i) {
             IRegistry.Batch memory b = registry.batch(batches[i]);
-            IRegistry.Line memory l = headerOf(batches[i]).lines[0];
+            Line memory l = lineOf(batches[i], 0);
             if (b.voided && !b.dropped) escrow += l.amount;
             else if (b.settled.settledAt == 0 && !b.dropped) escrow += l.budget;
             frozen += b.frozen;
@@ -299,7 +300,7 @@ contract Handler is Base {
         for (uint256 i = 0; i < batches.length; ++i) {
             IRegistry.Batch memory b = registry.batch(batches[i]);
             bool final_ = b.settled.settledAt != 0 && !b.settled.unfinal;
-            uint256 budget = headerOf(batches[i]).lines[0].budget;
+            uint256 budget = lineOf(batches[i], 0).budget;
             uint256 held = final_ || b.dropped || b.voided ? 0 : (budget * 10_000 + VERIFIER_STAKE - 1) / VERIFIER_STAKE;
             vm.assertEq(b.exposure, held, "a batch");
             open += held;

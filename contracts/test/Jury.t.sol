@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId, ChallengeId} from "../src/interfaces/IRegistry.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {Jury} from "../src/libraries/Jury.sol";
 import {CourtBase} from "./helpers/CourtBase.sol";
 import {Vm} from "./helpers/Vm.sol";
@@ -84,12 +85,12 @@ contract JuryTest is CourtBase {
 
     function test_the_requesters_of_all_the_batch_s_jobs_do_not_judge_its_record() public {
         JobId mine_ = _jobOf(owner(16));
-        IRegistry.Line[] memory row = new IRegistry.Line[](2);
+        uint256[] memory row = new uint256[](2);
         (row[0], row[1]) = (line(job, 20), line(mine_, 1));
         batch = commitLines(1, bytes32(uint256(9)), 2, row);
         drawNow(batch);
         IRegistry.Settlement memory s = settlement();
-        s.shares[1] = IRegistry.Share(1, 0);
+        s.shares[1] = Lines.packPaid(1, 0);
         settle(s);
         leaveOnly(17);
         retire(15);

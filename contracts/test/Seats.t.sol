@@ -30,7 +30,7 @@ contract SeatsTest is Base {
         vm.assertEq(registry.seats(), 15, "but taken");
         uint256 from = vm.getBlockTimestamp() + SEAT_DELAY;
         vm.assertEq(registry.seatCountsFrom(slotOf(4)), from, "when it counts");
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2004));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, late, from));
         registry.commitBatch(0, 1, 0, row);

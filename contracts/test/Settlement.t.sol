@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {Headers} from "../src/libraries/Headers.sol";
 import {Base} from "./helpers/Base.sol";
 import {Deployer} from "./helpers/Deployer.sol";
@@ -89,7 +90,7 @@ contract SettlementTest is Base {
         if (which == 3) s = withFault(s, node);
         if (which == 4) s.auditRoot = bytes32(uint256(1));
         if (which == 5) s.payoutCount += 1;
-        if (which == 6) s.shares[0].paidUnits -= 1;
+        if (which == 6) s.shares[0] -= 1 << 96;
         if (which == 7) s.record = hex"015512200000000000000000000000000000000000000000000000000000000000000002";
         IRegistry.Header memory header = headerOf(batch);
         vm.expectRevert(IRegistry.BadSignature.selector);
@@ -143,7 +144,7 @@ contract SettlementTest is Base {
         s.payoutCount = 0;
         malformed(s, "a total without payouts");
         s = settlement(batch, node, 1);
-        s.shares = new IRegistry.Share[](2);
+        s.shares = new uint256[](2);
         malformed(s, "a share for each line");
         s = settlement(BatchId.wrap(77), node, 1);
         refused(s, abi.encodeWithSelector(IRegistry.UnknownBatch.selector, BatchId.wrap(77)));
@@ -193,7 +194,7 @@ contract SettlementTest is Base {
         amount = amount % 2000e18;
         units = units % 20;
         IRegistry.Settlement memory s = settlement(batch, node, amount);
-        s.shares[0].paidUnits = units;
+        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]));
         uint256 cost = uint256(amount) + uint256(10e18) * units / 10;
         if (units > 10) {
             return wrong(s, abi.encodeWithSelector(IRegistry.TooManyUnits.selector, job, units, 10));
@@ -212,10 +213,10 @@ contract SettlementTest is Base {
 
     function test_units_that_were_not_paid_can_be_committed_again_with_what_is_left() public {
         IRegistry.Settlement memory s = settlement(batch, node, 600e18);
-        s.shares[0].paidUnits = 7;
+        s.shares[0] = Lines.packPaid(uint48(7), Lines.amount(s.shares[0]));
         settle(s, 1, 3);
         BatchId again = commit(job, 1, 3);
-        vm.assertEq(headerOf(again).lines[0].budget, 333e18, "three tenths, out of the surplus");
+        vm.assertEq(lineOf(again, 0).budget, 333e18, "three tenths, out of the surplus");
         vm.assertEq(registry.job(job).surplus, 1110e18 - 607e18 - 333e18, "the rest");
         settle(settlement(again, node, 330e18), 1, 3);
         vm.assertEq(registry.job(job).unitsPaid, 10, "all");
@@ -224,16 +225,16 @@ contract SettlementTest is Base {
 
     function test_a_batch_of_two_jobs_pays_each_from_its_own() public {
         (JobId a, JobId b) = (openJob(), openJob());
-        IRegistry.Line[] memory row = new IRegistry.Line[](2);
+        uint256[] memory row = new uint256[](2);
         (row[0], row[1]) = (line(a, 10), line(b, 10));
         batch = commitLines(1, bytes32(uint256(2)), 10, row);
         drawNow(batch);
         IRegistry.Settlement memory s = settlement(batch, node, 300e18);
-        (s.shares[0].amount, s.shares[1]) = (100e18, IRegistry.Share(5, 200e18));
+        (s.shares[0], s.shares[1]) = (Lines.packPaid(10, 100e18), Lines.packPaid(5, 200e18));
         settle(s, 1, 3);
         vm.assertEq(registry.job(a).surplus, 1000e18, "1,110 less 100 and 10");
         vm.assertEq(registry.job(b).surplus, 905e18, "1,110 less 200 and 5");
-        vm.assertEq(headerOf(batch).lines[1].amount, 205e18, "in the line");
+        vm.assertEq(lineOf(batch, 1).amount, 205e18, "in the line");
         vm.assertEq(registry.batch(batch).header, Headers.stored(headerOf(batch)), "whose hash is kept");
         assertConserved();
     }

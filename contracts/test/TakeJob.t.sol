@@ -39,7 +39,7 @@ contract TakeJobTest is Base {
         uint256 free = vm.getBlockTimestamp() + TAKEOVER;
         wait = wait % (2 * TAKEOVER);
         later(wait);
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2002));
         if (wait <= TAKEOVER) refused(first, free);
         if (byBatch) registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
@@ -68,7 +68,7 @@ contract TakeJobTest is Base {
         vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(second), "still the second's");
         uint256 taken = vm.getBlockTimestamp();
         later(RECEIPT_TIME + 1);
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         // The second never committed: it is free for anybody.
         vm.prank(vm.addr(2002));
         registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
@@ -95,7 +95,7 @@ contract TakeJobTest is Base {
         registry.closeJob(job);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
         take(1);
-        IRegistry.Line[] memory row = lines(job, 1);
+        uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
         registry.commitBatch(bytes32(uint256(1)), 1, 0, row);

@@ -2,7 +2,8 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
-import {Base} from "./helpers/Base.sol";
+import {Lines} from "../src/libraries/Lines.sol";
+import {Base, Line} from "./helpers/Base.sol";
 
 /// @notice What the Court may have done, and nobody else.
 contract VerdictsTest is Base {
@@ -130,7 +131,9 @@ contract VerdictsTest is Base {
         IRegistry.Account memory a = registry.account(owner(4));
         vm.assertEq(uint256(a.stake) + a.unbonding, 1300e18 - taken, "left");
         vm.assertEq(a.unbonding < 200e18 ? a.stake : 0, 0, "stake goes first");
-        vm.assertEq(registry.seats(), amount > 600e18 ? 7 : 15, "the seat: less than half of what it staked for it is left");
+        vm.assertEq(
+            registry.seats(), amount > 600e18 ? 7 : 15, "the seat: less than half of what it staked for it is left"
+        );
         assertConserved();
     }
 
@@ -189,7 +192,7 @@ contract VerdictsTest is Base {
         later(SEAT_DELAY);
         voidBatch(batch, true);
         takeBatch(batch, 5);
-        IRegistry.Line memory l = headerOf(batch).lines[0];
+        Line memory l = lineOf(batch, 0);
         vm.assertEq(l.budget, 1110e18, "what was paid and what was left over");
         vm.assertEq(l.paidUnits + l.amount, 0, "nothing is paid");
         vm.assertEq(registry.job(job).unitsOpen, 10, "open again");
@@ -272,16 +275,16 @@ contract VerdictsTest is Base {
         job = openJob(jobParams(1000e18, 100e18, 0));
         batch = commit(job, 1);
         IRegistry.Settlement memory s = settlement(batch, node, 1e18);
-        s.shares[0].paidUnits = 0;
+        s.shares[0] = Lines.packPaid(uint48(0), Lines.amount(s.shares[0]));
         settle(s, 1, 3);
         BatchId again = commit(job, 1);
         voidBatch(batch, false);
         takeBatch(batch, 1);
         s = settlement(batch, node, 1e18);
-        s.shares[0].paidUnits = first;
+        s.shares[0] = Lines.packPaid(uint48(first), Lines.amount(s.shares[0]));
         settle(s, 1, 3);
         s = settlement(again, node, 1e18);
-        s.shares[0].paidUnits = second;
+        s.shares[0] = Lines.packPaid(uint48(second), Lines.amount(s.shares[0]));
         (uint256 bitmap, bytes memory signature) = quorum(s, 1, 3);
         IRegistry.Header memory header = headerOf(again);
         if (first + second > UNITS) {

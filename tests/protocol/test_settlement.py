@@ -20,10 +20,14 @@ from proofyard.protocol.settlement import (
     Settlement,
     Share,
     header_hash,
+    line_words,
+    lines_of,
+    paid_words,
     payout_leaf,
     payout_proof,
     payout_root,
     settlement_digest,
+    stored_hash,
 )
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
@@ -100,12 +104,20 @@ def test_the_signed_digest_is_bound_to_chain_and_registry() -> None:
         replace(HEADER, lines=(replace(LINE, job=JobId(7)),)),
         replace(HEADER, lines=(replace(LINE, units=7),)),
         replace(HEADER, lines=(replace(LINE, budget=Wei(7)),)),
-        replace(HEADER, lines=(replace(LINE, paid_units=7),)),
-        replace(HEADER, lines=(replace(LINE, amount=Wei(7)),)),
     ],
 )
 def test_the_header_s_hash_changes_with_everything_in_it(other: Header) -> None:
     assert header_hash(other) != header_hash(HEADER)
+
+
+def test_what_was_paid_is_no_part_of_what_was_committed_and_all_of_what_is_stored() -> None:
+    settled = replace(HEADER, lines=(replace(LINE, paid_units=6, amount=Wei(6)),), seed=Digest(b"s" * 32))
+    assert header_hash(settled) == header_hash(HEADER) == stored_hash(HEADER)
+    others = [replace(LINE, paid_units=6, amount=Wei(7)), replace(LINE, paid_units=7, amount=Wei(6))]
+    hashes = {stored_hash(replace(settled, lines=(line,))) for line in (settled.lines[0], *others)}
+    assert len(hashes | {stored_hash(HEADER)}) == 4
+    assert lines_of(line_words(settled), paid_words(settled)) == settled.lines
+    assert lines_of(line_words(HEADER), paid_words(HEADER)) == HEADER.lines
 
 
 def test_every_payout_is_proven_at_its_own_position_only() -> None:

@@ -165,8 +165,8 @@ interface IRegistry {
         uint8 workload;
     }
 
-    /// @notice What a job is now. What else it was opened with (manifest, reward, audit fee, deadline) is in the event
-    /// `JobOpened` of block `openBlock`.
+    /// @notice What a job is now, as `job` shows it. What else it was opened with (manifest, reward, audit fee, deadline) is
+    /// in the event `JobOpened` of block `openBlock`.
     struct Job {
         uint48 units;
         /// Units in batches that are committed and not settled, and units that settlements have paid.
@@ -198,25 +198,17 @@ interface IRegistry {
         bool closed;
     }
 
-    /// @notice A job's part of a batch. `units` of work were committed; `budget` of its escrow is reserved for them and
-    /// bounds what the batch may pay. After settlement `paidUnits` and `amount` (operators' pay and verifiers' fee) are
-    /// what was.
-    struct Line {
-        uint64 job;
-        uint64 units;
-        uint96 budget;
-        uint64 paidUnits;
-        uint96 amount;
-    }
-
-    /// @notice What a batch is, whose hash alone is stored (`Headers.stored`): callers bring it along, events show it. `seed`
-    /// and `payoutRoot` are those of the settlement, 0 where there is none.
+    /// @notice What a batch is, whose hash alone is stored (`Headers.stored`): callers bring it along, events show it. Each line
+    /// is a job's part of it in one word (`Lines`): `units` of work were committed, and `budget` of the job's escrow is
+    /// reserved for them and bounds what the batch may pay. `paid`, `seed` and `payoutRoot` are those of the settlement, none
+    /// and 0 where there is none; `paid` says of each line what was paid, operators' pay and verifiers' fee together.
     struct Header {
         bytes32 root;
         uint32 size;
         /// sha2-256 digest in the CID of the member list (`proofyard.protocol.members`).
         bytes32 members;
-        Line[] lines;
+        uint256[] lines;
+        uint256[] paid;
         bytes32 seed;
         bytes32 payoutRoot;
     }
@@ -321,14 +313,6 @@ interface IRegistry {
         uint32[] accusers;
     }
 
-    /// @notice What a settlement pays of one line of the batch, in the order of the header's.
-    struct Share {
-        uint64 paidUnits;
-        /// Operators' pay. The verifiers' fee, verifierFee * paidUnits / units of the job, comes on top; both together
-        /// stay within the line's budget.
-        uint96 amount;
-    }
-
     /// @notice The record of a batch as the verifiers sign it.
     struct Settlement {
         BatchId batch;
@@ -339,7 +323,9 @@ interface IRegistry {
         /// Sum of the payouts' `audits`.
         uint32 auditUnits;
         Fault[] faults;
-        Share[] shares;
+        /// What is paid of each line, in the order of the header's, in one word (`Lines.packPaid`): units, and operators' pay. The
+        /// verifiers' fee, verifierFee * units / units of the job, comes on top; both stay within the line's budget.
+        uint256[] shares;
         /// Merkle root of the audit results.
         bytes32 auditRoot;
         /// The 36 bytes of the record artifact's CID.
@@ -415,7 +401,7 @@ interface IRegistry {
         bytes32 indexed root,
         uint32 size,
         bytes32 members,
-        Line[] lines,
+        uint256[] lines,
         uint24 quorum
     );
     /// @notice Job `job` has a line in the batch: for those who follow one job.
@@ -428,7 +414,7 @@ interface IRegistry {
         BatchId indexed batch,
         OperatorId indexed verifier,
         OperatorId indexed before,
-        Line[] lines,
+        uint256[] lines,
         uint24 quorum,
         uint8 attempt
     );
@@ -444,7 +430,8 @@ interface IRegistry {
         bytes record,
         uint256 signers,
         uint256 claimableAt,
-        Line[] lines
+        uint256[] lines,
+        uint256[] paid
     );
     event Faulted(
         BatchId indexed batch,
@@ -609,10 +596,12 @@ interface IRegistry {
 
     /// @notice Commits to `size` signed commitments of one or more jobs by their Merkle root, and reserves each line's share
     /// of its job's money: min(free escrow and surplus, ceil((reward + auditFee + verifierFee) * units / all units)).
-    /// `lines` name at most 128 jobs, ascending, `budget`, `paidUnits` and `amount` being 0. The caller is a verifier whose seat counts,
+    /// `lines` (`Lines.pack`) name at most 128 jobs, ascending, without a budget. The caller is a verifier whose seat counts,
     /// and holds (or has just lost) every job; it takes the free ones. What its owner has open then, this batch included, is
     /// at most `exposureBps` of its stake.
-    function commitBatch(bytes32 root, uint32 size, bytes32 members, Line[] calldata lines) external returns (BatchId);
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines)
+        external
+        returns (BatchId);
 
     /// @notice Fixes the batch's seed from the hash of block `commitBlock + drawDelay`; anyone may call.
     function draw(BatchId batch) external returns (bytes32 seed);

@@ -6,6 +6,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
 import {Headers} from "./Headers.sol";
+import {Lines} from "./Lines.sol";
 import {Merkle} from "./Merkle.sol";
 import {TypedData} from "./TypedData.sol";
 
@@ -82,7 +83,7 @@ library Evidence {
         bytes32 leaf = Merkle.leaf(abi.encode(structHash));
         if (!Merkle.verify(header.root, leaf, index, header.size, proof)) return false;
         for (uint256 i = 0; i < header.lines.length; ++i) {
-            if (header.lines[i].job == job) return true;
+            if (Lines.job(header.lines[i]) == job) return true;
         }
         return false;
     }

@@ -5,8 +5,9 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
 import {Headers} from "./Headers.sol";
+import {Lines} from "./Lines.sol";
 import {Operators} from "./Operators.sol";
-import {Stakes, State} from "./State.sol";
+import {JobBook, Stakes, State} from "./State.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
 /// @title Jobs
@@ -30,10 +31,10 @@ library Jobs {
         require(p.workload < 64, IRegistry.BadJob("workload is no bit of 64"));
         id = JobId.wrap(++s.books.jobs);
         amount = p.reward + p.auditFee + p.verifierFee;
-        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
+        JobBook storage j = s.jobs[JobId.unwrap(id)];
         (j.requester, j.openBlock) = (msg.sender, uint40(block.number));
         (j.auditorsPerSegment, j.segmentsPerAudit, j.workload) = (p.auditorsPerSegment, p.segmentsPerAudit, p.workload);
-        (j.units, j.end) = (uint48(p.units), uint32(p.deadline));
+        (j.units, j.unitsUnpaid, j.end) = (uint48(p.units), uint48(p.units), uint32(p.deadline));
         (j.escrow, j.price, j.verifierFee) = (amount, amount, p.verifierFee);
         s.books.escrow += amount;
         emit IRegistry.JobOpened(
@@ -58,8 +59,8 @@ library Jobs {
     }
 
     function close(State storage s, JobId id) external {
-        IRegistry.Job storage j = _opened(s, id);
-        bool done = j.unitsPaid == j.units && j.verifier != 0 && msg.sender == s.operators[j.verifier].key;
+        JobBook storage j = _opened(s, id);
+        bool done = j.unitsUnpaid == 0 && j.verifier != 0 && msg.sender == s.operators[j.verifier].key;
         require(msg.sender == j.requester || done, IRegistry.NotYourJob(id, msg.sender));
         (j.closed, j.end) = (true, uint32(block.timestamp));
         emit IRegistry.JobClosed(id);
@@ -67,9 +68,9 @@ library Jobs {
 
     /// @notice Takes the free money out of a job; the caller sends it.
     function refund(State storage s, IRegistry.Params memory p, JobId id) external returns (address to, uint96 amount) {
-        IRegistry.Job storage j = _job(s, id);
+        JobBook storage j = _job(s, id);
         uint256 until = uint256(j.end) + p.receiptTime;
-        require(j.unitsPaid == j.units || block.timestamp > until, IRegistry.JobStillOpen(id, until));
+        require(j.unitsUnpaid == 0 || block.timestamp > until, IRegistry.JobStillOpen(id, until));
         (to, amount) = (j.requester, j.escrow);
         j.escrow = 0;
         if (block.timestamp >= j.surplusFrom) {
@@ -92,13 +93,20 @@ library Jobs {
         bytes32 root,
         uint32 size,
         bytes32 members,
-        IRegistry.Line[] calldata lines
+        uint256[] calldata lines
     ) external returns (BatchId id) {
         require(size > 0, IRegistry.BadBatch("empty"));
-        uint32 verifier = _counting(s);
+        IRegistry.Header memory h = IRegistry.Header(root, size, members, lines, new uint256[](0), 0, 0);
+        id = _commit(s, p, _counting(s), h);
+    }
+
+    function _commit(State storage s, IRegistry.Params memory p, uint32 verifier, IRegistry.Header memory h)
+        private
+        returns (BatchId id)
+    {
         id = BatchId.wrap(++s.books.batches);
-        IRegistry.Header memory h = IRegistry.Header(root, size, members, _reserve(s, p, id, verifier, lines), 0, 0);
-        _record(s, id, verifier, h, Stakes.expose(s, p, verifier, _budget(h.lines)));
+        uint256 budget = _reserve(s, p, id, verifier, h.lines);
+        _record(s, p, id, verifier, h, budget);
     }
 
     function takeBatch(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Header calldata header)
@@ -113,9 +121,9 @@ library Jobs {
         uint32 verifier = _successor(s, b);
         IRegistry.Header memory next = header;
         if (b.voided) {
-            _reserveAgain(s, next.lines);
+            _reserveAgain(s, next.lines, next.paid);
             b.seed = next.seed;
-            (next.seed, next.payoutRoot) = (0, 0);
+            (next.paid, next.seed, next.payoutRoot) = (new uint256[](0), 0, 0);
             b.header = Headers.committed(next);
             b.voided = false;
         } else {
@@ -131,7 +139,7 @@ library Jobs {
         _reportTaken(id, b, before, next.lines);
     }
 
-    function _reportTaken(BatchId id, IRegistry.Batch storage b, uint32 before, IRegistry.Line[] memory lines) private {
+    function _reportTaken(BatchId id, IRegistry.Batch storage b, uint32 before, uint256[] memory lines) private {
         (OperatorId to, OperatorId from) = (OperatorId.wrap(b.verifier), OperatorId.wrap(before));
         emit IRegistry.BatchTaken(id, to, from, lines, b.quorum, b.attempt);
     }
@@ -145,15 +153,16 @@ library Jobs {
         b.dropped = true;
         uint256 budget;
         for (uint256 i = 0; i < header.lines.length; ++i) {
-            IRegistry.Line calldata line = header.lines[i];
-            IRegistry.Job storage j = s.jobs[line.job];
+            uint256 line = header.lines[i];
+            JobBook storage j = s.jobs[Lines.job(line)];
             if (b.voided) {
-                j.unitsPaid -= uint48(line.paidUnits);
-                j.escrow += line.amount;
+                uint48 paid = uint48(Lines.paidUnits(header.paid[i]));
+                (j.unitsUnpaid, j.unitsReturned) = (j.unitsUnpaid + paid, j.unitsReturned + paid);
+                j.escrow += Lines.amount(header.paid[i]);
             } else {
-                j.unitsOpen -= line.units;
-                j.escrow += line.budget;
-                budget += line.budget;
+                j.unitsReturned += Lines.units(line);
+                j.escrow += Lines.budget(line);
+                budget += Lines.budget(line);
             }
         }
         Stakes.unexpose(s, b);
@@ -209,18 +218,18 @@ library Jobs {
 
     // ------------------------------------------------------------------------------------------------ helpers
 
-    function _job(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
+    function _job(State storage s, JobId id) private view returns (JobBook storage j) {
         j = s.jobs[JobId.unwrap(id)];
         require(j.units != 0, IRegistry.UnknownJob(id));
     }
 
-    function _opened(State storage s, JobId id) private view returns (IRegistry.Job storage j) {
+    function _opened(State storage s, JobId id) private view returns (JobBook storage j) {
         j = _job(s, id);
         _requireOpen(id, j, 0);
     }
 
     /// @dev That a job's end, and `grace` after it, is still to come.
-    function _requireOpen(JobId id, IRegistry.Job storage j, uint256 grace) private view {
+    function _requireOpen(JobId id, JobBook storage j, uint256 grace) private view {
         uint256 end = uint256(j.end) + grace;
         if (block.timestamp < end) return;
         require(!j.closed, IRegistry.JobIsClosed(id));
@@ -250,9 +259,7 @@ library Jobs {
         require(seats & own != 0, IRegistry.UnknownSigner(own, seats));
     }
 
-    function _take(State storage s, IRegistry.Params memory p, JobId id, IRegistry.Job storage j, uint32 verifier)
-        private
-    {
+    function _take(State storage s, IRegistry.Params memory p, JobId id, JobBook storage j, uint32 verifier) private {
         uint32 holder = j.verifier;
         // slither-disable-next-line incorrect-equality
         if (holder == verifier) return;
@@ -268,81 +275,100 @@ library Jobs {
         emit IRegistry.JobTaken(id, OperatorId.wrap(verifier));
     }
 
-    function _record(State storage s, BatchId id, uint32 verifier, IRegistry.Header memory h, uint24 exposure) private {
+    function _record(
+        State storage s,
+        IRegistry.Params memory p,
+        BatchId id,
+        uint32 verifier,
+        IRegistry.Header memory h,
+        uint256 budget
+    ) private {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
-        uint24 quorum = s.verifiers.version;
+        (uint24 quorum, uint24 exposure) = (s.verifiers.version, Stakes.expose(s, p, verifier, budget));
         b.header = Headers.committed(h);
         (b.exposure, b.verifier, b.quorum) = (exposure, verifier, quorum);
         (b.commitBlock, b.committedAt) = (uint32(block.number), uint32(block.timestamp));
         emit IRegistry.BatchCommitted(id, OperatorId.wrap(verifier), h.root, h.size, h.members, h.lines, quorum);
     }
 
-    function _budget(IRegistry.Line[] memory lines) private pure returns (uint256 budget) {
+    function _budget(uint256[] memory lines) private pure returns (uint256 budget) {
         for (uint256 i = 0; i < lines.length; ++i) {
-            budget += lines[i].budget;
+            budget += Lines.budget(lines[i]);
         }
     }
 
-    /// @dev Reserves the lines of a new batch.
+    /// @dev Reserves the lines of a new batch, and writes their budgets into them; `total` is the sum.
     function _reserve(
         State storage s,
         IRegistry.Params memory p,
         BatchId batch,
         uint32 verifier,
-        IRegistry.Line[] calldata lines
-    ) private returns (IRegistry.Line[] memory reserved) {
+        uint256[] memory lines
+    ) private returns (uint256 total) {
         require(lines.length > 0 && lines.length <= MAX_LINES, IRegistry.BadBatch("no lines, or too many"));
-        reserved = new IRegistry.Line[](lines.length);
-        uint64 last;
+        uint256 last;
         for (uint256 i = 0; i < lines.length; ++i) {
-            IRegistry.Line calldata line = lines[i];
-            require(line.job > last, IRegistry.BadBatch("jobs must ascend"));
-            require(line.budget == 0 && line.paidUnits == 0 && line.amount == 0, IRegistry.BadBatch("line not empty"));
-            last = line.job;
+            uint256 line = lines[i];
+            require(Lines.job(line) > last, IRegistry.BadBatch("jobs must ascend"));
+            require(Lines.budget(line) == 0, IRegistry.BadBatch("line not empty"));
+            last = Lines.job(line);
             JobId id = JobId.wrap(last);
-            _enter(s, p, id, verifier);
-            uint96 budget = _reserveUnits(s, id, line.units);
-            reserved[i] = IRegistry.Line(last, line.units, budget, 0, 0);
-            emit IRegistry.JobCommitted(id, batch, line.units, budget);
+            uint96 budget = _reserveUnits(s, p, id, verifier, Lines.units(line));
+            lines[i] = line | budget;
+            total += budget;
+            emit IRegistry.JobCommitted(id, batch, Lines.units(line), budget);
         }
     }
 
-    /// @dev That the verifier may commit for a job: it holds it, takes it, or has just lost it.
-    function _enter(State storage s, IRegistry.Params memory p, JobId id, uint32 verifier) private {
-        IRegistry.Job storage j = _job(s, id);
+    /// @dev Takes units of a job into a batch, and reserves their part of its money. What is read of a slot is read before
+    /// anything is written, and what settlements write only where the rest is not enough: each slot costs a line most of its gas.
+    function _reserveUnits(State storage s, IRegistry.Params memory p, JobId id, uint32 verifier, uint48 units)
+        private
+        returns (uint96 budget)
+    {
+        JobBook storage j = _job(s, id);
+        (uint256 all, uint256 price) = (j.units, j.price);
+        (uint64 taken, uint96 escrow, bool holds) = (j.unitsTaken, j.escrow, j.verifier == verifier);
         _requireOpen(id, j, p.receiptTime);
-        if (j.verifier == verifier) {
-            j.lastActive = uint32(block.timestamp);
-        } else if (j.former != verifier || block.timestamp > j.formerUntil) {
-            _requireOpen(id, j, 0);
-            _take(s, p, id, j, verifier);
+        if (units == 0 || uint256(taken) + units > all) {
+            uint256 left = FixedPointMathLib.zeroFloorSub(all + j.unitsReturned, taken);
+            require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
         }
+        if (!holds) _enter(s, p, id, j, verifier);
+        uint256 due = FixedPointMathLib.divUp(price * units, all);
+        budget = uint96(FixedPointMathLib.min(due, escrow));
+        (j.unitsTaken, j.escrow) = (taken + units, escrow - budget);
+        if (holds) j.lastActive = uint32(block.timestamp);
+        if (budget < due) budget += _fromSurplus(j, due - budget);
     }
 
-    function _reserveUnits(State storage s, JobId id, uint64 units) private returns (uint96 budget) {
-        IRegistry.Job storage j = s.jobs[JobId.unwrap(id)];
-        uint256 left = FixedPointMathLib.zeroFloorSub(j.units, uint256(j.unitsOpen) + j.unitsPaid);
-        require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
-        j.unitsOpen += units;
-        uint256 due = FixedPointMathLib.divUp(uint256(j.price) * units, j.units);
-        (uint96 escrow, uint96 surplus) = (j.escrow, j.surplus);
-        budget = uint96(FixedPointMathLib.min(due, uint256(escrow) + surplus));
-        uint96 first = uint96(FixedPointMathLib.min(budget, escrow));
-        (j.escrow, j.surplus) = (escrow - first, surplus - (budget - first));
+    function _fromSurplus(JobBook storage j, uint256 wanted) private returns (uint96 amount) {
+        uint96 surplus = j.surplus;
+        amount = uint96(FixedPointMathLib.min(wanted, surplus));
+        j.surplus = surplus - amount;
+    }
+
+    /// @dev That a verifier may commit for a job that it does not hold: it takes it, or has just lost it.
+    function _enter(State storage s, IRegistry.Params memory p, JobId id, JobBook storage j, uint32 verifier) private {
+        bool owes = j.verifier != 0 && j.former == verifier && block.timestamp <= j.formerUntil;
+        if (owes) return;
+        _requireOpen(id, j, 0);
+        _take(s, p, id, j, verifier);
     }
 
     /// @dev The lines of a voided batch: what was paid is still reserved, what was left over is taken back where it is.
-    function _reserveAgain(State storage s, IRegistry.Line[] memory lines) private {
+    function _reserveAgain(State storage s, uint256[] memory lines, uint256[] memory paid) private {
         for (uint256 i = 0; i < lines.length; ++i) {
-            IRegistry.Line memory line = lines[i];
-            IRegistry.Job storage j = s.jobs[line.job];
-            j.unitsPaid -= uint48(line.paidUnits);
-            j.unitsOpen += line.units;
-            uint96 wanted = line.budget - line.amount;
+            (uint256 line, uint96 amount) = (lines[i], Lines.amount(paid[i]));
+            JobBook storage j = s.jobs[Lines.job(line)];
+            uint48 units = uint48(Lines.paidUnits(paid[i]));
+            j.unitsUnpaid += units;
+            j.unitsTaken += Lines.units(line) - units;
+            uint96 wanted = Lines.budget(line) - amount;
             uint96 first = uint96(FixedPointMathLib.min(wanted, j.surplus));
             uint96 rest = uint96(FixedPointMathLib.min(wanted - first, j.escrow));
             (j.surplus, j.escrow) = (j.surplus - first, j.escrow - rest);
-            (line.budget, line.paidUnits, line.amount) = (line.amount + first + rest, 0, 0);
+            lines[i] = Lines.pack(uint64(Lines.job(line)), Lines.units(line), amount + first + rest);
         }
     }
 }

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Lines} from "./Lines.sol";
 import {Mark, Stakes, State} from "./State.sol";
 
 /// @title Marks
@@ -18,13 +19,13 @@ library Marks {
 
     /// @notice That a fault is about work of one of the batch's jobs, and that its accusers, where anybody's answers carried
     /// it, are more than the job has auditors for a segment: distinct owners other than the accused one.
-    function checkFault(State storage s, IRegistry.Fault calldata f, IRegistry.Line[] memory lines) internal view {
+    function checkFault(State storage s, IRegistry.Fault calldata f, uint256[] memory lines) internal view {
         address owner = s.operators[OperatorId.unwrap(f.operator)].owner;
         require(owner != address(0), IRegistry.BadSettlement("fault of an unknown operator"));
         require(f.reason >= MISMATCH && f.reason <= DISAGREED, IRegistry.BadSettlement("unknown reason of a fault"));
         bool own;
         for (uint256 i = 0; i < lines.length; ++i) {
-            own = own || lines[i].job == f.job;
+            own = own || Lines.job(lines[i]) == f.job;
         }
         require(own, IRegistry.BadSettlement("fault in another job"));
         uint256 accusers = f.accusers.length;

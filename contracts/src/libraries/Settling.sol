@@ -8,8 +8,10 @@ import {LibBit} from "solady/utils/LibBit.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
 import {Headers} from "./Headers.sol";
 import {Jobs} from "./Jobs.sol";
+import {Lines} from "./Lines.sol";
 import {Marks} from "./Marks.sol";
-import {Stakes, State} from "./State.sol";
+import {Merkle} from "./Merkle.sol";
+import {JobBook, Stakes, State} from "./State.sol";
 import {TypedData} from "./TypedData.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
@@ -81,9 +83,10 @@ library Settling {
         _checkSigners(s, settlement, b, seed, signers, signature);
         s.verifiers.attend(signers, block.timestamp / p.idlePeriod);
 
-        uint96 fees = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
+        uint96 fees;
+        (next.paid, fees) = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
         (next.seed, next.payoutRoot) = (seed, settlement.payoutRoot);
-        b.header = Headers.stored(next);
+        b.header = Merkle.node(next.payoutRoot, Headers.bound(next, b.header));
         if (b.seed != 0) b.seed = 0;
         uint256 absent = s.verifiers.quorums[b.quorum].seats & ~signers;
         if (absent != 0) b.absent = absent;
@@ -102,7 +105,7 @@ library Settling {
             b.auditUnits = settlement.auditUnits;
             b.frozen = _recordFaults(s, settlement, next.lines);
         }
-        _report(settlement, b, signers, next.lines);
+        _report(settlement, b, signers, next);
     }
 
     function _checkShape(
@@ -138,50 +141,52 @@ library Settling {
         s.verifiers.check(b.quorum, digest, signers, signature);
     }
 
-    /// @dev Takes the batch's pay and its verifiers' fees out of what its lines reserved, and writes them there.
-    function _pay(
-        State storage s,
-        IRegistry.Settlement calldata settlement,
-        IRegistry.Line[] memory lines,
-        uint40 surplusFrom
-    ) private returns (uint96 fees) {
-        uint256 paid;
+    /// @dev Takes the batch's pay and its verifiers' fees out of what its lines reserved; what each of them paid.
+    function _pay(State storage s, IRegistry.Settlement calldata settlement, uint256[] memory lines, uint40 surplusFrom)
+        private
+        returns (uint256[] memory paid, uint96 fees)
+    {
+        paid = new uint256[](lines.length);
+        uint256 total;
         for (uint256 i = 0; i < lines.length; ++i) {
-            IRegistry.Share calldata share = settlement.shares[i];
-            fees += _payLine(s, lines[i], share, surplusFrom);
-            paid += share.amount;
+            uint256 share = settlement.shares[i];
+            uint96 fee = _payLine(s, lines[i], share, surplusFrom);
+            paid[i] = share + fee;
+            fees += fee;
+            total += Lines.amount(share);
         }
-        require(paid == settlement.payoutTotal, IRegistry.BadSettlement("shares are not the total"));
+        require(total == settlement.payoutTotal, IRegistry.BadSettlement("shares are not the total"));
         s.books.escrow -= settlement.payoutTotal + fees;
     }
 
-    function _payLine(State storage s, IRegistry.Line memory line, IRegistry.Share calldata share, uint40 surplusFrom)
-        private
-        returns (uint96 fee)
-    {
-        JobId id = JobId.wrap(line.job);
-        IRegistry.Job storage j = s.jobs[line.job];
-        uint64 units = share.paidUnits;
-        uint48 before = j.unitsPaid;
+    function _payLine(State storage s, uint256 line, uint256 share, uint40 surplusFrom) private returns (uint96 fee) {
+        JobBook storage j = s.jobs[Lines.job(line)];
+        uint256 units = Lines.paidUnits(share);
         // Units that were committed again while a batch was void are paid by one of the two.
-        uint256 left = FixedPointMathLib.min(line.units, FixedPointMathLib.zeroFloorSub(j.units, before));
-        require(units <= left, IRegistry.TooManyUnits(id, units, left));
-        (j.unitsOpen, j.unitsPaid) = (j.unitsOpen - line.units, before + uint48(units));
+        uint256 left = FixedPointMathLib.min(Lines.units(line), j.unitsUnpaid);
+        require(units <= left, IRegistry.TooManyUnits(JobId.wrap(Lines.job(line)), units, left));
         fee = uint96(uint256(j.verifierFee) * units / j.units);
-        uint256 amount = uint256(share.amount) + fee;
-        require(amount <= line.budget, IRegistry.OverBudget(id, line.budget, amount));
-        (line.paidUnits, line.amount) = (units, uint96(amount));
-        uint96 rest = line.budget - uint96(amount);
-        if (rest == 0) return fee;
-        j.surplus += rest;
-        if (j.surplusFrom < surplusFrom) j.surplusFrom = surplusFrom;
+        uint256 amount = uint256(Lines.amount(share)) + fee;
+        uint256 budget = Lines.budget(line);
+        require(amount <= budget, IRegistry.OverBudget(JobId.wrap(Lines.job(line)), budget, amount));
+        _giveBack(j, Lines.units(line), units, budget - amount, surplusFrom);
+    }
+
+    /// @dev Ends a line of a job: what it holds is paid, or the job's again.
+    function _giveBack(JobBook storage j, uint256 committed, uint256 paid, uint256 rest, uint40 surplusFrom) private {
+        uint48 unpaid = j.unitsUnpaid - uint48(paid);
+        uint64 returned = j.unitsReturned + uint64(committed - paid);
+        uint96 surplus = j.surplus + uint96(rest);
+        if (rest == 0 || j.surplusFrom > surplusFrom) surplusFrom = j.surplusFrom;
+        (j.unitsUnpaid, j.unitsReturned) = (unpaid, returned);
+        (j.surplus, j.surplusFrom) = (surplus, surplusFrom);
     }
 
     function _report(
         IRegistry.Settlement calldata settlement,
         IRegistry.Batch storage b,
         uint256 signers,
-        IRegistry.Line[] memory lines
+        IRegistry.Header memory header
     ) private {
         emit IRegistry.BatchSettled(
             settlement.batch,
@@ -194,14 +199,15 @@ library Settling {
             settlement.record,
             signers,
             b.settled.claimableAt,
-            lines
+            header.lines,
+            header.paid
         );
     }
 
     // ------------------------------------------------------------------------------------------------ faults
 
     /// @dev Reputation falls at once; a fault that costs stake freezes the owner's in `bonds` until the window closes.
-    function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, IRegistry.Line[] memory lines)
+    function _recordFaults(State storage s, IRegistry.Settlement calldata settlement, uint256[] memory lines)
         private
         returns (uint96 frozen)
     {

@@ -34,6 +34,34 @@ struct Mark {
     bool undone;
 }
 
+/// @notice A job as it is stored: what commits change, what settlements change and what its opener asked for lie in slots
+/// of their own, so that a line of a batch writes one slot when it is committed and one when it is settled. Neither becomes
+/// zero before the job's end.
+struct JobBook {
+    /// Units that batches took, those among them that they gave back again included.
+    uint64 unitsTaken;
+    uint96 escrow;
+    uint32 end;
+    uint32 verifier;
+    uint32 lastActive;
+    /// Units that no settlement has paid, and units that batches took and neither hold nor paid.
+    uint48 unitsUnpaid;
+    uint64 unitsReturned;
+    uint96 surplus;
+    uint40 surplusFrom;
+    uint48 units;
+    uint96 price;
+    uint96 verifierFee;
+    address requester;
+    uint40 openBlock;
+    uint8 auditorsPerSegment;
+    uint8 segmentsPerAudit;
+    uint8 workload;
+    bool closed;
+    uint32 former;
+    uint32 formerUntil;
+}
+
 /// @notice Everything the Registry remembers, so that its linked libraries can work on it.
 struct State {
     Books books;
@@ -46,7 +74,7 @@ struct State {
     mapping(uint32 operator => IRegistry.Operator) operators;
     mapping(uint32 operator => string) endpoints;
     mapping(address key => uint32 operator) operatorOf;
-    mapping(uint256 job => IRegistry.Job) jobs;
+    mapping(uint256 job => JobBook) jobs;
     mapping(uint256 batch => IRegistry.Batch) batches;
     mapping(uint256 batch => IRegistry.SlashRecord[]) slashes;
     mapping(uint256 batch => mapping(uint256 word => uint256)) claimed;

@@ -74,7 +74,7 @@ library TypedData {
         return keccak256(abi.encode(RECEIPT_TYPEHASH, leaf, job, deadline));
     }
 
-    /// @notice `faults` and `shares` are the bytes of abi.encode(Fault[]) and abi.encode(Share[]), `header` is the hash.
+    /// @notice `faults` are the bytes of abi.encode(Fault[]), `shares` those of its words, `header` is the hash.
     function settlement(IRegistry.Settlement calldata s, bytes32 header, bytes32 seed, uint8 attempt)
         internal
         pure
@@ -86,7 +86,7 @@ library TypedData {
             s.payoutTotal,
             s.auditUnits,
             keccak256(abi.encode(s.faults)),
-            keccak256(abi.encode(s.shares)),
+            keccak256(abi.encodePacked(s.shares)),
             s.auditRoot,
             keccak256(s.record)
         );

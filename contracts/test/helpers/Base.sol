@@ -9,10 +9,20 @@ import {ICourt} from "../../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../../src/interfaces/IRegistry.sol";
 import {BLS12381} from "../../src/libraries/BLS12381.sol";
 import {Headers} from "../../src/libraries/Headers.sol";
+import {Lines} from "../../src/libraries/Lines.sol";
 import {Merkle} from "../../src/libraries/Merkle.sol";
 import {Bls} from "./Bls.sol";
 import {Deployer} from "./Deployer.sol";
 import {Vm} from "./Vm.sol";
+
+/// @notice A line of a batch, unpacked.
+struct Line {
+    uint64 job;
+    uint64 units;
+    uint96 budget;
+    uint64 paidUnits;
+    uint96 amount;
+}
 
 /// @notice A network for tests: owner i has the address `owner(i)` and tokens; its node has the key `1000 + i`, its
 /// verifier the key `2000 + i` and the BLS secret `3000 + i`.
@@ -217,12 +227,19 @@ abstract contract Base {
 
     // ------------------------------------------------------------------------------------------------ batches
 
-    function line(JobId job, uint64 units) internal pure returns (IRegistry.Line memory) {
-        return IRegistry.Line(uint64(JobId.unwrap(job)), units, 0, 0, 0);
+    function line(JobId job, uint64 units) internal pure returns (uint256) {
+        return Lines.pack(uint64(JobId.unwrap(job)), uint48(units), 0);
     }
 
-    function lines(JobId job, uint64 units) internal pure returns (IRegistry.Line[] memory row) {
-        row = new IRegistry.Line[](1);
+    /// @notice Line `i` of a batch, and what was paid of it.
+    function lineOf(BatchId batch, uint256 i) internal view returns (Line memory l) {
+        IRegistry.Header memory h = headerOf(batch);
+        (l.job, l.units, l.budget) = (uint64(Lines.job(h.lines[i])), Lines.units(h.lines[i]), Lines.budget(h.lines[i]));
+        if (h.paid.length > i) (l.paidUnits, l.amount) = (uint64(Lines.paidUnits(h.paid[i])), Lines.amount(h.paid[i]));
+    }
+
+    function lines(JobId job, uint64 units) internal pure returns (uint256[] memory row) {
+        row = new uint256[](1);
         row[0] = line(job, units);
     }
 
@@ -236,17 +253,15 @@ abstract contract Base {
         drawNow(batch);
     }
 
-    function commitLines(uint256 i, bytes32 root, uint32 size, IRegistry.Line[] memory row)
-        internal
-        returns (BatchId batch)
-    {
+    function commitLines(uint256 i, bytes32 root, uint32 size, uint256[] memory row) internal returns (BatchId batch) {
         vm.recordLogs();
         vm.prank(vm.addr(2000 + i));
         batch = registry.commitBatch(root, size, bytes32(uint256(3)), row);
         Vm.Log[] memory logs = vm.getRecordedLogs();
         bytes memory data = _logOf(logs, IRegistry.BatchCommitted.selector);
-        (,, IRegistry.Line[] memory reserved,) = abi.decode(data, (uint32, bytes32, IRegistry.Line[], uint24));
-        _headers[batch] = abi.encode(IRegistry.Header(root, size, bytes32(uint256(3)), reserved, 0, 0));
+        (,, uint256[] memory reserved,) = abi.decode(data, (uint32, bytes32, uint256[], uint24));
+        _headers[batch] =
+            abi.encode(IRegistry.Header(root, size, bytes32(uint256(3)), reserved, new uint256[](0), 0, 0));
     }
 
     function drawNow(BatchId batch) internal {
@@ -267,8 +282,8 @@ abstract contract Base {
         registry.takeBatch(batch, header);
         Vm.Log[] memory logs = vm.getRecordedLogs();
         bytes memory data = _logOf(logs, IRegistry.BatchTaken.selector);
-        (header.lines,,) = abi.decode(data, (IRegistry.Line[], uint24, uint8));
-        (header.seed, header.payoutRoot) = (0, 0);
+        (header.lines,,) = abi.decode(data, (uint256[], uint24, uint8));
+        (header.paid, header.seed, header.payoutRoot) = (new uint256[](0), 0, 0);
         _headers[batch] = abi.encode(header);
     }
 
@@ -296,16 +311,16 @@ abstract contract Base {
         s.auditUnits = 1;
         s.record = RECORD;
         if (_headers[batch].length == 0) return s;
-        IRegistry.Line[] memory row = headerOf(batch).lines;
-        s.shares = new IRegistry.Share[](row.length);
-        s.shares[0] = IRegistry.Share(row[0].units, amount);
+        uint256[] memory row = headerOf(batch).lines;
+        s.shares = new uint256[](row.length);
+        s.shares[0] = Lines.packPaid(Lines.units(row[0]), amount);
     }
 
     /// @notice What a claim shows of the batch's header.
     function boundOf(BatchId batch) internal view returns (bytes32) {
         if (_headers[batch].length == 0) return 0;
         IRegistry.Header memory header = headerOf(batch);
-        return Merkle.node(header.seed, Headers.committed(header));
+        return Headers.bound(header, Headers.committed(header));
     }
 
     /// @notice The slots of the verifiers that signed a batch's settlement.
@@ -350,7 +365,7 @@ abstract contract Base {
         for (uint256 i = 0; i < before.length; ++i) {
             s.faults[i] = before[i];
         }
-        s.faults[before.length] = IRegistry.Fault(operator, headerOf(s.batch).lines[0].job, 3, 1, reason, accusers);
+        s.faults[before.length] = IRegistry.Fault(operator, lineOf(s.batch, 0).job, 3, 1, reason, accusers);
         return s;
     }
 
@@ -405,8 +420,8 @@ abstract contract Base {
         Vm.Log[] memory logs = vm.getRecordedLogs();
         if (header.seed == 0) header.seed = abi.decode(_logOf(logs, IRegistry.BatchDrawn.selector), (bytes32));
         bytes memory data = _logOf(logs, IRegistry.BatchSettled.selector);
-        (,,,,,,,,, header.lines) = abi.decode(
-            data, (uint8, bytes32, uint32, uint256, uint256, bytes32, bytes, uint256, uint256, IRegistry.Line[])
+        (,,,,,,,,, header.lines, header.paid) = abi.decode(
+            data, (uint8, bytes32, uint32, uint256, uint256, bytes32, bytes, uint256, uint256, uint256[], uint256[])
         );
         _headers[s.batch] = abi.encode(header);
     }

@@ -83,7 +83,7 @@ abstract contract CourtBase is Base {
 
     function unpaidHeader() internal view returns (IRegistry.Header memory h) {
         h = headerOf(batch);
-        (h.lines[0].paidUnits, h.lines[0].amount) = (0, 0);
+        h.paid[0] = 0;
     }
 
     function settlement() internal view returns (IRegistry.Settlement memory) {

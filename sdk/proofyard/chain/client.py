@@ -30,8 +30,12 @@ from proofyard.protocol.settlement import (
     Payout,
     Settlement,
     bound_hash,
+    line_word,
+    line_words,
+    paid_words,
     payout_proof,
     payout_root,
+    share_words,
 )
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Wei
 
@@ -71,8 +75,8 @@ def claim_row(claim: Claim, bound: Digest) -> tuple[Any, ...]:
 
 def header_row(header: Header) -> tuple[Any, ...]:
     """The header as the contract's struct."""
-    lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
-    return (header.root, header.size, header.members, lines, header.seed, header.payout_root)
+    words = line_words(header), paid_words(header)
+    return (header.root, header.size, header.members, *words, header.seed, header.payout_root)
 
 
 def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
@@ -88,7 +92,7 @@ def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
         settlement.total,
         settlement.audit_units,
         faults,
-        [(share.paid_units, share.amount) for share in settlement.shares],
+        share_words(settlement.shares),
         settlement.audit_root,
         cid_bytes(settlement.record),
     )
@@ -260,7 +264,7 @@ class ChainClient(HistoryReader):
     def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
         """Commit to `size` commitments by their Merkle root. `members` is the sha2-256 digest in the CID of the member
         list, `lines` the work units of each job in it, which the batch has in ascending order of jobs."""
-        rows = [(job, units, 0, 0, 0) for job, units in sorted(lines)]
+        rows = [line_word(job, units) for job, units in sorted(lines)]
         return event_of(self.transact("commitBatch", root, size, members, rows), BatchCommitted).batch
 
     def find_batch(self, root: Digest, *, since: int | None = None) -> BatchId | None:

@@ -1,7 +1,7 @@
 """The events of Registry and Court, one frozen record each, with the names of `IRegistry.sol` and `ICourt.sol` in snake
 case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from proofyard.chain.abi import contract, snake
 from proofyard.chain.codec import codec
 from proofyard.chain.records import ChallengeId
 from proofyard.protocol.cid import CidError, cid_from_bytes, raw_cid
-from proofyard.protocol.settlement import Line, OperatorId
+from proofyard.protocol.settlement import Line, OperatorId, lines_of
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex, Wei
 
 
@@ -398,6 +398,8 @@ def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
             arguments = get_event_data(codec(), abi, log)["args"]
             position = Position(log["blockNumber"], Digest(bytes(log["blockHash"])), log["logIndex"])
             values = {snake(name): _convert(name, value) for name, value in arguments.items()}
+            if "lines" in values:
+                values["lines"] = lines_of(values["lines"], values.pop("paid", ()))
             events.append(kind(position=position, **values))
     return events
 
@@ -405,8 +407,6 @@ def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
 def _convert(name: str, value: Any) -> Any:
     if name == "record":
         return record_cid(value)
-    if name == "lines":
-        return tuple(line_of(line) for line in value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -420,19 +420,14 @@ def record_cid(value: bytes) -> Cid:
         return raw_cid(value)
 
 
-def line_of(row: Any) -> Line:
-    """A line as the contract has it."""
-    job, units, budget, paid_units, amount = row.values() if isinstance(row, Mapping) else row
-    return Line(JobId(job), units, Wei(budget), paid_units, Wei(amount))
-
-
 def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     table = {}
     for entry in [*contract("Registry").abi, *contract("Court").abi]:
         if entry["type"] == "event":
             kind = kinds[entry["name"]]
-            expected = [snake(item["name"]) for item in entry["inputs"]]
+            # What was paid of the lines is part of them here.
+            expected = [snake(item["name"]) for item in entry["inputs"] if item["name"] != "paid"]
             if expected != [field.name for field in fields(kind)[1:]]:
                 raise TypeError(f"{kind.__name__} does not have the fields of its Solidity event: {expected}")
             table[event_abi_to_log_topic(cast(Any, entry))] = (kind, entry)

@@ -24,6 +24,8 @@ EMPTY_ROOT = Digest(bytes(32))
 """The payout or audit root of a batch that has none."""
 
 NOTHING = Wei(0)
+MAX_UNITS, MAX_AMOUNT = 2**48 - 1, 2**96 - 1
+"""What a line of a batch can hold."""
 
 MAX_FAULTS = 32
 """Faults that the Registry takes in one settlement."""
@@ -148,15 +150,42 @@ class Settlement:
 
 
 def header_hash(header: Header) -> Digest:
-    """keccak256(abi.encode(root, size, members, lines)): what verifiers sign, and what is stored until they have."""
-    lines = [(line.job, line.units, line.budget, line.paid_units, line.amount) for line in header.lines]
-    kinds = ["bytes32", "uint32", "bytes32", "(uint64,uint64,uint96,uint64,uint96)[]"]
+    """keccak256(abi.encode(root, size, members, hash of the lines' words)) of what was committed: what verifiers sign,
+    and what is stored until they have."""
+    lines = keccak(b"".join(word.to_bytes(32, "big") for word in line_words(header)))
+    kinds = ["bytes32", "uint32", "bytes32", "bytes32"]
     return Digest(keccak(abi_encode(kinds, [header.root, header.size, header.members, lines])))
+
+
+def line_words(header: Header) -> list[int]:
+    """The lines as the contract has them, as `Lines.pack`: budget (96 bits), units (48) and job (64)."""
+    return [line_word(line.job, line.units, line.budget) for line in header.lines]
+
+
+def line_word(job: JobId, units: int, budget: int = 0) -> int:
+    return job << 144 | units << 96 | budget
+
+
+def paid_words(header: Header) -> list[int]:
+    """What a settlement paid of each line, as `Lines.packPaid`: amount (96 bits) and units (48); none before one."""
+    if header.seed == EMPTY_ROOT and header.payout_root == EMPTY_ROOT:
+        return []
+    return [line.paid_units << 96 | line.amount for line in header.lines]
+
+
+def lines_of(words: Sequence[int], paid: Sequence[int] = ()) -> tuple[Line, ...]:
+    """The lines that these words of the contract's are, and what was paid of them."""
+    amounts = paid or [0] * len(words)
+    return tuple(
+        Line(JobId(word >> 144), word >> 96 & MAX_UNITS, Wei(word & MAX_AMOUNT), what >> 96, Wei(what & MAX_AMOUNT))
+        for word, what in zip(words, amounts, strict=True)
+    )
 
 
 def bound_hash(header: Header) -> Digest:
     """What a settled batch's header holds besides the root of the payouts: a claim shows it."""
-    return Digest(merkle.node_hash(header.seed, header_hash(header)))
+    paid = keccak(b"".join(word.to_bytes(32, "big") for word in paid_words(header)))
+    return Digest(merkle.node_hash(header.seed, merkle.node_hash(header_hash(header), paid)))
 
 
 def stored_hash(header: Header) -> Digest:
@@ -193,8 +222,13 @@ def encode_faults(faults: Sequence[Fault]) -> bytes:
 
 
 def encode_shares(shares: Sequence[Share]) -> bytes:
-    """abi.encode(Share[])."""
-    return abi_encode(["(uint64,uint96)[]"], [[(share.paid_units, share.amount) for share in shares]])
+    """Their words, one after the other."""
+    return b"".join(word.to_bytes(32, "big") for word in share_words(shares))
+
+
+def share_words(shares: Sequence[Share]) -> list[int]:
+    """As `Lines.packPaid`: amount (96 bits) and units (48)."""
+    return [share.paid_units << 96 | share.amount for share in shares]
 
 
 def draw_seed(block_hash: bytes, batch: BatchId, header: Digest) -> Digest:

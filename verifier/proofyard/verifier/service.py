@@ -52,7 +52,9 @@ GARBAGE = (20_000, 20, 20)
 """When Python looks for rings of objects that nobody uses: a verifier makes few of them, and holds much that is looked
 at each time."""
 LEAVE_S = 1.0
-TOLD = frozenset(("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open"))
+TOLD = frozenset(
+    ("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open", "waits")
+)
 """Kinds of lines of a job's log that an operator reads as well; all others are logged as details."""
 
 

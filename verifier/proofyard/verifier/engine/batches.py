@@ -117,6 +117,7 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
     keys: set[TaskKey] = set()
     free: dict[JobId, int] = {}
     budgets: dict[JobId, int] = {}
+    budget = 0
     held: Counter[JobId] = Counter()
     order = tasks.Order(world, waiting)
     size = 0
@@ -142,7 +143,8 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
         if order.has_to_wait(work):
             continue
         grown = backing.budget(world, job, held[job.id] + units)
-        unbacked = backing.for_batch(world, sum(budgets.values()) - budgets.get(job.id, 0) + grown)
+        more = grown - budgets.get(job.id, 0)
+        unbacked = backing.for_batch(world, budget + more)
         if unbacked:
             if not chosen:
                 memory.unbacked = job.id
@@ -151,6 +153,7 @@ def _fitting(world: World, memory: Memory, waiting: Sequence[Work], now: Now) ->
         order.place(work)
         free[job.id] = left - units
         budgets[job.id] = grown
+        budget += more
         held[job.id] += units
         keys.add(key)
         size += len(work.submission)
