@@ -16,6 +16,7 @@ from proofyard.sdk.terms import (
     check_offer,
     check_sizes,
     check_task_rewards,
+    check_verifier_fee,
     check_work,
     job_terms,
     most_of_a_task,
@@ -135,3 +136,21 @@ def test_terms_count_units_and_take_the_fee_that_was_given() -> None:
     assert terms.escrow == credits(12) + terms.verifier_fee
     assert terms.verifier_fee == credits("0.5")
     assert job_terms(MANIFEST, Digest(bytes(32)), graph(1), offer(verifier_fee=Wei(0)), 10**9).verifier_fee == 0
+
+
+def test_a_fee_that_does_not_pay_for_half_of_the_gas_is_refused_before_any_escrow() -> None:
+    least = 10 * 250_000 * 10**9 // 2
+    check_verifier_fee(10, offer(verifier_fee=Wei(least)), 10**9)
+    check_verifier_fee(10, offer(verifier_fee=None), 10**9)
+    check_verifier_fee(10, offer(verifier_fee=Wei(0)), 0)
+    with pytest.raises(
+        JobRefused, match=r"verifier_fee: is 0\.00\d+ CREDIT; for the gas of 10 tasks .* 0\.00125 CREDIT"
+    ):
+        check_verifier_fee(10, offer(verifier_fee=Wei(least - 1)), 10**9)
+    proposed = propose_verifier_fee(credits(100), 10, 10**9)
+    check_verifier_fee(10, offer(verifier_fee=proposed), 2 * 10**9)
+
+
+def test_a_job_of_more_tasks_than_verifiers_take_is_refused_by_the_field() -> None:
+    with pytest.raises(JobRefused, match=r"params: make 50001 tasks; verifiers take 50000 of a job .*job_tasks"):
+        check_work(MANIFEST, graph(*[1] * 50_001))

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from proofyard.chain import Params
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
 from proofyard.protocol.manifest import TaskSpec
@@ -217,6 +218,7 @@ class Scene:
             followed_s=lambda: 1.0,
             on_chain=self._on_chain,
             verifiers=self._verifiers,
+            params=self._params,
         )
         self.watch = Watch(self.context, self.metrics)
         self.api = Api(self.context, self.metrics, self.watch, self.streams)
@@ -237,6 +239,9 @@ class Scene:
 
     async def _on_chain(self, call: Any) -> Any:
         return await asyncio.to_thread(call)
+
+    async def _params(self) -> Params:
+        return Params()
 
     async def _verifiers(self) -> list[Any]:
         return [SimpleNamespace(node=address(500), owner=address(501), counts=self.counts)]

@@ -9,6 +9,7 @@ adapter = handle.result("adapter/")
 What is submitted is not encrypted: whoever has an artifact's CID can read it, and the manifest names the inputs' CIDs.
 """
 
+from proofyard.protocol.fees import propose_verifier_fee
 from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
 from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
 from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
@@ -28,7 +29,7 @@ from proofyard.sdk.errors import (
 from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
 from proofyard.sdk.results import Proven
 from proofyard.sdk.specs import JobSpec, LoraJob
-from proofyard.sdk.terms import Offer, propose_verifier_fee
+from proofyard.sdk.terms import Offer
 
 __all__ = [
     "JOBS",

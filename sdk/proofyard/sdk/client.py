@@ -50,6 +50,7 @@ from proofyard.sdk.terms import (
     check_offer,
     check_sizes,
     check_task_rewards,
+    check_verifier_fee,
     check_work,
     job_terms,
     most_of_a_task,
@@ -154,7 +155,7 @@ class Client:
         """Publish a job's artifacts, open it on chain with its pay in escrow, and return its handle.
 
         `reward` goes to the workers, `audit_fee` to the auditors, `verifier_fee` to the verifiers (see
-        `proofyard.sdk.terms.propose_verifier_fee` for what is proposed without one); what is not spent comes back.
+        `proofyard.protocol.fees.propose_verifier_fee` for what is proposed without one); what is not spent comes back.
         Whoever has the CIDs can read the inputs, and the manifest names them. Nothing is published or escrowed for a
         job that the workload refuses (`ManifestRefused`), that asks more of a node than the usual limits or has terms
         that the contract would refuse (`JobRefused`, with the field), or that no verifier can take (`NoVerifier`). A
@@ -184,8 +185,10 @@ class Client:
         check_work(manifest, graph)
         check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
         check_audit_fee(graph, offer)
+        gas_price = self.chain.gas_price()
+        check_verifier_fee(len(graph), offer, gas_price)
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
-        terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, self.chain.gas_price())
+        terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price)
         self.chain.require_balance(terms.escrow)
         return Prepared(terms, manifest, (manifest_cid, *artifacts))
 

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from proofyard.chain import JobTerms
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.earnings import LEAST_SEAT_PAY
+from proofyard.protocol.fees import (
+    TOKEN_PER_ETHER,
+    USUAL_FEE_BPS,
+    USUAL_TASKS,
+    least_verifier_fee,
+    propose_verifier_fee,
+)
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Digest, Wei
 from proofyard.protocol.workload_bits import workload_bit
@@ -15,15 +22,6 @@ from proofyard.sdk.errors import JobRefused
 from proofyard.workloads.limits import USUAL, Limits, demands
 
 BPS = 10_000
-FEE_BPS = 500
-"""The verifiers' proposed part of the reward, in 1/10,000."""
-
-GAS_PER_TASK = 250_000
-"""What a task costs its verifiers on chain where batches are small: its part of a commit, a draw and a settlement."""
-
-TOKEN_PER_ETHER = 1
-"""Base units of the token that pay one wei of gas, where nobody says otherwise."""
-
 TASK_REWARD_BPS = 8500
 """What a task may earn, in 1/10,000 of what a verifier pays for a receipt that it breaks."""
 
@@ -51,16 +49,6 @@ class Offer:
     deadline_s: int = 24 * 3600
 
 
-def propose_verifier_fee(reward: Wei, tasks: int, gas_price: int, token_per_ether: int = TOKEN_PER_ETHER) -> Wei:
-    """What verifiers are offered where a requester names nothing, in base units of the token.
-
-    5% of the reward for scheduling, drawing and judging, and the gas that the tasks cost them at `gas_price` (wei of
-    ether for a unit of gas), each wei at `token_per_ether` base units. Nothing on chain knows the token's price; with
-    another one give a fee of your own. What is not used comes back.
-    """
-    return Wei(-(-reward * FEE_BPS // BPS) + tasks * GAS_PER_TASK * gas_price * token_per_ether)
-
-
 def check_offer(offer: Offer) -> None:
     """Raise `JobRefused` for the first field that the contract would not take."""
     amounts = {"reward": offer.reward, "audit_fee": offer.audit_fee}
@@ -86,6 +74,8 @@ def check_work(manifest: Manifest, graph: Sequence[TaskSpec], limits: Limits = U
     """Raise `JobRefused` for the first field that asks more of a node than `limits` allow."""
     _require(bool(graph), "params", "make no task")
     units = sum(spec.work_units for spec in graph)
+    usual = f"verifiers take {USUAL_TASKS} of a job unless their operators say otherwise (job_tasks)"
+    _require(len(graph) <= USUAL_TASKS, "params", f"make {len(graph)} tasks; {usual}")
     _require(0 < units <= MAX_UNITS, "params", f"make {units} work units; from 1 to 2**48 - 1 can be counted")
     for spec in graph:
         for demand in demands(manifest, spec):
@@ -139,6 +129,19 @@ def check_audit_fee(graph: Sequence[TaskSpec], offer: Offer) -> None:
         "audit_fee",
         f"is {format_amount(offer.audit_fee)}; at least {format_amount(Wei(needed))} pay each auditor of the smallest "
         f"task {format_amount(LEAST_SEAT_PAY)}, for less nodes take no work",
+    )
+
+
+def check_verifier_fee(tasks: int, offer: Offer, gas_price: int) -> None:
+    """Raise `JobRefused` where the fee is less than verifiers take for the gas of so many tasks, at `gas_price` wei."""
+    if offer.verifier_fee is None:
+        return
+    least = least_verifier_fee(tasks, gas_price, TOKEN_PER_ETHER, USUAL_FEE_BPS)
+    _require(
+        offer.verifier_fee >= least,
+        "verifier_fee",
+        f"is {format_amount(offer.verifier_fee)}; for the gas of {tasks} tasks at the present price verifiers take "
+        f"{format_amount(least)} at least, unless their operators say otherwise (least_fee_bps)",
     )
 
 

@@ -17,6 +17,7 @@ from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
+from proofyard.verifier import taking
 from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, owed_all, room
@@ -45,6 +46,8 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         raise Permanent(str(error)) from None
     job = context.rows.jobs.get(effect.job)
     objection = "" if job is None else objection_to_job(job.workload, job.units, manifest, graph)
+    if job is not None and not objection:
+        objection = await taking.objection(context, job, len(graph))
     if objection and job is not None and job.manifest == effect.manifest:
         raise Permanent(objection)
     paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()

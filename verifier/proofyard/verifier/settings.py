@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from proofyard.protocol.fees import TOKEN_PER_ETHER, USUAL_FEE_BPS, USUAL_TASKS
 from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
 
 
@@ -29,6 +30,9 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `max_state_bytes`: larger states are not looked at here before auditors execute them.
     `batch_tasks`: so many commitments make a batch, of all jobs; `batch_s`: none waits longer for its batch.
     `decoys_bps`: of so many tasks in 10,000 a decoy is put into a batch first (docs/economics.md).
+    `least_fee_bps`: a job's verifier fee is at least so much of what its gas costs at the present price, in 1/10,000,
+    each wei of it at `token_per_ether` base units; 0 takes every fee. `job_tasks`: no job of more tasks is taken;
+    `all_tasks`: a job waits while it and the running ones have more.
     `takeover`: take over batches that other verifiers leave unsettled.
     `blind`: on a local test network only, find every audited answer right, so that disputes have something to find.
     """
@@ -59,6 +63,10 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_tasks: Most = 4096
     batch_s: Seconds = 60.0
     decoys_bps: Share = 150
+    least_fee_bps: Amount = USUAL_FEE_BPS
+    token_per_ether: Amount = TOKEN_PER_ETHER
+    job_tasks: Most = USUAL_TASKS
+    all_tasks: Most = 4 * USUAL_TASKS
     takeover: bool = True
     keep_s: Seconds = 30 * 24 * 3600.0
     cache_bytes: Amount = 16 << 30
