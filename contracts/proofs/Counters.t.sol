@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {IRegistry, BatchId} from "../src/interfaces/IRegistry.sol";
 import {Jobs} from "../src/libraries/Jobs.sol";
 import {Marks} from "../src/libraries/Marks.sol";
+import {JobBook} from "../src/libraries/State.sol";
 import {Verdicts} from "../src/libraries/Verdicts.sol";
 import {Proof} from "./Proof.sol";
 
