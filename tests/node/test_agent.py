@@ -164,3 +164,31 @@ async def test_reports_to_one_that_does_not_answer_delay_no_others(
     await until(lambda: heard.count(VERIFIER.address) > 3)
     assert heard.count(DEAF.address) == 1
     beating.cancel()
+
+
+async def test_a_place_is_free_at_once_when_a_task_is_called_off_and_the_same_task_can_be_taken_again(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = await start(**SMALL)
+    node.agent._settings = msgspec.structs.replace(node.agent._settings, tasks_held=1)
+    waits, gather = asyncio.Event(), node.agent._gather
+
+    async def gather_later(work: Any) -> None:
+        await waits.wait()
+        await gather(work)
+
+    monkeypatch.setattr(node.agent, "_gather", gather_later)
+    first, second = node.offer(0), another(node, 2)
+    assert (await node.agent.offer_task(CONNECTION, first, UNUSED)).proceed
+    assert "busy" in (await node.agent.offer_task(CONNECTION, second, UNUSED)).reason
+    for offer in (first, second):
+        called_off = CancelTasks(((offer.job, offer.task.index),), "done elsewhere")
+        await node.agent.cancel_tasks(CONNECTION, called_off, UNUSED)
+        again = second if offer is first else first
+        answer = await node.agent.offer_task(CONNECTION, again, UNUSED)
+        assert answer.proceed, answer.reason
+    waits.set()
+    await until(lambda: node.links.delivered)
+    assert [done.commitment.job for done in node.links.delivered] == [1], "it was called off, and is wanted again"
+    await until(lambda: not node.agent._accepted)
+    assert node.journal.open_tasks() == [] and len(node.journal.held()) == 1

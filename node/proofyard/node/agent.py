@@ -165,14 +165,14 @@ class Agent:
         work = Work(connection.peer, offer)
         if not self._has_joined(connection):
             return Ack(False, f"{connection.peer} is not a verifier this node has joined")
-        if work.key in self._accepted:
+        if self._has(work):
             return Ack()
         finished = self._journal.submission(connection.peer, offer)
         if finished is not None:
             self._deliver_commitment(connection.peer, offer, finished)
             return Ack()
         reason = self._busy(connection.peer) or await self._looked_at(self._offers.check_task(connection.peer, offer))
-        if not reason and work.key not in self._accepted:
+        if not reason and not self._has(work):
             reason = self._busy(connection.peer)
             if not reason:
                 self._journal.accept_task(connection.peer, offer)
@@ -184,9 +184,9 @@ class Agent:
         verifier, work = connection.peer, Work(connection.peer, offer)
         if not self._has_joined(connection):
             return Ack(False, f"{verifier} is not a verifier this node has joined")
-        if work.key in self._accepted:
+        if self._has(work):
             return Ack()
-        audits = [other for other in self._accepted.values() if isinstance(other.offer, AuditOffer)]
+        audits = [other for other in self._wanted() if isinstance(other.offer, AuditOffer)]
         if sum(other.verifier == verifier for other in audits) >= AUDITS_HELD:
             return Ack(False, "busy with other audits")
         sealed = self._journal.sealed(offer)
@@ -239,9 +239,18 @@ class Agent:
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None
 
+    def _wanted(self) -> list[Work]:
+        """What is accepted and not called off: who called it off counts on its place from that moment."""
+        return [work for work in self._accepted.values() if not work.cancelled]
+
+    def _has(self, work: Work) -> bool:
+        """Whether the same is accepted already. What was called off and is offered again is another piece of work."""
+        known = self._accepted.get(work.key)
+        return known is not None and not known.cancelled
+
     def _busy(self, verifier: Address) -> str:
         """Why no task is taken now. One whose inputs are still gathered keeps none of another verifier's away."""
-        tasks = [work for work in self._accepted.values() if isinstance(work.offer, TaskOffer)]
+        tasks = [work for work in self._wanted() if isinstance(work.offer, TaskOffer)]
         if sum(work.ready or work.verifier == verifier for work in tasks) >= self._settings.tasks_held:
             return "busy with other tasks"
         waiting = self._courier.waiting(verifier)
@@ -405,7 +414,8 @@ class Agent:
         self._forget(work)
 
     def _forget(self, work: Work) -> None:
-        self._accepted.pop(work.key, None)
+        if self._accepted.get(work.key) is work:
+            del self._accepted[work.key]
         work.finished.set()
 
     # Signs of life
@@ -433,7 +443,7 @@ class Agent:
         self._reporting.add(verifier)
         self._reported[verifier] = asyncio.get_running_loop().time()
         try:
-            await self._report([work for work in self._accepted.values() if work.verifier == verifier])
+            await self._report([work for work in self._wanted() if work.verifier == verifier])
         finally:
             self._reporting.discard(verifier)
 
@@ -462,7 +472,7 @@ class Agent:
     def _hand_back(self, work: Work, reason: str) -> None:
         """Say that the work will not be done here. The next holder loses nothing but time."""
         offer = work.offer
-        if isinstance(offer, Owed):
+        if isinstance(offer, Owed) or self._accepted.get(work.key, work) is not work:
             return
         if isinstance(offer, TaskOffer):
             self._journal.drop_task(work.verifier, offer)
