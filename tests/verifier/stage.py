@@ -110,6 +110,7 @@ class FakeChain:
     taken: dict[JobId, OperatorId] = field(default_factory=dict)
     batches: dict[BatchId, ChainBatch] = field(default_factory=dict)
     closed: set[JobId] = field(default_factory=set)
+    last_active: dict[JobId, int] = field(default_factory=dict)
     retired_keys: dict[Address, tuple[OperatorId, Address]] = field(default_factory=dict)
     salt: int = 0
     sent: list[tuple[str, object]] = field(default_factory=list)
@@ -229,9 +230,13 @@ class ChainOf:
             closed=closed,
             closed_at=self._chain.clock if closed else 0,
             verifier=self._chain.taken.get(job, 0),
-            last_active=self._chain.clock,
+            last_active=self._chain.last_active.get(job, self._chain.clock),
             commits_end=lambda receipt_time: min(end, facts.deadline) + receipt_time,
         )
+
+    def settled(self, job: JobId) -> list[BatchSettled]:
+        told = [event for event in self._chain.log if isinstance(event, BatchSettled)]
+        return [event for event in told if any(line.job == job for line in event.lines)]
 
     def take_job(self, job: JobId) -> None:
         own = self.operator_of(self._wallet.address)

@@ -1,10 +1,18 @@
 """What owners have in flight with other verifiers."""
 
-from proofyard.protocol.cid import raw_cid
+from pathlib import Path
+
+from msgspec.structs import replace
+from stage import DOMAIN, ChainBatch, FakeChain, make_verifier
+
+from proofyard.chain import Wallet
+from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.commitment import Commitment
-from proofyard.protocol.members import Member
-from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex, Wei
+from proofyard.protocol.members import Member, encode_members, members_root
+from proofyard.protocol.settlement import Header, OperatorId
+from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
+from proofyard.verifier.elsewhere import in_flight_elsewhere
 from proofyard.verifier.exposure import elsewhere
 
 ZERO = Digest(bytes(32))
@@ -25,3 +33,25 @@ def test_what_is_in_flight_elsewhere_counts_the_owner_over_all_its_nodes() -> No
     ]
     owners = {Address("0xA"): Address("0xO"), Address("0xB"): Address("0xO"), Address("0xC"): Address("0xP")}
     assert elsewhere(lists, {JobId(1): facts}, owners) == {"0xO": 200 + 100 + 1000}
+
+
+async def test_what_a_hostile_verifier_commits_to_takes_nobodys_stake(tmp_path: Path) -> None:
+    """A list on chain of work that nobody signed, and of a job that never was: honest owners get work as before."""
+    chain, worker = FakeChain(), Wallet.generate()
+    verifier = make_verifier(chain, tmp_path)
+    owner = chain.add_node(worker).owner
+    job = chain.add_job(JobFacts(ZERO, Address("0xR"), Wei(1000), Wei(0), Wei(0), 10, 2, 1, 0, chain.clock + 1000))
+    verifier.context.domain = DOMAIN
+
+    def commit(*members: Member) -> None:
+        data = encode_members(members)
+        header = Header(members_root(members), len(members), cid_digest(verifier.context.store.put_bytes(data)), ())
+        number = BatchId(len(chain.batches) + 1)
+        chain.batches[number] = ChainBatch(number, header, OperatorId(99), chain.block, chain.clock)
+
+    own = member(worker.address, job, 2)
+    signature = worker.sign_digest(DOMAIN.typed_digest(own.commitment.struct_hash()))
+    commit(replace(own, signature=signature))
+    commit(member(worker.address, job, 9), member(worker.address, job + 7, 9))
+    assert await in_flight_elsewhere(verifier.context) == {owner: 200}
+    verifier.context.database.close()

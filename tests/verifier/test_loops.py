@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from proofyard.chain import Params
+from proofyard.protocol.settlement import OperatorId
 from proofyard.verifier import disputes, duties, elsewhere, follower
 
 pytestmark = pytest.mark.timeout(60)
@@ -78,3 +80,49 @@ async def test_challenges_are_answered_on(monkeypatch: pytest.MonkeyPatch) -> No
     at_once(monkeypatch, disputes)
     context: Any = SimpleNamespace(on_chain=failing, chain=SimpleNamespace(challenge_count=None))
     await survives(failing, disputes.answer_receipts(context))
+
+
+async def test_a_challenge_that_cannot_be_answered_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence to any of them costs stake: the others are answered, and this one is tried again."""
+    at_once(monkeypatch, disputes)
+    asked: list[int] = []
+    thrice = asyncio.Event()
+
+    async def on_chain(call: Callable[[], Any]) -> Any:
+        return call()
+
+    async def answer(_context: Any, number: int) -> None:
+        asked.append(number)
+        if asked.count(2) == 3:
+            thrice.set()
+        if number == 2:
+            raise KeyError("what an attacker made up")
+
+    monkeypatch.setattr(disputes, "answer_receipt", answer)
+    chain = SimpleNamespace(challenge_count=lambda: 3, challenge=int)
+    task = asyncio.create_task(disputes.answer_receipts(SimpleNamespace(on_chain=on_chain, chain=chain)))  # type: ignore[arg-type]
+    await thrice.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert (asked.count(1), asked.count(3)) == (1, 1)
+
+
+async def test_a_batch_that_cannot_be_looked_at_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    async def look(_context: Any, row: Any, *_rest: Any, **_more: Any) -> None:
+        if row.batch == 1:
+            raise KeyError("what an attacker made up")
+        seen.append(row.batch)
+
+    async def on_chain(call: Callable[[], Any]) -> Any:
+        return call()
+
+    monkeypatch.setattr(duties, "_look_at", look)
+    context: Any = SimpleNamespace(
+        on_chain=on_chain, chain=SimpleNamespace(batch=lambda _: SimpleNamespace(verifier=1))
+    )
+    for batch in (1, 2):
+        await duties._round_of(context, SimpleNamespace(batch=batch), Params(), OperatorId(1))  # type: ignore[arg-type]
+    assert seen == [2]

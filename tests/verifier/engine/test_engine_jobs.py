@@ -197,6 +197,30 @@ def test_a_job_that_is_closed_early_fails_and_is_carried_no_further() -> None:
     assert made.batches == 1 and not tasks.to_batch(made.world)
 
 
+def test_who_works_on_a_job_that_is_closed_is_called_off_and_what_is_promised_is_committed() -> None:
+    """Its requester wants no more of it: nobody works on for nothing, and no receipt is broken."""
+    made = town()
+    made.open(1, [[], [], []], look_ahead=1)
+    made.run_all()
+    busy = {key: person for person in made.people.values() for key in person.at}
+    assert len(busy) == 3
+    promised, *others = sorted(busy)
+    made.finish(busy[promised], promised)
+    inputs = busy[others[0]].at[others[0]][1]
+    made.chain(JobClosed(made.position(), JOB))
+    assert state(made) == ("failed", jobs.CLOSED)
+    told = [(effect.node, effect.tasks, effect.reason) for effect in made.effects if isinstance(effect, CancelTasks)]
+    assert sorted((node, tasks) for node, tasks, _ in told) == sorted((busy[key].node, (key,)) for key in others)
+    assert all(jobs.CLOSED in reason for _, _, reason in told)
+    late = WorkCommitted(busy[others[0]].node, others[0], inputs, b"", b"l", raw_cid(b"r"), 0)  # type: ignore[arg-type]
+    assert "not yours" in made.tell(late).refusal, "no new promise"
+    for key in others:
+        assert made.world.rows.works[(*key, 1)].outcome == "called off", "it is held against nobody"
+        assert not made.world.rows.tasks[key].lost_by
+    calm(made)
+    assert set(made.paid) == {promised}
+
+
 def test_a_job_past_its_deadline_takes_no_more_work() -> None:
     made = town()
     made.open(1, [[], [0]], deadline=START + 200)

@@ -88,20 +88,36 @@ class StateDesk:
 
 async def answer_receipts(context: Context) -> None:
     """Show the batch that honours a receipt whenever one of this verifier's is challenged: silence costs stake."""
-    seen = 0
+    seen, again = 0, dict[int, None]()
     while True:
         try:
             count = await context.on_chain(context.chain.challenge_count)
-            for number in range(max(seen + 1, count - SCANNED, 1), count + 1):
-                record = await context.on_chain(partial(context.chain.challenge, ChallengeId(number)))
-                await answer_receipt(context, record)
-                seen = number
+            for number in [*again, *range(max(seen + 1, count - SCANNED, 1), count + 1)]:
+                seen = max(seen, number)
+                again[number] = None
+                if await _look_at(context, ChallengeId(number)):
+                    del again[number]
+            while len(again) > SCANNED:
+                del again[next(iter(again))]
         except ProofyardError as error:
             logger.warning("challenges cannot be followed: %s; trying again", error)
         except Exception:
-            logger.exception("a challenge cannot be answered; trying again")
+            logger.exception("challenges cannot be followed; trying again")
             await asyncio.sleep(AFTER_ERROR_S)
         await asyncio.sleep(POLL_S)
+
+
+async def _look_at(context: Context, number: ChallengeId) -> bool:
+    """Whether a challenge needs no other look. One that cannot be answered now holds up no other."""
+    try:
+        await answer_receipt(context, await context.on_chain(partial(context.chain.challenge, number)))
+    except ProofyardError as error:
+        logger.warning("challenge %s: %s; trying again", number, error)
+        return False
+    except Exception:
+        logger.exception("challenge %s cannot be answered; trying again", number)
+        return False
+    return True
 
 
 async def answer_receipt(context: Context, record: ChallengeRecord) -> None:

@@ -17,7 +17,7 @@ from sqlmodel import col, delete, select
 from proofyard.chain import BatchState as ChainBatch
 from proofyard.chain import Params, Refused
 from proofyard.chain.errors import ChainUnreachable
-from proofyard.chain.refusals import UnknownBatch
+from proofyard.chain.refusals import UnknownBatch, UnknownJob
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.settlement import Header, OperatorId
@@ -100,6 +100,8 @@ async def _round_of(context: Context, row: Known, params: Params, own: OperatorI
         logger.info("batch %s: %s", row.batch, error)
     except ProofyardError as error:
         logger.warning("batch %s: %s", row.batch, error)
+    except Exception:
+        logger.exception("batch %s: a duty failed; the others are done", row.batch)
 
 
 async def _look_at(context: Context, known: Known, state: ChainBatch, params: Params, *, led: bool) -> None:
@@ -203,7 +205,10 @@ async def look_for_free_jobs(context: Context) -> None:
     for job in [job for job in context.rows.jobs.values() if job.elsewhere and not job.closed_at]:
         if time.monotonic() < looks.get(job.id, float("-inf")):
             continue
-        record = await context.on_chain(partial(context.chain.job, job.id))
+        try:
+            record = await context.on_chain(partial(context.chain.job, job.id))
+        except UnknownJob:
+            continue
         left = record.last_active + params.takeover_timeout - context.chain_time()
         looks[job.id] = time.monotonic() + max(LOOK_AGAIN_S, left)
         if not record.closed and left < 0 and await _has_manifest(context, job.manifest):

@@ -2,10 +2,14 @@
 often: one stake backs all of it."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 
-from proofyard.protocol.types import Address, ProofyardError
+from proofyard.chain.errors import EventsMissing
+from proofyard.protocol.members import Member
+from proofyard.protocol.signature import signed_by
+from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Backed, Elsewhere, Event, NodesListed
 from proofyard.verifier.exposure import elsewhere
@@ -15,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 AFTER_ERROR_S = 30.0
+MEMBER_BYTES = 1024
+"""What a member takes in memory, about."""
 
 
 async def watch_exposure(context: Context) -> None:
@@ -70,9 +76,28 @@ async def in_flight_elsewhere(context: Context) -> Counter[str]:
         if batch.batch not in own and has_members(context, batch.header.members):
             found = await find_members(context, batch.header)
             if found is not None:
-                lists.append(found[1])
+                lists.append(await _signed(context, *found))
     if not lists:
         return beside
-    jobs = {job: history.job(job) for members in lists for job in {m.commitment.job for m in members}}
+    jobs = {}
+    for job in {member.commitment.job for members in lists for member in members}:
+        # A list says what its leader likes, of jobs that never were as well: such a batch is nobody's to settle.
+        with contextlib.suppress(EventsMissing):
+            jobs[job] = history.job(job)
     owners = {key: owner for key, (_, owner) in history.owners(history.read_to).items()}
     return beside + await asyncio.to_thread(lambda: elsewhere(lists, jobs, owners))
+
+
+async def _signed(context: Context, cid: Cid, members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """The members of a list that their workers signed: no verifier can make up what somebody else owes."""
+    key = "signed", cid
+    known = context.lists.get(key)
+    if known is None:
+        known = await asyncio.to_thread(lambda: tuple(each for each in members if _is_signed(context, each)))
+        context.lists.put(key, known, MEMBER_BYTES * len(known))
+    return known
+
+
+def _is_signed(context: Context, member: Member) -> bool:
+    digest = context.domain.typed_digest(member.commitment.struct_hash())
+    return signed_by(digest, member.signature, member.commitment.node)
