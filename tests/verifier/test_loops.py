@@ -40,7 +40,7 @@ async def survives(failing: Failing, loop: Coroutine[Any, Any, None]) -> None:
             await each
 
 
-CONTEXT: Any = SimpleNamespace(runner=SimpleNamespace(recall=[]))
+CONTEXT: Any = SimpleNamespace(leads=True, runner=SimpleNamespace(recall=[]))
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
