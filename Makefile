@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check format contracts bench-economics bench-exact bench-transport bench-verifier gpu-check clean
+.PHONY: help setup demo test fuzz check format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -39,6 +39,10 @@ bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: ou
 
 bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)
 	@$(PY) scripts/bench_exact.py
+
+bench-pipeline: setup ## what verification costs a running job: time, waits, redone work, gas: docs/performance.md (about 25 minutes)
+	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
+	@$(PY) scripts/bench_pipeline.py
 
 bench-verifier: setup ## tasks a second, cost, gas and memory of a verifier with 500 nodes: docs/performance.md (about 15 minutes)
 	@$(PY) scripts/bench_verifier.py
