@@ -28,7 +28,7 @@ from bench_pipeline_timeline import Span, read_orders, rest_of, share, window
 from proofyard.artifacts import BlockStore
 from proofyard.devnet import DevNetwork, Plan
 from proofyard.protocol.types import ProofyardError
-from proofyard.sdk import Client, JobHandle, LoraJob, MapJob, credits, settled_batches
+from proofyard.sdk import Client, JobHandle, LoraJob, MapJob, claim_all, credits, settled_batches, unclaimed
 from proofyard.sdk.client import Prepared
 from proofyard.sdk.terms import Offer
 from proofyard.workloads.corpus import write_bible_corpus
@@ -189,15 +189,19 @@ class Bench:
             yield network, client
 
     def _make_known(self, network: DevNetwork, client: Client) -> None:
-        """Give every node a history: small tasks, all audited, until the dial begins to trust it."""
+        """Give every node a history: small tasks, all audited and claimed, until the dial begins to trust it."""
         lines = self.folder / "history.jsonl"
         lines.write_text("".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(12 * WORKERS)))
-        until = time.monotonic() + TIMEOUT_S
-        while any(node.consecutive_valid < HISTORY for node in client.chain.active_nodes()):
-            if time.monotonic() > until:
-                raise BenchFailed("the nodes get no history")
-            spec = MapJob(data=lines, segment_rows=1, segments=1)
-            client.submit(spec, reward=credits(5), audit_fee=credits(10)).wait(TIMEOUT_S)
+        handle = client.submit(
+            MapJob(data=lines, segment_rows=1, segments=1), reward=credits(5), audit_fee=credits(150)
+        )
+        handle.wait(TIMEOUT_S)
+        batches = settled_batches(client, handle.job_id)
+        network.anvil.warp(network.plan.params.challenge_window)
+        claim_all(client, unclaimed(client, batches))
+        short = [node.node for node in client.chain.active_nodes() if node.consecutive_valid < HISTORY]
+        if short:
+            raise BenchFailed(f"these nodes have too short a history: {', '.join(short)}")
 
     def _follow(self, network: DevNetwork, client: Client, job: LoraJob, block_time: int, *, known: bool) -> Run:
         tasks = job.rounds * job.workers
