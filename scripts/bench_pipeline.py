@@ -120,7 +120,6 @@ class Bench:
             "training_seconds": end - start,
             "step_seconds": sum(steps) / len(steps),
             "compute_share": share(run.spans, "train", self.job.workers),
-            "shares": rest_of(run.spans, self.job.workers),
             "cpu_seconds": run.cpu_s,
             "result": str(run.package),
             "load_before": load,

@@ -17,6 +17,8 @@ FIGURES = (
     ("overhead_vs_unverified", "time of the job over that of the same run without verification, 2 s blocks", "1.10"),
     ("overhead_without_audit_compute", "the same without the CPU of audits", "1.03"),
     ("time_to_final", "from the last step until all verdicts are settled, s, 2 s blocks", "12"),
+    ("cpu_vs_unverified", "CPU of everything over that of the same run without verification", ""),
+    ("cpu_without_audits_vs_unverified", "the same without audits", ""),
     ("redo_share", "done again for one cheat, beside its own task, over the look-ahead", "1"),
     ("gas_per_task_demo", "gas of the demo's batches by its tasks", "60,000"),
 )
@@ -34,13 +36,15 @@ WIDTH, LEFT, ROW, BAR = 900, 70, 26, 16
 
 def write_page(results: Mapping[str, Any], spans: Mapping[str, Sequence[Span]]) -> None:
     """Figures, tables and plots between the two marks of docs/performance.md."""
+    plain = results.get("plain", {}).get("compute_share")
     parts = [
         BEGIN,
         _figures(results),
         "",
         _runs(results),
         "",
-        "Parts of the workers' time between the first and the last step:\n",
+        "Parts of the workers' time between the first and the last step"
+        + (f" (without verification they train for {plain:.1%} of it):\n" if plain else ":\n"),
         _shares(results),
     ]
     PLOTS.mkdir(exist_ok=True)
@@ -79,7 +83,7 @@ def _runs(results: Mapping[str, Any]) -> str:
 
 
 def _shares(results: Mapping[str, Any]) -> str:
-    runs = [(title, results[name]["shares"]) for name, title in RUNS if name in results]
+    runs = [(title, results[name]["shares"]) for name, title in RUNS if "shares" in results.get(name, {})]
     lines = ["| | " + " | ".join(title for title, _ in runs) + " |", "|---|" + "---|" * len(runs)]
     for part in runs[0][1] if runs else ():
         lines.append(f"| {part.replace('_', ' ')} | " + " | ".join(f"{shares[part]:.1%}" for _, shares in runs) + " |")
