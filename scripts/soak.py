@@ -83,7 +83,7 @@ class Soak:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._turn()
-            self.faults.begin_some(TURN_S / KILL_EVERY_S, TURN_S / FAULT_EVERY_S)
+            self.faults.begin_due(KILL_EVERY_S, FAULT_EVERY_S)
             if len(self.requesters.unfinished) < self.jobs_at_once and not self.requesters.opening:
                 self.requesters.open()
             time.sleep(TURN_S)

@@ -17,6 +17,7 @@ STOP_S = 5.0
 """How long a program may take to end when it is asked to."""
 DEPTH = 5
 RESTART_S = 1.0
+PAUSE_S = 20.0
 MAX_RPC_S = 60.0
 
 
@@ -33,6 +34,7 @@ class Faults:
         self.postgres_down = False
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
+        self._next: dict[str, float] = {}
         self._held: Counter[str] = Counter()
         self._busy: set[object] = set()
         """What a fault has now, and no other may have."""
@@ -49,14 +51,25 @@ class Faults:
         self._kills = not only or "kill" in only
         self._others = {name: every[name] for name in every if not only or name in only}
 
-    def begin_some(self, chance_kill: float, chance_other: float) -> None:
-        """Perhaps a kill, perhaps another fault."""
-        if self._kills and self._rng.random() < chance_kill:
+    def begin_due(self, kill_every_s: float, fault_every_s: float) -> None:
+        """The kills and the other faults whose time has come, on average one in so many seconds each."""
+        now = time.monotonic()
+        for _ in range(self._due_since("kill", kill_every_s, now) if self._kills else 0):
             self._kill()
-        if self._others and self._rng.random() < chance_other:
+        for _ in range(self._due_since("fault", fault_every_s, now) if self._others else 0):
             weights = [weight for weight, _ in self._others.values()]
             name = self._rng.choices(list(self._others), weights)[0]
             self._others[name][1]()
+
+    def _due_since(self, name: str, every_s: float, now: float) -> int:
+        """How many there are since it was last asked; none after a pause."""
+        at, count = self._next.get(name, float("-inf")), 0
+        if at < now - PAUSE_S:
+            at = now
+        while at <= now:
+            at, count = at + self._rng.expovariate(1 / every_s), count + 1
+        self._next[name] = at
+        return count
 
     def end_due(self) -> None:
         while self._due and self._due[0][0] <= time.monotonic():

@@ -21,6 +21,7 @@ from soak_network import CREDIT, SoakNetwork
 
 RETRY_S = 1.0
 TRIES = 120
+DEEP = 12
 
 
 @dataclass
@@ -51,7 +52,8 @@ class Requesters:
         self._stopping = False
         self.jobs: list[Submitted] = []
         self.chain: ChainClient = network.chain()
-        self.first_block = self.chain.block_number()
+        self.first_block = self._read_to = self.chain.block_number()
+        self._lasting: dict[Cid, JobId] = {}
 
     def close(self) -> None:
         self._stopping = True
@@ -103,8 +105,13 @@ class Requesters:
         return False
 
     def look(self) -> None:
-        """What the chain calls the jobs, and which of them are over."""
-        opened = self.openings()
+        """What the chain calls the jobs, and which of them are over. Blocks that no reorganisation reaches are read
+        once."""
+        head = self.chain.block_number()
+        recent = self._openings(self._read_to + 1)
+        self._lasting |= {cid: event.job for cid, event in recent.items() if event.position.block <= head - DEEP}
+        self._read_to = max(self._read_to, head - DEEP)
+        opened = self._lasting | {cid: event.job for cid, event in recent.items()}
         for job in self.unfinished:
             job.number = opened.get(job.cid)
             if job.number is None:
@@ -116,13 +123,13 @@ class Requesters:
                 continue
             job.over = record.closed and not record.units_open and make_cid(record.manifest) == job.cid
 
-    def openings(self) -> dict[Cid, JobId]:
-        events = self.chain._events_since(self.first_block, [topic_of(JobOpened)])
-        return {make_cid(event.manifest): event.job for event in events if isinstance(event, JobOpened)}
+    def _openings(self, first: int) -> dict[Cid, JobOpened]:
+        events = self.chain._events_since(first, [topic_of(JobOpened)])
+        return {make_cid(event.manifest): event for event in events if isinstance(event, JobOpened)}
 
     def forget_missing(self) -> None:
         """Jobs that no block has are no jobs: their openers did not send them again."""
-        opened = self.openings()
+        opened = self._openings(self.first_block)
         self.jobs = [job for job in self.jobs if job.cid in opened]
 
 

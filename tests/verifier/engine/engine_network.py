@@ -714,6 +714,11 @@ class Network:
         if number is None or number not in self.chain.batches or self.chain.batches[number].root != batch.root:
             self.later(events.EffectFailed(effect.key, "unknown batch"))
             return
+        drawn = self.chain.batches[number].commit_block + self.rules.draw_delay
+        if self.chain.head.number < drawn or self.seed_of(self.chain.batches[number]) != batch.seed:
+            # The chain went back, and the engine is about to be told.
+            self.later(events.EffectFailed(effect.key, "its seed is another one"))
+            return
         told = self.told(batch, 0)
         self.decoys += sum(outcome == "decoy" for _, outcome, _ in told.outcomes)
         signed = replace(self.chain.batches[number])

@@ -242,6 +242,27 @@ def test_who_made_a_task_undecidable_is_barred_and_how_often_is_bounded() -> Non
     assert (job.state, job.reason) == ("failed", "task 0 came out undecided 3 times")
 
 
+def test_who_cannot_get_a_result_whose_maker_is_away_refuses_nothing() -> None:
+    """All nodes ask for it in turns while its maker restarts: the job would fail in a second."""
+    made = started(rounds(1, 2), look_ahead=1)
+    maker = work_of(made, 0, 1).node
+    finish(made, 0)
+    key = (JobId(1), TaskIndex(1))
+    made.leave(made.people[maker])
+    task = made.world.rows.tasks[key]
+    for _ in range(8):
+        if task.state == TaskState.GIVEN:
+            made.tell(TaskHandedBack(work_of(made, 1, task.attempt).node, key, "an input is not to be had"))
+        made.tick(scheduling_rest())
+    assert task.attempt >= 5 and (task.barred, task.lost_by, task.refused_by) == ((), (), ())
+    made.join(made.people[maker])
+    judge(made)
+    made.tick(100)
+    holder = work_of(made, 1, task.attempt).node
+    made.tell(TaskHandedBack(holder, key, "out of memory"))
+    assert holder in task.barred, "what it rests on is accepted, and everybody can have it"
+
+
 def test_a_settlement_that_went_with_a_block_puts_the_task_back_to_committed() -> None:
     made = started(rounds(1, 2), look_ahead=0)
     finish(made, 0)

@@ -44,6 +44,8 @@ MAX_REFUSERS = 5
 MAX_UNDECIDED = 3
 """So often a task may come out undecided."""
 MAX_REASON = 500
+BACK_S = 30.0
+"""What a node that comes back has can be had by others within this time."""
 
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
 HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
@@ -119,6 +121,8 @@ class Memory:
     offers: dict[Address, list[tuple[TaskKey, int, tuple[Cid, ...], tuple[Address, ...]]]] = field(default_factory=dict)
     cancels: defaultdict[tuple[Address, str], list[TaskKey]] = field(default_factory=lambda: defaultdict(list))
     listed: tuple[tuple[Address, Address, int], ...] = ()
+    joined: dict[Address, float] = field(default_factory=dict)
+    """Since when the nodes that are here are."""
 
 
 def _key(work: Work) -> WorkKey:
@@ -369,6 +373,8 @@ def join(world: World, event: NodeJoined, now: Now) -> None:
         return
     if old is not None:
         scheduling.depart(world, old)
+    else:
+        world.memory(Memory).joined[event.node] = now.mono
     world.nodes[event.node] = node
     scheduling.arrive(world, node)
     if old is None:
@@ -381,6 +387,7 @@ def leave(world: World, event: NodeLeft, now: Now) -> None:
     node = world.nodes.pop(event.node, None)
     if node is not None:
         scheduling.depart(world, node)
+        world.memory(Memory).joined.pop(event.node, None)
         world.memory(Memory).offers.pop(event.node, None)
         if not node.holds:
             del world.memory(Board).held[event.node]
@@ -536,11 +543,27 @@ def handed_back(world: World, event: TaskHandedBack, now: Now) -> None:
     book, task = world.memory(Memory).books[work.job], world.rows.tasks[event.key]
     reason = event.reason[:MAX_REASON]
     world.log(task.job, now, "failed", f"task {task.index} handed back: {reason}", task=task.index, node=work.node)
-    _note_loss(world, book, task, work.node)
-    _refuse(world, book, task, work, reason)
+    if _lacks_inputs(world, book, work, now):
+        scheduling.rest(world, work.node, event.key, now)
+    else:
+        _note_loss(world, book, task, work.node)
+        _refuse(world, book, task, work, reason)
     _free(world, book, work, WorkState.LOST, "handed back")
     _reopen(world, book, task)
     _fail_hopeless(world, task, now)
+
+
+def _lacks_inputs(world: World, book: Book, work: Work, now: Now) -> bool:
+    """Whether a result that a work was given is not accepted yet, and who made it is away, or just came back: it is not
+    to be had then, which is nobody's fault who needs it. That does not last: what is never delivered is a fault."""
+    joined = world.memory(Memory).joined
+    for dep in book.graph.gate_of[work.task].deps:
+        maker = world.rows.works.get((work.job, dep, world.rows.tasks[work.job, dep].attempt))
+        if maker is not None and maker.state in PROMISED:
+            since = joined.get(maker.node)
+            if since is None or now.mono < since + BACK_S:
+                return True
+    return False
 
 
 def _refuse(world: World, book: Book, task: Task, work: Work, reason: str) -> None:
