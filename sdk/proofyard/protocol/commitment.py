@@ -77,6 +77,11 @@ class Commitment:
     mark: Bytes32
 
     def struct_hash(self) -> Digest:
+        return self._struct_hash
+
+    @functools.cached_property
+    def _struct_hash(self) -> Digest:
+        """Asked for by every step that a commitment takes."""
         return Digest(
             keccak(
                 b"".join(

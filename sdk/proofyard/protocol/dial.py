@@ -6,6 +6,7 @@ BOINC's adaptive replication. Everything is integers in units of 1e-18, the same
 docs/verification.md derives the formulas.
 """
 
+import functools
 from dataclasses import dataclass
 
 from proofyard.protocol.types import Wei
@@ -74,6 +75,7 @@ def tasks_alike(reward_in_flight: Wei, task_reward: Wei) -> int:
     return max(1, reward_in_flight // max(1, task_reward))
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def per_task(stake: Wei, tasks: int, reward_in_flight: Wei, collusion_bps: int) -> int:
     """The probability, in 1e-18, with which a fake in a task must be seen, so that one in each of `tasks` loses.
 
