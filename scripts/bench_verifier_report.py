@@ -29,11 +29,13 @@ def write_page(results: dict[str, Any]) -> None:
     rows = [f"| {meaning} | {shown(results.get(key))} | {goal} |" for key, meaning, goal in FIGURES]
     parts = [
         MARKER,
-        f"{results['nodes']} nodes.\n",
+        f"{results['nodes']} nodes. *Load* is the machine's average of the last minute before a job: what else ran on it "
+        "takes from the rate by the clock.\n",
         "| figure | measured | must reach |\n|---|---|---|\n" + "\n".join(rows),
         "\nCPU of a task, in ms:\n",
         costs(results),
         "\n![CPU of a task](performance/cpu.svg)\n",
+        answers(results.get("large", {}).get("api", {})),
         "![Memory of the verifier](performance/memory.svg)",
     ]
     PLOTS.mkdir(exist_ok=True)
@@ -43,15 +45,26 @@ def write_page(results: dict[str, Any]) -> None:
 
 
 def costs(results: dict[str, Any]) -> str:
-    lines = ["| job | tasks | " + " | ".join(name for _, name in COSTS) + " | tasks a second | of CPU alone |"]
-    lines.append("|---|---|" + "---|" * (len(COSTS) + 2))
+    lines = ["| job | tasks | " + " | ".join(name for _, name in COSTS)]
+    lines[0] += " | tasks a second | of CPU alone | audited | load |"
+    lines.append("|---|---|" + "---|" * (len(COSTS) + 4))
     for name in ("small", "large", "trusted", "many"):
         run = results.get(name)
         if run:
             each = " | ".join(f"{run[key]:.1f}" for key, _ in COSTS)
-            rates = f"{run['tasks_per_s']:.0f} | {run['cpu_bound_tasks_per_s']:.0f}"
+            rates = f"{run['tasks_per_s']:.0f} | {run['cpu_bound_tasks_per_s']:.0f} | {run['audited_share']:.0%}"
+            rates += f" | {run['load_before']:.1f}"
             lines.append(f"| {name} | {run['tasks']:,} | {each} | {rates} |")
     return "\n".join(lines)
+
+
+def answers(api: dict[str, Any]) -> str:
+    """How long the API took, page by page."""
+    if not api:
+        return ""
+    head = f"Of {api['requests']:,} answers of the API during `large` half came within {api['p50_ms']:.0f} ms; "
+    pages = ", ".join(f"`{route}` {each:.0f}" for route, each in api["p95_ms_of"].items())
+    return head + f"{api['failed']} failed. 95th percentile by page, ms: {pages}.\n"
 
 
 def bars(results: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 from proofyard.chain import Anvil, ChainClient, JobTerms, Params, Wallet, deploy_network
+from proofyard.chain.sender import Sender
 from proofyard.devnet.members import store_wallet
 from proofyard.devnet.process import free_udp_port
 from proofyard.protocol.cid import cid_digest
@@ -148,7 +149,9 @@ class BenchNetwork:
     def _owner(self, stake: Wei) -> ChainClient:
         wallet = Wallet.generate()
         self._fund(wallet, stake)
-        return self._chain(wallet)
+        client = self._bank.sending_by(Sender(self._bank._w3, self.anvil.rpc_url, wallet))
+        client.wallet = wallet
+        return client
 
     def _register_node(self) -> str:
         key = Wallet.generate()

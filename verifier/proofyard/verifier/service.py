@@ -47,7 +47,7 @@ logger = logging.getLogger("proofyard.verifier")
 
 SWITCH_S = 0.001
 """How long one thread of Python may keep the others waiting: the API answers beside a loop that computes. At Python's
-own 5 ms, 95 of 100 answers under load took up to 48 ms instead of 33 (`scripts/bench_api.py`)."""
+own 5 ms, 95 of 100 answers under load took up to 48 ms instead of 33."""
 GARBAGE = (20_000, 20, 20)
 """When Python looks for rings of objects that nobody uses: a verifier makes few of them, and holds much that is looked
 at each time."""
