@@ -29,8 +29,8 @@ def write_page(results: dict[str, Any]) -> None:
     rows = [f"| {meaning} | {shown(results.get(key))} | {goal} |" for key, meaning, goal in FIGURES]
     parts = [
         MARKER,
-        f"{results['nodes']} nodes. *Load* is the machine's average of the last minute before a job: what else ran on it "
-        "takes from the rate by the clock.\n",
+        f"{results['nodes']} nodes. *Load* is the machine's average of the last minute before a job: what else ran "
+        "there takes from the rate by the clock.\n",
         "| figure | measured | must reach |\n|---|---|---|\n" + "\n".join(rows),
         "\nCPU of a task, in ms:\n",
         costs(results),

@@ -542,3 +542,24 @@ async def test_a_job_that_pays_nothing_runs_like_any_other(counter: Counter) -> 
     job = counter.add_job(reward=Wei(0), audit_fee=Wei(0))
     await run_jobs(counter, job, over=lambda row: row.state == JobState.RUNNING)
     assert counter.states() == ["ready"] * TASKS
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1])
+async def test_a_result_that_others_start_from_is_looked_at_before_it_is_promised(
+    counter: Counter, look_ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = counter.workload.graph(Manifest(workload="lora", params={}))
+    graph = [*plain[:3], msgspec.structs.replace(plain[3], deps=(TaskIndex(0), TaskIndex(1)))]
+    monkeypatch.setattr(counter.workload, "graph", lambda manifest: graph)
+    await counter.begin(look_ahead=look_ahead)
+    last = [state(task, SEGMENTS) for task in range(TASKS)]
+    results = [b"result of " + last[0], b"result of nothing", b"result of nothing"]
+    for data in (*last, *results):
+        counter.context.store.put_bytes(data)
+    await counter.receipt(counter.submission(0, result=cid_of_bytes(results[0])))
+    await counter.receipt(counter.submission(2, result=cid_of_bytes(results[2])))  # nobody rests on it
+    wrong = counter.submission(1, result=cid_of_bytes(results[1]))
+    if look_ahead:
+        assert "it is another one" in (await counter.refusal(wrong)).reason
+    else:
+        await counter.receipt(wrong)

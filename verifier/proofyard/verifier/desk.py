@@ -46,7 +46,7 @@ from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
-from proofyard.verifier.delivery import MAX_STATE_BYTES, room
+from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed_all, room
 from proofyard.verifier.engine.events import (
     AuditGivenUp,
     AuditProgressed,
@@ -63,7 +63,8 @@ from proofyard.verifier.limits import Limiter
 from proofyard.verifier.marks import objection_to_decoy
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
-from proofyard.workloads.workload import Inputs
+from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.workload import Inputs, Workload, require_size
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,10 @@ MIN_PROMISE_S = 30.0
 """A receipt that falls due sooner is not given: the chain may be away for a while."""
 FIRST_STATES = 256
 """First states whose CIDs are kept: a round's are the same for many tasks."""
+RESULT_S = 20.0
+"""How long a result that others start from is waited for; its node asks again, and what has come stays."""
+KEPT = 256
+"""Manifests of which it is kept which tasks others rest on."""
 LOG_PAGE = 500
 RECORD_S = 600.0
 """A node that announces itself again is read anew after so long at least; events say before when it has changed."""
@@ -107,6 +112,7 @@ class Desk:
         self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
+        self._needed: OrderedDict[Cid, frozenset[TaskIndex]] = OrderedDict()
         self._making = asyncio.Lock()
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
@@ -221,6 +227,7 @@ class Desk:
             if isinstance(leaf, ProofyardError):
                 raise leaf
             _check_first(message, await self._first_state(held.work))
+            await self._check_result(node, message)
         except ProofyardError as error:
             return _refusal(error)
         if message.decoy is not None:
@@ -235,6 +242,43 @@ class Desk:
             held.deadline,
             decoy=message.decoy is not None,
         )
+
+    async def _check_result(self, node: Address, message: SubmitCommitment) -> None:
+        """Look at a result on which others may start before there is a verdict: one that does not follow from the
+        task's last state, or is larger than any, would be given to all of them. Raises `SubmissionRefused`, and
+        `RequestFailed` where the node does not deliver it now."""
+        context, commitment = self._context, message.commitment
+        job = context.rows.jobs[commitment.job]
+        if not job.look_ahead:
+            return
+        manifest, graph = await context.job_of(job.manifest)
+        if commitment.task not in self._rested_on(job.manifest, graph):
+            return
+        workload, spec, last = context.workload(manifest), graph[commitment.task], message.trace[-1]
+        named = {commitment.result: "the result", last: "the last state"}
+        try:
+            sizes = await owed_all(context, node, named, patience_s=RESULT_S)
+            for what, size in zip(named.values(), sizes, strict=True):
+                require_size(workload, manifest, spec, size, what)
+            async with room(context, *sizes):
+                await asyncio.to_thread(self._follows, workload, manifest, spec, message)
+        except StateRefused as error:
+            raise SubmissionRefused(f"task {commitment.task}: {error}") from None
+        except NotDelivered as error:
+            raise RequestFailed("deadline", str(error)) from None
+
+    def _follows(self, workload: Workload, manifest: Manifest, spec: TaskSpec, message: SubmitCommitment) -> None:
+        read, trace = self._context.store.get_bytes, message.trace
+        result, last = (read(cid, max_bytes=MAX_STATE_BYTES) for cid in (message.commitment.result, trace[-1]))
+        workload.check_result(manifest, spec, result, last, trace)
+
+    def _rested_on(self, manifest: Cid, graph: Sequence[TaskSpec]) -> frozenset[TaskIndex]:
+        """The tasks whose results others start from."""
+        if manifest not in self._needed:
+            self._needed[manifest] = frozenset(dep for spec in graph for dep in spec.deps)
+            while len(self._needed) > KEPT:
+                self._needed.popitem(last=False)
+        return self._needed[manifest]
 
     def _receipt(self, commitment: Commitment, deadline: int) -> Receipt:
         leaf = commitment.struct_hash()
