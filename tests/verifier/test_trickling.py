@@ -49,6 +49,7 @@ def context_of(store: BlockStore) -> Any:
     for name in ("has_all", "find"):
         setattr(context, name, getattr(Context, name).__get__(context))
     context.lists, context.gatherer = Recent(1 << 20), gathering.Gatherer(store)
+    context.fetches = {}
     context.connection = lambda _node: Trickling()
     context.members = {node: SimpleNamespace(connection=Trickling()) for node in ("worker", "other")}
     return context

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
@@ -24,6 +24,9 @@ MAX_BLOCKS = 64
 
 MAX_ASKED = 1024
 """CIDs that one `HasBlocks` may name."""
+
+READ_BYTES = 256 << 10
+"""Blocks that are served are read so many bytes at a time: going to a thread costs more than reading a small one."""
 
 ABSENT = -1
 REPLY_SECONDS = 15.0
@@ -74,17 +77,17 @@ def serve_blocks(endpoint: Endpoint, store: BlockStore, *, upload_bytes_per_s: f
     """Answer `GetBlocks` on every connection of `endpoint` from `store`, at no more than the given rate in all."""
     throttle = None if upload_bytes_per_s is None else Throttle(upload_bytes_per_s)
 
-    async def read(cids: Sequence[Cid]) -> AsyncIterator[bytes]:
-        for cid in cids:
-            block = await asyncio.to_thread(store.get_block, cid)
-            if throttle is not None:
-                await throttle.wait(len(block))
-            yield block
+    async def read(present: Sequence[tuple[Cid, int]]) -> AsyncIterator[bytes]:
+        for part in _parts(present):
+            for block in await asyncio.to_thread(lambda cids: [store.get_block(cid) for cid in cids], part):
+                if throttle is not None:
+                    await throttle.wait(len(block))
+                yield block
 
     async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> tuple[Blocks, Source]:
         cids = _split(request.cids)
         sizes = [store.block_size(cid) for cid in cids]
-        present = [cid for cid, size in zip(cids, sizes, strict=True) if size is not None]
+        present = [(cid, size) for cid, size in zip(cids, sizes, strict=True) if size is not None]
         answer = Blocks(tuple(ABSENT if size is None else size for size in sizes))
         return answer, Source(sum(size or 0 for size in sizes), read(present))
 
@@ -93,6 +96,20 @@ def serve_blocks(endpoint: Endpoint, store: BlockStore, *, upload_bytes_per_s: f
 
     endpoint.on(GetBlocks, get_blocks)
     endpoint.on(HasBlocks, has_blocks)
+
+
+def _parts(blocks: Sequence[tuple[Cid, int]]) -> Iterator[list[Cid]]:
+    """Blocks that are read in one go: a large one alone, small ones together."""
+    part: list[Cid] = []
+    total = 0
+    for cid, size in blocks:
+        if part and total + size > READ_BYTES:
+            yield part
+            part, total = [], 0
+        part.append(cid)
+        total += size
+    if part:
+        yield part
 
 
 class BlockProvider(Protocol):

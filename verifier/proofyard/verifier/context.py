@@ -74,6 +74,14 @@ class _Read:
 
 
 @dataclass
+class Turns:
+    """Whoever uses `free`, or waits for it, is one of `users`."""
+
+    free: asyncio.Semaphore
+    users: int = 0
+
+
+@dataclass
 class Context:
     """The verifier's parts. `members` are the nodes connected now, by address; `runner` holds the engine, whose rows
     are read on the event loop and never written here."""
@@ -97,6 +105,8 @@ class Context:
     hops: Hops = field(default_factory=Hops)
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
     """What is about to be sent to nodes."""
+    fetches: dict[Address, Turns] = field(default_factory=dict)
+    """Whose artifacts are being fetched that did not come in a list."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
     accepted: Accepted = field(default_factory=Accepted)

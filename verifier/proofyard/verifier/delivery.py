@@ -10,7 +10,7 @@ from functools import partial
 
 from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import Context, Turns
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.state import MAX_STATE_BYTES as MAX_STATE_BYTES
 
@@ -21,6 +21,7 @@ SMALL_BYTES = 64 << 20
 OWED_POLL_S = 1.0
 LEAST_TRY_S = 10.0
 """One attempt is given so long, however little patience is left."""
+FETCHES_OF_WORKER = 2
 MOST_PATIENCES = 4
 """A large state on a slow line comes in several patiences, one that only trickles in never."""
 ASKED_AT_ONCE = 16
@@ -58,21 +59,38 @@ async def owed_all(context: Context, worker: Address, named: Mapping[Cid, str], 
 async def _owed(context: Context, worker: Address, cid: Cid, what: str, patience_s: float) -> int:
     left, most = patience_s, MOST_PATIENCES * patience_s
     while True:
-        start = time.monotonic()
-        try:
-            if not await asyncio.to_thread(context.has_all, cid):
-                await _fetched(context, worker, cid, patience_s=max(left, LEAST_TRY_S), within_s=max(most, LEAST_TRY_S))
-            return await asyncio.to_thread(context.store.size, cid)
-        except (ArtifactTooLarge, CorruptArtifact) as error:
-            raise StateRefused(f"{what}: {error}") from None
-        except ProofyardError as error:
-            logger.debug("%s of %s: %s", what, worker, error)
+        async with _turn(context, worker):
+            start = time.monotonic()
+            try:
+                if not await asyncio.to_thread(context.has_all, cid):
+                    own, all_ = max(left, LEAST_TRY_S), max(most, LEAST_TRY_S)
+                    await _fetched(context, worker, cid, patience_s=own, within_s=all_)
+                return await asyncio.to_thread(context.store.size, cid)
+            except (ArtifactTooLarge, CorruptArtifact) as error:
+                raise StateRefused(f"{what}: {error}") from None
+            except ProofyardError as error:
+                logger.debug("%s of %s: %s", what, worker, error)
         if min(left, most) <= 0:
             raise NotDelivered(what, patience_s)
         await asyncio.sleep(OWED_POLL_S)
         if any(node != worker for node in context.members):
             spent = time.monotonic() - start
             left, most = left - spent, most - spent
+
+
+@contextlib.asynccontextmanager
+async def _turn(context: Context, worker: Address) -> AsyncGenerator[None]:
+    """What one worker did not give in a list is asked for a little at a time: each such fetch asks others as well, and
+    a crowd that was slow for a moment would be asked for everything at once. Patience does not run meanwhile."""
+    turns = context.fetches.setdefault(worker, Turns(asyncio.Semaphore(FETCHES_OF_WORKER)))
+    turns.users += 1
+    try:
+        async with turns.free:
+            yield
+    finally:
+        turns.users -= 1
+        if not turns.users:
+            del context.fetches[worker]
 
 
 async def _fetched(context: Context, worker: Address, cid: Cid, *, patience_s: float, within_s: float) -> None:
