@@ -11,8 +11,10 @@ import contextlib
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Annotated, Any, Self, TypeVar
@@ -33,7 +35,7 @@ from proofyard.chain.records import ChallengeId, ChallengeRecord
 from proofyard.protocol.types import ExitCode, ProofyardError
 from proofyard.verifier import api_queries as queries
 from proofyard.verifier import api_types as out
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import Context, Member
 from proofyard.verifier.engine import scheduling
 from proofyard.verifier.engine.rows import BatchState, JobState, TaskState
 from proofyard.verifier.explain import Explainer, look_around
@@ -57,6 +59,9 @@ PATIENCE_S = 20.0
 BACKLOG = 1024
 CONNECTIONS = 500
 """Connections beside those of streams; more are closed at once."""
+FRESH_S, STALE_S = 0.5, 3.0
+"""What the verifier's loop said so long ago is good enough, while it is asked again, or not good enough."""
+MAX_SAID = 256
 REQUEST_S = 10.0
 """How long a request may take to come."""
 STOP_S = 3.0
@@ -86,6 +91,15 @@ class ApiUnavailable(ProofyardError):
     exit_code = ExitCode.PORT_IN_USE
 
 
+@dataclass
+class _Said:
+    """What the verifier's loop said, and when by the monotonic clock; `next` asks it again."""
+
+    at: float
+    value: Any
+    next: asyncio.Task[None] | None = None
+
+
 class Busy(ProofyardError):
     """More is asked at a time than is answered."""
 
@@ -101,6 +115,7 @@ class Api:
         self._threads = ThreadPoolExecutor(THREADS, "api")
         self._slow = ThreadPoolExecutor(EXPLAINED_AT_ONCE, "api-slow")
         self._explaining = 0
+        self._said: OrderedDict[tuple[object, ...], _Said] = OrderedDict()
 
     @property
     def database(self) -> Any:
@@ -116,9 +131,26 @@ class Api:
     async def in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def ask(self, work: Callable[[], T]) -> T:
-        """What `work` says in the verifier's loop. It has to be quick."""
+    async def ask(self, work: Callable[[], T], *key: object) -> T:
+        """What `work` says in the verifier's loop. It has to be quick. With a `key` it may be what was said under it a
+        moment ago: a loop that takes in hundreds of events in one go answers nobody meanwhile."""
+        if not key:
+            return await self._asked(work)
+        said = self._said.get(key)
+        if said is None or said.at < time.monotonic() - STALE_S:
+            said = self._said[key] = _Said(time.monotonic(), await self._asked(work))
+            while len(self._said) > MAX_SAID:
+                self._said.popitem(last=False)
+        elif said.at < time.monotonic() - FRESH_S and said.next is None:
+            said.next = asyncio.create_task(self._say_again(key, work))
+        found: T = said.value
+        return found
 
+    async def _say_again(self, key: tuple[object, ...], work: Callable[[], Any]) -> None:
+        with contextlib.suppress(Busy):
+            self._said[key] = _Said(time.monotonic(), await self._asked(work))
+
+    async def _asked(self, work: Callable[[], T]) -> T:
         async def asked() -> T:
             return work()
 
@@ -126,8 +158,11 @@ class Api:
         return found
 
     async def on_chain(self, call: Callable[[], T]) -> T:
-        found: T = await self._in_loop(self.context.on_chain(call))
-        return found
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await self.context.on_chain(call)
+        except TimeoutError:
+            raise Busy(f"there was no answer in {PATIENCE_S:.0f} s; try again later") from None
 
     async def _in_loop(self, work: Any) -> Any:
         try:
@@ -145,7 +180,7 @@ class Api:
         self._explaining += 1
         try:
             world = self.context.runner.engine.world
-            here = await self.ask(lambda: look_around(world, numbers[0]))
+            here = await self.ask(lambda: look_around(world, numbers[0]), "around", numbers[0])
             call = partial(_encoded, partial(work, *numbers, here))
             data = await asyncio.get_running_loop().run_in_executor(self._slow, call)
         finally:
@@ -248,7 +283,7 @@ def _add_service(app: FastAPI, api: Api) -> None:
 
     @app.get("/v1/status", responses=_says(out.Status))
     async def status() -> Response:
-        own = await api.on_chain(lambda: context.chain.operator_of(context.wallet.address))
+        own = context.registered or await api.on_chain(lambda: context.chain.operator_of(context.wallet.address))
         chain_time, block = context.clock()
         return _json(
             out.Status(
@@ -351,7 +386,7 @@ def _add_network(app: FastAPI, api: Api) -> None:
     @app.get("/v1/nodes", responses=_says(out.NodePage))
     async def nodes(cursor: AddressCursor = None, limit: Limit = PAGE) -> Response:
         """Nodes that are connected, by address."""
-        return _json(await api.ask(partial(_nodes, api.context, cursor, limit)))
+        return _json(await api.ask(partial(_nodes, api.context, cursor, limit), "nodes", cursor, limit))
 
     @app.get("/v1/nodes/{address}", responses=_says(out.Node))
     async def node(address: Annotated[str, Place(pattern="^0x[0-9a-fA-F]{40}$")]) -> Response:
@@ -372,14 +407,16 @@ def _add_network(app: FastAPI, api: Api) -> None:
 def _nodes(context: Context, after: str | None, limit: int) -> out.NodePage:
     addresses = sorted(node for node in context.members if after is None or node.lower() > after.lower())
     addresses.sort(key=str.lower)
-    found = [node for address in addresses[:limit] if (node := _node(context, address)) is not None]
+    found = [_node_of(context, context.members[address]) for address in addresses[:limit]]
     return out.NodePage(items=found, next=addresses[limit - 1] if len(addresses) > limit else None)
 
 
 def _node(context: Context, address: str) -> out.Node | None:
     member = next((each for node, each in context.members.items() if node.lower() == address.lower()), None)
-    if member is None:
-        return None
+    return None if member is None else _node_of(context, member)
+
+
+def _node_of(context: Context, member: Member) -> out.Node:
     world, record = context.runner.engine.world, member.record
     board, node = world.memory(scheduling.Board), world.nodes.get(record.node)
     in_flight = board.exposure.get(record.owner, 0) + world.elsewhere.get(record.owner, 0)

@@ -195,6 +195,11 @@ class Context:
             self._own = await self.on_chain(lambda: self.chain.operator_of(self.wallet.address))
         return self._own
 
+    @property
+    def registered(self) -> OperatorId | None:
+        """The same, as far as it is known."""
+        return self._own
+
     async def active_nodes(self) -> list[NodeRecord]:
         """All active nodes, as they were at most `FRESH_S` seconds ago."""
         return await self.recent("nodes", self._on_chain(self.chain.active_nodes))
