@@ -6,6 +6,7 @@ nothing to compute. What belongs to courts is left out, and all nodes of the pro
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -116,6 +117,8 @@ async def serve(crowd: Crowd) -> None:
     async def say_ready() -> None:
         for _ in crowd.keys:
             await joined.acquire()
+        gc.freeze()
+        gc.set_threshold(*service.GARBAGE)
         crowd.ready_file.write_text("{}")
         await asyncio.Event().wait()
 
@@ -128,7 +131,7 @@ async def node(settings: NodeSettings, wallet: Wallet, chain: ChainClient) -> As
     settings.data_dir.mkdir(parents=True)
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     journal = Journal(settings.data_dir / "node.db")
-    executor = cast(Any, bench_verifier_work.Idle(settings.data_dir / "executor"))
+    executor = cast(Any, bench_verifier_work.Idle())
     async with Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint:
 
         def announce() -> Announce:

@@ -2,6 +2,7 @@
 the processes of `bench_verifier.py`: `install` before anything else of Proofyard is imported."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from proofyard.workloads.executor import TaskTrace
 from proofyard.workloads.workload import Inputs, Workload
 
 SEGMENTS = 4
+SCRATCH = Path("/dev/shm")  # noqa: S108 (memory)
 KNOWN = 64
 """Task graphs that are kept: every job has its own manifest."""
 
@@ -67,13 +69,17 @@ def state_of(manifest: Manifest, task: TaskSpec, number: int) -> bytes:
 
 
 class Idle:
-    """An executor without a child process: the states are there as soon as they are asked for."""
+    """An executor without a child process: the states are there as soon as they are asked for. Their files are in
+    memory where the machine has a folder for it, and short-lived."""
 
     backend = "none"
     busy = False
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="proofyard-bench-", dir=SCRATCH if SCRATCH.is_dir() else None
+        )
+        self._folder = Path(self._scratch.name)
 
     async def run_task(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, **_: Any) -> TaskTrace:
         folder = self._task_folder(manifest, task)

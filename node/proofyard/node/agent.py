@@ -20,6 +20,7 @@ import msgspec
 from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import ChainClient, Wallet
 from proofyard.node.agenda import Agenda
+from proofyard.node.aside import aside
 from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
@@ -517,7 +518,7 @@ class Agent:
             submission = await self._execute(work, work.offer)
             if self._agenda.segment_s(work.offer) is None:
                 self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
-            await asyncio.to_thread(self._retention.note_finished, work.verifier, work.offer)
+            await self._retention.note_finished(work.verifier, work.offer)
             self._deliver_commitment(work.verifier, work.offer, submission, work)
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
@@ -526,7 +527,7 @@ class Agent:
         async with Keeping(self._retention, offer.task.segments) as keeping:
             trace = await self._run(work, offer, manifest, inputs, keeping)
             states, every = await keeping.finish(trace)
-            result = await asyncio.to_thread(self._store.put_file, trace.result)
+            result = await aside(trace.result.stat().st_size, self._store.put_file, trace.result)
             kept = (*states[::every], result)
             false = await self.decoys.make(work.verifier, manifest, offer, trace, states)
             if false is not None:
@@ -612,7 +613,7 @@ class Agent:
         an answer."""
         workload, salt = load_workload(manifest.workload), secrets.token_bytes(32)
         try:
-            await asyncio.to_thread(workload.check_state, manifest, offer.task, offer.segment, before)
+            await aside(len(before), workload.check_state, manifest, offer.task, offer.segment, before)
             after = await self._reexecute(work, offer, manifest, before, inputs)
         except WorkloadError as error:
             if not error.defined:
@@ -620,8 +621,8 @@ class Agent:
             return SealOpened(CANNOT_EXECUTE, self._keyed(offer, before), plain_reason(str(error)), salt)
         # A state is only ever asked for where answers are compared by more than their digests.
         name = cid_of_bytes if workload.exact else self._store.put_bytes
-        digest = cid_digest(await asyncio.to_thread(name, after))
-        return SealOpened(digest, await asyncio.to_thread(self._keyed, offer, after), "", salt)
+        digest = cid_digest(await aside(len(after), name, after))
+        return SealOpened(digest, await aside(len(after), self._keyed, offer, after), "", salt)
 
     def _keyed(self, offer: AuditOffer, state: bytes) -> Digest:
         return keyed_digest(offer.seed, self._wallet.address, state)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from proofyard.node.aside import aside
 from proofyard.node.retention import Retention
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.workloads.executor import TaskTrace
@@ -47,7 +48,8 @@ class Keeping:
     async def finish(self, trace: TaskTrace) -> tuple[tuple[Cid, ...], int]:
         """What `Retention.keep` returns."""
         await self._arriving.join()
-        return await asyncio.to_thread(self._retention.keep, trace, self._stored)
+        size = trace.states[-1].stat().st_size * len(trace.states)
+        return await aside(size, self._retention.keep, trace, self._stored)
 
     @property
     def lasting(self) -> frozenset[Cid]:
@@ -55,7 +57,7 @@ class Keeping:
         return frozenset(self._stored.values())
 
     async def _work(self) -> None:
-        room = await asyncio.to_thread(self._retention.room)
+        room = self._retention.room()
         while True:
             path = await self._arriving.get()
             try:

@@ -24,7 +24,7 @@ from proofyard.node.receipts import KEPT_S, write_receipt
 from proofyard.node.repair import Debts, check_all
 from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Owed
-from proofyard.protocol.cid import DAG_PB, RAW, make_cid
+from proofyard.protocol.cid import DAG_PB, RAW, cid_codec, make_cid
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.messages import TaskOffer
 from proofyard.protocol.settlement import Header
@@ -154,9 +154,13 @@ class Retention:
         """Learn from the journal which states may be asked for, and of which tasks none may be any more."""
         self.debts.follow(self._journal.held())
 
-    def note_finished(self, verifier: Address, offer: TaskOffer) -> None:
+    async def note_finished(self, verifier: Address, offer: TaskOffer) -> None:
         """From now on the states of this task may be asked for."""
-        self.debts.add(self._journal.held_of(verifier, offer))
+        held = self._journal.held_of(verifier, offer)
+        if all(cid_codec(cid) == RAW for task in held for cid in task.kept):
+            self.debts.add(held)  # nothing is read for it
+        else:
+            await asyncio.to_thread(self.debts.add, held)
 
     async def _release(self, job: JobId, tasks: list[HeldTask]) -> None:
         """Let go of those of a job's tasks whose batch is final, and of all when nothing of the job is open."""

@@ -13,9 +13,11 @@ from pathlib import Path
 from proofyard.artifacts import ArtifactTooLarge, BlockMissing, BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Wallet
+from proofyard.node.aside import aside
 from proofyard.node.limits import OfferRefused
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import PeerHint
 from proofyard.protocol.types import Address, Cid, ProofyardError
@@ -27,6 +29,7 @@ logger = logging.getLogger("proofyard.node")
 
 SILENCE_S = 60.0
 MAX_HINTS = 32
+UNKNOWN_BYTES = 1 << 62
 MANIFESTS = 64
 """Manifests that are kept in memory; each is at most a block."""
 
@@ -82,8 +85,9 @@ class Supplies:
         self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str
     ) -> bytes:
         """A file's content."""
+        size = self._store.block_size(cid) if cid_codec(cid) == RAW else None
         try:
-            return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
+            return await aside(UNKNOWN_BYTES if size is None else size, self._store.get_bytes, cid, max_bytes=max_bytes)
         except BlockMissing:
             await self.fetch(verifier, cid, hints, max_bytes, what)
             return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
