@@ -105,6 +105,7 @@ def main() -> None:
     part = 10 if options.quick else 1
     nodes, tasks = options.nodes or 500 // part, options.tasks or 1000 // part
     options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "verifier.json"
     folder = Path(tempfile.mkdtemp(prefix="verifier-", dir=options.out))
     try:
         with BenchNetwork(folder, nodes=nodes) as network:
@@ -119,11 +120,10 @@ def main() -> None:
                     print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
                     scenario()
                     print(json.dumps(bench.results.get(scenario.__name__), indent=1), flush=True)
+                    path.write_text(json.dumps(bench.results, indent=2) + "\n")
     finally:
         if not options.keep:
             shutil.rmtree(folder)
-    path = options.out / "verifier.json"
-    path.write_text(json.dumps(bench.results, indent=2) + "\n")
     if not options.quick and not options.only and not options.nodes and not options.tasks:
         write_page(bench.results)
 
