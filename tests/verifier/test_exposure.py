@@ -1,6 +1,8 @@
 """What owners have in flight with other verifiers."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from msgspec.structs import replace
 from stage import DOMAIN, ChainBatch, FakeChain, make_verifier
@@ -12,7 +14,8 @@ from proofyard.protocol.members import Member, encode_members, members_root
 from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
-from proofyard.verifier.elsewhere import in_flight_elsewhere
+from proofyard.verifier.elsewhere import in_flight_elsewhere, stake_of_owner
+from proofyard.verifier.engine.events import Backed
 from proofyard.verifier.exposure import elsewhere
 
 ZERO = Digest(bytes(32))
@@ -55,3 +58,26 @@ async def test_what_a_hostile_verifier_commits_to_takes_nobodys_stake(tmp_path: 
     commit(member(worker.address, job, 9), member(worker.address, job + 7, 9))
     assert await in_flight_elsewhere(verifier.context) == {owner: 200}
     verifier.context.database.close()
+
+
+async def test_the_engine_is_told_what_its_owner_has_at_stake_and_open_after_one_block() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def account(owner: str, *, block: int) -> Any:
+        asked.append((owner, block))
+        return SimpleNamespace(stake=Wei(5), exposed=7)
+
+    async def on_chain(call: Any) -> Any:
+        return call()
+
+    async def verifiers() -> list[Any]:
+        return [SimpleNamespace(node="other", owner="b"), SimpleNamespace(node="own", owner="a")]
+
+    chain = SimpleNamespace(account=account, block_number=lambda: 12)
+    context: Any = SimpleNamespace(
+        chain=chain, on_chain=on_chain, verifiers=verifiers, wallet=SimpleNamespace(address="own")
+    )
+    assert await stake_of_owner(context) == Backed(Wei(5), 7, 12)
+    assert asked == [("a", 12)], "both of the same block"
+    context.wallet.address = "without a seat"
+    assert await stake_of_owner(context) is None
