@@ -33,16 +33,9 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Cell]]] = {
 LIMITS = frozenset(
     {
         "juror repeats what the accused of a fault claims",
-        "verifier quorum invents a record",
-        "verifier quorum withholds its record",
-        "verifier quorum pays its requester instead of the workers",
-        "verifier quorum frames every worker",
         "verifier quorum hides lists, and commits again until the draw is kind",
-        "verifier lets a batch be dropped, for its requester",
-        "verifier lets a second verifier of its own take the batch over and drop it",
         "verifier signs records unseen",
         "verifier co-signs nothing",
-        "requester pays nothing with a quorum",
     }
 )
 """Strategies that pay somewhere: docs/economics.md says where, and what it takes."""
