@@ -18,7 +18,7 @@ from proofyard.protocol.lookahead import Standing, may_start
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import JobId, TaskIndex
 from proofyard.verifier.engine import tasks
-from proofyard.verifier.engine.effects import CancelTasks, Effect, OfferTasks
+from proofyard.verifier.engine.effects import CancelTasks, Effect, LookAtResult, OfferTasks
 from proofyard.verifier.engine.events import (
     NodesListed,
     TaskAnswered,
@@ -430,6 +430,30 @@ def test_a_job_fails_with_its_reason_when_nobody_on_chain_is_left_who_could_do_a
     made.tell(NodesListed(((address(1), address(1000), 1), (address(9), address(1009), 2))))
     job = job_row(made, JobId(1))
     assert job.state == JobState.FAILED and "out of memory" in job.reason
+
+
+def test_a_result_that_its_worker_never_gives_ends_no_job_and_is_held_against_nobody_else() -> None:
+    """Whoever commits to a result and keeps it to itself has the next round handed back by everybody, long before there
+    is a verdict."""
+    job = JobId(1)
+    made = started([[], [0]], look_ahead=1)
+    cheat = next(person for person in made.people.values() if (job, TaskIndex(0)) in person.at)
+    made.finish(cheat, (job, TaskIndex(0)), honest=False)
+    made.run_all_but(LookAtResult)
+    key = (job, TaskIndex(1))
+    back = set()
+    for _ in range(40):
+        for person in [each for each in made.people.values() if key in each.at]:
+            del person.at[key]
+            back.add(person.owner)
+            made.tell(TaskHandedBack(person.node, key, "its input is not to be had"))
+        made.tick(tasks.UNSURE_S)
+        made.run_all_but(LookAtResult)
+    assert len(back) > 1 and job_row(made, job).state == JobState.RUNNING
+    task = made.world.rows.tasks[key]
+    assert not task.barred and not task.refused_by and not task.lost_by
+    calm(made)
+    assert job_row(made, job).state == JobState.DONE and made.paid == made.honest_results(job)
 
 
 def test_a_task_that_nodes_of_many_owners_cannot_finish_is_not_tried_for_ever() -> None:

@@ -162,16 +162,16 @@ def lose(world: World, node: Address, losses: int = 1) -> None:
     board.new_nodes[node] = None
 
 
-def rest(world: World, node: Address, task: TaskKey | None, now: Now) -> None:
-    """A node is not offered a task for `REST_S`, or none at all."""
-    board = world.memory(Board)
+def rest(world: World, node: Address, task: TaskKey | None, now: Now, seconds: float = REST_S) -> None:
+    """A node is not offered a task for so long, or none at all."""
+    board, until = world.memory(Board), now.mono + seconds
     if task is None:
-        board.resting[node] = now.mono + REST_S
+        board.resting[node] = until
         board.new_nodes[node] = None
-        world.wake_at(now.mono + REST_S, ("tasks", "rest", node))
+        world.wake_at(until, ("tasks", "rest", node))
     else:
-        board.rests[task][node] = now.mono + REST_S
-        world.wake_at(now.mono + REST_S, ("tasks", "rest", node, task))
+        board.rests[task][node] = until
+        world.wake_at(until, ("tasks", "rest", node, task))
 
 
 def rested(world: World, node: Address, task: TaskKey | None, now: Now) -> None:

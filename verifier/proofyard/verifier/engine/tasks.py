@@ -41,11 +41,11 @@ MAX_DECLINES = 3
 """Who declined a task so often is not asked again."""
 MAX_REFUSERS = 5
 """A task that nodes of so many owners began and could not finish is not tried again."""
+UNSURE_S = 20.0
+"""Who could not finish a task that rests on what has no verdict is not offered it again for so long."""
 MAX_UNDECIDED = 3
 """So often a task may come out undecided."""
 MAX_REASON = 500
-BACK_S = 30.0
-"""What a node that comes back has can be had by others within this time."""
 
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
 HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
@@ -121,8 +121,6 @@ class Memory:
     offers: dict[Address, list[tuple[TaskKey, int, tuple[Cid, ...], tuple[Address, ...]]]] = field(default_factory=dict)
     cancels: defaultdict[tuple[Address, str], list[TaskKey]] = field(default_factory=lambda: defaultdict(list))
     listed: tuple[tuple[Address, Address, int], ...] = ()
-    joined: dict[Address, float] = field(default_factory=dict)
-    """Since when the nodes that are here are."""
 
 
 def _key(work: Work) -> WorkKey:
@@ -373,8 +371,6 @@ def join(world: World, event: NodeJoined, now: Now) -> None:
         return
     if old is not None:
         scheduling.depart(world, old)
-    else:
-        world.memory(Memory).joined[event.node] = now.mono
     world.nodes[event.node] = node
     scheduling.arrive(world, node)
     if old is None:
@@ -387,7 +383,6 @@ def leave(world: World, event: NodeLeft, now: Now) -> None:
     node = world.nodes.pop(event.node, None)
     if node is not None:
         scheduling.depart(world, node)
-        world.memory(Memory).joined.pop(event.node, None)
         world.memory(Memory).offers.pop(event.node, None)
         if not node.holds:
             del world.memory(Board).held[event.node]
@@ -536,34 +531,29 @@ def progressed(world: World, event: TaskProgressed, now: Now) -> None:
 
 
 def handed_back(world: World, event: TaskHandedBack, now: Now) -> None:
-    """A node began a task and cannot finish it: somebody else may."""
+    """A node began a task and cannot finish it: somebody else may. While what the task rests on has no verdict it may
+    be that which is at fault, a result that its worker never gives: then nothing is held against the task or the node,
+    and it is asked again in a while."""
     work = _held_by(world, event.node, event.key)
     if work is None:
         return
     book, task = world.memory(Memory).books[work.job], world.rows.tasks[event.key]
     reason = event.reason[:MAX_REASON]
     world.log(task.job, now, "failed", f"task {task.index} handed back: {reason}", task=task.index, node=work.node)
-    if _lacks_inputs(world, book, work, now):
-        scheduling.rest(world, work.node, event.key, now)
-    else:
+    if _is_sure(world, book, task):
         _note_loss(world, book, task, work.node)
         _refuse(world, book, task, work, reason)
+    else:
+        scheduling.rest(world, work.node, event.key, now, UNSURE_S)
     _free(world, book, work, WorkState.LOST, "handed back")
     _reopen(world, book, task)
     _fail_hopeless(world, task, now)
 
 
-def _lacks_inputs(world: World, book: Book, work: Work, now: Now) -> bool:
-    """Whether a result that a work was given is not accepted yet, and who made it is away, or just came back: it is not
-    to be had then, which is nobody's fault who needs it. That does not last: what is never delivered is a fault."""
-    joined = world.memory(Memory).joined
-    for dep in book.graph.gate_of[work.task].deps:
-        maker = world.rows.works.get((work.job, dep, world.rows.tasks[work.job, dep].attempt))
-        if maker is not None and maker.state in PROMISED:
-            since = joined.get(maker.node)
-            if since is None or now.mono < since + BACK_S:
-                return True
-    return False
+def _is_sure(world: World, book: Book, task: Task) -> bool:
+    """Whether everything that a task rests on is accepted."""
+    deps = book.graph.gate_of[task.index].deps
+    return all(world.rows.tasks[task.job, dep].state == TaskState.ACCEPTED for dep in deps)
 
 
 def _refuse(world: World, book: Book, task: Task, work: Work, reason: str) -> None:
