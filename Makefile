@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check clean
+.PHONY: help setup demo test fuzz check format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -52,6 +52,9 @@ bench-economics: setup ## honest against strategic owners with the shipped param
 
 gpu-check: setup ## exact execution on a CUDA device against this machine's CPU: bits and times
 	@$(PY) scripts/gpu_check.py
+
+soak: setup ## an hour of kills, reorganisations and failing machines, everything checked: docs/operate.md (SOAK="--minutes 10")
+	@$(PY) scripts/soak.py $(SOAK)
 
 clean: ## remove what the targets made
 	rm -rf out .venv node_modules .pytest_cache .mypy_cache .ruff_cache contracts/out contracts/cache

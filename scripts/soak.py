@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def main() -> int:
             figures = {"seed": seed, "minutes": round((time.monotonic() - began) / 60, 1)} | soak.figures()
             soak.requesters.close()
             if figures["found"] or chosen.keep:
-                keep_disks(network)
+                with suppress(OSError):
+                    keep_disks(network)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps({key: value for key, value in figures.items() if key != "found"}, indent=1))
@@ -232,7 +234,7 @@ def main() -> int:
 def keep_disks(network: SoakNetwork) -> None:
     """What lies on small disks goes with them."""
     for name, disk in network.disks.items():
-        if disk.own and name == "lone":
+        if disk.own and name in network.databases:
             disk.free()
             shutil.copytree(disk.path, network.folder / "kept" / name, dirs_exist_ok=True)
     with (network.folder / "kept-pair.sql").open("wb") as sink:

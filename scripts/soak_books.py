@@ -61,7 +61,7 @@ class Books:
     def __init__(self, network: SoakNetwork, requesters: Requesters, findings: Findings) -> None:
         self._network, self._requesters, self._findings = network, requesters, findings
         self._chain = network.chain()
-        self._databases = {"pair": network.database_url, "lone": f"sqlite:///{network.lone_data / 'verifier.db'}"}
+        self._databases = network.databases
         self._checked: set[Cid] = set()
 
     def check(self) -> None:
@@ -77,13 +77,13 @@ class Books:
         for job in self._requesters.jobs:
             if job.over and job.cid not in self._checked:
                 self._checked.add(job.cid)
-                self._check_job(job, events)
+                self.check_job(job, events)
         for name, url in self._databases.items():
             self._check_database(name, url)
 
     # On chain
 
-    def _check_job(self, job: Submitted, events: Sequence[Event]) -> None:
+    def check_job(self, job: Submitted, events: Sequence[Event]) -> None:
         assert job.number is not None
         record, terms, name = self._chain.job(job.number), job.terms, f"job {job.number}"
         if record.units_paid != terms.units:

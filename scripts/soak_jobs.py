@@ -73,11 +73,14 @@ class Requesters:
         """One more job, of a shape and with a verifier that are drawn."""
         self._seed += 1
         params = {"rounds": self._rng.choice((1, 1, 2, 3)), "width": self._rng.choice((1, 2, 3, 4))}
-        manifest = Manifest(
-            workload="lora", params=params, seed=self._seed, look_ahead=min(self._rng.choice((0, 1, 2)), 2)
-        )
+        look_ahead = self._rng.choice((0, 1, 2))
+        manifest = Manifest(workload="lora", params=params, seed=self._seed, look_ahead=look_ahead)
+        self.open_one(manifest, self._rng.random())
+
+    def open_one(self, manifest: Manifest, choice: float) -> None:
+        """Begin to open a job, with the verifier that a number from 0 to 1 chooses."""
         turn = self._rng.randrange(len(self._turns))
-        self._opening.append(self._pool.submit(self._open, turn, manifest, self._rng.random()))
+        self._opening.append(self._pool.submit(self._open, turn, manifest, choice))
 
     def _open(self, turn: int, manifest: Manifest, choice: float) -> None:
         client = self._network.clients[turn]

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,10 @@ STAKE = Wei(PARAMS.node_stake + PARAMS.court.bond + PARAMS.court.appeal_bond)
 DISK_BYTES = {"postgres": 256 << 20, "verifier": 48 << 20, "node": 32 << 20}
 READY_S = 120.0
 DECOYS_BPS = 1000
+
+
+SEATS = {"pair": ("first", "second"), "lone": ("",)}
+"""Verifiers, and the names of their processes: several share a PostgreSQL, one has an SQLite on a small disk."""
 
 
 class SoakFailed(ProofyardError):
@@ -112,9 +116,21 @@ class Disk:
 class SoakNetwork:
     """In `folder`; use in a `with` statement, in the main thread."""
 
-    def __init__(self, folder: Path, *, nodes: int, requesters: int = 2, level: str = "info") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int,
+        seats: Mapping[str, tuple[str, ...]] = SEATS,
+        requesters: int = 2,
+        params: Params = PARAMS,
+        level: str = "info",
+    ) -> None:
         self.folder = folder.absolute()
-        self._nodes, self._requesters, self._level = nodes, requesters, level
+        self._nodes, self._seats, self._requesters = nodes, seats, requesters
+        self._params, self._level = params, level
+        self.databases: dict[str, str] = {}
+        """The URL of each verifier's."""
         self._stack = ExitStack()
         self.programs: dict[str, Program] = {}
         self.disks: dict[str, Disk] = {}
@@ -142,10 +158,11 @@ class SoakNetwork:
         self.anvil = self._stack.enter_context(Anvil(log=self.folder / "anvil.log"))
         self.relays = self._stack.enter_context(Relays(self.anvil.port))
         treasury = self.anvil.wallet(0)
-        self.deployment = deploy_network(self.anvil.rpc_url, treasury, PARAMS)
+        self.deployment = deploy_network(self.anvil.rpc_url, treasury, self._params)
         self._bank = self.chain(treasury)
         self._holders.append(treasury.address)
-        self._start_postgres()
+        if any(len(processes) > 1 for processes in self._seats.values()):
+            self._start_postgres()
         self._start_forker()
         self._add_verifiers()
         for number in range(1, self._nodes + 1):
@@ -215,23 +232,22 @@ class SoakNetwork:
         return self.chain(wallet)
 
     def _add_verifiers(self) -> None:
-        """One as two processes on PostgreSQL, of which either may lead, and one alone on SQLite."""
-        for name, processes in (("pair", ("first", "second")), ("lone", ("",))):
-            key, port = Wallet.generate(), free_udp_port()
+        for name, processes in self._seats.items():
+            key, port, stake = Wallet.generate(), free_udp_port(), self._params.verifier_stake
             self._member(name, key)
-            stake = PARAMS.verifier_stake
             self._owner(stake).register_verifier(key, stake, f"127.0.0.1:{port}")
-            for process in processes:
-                program = f"{name}-{process}" if process else name
-                more: dict[str, Any] = {"batch_s": 3.0, "lease_s": 8.0, "state_due_s": 60.0, "decoys_bps": DECOYS_BPS}
-                if process:
-                    home = self.folder / name
-                    more |= {"process": process, "database_url": self.database_url, "blocks_dir": str(home / "blocks")}
-                    more |= {"data_dir": str(home / process), "port": port if process == "first" else free_udp_port()}
-                else:
-                    self.lone_data = self._disk(name, "verifier").path / "data"
-                    more |= {"data_dir": str(self.lone_data), "port": port}
-                self._program(program, "verifier", name, more)
+            common: dict[str, Any] = {"batch_s": 3.0, "lease_s": 8.0, "state_due_s": 60.0, "decoys_bps": DECOYS_BPS}
+            if len(processes) == 1:
+                data = self._disk(name, "verifier").path / "data"
+                self.databases[name] = f"sqlite:///{data / 'verifier.db'}"
+                self._program(name, "verifier", name, common | {"data_dir": str(data), "port": port})
+                continue
+            home = self.folder / name
+            common |= {"database_url": self.database_url, "blocks_dir": str(home / "blocks")}
+            self.databases[name] = self.database_url
+            for number, process in enumerate(processes):
+                own = {"process": process, "data_dir": str(home / process), "port": free_udp_port() if number else port}
+                self._program(f"{name}-{process}", "verifier", name, common | own)
 
     def _add_node(self, name: str) -> None:
         key = Wallet.generate()

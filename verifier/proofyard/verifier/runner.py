@@ -343,8 +343,9 @@ class Runner:
                 if item.answer is not None:
                     item.answer.cancel()
             raise
-        except Exception:
-            logger.exception("a step was not written; the engine begins anew from its rows")
+        except Exception as error:
+            known = isinstance(error, DatabaseError)
+            logger.error("a step was not written (%s); the engine begins anew from its rows", error, exc_info=not known)
             self._broken = True
             _fail([item for item, _ in taken])
             self._news.set()
