@@ -91,7 +91,7 @@ async def test_an_idle_node_makes_no_request_and_is_woken_by_a_challenge(
 ) -> None:
     monkeypatch.setattr(court_module, "POLL_S", 0.02)
     world = World.build(deploy(Params(challenge_window=900)), verifiers=1, nodes=7)
-    job = world.open_job(world.network.owner(1400), tasks=7)
+    job = world.open_job(world.network.owner(1000), tasks=7, reward=800)
     chain, news = world.network.client(world.nodes[0]), News()
     requests: list[str] = []
     chain._w3.provider.observers.append(lambda method, *_: requests.append(method))
