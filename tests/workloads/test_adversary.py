@@ -77,7 +77,7 @@ def faults(workload, manifest, task, inputs, states):
     return found
 
 
-@pytest.mark.parametrize("kind", sorted((TRAINING.keys() | TAMPERED.keys()) - PLANTED - {"crashing"}))
+@pytest.mark.parametrize("kind", sorted((TRAINING.keys() | TAMPERED.keys()) - PLANTED - {"crashing", "skip-once"}))
 def test_an_audit_of_any_segment_tells_a_cheat_from_honest_work(second_round, kind):
     manifest, task, inputs = second_round
     states = run(WORKLOAD, manifest, task, inputs, kind)
@@ -86,6 +86,14 @@ def test_an_audit_of_any_segment_tells_a_cheat_from_honest_work(second_round, ki
     found = faults(WORKLOAD, manifest, task, inputs, states)
     assert [segment for segment, _ in found] == seen
     assert found[0] == (0, "mismatch")
+
+
+def test_who_cheats_once_does_so_in_the_first_round(tiny, lora_manifest, second_round):
+    manifest = lora_manifest(segments=2, segment_steps=4, batch=2, seq_len=16)
+    task, inputs = WORKLOAD.graph(manifest)[0], Inputs(tiny.model, tiny.data)
+    states = run(WORKLOAD, manifest, task, inputs, "skip-once")
+    assert faults(WORKLOAD, manifest, task, inputs, states) == [(0, "mismatch"), (1, "mismatch")]
+    assert run(WORKLOAD, *second_round, "skip-once") == run(WORKLOAD, *second_round)
 
 
 @pytest.mark.parametrize("kind", sorted(PLANTED))
