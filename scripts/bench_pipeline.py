@@ -36,8 +36,9 @@ from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS, ROUNDS = 4, 6
-LOOK_AHEAD = 3
-"""Rounds: with blocks of 12 s a verdict takes about 70 s, which is one to two rounds."""
+LOOK_AHEAD, LOOK_AHEAD_REDO = 5, 3
+"""Rounds. A commitment waits up to 60 s for its batch, and with blocks of 12 s its verdict takes 60 s more: four rounds
+or more."""
 HISTORY = 10
 """Valid audits from which on the dial trusts a node more with every one."""
 TIMEOUT_S = 1800.0
@@ -313,7 +314,7 @@ def tiny_job(inputs: Path, *, workers: int, rounds: int, segment_steps: int, seg
         segment_steps=segment_steps,
         batch=4,
         seq_len=128,
-        look_ahead=LOOK_AHEAD,
+        look_ahead=LOOK_AHEAD_REDO,
         seed=7,
         options={"holdout_percent": 10},
     )

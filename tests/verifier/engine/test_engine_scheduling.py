@@ -216,6 +216,14 @@ def test_who_did_the_least_of_those_that_lost_nothing_is_asked_first() -> None:
     assert list(holders(made, job=2).values()) == [address(n) for n in (5, 1, 2, 3)], "the loser is last"
 
 
+def test_who_failed_once_does_not_idle_beside_one_that_holds_a_task() -> None:
+    made = opened(town([(0, 1, 2), (1, 2, 2), (2, 3, 2), (3, 4, 2)]), [[]] * 4)
+    failed = holders(made)[3]
+    made.tell(TaskHandedBack(failed, (JOB, TaskIndex(3)), "no"))
+    opened(made, [[]], number=2)
+    assert list(holders(made, job=2).values()) == [failed]
+
+
 def test_the_older_job_comes_first_and_the_younger_gets_what_it_leaves() -> None:
     made = town()
     opened(made, [[]] * 4)

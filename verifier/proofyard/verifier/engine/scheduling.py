@@ -1,5 +1,5 @@
-"""Who gets which task: what is ready is offered to nodes with room, those that lost the fewest tasks first, then those
-that hold and did the least; never more than an owner's stake backs, nor where too few other owners are here to audit.
+"""Who gets which task: what is ready is offered to nodes with room, those that hold the fewest tasks first, then those
+that lost and did the least; never more than an owner's stake backs, nor where too few other owners are here to audit.
 
 Tasks that are alike (a job's tasks of one reward and length) wait in one queue. A queue is looked at when a task comes
 into it, a node when it gets room; what found nothing is not looked at again until something about it changes. So a task
@@ -27,7 +27,8 @@ MAX_CACHED = 1 << 16
 
 WorkKey = tuple[JobId, TaskIndex, int]
 NodeKey = tuple[int, int, int, Address]
-"""(tasks lost in jobs that run, tasks held, tasks done in them, address): the least is asked first."""
+"""(tasks held, and lost but for the first; tasks lost in jobs that run; tasks done in them; address): the least is
+asked first. So who failed once does not idle beside others that hold two."""
 QueueKey = tuple[JobId, int]
 
 _COUNTS, _PROMISED, _FLIES = 1, 2, 4
@@ -271,7 +272,8 @@ def _place(world: World, board: Board, address: Address) -> bool:
         if guilty:
             board.guilty.add(address)
         return False
-    key = (board.losses[address], len(node.holds), board.load[address], address)
+    losses = board.losses[address]
+    key = (len(node.holds) + max(0, losses - 1), losses, board.load[address], address)
     if board.keys.get(address) != key:
         board.keys[address] = key
         for workload in node.workloads:
@@ -293,7 +295,8 @@ def standing(world: World, node: Address) -> str:
     key = board.keys.get(node)
     if key is None:
         return ""
-    return f"it lost {key[0]} tasks, held {key[1]} and did {key[2]}; {len(board.keys)} nodes had room"
+    held = key[0] - max(0, key[1] - 1)
+    return f"it lost {key[1]} tasks, held {held} and did {key[2]}; {len(board.keys)} nodes had room"
 
 
 # Matching
