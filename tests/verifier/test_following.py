@@ -1,6 +1,7 @@
 """Following the chain: whether member lists were here in time, and what a chain that goes back takes along."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from proofyard.protocol.members import Member, decode_members, encode_members, m
 from proofyard.protocol.settlement import FaultReason, Header, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
+from proofyard.verifier import context as context_module
 from proofyard.verifier import follower as following
 from proofyard.verifier.engine.machine import Engine
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Row, Work
@@ -314,3 +316,21 @@ async def test_a_closed_job_gets_no_more_work(watcher: Watcher) -> None:
 
 def facts_of(event: JobOpened) -> JobFacts:
     return JobFacts(**{name: getattr(event, name) for name in JobFacts.__dataclass_fields__})
+
+
+async def test_deadlines_go_by_a_chain_that_moves_and_not_by_a_wall_clock_that_is_wrong(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, hour = watcher.context, 3600
+    begun = int(time.time())
+    monkeypatch.setattr(context_module.time, "time", lambda: begun + hour)
+    context.saw_block(5, begun)
+    assert context.chain_time() == begun + hour, (
+        "a chain that may stand for an hour: its next block has the wall's time"
+    )
+    context.saw_block(5, begun)
+    assert context.chain_time() == begun + hour
+    context.saw_block(6, begun + 2)
+    assert begun + 2 <= context.chain_time() < begun + 60, "it moves: its own time is what counts"
+    monkeypatch.setattr(context_module, "MOVES_S", 0.0)
+    assert context.chain_time() == begun + hour

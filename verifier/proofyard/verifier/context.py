@@ -46,6 +46,8 @@ LISTS_BYTES = 64 << 20
 """Of member lists that are kept decoded."""
 SENDS_AT_ONCE = 32
 """Transactions that are waited for at a time; each has a thread."""
+MOVES_S = 120.0
+"""A chain of which no new block was seen for so long stands."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -131,6 +133,9 @@ class Context:
     lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     _head: int = 0
+    _moved_at: float = float("-inf")
+    """When a block was seen that is not the first one, by the monotonic clock."""
+    _read_at: float = float("-inf")
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
     _sends: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(SENDS_AT_ONCE, "transactions"))
 
@@ -227,7 +232,11 @@ class Context:
 
     def saw_block(self, number: int, timestamp: int) -> None:
         """The latest block, for `clock`."""
-        self._block_time, self._head = _Read(time.monotonic(), timestamp), number
+        at = time.monotonic()
+        if (number, timestamp) != (self._head, self._block_time.value):
+            self._moved_at = at if self._head else float("-inf")
+            self._block_time, self._head = _Read(at, timestamp), number
+        self._read_at = at
 
     def clock(self) -> tuple[float, int]:
         """What the chain's clock and newest block are, as far as is known here."""
@@ -235,16 +244,18 @@ class Context:
 
     def followed_s(self) -> float:
         """Seconds since the chain was last read; infinite before the first time."""
-        return time.monotonic() - self._block_time.at if self._head or self._block_time.value else float("inf")
+        return time.monotonic() - self._read_at
 
     def block_time(self) -> float:
         """The newest block's time, in Unix seconds."""
         return float(self._block_time.value)
 
     def chain_time(self) -> float:
-        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock. A chain
-        whose last block is old has the wall's time in its next one."""
-        return max(time.time(), float(self._block_time.value) + time.monotonic() - self._block_time.at)
+        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock, not by this
+        machine's. Only a chain that stands has the wall's time in its next block."""
+        at = time.monotonic()
+        own = float(self._block_time.value) + at - self._block_time.at
+        return own if at - self._moved_at < MOVES_S else max(time.time(), own)
 
     async def seed_of(self, batch: BatchId) -> Digest:
         """The seed that a batch's audits were drawn with."""
