@@ -76,7 +76,7 @@ class Pair:
     async def live(self, said: Callable[[], bool] = lambda: True) -> None:
         """Until the second job is closed, and of the first one is `said` what there is to say."""
         async with self.verifier.running():
-            await self.verifier.until(lambda: self.good in self.chain.closed and said(), seconds=20)
+            await self.verifier.until(lambda: self.good in self.chain.closed and said(), seconds=120)
 
     def row(self, job: JobId) -> Job:
         row: Job = next(row for row in self.verifier.stored(Job) if row.id == job)

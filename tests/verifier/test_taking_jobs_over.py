@@ -88,7 +88,7 @@ class Town:
         self.first.runner._perform = once
         self.bring(self.first)
         async with self.first.running():
-            await self.first.until(lambda: self.units_paid() == FIRST, seconds=20)
+            await self.first.until(lambda: self.units_paid() == FIRST, seconds=120)
 
     def units_paid(self) -> int:
         return sum(line.paid_units for batch in self.chain.batches.values() for line in batch.content.lines)
