@@ -45,8 +45,6 @@ class Rules:
     collusion_bps: int = 1000
     given_back_bps: int = 1500
     draw_delay: int = 2
-    confirmations: int = 0
-    """Blocks on top of one before what it holds is taken as lasting where money follows from it."""
     settle_time: int = 900
     settle_grace: int = 3600
     receipt_time: int = 600
