@@ -70,6 +70,10 @@ class Follower:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._cursor: ChainCursor | None = None
+        self._looked_at = -1
+        """The newest block when it was looked which lists are missing."""
+        self._looking: set[BatchId] = set()
+        """Batches whose member lists are looked for now."""
 
     async def advance(self) -> bool:
         """Whether there was anything new."""
@@ -78,13 +82,15 @@ class Follower:
             self._cursor = None
         if self._cursor is None:
             self._cursor = await self._stored()
-            await self._look_again()
         began = time.monotonic()
         head, now = await context.on_chain(context.chain.head)
         context.saw_block(head, now)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
         asked = list(context.asked_jobs)[:JOBS_AT_ONCE]
+        if self._looked_at != head:
+            self._looked_at = head
+            await self._look_again(head)
         if after == cursor and not asked:
             context.caught_up_at = began
             return False
@@ -93,7 +99,7 @@ class Follower:
         fresh = await context.database.ask(lambda session: self._note_known(session, events, head, params.draw_delay))
         for event in fresh:
             header = Header(event.root, event.size, event.members, event.lines)
-            context.spawn(self._look_for_list(event.batch, header, event.position.block + params.draw_delay))
+            self._begin_to_look(event.batch, header, event.position.block + params.draw_delay)
         await follow_members(context, events)
         told = await of_this_process(context, [await self._told(event, now) for event in events])
         await context.runner.tell_all([*told, *read], encode(after))
@@ -160,15 +166,28 @@ class Follower:
             return IN_TIME
         return AWAY if head >= event.position.block + draw_delay else LATE
 
-    async def _look_again(self) -> None:
-        """For the lists that were looked for when this verifier stopped, while their draw is to come."""
+    async def _look_again(self, head: int) -> None:
+        """For the lists that nobody looks for any more, or that a process noted which stands by, while their draw is to
+        come."""
         context, delay = self._context, (await self._context.params()).draw_delay
-        late = select(Known).where(Known.held == LATE)
+        late = select(Known).where(Known.held == LATE, col(Known.commit_block) > head - delay)
         for known in await context.database.ask(lambda session: session.exec(late).all()):
-            draw_block = known.commit_block + delay
-            if await context.on_chain(context.chain.block_number) < draw_block:
-                header = await context.on_chain(partial(context.chain.header, BatchId(known.batch)))
-                context.spawn(self._look_for_list(BatchId(known.batch), header, draw_block))
+            batch = BatchId(known.batch)
+            if context.leads and batch not in self._looking:
+                header = await context.on_chain(partial(context.chain.header, batch))
+                self._begin_to_look(batch, header, known.commit_block + delay)
+
+    def _begin_to_look(self, batch: BatchId, header: Header, draw_block: int) -> None:
+        """Who leads looks: the others are connected with nobody."""
+        if self._context.leads and batch not in self._looking:
+            self._looking.add(batch)
+            self._context.spawn(self._look_until(batch, header, draw_block))
+
+    async def _look_until(self, batch: BatchId, header: Header, draw_block: int) -> None:
+        try:
+            await self._look_for_list(batch, header, draw_block)
+        finally:
+            self._looking.discard(batch)
 
     async def _look_for_list(self, batch: BatchId, header: Header, draw_block: int) -> None:
         """Try to have the member list of a batch before its draw."""
