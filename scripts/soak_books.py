@@ -148,7 +148,7 @@ class Books:
                 self._findings.add("lost", f"{where} is {row.state} in its database: {row.reason}")
             if (row.units_open, row.units_paid) != (0, job.terms.units):
                 self._findings.add("stuck", f"{where} has {row.units_open} units open, {row.units_paid} paid")
-            if row.result != _packaged(job):
+            if row.result != packaged(job):
                 self._findings.add("lost", f"{where} has the result {row.result}")
             if any(task.state != TaskState.ACCEPTED for task in tasks.get(row.id, [])):
                 self._findings.add("stuck", f"{where} is done, and has tasks that are not accepted")
@@ -197,7 +197,7 @@ def _by_job(rows: Iterable[Any]) -> dict[JobId, list[Task]]:
     return found
 
 
-def _packaged(job: Submitted) -> Cid:
+def packaged(job: Submitted) -> Cid:
     """The artifact of a job's result, made here."""
     done = executed(job.manifest)
     with tempfile.TemporaryDirectory() as folder:
