@@ -72,6 +72,8 @@ LAST_SEQ = (1 << 63) - 1
 ANSWER_S = 10.0
 PATIENCE_S = 60.0
 PUBLISH_TIMEOUT_S = 3600.0
+AWAY_S = 30.0
+"""A verifier that could not be reached is not dialled again for so long, where others have what is read."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Client:
         self._thread.start()
         self._endpoint: Endpoint | None = None
         self._opening = asyncio.Lock()
+        self._away: dict[Address, float] = {}
 
     @classmethod
     def from_env(cls) -> Self:
@@ -318,20 +321,29 @@ class Client:
     async def _verifiers(self) -> list[Connection]:
         """Every active verifier that can be reached: a record that one has lost, or hides, its co-signers have."""
         verifiers = await asyncio.to_thread(self.chain.active_verifiers)
-        dialled = await asyncio.gather(*(self._dial(verifier, verifiers) for verifier in verifiers))
-        found = [each for each in dialled if isinstance(each, Connection)]
-        if not found:
-            raise NoVerifier(_why([each for each in dialled if isinstance(each, str)]))
-        return found
+        now = time.monotonic()
+        at_hand = [each for each in verifiers if self._away.get(each.node, 0.0) <= now]
+        reasons: list[str] = []
+        for asked in (at_hand, verifiers):
+            dialled = await asyncio.gather(*(self._dial(verifier, verifiers) for verifier in asked))
+            if found := [each for each in dialled if isinstance(each, Connection)]:
+                return found
+            reasons = [each for each in dialled if isinstance(each, str)]
+            if len(asked) == len(verifiers):
+                break
+        raise NoVerifier(_why(reasons))
 
     async def _dial(self, verifier: VerifierRecord, known: Sequence[VerifierRecord]) -> Connection | str:
         """A connection to a verifier, or why there is none. `known` decides which of our addresses to send from."""
         try:
             peer = PeerAddress.parse(verifier.endpoint, verifier.node)
             endpoint = await self._socket(_addresses(known))
-            return await endpoint.connect(peer.host, peer.port, expect=peer.wallet)
+            connection = await endpoint.connect(peer.host, peer.port, expect=peer.wallet)
         except (BadPeer, TransportError) as error:
+            self._away[verifier.node] = time.monotonic() + AWAY_S
             return str(error)
+        self._away.pop(verifier.node, None)
+        return connection
 
     async def _socket(self, peers: Sequence[PeerAddress]) -> Endpoint:
         """The client's one socket, opened when it is first known whom it must reach."""
