@@ -118,11 +118,13 @@ contract StakesProof is Proof {
         }
     }
 
-    /// @notice Who unstakes keeps what backs its nodes and its seat, and the seat's share for as long as it is bound.
+    /// @notice Who unstakes keeps what backs its nodes and its seat, and the seat's share for as long as it is bound. With
+    /// nothing open: what is, is a product that no solver divides (test/Exposure.t.sol has it).
     function check_unstaking_waits_and_leaves_the_backing(uint40 time, IRegistry.Params memory p, uint96 amount)
         external
         when(time)
     {
+        s.accounts[msg.sender].exposed = 0;
         (Books memory books, IRegistry.Account memory was) = (s.books, s.accounts[msg.sender]);
         Operators.requestUnstake(s, p, amount);
         IRegistry.Account memory a = s.accounts[msg.sender];

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
+    ws_url: Annotated[str | None, typer.Option(help="The chain's websocket, if not in the same place.")] = None
     workload: Annotated[
         list[str] | None, typer.Option(help="What to execute; may be repeated; all that is built in if empty.")
     ] = None
@@ -106,6 +107,9 @@ class VerifierFlags(ServiceFlags):
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
     ] = None
     lease_s: Annotated[float | None, typer.Option(help="Seconds of silence after which a task is taken back.")] = None
+    audit_s: Annotated[
+        float | None, typer.Option(help="Seconds in which an auditor's answer is wanted; its own work may go first.")
+    ] = None
     state_due_s: Annotated[
         float | None, typer.Option(help="Seconds that a worker has to deliver a committed state.")
     ] = None
@@ -120,6 +124,14 @@ class VerifierFlags(ServiceFlags):
     decoys_bps: Annotated[
         int | None, typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.")
     ] = None
+    least_fee_bps: Annotated[
+        int | None, typer.Option(help="Least verifier fee of a job, in 1/10,000 of what its gas costs; 0 for any.")
+    ] = None
+    token_per_ether: Annotated[
+        int | None, typer.Option(help="What a wei of gas costs in base units of the network's token.")
+    ] = None
+    job_tasks: Annotated[int | None, typer.Option(help="Most tasks of a job.")] = None
+    all_tasks: Annotated[int | None, typer.Option(help="Most tasks of all running jobs; others wait.")] = None
     takeover: Annotated[
         bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
     ] = None
@@ -199,6 +211,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     _require_places(settings.model_dirs, settings.ready_file)
     _require_node_values(settings)
     hide_in(settings.rpc_url)
+    hide_in(settings.ws_url)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
         service.run(settings, password=password)
