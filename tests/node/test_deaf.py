@@ -9,7 +9,7 @@ import pytest
 from stand_ins import DOMAIN
 
 from proofyard.chain import ChainClient, Wallet
-from proofyard.node import delivery
+from proofyard.node import delivery, links
 from proofyard.node.delivery import SEALS, Courier, Parcel
 from proofyard.node.links import VerifierLinks
 from proofyard.protocol.messages import Ack, Acks, Announce, SubmitSeal, SubmitSeals
@@ -46,8 +46,8 @@ async def test_a_deaf_verifier_keeps_nothing_from_a_good_one(monkeypatch: pytest
             verifier.on(SubmitSeals, handler)
         records = [SimpleNamespace(node=each.address, endpoint=f"127.0.0.1:{each.port}") for each in (good, deaf)]
         chain = cast(ChainClient, SimpleNamespace(active_verifiers=lambda: records))
-        links = VerifierLinks(own, chain, lambda: Announce((), 1, 1, "test"))
-        running = asyncio.create_task(links.run())
+        joined = VerifierLinks(own, chain, lambda: Announce((), 1, 1, "test"))
+        running = asyncio.create_task(joined.run())
 
         async def secure(_parcels: Any) -> None:
             """It lasts."""
@@ -55,9 +55,9 @@ async def test_a_deaf_verifier_keeps_nothing_from_a_good_one(monkeypatch: pytest
         async def over() -> str:
             return ""
 
-        courier, given_up = Courier(links, secure), []
+        courier, given_up = Courier(joined, secure), []
         async with asyncio.timeout(30):
-            while len(links.live()) < 2:
+            while len(joined.live()) < 2:
                 await asyncio.sleep(0.01)
             for number in range(SENT):
                 for verifier in (deaf, good):
@@ -72,3 +72,36 @@ async def test_a_deaf_verifier_keeps_nothing_from_a_good_one(monkeypatch: pytest
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await courier.close()
+
+
+async def test_who_is_slow_keeps_its_connection_and_who_is_silent_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dialling again gives a verifier that has too much to do more to do."""
+    monkeypatch.setattr(links, "ANSWER_S", 0.3)
+
+    async def never(*_: Any) -> Ack:
+        await asyncio.Event().wait()
+        return Ack()
+
+    async def welcome(*_: Any) -> Ack:
+        return Ack()
+
+    async with Endpoint(Wallet.generate(), network=DOMAIN) as slow, Endpoint(Wallet.generate(), network=DOMAIN) as own:
+        slow.on(Announce, welcome)
+        slow.on(SubmitSeals, never)
+        record = SimpleNamespace(node=slow.address, endpoint=f"127.0.0.1:{slow.port}")
+        chain = cast(ChainClient, SimpleNamespace(active_verifiers=lambda: [record]))
+        joined = VerifierLinks(own, chain, lambda: Announce((), 1, 1, "test"))
+        running = asyncio.create_task(joined.run())
+        async with asyncio.timeout(30):
+            await joined.joined()
+            connection = joined.connection(slow.address)
+            assert connection is not None
+            assert await joined.try_request(slow.address, SubmitSeals(()), Acks) is None
+            assert joined.connection(slow.address) is connection and not connection.closed.is_set()
+
+            monkeypatch.setattr(slow.connections[own.address]._link.quic, "receive_datagram", lambda *_: None)
+            monkeypatch.setattr(slow.connections[own.address]._link.quic, "datagrams_to_send", lambda *_, **__: [])
+            assert await joined.try_request(slow.address, SubmitSeals(()), Acks) is None
+            assert connection.closed.is_set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

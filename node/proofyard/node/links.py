@@ -38,7 +38,8 @@ GREETING_S = 300.0
 """Between two announcements on one connection. That a verifier has restarted shows in reports that it does not answer,
 and where there is nothing to report in pings: QUIC gives the connection up (`IDLE_TIMEOUT`)."""
 ANSWER_S = 10.0
-"""A verifier that does not answer for this long is dialled again: it may have restarted, which QUIC notices late."""
+"""A verifier that sends nothing at all for this long while it owes an answer is dialled again: it may have restarted,
+which QUIC notices late. One that is only slow keeps its connection: dialling again would give it more to do."""
 
 
 class VerifierLinks:
@@ -118,6 +119,8 @@ class VerifierLinks:
             logger.info("verifier %s cannot tell whether it takes this node: %s", verifier, error)
             return self._live.get(verifier) is connection
         except TransportError:
+            if connection.silent_s < ANSWER_S:
+                return self._live.get(verifier) is connection
             await connection.close("no answer")
             raise
         if not answer.proceed:
@@ -155,6 +158,7 @@ class VerifierLinks:
                 raise
             logger.info("%s refuses: %s", verifier, error)
         except TransportError as error:
-            logger.info("%s: %s; dialling again", verifier, error)
-            await connection.close("no answer")
+            logger.info("%s: %s", verifier, error)
+            if connection.silent_s >= ANSWER_S:
+                await connection.close("no answer")
         return None

@@ -138,6 +138,11 @@ class Connection:
         return address[0], address[1]
 
     @property
+    def silent_s(self) -> float:
+        """For how long no packet came: whoever is busy still acknowledges, whoever has gone does not."""
+        return asyncio.get_running_loop().time() - self._link.heard_at
+
+    @property
     def closed(self) -> asyncio.Event:
         """Set once the connection is gone; `reason` then says why."""
         return self._link.closed

@@ -44,6 +44,8 @@ class Link:
         """Why it is closed."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
+        """When the last packet of the peer's came, by the loop's clock."""
         self._streams: dict[int, Stream] = {}
         self._openers: list[asyncio.Future[None]] = []
         self._waiting: asyncio.Queue[Stream | None] = asyncio.Queue()
@@ -106,7 +108,7 @@ class Link:
 
     def receive(self, datagrams: list[Datagram]) -> None:
         """Datagrams that arrived together."""
-        now = self._loop.time()
+        now, before = self._loop.time(), self.quic.payloads
         try:
             for data, address in datagrams:
                 self.quic.receive_datagram(data, address, now)
@@ -115,6 +117,8 @@ class Link:
             logger.warning("dropping %s:%s after an error in QUIC: %r", self.remote[0], self.remote[1], error)
             self._end("its packets could not be processed")
             return
+        if self.quic.payloads != before:
+            self.heard_at = now
         if not self.quic.begun():
             self._end("it does not speak QUIC")
             return

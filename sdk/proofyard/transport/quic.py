@@ -196,6 +196,8 @@ class PeerQuic(QuicConnection):
         self._ack_delay = ACK_DELAY
         self._eliciting = 0
         """Packets that are to be acknowledged."""
+        self.payloads = 0
+        """Packets of the peer's, which nobody else can make."""
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         space = self._spaces[Epoch.ONE_RTT]
@@ -254,6 +256,7 @@ class PeerQuic(QuicConnection):
     ) -> tuple[bool, bool]:
         eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
         self._eliciting += eliciting
+        self.payloads += 1
         return eliciting, probing
 
     def _all_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
