@@ -37,7 +37,9 @@ from proofyard.protocol.types import BatchId, Cid, Wei
 from proofyard.protocol.workload_bits import workload_bit
 
 PATIENT = Params(
-    challenge_window=900, court=CourtParams(vote_time=900, reveal_time=900, appeal_time=900, draw_time=900)
+    exposure_bps=40_000,
+    challenge_window=900,
+    court=CourtParams(vote_time=900, reveal_time=900, appeal_time=900, draw_time=900),
 )
 UNUSED: Any = None
 
@@ -291,7 +293,7 @@ async def test_a_first_verdict_is_appealed_where_this_node_finds_otherwise(
 async def test_pay_is_collected_and_a_place_on_the_bench_kept_by_the_node_itself(
     deploy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.build(deploy(Params()), verifiers=1, nodes=3)
+    world = World.build(deploy(Params(exposure_bps=40_000)), verifiers=1, nodes=3)
     job = world.open_job(world.network.owner(1400), tasks=3)
     ref = world.commit(job, world.commitments(job))
     record = SimpleNamespace(payouts=world.payouts())
