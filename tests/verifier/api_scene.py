@@ -211,6 +211,7 @@ class Scene:
             chain=Chain(),
             runner=runner,
             leads=True,
+            registered=None,
             outbox=SimpleNamespace(in_flight=[SimpleNamespace(written_at=1.0)]),
             clock=lambda: (1000.0, 10),
             chain_time=lambda: 1000.0,

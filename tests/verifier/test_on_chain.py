@@ -21,6 +21,7 @@ from proofyard.protocol.types import BatchId, Cid, JobId, Wei
 from proofyard.verifier.duties import do_duties
 from proofyard.verifier.engine.rows import Batch, Job, JobState, Task, Work
 from proofyard.verifier.follower import follow_chain
+from proofyard.verifier.store.tables import Known
 
 TASKS, NODES = 6, 5
 
@@ -161,6 +162,8 @@ async def test_a_verifier_that_goes_away_loses_its_batch_and_not_its_workers_pay
     town.start(1)
     await until(lambda: len(town.deployer.committed(job)) > 0)
     batch = town.deployer.committed(job)[0].batch
+    while not await first.context.database.ask(lambda session: session.get(Known, batch)):
+        await asyncio.sleep(0.05)
     await town.stop(0)
     if town.deployer.batch(batch).settled_at:
         pytest.skip("it was settled already")

@@ -99,7 +99,7 @@ class Context:
     looked_at: dict[BatchId, float] = field(default_factory=dict)
     """When it was last tried to take over a batch, by the monotonic clock."""
     look_at_jobs: dict[JobId, float] = field(default_factory=dict)
-    """When it is next looked whether a job of another verifier's is free, by the newest block's time."""
+    """When it is next looked whether a job of another verifier's is free, by the monotonic clock."""
     asked_jobs: dict[JobId, None] = field(default_factory=dict)
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MemberTree]]" = field(default_factory=OrderedDict)
