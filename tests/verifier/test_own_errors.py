@@ -111,7 +111,7 @@ OF_PEERS = ("AuditAnswered", "AuditSealed", "SealAnswered", "TaskAnswered", "Wor
     ("kind", "settings"),
     [
         *((kind, {}) for kind in ("ChainEvent", "Expanded", "Packed", "ResultLooked", "StateLooked", "WorkCommitted")),
-        *((kind, APART) for kind in ("AuditSealed", "SealAnswered", "Signed", "RecordSettled")),
+        *((kind, APART) for kind in ("AuditSealed", "SealAnswered", "Drawn", "Signed", "RecordSettled")),
     ],
 )
 async def test_an_error_in_a_handler_stops_its_job_alone(
