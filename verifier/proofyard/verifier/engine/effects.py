@@ -6,7 +6,7 @@ named here, or with `EffectFailed`, after which the engine asks again, later eac
 then ends what it belongs to with the reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
@@ -20,7 +20,8 @@ class Effect:
 
     @property
     def key(self) -> tuple[object, ...]:
-        raise NotImplementedError
+        """The kind and what tells one of it from others: all fields, where an effect does not say which."""
+        return _key(self, *(getattr(self, each.name) for each in fields(self)))
 
 
 def _key(effect: Effect, *subject: object) -> tuple[object, ...]:
@@ -61,20 +62,12 @@ class OfferAudits(Effect):
     batch: int
     places: tuple[Place, ...]
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.node, self.batch, self.places)
-
 
 @dataclass(frozen=True, slots=True)
 class OpenSeals(Effect):
     node: Address
     batch: int
     places: tuple[Place, ...]
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.node, self.batch, self.places)
 
 
 # Looking at bytes
@@ -87,10 +80,6 @@ class Expand(Effect):
     job: JobId
     manifest: Cid
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.job, self.manifest)
-
 
 @dataclass(frozen=True, slots=True)
 class LookAtState(Effect):
@@ -98,10 +87,6 @@ class LookAtState(Effect):
 
     batch: int
     place: Place
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +96,12 @@ class LookAtResult(Effect):
     batch: int
     task: TaskKey
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.task)
-
 
 @dataclass(frozen=True, slots=True)
 class AskMarks(Effect):
     """Have from the workers of a batch what opens their marks, as far as that is not known. Answer: MarksTold."""
 
     batch: int
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +125,6 @@ class Pack(Effect):
 
     job: JobId
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.job)
-
 
 # The protocol
 
@@ -163,10 +136,6 @@ class Draw(Effect):
     batch: int
     fork: int
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.fork)
-
 
 @dataclass(frozen=True, slots=True)
 class Settle(Effect):
@@ -174,10 +143,6 @@ class Settle(Effect):
 
     batch: int
     attempt: int
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +153,12 @@ class ReadRecord(Effect):
     attempt: int
     fork: int
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.batch, self.attempt, self.fork)
-
 
 @dataclass(frozen=True, slots=True)
 class ReadJob(Effect):
     """Ask the chain about a job, after a reorganisation. Answer: JobRead."""
 
     job: JobId
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.job)
 
 
 # Transactions: told by the chain's own events once they are mined.
@@ -211,10 +168,6 @@ class ReadJob(Effect):
 class TakeJob(Effect):
     retries: ClassVar[int | None] = 8
     job: JobId
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,16 +187,8 @@ class TakeBatch(Effect):
     chain_id: BatchId
     attempt: int
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.chain_id, self.attempt)
-
 
 @dataclass(frozen=True, slots=True)
 class CloseJob(Effect):
     retries: ClassVar[int | None] = 8
     job: JobId
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return _key(self, self.job)
