@@ -126,6 +126,27 @@ contract ExposureTest is Base {
         assertConserved();
     }
 
+    function test_who_unstakes_keeps_what_is_open(uint96 more, uint64 units, uint96 amount) public {
+        more = 200e18 + more % 800e18;
+        units = 1 + units % 10; // ten are more than the seat's share
+        vm.prank(owner(1));
+        registry.addStake(more);
+        commit(job, 1, units);
+        IRegistry.Account memory was = registry.account(owner(1));
+        uint256 kept = was.exposed * (VERIFIER_STAKE / 10_000);
+        vm.assertGe(kept, units * UNIT, "rounded up");
+        if (kept < VERIFIER_STAKE) kept = VERIFIER_STAKE;
+        amount = uint96(amount % was.stake) + 1;
+        vm.prank(owner(1));
+        if (was.stake < kept + amount) {
+            vm.expectRevert(abi.encodeWithSelector(IRegistry.StakeTooLow.selector, owner(1), was.stake, kept + amount));
+            registry.requestUnstake(amount);
+        } else {
+            registry.requestUnstake(amount);
+            vm.assertGe(registry.account(owner(1)).stake, kept, "what is open is still at stake");
+        }
+    }
+
     function test_the_first_claim_frees_what_nobody_finalized() public {
         IRegistry.JobParams memory p = jobParams(1000e18, 100e18, 0);
         BatchId batch = commit(openJob(p), 1, 5);
