@@ -4,10 +4,12 @@ A defect is put into each of the state machine's handlers and into each effect, 
 auditors and the chain are shared by both.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from simulated import Counting, SimulatedNode
@@ -31,6 +33,39 @@ from proofyard.verifier.engine.world import World
 TASKS, NODES = 3, 5
 
 
+class Once:
+    """What the outbox promises, around a stand-in for the chain: a subject is sent once, also where whoever asked has
+    begun anew while its transaction was on its way."""
+
+    def __init__(self, chain: Any) -> None:
+        self._chain = chain
+        self._lock = threading.Lock()
+        self._committed: dict[str | None, Any] = {}
+
+    def client(self, subject: str | None) -> Any:
+        return Sending(self._chain, partial(self._commit_batch, subject))
+
+    def _commit_batch(self, subject: str | None, *batch: Any) -> Any:
+        with self._lock:
+            if subject not in self._committed:
+                self._committed[subject] = self._chain.commit_batch(*batch)
+            return self._committed[subject]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Sending:
+    """The chain, for one subject."""
+
+    def __init__(self, chain: Any, commit_batch: Callable[..., Any]) -> None:
+        self._chain = chain
+        self.commit_batch = commit_batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+
 class Pair:
     """A verifier with two jobs on a network of honest nodes: something is broken with the first one."""
 
@@ -38,6 +73,7 @@ class Pair:
         self.chain = FakeChain()
         self.verifier: Verifier = make_verifier(self.chain, folder, workload=Counting(TASKS), lease_s=0.5, **settings)
         self.verifier.runner.rules = replace(self.verifier.runner.rules, batch_min_s=0.0)
+        self.verifier.context.outbox = cast(Any, Once(self.verifier.context.chain))
         introduce(self.verifier)
         announce = Announce(("lora",), 0, 0, "", tasks=2, audits=2)
         for number in range(NODES):
