@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.text_data import Tokens, load_tokenizer
+from proofyard.workloads.tokenizer import Tokenizer, Tokens
 
 Array = npt.NDArray[Any]
 
@@ -85,14 +85,12 @@ class PlainEncoder:
 
     def __init__(self, model: Path, max_tokens: int, batch: int = 32) -> None:
         self._model: Any = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
-        self._tokenizer = load_tokenizer(model)
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer = Tokenizer(model, max_tokens=max_tokens)
         self._batch = batch
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Array:
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        rows = [ids.tolist() for ids in self._tokenizer.each(texts, special=True)]
         found: list[Any] = [None] * len(rows)
         for some in by_length(rows, self._batch):
             ids, mask = padded([rows[number] for number in some])
@@ -108,12 +106,12 @@ class PlainScorer:
 
     def __init__(self, model: Path, max_tokens: int, end: int, batch: int = 8) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        self._tokenizer = load_tokenizer(model)
+        self._tokenizer = Tokenizer(model)
         self._max_tokens, self._end, self._batch = max_tokens, end, batch
 
     @torch.inference_mode()
     def score(self, texts: Sequence[str]) -> list[float]:
-        encoded = [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        encoded = [ids.tolist() for ids in self._tokenizer.each(texts)]
         rows = [[self._end, *ids[: self._max_tokens]] for ids in encoded]
         found = [0.0] * len(rows)
         for some in by_length(rows, self._batch):

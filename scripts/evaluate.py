@@ -13,7 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from proofyard.workloads.text_data import is_held_out, load_tokenizer, pack, read_documents
+from proofyard.workloads.text_data import is_held_out, pack, read_documents
+from proofyard.workloads.tokenizer import Tokenizer
 
 BATCH = 8
 
@@ -53,8 +54,8 @@ def held_out_loss(model: Any, device: str, args: argparse.Namespace) -> float:
 
 def sample(model: Any, device: str, args: argparse.Namespace) -> str:
     """The most likely continuation of the prompt, without the prompt."""
-    tokenizer = load_tokenizer(args.model)
-    ids = torch.tensor([tokenizer.encode(args.prompt, add_special_tokens=False).ids], device=device)
+    tokenizer = Tokenizer(args.model)
+    ids = torch.tensor([tokenizer.tokens(args.prompt)], device=device)
     written = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -62,7 +63,7 @@ def sample(model: Any, device: str, args: argparse.Namespace) -> str:
         do_sample=False,
         repetition_penalty=1.1,
     )
-    return str(tokenizer.decode(written[0, ids.shape[1] :].tolist(), skip_special_tokens=True))
+    return tokenizer.decode(written[0, ids.shape[1] :].tolist())
 
 
 if __name__ == "__main__":

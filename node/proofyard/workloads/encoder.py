@@ -15,7 +15,7 @@ from proofyard.workloads.exact.selfcheck import check_encoder
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import read_config
 from proofyard.workloads.state import Array
-from proofyard.workloads.text_data import load_tokenizer
+from proofyard.workloads.tokenizer import Tokenizer
 from proofyard.workloads.workload import Inputs, Resources
 
 BATCH = 32
@@ -28,9 +28,7 @@ class SentenceEncoder:
         self._params = params
         self._batch = resources.micro_batch or BATCH
         self._backend = backend_for(resources)
-        self._tokenizer = load_tokenizer(path)
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(params.max_tokens)
+        self._tokenizer = Tokenizer(path, max_tokens=params.max_tokens)
         # What is no encoder of its own kind embeds by a decoder's hidden states.
         bert = read_config(path).get("model_type") in FAMILIES
         self._model = (
@@ -51,7 +49,7 @@ class SentenceEncoder:
     def _embed(self, texts: list[str]) -> Array:
         be = self._backend
         # Without special tokens an empty text has no token, and the vector zero.
-        rows = [np.array(encoding.ids, np.int64) for encoding in self._tokenizer.encode_batch(texts)]
+        rows = list(self._tokenizer.each(texts, special=True))
         vectors = np.zeros((len(texts), self._params.dimensions), np.float32)
         filled = [number for number, row in enumerate(rows) if row.size]
         if not filled:

@@ -18,7 +18,8 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import MAX_STATE_BYTES, Array, Schema, Tensors, TensorSpec, decode_state
-from proofyard.workloads.text_data import Document, load_tokenizer
+from proofyard.workloads.text_data import Document
+from proofyard.workloads.tokenizer import Tokenizer
 from proofyard.workloads.workload import Inputs, Resources, Results
 
 TYPES = {"text": np.dtype("|u1"), "ends": np.dtype("<i8"), "records": np.dtype("<i8")}
@@ -131,8 +132,8 @@ def _counter(params: MapParams, model: Path | None) -> Callable[[str], int]:
         return len
     if model is None:
         raise InputRefused("the task", "was given no model directory")
-    tokenizer = load_tokenizer(model)
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    tokenizer = Tokenizer(model)
+    return lambda text: len(tokenizer.tokens(text))
 
 
 def _record(text: str, shard: str) -> bytes:

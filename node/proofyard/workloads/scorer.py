@@ -14,7 +14,7 @@ from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
-from proofyard.workloads.text_data import load_tokenizer
+from proofyard.workloads.tokenizer import Tokenizer
 from proofyard.workloads.workload import Inputs, Resources
 
 BATCH_TOKENS = 2048
@@ -39,7 +39,7 @@ class TextScorer:
         self._params = params
         self._batch = resources.micro_batch
         self._end = end_token(path)
-        self._tokenizer = load_tokenizer(path)
+        self._tokenizer = Tokenizer(path)
         self._model = AdaptedModel(path, {}, precision, resources)
 
     def score(self, rows: list[Question]) -> list[list[tuple[float, int]]]:
@@ -61,8 +61,7 @@ class TextScorer:
         return _Text([self._end, *(prompt[-room:] if room else [])], scored)
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids[: self._params.max_tokens]
+        return self._tokenizer.tokens(text)[: self._params.max_tokens]
 
     def _score(self, texts: list[_Text]) -> list[tuple[float, int]]:
         found = [(0.0, 0)] * len(texts)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.randomness import permutation
+from proofyard.workloads.tokenizer import Tokenizer, Tokens
 
 MAX_LINE_BYTES = 16 << 20
 
-Tokens = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 
@@ -91,8 +91,7 @@ def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
     that a gradient in float32 can be off by 1% (SmolLM2: 1.4e-2 instead of 4e-5).
     """
     end = end_token(model)
-    encodings = load_tokenizer(model).encode_batch_fast([d.text for d in documents], add_special_tokens=False)
-    parts = [np.array([*encoding.ids, end], np.int64) for encoding in encodings]
+    parts = [np.append(ids, end) for ids in Tokenizer(model).each([document.text for document in documents])]
     stream = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     rows = stream.size // seq_len
     if rows < 1:
@@ -121,19 +120,3 @@ def _owners(sizes: dict[str, int], workers: int) -> dict[str, int]:
         owners[label] = max(needed, min(latest, max(earliest, int(middle))))
         passed += sizes[label]
     return owners
-
-
-def load_tokenizer(model: Path) -> Any:
-    """The tokenizer of a model directory. Raises `InputRefused` where it has none that can be used."""
-    from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]
-
-    try:
-        text = (model / "tokenizer.json").read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputRefused(f"model directory {model.name}", f"has no usable tokenizer.json: {error}") from None
-    try:
-        return Tokenizer.from_str(text)
-    except MemoryError:
-        raise
-    except Exception as error:  # the Rust extension raises plain Exception
-        raise InputRefused(f"model directory {model.name}", f"has no usable tokenizer.json: {error}") from None
