@@ -115,7 +115,7 @@ class BenchNetwork:
         self.anvil = self._stack.enter_context(Anvil(log=self.folder / "anvil.log"))
         treasury = self.anvil.wallet(0)
         self.deployment = deploy_network(self.anvil.rpc_url, treasury, self._params)
-        self._bank = self._chain(treasury)
+        self._bank = self._sending(self._chain(treasury), treasury)
         self.verifier_wallet, port = Wallet.generate(), free_udp_port()
         self.anvil.fund(self.verifier_wallet.address, 10_000)
         owner = self._owner(STAKE)
@@ -149,9 +149,13 @@ class BenchNetwork:
     def _owner(self, stake: Wei) -> ChainClient:
         wallet = Wallet.generate()
         self._fund(wallet, stake)
-        client = self._bank.sending_by(Sender(self._bank._w3, self.anvil.rpc_url, wallet))
+        client = self._sending(self._bank, wallet)
         client.wallet = wallet
         return client
+
+    def _sending(self, chain: ChainClient, wallet: Wallet) -> ChainClient:
+        """Blocks come at once while the network is set up."""
+        return chain.sending_by(Sender(chain._w3, self.anvil.rpc_url, wallet, poll=0.005))
 
     def _register_node(self) -> str:
         key = Wallet.generate()

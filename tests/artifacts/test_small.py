@@ -2,12 +2,15 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from proofyard.artifacts import BlockMissing, BlockStore, Keeper, StoreUnusable
 from proofyard.artifacts.small import MAX_SMALL_BYTES
+from proofyard.protocol.types import Cid
 
 SMALL, LARGE = b"small", b"x" * (MAX_SMALL_BYTES + 1)
 
@@ -31,6 +34,22 @@ def test_what_was_stored_in_files_before_is_still_here(tmp_path: Path) -> None:
     assert store.get_bytes(cid) == SMALL
     store.delete_block(cid)
     assert not store.has(cid)
+    store.close()
+
+
+def test_processes_of_one_machine_share_what_is_packed(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    own = [store.put_bytes(b"own %d" % number) for number in range(20)]
+    program = (
+        "import sys; from proofyard.artifacts import BlockStore; store = BlockStore(sys.argv[1])\n"
+        "for number in range(200): print(store.put_bytes(b'other %d' % number), flush=True)\n"
+    )
+    others = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) for _ in "12"]
+    own += [store.put_bytes(b"later %d" % number) for number in range(200)]
+    found = [process.communicate(timeout=60)[0].decode().split() for process in others]
+    assert len(found[0]) == 200 and found[0] == found[1]
+    store.sync(*own, *map(Cid, found[0]))
+    assert not any((tmp_path / "blocks").glob("*/*")), "whoever opens the folder packs as well"
     store.close()
 
 

@@ -1,8 +1,8 @@
 """Small blocks in one SQLite file: a state of a few hundred bytes costs a row instead of a file, and many of them one
 write to the disk instead of two each.
 
-Like blocks in files they are whole or not there after a crash, and hashed again whenever they are read. One process at
-a time may use it, on a disk of its own.
+Like blocks in files they are whole or not there after a crash, and hashed again whenever they are read. Several
+processes of one machine may use it; over a network file system SQLite's write-ahead log does not work.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from proofyard.protocol.types import Cid
 MAX_SMALL_BYTES = 4096
 """Larger blocks are files: a file system is as good at those, and they would only be copied to and fro."""
 
+BUSY_S = 30.0
+"""How long another process that writes is waited for."""
 SCHEMA = "create table if not exists blocks (cid blob primary key, size integer, at real, data blob)"
 
 
@@ -28,7 +30,7 @@ class SmallBlocks:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._mapped():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
             # Written ahead, and synced by `sync` alone, which syncs what was written ahead.
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "user_version=1"):
                 self._db.execute(f"pragma {pragma}")

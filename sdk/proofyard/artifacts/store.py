@@ -6,7 +6,7 @@
     tmp/<process>-<number>                            being written; left by a dead process: deleted at start
 
 A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
-Several processes may use one store, unless it packs small blocks.
+Several processes may use one store; one that packs small blocks only on a disk of this machine.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class StoredBlock:
 
 class BlockStore:
     """An artifact store in a folder of its own. Its methods may be called from any thread. One that `packs` has small
-    blocks in one file, and is for a single process."""
+    blocks in one file; whoever opens its folder finds them there, and adds to them."""
 
     def __init__(self, path: Path | str, *, packs: bool = False) -> None:
         self.path = Path(path)
@@ -84,8 +84,9 @@ class BlockStore:
                     rubbish.unlink(missing_ok=True)
             for file in self._links.iterdir():
                 self._load_record(file)
-            if packs:
-                self._small = SmallBlocks(self.path / "small.db")
+            small = self.path / "small.db"
+            if packs or small.exists():
+                self._small = SmallBlocks(small)
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
 

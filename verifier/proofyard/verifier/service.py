@@ -82,7 +82,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks")
+    # A folder that processes share may be on another machine's disk.
+    store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks", packs=settings.blocks_dir is None)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
         logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
