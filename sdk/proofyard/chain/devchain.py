@@ -7,7 +7,7 @@ import time
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -30,6 +30,8 @@ from proofyard.runtime.parent import end_with_parent
 CHAIN_ID = 31337
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
+STATES_ON_DISK = 1000
+"""Blocks whose state anvil keeps beside those in memory; each is as large as the chain's whole state."""
 SUPPLY = Wei(1_000_000_000 * 10**18)
 DEV_MNEMONIC = "test test test test test test test test test test test junk"
 """The mnemonic that anvil's rich accounts are derived from, known to everybody."""
@@ -71,6 +73,7 @@ class Anvil:
         self._accounts = accounts
         self._log_path = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._states: TemporaryDirectory[str] | None = None
         self.port = port
 
     @property
@@ -82,6 +85,9 @@ class Anvil:
         self.port = _free_port(self._port)
         command = [str(tool), "--host", "127.0.0.1", "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
         command += ["--accounts", str(self._accounts), "--mnemonic", DEV_MNEMONIC, "--hardfork", "prague"]
+        # By default anvil leaves gigabytes in the home folder, for good where it is killed.
+        self._states = TemporaryDirectory(prefix="proofyard-anvil-", ignore_cleanup_errors=True)
+        command += ["--cache-path", self._states.name, "--max-persisted-states", str(STATES_ON_DISK)]
         command += ["--no-request-size-limit"]
         if self._block_time is not None:
             command += ["--block-time", str(self._block_time)]
@@ -116,14 +122,16 @@ class Anvil:
     def stop(self) -> None:
         """End the process. Idempotent."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        states, self._states = self._states, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if states is not None:
+            states.cleanup()
 
     def wallet(self, index: int) -> Wallet:
         """One of anvil's own accounts, which have 10,000 ether each."""
