@@ -32,10 +32,10 @@ from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered,
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 20.0
-LINGER_S, MOST_LINGER_S = 0.1, 2.0
+LINGER_S, MOST_LINGER_S = 0.1, 4.0
 """How long something for a node waits for more, at least and at most: a message costs both sides more than what is in
 it."""
-MESSAGES_PER_S = 200.0
+MESSAGES_PER_S = 80.0
 """Where something waits for so many nodes that more messages a second would leave, each waits longer and holds more."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
