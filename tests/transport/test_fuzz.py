@@ -62,6 +62,9 @@ class Nowhere:
     def stream_unacknowledged(self, stream_id):
         return 0
 
+    def stream_may_send(self):
+        return True
+
     def stream_consumed(self, stream_id, count, limit): ...
 
     def stream_reset(self, stream_id, code): ...

@@ -324,6 +324,8 @@ class Untouched:
     def __init__(self, wallet: Wallet) -> None:
         self.peer = wallet.address
 
+    def vouch(self) -> None: ...
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was read")
 

@@ -24,6 +24,7 @@ from proofyard.protocol.mark import mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Announce,
+    JobQuery,
     Publish,
     Receipt,
     Refusal,
@@ -31,6 +32,7 @@ from proofyard.protocol.messages import (
     SubmitCommitments,
     SubmitSeal,
     SubmitSeals,
+    TaskFailed,
     TaskProgress,
     Working,
 )
@@ -408,6 +410,54 @@ async def test_who_asks_for_too_many_signature_checks_is_told_to_come_again(coun
     assert [answer.code for answer in answers if isinstance(answer, Refusal)] in ([], ["busy"])
     await asyncio.sleep(0.01)
     assert await submit(counter, auditor, seal(auditor, 0)) == [(True, "")]
+
+
+async def test_who_submits_what_is_not_its_own_is_banned_without_a_signature_being_looked_at(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commitments to tasks that it never had, and seals for seats that nobody gave it."""
+    looked: list[object] = []
+    monkeypatch.setattr("proofyard.verifier.desk.require_signer", lambda *asked: looked.append(asked))
+    await counter.begin(*seats(counter, 1, Wallet.generate().address))
+    stranger = Wallet.generate()
+    link = counter.connection(stranger)
+    works, sealed = SubmitCommitments((counter.submission(),) * 100), SubmitSeals((seal(stranger, 0),) * 100)
+    requests = {
+        "commitments": lambda: counter.desk.submit_commitments(link, works, cast(Any, None)),
+        "seals": lambda: counter.desk.submit_seals(link, sealed, cast(Any, None)),
+        "work": lambda: counter.desk.working(
+            link, Working((TaskProgress(JobId(9), TaskIndex(9), SegmentIndex(1)),) * 100, ()), cast(Any, None)
+        ),
+        "tasks handed back": lambda: counter.desk.task_failed(
+            link, TaskFailed(JobId(9), TaskIndex(9), ""), cast(Any, None)
+        ),
+    }
+    for what, ask in requests.items():
+        counter.desk._futile, link.points = Limiter("nothing", per_s=0.001, burst=150), 0.0
+        await ask()
+        assert link.points == 0.0, f"once may be a mistake: {what}"
+        for _ in range(200 if "back" in what else 3):
+            await ask()
+        assert link.points >= 50, what
+    assert not looked
+
+
+async def test_who_signs_for_others_is_banned_at_once(counter: Counter) -> None:
+    auditor = Wallet.generate()
+    await counter.begin(*seats(counter, 20, auditor.address))
+    forged = [msgspec.structs.replace(seal(auditor, place), signature=Signature(bytes(65))) for place in range(12)]
+    link = counter.connection(auditor)
+    await counter.desk.submit_seals(link, SubmitSeals(tuple(forged)), cast(Any, None))
+    assert link.points >= 100
+
+
+async def test_whoever_has_something_at_stake_here_need_not_give_way_to_strangers(counter: Counter) -> None:
+    await counter.begin()
+    (job,) = counter.context.rows.jobs.values()
+    for wallet, speaks in ((job.requester, True), (Wallet.generate().address, False)):
+        link = cast(Any, Link(wallet, counter.context.store))
+        await counter.desk.job_query(link, JobQuery(job.id, 0), cast(Any, None))
+        assert link.vouched == speaks
 
 
 async def test_a_huge_job_does_not_hold_up_whoever_asks(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -27,6 +28,9 @@ MAX_ASKED = 1024
 
 READ_BYTES = 256 << 10
 """Blocks that are served are read so many bytes at a time: going to a thread costs more than reading a small one."""
+
+READS_OF_PEER = 8
+"""Answers to one peer for which blocks are in memory at a time; the others wait before they read."""
 
 ABSENT = -1
 REPLY_SECONDS = 15.0
@@ -76,20 +80,24 @@ class Throttle:
 def serve_blocks(endpoint: Endpoint, store: BlockStore, *, upload_bytes_per_s: float | None = None) -> None:
     """Answer `GetBlocks` on every connection of `endpoint` from `store`, at no more than the given rate in all."""
     throttle = None if upload_bytes_per_s is None else Throttle(upload_bytes_per_s)
+    turns: WeakValueDictionary[Address, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def read(present: Sequence[tuple[Cid, int]]) -> AsyncIterator[bytes]:
+    async def read(peer: Address, present: Sequence[tuple[Cid, int]]) -> AsyncGenerator[bytes, None]:
+        turn = turns.setdefault(peer, asyncio.Semaphore(READS_OF_PEER))
         for part in _parts(present):
-            for block in await asyncio.to_thread(lambda cids: [store.get_block(cid) for cid in cids], part):
-                if throttle is not None:
-                    await throttle.wait(len(block))
-                yield block
+            # What is read lies in memory until the peer takes it, and one that never does may ask again and again.
+            async with turn:
+                for block in await asyncio.to_thread(lambda cids: [store.get_block(cid) for cid in cids], part):
+                    if throttle is not None:
+                        await throttle.wait(len(block))
+                    yield block
 
     async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> tuple[Blocks, Source]:
         cids = _split(request.cids)
         sizes = [store.block_size(cid) for cid in cids]
         present = [(cid, size) for cid, size in zip(cids, sizes, strict=True) if size is not None]
         answer = Blocks(tuple(ABSENT if size is None else size for size in sizes))
-        return answer, Source(sum(size or 0 for size in sizes), read(present))
+        return answer, Source(sum(size or 0 for size in sizes), read(connection.peer, present))
 
     async def has_blocks(connection: Connection, request: HasBlocks, body: Body) -> Held:
         return Held(bytes(store.has(cid) for cid in _split(request.cids)))

@@ -125,6 +125,7 @@ class Connection:
         resumes a session could be the repetition of an earlier one."""
         if settled:
             self.settled.set()
+        self.on_vouched: Callable[[], object] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowance = Allowance(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
 
@@ -165,6 +166,10 @@ class Connection:
         self._link.close(0, reason)
         current = asyncio.current_task()
         await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
+
+    def vouch(self) -> None:
+        """Something speaks for this peer (stake, an open job), so it need not give way to strangers. Idempotent."""
+        self.on_vouched()
 
     def penalise(self, points: float, reason: str) -> None:
         """Hold something against the peer; at 100 points it is banned for a time and disconnected."""

@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -30,7 +30,7 @@ from proofyard.transport.errors import (
     TransportError,
 )
 from proofyard.transport.frames import Body
-from proofyard.transport.guard import VIOLATION_POINTS, Guard, host_key
+from proofyard.transport.guard import BAN_SCORE, VIOLATION_POINTS, Guard, host_key
 from proofyard.transport.handshake import (
     HANDSHAKE_SECONDS,
     Admission,
@@ -40,9 +40,10 @@ from proofyard.transport.handshake import (
     receive_greeting,
 )
 from proofyard.transport.link import Link
+from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
 from proofyard.transport.resumption import Ticket, Tickets
-from proofyard.transport.switchboard import Switchboard
+from proofyard.transport.switchboard import REFUSED, Switchboard
 from proofyard.transport.udp import SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
@@ -57,15 +58,26 @@ MAX_PORT = 65_535
 EARLY_SECONDS = 0.01
 """A client that resumes a session waits so long for a request to send with the first packets."""
 
-REFUSED = 0x11
-"""QUIC application error code: the handshake was refused."""
+MAX_STRANGERS = 256
+"""Incoming connections of wallets for which nothing speaks: no stake, no open job. For one more another one ends."""
+
+MAX_VOUCHED = 4096
+"""Incoming connections of those for which something does; further ones count as strangers."""
+
+MAX_ADDRESSES = 4
+"""Addresses of a name that are tried."""
+
+HEAD_START = 0.25
+"""Seconds that one of them has before the next is tried as well (RFC 8305 section 5)."""
 
 
 class Endpoint:
     """A peer's presence on the network.
 
     `identity` signs for the wallet, `network` is the Registry's EIP-712 domain, and `admit` may refuse wallets with a
-    reason. `qlog` is a folder for a trace of each connection. Use as `async with Endpoint(...) as endpoint`;
+    reason. `host` is where others may connect to; whoever is dialled is reached from there or from another socket.
+    At most `strangers` incoming connections are kept of wallets for which nobody vouched (`Connection.vouch`).
+    `qlog` is a folder for a trace of each connection. Use as `async with Endpoint(...) as endpoint`;
     `endpoint.port` is then the bound UDP port.
     """
 
@@ -77,6 +89,7 @@ class Endpoint:
         host: str = "127.0.0.1",
         port: int = 0,
         admit: Admission | None = None,
+        strangers: int = MAX_STRANGERS,
         qlog: Path | None = None,
     ) -> None:
         self.identity = identity
@@ -98,8 +111,11 @@ class Endpoint:
             is_banned=lambda host: self.guard.ban_reason(host, self._now()) is not None,
             redeem=self._redeem,
             on_ticket=self._ticket_made,
+            on_abuse=self._abused,
             qlog=qlog,
         )
+        self._strangers: Places[Link] = Places(strangers, of_subnet=strangers, of_host=strangers, patience_s=0.0)
+        self._vouched: set[Link] = set()
         self._tickets = Tickets()
         self._redeemed: dict[Link, Address] = {}
         self._unclaimed: dict[Link, SessionTicket] = {}
@@ -176,7 +192,7 @@ class Endpoint:
         if expect is not None and expect in self._connections:
             return self._connections[expect]
         if early:
-            address = await self._resolve(host, port)
+            address, *_ = await self._resolve(host, port)
             resuming = self._resuming.get(address) or self._resume(address, expect, timeout)
             if resuming is not None and expect in (None, resuming.peer):
                 return resuming
@@ -197,28 +213,54 @@ class Endpoint:
     # Connecting
 
     async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
-        address = await self._resolve(host, port)
-        ticket = self._tickets.take(address, expect)
-        link = self._board.dial(address, ticket.session if ticket is not None else None)
-        self._open[link] = None
+        addresses = await self._resolve(host, port)
+        links: dict[Link, Ticket | None] = {}
         try:
             async with asyncio.timeout(timeout):
-                await link.secured.wait()
-                if link.closed.is_set():
-                    raise PeerUnreachable(host, port, link.reason)
+                link = await self._first_secured(addresses, expect, links)
+                if link is None:
+                    raise PeerUnreachable(host, port, next(iter(links)).reason)
+                ticket = links[link]
                 peer = ticket.wallet if ticket and link.resumed else await self._greet(link, f"{host}:{port}", expect)
                 reason = self._refusal(peer)
                 if reason is not None:
                     raise HandshakeRejected(peer, reason)
         except (TimeoutError, DeadlineExceeded):
-            link.close(REFUSED, "handshake timed out")
+            _close_all(links, "handshake timed out")
             raise PeerUnreachable(host, port, f"no answer within {timeout:g} s") from None
         except ConnectionLost as error:
             raise PeerUnreachable(host, port, error.reason) from None
         except BaseException as error:
-            link.close(REFUSED, str(error) if isinstance(error, TransportError) else "handshake failed")
+            _close_all(links, str(error) if isinstance(error, TransportError) else "handshake failed")
             raise
         return self._admitted(link, Connection(link, peer, True, self._routes, self.penalise))
+
+    async def _first_secured(
+        self, addresses: list[SocketAddress], expect: Address | None, links: dict[Link, Ticket | None]
+    ) -> Link | None:
+        """The link on which somebody answers first, each address with a head start over the next; None where all have
+        ended. Every link that was begun is in `links`, with what it resumes; those that lose are closed."""
+        waiting = list(addresses)
+        asked: dict[asyncio.Task[bool], Link] = {}
+        try:
+            while waiting or asked:
+                if waiting:
+                    address = waiting.pop(0)
+                    ticket = self._tickets.take(address, expect)
+                    link = self._board.dial(address, ticket.session if ticket is not None else None)
+                    self._open[link], links[link] = None, ticket
+                    asked[asyncio.ensure_future(link.secured.wait())] = link
+                head_start = HEAD_START if waiting else None
+                done, _ = await asyncio.wait(asked, timeout=head_start, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    link = asked.pop(task)
+                    if not link.closed.is_set():
+                        _close_all([each for each in links if each is not link], "another address answered")
+                        return link
+            return None
+        finally:
+            for task in asked:
+                task.cancel()
 
     async def _greet(self, link: Link, remote: str, expect: Address | None) -> Address:
         certificate = link.quic.peer_certificate()
@@ -262,19 +304,22 @@ class Endpoint:
         if not task.cancelled():
             task.exception()  # whoever waited for it has it; nobody may have
 
-    async def _resolve(self, host: str, port: int) -> SocketAddress:
+    async def _resolve(self, host: str, port: int) -> list[SocketAddress]:
+        """Where `host` can be, the likeliest first, as far as this machine reaches there."""
         if not 0 < port <= MAX_PORT:
             raise PeerUnreachable(host, port, "that is no UDP port")
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        with contextlib.suppress(ValueError):
-            if (ipaddress.ip_address(host).version == 6) == (family == socket.AF_INET6):
-                return (host, port) if family == socket.AF_INET else (host, port, 0, 0)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
-        except (OSError, OverflowError, UnicodeError) as error:
-            raise PeerUnreachable(host, port, f"its name cannot be resolved: {error}") from None
-        address: SocketAddress = found[0][4]  # type: ignore[assignment]
-        return address
+            found = [_socket_address(host, port)]
+        except ValueError:
+            try:
+                entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            except (OSError, OverflowError, UnicodeError) as error:
+                raise PeerUnreachable(host, port, f"its name cannot be resolved: {error}") from None
+            found = list(dict.fromkeys(_socket_address(str(entry[4][0]), port) for entry in entries))
+        reached = [address for address in found if self._board.prepare(address)]
+        if not reached:
+            raise PeerUnreachable(host, port, "this machine has no network of that kind")
+        return reached[:MAX_ADDRESSES]
 
     async def _welcome(self, link: Link) -> None:
         remote_host, remote_port = link.remote[0], link.remote[1]
@@ -336,6 +381,9 @@ class Endpoint:
         self._open[link] = connection
         self._connections[peer] = connection
         self._claim_ticket(link)
+        link.account.belongs_to(peer)
+        if not connection.is_client:
+            self._seat(link, connection)
         for oldest, _ in self._links_of(peer)[:-MAX_CONNECTIONS_OF_WALLET]:
             oldest.close(REFUSED, f"more than {MAX_CONNECTIONS_OF_WALLET} connections of one wallet")
         connection.start()
@@ -343,6 +391,30 @@ class Endpoint:
         for callback in self.on_connected:
             callback(connection)
         return connection
+
+    def _seat(self, link: Link, connection: Connection) -> None:
+        """An incoming connection is a stranger's until somebody vouches for it."""
+        caller, now = Caller.at(link.remote[0], link.remote[1]), self._now()
+        if self._strangers.is_full(caller):
+            other = self._strangers.to_give_way(caller, now)
+            if other is not None:
+                other.close(REFUSED, "more peers without stake or an open job than there are places for; come again")
+        self._strangers.take(link, caller, now)
+        connection.on_vouched = lambda: self._vouch(link)
+
+    def _vouch(self, link: Link) -> None:
+        if link in self._strangers and len(self._vouched) < MAX_VOUCHED:
+            self._strangers.leave(link)
+            self._vouched.add(link)
+
+    def _abused(self, link: Link, reason: str) -> None:
+        """It broke a bound of QUIC's that no correct peer comes near: a ban, of its wallet or, where its address is
+        proved, its host."""
+        connection = self._open.get(link)
+        if connection is not None:
+            self.penalise(connection.peer, BAN_SCORE, reason)
+        elif link.quic.address_proved():
+            self.guard.penalise(host_key(link.remote[0], link.remote[1]), BAN_SCORE, reason, self._now())
 
     def _incoming(self, link: Link) -> None:
         self._open[link] = None
@@ -352,6 +424,8 @@ class Endpoint:
         connection = self._open.pop(link, None)
         self._redeemed.pop(link, None)
         self._unclaimed.pop(link, None)
+        self._strangers.leave(link)
+        self._vouched.discard(link)
         if connection is None:
             return
         if self._connections.get(connection.peer) is connection:
@@ -383,3 +457,14 @@ class Endpoint:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _socket_address(host: str, port: int) -> SocketAddress:
+    """An IP address as sockets take it. Raises `ValueError` for what is a name."""
+    version = ipaddress.ip_address(host).version
+    return (host, port) if version == 4 else (host, port, 0, 0)
+
+
+def _close_all(links: Iterable[Link], reason: str) -> None:
+    for link in links:
+        link.close(REFUSED, reason)

@@ -5,7 +5,8 @@ bidirectional stream. Lengths are checked before anything is read into memory. U
 newer peer can talk to an older one.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -55,7 +56,7 @@ class Source:
     """A body to send whose bytes come piece by piece; exactly `size` bytes in all."""
 
     size: int
-    chunks: AsyncIterable[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class Body:
@@ -132,11 +133,13 @@ async def send_body(stream: Stream, body: bytes | Source, stall_seconds: float) 
             await stream.write(view[start : start + CHUNK], stall_seconds)
     else:
         left = body.size
-        async for chunk in body.chunks:
-            left -= len(chunk)
-            if left < 0:
-                raise ValueError(f"a source of {body.size} bytes yields {-left} bytes more")
-            await stream.write(chunk, stall_seconds)
+        # Closed here and now where the peer goes, because it may hold what others wait for.
+        async with aclosing(body.chunks) as chunks:
+            async for chunk in chunks:
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"a source of {body.size} bytes yields {-left} bytes more")
+                await stream.write(chunk, stall_seconds)
         if left:
             raise ValueError(f"a source of {body.size} bytes yields {left} bytes less")
     stream.finish()

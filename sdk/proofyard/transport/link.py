@@ -8,19 +8,26 @@ from typing import Protocol
 from aioquic.quic import events
 
 from proofyard.transport.errors import ConnectionLost, RequestCancelled
+from proofyard.transport.memory import Account, Memory
 from proofyard.transport.quic import CONNECTION_WINDOW, GREETING_WINDOW, PeerQuic
 from proofyard.transport.stream import Stream
 from proofyard.transport.udp import Datagram, SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
 
+OVERFULL = 0x13
+"""QUIC application error code: others need the memory that what you sent takes up."""
+
 
 class LinkOwner(Protocol):
     """What a link needs of its endpoint."""
 
+    memory: Memory
+
     def send(self, datagrams: list[Datagram]) -> None: ...
     def connection_id_issued(self, link: "Link", connection_id: bytes) -> None: ...
     def connection_id_retired(self, link: "Link", connection_id: bytes) -> None: ...
+    def link_abused(self, link: "Link", reason: str) -> None: ...
     def link_closed(self, link: "Link") -> None: ...
 
 
@@ -42,6 +49,8 @@ class Link:
         self.closed = asyncio.Event()
         self.reason = ""
         """Why it is closed."""
+        self.account = Account(owner.memory)
+        """What is kept for the peer in buffers."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
@@ -108,10 +117,15 @@ class Link:
 
     def receive(self, datagrams: list[Datagram]) -> None:
         """Datagrams that arrived together."""
+        if self.closed.is_set():
+            return
         now, before = self._loop.time(), self.quic.payloads
         try:
             for data, address in datagrams:
                 self.quic.receive_datagram(data, address, now)
+                if self.quic.tally.abuse:
+                    self._abused(self.quic.tally.abuse)
+                    return
         except Exception as error:
             # A packet that trips the QUIC engine must cost its sender the connection, not us the process.
             logger.warning("dropping %s:%s after an error in QUIC: %r", self.remote[0], self.remote[1], error)
@@ -125,10 +139,24 @@ class Link:
         if self.quic.recognised():
             self.recognised.set()
         self._process_events()
+        self._settle()
+        if self.account.is_over():
+            self.close(OVERFULL, "too much of what it sent waits to be read")
+            return
         for stream in list(self._streams.values()):
             stream.acknowledged()
         self._wake_openers()
         self._transmit()
+
+    def _abused(self, reason: str) -> None:
+        logger.warning("%s:%s is cut off: %s", self.remote[0], self.remote[1], reason)
+        self._transmit()
+        self._owner.link_abused(self, reason)
+        self._end(reason)
+
+    def _settle(self) -> None:
+        sending = self.quic.buffered() if self.account.sending else 0
+        self.account.settle(sending, max(0, self.quic.unread() - self._consumed))
 
     def _transmit_soon(self) -> None:
         if self._transmit_handle is None:
@@ -179,6 +207,7 @@ class Link:
                 self._stream_of_peer(stream_id).peer_reset(RequestCancelled(code), self.quic.received_size(stream_id))
                 self._forget_if_finished(stream_id)
             case events.StopSendingReceived(error_code=code, stream_id=stream_id):
+                self.quic.drop_unsent(stream_id)
                 # It may concern a stream that is over for us and only waits for its acknowledgement.
                 if stream_id in self._streams:
                     self._streams[stream_id].peer_stopped(RequestCancelled(code))
@@ -223,6 +252,8 @@ class Link:
             stream.lost(error)
         self._streams.clear()
         self._wake_openers()
+        self.account.settle(0, 0)
+        self.quic.let_go()
         self._owner.link_closed(self)
 
     def _lost(self) -> ConnectionLost:
@@ -241,14 +272,19 @@ class Link:
     def stream_send(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if not self.closed.is_set() and self.quic.writable(stream_id):
             self.quic.send_stream_data(stream_id, data, end_stream=end)  # type: ignore[arg-type]
+            self.account.sent(len(data))
             self._transmit_soon()
         self._forget_if_finished(stream_id)
 
     def stream_unacknowledged(self, stream_id: int) -> int:
         return self.quic.unacknowledged(stream_id)
 
+    def stream_may_send(self) -> bool:
+        return self.closed.is_set() or self.account.may_send()
+
     def stream_consumed(self, stream_id: int, count: int, limit: int) -> None:
         self._consumed += count
+        self.account.consumed(count)
         if self.quic.grant_stream(stream_id, limit):
             self._transmit_soon()
         self._grant()
@@ -257,6 +293,8 @@ class Link:
     def stream_reset(self, stream_id: int, code: int) -> None:
         if not self.closed.is_set():
             self.quic.reset_stream(stream_id, code)
+            self.quic.drop_unsent(stream_id)
+            self._settle()
             self._transmit_soon()
         self._forget_if_finished(stream_id)
 

@@ -9,6 +9,7 @@ import datetime
 import ipaddress
 from dataclasses import dataclass, field
 
+from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
@@ -31,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from proofyard.transport import congestion
+from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_CRYPTO_BYTES, Frames, Pieces, Streams, Tally
 
 ALPN = "proofyard/1"
 
@@ -61,6 +63,9 @@ INTERNET_SIZES = (1350, 1452, 8900)
 LOOPBACK_SIZES = (16_000,)
 """The same on this machine; one STREAM frame of aioquic holds at most 16,383 bytes."""
 
+MAX_DATAGRAM = 16 << 10
+"""Bytes of the largest datagram that is looked at: nobody tries larger ones, and each could hold a frame a byte."""
+
 ACK_DELAY = 0.02
 """Seconds that an acknowledgement waits for something to go with: most requests are one packet, and so are the answers
 to them. Below the 25 ms that we tell our peers (RFC 9000 section 13.2.1)."""
@@ -70,6 +75,8 @@ ACK_PACKETS = 2
 
 BLACK_HOLE_PACKETS = 10
 """So many larger packets lost, and none delivered: the path no longer passes them, back to `BASE_DATAGRAM`."""
+
+_HANDLERS = "_QuicConnection__frame_handlers"
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,10 @@ class PeerQuic(QuicConnection):
         self._ack_delay = ACK_DELAY
         self._eliciting = 0
         """Packets that are to be acknowledged."""
+        self.tally = Tally()
+        self._streams = Streams(self.tally)
+        self._frames = Frames(getattr(self, _HANDLERS))
+        setattr(self, _HANDLERS, self._frames)
         self.payloads = 0
         """Packets of the peer's, which nobody else can make."""
 
@@ -254,10 +265,36 @@ class PeerQuic(QuicConnection):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
+        before = self._frames.seen
+        try:
+            eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
+        finally:
+            self.tally.count_frames(self._frames.seen - before, context.time)
         self._eliciting += eliciting
         self.payloads += 1
         return eliciting, probing
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        for stream in self._crypto_streams.values():
+            stream.receiver._ranges = Pieces(self.tally)
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        buf.pull_uint_var()
+        buf.pull_uint_var()
+        if buf.pull_uint_var() > MAX_ACK_RANGES:
+            self.tally.refuse("an acknowledgement in too many ranges", frame_type)
+        buf.seek(start)
+        super()._handle_ack_frame(context, frame_type, buf)
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        if end - self._crypto_streams[context.epoch].receiver.starting_offset() > MAX_CRYPTO_BYTES:
+            self.tally.refuse("a TLS handshake that is too large", frame_type)
+        buf.seek(start)
+        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _all_datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         if self._model.large_lost >= BLACK_HOLE_PACKETS and self._max_datagram_size > BASE_DATAGRAM:
@@ -318,6 +355,10 @@ class PeerQuic(QuicConnection):
         """For a server: whether the peer's first packet showed that it holds the secret of a ticket."""
         return not self._is_client and self.begun() and self.tls.session_resumed
 
+    def address_proved(self) -> bool:
+        """Whether the peer receives at the address that it sends from."""
+        return bool(self._network_paths) and self._network_paths[0].is_validated
+
     def may_open_stream(self) -> bool:
         """Whether the peer allows one more stream. aioquic would queue it, but then reset it against the limit."""
         return self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi
@@ -333,6 +374,27 @@ class PeerQuic(QuicConnection):
         if stream is None or stream.sender.reset_pending or stream.sender.is_finished:
             return 0
         return len(stream.sender._buffer)
+
+    def buffered(self) -> int:
+        """Bytes on all streams that are kept until the peer acknowledges them."""
+        return sum(len(stream.sender._buffer) for stream in self._streams.values())
+
+    def unread(self) -> int:
+        """Bytes that the peer has used up of what it may send: what was consumed among them."""
+        return self._local_max_data.used
+
+    def drop_unsent(self, stream_id: int) -> None:
+        """What a stream that was reset still holds is sent to nobody; aioquic keeps it until the reset arrives."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.sender._reset_error_code is not None:
+            stream.sender._buffer.clear()
+
+    def let_go(self) -> None:
+        """It is over: keep nothing of what was to be sent or received, however long this object is kept."""
+        for space in self._spaces.values():
+            space.sent_packets.clear()
+        self._streams.clear()
+        self._streams_queue.clear()
 
     def received_size(self, stream_id: int) -> int:
         """The highest offset seen on a stream, which is its final size once the peer reset it."""

@@ -7,12 +7,15 @@ from typing import Protocol
 from proofyard.transport.errors import DeadlineExceeded, ProtocolViolation, TransportError
 from proofyard.transport.quic import SEND_BUFFER, STREAM_WINDOW
 
+LOOK_AGAIN_S = 0.25
+
 
 class StreamOwner(Protocol):
     """What a stream needs of its connection."""
 
     def stream_send(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
     def stream_unacknowledged(self, stream_id: int) -> int: ...
+    def stream_may_send(self) -> bool: ...
     def stream_consumed(self, stream_id: int, count: int, limit: int) -> None: ...
     def stream_reset(self, stream_id: int, code: int) -> None: ...
     def stream_stop(self, stream_id: int, code: int) -> None: ...
@@ -65,12 +68,29 @@ class Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def write(self, data: bytes | memoryview, seconds: float) -> None:
-        """Send, waiting at most `seconds` while more than `SEND_BUFFER` bytes are not acknowledged."""
-        self._raise_write_error()
+        """Send, waiting at most `seconds` while more than `SEND_BUFFER` bytes are not acknowledged, or the peer has
+        all of this process's memory that it may have."""
+        await self.room(seconds)
         self._owner.stream_send(self.stream_id, data, False)
         while self._owner.stream_unacknowledged(self.stream_id) > SEND_BUFFER:
             self._writer = asyncio.get_running_loop().create_future()
             await _within(self._writer, seconds, "sending a body")
+            self._raise_write_error()
+
+    async def room(self, seconds: float) -> None:
+        """Until something may be written, at most `seconds`."""
+        self._raise_write_error()
+        if self._owner.stream_may_send():
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not self._owner.stream_may_send():
+            left = deadline - loop.time()
+            if left <= 0:
+                raise DeadlineExceeded("sending a body", seconds)
+            # Woken by what this peer acknowledges; what others give back is looked at every so often.
+            self._writer = loop.create_future()
+            await asyncio.wait([self._writer], timeout=min(left, LOOK_AGAIN_S))
             self._raise_write_error()
 
     def finish(self) -> None:
@@ -136,7 +156,11 @@ class Stream:
 
     def acknowledged(self) -> None:
         """The peer may have acknowledged something: a waiting writer looks again."""
-        if self._writer is not None and self._owner.stream_unacknowledged(self.stream_id) <= SEND_BUFFER // 2:
+        if (
+            self._writer is not None
+            and self._owner.stream_unacknowledged(self.stream_id) <= SEND_BUFFER // 2
+            and self._owner.stream_may_send()
+        ):
             _wake(self._writer)
 
     def _consume(self, count: int) -> None:

@@ -2,12 +2,13 @@
 
 Connections are found by connection ID, so they survive a peer's change of address (a NAT that rebinds, a laptop that
 moves), and outgoing and incoming ones share the socket. A crowd of half-open connections first makes newcomers prove
-their address with a Retry packet (RFC 9000 section 8.1.2), which costs us no memory, and then is not answered.
+their address with a Retry packet (RFC 9000 section 8.1.2), which costs us no memory; then newcomers get the places of
+those that have most (`places`).
 """
 
 import asyncio
 import os
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from aioquic.tls import SessionTicket
 
 from proofyard.transport.guard import host_key
 from proofyard.transport.link import Link
-from proofyard.transport.quic import Credentials, LongHeader, PeerQuic, configuration
-from proofyard.transport.udp import Datagram, SocketAddress, UdpSocket
+from proofyard.transport.memory import Memory
+from proofyard.transport.places import Caller, Places
+from proofyard.transport.quic import MAX_DATAGRAM, Credentials, LongHeader, PeerQuic, configuration
+from proofyard.transport.sockets import Sockets
+from proofyard.transport.udp import Datagram, SocketAddress
 
 CONNECTION_ID_BYTES = 8
 MIN_INITIAL = 1200
@@ -30,7 +34,17 @@ MAX_GREETINGS = 256
 RETRY_ABOVE = 64
 """So many of them, and newcomers have to show that they receive at the address they send from."""
 
+MAX_GREETINGS_OF_SUBNET = 128
 MAX_GREETINGS_OF_HOST = 32
+
+GREETING_PATIENCE = 2.0
+"""Seconds that a greeting has for itself when places are short; one takes three round trips and two signatures."""
+
+KNOWN_HOSTS = 4096
+"""Hosts that are remembered to have had somebody with a wallet; whoever was silent longest is forgotten first."""
+
+REFUSED = 0x11
+"""QUIC application error code: the handshake was refused, or there is no place for the connection."""
 
 _VERSIONS: list[int] = [QuicProtocolVersion.VERSION_1]
 
@@ -39,7 +53,7 @@ class Switchboard:
     """Owns the socket and all links on it. `on_incoming` gets every new link of a peer, `on_closed` every end.
 
     `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
-    every ticket for a link's session, on both sides.
+    every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound.
     """
 
     def __init__(
@@ -51,6 +65,7 @@ class Switchboard:
         is_banned: Callable[[str], bool],
         redeem: Callable[[Link, bytes], SessionTicket | None],
         on_ticket: Callable[[Link, SessionTicket], None],
+        on_abuse: Callable[[Link, str], None],
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
@@ -59,23 +74,31 @@ class Switchboard:
         self._is_banned = is_banned
         self._redeem = redeem
         self._on_ticket = on_ticket
+        self._on_abuse = on_abuse
+        self.memory = Memory()
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
-        self._greeting: dict[Link, str] = {}
-        self._greetings_of: Counter[str] = Counter()
+        self._greeting: Places[Link] = Places(
+            MAX_GREETINGS,
+            of_subnet=MAX_GREETINGS_OF_SUBNET,
+            of_host=MAX_GREETINGS_OF_HOST,
+            patience_s=GREETING_PATIENCE,
+        )
+        self._known: OrderedDict[str, None] = OrderedDict()
         self._retry = QuicRetryTokenHandler()
-        self._socket: UdpSocket | None = None
+        self._sockets = Sockets(self.receive)
 
     def bind(self, host: str, port: int) -> int:
         """Listen; returns the UDP port. Raises `EndpointUnavailable`."""
-        self._socket = UdpSocket.bind(host, port, self.receive)
-        return self._socket.address[1]
+        return self._sockets.bind(host, port)
 
     def close(self) -> None:
-        """Let go of the socket; links must be closed before."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Let go of the sockets; links must be closed before."""
+        self._sockets.close()
+
+    def prepare(self, address: SocketAddress) -> bool:
+        """Have a socket that reaches `address`; False where this machine has none of its family."""
+        return self._sockets.prepare(address)
 
     def dial(self, address: SocketAddress, ticket: SessionTicket | None = None, *, wait_seconds: float = 0.0) -> Link:
         """A new outgoing link, connecting; with a `ticket`, what is sent within `wait_seconds` goes with the first
@@ -91,30 +114,34 @@ class Switchboard:
 
     def greeted(self, link: Link) -> None:
         """This link's peer has proved its wallet, and no longer counts as a stranger."""
-        host = self._greeting.pop(link, None)
-        if host is not None:
-            self._greetings_of[host] -= 1
-            if not self._greetings_of[host]:
-                del self._greetings_of[host]
+        if link in self._greeting:
+            host = host_key(link.remote[0], link.remote[1])
+            self._known[host] = None
+            self._known.move_to_end(host)
+            if len(self._known) > KNOWN_HOSTS:
+                self._known.popitem(last=False)
+        self._greeting.leave(link)
 
-    def receive(self, batch: list[Datagram]) -> None:
-        """Datagrams from the socket, in order of arrival."""
+    def receive(self, batch: list[Datagram], newcomers: bool = True) -> None:
+        """Datagrams from a socket, in order of arrival; `newcomers` may open connections with them."""
         by_link: dict[Link, list[Datagram]] = {}
         for datagram in batch:
-            link = self._find(*datagram)
+            link = self._find(*datagram, newcomers)
             if link is not None:
                 by_link.setdefault(link, []).append(datagram)
         for link, datagrams in by_link.items():
             link.receive(datagrams)
 
-    def _find(self, data: bytes, address: SocketAddress) -> Link | None:
+    def _find(self, data: bytes, address: SocketAddress, newcomers: bool) -> Link | None:
+        if len(data) > MAX_DATAGRAM:
+            return None
         if data and not data[0] & 0x80:
             return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
         header = LongHeader.parse(data)
         if header is None:
             return None
         link = self._links.get(header.destination)
-        if link is not None or len(data) < MIN_INITIAL or header.version == 0:
+        if link is not None or not newcomers or len(data) < MIN_INITIAL or header.version == 0:
             return link
         if header.version != QuicProtocolVersion.VERSION_1:
             self.send([(encode_quic_version_negotiation(header.destination, header.source, _VERSIONS), address)])
@@ -122,13 +149,10 @@ class Switchboard:
         return self._accept(header, address) if header.is_initial else None
 
     def _accept(self, header: LongHeader, address: SocketAddress) -> Link | None:
-        host = host_key(address[0], address[1])
-        if (
-            len(self._greeting) >= MAX_GREETINGS
-            or self._greetings_of[host] >= MAX_GREETINGS_OF_HOST
-            or self._is_banned(host)
-        ):
+        caller = Caller.at(address[0], address[1], known=host_key(address[0], address[1]) in self._known)
+        if self._is_banned(caller.host):
             return None
+        full = self._greeting.is_full(caller)
         original, retried = header.destination, None
         if header.token:
             try:
@@ -138,9 +162,14 @@ class Switchboard:
             except ValueError:
                 return None
             retried = header.destination
-        elif len(self._greeting) >= RETRY_ABOVE:
+        elif full or len(self._greeting) >= RETRY_ABOVE:
             self._ask_again(header, address)
             return None
+        if full:
+            other = self._greeting.to_give_way(caller, _now())
+            if other is None:
+                return None
+            other.close(REFUSED, "others wait to greet")
         quic = PeerQuic(
             configuration=configuration(self._credentials, self._logger),
             original_destination_connection_id=original,
@@ -151,8 +180,7 @@ class Switchboard:
         link = Link(self, quic, address)
         self._links[header.destination] = link
         self._links[quic.host_cid] = link
-        self._greeting[link] = host
-        self._greetings_of[host] += 1
+        self._greeting.take(link, caller, _now())
         self._on_incoming(link)
         return link
 
@@ -176,8 +204,7 @@ class Switchboard:
     # LinkOwner
 
     def send(self, datagrams: list[Datagram]) -> None:
-        if self._socket is not None:
-            self._socket.send(datagrams)
+        self._sockets.send(datagrams)
 
     def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
         self._links[connection_id] = link
@@ -185,9 +212,12 @@ class Switchboard:
     def connection_id_retired(self, link: Link, connection_id: bytes) -> None:
         self._links.pop(connection_id, None)
 
+    def link_abused(self, link: Link, reason: str) -> None:
+        self._on_abuse(link, reason)
+
     def link_closed(self, link: Link) -> None:
         self._links = {cid: other for cid, other in self._links.items() if other is not link}
-        self.greeted(link)
+        self._greeting.leave(link)
         self._on_closed(link)
 
 

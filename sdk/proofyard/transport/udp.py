@@ -32,6 +32,7 @@ _MOST_SEGMENTS = 64
 # linux/in.h, linux/in6.h and linux/udp.h; the socket module does not name them.
 _IP, _IP_MTU_DISCOVER, _IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 0, 10, 41, 23, 3
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_MAPPED = "::ffff:"
 _ANCILLARY = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 
 
@@ -39,9 +40,16 @@ class UdpSocket:
     """A bound socket. `on_batch` gets lists of datagrams in order of arrival."""
 
     def __init__(
-        self, sock: socket.socket, on_batch: Callable[[list[Datagram]], None], *, offload: bool = True
+        self,
+        sock: socket.socket,
+        on_batch: Callable[[list[Datagram]], None],
+        *,
+        offload: bool = True,
+        mapped: bool = False,
     ) -> None:
         self._sock = sock
+        self._mapped = mapped
+        """Whether IPv4 addresses appear as IPv6 ones to the kernel (RFC 4291 section 2.5.5.2)."""
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(_LARGEST)
@@ -54,23 +62,38 @@ class UdpSocket:
 
     @classmethod
     def bind(
-        cls, host: str, port: int, on_batch: Callable[[list[Datagram]], None], *, offload: bool = True
+        cls,
+        host: str,
+        port: int,
+        on_batch: Callable[[list[Datagram]], None],
+        *,
+        offload: bool = True,
+        only: bool = False,
     ) -> "UdpSocket":
-        """Listen on `host` (an IP address) and UDP `port`, 0 for any. Raises `EndpointUnavailable`."""
+        """Listen on `host` (an IP address) and UDP `port`, 0 for any. `::` stands for IPv4 as well, unless it is to be
+        IPv6 `only`. Raises `EndpointUnavailable`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        mapped = host == "::" and not only
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise EndpointUnavailable(host, port, error.strerror or str(error)) from None
         try:
             sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(_IPV6, socket.IPV6_V6ONLY, int(not mapped))
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
             _forbid_fragments(sock, family)
+            if mapped:
+                _forbid_fragments(sock, socket.AF_INET)
             sock.bind((host, port))
         except (OSError, OverflowError) as error:
             sock.close()
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise EndpointUnavailable(host, port, reason) from None
-        return cls(sock, on_batch, offload=offload)
+        return cls(sock, on_batch, offload=offload, mapped=mapped)
 
     @property
     def address(self) -> SocketAddress:
@@ -131,6 +154,8 @@ class UdpSocket:
 
     def _send_group(self, group: list[bytes]) -> None:
         address = self._queue[0][1]
+        if self._mapped and len(address) == 2:
+            address = (_MAPPED + address[0], address[1], 0, 0)
         if len(group) == 1:
             self._sock.sendto(group[0], address)
         else:
@@ -152,6 +177,8 @@ class UdpSocket:
             except OSError:
                 # An ICMP error of an earlier datagram, reported here on some systems.
                 continue
+            if self._mapped and address[0].startswith(_MAPPED):
+                address = (address[0].removeprefix(_MAPPED), address[1])
             for start in range(0, size, step or 1):
                 batch.append((bytes(self._view[start : min(start + step, size)]), address))
         if batch:

@@ -136,6 +136,7 @@ class CoSigner:
         self._limiter.take(connection.peer)
         if all(verifier.node != connection.peer for verifier in await self._context.verifiers()):
             raise RequestFailed("not-a-verifier", f"{connection.peer} has no seat among the verifiers")
+        connection.vouch()
 
     async def _operator(self, connection: Connection) -> OperatorId | None:
         return next((v.id for v in await self._context.verifiers() if v.node == connection.peer), None)

@@ -41,7 +41,7 @@ from proofyard.protocol.messages import (
     Working,
 )
 from proofyard.protocol.seal import seal_struct_hash
-from proofyard.protocol.signature import require_signer
+from proofyard.protocol.signature import SignatureInvalid, require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.transport import Body, Connection, RequestFailed
@@ -79,6 +79,7 @@ RESULT_S = 20.0
 KEPT = 256
 """Manifests of which it is kept which tasks others rest on."""
 LOG_PAGE = 500
+OVER = frozenset((JobState.DONE, JobState.FAILED))
 RECORD_S = 600.0
 """A node that announces itself again is read anew after so long at least; events say before when it has changed."""
 
@@ -87,10 +88,18 @@ FirstKey = tuple[Cid, TaskIndex, tuple[Cid, ...]]
 """What a first state follows from: the manifest, the task, and the results that it rests on."""
 
 
+FORGED_POINTS = 10.0
+"""Against who signs with another key than its own: no correct node does."""
+
+
 class SubmissionRefused(ProofyardError):
     """A commitment does not fit the task, its inputs or its signature."""
 
     exit_code = 4
+
+
+class NotYours(SubmissionRefused):
+    """A commitment to a task that its sender does not hold."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Desk:
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
         self._publishing = Limiter("publications", per_s=10.0, burst=100)
         self._signed = Limiter("signatures", per_s=50.0, burst=1000)
+        # A node that was away says once of everything it held; whoever goes on only makes us look.
+        self._futile = Limiter("what you have no part in", per_s=5.0, burst=500)
+        self._unknown = Limiter("announcements of wallets that are not here", per_s=50.0, burst=1000)
         self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
@@ -134,6 +146,8 @@ class Desk:
         fresh = known is not None and time.monotonic() - known.read_at < RECORD_S
         if known is not None and known.connection is connection and known.announce == message and fresh:
             return Ack()
+        if known is None:
+            self._unknown.take("all of them together")
         read_at = time.monotonic()
         record = await context.on_chain(lambda: active_node(context.chain, connection.peer))
         if connection.closed.is_set():
@@ -141,6 +155,7 @@ class Desk:
         if record is None:
             leave(context, connection.peer)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
+        connection.vouch()
         context.members[connection.peer] = Member(connection, message, record, read_at)
         context.runner.post(joined(record, message))
         return Ack()
@@ -162,7 +177,14 @@ class Desk:
         events: list[Event] = [self._progressed(node, each) for each in message.tasks]
         events += [AuditProgressed(node, each.batch, _place(each)) for each in message.audits]
         refusals = await self._context.runner.tell_all(events)
+        self._count_futile(connection, sum(map(bool, refusals)))
         return Acks(tuple(Ack(not refusal, refusal) for refusal in refusals))
+
+    def _count_futile(self, connection: Connection, count: int) -> None:
+        """So much that a peer asked or told was about nothing of its own."""
+        over = self._futile.over(connection.peer, count) if count else 0
+        if over:
+            connection.penalise(float(over), "it goes on about tasks and seats that are not its own")
 
     def _progressed(self, node: Address, message: TaskProgress) -> TaskProgressed:
         key = (message.job, message.task)
@@ -172,14 +194,19 @@ class Desk:
         return TaskProgressed(node, key, text, message.loss, message.step)
 
     async def task_failed(self, connection: Connection, message: TaskFailed, _body: Body) -> Ack:
-        key = (message.job, message.task)
+        key, rows = (message.job, message.task), self._context.rows
+        task = rows.tasks.get(key)
+        work = None if task is None else rows.works.get((*key, task.attempt))
+        if work is None or work.node != connection.peer:
+            self._count_futile(connection, 1)
+            return Ack()
         await self._context.runner.tell(TaskHandedBack(connection.peer, key, message.reason[:500]))
         return Ack()
 
     async def submit_commitments(self, connection: Connection, message: SubmitCommitments, _body: Body) -> Receipts:
         """Check everything that can be checked without executing, what is cheap first, then sign receipts. Safe to
         repeat: the same commitment gets the same receipt."""
-        checked = await self._checked(connection.peer, message.works)
+        checked = await self._checked(connection, message.works)
         fresh = [each for each in checked if isinstance(each, WorkCommitted)]
         # What was committed before is waited for as well: its receipt leaves when it lasts.
         refusals = dict(zip(map(id, fresh), await self._context.runner.tell_all(fresh), strict=True))
@@ -195,20 +222,32 @@ class Desk:
             answers.append(Refusal("refused", refusal) if refusal else self._receipt(work.commitment, deadline))
         return Receipts(tuple(answers))
 
-    async def _checked(self, node: Address, works: Sequence[SubmitCommitment]) -> list[WorkCommitted | Refusal | int]:
+    async def _checked(
+        self, connection: Connection, works: Sequence[SubmitCommitment]
+    ) -> list[WorkCommitted | Refusal | int]:
         """Of each commitment the event, if it holds; until when it was promised a batch before; or why it is
         refused."""
-        looked = [await self._looked_at(node, message) for message in works]
+        node = connection.peer
+        looked = [await self._looked_at(connection, message) for message in works]
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
-        leaves = iter(await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due]))
+        signed = await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due])
+        self._hold_against(connection, signed)
+        leaves = iter(signed)
         await self._make_alone([found.work for found in looked if isinstance(found, _Held)])
         return [
             await self._event(node, message, found, next(leaves)) if isinstance(found, _Held) else found
             for message, found in zip(works, looked, strict=True)
         ]
 
-    async def _looked_at(self, node: Address, message: SubmitCommitment) -> "_Held | Refusal | int":
+    def _hold_against(self, connection: Connection, checked: Sequence[object]) -> None:
+        """Signatures that were looked at, some of them in vain."""
+        forged = sum(isinstance(each, SignatureInvalid) for each in checked)
+        if forged:
+            connection.penalise(FORGED_POINTS * forged, "it signs with a key that is not its own")
+
+    async def _looked_at(self, connection: Connection, message: SubmitCommitment) -> "_Held | Refusal | int":
         """What needs neither signature nor bytes."""
+        node = connection.peer
         try:
             work = self._held(node, message.commitment)
             if work.state != WorkState.GIVEN:
@@ -217,6 +256,8 @@ class Desk:
             self._signed.take(node)
             return _Held(work, await self._deadline(message.commitment.job))
         except ProofyardError as error:
+            if isinstance(error, NotYours):
+                self._count_futile(connection, 1)
             return _refusal(error)
 
     async def _event(
@@ -290,7 +331,7 @@ class Desk:
         rows, key = self._context.rows, (commitment.job, commitment.task)
         task = rows.tasks.get(key)
         if task is None:
-            raise SubmissionRefused(f"job {commitment.job} has no task {commitment.task}")
+            raise NotYours(f"job {commitment.job} has no task {commitment.task}")
         leaf = commitment.struct_hash()
         for attempt in range(task.attempt, 0, -1):
             work = rows.works.get((*key, attempt))
@@ -298,7 +339,7 @@ class Desk:
                 return work
         work = rows.works.get((*key, task.attempt))
         if work is None or work.node != node or (task.state, work.state) != (TaskState.GIVEN, WorkState.GIVEN):
-            raise SubmissionRefused(f"task {commitment.task} of job {commitment.job} is not yours")
+            raise NotYours(f"task {commitment.task} of job {commitment.job} is not yours")
         return work
 
     def _check_form(self, node: Address, message: SubmitCommitment) -> None:
@@ -412,16 +453,21 @@ class Desk:
         for _, state in asked:
             if state in (SeatState.WORKING, SeatState.AWAY):
                 self._signed.take(connection.peer)
-        checked = await asyncio.to_thread(
+        self._count_futile(connection, sum(state is None for _, state in asked))
+        found = await asyncio.to_thread(
             lambda: [self._checked_seal(connection.peer, seal, state) for seal, state in asked]
         )
+        self._hold_against(connection, found)
+        checked = [Ack(False, str(each)[:500]) if isinstance(each, ProofyardError) else each for each in found]
         events = [each for each in checked if isinstance(each, AuditSealed)]
         # What was sealed before is waited for as well: who is told that its seal is here stops asking.
         refusals = iter(await self._context.runner.tell_all(events))
         return Acks(tuple(Ack(not (why := next(refusals)), why) if isinstance(e, AuditSealed) else e for e in checked))
 
-    def _checked_seal(self, node: Address, seal: SubmitSeal, state: SeatState | None) -> AuditSealed | Ack:
-        """The event of a seal that is its auditor's, or the answer."""
+    def _checked_seal(
+        self, node: Address, seal: SubmitSeal, state: SeatState | None
+    ) -> AuditSealed | Ack | ProofyardError:
+        """The event of a seal that is its auditor's, the answer, or what is wrong with its signature."""
         if state is None:
             return Ack(False, "the seat is no longer yours")
         if state not in (SeatState.WORKING, SeatState.AWAY):
@@ -431,10 +477,10 @@ class Desk:
         try:
             require_signer(digest, seal.signature, node, "the seal's sender")
         except ProofyardError as error:
-            return Ack(False, str(error)[:500])
+            return error
         return AuditSealed(node, seal.batch, _place(seal), seal.seal, seal.signature)
 
-    def _seat_state(self, auditor: Address, seal: SubmitSeal) -> SeatState | None:
+    def _seat_state(self, auditor: Address, seal: SubmitSeal | AuditFailed) -> SeatState | None:
         batch = self._context.rows.by_chain_id.get(seal.batch)
         if batch is None:
             return None
@@ -442,6 +488,9 @@ class Desk:
         return None if seat is None else SeatState(seat.state)
 
     async def audit_failed(self, connection: Connection, message: AuditFailed, _body: Body) -> Ack:
+        if self._seat_state(connection.peer, message) is None:
+            self._count_futile(connection, 1)
+            return Ack()
         logger.warning("%s gives up a seat: %s", connection.peer, message.reason[:500])
         event = AuditGivenUp(connection.peer, message.batch, _place(message), message.reason[:500])
         await self._context.runner.tell(event)
@@ -465,11 +514,15 @@ class Desk:
 
     async def job_query(self, connection: Connection, message: JobQuery, _body: Body) -> JobReport:
         self._asking.take(connection.peer)
+        job = self._context.rows.jobs.get(message.job)
+        if job is not None and job.requester == connection.peer and job.state not in OVER:
+            connection.vouch()
         return await asyncio.to_thread(report, self._context, message.job, message.since)
 
 
 def _refusal(error: ProofyardError) -> Refusal:
-    return Refusal(error.code if isinstance(error, RequestFailed) else type(error).__name__, str(error)[:500])
+    kind = SubmissionRefused if isinstance(error, NotYours) else type(error)
+    return Refusal(error.code if isinstance(error, RequestFailed) else kind.__name__, str(error)[:500])
 
 
 def _place(message: SubmitSeal | AuditProgress | AuditFailed) -> Place:

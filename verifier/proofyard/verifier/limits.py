@@ -35,6 +35,10 @@ class Limiter:
 
     def allows(self, peer: str) -> bool:
         """Count a request, if it is not one too many."""
+        return self.over(peer, 1) == 0
+
+    def over(self, peer: str, count: int) -> int:
+        """Count so many at once, as far as they are allowed, and say how many are not."""
         now = time.monotonic()
         bucket = self._buckets.pop(peer, None) or _Bucket(float(self._burst), now)
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
@@ -42,7 +46,6 @@ class Limiter:
         self._buckets[peer] = bucket
         if len(self._buckets) > PEERS:
             self._buckets.popitem(last=False)
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
+        allowed = min(count, int(bucket.tokens))
+        bucket.tokens -= allowed
+        return count - allowed

@@ -1,0 +1,328 @@
+"""What peers can make each other keep and compute is bounded: each bound is tried from outside, by who breaks it."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.tls import Epoch
+
+from proofyard.transport import Endpoint, HandshakeRejected, TransportError
+from proofyard.transport import memory as memories
+from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_PIECES, MAX_PIECES_OF_STREAM, Pieces, Tally
+from proofyard.transport.link import Link
+from proofyard.transport.memory import LEAST_OF_PEER, MOST_OF_CONNECTION, MOST_OF_PEER, Account, Memory
+from proofyard.transport.places import Caller, Places
+from proofyard.transport.switchboard import MAX_GREETINGS, MAX_GREETINGS_OF_HOST
+
+Frame = tuple[int, bytes]
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    text: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    text: str = ""
+
+
+async def answer(connection, message, body):
+    return Told(message.text)
+
+
+def varint(*values: int) -> bytes:
+    return b"".join(map(encode_uint_var, values))
+
+
+def send_frames(link: Link, frames: list[Frame], *, size: int = 16_000) -> None:
+    """One packet with these frames, whatever aioquic would think of them."""
+    quic = link.quic
+    builder = QuicPacketBuilder(
+        host_cid=quic.host_cid,
+        is_client=quic._is_client,
+        max_datagram_size=size,
+        packet_number=quic._packet_number,
+        peer_cid=quic._peer_cid.cid,
+        version=QuicProtocolVersion.VERSION_1,
+    )
+    builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[Epoch.ONE_RTT])
+    for kind, content in frames:
+        builder.start_frame(kind, capacity=len(content) + 1).push_bytes(content)
+    link._owner.send(quic._flush_builder(builder, quic._network_paths[0], quic._peer_cid.cid, link._loop.time()))
+
+
+def piece(stream: int, offset: int) -> Frame:
+    """One byte of a stream."""
+    return QuicFrameType.STREAM_BASE | 4 | 2, varint(stream, offset, 1) + b"x"
+
+
+def in_pieces(count: int, streams: int) -> Iterator[list[Frame]]:
+    """One-byte fragments with gaps between them, a hundred in a packet."""
+    frames = [piece(4 * (40 + each % streams), 2 + 2 * (each // streams)) for each in range(count)]
+    for start in range(0, count, 100):
+        yield frames[start : start + 100]
+
+
+ATTACKS = {
+    "one stream in 60,000 pieces": lambda: in_pieces(60_000, 1),
+    "60 streams in 60,000 pieces": lambda: in_pieces(60_000, 60),
+    "its TLS messages in 60,000 pieces": lambda: (
+        [(QuicFrameType.CRYPTO, varint(2 * each, 1) + b"x") for each in range(start, start + 100)]
+        for start in range(1, 60_000, 100)
+    ),
+    "a TLS message that is far away": lambda: [[(QuicFrameType.CRYPTO, varint(200_000, 1) + b"x")]],
+    "acknowledgements of every other packet": lambda: [
+        [(QuicFrameType.ACK, varint(60_000, 0, 7000, 0) + varint(0, 0) * 7000)] for _ in range(20)
+    ],
+    "pings, a packet full each": lambda: ([(QuicFrameType.PING, b"")] * 15_000 for _ in range(20)),
+    "limits that change nothing": lambda: (
+        [(QuicFrameType.MAX_DATA, varint(1))] * 6000 for _ in range(50)
+    ),
+    "words about streams that were never used": lambda: (
+        [(QuicFrameType.STREAM_DATA_BLOCKED, varint(4 * 40, 5))] * 3000 for _ in range(50)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packets", ATTACKS.values(), ids=ATTACKS)
+async def test_who_makes_us_compute_for_nothing_is_cut_off_and_banned(peer, packets):
+    server, client, other = await peer(), await peer(), await peer()
+    server.on(Ask, answer)
+    connection = await client.connect("127.0.0.1", server.port)
+    bystander = await other.connect("127.0.0.1", server.port)
+    loop, longest = asyncio.get_running_loop(), 0.0
+    for frames in packets():
+        send_frames(connection._link, frames)
+        before = loop.time()
+        await asyncio.sleep(0)
+        longest = max(longest, loop.time() - before)
+        if connection.closed.is_set() or client.address not in server.connections:
+            break
+    await asyncio.wait_for(connection.closed.wait(), 60)
+    assert longest < 2.0
+    assert "banned" in server._refusal(client.address)
+    assert await bystander.request(Ask("on"), reply=Told, timeout=60) == Told("on")
+    with pytest.raises(HandshakeRejected, match="banned"):
+        await client.connect("127.0.0.1", server.port)
+
+
+async def test_the_same_holds_for_who_was_dialled(peer):
+    """A node that dials a verifier is as safe from it as a verifier from a node."""
+    server, client = await peer(), await peer()
+    connection = await client.connect("127.0.0.1", server.port)
+    link = server.connections[client.address]._link
+    for each in in_pieces(3000, 1):
+        # Streams that a server opens have odd numbers.
+        send_frames(link, [(kind, varint(161) + content[2:]) for kind, content in each], size=1200)
+    await asyncio.wait_for(connection.closed.wait(), 60)
+    assert "banned" in client._refusal(server.address)
+
+
+def test_pieces_are_what_aioquic_would_keep():
+    from aioquic.quic.rangeset import RangeSet
+
+    ours, theirs = Pieces(Tally()), RangeSet()
+    for start, stop in [(5, 7), (9, 12), (1, 2), (7, 9), (20, 21), (0, 1), (3, 4), (2, 3), (21, 30), (15, 40)]:
+        ours.add(start, stop)
+        theirs.add(start, stop)
+        assert list(ours) == list(theirs)
+    assert ours.shift() == theirs.shift()
+    assert list(ours) == list(theirs)
+    assert ours._tally.pieces == len(ours)
+
+
+def test_who_loses_every_other_packet_is_no_attacker():
+    tally = Tally()
+    pieces = Pieces(tally)
+    for each in range(900):
+        pieces.add(2400 * each, 2400 * each + 1200)
+    assert len(pieces) == 900 < MAX_PIECES_OF_STREAM < MAX_PIECES
+    assert MAX_ACK_RANGES >= 64
+    for now in range(60):
+        for _ in range(500):
+            tally.count_frames(5, float(now))
+    assert not tally.abuse
+
+
+# Memory
+
+
+async def test_answers_that_nobody_reads_are_bounded_for_each_and_all(peer):
+    server, honest = await peer(), await peer()
+    block = os.urandom(4 << 20)
+
+    async def send(connection, message, body):
+        return Told(), block
+
+    server.on(Ask, send)
+    greedy = [await peer() for _ in range(3)]
+    pool = server._board.memory.sending
+    async with contextlib.AsyncExitStack() as stack:
+        asks = []
+        for each in greedy:
+            connection = await each.connect("127.0.0.1", server.port)
+            connection._link._grant = lambda: None
+            for _ in range(60):
+                asks.append(stack.enter_async_context(connection.exchange(Ask(), reply=Told, timeout=60)))
+        waiting = [asyncio.ensure_future(ask) for ask in asks]
+        while any(pool.of(each.address) < MOST_OF_CONNECTION for each in greedy):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        for each in greedy:
+            assert pool.of(each.address) <= MOST_OF_CONNECTION + (64 << 10)
+        connection = await honest.connect("127.0.0.1", server.port)
+        async with connection.exchange(Ask(), reply=Told) as reply:
+            assert await reply.body.read_all(len(block)) == block
+        for each in greedy:
+            await each.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    while pool.used:
+        await asyncio.sleep(0.01)
+    assert not pool._of
+
+
+async def test_what_is_sent_and_never_consumed_costs_the_greediest_its_connection(peer, monkeypatch):
+    monkeypatch.setattr(memories, "RECEIVING_BYTES", 6 << 20)
+    server, modest, greedy = await peer(), await peer(), await peer()
+    server._board.memory.receiving.total = 6 << 20
+    wait = asyncio.Event()
+
+    async def never(connection, message, body):
+        await wait.wait()
+        return Told()
+
+    server.on(Ask, never)
+    first = await modest.connect("127.0.0.1", server.port)
+    kept = asyncio.ensure_future(first.request(Ask(), reply=Told, body=bytes(1 << 20), timeout=60))
+    second = await greedy.connect("127.0.0.1", server.port)
+    sent = [asyncio.ensure_future(second.request(Ask(), reply=Told, body=bytes(3 << 20), timeout=60)) for _ in range(4)]
+    await asyncio.wait_for(second.closed.wait(), 60)
+    assert "waits to be read" in second.reason
+    assert not first.closed.is_set()
+    wait.set()
+    assert await kept == Told()
+    assert all(isinstance(each, TransportError) for each in await asyncio.gather(*sent, return_exceptions=True))
+
+
+def test_what_one_peer_may_have_follows_from_what_is_free():
+    memory = Memory(sending=64 << 20)
+    accounts = [Account(memory) for _ in range(40)]
+    for number, account in enumerate(accounts):
+        account.belongs_to(f"wallet {number // 8}")
+        while account.may_send():
+            account.sent(64 << 10)
+    assert memory.sending.used <= 64 << 20
+    assert all(memory.sending.of(f"wallet {each}") <= MOST_OF_PEER + (64 << 10) for each in range(5))
+    for each in range(1000):
+        late = Account(memory)
+        late.belongs_to(f"late {each}")
+        assert late.may_send()
+        late.sent(LEAST_OF_PEER)
+        assert not late.may_send() or memory.sending.limit() > LEAST_OF_PEER
+    for account in accounts:
+        account.settle(0, 0)
+    assert memory.sending.of("wallet 0") == 0
+
+
+# Places
+
+
+def seat(places: Places[str], who: str, host: str, now: float, *, known: bool = False) -> bool:
+    caller = Caller.at(host, 4000, known=known)
+    if places.is_full(caller):
+        other = places.to_give_way(caller, now)
+        if other is None:
+            return False
+        places.leave(other)
+    places.take(who, caller, now)
+    return True
+
+
+def crowd(hosts: list[str], each: int) -> Places[str]:
+    places: Places[str] = Places(MAX_GREETINGS, of_subnet=128, of_host=32, patience_s=2.0)
+    for host in hosts:
+        for number in range(each):
+            seat(places, f"{host} {number}", host, 0.0)
+    return places
+
+
+CROWDS = {
+    "nine hosts of one subnet": [f"198.51.100.{each}" for each in range(9)],
+    "nine hosts of nine subnets": [f"198.51.{each}.7" for each in range(9)],
+    "forty subnets": [f"203.{each}.113.7" for each in range(40)],
+    "one /48 of IPv6": [f"2001:db8:0:{each:x}::7" for each in range(60)],
+    "many of IPv6": [f"2001:db8:{each:x}::7" for each in range(60)],
+}
+
+
+@pytest.mark.parametrize("hosts", CROWDS.values(), ids=CROWDS)
+@pytest.mark.parametrize("newcomer", ["192.0.2.1", "198.51.100.200", "2001:db8:77::1", "2001:db8:0:ffff::1"])
+def test_a_crowd_keeps_nobody_else_out(hosts, newcomer):
+    places = crowd(hosts, 32)
+    assert len(places) <= MAX_GREETINGS
+    assert seat(places, "newcomer", newcomer, 0.1)
+    assert len(places) <= MAX_GREETINGS
+    assert "newcomer" in places
+
+
+def test_who_has_most_makes_no_room_for_itself_before_its_time():
+    places = crowd(["198.51.100.1"], 40)
+    assert len(places) == 32
+    assert not seat(places, "one more", "198.51.100.1", 1.0)
+    assert seat(places, "one more", "198.51.100.1", 2.5)
+
+
+def test_known_peers_come_first():
+    places = crowd([f"198.{each}.100.1" for each in range(256)], 1)
+    assert not seat(places, "stranger", "192.0.2.9", 0.5)
+    assert seat(places, "known", "192.0.2.1", 0.5, known=True)
+    for number in range(300):
+        seat(places, f"later {number}", f"203.0.{number % 250}.1", 5.0)
+    assert "known" in places
+
+
+async def test_silent_connections_keep_nobody_waiting(peer):
+    server, crowd = await peer(), [await peer() for _ in range(9)]
+    server.on(Ask, answer)
+    links = []
+    for endpoint in crowd:
+        links += [endpoint._board.dial(("127.0.0.1", server.port)) for _ in range(MAX_GREETINGS_OF_HOST)]
+        await asyncio.gather(*(asyncio.wait_for(link.secured.wait(), 60) for link in links[-32:]))
+    assert len(server._board._greeting) <= MAX_GREETINGS
+    newcomer = await peer()
+    connection = await newcomer.connect("127.0.0.1", server.port)
+    assert await connection.request(Ask("hello"), reply=Told) == Told("hello")
+    assert len(server._board._greeting) >= MAX_GREETINGS - 2
+
+
+# Wallets without stake
+
+
+async def test_strangers_give_way_to_each_other_and_never_those_for_whom_something_speaks(peer):
+    server = await peer(strangers=10)
+    server.on(Ask, answer)
+    backed = await peer()
+    connection = await backed.connect("127.0.0.1", server.port)
+    server.connections[backed.address].vouch()
+    crowd = []
+    for _ in range(14):
+        stranger = await peer()
+        crowd.append(await stranger.connect("127.0.0.1", server.port))
+    await asyncio.wait_for(crowd[0].closed.wait(), 60)
+    assert "stake" in crowd[0].reason
+    assert len(server.connections) == 11
+    assert await connection.request(Ask("still"), reply=Told) == Told("still")
+    assert await crowd[-1].request(Ask("me too"), reply=Told) == Told("me too")
+
+
+async def test_who_dials_out_counts_nowhere(peer):
+    client = await peer(strangers=1)
+    servers: list[Endpoint] = [await peer() for _ in range(3)]
+    for server in servers:
+        await client.connect("127.0.0.1", server.port)
+    assert len(client.connections) == 3
