@@ -76,14 +76,14 @@ def main() -> None:
         return
     told = msgspec.json.decode(Path(sys.argv[2]).read_bytes())
     settings = msgspec.convert(told["settings"], NodeSettings, dec_hook=lambda kind, value: kind(value))
-    observed = rpc.Provider._observed
+    asked = rpc.Provider._at
     with Path(told["counted"]).open("ab", buffering=0) as sink:
 
-        def count(self: Any, method: str, request: Any) -> Any:
+        def count(self: Any, *question: Any, needs: bool) -> Any:
             sink.write(b".")
-            return observed(self, method, request)
+            return asked(self, *question, needs=needs)
 
-        rpc.Provider._observed = count  # type: ignore[method-assign]
+        rpc.Provider._at = count  # type: ignore[method-assign]
         service.run(settings)
 
 

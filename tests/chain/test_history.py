@@ -106,9 +106,10 @@ def test_events_tell_the_past_like_an_archive_node_also_after_a_reorganisation(d
     life.run(STEPS // 2)
     check_everything(watcher, first, random)
     undone = watcher.history().rollbacks
+    read_to = watcher.history().read_to
     network.anvil._request("evm_revert", [fork])
     life.keys, life.verifiers, life.jobs, life.batches, life.paid = kept
-    network.anvil.mine()
+    network.anvil.mine(read_to + 1 - watcher.block_number())
     life.run(STEPS // 2)
     print("taken", life.taken, "refused", life.refused)
     check_everything(watcher, first, random)

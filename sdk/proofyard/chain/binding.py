@@ -21,19 +21,21 @@ CALLS_AT_ONCE = 100
 
 
 class Binding:
-    """What is at `registry` behind `rpc_url`. Safe to use from several threads.
+    """What is at `registry` behind `rpc_url`: an endpoint, or several of one chain with commas between. `chain_id` is
+    the chain that is meant, None for whichever it is. Safe to use from several threads.
 
-    Raises `ChainUnreachable` or `NoRegistry` at once when there is none; each call may raise `ChainUnreachable` or
-    `Refused` later.
+    Raises `ChainUnreachable`, `WrongChain` or `NoRegistry` at once when there is none; each call may raise
+    `ChainUnreachable` or `Refused` later.
     """
 
-    def __init__(self, rpc_url: str, registry: Address) -> None:
+    def __init__(self, rpc_url: str, registry: Address, *, chain_id: int | None = None) -> None:
         self.rpc_url = rpc_url
         if not Web3.is_address(registry):
             raise NoRegistry(registry, rpc_url)
         self.registry = Address(Web3.to_checksum_address(registry))
-        self._w3 = connect(rpc_url)
+        self._w3 = connect(rpc_url, chain_id)
         with mapped_errors(rpc_url):
+            self._provider.require_one_chain()
             self.chain_id = int(self._w3.eth.chain_id)
             if not self._w3.eth.get_code(Web3.to_checksum_address(registry)):
                 raise NoRegistry(registry, rpc_url)
@@ -54,9 +56,13 @@ class Binding:
     @property
     def observers(self) -> list[Observer]:
         """Told of every request to the endpoint from now on."""
+        return self._provider.observers
+
+    @property
+    def _provider(self) -> Provider:
         provider = self._w3.provider
         assert isinstance(provider, Provider)
-        return provider.observers
+        return provider
 
     def _bind(self, name: str, address: Address) -> Web3Contract:
         return self._w3.eth.contract(address=Web3.to_checksum_address(address), abi=contract(name).abi)
@@ -120,11 +126,8 @@ class Binding:
     def _events_since(self, first: int, topics: Sequence[Topic]) -> list[Event]:
         """Events with these topics from block `first` on, oldest first."""
         head = self.block_number()
-        found: list[Event] = []
         with mapped_errors(self.rpc_url):
-            for start in range(first, head + 1, MAX_RANGE):
-                found += self.events.between(start, min(start + MAX_RANGE - 1, head), topics)
-        return found
+            return self.events.between(first, head, topics)
 
     def _events_back_to(self, first: type[Event], topics: Sequence[Topic], last: int | None = None) -> list[Event]:
         """Events with these topics, oldest first, from the newest of kind `first` up to block `last`, or the head."""

@@ -100,8 +100,8 @@ def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
 
 class ChainClient(HistoryReader):
     """Reads, and with a wallet also writes. After `patience` seconds without being mined, a transaction pays more.
-    `first_block` is where the Registry's events begin; 0 is always right, and slow on a long chain. Raises `BlockAhead`
-    for one that is not there."""
+    `first_block` is where the Registry's events begin; 0 looks for it. Raises `BlockAhead` for one that is not
+    there."""
 
     def __init__(
         self,
@@ -111,8 +111,9 @@ class ChainClient(HistoryReader):
         *,
         patience: float = 30.0,
         first_block: int = 0,
+        chain_id: int | None = None,
     ) -> None:
-        super().__init__(rpc_url, registry, first_block=first_block)
+        super().__init__(rpc_url, registry, first_block=first_block, chain_id=chain_id)
         if first_block and first_block > (last := self.block_number()):
             raise BlockAhead(first_block, last)
         self.wallet = wallet
@@ -123,6 +124,12 @@ class ChainClient(HistoryReader):
         client = copy(self)
         client._sender = sender
         return client
+
+    def finish_sending(self) -> None:
+        """Follow what this wallet has on its way, from an earlier call or program, to its end. Raises
+        `TransactionLost`."""
+        if isinstance(self._sender, Sender):
+            self._sender.finish()
 
     # Money
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from web3.types import Nonce
 from web3.utils import get_create_address
 
 from proofyard.chain.abi import contract
-from proofyard.chain.errors import DevChainError, PortInUse
+from proofyard.chain.errors import ChainUnreachable, DevChainError, PortInUse
 from proofyard.chain.foundry import find_tool
 from proofyard.chain.records import Params
 from proofyard.chain.rpc import connect, mapped_errors
@@ -181,8 +182,9 @@ class Anvil:
                 if "in use" in said.lower():
                     raise PortInUse(self.port)
                 raise DevChainError(f"anvil ended with code {self._process.returncode}: {said}")
-            if w3.is_connected() and w3.eth.chain_id == CHAIN_ID:
-                return
+            with suppress(ChainUnreachable):
+                if int(w3.eth.chain_id) == CHAIN_ID:
+                    return
             time.sleep(0.05)
         raise DevChainError(
             f"anvil did not answer on port {self.port} within {START_TIMEOUT_S:.0f} s; is the machine busy?"

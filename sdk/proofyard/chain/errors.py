@@ -8,12 +8,15 @@ ProofyardError
 │   ├── UnsafeKeystore       others may read the file, or it is no keystore
 │   └── PasswordUnreadable   the file with a password cannot be read
 └── ChainError               exit code 1
-    ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint, or another chain than expected
+    ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint
+    │   └── ChainBehind      it answers, and is not so far yet
     ├── BadRpcUrl            exit code 2: the address of the chain is no URL
+    ├── WrongChain           exit code 2: an endpoint is of another chain than the others, or than is meant
     ├── NoRegistry           exit code 2: no Registry at the address
     ├── BlockAhead           exit code 2: events are to be read from a block that is not there yet
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
     ├── TransactionLost      not mined in time
+    ├── WalletBusy           another program keeps sending from the wallet
     ├── NotDrawn             the block that seeds a batch's audits is not there yet
     ├── EventsMissing        the endpoint does not have the events that something follows from
     ├── ToolNotFound         anvil or forge is not installed
@@ -26,6 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from proofyard.chain.urls import shown_all
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 
@@ -79,24 +83,46 @@ class ChainUnreachable(ChainError):
     exit_code = 3
 
     def __init__(self, rpc_url: str, reason: str) -> None:
-        self.rpc_url = rpc_url
-        super().__init__(f"no answer from the chain at {rpc_url} ({reason}); check the address and that it is running")
+        self.reason = reason
+        super().__init__(
+            f"no answer from the chain at {shown_all(rpc_url)} ({reason}); check the address and that it is running"
+        )
+
+
+class ChainBehind(ChainUnreachable):
+    """The endpoint does not have blocks that it, or another one, had before."""
 
 
 class BadRpcUrl(ChainError):
     exit_code = 2
 
-    def __init__(self, rpc_url: str) -> None:
-        self.rpc_url = rpc_url
-        super().__init__(f"rpc_url: {rpc_url!r} is no address of a chain; write it like http://127.0.0.1:8545")
+    """`what`: as much of it as may be shown."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"rpc_url: {what} is no address of a chain; write it like http://127.0.0.1:8545, several with commas"
+        )
+
+
+class WrongChain(ChainError):
+    exit_code = 2
+
+    def __init__(self, where: str, found: int, expected: int) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(
+            f"rpc_url: {where} is chain {found}, and chain {expected} is meant; name endpoints of one chain, or "
+            "correct chain_id"
+        )
 
 
 class NoRegistry(ChainError):
     exit_code = 2
 
     def __init__(self, registry: str, rpc_url: str) -> None:
-        self.registry, self.rpc_url = registry, rpc_url
-        super().__init__(f"there is no Registry at {registry!r} on the chain at {rpc_url}; check both addresses")
+        self.registry = registry
+        super().__init__(
+            f"there is no Registry at {registry!r} on the chain at {shown_all(rpc_url)}; check both addresses"
+        )
 
 
 class BlockAhead(ChainError):
@@ -136,6 +162,14 @@ class TransactionLost(ChainError):
         super().__init__(
             f"{what} was not mined in {seconds:.0f} s (sent as {', '.join(hashes)}); it may still be; "
             "look at its effect before trying again"
+        )
+
+
+class WalletBusy(ChainError):
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__(
+            f"another program has been sending with this wallet for {seconds:.0f} s ({path} is locked); wait for it, "
+            "or end it"
         )
 
 

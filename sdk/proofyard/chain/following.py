@@ -4,22 +4,37 @@ reorganisation.
 A cursor is a few recent (block, hash) checkpoints. Where the chain no longer has the newest one, reading goes back to
 the newest that it still has and says so with a `Rollback`; what lay behind it is read again. Applying an event twice
 must therefore change nothing, which `position` makes easy.
+
+An endpoint that is only behind, because it is one of many or has just started, is no reorganisation: nothing is read
+from it until it has caught up. Ranges become smaller where an endpoint refuses them, and slowly larger again.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from hexbytes import HexBytes
 from web3 import Web3
-from web3.exceptions import BlockNotFound
+from web3.exceptions import BlockNotFound, Web3RPCError
+from web3.types import FilterParams
 
+from proofyard.chain.errors import ChainBehind, ChainUnreachable
 from proofyard.chain.events import Event, decode_logs
 from proofyard.chain.rpc import mapped_errors
+from proofyard.chain.troubles import Trouble, trouble_of
 from proofyard.protocol.types import Address, Digest
 
 MAX_RANGE = 2000
-"""Blocks asked for at once; public endpoints refuse more."""
+"""Blocks asked for at once; many public endpoints refuse more."""
+WORKED_TO_GROW = 16
+"""After so many ranges in a row that were taken, one of twice the blocks is tried."""
+LATE_S = 60.0
+"""An endpoint whose chain is shorter than what was read of it is taken to be behind for so long."""
 KEPT_CHECKPOINTS = 64
+
+TOO_MUCH = ("HTTP status 413", "HTTP status 500", "HTTP status 504", "no answer in", "over the limit")
+"""What fewer blocks may help against."""
 
 Topic = str | list[str] | None
 """What a log's topic must be: this, one of these, or anything."""
@@ -46,25 +61,44 @@ class Cursor:
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
+class RangeSize:
+    """How many blocks are asked for at once: half as many when that is refused, twice as many once it goes well."""
+
+    def __init__(self) -> None:
+        self.blocks = MAX_RANGE
+        self._worked = 0
+
+    def refused(self, blocks: int) -> None:
+        self.blocks, self._worked = max(1, min(self.blocks, blocks) // 2), 0
+
+    def worked(self) -> None:
+        self._worked += 1
+        if self._worked >= WORKED_TO_GROW and self.blocks < MAX_RANGE:
+            self.blocks, self._worked = min(MAX_RANGE, 2 * self.blocks), 0
+
+
 class EventReader:
-    """Reads the events of one Registry and its Court. Holds no state: store the cursor together with what the events
-    changed."""
+    """Reads the events of one Registry and its Court. Store the cursor together with what the events changed."""
 
     def __init__(self, w3: Web3, rpc_url: str, registry: Address, court: Address) -> None:
         self._w3 = w3
         self._rpc_url = rpc_url
         self._contracts = [Web3.to_checksum_address(address) for address in (registry, court)]
+        self._range = RangeSize()
+        self._late_since: float | None = None
 
     def read(self, cursor: Cursor, *, confirmations: int = 0) -> tuple[list[Event | Rollback], Cursor]:
         """The next events, from at most `MAX_RANGE` blocks, and the cursor behind them; the same cursor when there is
-        nothing new. Blocks younger than `confirmations` are left for later."""
+        nothing new. Blocks younger than `confirmations` are left for later. Raises `ChainBehind` where the endpoint
+        does not have what was read before."""
         with mapped_errors(self._rpc_url):
             kept = list(cursor.checkpoints)
             latest = self._w3.eth.get_block("latest")
             head, head_hash = int(latest["number"]), Digest(bytes(latest["hash"]))
             if kept and (kept[-1].block, kept[-1].block_hash) == (head, head_hash) and not confirmations:
                 return [], cursor
-            while kept and self._hash(kept[-1].block) != kept[-1].block_hash:
+            self._require_caught_up(kept, head)
+            while kept and self._shown_hash(kept[-1].block) != kept[-1].block_hash:
                 kept.pop()
             found: list[Event | Rollback] = []
             next_block = cursor.next_block
@@ -74,7 +108,10 @@ class EventReader:
             last = min(head - confirmations, next_block + MAX_RANGE - 1)
             if last >= next_block:
                 before = head_hash if last == head else self._hash(last)
-                found += self.between(next_block, last)
+                if last == next_block and before is not None:
+                    found += self._of_block(before)
+                else:
+                    found += self.between(next_block, last)
                 if before is None or self._hash(last) != before:
                     return [], cursor  # it changed while reading: the next call starts over
                 kept.append(Checkpoint(last, before))
@@ -82,20 +119,61 @@ class EventReader:
         return found, Cursor(next_block, tuple(kept[-KEPT_CHECKPOINTS:]))
 
     def between(self, first: int, last: int, topics: Sequence[Topic] = ()) -> list[Event]:
-        """The events of blocks `first` to `last`, both included, at most `MAX_RANGE` of them; a topic may be a
-        choice."""
-        logs = self._w3.eth.get_logs(
-            {
-                "address": self._contracts,
-                "fromBlock": first,
-                "toBlock": last,
-                "topics": cast(Any, list(topics)),
-            }
-        )
-        return decode_logs(logs)
+        """The events of blocks `first` to `last`, both included, oldest first; a topic may be a choice.
+
+        They are asked for in as many requests as the endpoint makes necessary.
+        """
+        found: list[Event] = []
+        while first <= last:
+            end = min(last, first + self._range.blocks - 1)
+            try:
+                logs = self._logs({"fromBlock": first, "toBlock": end, "topics": cast(Any, list(topics))})
+            except (Web3RPCError, ChainUnreachable) as error:
+                if end == first or not _is_about_size(error):
+                    raise
+                self._range.refused(end - first + 1)
+                continue
+            self._range.worked()
+            found += decode_logs(logs)
+            first = end + 1
+        return found
+
+    def _of_block(self, block_hash: Digest) -> list[Event]:
+        """The events of one block. An endpoint that does not have it says so, instead of giving none."""
+        return decode_logs(self._logs({"blockHash": HexBytes(block_hash)}))
+
+    def _logs(self, wanted: FilterParams) -> Sequence[Any]:
+        return self._w3.eth.get_logs({"address": self._contracts, **wanted})
+
+    def _require_caught_up(self, kept: Sequence[Checkpoint], head: int) -> None:
+        """Raise `ChainBehind` where the chain that the endpoint shows ends before what was read of it, and is no
+        other chain as far as it goes."""
+        if not kept or head >= kept[-1].block:
+            self._late_since = None
+            return
+        known = next((each for each in reversed(kept) if each.block <= head), None)
+        if known is not None and self._shown_hash(known.block) != known.block_hash:
+            return
+        self._late_since = self._late_since or time.monotonic()
+        if time.monotonic() - self._late_since < LATE_S:
+            raise ChainBehind(self._rpc_url, f"its newest block is {head}, and {kept[-1].block} was read before")
+
+    def _shown_hash(self, number: int) -> Digest:
+        """The hash of a block that is there. Raises `ChainBehind` where the endpoint has not heard of it yet."""
+        found = self._hash(number)
+        if found is None:
+            raise ChainBehind(self._rpc_url, f"it shows a newer block, and not block {number}")
+        return found
 
     def _hash(self, number: int) -> Digest | None:
         try:
             return Digest(bytes(self._w3.eth.get_block(number)["hash"]))
         except BlockNotFound:
             return None
+
+
+def _is_about_size(error: Exception) -> bool:
+    """Whether fewer blocks may be what an endpoint wants: it has other words for it each time."""
+    if isinstance(error, Web3RPCError):
+        return trouble_of(error) in (Trouble.RANGE, None)
+    return isinstance(error, ChainUnreachable) and any(sign in error.reason for sign in TOO_MUCH)

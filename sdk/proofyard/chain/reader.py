@@ -1,11 +1,13 @@
 """What the Registry, its Lens and its token say, in typed calls that need no wallet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
+from eth_typing import ChecksumAddress
 from web3 import Web3
+from web3.exceptions import Web3RPCError
 from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import named
@@ -21,6 +23,7 @@ from proofyard.chain.events import (
     topic_of,
     word,
 )
+from proofyard.chain.following import MAX_RANGE
 from proofyard.chain.lens import BATCH_PAGE, NODE_PAGE, SLOT_PAGE
 from proofyard.chain.records import (
     Account,
@@ -60,11 +63,31 @@ JOB_STORED = {field.name for field in fields(JobRecord)} - {
 
 class RegistryReader(Binding):
     """Reads from a Registry; see `Binding` for what can go wrong. `block` can be any that the endpoint has the state
-    of: an ordinary node keeps the last 128. For older state see `chain.history`."""
+    of: an ordinary node keeps the last 128. For older state see `chain.history`. `first_block`: the block that the
+    Registry is in, where its past begins; 0 looks for it once it matters."""
 
-    def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0) -> None:
-        super().__init__(rpc_url, registry)
-        self.first_block = first_block
+    def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0, chain_id: int | None = None) -> None:
+        super().__init__(rpc_url, registry, chain_id=chain_id)
+        self._given_block = first_block
+
+    @cached_property
+    def first_block(self) -> int:
+        """No event of the Registry is in a block before this one."""
+        return self._given_block or self.deployed_by(self._w3.eth.get_code)
+
+    def deployed_by(self, code_at: Callable[[ChecksumAddress, int], bytes]) -> int:
+        """The block that the Registry is in, or an earlier one where the endpoint does not have the state to tell."""
+        address = Web3.to_checksum_address(self.registry)
+        with mapped_errors(self.rpc_url):
+            none_at, there_at = -1, int(self._w3.eth.block_number)
+            while there_at - none_at > MAX_RANGE:  # what is left is one request for events
+                middle = (none_at + there_at) // 2
+                try:
+                    is_there = bool(code_at(address, middle))
+                except Web3RPCError:  # forgotten
+                    is_there = True
+                none_at, there_at = (none_at, middle) if is_there else (middle, there_at)
+        return none_at + 1
 
     def params(self) -> Params:
         """The parameters of Registry and Court, which never change."""

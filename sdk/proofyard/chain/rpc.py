@@ -1,16 +1,17 @@
-"""The JSON-RPC connection: one web3 instance, with every error it can raise turned into one of ours."""
+"""The JSON-RPC connection: one web3 instance, with every error it can raise turned into one of ours.
+
+What is asked is asked again, with a growing pause and at the next endpoint where there are several, when the answer is
+none: 429, 502 and its kind, a lost connection, null where there is always something. That holds for sending too: the
+same signed bytes have no effect twice.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import requests
 from eth_utils.abi import abi_to_signature, function_signature_to_4byte_selector
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, TimeoutError
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
     BadFunctionCallOutput,
@@ -21,16 +22,42 @@ from web3.exceptions import (
     Web3RPCError,
 )
 from web3.middleware import AttributeDictMiddleware
+from web3.types import RPCEndpoint, RPCResponse
 
 from proofyard.chain.abi import contract, contract_names
 from proofyard.chain.codec import codec
-from proofyard.chain.errors import BadRpcUrl, ChainError, ChainUnreachable, InsufficientBalance, Refused
+from proofyard.chain.endpoints import FIRST_PAUSE_S, Endpoint, EndpointFailed, addresses, endpoint
+from proofyard.chain.errors import ChainBehind, ChainError, ChainUnreachable, InsufficientBalance, Refused, WrongChain
 from proofyard.chain.refusals import refusal
+from proofyard.chain.troubles import Trouble, error_of, text_of, trouble
+from proofyard.chain.urls import shown_all
 from proofyard.protocol.types import Address
 
-TIMEOUT_S = 30.0
-CONNECTIONS = 64
-"""To one endpoint that are kept open."""
+LONGEST_PAUSE_S = 4.0
+"""Between two requests to the only endpoint there is."""
+PATIENCE_S = 20.0
+"""So long an endpoint is asked again that is out of order for a moment, where there is no other."""
+CATCH_UP_S = 5.0
+"""So long for a block that another endpoint behind the same address has already."""
+PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+NEVER_NULL = frozenset(
+    {
+        "eth_blockNumber",
+        "eth_call",
+        "eth_chainId",
+        "eth_estimateGas",
+        "eth_gasPrice",
+        "eth_getBalance",
+        "eth_getCode",
+        "eth_getLogs",
+        "eth_getTransactionCount",
+        "eth_maxPriorityFeePerGas",
+        "eth_sendRawTransaction",
+    }
+)
+"""To these there is always an answer. So there is for the newest block."""
+AGAIN = ("eth_", "net_", "web3_")
+"""What begins so may be asked twice; test chains have commands that may not."""
 TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 """Errors of Solady's SafeTransferLib, which no ABI lists."""
 
@@ -39,68 +66,106 @@ Observer = Callable[[str, float, Any], None]
 """Told of a request: its method, the seconds that it took, and the answer as JSON-RPC has it, or the exception."""
 
 
-class Post:
-    """Requests to one endpoint, with the proxies and certificates that `requests` would use. It finds them out anew for
-    each request, which takes longer than the request itself; here it is done once."""
-
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
-        session, adapter = requests.Session(), HTTPAdapter(pool_maxsize=CONNECTIONS)
-        settings = session.merge_environment_settings(url, {}, False, None, None)
-        first = session.prepare_request(requests.Request("POST", url, headers=headers, data=b"{}"))
-        self._pool = adapter.get_connection_with_tls_context(
-            first, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-        )
-        self._path = adapter.request_url(first, settings["proxies"])
-        self._headers = {name: str(value) for name, value in first.headers.items() if name != "Content-Length"}
-
-    def __call__(self, data: bytes) -> bytes:
-        """The answer's body. Raises `requests.RequestException`, also for an answer that is no success."""
-        try:
-            answer = self._pool.urlopen(
-                "POST",
-                self._path,
-                body=data,
-                headers=self._headers,
-                retries=False,
-                redirect=False,
-                timeout=TIMEOUT_S,
-            )
-        except TimeoutError as error:
-            raise requests.Timeout(error) from error
-        except HTTPError as error:
-            raise requests.ConnectionError(error) from error
-        if not 200 <= answer.status < 300:
-            refused = requests.Response()
-            refused.status_code = answer.status
-            raise requests.HTTPError(f"HTTP status {answer.status}", response=refused)
-        return answer.data
-
-
 class Provider(HTTPProvider):
-    """An HTTP provider that tells `observers` of each request, in the thread that made it."""
+    """Asks the first endpoint that is in order, and tells `observers` of each request, in the thread that made it.
 
-    def __init__(self, rpc_url: str) -> None:
-        super().__init__(rpc_url, request_kwargs={"timeout": TIMEOUT_S}, exception_retry_configuration=None)
+    All endpoints must be of one chain: that of the first that answered, or the one that is `expected`. Its id is asked
+    once. Raises `ChainUnreachable` with what is wrong at each, and `WrongChain`.
+    """
+
+    def __init__(self, rpc_url: str, expected: int | None = None) -> None:
+        super().__init__(rpc_url, exception_retry_configuration=None)
         self.observers: list[Observer] = []
         self._rpc_url = rpc_url
+        self._endpoints = [endpoint(url) for url in addresses(rpc_url)]
+        self._chain_id = expected
 
-    @cached_property
-    def _post(self) -> Post:
-        return Post(self._rpc_url, self.get_request_headers())
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        if method == "eth_chainId":
+            return {"jsonrpc": "2.0", "id": 0, "result": cast(Any, hex(self.chain_id()))}
+        again = str(method).startswith(AGAIN) and method != "eth_sendTransaction"
+        newest = method == "eth_getBlockByNumber" and params and params[0] in ("latest", "pending")
+        data = self.encode_rpc_request(method, params)
+        needs = method in NEVER_NULL or bool(newest)
+        return cast(RPCResponse, self._ask(str(method), data, needs=needs, again=again))
 
-    def _make_request(self, method: Any, request_data: bytes) -> bytes:
-        return self._post(request_data)
+    def make_batch_request(self, batch_requests: Any) -> Any:
+        data = self.encode_batch_rpc_request(list(batch_requests))
+        answer = self._ask("batch", data, needs=False, again=True)
+        return sorted(answer, key=lambda each: int(each["id"])) if isinstance(answer, list) else answer
 
-    def make_request(self, method: Any, params: Any) -> Any:
-        return self._observed(str(method), lambda: super(Provider, self).make_request(method, params))
+    def chain_id(self) -> int:
+        """Which chain this is, asked once."""
+        if self._chain_id is None:
+            self._chain_id = self._number(self._ask("eth_chainId", self._question(), needs=True, again=True))
+        return self._chain_id
 
-    def make_batch_request(self, batch_requests: Sequence[Any]) -> Any:
-        return self._observed("batch", lambda: super(Provider, self).make_batch_request(list(batch_requests)))
+    def require_one_chain(self) -> None:
+        """Ask each endpoint once which chain it is. Raises `WrongChain` unless all that answer are of the chain that is
+        expected, or of one, and `ChainUnreachable` where none does."""
+        found: list[tuple[Endpoint, int]] = []
+        for each in self._endpoints if len(self._endpoints) > 1 else []:
+            with suppress(EndpointFailed):
+                found.append((each, self._number(self._at(each, "eth_chainId", self._question(), needs=True))))
+        if not found:
+            answer = self._ask("eth_chainId", self._question(), needs=True, again=True)
+            found = [(self._next(), self._number(answer))]
+        if self._chain_id is None:
+            self._chain_id = found[0][1]
+        for each, chain_id in found:
+            each.chain_id = chain_id
+            if chain_id != self._chain_id:
+                raise WrongChain(each.shown, chain_id, self._chain_id)
 
-    def _observed(self, method: str, request: Callable[[], Any]) -> Any:
+    def _question(self) -> bytes:
+        return self.encode_rpc_request(RPCEndpoint("eth_chainId"), [])
+
+    def _number(self, answer: Any) -> int:
+        try:
+            return int(answer["result"], 16)
+        except (KeyError, TypeError, ValueError):
+            raise ChainUnreachable(self._rpc_url, "what answers there does not say which chain it is") from None
+
+    def _ask(self, method: str, data: bytes, *, needs: bool, again: bool) -> Any:
+        """The answer of the first endpoint that gives one. `needs`: null is none; `again`: it may be asked twice."""
+        start = until = time.monotonic()
+        pause = FIRST_PAUSE_S
+        while True:
+            each = self._next()
+            try:
+                self._require_chain(each, method)
+                answer = self._at(each, method, data, needs=needs)
+            except EndpointFailed as failed:
+                each.failed(failed)
+                now, until = time.monotonic(), max(until, start + failed.patience)
+                alone = len(self._endpoints) == 1
+                wait = failed.wait or pause if alone else max(0.0, min(e.rests_until for e in self._endpoints) - now)
+                if not again or (now + wait > until and (alone or wait > 0)):
+                    raise ChainUnreachable(self._rpc_url, self._why(each, failed)) from None
+                time.sleep(wait)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                each.answered()
+                return answer
+
+    def _next(self) -> Endpoint:
+        now = time.monotonic()
+        ready = next((each for each in self._endpoints if each.rests_until <= now), None)
+        return ready or min(self._endpoints, key=lambda each: each.rests_until)
+
+    def _require_chain(self, each: Endpoint, method: str) -> None:
+        """Raise `EndpointFailed` for an endpoint of another chain. It is asked once, and again when it changes."""
+        if len(self._endpoints) == 1 or self._chain_id is None or method == "eth_chainId":
+            return
+        if each.chain_id is None:
+            each.chain_id = self._number(self._at(each, "eth_chainId", self._question(), needs=True))
+        if each.chain_id != self._chain_id:
+            raise EndpointFailed(f"it is chain {each.chain_id} and not {self._chain_id}")
+
+    def _at(self, each: Endpoint, method: str, data: bytes, *, needs: bool) -> Any:
         start, answer = time.monotonic(), None
         try:
-            answer = request()
+            answer = self._judged(each, method, *each.post(data), needs=needs)
         except Exception as error:
             answer = error
             raise
@@ -109,18 +174,41 @@ class Provider(HTTPProvider):
                 observer(method, time.monotonic() - start, answer)
         return answer
 
+    def _judged(self, each: Endpoint, method: str, status: int, body: bytes, *, needs: bool) -> Any:
+        """The answer, where it is one. Some send what JSON-RPC calls an error with a status of its own."""
+        try:
+            answer: Any = self.decode_rpc_response(body)
+        except ValueError:
+            answer = None
+        error: Any = answer.get("error") if isinstance(answer, dict) else None
+        means = trouble(error) if isinstance(error, dict) else None
+        if means == Trouble.BUSY:
+            each.too_often()
+            raise EndpointFailed(text_of(error)[:200], patience=PATIENCE_S)
+        if means == Trouble.NOT_YET:
+            raise EndpointFailed(f"it is behind: {text_of(error)[:200]}", patience=CATCH_UP_S)
+        if error is not None or (200 <= status < 300 and isinstance(answer, list) and method == "batch"):
+            return answer
+        if not 200 <= status < 300:
+            logs = method == "eth_getLogs" and status in (500, 504)  # fewer blocks are asked for instead
+            passing = status in PASSING_STATUS and not logs
+            raise EndpointFailed(f"HTTP status {status}", patience=PATIENCE_S if passing else 0.0)
+        if not isinstance(answer, dict) or "result" not in answer:
+            raise EndpointFailed("what answers there does not speak JSON-RPC")
+        if needs and answer["result"] is None:
+            raise EndpointFailed(f"it answers null to {method}", patience=PATIENCE_S / 2)
+        return answer
 
-def connect(rpc_url: str) -> Web3:
-    """A web3 instance; nothing is sent yet. Raises `BadRpcUrl`."""
-    try:
-        parts = urlsplit(rpc_url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise BadRpcUrl(rpc_url)
+    def _why(self, each: Endpoint, failed: EndpointFailed) -> str:
+        if len(self._endpoints) == 1:
+            return failed.reason
+        return "; ".join(f"{e.shown}: {e.failure or failed.reason}" for e in self._endpoints if e.failure or e is each)
+
+
+def connect(rpc_url: str, chain_id: int | None = None) -> Web3:
+    """A web3 instance of the chain with this id, where one is named; nothing is sent yet. Raises `BadRpcUrl`."""
     # Without those that resolve names and check what this package has set itself, asking for the chain's id each time.
-    w3 = Web3(Provider(rpc_url), middleware=[(AttributeDictMiddleware, "attrdict")])
+    w3 = Web3(Provider(rpc_url, chain_id), middleware=[(AttributeDictMiddleware, "attrdict")])
     w3.codec = codec()
     return w3
 
@@ -131,29 +219,33 @@ def mapped_errors(rpc_url: str) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, TooManyRequests) as error:
-        raise ChainUnreachable(rpc_url, _reason(error)) from None
+        raise ChainUnreachable(rpc_url, type(error).__name__) from None
     except BadResponseFormat:
         raise ChainUnreachable(rpc_url, "what answers there does not speak JSON-RPC") from None
     except ContractLogicError as error:
         raise decode_revert(error.data, str(error.message)) from None
     except BadFunctionCallOutput:
-        raise ChainError(f"the contract on {rpc_url} does not answer; check the Registry's address") from None
+        where = shown_all(rpc_url)
+        raise ChainError(f"the contract on {where} does not answer; check the Registry's address") from None
     except Web3RPCError as error:
         raise decode_rpc_error(rpc_url, error) from None
     except Web3Exception as error:
-        raise ChainError(f"the chain at {rpc_url} answers strangely: {type(error).__name__}: {error}") from None
-    except ValueError as error:
-        raise ChainUnreachable(rpc_url, f"{type(error).__name__}: {error}") from None
+        what = f"{type(error).__name__}: {error}"
+        raise ChainError(f"the chain at {shown_all(rpc_url)} answers strangely: {what}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ChainUnreachable(rpc_url, f"it answers strangely: {type(error).__name__}: {error}") from None
 
 
 def decode_rpc_error(rpc_url: str, error: Web3RPCError) -> ChainError:
     """The refusal in an RPC error, where there is one."""
-    details = (error.rpc_response or {}).get("error", {})
-    data = details.get("data") if isinstance(details, dict) else None
+    details = error_of(error)
+    data = details.get("data")
     if isinstance(data, str) and data.startswith("0x") and len(data) >= 10:
-        return decode_revert(data, str(error))
-    message = details.get("message", str(error)) if isinstance(details, dict) else str(error)
-    return ChainError(f"the chain at {rpc_url} refuses the request: {message}")
+        return decode_revert(data, str(details.get("message")))
+    message = str(details.get("message"))
+    if trouble(details) == Trouble.NOT_YET:
+        return ChainBehind(rpc_url, message)
+    return ChainError(f"the chain at {shown_all(rpc_url)} refuses the request: {message}")
 
 
 def decode_revert(data: Any, message: str) -> ChainError:
@@ -170,16 +262,6 @@ def decode_revert(data: Any, message: str) -> ChainError:
     if entry["name"] == "ERC20InsufficientBalance":
         return InsufficientBalance(Address(operands["sender"]), operands["balance"], operands["needed"], "CREDIT")
     return refusal(entry["name"], operands)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.Timeout):
-        return f"no answer in {TIMEOUT_S:.0f} s"
-    if isinstance(error, requests.ConnectionError):
-        return "connection refused or lost"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"what answers there is no chain, or not in order: HTTP status {error.response.status_code}"
-    return type(error).__name__
 
 
 def _error_table() -> dict[bytes, dict[str, Any]]:

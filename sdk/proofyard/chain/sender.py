@@ -1,13 +1,19 @@
-"""Sending transactions from one wallet: one at a time, until mined, through stuck and replaced ones.
+"""Sending transactions from one wallet: one at a time, until mined, through stuck and replaced ones, lost answers and
+restarts.
 
 There is never more than one nonce in flight, the wallet's next one on chain. A transaction that is not mined in time
 is sent again under the same nonce with a higher fee, so at most one of its versions can take effect. Where another
 program uses the same wallet and takes the nonce, the transaction can no longer be mined and is sent under the next one.
+Each version pays a few wei of its own, so no two programs ever make the same transaction: one that an endpoint knows
+is this one, and an answer that got lost is asked for again. What is sent is written down first (`chain.turns`).
 """
 
+import logging
+import secrets
 import threading
 import time
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from eth_typing import HexStr
 from hexbytes import HexBytes
@@ -16,16 +22,30 @@ from web3.exceptions import TransactionNotFound, Web3RPCError
 from web3.types import BlockIdentifier, TxParams, TxReceipt
 from web3.types import Wei as EthWei
 
-from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionLost
+from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, TransactionLost
 from proofyard.chain.rpc import decode_rpc_error, mapped_errors
+from proofyard.chain.troubles import Trouble, error_of, text_of, trouble_of
+from proofyard.chain.turns import Sent, Turn
+from proofyard.chain.urls import shown_all
 from proofyard.chain.wallet import Wallet
+from proofyard.protocol.keccak import keccak
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 GAS_MARGIN = 1.25
 """State can change between the estimate and the block."""
 REPLACEMENT_BUMP = 1.25
-"""Nodes take a replacement that pays at least 10% more."""
+"""Nodes take a replacement that pays at least 10% more, some 12.5%."""
 MIN_TIP = 10**6
 """Wei per gas to the proposer where the chain suggests less."""
+OWN_WEI = 1000
+"""The last digits of a tip are random below this."""
+SLOWEST_POLL_S = 1.0
+UNSURE_S = 3.0
+"""After an answer that was lost the same bytes are sent again, so long after."""
+MAX_VERSIONS = 32
 
 
 class Sender:
@@ -61,95 +81,181 @@ class Sender:
         `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the
         newest block and not in the one that comes, so the estimate is asked for that.
         """
-        with self._lock, mapped_errors(self._rpc_url):
-            call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
-            if to is not None:
-                call["to"] = Web3.to_checksum_address(to)
-            receipt = self._until_mined(what, call, "pending" if in_next_block else None)
+        with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
+            self._finish(turn)
+            at: BlockIdentifier | None = "pending" if in_next_block else None
+            receipt = self._until_mined(turn, Sent(-1, what, to, data, 0), at)
             if receipt["status"] != 1:
-                self._w3.eth.call(call, receipt["blockNumber"])  # raises the reason
+                self._w3.eth.call(self._call(to, data), receipt["blockNumber"])  # raises the reason
                 raise ChainError(f"{what} failed in block {receipt['blockNumber']} and would not now; try it again")
             return receipt
 
-    def _until_mined(self, what: str, call: TxParams, at: BlockIdentifier | None) -> TxReceipt:
-        gas = self._estimate(call, at)
-        give_up = time.monotonic() + self._deadline
-        sent: list[HexBytes] = []
-        nonce, bump = self._next_nonce(), 1.0
-        while time.monotonic() < give_up:
-            transaction = self._priced(call, gas, nonce, bump)
-            try:
-                sent.append(self._submit(transaction))
-            except Web3RPCError as error:
-                if not self._is_about_nonce(error, transaction):
-                    raise
-            receipt = self._await_receipt(sent, nonce, min(self._patience, give_up - time.monotonic()))
-            if receipt is not None:
-                return receipt
-            if self._next_nonce() > nonce:
-                gas = self._estimate(call, at)  # refused here if another program did the same
-                nonce, bump, sent = self._next_nonce(), 1.0, []
-            else:
-                bump *= REPLACEMENT_BUMP
-        raise TransactionLost(what, self._deadline, [hash_.to_0x_hex() for hash_ in sent])
+    def finish(self) -> None:
+        """Follow what this wallet has on its way, from an earlier call or program, to its end."""
+        with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
+            self._finish(turn)
 
-    def _await_receipt(self, sent: list[HexBytes], nonce: int, seconds: float) -> TxReceipt | None:
-        """The receipt of whichever version was mined; None once that cannot or did not happen."""
-        until, taken = time.monotonic() + seconds, False
+    def _finish(self, turn: Turn) -> None:
+        chain_id = int(self._w3.eth.chain_id)
+        left = turn.sent(chain_id)
+        if left is None:
+            return
+        if left.nonce >= self._next_nonce() and self._is_known(left):
+            logger.warning("%s was sent before and is not mined yet; it is waited for first", left.what)
+            self._until_mined(turn, left, None)
+        turn.keep(chain_id, None)
+
+    def _until_mined(self, turn: Turn, sent: Sent, at: BlockIdentifier | None) -> TxReceipt:
+        """The receipt of one of its versions. Under which nonce is decided here, and again when that is taken."""
+        chain_id, give_up = int(self._w3.eth.chain_id), time.monotonic() + self._deadline
+        reached = bool(sent.versions)
+        if not sent.versions:
+            self._begin(sent, at)
+        while time.monotonic() < give_up and len(sent.versions) < MAX_VERSIONS:
+            turn.keep(chain_id, sent)
+            means, seconds = self._submit(sent)
+            reached = reached or means in (None, Trouble.KNOWN)
+            if means in (Trouble.UNDERPAID, Trouble.GAP):
+                time.sleep(self._poll)
+                gone = means == Trouble.GAP and not reached
+            else:
+                wanted = self._patience if seconds is None else seconds
+                receipt, gone = self._await_receipt(sent, wanted, give_up, reached=reached)
+                if receipt is not None:
+                    turn.keep(chain_id, None)
+                    return receipt
+            if gone:
+                self._patiently(lambda: self._begin(sent, at), give_up, sent)  # refused here if done by another
+                reached = False
+            elif seconds is None:
+                self._patiently(lambda: self._sign(sent), give_up, sent)
+        raise self._lost(sent)
+
+    def _begin(self, sent: Sent, at: BlockIdentifier | None) -> None:
+        """Give it the next nonce, and its first version."""
+        sent.gas = self._estimate(self._call(sent.to, sent.data), at)
+        sent.nonce, sent.tip, sent.max_fee, sent.versions = self._next_nonce(), 0, 0, []
+        self._sign(sent)
+
+    def _submit(self, sent: Sent) -> tuple[Trouble | None, float | None]:
+        """Send the newest version. What the endpoint thinks of it, and how long to wait for a receipt before the same
+        bytes are sent again; None where the next version is to pay more. Raises what no repetition helps against."""
+        try:
+            self._w3.eth.send_raw_transaction(HexBytes(sent.versions[-1]))
+        except ChainUnreachable:
+            return None, UNSURE_S
+        except Web3RPCError as error:
+            means = trouble_of(error)
+            if means == Trouble.FUNDS:
+                raise self._too_poor(sent.gas * sent.max_fee) from None
+            if means == Trouble.OTHER_CHAIN:
+                raise ChainError(
+                    f"the chain at {shown_all(self._rpc_url)} takes no transactions of the chain that it says it is: "
+                    f"{text_of(error_of(error))}; check rpc_url"
+                ) from None
+            if means in (Trouble.KNOWN, Trouble.USED, Trouble.TAKEN, Trouble.UNDERPAID, Trouble.GAP):
+                return means, None
+            raise decode_rpc_error(self._rpc_url, error) from None
+        return None, None
+
+    def _await_receipt(
+        self, sent: Sent, seconds: float, give_up: float, *, reached: bool
+    ) -> tuple[TxReceipt | None, bool]:
+        """The receipt of whichever version was mined, after `seconds` none. And whether none can be mined any more:
+        the nonce is taken, and the chain, which answered all the time, has shown none of them for `receipt_lag`.
+        `reached`: the endpoint may have taken one of them."""
+        until, poll = min(give_up, time.monotonic() + seconds), self._poll
+        taken_since: float | None = None
         while True:
-            for transaction in sent:
-                try:
-                    return self._w3.eth.get_transaction_receipt(transaction)
-                except TransactionNotFound:
-                    continue
+            try:
+                for raw in reversed(sent.versions):
+                    receipt = self._receipt(raw)
+                    if receipt is not None:
+                        return receipt, False
+                now = time.monotonic()
+                if taken_since is None and self._next_nonce() > sent.nonce:
+                    if not reached:
+                        return None, True
+                    taken_since, until = now, give_up
+                if taken_since is not None and now - taken_since >= self._receipt_lag and not self._is_known(sent):
+                    return None, True
+            except ChainUnreachable as error:
+                logger.warning("%s is on its way; %s", sent.what, error)
+                taken_since = None
             if time.monotonic() >= until:
-                return None
-            if not taken and self._next_nonce() > nonce:
-                taken, until = True, time.monotonic() + self._receipt_lag
-            time.sleep(self._poll)
+                return None, False
+            time.sleep(poll)
+            poll = min(SLOWEST_POLL_S, poll * 1.2)
+
+    def _patiently(self, ask: Callable[[], T], give_up: float, sent: Sent) -> T:
+        """What the chain says, once it answers."""
+        while True:
+            try:
+                return ask()
+            except ChainUnreachable:
+                if time.monotonic() > give_up:
+                    raise self._lost(sent) from None
+                time.sleep(SLOWEST_POLL_S)
+
+    def _lost(self, sent: Sent) -> TransactionLost:
+        return TransactionLost(sent.what, self._deadline, [_hash(raw).to_0x_hex() for raw in sent.versions])
 
     def _estimate(self, call: TxParams, at: BlockIdentifier | None) -> int:
-        return int(self._w3.eth.estimate_gas(call, at) * GAS_MARGIN)
+        try:
+            return int(self._w3.eth.estimate_gas(call, at) * GAS_MARGIN)
+        except Web3RPCError as error:
+            if trouble_of(error) == Trouble.FUNDS:
+                raise self._too_poor(0) from None
+            raise
 
-    def _priced(self, call: TxParams, gas: int, nonce: int, bump: float) -> TxParams:
+    def _too_poor(self, need: int) -> InsufficientBalance:
+        have = int(self._w3.eth.get_balance(self._wallet.account.address))
+        return InsufficientBalance(self._wallet.address, have, max(need, have + 1), "ETH for gas")
+
+    def _sign(self, sent: Sent) -> None:
+        """Add a version: at today's fees, and so much above the last one that it replaces it."""
         base = int(self._w3.eth.get_block("latest").get("baseFeePerGas", 0))
-        tip = int(max(self._w3.eth.max_priority_fee, MIN_TIP) * bump)
+        tip = int(max(self._w3.eth.max_priority_fee, MIN_TIP)) + secrets.randbelow(OWN_WEI)
+        sent.tip = max(tip, int(sent.tip * REPLACEMENT_BUMP) + 1)
+        sent.max_fee = max(2 * base + sent.tip, int(sent.max_fee * REPLACEMENT_BUMP) + 1)
         transaction: TxParams = {
-            **call,
-            "nonce": nonce,  # type: ignore[typeddict-item]
-            "gas": gas,
-            "maxPriorityFeePerGas": EthWei(tip),
-            "maxFeePerGas": EthWei(int(2 * base * bump) + tip),
+            **self._call(sent.to, sent.data),
+            "nonce": sent.nonce,  # type: ignore[typeddict-item]
+            "gas": sent.gas,
+            "maxPriorityFeePerGas": EthWei(sent.tip),
+            "maxFeePerGas": EthWei(sent.max_fee),
             "chainId": self._w3.eth.chain_id,
             "value": EthWei(0),
         }
-        return transaction
-
-    def _submit(self, transaction: TxParams) -> HexBytes:
         signed = self._wallet.account.sign_transaction(cast(dict[str, Any], transaction))
-        try:
-            return self._w3.eth.send_raw_transaction(signed.raw_transaction)
-        except Web3RPCError as error:
-            if "already" in message_of(error):
-                return HexBytes(signed.hash)
-            raise
+        sent.versions = [*sent.versions, HexBytes(signed.raw_transaction).to_0x_hex()]
 
-    def _is_about_nonce(self, error: Web3RPCError, transaction: TxParams) -> bool:
-        """Whether sending again, under the next nonce or with a higher fee, can help."""
-        message = message_of(error)
-        if "insufficient funds" in message:
-            have = self._w3.eth.get_balance(self._wallet.account.address)
-            need = int(transaction["gas"]) * int(transaction["maxFeePerGas"])
-            raise InsufficientBalance(self._wallet.address, have, need, "ETH for gas")
-        if any(sign in message for sign in ("nonce too low", "underpriced", "replacement")):
-            return True
-        raise decode_rpc_error(self._rpc_url, error)
+    def _call(self, to: str | None, data: str) -> TxParams:
+        call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
+        if to is not None:
+            call["to"] = Web3.to_checksum_address(to)
+        return call
+
+    def _receipt(self, raw: str) -> TxReceipt | None:
+        try:
+            found = self._w3.eth.get_transaction_receipt(_hash(raw))
+        except TransactionNotFound:
+            return None
+        return found if found.get("blockNumber") is not None else None  # some show one before it is mined
+
+    def _is_known(self, sent: Sent) -> bool:
+        """Whether the endpoint has any version."""
+        for raw in sent.versions:
+            try:
+                self._w3.eth.get_transaction(_hash(raw))
+                return True
+            except TransactionNotFound:
+                continue
+        return False
 
     def _next_nonce(self) -> int:
         return int(self._w3.eth.get_transaction_count(self._wallet.account.address, "latest"))
 
 
-def message_of(error: Web3RPCError) -> str:
-    """What the endpoint says, in lower case."""
-    details: Any = (error.rpc_response or {}).get("error", {})
-    return str(details.get("message", error) if isinstance(details, dict) else error).lower()
+def _hash(raw: str) -> HexBytes:
+    return HexBytes(keccak(bytes(HexBytes(raw))))

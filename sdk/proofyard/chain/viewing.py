@@ -1,9 +1,10 @@
 """A client's own history of its Registry, read as far as it is needed."""
 
 import threading
+import time
 
 from proofyard.chain.court_reader import CourtReader
-from proofyard.chain.errors import ChainError
+from proofyard.chain.errors import ChainBehind, ChainError
 from proofyard.chain.following import Cursor
 from proofyard.chain.history import BlockFacts, History
 from proofyard.chain.records import VerifierRecord
@@ -12,15 +13,17 @@ from proofyard.protocol.types import Address, BatchId, Digest
 from proofyard.protocol.view import BatchView
 
 REORGANISED_TRIES = 5
+CATCH_UP_S, CATCH_UP_POLL_S = 20.0, 0.5
+"""So long an endpoint that is behind what was read of it may take to catch up."""
 
 
 class HistoryReader(CourtReader):
     """Reads the present of a Registry, and its past from events. The first call that needs the past reads all events
     from `first_block` on and keeps what they say in memory; later ones read only what is new."""
 
-    def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0) -> None:
-        super().__init__(rpc_url, registry, first_block=first_block)
-        self._cursor = Cursor(first_block)
+    def __init__(self, rpc_url: str, registry: Address, *, first_block: int = 0, chain_id: int | None = None) -> None:
+        super().__init__(rpc_url, registry, first_block=first_block, chain_id=chain_id)
+        self._cursor = Cursor()
         self._history: History | None = None
         self._reading = threading.Lock()
 
@@ -54,9 +57,16 @@ class HistoryReader(CourtReader):
 
     def _read_on(self) -> History:
         if self._history is None:
-            self._history = History(self.domain, self.params())
+            self._history, self._cursor = History(self.domain, self.params()), Cursor(self.first_block)
+        give_up = time.monotonic() + CATCH_UP_S
         while True:
-            events, after = self.events.read(self._cursor)
+            try:
+                events, after = self.events.read(self._cursor)
+            except ChainBehind:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(CATCH_UP_POLL_S)
+                continue
             if after == self._cursor:
                 return self._history
             self._history.apply(events, after.next_block - 1)

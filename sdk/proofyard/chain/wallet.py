@@ -20,6 +20,7 @@ from eth_account.signers.local import LocalAccount
 from eth_utils.address import to_checksum_address
 
 from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
+from proofyard.chain.turns import Turns
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.settlement import consent_digest, possession_digest
@@ -35,8 +36,9 @@ SCRYPT_ROUNDS = 1 << 17
 class Wallet:
     """An unlocked key. Its `repr` shows the address only; the key is never logged."""
 
-    def __init__(self, account: LocalAccount) -> None:
+    def __init__(self, account: LocalAccount, keystore: Path | None = None) -> None:
         self.account = account
+        self.turns = Turns(keystore)
         self.address = Address(account.address)
         self._key = PrivateKey(bytes(account.key))
 
@@ -58,7 +60,7 @@ class Wallet:
         keystore = _read_keystore(path)
         secret = password if password is not None else _read_password(path, password_file)
         try:
-            return cls(Account.from_key(Account.decrypt(keystore, secret)))
+            return cls(Account.from_key(Account.decrypt(keystore, secret)), path)
         except ValueError as error:
             if "MAC mismatch" in str(error):
                 raise WrongPassword(path) from None

@@ -126,7 +126,9 @@ class Follower:
     async def _stored(self) -> ChainCursor:
         reader = self._context.database.reader
         row = await self._context.database.ask(lambda session: session.get(Cursor, reader))
-        return decode(row.state, ChainCursor) if row else ChainCursor(self._context.settings.from_block)
+        if row:
+            return decode(row.state, ChainCursor)
+        return ChainCursor(await self._context.on_chain(lambda: self._context.chain.first_block))
 
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
         if isinstance(event, Rollback):

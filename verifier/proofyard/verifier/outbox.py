@@ -29,7 +29,8 @@ from web3.types import TxParams, TxReceipt
 from proofyard.chain import ChainClient, Wallet
 from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionLost
 from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
-from proofyard.chain.sender import GAS_MARGIN, MIN_TIP, REPLACEMENT_BUMP, message_of
+from proofyard.chain.sender import GAS_MARGIN, MIN_TIP, REPLACEMENT_BUMP
+from proofyard.chain.troubles import Trouble, error_of, text_of, trouble_of
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.keccak import keccak
 from proofyard.protocol.types import ExitCode, ProofyardError
@@ -571,21 +572,21 @@ class Outbox:
     def _submit(self, row: Transaction) -> None:
         """Give the newest version to the endpoint. What it does not take is looked at again."""
         flight = self._flights[row.nonce]
-        flight.underpaid, message = False, ""
+        flight.underpaid, means, message = False, None, ""
         try:
             self._w3.eth.send_raw_transaction(HexBytes(_versions(row)[-1]))
         except Web3RPCError as error:
-            message = message_of(error)
+            means, message = trouble_of(error), text_of(error_of(error))
         flight.sent_at = time.monotonic()
-        if not message or "already" in message or "nonce too low" in message:
+        if not message or means in (Trouble.KNOWN, Trouble.USED):
             return
-        if "insufficient funds" in message:
+        if means == Trouble.FUNDS:
             have = self._w3.eth.get_balance(self._wallet.account.address)
             lacking = InsufficientBalance(self._wallet.address, have, row.gas * row.max_fee, "ETH for gas")
             logger.warning("%s (%s) waits: %s", row.what, row.subject, lacking)
             self._tell(row.subject, lacking)
             return
-        flight.underpaid = any(sign in message for sign in ("underpriced", "replacement", "base fee", "basefee"))
+        flight.underpaid = means in (Trouble.UNDERPAID, Trouble.TAKEN)
         flight.refusals += not flight.underpaid
         row.reason = message
         logger.warning("%s (%s) is not taken by the chain's endpoint: %s", row.what, row.subject, message)

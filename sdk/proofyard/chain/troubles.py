@@ -1,0 +1,125 @@
+"""What an endpoint means when it refuses: every client and provider has words and codes of its own for it.
+
+Codes alone do not tell: -32000 is everything at Geth, -32005 is "too many requests" by EIP-1474 and "gas limit exceeds
+block gas limit" at Besu, -32010 is any refusal at Parity. So texts come first, in the order below, then codes that have
+one meaning. The tests go through the messages of each client (tests/compatibility/rpc_messages.toml).
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from web3.exceptions import Web3RPCError
+
+
+class Trouble(StrEnum):
+    """Why an endpoint refuses, as far as it matters for what to do next."""
+
+    KNOWN = "it has this transaction already"
+    USED = "the nonce is used"
+    TAKEN = "another transaction waits under this nonce"
+    GAP = "a nonce before this one is missing"
+    UNDERPAID = "it pays too little"
+    FUNDS = "the account cannot pay for it"
+    GAS = "it asks for more gas than a block has, or for too little"
+    OTHER_CHAIN = "it is signed for another chain"
+    BUSY = "too many requests"
+    RANGE = "too many blocks or logs at once"
+    NOT_YET = "the endpoint is not so far yet"
+    PRUNED = "the endpoint has forgotten it"
+
+
+_TEXTS: tuple[tuple[Trouble, str], ...] = (
+    (
+        Trouble.KNOWN,
+        r"already known|alreadyknown|(?<!un)known transaction|already imported|existing tx with same hash"
+        r"|already exists|already in (?:the )?(?:mem)?pool",
+    ),
+    (
+        Trouble.TAKEN,
+        r"replacement|could not replace existing tx|another transaction with same nonce|ownnoncealreadyused"
+        r"|replace pending|inflight transaction limit",
+    ),
+    (
+        Trouble.GAP,
+        r"nonce (?:is )?too high|noncegap|noncetoofarinfuture|too distant from current|gapped.nonce",
+    ),
+    (
+        Trouble.USED,
+        r"nonce too low|oldnonce|nonce is too low|incorrect nonce|nonce has already been used"
+        r"|lower than the current nonce",
+    ),
+    (
+        Trouble.FUNDS,
+        r"insufficient ?funds|insufficient balance|doesn't have enough funds|not have enough funds"
+        r"|upfront cost exceeds|exceeds account balance|gas required exceeds allowance",
+    ),
+    (
+        Trouble.UNDERPAID,
+        r"underpriced|fee ?too ?low|feetoolowtocompete|gas price (?:is )?(?:too low|below)|fee is too low"
+        r"|gas price .*is too low|base ?fee|sub-pool is full|pool is full|txpool.*full"
+        r"|too many transactions in the queue|cap less than|tip too low",
+    ),
+    (
+        Trouble.GAS,
+        r"exceeds block gas limit|gas ?limit ?exceeded|intrinsic ?gas|exceeds current gas limit"
+        r"|gas is beyond limit|gas limit too high|gas uint64 overflow|transaction gas is too low",
+    ),
+    (Trouble.OTHER_CHAIN, r"chain ?id|invalidtxchainid|replay.protected"),
+    (
+        Trouble.BUSY,
+        r"rate.?limit|too many requests|request limit|compute units per second|exceeded its .*capacity"
+        r"|requests per second|daily request|call rate",
+    ),
+    (
+        Trouble.NOT_YET,
+        r"beyond (?:current )?head|unknown block|header not found|block not found|sync is still in progress"
+        r"|is not available yet|after last accepted block|blockoutofrange"
+        r"|still syncing|node is not synced|world state not available",
+    ),
+    (
+        Trouble.RANGE,
+        r"block.?range|more than \d+ (?:results|logs)|response size|range .*(?:limit|large|exceed|wide|max)"
+        r"|query timeout|too many (?:logs|results|blocks)|limited to|max(?:imum)? .*range|exceeds max results",
+    ),
+    (Trouble.PRUNED, r"pruned|missing trie node|archive|history .*not available|historical state"),
+)
+_PATTERNS = tuple((trouble, re.compile(pattern)) for trouble, pattern in _TEXTS)
+_CODES = {
+    429: Trouble.BUSY,
+    -32005: Trouble.BUSY,
+    -32001: Trouble.NOT_YET,
+    -32006: Trouble.GAP,
+    -32009: Trouble.UNDERPAID,
+    4444: Trouble.PRUNED,
+}
+MAX_TEXT = 2000
+"""Characters of a message that are looked at."""
+
+
+def trouble(error: Mapping[str, Any]) -> Trouble | None:
+    """What the `error` of a JSON-RPC answer means; None for anything else, such as a contract that refuses."""
+    text = text_of(error)
+    found = next((meaning for meaning, pattern in _PATTERNS if pattern.search(text)), None)
+    code = error.get("code")
+    return found or (_CODES.get(code) if isinstance(code, int) else None)
+
+
+def text_of(error: Mapping[str, Any]) -> str:
+    """What it says, in lower case: some put the reason into `data`."""
+    data = error.get("data")
+    said = data if isinstance(data, str) and not data.startswith("0x") else ""
+    if isinstance(data, Mapping):
+        said = " ".join(str(value) for value in data.values() if isinstance(value, str))
+    return f"{error.get('message', '')} {said}".strip()[:MAX_TEXT].lower()
+
+
+def error_of(error: Web3RPCError) -> Mapping[str, Any]:
+    """The `error` of the answer that web3 raised."""
+    details: Any = (error.rpc_response or {}).get("error")
+    return details if isinstance(details, Mapping) else {"message": str(details or error)}
+
+
+def trouble_of(error: Web3RPCError) -> Trouble | None:
+    return trouble(error_of(error))

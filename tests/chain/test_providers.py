@@ -1,0 +1,399 @@
+"""Endpoints that behave as public providers do."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rpc_stand_in import (
+    Answer,
+    Forward,
+    Rule,
+    error,
+    log_range,
+    lost_answer,
+    null,
+    per_second,
+    standing_in,
+    status,
+    times,
+)
+from world import CREDIT
+
+from proofyard.chain import ChainClient, ChainUnreachable, Cursor, Wallet
+from proofyard.chain.endpoints import Budget
+from proofyard.chain.errors import BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
+from proofyard.chain.events import StakeChanged
+from proofyard.chain.following import MAX_RANGE, WORKED_TO_GROW, RangeSize
+from proofyard.chain.sender import Sender
+from proofyard.chain.urls import shown_all
+from proofyard.protocol.types import Wei
+
+SECRETS = ("user", "secret", "KEY", "abc")
+ADDRESS = "http://user:secret@{}/v2/KEY?token=abc"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        times(3, status(429)),
+        times(2, status(429, Retry_After="1")),
+        times(3, status(502)),
+        times(2, status(503)),
+        times(2, null, "eth_chainId", "eth_getCode", "eth_call"),
+        times(2, error(-32005, "limit exceeded")),
+        times(2, error(429, "Your app has exceeded its compute units per second capacity.", 429)),
+        times(2, error(-32000, "header not found"), "eth_call"),
+    ],
+    ids=["429", "retry-after", "502", "503", "null", "limit", "alchemy", "behind"],
+)
+def test_what_passes_is_waited_for(network, rule: Rule) -> None:
+    with standing_in(network.anvil.rpc_url, rule) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        assert chain.active_nodes() == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (status(401), "HTTP status 401"),
+        (status(404), "HTTP status 404"),
+        (status(200, b"<html>"), "does not speak JSON-RPC"),
+        (status(200, b"[]"), "does not speak JSON-RPC"),
+        (status(200, b'{"jsonrpc":"2.0","id":1}'), "does not speak JSON-RPC"),
+        (lambda data, forward: {"result": "not a number"}, "does not say which chain it is"),
+    ],
+)
+def test_what_does_not_pass_is_said_at_once_with_status_and_host_and_no_key(network, rule: Rule, says: str) -> None:
+    with standing_in(network.anvil.rpc_url, rule) as provider:
+        url = ADDRESS.format(f"127.0.0.1:{provider.port}")
+        with pytest.raises(ChainUnreachable, match=says) as caught:
+            ChainClient(url, network.deployment.registry)
+        assert f"http://127.0.0.1:{provider.port} (" in str(caught.value)
+        assert not any(secret in str(caught.value) for secret in SECRETS)
+        assert provider.paths[0] == "/v2/KEY?token=abc"
+        assert provider.authorizations[0] == "Basic dXNlcjpzZWNyZXQ="
+
+
+def test_no_error_shows_more_of_an_address_than_its_host(network) -> None:
+    with standing_in(network.anvil.rpc_url) as provider:
+        url = ADDRESS.format(f"127.0.0.1:{provider.port}")
+        chain = ChainClient(url, network.deployment.registry, Wallet.generate())
+        said: list[str] = []
+        for work in (
+            lambda: ChainClient(url, "0x" + "11" * 20),  # type: ignore[arg-type]
+            lambda: ChainClient(url.replace("http", "ftp"), network.deployment.registry),
+            lambda: ChainClient("http://user:secret@host:99999/KEY?abc", network.deployment.registry),
+            lambda: ChainClient("KEY", network.deployment.registry),
+            lambda: ChainClient(url, network.deployment.registry, first_block=10**9),
+            chain.block_number,
+            chain.attend,
+        ):
+            provider.rules[:] = [error(-32601, "method not found")] if len(said) > 4 else []
+            with pytest.raises(ChainError) as caught:
+                work()
+            said.append(str(caught.value))
+        assert not [text for text in said if any(secret in text for secret in SECRETS)]
+    with pytest.raises(ChainUnreachable) as gone:
+        ChainClient(f"{url},{url}2", network.deployment.registry)
+    assert not any(secret in str(gone.value) for secret in SECRETS)
+
+
+def test_an_address_may_be_several_and_none_may_be_nonsense() -> None:
+    assert shown_all("http://a:1/KEY, https://u:p@b/x,http://c") == "http://a:1, https://b, http://c"
+    assert shown_all("https://[2001:db8::1]:8545/KEY") == "https://[2001:db8::1]:8545"
+    for wrong in ("", " , ", "http://", "ws://a", "http://a:0", "http://a http://", "http://a b", "a:8545"):
+        with pytest.raises(BadRpcUrl):
+            ChainClient(wrong, "0x" + "11" * 20)  # type: ignore[arg-type]
+
+
+def test_the_next_endpoint_is_asked_while_the_first_is_not_in_order(network) -> None:
+    anvil = network.anvil.rpc_url
+    for rule in (status(401), status(502), status(429), null, status(200, b"<html>")):
+        with standing_in(anvil, rule) as first, standing_in(anvil) as second:
+            chain = ChainClient(f"{first.url},{second.url}", network.deployment.registry)
+            start = time.monotonic()
+            assert chain.block_number() > 0
+            assert time.monotonic() - start < 5
+            assert sum(first.asked.values()) < sum(second.asked.values())
+    gone = "http://127.0.0.1:9"
+    assert ChainClient(f"{gone}, {anvil}", network.deployment.registry).block_number() > 0
+    with pytest.raises(ChainUnreachable, match=r"http://127.0.0.1:9: connection refused.*http://127.0.0.1:10: "):
+        ChainClient(f"{gone},http://127.0.0.1:10", network.deployment.registry)
+
+
+def test_an_endpoint_of_another_chain_is_refused(network) -> None:
+    def other(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+        return {"result": "0x5"} if data["method"] == "eth_chainId" else None
+
+    with standing_in(network.anvil.rpc_url, other) as provider:
+        urls = (f"{network.anvil.rpc_url},{provider.url}", f"{provider.url},{network.anvil.rpc_url}")
+        for url in urls:
+            with pytest.raises(WrongChain, match="is chain"):
+                ChainClient(url, network.deployment.registry)
+        with pytest.raises(WrongChain, match="is chain 5, and chain 31337 is meant"):
+            ChainClient(provider.url, network.deployment.registry, chain_id=31337)
+        ChainClient(provider.url, network.deployment.registry, chain_id=5)
+        # One that says so only later, when its turn comes, is passed over.
+        chain = ChainClient(network.anvil.rpc_url, network.deployment.registry, chain_id=31337)
+        assert chain.chain_id == 31337
+
+
+def test_a_budget_is_found_by_being_refused_and_grows_again() -> None:
+    budget, now = Budget(), 100.0
+    assert [budget.wait(now) for _ in range(40)] == [0.0] * 40
+    budget.refused(now)
+    budget.refused(now + 0.5)
+    assert budget.rate == 20, "refusals of requests that were under way together count once"
+    first, second = budget.wait(now + 1), budget.wait(now + 1)
+    assert second - first == pytest.approx(0.05)
+    for step in range(40):
+        budget.wait(now + 10 * (step + 1))
+    assert budget.rate is None
+
+
+def test_ten_requests_a_second_are_enough_for_everything(network) -> None:
+    with standing_in(network.anvil.rpc_url, per_second(10)) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        for _ in range(4):
+            assert chain.active_verifiers() == []
+            assert chain.history().read_to > 0
+        assert chain.token_supply() > 0
+
+
+def test_what_never_changes_is_asked_once(network) -> None:
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry, network.deployer.wallet)
+        target = network.key().address
+        for _ in range(3):
+            chain.transfer(target, Wei(1))
+            chain.params()
+        assert provider.asked["eth_chainId"] == 1
+        assert provider.asked["eth_getCode"] == 1
+
+
+# Logs
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        error(-32000, "exceed maximum block range: 500"),
+        error(-32005, "query returned more than 10000 results. Try with this block range [0x1, 0x2]."),
+        error(-32600, "You can make eth_getLogs requests with up to a 500 block range.", 400),
+        error(-32602, "something that nobody has heard of"),
+        status(413),
+        status(504),
+    ],
+    ids=["range", "results", "status 400", "unknown words", "413", "504"],
+)
+def test_fewer_blocks_are_asked_for_where_an_endpoint_refuses_many(network, complaint: Rule) -> None:
+    network.owner(5).add_stake(Wei(CREDIT))
+    network.anvil.mine(60)
+    network.owner(5).add_stake(Wei(2 * CREDIT))
+    with standing_in(network.anvil.rpc_url, log_range(20, complaint)) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        events, cursor = chain.events.read(Cursor(network.deployment.block))
+        assert [e.stake for e in events if isinstance(e, StakeChanged)] == [CREDIT, 2 * CREDIT]
+        assert cursor.next_block == chain.block_number() + 1
+        assert provider.asked["eth_getLogs"] < 16
+
+
+def test_an_endpoint_that_refuses_one_block_of_logs_is_given_up(network) -> None:
+    refusing = times(100, error(-32000, "pruned history unavailable"), "eth_getLogs")
+    with standing_in(network.anvil.rpc_url, refusing) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        with pytest.raises(ChainError, match="pruned"):
+            chain.events.read(Cursor(0))
+        assert provider.asked["eth_getLogs"] == 1
+        provider.rules[:] = [times(100, error(-32000, "no"), "eth_getLogs")]
+        with pytest.raises(ChainError, match="refuses the request: no"):
+            chain.events.read(Cursor(0))
+        assert provider.asked["eth_getLogs"] < 20
+
+
+def test_ranges_recover() -> None:
+    size = RangeSize()
+    size.refused(MAX_RANGE)
+    size.refused(MAX_RANGE // 2)
+    assert size.blocks == MAX_RANGE // 4
+    for _ in range(2 * WORKED_TO_GROW):
+        size.worked()
+    assert size.blocks == MAX_RANGE
+    for _ in range(20):
+        size.refused(size.blocks)
+    assert size.blocks == 1
+
+
+def test_an_endpoint_that_is_behind_is_no_reorganisation(network) -> None:
+    """One of many behind an address shows an older head, or does not know the newest block."""
+    owner = network.owner(10)
+    owner.add_stake(Wei(CREDIT))
+    late = [0]
+
+    def lagging(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+        if not late[0] or data["method"] not in ("eth_getBlockByNumber", "eth_blockNumber"):
+            return None
+        head = int(forward({**data, "method": "eth_blockNumber", "params": []})["result"], 16) - late[0]
+        if data["method"] == "eth_blockNumber":
+            return {"result": hex(head)}
+        wanted = data["params"][0]
+        if wanted == "latest":
+            return {"result": forward({**data, "params": [hex(head), False]})["result"]}
+        return {"result": None} if int(wanted, 16) > head else None
+
+    with standing_in(network.anvil.rpc_url, lagging) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        events, cursor = chain.events.read(Cursor(network.deployment.block))
+        assert events
+        owner.add_stake(Wei(CREDIT))
+        late[0] = 3
+        with pytest.raises(ChainBehind, match="newest block"):
+            chain.events.read(cursor)
+        late[0] = 0
+        more, _ = chain.events.read(cursor)
+        assert [e.stake for e in more if isinstance(e, StakeChanged)] == [2 * CREDIT]
+
+
+def test_logs_of_a_block_that_an_endpoint_does_not_have_are_not_taken_for_none(network) -> None:
+    owner = network.owner(10)
+    chain = network.client(None)
+    _, cursor = chain.events.read(Cursor(network.deployment.block))
+    owner.approve(Wei(CREDIT))
+    _, cursor = chain.events.read(cursor)
+    owner.add_stake(Wei(CREDIT))
+
+    def without_logs(data: dict[str, Any], forward: Forward) -> Answer | dict[str, Any] | None:
+        if data["method"] != "eth_getLogs":
+            return None
+        by_hash = "blockHash" in data["params"][0]
+        return error(-32000, "unknown block")(data, forward) if by_hash else {"result": []}
+
+    with standing_in(network.anvil.rpc_url, times(2, without_logs, "eth_getLogs")) as provider:
+        reader = ChainClient(provider.url, network.deployment.registry)
+        events, _ = reader.events.read(cursor)
+    assert [e.stake for e in events if isinstance(e, StakeChanged)] == [CREDIT]
+
+
+# Sending
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        times(1, lost_answer, "eth_sendRawTransaction"),
+        times(3, lost_answer, "eth_sendRawTransaction"),
+        times(3, status(429), "eth_getTransactionReceipt"),
+        times(3, status(502), "eth_sendRawTransaction"),
+        times(2, null, "eth_getTransactionReceipt"),
+        times(1, error(-32010, "Transaction with the same hash was already imported."), "eth_sendRawTransaction"),
+        times(2, status(401), "eth_getTransactionReceipt"),
+        times(9, status(403), "eth_getTransactionReceipt"),
+        times(1, error(-32010, "OldNonce, Current nonce: 5, nonce of rejected tx: 3"), "eth_sendRawTransaction"),
+        times(3, error(-32010, "FeeTooLowToCompete"), "eth_sendRawTransaction"),
+        times(1, error(-32006, "Nonce too high"), "eth_sendRawTransaction"),
+    ],
+    ids=[
+        "502 after",
+        "502 after, again",
+        "429",
+        "502 before",
+        "null",
+        "known",
+        "401",
+        "403 for long",
+        "old nonce",
+        "fee",
+        "gap",
+    ],
+)
+def test_a_transaction_that_was_sent_is_followed_and_has_its_effect_once(network, rule: Rule) -> None:
+    target = network.key().address
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry, network.deployer.wallet, patience=2)
+        chain.require_balance(Wei(CREDIT))
+        provider.rules.append(rule)
+        chain.transfer(target, Wei(CREDIT))
+        assert chain.token_balance(target) == CREDIT
+        chain.transfer(target, Wei(CREDIT))
+    assert network.deployer.token_balance(target) == 2 * CREDIT
+
+
+def test_a_nonce_that_somebody_elses_transaction_waits_under_is_left_to_it(network) -> None:
+    """What never got into the pool is not waited for once the nonce is taken."""
+    target, wallet = network.key().address, network.deployer.wallet
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry, wallet)
+        data = chain._token.encode_abi("transfer", [target, CREDIT])
+        sender = Sender(chain._w3, provider.url, wallet, patience=60, receipt_lag=60)
+
+        def taken(request: dict[str, Any], forward: Forward) -> Answer:
+            network.deployer.transfer(target, Wei(1))
+            return error(-32000, "replacement transaction underpriced")(request, forward)
+
+        other = Wallet(wallet.account)  # of another machine, which asks nobody
+        network.deployer._sender._wallet = other  # type: ignore[union-attr]
+        provider.rules.append(times(1, taken, "eth_sendRawTransaction"))
+        start = time.monotonic()
+        sender.send("the transfer", chain.token, data)
+        assert time.monotonic() - start < 20
+    assert network.deployer.token_balance(target) == CREDIT + 1
+
+
+def test_five_programs_with_one_wallet_send_the_same_and_all_of_it_arrives(network, tmp_path: Path) -> None:
+    for keystore in (None, tmp_path / "alice.json"):
+        target, account = network.key().address, network.deployer.wallet.account
+        programs = [
+            ChainClient(network.anvil.rpc_url, network.deployment.registry, Wallet(account, keystore), patience=2)
+            for _ in range(5)
+        ]
+        failed: list[Exception] = []
+
+        def run(chain: ChainClient, to: Any = target, failed: list[Exception] = failed) -> None:
+            try:
+                chain.transfer(to, Wei(CREDIT))
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=run, args=(chain,)) for chain in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert not failed
+        assert network.deployer.token_balance(target) == 5 * CREDIT
+
+
+def test_what_a_program_left_on_its_way_is_followed_by_the_next_one_first(network, tmp_path: Path) -> None:
+    anvil, keystore = network.anvil, tmp_path / "alice.json"
+    account, target = network.deployer.wallet.account, network.key().address
+    registry = network.deployment.registry
+    anvil._request("evm_setAutomine", [False])
+    try:
+        first = ChainClient(anvil.rpc_url, registry, Wallet(account, keystore))
+        impatient = Sender(first._w3, anvil.rpc_url, Wallet(account, keystore), patience=60, deadline=0.5)
+        with pytest.raises(ChainError, match="may still be"):
+            impatient.send("the transfer", first.token, first._token.encode_abi("transfer", [target, CREDIT]))
+    finally:
+        anvil._request("evm_setAutomine", [True])
+    assert json.loads((tmp_path / "alice.json.sending").read_bytes())["sent"]
+    second = ChainClient(anvil.rpc_url, registry, Wallet(account, keystore), patience=1)
+    second.transfer(target, Wei(1))
+    assert second.token_balance(target) == CREDIT + 1
+    assert not json.loads((tmp_path / "alice.json.sending").read_bytes())["sent"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"sent": {"31337": 3}}'])
+def test_notes_that_were_cut_off_are_no_obstacle(network, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "alice.json.sending").write_bytes(content)
+    wallet = Wallet(network.deployer.wallet.account, tmp_path / "alice.json")
+    target = network.key().address
+    network.client(wallet).transfer(target, Wei(3))
+    assert network.deployer.token_balance(target) == 3
+
+
+def test_no_registry_is_still_told_from_no_chain(network) -> None:
+    with standing_in(network.anvil.rpc_url) as provider, pytest.raises(NoRegistry):
+        ChainClient(provider.url, "0x" + "22" * 20)  # type: ignore[arg-type]
