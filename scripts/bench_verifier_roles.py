@@ -132,7 +132,9 @@ async def node(settings: NodeSettings, wallet: Wallet, chain: ChainClient) -> As
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     journal = Journal(settings.data_dir / "node.db")
     executor = cast(Any, bench_verifier_work.Idle())
-    async with Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint:
+    async with Endpoint(
+        wallet, network=chain.domain, host=settings.host or "127.0.0.1", port=settings.port
+    ) as endpoint:
 
         def announce() -> Announce:
             return Announce(settings.workloads, 1 << 30, endpoint.port, "bench", settings.tasks_held, AUDITS_HELD)

@@ -100,6 +100,7 @@ class VethPair:
         self._mtu = mtu
         self._names = {side: f"pv{os.getpid()}{side}" for side in "ab"}
         self.addresses = {"a": "10.78.0.1", "b": "10.78.0.2"}
+        self.addresses6 = {"a": "fd78::1", "b": "fd78::2"}
 
     def command(self, side: str) -> list[str]:
         return ["ip", "netns", "exec", self._names[side]]
@@ -112,6 +113,7 @@ class VethPair:
         for side in self._names:
             for command in (
                 f"ip addr add {self.addresses[side]}/30 dev veth0",
+                f"ip addr add {self.addresses6[side]}/64 dev veth0 nodad",
                 f"ip link set veth0 mtu {self._mtu} up",
                 "ip link set lo up",
             ):

@@ -159,7 +159,7 @@ async def hub(options: argparse.Namespace) -> None:
     async def pong(connection: Connection, message: Ping, body: Body) -> Ping:
         return message
 
-    async with Endpoint(Identity(), network=NETWORK) as endpoint:
+    async with Endpoint(Identity(), network=NETWORK, strangers=4096) as endpoint:
         endpoint.on(Ping, pong)
         before = rss()
         say(port=endpoint.port)

@@ -425,6 +425,7 @@ class Link:
         self.points = 0.0
         """What is held against the peer."""
         self.vouched = False
+        self.silent_s = 0.0
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
         for cid in cids:

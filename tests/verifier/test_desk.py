@@ -43,6 +43,7 @@ from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
 from proofyard.verifier.engine import world
+from proofyard.verifier.engine.events import Published
 from proofyard.verifier.engine.rows import (
     Batch,
     BatchState,
@@ -440,6 +441,32 @@ async def test_who_submits_what_is_not_its_own_is_banned_without_a_signature_bei
             await ask()
         assert link.points >= 50, what
     assert not looked
+
+
+@pytest.mark.parametrize(
+    ("session", "silent_s", "closed", "proceeds"),
+    [("b", 0.0, False, False), ("a", 0.0, False, True), ("b", 20.0, False, True), ("b", 0.0, True, True)],
+    ids=["runs already", "was restarted on its files", "fell silent", "is gone"],
+)
+async def test_a_wallet_has_one_session_and_the_second_is_told_where_the_first_runs(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, session: str, silent_s: float, closed: bool, proceeds: bool
+) -> None:
+    await counter.begin()
+    first, second = counter.connection(counter.node), counter.connection(counter.node)
+    first.silent_s = silent_s
+    record = object()
+    monkeypatch.setattr("proofyard.verifier.desk.active_node", lambda chain, peer: record)
+    monkeypatch.setattr("proofyard.verifier.desk.joined", lambda record, message: Published(counter.manifest))
+    announce = Announce(("lora",), 0, 0, "", session="a")
+    assert (await counter.desk.announce(first, announce, cast(Any, None))).proceed
+    assert first.vouched
+    if closed:
+        first.closed.set()
+    again = msgspec.structs.replace(announce, session=session)
+    answer = await counter.desk.announce(second, again, cast(Any, None))
+    assert answer.proceed == proceeds
+    assert proceeds or "runs already, at 127.0.0.1:1" in answer.reason
+    assert counter.context.members[counter.node.address].connection is (second if proceeds else first)
 
 
 async def test_who_signs_for_others_is_banned_at_once(counter: Counter) -> None:

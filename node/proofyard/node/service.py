@@ -34,9 +34,12 @@ from proofyard.node.retention import Retention
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.messages import Announce
-from proofyard.protocol.types import Address, Wei
+from proofyard.protocol.settlement import OperatorId
+from proofyard.protocol.types import Address, ProofyardError, Wei
 from proofyard.runtime import run_service, run_together, write_ready
+from proofyard.runtime.folder import session_of
 from proofyard.transport import Endpoint
+from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Resources, load_workload
 
@@ -69,24 +72,29 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         memory_bytes=settings.memory_limit_bytes or None,
         micro_batch=settings.micro_batch or None,
     )
+    known = settings.endpoint or await asyncio.to_thread(_registered, chain, wallet.address)
+    host, port = listening_host(settings.host, known), listening_port(settings.port, known)
     journal = Journal(settings.data_dir / "node.db")
     async with (
         Executor(settings.data_dir / "executor", resources=resources, adversary=executor_adversary) as executor,
-        Endpoint(wallet, network=chain.domain, host=settings.host, port=settings.port) as endpoint,
+        Endpoint(wallet, network=chain.domain, host=host, port=port) as endpoint,
     ):
         if withheld := sorted(set(settings.workloads) - set(offered(settings.workloads, executor.backend))):
             logger.warning(
                 "this machine does not reproduce the golden vectors; it does not offer %s", ", ".join(withheld)
             )
 
+        session = session_of(settings.data_dir)
+
         def announce() -> Announce:
             return Announce(
                 workloads=offered(settings.workloads, executor.backend),
                 memory_bytes=settings.memory_limit_bytes or psutil.virtual_memory().total,
-                port=endpoint.port,
+                port=split_endpoint(known)[1] if is_dialled_from_elsewhere(known) else endpoint.port,
                 software=f"proofyard {version('proofyard')}",
                 tasks=settings.tasks_held,
                 audits=AUDITS_HELD,
+                session=session,
             )
 
         news = News()
@@ -134,10 +142,13 @@ async def _in_court(
 ) -> None:
     """Juries, self-defence and pay, once the node is registered."""
     operator = await asyncio.to_thread(chain.operator_of, wallet.address)
+    if operator is None:
+        logger.warning("%s is not registered yet: `proofyard node register`", wallet.address)
     while operator is None:
         await asyncio.sleep(UNREGISTERED_S)
         operator = await asyncio.to_thread(chain.operator_of, wallet.address)
     owner = (await asyncio.to_thread(chain.operator_state, operator)).owner
+    await asyncio.to_thread(_advertise, settings, chain, operator)
     duties = Duties()
     purse = Purse(chain, owner, Wei(settings.bond_budget * CREDIT))
     earlier = partial(involved, chain, journal)
@@ -159,6 +170,21 @@ async def _in_court(
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
     await run_together(watch.run(), *bench)
+
+
+def _registered(chain: ChainClient, wallet: Address) -> str:
+    """Where the Registry says that this node is; "" for nowhere."""
+    operator = chain.operator_of(wallet)
+    return "" if operator is None else chain.operator(operator).endpoint
+
+
+def _advertise(settings: NodeSettings, chain: ChainClient, operator: OperatorId) -> None:
+    """Have the Registry say where this node can be reached, if its settings do."""
+    if settings.endpoint and chain.operator(operator).endpoint != settings.endpoint:
+        try:
+            chain.set_endpoint(operator, settings.endpoint)
+        except ProofyardError as error:
+            logger.warning("the Registry does not say yet that this node is at %s: %s", settings.endpoint, error)
 
 
 def offered(workloads: Iterable[str], backend: str) -> tuple[str, ...]:

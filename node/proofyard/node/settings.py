@@ -15,7 +15,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     place. `registry`: address of the Registry contract, whose events are read from
     `from_block` on.
     `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
-    `host`, `port`: UDP address to listen on, port 0 takes a free one. `data_dir`: blocks, states and the database.
+    `host`, `port`: UDP address to listen on, which says nothing about whom it can dial. `endpoint`: where others reach
+    it, if they do, written into the Registry; without it what is registered stays. Where `host` is empty or `port` 0
+    they follow from that: every address and its port, where it is for other machines, else loopback and a free one.
+    `data_dir`: blocks, states and the database.
     `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
     `workloads`: what this operator executes. `threads`: CPU threads of the executor, 0 for all.
     `memory_limit_bytes`: the executor's limit, 0 for none. `micro_batch`: sequences computed at once, 0 for a whole
@@ -51,8 +54,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     from_block: Amount = 0
     wallet: Path
     password_file: Path | None = None
-    host: str = "127.0.0.1"
+    host: str = ""
     port: Port = 0
+    endpoint: str = ""
     data_dir: Path
     model_dirs: tuple[Path, ...] = ()
     workloads: tuple[str, ...] = WORKLOADS

@@ -8,10 +8,10 @@ import typer
 from proofyard.cli.chains import network_of, reader, signer
 from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
-from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped, parse_address
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
-from proofyard.cli.run import node_run, verifier_run
+from proofyard.cli.run import node_run, require_endpoint, verifier_run
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock, wallet_file
 from proofyard.protocol.types import Address, Wei
 
@@ -58,7 +58,7 @@ def register_node(
 
     for name in workload or ():
         load_workload(name)
-    _require_endpoint(endpoint)
+    require_endpoint(endpoint)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(_file(wallet, keystore_dir), password_file)
     amount = _stake_of(chain, hot.address, stake, chain.params().node_stake)
@@ -82,7 +82,7 @@ def register_verifier(
     as_json: AsJson = False,
 ) -> None:
     """Register a verifier under its owner, with a BLS key that is derived from its hot key, and put up its stake."""
-    _require_endpoint(endpoint, needed=True)
+    require_endpoint(endpoint, needed=True)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(_file(wallet, keystore_dir), password_file)
     amount = _stake_of(chain, hot.address, stake, chain.params().verifier_stake)
@@ -311,18 +311,6 @@ def _record(chain: "ChainClient", address: Address) -> "NodeRecord":
             "or register it first"
         )
     return chain.operator(operator)
-
-
-def _require_endpoint(endpoint: str, *, needed: bool = False) -> None:
-    """Raise `BadSetting` for an endpoint that nobody could dial; an empty one says that there is none."""
-    from proofyard.sdk import BadPeer, PeerAddress
-
-    if not endpoint and not needed:
-        return
-    try:
-        PeerAddress.parse(endpoint)
-    except BadPeer as error:
-        raise BadSetting("endpoint", f"--endpoint: {error}") from None
 
 
 def _stake_of(chain: "ChainClient", hot: Address, given: Wei | None, each: Wei) -> Wei:

@@ -73,8 +73,14 @@ class WalletFlags(NetworkFlags):
 class ServiceFlags(WalletFlags):
     """What `node run` and `verifier run` have in common."""
 
-    host: Annotated[str | None, typer.Option(help="Address to listen on for other peers (QUIC over UDP).")] = None
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on for other peers (QUIC over UDP); follows from the endpoint if empty."),
+    ] = None
     port: Annotated[int | None, typer.Option(help="UDP port to listen on, 0 for any free one.")] = None
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
+    ] = None
     data_dir: Annotated[Path | None, typer.Option(help="Where blocks, states and the database are kept.")] = None
     model_dir: Annotated[
         list[Path] | None, typer.Option(help="A local model directory to use in place; may be repeated.")

@@ -1,5 +1,7 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
+import contextlib
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +105,6 @@ class VerifierFlags(ServiceFlags):
         str | None, typer.Option(help="This process's name, where several of one wallet share a PostgreSQL.")
     ] = None
     blocks_dir: Annotated[Path | None, typer.Option(help="Artifacts, which such processes share as well.")] = None
-    endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
-    ] = None
     lease_s: Annotated[float | None, typer.Option(help="Seconds of silence after which a task is taken back.")] = None
     audit_s: Annotated[
         float | None, typer.Option(help="Seconds in which an auditor's answer is wanted; its own work may go first.")
@@ -167,6 +166,26 @@ def _require_places(model_dirs: Iterable[Path], ready_file: Path | None) -> None
         raise BadSetting("ready_file", f"--ready-file: there is no folder {ready_file.parent}; make it first")
 
 
+def require_endpoint(endpoint: str, *, needed: bool = False) -> None:
+    """Raise `BadSetting` for an endpoint that nobody could dial; an empty one says that there is none."""
+    if not endpoint and not needed:
+        return
+    from proofyard.sdk import BadPeer, PeerAddress
+
+    try:
+        host = PeerAddress.parse(endpoint).host
+    except BadPeer as error:
+        raise BadSetting("endpoint", f"--endpoint: {error}") from None
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified or address.is_multicast:
+            raise BadSetting(
+                "endpoint",
+                f"--endpoint: {host} is no address that others can dial; give the one that they reach, and {host} as "
+                "--host of `run`",
+            )
+
+
 def _require_node_values(settings: "NodeSettings") -> None:
     """Raise `BadSetting` for what no type can say."""
     from proofyard.sdk import BadPeer, PeerAddress
@@ -209,6 +228,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     defaults = {"data_dir": data_dir("node")}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
+    require_endpoint(settings.endpoint)
     _require_node_values(settings)
     hide_in(settings.rpc_url)
     hide_in(settings.ws_url)
@@ -232,6 +252,7 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     defaults = {"data_dir": data_dir("verifier")}
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
+    require_endpoint(settings.endpoint)
     hide_in(settings.rpc_url)
     hide_in(settings.database_url)
     password = password_for(settings.wallet, settings.password_file)

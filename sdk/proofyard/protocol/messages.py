@@ -50,7 +50,9 @@ class Acks(msgspec.Struct, frozen=True, tag="acks"):
 
 class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     """A node to a verifier, on every new connection: what it offers to execute, and how many tasks and audits it holds
-    at a time, the ones that wait for their turn included. Replied to with `Ack`."""
+    at a time, the ones that wait for their turn included. `session` is the same as long as it runs on the same files:
+    a wallet has one at a time, and who announces another while that is alive is told where it runs. Replied to with
+    `Ack`."""
 
     workloads: tuple[str, ...]
     memory_bytes: Count
@@ -58,6 +60,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     software: str
     tasks: Count = 1
     audits: Count = 4
+    session: Annotated[str, Meta(max_length=64)] = ""
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):

@@ -1,6 +1,9 @@
 """The folder of a service: made where it is missing, and never used by two at a time."""
 
+import contextlib
 import fcntl
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LOCK = ".lock"
+SESSION = "session"
 
 
 class FolderTaken(ProofyardError):
@@ -15,10 +19,12 @@ class FolderTaken(ProofyardError):
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, process: str = "") -> None:
+        self.folder, self.process = folder, process
+        who = f" as process {process}" if process else ""
         super().__init__(
-            f"data_dir: {folder} belongs to a node or verifier that is running; stop it, or give another --data-dir"
+            f"data_dir: {folder} belongs to a node or verifier that is running{who}; stop it, or give another wallet "
+            "and --data-dir"
         )
 
 
@@ -26,9 +32,24 @@ class FolderTaken(ProofyardError):
 def own_folder(folder: Path) -> Iterator[None]:
     """Keep `folder` for this process until it ends, however it ends. Raises `FolderTaken`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FolderTaken(folder) from None
+            lock.seek(0)
+            raise FolderTaken(folder, lock.read(20).strip()) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
+
+
+def session_of(folder: Path) -> str:
+    """What tells whoever runs from this folder from whoever runs from another: random, and kept in it."""
+    file = folder / SESSION
+    with contextlib.suppress(FileNotFoundError):
+        if known := file.read_text().strip():
+            return known[:64]
+    session = secrets.token_hex(16)
+    file.write_text(session)
+    return session

@@ -7,10 +7,9 @@ artifacts.get(cid, "copy/")
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
@@ -64,11 +63,6 @@ class Swarm:
     ) -> Self:
         """These `peers`, or if none are given every verifier and node that has an endpoint in the Registry."""
         return cls(chain.domain, tuple(peers) or _listed(chain), wallet or Wallet.generate())
-
-    @property
-    def local_host(self) -> str:
-        """The address to send from."""
-        return local_host(self.peers)
 
 
 @dataclass(frozen=True)
@@ -228,7 +222,7 @@ class Artifacts:
         async with AsyncExitStack() as stack:
             providers: list[BlockProvider] = []
             if self._swarm is not None and self._swarm.peers:
-                endpoint = Endpoint(self._swarm.wallet, network=self._swarm.network, host=self._swarm.local_host)
+                endpoint = Endpoint(self._swarm.wallet, network=self._swarm.network)
                 serve_blocks(endpoint, self.store)
                 await stack.enter_async_context(endpoint)
                 providers += [RemoteBlocks(endpoint, peer.host, peer.port, peer.wallet) for peer in self._swarm.peers]
@@ -246,15 +240,3 @@ def _listed(chain: RegistryReader) -> tuple[PeerAddress, ...]:
         with suppress(BadPeer):  # most nodes have none, and nobody checked the others
             found.append(PeerAddress.parse(endpoint, wallet))
     return tuple(found)
-
-
-def local_host(peers: Iterable[PeerAddress]) -> str:
-    """The address to reach these peers from: this machine's own loopback when all of them are there."""
-    return "127.0.0.1" if all(map(_is_loopback, peers)) else "0.0.0.0"  # noqa: S104
-
-
-def _is_loopback(peer: PeerAddress) -> bool:
-    try:
-        return ip_address(peer.host).is_loopback
-    except ValueError:
-        return peer.host == "localhost"

@@ -29,7 +29,7 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_man
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.sdk.artifacts import PeerAddress, local_host
+from proofyard.sdk.artifacts import PeerAddress
 from proofyard.sdk.errors import (
     BadAmount,
     BadPeer,
@@ -349,7 +349,7 @@ class Client:
         """The client's one socket, opened when it is first known whom it must reach."""
         async with self._opening:
             if self._endpoint is None:
-                endpoint = Endpoint(self.wallet, network=self.chain.domain, host=local_host(peers))
+                endpoint = Endpoint(self.wallet, network=self.chain.domain)
                 serve_blocks(endpoint, self.store)
                 self._endpoint = await endpoint.__aenter__()
             return self._endpoint

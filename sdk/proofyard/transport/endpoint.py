@@ -64,6 +64,8 @@ MAX_STRANGERS = 256
 MAX_VOUCHED = 4096
 """Incoming connections of those for which something does; further ones count as strangers."""
 
+OWN_WALLET = "this wallet is already this peer's own"
+
 MAX_ADDRESSES = 4
 """Addresses of a name that are tried."""
 
@@ -204,6 +206,16 @@ class Endpoint:
         # Several callers may wait for the same dial, so one that gives up must not end it.
         return await asyncio.shield(dial)
 
+    async def runs_elsewhere(self, host: str, port: int, *, timeout: float) -> bool:
+        """Whether another process answers at `host`:`port` with this peer's own wallet."""
+        try:
+            await self.connect(host, port, expect=self.address, timeout=timeout)
+        except HandshakeRejected as error:
+            return error.reason == OWN_WALLET
+        except TransportError:
+            pass
+        return False
+
     def penalise(self, peer: Address, points: float, reason: str) -> None:
         """Hold something against a peer; at 100 points it is banned for a time and disconnected."""
         if self.guard.penalise(peer, points, reason, self._now()):
@@ -266,6 +278,8 @@ class Endpoint:
         certificate = link.quic.peer_certificate()
         if certificate is None:
             raise HandshakeRejected(remote, "it showed no certificate")
+        if fingerprint(certificate) == self._fingerprint:
+            raise HandshakeRejected(remote, "that is this peer itself")
         stream = await link.open_stream()
         return await greet(stream, self.identity, self.network, fingerprint(certificate), remote, expect)
 
@@ -347,7 +361,7 @@ class Endpoint:
 
     def _refusal(self, peer: Address) -> str | None:
         if peer == self.address:
-            return "this wallet is already this peer's own"
+            return OWN_WALLET
         banned = self.guard.ban_reason(peer, self._now())
         return banned or (self._admit(peer) if self._admit is not None else None)
 

@@ -80,6 +80,8 @@ KEPT = 256
 """Manifests of which it is kept which tasks others rest on."""
 LOG_PAGE = 500
 OVER = frozenset((JobState.DONE, JobState.FAILED))
+SESSION_S = 15.0
+"""A node that was not heard of for so long is not there: it pings more often."""
 RECORD_S = 600.0
 """A node that announces itself again is read anew after so long at least; events say before when it has changed."""
 
@@ -146,6 +148,9 @@ class Desk:
         fresh = known is not None and time.monotonic() - known.read_at < RECORD_S
         if known is not None and known.connection is connection and known.announce == message and fresh:
             return Ack()
+        if known is not None and _runs_elsewhere(known, connection, message):
+            host, port = known.connection.remote
+            return Ack(False, f"{connection.peer} runs already, at {host}:{port} with other files; stop one of the two")
         if known is None:
             self._unknown.take("all of them together")
         read_at = time.monotonic()
@@ -518,6 +523,12 @@ class Desk:
         if job is not None and job.requester == connection.peer and job.state not in OVER:
             connection.vouch()
         return await asyncio.to_thread(report, self._context, message.job, message.since)
+
+
+def _runs_elsewhere(known: Member, connection: Connection, message: Announce) -> bool:
+    """Whether the wallet that announces itself is at work on other files; one that fell silent is not."""
+    same = known.connection is connection or known.announce.session == message.session
+    return not same and not known.connection.closed.is_set() and known.connection.silent_s < SESSION_S
 
 
 def _refusal(error: ProofyardError) -> Refusal:

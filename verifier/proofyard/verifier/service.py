@@ -15,10 +15,17 @@ from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Params, Wallet
 from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.commitment import Domain
-from proofyard.protocol.types import Address, ProofyardError
+from proofyard.protocol.types import Address, ExitCode, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.runtime.about import being_about, set_about
 from proofyard.transport import Endpoint
+from proofyard.transport.reach import (
+    advertised,
+    is_dialled_from_elsewhere,
+    listening_host,
+    listening_port,
+    split_endpoint,
+)
 from proofyard.verifier import leading, looking, marks, peers, sending
 from proofyard.verifier.api import Api, StatusApi
 from proofyard.verifier.context import Context
@@ -52,6 +59,8 @@ GARBAGE = (20_000, 20, 20)
 """When Python looks for rings of objects that nobody uses: a verifier makes few of them, and holds much that is looked
 at each time."""
 LEAVE_S = 1.0
+ALONE_S = 2.0
+"""How long another process with this wallet may take to answer where the Registry says that this verifier is."""
 TOLD = frozenset(
     ("opened", "done", "failed", "fault", "lost", "undecided", "gone", "revived", "replaced", "open", "waits")
 )
@@ -67,6 +76,19 @@ class NotRegistered(ProofyardError):
         self.address = address
         super().__init__(
             f"{address} is no active verifier; register it with `proofyard verifier register`, or add stake"
+        )
+
+
+class RunsElsewhere(ProofyardError):
+    """This wallet's verifier is running already."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, address: Address, endpoint: str) -> None:
+        self.address, self.endpoint = address, endpoint
+        super().__init__(
+            f"the verifier {address} runs already, at {endpoint}; stop it first, or give both a --process and one "
+            "--database-url"
         )
 
 
@@ -93,10 +115,15 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     database = Database(url, settings.process)
     domain = Domain(chain.chain_id, chain.registry)
     door = Door()
-    async with Endpoint(wallet, network=domain, host=settings.host, port=settings.port, admit=door.admit) as endpoint:
+    registered = await asyncio.to_thread(_registered, chain, wallet.address)
+    known = settings.endpoint or registered
+    host, port = listening_host(settings.host, known), listening_port(settings.port, known)
+    async with Endpoint(wallet, network=domain, host=host, port=port, admit=door.admit) as endpoint:
+        if registered and not settings.process:
+            await _require_alone(endpoint, registered)
         context = door.context = Context(settings, wallet, domain, chain, database, store, endpoint)
         if settings.process:
-            context.claims, context.leads = Claims(database, endpoint_of(context)), False
+            context.claims, context.leads = Claims(database, endpoint_of(context, "")), False
         outbox = context.outbox = outbox_of(context)
         params, own = await context.params(), await context.own()
         metrics = Metrics()
@@ -236,19 +263,35 @@ _PERFORM: dict[type[Effect], Any] = {
 }
 
 
-def endpoint_of(context: Context) -> str:
-    """Where this process can be reached, as host:port."""
-    settings = context.settings
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return settings.endpoint or f"{host}:{context.endpoint.port}"
+async def _require_alone(endpoint: Endpoint, registered: str) -> None:
+    """Raise `RunsElsewhere` where another process answers with this wallet: two of them would sign two records for one
+    batch, which costs the stake."""
+    with contextlib.suppress(ValueError):
+        host, port = split_endpoint(registered)
+        here = port == endpoint.port and not is_dialled_from_elsewhere(registered)
+        if not here and await endpoint.runs_elsewhere(host, port, timeout=ALONE_S):
+            raise RunsElsewhere(endpoint.address, registered)
+
+
+def _registered(chain: ChainClient, wallet: Address) -> str:
+    """Where the Registry says that this verifier is; "" where it says nothing yet."""
+    return next((each.endpoint for each in chain.active_verifiers() if each.node == wallet), "")
+
+
+def endpoint_of(context: Context, registered: str) -> str:
+    """Where this process can be reached, as host:port. One of several is where it listens, unless its settings say."""
+    settings, endpoint = context.settings, context.endpoint
+    return advertised(settings.endpoint, "" if settings.process else registered, endpoint.host, endpoint.port)
 
 
 async def _advertise(context: Context) -> None:
     """Have the Registry say where this verifier can be reached."""
-    endpoint = endpoint_of(context)
     own = next((v for v in await context.verifiers() if v.node == context.wallet.address), None)
     if own is None:
         raise NotRegistered(context.wallet.address)
+    endpoint = endpoint_of(context, own.endpoint)
+    if is_dialled_from_elsewhere(endpoint) and not is_dialled_from_elsewhere(f"{context.endpoint.host}:1"):
+        logger.warning("others dial %s, but this verifier listens on loopback only: give another --host", endpoint)
     if own.endpoint != endpoint:
         number = own.id
         await context.send(None, lambda chain: chain.set_endpoint(number, endpoint))

@@ -13,7 +13,9 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `rpc_url`: the chain's JSON-RPC endpoint. `registry`: address of the Registry contract.
     `wallet`: keystore file of the verifier's key, from which its BLS key is derived; `password_file`: its password.
-    `host`, `port`: UDP address to listen on, port 0 takes a free one. `api_host`, `api_port`: the HTTP API, which
+    `host`, `port`: UDP address to listen on. `endpoint`: where others reach it, written into the Registry; without it
+    what is registered stays. Where `host` is empty or `port` 0 they follow from that: every address and its port,
+    where it is for other machines, else loopback and a free one. `api_host`, `api_port`: the HTTP API, which
     anybody who reaches it may read; `api_streams`: so many readers of live events at a time.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
     `process`: this process's name, where several of one wallet share a PostgreSQL: one leads, the others stand by. They
@@ -41,7 +43,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     registry: str
     wallet: Path
     password_file: Path | None = None
-    host: str = "127.0.0.1"
+    host: str = ""
     port: Port = 0
     endpoint: str = ""
     from_block: Amount = 0

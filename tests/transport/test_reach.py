@@ -1,0 +1,155 @@
+"""Where a peer listens, where others reach it, and whom it can dial are three things."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from proofyard.transport import PeerUnreachable
+from proofyard.transport.reach import advertised, has_ipv6, is_dialled_from_elsewhere, listening_host, listening_port
+from proofyard.transport.sockets import reaches
+
+ROLES = Path(__file__).parents[2] / "scripts" / "transport_roles.py"
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    text: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    text: str = ""
+
+
+async def answer(connection, message, body):
+    return Told(connection.remote[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "registered", "bound", "says"),
+    [
+        ("", "verifier.example.org:4433", ("127.0.0.1", 4433), "verifier.example.org:4433"),
+        ("", "192.0.2.7:4433", ("::", 9), "192.0.2.7:4433"),
+        ("", "[2001:db8::7]:4433", ("0.0.0.0", 9), "[2001:db8::7]:4433"),
+        ("198.51.100.1:1", "192.0.2.7:4433", ("0.0.0.0", 9), "198.51.100.1:1"),
+        ("", "127.0.0.1:4433", ("127.0.0.1", 9), "127.0.0.1:9"),
+        ("", "localhost:4433", ("::1", 9), "[::1]:9"),
+        ("", "", ("0.0.0.0", 9), "127.0.0.1:9"),
+        ("", "rubbish", ("127.0.0.1", 9), "127.0.0.1:9"),
+    ],
+)
+def test_what_was_registered_for_others_stays(given, registered, bound, says):
+    assert advertised(given, registered, *bound) == says
+
+
+def test_where_nothing_else_is_said_one_listens_where_one_is_dialled():
+    anywhere = "::" if has_ipv6() else "0.0.0.0"
+    for endpoint in ("verifier.example.org:4433", "192.0.2.7:4433", "[2001:db8::7]:4433"):
+        assert is_dialled_from_elsewhere(endpoint)
+        assert (listening_host("", endpoint), listening_port(0, endpoint)) == (anywhere, 4433)
+        assert (listening_host("10.0.0.1", endpoint), listening_port(7, endpoint)) == ("10.0.0.1", 7)
+    for endpoint in ("", "127.0.0.1:4433", "127.9.9.9:4433", "[::1]:4433", "localhost:4433", "x", "192.0.2.7:99999"):
+        assert (listening_host("", endpoint), listening_port(0, endpoint)) == ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "does"),
+    [
+        ("127.0.0.1", "127.0.0.2", True),
+        ("127.0.0.1", "192.0.2.1", False),
+        ("127.0.0.1", "::1", False),
+        ("0.0.0.0", "192.0.2.1", True),
+        ("0.0.0.0", "::1", False),
+        ("::", "192.0.2.1", True),
+        ("::", "2001:db8::1", True),
+        ("::1", "2001:db8::1", False),
+        ("10.0.0.1", "192.0.2.1", True),
+        ("10.0.0.1", "fe80::1%eth0", False),
+    ],
+)
+def test_which_socket_reaches_whom(bound, host, does):
+    assert reaches(bound, host) == does
+
+
+@needs_ipv6
+@pytest.mark.parametrize("listens", ["127.0.0.1", "::1", "::", "0.0.0.0"])
+async def test_everybody_is_dialled_from_wherever_one_listens(peer, listens):
+    client = await peer(host=listens)
+    for host in ("127.0.0.1", "::1", "::"):
+        server = await peer(host=host)
+        server.on(Ask, answer)
+        for target in ("127.0.0.1", "::1") if host == "::" else (host,):
+            connection = await client.connect(target, server.port, expect=server.address)
+            assert await connection.request(Ask(), reply=Told) == Told(target)
+            await connection.close()
+
+
+@needs_ipv6
+async def test_a_name_is_tried_at_all_of_its_addresses(peer, monkeypatch):
+    """The first does not answer, the second is of a family that the server does not have, the third is right."""
+    server, client = await peer(), await peer()
+    found = [
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.77", server.port)),
+        (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", server.port, 0, 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", server.port)),
+    ]
+
+    async def lookup(*_, **__):
+        return found
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    connection = await client.connect("verifier.example", server.port, expect=server.address, timeout=20)
+    assert connection.peer == server.address
+    assert len(client._open) == 1
+    found[:] = found[:1]
+    with pytest.raises(PeerUnreachable, match="no answer"):
+        await client.connect("other.example", server.port, timeout=1)
+    assert len(client._open) == 1
+
+
+async def test_nobody_comes_in_by_the_socket_that_only_dials(peer):
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    client, server, stranger = await peer(), await peer(host="::1"), await peer()
+    await client.connect("::1", server.port)
+    (dialling,) = client._board._sockets._dialling.values()
+    with pytest.raises(PeerUnreachable):
+        await stranger.connect("::1", dialling.address[1], timeout=1)
+    assert len(client.connections) == 1
+
+
+async def test_a_second_process_of_a_wallet_finds_the_first(peer, new_identity):
+    identity = new_identity()
+    first, other = await peer(identity=identity), await peer()
+    second = await peer(identity=identity)
+    assert await second.runs_elsewhere("127.0.0.1", first.port, timeout=20)
+    assert not await second.runs_elsewhere("127.0.0.1", second.port, timeout=20)
+    assert not await second.runs_elsewhere("127.0.0.1", other.port, timeout=20)
+    await first.close()
+    assert not await second.runs_elsewhere("127.0.0.1", first.port, timeout=0.5)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("family", ["addresses", "addresses6"])
+def test_a_peer_with_default_settings_reaches_another_host(links, family, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(500_000))
+
+    def role(link, side, *arguments):
+        command = [*link.command(side), sys.executable, str(ROLES), *map(str, arguments)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with links.VethPair() as link:
+        there = getattr(link, family)["a"]
+        with role(link, "a", "seed", source, "--host", "::") as seed:
+            ready = json.loads(seed.stdout.readline())
+            with role(link, "b", "leech", ready["cid"], f"{there}:{ready['port']}") as leech:
+                done = json.loads(leech.stdout.readline())
+            seed.stdin.close()
+    assert done["bytes"] == 500_000
