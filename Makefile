@@ -17,8 +17,10 @@ test: setup ## the whole test suite, contracts included
 	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
 	@$(PY) -m pytest
 
-fuzz: setup ## 100,000 mutated inputs at each door that strangers can knock at (half a minute)
-	@FUZZ_INPUTS=100000 $(PY) -m pytest tests/transport/test_fuzz.py --timeout 1800
+fuzz: setup ## violations, bombs, the API's document, 10 million mutated inputs: out/bench/fuzz.json (20 minutes; FUZZ="--inputs 100000")
+	@API_EXAMPLES=100 $(PY) -m pytest tests/transport/test_hostile.py tests/transport/test_greedy.py \
+		tests/artifacts/test_unfolding.py tests/verifier/test_api_schema.py --timeout 1800
+	@$(PY) scripts/fuzz.py $(FUZZ)
 
 check: setup ## formatting, lint, types, generated files; Slither and line coverage of the contracts
 	@$(PY) -m ruff format --check .

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.generation import GenerationMode
 
 SEED = int(os.environ.get("API_SEED", secrets.randbelow(1 << 32)))
-EXAMPLES = 12
+EXAMPLES = int(os.environ.get("API_EXAMPLES", 12))
 """Of each route and mode: seconds in all."""
 SLOW_S = 5.0
 

@@ -1,0 +1,352 @@
+"""Every door that strangers can knock at, and what mutated input is made of there.
+
+A door is opened once and knocked at many times: each knock is one input. What comes out may be an error of the
+protocol; anything else is a crash. `DOORS` is the list; a door of another part of the product is one more entry.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
+from aioquic.tls import Epoch
+from eth_account import Account
+from msgspec import inspect as shapes
+
+from proofyard.artifacts import GetBlocks
+from proofyard.artifacts.errors import CorruptArtifact
+from proofyard.artifacts.exchange import HasBlocks
+from proofyard.artifacts.unixfs import Link as UnixLink
+from proofyard.artifacts.unixfs import Node, decode, directory_node, file_node, node_cid
+from proofyard.protocol import members, messages, record
+from proofyard.protocol.cid import CidError, cid_bytes, raw_cid
+from proofyard.protocol.codec import CodecError, encode
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
+from proofyard.protocol.signature import SignatureInvalid, recover
+from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
+from proofyard.transport import Endpoint, TransportError
+from proofyard.transport.connection import Connection, Routes
+from proofyard.transport.frames import ReplyHeader, RequestHeader, frame, read_frame
+from proofyard.transport.handshake import Challenge, Hello, Proof, Refusal, Welcome
+from proofyard.transport.quic import Credentials, PeerQuic, configuration
+from proofyard.transport.stream import Stream
+from proofyard.workloads.errors import ManifestRefused, StateRefused
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.workload import load_workload, task_graph
+from protocol_docs import example, tagged
+
+Knock = Callable[[], Awaitable[None]]
+"""Tries one input."""
+
+WALLET = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
+EXTREMES = [b"\xff" * 4, b"\x7f" + b"\xff" * 3, b"\0" * 4, b"\xcf" + b"\xff" * 8, b"\xdd\xff\xff\xff\xff", b"\xc1"]
+
+
+@dataclass(frozen=True)
+class Door:
+    """`share`: how many of a hundred inputs it gets in the long mode, dearer doors less."""
+
+    name: str
+    share: float
+    opened: Callable[[random.Random], AbstractAsyncContextManager[Knock]]
+
+
+def mutate(chance: random.Random, corpus: list[bytes]) -> bytes:
+    """One of the corpus with some of: flipped bits, cut ends, repeated parts, extreme numbers, parts of another."""
+    data = bytearray(chance.choice(corpus))
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(data) + 1)
+        match chance.randrange(6):
+            case 0 if at < len(data):
+                data[at] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[at : at + chance.randrange(1, 20)]
+            case 2:
+                data[at:at] = data[at : at + chance.randrange(1, 30)]
+            case 3:
+                extreme = chance.choice(EXTREMES)
+                data[at : at + len(extreme)] = extreme
+            case 4:
+                other = chance.choice(corpus)
+                data[at:] = other[chance.randrange(len(other) + 1) :]
+            case _:
+                data[at:at] = chance.randbytes(chance.randrange(1, 9))
+    return bytes(data)
+
+
+class Nowhere:
+    """The connection of a stream that has none."""
+
+    def stream_send(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
+    def stream_unacknowledged(self, stream_id: int) -> int:
+        return 0
+
+    def stream_may_send(self) -> bool:
+        return True
+
+    def stream_consumed(self, stream_id: int, count: int, limit: int) -> None: ...
+    def stream_reset(self, stream_id: int, code: int) -> None: ...
+    def stream_stop(self, stream_id: int, code: int) -> None: ...
+
+
+def stream_of(data: bytes) -> Stream:
+    stream = Stream(Nowhere(), 0)
+    stream.feed(data, True)
+    return stream
+
+
+@asynccontextmanager
+async def requests(chance: random.Random) -> AsyncIterator[Knock]:
+    """Requests of every kind, with and without bodies, up to the handler."""
+
+    async def serve(connection: Connection, message: Any, body: Any) -> messages.Ack:
+        await body.read_all(1 << 16)
+        return messages.Ack()
+
+    routes, corpus = Routes(), []
+    kinds: list[type[msgspec.Struct]] = [*tagged(messages), GetBlocks, HasBlocks]
+    for kind in kinds:
+        routes.add(kind, serve)
+        message: msgspec.Struct = example(shapes.type_info(kind))
+        tag = str(kind.__struct_config__.tag)
+        for body in (b"", b"a body"):
+            header = RequestHeader(1, tag, 1000, len(body), msgspec.Raw(encode(message)))
+            corpus.append(frame(header) + body)
+    penalties: list[float] = []
+    connection = Connection(SimpleNamespace(), WALLET, False, routes, lambda *_: penalties.clear())  # type: ignore[arg-type]
+    connection._allowance = SimpleNamespace(take=lambda now: True)  # type: ignore[assignment]
+
+    async def knock() -> None:
+        try:
+            head, _ = await connection._answer(stream_of(mutate(chance, corpus)))
+        except TransportError:
+            return
+        reply = await read_frame(stream_of(head), ReplyHeader, 1)
+        if reply.error is not None and reply.error.code == "internal":
+            raise RuntimeError("a handler failed")
+
+    yield knock
+
+
+@asynccontextmanager
+async def greetings(chance: random.Random) -> AsyncIterator[Knock]:
+    """What either side of a handshake reads, and the headers and structs of answers."""
+    kinds: list[Any] = [Hello, Proof, Challenge | Welcome | Refusal, ReplyHeader]
+    greeting = [Hello(1, WALLET, bytes(32)), Challenge(WALLET, bytes(32)), Proof(Signature(bytes(65)))]
+    corpus = [
+        frame(value)
+        for value in (*greeting, Welcome(Signature(bytes(65))), Refusal("no"), ReplyHeader(1, 5, msgspec.Raw(b"\xc0")))
+    ]
+
+    async def knock() -> None:
+        with contextlib.suppress(TransportError):
+            await read_frame(stream_of(mutate(chance, corpus)), chance.choice(kinds), 1, 2048)
+
+    yield knock
+
+
+@asynccontextmanager
+async def structures(chance: random.Random) -> AsyncIterator[Knock]:
+    """Records, member lists and every message, decoded; what a commitment is hashed over, and signatures."""
+    kinds: list[Any] = [*tagged(messages), record.BatchRecord, members.Member]
+    corpus = {kind: [encode(example(shapes.type_info(kind)))] for kind in kinds}
+    lists = [encode((example(shapes.type_info(members.Member)),) * 3)]
+
+    async def knock() -> None:
+        kind = chance.choice(kinds)
+        with contextlib.suppress(CodecError):
+            if kind is members.Member:
+                for member in members.decode_members(mutate(chance, lists)):
+                    with contextlib.suppress(CidError):
+                        member.commitment.struct_hash()
+                    with contextlib.suppress(SignatureInvalid):
+                        recover(Digest(bytes(32)), member.signature)
+            elif kind is record.BatchRecord:
+                record.decode_record(mutate(chance, corpus[kind]))
+            else:
+                messages_decode(mutate(chance, corpus[kind]), kind)
+
+    yield knock
+
+
+def messages_decode(data: bytes, kind: Any) -> None:
+    from proofyard.protocol.codec import decode as decode_struct
+
+    decode_struct(data, kind)
+
+
+@asynccontextmanager
+async def nodes(chance: random.Random) -> AsyncIterator[Knock]:
+    """Blocks of dag-pb."""
+    links = [UnixLink(raw_cid(bytes([i])), f"name{i}", 5) for i in range(4)]
+    corpus = [
+        directory_node(links).encode(),
+        file_node([UnixLink(link.cid, "", 5) for link in links], [5, 5, 5, 5]).encode(),
+        Node(2, (), b"inline", 6).encode(),  # type: ignore[arg-type]
+    ]
+
+    async def knock() -> None:
+        block = mutate(chance, corpus)
+        with contextlib.suppress(CorruptArtifact):
+            decode(node_cid(block), block)
+
+    yield knock
+
+
+@asynccontextmanager
+async def names(chance: random.Random) -> AsyncIterator[Knock]:
+    """CIDs and addresses of peers as text."""
+    from proofyard.sdk import BadPeer, PeerAddress
+
+    cids = [raw_cid(b"example").encode(), node_cid(b"example").encode()]
+    peers = [b"127.0.0.1:4433", b"[2001:db8::1]:4433", b"verifier.example.org:4433"]
+
+    async def knock() -> None:
+        with contextlib.suppress(CidError):
+            cid_bytes(mutate(chance, cids).decode(errors="replace"))
+        with contextlib.suppress(BadPeer):
+            PeerAddress.parse(mutate(chance, peers).decode(errors="replace"))
+
+    yield knock
+
+
+@asynccontextmanager
+async def manifests(chance: random.Random) -> AsyncIterator[Knock]:
+    """Jobs, up to their task graphs."""
+    data = raw_cid(b"data")
+    params: list[tuple[str, dict[str, Any]]] = [
+        ("map", {"rows": 10, "segment_rows": 2, "segments": 2}),
+        ("embed", {"rows": 10, "segment_rows": 2, "segments": 2}),
+        ("lora", {"rounds": 2, "workers": 2, "segments": 2, "segment_steps": 1}),
+        ("evaluate", {"rows": 10, "segment_rows": 2, "segments": 2}),
+        ("sweep", {}),
+    ]
+    corpus = [encode_manifest(Manifest(workload=name, params=each, data=data, model=data)) for name, each in params]
+
+    async def knock() -> None:
+        with contextlib.suppress(CodecError, ManifestRefused, ProofyardError):
+            manifest = decode_manifest(mutate(chance, corpus))
+            task_graph(load_workload(manifest.workload), manifest)
+
+    yield knock
+
+
+@asynccontextmanager
+async def states(chance: random.Random) -> AsyncIterator[Knock]:
+    """States and results, in safetensors."""
+    corpus = [
+        encode_state({"a": np.zeros((2, 3), np.float32), "step": np.array([3], np.int64)}),
+        encode_state({}),
+        encode_state({"text": np.frombuffer(b"some text", np.uint8), "ends": np.array([9], np.int64)}),
+    ]
+
+    async def knock() -> None:
+        with contextlib.suppress(StateRefused):
+            decode_state(mutate(chance, corpus), max_bytes=1 << 20)
+
+    yield knock
+
+
+def _joined() -> tuple[PeerQuic, PeerQuic, list[bytes]]:
+    """A client and a server that have shaken hands, and every datagram that it took."""
+    client = PeerQuic(configuration=configuration(None))
+    server = PeerQuic(
+        configuration=configuration(Credentials.fresh()),
+        original_destination_connection_id=client.original_destination_connection_id,
+    )
+    client.connect(("192.0.2.1", 1), 0.0)
+    datagrams = []
+    for _ in range(6):
+        for side, other in ((client, server), (server, client)):
+            for data, _address in side.datagrams_to_send(0.0):
+                datagrams.append(data)
+                other.receive_datagram(data, ("192.0.2.1", 1), 0.0)
+    return client, server, datagrams
+
+
+@asynccontextmanager
+async def datagrams(chance: random.Random) -> AsyncIterator[Knock]:
+    """What comes in at the socket, before anything is decrypted."""
+    corpus = _joined()[2]
+    identity = Account.create()
+    wallet: Any = SimpleNamespace(address=identity.address, sign_digest=lambda digest: bytes(65))
+    endpoint = Endpoint(wallet, network=Domain(31_337, WALLET))
+    knocks = 0
+
+    async def knock() -> None:
+        nonlocal knocks
+        knocks += 1
+        endpoint._board.receive([(mutate(chance, corpus), ("192.0.2.1", 1 + knocks % 60_000))])
+        if knocks % 100 == 0:
+            await asyncio.sleep(0)
+        if len(endpoint._open) > 256:
+            raise RuntimeError("more connections are open than there are places for")
+
+    yield knock
+    for link in list(endpoint._open):
+        link.close(0, "")
+    for task in list(endpoint._tasks):
+        task.cancel()
+    await asyncio.gather(*endpoint._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def packets(chance: random.Random) -> AsyncIterator[Knock]:
+    """Frames of whoever has shaken hands: of every type, in any order, with numbers that make no sense."""
+    client, server, _ = _joined()
+    address, sent, clock = ("192.0.2.1", 1), 0, 0.0
+    numbers = [0, 1, 2, 3, 4, 5, 7, 63, 64, 1000, 16_383, 16_384, (1 << 30) - 1, 1 << 30, (1 << 62) - 1]
+
+    def some_frame() -> tuple[int, bytes]:
+        content = b"".join(encode_uint_var(chance.choice(numbers)) for _ in range(chance.randrange(5)))
+        return chance.randrange(0x32), content + chance.randbytes(chance.randrange(12))
+
+    async def knock() -> None:
+        nonlocal client, server, sent, clock
+        sent, clock = sent + 1, clock + 0.01
+        builder = QuicPacketBuilder(
+            host_cid=client.host_cid,
+            is_client=True,
+            max_datagram_size=1200,
+            packet_number=client._packet_number,
+            peer_cid=client._peer_cid.cid,
+            version=QuicProtocolVersion.VERSION_1,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, client._cryptos[Epoch.ONE_RTT])
+        with contextlib.suppress(QuicPacketBuilderStop):
+            for kind, content in [some_frame() for _ in range(chance.randint(1, 20))]:
+                builder.start_frame(kind, capacity=len(content) + 2).push_bytes(content)
+        made, client._packet_number = builder.flush()[0], builder.packet_number
+        for data in made:
+            server.receive_datagram(data, address, clock)
+        while server.next_event() is not None:
+            pass
+        server.datagrams_to_send(clock)
+        if server._close_event is not None or server.tally.abuse:
+            client, server, _ = _joined()
+            clock = 0.0
+
+    yield knock
+
+
+DOORS = (
+    Door("requests", 12, requests),
+    Door("greetings", 18, greetings),
+    Door("structures", 18, structures),
+    Door("nodes", 18, nodes),
+    Door("names", 12, names),
+    Door("states", 10, states),
+    Door("manifests", 9, manifests),
+    Door("datagrams", 2, datagrams),
+    Door("packets", 1, packets),
+)
