@@ -18,7 +18,8 @@ from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import initial_adapter, position, put
 from proofyard.workloads.params import PRECISIONS
 from proofyard.workloads.state import Array, encode_state
-from proofyard.workloads.text_data import Tokens, is_held_out, pack, read_documents
+from proofyard.workloads.text_data import is_held_out, pack, read_documents
+from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs
 
 SEQUENCES, TOKENS = 16, 128

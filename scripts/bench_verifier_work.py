@@ -47,7 +47,7 @@ class Counting:
             raise StateRefused("it is another one")
 
     def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
-        return 1 << 20
+        return 1 << 10
 
     def check_result(
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]

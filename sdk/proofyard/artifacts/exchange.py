@@ -16,6 +16,7 @@ from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES
 from proofyard.protocol.cid import CID_BYTES, CidError, cid_bytes, cid_from_bytes
 from proofyard.protocol.types import Address, Cid
+from proofyard.runtime.hops import SMALL_BYTES, Aside
 from proofyard.transport import Body, Connection, Endpoint, ProtocolViolation, Reply, RequestFailed, Source
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -77,17 +78,25 @@ class Throttle:
         await asyncio.sleep(start - now)
 
 
-def serve_blocks(endpoint: Endpoint, store: BlockStore, *, upload_bytes_per_s: float | None = None) -> None:
-    """Answer `GetBlocks` on every connection of `endpoint` from `store`, at no more than the given rate in all."""
+def serve_blocks(
+    endpoint: Endpoint,
+    store: BlockStore,
+    *,
+    upload_bytes_per_s: float | None = None,
+    short: Aside = asyncio.to_thread,
+) -> None:
+    """Answer `GetBlocks` on every connection of `endpoint` from `store`, at no more than the given rate in all. `short`
+    is for reading little."""
     throttle = None if upload_bytes_per_s is None else Throttle(upload_bytes_per_s)
     turns: WeakValueDictionary[Address, asyncio.Semaphore] = WeakValueDictionary()
 
     async def read(peer: Address, present: Sequence[tuple[Cid, int]]) -> AsyncGenerator[bytes, None]:
         turn = turns.setdefault(peer, asyncio.Semaphore(READS_OF_PEER))
+        aside = short if sum(size for _, size in present) <= SMALL_BYTES else asyncio.to_thread
         for part in _parts(present):
             # What is read lies in memory until the peer takes it, and one that never does may ask again and again.
             async with turn:
-                for block in await asyncio.to_thread(lambda cids: [store.get_block(cid) for cid in cids], part):
+                for block in await aside(partial(list, map(store.get_block, part))):
                     if throttle is not None:
                         await throttle.wait(len(block))
                     yield block

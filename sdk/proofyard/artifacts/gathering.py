@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 
 from proofyard.artifacts.errors import ArtifactTooLarge, CorruptArtifact
 from proofyard.artifacts.exchange import MAX_BLOCKS, PeerBlocks
@@ -17,6 +18,7 @@ from proofyard.artifacts.fetcher import FORGERY_POINTS
 from proofyard.artifacts.store import BlockStore
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.runtime.hops import SMALL_BYTES, Aside
 from proofyard.transport import Connection
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,9 @@ class Gatherer:
     """One queue for each peer. Everything that came while a request was under way goes into the next one, but for what
     that request asks for already."""
 
-    def __init__(self, store: BlockStore) -> None:
-        self._store = store
+    def __init__(self, store: BlockStore, short: Aside = asyncio.to_thread) -> None:
+        """`short` runs what takes a moment in some thread."""
+        self._store, self._short = store, short
         self._wanted: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
         self._asked: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
         self._running: dict[Address, asyncio.Task[None]] = {}
@@ -72,7 +75,7 @@ class Gatherer:
         del self._running[peer]
 
     async def _have(self, peer: Address, connection: Connection | None, cids: Sequence[Cid]) -> dict[Cid, int | None]:
-        sizes = await asyncio.to_thread(self._sizes, cids)
+        sizes: dict[Cid, int | None] = await self._short(partial(self._sizes, cids))
         lacking = [cid for cid, size in sizes.items() if size is None]
         if not lacking or connection is None:
             return sizes
@@ -82,7 +85,8 @@ class Gatherer:
             async for cid, data in blocks:
                 if data is not None:
                     found.append((cid, data))
-        forged = await asyncio.to_thread(self._put, found)
+        small = sum(len(data) for _, data in found) <= SMALL_BYTES
+        forged = await (self._short if small else asyncio.to_thread)(partial(self._put, found))
         if forged is not None:
             connection.penalise(FORGERY_POINTS, f"{peer} sent something else as block {forged}")
             found = found[: [cid for cid, _ in found].index(forged)]

@@ -21,11 +21,11 @@ from proofyard.protocol.members import MemberTree
 from proofyard.protocol.messages import Announce, PeerHint
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
+from proofyard.runtime.hops import Hops
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
-from proofyard.verifier.hops import Hops
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
@@ -104,7 +104,8 @@ class Context:
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MemberTree]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
-    hops: Hops = field(default_factory=Hops)
+    hops: Hops = field(default_factory=lambda: Hops("short"))
+    """Short work on the bytes and signatures that peers send."""
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
     """What is about to be sent to nodes."""
     fetches: dict[Address, Turns] = field(default_factory=dict)
@@ -141,7 +142,7 @@ class Context:
 
     @cached_property
     def gatherer(self) -> Gatherer:
-        return Gatherer(self.store)
+        return Gatherer(self.store, self.hops.run)
 
     @property
     def runner(self) -> Runner:
@@ -170,6 +171,7 @@ class Context:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        self.hops.close()
         self._calls.shutdown(wait=False, cancel_futures=True)
         self._sends.shutdown(wait=False, cancel_futures=True)
 

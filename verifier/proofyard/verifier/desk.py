@@ -2,12 +2,12 @@
 decided by the engine, answered once that lasts."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from sqlalchemy import select
@@ -44,6 +44,7 @@ from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import SignatureInvalid, require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
+from proofyard.runtime.hops import SMALL_BYTES
 from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed_all, room
@@ -237,12 +238,9 @@ class Desk:
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
         signed = await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due])
         self._hold_against(connection, signed)
-        leaves = iter(signed)
-        await self._make_alone([found.work for found in looked if isinstance(found, _Held)])
-        return [
-            await self._event(node, message, found, next(leaves)) if isinstance(found, _Held) else found
-            for message, found in zip(works, looked, strict=True)
-        ]
+        held = [found for found in looked if isinstance(found, _Held)]
+        events = iter(await asyncio.gather(*(self._event(node, *each) for each in zip(due, held, signed, strict=True))))
+        return [next(events) if isinstance(found, _Held) else found for found in looked]
 
     def _hold_against(self, connection: Connection, checked: Sequence[object]) -> None:
         """Signatures that were looked at, some of them in vain."""
@@ -397,40 +395,15 @@ class Desk:
             raise SubmissionRefused(f"job {number} takes no more work: it ends in {max(0, int(end - at))} s")
         return deadline
 
-    async def _make_alone(self, works: Sequence[Work]) -> None:
-        """Make the first states of works that rest on no results, in one go; what cannot be made is refused later."""
-        async with self._making:
-            left = {
-                key: work
-                for work in works
-                if not work.inputs and (key := self._first_key(work)) not in self._first_states
-            }
-            if len(left) < 2:
-                return
-            rows, context = self._context.rows, self._context
-            made = [
-                (key, context.manifest(key[0]), decode(rows.tasks[work.job, work.task].spec, TaskSpec))
-                for key, work in left.items()
-            ]
-            self._first_states.update(await asyncio.to_thread(self._make_each, made))
-
-    def _make_each(self, wanted: Sequence[tuple[FirstKey, Manifest, TaskSpec]]) -> dict[FirstKey, Cid]:
-        found: dict[FirstKey, Cid] = {}
-        for key, manifest, spec in wanted:
-            with contextlib.suppress(ProofyardError):
-                found[key] = self._make_first(manifest, spec, ())
-        return found
-
-    def _first_key(self, work: Work) -> FirstKey:
-        return self._context.rows.jobs[work.job].manifest, work.task, work.inputs
-
     async def _first_state(self, work: Work) -> tuple[Cid, Digest]:
         """What the first state and the root of the inputs must be: pure functions of manifest and inputs."""
         context = self._context
         cid = context.rows.jobs[work.job].manifest
         spec = decode(context.rows.tasks[work.job, work.task].spec, TaskSpec)
-        manifest = context.manifest(cid)
-        key = self._first_key(work)
+        manifest, inputs = context.manifest(cid), root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
+        if not work.inputs and context.workload(manifest).max_bytes(manifest, spec) <= SMALL_BYTES:
+            return await context.hops.run(partial(self._make_first, manifest, spec, ())), inputs
+        key = cid, work.task, work.inputs
         # One at a time: a manifest of a kilobyte may ask for a state of gigabytes, and every node may ask at once.
         async with self._making:
             if key not in self._first_states:
@@ -441,8 +414,7 @@ class Desk:
                     self._first_states[key] = await asyncio.to_thread(self._make_first, manifest, spec, work.inputs)
                 while len(self._first_states) > FIRST_STATES:
                     self._first_states.popitem(last=False)
-            first_state = self._first_states[key]
-        return first_state, root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
+            return self._first_states[key], inputs
 
     def _make_first(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> Cid:
         store, make = self._context.store, self._context.workload(manifest).initial_state

@@ -17,6 +17,7 @@ from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
+from proofyard.runtime.hops import SMALL_BYTES
 from proofyard.verifier import taking
 from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import Context
@@ -29,8 +30,6 @@ from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload, require_size
 
-SMALL_CHECK_BYTES = 64 << 10
-"""What is checked together with others in one thread."""
 logger = logging.getLogger(__name__)
 
 
@@ -134,7 +133,7 @@ async def look_at_result(context: Context, effect: effects.LookAtResult) -> None
 
 async def _checked(context: Context, size: int, check: Callable[[], None]) -> None:
     """Do a check of so many bytes in a thread: small ones share it."""
-    await (context.hops.run(check) if size <= SMALL_CHECK_BYTES else asyncio.to_thread(check))
+    await (context.hops.run(check) if size <= SMALL_BYTES else asyncio.to_thread(check))
 
 
 def _check_state(context: Context, case: Case) -> None:
@@ -204,11 +203,13 @@ async def _wrongly_keyed(
         return set()
     async with room(context, size):
         state = await _read(context, cid)
-        return {
-            auditor
-            for auditor, opening in voters.items()
-            if await asyncio.to_thread(keyed_digest, seed, auditor, state) != opening.keyed
-        }
+        wrong: set[Address] = set()
+        await _checked(context, size, lambda: wrong.update(_wrong_keys(seed, state, voters)))
+        return wrong
+
+
+def _wrong_keys(seed: Digest, state: bytes, voters: Mapping[Address, SealOpened]) -> set[Address]:
+    return {auditor for auditor, opening in voters.items() if keyed_digest(seed, auditor, state) != opening.keyed}
 
 
 async def pack(context: Context, effect: effects.Pack) -> None:

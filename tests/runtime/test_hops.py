@@ -3,11 +3,14 @@
 import asyncio
 import threading
 
-from proofyard.verifier.hops import AT_ONCE, Hops
+import pytest
+
+from proofyard.runtime import hops as hops_module
+from proofyard.runtime.hops import AT_ONCE, Hops
 
 
 async def test_each_piece_has_its_own_outcome_in_a_thread() -> None:
-    hops, here = Hops(), threading.get_ident()
+    hops, here = Hops("short"), threading.get_ident()
 
     def piece(number: int) -> tuple[int, int]:
         if number % 3 == 0:
@@ -22,11 +25,12 @@ async def test_each_piece_has_its_own_outcome_in_a_thread() -> None:
             assert isinstance(outcome, ValueError) and outcome.args == (number,)
         else:
             assert isinstance(outcome, tuple) and outcome[0] == number and outcome[1] != here
-    assert len({outcome[1] for outcome in found if isinstance(outcome, tuple)}) <= 3
+    assert len({outcome[1] for outcome in found if isinstance(outcome, tuple)}) == 1
+    hops.close()
 
 
 async def test_who_gives_up_holds_up_nobody() -> None:
-    hops, gate = Hops(), threading.Event()
+    hops, gate = Hops("short"), threading.Event()
     first = asyncio.create_task(hops.run(lambda: gate.wait(20)))
     second = asyncio.create_task(hops.run(lambda: "done"))
     await asyncio.sleep(0)
@@ -34,3 +38,19 @@ async def test_who_gives_up_holds_up_nobody() -> None:
     first.cancel()
     gate.set()
     assert await second == "done"
+    hops.close()
+
+
+async def test_what_comes_while_the_thread_is_busy_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    hops, gate, sizes = Hops("short"), threading.Event(), list[int]()
+    tried = hops_module._tried
+    monkeypatch.setattr(hops_module, "_tried", lambda works: (sizes.append(len(works)), tried(works))[1])
+    first = asyncio.create_task(hops.run(lambda: gate.wait(20)))
+    while not sizes:
+        await asyncio.sleep(0.001)
+    later = [asyncio.create_task(hops.run(lambda number=number: number)) for number in range(10)]  # type: ignore[misc]
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert await asyncio.gather(*later) == list(range(10)) and await first
+    assert sizes == [1, 10]
+    hops.close()
