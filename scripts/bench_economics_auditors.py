@@ -112,7 +112,7 @@ def _accusing(bench: Bench) -> Iterator[Cell]:
 def accusing(auditors: Pool, stake: float, way: str) -> float:
     """What colluders expect of accusing innocent workers of such a stake, for each audit that one of them sits on."""
     odds = juries(auditors.without(colluding=K + 1))
-    back = share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)
+    back = share(PARAMS.given_back_bps)
     liars = (K + 1) * NODE_STAKE - prize((K + 1) * NODE_STAKE)
     seated = value = 0.0
     for how, probability in audit(auditors, false_claim=False, strategy=way):

@@ -179,6 +179,7 @@ def _view(play: Play) -> BatchView:
         collusion_bps=PARAMS.collusion_bps,
         slash_requester_bps=PARAMS.slash_requester_bps,
         slash_auditor_bps=PARAMS.slash_auditor_bps,
+        slash_redress_bps=PARAMS.slash_redress_bps,
     )
 
 
@@ -313,6 +314,7 @@ def _record(view: BatchView, members: tuple[Member, ...], audits: tuple[AuditedS
         audits=audits,
         faults=(),
         stale=(),
+        redress=(),
         payouts=(),
     )
     workers = tuple(

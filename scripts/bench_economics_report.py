@@ -167,7 +167,7 @@ def _faking_pays(stake: float, fraction: float, costs: float) -> bool:
 
 def _parameters() -> list[list[object]]:
     amounts = ("node_stake", "verifier_stake", "settle_penalty")
-    shares = ("collusion_bps", "slash_requester_bps", "slash_auditor_bps", "leader_bps")
+    shares = ("collusion_bps", "slash_requester_bps", "slash_auditor_bps", "slash_redress_bps", "leader_bps")
     fines = ("bond", "appeal_bond", "juror_fine", "receipt_penalty", "late_fine")
     of_court = ("winner_bps", "requester_bps", "jury_bps", "jury_size", "appeal_jury_size")
     return [

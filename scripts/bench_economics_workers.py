@@ -86,7 +86,7 @@ class Situation:
 
 
 def at_risk(stake: float) -> Wei:
-    return stake_at_risk(wei(stake), PARAMS.slash_requester_bps + PARAMS.slash_auditor_bps)
+    return stake_at_risk(wei(stake), PARAMS.given_back_bps)
 
 
 @cache
@@ -165,9 +165,11 @@ def loss_by(
 
 
 def stake_lost(stake: float, auditors: Pool) -> float:
-    """What a fault at settlement takes for good, where the requester and some of the batch's auditors collude."""
+    """What a fault at settlement takes for good, where the requester, the workers whose work it made
+    worthless and some of the batch's auditors collude."""
     own = auditors.colluding / max(1, auditors.honest + auditors.colluding)
-    back = share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps) * own
+    friends = share(PARAMS.slash_requester_bps) + share(PARAMS.slash_redress_bps)
+    back = friends + share(PARAMS.slash_auditor_bps) * own
     return stake - min(stake, NODE_STAKE) * back
 
 

@@ -114,7 +114,7 @@ class Books:
             self._findings.add("lost", f"job {job.number}: other results than an execution here: {proven.results}")
         batches = settled_batches(job.client, job.number)
         for batch in batches:
-            due = sum(payout.amount for payout in payouts_of(batch.record))
+            due = sum(payout.amount for payout in payouts_of(batch.record) if payout.cause is None)
             if due != batch.event.payout_total:
                 self._findings.add("conserved", f"batch {batch.event.batch}: its record pays {due}: {batch.event}")
         claim_all(job.client, unclaimed(job.client, batches))

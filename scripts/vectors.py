@@ -19,6 +19,7 @@ from proofyard.protocol.settlement import (
     EMPTY_ROOT,
     RESULT,
     BatchRef,
+    Cause,
     Fault,
     FaultReason,
     Header,
@@ -161,14 +162,15 @@ def _headers() -> list[dict[str, Any]]:
 def _settlement() -> dict[str, Any]:
     """Of the second of the headers; the seed was drawn with the same."""
     batch, header = BatchId(5), header_hash(RESERVED)
-    payouts = (Payout(OperatorId(2), Wei(10**20), 1, 2), Payout(OperatorId(9), Wei(3), 0, 4))
+    redress = Payout(OperatorId(9), Wei(10**19), cause=Cause(BatchId(4), 1, 2), prices=Wei(10**20))
+    payouts = (Payout(OperatorId(2), Wei(10**20), 1, 2), Payout(OperatorId(9), Wei(3), 0, 4), redress)
     accusers = (OperatorId(3), OperatorId(8), OperatorId(2**32 - 1))
     faults = (
         Fault(OperatorId(4), JobId(7), TaskIndex(1), SegmentIndex(6), FaultReason.MISMATCH, accusers),
         Fault(OperatorId(5), JobId(7), TaskIndex(9), RESULT, FaultReason.WITHHELD),
         Fault(OperatorId(7), JobId(2**64 - 1), TaskIndex(2), SegmentIndex(0), FaultReason.DISAGREED, accusers[:1]),
     )
-    shares = (Share(3900, Wei(10**20)), Share(2**48 - 1, Wei(3)))
+    shares = (Share(3900, Wei(10**20), Wei(10**19)), Share(2**48 - 1, Wei(3)))
     settlement = Settlement(payouts, faults, shares, _digest(6), raw_cid(b"record"))
     seed = draw_seed(_digest(5), batch, header)
     return {
@@ -178,6 +180,7 @@ def _settlement() -> dict[str, Any]:
         "block_hash": _hex(_digest(5)),
         "seed": _hex(seed),
         "payout_leaf": _hex(merkle.leaf_hash(payout_leaf(batch, 0, payouts[0]))),
+        "redress_leaf": _hex(merkle.leaf_hash(payout_leaf(batch, 2, redress))),
         "payout_root": _hex(payout_root(batch, payouts)),
         "payout_total": str(settlement.total),
         "audit_units": settlement.audit_units,
@@ -193,6 +196,7 @@ def _settlement() -> dict[str, Any]:
         "shares": {
             "paid_units": [str(share.paid_units) for share in shares],
             "amount": [str(share.amount) for share in shares],
+            "redress": [str(share.redress) for share in shares],
         },
         "shares_encoded": _hex(encode_shares(shares)),
         "audit_root": _hex(_digest(6)),

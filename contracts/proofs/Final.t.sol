@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {Credit} from "../src/Credit.sol";
 import {Registry} from "../src/Registry.sol";
 import {IRegistry, BatchId, OperatorId} from "../src/interfaces/IRegistry.sol";
+import {Causes} from "../src/libraries/Causes.sol";
 import {Books, JobBook} from "../src/libraries/State.sol";
 import {Settling} from "../src/libraries/Settling.sol";
 import {Proof} from "./Proof.sol";
@@ -65,7 +66,7 @@ contract FinalProof is Proof {
         vm.assume(owner != address(this) && s.marks[owner].length == (faulted ? 1 : 0));
         IRegistry.Settled storage t = s.batches[ID].settled;
         t.unfinal = false;
-        (s.batches[ID].auditUnits, c.audits) = (1, 1);
+        (s.batches[ID].auditUnits, c.audits, c.cause) = (1, 1, 0);
         (Books memory books, uint96 remaining) = (s.books, t.remaining);
         uint256 balance = CREDIT.balanceOf(address(this));
         vm.assume(_claim(c, sibling, late));
@@ -104,7 +105,7 @@ contract FinalProof is Proof {
         assert(b.fees == 0 && !b.settled.unfinal);
     }
 
-    /// @notice What a fault froze goes to the job, to the auditors' pool and is burned, whole. Its owner has no seat.
+    /// @notice What a fault froze goes to the job, to the auditors' pool, aside for what it made worthless and is burned, whole. Its owner has no seat.
     function check_slash_is_distributed_whole(uint40 time, IRegistry.Params memory p) external when(time) {
         IRegistry.Batch storage b = s.batches[ID];
         b.fees = 0;
@@ -118,12 +119,32 @@ contract FinalProof is Proof {
         unchecked {
             uint96 toJob = putIn(A, was);
             uint96 toPool = b.settled.remaining - remaining;
-            assert(b.pool == toPool && b.frozen == 0);
+            assert(uint256(b.pool) + (f.amount == 0 || f.absolved ? 0 : f.redress) == toPool && b.frozen == 0);
             assert(uint256(toJob) + toPool <= frozen);
             books.bonds -= frozen;
             books.escrow += toJob;
             books.burned += frozen - toJob - toPool;
             assertBooks(books);
         }
+    }
+
+    /// @notice What a fault pays for work that it made worthless is no more than what is set aside of it and leaves its batch;
+    /// nothing before it is final, nor in another attempt.
+    function check_redress_leaves_what_is_set_aside(uint40 time, IRegistry.Params memory p, uint8 attempt, uint96 price)
+        external
+        when(time)
+    {
+        IRegistry.Batch storage b = s.batches[ID];
+        vm.assume(s.slashes[ID].length == 1);
+        IRegistry.SlashRecord storage f = s.slashes[ID][0];
+        b.settled.unfinal = false;
+        (Books memory books, uint96 remaining, uint96 aside) = (s.books, b.settled.remaining, f.redress);
+        (bool known, uint96 amount) = Settling.redress(s, p, Causes.pack(uint64(ID), attempt, 0, 1), price);
+        unchecked {
+            assert(amount <= aside && f.redress == aside - amount && b.settled.remaining == remaining - amount);
+        }
+        if (!known) assert(amount == 0);
+        else assert(attempt == b.attempt && time >= b.settled.claimableAt && b.settled.openChallenges == 0);
+        assertBooks(books);
     }
 }

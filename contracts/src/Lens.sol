@@ -12,14 +12,14 @@ contract Lens is ILens {
     uint256 private constant SLOTS = 256;
 
     IRegistry private immutable REGISTRY;
-    /// @dev What of a stake requester and auditors get, who may be the cheat's own.
+    /// @dev What of a stake requester, auditors and workers get, who may be the cheat's own.
     uint256 private immutable GIVEN_BACK_BPS;
     uint256 private immutable COLLUSION_BPS;
 
     constructor(IRegistry registry_) {
         REGISTRY = registry_;
         IRegistry.Params memory p = registry_.params();
-        GIVEN_BACK_BPS = uint256(p.slashRequesterBps) + p.slashAuditorBps;
+        GIVEN_BACK_BPS = uint256(p.slashRequesterBps) + p.slashAuditorBps + p.slashRedressBps;
         COLLUSION_BPS = p.collusionBps;
     }
 

@@ -46,6 +46,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     uint16 private immutable COLLUSION_BPS;
     uint16 private immutable SLASH_REQUESTER_BPS;
     uint16 private immutable SLASH_AUDITOR_BPS;
+    uint16 private immutable SLASH_REDRESS_BPS;
     uint16 private immutable LEADER_BPS;
     uint16 private immutable EXPOSURE_BPS;
 
@@ -64,7 +65,8 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         require(p.seatDelay > p.challengeWindow, BadParams("seatDelay must exceed the window"));
         require(p.idlePeriod > 0, BadParams("zero idlePeriod"));
         require(p.collusionBps < BPS, BadParams("collusionBps"));
-        require(uint256(p.slashRequesterBps) + p.slashAuditorBps < BPS, BadParams("some of a slash must be burned"));
+        uint256 shared = uint256(p.slashRequesterBps) + p.slashAuditorBps + p.slashRedressBps;
+        require(shared < BPS, BadParams("some of a slash must be burned"));
         require(p.leaderBps <= BPS, BadParams("leaderBps"));
         TOKEN = token_;
         COURT = court_;
@@ -83,6 +85,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         COLLUSION_BPS = p.collusionBps;
         SLASH_REQUESTER_BPS = p.slashRequesterBps;
         SLASH_AUDITOR_BPS = p.slashAuditorBps;
+        SLASH_REDRESS_BPS = p.slashRedressBps;
         LEADER_BPS = p.leaderBps;
         EXPOSURE_BPS = p.exposureBps;
     }
@@ -285,11 +288,18 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         (bytes32 root, bool fits) = Merkle.climb(Merkle.payoutLeaf(c), index, t.payoutCount, c.proof);
         require(fits && Merkle.node(root, c.bound) == b.header, BadPayoutProof(id, index));
         uint96 amount = c.amount;
-        if (t.pooled) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
-        require(amount <= t.remaining, PayoutsExceedTotal(id));
+        if (c.cause == 0) {
+            if (t.pooled) amount += uint96(uint256(b.pool) * c.audits / b.auditUnits);
+            require(amount <= t.remaining, PayoutsExceedTotal(id));
+            t.remaining -= amount;
+        } else {
+            bool known;
+            (known, amount) = Settling.redress(_s, params(), id, c.cause, amount);
+            if (!known) return false;
+            t.remaining = b.settled.remaining;
+        }
         if (index < INLINE_CLAIMS) t.claimed |= uint16(1 << index);
         else _s.claimed[BatchId.unwrap(id)][index >> 8] |= 1 << (index & 0xff);
-        t.remaining -= amount;
         b.settled = t;
         _payOut(c, amount, t);
         return true;
@@ -411,6 +421,7 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
             collusionBps: COLLUSION_BPS,
             slashRequesterBps: SLASH_REQUESTER_BPS,
             slashAuditorBps: SLASH_AUDITOR_BPS,
+            slashRedressBps: SLASH_REDRESS_BPS,
             leaderBps: LEADER_BPS,
             settlePenalty: SETTLE_PENALTY,
             exposureBps: EXPOSURE_BPS

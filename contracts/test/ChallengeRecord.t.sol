@@ -29,7 +29,7 @@ contract ChallengeRecordTest is CourtBase {
     function test_it_needs_no_payout_and_no_fault() public {
         IRegistry.Settlement memory s = settlement();
         (s.payoutRoot, s.payoutCount, s.payoutTotal) = (0, 0, 0);
-        s.shares[0] = Lines.packPaid(uint48(Lines.paidUnits(s.shares[0])), 0);
+        s.shares[0] = Lines.packPaid(uint48(Lines.paidUnits(s.shares[0])), 0, 0);
         settle(s);
         vm.assertTrue(decide(challengeRecord(CHALLENGER), 7), "voided");
         vm.assertEq(stakeOf(owner(1)), 0, "the leader pays");

@@ -50,7 +50,7 @@ contract ClaimTest is Base {
 
     function test_payouts_beyond_the_signed_total_take_nothing_from_others() public {
         IRegistry.Settlement memory s = settlement(batch, node, 100e18);
-        (s.payoutTotal, s.shares[0]) = (99e18, Lines.packPaid(Lines.units(headerOf(batch).lines[0]), 99e18));
+        (s.payoutTotal, s.shares[0]) = (99e18, Lines.packPaid(Lines.units(headerOf(batch).lines[0]), 99e18, 0));
         settle(s, 1, 1);
         later(WINDOW);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.PayoutsExceedTotal.selector, batch));
@@ -99,7 +99,7 @@ contract ClaimTest is Base {
     function test_reputation_at_its_limit_does_not_lock_pay() public {
         for (uint256 i = 0; i < 2; ++i) {
             IRegistry.Settlement memory s = settlement(i == 0 ? batch : commit(openJob(), 1), node, 1e18);
-            bytes memory row = abi.encode(s.batch, 0, node, uint96(1e18), type(uint32).max, 0);
+            bytes memory row = abi.encode(s.batch, 0, node, uint96(1e18), type(uint32).max, 0, 0);
             s.payoutRoot = keccak256(abi.encodePacked(bytes1(0), row));
             settle(s, 1, 1);
             later(WINDOW);
@@ -115,7 +115,7 @@ contract ClaimTest is Base {
         IRegistry.Settlement memory s = settlement(batch, node, 64e18);
         bytes32[] memory row = new bytes32[](64);
         for (uint256 i = 0; i < 64; ++i) {
-            row[i] = keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, i, node, 1e18, 0, 0)));
+            row[i] = keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, i, node, 1e18, 0, 0, 0)));
         }
         bytes32[] memory proof = new bytes32[](6);
         uint256 at_ = place;
@@ -130,7 +130,7 @@ contract ClaimTest is Base {
         settle(s, 1, 1);
         later(WINDOW);
         IRegistry.Claim[] memory claims = new IRegistry.Claim[](1);
-        claims[0] = IRegistry.Claim(batch, place, node, 1e18, 0, 0, boundOf(batch), proof);
+        claims[0] = IRegistry.Claim(batch, place, node, 1e18, 0, 0, 0, boundOf(batch), proof);
         registry.claim(claims);
         for (uint256 i = 0; i < 64; ++i) {
             vm.assertTrue(registry.isClaimed(batch, i) == (i == place), "one bit");

@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
+import {Causes} from "../src/libraries/Causes.sol";
 import {Lines} from "../src/libraries/Lines.sol";
 import {Base, Line} from "./helpers/Base.sol";
 
@@ -19,12 +20,16 @@ contract Handler is Base {
     mapping(BatchId => uint256) private payees;
     mapping(BatchId => uint96) private amounts;
     mapping(BatchId => bool) private heldUp;
+    /// @dev Of the second payout of each batch, which a fault pays.
+    mapping(BatchId => uint256) private causes;
+    mapping(BatchId => uint96) private prices;
 
     bool public claimedTwice;
     bool public claimedEarly;
     bool public leftEarly;
     bool public burnedFell;
     bool public tookBoundStake;
+    uint256 public redressed;
     uint256 private burnedBefore;
     /// @dev What each owner asked to be released, and when that can be at the earliest.
     mapping(uint256 node => uint256) private releaseAt;
@@ -144,7 +149,9 @@ contract Handler is Base {
         payees[id] = b % NODES;
         amounts[id] = amount;
         IRegistry.Settlement memory s = settlement(id, _node(b), amount);
-        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]), 0);
+        _setCause(id, b, faults);
+        s = withRedress(s, _node(payees[id] + 1), prices[id], causes[id]);
         for (uint256 i = 0; i < faults % 3; ++i) {
             s = withFault(s, _node(faults / 3 + i), uint8(1 + faults / 8 % 4));
         }
@@ -190,10 +197,29 @@ contract Handler is Base {
         BatchId id = _batch(b);
         IRegistry.Settled memory t = registry.batch(id).settled;
         bool done = registry.isClaimed(id, 0);
-        try registry.claim(claimOf(id, _node(payees[id]), amounts[id])) {
+        IRegistry.Claim[] memory c = claimOf(id, _node(payees[id]), amounts[id]);
+        c[0].proof = new bytes32[](1);
+        c[0].proof[0] = leafOf(id, 1, _node(payees[id] + 1), prices[id], causes[id]);
+        try registry.claim(c) {
             if (done) claimedTwice = true;
             if (vm.getBlockTimestamp() < t.claimableAt || t.openChallenges > 0) claimedEarly = true;
             validClaimed[payees[id]] += 1;
+        } catch {}
+    }
+
+    function redress(uint256 b) external watched {
+        if (batches.length == 0) return;
+        BatchId id = _batch(b);
+        (uint256 at_,,,) = Causes.unpack(causes[id]);
+        IRegistry.Settled memory t = registry.batch(id).settled;
+        IRegistry.Settled memory of_ = registry.batch(BatchId.wrap(at_)).settled;
+        bool done = registry.isClaimed(id, 1);
+        bytes32 sibling = leafOf(id, 0, _node(payees[id]), amounts[id], 0);
+        try registry.claim(redressOf(id, _node(payees[id] + 1), prices[id], causes[id], sibling)) {
+            if (done) claimedTwice = true;
+            if (vm.getBlockTimestamp() < t.claimableAt || t.openChallenges > 0) claimedEarly = true;
+            if (vm.getBlockTimestamp() < of_.claimableAt || of_.openChallenges > 0) claimedEarly = true;
+            redressed += registry.batch(BatchId.wrap(at_)).settled.remaining < of_.remaining ? 1 : 0;
         } catch {}
     }
 
@@ -320,6 +346,15 @@ contract Handler is Base {
     }
 
     // ------------------------------------------------------------------------------------------------ helpers
+
+    /// @dev Any fault of any batch, as it stands now, with any prices: what a quorum could sign.
+    function _setCause(BatchId id, uint256 b, uint256 dice) private {
+        BatchId of_ = _batch(b / 8);
+        prices[id] = uint96(dice >> 64) % 150e18;
+        uint8 attempt = registry.batch(of_).attempt;
+        uint64 at_ = uint64(BatchId.unwrap(of_));
+        causes[id] = Causes.pack(at_, attempt, uint8(dice >> 8 & 1), uint96(dice >> 32) % 300e18);
+    }
 
     /// @dev One of the last eight, so that much happens to each.
     function _batch(uint256 b) private view returns (BatchId) {

@@ -90,7 +90,7 @@ contract JuryTest is CourtBase {
         batch = commitLines(1, bytes32(uint256(9)), 2, row);
         drawNow(batch);
         IRegistry.Settlement memory s = settlement();
-        s.shares[1] = Lines.packPaid(1, 0);
+        s.shares[1] = Lines.packPaid(1, 0, 0);
         settle(s);
         leaveOnly(17);
         retire(15);

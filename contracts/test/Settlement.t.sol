@@ -194,7 +194,7 @@ contract SettlementTest is Base {
         amount = amount % 2000e18;
         units = units % 20;
         IRegistry.Settlement memory s = settlement(batch, node, amount);
-        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(units), Lines.amount(s.shares[0]), 0);
         uint256 cost = uint256(amount) + uint256(10e18) * units / 10;
         if (units > 10) {
             return wrong(s, abi.encodeWithSelector(IRegistry.TooManyUnits.selector, job, units, 10));
@@ -213,7 +213,7 @@ contract SettlementTest is Base {
 
     function test_units_that_were_not_paid_can_be_committed_again_with_what_is_left() public {
         IRegistry.Settlement memory s = settlement(batch, node, 600e18);
-        s.shares[0] = Lines.packPaid(uint48(7), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(7), Lines.amount(s.shares[0]), 0);
         settle(s, 1, 3);
         BatchId again = commit(job, 1, 3);
         vm.assertEq(lineOf(again, 0).budget, 333e18, "three tenths, out of the surplus");
@@ -230,7 +230,7 @@ contract SettlementTest is Base {
         batch = commitLines(1, bytes32(uint256(2)), 10, row);
         drawNow(batch);
         IRegistry.Settlement memory s = settlement(batch, node, 300e18);
-        (s.shares[0], s.shares[1]) = (Lines.packPaid(10, 100e18), Lines.packPaid(5, 200e18));
+        (s.shares[0], s.shares[1]) = (Lines.packPaid(10, 100e18, 0), Lines.packPaid(5, 200e18, 0));
         settle(s, 1, 3);
         vm.assertEq(registry.job(a).surplus, 1000e18, "1,110 less 100 and 10");
         vm.assertEq(registry.job(b).surplus, 905e18, "1,110 less 200 and 5");

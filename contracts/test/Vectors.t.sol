@@ -5,6 +5,7 @@ import {ICourt} from "../src/interfaces/ICourt.sol";
 import {IRegistry, OperatorId, JobId, BatchId} from "../src/interfaces/IRegistry.sol";
 import {BLS12381} from "../src/libraries/BLS12381.sol";
 import {Dial} from "../src/libraries/Dial.sol";
+import {Causes} from "../src/libraries/Causes.sol";
 import {Headers} from "../src/libraries/Headers.sol";
 import {Lines} from "../src/libraries/Lines.sol";
 import {Merkle} from "../src/libraries/Merkle.sol";
@@ -125,7 +126,7 @@ contract VectorsTest {
         IRegistry.Settlement memory s;
         s.batch = BatchId.wrap(number(".settlement.batch"));
         s.payoutRoot = word(".settlement.payout_root");
-        s.payoutCount = 2;
+        s.payoutCount = 3;
         s.payoutTotal = uint96(number(".settlement.payout_total"));
         s.auditUnits = uint32(number(".settlement.audit_units"));
         s.faults = faults();
@@ -140,8 +141,11 @@ contract VectorsTest {
         vm.assertEq(seed, word(".settlement.seed"), "draw seed");
         uint8 attempt = uint8(number(".settlement.attempt"));
         vm.assertEq(harness.settlement(s, hash, seed, attempt), word(".settlement.digest"), "digest");
-        IRegistry.Claim memory c = IRegistry.Claim(s.batch, 0, OperatorId.wrap(2), 1e20, 1, 2, 0, new bytes32[](0));
+        IRegistry.Claim memory c = IRegistry.Claim(s.batch, 0, OperatorId.wrap(2), 1e20, 1, 2, 0, 0, new bytes32[](0));
         vm.assertEq(harness.payoutLeaf(c), word(".settlement.payout_leaf"), "payout leaf");
+        (c.index, c.operator, c.amount, c.valid, c.audits) = (2, OperatorId.wrap(9), 1e19, 0, 0);
+        c.cause = Causes.pack(4, 1, 2, 1e20);
+        vm.assertEq(harness.payoutLeaf(c), word(".settlement.redress_leaf"), "leaf of what a fault pays");
         IRegistry.Settlement memory empty;
         (empty.batch, empty.shares) = (s.batch, new uint256[](2));
         empty.record = data(".empty_settlement.record");
@@ -239,7 +243,7 @@ contract VectorsTest {
         if (h.seed != 0 || h.payoutRoot != 0) h.paid = new uint256[](jobs.length);
         for (uint256 n = 0; n < jobs.length; ++n) {
             h.lines[n] = Lines.pack(uint64(jobs[n]), uint48(units[n]), uint96(budget[n]));
-            if (h.paid.length > 0) h.paid[n] = Lines.packPaid(uint48(paid[n]), uint96(amount[n]));
+            if (h.paid.length > 0) h.paid[n] = Lines.packPaid(uint48(paid[n]), uint96(amount[n]), 0);
         }
     }
 
@@ -270,9 +274,10 @@ contract VectorsTest {
     function shares() private view returns (uint256[] memory list) {
         uint256[] memory units = numbers(".settlement.shares.paid_units");
         uint256[] memory amount = numbers(".settlement.shares.amount");
+        uint256[] memory redress = numbers(".settlement.shares.redress");
         list = new uint256[](units.length);
         for (uint256 i = 0; i < list.length; ++i) {
-            list[i] = Lines.packPaid(uint48(units[i]), uint96(amount[i]));
+            list[i] = Lines.packPaid(uint48(units[i]), uint96(amount[i]), uint96(redress[i]));
         }
     }
 

@@ -275,16 +275,16 @@ contract VerdictsTest is Base {
         job = openJob(jobParams(1000e18, 100e18, 0));
         batch = commit(job, 1);
         IRegistry.Settlement memory s = settlement(batch, node, 1e18);
-        s.shares[0] = Lines.packPaid(uint48(0), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(0), Lines.amount(s.shares[0]), 0);
         settle(s, 1, 3);
         BatchId again = commit(job, 1);
         voidBatch(batch, false);
         takeBatch(batch, 1);
         s = settlement(batch, node, 1e18);
-        s.shares[0] = Lines.packPaid(uint48(first), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(first), Lines.amount(s.shares[0]), 0);
         settle(s, 1, 3);
         s = settlement(again, node, 1e18);
-        s.shares[0] = Lines.packPaid(uint48(second), Lines.amount(s.shares[0]));
+        s.shares[0] = Lines.packPaid(uint48(second), Lines.amount(s.shares[0]), 0);
         (uint256 bitmap, bytes memory signature) = quorum(s, 1, 3);
         IRegistry.Header memory header = headerOf(again);
         if (first + second > UNITS) {

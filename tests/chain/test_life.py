@@ -108,7 +108,7 @@ def test_a_job_from_registration_to_the_last_claim_conserves_every_wei(network) 
     chain.refund(job)
     assert chain.token_balance(requester.wallet.address) == 430 * CREDIT + 154 * CREDIT - 6 + 2 * CREDIT
     totals = chain.totals()
-    assert (totals.escrow, totals.claimable, totals.bonds, totals.burned) == (0, 0, 0, 90 * CREDIT)
+    assert (totals.escrow, totals.claimable, totals.bonds, totals.burned) == (0, 20 * CREDIT, 0, 70 * CREDIT)
     assert totals.sum == chain.token_balance(chain.registry)
 
     events, _ = chain.events.read(Cursor(network.deployment.block))

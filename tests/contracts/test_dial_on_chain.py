@@ -29,7 +29,7 @@ def test_the_registry_says_what_the_reference_says(
     chain, address = node
     alike = tasks_alike(Wei(reward), Wei(task))
     params = Params()
-    at_risk = stake_at_risk(STAKE, params.slash_requester_bps + params.slash_auditor_bps)
+    at_risk = stake_at_risk(STAKE, params.given_back_bps)
     expected = audit_odds(0, at_risk, alike, Wei(reward), params.collusion_bps, segments, 2)
     assert chain.audit_probability(address, alike, Wei(reward), segments, 2) == expected
 

@@ -38,7 +38,7 @@ class Case:
         member = Member(commitment, scene.member.signature, scene.member.trace)
         audit = AuditedSegment(JOB, TASK, SegmentIndex(0), (), (), self.verdict)
         facts: dict[str, Any] = {"chain_id": 1, "registry": commitment.node, "batch": BatchId(1), "attempt": 1}
-        names = ("jobs", "counted", "uncounted", "over", "repeated", "faults", "stale", "payouts")
+        names = ("jobs", "counted", "uncounted", "over", "repeated", "faults", "stale", "redress", "payouts")
         empty: dict[str, Any] = dict.fromkeys(names, ())
         return BatchRecord(leader=NODE, tasks=(member,), salts=(self.salt,), audits=(audit,), **facts, **empty)
 

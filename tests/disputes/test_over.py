@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
 from worlds import BATCH, Work, World, changed, simple
 
 from proofyard.chain.events import Position
-from proofyard.disputes.settled import OVERLOOKED_S, check_over, over_now, paid_before
+from proofyard.disputes.settled import OVERLOOKED_S, check_over, over_now, told_before
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.record import BatchRecord
+from proofyard.protocol.redress import Earlier
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId
 from proofyard.protocol.validate import RecordInvalid
 
@@ -129,5 +130,5 @@ async def test_what_nobody_delivers_pays_nothing_and_a_dropped_batch_is_not_aske
         return b"no record"
 
     chain: Any = Chain()
-    assert await paid_before(chain, read, world.view, ((SETTLED, RECORD), (DROPPED, None))) == {}
+    assert await told_before(chain, read, world.view, ((SETTLED, RECORD), (DROPPED, None))) == Earlier()
     assert asked == [RECORD]

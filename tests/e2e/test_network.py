@@ -12,10 +12,11 @@ from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.members import Member
 from proofyard.protocol.messages import LogLine
-from proofyard.protocol.record import BatchRecord
-from proofyard.protocol.settlement import FaultReason
-from proofyard.protocol.types import Cid
+from proofyard.protocol.record import BatchRecord, RecordedRedress
+from proofyard.protocol.settlement import FaultReason, OperatorId
+from proofyard.protocol.types import Address, BatchId, Cid
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk import (
     Client,
@@ -37,7 +38,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     network: DevNetwork, client: Client, job: LoraJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cheat = next(node for node in network.nodes if node.adversary)
-    handle = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
+    handle = submit_job(job, reward=credits(40), audit_fee=credits(10), client=client)
     events: list[LogLine] = []
     report = handle.wait(250, on_event=events.append)
     assert report.result is not None
@@ -51,6 +52,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     check_believes_nobody(client, handle, report.result, tmp_path)
 
     batches = settled_batches(client, handle.job_id)
+    thrown_away = check_thrown_away(client, batches, cheat.key.address)
     dues = unclaimed(client, batches)
     assert {due.node for due in dues} >= {node.key.address for node in network.nodes if node is not cheat}
     guilty = next(batch.record for batch in batches if batch.record.faults)
@@ -67,7 +69,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert network.books().conserved
     assert after[cheat.name].stake == 0
     fee = client.chain.job(handle.job_id).verifier_fee
-    assert credits(5) < fee < credits("5.1"), "5% of the reward, and the gas"
+    assert credits(2) < fee < credits("2.1"), "5% of the reward, and the gas"
     earned = after["verifier-1"].stake - network.plan.params.verifier_stake
     assert fee - len(batches) <= earned <= fee, "all of it, but for what is rounded down in each batch"
     for node in network.nodes:
@@ -75,13 +77,27 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
         gained = after[node.name].tokens - before[node.name].tokens
         # A fault takes the cheat's pay of every window that was open; who audits a fault shares in what is slashed.
         assert gained <= owed if node is cheat else gained >= owed > 0, node.name
-    assert credits(100) < paid < credits(120), "the reward, whoever did the work, and the auditors their fee"
+    paid -= thrown_away
+    assert credits(40) < paid < credits(60), "the reward, whoever did the work, and the auditors their fee"
 
     check_status_api(network, handle.job_id, cheat.key.address, {event.task for event in faults})
     check_replay(network, client, job, batches, capsys)
 
-    again = submit_job(job, reward=credits(100), audit_fee=credits(10), client=client)
+    again = submit_job(job, reward=credits(40), audit_fee=credits(10), client=client)
     assert again.wait(250).result == report.result, "the same seed must give the same adapter"
+
+
+def check_thrown_away(client: Client, batches: list[SettledBatch], cheat: Address) -> int:
+    """What honest nodes did in the second round on what the cheat had done in the first is paid like work that counts,
+    by the cheat's fault, though every task is audited; returns what all of it is."""
+    redress = [paid for batch in batches for paid in batch.record.redress]
+    stale = {key for batch in batches for key in batch.record.stale}
+    audited = {audit.task_key for batch in batches for audit in batch.record.audits}
+    assert {paid.task_key for paid in redress} <= stale & audited and redress
+    assert {int(paid.amount) for paid in redress} == {credits(40) // 8}
+    assert cheat not in {paid.node for paid in redress}
+    assert {client.chain.slashes(paid.batch)[paid.fault].amount for paid in redress} == {credits(100)}
+    return sum(int(paid.amount) for paid in redress)
 
 
 def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder: Path) -> None:
@@ -212,9 +228,16 @@ def tampered(record: BatchRecord) -> dict[str, BatchRecord]:
         "accused": replace_in(record, faults=(replace_in(fault, node=vote.auditor), *record.faults[1:])),
         "fault's kind": replace_in(record, faults=(replace_in(fault, kind=FaultReason.DISAGREED), *record.faults[1:])),
         "stale tasks": replace_in(record, stale=(task.key,)),
+        "what faults pay": replace_in(record, redress=(redress_to(task),)),
         "payouts": replace_in(record, payouts=(pay, *record.payouts[1:])),
         "fewer payouts": replace_in(record, payouts=record.payouts[1:]),
     }
+
+
+def redress_to(task: Member) -> RecordedRedress:
+    """What a fault of its own batch would pay, to anybody."""
+    node = task.commitment.node
+    return RecordedRedress(*task.key, OperatorId(1), node, node, BatchId(1), 0, 0, "1", "1")
 
 
 def test_a_node_that_is_killed_in_the_middle_of_a_task_does_not_stop_the_job(

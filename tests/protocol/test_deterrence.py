@@ -21,13 +21,13 @@ stakes = st.one_of(st.integers(0, 2000), st.integers(0, 10**28)).map(Wei)
 def test_the_table_is_that_of_a_registry_with_default_parameters() -> None:
     params = Params()
     assert params.collusion_bps == COLLUSION_BPS
-    assert params.slash_requester_bps + params.slash_auditor_bps == GIVEN_BACK_BPS
+    assert params.given_back_bps == GIVEN_BACK_BPS
     assert min(STAKES) == params.node_stake
 
 
 def test_one_lie_a_task_loses_at_every_stake_and_reputation() -> None:
     rows = table()
-    assert len(rows) == 92
+    assert len(rows) == 88
     assert max(row.gain for row in rows) < 0
     assert any(row.odds.segments > 1 for row in rows)
     assert any(row.tasks < row.asked for row in rows)

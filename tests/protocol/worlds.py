@@ -30,8 +30,9 @@ from proofyard.protocol.record import (
     claimed_answer,
     faulty_audit,
 )
+from proofyard.protocol.redress import Earlier, Ruin, redress_of
 from proofyard.protocol.seal import CANNOT_EXECUTE, Opening, keyed_digest, keyed_is_checked, seal_of, seal_struct_hash
-from proofyard.protocol.settlement import FaultReason, Header, Line, OperatorId, draw_seed, header_hash
+from proofyard.protocol.settlement import Cause, FaultReason, Header, Line, OperatorId, draw_seed, header_hash
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.validate import inputs_root, repeated_tasks, stale_tasks, validate_record
 from proofyard.protocol.view import BatchView, JobFacts, OpenBatch, OperatorFacts, Seat
@@ -79,10 +80,12 @@ class Job:
     verifier_fee: Wei = VERIFIER_FEE
     exact: bool = True
     deps: tuple[tuple[int, ...], ...] = ()
+    look_ahead: int = 2
 
     @cached_property
     def manifest(self) -> Manifest:
-        return Manifest(workload="lora" if self.exact else "third-party", params={"job": self.id})
+        workload = "lora" if self.exact else "third-party"
+        return Manifest(workload=workload, params={"job": self.id}, look_ahead=self.look_ahead)
 
     @cached_property
     def cid(self) -> Cid:
@@ -177,6 +180,9 @@ class World:
     hidden: set[int] = field(default_factory=set)
     """Those of them whose member list nobody can deliver."""
     paid: dict[TaskKey, Cid] = field(default_factory=dict)
+    ruins: tuple[Ruin, ...] = ()
+    redressed: frozenset[tuple[Cause, TaskKey]] = frozenset()
+    """What earlier records found faulty, and paid for it."""
     over: dict[int, Cid | None] = field(default_factory=dict)
     scarce: Wei | None = None
     """The budget of every line, if it is not the usual."""
@@ -284,6 +290,7 @@ class World:
             collusion_bps=1000,
             slash_requester_bps=500,
             slash_auditor_bps=1000,
+            slash_redress_bps=4000,
         )
 
     # ----------------------------------------------------------------- leader
@@ -315,10 +322,12 @@ class World:
             audits=audits,
             faults=(),
             stale=(),
+            redress=(),
             payouts=(),
         )
         record = changed(record, faults=self.faults_of(record))
-        return self.paying(changed(record, stale=stale_tasks(view, record, self.graphs, self.paid)))
+        record = changed(record, stale=stale_tasks(view, record, self.graphs, self.paid))
+        return self.paying(changed(record, redress=redress_of(view, record, self.manifests, self.graphs, self.earlier)))
 
     def paying(self, record: BatchRecord) -> BatchRecord:
         """The record with the payouts that follow from the rest of it."""
@@ -418,6 +427,14 @@ class World:
 
     # ------------------------------------------------------------------ check
 
+    @property
+    def earlier(self) -> Earlier:
+        return Earlier(self.paid, self.ruins, self.redressed)
+
+    @cached_property
+    def manifests(self) -> dict[JobId, Manifest]:
+        return {job.id: job.manifest for job in self.jobs}
+
     @cached_property
     def graphs(self) -> dict[JobId, tuple[TaskSpec, ...]]:
         return {job.id: job.graph for job in self.jobs}
@@ -436,10 +453,10 @@ class World:
         validate_record(
             view or self.view,
             record or self.record,
-            {job.id: job.manifest for job in self.jobs},
+            self.manifests,
             graphs or self.graphs,
             self.members,
-            paid=self.paid,
+            earlier=self.earlier,
             exact=self.exact,
             now=self.now if now == -1 else now,
         )

@@ -314,6 +314,7 @@ class ChainOf:
             collusion_bps=chain.params_.collusion_bps,
             slash_requester_bps=chain.params_.slash_requester_bps,
             slash_auditor_bps=chain.params_.slash_auditor_bps,
+            slash_redress_bps=chain.params_.slash_redress_bps,
         )
 
     def settle_batch(self, batch: BatchId, settlement: Settlement, signers: int, signature: bls.BlsSignature) -> None:

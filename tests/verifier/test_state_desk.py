@@ -43,6 +43,7 @@ def record() -> BatchRecord:
         audits=(),
         faults=(),
         stale=(),
+        redress=(),
         payouts=(),
     )
 

@@ -69,6 +69,9 @@ interface IRegistry {
         /// fault that has accusers, so that a false one is no prize; the rest is burned.
         uint16 slashRequesterBps;
         uint16 slashAuditorBps;
+        /// What of the same is set aside for work that rested on the faulty task and is thrown away (`Claim.cause`). What of
+        /// it nobody claims stays there.
+        uint16 slashRedressBps;
         /// The leader's part of a batch's verifier fee; the rest is shared by all signers, the leader among them.
         uint16 leaderBps;
         /// What a leader pays (burned) whose batch is taken over or drawn anew because nobody drew it in time; at least
@@ -267,6 +270,8 @@ interface IRegistry {
         bool voided;
         /// A settlement of it was voided: what it holds was known, and nobody owes its budget.
         bool wasSettled;
+        /// What faults are still to pay at most for work of this batch that they made worthless.
+        uint96 redress;
     }
 
     /// @notice A fault in a batch record: the operator's owner loses its stake, and the pay of all its nodes that is settled
@@ -310,21 +315,25 @@ interface IRegistry {
         bool absolved;
         /// Its place among the faults of the operator's owner.
         uint32 mark;
+        /// What of its stake is there, once it is final, for work that rested on the faulty task.
+        uint96 redress;
         uint32[] accusers;
     }
 
     /// @notice The record of a batch as the verifiers sign it.
     struct Settlement {
         BatchId batch;
-        /// Merkle root of the payouts (leaf: abi.encode(batch, index, operator, amount, valid, audits)), their count and sum.
+        /// Merkle root of the payouts (leaf: abi.encode(batch, index, operator, amount, valid, audits, cause)), their count, and the
+        /// sum of those without a cause.
         bytes32 payoutRoot;
         uint32 payoutCount;
         uint96 payoutTotal;
         /// Sum of the payouts' `audits`.
         uint32 auditUnits;
         Fault[] faults;
-        /// What is paid of each line, in the order of the header's, in one word (`Lines.packPaid`): units, and operators' pay. The
-        /// verifiers' fee, verifierFee * units / units of the job, comes on top; both stay within the line's budget.
+        /// What is paid of each line, in the order of the header's, in one word (`Lines.packPaid`): units, operators' pay,
+        /// and the prices that faults are to pay for its work. The verifiers' fee, verifierFee * units / units of the job, comes on
+        /// top; all of it stays within the line's budget, though faults do not pay from that.
         uint256[] shares;
         /// Merkle root of the audit results.
         bytes32 auditRoot;
@@ -341,6 +350,9 @@ interface IRegistry {
         uint96 amount;
         uint32 valid;
         uint32 audits;
+        /// 0 for what the batch itself pays. Else `amount` is the price of work that a fault made worthless, and paid from what
+        /// is set aside of that fault's stake (`Causes`), once the fault is final and as far as it stands.
+        uint256 cause;
         /// What the header holds besides the root of the payouts: the hash of its seed and of what was committed.
         bytes32 bound;
         bytes32[] proof;
@@ -444,7 +456,9 @@ interface IRegistry {
     );
     /// @notice A fault was undone: the operator's stake and reputation are back.
     event Absolved(BatchId indexed batch, OperatorId indexed operator, uint256 returned, uint32 consecutiveValid);
-    event SlashFinal(BatchId indexed batch, uint256 toRequesters, uint256 toAuditors, uint256 burned);
+    event SlashFinal(
+        BatchId indexed batch, uint256 toRequesters, uint256 toAuditors, uint256 toRedress, uint256 burned
+    );
     event FeesPaid(BatchId indexed batch, uint256 amount, uint256 signers);
     event BatchVoided(BatchId indexed batch, uint8 attempt);
     event Penalised(OperatorId indexed operator, BatchId indexed batch, uint256 amount);

@@ -156,7 +156,7 @@ library Jobs {
             uint256 line = header.lines[i];
             JobBook storage j = s.jobs[Lines.job(line)];
             if (b.voided) {
-                uint48 paid = uint48(Lines.paidUnits(header.paid[i]));
+                uint48 paid = Lines.paidUnits(header.paid[i]);
                 (j.unitsUnpaid, j.unitsReturned) = (j.unitsUnpaid + paid, j.unitsReturned + paid);
                 j.escrow += Lines.amount(header.paid[i]);
             } else {
@@ -361,7 +361,7 @@ library Jobs {
         for (uint256 i = 0; i < lines.length; ++i) {
             (uint256 line, uint96 amount) = (lines[i], Lines.amount(paid[i]));
             JobBook storage j = s.jobs[Lines.job(line)];
-            uint48 units = uint48(Lines.paidUnits(paid[i]));
+            uint48 units = Lines.paidUnits(paid[i]);
             j.unitsUnpaid += units;
             j.unitsTaken += Lines.units(line) - units;
             uint96 wanted = Lines.budget(line) - amount;

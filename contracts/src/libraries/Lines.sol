@@ -3,10 +3,12 @@ pragma solidity 0.8.37;
 
 /// @title Lines
 /// @notice A line of a batch in one word, as it is sent, hashed and emitted: budget (96 bits), units (48) and job (64), from
-/// the lowest bit on. What a settlement paid of it is another word: amount (96) and units (48).
+/// the lowest bit on. What a settlement paid of it is another word: amount (96), units (48) and redress (96): the prices that
+/// faults are to pay for work of this line, which stay within its budget with the rest.
 library Lines {
     uint256 private constant UNITS_AT = 96;
     uint256 private constant JOB_AT = 144;
+    uint256 private constant REDRESS_AT = 144;
 
     function pack(uint64 job_, uint48 units_, uint96 budget_) internal pure returns (uint256) {
         return uint256(job_) << JOB_AT | uint256(units_) << UNITS_AT | budget_;
@@ -25,13 +27,17 @@ library Lines {
         return uint96(line);
     }
 
-    function packPaid(uint48 units_, uint96 amount_) internal pure returns (uint256) {
-        return uint256(units_) << UNITS_AT | amount_;
+    function packPaid(uint48 units_, uint96 amount_, uint96 redress_) internal pure returns (uint256) {
+        return uint256(redress_) << REDRESS_AT | uint256(units_) << UNITS_AT | amount_;
     }
 
-    /// @notice More than 48 bits only of a share that nobody has checked.
-    function paidUnits(uint256 paid) internal pure returns (uint256) {
-        return paid >> UNITS_AT;
+    function paidUnits(uint256 paid) internal pure returns (uint48) {
+        return uint48(paid >> UNITS_AT);
+    }
+
+    /// @notice More than 96 bits only of a share that nobody has checked.
+    function redress(uint256 paid) internal pure returns (uint256) {
+        return paid >> REDRESS_AT;
     }
 
     function amount(uint256 paid) internal pure returns (uint96) {

@@ -11,7 +11,7 @@ library Merkle {
         return keccak256(abi.encodePacked(bytes1(0), data));
     }
 
-    /// @notice The leaf of a payout: abi.encode(batch, index, operator, amount, valid, audits).
+    /// @notice The leaf of a payout: abi.encode(batch, index, operator, amount, valid, audits, cause).
     function payoutLeaf(IRegistry.Claim calldata c) internal pure returns (bytes32) {
         return keccak256(
             abi.encodePacked(
@@ -21,7 +21,8 @@ library Merkle {
                 uint256(OperatorId.unwrap(c.operator)),
                 uint256(c.amount),
                 uint256(c.valid),
-                uint256(c.audits)
+                uint256(c.audits),
+                c.cause
             )
         );
     }

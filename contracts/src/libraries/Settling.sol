@@ -6,6 +6,7 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {LibBit} from "solady/utils/LibBit.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol";
+import {Causes} from "./Causes.sol";
 import {Headers} from "./Headers.sol";
 import {Jobs} from "./Jobs.sol";
 import {Lines} from "./Lines.sol";
@@ -85,6 +86,8 @@ library Settling {
 
         uint96 fees;
         (next.paid, fees) = _pay(s, settlement, next.lines, uint40(block.timestamp) + p.seatDelay);
+        uint96 redressed = _redressOf(settlement.shares);
+        if (redressed != 0) b.redress = redressed;
         (next.seed, next.payoutRoot) = (seed, settlement.payoutRoot);
         b.header = Merkle.node(next.payoutRoot, Headers.bound(next, b.header));
         if (b.seed != 0) b.seed = 0;
@@ -167,9 +170,16 @@ library Settling {
         require(units <= left, IRegistry.TooManyUnits(JobId.wrap(Lines.job(line)), units, left));
         fee = uint96(uint256(j.verifierFee) * units / j.units);
         uint256 amount = uint256(Lines.amount(share)) + fee;
-        uint256 budget = Lines.budget(line);
-        require(amount <= budget, IRegistry.OverBudget(JobId.wrap(Lines.job(line)), budget, amount));
+        (uint256 budget, uint256 with_) = (Lines.budget(line), amount + Lines.redress(share));
+        require(with_ <= budget, IRegistry.OverBudget(JobId.wrap(Lines.job(line)), budget, with_));
         _giveBack(j, Lines.units(line), units, budget - amount, surplusFrom);
+    }
+
+    /// @dev What faults are to pay at most: checked shares, so the sum of budgets that a supply of 96 bits has.
+    function _redressOf(uint256[] calldata shares) private pure returns (uint96 sum) {
+        for (uint256 i = 0; i < shares.length; ++i) {
+            sum += uint96(Lines.redress(shares[i]));
+        }
     }
 
     /// @dev Ends a line of a job: what it holds is paid, or the job's again.
@@ -221,7 +231,7 @@ library Settling {
     // --------------------------------------------------------------------------------------------------- end
 
     /// @notice Pays fees, distributes what faults froze and frees what was open; the caller has made sure that nothing can be undone any more.
-    function finalize(State storage s, IRegistry.Params memory p, BatchId id) external {
+    function finalize(State storage s, IRegistry.Params memory p, BatchId id) public {
         IRegistry.Batch storage b = s.batches[BatchId.unwrap(id)];
         if (!b.settled.unfinal) return;
         b.settled.unfinal = false;
@@ -248,7 +258,7 @@ library Settling {
 
     function _distribute(State storage s, IRegistry.Params memory p, BatchId id, IRegistry.Batch storage b) private {
         IRegistry.SlashRecord[] storage faults = s.slashes[BatchId.unwrap(id)];
-        (uint96 toRequesters, uint96 toAuditors, uint96 frozen) = (0, 0, b.frozen);
+        (uint96 toRequesters, uint96 toAuditors, uint96 aside, uint96 frozen) = (0, 0, 0, b.frozen);
         for (uint256 i = 0; i < faults.length; ++i) {
             IRegistry.SlashRecord storage f = faults[i];
             uint96 amount = f.amount;
@@ -256,20 +266,51 @@ library Settling {
             address owner = s.operators[f.operator].owner;
             s.accounts[owner].frozen -= amount;
             // An owner's whole stake must not be a prize for who accuses it, nor any of it where nobody answers for that.
-            uint256 shared = f.accusers.length == 0 ? 0 : FixedPointMathLib.min(amount, p.nodeStake);
+            uint256 shared = _shared(p, f);
             uint96 part = Stakes.share(shared, p.slashRequesterBps);
             s.jobs[f.job].surplus += part;
             toRequesters += part;
             if (b.auditUnits != 0) toAuditors += Stakes.share(shared, p.slashAuditorBps);
+            f.redress = Stakes.share(shared, p.slashRedressBps);
+            aside += f.redress;
             Stakes.unseatUnbacked(s, p, owner);
         }
-        uint96 burned = frozen - toRequesters - toAuditors;
+        uint96 burned = frozen - toRequesters - toAuditors - aside;
         (b.frozen, b.pool) = (0, toAuditors);
-        b.settled.remaining += toAuditors;
+        b.settled.remaining += toAuditors + aside;
         b.settled.pooled = toAuditors > 0;
         s.books.bonds -= frozen;
         s.books.escrow += toRequesters;
         s.books.burned += burned;
-        emit IRegistry.SlashFinal(id, toRequesters, toAuditors, burned);
+        emit IRegistry.SlashFinal(id, toRequesters, toAuditors, aside, burned);
+    }
+
+    /// @dev What of a fault's stake is shared: at most a node's.
+    function _shared(IRegistry.Params memory p, IRegistry.SlashRecord storage f) private view returns (uint256) {
+        return f.accusers.length == 0 ? 0 : FixedPointMathLib.min(f.amount, p.nodeStake);
+    }
+
+    /// @notice Takes out of what is set aside of a fault's stake what work is paid that it made worthless: its price, or as
+    /// large a part of it as of all such work's; nothing where a jury has undone the fault; never more than the settlement of `payer` says in its shares. `known` only once the
+    /// fault is final, and if its settlement is the one that `cause` means.
+    function redress(State storage s, IRegistry.Params memory p, BatchId payer, uint256 cause, uint96 price)
+        external
+        returns (bool known, uint96 amount)
+    {
+        (uint256 id, uint8 attempt, uint256 index, uint96 prices) = Causes.unpack(cause);
+        IRegistry.Batch storage b = s.batches[id];
+        IRegistry.Settled storage t = b.settled;
+        known = t.settledAt != 0 && b.attempt == attempt && t.openChallenges == 0 && block.timestamp >= t.claimableAt
+            && index < s.slashes[id].length;
+        if (!known) return (false, 0);
+        finalize(s, p, BatchId.wrap(id));
+        IRegistry.SlashRecord storage f = s.slashes[id][index];
+        uint256 whole = Stakes.share(_shared(p, f), p.slashRedressBps);
+        amount = prices <= whole ? price : uint96(whole * price / prices);
+        IRegistry.Batch storage by = s.batches[BatchId.unwrap(payer)];
+        amount = uint96(FixedPointMathLib.min(amount, FixedPointMathLib.min(f.redress, by.redress)));
+        f.redress -= amount;
+        by.redress -= amount;
+        t.remaining -= amount;
     }
 }

@@ -102,7 +102,7 @@ library Verdicts {
         uint256 signers = s.verifiers.quorums[b.quorum].seats & ~b.absent;
         delete b.settled;
         Stakes.unexpose(s, b);
-        (b.absent, b.fees, b.auditUnits) = (0, 0, 0);
+        (b.absent, b.fees, b.auditUnits, b.redress) = (0, 0, 0, 0);
         (b.voided, b.wasSettled, b.openedAt) = (true, true, uint40(block.timestamp));
         if (b.attempt < type(uint8).max) b.attempt += 1;
         emit IRegistry.BatchVoided(id, b.attempt);

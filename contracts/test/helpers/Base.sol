@@ -87,6 +87,7 @@ abstract contract Base {
             collusionBps: 1000,
             slashRequesterBps: 500,
             slashAuditorBps: 1000,
+            slashRedressBps: 4000,
             leaderBps: 5000,
             settlePenalty: PENALTY,
             exposureBps: exposureBps()
@@ -305,7 +306,7 @@ abstract contract Base {
         returns (IRegistry.Settlement memory s)
     {
         s.batch = batch;
-        s.payoutRoot = keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, 0, operator, amount, 1, 1)));
+        s.payoutRoot = leafOf(batch, 0, operator, amount, 0);
         s.payoutCount = 1;
         s.payoutTotal = amount;
         s.auditUnits = 1;
@@ -313,7 +314,7 @@ abstract contract Base {
         if (_headers[batch].length == 0) return s;
         uint256[] memory row = headerOf(batch).lines;
         s.shares = new uint256[](row.length);
-        s.shares[0] = Lines.packPaid(Lines.units(row[0]), amount);
+        s.shares[0] = Lines.packPaid(Lines.units(row[0]), amount, 0);
     }
 
     /// @notice What a claim shows of the batch's header.
@@ -329,13 +330,46 @@ abstract contract Base {
         return registry.quorum(b.quorum) & ~b.absent;
     }
 
+    /// @notice The same settlement with a second payout: what the fault of `cause` pays for work that it made worthless.
+    function withRedress(IRegistry.Settlement memory s, OperatorId operator, uint96 price, uint256 cause)
+        internal
+        pure
+        returns (IRegistry.Settlement memory)
+    {
+        s.payoutRoot = Merkle.node(s.payoutRoot, leafOf(s.batch, 1, operator, price, cause));
+        s.payoutCount = 2;
+        s.shares[0] = Lines.packPaid(Lines.paidUnits(s.shares[0]), Lines.amount(s.shares[0]), price);
+        return s;
+    }
+
+    function leafOf(BatchId batch, uint256 index, OperatorId operator, uint96 amount, uint256 cause)
+        internal
+        pure
+        returns (bytes32)
+    {
+        uint256 one = index == 0 ? 1 : 0;
+        return
+            keccak256(abi.encodePacked(bytes1(0), abi.encode(batch, index, operator, uint256(amount), one, one, cause)));
+    }
+
+    /// @notice The claim of the second payout; `sibling` is the leaf of the first.
+    function redressOf(BatchId batch, OperatorId operator, uint96 price, uint256 cause, bytes32 sibling)
+        internal
+        view
+        returns (IRegistry.Claim[] memory claims)
+    {
+        claims = new IRegistry.Claim[](1);
+        claims[0] = IRegistry.Claim(batch, 1, operator, price, 0, 0, cause, boundOf(batch), new bytes32[](1));
+        claims[0].proof[0] = sibling;
+    }
+
     function claimOf(BatchId batch, OperatorId operator, uint96 amount)
         internal
         view
         returns (IRegistry.Claim[] memory claims)
     {
         claims = new IRegistry.Claim[](1);
-        claims[0] = IRegistry.Claim(batch, 0, operator, amount, 1, 1, boundOf(batch), new bytes32[](0));
+        claims[0] = IRegistry.Claim(batch, 0, operator, amount, 1, 1, 0, boundOf(batch), new bytes32[](0));
     }
 
     function withFault(IRegistry.Settlement memory s, OperatorId operator)

@@ -20,11 +20,11 @@ from proofyard.disputes.committed import Committed, Read, graph_of, load_members
 from proofyard.disputes.errors import ListWithheld, NoSuchPlace, NotSettled, RecordWithheld
 from proofyard.disputes.refusals import check_keyed, check_refusals
 from proofyard.protocol.codec import CodecError
-from proofyard.protocol.earnings import accepted
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.mark import opens
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
+from proofyard.protocol.redress import Earlier, outcome_of
 from proofyard.protocol.settlement import payout_root
 from proofyard.protocol.settling import settlement_of
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
@@ -45,7 +45,7 @@ OVERLOOKED_S = 60
 @dataclass(frozen=True)
 class Settled:
     """A settled batch: the chain's event and view, the record that it names, and what that is held against. `members`
-    are the lists of `record.counted`, `paid` the results that earlier records accept."""
+    are the lists of `record.counted`, `earlier` what earlier records say."""
 
     event: BatchSettled
     record: BatchRecord
@@ -53,7 +53,7 @@ class Settled:
     manifests: Mapping[JobId, Manifest]
     graphs: Mapping[JobId, tuple[TaskSpec, ...]]
     members: Mapping[BatchId, Sequence[Member]]
-    paid: Mapping[TaskKey, Cid]
+    earlier: Earlier
 
     @property
     def committed(self) -> Committed:
@@ -93,7 +93,7 @@ class Settled:
             self.manifests,
             self.graphs,
             self.members,
-            paid=self.paid,
+            earlier=self.earlier,
             exact=self.exact,
             now=None,
         )
@@ -107,19 +107,19 @@ class Settled:
         await check_keyed(self.view, self.record, self.manifests, read)
 
 
-class Accepted:
-    """What settled records pay, by batch and record, of the last `limit` that were looked at. Who owned a node when its
-    batch was drawn is part of the answer, so a reorganisation clears it (`clear`)."""
+class Outcomes:
+    """What settled records mean for later batches, by batch and record, of the last `limit` that were read. Who owned
+    a node when its batch was drawn is part of the answer, so a reorganisation clears it (`clear`)."""
 
     def __init__(self, limit: int = 1024) -> None:
         self._limit = limit
-        self._known: OrderedDict[tuple[BatchId, Cid], dict[TaskKey, Cid]] = OrderedDict()
+        self._known: OrderedDict[tuple[BatchId, Cid], Earlier] = OrderedDict()
 
-    def get(self, batch: BatchId, record: Cid) -> dict[TaskKey, Cid] | None:
+    def get(self, batch: BatchId, record: Cid) -> Earlier | None:
         return self._known.get((batch, record))
 
-    def put(self, batch: BatchId, record: Cid, paid: dict[TaskKey, Cid]) -> None:
-        self._known[batch, record] = paid
+    def put(self, batch: BatchId, record: Cid, outcome: Earlier) -> None:
+        self._known[batch, record] = outcome
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
 
@@ -127,7 +127,7 @@ class Accepted:
         self._known.clear()
 
 
-async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Accepted | None = None) -> Settled:
+async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Outcomes | None = None) -> Settled:
     """The settlement that stands for `batch`.
 
     Raises `NotSettled`; `RecordWithheld` for a record, a manifest or a list that cannot be had; `RecordInvalid` for
@@ -148,8 +148,8 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Ac
     except (CodecError, WorkloadError, ValueError) as error:
         raise RecordInvalid(batch, "version", f"it cannot be read: {error}") from None
     await asyncio.to_thread(check_over, chain, view, record, event.position)
-    paid = await paid_before(chain, read, view, record.over, known)
-    return Settled(event, record, view, manifests, graphs, members, paid)
+    earlier = await told_before(chain, read, view, record.over, known)
+    return Settled(event, record, view, manifests, graphs, members, earlier)
 
 
 async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> list[Settled]:
@@ -159,31 +159,31 @@ async def load_settled_of_job(chain: ChainClient, read: Read, job: JobId) -> lis
     return [await load_settled(chain, read, state.id) for state in states if state.settled_at and not state.voided]
 
 
-async def paid_before(
-    chain: ChainClient, read: Read, view: BatchView, over: Over, known: Accepted | None = None
-) -> dict[TaskKey, Cid]:
-    """The results that the records of `view.settled_before`, and of those that are `over` since, accept; those in
-    `known` are not read again.
+async def told_before(
+    chain: ChainClient, read: Read, view: BatchView, over: Over, known: Outcomes | None = None
+) -> Earlier:
+    """What the records of `view.settled_before`, and of those that are `over` since, mean for the view's batch; those
+    in `known` are not read again.
 
-    A record that cannot be had, or that is none, pays nothing here: whoever signed it answers for it, and those who
+    A record that cannot be had, or that is none, says nothing here: whoever signed it answers for it, and those who
     settle later batches must not be at the mercy of those who withhold earlier ones.
     """
-    found: dict[TaskKey, Cid] = {}
-    known = known or Accepted(1)
+    found = Earlier()
+    known = known or Outcomes(1)
     for batch, cid in (*view.settled_before, *over):
         if cid is None:
             continue
-        paid = known.get(batch, cid)
-        if paid is None:
+        outcome = known.get(batch, cid)
+        if outcome is None:
             try:
                 record = decode_record(await read(cid, MAX_RECORD_BYTES))
                 before = await asyncio.to_thread(chain.view, batch, record.attempt)
-                paid = await asyncio.to_thread(accepted, before, record)
+                outcome = await asyncio.to_thread(outcome_of, before, record)
             except (ProofyardError, LookupError) as error:
                 logger.warning("what batch %s paid cannot be told: %s", batch, error)
                 continue
-            known.put(batch, cid, paid)
-        found |= paid
+            known.put(batch, cid, outcome)
+        found |= outcome
     return found
 
 
@@ -251,8 +251,8 @@ def compare_with_settlement(event: BatchSettled, record: BatchRecord, view: Batc
         "payout_total": (settlement.total, event.payout_total),
         "audits": (settlement.audit_root, event.audit_root),
         "jobs": (
-            [share.paid_units for share in settlement.shares],
-            [line.paid_units for line in event.lines],
+            [(share.paid_units, share.redress) for share in settlement.shares],
+            [(line.paid_units, line.redress) for line in event.lines],
         ),
     }
     for field, (follows, settled) in pairs.items():

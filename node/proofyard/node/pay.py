@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 from proofyard.chain import BatchSettled, BatchVoided, ChainClient, Claim, Refused, claim_of
+from proofyard.chain.client import cause_final_at
 from proofyard.chain.events import ChallengeClosed
 from proofyard.disputes.network import Network
 from proofyard.disputes.settled import settled_event
@@ -66,11 +67,13 @@ class Pay:
         for batch in sorted(await involved(self._chain, self._journal, now) - self._paid):
             state = await asyncio.to_thread(self._chain.batch, batch)
             ripe = bool(state.settled_at) and not state.open_challenges and now >= state.claimable_at + CLAIM_AFTER_S
-            if state.dropped or (ripe and not state.remaining):
+            if state.dropped:
                 self._paid.add(batch)
             elif ripe:
                 try:
-                    due += await self._claims_in(batch)
+                    claims, final_at = await self._claims_in(batch, now)
+                    due += claims
+                    ripe_at = min(ripe_at, self._news.when(final_at + CLAIM_AFTER_S) if final_at else math.inf)
                 except ProofyardError as error:
                     logger.info("what batch %s pays cannot be told yet: %s", batch, error)
                     ripe_at = -math.inf
@@ -80,20 +83,25 @@ class Pay:
             claims = due[start : start + CLAIMS_AT_ONCE]
             await asyncio.to_thread(self._chain.claim, claims)
             logger.info("claimed this node's pay in batches %s", ", ".join(str(claim.batch) for claim in claims))
-            self._paid |= {claim.batch for claim in claims}
         self._lookout.ended(ripe_at)
 
-    async def _claims_in(self, batch: BatchId) -> list[Claim]:
+    async def _claims_in(self, batch: BatchId, now: int) -> tuple[list[Claim], int]:
+        """What this node can claim of a batch, and when more of it can be: what a fault pays waits for that to be
+        final; 0 for nothing more."""
         event = await asyncio.to_thread(settled_event, self._chain, batch)
         payouts = payouts_of(decode_record(await self._network.read(event.record, MAX_RECORD_BYTES)))
         if payout_root(batch, payouts) != event.payout_root:
             self._paid.add(batch)
-            return []
+            return [], 0
         own = [index for index, payout in enumerate(payouts) if payout.operator == self._operator]
         open_ = [i for i in own if not await asyncio.to_thread(self._chain.is_claimed, batch, i)]
-        if not open_:
+        final_at = {index: await asyncio.to_thread(cause_final_at, self._chain, payouts[index]) for index in open_}
+        owed = {index: at for index, at in final_at.items() if at is not None}
+        if not owed:
             self._paid.add(batch)
-        return [claim_of(batch, payouts, index) for index in open_]
+        ripe = [index for index, at in owed.items() if at == 0 or now >= at + CLAIM_AFTER_S]
+        waits = [at for index, at in owed.items() if index not in ripe]
+        return [claim_of(batch, payouts, index) for index in ripe], min(waits, default=0)
 
 
 async def involved(chain: ChainClient, journal: Journal, now: int) -> set[BatchId]:

@@ -30,6 +30,7 @@ from proofyard.protocol.settlement import (
     Payout,
     Settlement,
     bound_hash,
+    cause_word,
     line_word,
     line_words,
     paid_words,
@@ -52,6 +53,10 @@ class Sends(Protocol):
         """Send and return once mined. Raises `Refused` when the contract refuses, before or in the block."""
 
 
+UNKNOWN_TIME = 2**40 - 1
+"""Later than anything on chain: nobody can tell when."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One payout of a settled batch with its Merkle proof."""
@@ -67,10 +72,31 @@ def claim_of(batch: BatchId, payouts: Sequence[Payout], index: int) -> Claim:
     return Claim(batch, index, payouts[index], tuple(payout_proof(batch, payouts, index)))
 
 
+def cause_final_at(chain: "ChainClient", payout: Payout) -> int | None:
+    """From when (Unix seconds) the fault is final that a payout rests on: 0 for what its batch itself pays, None for a
+    fault whose settlement was voided since, `UNKNOWN_TIME` while a challenge is open."""
+    if payout.cause is None:
+        return 0
+    batch = chain.batch(payout.cause.batch)
+    if not batch.settled_at or batch.attempt != payout.cause.attempt:
+        return None
+    return UNKNOWN_TIME if batch.open_challenges else batch.claimable_at
+
+
 def claim_row(claim: Claim, bound: Digest) -> tuple[Any, ...]:
     """The claim as the contract's struct; `bound` is the `bound_hash` of the batch's header."""
     payout = claim.payout
-    return (claim.batch, claim.index, payout.operator, payout.amount, payout.valid, payout.audits, bound, claim.proof)
+    return (
+        claim.batch,
+        claim.index,
+        payout.operator,
+        payout.amount,
+        payout.valid,
+        payout.audits,
+        cause_word(payout),
+        bound,
+        claim.proof,
+    )
 
 
 def header_row(header: Header) -> tuple[Any, ...]:

@@ -235,6 +235,7 @@ class SlashFinal(Event):
     batch: BatchId
     to_requesters: Wei
     to_auditors: Wei
+    to_redress: Wei
     burned: Wei
 
 

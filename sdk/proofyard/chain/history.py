@@ -360,6 +360,7 @@ class History:
             collusion_bps=self._params.collusion_bps,
             slash_requester_bps=self._params.slash_requester_bps,
             slash_auditor_bps=self._params.slash_auditor_bps,
+            slash_redress_bps=self._params.slash_redress_bps,
         )
 
     def _attempt_of(self, batch: BatchId, attempt: int | None) -> Leading:

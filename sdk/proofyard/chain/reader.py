@@ -322,7 +322,7 @@ def _verifier(row: Sequence[Any]) -> VerifierRecord:
 
 
 def _slash(row: Sequence[Any]) -> SlashRecord:
-    operator, amount, valid, last_fault, task, segment, reason, forfeits, job, absolved, _, accusers = row
+    operator, amount, valid, last_fault, task, segment, reason, forfeits, job, absolved, _mark, redress, accusers = row
     return SlashRecord(
         operator=OperatorId(operator),
         amount=Wei(amount),
@@ -335,4 +335,5 @@ def _slash(row: Sequence[Any]) -> SlashRecord:
         job=JobId(job),
         absolved=absolved,
         accusers=tuple(OperatorId(accuser) for accuser in accusers),
+        redress=Wei(redress),
     )

@@ -27,6 +27,7 @@ _VERIFIER_STAKE = Wei(1000 * 10**18)
 _SETTLE_PENALTY = Wei(20 * 10**18)
 _BOND = Wei(50 * 10**18)
 _APPEAL_BOND = Wei(50 * 10**18)
+_NOTHING = Wei(0)
 _JUROR_FINE = Wei(5 * 10**18)
 _RECEIPT_PENALTY = Wei(100 * 10**18)
 _LATE_FINE = Wei(5 * 10**18)
@@ -86,6 +87,7 @@ class Params:
     collusion_bps: int = 3000
     slash_requester_bps: int = 200
     slash_auditor_bps: int = 800
+    slash_redress_bps: int = 2000
     leader_bps: int = 5000
     settle_penalty: Wei = _SETTLE_PENALTY
     exposure_bps: int = BPS
@@ -100,6 +102,11 @@ class Params:
             object.__setattr__(self, "unstake_delay", shortest + DELAY_MARGIN_S)
         if self.seat_delay == 0:
             object.__setattr__(self, "seat_delay", disputed + DELAY_MARGIN_S)
+
+    @property
+    def given_back_bps(self) -> int:
+        """What of a slashed stake others get, who may be friends of whoever lost it."""
+        return self.slash_requester_bps + self.slash_auditor_bps + self.slash_redress_bps
 
     def exposure(self, budget: Wei) -> int:
         """What a batch with these budgets holds open, in 1/10,000 of `verifier_stake`, rounded up."""
@@ -306,7 +313,8 @@ class BatchState:
 @dataclass(frozen=True)
 class SlashRecord:
     """What a fault took from an operator's owner, and what its reputation was before. `forfeits`: whether the fault at
-    `last_fault` had cost stake; `absolved`: undone by the Court; `accusers`: whose equal answers carried it."""
+    `last_fault` had cost stake; `absolved`: undone by the Court; `accusers`: whose equal answers carried it; `redress`:
+    what of the amount is left, once it is final, for work that it made worthless."""
 
     operator: OperatorId
     amount: Wei
@@ -319,6 +327,7 @@ class SlashRecord:
     job: JobId
     absolved: bool
     accusers: tuple[OperatorId, ...]
+    redress: Wei = _NOTHING
 
 
 class Kind(IntEnum):

@@ -3,7 +3,7 @@
 A state from which nothing can be executed, an adapter that stays as it is, or moments so large that gradients do not
 matter: one faked segment of N can save all the others. So a faked task saves as much as its whole reward here, an
 audited one shows the fake with m/N, and one hit costs all unsettled pay and the stake, but for what of it may come back
-through a requester or auditors that are friends. docs/verification.md derives it.
+through a requester, auditors or workers that are friends. docs/verification.md derives it.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ _CONTEXT = Context(prec=80)
 _TOKEN = 10**18
 
 COLLUSION_BPS = 3000
-GIVEN_BACK_BPS = 1000
-"""Of a Registry with default parameters: auditors that collude, and what of a slashed stake the requester and the
-batch's auditors get."""
+GIVEN_BACK_BPS = 3000
+"""Of a Registry with default parameters: auditors that collude, and what of a slashed stake the requester, the
+batch's auditors and who did work for nothing get."""
 
 SEGMENTS, SEGMENTS_PER_AUDIT = 64, 1
 STAKES = tuple(Wei(tokens * _TOKEN) for tokens in (100, 1_000, 10_000))

@@ -1,7 +1,7 @@
 """What each operator earns in a batch: work by its units, audits by the fee, line by line and within its budget.
 
-Honest work that is done again because of others is paid out of what the audits leave of their fee, never out of the
-reward: a task's units are paid once. The requester has its part of the stake of whoever is to blame instead.
+Honest work that is done again is never paid out of the reward: a task's units are paid once. What a fault is to blame
+for is paid by that (`redress`), everything else, where nobody is, out of what the audits leave of their fee.
 
 All of it is whole numbers and follows from the record and the chain. A line keeps the reward and the verifiers' fee for
 all the work it holds, so audits of work that has to be done again never eat what that will be paid from. A budget that
@@ -70,6 +70,8 @@ class _Vote:
 def earnings(view: BatchView, record: BatchRecord) -> Earnings:
     """The payouts and shares that follow from the rest of a record (its own `payouts` are not read)."""
     paid, thrown = accepted_tasks(view, record), thrown_away(view, record)
+    redressed = {each.task_key for each in record.redress}
+    unblamed = [task for task in thrown if task.key not in redressed]
     work: Counter[OperatorId] = Counter()
     audits: Counter[OperatorId] = Counter()
     fees: Counter[TaskKey] = Counter()
@@ -82,12 +84,13 @@ def earnings(view: BatchView, record: BatchRecord) -> Earnings:
         budget = _audit_budget(view.jobs[line.job], line)
         pay = _pay_votes(votes[line.job], budget)
         lost = _pay_thrown_away(
-            view, [task for task in thrown if task.commitment.job == line.job], Wei(budget - sum(pay)), work
+            view, [task for task in unblamed if task.commitment.job == line.job], Wei(budget - sum(pay)), work
         )
         for vote, amount in zip(votes[line.job], pay, strict=True):
             audits[vote.operator] += amount
             fees[vote.key] += amount
-        shares.append(Share(units, Wei(reward + sum(pay) + lost)))
+        redress = Wei(sum(int(each.amount) for each in record.redress if each.job == line.job))
+        shares.append(Share(units, Wei(reward + sum(pay) + lost), redress))
     found = Counter(_finders(view, record))
     payouts = _payouts(view, work, audits, _valid(view, record, (*paid, *thrown), fees), found)
     return Earnings(payouts, tuple(shares))
@@ -116,8 +119,9 @@ def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Cou
 
 
 def _pay_thrown_away(view: BatchView, tasks: list[CommittedTask], budget: Wei, work: Counter[OperatorId]) -> Wei:
-    """Adds to `work` what honest work earns that is done again, out of what the votes leave of the audits' budget;
-    returns what all of it is. A segment is paid like an audit of it, a task never more than if it counted."""
+    """Adds to `work` what honest work earns that is done again through nobody's fault, out of what the votes leave of
+    the audits' budget; returns what all of it is. A segment is paid like an audit of it, a task never more than if it
+    counted."""
     prices = [_price_thrown_away(view, task) for task in tasks]
     pay = prices if sum(prices) <= budget else share_by(budget, prices)
     for task, amount in zip(tasks, pay, strict=True):

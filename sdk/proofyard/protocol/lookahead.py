@@ -54,18 +54,20 @@ def rests_on(graph: Sequence[TaskSpec]) -> Mapping[TaskIndex, tuple[tuple[TaskIn
     return {task: tuple(those) for task, those in found.items()}
 
 
-def built_on(graph: Sequence[TaskSpec], tasks: Iterable[TaskIndex]) -> frozenset[TaskIndex]:
-    """Everything that rests on one of `tasks`, directly or not: what has to be done again with them."""
+def built_on(graph: Sequence[TaskSpec], tasks: Iterable[TaskIndex], depth: int | None = None) -> frozenset[TaskIndex]:
+    """Everything that rests on one of `tasks`, directly or not: what has to be done again with them. With a `depth`
+    what rests on them by that many steps at most."""
     directly = rests_on(graph)
     found: set[TaskIndex] = set()
     seen: set[int] = set()
-    left = list(tasks)
-    while left:
-        for group in directly.get(left.pop(), ()):
-            if id(group) not in seen:
-                seen.add(id(group))
-                found.update(group)
-                left.extend(group)
+    level = list(tasks)
+    while level and depth != 0:
+        groups = {id(group): group for task in level for group in directly.get(task, ())}
+        new = [group for key, group in groups.items() if key not in seen]
+        seen |= groups.keys()
+        level = [task for group in new for task in group]
+        found.update(level)
+        depth = None if depth is None else depth - 1
     return frozenset(found)
 
 

@@ -70,7 +70,7 @@ def odds_of(view: BatchView, commitment: Commitment, in_flight: Wei) -> AuditOdd
     active any more or has another key than the one that it signed with."""
     job, worker = view.jobs[commitment.job], view.operator_of(commitment.node)
     alike = tasks_alike(in_flight, task_reward(job, commitment.work_units))
-    stake = stake_at_risk(worker.stake if worker else Wei(0), view.slash_requester_bps + view.slash_auditor_bps)
+    stake = stake_at_risk(worker.stake if worker else Wei(0), view.given_back_bps)
     odds = audit_odds(
         worker.consecutive_valid if worker else 0,
         stake,

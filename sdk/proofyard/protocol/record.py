@@ -17,13 +17,13 @@ from proofyard.protocol.codec import CidText, Key, decode, encode
 from proofyard.protocol.mark import UNOPENED, Opened, opens
 from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
-from proofyard.protocol.settlement import RESULT, FaultReason, OperatorId, Payout
+from proofyard.protocol.settlement import RESULT, Cause, FaultReason, OperatorId, Payout
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
 
 MAX_RECORD_BYTES = 256 << 20
 MAX_BATCHES, MAX_TASKS, MAX_AUDITS = 1 << 16, 1 << 18, 1 << 18
 """Of the batches, tasks and segments that a record can name: far more than fit into one that anybody would make."""
-RECORD_VERSION = 5
+RECORD_VERSION = 6
 
 CommittedTask = Member
 """A commitment in a record is what the member list says, signature and trace included."""
@@ -109,8 +109,8 @@ class RecordedFault(msgspec.Struct, frozen=True):
 
 class RecordedPayout(msgspec.Struct, frozen=True):
     """What an operator earned in the batch, split by what for; amounts are decimal strings of base units. `work` is for
-    accepted tasks, and what stale ones are paid (`earnings`). `node` is its hot key at the draw. `valid` is what its
-    reputation grows by, `segments` its share of the slash pool (`earnings`)."""
+    accepted tasks, and what stale ones are paid from the audit fee (`earnings`). `node` is its hot key at the draw.
+    `valid` is what its reputation grows by, `segments` its share of the slash pool (`earnings`)."""
 
     operator: OperatorId
     node: Address
@@ -125,6 +125,30 @@ class RecordedPayout(msgspec.Struct, frozen=True):
         return Wei(int(self.work) + int(self.audits))
 
 
+class RecordedRedress(msgspec.Struct, frozen=True):
+    """What a stale task is paid out of what a fault took: number `fault` of the settlement of `attempt` at `batch`.
+    `amount` is its price, `prices` that of all work that may rest on the faulty tasks (`redress.redress_of`)."""
+
+    job: JobId
+    task: TaskIndex
+    operator: OperatorId
+    node: Address
+    owner: Address
+    batch: BatchId
+    attempt: int
+    fault: int
+    amount: str
+    prices: str
+
+    @property
+    def task_key(self) -> TaskKey:
+        return self.job, self.task
+
+    @property
+    def cause(self) -> Cause:
+        return Cause(self.batch, self.attempt, self.fault)
+
+
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """`tasks` are the batch's member list, `salts` what opens their marks, in the same order; `UNOPENED` where a worker
     gives it to nobody. `repeated` are those of them that an earlier batch holds or has paid, which
@@ -133,7 +157,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     deliver, which each signer tries itself. `over`: what has become of batches of `view.claimed_before` since then, the
     record of a settlement, or None for one that was dropped. `audits` are in the order of the plan, `faults` of
     `RecordedFault.place`. `stale` are those of `tasks` that were not computed from the accepted results of what they
-    rest on (`validate.stale_tasks`). `payouts` are in the order of operators."""
+    rest on (`validate.stale_tasks`), `redress` what faults that made them worthless pay for these. `payouts` are in
+    the order of operators."""
 
     version: int = RECORD_VERSION
     chain_id: int
@@ -151,6 +176,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     audits: Annotated[tuple[AuditedSegment, ...], Meta(max_length=MAX_AUDITS)]
     faults: Annotated[tuple[RecordedFault, ...], Meta(max_length=MAX_AUDITS)]
     stale: Annotated[tuple[TaskKey, ...], Meta(max_length=MAX_TASKS)]
+    redress: Annotated[tuple[RecordedRedress, ...], Meta(max_length=MAX_TASKS)]
     payouts: Annotated[tuple[RecordedPayout, ...], Meta(max_length=MAX_AUDITS)]
 
     @cached_property
@@ -191,8 +217,14 @@ def claimed_answer(tasks: Mapping[TaskKey, CommittedTask], audit: AuditedSegment
 
 
 def payouts_of(record: BatchRecord) -> tuple[Payout, ...]:
-    """A record's payouts as the chain sees them."""
-    return tuple(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts)
+    """A record's payouts as the chain sees them: what the batch pays, then what faults pay."""
+    return (
+        *(Payout(paid.operator, paid.amount, paid.valid, paid.segments) for paid in record.payouts),
+        *(
+            Payout(paid.operator, Wei(int(paid.amount)), cause=paid.cause, prices=Wei(int(paid.prices)))
+            for paid in record.redress
+        ),
+    )
 
 
 def faulty_audit(record: BatchRecord, key: TaskKey) -> AuditedSegment | None:

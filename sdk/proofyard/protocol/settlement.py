@@ -7,7 +7,7 @@ the same bytes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from eth_abi.abi import encode as abi_encode
 
@@ -64,13 +64,15 @@ class FaultReason(IntEnum):
 @dataclass(frozen=True)
 class Line:
     """A job's part of a batch: `units` of work were committed, `budget` of its escrow bounds what the batch pays for
-    them. `paid_units` and `amount` (operators' pay and verifiers' fee) are what was settled, 0 before."""
+    them. `paid_units`, `amount` (operators' pay and verifiers' fee) and `redress` (what faults are to pay at most) are
+    what was settled, 0 before."""
 
     job: JobId
     units: int
     budget: Wei = NOTHING
     paid_units: int = 0
     amount: Wei = NOTHING
+    redress: Wei = NOTHING
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,35 @@ class Header:
 
 @dataclass(frozen=True)
 class Share:
-    """What a settlement pays of one line, in the order of the header's; the verifiers' fee comes on top."""
+    """What a settlement pays of one line, in the order of the header's; the verifiers' fee comes on top. `redress`: the
+    sum of the prices that faults are to pay for its work. All of it stays within the line's budget."""
 
     paid_units: int
     amount: Wei
+    redress: Wei = NOTHING
+
+
+class Cause(NamedTuple):
+    """A fault by its number in the settlement of an attempt at a batch."""
+
+    batch: BatchId
+    attempt: int
+    fault: int
 
 
 @dataclass(frozen=True)
 class Payout:
-    """What one operator earns in a batch, at most one for each operator. `valid` raises its reputation when this is
-    claimed; `audits`: segments in which it found a fault with others, its share of the pool that the slashes feed."""
+    """What one operator earns in a batch, one for each operator at most, and one for each task of its that a fault made
+    worthless. `valid` raises its reputation when this is claimed; `audits`: segments in which it found a fault with
+    others, its share of the pool that the slashes feed. Where there is a `cause`, `amount` is a price that is paid from
+    what the fault took, as far as that goes (`redress`); `prices` is that of all such work."""
 
     operator: OperatorId
     amount: Wei
     valid: int = 0
     audits: int = 0
+    cause: Cause | None = None
+    prices: Wei = NOTHING
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,8 @@ class Settlement:
 
     @property
     def total(self) -> Wei:
-        return Wei(sum(payout.amount for payout in self.payouts))
+        """What is paid from the escrow of the batch's jobs."""
+        return Wei(sum(payout.amount for payout in self.payouts if payout.cause is None))
 
     @property
     def audit_units(self) -> int:
@@ -167,17 +184,29 @@ def line_word(job: JobId, units: int, budget: int = 0) -> int:
 
 
 def paid_words(header: Header) -> list[int]:
-    """What a settlement paid of each line, as `Lines.packPaid`: amount (96 bits) and units (48); none before one."""
+    """What a settlement paid of each line, as `Lines.packPaid`; none before one."""
     if header.seed == EMPTY_ROOT and header.payout_root == EMPTY_ROOT:
         return []
-    return [line.paid_units << 96 | line.amount for line in header.lines]
+    return [paid_word(line) for line in header.lines]
+
+
+def paid_word(paid: "Line | Share") -> int:
+    """As `Lines.packPaid`: amount (96 bits), units (48) and redress (96)."""
+    return paid.redress << 144 | paid.paid_units << 96 | paid.amount
 
 
 def lines_of(words: Sequence[int], paid: Sequence[int] = ()) -> tuple[Line, ...]:
     """The lines that these words of the contract's are, and what was paid of them."""
     amounts = paid or [0] * len(words)
     return tuple(
-        Line(JobId(word >> 144), word >> 96 & MAX_UNITS, Wei(word & MAX_AMOUNT), what >> 96, Wei(what & MAX_AMOUNT))
+        Line(
+            JobId(word >> 144),
+            word >> 96 & MAX_UNITS,
+            Wei(word & MAX_AMOUNT),
+            what >> 96 & MAX_UNITS,
+            Wei(what & MAX_AMOUNT),
+            Wei(what >> 144),
+        )
         for word, what in zip(words, amounts, strict=True)
     )
 
@@ -196,11 +225,19 @@ def stored_hash(header: Header) -> Digest:
 
 
 def payout_leaf(batch: BatchId, index: int, payout: Payout) -> bytes:
-    """abi.encode(batch, index, operator, amount, valid, audits)."""
+    """abi.encode(batch, index, operator, amount, valid, audits, cause)."""
     return abi_encode(
-        ["uint256", "uint32", "uint32", "uint96", "uint32", "uint32"],
-        [batch, index, payout.operator, payout.amount, payout.valid, payout.audits],
+        ["uint256", "uint32", "uint32", "uint96", "uint32", "uint32", "uint256"],
+        [batch, index, payout.operator, payout.amount, payout.valid, payout.audits, cause_word(payout)],
     )
+
+
+def cause_word(payout: Payout) -> int:
+    """As `Causes.pack`: prices (96 bits), fault (8), attempt (8) and batch (64); 0 for what the batch itself pays."""
+    if payout.cause is None:
+        return 0
+    batch, attempt, fault = payout.cause
+    return batch << 112 | attempt << 104 | fault << 96 | payout.prices
 
 
 def payout_leaves(batch: BatchId, payouts: Sequence[Payout]) -> list[bytes]:
@@ -227,8 +264,7 @@ def encode_shares(shares: Sequence[Share]) -> bytes:
 
 
 def share_words(shares: Sequence[Share]) -> list[int]:
-    """As `Lines.packPaid`: amount (96 bits) and units (48)."""
-    return [share.paid_units << 96 | share.amount for share in shares]
+    return [paid_word(share) for share in shares]
 
 
 def draw_seed(block_hash: bytes, batch: BatchId, header: Digest) -> Digest:

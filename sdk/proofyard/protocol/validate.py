@@ -20,6 +20,8 @@ from proofyard.protocol.members import Member, TaskKey, members_fit, members_roo
 from proofyard.protocol.plan import Members
 from proofyard.protocol.plan import plan_of as plan_of
 from proofyard.protocol.record import RECORD_VERSION, BatchRecord, CommittedTask
+from proofyard.protocol.redress import Earlier as Earlier
+from proofyard.protocol.redress import redress_of
 from proofyard.protocol.seal import NO_STATE
 from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId
@@ -35,15 +37,15 @@ def validate_record(
     graphs: Mapping[JobId, Sequence[TaskSpec]],
     members: Members,
     *,
-    paid: Mapping[TaskKey, Cid],
+    earlier: Earlier,
     exact: Mapping[JobId, bool],
     now: int | None,
 ) -> None:
     """Raise `RecordInvalid` for the first field that does not follow.
 
     `manifests`, `graphs` and `exact` (is the job's workload?) are by job of the record, read from the CIDs that it
-    names; `members` the lists of `record.counted`; `paid` the results that the records of `view.settled_before` and
-    `record.over` accept (`findings.accepted`). Whether `record.over` is so the chain alone can tell
+    names; `members` the lists of `record.counted`; `earlier` what the records of `view.settled_before` and
+    `record.over` say (`redress.outcome_of`). Whether `record.over` is so the chain alone can tell
     (`disputes.settled.check_over`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and
     that of the settlement afterwards; None leaves out what depends on it."""
     ensure = partial(Ensure, view.batch)
@@ -53,15 +55,17 @@ def validate_record(
     validate_salts(view, record, ensure("salts"))
     validate_counted(view, record, members, ensure("counted"))
     validate_over(view, record, ensure("over"))
-    repeated = repeated_tasks(view, record.tasks, members, paid, dict(record.over))
+    repeated = repeated_tasks(view, record.tasks, members, earlier.paid, dict(record.over))
     ensure("repeated")(record.repeated == repeated, f"the tasks that earlier batches hold or paid are {repeated}")
     open_lists = {
         batch.batch: members[batch.batch] for batch in view.open_batches if batch.batch in dict(record.counted)
     }
     validate_audits(view, record, plan_of(view, open_lists), exact, now, ensure("audits"))
     validate_faults(view, record, exact, ensure("faults"))
-    stale = stale_tasks(view, record, graphs, paid)
+    stale = stale_tasks(view, record, graphs, earlier.paid)
     ensure("stale")(record.stale == stale, f"the tasks that do not rest on accepted results are {stale}")
+    redress = redress_of(view, record, manifests, graphs, earlier)
+    ensure("redress")(record.redress == redress, f"what faults pay for work that they made worthless is {redress}")
     ensure("payouts")(
         record.payouts == earnings(view, record).payouts, "they do not follow from tasks, audits and faults"
     )

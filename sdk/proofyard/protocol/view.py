@@ -95,6 +95,13 @@ class BatchView:
     collusion_bps: int
     slash_requester_bps: int
     slash_auditor_bps: int
+    slash_redress_bps: int
+
+    @property
+    def given_back_bps(self) -> int:
+        """What of a slashed stake may come back to a cheat, through a requester, auditors or workers that are its
+        friends."""
+        return self.slash_requester_bps + self.slash_auditor_bps + self.slash_redress_bps
 
     @property
     def domain(self) -> Domain:

@@ -7,8 +7,9 @@ claim: they go to their owners' stake when a batch is final.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from proofyard.chain import BatchSettled, Claim, claim_of
-from proofyard.chain.events import Forfeited, topic_of
+from proofyard.chain import BatchSettled, Claim, Claimed, claim_of
+from proofyard.chain.client import cause_final_at
+from proofyard.chain.events import topic_of
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, payouts_of
 from proofyard.protocol.settlement import Payout, payout_root
 from proofyard.protocol.types import Address, JobId, Wei
@@ -34,7 +35,8 @@ class SettledBatch:
 
 @dataclass(frozen=True)
 class Due:
-    """A payout that nobody has claimed. `claimable_at`: Unix seconds on the chain's clock."""
+    """A payout that nobody has claimed. `claimable_at`: Unix seconds on the chain's clock. Of what a fault pays
+    `amount` is the most that it can be."""
 
     claim: Claim
     node: Address
@@ -63,22 +65,31 @@ def settled_batches(client: Client, job: JobId) -> list[SettledBatch]:
 
 
 def unclaimed(client: Client, batches: Iterable[SettledBatch], nodes: Sequence[Address] | None = None) -> list[Due]:
-    """What these batches owe and nobody has claimed yet, to `nodes` or to all."""
-    return [
-        Due(claim_of(batch.event.batch, batch.payouts, index), paid.node, paid.owner, batch.event.claimable_at)
-        for batch in batches
-        for index, paid in enumerate(batch.record.payouts)
-        if (nodes is None or paid.node in nodes) and not client.chain.is_claimed(batch.event.batch, index)
-    ]
+    """What these batches owe and nobody has claimed yet, to `nodes` or to all. What a fault would have paid whose
+    settlement was voided since is owed by nobody."""
+    found = []
+    for batch in batches:
+        number, payouts = batch.event.batch, batch.payouts
+        parties = [(paid.node, paid.owner) for paid in batch.record.payouts]
+        parties += [(paid.node, paid.owner) for paid in batch.record.redress]
+        for index, (node, owner) in enumerate(parties):
+            if (nodes is not None and node not in nodes) or client.chain.is_claimed(number, index):
+                continue
+            final_at = cause_final_at(client.chain, payouts[index])
+            if final_at is not None:
+                at = max(batch.event.claimable_at, final_at)
+                found.append(Due(claim_of(number, payouts, index), node, owner, at))
+    return found
 
 
 def claim_all(client: Client, dues: Sequence[Due]) -> Wei:
     """Claim what is due and whose window has closed; returns the sum that was paid. What is still in its window is
     passed over, what an owner at fault has forfeited is burned and not counted."""
-    now = client.chain.now()
+    now, since = client.chain.now(), client.chain.block_number()
     ripe = [due for due in dues if due.claimable_at <= now]
     for start in range(0, len(ripe), CLAIMS_AT_ONCE):
         client.chain.claim([due.claim for due in ripe[start : start + CLAIMS_AT_ONCE]])
-    news = client.chain.recent_events([topic_of(Forfeited)]) if ripe else []
-    burned = {(event.batch, event.operator) for event in news if isinstance(event, Forfeited)}
-    return Wei(sum(due.amount for due in ripe if (due.claim.batch, due.claim.payout.operator) not in burned))
+    news = client.chain.recent_events([topic_of(Claimed)]) if ripe else []
+    ours = {(due.claim.batch, due.claim.payout.operator) for due in ripe}
+    paid = (event for event in news if isinstance(event, Claimed) and event.position.block > since)
+    return Wei(sum(event.amount for event in paid if (event.batch, event.operator) in ours))

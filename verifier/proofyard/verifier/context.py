@@ -13,7 +13,7 @@ from proofyard.artifacts import BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
-from proofyard.disputes.settled import Accepted
+from proofyard.disputes.settled import Outcomes
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.members import Member as CommittedMember
@@ -112,7 +112,7 @@ class Context:
     """Whose artifacts are being fetched that did not come in a list."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while large artifacts are in memory: one at a time."""
-    accepted: Accepted = field(default_factory=Accepted)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     outbox: Outbox | None = None
     """Keeps the wallet's transactions; without one they are sent one at a time and waited for."""
     claims: Claims | None = None

@@ -1,17 +1,18 @@
-"""What a record is held against: the chain's view, manifests and graphs of its jobs, member lists, and what was
-paid."""
+"""What a record is held against: the chain's view, manifests and graphs of its jobs, member lists, and what
+earlier records say."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proofyard.disputes.settled import Over, paid_before
+from proofyard.disputes.settled import Over, told_before
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
-from proofyard.protocol.members import Member, TaskKey
+from proofyard.protocol.members import Member
 from proofyard.protocol.record import BatchRecord, RecordedJob
+from proofyard.protocol.redress import Earlier
 from proofyard.protocol.types import Cid, JobId
 from proofyard.protocol.validate import validate_jobs, validate_record, validate_tasks
 from proofyard.protocol.view import BatchView
@@ -30,13 +31,13 @@ class Evidence:
     exact: Mapping[JobId, bool]
     lists: Lists
     over: Over
-    paid: Mapping[TaskKey, Cid]
+    earlier: Earlier
 
     def check(self, record: BatchRecord, *, now: int | None) -> None:
         """Raise `RecordInvalid` for the first field that does not follow. `now` is the chain's time."""
         validate_record(
             *(self.view, record, self.manifests, self.graphs, self.lists.members),
-            paid=self.paid,
+            earlier=self.earlier,
             exact=self.exact,
             now=now,
         )
@@ -64,7 +65,7 @@ async def gather_evidence(
         exact={job: context.workload(manifest).exact for job, manifest in manifests.items()},
         lists=lists,
         over=over,
-        paid=await paid_before(context.chain, read, view, over, context.accepted),
+        earlier=await told_before(context.chain, read, view, over, context.outcomes),
     )
 
 
@@ -101,6 +102,7 @@ async def check_members(context: Context, view: BatchView, members: tuple[Member
         audits=(),
         faults=(),
         stale=(),
+        redress=(),
         payouts=(),
     )
     await asyncio.to_thread(validate_jobs, view, blank, manifests, Ensure(view.batch, "jobs"))

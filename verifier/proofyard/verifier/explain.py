@@ -23,7 +23,7 @@ from proofyard.protocol.dial import WAD, p_trust, per_task, stake_at_risk, tasks
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members
 from proofyard.protocol.plan import exposure_of, odds_of, task_reward
-from proofyard.protocol.record import BatchRecord, RecordedPayout, decode_record
+from proofyard.protocol.record import BatchRecord, RecordedPayout, RecordedRedress, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, ProofyardError, Wei
 from proofyard.protocol.view import BatchView
 from proofyard.verifier import api_queries as queries
@@ -333,6 +333,22 @@ def of_payout(payout: RecordedPayout, task: int | None, shown: out.Shown) -> out
     )
 
 
+def of_redress(paid: RecordedRedress, shown: out.Shown) -> out.Because:
+    """What a fault pays for a task that it made worthless."""
+    return because(
+        "paid",
+        f"operator {paid.operator} is paid up to {credits_of(int(paid.amount))} for task {paid.task}, which is done "
+        f"again, out of the stake that fault {paid.fault} of batch {paid.batch} took, once that is final",
+        task=paid.task,
+        node=paid.node,
+        shown=shown,
+        operator=paid.operator,
+        redress=paid.amount,
+        fault_batch=paid.batch,
+        fault=paid.fault,
+    )
+
+
 def of_fees(event: BatchSettled, record: str | None) -> out.Because:
     """What verifiers earn by a batch over all of its jobs."""
     signed = event.signers.bit_count()
@@ -488,12 +504,16 @@ class Explainer:
             return [because("settled", f"batch {batch} is not settled yet: nothing is paid", task=task)]
         shown = shown_by(batch, cid)
         try:
-            payouts = self._payouts(Cid(cid))
+            payouts, redress = self._payouts(Cid(cid))
         except (ProofyardError, OSError) as error:
             text = f"the record of batch {batch} is not read here ({str(error)[:200]}); the command reads it"
             return [because("settled", text, task=task, shown=shown)]
         chosen = [each for each in payouts if nodes is None or each.node in nodes]
-        return [of_payout(payout, task, shown) for payout in chosen[:NODES]]
+        thrown = [each for each in redress if nodes is None or each.node in nodes]
+        return [
+            *(of_payout(payout, task, shown) for payout in chosen[:NODES]),
+            *(of_redress(each, shown) for each in thrown[:NODES]),
+        ]
 
     # What batches say
 
@@ -501,10 +521,10 @@ class Explainer:
         found = queries.batch(self._engine, int(batch)) if batch is not None else None
         return found.record if found else None
 
-    def _payouts(self, cid: Cid) -> tuple[RecordedPayout, ...]:
-        def load() -> tuple[RecordedPayout, ...]:
+    def _payouts(self, cid: Cid) -> tuple[tuple[RecordedPayout, ...], tuple[RecordedRedress, ...]]:
+        def load() -> tuple[tuple[RecordedPayout, ...], tuple[RecordedRedress, ...]]:
             record: BatchRecord = decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))
-            return record.payouts
+            return record.payouts, record.redress
 
         return self._keep(("payouts", cid), load)
 
@@ -566,7 +586,7 @@ def dials_of(view: BatchView, members: Mapping[BatchId, Sequence[Member]]) -> di
         job, (_, owner) = view.jobs[commitment.job], view.owners[commitment.node]
         in_flight, worker = Wei(exposure[owner]), view.operator_of(commitment.node)
         stake, valid = (worker.stake, worker.consecutive_valid) if worker else (Wei(0), 0)
-        at_risk = stake_at_risk(stake, view.slash_requester_bps + view.slash_auditor_bps)
+        at_risk = stake_at_risk(stake, view.given_back_bps)
         reward = task_reward(job, commitment.work_units)
         odds = odds_of(view, commitment, in_flight)
         alike = tasks_alike(in_flight, reward)

@@ -133,7 +133,7 @@ class Follower:
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
         if isinstance(event, Rollback):
             logger.warning("the chain went back to block %s", event.to_block)
-            self._context.accepted.clear()
+            self._context.outcomes.clear()
             return RolledBack(event.to_block)
         if isinstance(event, JobClosed):
             closed = await self._context.on_chain(lambda: self._context.chain.job(event.job).closed_at)

@@ -20,6 +20,7 @@ from proofyard.protocol.record import (
     RecordedJob,
     claimed_answer,
 )
+from proofyard.protocol.redress import redress_of
 from proofyard.protocol.seal import plain_reason
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, SegmentIndex
@@ -59,17 +60,26 @@ def build_record(rows: Rows, evidence: Evidence, batch: Batch) -> BatchRecord:
         uncounted=tuple(lists.without(batches_of(view))),
         over=tuple(evidence.over),
         repeated=repeated_tasks(
-            *(view, members, {each: lists.members[each] for each in counted}, evidence.paid, dict(evidence.over))
+            *(
+                view,
+                members,
+                {each: lists.members[each] for each in counted},
+                evidence.earlier.paid,
+                dict(evidence.over),
+            )
         ),
         audits=audits,
         faults=(),
         stale=(),
+        redress=(),
         payouts=(),
     )
     workers = _worker_faults(record, {place_of(segment): segment for segment in segments}, results)
     faults = [*workers, *false_audits(view, tasks, audits, evidence.exact)]
     record = msgspec.structs.replace(record, faults=tuple(sorted(faults, key=lambda fault: fault.place)))
-    record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.paid))
+    record = msgspec.structs.replace(record, stale=stale_tasks(view, record, evidence.graphs, evidence.earlier.paid))
+    redress = redress_of(view, record, evidence.manifests, evidence.graphs, evidence.earlier)
+    record = msgspec.structs.replace(record, redress=redress)
     return msgspec.structs.replace(record, payouts=earnings(view, record).payouts)
 
 

@@ -190,7 +190,7 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         batch_s=settings.batch_s,
         batch_tasks=settings.batch_tasks,
         collusion_bps=params.collusion_bps,
-        given_back_bps=params.slash_requester_bps + params.slash_auditor_bps,
+        given_back_bps=params.given_back_bps,
         draw_delay=params.draw_delay,
         settle_time=params.settle_time,
         settle_grace=params.settle_grace,
