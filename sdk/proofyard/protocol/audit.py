@@ -127,15 +127,17 @@ class _Deck:
     """The owners of a pool that have no seat at a task yet: a shuffle that is made as far as it is dealt."""
 
     def __init__(self, seed: Digest, entry: BatchEntry, owners: Sequence[Address]) -> None:
-        self._seed, self._entry, self._owners = seed, entry, owners
+        self._entry, self._owners = entry, owners
+        self._drawn = seed + entry.leaf + b"auditor"
         self._moved: dict[int, int] = {}
         self._dealt = 0
         self.left = len(owners)
 
     def deal(self, segment: SegmentIndex) -> Address | None:
         """The next owner for a segment that is not barred; None where nobody is left."""
+        drawn = self._drawn + _u32(segment)
         while self.left:
-            at = _draw(self._seed, self._entry.leaf, b"auditor", _u32(segment), _u32(self._dealt)) % self.left
+            at = int.from_bytes(keccak(drawn + _u32(self._dealt)), "big") % self.left
             self._dealt += 1
             self.left -= 1
             owner = self._owners[self._moved.get(at, at)]
@@ -153,6 +155,8 @@ def draw_segments(seed: Digest, leaf: Digest, segments: int, count: int) -> list
 
 def _node_of(seed: Digest, leaf: Digest, nodes: Sequence[Address]) -> Address:
     """Which of an owner's nodes audits: more of them give it no more seats."""
+    if len(nodes) == 1:
+        return nodes[0]
     return nodes[_draw(seed, leaf, b"node", bytes.fromhex(nodes[0][2:])) % len(nodes)]
 
 
