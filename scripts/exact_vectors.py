@@ -143,6 +143,7 @@ def _norms() -> dict[str, Any]:
         | _case(lambda g, x, weight: backend.rms_norm_back(g, x, weight, eps), g=g, x=x, weight=weight),
         "layer_norm": given
         | _case(lambda x, weight, bias: backend.layer_norm(x, weight, bias, eps), x=x, weight=weight, bias=bias),
+        "centre": _case(backend.centre, x=x),
         "unit_length": _case(backend.unit_length, x=awkward(6, 5)),
         "pool_mean": {"lengths": [3, 2]} | _case(lambda x: backend.pool_mean(x, (3, 2)), x=numbers(5, 3)),
     }

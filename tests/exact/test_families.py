@@ -17,8 +17,10 @@ from peft import LoraConfig, get_peft_model
 from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
+from proofyard.workloads.exact.causal import Cache
 from proofyard.workloads.exact.config import defaults
-from proofyard.workloads.exact.decoder import Cache, Decoder
+from proofyard.workloads.exact.gpt2 import FAMILIES as CONV1D
+from proofyard.workloads.exact.models import causal_blueprint, causal_model
 from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.selfcheck import distance
 
@@ -114,6 +116,20 @@ DECODERS = {
     "gemma2 without caps": Model(
         "Gemma2Config", {**GROUPED, "attn_logit_softcapping": None, "final_logit_softcapping": None}, torch.bfloat16
     ),
+    "gpt2": Model("GPT2Config"),
+    "gpt2, other switches": Model(
+        "GPT2Config",
+        {
+            "n_inner": 80,
+            "activation_function": "relu",
+            "scale_attn_by_inverse_layer_idx": True,
+            "tie_word_embeddings": False,
+            "layer_norm_epsilon": 1e-3,
+        },
+        torch.bfloat16,
+        "30KB",
+    ),
+    "gpt2 without scaling": Model("GPT2Config", {"scale_attn_weights": False, "n_head": 8}, torch.float16),
 }
 ENCODERS = {
     "bert": Model("BertConfig"),
@@ -166,7 +182,9 @@ def _weights(draw: np.random.Generator, name: str, shape: tuple[int, ...], famil
         return x * np.float32(0.3)
     if len(shape) == 1:
         return x * np.float32(0.2) + np.float32(0 if "gemma" in family else 1)
-    return x * np.float32(0.25 if "embed" in name else 1.2 / shape[1] ** 0.5)
+    table = "embed" in name or name.endswith(("wte.weight", "wpe.weight"))
+    inputs = shape[0] if family in CONV1D and "head" not in name else shape[1]
+    return x * np.float32(0.25 if table else 1.2 / inputs**0.5)
 
 
 def tokens(count: int = sum(LENGTHS), seed: int = 9) -> Numpy:
@@ -191,7 +209,7 @@ def test_logits_are_those_of_transformers(name: str, directory: Callable[[str], 
     network = theirs(directory(name), transformers.AutoModelForCausalLM)
     with torch.inference_mode():
         expected = np.concatenate([network(torch.from_numpy(text)[None]).logits[0].numpy() for text in texts(ids)])
-    decoder = Decoder(backend, directory(name))
+    decoder = causal_model(backend, directory(name))
     found = decoder.shown_logits(decoder.hidden(ids, LENGTHS))
     assert np.std(expected - expected.mean(axis=1, keepdims=True)) > 0.1, "a model that says nothing tests nothing"
     assert distance(found, expected) < 0.02
@@ -202,9 +220,18 @@ def test_logits_are_those_of_transformers(name: str, directory: Callable[[str], 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("name", DECODERS)
 def test_gradients_are_those_of_peft(name: str, directory: Callable[[str], Path], backend: Backend) -> None:
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    linears = causal_blueprint(directory(name)).linears
+    targets = sorted({module.rpartition(".")[2] for module in linears})
     network = theirs(directory(name), transformers.AutoModelForCausalLM)
-    peft: Any = get_peft_model(network, LoraConfig(r=RANK, lora_alpha=RANK * FACTOR, target_modules=targets))
+    peft: Any = get_peft_model(
+        network,
+        LoraConfig(
+            r=RANK,
+            lora_alpha=RANK * FACTOR,
+            target_modules=targets,
+            fan_in_fan_out=any(linear.transposed for linear in linears.values()),
+        ),
+    )
     draw = np.random.Generator(np.random.Philox(6))
     state: dict[str, Numpy] = {}
     parameters: dict[str, Any] = {}
@@ -219,14 +246,14 @@ def test_gradients_are_those_of_peft(name: str, directory: Callable[[str], Path]
         for short, x in state.items()
         if short.endswith("lora_A")
     }
-    assert len(modules) == 7 * SIZES["num_hidden_layers"]
+    assert modules == {module: linear.shape for module, linear in linears.items()}
     ids, scale = tokens(), 1 / (sum(LENGTHS) - len(LENGTHS) + 1)
     inputs = [text[:-1] for text in texts(ids) if len(text) > 1]
     targets_of = [text[1:] for text in texts(ids) if len(text) > 1]
     for text, target in zip(inputs, targets_of, strict=True):
         logits = peft(input_ids=torch.from_numpy(text)[None]).logits[0]
         (torch.nn.functional.cross_entropy(logits, torch.from_numpy(target), reduction="sum") * scale).backward()
-    decoder = Decoder(backend, directory(name), modules=modules)
+    decoder = causal_model(backend, directory(name), modules=modules)
     decoder.adapters.set(state, FACTOR)
     decoder.train(np.concatenate(inputs), np.concatenate(targets_of), [len(text) for text in inputs], scale)
     found = {short: backend.numpy(g).astype(np.float64) for short, g in decoder.adapters.gradients().items()}
@@ -244,7 +271,7 @@ def test_a_row_has_the_same_bits_alone_and_a_token_at_a_time(
     name: str, directory: Callable[[str], Path], backend: Backend
 ) -> None:
     ids = tokens()
-    decoder = Decoder(backend, directory(name))
+    decoder = causal_model(backend, directory(name))
     together = bits(backend.numpy(decoder.hidden(ids, LENGTHS)))
     alone = [backend.numpy(decoder.hidden(text, [len(text)])) for text in texts(ids)]
     assert (bits(np.concatenate(alone)) == together).all()
@@ -259,10 +286,10 @@ def test_a_row_has_the_same_bits_alone_and_a_token_at_a_time(
     assert (bits(np.concatenate([np.stack(part) for part in rows])) == together).all()
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2", "qwen3"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "qwen3", "gpt2"])
 def test_parts_of_a_text_follow_a_cache(name: str, directory: Callable[[str], Path], backend: Backend) -> None:
     ids = tokens(23)
-    decoder = Decoder(backend, directory(name))
+    decoder = causal_model(backend, directory(name))
     cache = Cache()
     parts = [decoder.hidden(part, [len(part)], caches=[cache]) for part in np.split(ids, [9, 10, 20])]
     assert (bits(np.concatenate(parts)) == bits(decoder.hidden(ids, [23]))).all()
@@ -283,13 +310,13 @@ def test_hidden_states_are_those_of_transformers(name: str, directory: Callable[
     assert (bits(np.concatenate(alone)) == bits(found)).all()
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma2 without caps"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2 without caps", "gpt2"])
 def test_a_decoder_without_output_layer_gives_hidden_states(
     name: str, tmp_path: Path, directory: Callable[[str], Path], backend: Backend
 ) -> None:
     """Directories of embedding models have neither the output layer nor the prefix of a language model."""
     theirs(directory(name), transformers.AutoModel).save_pretrained(tmp_path)
-    whole, bare = Decoder(backend, directory(name)), Decoder(backend, tmp_path, head=False)
+    whole, bare = causal_model(backend, directory(name)), causal_model(backend, tmp_path, head=False)
     ids = tokens()
     assert (bits(backend.numpy(whole.hidden(ids, LENGTHS))) == bits(backend.numpy(bare.hidden(ids, LENGTHS)))).all()
 
@@ -297,6 +324,6 @@ def test_a_decoder_without_output_layer_gives_hidden_states(
 @pytest.mark.parametrize("name", sorted({model.config for model in DECODERS.values()}))
 def test_what_a_configuration_leaves_out_is_what_transformers_takes(name: str) -> None:
     theirs = getattr(transformers, name)
-    ours = defaults(theirs.model_type)
+    ours = CONV1D.get(theirs.model_type) or defaults(theirs.model_type)
     assert {key: getattr(theirs, key, value) for key, value in ours.items()} == ours
-    assert theirs.default_theta == 10_000
+    assert theirs.model_type in CONV1D or theirs.default_theta == 10_000

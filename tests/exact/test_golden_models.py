@@ -44,5 +44,5 @@ def test_these_models_are_what_transformers_takes_them_for(model: str, tmp_path:
     texts = np.split(golden_models.tokens(), np.cumsum(golden_models.LENGTHS)[:-1])
     with torch.inference_mode():
         given = [torch.from_numpy(text)[None] for text in texts]
-        expected = [theirs(x, torch.ones_like(x)).last_hidden_state[0].numpy() for x in given]
+        expected = [theirs(x, attention_mask=torch.ones_like(x)).last_hidden_state[0].numpy() for x in given]
     assert distance(hidden, np.concatenate(expected)) < 0.01

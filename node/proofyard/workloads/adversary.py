@@ -25,7 +25,7 @@ from proofyard.workloads.lora_tensors import initial_adapter, position, put
 from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
 from proofyard.workloads.state import Tensors, decode_state, encode_state
 from proofyard.workloads.sweep import as_lora
-from proofyard.workloads.text_data import Tokens
+from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload
 
 NOISE, TINY_NOISE = 0.01, 0.0005

@@ -10,12 +10,12 @@ import numpy as np
 from proofyard.workloads.errors import OutOfMemory
 from proofyard.workloads.exact import backend_for
 from proofyard.workloads.exact.backend import Backend
-from proofyard.workloads.exact.decoder import Decoder
+from proofyard.workloads.exact.models import causal_model
 from proofyard.workloads.exact.selfcheck import check_decoder
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import weight_files
 from proofyard.workloads.state import Array
-from proofyard.workloads.text_data import Tokens
+from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Resources
 
 
@@ -31,7 +31,7 @@ class AdaptedModel:
                 f"the model's weights have {size >> 20} MiB, over this node's limit of {memory >> 20} MiB"
             )
         self.backend: Backend = backend_for(resources)
-        self.decoder = Decoder(self.backend, path, precision, modules)
+        self.decoder = causal_model(self.backend, path, precision, modules)
         check_decoder(path, self.decoder, precision)
 
     def train(self, rows: Tokens, scale: float) -> float:

@@ -8,13 +8,13 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.params import convert_params
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, TensorSpec, header_bytes
 from proofyard.workloads.text_data import Document
-from proofyard.workloads.workload import Inputs, Resources, Results
+from proofyard.workloads.workload import Inputs, Resources, Results, require_model
 
 VECTORS = "embedding"
 
@@ -30,6 +30,12 @@ class EmbedParams(RowsParams, frozen=True, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=8, le=131_072)] = 256
     pooling: Literal["mean", "cls"] = "mean"
     normalize: bool = True
+
+
+def require_dimensions(found: int, said: int) -> None:
+    """Raise `InputRefused` where a model's vectors do not have the numbers that a job says."""
+    if found != said:
+        raise InputRefused("the model", f"has vectors of {found} numbers, params.dimensions says {said}")
 
 
 class EmbedWorkload(RowsWorkload):
@@ -58,6 +64,11 @@ class EmbedWorkload(RowsWorkload):
             return {VECTORS: encoder.embed([line.text for line in lines])}
 
         return embed
+
+    def check_lines(self, params: EmbedParams, model: Path | None, lines: Sequence[Any]) -> None:
+        from proofyard.workloads.rehearsal import rehearse_embedding
+
+        rehearse_embedding(require_model(model), lines, params)
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """One file, embeddings.safetensors, with the vectors in the order of the data file's lines."""

@@ -6,17 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.workloads.embed import EmbedParams
-from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.embed import EmbedParams, require_dimensions
 from proofyard.workloads.exact import backend_for
-from proofyard.workloads.exact.bert import FAMILIES, Encoder
-from proofyard.workloads.exact.decoder import Decoder
+from proofyard.workloads.exact.models import text_encoder
 from proofyard.workloads.exact.selfcheck import check_encoder
 from proofyard.workloads.exact.tampering import Tampering, active
-from proofyard.workloads.model_files import read_config
 from proofyard.workloads.state import Array
 from proofyard.workloads.tokenizer import Tokenizer
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, require_model
 
 BATCH = 32
 
@@ -29,16 +26,8 @@ class SentenceEncoder:
         self._batch = resources.micro_batch or BATCH
         self._backend = backend_for(resources)
         self._tokenizer = Tokenizer(path, max_tokens=params.max_tokens)
-        # What is no encoder of its own kind embeds by a decoder's hidden states.
-        bert = read_config(path).get("model_type") in FAMILIES
-        self._model = (
-            Encoder(self._backend, path, precision) if bert else Decoder(self._backend, path, precision, head=False)
-        )
-        found = self._model.config.hidden
-        if found != params.dimensions:
-            raise InputRefused(
-                "the model", f"has vectors of {found} numbers, params.dimensions says {params.dimensions}"
-            )
+        self._model = text_encoder(self._backend, path, precision)
+        require_dimensions(self._model.config.hidden, params.dimensions)
         check_encoder(path, self._model, self._backend, precision)
 
     def embed(self, texts: list[str]) -> Array:
@@ -69,9 +58,7 @@ class SentenceEncoder:
 
 def sentence_encoder(manifest: Manifest, params: EmbedParams, inputs: Inputs, resources: Resources) -> SentenceEncoder:
     """The encoder of a job, kept loaded from task to task."""
-    if inputs.model is None:
-        raise InputRefused("the task", "was given no model directory")
-    return _encoder(inputs.model, params, manifest.precision, resources, active())
+    return _encoder(require_model(inputs.model), params, manifest.precision, resources, active())
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, TensorSpec
-from proofyard.workloads.workload import Inputs, Resources, Results
+from proofyard.workloads.workload import Inputs, Resources, Results, require_model
 
 MAX_NLL_PER_TOKEN = 2.0**128
 """A token's negative log-likelihood is one binary32 number."""
@@ -81,6 +81,11 @@ class EvaluateWorkload(RowsWorkload):
             }
 
         return score
+
+    def check_lines(self, params: EvaluateParams, model: Path | None, lines: Sequence[Any]) -> None:
+        from proofyard.workloads.rehearsal import rehearse_evaluation
+
+        rehearse_evaluation(require_model(model), lines, params)
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """evaluation.json with the summary, rows.jsonl with every row's losses."""

@@ -18,7 +18,15 @@ from proofyard.workloads.lora_params import check_manifest, read_params
 from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import first_state, outer_of, position, put, state_schema, take
 from proofyard.workloads.state import check_number, decode_state, encode_state, most_bytes, require_last
-from proofyard.workloads.workload import Inputs, Resources, Results, SegmentRunner, States, require_inputs
+from proofyard.workloads.workload import (
+    Inputs,
+    Resources,
+    Results,
+    SegmentRunner,
+    States,
+    require_files,
+    require_inputs,
+)
 
 TRAIN = "train"
 
@@ -108,6 +116,12 @@ class LoraWorkload:
         trained = [results(task) for task in self.finals(manifest)]
         start = start_of_round(read_params(manifest), manifest.seed, trained)
         return export_adapter(manifest, start.adapter, dest, f"ipfs://{manifest.model}")
+
+    def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        from proofyard.workloads.rehearsal import rehearse_training
+
+        model, data = require_files(inputs)
+        rehearse_training(model, data, read_params(manifest))
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         from proofyard.workloads.lora_runner import TrainRunner

@@ -10,14 +10,15 @@ import psutil
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
-from proofyard.workloads.errors import InputRefused, OutOfMemory, SegmentFailed, StateRefused
+from proofyard.workloads.errors import OutOfMemory, SegmentFailed, StateRefused
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import STEP, outer_of, position, put, state_schema, take
 from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.text_data import Tokens, batch_rows, is_held_out, pack, read_documents, shard
-from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
+from proofyard.workloads.text_data import batch_rows, pack, shard, training_documents
+from proofyard.workloads.tokenizer import Tokens
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, require_files
 
 
 class TrainRunner:
@@ -26,15 +27,14 @@ class TrainRunner:
     def __init__(
         self, manifest: Manifest, params: LoraParams, task: TaskSpec, inputs: Inputs, resources: Resources
     ) -> None:
-        if inputs.model is None or inputs.data is None:
-            raise InputRefused("the task", "was given no model directory or no data file")
+        model, data = require_files(inputs)
         self.params = params
         self._seed = manifest.seed
         self._round, self._shard = position(params, task)
         self._micro_batch = resources.micro_batch or params.batch
         self._data = self.data_shard(self._shard)
-        self._rows = training_rows(inputs.model, inputs.data, params, self._data)
-        self._model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
+        self._rows = training_rows(model, data, params, self._data)
+        self._model = adapted_model(model, params.modules, manifest.precision, resources)
 
     def data_shard(self, shard: int) -> int:
         """Whose documents are trained on."""
@@ -112,5 +112,4 @@ def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> T
 
 @lru_cache(maxsize=4)
 def _training_rows(model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int) -> Tokens:
-    documents = [document for document in read_documents(data) if not is_held_out(document, percent)]
-    return pack(shard(documents, workers, worker, by), model, seq_len)
+    return pack(shard(training_documents(data, percent), workers, worker, by), model, seq_len)

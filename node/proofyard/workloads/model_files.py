@@ -28,8 +28,11 @@ def end_token(model: Path) -> int:
     """The token that ends a text. Raises `InputRefused` where the model names none."""
     end = read_config(model).get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
-    if not isinstance(end, int):
-        raise InputRefused(f"model directory {model.name}", "names no eos_token_id in config.json")
+    if type(end) is not int:
+        raise InputRefused(
+            f"model directory {model.name}",
+            "names no eos_token_id in config.json; write the token that ends a text there",
+        )
     return end
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.workloads.errors import InputRefused, StateRefused
+from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import MAX_STATE_BYTES, Array, Schema, Tensors, TensorSpec, decode_state
 from proofyard.workloads.text_data import Document
 from proofyard.workloads.tokenizer import Tokenizer
-from proofyard.workloads.workload import Inputs, Resources, Results
+from proofyard.workloads.workload import Inputs, Resources, Results, require_model
 
 TYPES = {"text": np.dtype("|u1"), "ends": np.dtype("<i8"), "records": np.dtype("<i8")}
 
@@ -90,6 +90,11 @@ class MapWorkload(RowsWorkload):
 
         return clean
 
+    def check_lines(self, params: MapParams, model: Path | None, lines: Sequence[Any]) -> None:
+        if params.chunk_tokens and not Tokenizer(require_model(model)).reads_everything:
+            for line in lines:
+                _texts(line.text, params, _counter(params, model))
+
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """data.jsonl in the form that the other workloads take, without the records whose text occurred before."""
         seen: set[bytes] = set()
@@ -130,9 +135,7 @@ def _texts(text: str, params: MapParams, count: Callable[[str], int]) -> list[st
 def _counter(params: MapParams, model: Path | None) -> Callable[[str], int]:
     if not params.chunk_tokens:
         return len
-    if model is None:
-        raise InputRefused("the task", "was given no model directory")
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(require_model(model))
     return lambda text: len(tokenizer.tokens(text))
 
 

@@ -204,15 +204,27 @@ class RowsWorkload(ABC):
             if cid_of_bytes(state) != trace[segment + 1]:
                 raise StateRefused(f"the result's rows of segment {segment} are not those of state {segment + 1}")
 
+    def check_lines(self, params: Any, model: Path | None, lines: Sequence[Any]) -> None:
+        """Raise `InputRefused` where some lines cannot be computed with this model; see `Workload.check_inputs`."""
+        return
+
+    def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        params = convert_params(manifest, self.params_type)
+        self.check_lines(params, inputs.model, self._lines(params, inputs))
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         params = convert_params(manifest, self.params_type)
+        lines = self._lines(params, inputs)
+        compute = self.compute(manifest, params, inputs, resources)
+        return RowsRunner(self, params, task, lines, compute)
+
+    def _lines(self, params: Any, inputs: Inputs) -> list[Any]:
         if inputs.data is None:
             raise InputRefused("the task", "was given no data file")
         lines = read_lines(inputs.data, self.row_type)
         if len(lines) != params.rows:
             raise InputRefused("data file", f"has {len(lines)} lines, the manifest's params.rows says {params.rows}")
-        compute = self.compute(manifest, params, inputs, resources)
-        return RowsRunner(self, params, task, lines, compute)
+        return lines
 
 
 class RowsRunner:

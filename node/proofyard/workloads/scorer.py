@@ -10,12 +10,12 @@ import numpy as np
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import AdaptedModel
-from proofyard.workloads.errors import InputRefused, SegmentFailed
+from proofyard.workloads.errors import SegmentFailed
 from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.tokenizer import Tokenizer
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, require_model
 
 BATCH_TOKENS = 2048
 
@@ -89,9 +89,7 @@ class TextScorer:
 
 def text_scorer(manifest: Manifest, params: EvaluateParams, inputs: Inputs, resources: Resources) -> TextScorer:
     """The scorer of a job, kept loaded from task to task."""
-    if inputs.model is None:
-        raise InputRefused("the task", "was given no model directory")
-    return _scorer(inputs.model, params, manifest.precision, resources, active())
+    return _scorer(require_model(inputs.model), params, manifest.precision, resources, active())
 
 
 @lru_cache(maxsize=1)

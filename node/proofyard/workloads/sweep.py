@@ -34,7 +34,15 @@ from proofyard.workloads.state import (
     most_bytes,
     require_last,
 )
-from proofyard.workloads.workload import Inputs, Resources, Results, SegmentRunner, States, require_inputs
+from proofyard.workloads.workload import (
+    Inputs,
+    Resources,
+    Results,
+    SegmentRunner,
+    States,
+    require_files,
+    require_inputs,
+)
 
 SCORE = "score"
 LOSS = {"loss": TensorSpec("F64", ())}
@@ -146,6 +154,16 @@ class SweepWorkload:
             return
         self.check_state(manifest, task, task.segments, last)
         require_last(result, _loss(last))
+
+    def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        """What its candidates train on, and the held-out documents that they are scored by."""
+        from proofyard.workloads.rehearsal import rehearse_scoring, rehearse_training
+
+        model, data = require_files(inputs)
+        tried = [read_params(candidate_manifest(manifest, number)) for number in range(len(candidates(manifest)))]
+        for params in {(each.seq_len, each.shard_by): each for each in tried}.values():
+            rehearse_training(model, data, params)
+            rehearse_scoring(model, data, params)
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         if task.kind == TRAIN:

@@ -10,10 +10,8 @@ from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_tensors import take
 from proofyard.workloads.state import Schema, decode_state, encode_state
-from proofyard.workloads.text_data import is_held_out, pack, read_documents
+from proofyard.workloads.text_data import held_out_documents, pack
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
-
-BATCH = 8
 
 
 def held_out_loss(
@@ -26,8 +24,7 @@ def held_out_loss(
         raise InputRefused("the task", "was given no model directory or no data file")
     model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
     model.decoder.adapters.set(take(decode_state(adapter), "adapter") if adapter else {}, params.scale)
-    documents = [d for d in read_documents(inputs.data) if is_held_out(d, params.holdout_percent)]
-    rows = pack(documents, inputs.model, params.seq_len)[:sequences]
+    rows = pack(held_out_documents(inputs.data, params.holdout_percent), inputs.model, params.seq_len)[:sequences]
     total = math.fsum(model.loss_sum(row[None]) for row in rows)
     return total / (len(rows) * params.seq_len)
 

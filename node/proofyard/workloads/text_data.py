@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,19 +60,35 @@ def each_line(data: Path, kind: type[T]) -> Iterator[T]:
         raise InputRefused("data file", "holds no line")
 
 
+def training_documents(data: Path, percent: int) -> list[Document]:
+    """The documents that are trained on."""
+    return [document for document in read_documents(data) if not is_held_out(document, percent)]
+
+
+def held_out_documents(data: Path, percent: int) -> list[Document]:
+    """The others, for evaluation."""
+    return [document for document in read_documents(data) if is_held_out(document, percent)]
+
+
 def is_held_out(document: Document, percent: int) -> bool:
     """Whether a document is kept for evaluation. Follows from its text alone, not from its place."""
     return int.from_bytes(hashlib.sha256(document.text.encode()).digest()[:4], "big") % 100 < percent
 
 
 def shard(documents: Sequence[Document], workers: int, worker: int, by: str) -> list[Document]:
-    """The documents of one worker of `workers`.
+    """The documents of one worker of `workers`; see `shards`."""
+    return next(islice(shards(documents, workers, by), worker, None))
+
+
+def shards(documents: Sequence[Document], workers: int, by: str) -> Iterator[list[Document]]:
+    """The documents of each worker.
 
     "document" deals them out one by one. "label" gives each worker a contiguous run of labels (in order of first
     appearance) of about equal size, so that shards differ in kind, as the data of real owners does.
     """
     if by == "document":
-        return list(documents[worker::workers])
+        yield from (list(documents[worker::workers]) for worker in range(workers))
+        return
     sizes: dict[str, int] = {}
     for document in documents:
         sizes[document.shard] = sizes.get(document.shard, 0) + len(document.text)
@@ -80,20 +97,37 @@ def shard(documents: Sequence[Document], workers: int, worker: int, by: str) -> 
             "data file", f"has {len(sizes)} shard labels for {workers} workers; shard by document instead"
         )
     owners = _owners(sizes, workers)
-    return [document for document in documents if owners[document.shard] == worker]
+    parts: list[list[Document]] = [[] for _ in range(workers)]
+    for document in documents:
+        parts[owners[document.shard]].append(document)
+    yield from parts
 
 
-def pack(documents: Sequence[Document], model: Path, seq_len: int) -> Tokens:
+def pack(
+    documents: Sequence[Document],
+    model: Path,
+    seq_len: int,
+    *,
+    most: int | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Tokens:
     """Rows of `seq_len` + 1 tokens: the documents end to end, each closed by the model's end token, cut into rows of
-    `seq_len`, and the end token before each row. Shape (rows, seq_len + 1); every token is predicted once.
+    `seq_len`, and the end token before each row. Shape (rows, seq_len + 1); every token is predicted once. With `most`
+    no more rows than that are made.
 
     A row that began in the middle of a text would make its first words the attention sink, which is so ill-conditioned
     that a gradient in float32 can be off by 1% (SmolLM2: 1.4e-2 instead of 4e-5).
     """
     end = end_token(model)
-    parts = [np.append(ids, end) for ids in Tokenizer(model).each([document.text for document in documents])]
+    parts: list[Tokens] = []
+    size = 0
+    for ids in (tokenizer or Tokenizer(model)).each([document.text for document in documents]):
+        parts.append(np.append(ids, end))
+        size += ids.size + 1
+        if most is not None and size >= most * seq_len:
+            break
     stream = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    rows = stream.size // seq_len
+    rows = size // seq_len if most is None else min(most, size // seq_len)
     if rows < 1:
         raise InputRefused("data file", f"leaves {stream.size} tokens, too few for one sequence of {seq_len}")
     body = stream[: rows * seq_len].reshape(rows, seq_len)

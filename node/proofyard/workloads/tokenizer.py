@@ -19,6 +19,9 @@ PART_CHARACTERS = 1 << 20
 """Texts are given to the tokenizer in parts of about so many characters: what it notes of each token takes a hundred
 times the memory of the token."""
 
+UNHEARD = "\x01 \u2603\uf8ff\U0010fffd"
+"""Characters that no vocabulary holds."""
+
 
 class Tokenizer:
     """Texts to tokens. With `max_tokens` texts are cut to so many, special tokens included."""
@@ -35,6 +38,15 @@ class Tokenizer:
         """The largest token that there is."""
         return max(self._plain.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @property
+    def reads_everything(self) -> bool:
+        """Whether there is a token for whatever a text may hold."""
+        try:
+            self.tokens(UNHEARD)
+        except InputRefused:
+            return False
+        return True
+
     def each(self, texts: Sequence[str], *, special: bool = False) -> Iterator[Tokens]:
         """The tokens of every text in order, with the model's special tokens around them where `special` says so."""
         for part in _parts(texts):
@@ -45,7 +57,8 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """One text's tokens, without special ones."""
-        return next(self.each([text])).tolist()
+        ids: list[int] = next(self.each([text])).tolist()
+        return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, special ones left out."""

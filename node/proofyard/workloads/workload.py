@@ -18,7 +18,7 @@ import msgspec
 
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
-from proofyard.workloads.errors import ManifestRefused, StateRefused, UnknownWorkload
+from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused, UnknownWorkload
 
 ENTRY_POINT_GROUP = "proofyard.workloads"
 
@@ -141,6 +141,11 @@ class Workload(Protocol):
         people use; the same bytes every time."""
         ...
 
+    def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        """Raise `InputRefused` where segments cannot be executed on this model and data file, as `runner` would: the
+        requester asks before it pays. `manifest` has passed `check`. No weights are read; nothing needs torch."""
+        ...
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         """Load what the segments of `task` need. Only called in an executor's child process.
 
@@ -163,7 +168,7 @@ class InexactWorkload(Workload, Protocol):
 
 _MEMBERS = (
     *("name", "exact", "arithmetic", "check", "graph", "finals", "initial_state"),
-    *("check_state", "max_bytes", "result", "check_result", "package", "runner"),
+    *("check_state", "max_bytes", "result", "check_result", "package", "check_inputs", "runner"),
 )
 
 
@@ -207,6 +212,20 @@ def require_inputs(task: TaskSpec, inputs: Inputs) -> None:
     """Raise `StateRefused` unless there is one result for each of a task's `deps`."""
     if len(inputs.results) != len(task.deps):
         raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
+
+
+def require_files(inputs: Inputs) -> tuple[Path, Path]:
+    """Model directory and data file. Raises `InputRefused` where a task was not given both."""
+    if inputs.model is None or inputs.data is None:
+        raise InputRefused("the task", "was given no model directory or no data file")
+    return inputs.model, inputs.data
+
+
+def require_model(model: Path | None) -> Path:
+    """Raise `InputRefused` where a task was given no model directory."""
+    if model is None:
+        raise InputRefused("the task", "was given no model directory")
+    return model
 
 
 def require_size(workload: Workload, manifest: Manifest, task: TaskSpec, size: int, what: str) -> None:

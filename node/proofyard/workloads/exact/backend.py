@@ -72,6 +72,12 @@ class Backend(Protocol):
     def transpose(self, x: Array) -> Array:
         """(N, M) of x (M, N)."""
 
+    def columns(self, x: Array, start: int, stop: int) -> Array:
+        """x (R, n) from column `start` up to `stop`."""
+
+    def beside(self, parts: Sequence[Array]) -> Array:
+        """Arrays of R rows as one, their columns in this order."""
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Frozen:
         """The slices of a weight matrix (N, K) under a precision; the array may be given up afterwards."""
 
@@ -102,6 +108,9 @@ class Backend(Protocol):
         """The gradient of x; r is computed again."""
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array: ...
+
+    def centre(self, x: Array) -> Array:
+        """Each row less its mean: what LayerNorm hands to its RMSNorm, and its gradient's last step."""
 
     def unit_length(self, x: Array) -> Array:
         """Each row scaled to length 1."""

@@ -84,10 +84,12 @@ def encoder_config(model: Path) -> EncoderConfig:
 class Encoder:
     """A frozen encoder."""
 
-    def __init__(self, backend: Backend, model: Path, precision: str = "exact") -> None:
+    def __init__(
+        self, backend: Backend, model: Path, precision: str = "exact", *, weights: Weights | None = None
+    ) -> None:
         self.config = config = encoder_config(model)
         self._backend = backend
-        self._weights = weights = Weights(model)
+        self._weights = weights = Weights(model) if weights is None else weights
         self._prefix = next((p for p in ("bert.", "roberta.") if f"{p}{_WORDS}" in weights), "")
         hidden = config.hidden
         self._positions = weights.tensor(

@@ -1,33 +1,23 @@
-"""The Llama family in exact arithmetic: hidden states, losses, and gradients of LoRA adapters, written out by hand.
+"""The Llama family in exact arithmetic, written out by hand: docs/exact.md, Decoder.
 
-Rows are the tokens of a batch's sequences, one after the other, (R, hidden). A layer keeps what its backward pass
-needs (`_Tape`) and computes the cheap rest again. A new family is a few fields of `DecoderConfig`.
+A layer keeps what its backward pass needs (`_Tape`) and computes the cheap rest again. A new family is a few fields of
+`DecoderConfig`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.exact.backend import Array, AttentionShape, Backend, LossShape
-from proofyard.workloads.exact.config import DecoderConfig, check_tokens, decoder_config
-from proofyard.workloads.exact.lora import Adapters, Linear
+from proofyard.workloads.exact.causal import Cache, CausalModel, Ids, Rows, remember
+from proofyard.workloads.exact.config import DecoderConfig, decoder_config
+from proofyard.workloads.exact.lora import Linear
 from proofyard.workloads.exact.tables import rotary
 from proofyard.workloads.exact.weights import Weights
-
-Ids = npt.NDArray[np.int64]
-
-
-@dataclass
-class Cache:
-    """Keys and values of one sequence so far, a pair a layer, (positions, key heads * d)."""
-
-    layers: list[tuple[Array, Array] | None] = field(default_factory=list)
-    length: int = 0
 
 
 @dataclass
@@ -49,17 +39,7 @@ class _Tape:
     lows: dict[str, Array]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Where the rows of a batch stand."""
-
-    lengths: tuple[int, ...]
-    keys: tuple[int, ...]
-    cos: Array
-    sin: Array
-
-
-class Decoder:
+class Decoder(CausalModel[DecoderConfig]):
     """A frozen causal language model, with adapters on the layers named in `modules`.
 
     Without `head` it gives hidden states alone, and the directory needs no output layer.
@@ -73,96 +53,41 @@ class Decoder:
         modules: Mapping[str, tuple[int, int]] | None = None,
         *,
         head: bool = True,
+        weights: Weights | None = None,
     ) -> None:
-        self.config = config = decoder_config(model)
-        self._backend = backend
-        self._weights = weights = Weights(model)
+        config = decoder_config(model)
+        weights = Weights(model) if weights is None else weights
         prefix = "model." if head or "model.norm.weight" in weights else ""
-        self._table = f"{prefix}embed_tokens.weight"
-        self._layers = [_Layer(backend, config, weights, prefix, i, precision) for i in range(config.layers)]
+        layers = [_Layer(backend, config, weights, prefix, i, precision) for i in range(config.layers)]
         self._norm = _norm_weight(backend, config, weights, f"{prefix}norm.weight", config.hidden)
-        weights.check(self._table, (config.vocabulary, config.hidden))
-        output = self._table if config.tied else "lm_head.weight"
-        if head:
-            self._head = backend.freeze(weights.tensor(output, (config.vocabulary, config.hidden)), "exact")
-        self._loss = LossShape(config.logit_factor, config.logit_cap)
-        linears = {linear.name: linear for layer in self._layers for linear in layer.linears.values()}
-        self.adapters = Adapters(backend, linears, modules or {})
-        numbers = [
-            layer.number
-            for layer in self._layers
-            for linear in layer.linears.values()
-            if linear.name in (modules or {})
-        ]
-        self._lowest = min(numbers, default=config.layers)
-        weights.let_go()
         self._tables: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+        super().__init__(
+            backend,
+            config,
+            weights,
+            layers,
+            table=f"{prefix}embed_tokens.weight",
+            head=("" if not head else f"{prefix}embed_tokens.weight" if config.tied else "lm_head.weight"),
+            loss=LossShape(config.logit_factor, config.logit_cap),
+            modules=modules or {},
+        )
 
-    def hidden(self, ids: Ids, lengths: Sequence[int], *, caches: Sequence[Cache] | None = None) -> Array:
-        """(R, hidden) before the output layer; with `caches`, one a sequence, the rows follow what is in them."""
-        return self._forward(ids, lengths, caches, None)
+    def embed(self, ids: Ids, rows: Rows) -> Array:
+        x = self._backend.array(self._weights.rows(self._table, ids))
+        factor = self.config.embedding_factor
+        return x if factor == 1.0 else self._backend.multiply(x, factor)
 
-    def shown_logits(self, hidden: Array) -> npt.NDArray[Any]:
-        """(R, vocabulary) logits for people and tests; multiplier and soft cap in numpy, not to the bit."""
-        logits = self._backend.numpy(self._backend.linear(self._backend.slice(hidden), self._head))
-        logits = logits * np.float32(self._loss.multiplier)
-        cap = self._loss.softcap
-        return np.tanh(logits / cap) * cap if cap else logits
-
-    def losses(
-        self, ids: Ids, targets: Ids, lengths: Sequence[int], places: npt.NDArray[np.intp] | None = None
-    ) -> npt.NDArray[Any]:
-        """Negative log-likelihood in nats of the targets of all rows, or of those at `places`, binary32."""
-        check_tokens(targets, self.config.vocabulary)
-        hidden = self.hidden(ids, lengths)
-        if places is not None:
-            hidden = self._backend.array(np.ascontiguousarray(self._backend.numpy(hidden)[places]))
-            targets = targets[places]
-        return self._backend.losses(hidden, self._head, targets, self._loss)
-
-    def train(self, ids: Ids, targets: Ids, lengths: Sequence[int], scale: float) -> npt.NDArray[Any]:
-        """(R,) losses; the gradient of their sum times `scale` is added to the adapters' gradients."""
-        be = self._backend
-        check_tokens(targets, self.config.vocabulary)
-        tapes: list[_Tape] = []
-        rows = self._rows(lengths, None)
-        x = self._run(ids, rows, None, tapes)
-        normed = be.rms_norm(x, self._norm, self.config.eps)
-        nll, g = be.losses_back(normed, self._head, targets, scale, self._loss)
-        g = be.rms_norm_back(g, x, self._norm, self.config.eps)
-        for layer in reversed(self._layers[self._lowest :]):
-            g = layer.backward(g, tapes.pop(), rows, lowest=layer.number == self._lowest)
-        return nll
-
-    def _forward(
-        self, ids: Ids, lengths: Sequence[int], caches: Sequence[Cache] | None, tapes: list[_Tape] | None
-    ) -> Array:
-        x = self._run(ids, self._rows(lengths, caches), caches, tapes)
+    def norm(self, x: Array) -> Array:
         return self._backend.rms_norm(x, self._norm, self.config.eps)
 
-    def _run(self, ids: Ids, rows: _Rows, caches: Sequence[Cache] | None, tapes: list[_Tape] | None) -> Array:
-        check_tokens(ids, self.config.vocabulary)
-        x = self._backend.array(self._weights.rows(self._table, ids))
-        if self.config.embedding_factor != 1.0:
-            x = self._backend.multiply(x, self.config.embedding_factor)
-        for layer in self._layers:
-            x = layer.forward(x, rows, caches, tapes if layer.number >= self._lowest else None)
-        for cache, length in zip(caches or (), rows.lengths, strict=False):
-            cache.length += length
-        return x
+    def norm_back(self, g: Array, x: Array) -> Array:
+        return self._backend.rms_norm_back(g, x, self._norm, self.config.eps)
 
-    def _rows(self, lengths: Sequence[int], caches: Sequence[Cache] | None) -> _Rows:
-        first = [cache.length for cache in caches] if caches else [0] * len(lengths)
-        keys = tuple(start + length for start, length in zip(first, lengths, strict=True))
-        if max(keys, default=0) > self.config.positions:
-            raise InputRefused("a text", f"has {max(keys)} tokens, the model has {self.config.positions} positions")
-        if self._tables is None or len(self._tables[0]) < max(keys, default=0):
+    def tables(self, most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        if self._tables is None or len(self._tables[0]) < most:
             config = self.config
-            most = min(config.positions, 2 * max(keys))
-            self._tables = rotary(config.theta, config.head_dim, most, config.stretch)
-        at = np.concatenate([np.arange(start, end) for start, end in zip(first, keys, strict=True)])
-        cos, sin = (self._backend.array(table[at]) for table in self._tables)
-        return _Rows(tuple(lengths), keys, cos, sin)
+            self._tables = rotary(config.theta, config.head_dim, min(config.positions, 2 * most), config.stretch)
+        return self._tables
 
 
 class _Layer:
@@ -201,15 +126,15 @@ class _Layer:
         self._q_norm = norm("self_attn.q_norm", config.head_dim) if config.head_norms else None
         self._k_norm = norm("self_attn.k_norm", config.head_dim) if config.head_norms else None
 
-    def forward(self, x: Array, rows: _Rows, caches: Sequence[Cache] | None, tapes: list[_Tape] | None) -> Array:
+    def forward(self, x: Array, rows: Rows, caches: Sequence[Cache] | None, tapes: list[_Tape] | None) -> Array:
         be, config = self._backend, self._config
         lows: dict[str, Array] = {}
         h = be.rms_norm(x, self._before_attention, config.eps)
         q_raw, k_raw, v = self._apply("qkv", h, lows)
-        q = be.rotate(self._head_norm(q_raw, self._q_norm), rows.cos, rows.sin)
-        k = be.rotate(self._head_norm(k_raw, self._k_norm), rows.cos, rows.sin)
+        q = be.rotate(self._head_norm(q_raw, self._q_norm), *rows.tables)
+        k = be.rotate(self._head_norm(k_raw, self._k_norm), *rows.tables)
         if caches is not None:
-            k, v = self._remember(caches, rows, k, v)
+            k, v = remember(be, caches, self.number, rows, k, v)
         attended = be.attention(q, k, v, config.heads, config.kv_heads, self._shape(rows))
         (out,) = self._apply("o", attended, lows)
         branch = self._branch(out, self._after_attention)
@@ -222,7 +147,7 @@ class _Layer:
             tapes.append(_Tape(x, q_raw, k_raw, q, k, v, attended, kept[0], middle, gate, up, kept[1], lows))
         return be.add(middle, self._branch(mlp, self._after_mlp))
 
-    def backward(self, g: Array, tape: _Tape, rows: _Rows, *, lowest: bool) -> Array:
+    def backward(self, g: Array, tape: _Tape, rows: Rows, *, lowest: bool) -> Array:
         be, config, lengths = self._backend, self._config, rows.lengths
         down = self._branch_back(g, tape.mlp, self._after_mlp)
         inner = be.gated(tape.gate, tape.up, config.activation) if self.linears["d"].adapter else None
@@ -236,8 +161,8 @@ class _Layer:
         dq, dk, dv = be.attention_back(
             dattended, tape.q, tape.k, tape.v, config.heads, config.kv_heads, self._shape(rows)
         )
-        dq = self._head_norm_back(be.rotate(dq, rows.cos, rows.sin, back=True), tape.q_raw, self._q_norm)
-        dk = self._head_norm_back(be.rotate(dk, rows.cos, rows.sin, back=True), tape.k_raw, self._k_norm)
+        dq = self._head_norm_back(be.rotate(dq, *rows.tables, back=True), tape.q_raw, self._q_norm)
+        dk = self._head_norm_back(be.rotate(dk, *rows.tables, back=True), tape.k_raw, self._k_norm)
         h = be.rms_norm(tape.x, self._before_attention, config.eps) if self._adapted("qkv") else None
         if lowest:
             for name, gradient in zip("qkv", (dq, dk, dv), strict=True):
@@ -290,25 +215,10 @@ class _Layer:
             g.shape
         )
 
-    def _shape(self, rows: _Rows) -> AttentionShape:
+    def _shape(self, rows: Rows) -> AttentionShape:
         config = self._config
         window = config.windows[self.number]
         return AttentionShape(rows.lengths, rows.keys, config.scale, True, window, config.attention_cap)
-
-    def _remember(self, caches: Sequence[Cache], rows: _Rows, k: Array, v: Array) -> tuple[Array, Array]:
-        """Keys and values of every sequence from its beginning; the caches take them over."""
-        be = self._backend
-        keys, values, start = [], [], 0
-        for cache, length in zip(caches, rows.lengths, strict=True):
-            cache.layers += [None] * (self._config.layers - len(cache.layers))
-            new = [be.numpy(array)[start : start + length] for array in (k, v)]
-            old = cache.layers[self.number]
-            pair = [np.concatenate([past, own]) for past, own in zip(old, new, strict=True)] if old else new
-            cache.layers[self.number] = (pair[0], pair[1])
-            keys.append(pair[0])
-            values.append(pair[1])
-            start += length
-        return be.array(np.concatenate(keys)), be.array(np.concatenate(values))
 
 
 def _norm_weight(backend: Backend, config: DecoderConfig, weights: Weights, name: str, size: int) -> Array:

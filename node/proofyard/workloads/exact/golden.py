@@ -203,6 +203,10 @@ def _norms(x: Numpy, g: Numpy, eps: float, b: Backend) -> list[Numpy]:
     return [b.numpy(y) for y in results]
 
 
+def _centre(x: Numpy, b: Backend) -> list[Numpy]:
+    return [b.numpy(b.centre(b.array(x)))]
+
+
 def _pool(x: Numpy, lengths: Sequence[int], b: Backend) -> list[Numpy]:
     return [b.numpy(b.pool_mean(b.array(x), lengths))]
 
@@ -350,6 +354,9 @@ def _layers() -> dict[str, Case]:
     return cases | {
         "norms awkward": partial(_norms, awkward(20, 37), awkward(20, 37, of="g"), 1e-12),
         "norms nan": partial(_norms, spoilt(9, 37), numbers(9, 37, of="g"), 1e-6),
+        **{f"centre {n}": partial(_centre, numbers(5, n)) for n in (1, 63, 576)},
+        "centre awkward": partial(_centre, awkward(20, 37)),
+        "centre nan": partial(_centre, spoilt(9, 37)),
         "mean": partial(_pool, awkward(51, 40), (1, 17, 33)),
         "rotary": partial(_rotate, numbers(33, 48), 10000.0, 16),
         "rotary 1000000": partial(_rotate, numbers(17, 64), 1e6, 64),

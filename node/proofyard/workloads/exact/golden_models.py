@@ -15,8 +15,8 @@ import numpy.typing as npt
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import FAMILIES as ENCODERS
 from proofyard.workloads.exact.bert import Encoder
-from proofyard.workloads.exact.decoder import Decoder
 from proofyard.workloads.exact.golden import numbers
+from proofyard.workloads.exact.models import causal_model
 from proofyard.workloads.state import encode_state
 
 Numpy = npt.NDArray[Any]
@@ -58,6 +58,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.3,
         "logits_scaling": 0.7,
     },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": HIDDEN,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_inner": INNER,
+        "n_positions": 32,
+        "vocab_size": VOCABULARY,
+        "scale_attn_by_inverse_layer_idx": True,
+    },
     "bert": {**_SIZES, "model_type": "bert", "layer_norm_eps": 1e-12},
     "roberta": {**_SIZES, "model_type": "roberta", "layer_norm_eps": 1e-5, "pad_token_id": 1},
 }
@@ -70,7 +80,7 @@ def forward(backend: Backend, name: str, folder: Path) -> list[Numpy]:
     ids = tokens()
     if name in ENCODERS:
         return [backend.numpy(Encoder(backend, folder).hidden(ids, LENGTHS))]
-    decoder = Decoder(backend, folder)
+    decoder = causal_model(backend, folder)
     hidden = backend.numpy(decoder.hidden(ids, LENGTHS))
     return [hidden, np.asarray(decoder.losses(ids, np.roll(ids, -1), LENGTHS), np.float32)]
 
@@ -98,6 +108,8 @@ def _weights(of: str, shape: tuple[int, ...], norm: float) -> Numpy:
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    if config["model_type"] == "gpt2":
+        return _gpt2(config)
     return _encoder(config) if config["model_type"] in ENCODERS else _decoder(config)
 
 
@@ -124,6 +136,22 @@ def _decoder(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         if family == "qwen3":
             found |= {f"{at}self_attn.{name}_norm.weight": (HEAD,) for name in "qk"}
     return found
+
+
+def _gpt2(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (VOCABULARY, HIDDEN),
+        "transformer.wpe.weight": (config["n_positions"], HIDDEN),
+    }
+    norms = ["transformer.ln_f"]
+    for layer in range(LAYERS):
+        at = f"transformer.h.{layer}."
+        stored = {"attn.c_attn": (HIDDEN, 3 * HIDDEN), "attn.c_proj": (HIDDEN, HIDDEN)}
+        stored |= {"mlp.c_fc": (HIDDEN, INNER), "mlp.c_proj": (INNER, HIDDEN)}
+        for name, shape in stored.items():
+            found |= {f"{at}{name}.weight": shape, f"{at}{name}.bias": shape[1:]}
+        norms += [f"{at}ln_1", f"{at}ln_2"]
+    return found | {f"{norm}.{part}": (HIDDEN,) for norm in norms for part in ("weight", "bias")}
 
 
 def _encoder(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

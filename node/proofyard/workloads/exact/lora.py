@@ -22,14 +22,28 @@ class Adapter:
 
 
 class Linear:
-    """One linear layer: frozen weights (out, in), an optional bias (out,), an optional adapter."""
+    """One linear layer: frozen weights (out, in), an optional bias (out,), an optional adapter.
 
-    def __init__(self, backend: Backend, weights: Weights, name: str, shape: tuple[int, int], precision: str) -> None:
+    `name` is the module's, `stored` that of its tensors where it differs; `transposed` weights are stored (in, out).
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        weights: Weights,
+        name: str,
+        shape: tuple[int, int],
+        precision: str,
+        *,
+        stored: str = "",
+        transposed: bool = False,
+    ) -> None:
         self._backend = backend
-        self.name, self.shape = name, shape
-        matrix = weights.tensor(f"{name}.weight", shape)
-        self.frozen: Frozen = backend.freeze(matrix, precision)
-        bias = f"{name}.bias"
+        self.name, self.shape, self.transposed = name, shape, transposed
+        stored = stored or name
+        matrix = weights.tensor(f"{stored}.weight", shape[::-1] if transposed else shape)
+        self.frozen: Frozen = backend.freeze(np.ascontiguousarray(matrix.T) if transposed else matrix, precision)
+        bias = f"{stored}.bias"
         self._bias = backend.array(weights.tensor(bias, shape[:1])) if bias in weights else None
         self.adapter: Adapter | None = None
 

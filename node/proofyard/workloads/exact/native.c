@@ -562,6 +562,21 @@ void pf_layer_norm(const float *x, const float *w, const float *b, N rows, N n, 
   }
 }
 
+void pf_centre(const float *x, N rows, N n, float part, float *out) {
+#pragma omp parallel
+  {
+    float *buffer = floats(padded(n));
+#pragma omp for schedule(static)
+    for (N row = 0; row < rows; row++) {
+      const float *a = x + row * n;
+      memcpy(buffer, a, (size_t)n * 4);
+      float mean = tree(buffer, n) * part, *o = out + row * n;
+      for (N i = 0; i < n; i++) o[i] = a[i] - mean;
+    }
+    free(buffer);
+  }
+}
+
 void pf_unit_length(const float *x, N rows, N n, float *out) {
   float *buffer = floats(padded(n));
   for (N row = 0; row < rows; row++) {

@@ -157,6 +157,12 @@ class NativeBackend:
     def transpose(self, x: Array) -> Array:
         return np.ascontiguousarray(x.T)
 
+    def columns(self, x: Array, start: int, stop: int) -> Array:
+        return np.ascontiguousarray(x[:, start:stop])
+
+    def beside(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts, axis=1)
+
     def freeze(self, weight: Array, precision: str) -> FrozenMatrix:
         values = np.require(expanded(weight, precision), np.float32, _LAYOUT)
         outputs, inputs = values.shape
@@ -209,6 +215,12 @@ class NativeBackend:
         out = np.empty_like(x)
         rows, n = x.shape
         self._call("pf_layer_norm", x, weight, bias, rows, n, _FLOAT(1 / n), _FLOAT(eps), out)
+        return out
+
+    def centre(self, x: Array) -> Array:
+        out = np.empty_like(x)
+        rows, n = x.shape
+        self._call("pf_centre", x, rows, n, _FLOAT(1 / n), out)
         return out
 
     def unit_length(self, x: Array) -> Array:

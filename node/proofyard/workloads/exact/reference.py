@@ -365,6 +365,12 @@ class Reference:
     def transpose(self, x: F32) -> F32:
         return np.ascontiguousarray(x.T)
 
+    def columns(self, x: F32, start: int, stop: int) -> F32:
+        return np.ascontiguousarray(x[:, start:stop])
+
+    def beside(self, parts: Sequence[F32]) -> F32:
+        return np.concatenate(parts, axis=1)
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Slices:
         return freeze(weight, precision)
 
@@ -404,8 +410,12 @@ class Reference:
         return root
 
     def layer_norm(self, x: F32, weight: F32, bias: F32, eps: float) -> F32:
-        d = x - (tree(x) * f32(1 / x.shape[1]))[:, None]
+        d = self.centre(x)
         return (d * self._root(d, eps)) * weight + bias
+
+    def centre(self, x: F32) -> F32:
+        centred: F32 = x - (tree(x) * f32(1 / x.shape[1]))[:, None]
+        return centred
 
     def unit_length(self, x: F32) -> F32:
         squares = tree(x * x)[:, None]

@@ -27,7 +27,7 @@ import psutil
 from proofyard.workloads.errors import ExecutionError, InputRefused
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
-from proofyard.workloads.exact.decoder import Decoder
+from proofyard.workloads.exact.causal import CausalModel
 from proofyard.workloads.exact.slicing import frozen_values
 from proofyard.workloads.exact.tampering import active
 from proofyard.workloads.model_files import read_config, weight_files, weight_shapes
@@ -38,16 +38,19 @@ LIMIT = 0.05
 HALF_LIMIT = 0.1
 """The same where memory is only enough for transformers to compute in the precision that the weights are stored in."""
 TIMEOUT_S = 600.0
-_SOURCES = ("bert.py", "config.py", "decoder.py", "fields.py", "selfcheck.py", "slicing.py", "tables.py", "weights.py")
+_SOURCES = (
+    *("bert.py", "causal.py", "config.py", "decoder.py", "fields.py", "gpt2.py", "selfcheck.py", "slicing.py"),
+    *("tables.py", "weights.py"),
+)
 
 
-def check_decoder(model: Path, decoder: Decoder, precision: str) -> None:
+def check_decoder(model: Path, decoder: CausalModel[Any], precision: str) -> None:
     """Raise `ExecutionError` where the logits of a short text are too far from transformers'."""
     ids = _ids(model, decoder.config.vocabulary, decoder.config.room)
     _check(model, "causal", precision, ids, lambda: decoder.shown_logits(decoder.hidden(ids, [len(ids)])))
 
 
-def check_encoder(model: Path, encoder: Encoder | Decoder, backend: Backend, precision: str) -> None:
+def check_encoder(model: Path, encoder: Encoder | CausalModel[Any], backend: Backend, precision: str) -> None:
     """Raise `ExecutionError` where the hidden states of a short text are too far from transformers'."""
     ids = _ids(model, encoder.config.vocabulary, encoder.config.room)
     _check(model, "encoder", precision, ids, lambda: backend.numpy(encoder.hidden(ids, [len(ids)])))
@@ -133,6 +136,7 @@ def main() -> None:
     """Print transformers' outputs as binary32: MODEL causal|encoder PRECISION float32|auto IDS..."""
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
     from transformers.utils import logging as transformers_logging
 
     path, kind, precision, dtype, *ids = sys.argv[1:]
@@ -144,9 +148,10 @@ def main() -> None:
     head = model.get_output_embeddings() if kind == "causal" else None
     with torch.inference_mode():
         for layer in model.modules():
-            if isinstance(layer, torch.nn.Linear) and layer is not head and precision != "exact":
-                values = frozen_values(layer.weight.float().numpy(), precision)
-                layer.weight.copy_(torch.from_numpy(values))
+            if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head and precision != "exact":
+                weight = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight  # (out, in)
+                values = frozen_values(weight.float().contiguous().numpy(), precision)
+                weight.copy_(torch.from_numpy(values))
         out = model(input_ids=torch.tensor([[int(word) for word in ids]]))
     values = out.logits if kind == "causal" else out.last_hidden_state
     sys.stdout.buffer.write(values[0].float().numpy().tobytes())

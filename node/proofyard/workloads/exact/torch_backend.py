@@ -77,6 +77,12 @@ class TorchBackend:
     def transpose(self, x: Tensor) -> Tensor:
         return x.t().contiguous()
 
+    def columns(self, x: Tensor, start: int, stop: int) -> Tensor:
+        return x[:, start:stop].contiguous()
+
+    def beside(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), dim=1)
+
     def freeze(self, weight: npt.NDArray[Any], precision: str) -> Frozen:
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}: known are {', '.join(PRECISIONS)}")
@@ -136,8 +142,11 @@ class TorchBackend:
         return gw.mul_(r).sub_(x * (r * r).mul_(r).mul_(c))
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        d = x - tree_(x.clone()).mul_(f32(1 / x.shape[1]))
+        d = self.centre(x)
         return (d * _root(d, eps)).mul_(weight).add_(bias)
+
+    def centre(self, x: Tensor) -> Tensor:
+        return x - tree_(x.clone()).mul_(f32(1 / x.shape[1]))
 
     def unit_length(self, x: Tensor) -> Tensor:
         squares = tree_(x * x)

@@ -29,9 +29,13 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape. Raises `InputRefused` where there is no such tensor, or none that is read."""
+        return self._place(name)[1].shape
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise `InputRefused` unless there is a tensor of this shape."""
-        found = self._place(name)[1].shape
+        found = self.shape(name)
         if found != shape:
             raise self._refused(f"has {name} of shape {found}, expected {shape}")
 
