@@ -15,11 +15,11 @@ from bench_exact_setup import Bench, say, write_lines
 from bench_exact_traces import digest, in_turns
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.lora import TRAIN, WORKLOAD
 from proofyard.workloads.lora_params import read_params
-from proofyard.workloads.model_files import linear_modules
 from proofyard.workloads.params import PRECISIONS
 from proofyard.workloads.workload import Inputs, Resources
 

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.exact import backend_for, backends
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
@@ -33,7 +34,6 @@ from proofyard.workloads.exact.decoder import Decoder
 from proofyard.workloads.exact.golden import check_backend, digest, golden, large
 from proofyard.workloads.exact.golden_training import training
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
-from proofyard.workloads.model_files import linear_modules
 from proofyard.workloads.randomness import raw_words, uniform
 from proofyard.workloads.tiny import write_tiny_model
 from proofyard.workloads.workload import Resources

@@ -21,8 +21,8 @@ from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.types import JobId
 from proofyard.transport import Endpoint
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.model_files import linear_modules
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import Resources
 

@@ -7,7 +7,7 @@ import pytest
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
-from proofyard.workloads.model_files import linear_modules
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.workload import Inputs
 

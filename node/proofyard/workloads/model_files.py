@@ -117,34 +117,6 @@ def weight_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for file in weight_files(model) for name, tensor in stored_tensors(file).items()}
 
 
-def linear_modules(model: Path, targets: list[str], layers: list[int] | None = None) -> dict[str, tuple[int, int]]:
-    """The linear layers whose last name is in `targets`, as full name to (out, in) features.
-
-    `layers` keeps those of some transformer layers only (the number in the module's name); negative numbers count
-    from the last. Raises `InputRefused` for a target or a layer that the model does not have.
-    """
-    found: dict[str, tuple[int, int]] = {}
-    for name, shape in weight_shapes(model).items():
-        module = name.removesuffix(".weight")
-        if module != name and len(shape) == 2 and module.rpartition(".")[2] in targets:
-            found[module] = (shape[0], shape[1])
-    lacking = sorted(set(targets) - {name.rpartition(".")[2] for name in found})
-    if lacking:
-        raise InputRefused(f"model directory {model.name}", f"has no linear layer named {', '.join(lacking)}")
-    if layers is None:
-        return found
-    count = 1 + max(_layer(name) for name in found)
-    beyond = [layer for layer in layers if not -count <= layer < count]
-    if beyond:
-        raise InputRefused(f"model directory {model.name}", f"has layers 0 to {count - 1}, and no layer {beyond[0]}")
-    wanted = {layer % count for layer in layers}
-    return {name: shape for name, shape in found.items() if _layer(name) in wanted}
-
-
-def _layer(module: str) -> int:
-    return next((int(part) for part in module.split(".") if part.isdecimal()), -1)
-
-
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())

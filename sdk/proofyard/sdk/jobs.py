@@ -8,17 +8,18 @@ handle = submit_job(EmbedJob(model="all-minilm-l6-v2", data="sentences.jsonl"))
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk.errors import JobRefused
-from proofyard.sdk.specs import JobSpec, LoraJob, resolve_model
+from proofyard.sdk.peft_words import WORDS, from_peft
+from proofyard.sdk.specs import JobSpec, LoraJob, executable, resolve_model
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.embed import WORKLOAD as EMBED
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.evaluate import WORKLOAD as EVALUATE
-from proofyard.workloads.evaluate import Question, require_choices
-from proofyard.workloads.model_files import linear_modules, read_config
+from proofyard.workloads.exact.models import encoder_blueprint
 from proofyard.workloads.preprocess import WORKLOAD as MAP
 from proofyard.workloads.rows import RowsWorkload
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
@@ -36,10 +37,15 @@ class RowsJob:
     precision: str = "exact"
 
     def _manifest(
-        self, workload: RowsWorkload, params: dict[str, Any], model: Cid | None, data: Cid | None
+        self,
+        workload: RowsWorkload,
+        params: dict[str, Any],
+        model: Cid | None,
+        data: Cid | None,
+        folder: Path | str | None,
     ) -> Manifest:
         rows = count_rows(Path(self.data), workload.row_type)
-        return Manifest(
+        manifest = Manifest(
             workload=workload.name,
             params={"rows": rows, "segment_rows": self.segment_rows, "segments": self.segments} | params,
             model=model,
@@ -47,6 +53,7 @@ class RowsJob:
             seed=self.seed,
             precision=self.precision,
         )
+        return executable(manifest, folder, self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +66,13 @@ class EmbedJob(RowsJob):
     normalize: bool = True
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        dimensions = read_config(resolve_model(self.model)).get("hidden_size")
-        if not isinstance(dimensions, int):
-            raise InputRefused(f"model directory {Path(self.model).name}", "names no hidden_size in config.json")
         params = {
-            "dimensions": dimensions,
+            "dimensions": encoder_blueprint(resolve_model(self.model)).config.hidden,
             "max_tokens": self.max_tokens,
             "pooling": self.pooling,
             "normalize": self.normalize,
         }
-        return self._manifest(EMBED, params, model, data)
+        return self._manifest(EMBED, params, model, data, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +84,8 @@ class EvaluateJob(RowsJob):
     max_tokens: int = 512
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        for row in each_line(Path(self.data), Question):
-            require_choices(row, self.choices)
-        return self._manifest(EVALUATE, {"choices": self.choices, "max_tokens": self.max_tokens}, model, data)
+        params = {"choices": self.choices, "max_tokens": self.max_tokens}
+        return self._manifest(EVALUATE, params, model, data, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ class MapJob(RowsJob):
             "max_characters": self.max_characters,
             "chunk_tokens": self.chunk_tokens,
         }
-        return self._manifest(MAP, params, model, data)
+        return self._manifest(MAP, params, model, data, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class SweepJob:
     data: Path | str
     vary: Mapping[str, Sequence[Any]]
     base: Mapping[str, Any] = field(default_factory=dict)
-    targets: Sequence[str] = ("q_proj", "v_proj")
+    targets: Sequence[str] | Literal["all-linear"] = ("q_proj", "v_proj")
     layers: Sequence[int] | None = None
     samples: int = 0
     sequences: int = 32
@@ -123,17 +126,19 @@ class SweepJob:
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         count_rows(Path(self.data), Document)
-        modules = linear_modules(
-            resolve_model(self.model), list(self.targets), list(self.layers) if self.layers else None
-        )
+        base = dict(self.base)
+        words = {name: base.pop(name) for name in list(base) if name in WORDS}
+        said = from_peft(words, base.get("rank", 8), base.get("alpha", 16.0))
+        targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
+        modules = linear_modules(resolve_model(self.model), targets, layers)
         usual = {"rank": 8, "alpha": 16.0, "lr": 3e-3, "segments": 4, "segment_steps": 2, "batch": 4, "seq_len": 128}
         params = {
-            "base": usual | dict(self.base) | {"modules": modules},
+            "base": usual | base | said | {"modules": modules},
             "vary": {name: list(values) for name, values in self.vary.items()},
             "samples": self.samples,
             "sequences": self.sequences,
         }
-        return Manifest(
+        manifest = Manifest(
             workload=SWEEP.name,
             params=params,
             model=model,
@@ -141,6 +146,7 @@ class SweepJob:
             seed=self.seed,
             precision=self.precision,
         )
+        return executable(manifest, self.model, self.data)
 
 
 def count_rows(data: Path, kind: type[Any]) -> int:
@@ -167,6 +173,9 @@ def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
     if workload not in JOBS:
         raise JobRefused(f"workload: {workload!r} has no job spec here; known are {', '.join(JOBS)}")
     kind = JOBS[workload]
+    if kind is LoraJob and (words := {name: value for name, value in values.items() if name in WORDS}):
+        said = from_peft(words, values.get("rank", LoraJob.rank), values.get("alpha", LoraJob.alpha))
+        values = {name: value for name, value in values.items() if name not in WORDS} | said
     known = {item.name: item for item in fields(kind)}
     unknown = sorted(values.keys() - known.keys())
     if unknown:

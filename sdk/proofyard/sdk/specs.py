@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk.errors import JobRefused
+from proofyard.sdk.peft_words import WORDS, from_peft
+from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.model_files import linear_modules
-from proofyard.workloads.text_data import read_documents, shard
+from proofyard.workloads.workload import Inputs, load_workload
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
@@ -37,18 +38,19 @@ class LoraJob:
     """Fine-tune a causal language model with LoRA, in rounds over several nodes.
 
     `model`: a Hugging Face model directory with safetensors weights, or a name on the hub. `data`: a JSONL file of
-    `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, in all transformer layers or the
-    given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` *
-    `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
-    `proofyard.workloads.lora_params.LoraParams`. A round starts on results whose verdicts are still to come, at most
+    `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, or "all-linear", in all transformer
+    layers or the given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of
+    `segments` * `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
+    `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
+    and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
     `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
-    again. `precision` of the frozen weights: "exact", "exact8" (faster, less
-    precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
+    again. `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least
+    memory); see docs/exact.md.
     """
 
     model: Path | str
     data: Path | str
-    targets: Sequence[str] = ("q_proj", "v_proj")
+    targets: Sequence[str] | Literal["all-linear"] = ("q_proj", "v_proj")
     layers: Sequence[int] | None = None
     rank: int = 8
     alpha: float = 16.0
@@ -64,12 +66,20 @@ class LoraJob:
     look_ahead: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_peft(cls, config: Any, *, model: Path | str, data: Path | str, **more: Any) -> Self:
+        """A job from PEFT's `LoraConfig`, or a mapping of its words. Raises `JobRefused` that names what a job cannot
+        do."""
+        words = config if isinstance(config, Mapping) else config.to_dict()
+        found = from_peft(words, cls.rank, cls.alpha)
+        return cls(model=model, data=data, **{"rank": cls.rank, "alpha": cls.alpha} | found | more)
+
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        modules = linear_modules(
-            resolve_model(self.model), list(self.targets), list(self.layers) if self.layers else None
-        )
+        words = {name: value for name, value in self.options.items() if name in WORDS}
+        said = from_peft(words, self.rank, self.alpha)
+        targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
         values = {
-            "modules": modules,
+            "modules": linear_modules(resolve_model(self.model), targets, layers),
             "rank": self.rank,
             "alpha": self.alpha,
             "lr": self.lr,
@@ -79,14 +89,14 @@ class LoraJob:
             "segment_steps": self.segment_steps,
             "batch": self.batch,
             "seq_len": self.seq_len,
-            **self.options,
+            **{name: value for name, value in self.options.items() if name not in WORDS},
+            **said,
         }
         try:
             params = msgspec.convert(values, LoraParams)
         except msgspec.ValidationError as error:
             raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
-        shard(read_documents(Path(self.data)), params.workers, 0, params.shard_by)
-        return Manifest(
+        manifest = Manifest(
             workload="lora",
             params=msgspec.to_builtins(params),
             model=model,
@@ -95,6 +105,16 @@ class LoraJob:
             precision=self.precision,
             look_ahead=self.look_ahead,
         )
+        return executable(manifest, self.model, self.data)
+
+
+def executable(manifest: Manifest, model: Path | str | None, data: Path | str) -> Manifest:
+    """The manifest, once the code that nodes run has found nothing in model and data that it would refuse. Raises
+    `ManifestRefused` and `InputRefused`."""
+    workload = load_workload(manifest.workload)
+    workload.check(manifest)
+    workload.check_inputs(manifest, Inputs(None if model is None else resolve_model(model), Path(data)))
+    return manifest
 
 
 def check_spec(spec: Any) -> None:
@@ -111,11 +131,13 @@ def check_spec(spec: Any) -> None:
 
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value is what an annotation of a job spec says, as far as a slip of the pen goes."""
-    if isinstance(kind, UnionType):
+    if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(kind))
     origin = get_origin(kind) or kind
     if origin is Any:
         return True
+    if origin is Literal:
+        return value in get_args(kind)
     if origin is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if origin in (Sequence, Mapping, dict):
@@ -127,7 +149,9 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _called(kind: Any) -> str:
     """An annotation in words."""
-    if isinstance(kind, UnionType):
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
         return " or ".join(_called(part) for part in get_args(kind))
     names = {str: "a text", int: "a whole number", float: "a number", Path: "a path", type(None): "None"}
     origin, inner = get_origin(kind) or kind, [part for part in get_args(kind)[-1:] if part is not Any]
