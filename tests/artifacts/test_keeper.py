@@ -1,11 +1,15 @@
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from proofyard.artifacts import BlockStore, Keeper
 from proofyard.artifacts.builder import CHUNK_BYTES
+from proofyard.artifacts.unixfs import node_cid
 from proofyard.protocol.cid import CidError
+from proofyard.sdk import Artifacts
 
 NOW = 2_000_000_000.0
 """Later than any block that a test writes."""
@@ -90,3 +94,124 @@ def test_a_linked_artifact_outlives_a_collection(store, keeper, tmp_path, patter
 def test_only_a_cid_can_be_pinned(keeper):
     with pytest.raises(CidError):
         keeper.pin("../../etc/passwd")
+
+
+def age(store, seconds=1e6):
+    """Have all blocks look old."""
+    for block in list(store.blocks()):
+        path = store._block_path(block.cid)
+        if path.exists():
+            os.utime(path, (block.at - seconds, block.at - seconds))
+
+
+@pytest.fixture
+def folder(tmp_path, pattern):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}").write_bytes(b"%d" % number)
+    (folder / "large").write_bytes(pattern(3 * CHUNK_BYTES))
+    return folder
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_what_is_put_again_counts_as_new(tmp_path, folder, packs):
+    store = BlockStore(tmp_path / "packed", packs=packs)
+    cid = store.put_directory(folder)
+    age(store)
+    store.put_directory(folder)
+    assert Keeper(store).collect(time.time()).blocks == 0
+    assert not any(store.missing(cid))
+    store.close()
+
+
+def meanwhile(monkeypatch, do):
+    """Have `do` happen once a collection has decided what to delete, before it deletes any of it."""
+    delete, done = BlockStore.delete_older, []
+
+    def first_do(self, block, before):
+        if not done:
+            done.append(block)
+            do()
+        return delete(self, block, before)
+
+    monkeypatch.setattr(BlockStore, "delete_older", first_do)
+    return done
+
+
+@pytest.mark.parametrize("how", ["put", "link", "pin"])
+def test_a_collection_leaves_what_is_wanted_while_it_decides(store, keeper, folder, monkeypatch, how):
+    """What is put, linked or pinned finds all blocks there, and the collection had listed them before."""
+    cid = store.put_directory(folder)
+    age(store)
+    other = Artifacts(store.path)
+    act = {
+        "put": lambda: other.put(folder),
+        "link": lambda: other.put(folder, link=True),
+        "pin": lambda: other.pin(cid),
+    }
+    done = meanwhile(monkeypatch, act[how])
+    keeper.collect(time.time(), grace_s=0)
+    assert done
+    assert Artifacts(store.path).is_complete(cid)
+    assert Artifacts(store.path).verify(cid).missing == ()
+
+
+def test_what_a_put_has_brought_stays_until_it_ends(store, keeper, folder):
+    other = BlockStore(store.path)
+    with other.putting():
+        cid = other.put_directory(folder)
+        assert keeper.collect(NOW, grace_s=0).blocks == 0
+    assert keeper.collect(NOW, grace_s=0).blocks == 1 + 30 + 1 + 3
+    assert not store.has(cid)
+
+
+def test_a_put_that_died_holds_nothing(store, keeper, folder):
+    (store.path / "putting" / "1-1").touch()
+    os.utime(store.path / "putting" / "1-1", (1, 1))
+    store.put_directory(folder)
+    assert keeper.collect(NOW, grace_s=0).bytes_left == 0
+    assert list((store.path / "putting").iterdir()) == []
+
+
+def test_a_put_in_another_process_is_seen(store, keeper):
+    program = (
+        "import sys; from proofyard.artifacts import BlockStore; store = BlockStore(sys.argv[1])\n"
+        "with store.putting(): print(store.put_bytes(b'theirs'), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(store.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        cid = process.stdout.readline().strip()
+        assert keeper.collect(NOW, grace_s=0).blocks == 0
+        assert store.has(cid)
+        process.kill()
+    assert keeper.collect(NOW, grace_s=0).blocks == 1
+
+
+def test_puts_and_collections_at_once_lose_nothing(tmp_path, folder):
+    artifacts = Artifacts(tmp_path / "shared")
+    program = (
+        "import sys; from proofyard.sdk import Artifacts; artifacts = Artifacts(sys.argv[1]); print('', flush=True)\n"
+        "while True: artifacts.collect(grace_s=0)"
+    )
+    command = [sys.executable, "-c", program, str(artifacts.store.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            for _ in range(20):
+                cid = artifacts.put(folder)
+                assert artifacts.is_complete(cid)
+                artifacts.unpin(cid)
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_an_artifact_that_is_no_artifact_does_not_stop_a_collection(store, keeper):
+    lost = store.put_bytes(b"lost")
+    block = b"\xff\xff\xff"
+    store.put_block(node_cid(block), block)
+    keeper.pin(node_cid(block))
+    keeper.collect(NOW)
+    assert store.has(node_cid(block))
+    assert not store.has(lost)

@@ -3,17 +3,20 @@
 import asyncio
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import base58
 import pytest
 
 from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.artifacts.unixfs import Link, directory_node, node_cid
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
-from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.types import ExitCode
 from proofyard.transport import Endpoint
 
@@ -123,6 +126,11 @@ CID = raw_cid(b"unknown")
     ("args", "code", "said"),
     [
         (("verify", "QmNotACid"), ExitCode.USAGE, "not a usable CID"),
+        (("get", "/ipfs/" + CID + "/inside", "copy"), ExitCode.USAGE, "a path inside an artifact is not taken"),
+        (("put", "/dev/null"), ExitCode.USAGE, "PATH: /dev/null is neither a file, a folder nor a symbolic link"),
+        (("put", "/etc/hostname", "--car"), ExitCode.USAGE, "PATH: the CAR file cannot be read"),
+        (("put", "/etc/hostname", "--car", "--link"), ExitCode.USAGE, "leave out --link and --follow"),
+        (("get", CID, "copy", "--car", "--range", "0:5"), ExitCode.USAGE, "leave out --range"),
         (("put", "/nowhere"), ExitCode.USAGE, "PATH: there is no file or folder /nowhere"),
         (("get", CID, "copy"), ExitCode.USAGE, "give --registry, set PROOFYARD_REGISTRY, or --ipfs"),
         (("get", CID, "copy", "--peer", "nowhere"), ExitCode.USAGE, "write HOST:PORT"),
@@ -184,3 +192,95 @@ def test_an_artifact_comes_from_the_peers_in_the_registry(
     code, _, err = run("get", CID, tmp_path / "other", *where, "--peer", f"127.0.0.1:{port}")
     assert code == ExitCode.UNREACHABLE
     assert "lacks blocks" in err
+
+
+def test_links_modes_and_odd_names_are_kept_or_said(run: Run, model: Path, tmp_path: Path) -> None:
+    (model / "link").symlink_to("weights")
+    (model / "out").symlink_to("/etc/passwd")
+    (model / "run.sh").write_bytes(b"#!/bin/sh")
+    (model / "run.sh").chmod(0o755)
+    (model / ("n" * 250)).write_bytes(b"long")
+    (model / os.fsdecode(b"\xff\n\x1b")).write_bytes(b"odd")
+    code, put, err = run("put", model)
+    assert code == 0
+    assert "2 symbolic links are stored as links; --follow" in err
+    assert "executable is not kept" in err
+    code, listed, _ = run("ls", put["cid"])
+    found = {each["path"]: each for each in listed}
+    assert (found["link"]["kind"], found["link"]["target"]) == ("symlink", "weights")
+    code, _, err = run("get", put["cid"], tmp_path / "copy")
+    assert code == ExitCode.USAGE
+    assert "left out of" in err and "'out': a symbolic link out of the artifact, to '/etc/passwd'" in err
+    assert (tmp_path / "copy" / "link").read_bytes() == (model / "weights").read_bytes()
+    assert (tmp_path / "copy" / ("n" * 250)).read_bytes() == b"long"
+    code, _, _ = run("get", put["cid"], tmp_path / "all", "--outside-links")
+    assert code == 0
+    assert str((tmp_path / "all" / "out").readlink()) == "/etc/passwd"
+
+
+def test_a_name_from_a_stranger_is_no_line_and_no_command(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / os.fsdecode(b"\xff\nbafkreifake  9  fake\x1b[2J")).write_bytes(b"odd")
+    _, put, _ = run("put", model)
+    main(["artifact", "ls", put["cid"], "--store", str(tmp_path / "store")])
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 6
+    assert "\x1b" not in printed
+
+
+def test_a_folder_of_loops_is_put_and_refused_where_they_are_followed(run: Run, model: Path) -> None:
+    (model / "a").symlink_to(".")
+    (model / "b").symlink_to(".")
+    assert run("put", model)[0] == 0
+    code, _, err = run("put", model, "--follow")
+    assert code == ExitCode.USAGE
+    assert f"{model / 'a'} leads back to a folder that it is in" in err
+
+
+def test_a_car_file_goes_in_and_out(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model)
+    code, got, _ = run("get", put["cid"], tmp_path / "model.car", "--car")
+    assert code == 0
+    _, found, err = run("put", got["path"], "--car", "--store", tmp_path / "other")
+    assert found["roots"] == [{"cid": put["cid"], "complete": True}]
+    assert err == ""
+    _, listed, _ = run("ls", "--store", tmp_path / "other")
+    assert [(each["cid"], each["bytes"]) for each in listed] == [(put["cid"], 3 * CHUNK + 7)]
+
+
+def test_a_version_0_cid_is_the_same_artifact(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model)
+    spelt = base58.b58encode(cid_bytes(put["cid"])[2:]).decode()
+    assert spelt.startswith("Qm")
+    assert run("ls", spelt)[1] == run("ls", put["cid"])[1]
+    code, got, _ = run("get", f"ipfs://{spelt}", tmp_path / "copy")
+    assert (code, got["cid"]) == (0, put["cid"])
+
+
+def test_a_bomb_is_listed_beside_the_others(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model)
+    store = BlockStore(tmp_path / "store")
+    here = store.put_bytes(bytes(CHUNK))
+    for _ in range(12):
+        block = directory_node([Link(here, f"{n}", 0) for n in range(100)]).encode()
+        store.put_block(node_cid(block), block)
+        here = node_cid(block)
+    run("pin", here)
+    code, listed, _ = run("ls")
+    assert (code, {each["cid"]: each["bytes"] for each in listed}) == (
+        0, {put["cid"]: 3 * CHUNK + 7, here: CHUNK * 100**12}
+    )  # fmt: skip
+    code, _, err = run("get", here, tmp_path / "bomb")
+    assert (code, (tmp_path / "bomb").exists()) == (ExitCode.FAILED, False)
+    assert "over the limit of 68719476736" in err
+    assert run("ls", here)[0] == ExitCode.FAILED
+
+
+def test_a_copy_that_is_gone_takes_nothing_with_it(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model, "--link")
+    run("get", put["cid"], tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy")
+    code, found, _ = run("verify")
+    assert (code, found["damaged"], found["missing"]) == (0, [], [])
+    assert run("get", put["cid"], tmp_path / "copy")[0] == 0

@@ -1,6 +1,8 @@
+import base64
 import hashlib
 from contextlib import suppress
 
+import base58
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,12 +11,15 @@ from proofyard.protocol.cid import (
     DAG_PB,
     RAW,
     CidError,
+    any_cid,
     cid_bytes,
     cid_codec,
     cid_digest,
     cid_from_bytes,
+    is_cid,
     make_cid,
     raw_cid,
+    spelt_cid,
 )
 
 
@@ -49,3 +54,73 @@ def test_another_hash_or_codec_is_refused() -> None:
         cid_from_bytes(binary)
     with pytest.raises(CidError):
         cid_from_bytes(bytes((1, RAW, 0x1B, 0x20)) + bytes(32))
+
+
+def base_36(binary: bytes) -> str:
+    value, text = int.from_bytes(binary, "big"), ""
+    while value:
+        value, at = divmod(value, 36)
+        text = "0123456789abcdefghijklmnopqrstuvwxyz"[at] + text
+    return text
+
+
+@given(st.binary(min_size=32, max_size=32), st.sampled_from([RAW, DAG_PB]))
+def test_people_may_spell_a_cid_in_every_way_of_ipfs(digest: bytes, codec: int) -> None:
+    cid = make_cid(digest, codec)
+    binary = cid_bytes(cid)
+    spellings = [
+        cid,
+        cid.upper(),
+        "f" + binary.hex(),
+        "F" + binary.hex().upper(),
+        "z" + base58.b58encode(binary).decode(),
+        "u" + base64.urlsafe_b64encode(binary).decode().rstrip("="),
+        "k" + base_36(binary),
+        "K" + base_36(binary).upper(),
+    ]
+    if codec == DAG_PB:
+        spellings.append(base58.b58encode(binary[2:]).decode())
+    for text in spellings:
+        for around in ("{}", " {} ", "ipfs://{}", "/ipfs/{}", "/ipfs/{}/"):
+            assert spelt_cid(around.format(text)) == cid
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Qm",
+        "QmNotACid",
+        "Qm" + "z" * 44,
+        "Qm" + "O" * 44,
+        "b",
+        "z",
+        "x" * 59,
+        "é" * 59,
+        raw_cid(b"x")[:-1],
+        raw_cid(b"x") + "a",
+        raw_cid(b"x")[:-1] + "b",
+        f"/ipfs/{raw_cid(b'x')}/path",
+        f"/ipns/{raw_cid(b'x')}",
+        "f01711220" + "00" * 32,
+        "f01551340" + "00" * 64,
+        "f0155001" + "00",
+        "k" * 5000,
+    ],
+)
+def test_what_is_no_cid_of_this_network_is_refused(text: str) -> None:
+    with pytest.raises(CidError, match="not a usable CID"):
+        spelt_cid(text)
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_cid_or_refused(text: str) -> None:
+    with suppress(CidError):
+        assert is_cid(spelt_cid(text))
+
+
+def test_bytes_of_version_0_are_those_of_version_1() -> None:
+    digest = hashlib.sha256(b"x").digest()
+    assert any_cid(b"\x12\x20" + digest) == make_cid(digest, DAG_PB)
+    assert any_cid(cid_bytes(raw_cid(b"x"))) == raw_cid(b"x")
+    assert not is_cid(any_cid(bytes((1, 0x71, 0x12, 0x20)) + digest))

@@ -63,7 +63,9 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
-        logger.info("using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+        logger.info(
+            "using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory, follow=True)
+        )
     agent_type, executor_adversary = conduct(settings.adversary)
     if settings.adversary:
         logger.warning("this node cheats on purpose: %s", settings.adversary)

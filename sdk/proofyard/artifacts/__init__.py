@@ -8,7 +8,11 @@ from proofyard.artifacts.errors import (
     BlockMissing,
     CorruptArtifact,
     IpfsUnavailable,
+    PartlySupported,
+    SourceUnusable,
     StoreUnusable,
+    UnsupportedArtifact,
+    UnusableCar,
 )
 from proofyard.artifacts.exchange import BlockProvider, Blocks, GetBlocks, serve_blocks
 from proofyard.artifacts.fetcher import ForgedBlock, fetch
@@ -29,8 +33,12 @@ __all__ = [
     "GetBlocks",
     "IpfsUnavailable",
     "Keeper",
+    "PartlySupported",
     "Pin",
+    "SourceUnusable",
     "StoreUnusable",
+    "UnsupportedArtifact",
+    "UnusableCar",
     "cid_of_bytes",
     "fetch",
     "serve_blocks",

@@ -5,20 +5,21 @@ The same bytes get the same CID as from `ipfs add --cid-version=1 --raw-leaves`.
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from proofyard.artifacts.errors import ArtifactTooLarge, CorruptArtifact
-from proofyard.artifacts.unixfs import Link, directory_node, file_node, is_safe_name, node_cid
-from proofyard.protocol.cid import raw_cid
+from proofyard.artifacts.hamt import build_shards
+from proofyard.artifacts.source import Source
+from proofyard.artifacts.unixfs import Kind, Link, Node, directory_node, file_node, name_bytes, node_cid, symlink_node
+from proofyard.protocol.cid import CID_BYTES, raw_cid
 from proofyard.protocol.types import Cid
 
 CHUNK_BYTES = 256 << 10
 LINKS_PER_NODE = 174
 
 MAX_DIRECTORY_BYTES = 256 << 10
-"""Above this Kubo shards a directory (HAMT), which does not exist here."""
+"""Above this a directory is sharded, counted as Kubo does: bytes of names and CIDs. At exactly this, Kubo before 0.40
+shards it and later ones do not."""
 
 PutBlock = Callable[[Cid, bytes], None]
 
@@ -90,29 +91,27 @@ def cid_of_bytes(data: bytes) -> Cid:
 
 
 def build_directory(entries: list[Link], put_node: PutBlock, name: str = "") -> Link:
-    """A directory of `entries`. Raises `ArtifactTooLarge` where Kubo would shard it."""
-    estimate = sum(len(entry.name.encode()) + 36 for entry in entries)
-    block = directory_node(entries).encode()
-    cid = node_cid(block)
-    if estimate > MAX_DIRECTORY_BYTES:
-        raise ArtifactTooLarge(cid, len(entries), MAX_DIRECTORY_BYTES // 300, "directory entries")
-    put_node(cid, block)
-    return Link(cid, name, len(block) + sum(entry.tsize for entry in entries))
+    """A directory of `entries`, sharded where Kubo would do so."""
+    if sum(len(name_bytes(entry.name)) + CID_BYTES for entry in entries) > MAX_DIRECTORY_BYTES:
+        return replace(build_shards(entries, put_node), name=name)
+    return _put(directory_node(entries), put_node, name)
 
 
-def build_tree(path: Path, put_file: Callable[[Path, str], Link], put_node: PutBlock, name: str = "") -> Link:
-    """The DAG of a folder. Hidden entries are left out as Kubo does; symbolic links stand for what they point to."""
-    entries = []
-    for child in sorted(path.iterdir()):
-        if child.name.startswith("."):
-            continue
-        if not is_safe_name(child.name):
-            raise CorruptArtifact(str(child), "its name cannot be used on every system; rename it")
-        if child.is_dir():
-            entries.append(build_tree(child, put_file, put_node, child.name))
-        elif child.is_file():
-            entries.append(put_file(child, child.name))
+def build_tree(source: Source, put_file: Callable[[Source, str], Link], put_node: PutBlock, name: str = "") -> Link:
+    """The DAG of a file or folder; `put_file` makes its files'."""
+    if source.kind is Kind.FILE:
+        return put_file(source, name)
+    if source.kind is Kind.SYMLINK:
+        return _put(symlink_node(source.target), put_node, name)
+    entries = [build_tree(child, put_file, put_node, child.path.name) for child in source.children]
     return build_directory(entries, put_node, name)
+
+
+def _put(node: Node, put_node: PutBlock, name: str) -> Link:
+    block = node.encode()
+    cid = node_cid(block)
+    put_node(cid, block)
+    return Link(cid, name, len(block) + sum(link.tsize for link in node.links))
 
 
 def _drop(_cid: Cid, _block: bytes) -> None:

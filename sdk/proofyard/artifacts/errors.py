@@ -4,10 +4,14 @@ ArtifactError
 ├── BlockMissing          a block is not in this store
 ├── ArtifactUnavailable   no provider that was asked has it
 ├── CorruptArtifact       bytes that do not match their CID, or a DAG that is no file or directory
+│   └── UnsupportedArtifact   well formed, and not something that is read, or written, here
+│       └── PartlySupported       some entries are that, and all others were written
 ├── ArtifactTooLarge      more than the caller allows
 ├── BadMultiaddress       an address of an IPFS daemon that is none
 ├── IpfsUnavailable       the daemon does not answer, or refuses
-└── StoreUnusable         the store's folder cannot be written: disk full, no permission
+├── StoreUnusable         the store's folder cannot be written: disk full, no permission
+├── SourceUnusable        a file or folder that should become an artifact cannot
+└── UnusableCar           a file is no CAR file that can be read
 """
 
 from collections.abc import Sequence
@@ -48,6 +52,27 @@ class CorruptArtifact(ArtifactError):
         super().__init__(f"artifact {cid} is corrupt: {reason}")
 
 
+class UnsupportedArtifact(CorruptArtifact):
+    """`cid` is well formed, and of a kind that is not read here: `reason`. As a part of something that is owed, such as
+    a state, it is as good as corrupt."""
+
+    exit_code = 2
+
+    def __init__(self, cid: str, reason: str) -> None:
+        self.cid, self.reason = cid, reason
+        ArtifactError.__init__(self, f"artifact {str(cid)[:80]} is not supported: {reason}")
+
+
+class PartlySupported(UnsupportedArtifact):
+    """All of `cid` was written to `path` but for the entries in `left_out`, each with the reason."""
+
+    def __init__(self, cid: str, path: object, left_out: Sequence[tuple[str, str]]) -> None:
+        shown = "; ".join(f"{name!r}: {why}" for name, why in left_out[:5])
+        more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        super().__init__(cid, f"left out of {path}, where all else is: {shown}{more}")
+        self.path, self.left_out = path, tuple(left_out)
+
+
 class ArtifactTooLarge(ArtifactError):
     """`cid` has `size` bytes (or entries), at least; the caller allows `limit`."""
 
@@ -64,6 +89,25 @@ class StoreUnusable(ArtifactError):
         super().__init__(
             f"the artifact store at {path} cannot be used: {reason}; free some space or choose another folder"
         )
+
+
+class SourceUnusable(ArtifactError):
+    """`path` cannot be made an artifact, and so nothing around it is."""
+
+    exit_code = 2
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"PATH: {path} {reason}")
+
+
+class UnusableCar(ArtifactError):
+    """A file is no CAR file, or one that ends early."""
+
+    exit_code = 2
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"PATH: the CAR file cannot be read: {reason}")
 
 
 class BadMultiaddress(ArtifactError, ValueError):

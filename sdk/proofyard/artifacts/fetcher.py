@@ -17,11 +17,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 
-from proofyard.artifacts.dag import BLOCK_COST
+from proofyard.artifacts.dag import BLOCK_COST, children_of, claimed_size
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
 from proofyard.artifacts.exchange import MAX_ASKED, BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
-from proofyard.artifacts.unixfs import Kind, Node, decode
 from proofyard.protocol.cid import DAG_PB, cid_codec
 from proofyard.protocol.types import Cid
 from proofyard.transport import Connection, ProtocolViolation, TransportError
@@ -303,10 +302,8 @@ class _Job:
         except CorruptArtifact:
             raise ForgedBlock(peer, cid) from None
         if self._deep and cid_codec(cid) == DAG_PB:
-            node = decode(cid, data)
-            claims = [link.tsize for link in node.links] if node.kind is Kind.DIRECTORY else [node.file_size or 0]
-            self._require_room(sum(claims))
-            self._want(await asyncio.to_thread(lambda: self._missing_below(node)))
+            self._require_room(claimed_size(cid, data))
+            self._want(await asyncio.to_thread(lambda: self._missing_below(children_of(cid, data))))
         self.received += len(data)
         self._taken += max(len(data), BLOCK_COST)
         self._under_way.pop(cid, None)
@@ -314,9 +311,9 @@ class _Job:
         if self._on_progress is not None:
             self._on_progress(self.received, self.missing)
 
-    def _missing_below(self, node: Node) -> list[Cid]:
+    def _missing_below(self, cids: Sequence[Cid]) -> list[Cid]:
         # What was walked before is wanted already, so that blocks that share their children cost one walk in all.
-        return list(self._store.missing(*dict.fromkeys(link.cid for link in node.links), seen=self._walked))
+        return list(self._store.missing(*cids, seen=self._walked))
 
     def _want(self, cids: list[Cid]) -> None:
         fresh = [cid for cid in dict.fromkeys(cids) if cid not in self._seen]

@@ -4,15 +4,17 @@ Pins are files beside the blocks, written whole like them, so they survive a cra
 count as pinned: their nodes are the only copy of the tree above a file that lies elsewhere.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from proofyard.artifacts.dag import children
-from proofyard.artifacts.errors import BlockMissing, StoreUnusable
+from proofyard.artifacts.errors import BlockMissing, CorruptArtifact, StoreUnusable
 from proofyard.artifacts.store import BlockStore
-from proofyard.protocol.cid import DAG_PB, cid_bytes, cid_codec
+from proofyard.protocol.cid import DAG_PB, CidError, cid_bytes, cid_codec
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
 
@@ -62,17 +64,20 @@ class Keeper:
 
     def pins(self, now: float) -> list[Pin]:
         """What is pinned at `now` (Unix seconds), leases that have ended left out."""
-        found = []
-        for file in sorted(self._folder.iterdir()):
-            try:
-                pin = decode(file.read_bytes(), Pin)
-            except CodecError as error:
-                logger.warning("the pin %s is unreadable and is deleted: %s", file.name, error)
-                file.unlink(missing_ok=True)
-                continue
-            if pin.until is None or pin.until > now:
-                found.append(pin)
-        return found
+        pins = [pin for file in sorted(self._folder.iterdir()) if (pin := self._read(file)) is not None]
+        return [pin for pin in pins if pin.until is None or pin.until > now]
+
+    def _read(self, file: Path) -> Pin | None:
+        try:
+            pin = decode(file.read_bytes(), Pin)
+            cid_bytes(pin.cid)
+        except FileNotFoundError:
+            return None
+        except (CodecError, CidError) as error:
+            logger.warning("the pin %s is unreadable and is deleted: %s", file.name, error)
+            file.unlink(missing_ok=True)
+            return None
+        return pin
 
     def used_bytes(self) -> int:
         """Bytes of all blocks in the store, linked files not counted."""
@@ -81,27 +86,31 @@ class Keeper:
     def collect(self, now: float, *, quota_bytes: int = 0, grace_s: float = GRACE_SECONDS) -> Collected:
         """Delete blocks that nothing pinned needs, the oldest first, until the store holds at most `quota_bytes`.
 
-        Blocks younger than `grace_s` seconds stay. `now` is Unix seconds. Ended leases are forgotten.
+        Blocks younger than `grace_s` seconds stay, and so does what a put needs that is under way, in whichever
+        process. `now` is Unix seconds. Ended leases are forgotten, and links to what is no longer there.
         """
+        before = min(now - grace_s, self._store.oldest_put())
         pins = self.pins(now)
-        self._forget_ended(pins)
-        needed = self._needed([*(pin.cid for pin in pins), *self._store.linked()])
+        self._forget_ended(now)
+        linked = self._store.linked()
+        self._store.forget_lost()
+        needed = self._needed([*(pin.cid for pin in pins), *linked])
         stored = list(self._store.blocks())
         total = sum(block.size for block in stored)
         count = size = 0
         for block in sorted(stored, key=lambda block: block.at):
             if total - size <= quota_bytes:
                 break
-            if block.cid not in needed and block.at < now - grace_s:
-                self._store.delete_block(block.cid)
+            if block.cid not in needed and block.at < before and self._store.delete_older(block.cid, before):
                 count += 1
                 size += block.size
         return Collected(count, size, total - size)
 
-    def _forget_ended(self, current: list[Pin]) -> None:
-        kept = {str(pin.cid) for pin in current}
+    def _forget_ended(self, now: float) -> None:
         for file in self._folder.iterdir():
-            if file.name not in kept:
+            # Read again: another process may have pinned it anew.
+            pin = self._read(file)
+            if pin is not None and pin.until is not None and pin.until <= now:
                 file.unlink(missing_ok=True)
 
     def _needed(self, roots: list[Cid]) -> set[Cid]:
@@ -113,8 +122,7 @@ class Keeper:
                 continue
             needed.add(here)
             if cid_codec(here) == DAG_PB:
-                try:
+                # What is not here, or no node, has nothing below it that could be kept.
+                with contextlib.suppress(BlockMissing, CorruptArtifact):
                     stack += children(self._store.get_block, here)
-                except BlockMissing:
-                    continue
         return needed

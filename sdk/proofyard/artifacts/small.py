@@ -51,10 +51,23 @@ class SmallBlocks:
         return None if row is None else int(row[0])
 
     def put(self, cid: Cid, data: bytes) -> None:
-        """Keep a block that was checked."""
+        """Keep a block that was checked; one that is here already counts as put just now."""
         row = (cid_bytes(cid), len(data), time.time(), data)
         with self._mapped():
-            self._db.execute("insert or ignore into blocks values (?, ?, ?, ?)", row)
+            self._db.execute(
+                "insert into blocks values (?, ?, ?, ?) on conflict (cid) do update set at = excluded.at", row
+            )
+
+    def renew(self, cid: Cid) -> None:
+        """Have a block count as put just now."""
+        with self._mapped():
+            self._db.execute("update blocks set at = ? where cid = ?", (time.time(), cid_bytes(cid)))
+
+    def delete_older(self, cid: Cid, before: float) -> bool:
+        """Let a block go unless it was put at `before` (Unix seconds) or later; whether it went."""
+        with self._mapped():
+            where = (cid_bytes(cid), before)
+            return self._db.execute("delete from blocks where cid = ? and at < ?", where).rowcount > 0
 
     def delete(self, cid: Cid) -> None:
         with self._mapped():

@@ -2,20 +2,25 @@
 
     blocks/<last two characters of the CID>/<CID>     content
     small.db                                          `small.SmallBlocks`, where a store has them
-    links/<CID>                                       `linked.Record`: artifacts that lie elsewhere
-    tmp/<process>-<number>                            being written; left by a dead process: deleted at start
+    links/<CID>-<of the path>                         `linked.Record`: artifacts that lie elsewhere
+    tmp/<process>-<random>                            being written; left by a dead process: deleted at start
+    putting/<process>-<random>                        locked while something is put, and as old as its beginning
 
 A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
-Several processes may use one store; one that packs small blocks only on a disk of this machine.
+Several processes may use one store; one that packs small blocks only on a disk of this machine. A block that is put
+again counts as new, and none is deleted that is newer than the oldest put under way (`putting`, `delete_older`): so a put
+needs no luck to find all of its blocks there when its artifact is pinned.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +28,20 @@ from typing import TYPE_CHECKING
 import psutil
 
 from proofyard.artifacts import dag
-from proofyard.artifacts.builder import build_file, build_tree
-from proofyard.artifacts.errors import ArtifactTooLarge, BlockMissing, CorruptArtifact, StoreUnusable
-from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record
+from proofyard.artifacts.builder import PutBlock, build_file, build_tree
+from proofyard.artifacts.dag import Entry, EntryKind
+from proofyard.artifacts.errors import (
+    ArtifactTooLarge,
+    BlockMissing,
+    CorruptArtifact,
+    PartlySupported,
+    SourceUnusable,
+    StoreUnusable,
+    UnsupportedArtifact,
+)
+from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record, spelt_path
 from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
+from proofyard.artifacts.source import Source, scan
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
 from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
@@ -38,6 +53,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("proofyard.artifacts")
 
 MAX_RECORD_BYTES = 256 << 20
+STALE_SECONDS = 60.0
+TICK_SECONDS = 0.001
 DEFAULT_MAX_BYTES = 64 << 20
 """What `get_bytes` reads into memory unless the caller says otherwise."""
 
@@ -73,17 +90,16 @@ class BlockStore:
         self._blocks = self.path / "blocks"
         self._links = self.path / "links"
         self._tmp = self.path / "tmp"
+        self._putting = self.path / "putting"
         self._linked = LinkedFiles()
-        self._counter = 0
-        self._lock = threading.Lock()
+        self._loaded: set[str] = set()
         try:
-            for folder in (self._blocks, self._links, self._tmp):
+            for folder in (self._blocks, self._links, self._tmp, self._putting):
                 folder.mkdir(parents=True, exist_ok=True)
             for rubbish in self._tmp.iterdir():
                 if not _is_being_written(rubbish):
                     rubbish.unlink(missing_ok=True)
-            for file in self._links.iterdir():
-                self._load_record(file)
+            self._load_records()
             small = self.path / "small.db"
             if packs or small.exists():
                 self._small = SmallBlocks(small)
@@ -147,17 +163,47 @@ class BlockStore:
         """Copy a file into the store, in constant memory."""
         return self._put_file(Path(path), "", on_read).cid
 
-    def put_directory(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
-        """Copy a folder's visible files into the store."""
-        return build_tree(Path(path), lambda file, name: self._put_file(file, name, on_read), self._put_checked).cid
+    def put_directory(self, path: Path | str, on_read: OnRead = _unheard, *, follow: bool = False) -> Cid:
+        """Copy a folder's visible files into the store. Symbolic links in it stay links, as with `ipfs add`, unless
+        `follow` has them stand for what they point to. Raises `SourceUnusable`."""
+        source = scan(Path(path), follow=follow)
+        return build_tree(source, lambda file, name: self._put_file(file.path, name, on_read), self._put_checked).cid
 
     def link_file(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
         """Make an existing file an artifact where it lies. Not hashed again while it is unchanged."""
         return self._link(Path(path), on_read)
 
-    def link_directory(self, path: Path | str, on_read: OnRead = _unheard) -> Cid:
-        """Make an existing folder's visible files an artifact where they lie, such as a model's directory."""
-        return self._link(Path(path), on_read)
+    def link_directory(self, path: Path | str, on_read: OnRead = _unheard, *, follow: bool = False) -> Cid:
+        """Make an existing folder's visible files an artifact where they lie, such as a model's directory; `follow` as
+        for `put_directory`."""
+        return self._link(Path(path), on_read, follow=follow)
+
+    @contextlib.contextmanager
+    def putting(self) -> Iterator[None]:
+        """No process deletes what is put in here before it ends, so that it can be pinned first."""
+        lease = self._putting / _new_name()
+        try:
+            handle = os.open(lease, os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            lease.unlink(missing_ok=True)
+            os.close(handle)
+
+    def renew(self, cid: Cid) -> None:
+        """Have all blocks of an artifact that are here count as put just now."""
+        stack, seen = [cid], {cid}
+        while stack:
+            here = stack.pop()
+            if not self._renew(here) and self._small is not None:
+                self._small.renew(here)
+            with contextlib.suppress(BlockMissing, CorruptArtifact):
+                below = set(dag.children(self.get_block, here)) - seen
+                seen |= below
+                stack += below
 
     # Artifacts out
 
@@ -166,7 +212,7 @@ class BlockStore:
 
         Needs the directories and the files' roots.
         """
-        return sum(entry.size for entry in dag.entries(self.get_block, cid))
+        return dag.extent(self.get_block, cid).size
 
     def require_size(self, cid: Cid, max_bytes: int) -> None:
         """Raise `ArtifactTooLarge` for an artifact that would be more than `max_bytes` when it is written out."""
@@ -183,31 +229,65 @@ class BlockStore:
         """A file's bytes from `start`, `length` of them or up to its end, block by block."""
         return dag.read_range(self.get_block, cid, start, length)
 
-    def export(self, cid: Cid, destination: Path | str, max_bytes: int = DEFAULT_EXPORT_BYTES) -> Path:
-        """Write a file or directory to `destination`, each file whole or not at all; `local_path` finds it later.
+    def export(
+        self,
+        cid: Cid,
+        destination: Path | str,
+        max_bytes: int = DEFAULT_EXPORT_BYTES,
+        *,
+        outside_links: bool = False,
+    ) -> Path:
+        """Write an artifact to `destination`, each file whole or not at all; `local_path` finds it later.
 
         Raises `ArtifactTooLarge` before anything is written: a few blocks that are linked many times count as often.
+        Raises `UnsupportedArtifact` after all else is written, where entries had to be left out: symbolic links that
+        lead out of the artifact are, unless `outside_links`.
         """
         root = Path(destination).absolute()
         entries = dag.measured(self.get_block, cid, max_bytes)
+        left_out: dict[tuple[str, ...], str] = {}
         try:
             for entry in entries:
-                target = root.joinpath(*entry.path)
-                if entry.is_directory:
-                    target.mkdir(parents=True, exist_ok=True)
-                else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    self._write_whole(target, self.read_range(entry.cid, 0, entry.size))
+                if any(entry.path[:depth] in left_out for depth in range(1, len(entry.path))):
+                    continue
+                try:
+                    self._write_entry(root.joinpath(*entry.path), entry, outside_links)
+                except UnsupportedArtifact as error:
+                    if not entry.path:
+                        raise
+                    left_out[entry.path] = error.reason
         except OSError as error:
             raise StoreUnusable(root, error.strerror or str(error)) from None
-        self._link(root, _unheard)
+        if left_out:
+            raise PartlySupported(cid, root, [("/".join(path), why) for path, why in left_out.items()])
+        source = scan(root)
+        record = self._record(root, source, _unheard, _drop)
+        if record.cid == cid:
+            self._remember(record)
         return root
+
+    def _write_entry(self, target: Path, entry: Entry, outside_links: bool) -> None:
+        match entry.kind:
+            case EntryKind.UNSUPPORTED:
+                raise UnsupportedArtifact(entry.cid, entry.why)
+            case EntryKind.DIRECTORY:
+                if entry.path and target.is_symlink():
+                    raise UnsupportedArtifact(
+                        entry.cid, f"{target} is a symbolic link, and nothing is written through it"
+                    )
+                target.mkdir(parents=True, exist_ok=True)
+            case EntryKind.SYMLINK:
+                if not outside_links and leads_out(entry.path, entry.target):
+                    raise UnsupportedArtifact(entry.cid, f"a symbolic link out of the artifact, to {entry.target!r}")
+                self._write_link(target, entry.target)
+            case EntryKind.FILE:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._write_whole(target, self.read_range(entry.cid, 0, entry.size), executable=entry.executable)
 
     def unlink(self, cid: Cid) -> None:
         """Forget that an artifact lies elsewhere; the files stay where they are. Idempotent."""
         cid_bytes(cid)
-        self._linked.remove(cid)
-        (self._links / cid).unlink(missing_ok=True)
+        self._forget(self._linked.of(cid))
 
     def export_range(
         self, cid: Cid, destination: Path | str, start: int, stop: int, max_bytes: int = DEFAULT_EXPORT_BYTES
@@ -215,11 +295,7 @@ class BlockStore:
         """Write bytes `start` up to `stop` of a file to the file `destination`, whole or not at all."""
         target = Path(destination).absolute()
         self.require_range(cid, start, stop, max_bytes)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._write_whole(target, self.read_range(cid, start, stop - start))
-        except OSError as error:
-            raise StoreUnusable(target, error.strerror or str(error)) from None
+        self.write_file(target, self.read_range(cid, start, stop - start))
         return target
 
     def local_path(self, cid: Cid) -> Path | None:
@@ -285,8 +361,13 @@ class BlockStore:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
 
     def linked(self) -> dict[Cid, Path]:
-        """The artifacts that lie elsewhere, and where."""
+        """The artifacts that lie elsewhere, and where; what other processes linked among them."""
+        self._load_records()
         return self._linked.roots()
+
+    def forget_lost(self) -> None:
+        """Let the records of files and folders go that are no longer there."""
+        self._forget([record for record in self._linked.records() if not record.location().exists()])
 
     def blocks(self) -> Iterator[StoredBlock]:
         """The blocks in this folder; those of linked files are elsewhere."""
@@ -304,12 +385,70 @@ class BlockStore:
         if self._small is not None:
             self._small.delete(cid)
 
+    def oldest_put(self) -> float:
+        """When the oldest put began that is still under way, or else now; by the clock of the disk (Unix seconds).
+
+        Takes as long as that clock's tick, so that whatever was put before is older.
+        """
+        mark = self._putting / _new_name()
+        try:
+            mark.touch()
+            first = oldest = mark.stat().st_mtime
+            while oldest <= first:
+                time.sleep(TICK_SECONDS)
+                os.utime(mark)
+                oldest = mark.stat().st_mtime
+            mark.unlink()
+            for lease in self._putting.iterdir():
+                with contextlib.suppress(FileNotFoundError), lease.open() as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        oldest = min(oldest, os.fstat(file.fileno()).st_mtime)
+                    else:
+                        if os.fstat(file.fileno()).st_mtime < oldest - STALE_SECONDS:
+                            lease.unlink(missing_ok=True)  # of a process that died
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        return oldest
+
+    def delete_older(self, cid: Cid, before: float) -> bool:
+        """Let a block go unless it was put at `before` (Unix seconds) or later, by whichever process; whether it went.
+
+        It is moved aside before its time is looked at, so that whoever puts it meanwhile either renews it in time, or
+        finds it gone and writes it.
+        """
+        if self._small is not None and self._small.size(cid) is not None:
+            return self._small.delete_older(cid, before)
+        path, aside = self._block_path(cid), self._tmp / _new_name()
+        try:
+            if path.stat().st_mtime >= before:
+                return False
+            path.replace(aside)
+            if aside.stat().st_mtime < before:
+                aside.unlink()
+                return True
+            aside.replace(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        return False
+
     def close(self) -> None:
         """Let go of what is open; only a store that packs has to be closed. Idempotent."""
         if self._small is not None:
             self._small.close()
 
     # Files of the store
+
+    def write_file(self, target: Path, pieces: Iterator[bytes]) -> None:
+        """Write a file of somebody else's, whole or not at all. Raises `StoreUnusable`."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._write_whole(target, pieces)
+        except OSError as error:
+            raise StoreUnusable(target, error.strerror or str(error)) from None
 
     def write_whole(self, target: Path, data: bytes) -> None:
         """Write one of the store's own files, whole or not at all. Raises `StoreUnusable`."""
@@ -331,7 +470,7 @@ class BlockStore:
         if self._small is not None and len(data) <= MAX_SMALL_BYTES:
             self._small.put(cid, data)
             return
-        if path.exists():
+        if self._renew(cid):
             return
         try:
             path.parent.mkdir(exist_ok=True)
@@ -339,21 +478,43 @@ class BlockStore:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
         self.write_whole(path, data)
 
-    def _write_whole(self, target: Path, pieces: Iterator[bytes] | list[bytes]) -> None:
-        with self._lock:
-            self._counter += 1
-            name = f"{os.getpid()}-{self._counter}"
-        # Next to the target when that is on another file system, so that the rename is atomic.
-        inside = target.is_relative_to(self.path)
-        temporary = self._tmp / name if inside else target.with_name(f".{target.name}.{name}")
+    def _renew(self, cid: Cid) -> bool:
+        """Have a block in a file count as put just now; False where there is none."""
+        try:
+            os.utime(self._block_path(cid))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreUnusable(self.path, error.strerror or str(error)) from None
+        return True
+
+    def _beside(self, target: Path) -> Path:
+        """Where to write what will be `target`: on the same file system, so that the rename is atomic, and under a name
+        that does not grow with it."""
+        name = _new_name()
+        return self._tmp / name if target.is_relative_to(self.path) else target.with_name(f".{name}.part")
+
+    def _write_whole(self, target: Path, pieces: Iterator[bytes] | list[bytes], *, executable: bool = False) -> None:
+        temporary = self._beside(target)
         try:
             with temporary.open("wb") as file:
                 for piece in pieces:
                     file.write(piece)
+                if executable:
+                    os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode | 0o111)
             temporary.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            raise
+
+    def _write_link(self, target: Path, to: str) -> None:
+        temporary = self._beside(target)
+        temporary.symlink_to(to)
+        try:
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
             raise
 
     def _put_file(self, path: Path, name: str, on_read: OnRead) -> Link:
@@ -364,38 +525,83 @@ class BlockStore:
         with _open(path) as source:
             return build_file(source, put_leaf, self._put_checked, name)
 
-    def _link(self, path: Path, on_read: OnRead) -> Cid:
+    def _link(self, path: Path, on_read: OnRead, *, follow: bool = False) -> Cid:
         path = path.absolute()
-        known = self._linked.of_path(path)
-        if known is not None:
-            return known.cid
+        source = scan(path, follow=follow)
+        for known in self._linked.of_path(path):
+            if known.shape == source.shape() and known.unchanged() and not any(self.missing(known.cid)):
+                return known.cid
+        record = self._record(path, source, on_read, self._put_checked)
+        self._remember(record)
+        return record.cid
+
+    def _record(self, path: Path, source: Source, on_read: OnRead, put_node: PutBlock) -> Record:
+        """What `path` is as an artifact whose leaves stay where they are."""
         files: list[LinkedFile] = []
 
-        def link_one(file: Path, name: str) -> Link:
+        def link_one(file: Source, name: str) -> Link:
             leaves = bytearray()
 
             def note_leaf(cid: Cid, data: bytes) -> None:
                 leaves.extend(cid_digest(cid))
                 on_read(len(data))
 
-            with _open(file) as source:
-                state = os.fstat(source.fileno())
-                link = build_file(source, note_leaf, self._put_checked, name)
-            files.append(LinkedFile(str(file), state.st_size, state.st_mtime_ns, bytes(leaves)))
+            with _open(file.path) as opened:
+                state = os.fstat(opened.fileno())
+                link = build_file(opened, note_leaf, put_node, name)
+            files.append(LinkedFile(spelt_path(file.path), state.st_size, state.st_mtime_ns, bytes(leaves)))
             return link
 
-        cid = (build_tree(path, link_one, self._put_checked) if path.is_dir() else link_one(path, "")).cid
-        record = Record(cid, str(path), tuple(files))
-        self.write_whole(self._links / cid, encode(record))
-        self._linked.add(record)
-        return cid
+        cid = build_tree(source, link_one, put_node).cid
+        return Record(cid, spelt_path(path), tuple(files), source.shape())
 
-    def _load_record(self, file: Path) -> None:
-        try:
-            self._linked.add(decode(file.read_bytes(), Record, max_bytes=MAX_RECORD_BYTES))
-        except CodecError as error:
-            logger.warning("the record of a linked artifact at %s is unreadable and is deleted: %s", file, error)
-            file.unlink()
+    def _remember(self, record: Record) -> None:
+        """Keep a record. What the same path held before, it holds no longer."""
+        self._forget([each for each in self._linked.of_path(record.location()) if each.cid != record.cid])
+        file = self._record_file(record)
+        self.write_whole(file, encode(record))
+        self._loaded.add(file.name)
+        self._linked.add(record)
+
+    def _forget(self, records: list[Record]) -> None:
+        self._linked.remove(records)
+        for record in records:
+            self._record_file(record).unlink(missing_ok=True)
+            (self._links / record.cid).unlink(missing_ok=True)
+
+    def _record_file(self, record: Record) -> Path:
+        return self._links / f"{record.cid}-{hashlib.sha256(os.fsencode(record.location())).hexdigest()[:16]}"
+
+    def _load_records(self) -> None:
+        """Know of what was linked since, by any process."""
+        for file in self._links.iterdir():
+            if file.name in self._loaded:
+                continue
+            try:
+                self._linked.add(decode(file.read_bytes(), Record, max_bytes=MAX_RECORD_BYTES))
+                self._loaded.add(file.name)
+            except FileNotFoundError:
+                continue
+            except CodecError as error:
+                logger.warning("the record of a linked artifact at %s is unreadable and is deleted: %s", file, error)
+                file.unlink(missing_ok=True)
+
+
+def leads_out(path: Sequence[str], target: str) -> bool:
+    """Whether a symbolic link at `path` inside an artifact could lead out of it. A step up after a step down counts as
+    such: the step down may be another link's."""
+    steps = [step for step in target.split("/") if step not in ("", ".")]
+    up = next((count for count, step in enumerate(steps) if step != ".."), len(steps))
+    return target.startswith("/") or up > len(path) - 1 or ".." in steps[up:]
+
+
+def _drop(_cid: Cid, _data: bytes) -> None:
+    """A block that is here already."""
+
+
+def _new_name() -> str:
+    """A name that nobody else takes, which begins with this process's number."""
+    return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def _sync(path: Path) -> None:
@@ -416,4 +622,4 @@ def _open(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise StoreUnusable(path, error.strerror or str(error)) from None
+        raise SourceUnusable(path, f"cannot be read: {error.strerror or error}") from None

@@ -1,5 +1,6 @@
 """`proofyard artifact`: files and folders by content, from the shell. Thin over `proofyard.sdk.Artifacts`."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ import typer
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import BadSetting, UsageError
 from proofyard.cli.options import WalletFlags, grouped
-from proofyard.cli.output import AsJson, emit, note, table
+from proofyard.cli.output import AsJson, emit, note, plain, table
 from proofyard.cli.settings import data_dir, load
-from proofyard.protocol.cid import CidError, cid_bytes
+from proofyard.protocol.cid import CidError, spelt_cid
 from proofyard.protocol.types import Cid
 
 if TYPE_CHECKING:
     from proofyard.sdk import Artifacts, Swarm
+    from proofyard.sdk.artifacts import Kept
 
 app = typer.Typer(no_args_is_help=True, help="Files and folders by content: put, get, list, pin, collect, verify.")
 
@@ -57,12 +59,11 @@ class IpfsFlags:
 
 
 def parse_cid(text: str) -> Cid:
-    """A CID typed by a person. Raises `typer.BadParameter`."""
+    """A CID typed by a person, of whichever version and base. Raises `typer.BadParameter`."""
     try:
-        cid_bytes(text)
+        return spelt_cid(text)
     except CidError as error:
         raise typer.BadParameter(str(error)) from None
-    return Cid(text)
 
 
 def parse_size(text: str) -> int:
@@ -103,18 +104,48 @@ def put(
     ipfs: IpfsFlags,
     path: Annotated[Path, typer.Argument(help="A file, or a folder without its hidden files.")],
     link: Annotated[bool, typer.Option("--link", help="Leave the content where it is instead of copying it.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Store what symbolic links point to, not the links as `ipfs add` does.")
+    ] = False,
+    car: Annotated[bool, typer.Option("--car", help="PATH is a CAR file: take its blocks, pin its roots.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store a file or folder, pinned. Prints its CID, which is also the one that IPFS gives it."""
-    if not path.exists():
+    """Store a file or folder, pinned. Prints its CID, which is also the one that IPFS gives it.
+
+    As with `ipfs add`, permissions are not kept."""
+    if not os.path.lexists(path):
         raise UsageError(f"PATH: there is no file or folder {path}; check its name")
     artifacts = _open(_settings(context, store, ipfs))
-    from proofyard.artifacts.linked import visible_files
+    if car:
+        if link or follow:
+            raise UsageError("--car takes a file's blocks as they are; leave out --link and --follow")
+        _put_car(artifacts, path, as_json=as_json)
+        return
+    from proofyard.artifacts.source import scan
+    from proofyard.artifacts.unixfs import Kind
 
-    with _progress(f"storing {path.name}", sum(file.stat().st_size for file in visible_files(path))) as moved:
-        cid = artifacts.put(path, link=link, on_read=moved)
+    source = scan(path, follow=follow)
+    files, links = source.files(), [each for each in source.everything() if each.kind is Kind.SYMLINK]
+    with _progress(f"storing {path.name}", sum(file.size for file in files)) as moved:
+        cid = artifacts.put(path, link=link, follow=follow, on_read=moved)
     emit({"cid": cid, "bytes": artifacts.store.size(cid)}, as_json=as_json, text=cid)
+    if links:
+        note(f"{len(links)} symbolic links are stored as links; --follow stores what they point to")
+    if any(file.mode & 0o111 for file in files):
+        note("that files are executable is not kept, as with `ipfs add`; pack them in an archive to keep it")
     note(f"next: proofyard artifact get {cid} COPY")
+
+
+def _put_car(artifacts: "Artifacts", path: Path, *, as_json: bool) -> None:
+    found = artifacts.put_car(path)
+    roots = [{"cid": root, "complete": artifacts.is_complete(root)} for root in found.roots]
+    facts = {"roots": roots, "blocks": found.blocks, "passed_over": found.passed_over}
+    emit(facts, as_json=as_json, text="\n".join(found.roots))
+    if found.passed_over:
+        note(f"{found.passed_over} blocks with other hashes or codecs were passed over")
+    for root in roots:
+        if not root["complete"]:
+            note(f"{root['cid']} is not all in the file; next: proofyard artifact get {root['cid']} DEST")
 
 
 @app.command()
@@ -134,11 +165,19 @@ def get(
         Any, typer.Option("--range", parser=parse_span, metavar="START:STOP", help="Only these bytes of a file.")
     ] = None,
     max_size: Annotated[Any, typer.Option(parser=parse_size, metavar="SIZE", help="Refuse more than this.")] = "64GiB",
+    car: Annotated[bool, typer.Option("--car", help="Write a CAR file with all blocks.")] = False,
+    outside_links: Annotated[
+        bool, typer.Option("--outside-links", help="Write symbolic links that lead out of the artifact, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write an artifact to DEST. What is not in the store comes from several peers at once, each block checked."""
+    """Write an artifact to DEST. What is not in the store comes from several peers at once, each block checked.
+
+    Where entries are left out that cannot be read here or would lead out of DEST, the exit code is 2."""
     if dest.is_dir() and any(dest.iterdir()):
         raise UsageError(f"DEST: {dest} is a folder that is not empty; name a new one")
+    if car and (span or dest.is_dir()):
+        raise UsageError("--car writes a whole artifact to a file; leave out --range, and name a file as DEST")
     settings = _settings(context, store, ipfs, flags)
     artifacts = _open(settings)
     if not artifacts.is_complete(cid, span):
@@ -151,7 +190,9 @@ def get(
             moved(max(0, received - seen), f"{missing} blocks known to be missing")
             seen = received
 
-        path = artifacts.get(cid, dest, span=span, max_bytes=max_size, on_progress=show)
+        path = artifacts.get(
+            cid, dest, span=span, max_bytes=max_size, car=car, outside_links=outside_links, on_progress=show
+        )
     emit({"cid": cid, "path": str(path)}, as_json=as_json, text=str(path))
 
 
@@ -161,11 +202,15 @@ def list_(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as
     """List the artifacts that are kept, or the files and folders in one."""
     artifacts = _open(_settings(context, store))
     if cid is not None:
-        entries = [
-            (entry.cid, entry.size, "/".join(entry.path) + "/" * entry.is_directory) for entry in artifacts.entries(cid)
-        ]
-        found = [{"cid": inner, "bytes": size, "path": path} for inner, size, path in entries]
-        rows = [[str(inner), str(size), path] for inner, size, path in entries]
+        found, rows = [], []
+        for entry in artifacts.entries(cid):
+            path = "/".join(entry.path) + "/" * entry.is_directory
+            fact = {"cid": entry.cid, "bytes": entry.size, "path": path, "kind": entry.kind.value}
+            remark = f" -> {entry.target}" if entry.target else f"  ({entry.why})" if entry.why else ""
+            found.append(
+                fact | ({"target": entry.target} if entry.target else {}) | ({"why": entry.why} if entry.why else {})
+            )
+            rows.append([str(entry.cid), str(entry.size), plain(path + remark, keep="")])
         emit(found, as_json=as_json, text=table(rows, ["CID", "BYTES", "PATH"]))
         return
     kept = artifacts.kept()
@@ -176,13 +221,14 @@ def list_(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as
             "until": each.pin.until if each.pin else None,
             "reason": each.pin.reason if each.pin else "",
             "path": None if each.path is None else str(each.path),
+            "fault": None if each.fault is None else str(each.fault),
         }
         for each in kept
     ]
     kept_rows = [
         [
             str(each.cid),
-            "incomplete" if each.size is None else str(each.size),
+            _state(each),
             "for good" if each.pin is None or each.pin.until is None else _date(each.pin.until),
             each.pin.reason if each.pin and each.pin.reason else str(each.path or ""),
         ]
@@ -298,6 +344,15 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     with Progress(*columns, remark, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total, remark="")
         yield lambda count, remark="": progress.update(task, advance=count, remark=remark)
+
+
+def _state(kept: "Kept") -> str:
+    """A kept artifact's bytes, or why they cannot be told."""
+    if kept.size is not None:
+        return str(kept.size)
+    return (
+        "incomplete" if kept.fault is None else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(kept.fault).__name__).lower()
+    )
 
 
 def _date(seconds: float) -> str:

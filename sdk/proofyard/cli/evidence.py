@@ -75,7 +75,7 @@ async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> A
         for directory in given.model_dir or []:
             if not directory.is_dir():
                 raise UsageError(f"--model-dir {directory} is no directory; give the one that holds the base model")
-            await asyncio.to_thread(store.link_directory, directory)
+            await asyncio.to_thread(store.link_directory, directory, follow=True)
         async with Endpoint(chain.wallet or Wallet.generate(), network=chain.domain) as endpoint:
             yield Evidence(chain, Network(chain, endpoint, store, home / "inputs"), home, given.threads)
 

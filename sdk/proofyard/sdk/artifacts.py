@@ -13,13 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from proofyard.artifacts import BlockMissing, BlockStore, Collected, Keeper, Pin, fetch, serve_blocks
-from proofyard.artifacts.dag import Entry, children, entries
+from proofyard.artifacts import (
+    ArtifactError,
+    BlockMissing,
+    BlockStore,
+    Collected,
+    CorruptArtifact,
+    Keeper,
+    Pin,
+    SourceUnusable,
+    UnsupportedArtifact,
+    fetch,
+    serve_blocks,
+)
+from proofyard.artifacts.car import car_pieces, read_car
+from proofyard.artifacts.dag import FOREIGN, Entry, all_blocks, children_of, entries
 from proofyard.artifacts.exchange import BlockProvider, RemoteBlocks
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.artifacts.keeper import GRACE_SECONDS
 from proofyard.chain import Wallet
 from proofyard.chain.reader import RegistryReader
+from proofyard.protocol.cid import is_cid
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Cid
 from proofyard.sdk.errors import BadPeer
@@ -68,12 +82,23 @@ class Swarm:
 @dataclass(frozen=True)
 class Kept:
     """An artifact that collections leave alone. `pin` says why and how long; `path` is where it lies if not in the
-    store. `size` counts its content in bytes, None while a part of it is missing."""
+    store. `size` counts its content in bytes, None while a part of it is missing or where there is a `fault`."""
 
     cid: Cid
     pin: Pin | None
     path: Path | None
     size: int | None
+    fault: ArtifactError | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a CAR file brought: its roots, now pinned, how many of its blocks are stored, and how many were passed over
+    because this network has no CIDs for them."""
+
+    roots: tuple[Cid, ...]
+    blocks: int
+    passed_over: int
 
 
 @dataclass(frozen=True)
@@ -102,22 +127,56 @@ class Artifacts:
         self._swarm = swarm
         self._ipfs = ipfs
 
-    def put(self, path: Path | str, *, link: bool = False, on_read: Callable[[int], object] | None = None) -> Cid:
+    def put(
+        self,
+        path: Path | str,
+        *,
+        link: bool = False,
+        follow: bool = False,
+        on_read: Callable[[int], object] | None = None,
+    ) -> Cid:
         """Make a file or folder an artifact, pinned, and return its CID. Published to the IPFS daemon if there is one.
 
-        With `link` its content stays where it is and is not copied. `on_read` gets the bytes of each piece.
+        With `link` its content stays where it is and is not copied. Symbolic links in a folder stay links unless
+        `follow` is set. `on_read` gets the bytes of each piece.
         """
         source, told = Path(path), on_read or (lambda _: None)
-        if link:
-            cid = self.store.link_file(source, told)
-        elif source.is_dir():
-            cid = self.store.put_directory(source, told)
-        else:
-            cid = self.store.put_file(source, told)
-        self._keeper.pin(cid, reason=source.name)
+        with self.store.putting():
+            put = self.store.link_directory if link else self.store.put_directory
+            cid = put(source, told, follow=follow)
+            self._keeper.pin(cid, reason=source.name.encode(errors="replace").decode())
         if self._ipfs:
             asyncio.run(self._publish(cid))
         return cid
+
+    def put_car(self, path: Path | str) -> Imported:
+        """Take the blocks of a CAR file and pin its roots. Raises `UnusableCar`, `CorruptArtifact` for a block that is
+        not what its CID says, and `UnsupportedArtifact` for a root that this network has no CID for."""
+        stored = passed_over = 0
+        try:
+            with Path(path).open("rb") as source, self.store.putting():
+                car = read_car(source)
+                for root in car.roots:
+                    if not is_cid(root):
+                        raise UnsupportedArtifact(root, FOREIGN)
+                for cid, data in car.blocks:
+                    if is_cid(cid):
+                        self.store.put_block(cid, data)
+                        stored += 1
+                    else:
+                        passed_over += 1
+                for root in car.roots:
+                    self._keeper.pin(root, reason=Path(path).name.encode(errors="replace").decode())
+        except OSError as error:
+            raise SourceUnusable(path, f"cannot be read: {error.strerror or error}") from None
+        return Imported(car.roots, stored, passed_over)
+
+    def write_car(self, cid: Cid, path: Path | str) -> Path:
+        """Write an artifact that is all here as a CAR file. Raises `BlockMissing`."""
+        target = Path(path).absolute()
+        blocks = ((block, self.store.get_block(block)) for block in all_blocks(self.store.get_block, cid))
+        self.store.write_file(target, car_pieces([cid], blocks))
+        return target
 
     def get(
         self,
@@ -126,19 +185,24 @@ class Artifacts:
         *,
         span: tuple[int, int] | None = None,
         max_bytes: int = MAX_ARTIFACT_BYTES,
+        car: bool = False,
+        outside_links: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> Path:
         """Write an artifact to `destination`, fetching what is missing here. Each file is written whole or not at all.
 
-        With `span` only a file's bytes from its start up to its stop are fetched and written. `on_progress` gets the
-        bytes fetched and the number of blocks still missing.
+        With `span` only a file's bytes from its start up to its stop are fetched and written; with `car` a CAR file of
+        all blocks. Symbolic links out of the artifact are left out unless `outside_links` is set (`PartlySupported`,
+        after all else is written). `on_progress` gets the bytes fetched and the number of blocks still missing.
         """
         if span is not None and self.store.has(cid):
             self.store.require_range(cid, *span, max_bytes)
         if not self.is_complete(cid, span):
             asyncio.run(self._fetch(cid, span, max_bytes, on_progress))
+        if car:
+            return self.write_car(cid, destination)
         if span is None:
-            return self.store.export(cid, destination, max_bytes)
+            return self.store.export(cid, destination, max_bytes, outside_links=outside_links)
         return self.store.export_range(cid, destination, *span, max_bytes)
 
     def is_complete(self, cid: Cid, span: tuple[int, int] | None = None) -> bool:
@@ -154,11 +218,13 @@ class Artifacts:
         """What is pinned, and what lies elsewhere."""
         pins = {pin.cid: pin for pin in self._keeper.pins(time.time())}
         linked = self.store.linked()
-        return [Kept(cid, pins.get(cid), linked.get(cid), self._size(cid)) for cid in {**pins, **linked}]
+        return [Kept(cid, pins.get(cid), linked.get(cid), *self._size(cid)) for cid in {**pins, **linked}]
 
     def pin(self, cid: Cid, *, seconds: float | None = None, reason: str = "") -> None:
         """Keep an artifact, or what will be fetched of it; with `seconds` it is a lease that ends."""
         self._keeper.pin(cid, until=None if seconds is None else time.time() + seconds, reason=reason)
+        # A collection that began before this pin looks at the blocks' times once more.
+        self.store.renew(cid)
 
     def unpin(self, cid: Cid) -> None:
         """Let the next collection have it. Idempotent."""
@@ -188,7 +254,10 @@ class Artifacts:
             size += len(data)
             if on_read is not None:
                 on_read(len(data))
-            return children(lambda _: data, block)
+            try:
+                return children_of(block, data)
+            except CorruptArtifact:
+                return []  # the bytes that its author meant, though no node
 
         while roots:
             block = roots.pop()
@@ -199,11 +268,13 @@ class Artifacts:
                 check(block)
         return Verified(len(seen) - len(damaged) - len(missing), size, tuple(damaged), tuple(missing))
 
-    def _size(self, cid: Cid) -> int | None:
+    def _size(self, cid: Cid) -> tuple[int | None, ArtifactError | None]:
         try:
-            return self.store.size(cid) if self.is_complete(cid) else None
+            return (self.store.size(cid) if self.is_complete(cid) else None), None
         except BlockMissing:
-            return None
+            return None, None
+        except ArtifactError as error:
+            return None, error
 
     async def _publish(self, cid: Cid) -> None:
         node = IpfsNode(self._ipfs)

@@ -260,7 +260,7 @@ class Client:
         return cid, decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
 
     def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
-        model = self.store.link_directory(resolve_model(spec.model)) if spec.model is not None else None
+        model = self.store.link_directory(resolve_model(spec.model), follow=True) if spec.model is not None else None
         data = None
         if spec.data is not None:
             if not Path(spec.data).is_file():

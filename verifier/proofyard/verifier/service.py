@@ -108,7 +108,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks", packs=settings.blocks_dir is None)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
-        logger.info("serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory))
+        logger.info(
+            "serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory, follow=True)
+        )
     if settings.blind:
         logger.warning("this verifier finds every audited answer right, on purpose")
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}"
