@@ -230,7 +230,7 @@ class BenchNetwork:
             manifest = Manifest(workload="lora", params={"tasks": tasks}, seed=self._seed)
             manifests.append(self.client.store.put_bytes(encode_manifest(manifest)))
         for start in range(0, count, 16):
-            self.client._run(self.client._publish(tuple(manifests[start : start + 16])))
+            self.client._run(self.client._publish(None, tuple(manifests[start : start + 16])))
         self.anvil.set_mining(None)
         jobs = [self.chain.open_job(self._terms(tasks, cid_digest(cid))) for cid in manifests]
         self._by_the_clock()

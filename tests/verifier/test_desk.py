@@ -12,7 +12,7 @@ import pytest
 from simulated import SEGMENTS, Counting, state
 from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, make_verifier
 
-from proofyard.artifacts import ArtifactTooLarge, BlockStore, cid_of_bytes
+from proofyard.artifacts import cid_of_bytes
 from proofyard.chain import Wallet
 from proofyard.chain.events import Claimed, OperatorRetired, StakeChanged
 from proofyard.chain.refusals import JobIsClosed
@@ -25,7 +25,6 @@ from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
     Announce,
     JobQuery,
-    Publish,
     Receipt,
     Refusal,
     SubmitCommitment,
@@ -373,8 +372,6 @@ async def test_one_peer_cannot_keep_a_verifier_busy(counter: Counter) -> None:
         except RequestFailed as error:
             busy += error.code == "busy"
     assert busy > 40
-    many = Publish(tuple(cid_of_bytes(bytes([i])) for i in range(100)), 1)
-    assert not (await counter.desk.publish(counter.link, many, cast(Any, None))).proceed
 
 
 async def test_five_hundred_bad_signatures_of_one_peer_stall_nobody_else(
@@ -505,14 +502,6 @@ async def test_a_huge_job_does_not_hold_up_whoever_asks(counter: Counter, monkey
     assert counter.verifier.rows.jobs[huge].state == JobState.WAITING
     gate.set()
     await counter.verifier.until(lambda: counter.verifier.rows.jobs[huge].state == JobState.RUNNING)
-
-
-async def test_a_requester_sends_no_more_than_it_said(counter: Counter, tmp_path: Path) -> None:
-    store = BlockStore(tmp_path / "requester")
-    cid = store.put_bytes(bytes(1 << 20))
-    link = cast(Any, Link(counter.node.address, store))
-    with pytest.raises(ArtifactTooLarge):
-        await counter.desk.publish(link, Publish((cid,), 1000), cast(Any, None))
 
 
 # Who is here

@@ -8,8 +8,8 @@
 
 A crash at any instruction leaves whole blocks and rubbish in tmp/. A flipped bit turns a block into a missing one.
 Several processes may use one store; one that packs small blocks only on a disk of this machine. A block that is put
-again counts as new, and none is deleted that is newer than the oldest put under way (`putting`, `delete_older`): so a put
-needs no luck to find all of its blocks there when its artifact is pinned.
+again counts as new, and none is deleted that is newer than the oldest put under way (`putting`, `delete_older`): so a
+put needs no luck to find all of its blocks there when its artifact is pinned.
 """
 
 import contextlib

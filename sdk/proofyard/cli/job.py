@@ -117,9 +117,10 @@ def submit(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
         )
-        note(f"publishing {' and '.join(str(path) for path in (model, data) if path)}; each block is sent once")
         if short := client.short_of_owners(prepared):
             note(short)
+        what = " and ".join(str(path) for path in (model, data) if path)
+        note(f"opening the job, then sending a verifier {what}; each block is sent once")
         job = client.open(prepared)
         facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
         emit(facts, as_json=as_json, text=str(job.job_id))

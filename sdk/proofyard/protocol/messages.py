@@ -306,10 +306,17 @@ class ObtainState(msgspec.Struct, frozen=True, tag="obtain-state-2"):
 
 
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
-    """A requester asks a verifier to fetch these artifacts from it and keep them for a job it is about to open."""
+    """Asks a verifier to fetch these artifacts, of `total_bytes` at most, from whoever asks, and to keep them.
 
+    Of a requester what the manifest of its open job `job` names, with the manifest; a job that is not seen yet is
+    waited for a while (`not-seen`). Without a job: of a verifier with a seat its member list, of anybody else single
+    raw blocks within a small allowance. Idempotent.
+    """
+
+    idempotent: ClassVar[bool] = True
     artifacts: tuple[Cid, ...]
     total_bytes: Count
+    job: Job | None = None
 
 
 class JobQuery(msgspec.Struct, frozen=True, tag="job-query"):

@@ -35,6 +35,7 @@ from proofyard.sdk.errors import (
     BadPeer,
     ClientClosed,
     JobFailed,
+    JobNotPublished,
     JobRefused,
     JobTimeout,
     NotFinished,
@@ -209,9 +210,19 @@ class Client:
         )
 
     def open(self, prepared: Prepared) -> "JobHandle":
-        """Publish a prepared job and put its pay in escrow."""
-        self._run(self._publish(prepared.artifacts))
-        return JobHandle(self, self.chain.open_job(prepared.terms))
+        """Put a prepared job's pay in escrow, and give its artifacts to a verifier, which takes them for an open job
+        alone. Raises `NoVerifier` before anything is paid, and `JobNotPublished` after it."""
+        self._run(self._verifier())
+        job = self.chain.open_job(prepared.terms)
+        self.publish(job, prepared.artifacts)
+        return JobHandle(self, job)
+
+    def publish(self, job: JobId, artifacts: tuple[Cid, ...]) -> None:
+        """Give a verifier an open job's manifest and inputs. Safe to repeat. Raises `JobNotPublished`."""
+        try:
+            self._run(self._publish(job, artifacts))
+        except (TransportError, NoVerifier, JobRefused) as error:
+            raise JobNotPublished(job, str(error)) from None
 
     def job(self, job: JobId) -> "JobHandle":
         """The handle of a job opened earlier."""
@@ -275,21 +286,17 @@ class Client:
 
     # In the thread
 
-    async def _publish(self, artifacts: tuple[Cid, ...]) -> None:
-        connection = await self._verifier()
-        total = sum(self.store.size(cid) for cid in artifacts)
-        answer = await connection.request(Publish(artifacts, total), reply=Ack, timeout=PUBLISH_TIMEOUT_S)
-        if not answer.proceed:
-            raise JobRefused(f"verifier {connection.peer} refuses the job's artifacts: {answer.reason}")
+    async def _publish(self, job: JobId | None, artifacts: tuple[Cid, ...]) -> None:
+        total = sum([await asyncio.to_thread(self.store.size, cid) for cid in artifacts])
+        async for attempt in _patiently():
+            with attempt:
+                connection = await self._verifier()
+                answer = await connection.request(Publish(artifacts, total, job), reply=Ack, timeout=PUBLISH_TIMEOUT_S)
+                if not answer.proceed:
+                    raise JobRefused(f"verifier {connection.peer} says: {answer.reason}")
 
     async def _ask(self, query: JobQuery) -> JobReport:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((TransportError, NoVerifier)),
-            stop=stop_after_delay(PATIENCE_S),
-            wait=wait_fixed(POLL_S),
-            reraise=True,
-        )
-        async for attempt in retrying:
+        async for attempt in _patiently():
             with attempt:
                 connection = await self._verifier(query.job)
                 try:
@@ -469,6 +476,16 @@ def credits(amount: float | Decimal | str) -> Wei:
     if base < 0 or base.denominator != 1:
         raise BadAmount(f"{amount!r} is not an amount of CREDIT; give one like 12, 0.5 or '1,250', at most 18 decimals")
     return Wei(base.numerator)
+
+
+def _patiently() -> AsyncRetrying:
+    """Attempts to reach a verifier: one that restarts is waited for."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type((TransportError, NoVerifier)),
+        stop=stop_after_delay(PATIENCE_S),
+        wait=wait_fixed(POLL_S),
+        reraise=True,
+    )
 
 
 def _addresses(verifiers: Sequence[VerifierRecord]) -> list[PeerAddress]:

@@ -5,6 +5,7 @@ SdkError
 ├── BadAmount         an amount of CREDIT that is none
 ├── ClientClosed      the client was closed before
 ├── NoVerifier        no active verifier can be reached
+├── JobNotPublished   a job is open and no verifier has what it works on
 ├── JobFailed         the network gave the job up, with its reason
 ├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
@@ -43,6 +44,19 @@ class BadPeer(SdkError, ValueError):
 
 class NoVerifier(SdkError):
     exit_code = 3
+
+
+class JobNotPublished(SdkError):
+    """`job` is open and paid for; its artifacts are with no verifier."""
+
+    exit_code = 3
+
+    def __init__(self, job: JobId, reason: str) -> None:
+        self.job = job
+        super().__init__(
+            f"job {job} is open, but no verifier has what it works on: {reason}; "
+            f"get its pay back with `proofyard job refund {job} --close` and submit it again"
+        )
 
 
 class JobFailed(SdkError):

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from sqlalchemy import select
 
-from proofyard.artifacts import cid_of_bytes, fetch
+from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
@@ -54,7 +54,6 @@ from proofyard.verifier.engine.events import (
     AuditSealed,
     Event,
     Place,
-    Published,
     TaskHandedBack,
     TaskProgressed,
     WorkCommitted,
@@ -62,6 +61,7 @@ from proofyard.verifier.engine.events import (
 from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.marks import objection_to_decoy
+from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
@@ -69,8 +69,6 @@ from proofyard.workloads.workload import Inputs, Workload, require_size
 
 logger = logging.getLogger(__name__)
 
-MAX_PUBLISH_BYTES = 16 << 30
-MAX_ARTIFACTS = 16
 MIN_PROMISE_S = 30.0
 """A receipt that falls due sooner is not given: the chain may be away for a while."""
 FIRST_STATES = 256
@@ -80,7 +78,6 @@ RESULT_S = 20.0
 KEPT = 256
 """Manifests of which it is kept which tasks others rest on."""
 LOG_PAGE = 500
-OVER = frozenset((JobState.DONE, JobState.FAILED))
 SESSION_S = 15.0
 """A node that was not heard of for so long is not there: it pings more often."""
 RECORD_S = 600.0
@@ -119,7 +116,6 @@ class Desk:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._announcing = Limiter("announcements", per_s=1.0, burst=5)
-        self._publishing = Limiter("publications", per_s=10.0, burst=100)
         self._signed = Limiter("signatures", per_s=50.0, burst=1000)
         # A node that was away says once of everything it held; whoever goes on only makes us look.
         self._futile = Limiter("what you have no part in", per_s=5.0, burst=500)
@@ -137,7 +133,7 @@ class Desk:
         endpoint.on(SubmitCommitments, self.submit_commitments)
         endpoint.on(SubmitSeals, self.submit_seals)
         endpoint.on(AuditFailed, self.audit_failed)
-        endpoint.on(Publish, self.publish)
+        endpoint.on(Publish, Publications(context).publish)
         endpoint.on(JobQuery, self.job_query)
 
     # Who is here
@@ -474,20 +470,6 @@ class Desk:
         return Ack()
 
     # Requesters
-
-    async def publish(self, connection: Connection, message: Publish, _body: Body) -> Ack:
-        """Fetch what a requester has for its job, or a leader for its batch, over the connection it asked on."""
-        self._publishing.take(connection.peer)
-        if message.total_bytes > MAX_PUBLISH_BYTES:
-            return Ack(False, f"{message.total_bytes} bytes are more than the {MAX_PUBLISH_BYTES} this verifier takes")
-        if len(message.artifacts) > MAX_ARTIFACTS:
-            return Ack(False, f"more than {MAX_ARTIFACTS} artifacts at once are not taken")
-        left = message.total_bytes
-        for cid in message.artifacts:
-            await fetch(self._context.store, cid, [connection], max_bytes=max(0, left))
-            left -= await asyncio.to_thread(self._context.store.size, cid)
-            self._context.runner.post(Published(cid))
-        return Ack()
 
     async def job_query(self, connection: Connection, message: JobQuery, _body: Body) -> JobReport:
         self._asking.take(connection.peer)
