@@ -6,10 +6,14 @@ protocol; anything else is a crash. `DOORS` is the list; a door of another part 
 
 import asyncio
 import contextlib
+import io
 import random
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,13 +26,15 @@ from aioquic.tls import Epoch
 from eth_account import Account
 from msgspec import inspect as shapes
 
+from fuzz_graphs import artifact_door
 from proofyard.artifacts import GetBlocks
-from proofyard.artifacts.errors import CorruptArtifact
+from proofyard.artifacts.car import car_pieces, read_car
+from proofyard.artifacts.errors import CorruptArtifact, UnusableCar
 from proofyard.artifacts.exchange import HasBlocks
+from proofyard.artifacts.unixfs import Kind, Node, decode, directory_node, file_node, node_cid, symlink_node
 from proofyard.artifacts.unixfs import Link as UnixLink
-from proofyard.artifacts.unixfs import Node, decode, directory_node, file_node, node_cid
 from proofyard.protocol import members, messages, record
-from proofyard.protocol.cid import CidError, cid_bytes, raw_cid
+from proofyard.protocol.cid import CidError, cid_bytes, raw_cid, spelt_cid
 from proofyard.protocol.codec import CodecError, encode
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
@@ -193,6 +199,8 @@ async def nodes(chance: random.Random) -> AsyncIterator[Knock]:
         directory_node(links).encode(),
         file_node([UnixLink(link.cid, "", 5) for link in links], [5, 5, 5, 5]).encode(),
         Node(2, (), b"inline", 6).encode(),  # type: ignore[arg-type]
+        Node(Kind.SHARD, tuple(UnixLink(raw_cid(b"x"), f"0{n}a", 5) for n in range(3)), b"\x07", fanout=256).encode(),
+        symlink_node("../elsewhere").encode(),
     ]
 
     async def knock() -> None:
@@ -339,11 +347,43 @@ async def packets(chance: random.Random) -> AsyncIterator[Knock]:
     yield knock
 
 
+@asynccontextmanager
+async def graphs(chance: random.Random) -> AsyncIterator[Knock]:
+    """Blocks that link to one another in any way, through everything that reads an artifact."""
+    with TemporaryDirectory(prefix="proofyard-fuzz-") as folder:
+        door = artifact_door(Path(folder))
+
+        async def knock() -> None:
+            door(chance.randbytes(chance.randrange(200)))
+
+        yield knock
+
+
+@asynccontextmanager
+async def cars(chance: random.Random) -> AsyncIterator[Knock]:
+    """CAR files, and CIDs as people write them."""
+    blocks = [(raw_cid(data), data) for data in (b"", b"one", b"two")]
+    plain = b"".join(car_pieces([raw_cid(b"one")], blocks))
+    wrapped = bytes.fromhex("0aa16776657273696f6e02") + bytes(16) + struct.pack("<QQQ", 51, len(plain), 0) + plain
+    spelt = [text.encode() for text in (raw_cid(b"x"), raw_cid(b"x").upper(), "Qm" + "a" * 44, "f0155" + "12" * 34)]
+
+    async def knock() -> None:
+        with contextlib.suppress(UnusableCar):
+            for _ in read_car(io.BytesIO(mutate(chance, [plain, wrapped]))).blocks:
+                pass
+        with contextlib.suppress(CidError):
+            spelt_cid(mutate(chance, spelt).decode(errors="replace"))
+
+    yield knock
+
+
 DOORS = (
     Door("requests", 12, requests),
     Door("greetings", 18, greetings),
     Door("structures", 18, structures),
-    Door("nodes", 18, nodes),
+    Door("nodes", 14, nodes),
+    Door("cars", 3.9, cars),
+    Door("graphs", 0.1, graphs),
     Door("names", 12, names),
     Door("states", 10, states),
     Door("manifests", 9, manifests),

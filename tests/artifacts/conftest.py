@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,8 +15,6 @@ from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Signature
 from proofyard.transport import Connection, Endpoint
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class LocalIdentity:

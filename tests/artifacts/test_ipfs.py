@@ -1,16 +1,22 @@
 """Against js-ipfs, a daemon with Kubo's RPC, and against Kubo's core, which exchanges blocks with it over Bitswap."""
 
+import asyncio
 import io
 import os
+import sys
+from pathlib import Path
 
-import base58
 import pytest
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore, IpfsUnavailable, fetch
 from proofyard.artifacts.builder import CHUNK_BYTES
+from proofyard.artifacts.dag import entries, load
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.artifacts.unixfs import Kind, Node, node_cid
-from proofyard.protocol.cid import DAG_PB, make_cid, raw_cid
+from proofyard.protocol.cid import raw_cid, spelt_cid
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from scripts.compatibility import section
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning"),
@@ -23,13 +29,6 @@ async def node(daemon):
     node = IpfsNode(daemon.api)
     yield node
     await node.close()
-
-
-def version_1(cid):
-    """The CIDv1 of a CIDv0, which is the base58 of a sha2-256 multihash."""
-    multihash = base58.b58decode(cid)
-    assert multihash[:2] == b"\x12\x20"
-    return make_cid(multihash[2:], DAG_PB)
 
 
 async def test_a_daemon_that_is_not_there_is_reported(store):
@@ -89,7 +88,7 @@ async def test_kubo_fetches_what_was_published(store, node, kubo, tmp_path):
 async def test_what_only_kubo_has_is_found_through_the_daemon(store, node, kubo, tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
-    cid = version_1(kubo.add(tmp_path / "file"))
+    cid = spelt_cid(kubo.add(tmp_path / "file"))
     await fetch(store, cid, [node], max_bytes=10 << 20)
     assert store.get_bytes(cid) == data
     assert b"".join(store.read_range(cid, 5, 6)) == data[5:11]
@@ -112,7 +111,7 @@ async def test_ipfs_is_asked_for_what_no_peer_has(store, seeder, node, tmp_path,
 def test_a_node_with_content_is_encoded_as_kubo_does(kubo, tmp_path):
     data = os.urandom(1000)
     (tmp_path / "file").write_bytes(data)
-    assert version_1(kubo.add(tmp_path / "file")) == node_cid(Node(Kind.FILE, (), data, len(data)).encode())
+    assert spelt_cid(kubo.add(tmp_path / "file")) == node_cid(Node(Kind.FILE, (), data, len(data)).encode())
 
 
 async def test_a_cid_that_the_daemon_does_not_have_is_reported(store, node, monkeypatch):
@@ -121,3 +120,84 @@ async def test_a_cid_that_the_daemon_does_not_have_is_reported(store, node, monk
     with pytest.raises(ArtifactUnavailable):
         await fetch(store, raw_cid(os.urandom(16)), [impatient], max_bytes=1000)
     await impatient.close()
+
+
+async def imported(node, folder):
+    """The CID of a folder that the daemon imports as we do."""
+    options = {"cid_version": 1, "raw_leaves": True, "recursive": True, "opts": {"cid-base": "base32"}}
+    found = await asyncio.to_thread(lambda: [dict(each) for each in node._client.add(str(folder), **options)])
+    return found[-1]["Hash"]
+
+
+@pytest.fixture
+def crowd(tmp_path):
+    """A folder of so many small files that its names and CIDs take more than 256 KiB."""
+
+    def made(count):
+        folder = tmp_path / f"crowd-{count}"
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"file-{number:05}-{'x' * 20}.json").write_bytes(b"%d" % (number % 7))
+        return folder
+
+    return made
+
+
+@pytest.mark.parametrize("count", [5000, 10_000])
+async def test_a_sharded_folder_that_the_daemon_imports_has_our_cid(store, node, crowd, count):
+    folder = crowd(count)
+    assert await imported(node, folder) == store.put_directory(folder)
+
+
+async def test_a_sharded_folder_that_kubo_made_comes_back(store, node, kubo, tmp_path, crowd):
+    folder = crowd(5000)
+    cid = spelt_cid(kubo.add(folder))
+    await fetch(store, cid, [node], max_bytes=32 << 20)
+    assert isinstance(load(store.get_block, cid), Node) and load(store.get_block, cid).kind is Kind.SHARD
+    out = store.export(cid, tmp_path / "out")
+    assert store.put_directory(out) == store.put_directory(folder)
+
+
+async def test_kubo_reads_a_folder_that_was_sharded_here(store, node, kubo, tmp_path, crowd):
+    folder = crowd(5000)
+    cid = store.put_directory(folder)
+    await node.publish(store, cid)
+    await asyncio.to_thread(kubo.download, cid, tmp_path / "copy")
+    names = {path.name for path in folder.iterdir()}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == names
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Links that lead anywhere, and names that are unusual and allowed."""
+    folder = tmp_path / "odd"
+    (folder / "sub").mkdir(parents=True)
+    for name, target in {"l": "a", "dangling": "nowhere", "round": ".", "sub/up": "../a"}.items():
+        (folder / name).symlink_to(target)
+    for name in ("a", "co:lon", "n" * 250, "new\nline", os.fsdecode(b"\xff\xfe")):
+        (folder / name).write_bytes(b"content")
+    return folder
+
+
+async def test_links_and_odd_names_that_kubo_made_come_back(store, node, kubo, tmp_path, odd):
+    cid = spelt_cid(kubo.add(odd))
+    await fetch(store, cid, [node], max_bytes=1 << 20)
+    out = store.export(cid, tmp_path / "out")
+    assert store.put_directory(out) == store.put_directory(odd)
+    nodes = {entry.path: store.get_block(entry.cid) for entry in entries(store.get_block, cid) if entry.target}
+    own = store.put_directory(odd)
+    assert nodes == {e.path: store.get_block(e.cid) for e in entries(store.get_block, own) if e.target}
+
+
+async def test_kubo_reads_links_and_odd_names_that_were_stored_here(store, node, kubo, tmp_path, odd):
+    cid = store.put_directory(odd)
+    await node.publish(store, cid)
+    await asyncio.to_thread(kubo.download, cid, tmp_path / "copy")
+    assert store.put_directory(tmp_path / "copy") == cid
+
+
+def test_every_row_of_the_page_has_its_test():
+    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    for row in section("ipfs").rows:
+        module, _, name = row["test"].partition("::")
+        assert f"def {name}(" in tests[module]

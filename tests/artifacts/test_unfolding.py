@@ -1,15 +1,16 @@
 """A few blocks that are linked many times stand for far more than was sent: it is counted before it is made."""
 
-import random
+import asyncio
+import threading
 import time
 
 import pytest
-from artifact_graphs import artifact_door
 
 from proofyard.artifacts import ArtifactTooLarge, BlockStore, CorruptArtifact, UnsupportedArtifact, fetch
 from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.artifacts.dag import all_blocks, missing_of_range
 from proofyard.artifacts.unixfs import Kind, Link, Node, decode, directory_node, file_node, node_cid
+from proofyard.artifacts.walking import WALKS_AT_ONCE, WalkStopped, walk
 from proofyard.protocol.cid import raw_cid
 from proofyard.sdk import Artifacts
 
@@ -308,9 +309,28 @@ async def test_a_fetch_of_a_bomb_ends_soon(big, store, seeder):
         assert time.monotonic() - start < 30
 
 
-def test_random_graphs_are_measured_or_refused(tmp_path):
-    """A short run of the door that `make fuzz` knocks at for longer."""
-    door = artifact_door(tmp_path / "fuzz")
-    chance = random.Random(7)
-    for _ in range(50):
-        door(chance.randbytes(chance.randrange(200)))
+async def test_walks_that_nobody_waits_for_end_and_hold_up_nothing_else(big, monkeypatch):
+    cid = unfolding_directory(big, 300)
+    begun, ended, has = threading.Event(), [], BlockStore.has
+
+    def slow(self, cid):
+        begun.set()
+        time.sleep(0.005)
+        return has(self, cid)
+
+    def walked(go_on):
+        try:
+            while True:
+                list(big.missing(cid, go_on=go_on))
+        except WalkStopped:
+            ended.append(None)
+            raise
+
+    monkeypatch.setattr(BlockStore, "has", slow)
+    walks = [asyncio.create_task(walk(walked)) for _ in range(3 * WALKS_AT_ONCE)]
+    assert await asyncio.wait_for(asyncio.to_thread(begun.wait, 20), 20), "other work has threads"
+    for each in walks:
+        each.cancel()
+    await asyncio.gather(*walks, return_exceptions=True)
+    assert await asyncio.wait_for(walk(lambda go_on: "next"), 20) == "next"
+    assert 0 < len(ended) <= WALKS_AT_ONCE

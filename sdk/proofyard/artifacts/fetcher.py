@@ -16,11 +16,13 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from proofyard.artifacts.dag import BLOCK_COST, children_of, claimed_size
 from proofyard.artifacts.errors import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, IpfsUnavailable
 from proofyard.artifacts.exchange import MAX_ASKED, BlockProvider, PeerBlocks
 from proofyard.artifacts.store import BlockStore
+from proofyard.artifacts.walking import walk
 from proofyard.protocol.cid import DAG_PB, cid_codec
 from proofyard.protocol.types import Cid
 from proofyard.transport import Connection, ProtocolViolation, TransportError
@@ -91,7 +93,7 @@ async def fetch(
     except TimeoutError:
         raise ArtifactUnavailable(cid, 1, [f"it did not come within {within_s or 0:.0f} s"]) from None
     if span is None:
-        await asyncio.to_thread(store.require_size, cid, max_bytes)
+        await walk(partial(store.require_size, cid, max_bytes))
 
 
 async def _fetch_or_fall_back(
@@ -122,7 +124,7 @@ async def _fetch_from(
     patience_s: float,
 ) -> None:
     if span is None:
-        missing = await asyncio.to_thread(lambda: list(store.missing(cid)))
+        missing = await walk(lambda go_on: list(store.missing(cid, go_on=go_on)))
         await _fetch_all(_Job(cid, max_bytes, store, missing, on_progress, len(sources)), sources, patience_s)
         return
     # The root says how much of the range there is; the other blocks are known level by level.
@@ -135,7 +137,7 @@ async def _fetch_from(
         if start < stop:
             await asyncio.to_thread(store.require_range, cid, start, stop, max_bytes)
             stop = min(stop, start + max_bytes)
-        missing = await asyncio.to_thread(store.missing_of_range, cid, start, stop)
+        missing = await walk(partial(store.missing_of_range, cid, start, stop))
         if not missing:
             return
 
@@ -303,7 +305,7 @@ class _Job:
             raise ForgedBlock(peer, cid) from None
         if self._deep and cid_codec(cid) == DAG_PB:
             self._require_room(claimed_size(cid, data))
-            self._want(await asyncio.to_thread(lambda: self._missing_below(children_of(cid, data))))
+            self._want(await walk(lambda go_on: self._missing_below(children_of(cid, data), go_on)))
         self.received += len(data)
         self._taken += max(len(data), BLOCK_COST)
         self._under_way.pop(cid, None)
@@ -311,9 +313,9 @@ class _Job:
         if self._on_progress is not None:
             self._on_progress(self.received, self.missing)
 
-    def _missing_below(self, cids: Sequence[Cid]) -> list[Cid]:
+    def _missing_below(self, cids: Sequence[Cid], go_on: Callable[[], None]) -> list[Cid]:
         # What was walked before is wanted already, so that blocks that share their children cost one walk in all.
-        return list(self._store.missing(*cids, seen=self._walked))
+        return list(self._store.missing(*cids, seen=self._walked, go_on=go_on))
 
     def _want(self, cids: list[Cid]) -> None:
         fresh = [cid for cid in dict.fromkeys(cids) if cid not in self._seen]

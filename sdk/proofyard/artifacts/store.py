@@ -43,6 +43,7 @@ from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record, spelt_pa
 from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
 from proofyard.artifacts.source import Source, scan
 from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES, Link
+from proofyard.artifacts.walking import checked
 from proofyard.protocol.cid import RAW, CidError, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import CodecError, decode, encode
 from proofyard.protocol.types import Cid
@@ -63,6 +64,14 @@ DEFAULT_EXPORT_BYTES = 64 << 30
 
 OnRead = Callable[[int], object]
 """Called with the number of bytes of a source file that were taken in just now."""
+
+
+GoOn = Callable[[], None]
+"""Called before each block of a walk; raises to end it."""
+
+
+def _always() -> None:
+    """Nobody gives the walk up."""
 
 
 def _unheard(_count: int) -> None:
@@ -214,9 +223,9 @@ class BlockStore:
         """
         return dag.extent(self.get_block, cid).size
 
-    def require_size(self, cid: Cid, max_bytes: int) -> None:
+    def require_size(self, cid: Cid, max_bytes: int, go_on: GoOn = _always) -> None:
         """Raise `ArtifactTooLarge` for an artifact that would be more than `max_bytes` when it is written out."""
-        dag.measured(self.get_block, cid, max_bytes)
+        dag.measured(checked(self.get_block, go_on), cid, max_bytes)
 
     def get_bytes(self, cid: Cid, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         """A file's content. Raises `ArtifactTooLarge` before reading it, `BlockMissing`, `CorruptArtifact`."""
@@ -302,7 +311,7 @@ class BlockStore:
         """Where a linked or exported artifact lies as a plain file or folder, if it still is unchanged there."""
         return self._linked.path(cid)
 
-    def missing(self, *cids: Cid, seen: set[Cid] | None = None) -> Iterator[Cid]:
+    def missing(self, *cids: Cid, seen: set[Cid] | None = None, go_on: GoOn = _always) -> Iterator[Cid]:
         """The blocks that these artifacts lack here; those below a missing block are not known yet.
 
         Blocks in `seen` are passed over, and those that are looked at are added to it.
@@ -314,6 +323,7 @@ class BlockStore:
             if here in seen:
                 continue
             seen.add(here)
+            go_on()
             if not self.has(here):
                 yield here
             else:
@@ -322,9 +332,9 @@ class BlockStore:
                 except BlockMissing:
                     yield here
 
-    def missing_of_range(self, cid: Cid, start: int, stop: int) -> list[Cid]:
+    def missing_of_range(self, cid: Cid, start: int, stop: int, go_on: GoOn = _always) -> list[Cid]:
         """The blocks that bytes `start` to `stop` of a file lack here, as far as they are known."""
-        return dag.missing_of_range(self.get_block, self.has, cid, start, stop)
+        return dag.missing_of_range(checked(self.get_block, go_on), self.has, cid, start, stop)
 
     def require_range(self, cid: Cid, start: int, stop: int, max_bytes: int) -> None:
         """Raise `ArtifactTooLarge` where the file has more than `max_bytes` of these bytes. Needs its root."""
