@@ -8,9 +8,9 @@ import pytest
 
 from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, PartlySupported, SourceUnusable, UnsupportedArtifact
 from proofyard.artifacts.dag import MAX_DEPTH, EntryKind, entries
+from proofyard.artifacts.exporting import leads_out
 from proofyard.artifacts.linked import located, spelt_path
 from proofyard.artifacts.source import scan
-from proofyard.artifacts.store import leads_out
 from proofyard.artifacts.unixfs import Kind, Link, Node, directory_node, node_cid, symlink_node
 from proofyard.protocol.cid import raw_cid
 

@@ -13,23 +13,17 @@ put needs no luck to find all of its blocks there when its artifact is pinned.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import logging
 import os
-import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from proofyard.artifacts import dag
 from proofyard.artifacts.builder import PutBlock, build_file, build_tree
-from proofyard.artifacts.dag import Entry, EntryKind
 from proofyard.artifacts.errors import (
     ArtifactTooLarge,
     BlockMissing,
@@ -37,8 +31,10 @@ from proofyard.artifacts.errors import (
     PartlySupported,
     SourceUnusable,
     StoreUnusable,
-    UnsupportedArtifact,
 )
+from proofyard.artifacts.exporting import write_out
+from proofyard.artifacts.files import is_being_written, new_name, sync, write_whole
+from proofyard.artifacts.leases import Leases
 from proofyard.artifacts.linked import LinkedFile, LinkedFiles, Record, spelt_path
 from proofyard.artifacts.small import MAX_SMALL_BYTES, SmallBlocks
 from proofyard.artifacts.source import Source, scan
@@ -54,8 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("proofyard.artifacts")
 
 MAX_RECORD_BYTES = 256 << 20
-STALE_SECONDS = 60.0
-TICK_SECONDS = 0.001
 DEFAULT_MAX_BYTES = 64 << 20
 """What `get_bytes` reads into memory unless the caller says otherwise."""
 
@@ -99,14 +93,14 @@ class BlockStore:
         self._blocks = self.path / "blocks"
         self._links = self.path / "links"
         self._tmp = self.path / "tmp"
-        self._putting = self.path / "putting"
+        self._leases = Leases(self.path / "putting")
         self._linked = LinkedFiles()
         self._loaded: set[str] = set()
         try:
-            for folder in (self._blocks, self._links, self._tmp, self._putting):
+            for folder in (self._blocks, self._links, self._tmp, self.path / "putting"):
                 folder.mkdir(parents=True, exist_ok=True)
             for rubbish in self._tmp.iterdir():
-                if not _is_being_written(rubbish):
+                if not is_being_written(rubbish):
                     rubbish.unlink(missing_ok=True)
             self._load_records()
             small = self.path / "small.db"
@@ -190,17 +184,12 @@ class BlockStore:
     @contextlib.contextmanager
     def putting(self) -> Iterator[None]:
         """No process deletes what is put in here before it ends, so that it can be pinned first."""
-        lease = self._putting / _new_name()
-        try:
-            handle = os.open(lease, os.O_CREAT | os.O_RDWR)
-        except OSError as error:
-            raise StoreUnusable(self.path, error.strerror or str(error)) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._leases.hold())
+            except OSError as error:
+                raise StoreUnusable(self.path, error.strerror or str(error)) from None
             yield
-        finally:
-            lease.unlink(missing_ok=True)
-            os.close(handle)
 
     def renew(self, cid: Cid) -> None:
         """Have all blocks of an artifact that are here count as put just now."""
@@ -254,44 +243,18 @@ class BlockStore:
         """
         root = Path(destination).absolute()
         entries = dag.measured(self.get_block, cid, max_bytes)
-        left_out: dict[tuple[str, ...], str] = {}
         try:
-            for entry in entries:
-                if any(entry.path[:depth] in left_out for depth in range(1, len(entry.path))):
-                    continue
-                try:
-                    self._write_entry(root.joinpath(*entry.path), entry, outside_links)
-                except UnsupportedArtifact as error:
-                    if not entry.path:
-                        raise
-                    left_out[entry.path] = error.reason
+            left_out = write_out(entries, root, self.read_range, outside_links=outside_links)
         except OSError as error:
             raise StoreUnusable(root, error.strerror or str(error)) from None
         if left_out:
             raise PartlySupported(cid, root, [("/".join(path), why) for path, why in left_out.items()])
-        source = scan(root)
-        record = self._record(root, source, _unheard, _drop)
-        if record.cid == cid:
-            self._remember(record)
+        # What was there before makes it another folder, or none that could be an artifact.
+        with contextlib.suppress(SourceUnusable):
+            record = self._record(root, scan(root), _unheard, _drop)
+            if record.cid == cid:
+                self._remember(record)
         return root
-
-    def _write_entry(self, target: Path, entry: Entry, outside_links: bool) -> None:
-        match entry.kind:
-            case EntryKind.UNSUPPORTED:
-                raise UnsupportedArtifact(entry.cid, entry.why)
-            case EntryKind.DIRECTORY:
-                if entry.path and target.is_symlink():
-                    raise UnsupportedArtifact(
-                        entry.cid, f"{target} is a symbolic link, and nothing is written through it"
-                    )
-                target.mkdir(parents=True, exist_ok=True)
-            case EntryKind.SYMLINK:
-                if not outside_links and leads_out(entry.path, entry.target):
-                    raise UnsupportedArtifact(entry.cid, f"a symbolic link out of the artifact, to {entry.target!r}")
-                self._write_link(target, entry.target)
-            case EntryKind.FILE:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._write_whole(target, self.read_range(entry.cid, 0, entry.size), executable=entry.executable)
 
     def unlink(self, cid: Cid) -> None:
         """Forget that an artifact lies elsewhere; the files stay where they are. Idempotent."""
@@ -356,7 +319,7 @@ class BlockStore:
                         if self._small is not None and self._small.size(block) is not None:
                             packed = True
                         elif path.exists():
-                            _sync(path)
+                            sync(path)
                             folders.add(path.parent)
                         elif not self.has(block):
                             raise BlockMissing(block)
@@ -364,7 +327,7 @@ class BlockStore:
                     if not missing_ok:
                         raise
             for folder in [*folders, self._blocks] if folders else []:
-                _sync(folder)
+                sync(folder)
             if packed and self._small is not None:
                 self._small.sync()
         except OSError as error:
@@ -396,31 +359,11 @@ class BlockStore:
             self._small.delete(cid)
 
     def oldest_put(self) -> float:
-        """When the oldest put began that is still under way, or else now; by the clock of the disk (Unix seconds).
-
-        Takes as long as that clock's tick, so that whatever was put before is older.
-        """
-        mark = self._putting / _new_name()
+        """When the oldest put began that is still under way, or else now; by the clock of the disk (Unix seconds)."""
         try:
-            mark.touch()
-            first = oldest = mark.stat().st_mtime
-            while oldest <= first:
-                time.sleep(TICK_SECONDS)
-                os.utime(mark)
-                oldest = mark.stat().st_mtime
-            mark.unlink()
-            for lease in self._putting.iterdir():
-                with contextlib.suppress(FileNotFoundError), lease.open() as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        oldest = min(oldest, os.fstat(file.fileno()).st_mtime)
-                    else:
-                        if os.fstat(file.fileno()).st_mtime < oldest - STALE_SECONDS:
-                            lease.unlink(missing_ok=True)  # of a process that died
+            return self._leases.oldest()
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
-        return oldest
 
     def delete_older(self, cid: Cid, before: float) -> bool:
         """Let a block go unless it was put at `before` (Unix seconds) or later, by whichever process; whether it went.
@@ -430,7 +373,7 @@ class BlockStore:
         """
         if self._small is not None and self._small.size(cid) is not None:
             return self._small.delete_older(cid, before)
-        path, aside = self._block_path(cid), self._tmp / _new_name()
+        path, aside = self._block_path(cid), self._tmp / new_name()
         try:
             if path.stat().st_mtime >= before:
                 return False
@@ -456,14 +399,14 @@ class BlockStore:
         """Write a file of somebody else's, whole or not at all. Raises `StoreUnusable`."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._write_whole(target, pieces)
+            write_whole(target, pieces)
         except OSError as error:
             raise StoreUnusable(target, error.strerror or str(error)) from None
 
     def write_whole(self, target: Path, data: bytes) -> None:
         """Write one of the store's own files, whole or not at all. Raises `StoreUnusable`."""
         try:
-            self._write_whole(target, [data])
+            write_whole(target, [data], aside=self._tmp)
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
 
@@ -497,35 +440,6 @@ class BlockStore:
         except OSError as error:
             raise StoreUnusable(self.path, error.strerror or str(error)) from None
         return True
-
-    def _beside(self, target: Path) -> Path:
-        """Where to write what will be `target`: on the same file system, so that the rename is atomic, and under a name
-        that does not grow with it."""
-        name = _new_name()
-        return self._tmp / name if target.is_relative_to(self.path) else target.with_name(f".{name}.part")
-
-    def _write_whole(self, target: Path, pieces: Iterator[bytes] | list[bytes], *, executable: bool = False) -> None:
-        temporary = self._beside(target)
-        try:
-            with temporary.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                if executable:
-                    os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode | 0o111)
-            temporary.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
-    def _write_link(self, target: Path, to: str) -> None:
-        temporary = self._beside(target)
-        temporary.symlink_to(to)
-        try:
-            temporary.replace(target)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def _put_file(self, path: Path, name: str, on_read: OnRead) -> Link:
         def put_leaf(cid: Cid, data: bytes) -> None:
@@ -597,35 +511,8 @@ class BlockStore:
                 file.unlink(missing_ok=True)
 
 
-def leads_out(path: Sequence[str], target: str) -> bool:
-    """Whether a symbolic link at `path` inside an artifact could lead out of it. A step up after a step down counts as
-    such: the step down may be another link's."""
-    steps = [step for step in target.split("/") if step not in ("", ".")]
-    up = next((count for count, step in enumerate(steps) if step != ".."), len(steps))
-    return target.startswith("/") or up > len(path) - 1 or ".." in steps[up:]
-
-
 def _drop(_cid: Cid, _data: bytes) -> None:
     """A block that is here already."""
-
-
-def _new_name() -> str:
-    """A name that nobody else takes, which begins with this process's number."""
-    return f"{os.getpid()}-{secrets.token_hex(8)}"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_being_written(temporary: Path) -> bool:
-    """Whether the process that this name begins with is alive and not this one, which has begun nothing yet."""
-    process = temporary.name.partition("-")[0]
-    return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
 
 
 def _open(path: Path) -> io.BufferedReader:
