@@ -11,7 +11,7 @@ from proofyard.artifacts.dag import MAX_DEPTH, EntryKind, entries
 from proofyard.artifacts.exporting import leads_out
 from proofyard.artifacts.linked import located, spelt_path
 from proofyard.artifacts.source import scan
-from proofyard.artifacts.unixfs import Kind, Link, Node, directory_node, node_cid, symlink_node
+from proofyard.artifacts.unixfs import Kind, Link, Node, decode, directory_node, node_cid, symlink_node
 from proofyard.protocol.cid import raw_cid
 
 
@@ -234,7 +234,7 @@ def test_sizes_may_be_packed(store):
     assert store.get_bytes(node_cid(node)) == b"fourfour"
 
 
-@pytest.mark.parametrize("data", [b"", b"nul\0", b"x" * 4097])
+@pytest.mark.parametrize("data", [b"", b"nul\0", b"x" * 4096])
 def test_a_link_without_a_usable_target_is_corrupt(store, data):
     cid = put(store, Node(Kind.SYMLINK, (), data))
     with pytest.raises(CorruptArtifact, match="usable target"):
@@ -253,3 +253,29 @@ def test_a_limit_counts_links_too(store, tmp_path):
     cid = put(store, directory_node([Link(put(store, symlink_node("x" * 4000)), f"{n}", 0) for n in range(300)]))
     with pytest.raises(ArtifactTooLarge):
         store.export(cid, tmp_path / "out", max_bytes=1 << 20)
+
+
+def test_a_path_that_is_too_long_for_this_system_is_left_out(store, tmp_path):
+    here = store.put_bytes(b"x")
+    for _ in range(16):
+        here = put(store, directory_node([Link(here, "n" * 255, 0)]))
+    root = put(store, directory_node([Link(store.put_bytes(b"fine"), "fine", 0)]))
+    both = put(store, directory_node([Link(store.put_bytes(b"fine"), "a", 0), Link(root, "b", 0)]))
+    assert store.export(both, tmp_path / "both").joinpath("b", "fine").read_bytes() == b"fine"
+    deep = decode(here, store.get_block(here)).links[0].cid
+    cid = put(store, directory_node([Link(store.put_bytes(b"fine"), "a", 0), Link(deep, "m" * 255, 0)]))
+    with pytest.raises(PartlySupported, match="too long"):
+        store.export(cid, tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_bytes() == b"fine"
+
+
+@pytest.mark.parametrize("node", [Node(Kind.DIRECTORY), symlink_node("a")])
+def test_a_folder_or_link_is_not_called_a_corrupt_file(store, tmp_path, node):
+    cid = put(store, node)
+    for read in (
+        lambda: store.get_bytes(cid),
+        lambda: store.export_range(cid, tmp_path / "out", 0, 5),
+        lambda: store.missing_of_range(cid, 0, 5),
+    ):
+        with pytest.raises(UnsupportedArtifact, match="where a file is expected"):
+            read()

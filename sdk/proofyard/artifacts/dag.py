@@ -287,7 +287,9 @@ def missing_of_range(get: GetBlock, has: Callable[[Cid], bool], cid: Cid, start:
     if start < stop:
         if not has(cid):
             return [cid]
-        size = content_size(load(get, cid))
+        root = load(get, cid)
+        _require_file(root, cid)
+        size = content_size(root)
         walk(cid, start, min(stop, size), size, 0)
     return list(found)
 
@@ -337,7 +339,7 @@ def _parts(node: Node, start: int, stop: int) -> Iterator[tuple[Link, int, int]]
 def _require_file(node: Node | bytes, cid: Cid) -> None:
     if isinstance(node, Node) and node.kind not in (Kind.FILE, Kind.RAW):
         what = "directory" if node.is_directory else "symbolic link"
-        raise CorruptArtifact(cid, f"it is a {what} where a file is expected")
+        raise UnsupportedArtifact(cid, f"it is a {what} where a file is expected")
 
 
 def _require_depth(cid: Cid, depth: int) -> None:

@@ -1,6 +1,7 @@
 """Entries of an artifact as files and folders on disk. They come from strangers: nothing is written outside the folder
 that was named, nor through a link that lies there."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from proofyard.artifacts.dag import Entry, EntryKind
 from proofyard.artifacts.errors import UnsupportedArtifact
 from proofyard.artifacts.files import write_link, write_whole
 from proofyard.protocol.types import Cid
+
+UNNAMEABLE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+"""What file systems say to names and paths that they do not take."""
 
 Read = Callable[[Cid, int, int], Iterator[bytes]]
 """A file's bytes, from a start, so many."""
@@ -28,6 +32,10 @@ def write_out(entries: Iterable[Entry], root: Path, read: Read, *, outside_links
             if not entry.path:
                 raise
             left_out[entry.path] = error.reason
+        except OSError as error:
+            if error.errno not in UNNAMEABLE or not entry.path:
+                raise
+            left_out[entry.path] = f"this system does not take its path: {(error.strerror or '').lower()}"
     return left_out
 
 

@@ -26,7 +26,7 @@ MAX_BLOCK_BYTES = 2 << 20
 """What IPFS peers exchange at most; Kubo's own blocks stay below 256 KiB and some bytes."""
 
 MAX_TIME_BYTES = 16
-MAX_TARGET_BYTES = 4096
+MAX_TARGET_BYTES = 4095
 
 MURMUR3 = 0x22
 """The multicodec of the one hash by which directories are sharded."""

@@ -1,4 +1,4 @@
-"""The requester's side: publish artifacts, escrow the pay, follow the job, check and fetch the result.
+"""The requester's side: escrow the pay, publish artifacts, follow the job, check and fetch the result.
 
 Inputs and results are artifacts without encryption: model, data and manifest can be read by whoever has their CIDs,
 which are in the job's manifest and so known to everybody. Do not submit what must stay private.
@@ -156,14 +156,15 @@ class Client:
         segments_per_audit: int = 1,
         deadline_s: int = 24 * 3600,
     ) -> "JobHandle":
-        """Publish a job's artifacts, open it on chain with its pay in escrow, and return its handle.
+        """Open a job on chain with its pay in escrow, send a verifier its artifacts, and return its handle.
 
         `reward` goes to the workers, `audit_fee` to the auditors, `verifier_fee` to the verifiers (see
         `proofyard.protocol.fees.propose_verifier_fee` for what is proposed without one); what is not spent comes back.
         Whoever has the CIDs can read the inputs, and the manifest names them. Nothing is published or escrowed for a
         job that the workload refuses (`ManifestRefused`), that asks more of a node than the usual limits or has terms
         that the contract would refuse (`JobRefused`, with the field), or that no verifier can take (`NoVerifier`). A
-        node whose operator allows less may still refuse it later; what is escrowed for it comes back.
+        node whose operator allows less may still refuse it later; what is escrowed for it comes back. `JobNotPublished`
+        where the job is open and no verifier has taken its artifacts.
         """
         offer = Offer(
             reward=reward,
