@@ -165,6 +165,8 @@ class FakeChain:
 class ChainOf:
     """The chain as one wallet's client shows it."""
 
+    first_block = 0
+
     def __init__(self, chain: FakeChain, wallet: Wallet) -> None:
         self._chain = chain
         self._wallet = wallet
