@@ -33,7 +33,7 @@ SEEN_S = 20.0
 """How long a job is waited for that its requester has just opened; it asks again."""
 SEEN_POLL_S = 0.2
 BLOCK_S = 60.0
-AT_ONCE = 4
+AT_ONCE = 32
 """Publications of one peer, of which one is under way and the others wait."""
 OVER = frozenset((JobState.DONE, JobState.FAILED))
 
