@@ -150,7 +150,7 @@ async def test_a_sharded_folder_that_the_daemon_imports_has_our_cid(store, node,
 
 
 async def test_a_sharded_folder_that_kubo_made_comes_back(store, node, kubo, tmp_path, crowd):
-    folder = crowd(1100, 220)
+    folder = crowd(930, 246)
     cid = spelt_cid(kubo.add(folder))
     await fetch(store, cid, [node], max_bytes=32 << 20)
     assert isinstance(load(store.get_block, cid), Node) and load(store.get_block, cid).kind is Kind.SHARD
@@ -159,7 +159,7 @@ async def test_a_sharded_folder_that_kubo_made_comes_back(store, node, kubo, tmp
 
 
 async def test_kubo_reads_a_folder_that_was_sharded_here(store, node, kubo, tmp_path, crowd):
-    folder = crowd(1100, 220)
+    folder = crowd(930, 246)
     cid = store.put_directory(folder)
     await node.publish(store, cid)
     await asyncio.to_thread(kubo.download, cid, tmp_path / "copy")
