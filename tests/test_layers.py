@@ -15,7 +15,7 @@ ALLOWED = {
     "runtime": {"protocol"},
     "chain": {"protocol", "runtime"},
     "transport": {"protocol"},
-    "artifacts": {"protocol", "transport"},
+    "artifacts": {"protocol", "runtime", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},
     "sdk": {"disputes", "protocol", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},

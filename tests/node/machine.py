@@ -39,7 +39,7 @@ class Node:
 
     async def get(self, cid: Cid) -> bool:
         """Whether a peer that asks this node for a block is given it."""
-        answer, _ = await self.asked[GetBlocks](UNUSED, GetBlocks(cid_bytes(cid)), UNUSED)
+        answer, _ = await self.asked[GetBlocks](CONNECTION, GetBlocks(cid_bytes(cid)), UNUSED)
         return bool(answer.sizes[0] != ABSENT)
 
     def lose(self, cid: Cid) -> None:
