@@ -49,7 +49,8 @@ def _write(entry: Entry, target: Path, read: Read, outside_links: bool) -> None:
             target.mkdir(parents=True, exist_ok=True)
         case EntryKind.SYMLINK:
             if not outside_links and leads_out(entry.path, entry.target):
-                raise UnsupportedArtifact(entry.cid, f"a symbolic link out of the artifact, to {entry.target!r}")
+                why = f"a symbolic link out of the artifact, to {entry.target!r}; --outside-links writes those too"
+                raise UnsupportedArtifact(entry.cid, why)
             write_link(target, entry.target)
         case EntryKind.FILE:
             target.parent.mkdir(parents=True, exist_ok=True)
