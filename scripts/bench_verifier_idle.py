@@ -83,7 +83,7 @@ def main() -> None:
             sink.write(b".")
             return asked(self, *question, needs=needs)
 
-        rpc.Provider._at = count  # type: ignore[method-assign]
+        rpc.Provider._at = count  # type: ignore[method-assign, assignment]
         service.run(settings)
 
 

@@ -27,6 +27,7 @@ from proofyard.chain.endpoints import Budget
 from proofyard.chain.errors import BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
 from proofyard.chain.events import StakeChanged
 from proofyard.chain.following import MAX_RANGE, WORKED_TO_GROW, RangeSize
+from proofyard.chain.pushed import websocket_of
 from proofyard.chain.sender import Sender
 from proofyard.chain.urls import shown_all
 from proofyard.protocol.types import Wei
@@ -104,6 +105,7 @@ def test_no_error_shows_more_of_an_address_than_its_host(network) -> None:
 def test_an_address_may_be_several_and_none_may_be_nonsense() -> None:
     assert shown_all("http://a:1/KEY, https://u:p@b/x,http://c") == "http://a:1, https://b, http://c"
     assert shown_all("https://[2001:db8::1]:8545/KEY") == "https://[2001:db8::1]:8545"
+    assert websocket_of("https://a:1/KEY?x=1, http://b") == "wss://a:1/KEY?x=1"
     for wrong in ("", " , ", "http://", "ws://a", "http://a:0", "http://a http://", "http://a b", "a:8545"):
         with pytest.raises(BadRpcUrl):
             ChainClient(wrong, "0x" + "11" * 20)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ SAID = {
             "about": "node",
             "text": "it is busy",
             "task": 3,
-            "node": "0xCd",
+            "node": "0x" + "Cd" * 20,
             "facts": {},
             "shown": {"batch": None, "record": None, "replay": ""},
         },
@@ -86,7 +86,7 @@ def test_as_json_it_is_what_the_verifier_says_of_the_node(
 ) -> None:
     url, answers = verifier
     answers["/v1/jobs/1/explain"] = (200, json.dumps(SAID).encode())
-    assert main(["job", "explain", "1", "--api", url, "--node", "0xcd", "--json"]) == 0
+    assert main(["job", "explain", "1", "--api", url, "--node", "0x" + "cd" * 20, "--json"]) == 0
     assert [each["text"] for each in json.loads(capsys.readouterr().out)["because"]] == ["it is busy"]
 
 

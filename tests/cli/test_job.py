@@ -47,7 +47,7 @@ def chain() -> Any:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "from Unix time 2601 on (1601 s from now, or sooner with --close)"),
+        ({}, "from Unix time 2601 on (1601 s from now, or sooner with job cancel 4)"),
         ({"closed_at": 900}, "from Unix time 1501 on (501 s from now): proofyard job refund 4"),
         ({"closed_at": 300}, "next: proofyard job refund 4"),
         ({"units_paid": 100}, "next: proofyard job refund 4"),

@@ -167,7 +167,7 @@ def test_slips_in_operators_commands_name_what_to_correct(bench: Bench) -> None:
     owner = bench.wallet("owner", tokens=5)
     token = bench.treasury.token
     for call, passwords, reason in (
-        (("node", "status", "owner"), (), "'owner' is no address"),
+        (("node", "status", "owner"), (), "knows no operator with the hot key"),
         (("node", "status", owner), (), "give the hot key's address, not the owner's"),
         (("node", "stake", "0", "--owner", "owner"), OWNER, "CREDIT: 0 adds no stake"),
         (("node", "stake", "1", "--owner", "owner"), (), "give --owner-password-file"),
@@ -207,3 +207,51 @@ def test_an_operator_that_nobody_registered_is_said(bench: Bench) -> None:
     code, _, said = bench.run("node", "status", "0x" + "1" * 40)
     assert code == ExitCode.USAGE
     assert "register it first" in said
+
+
+def test_an_operator_is_named_in_any_spelling_and_by_its_wallet(bench: Bench) -> None:
+    hot = bench.wallet("hot")
+    bench.wallet("owner", tokens=150)
+    assert bench.run("node", "register", "--wallet", "hot", "--owner", "owner", passwords=BOTH)[0] == 0
+    for spelling in (hot, hot.lower(), "0x" + hot[2:].upper(), "0X" + hot[2:], hot[2:], f" {hot}\n", "hot", "hot.json"):
+        code, shown, said = bench.run("node", "status", spelling)
+        assert (code, shown and shown["active"]) == (0, True), said
+        assert bench.run("wallet", "balance", spelling)[0] == 0
+        assert bench.run("node", "bench", spelling)[0] == 0
+    swapped = hot[:-1] + ("0" if hot[-1] != "0" else "1")
+    for wrong in (swapped.swapcase().replace("X", "x"), hot + "0", "0x", "cold", "0xnonsense", ""):
+        code, _, said = bench.run("node", "status", wrong)
+        assert code == 2
+        assert "error: " in said
+    assert "known are hot, owner" in bench.run("node", "status", "cold")[2]
+
+
+def test_nothing_to_claim_and_no_such_node_are_two_answers(bench: Bench) -> None:
+    hot, owner = bench.wallet("hot"), bench.wallet("owner", tokens=150)
+    bench.run("node", "register", "--wallet", "hot", "--owner", "owner", passwords=BOTH)
+    claim = ("node", "claim", "1", "--wallet", "owner")
+    signed = ("--password-file",)
+    for wrong in (owner, "0x" + "11" * 20, "owner"):
+        code, _, said = bench.run(*claim, "--node", wrong, passwords=signed)
+        assert code == 2
+        assert "knows no operator with the hot key" in said
+    for known in (hot, hot.lower(), "hot"):
+        code, _, said = bench.run(*claim, "--node", known, passwords=signed)
+        assert (code, "there is no job 1" in said) == (2, True), said
+
+
+def test_calls_in_python_take_any_spelling_too(bench: Bench) -> None:
+    address = bench.wallet("hot", tokens=3)
+    for spelling in (address.lower(), address, "0x" + address[2:].upper()):
+        assert bench.treasury.account(spelling).stake == 0  # type: ignore[arg-type]
+        assert bench.treasury.token_balance(spelling) == 3 * CREDIT  # type: ignore[arg-type]
+        assert bench.treasury.operator_of(spelling) is None  # type: ignore[arg-type]
+    bench.treasury.transfer(address.lower(), Wei(CREDIT))  # type: ignore[arg-type]
+    assert bench.treasury.token_balance(address) == 4 * CREDIT  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("amount", ["0,5", "1e60", "9" * 30, "-1", "1.234,5", "1_000", "nan", "\uff11"])
+def test_an_amount_that_is_none_is_refused_before_anything_else(bench: Bench, amount: str) -> None:
+    code, _, said = bench.run("node", "stake", "--owner", "owner", "--", amount)
+    assert code == 2
+    assert "CREDIT" in said

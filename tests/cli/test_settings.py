@@ -130,3 +130,49 @@ def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
 )
 def test_every_setting_of_a_service_is_an_option_too(flags: type[ServiceFlags], settings: type) -> None:
     assert flags().given().keys() == {field.name for field in msgspec.structs.fields(settings)}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('rpcurl = "http://x"\n', r"rpcurl is no setting at the top; did you mean rpc_url\?"),
+        ('RPC_URL = "http://x"\n', r"did you mean rpc_url\?"),
+        ('rpc-url = "http://x"\n', r"did you mean rpc_url\?"),
+        ("chainid = 1\n", r"did you mean chain_id\?"),
+        ("port = 1\n", r"port is no setting at the top.*others stand in a table such as \[node\]"),
+        ("[nodes]\nport = 1\n", r"there is no table \[nodes\]; did you mean node\?"),
+        ("[Verifier]\nport = 1\n", r"there is no table \[Verifier\]; did you mean verifier\?"),
+        ("[request]\n", r"did you mean requester\?"),
+        ("[anything]\n", r"it knows artifact, network, node, requester, verifier"),
+        ("[node]\nPort = 1\n", r"no setting Port; did you mean port\?"),
+        ("[node]\ndata-dir = 'x'\n", r"did you mean data_dir\?"),
+        ("node = 3\n", r"write it as \[node\]"),
+        ("[[node]]\nport = 1\n", r"write it as \[node\]"),
+        ("[node.limits]\nport = 1\n", r"no setting limits"),
+    ],
+)
+def test_a_name_that_nobody_reads_is_refused_with_the_one_that_was_meant(text: str, says: str, toml: Path) -> None:
+    toml.write_text(text)
+    with pytest.raises(BadSetting, match=says):
+        read(toml)
+
+
+def test_what_another_program_reads_is_left_alone(toml: Path) -> None:
+    toml.write_text("\ufeff[node]\nport = 7\n[verifier]\nport = 1\n[requester]\nwallet = 'x'\n", encoding="utf-8")
+    assert read(toml, PROOFYARD_API="http://x", PROOFYARD_VERIFIER_PORT="1", PROOFYARD_SOMETHING="x").port == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("PROOFYARD_RPCURL", "RPC_URL"), ("PROOFYARD_REGISTRI", "REGISTRY"), ("PROOFYARD_PASSWORDFILE", "PASSWORD_FILE")],
+)
+def test_a_variable_that_is_nearly_right_is_refused(variable: str, meant: str, toml: Path) -> None:
+    with pytest.raises(BadSetting, match=rf"{variable} is no setting; did you mean PROOFYARD_{meant}\?"):
+        read(toml, **{variable: "x"})
+
+
+def test_an_address_that_does_not_fit_is_not_shown(toml: Path) -> None:
+    toml.write_text("rpc_url = ['http://user:secret@host/KEY']\n")
+    with pytest.raises(BadSetting, match="rpc_url from") as caught:
+        read(toml)
+    assert "secret" not in str(caught.value)

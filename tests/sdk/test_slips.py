@@ -148,7 +148,10 @@ def test_a_job_counts_the_owners_that_it_needs() -> None:
 
 def handle(*reports: JobReport) -> JobHandle:
     left = list(reports)
-    client: Any = SimpleNamespace(report=lambda job, since: left.pop(0) if len(left) > 1 else left[0])
+    client: Any = SimpleNamespace(
+        report=lambda job, since: left.pop(0) if len(left) > 1 else left[0],
+        left_of=lambda job: f"3 CREDIT are held for job {job}",
+    )
     return JobHandle(client, JobId(7))
 
 
@@ -176,7 +179,7 @@ def test_a_time_that_is_none_is_not_waited_for(timeout: float) -> None:
 
 
 def test_a_job_that_failed_says_how_its_money_comes_back() -> None:
-    with pytest.raises(JobFailed, match=r"no node can do it; .* `proofyard job refund 7 --close`"):
+    with pytest.raises(JobFailed, match=r"no node can do it; 3 CREDIT are held for job 7"):
         handle(report("failed", reason="no node can do it")).wait()
 
 

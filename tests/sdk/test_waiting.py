@@ -19,6 +19,9 @@ class Storyteller:
     def __init__(self, state: str, *, step: int) -> None:
         self.state, self.step, self.told, self.asked_since = state, step, 1, []  # type: ignore[var-annotated]
 
+    def left_of(self, job: JobId) -> str:
+        return "nothing is left"
+
     def report(self, job: JobId, since: int) -> JobReport:
         self.asked_since.append(since)
         self.told += self.step

@@ -56,7 +56,13 @@ def run(settings: NodeSettings, password: str | None = None) -> None:
 
 async def _serve(settings: NodeSettings, password: str | None) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
-    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
+    chain = ChainClient(
+        settings.rpc_url,
+        Address(settings.registry),
+        wallet,
+        first_block=settings.from_block,
+        chain_id=settings.chain_id or None,
+    )
     for name in settings.workloads:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `rpc_url`: the chain's JSON-RPC endpoint; `ws_url`: its websocket, which pushes events, where it is not in the same
     place. `registry`: address of the Registry contract, whose events are read from
-    `from_block` on.
+    `from_block` on, 0 for the block that it is in. `chain_id`: the chain that is meant, 0 for whichever answers.
     `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
     `host`, `port`: UDP address to listen on, which says nothing about whom it can dial. `endpoint`: where others reach
     it, if they do, written into the Registry; without it what is registered stays. Where `host` is empty or `port` 0
@@ -52,6 +52,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str = ""
     registry: str
     from_block: Amount = 0
+    chain_id: Amount = 0
     wallet: Path
     password_file: Path | None = None
     host: str = ""

@@ -69,7 +69,7 @@ class Binding:
 
     def _call(self, target: Web3Contract, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
         with mapped_errors(self.rpc_url):
-            return target.functions[function](*args).call(block_identifier=block)
+            return target.functions[function](*map(spelled, args)).call(block_identifier=block)
 
     def _read(self, function: str, *args: Any, block: BlockIdentifier = LATEST) -> Any:
         return self._call(self._contract, function, *args, block=block)
@@ -81,7 +81,7 @@ class Binding:
             for start in range(0, len(calls), CALLS_AT_ONCE):
                 with self._w3.batch_requests() as batch:
                     for function, *args in calls[start : start + CALLS_AT_ONCE]:
-                        batch.add(self._contract.functions[function](*args))
+                        batch.add(self._contract.functions[function](*map(spelled, args)))
                     answers += batch.execute()
         return answers
 
@@ -141,3 +141,8 @@ class Binding:
                     return found
                 end = start - 1
         return found
+
+
+def spelled(value: Any) -> Any:
+    """An argument of a call, addresses in the one spelling that web3 takes."""
+    return Web3.to_checksum_address(value) if isinstance(value, str) and Web3.is_address(value.lower()) else value

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 from eth_abi.abi import encode as abi_encode
 from web3.types import TxReceipt
 
+from proofyard.chain.binding import spelled
 from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
 from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
@@ -168,7 +169,7 @@ class ChainClient(HistoryReader):
 
     def transfer(self, to: Address, amount: Wei) -> None:
         self.require_balance(amount)
-        self._send("the transfer", self.token, self._token.encode_abi("transfer", [to, amount]))
+        self._send("the transfer", self.token, self._token.encode_abi("transfer", [spelled(to), amount]))
 
     def add_stake(self, amount: Wei) -> None:
         self.approve(amount)
@@ -355,7 +356,7 @@ class ChainClient(HistoryReader):
 
     def transact(self, function: str, *args: Any) -> TxReceipt:
         """Call a function of the Registry by its Solidity name: for the typed calls here."""
-        return self._send(function, self.registry, self._contract.encode_abi(function, list(args)))
+        return self._send(function, self.registry, self._contract.encode_abi(function, list(map(spelled, args))))
 
     def transact_court(self, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""

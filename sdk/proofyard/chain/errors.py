@@ -6,6 +6,7 @@ ProofyardError
 │   ├── WalletExists         a keystore of that name is there already
 │   ├── WrongPassword
 │   ├── UnsafeKeystore       others may read the file, or it is no keystore
+│   │   └── FalseAddress     it is not the key of the account that it names
 │   └── PasswordUnreadable   the file with a password cannot be read
 └── ChainError               exit code 1
     ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint
@@ -67,6 +68,18 @@ class UnsafeKeystore(WalletError):
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(f"the wallet {path} is not used: {reason}")
+
+
+class FalseAddress(UnsafeKeystore):
+    """A keystore says that it is of one account, and holds the key of another."""
+
+    def __init__(self, path: Path, said: str, found: str) -> None:
+        self.said, self.found = said, found
+        super().__init__(
+            path,
+            f"it says that it is of {said!r} and holds the key of {found}; somebody changed it, or it was mixed up: "
+            "restore it from a backup",
+        )
 
 
 class PasswordUnreadable(WalletError):

@@ -14,6 +14,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from proofyard.chain.urls import shown, split
 from proofyard.protocol.types import Address
 
 logger = logging.getLogger("proofyard.chain")
@@ -50,8 +51,8 @@ class _Message(msgspec.Struct):
 
 
 def websocket_of(rpc_url: str) -> str:
-    """Where a JSON-RPC endpoint at an HTTP URL has its websocket, if it is in the same place."""
-    parts = urlsplit(rpc_url)
+    """Where the first JSON-RPC endpoint of an `rpc_url` has its websocket, if it is in the same place."""
+    parts = urlsplit(split(rpc_url)[0])
     return parts._replace(scheme="wss" if parts.scheme == "https" else "ws").geturl()
 
 
@@ -64,17 +65,17 @@ async def follow_logs(ws_url: str, contracts: Sequence[Address], listener: Liste
                 ws_url, max_size=MAX_MESSAGE_BYTES, ping_interval=PING_S, open_timeout=ANSWER_S, compression=None
             ) as socket:
                 await _subscribe(socket, contracts)
-                logger.info("logs are pushed by %s", _shown(ws_url))
+                logger.info("logs are pushed by %s", shown(ws_url))
                 retry = FIRST_RETRY_S
                 listener.up()
                 async for data in socket:
                     _tell(listener, data)
                 reason = "it has closed the connection"
         except (OSError, TimeoutError, WebSocketException, msgspec.DecodeError, _Refused) as error:
-            reason = str(error) or type(error).__name__
+            reason = str(error).replace(ws_url, shown(ws_url)) or type(error).__name__
         finally:
             listener.down()
-        logger.info("no logs are pushed by %s, they are polled: %s", _shown(ws_url), reason)
+        logger.info("no logs are pushed by %s, they are polled: %s", shown(ws_url), reason)
         await asyncio.sleep(retry)
         retry = min(2 * retry, LAST_RETRY_S)
 
@@ -97,9 +98,3 @@ def _tell(listener: Listener, data: str | bytes) -> None:
     log = message.params.result if message.params is not None else None
     if log is not None:
         listener.heard(log.topics[0] if log.topics else "", log.address)
-
-
-def _shown(url: str) -> str:
-    """A URL without what may be a key in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}"

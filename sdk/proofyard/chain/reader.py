@@ -282,6 +282,13 @@ class RegistryReader(Binding):
         first = self.first_block if since is None else since
         return [event for event in self._events_since(first, topics) if isinstance(event, BatchCommitted)]
 
+    def find_jobs(self, requester: Address, manifest: Digest, *, since: int | None = None) -> list[JobId]:
+        """The jobs that `requester` has opened for a manifest, oldest first, from block `since` on, or from the
+        Registry's first."""
+        topics = [topic_of(JobOpened), None, word(int(requester, 16)), "0x" + manifest.hex()]
+        found = self._events_since(self.first_block if since is None else since, topics)
+        return [event.job for event in found if isinstance(event, JobOpened)]
+
     def _batch_events(self, job: JobId, kind: type[BatchCommitted] | type[BatchSettled]) -> list[Any]:
         opened = named("Registry", "job", self._read("job", job))["open_block"]
         lines = self._events_since(opened, [topic_of(JobCommitted), word(job)])

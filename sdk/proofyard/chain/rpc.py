@@ -7,7 +7,7 @@ same signed bytes have no effect twice.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 
 import requests
@@ -105,8 +105,10 @@ class Provider(HTTPProvider):
         expected, or of one, and `ChainUnreachable` where none does."""
         found: list[tuple[Endpoint, int]] = []
         for each in self._endpoints if len(self._endpoints) > 1 else []:
-            with suppress(EndpointFailed):
+            try:
                 found.append((each, self._number(self._at(each, "eth_chainId", self._question(), needs=True))))
+            except EndpointFailed as failed:
+                each.failed(failed)
         if not found:
             answer = self._ask("eth_chainId", self._question(), needs=True, again=True)
             found = [(self._next(), self._number(answer))]

@@ -9,6 +9,7 @@ from proofyard.chain.following import Cursor
 from proofyard.chain.history import BlockFacts, History
 from proofyard.chain.records import VerifierRecord
 from proofyard.chain.rpc import mapped_errors
+from proofyard.chain.urls import shown_all
 from proofyard.protocol.types import Address, BatchId, Digest
 from proofyard.protocol.view import BatchView
 
@@ -46,7 +47,7 @@ class HistoryReader(CourtReader):
                 view = history.view(batch, drawn, attempt)
                 if self._read_on().rollbacks == undone:
                     return view
-        raise ChainError(f"the chain at {self.rpc_url} is reorganised again and again; try again later")
+        raise ChainError(f"the chain at {shown_all(self.rpc_url)} is reorganised again and again; try again later")
 
     def signers_of(self, batch: BatchId) -> list[VerifierRecord]:
         """Who may sign the batch's settlement: the verifiers of its quorum that still have the seats that they had in

@@ -4,23 +4,25 @@ A program unlocks its hot key; an owner key, which holds the stake and is paid, 
 key is derived from its hot key, so one file and one password hold both.
 """
 
+import codecs
 import hashlib
 import hmac
 import json
 import os
 import stat
+import string
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from eth_utils.address import to_checksum_address
 
-from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
-from proofyard.chain.turns import Turns
+from proofyard.chain import keystores
+from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletError, WalletExists
+from proofyard.chain.turns import SUFFIX, Turns
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Commitment, Domain
 from proofyard.protocol.settlement import consent_digest, possession_digest
@@ -29,6 +31,7 @@ from proofyard.protocol.types import Address, Digest, Signature
 
 KEYSTORE_SUFFIX = ".json"
 MAX_KEYSTORE_BYTES = 64 * 1024
+KEY_DIGITS = 64
 SCRYPT_ROUNDS = 1 << 17
 """Cost of one guess at a password: about 0.3 s and 128 MB."""
 
@@ -56,19 +59,25 @@ class Wallet:
 
     @classmethod
     def unlock(cls, path: Path, *, password: str | None = None, password_file: Path | None = None) -> "Wallet":
-        """The wallet in a keystore file. Raises `UnknownWallet`, `WrongPassword` or `UnsafeKeystore`."""
+        """The wallet in a keystore file. Raises `UnknownWallet`, `WrongPassword`, `PasswordUnreadable` or
+        `UnsafeKeystore`."""
         keystore = _read_keystore(path)
         secret = password if password is not None else _read_password(path, password_file)
-        try:
-            return cls(Account.from_key(Account.decrypt(keystore, secret)), path)
-        except ValueError as error:
-            if "MAC mismatch" in str(error):
-                raise WrongPassword(path) from None
-            raise UnsafeKeystore(path, f"it is no keystore of version 3 ({error}); restore it from a backup") from None
-        except (KeyError, TypeError) as error:
-            raise UnsafeKeystore(
-                path, f"it is no keystore of version 3 ({error!r}); restore it from a backup"
-            ) from None
+        return cls(Account.from_key(keystores.decrypt(path, keystore, secret)), path)
+
+    @classmethod
+    def from_file(cls, path: Path, password: Callable[[], str]) -> "Wallet":
+        """The wallet in a keystore of another program, or in a text file with a private key in hexadecimal digits.
+        `password` is asked for a keystore alone. Raises as `unlock`, whoever may read the file."""
+        data = _content(path)
+        text = data.decode("utf-8-sig", errors="replace").strip().removeprefix("0x")
+        if len(text) == KEY_DIGITS and not text.strip(string.hexdigits):
+            try:
+                return cls(Account.from_key(bytes.fromhex(text)))
+            except Exception:
+                raise UnsafeKeystore(path, "its number is no private key; export it again") from None
+        keystore = keystores.parse(path, data)
+        return cls(Account.from_key(keystores.decrypt(path, keystore, password())))
 
     def save(self, path: Path, password: str, *, scrypt_rounds: int = SCRYPT_ROUNDS) -> None:
         """Encrypt into a new file of mode 0600, which is there whole or not at all. Raises `WalletExists` rather than
@@ -105,21 +114,27 @@ class Wallet:
         return key, bls.signature_point(proof)
 
 
-def list_wallets(directory: Path) -> list[tuple[str, Address]]:
-    """Name and address of each keystore in `directory`, without unlocking any; other files are passed over."""
+def list_wallets(directory: Path) -> list[tuple[str, Address | None]]:
+    """Name and address of each keystore in `directory`, without unlocking any; other files are passed over. The address
+    is None where the file does not say it, as cast writes them."""
     found = []
-    for path in sorted(directory.glob(f"*{KEYSTORE_SUFFIX}")):
-        try:
-            address = json.loads(path.read_bytes()[:MAX_KEYSTORE_BYTES])["address"]
-            found.append((path.stem, Address(to_checksum_address(address))))
-        except (OSError, ValueError, KeyError, TypeError):
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        if path.name.startswith(".") or path.name.endswith(SUFFIX):
             continue
+        try:
+            keystore = keystores.parse(path, _content(path))
+        except WalletError:
+            continue
+        found.append((path.name.removesuffix(KEYSTORE_SUFFIX), keystores.address_in(keystore)))
     return found
 
 
 def wallet_path(directory: Path, name: str) -> Path:
-    """Where the wallet `name` lies in `directory`."""
-    return directory / f"{name}{KEYSTORE_SUFFIX}"
+    """Where the wallet `name` lies in `directory`: `name`.json, or a file of just that name, as cast and Geth write
+    them."""
+    path = directory / f"{name.removesuffix(KEYSTORE_SUFFIX)}{KEYSTORE_SUFFIX}"
+    bare = directory / name
+    return bare if not path.exists() and bare.is_file() else path
 
 
 def sign_commitment(domain: Domain, commitment: Commitment, wallet: Wallet) -> Signature:
@@ -132,34 +147,48 @@ def recover_commitment_signer(domain: Domain, commitment: Commitment, signature:
 
 
 def _read_keystore(path: Path) -> dict[str, Any]:
+    data = _content(path)
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise UnsafeKeystore(path, f"others may read it; run: chmod 600 {path}")
+    return keystores.parse(path, data)
+
+
+def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
             data = file.read(MAX_KEYSTORE_BYTES + 1)
     except FileNotFoundError:
-        known: Sequence[tuple[str, Address]] = list_wallets(path.parent)
-        raise UnknownWallet(path.stem, path.parent, [name for name, _ in known]) from None
+        known = list_wallets(path.parent)
+        name = path.name.removesuffix(KEYSTORE_SUFFIX)
+        raise UnknownWallet(name, path.parent, [name for name, _ in known]) from None
     except OSError as error:
         raise UnsafeKeystore(path, f"it cannot be read ({error.strerror})") from None
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise UnsafeKeystore(path, f"others may read it; run: chmod 600 {path}")
-    try:
-        keystore = json.loads(data) if len(data) <= MAX_KEYSTORE_BYTES else None
-    except ValueError:
-        keystore = None
-    if not isinstance(keystore, dict):
-        raise UnsafeKeystore(path, "it is no keystore of version 3; restore it from a backup")
-    return keystore
+    if len(data) > MAX_KEYSTORE_BYTES:
+        raise UnsafeKeystore(path, f"it is no keystore: it has more than {MAX_KEYSTORE_BYTES} bytes")
+    return data
 
 
 def read_password(password_file: Path) -> str:
-    """The password in a file, without the end of its line. Raises `PasswordUnreadable`."""
+    """The password in a file: its one line, without the end of it, in UTF-8 or, with their mark, UTF-16. Raises
+    `PasswordUnreadable`."""
     try:
-        return password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        data = password_file.read_bytes()
     except OSError as error:
         raise PasswordUnreadable(password_file, str(error.strerror)) from None
-    except UnicodeDecodeError:
-        raise PasswordUnreadable(password_file, "it is no text in UTF-8") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise PasswordUnreadable(
+            password_file, f"byte {error.start + 1} is no UTF-8, it may be Latin-1; save it as UTF-8"
+        ) from None
+    if not text.strip():
+        raise PasswordUnreadable(password_file, "it is empty; write the password into it")
+    if len(text.splitlines()) > 1:
+        raise PasswordUnreadable(password_file, "it has several lines; a password is one line")
+    if "\0" in text:
+        raise PasswordUnreadable(password_file, "it is no text; save it as UTF-8")
+    return text
 
 
 def _read_password(path: Path, password_file: Path | None) -> str:

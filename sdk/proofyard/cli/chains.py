@@ -1,18 +1,19 @@
 """Connections to the chain, as settings and flags name it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from proofyard.cli.context import config_of
+from proofyard.cli.errors import UsageError
 from proofyard.cli.options import NetworkFlags
 from proofyard.cli.settings import NetworkSettings, load
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock
 from proofyard.protocol.types import Address
 
 if TYPE_CHECKING:
-    from proofyard.chain import ChainClient
+    from proofyard.chain import ChainClient, NodeRecord
 
 
 def network_of(context: typer.Context, flags: NetworkFlags) -> NetworkSettings:
@@ -25,13 +26,29 @@ def reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":
     from proofyard.chain import ChainClient
 
     settings = network_of(context, flags)
-    return ChainClient(settings.rpc_url, Address(settings.registry), first_block=settings.from_block)
+    return ChainClient(
+        settings.rpc_url,
+        Address(settings.registry),
+        first_block=settings.from_block,
+        chain_id=settings.chain_id or None,
+    )
+
+
+class Network(Protocol):
+    """What settings say of a network."""
+
+    @property
+    def rpc_url(self) -> str: ...
+    @property
+    def registry(self) -> str: ...
+    @property
+    def from_block(self) -> int: ...
+    @property
+    def chain_id(self) -> int: ...
 
 
 def signer(
-    rpc_url: str,
-    registry: str,
-    from_block: int,
+    network: Network,
     wallet: Path,
     password_file: Path | None,
     password_flag: str = PASSWORD_FLAG,
@@ -40,4 +57,21 @@ def signer(
     from proofyard.chain import ChainClient
 
     key = unlock(wallet, password_file, password_flag)
-    return ChainClient(rpc_url, Address(registry), key, first_block=from_block)
+    return ChainClient(
+        network.rpc_url,
+        Address(network.registry),
+        key,
+        first_block=network.from_block,
+        chain_id=network.chain_id or None,
+    )
+
+
+def operator_with(chain: "ChainClient", key: Address) -> "NodeRecord":
+    """The operator of a hot key. Raises `UsageError` where the Registry knows none."""
+    operator = chain.operator_of(key)
+    if operator is None:
+        raise UsageError(
+            f"the Registry knows no operator with the hot key {key}; give the hot key's address, not the owner's, or "
+            "register it first"
+        )
+    return chain.operator(operator)

@@ -17,7 +17,7 @@ from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_
 from proofyard.cli.extras import require
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.settings import NETWORK, RequesterSettings, data_dir, load
+from proofyard.cli.settings import SHARED, RequesterSettings, data_dir, load
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
 
 if TYPE_CHECKING:
@@ -329,9 +329,8 @@ def _newest(chain: "ChainClient", limit: int) -> list["ChallengeRecord"]:
 
 def _signer(context: typer.Context, flags: WalletFlags) -> "ChainClient":
     """A chain client with the wallet that pays bonds, as `proofyard job` uses it."""
-    shared = NETWORK | {"wallet", "password_file"}
-    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=shared)
-    return signer(settings.rpc_url, settings.registry, settings.from_block, settings.wallet, settings.password_file)
+    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=SHARED)
+    return signer(settings, settings.wallet, settings.password_file)
 
 
 def _juror(
@@ -343,7 +342,7 @@ def _juror(
 
     given = {**flags.given(), "model_dirs": execution.model_dir}
     settings = load(NodeSettings, "node", toml=config_of(context), flags=given, defaults={"data_dir": data_dir("node")})
-    chain = signer(settings.rpc_url, settings.registry, settings.from_block, settings.wallet, settings.password_file)
+    chain = signer(settings, settings.wallet, settings.password_file)
     return chain, replace(execution, model_dir=list(settings.model_dirs)), settings.data_dir / "votes"
 
 

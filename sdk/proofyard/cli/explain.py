@@ -10,6 +10,7 @@ import requests
 import typer
 
 from proofyard.cli.errors import ApiRefused, ApiUnreachable
+from proofyard.cli.options import LARGEST_ID, parse_address
 from proofyard.cli.output import AsJson, emit, note
 
 DEFAULT_API = "http://127.0.0.1:8790"
@@ -62,8 +63,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    job: Annotated[int, typer.Argument(metavar="JOB", min=0, help="The job's number.")],
-    task: Annotated[int | None, typer.Argument(metavar="[TASK]", min=0, help="One of its tasks.")] = None,
+    job: Annotated[int, typer.Argument(metavar="JOB", min=1, max=LARGEST_ID, help="The job's number.")],
+    task: Annotated[
+        int | None, typer.Argument(metavar="[TASK]", min=0, max=2**31 - 1, help="One of its tasks.")
+    ] = None,
     node: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only what is about this node.")] = None,
     api: Api = DEFAULT_API,
     as_json: AsJson = False,
@@ -72,8 +75,9 @@ def explain(
 
     Each statement names the batch and record that show it, and the command that replays it: nobody has to be believed.
     """
+    key = None if node is None else parse_address(node)
     found = ask(api, f"/v1/jobs/{job}" + (f"/tasks/{task}" if task is not None else "") + "/explain")
-    said = [each for each in found.because if node is None or (each.node or "").lower() == node.lower()]
+    said = [each for each in found.because if key is None or (each.node or "").lower() == key.lower()]
     said.sort(key=lambda each: ORDER.index(each.about) if each.about in ORDER else len(ORDER))
     data = msgspec.to_builtins(msgspec.structs.replace(found, because=tuple(said)))
     emit(data, as_json=as_json, text=text_of(found, said))

@@ -14,7 +14,7 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
-from proofyard.cli.settings import NETWORK, RequesterSettings, load
+from proofyard.cli.settings import SHARED, RequesterSettings, load
 from proofyard.protocol.types import JobId
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ def submit(
         typer.Option(help="lora: rounds that may start before the verdicts of those before; 1 if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    nonce: Annotated[
+        str, typer.Option(help="A word of yours: every call with the same word and job finds the one job.")
+    ] = "",
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Follow the job until it is done.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +113,7 @@ def submit(
             segments_per_audit=segments_per_audit,
             deadline_s=deadline,
         )
-        prepared = client.prepare(make_job(workload, given), offer)
+        prepared = client.prepare(make_job(workload, given), offer, nonce)
         terms = prepared.terms
         proposed = "" if verifier_fee is not None else ", proposed (--verifier-fee sets it)"
         note(
@@ -122,6 +125,8 @@ def submit(
         what = " and ".join(str(path) for path in (model, data) if path)
         note(f"opening the job, then sending a verifier {what}; each block is sent once")
         job = client.open(prepared)
+        if job.found:
+            note(f"this call has opened job {job.job_id} before; nothing was paid again")
         facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
         emit(facts, as_json=as_json, text=str(job.job_id))
         if wait_for_it:
@@ -154,7 +159,10 @@ def status(
 ) -> None:
     """Print how a job is doing."""
     with open_client(context, flags) as client:
-        _print(client.job(JobId(job)).status(), as_json)
+        report = client.job(JobId(job)).status()
+        _print(report, as_json)
+        if report.state == "failed" and (left := client.left_of(JobId(job))):
+            note(left)
 
 
 @app.command()
@@ -182,17 +190,47 @@ def refund(
     as_json: AsJson = False,
 ) -> None:
     """Take back what a job that is over did not spend; may be called again once more of it is free."""
+    _end(context, flags, job, as_json, close=close, refund=True)
+
+
+@app.command()
+@grouped
+def cancel(context: typer.Context, flags: WalletFlags, job: Number, as_json: AsJson = False) -> None:
+    """End a job and take back what is free of its money; what is committed is still paid."""
+    _end(context, flags, job, as_json, close=True, refund=True)
+
+
+@app.command()
+@grouped
+def close(context: typer.Context, flags: WalletFlags, job: Number, as_json: AsJson = False) -> None:
+    """End a job: nothing more is begun, what is committed is still paid. Says when the rest can be had back."""
+    _end(context, flags, job, as_json, close=True, refund=False)
+
+
+def _end(context: typer.Context, flags: WalletFlags, job: int, as_json: bool, *, close: bool, refund: bool) -> None:
     with open_client(context, flags) as client:
         from proofyard.sdk.refunds import take_back
 
         chain, before = client.chain, client.chain.token_balance(client.wallet.address)
+        requester = chain.job(JobId(job)).requester
+        if requester != client.wallet.address:
+            raise UsageError(
+                f"job {job} is of {requester}, and this wallet is {client.wallet.address}; name its wallet"
+            )
         if close:
             chain.close_job(JobId(job))
-        take_back(chain, chain.job(JobId(job)))
+        if refund:
+            take_back(chain, chain.job(JobId(job)))
         record, got = chain.job(JobId(job)), chain.token_balance(client.wallet.address) - before
         step = _refund_step(chain, record)
-    facts = {"job": str(job), "refunded": str(got), "escrow": str(record.escrow), "surplus": str(record.surplus)}
-    emit(facts, as_json=as_json, text=format_credits(got))
+    facts = {
+        "job": str(job),
+        "closed": record.closed,
+        "refunded": str(got),
+        "escrow": str(record.escrow),
+        "surplus": str(record.surplus),
+    }
+    emit(facts, as_json=as_json, text=format_credits(got) if refund else f"job {job} is closed")
     note(step)
 
 
@@ -258,13 +296,18 @@ def _print(report: "JobReport", as_json: bool) -> None:
 @contextmanager
 def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
     """An SDK client for the wallet and network that flags and settings name."""
-    shared = NETWORK | {"wallet", "password_file"}
-    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=shared)
+    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=SHARED)
     from proofyard.cli.wallets import unlock
     from proofyard.sdk import Client
 
     wallet = unlock(settings.wallet, settings.password_file)
-    with Client(settings.rpc_url, settings.registry, wallet, first_block=settings.from_block) as client:
+    with Client(
+        settings.rpc_url,
+        settings.registry,
+        wallet,
+        first_block=settings.from_block,
+        chain_id=settings.chain_id or None,
+    ) as client:
         yield client
 
 
@@ -304,5 +347,5 @@ def _refund_step(chain: "ChainClient", record: "JobRecord") -> str:
         return "nothing is left to be refunded now"
     if free <= now:
         return f"next: {command}"
-    sooner = "" if record.closed or record.units_paid == record.units else ", or sooner with --close"
+    sooner = "" if record.closed or record.units_paid == record.units else f", or sooner with job cancel {record.id}"
     return f"next, from Unix time {free} on ({free - now} s from now{sooner}): {command}"

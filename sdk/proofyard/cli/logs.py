@@ -42,9 +42,13 @@ def hide(*secrets: str) -> None:
 
 
 def hide_in(url: str) -> None:
-    """The same of what gives access in a URL: its password, the values in its query, long parts of its path."""
+    """The same of what gives access in a URL, or in several: its password, the values in its query, long parts of its
+    path."""
+    first, *others = re.split(r"[,\s]+(?=[A-Za-z]+://)", url)
+    for other in others:
+        hide_in(other)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(first)
         hide(parts.password or "", *(value for _, value in parse_qsl(parts.query)))
     except ValueError:
         return

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli.chains import network_of, reader, signer
+from proofyard.cli.chains import network_of, operator_with, reader, signer
 from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped, parse_address
+from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock, wallet_file
@@ -32,7 +32,7 @@ Key = Annotated[str, typer.Option("--wallet", help="Wallet of the hot key, which
 Stake = Annotated[
     Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Stake; the least that suffices if empty.")
 ]
-KeyAddress = Annotated[Any, typer.Argument(parser=parse_address, metavar="ADDRESS", help="Address of the hot key.")]
+KeyAddress = Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of the hot key, or its wallet's name.")]
 LAST_SLOT = 255
 OWNER_PASSWORD_FLAG = "--owner-password-file"  # noqa: S105 (a flag's name)
 
@@ -95,10 +95,17 @@ def register_verifier(
 @node.command("status")
 @verifier.command("status")
 @grouped
-def status(context: typer.Context, flags: NetworkFlags, address: KeyAddress, as_json: AsJson = False) -> None:
+def status(
+    context: typer.Context,
+    flags: NetworkFlags,
+    address: KeyAddress,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Print how the Registry sees an operator."""
+    key = address_of(address, keystore_dir)
     chain = reader(context, flags)
-    record = _record(chain, address)
+    record = operator_with(chain, key)
     account = chain.account(record.owner)
     seat = next((seat for seat in chain.active_verifiers() if seat.id == record.id), None)
     facts = {
@@ -158,12 +165,13 @@ def bench(
 
     Registering takes them by itself. A place that was left can be had again after the time to unstake.
     """
+    key = address_of(address, keystore_dir)
     chain = (
         reader(context, flags)
         if owner is None
         else _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     )
-    record = _record(chain, address)
+    record = operator_with(chain, key)
     from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
 
     offered = [name for name in WORKLOADS if record.workloads >> workload_bit(name) & 1]
@@ -252,8 +260,9 @@ def unstake(
 ) -> None:
     """Retire an operator and start the release of the stake that backed it. A verifier's stays bound for a time
     first."""
+    key = address_of(address, keystore_dir)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
-    record = _record(chain, address)
+    record = operator_with(chain, key)
     _require_owner(chain, record)
     if not record.active:
         step = f"proofyard {record.role.name.lower()} withdraw --owner {owner}"
@@ -303,16 +312,6 @@ def _registered(operator: "OperatorId", address: Address, stake: Wei, as_json: b
     emit(facts, as_json=as_json, text=f"operator {operator}: {address} with {format_credits(stake)} at stake")
 
 
-def _record(chain: "ChainClient", address: Address) -> "NodeRecord":
-    operator = chain.operator_of(address)
-    if operator is None:
-        raise UsageError(
-            f"the Registry knows no operator with the hot key {address}; give the hot key's address, not the owner's, "
-            "or register it first"
-        )
-    return chain.operator(operator)
-
-
 def _stake_of(chain: "ChainClient", hot: Address, given: Wei | None, each: Wei) -> Wei:
     """What registering `hot` puts up: as given, or what the owner's stake lacks to back one operator more at `each`.
 
@@ -358,7 +357,7 @@ def _owner(
     """A chain client that signs as the owner; the settings are checked before a password is asked for."""
     settings = network_of(context, flags)
     keystore = _file(owner, keystore_dir)
-    return signer(settings.rpc_url, settings.registry, settings.from_block, keystore, password_file, password_flag)
+    return signer(settings, keystore, password_file, password_flag)
 
 
 def _file(wallet: str, keystore_dir: Path | None) -> Path:

@@ -12,7 +12,6 @@ import typer
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.errors import BadSetting
 from proofyard.cli.extras import require
-from proofyard.cli.logs import hide_in
 from proofyard.cli.options import ServiceFlags, grouped, parse_address
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
@@ -230,8 +229,6 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     _require_places(settings.model_dirs, settings.ready_file)
     require_endpoint(settings.endpoint)
     _require_node_values(settings)
-    hide_in(settings.rpc_url)
-    hide_in(settings.ws_url)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
         service.run(settings, password=password)
@@ -253,8 +250,6 @@ def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
     settings = load(VerifierSettings, "verifier", toml=config_of(context), flags=flags.given(), defaults=defaults)
     _require_places(settings.model_dirs, settings.ready_file)
     require_endpoint(settings.endpoint)
-    hide_in(settings.rpc_url)
-    hide_in(settings.database_url)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
         service.run(settings, password=password)

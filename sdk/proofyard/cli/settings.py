@@ -8,30 +8,40 @@ directory.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import platformdirs
 
 from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.logs import hide_in
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-NETWORK = frozenset({"rpc_url", "registry", "from_block"})
+Block = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+NETWORK = frozenset({"rpc_url", "registry", "from_block", "chain_id"})
 """Shared by every program."""
+SHARED = NETWORK | {"wallet", "password_file"}
+"""What may stand at the top of the file, or in a variable without a section."""
+SECTIONS = ("network", "requester", "node", "verifier", "artifact")
+"""The tables of the file."""
+VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "LOG_FORMAT", "KEYSTORE_DIR", "DEBUG", "API"})
+"""Environment variables `PROOFYARD_...` that are no settings of a table."""
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which network a command talks to. `rpc_url`: the chain's JSON-RPC endpoint. `registry`: its Registry.
-    `from_block`: the block that the Registry is in, where its past begins; 0 is always right, and slow on a long
-    chain."""
+    """Which network a command talks to. `rpc_url`: the chain's JSON-RPC endpoint, or several with commas between: the
+    next one is asked while one is not in order. `registry`: its Registry. `from_block`: the block that the Registry is
+    in, where its past begins; 0 looks for it. `chain_id`: the chain that is meant, 0 for whichever answers."""
 
     rpc_url: str = "http://127.0.0.1:8545"
     registry: str
-    from_block: int = 0
+    from_block: Block = 0
+    chain_id: Block = 0
 
 
 class RequesterSettings(NetworkSettings, frozen=True, kw_only=True):
@@ -73,9 +83,8 @@ def load(
     environ = os.environ if environ is None else environ
     file = toml or default_toml()
     tables = _read(file, must_exist=toml is not None)
+    _require_known(file, tables, environ)
     table = tables.get(section, {})
-    if not isinstance(table, dict):
-        raise BadSetting(section, f"{file}: [{section}] must be a table of settings, write it as [{section}]")
     names = {field.name for field in msgspec.structs.fields(kind)}
     for name in table:
         if name not in names:
@@ -106,13 +115,38 @@ def load(
             )
         else:
             continue
+        if field.name.endswith("_url"):
+            hide_in(str(value))
         values[field.name] = _convert(field, value, source=source, base=base, text=text)
     return kind(**values)
 
 
+def _require_known(file: Path, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """Raise `BadSetting` for a table, a name or a variable that nobody reads, with the one that was meant."""
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            if name not in SECTIONS:
+                raise BadSetting(name, f"{file}: there is no table [{name}]{_nearest(name, SECTIONS)}")
+        elif name in SECTIONS:
+            raise BadSetting(name, f"{file}: [{name}] must be a table of settings, write it as [{name}]")
+        elif name not in SHARED:
+            hint = _nearest(name, SHARED)
+            raise BadSetting(
+                name, f"{file}: {name} is no setting at the top{hint}; others stand in a table such as [node]"
+            )
+    known = VARIABLES | {name.upper() for name in SHARED}
+    for variable in environ:
+        name = variable.removeprefix("PROOFYARD_")
+        section = name.partition("_")[0].lower()
+        if name != variable and name not in known and section not in SECTIONS:
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                raise BadSetting(name, f"{variable} is no setting; did you mean PROOFYARD_{near[0]}?")
+
+
 def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         if must_exist:
             raise UsageError(f"there is no settings file {file}; give --config the path of one") from None
@@ -139,13 +173,16 @@ def _convert(field: msgspec.structs.FieldInfo, value: Any, *, source: str, base:
     try:
         return msgspec.convert(value, field.type, strict=not text, dec_hook=hook)
     except msgspec.ValidationError as error:
-        raise BadSetting(field.name, f"{field.name} from {source} does not fit: {error} (it is {value!r})") from None
+        shown = "" if field.name.endswith("_url") else f" (it is {value!r})"
+        raise BadSetting(field.name, f"{field.name} from {source} does not fit: {error}{shown}") from None
 
 
 def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _nearest(name: str, names: set[str]) -> str:
-    near = get_close_matches(name, names, n=1)
+def _nearest(name: str, names: Collection[str]) -> str:
+    """The name that was meant, whatever its case and dashes; else all there are."""
+    typed = name.lower().replace("-", "_")
+    near = get_close_matches(typed, names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(sorted(names))}"

@@ -21,9 +21,12 @@ def wallet_file(given: str | None, directory: Path | None) -> Path | None:
     """The keystore file of a wallet that was named on the command line by name or by path."""
     if given is None:
         return None
+    from proofyard.chain.wallet import wallet_path
+
     path = Path(given).expanduser()
-    by_path = len(path.parts) > 1 or path.suffix == ".json"
-    return path if by_path else wallets_dir(directory) / f"{given}.json"
+    if len(path.parts) > 1 or (path.suffix == ".json" and path.exists()):
+        return path
+    return wallet_path(wallets_dir(directory), given)
 
 
 PASSWORD_FLAG = "--password-file"  # noqa: S105 (a flag's name)
@@ -53,10 +56,7 @@ def new_password(name: str, password_file: Path | None) -> str:
     if password_file is not None:
         from proofyard.chain.wallet import read_password
 
-        password = read_password(password_file)
-        if not password.strip():
-            raise UsageError(f"the password in {password_file} is empty and protects nothing; nothing was written")
-        return password
+        return read_password(password_file)
     if not sys.stdin.isatty():
         raise UsageError(
             f"a new wallet {name} needs a password and there is no terminal to ask on; give --password-file"

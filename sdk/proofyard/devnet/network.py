@@ -260,6 +260,7 @@ class DevNetwork:
             "rpc_url": self.rpc_url,
             "registry": self.deployment.registry,
             "from_block": self.deployment.block,
+            "chain_id": self.deployment.chain_id,
         }
         self.settings.write_text(toml_text({"": network, "requester": requester}))
 
@@ -288,6 +289,7 @@ class DevNetwork:
             "rpc_url": self.rpc_url,
             "registry": self.deployment.registry,
             "from_block": self.deployment.block,
+            "chain_id": self.deployment.chain_id,
             "wallet": str(keys.keystore),
             "password_file": str(keys.password_file),
             "data_dir": "data",

@@ -5,6 +5,9 @@ import re
 from proofyard.protocol.types import Wei
 
 DECIMALS = 18
+MOST = (1 << 96) - 1
+"""Base units that the contracts can count."""
+MOST_DIGITS = 12
 _TYPED = re.compile(r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?)(?:\.([0-9]{1,18}))?")
 
 
@@ -22,4 +25,7 @@ def read_amount(text: str) -> Wei:
     if found is None or not (found[1] or found[2]):
         raise ValueError(f"{text!r} is not an amount of CREDIT; write it like 12, 0.5 or 1,250, at most 18 decimals")
     whole, fraction = found[1].replace(",", ""), found[2] or ""
-    return Wei(int(whole or "0") * 10**DECIMALS + int(fraction.ljust(DECIMALS, "0")))
+    amount = int(whole[-MOST_DIGITS:] or "0") * 10**DECIMALS + int(fraction.ljust(DECIMALS, "0"))
+    if len(whole.lstrip("0")) > MOST_DIGITS or amount > MOST:
+        raise ValueError(f"{text[:40]!r} is more CREDIT than there can be ({MOST // 10**DECIMALS:,}); correct it")
+    return Wei(amount)

@@ -25,7 +25,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model directory, `data` the CID of the workload's data file. `precision` of the frozen weights: "exact" (two 7-bit
     slices of each), "exact8" (one slice) or "exact4" (nf4, QLoRA); all of them give the same bits everywhere.
     `look_ahead`: a task may start on results that are committed, while no more than so many of them that rest on one
-    another wait for their verdicts (`proofyard.protocol.lookahead`); 0 waits for all verdicts.
+    another wait for their verdicts (`proofyard.protocol.lookahead`); 0 waits for all verdicts. `nonce`: a text of the
+    requester's, by which a job is told from another one of the same work; it changes nothing about the work.
     """
 
     version: int = VERSION
@@ -36,6 +37,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     precision: str = "exact"
     look_ahead: int = 0
+    nonce: str = ""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

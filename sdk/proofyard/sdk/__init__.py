@@ -26,6 +26,7 @@ from proofyard.sdk.errors import (
     RecordMismatch,
     ResultUnproven,
     SdkError,
+    SubmitUncertain,
 )
 from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
 from proofyard.sdk.results import Proven
@@ -61,6 +62,7 @@ __all__ = [
     "ResultUnproven",
     "SdkError",
     "SettledBatch",
+    "SubmitUncertain",
     "Swarm",
     "SweepJob",
     "Verified",

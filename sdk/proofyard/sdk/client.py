@@ -5,7 +5,9 @@ which are in the job's manifest and so known to everybody. Do not submit what mu
 """
 
 import asyncio
+import hashlib
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,10 +20,19 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
-from proofyard.chain import ChainClient, JobTerms, VerifierRecord, Wallet
+from proofyard.chain import (
+    ChainClient,
+    ChainError,
+    InsufficientBalance,
+    JobTerms,
+    Refused,
+    VerifierRecord,
+    Wallet,
+)
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.amounts import DECIMALS, read_amount
 from proofyard.protocol.cid import cid_digest
@@ -41,13 +52,15 @@ from proofyard.sdk.errors import (
     NotFinished,
     NoVerifier,
     ResultUnproven,
+    SubmitUncertain,
 )
-from proofyard.sdk.refunds import take_back
+from proofyard.sdk.refunds import take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
 from proofyard.sdk.specs import JobSpec, check_spec, resolve_model
 from proofyard.sdk.terms import (
     Offer,
     check_audit_fee,
+    check_nonce,
     check_offer,
     check_sizes,
     check_task_rewards,
@@ -85,6 +98,10 @@ class Prepared:
     terms: JobTerms
     manifest: Manifest
     artifacts: tuple[Cid, ...]
+    call: str = ""
+    """By what the same call is known again."""
+    since: int | None = None
+    """It may have been opened before, from this block on."""
 
 
 class Client:
@@ -92,15 +109,23 @@ class Client:
 
     Works synchronously; QUIC runs in a thread of its own. Use as `with Client(...) as client`.
     `registry` is the Registry's address on the chain behind `rpc_url`; `data_dir` keeps artifacts (default: temporary).
-    `first_block` is the block that the Registry is in, where its past begins; 0 is always right, and slow on a long
-    chain.
+    `rpc_url` may name several endpoints with commas between: the next one is asked while one is not in order.
+    `first_block` is the block that the Registry is in, where its past begins; 0 looks for it. `chain_id`: the chain
+    that is meant, None for whichever answers.
     """
 
     def __init__(
-        self, rpc_url: str, registry: str, wallet: Wallet, *, data_dir: Path | None = None, first_block: int = 0
+        self,
+        rpc_url: str,
+        registry: str,
+        wallet: Wallet,
+        *,
+        data_dir: Path | None = None,
+        first_block: int = 0,
+        chain_id: int | None = None,
     ) -> None:
         self.wallet = wallet
-        self.chain = ChainClient(rpc_url, Address(registry), wallet, first_block=first_block)
+        self.chain = ChainClient(rpc_url, Address(registry), wallet, first_block=first_block, chain_id=chain_id)
         self._temporary = TemporaryDirectory(prefix="proofyard-") if data_dir is None else None
         self.store = BlockStore(Path(self._temporary.name) if self._temporary else Path(data_dir or ".") / "blocks")
         self._loop = asyncio.new_event_loop()
@@ -125,8 +150,11 @@ class Client:
         first = os.environ.get("PROOFYARD_FROM_BLOCK") or "0"
         if not first.isdecimal():
             raise JobRefused(f"PROOFYARD_FROM_BLOCK: {first!r} is no block number")
+        chain = os.environ.get("PROOFYARD_CHAIN_ID") or "0"
+        if not chain.isdecimal():
+            raise JobRefused(f"PROOFYARD_CHAIN_ID: {chain!r} is no chain's number")
         wallet = Wallet.unlock(Path(keystore), password_file=Path(password_file))
-        return cls(rpc_url, registry, wallet, first_block=int(first))
+        return cls(rpc_url, registry, wallet, first_block=int(first), chain_id=int(chain) or None)
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +183,7 @@ class Client:
         auditors_per_segment: int = 2,
         segments_per_audit: int = 1,
         deadline_s: int = 24 * 3600,
+        nonce: str = "",
     ) -> "JobHandle":
         """Open a job on chain with its pay in escrow, send a verifier its artifacts, and return its handle.
 
@@ -165,6 +194,10 @@ class Client:
         that the contract would refuse (`JobRefused`, with the field), or that no verifier can take (`NoVerifier`). A
         node whose operator allows less may still refuse it later; what is escrowed for it comes back. `JobNotPublished`
         where the job is open and no verifier has taken its artifacts.
+
+        A job is opened once: where the end of the transaction is not seen (`SubmitUncertain`, a crash), the same call
+        finds its own job. With a `nonce` every later call with the same one does; without, each call that came to its
+        end is followed by a new job.
         """
         offer = Offer(
             reward=reward,
@@ -174,13 +207,14 @@ class Client:
             segments_per_audit=segments_per_audit,
             deadline_s=deadline_s,
         )
-        return self.open(self.prepare(spec, offer))
+        return self.open(self.prepare(spec, offer, nonce))
 
-    def prepare(self, spec: JobSpec, offer: Offer) -> Prepared:
+    def prepare(self, spec: JobSpec, offer: Offer, nonce: str = "") -> Prepared:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
         self._require_open()
         check_offer(offer)
         check_spec(spec)
+        check_nonce(nonce)
         try:
             manifest, artifacts = self._manifest(spec)
         except InputRefused as error:
@@ -192,10 +226,18 @@ class Client:
         check_audit_fee(graph, offer)
         gas_price = self.chain.gas_price()
         check_verifier_fee(len(graph), offer, gas_price)
+        call = self._call(manifest, offer, nonce)
+        with self.wallet.turns.take() as turn:
+            cut_off = turn.submission(call)
+        own, since = nonce or secrets.token_hex(16), self.chain.first_block if nonce else None
+        if cut_off is not None:
+            own, since = cut_off.split()[0], int(cut_off.split()[1])
+        manifest = msgspec.structs.replace(manifest, nonce=own)
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price)
-        self.chain.require_balance(terms.escrow)
-        return Prepared(terms, manifest, (manifest_cid, *artifacts))
+        if since is None:
+            self.chain.require_balance(terms.escrow)
+        return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since)
 
     def short_of_owners(self, prepared: Prepared) -> str:
         """A sentence where the network has too few owners for this job now, so that it would wait for more; else
@@ -212,11 +254,32 @@ class Client:
 
     def open(self, prepared: Prepared) -> "JobHandle":
         """Put a prepared job's pay in escrow, and give its artifacts to a verifier, which takes them for an open job
-        alone. Raises `NoVerifier` before anything is paid, and `JobNotPublished` after it."""
+        alone; where the same call has opened it before, pay nothing and return that. Raises `NoVerifier` before
+        anything is paid, `SubmitUncertain` where its end was not seen, and `JobNotPublished` after it."""
+        job = self._opened_before(prepared)
+        found = job is not None
+        if job is None:
+            job = self._opened(prepared)
+        if not found or self._is_waiting(job):
+            self.publish(job, prepared.artifacts)
+        self._remember(prepared, None)
+        return JobHandle(self, job, found)
+
+    def _opened(self, prepared: Prepared) -> JobId:
         self._run(self._verifier())
-        job = self.chain.open_job(prepared.terms)
-        self.publish(job, prepared.artifacts)
-        return JobHandle(self, job)
+        self._remember(prepared, f"{prepared.manifest.nonce} {self.chain.block_number()}")
+        try:
+            return self.chain.open_job(prepared.terms)
+        except (Refused, InsufficientBalance):
+            self._remember(prepared, None)
+            raise
+        except ChainError as error:
+            raise SubmitUncertain(error) from None
+
+    def _is_waiting(self, job: JobId) -> bool:
+        """Whether an open job is nobody's yet."""
+        record = self.chain.job(job)
+        return not record.closed and not record.verifier
 
     def publish(self, job: JobId, artifacts: tuple[Cid, ...]) -> None:
         """Give a verifier an open job's manifest and inputs. Safe to repeat. Raises `JobNotPublished`."""
@@ -225,9 +288,33 @@ class Client:
         except (TransportError, NoVerifier, JobRefused) as error:
             raise JobNotPublished(job, str(error)) from None
 
+    def _opened_before(self, prepared: Prepared) -> JobId | None:
+        """The job of this call, once what the wallet has on its way is mined."""
+        if prepared.since is None:
+            return None
+        self.chain.finish_sending()
+        found = self.chain.find_jobs(self.wallet.address, prepared.terms.manifest, since=prepared.since)
+        return found[0] if found else None
+
+    def _remember(self, prepared: Prepared, nonce: str | None) -> None:
+        with self.wallet.turns.take() as turn:
+            turn.remember(prepared.call, nonce)
+
+    def _call(self, manifest: Manifest, offer: Offer, nonce: str) -> str:
+        """What two calls have in common that are the same: network, wallet, work and terms."""
+        place = (self.chain.chain_id, self.chain.registry, self.wallet.address, nonce)
+        return hashlib.sha256(repr((place, manifest, offer)).encode()).hexdigest()
+
     def job(self, job: JobId) -> "JobHandle":
         """The handle of a job opened earlier."""
         return JobHandle(self, job)
+
+    def left_of(self, job: JobId) -> str:
+        """A sentence: what is left of a job's money, and how it can be had back; empty where the chain does not say."""
+        try:
+            return what_comes_back(self.chain.job(job), self.chain.params().receipt_time, self.chain.now())
+        except ChainError:
+            return ""
 
     def report(self, job: JobId, since: int = 0) -> JobReport:
         """How a job is doing, from the first verifier that answers; one that restarts is waited for a minute."""
@@ -380,10 +467,12 @@ class Client:
 
 @dataclass(frozen=True)
 class JobHandle:
-    """A job on the network. The handle holds nothing but its number: `client.job(id)` makes another one."""
+    """A job on the network. The handle holds nothing but its number: `client.job(id)` makes another one. `found`: the
+    call that gave it has opened the job before, and paid nothing."""
 
     client: Client
     job_id: JobId
+    found: bool = False
 
     def status(self, since: int = 0) -> JobReport:
         """How the job is doing now, with log lines after number `since`."""
@@ -411,7 +500,7 @@ class JobHandle:
             if over and (not fresh or time.monotonic() - (ended or 0.0) > LAST_LINES_S):
                 if report.state == "done":
                     return report
-                raise JobFailed(self.job_id, report.reason)
+                raise JobFailed(self.job_id, report.reason, self.client.left_of(self.job_id))
             if give_up is not None and time.monotonic() > give_up and not over:
                 raise JobTimeout(self.job_id, timeout or 0, report.state)
             if len(fresh) < FULL_PAGE:
@@ -445,7 +534,7 @@ class JobHandle:
         """
         report = self.status()
         if report.state == "failed":
-            raise JobFailed(self.job_id, report.reason)
+            raise JobFailed(self.job_id, report.reason, self.client.left_of(self.job_id))
         if report.result is None:
             raise NotFinished(self.job_id, report.state)
         return self.client.package(self.prove(), report.result, Path(dest))
@@ -458,11 +547,12 @@ def submit_job(
     audit_fee: Wei,
     verifier_fee: Wei | None = None,
     client: Client | None = None,
+    nonce: str = "",
     **terms: int,
 ) -> JobHandle:
     """Submit a job with `client`, or with one from the environment (`Client.from_env`); see `Client.submit`."""
     sender = client or Client.from_env()
-    return sender.submit(spec, reward=reward, audit_fee=audit_fee, verifier_fee=verifier_fee, **terms)
+    return sender.submit(spec, reward=reward, audit_fee=audit_fee, verifier_fee=verifier_fee, nonce=nonce, **terms)
 
 
 def credits(amount: float | Decimal | str) -> Wei:

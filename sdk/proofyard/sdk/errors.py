@@ -4,6 +4,7 @@ SdkError
 ├── JobRefused        the job cannot run as it stands; names the field
 ├── BadAmount         an amount of CREDIT that is none
 ├── ClientClosed      the client was closed before
+├── SubmitUncertain   the end of the transaction that opens a job was not seen: the same call again finds it
 ├── NoVerifier        no active verifier can be reached
 ├── JobNotPublished   a job is open and no verifier has what it works on
 ├── JobFailed         the network gave the job up, with its reason
@@ -55,15 +56,26 @@ class JobNotPublished(SdkError):
         self.job = job
         super().__init__(
             f"job {job} is open, but no verifier has what it works on: {reason}; "
-            f"get its pay back with `proofyard job refund {job} --close` and submit it again"
+            f"make the same call again, or get its pay back with `proofyard job cancel {job}`"
         )
 
 
 class JobFailed(SdkError):
-    def __init__(self, job: JobId, reason: str) -> None:
-        self.job, self.reason = job, reason
+    """`back`: what of its money can be had back, and how."""
+
+    def __init__(self, job: JobId, reason: str, back: str = "") -> None:
+        self.job, self.reason, self.back = job, reason, back
+        super().__init__(f"job {job} failed: {reason}; {back or f'see `proofyard job show {job}` for its money'}")
+
+
+class SubmitUncertain(SdkError):
+    """A job may have been opened, or not: the transaction was sent and its end was not seen."""
+
+    def __init__(self, cause: ProofyardError) -> None:
+        self.exit_code = cause.exit_code
         super().__init__(
-            f"job {job} failed: {reason}; what it did not spend comes back with `proofyard job refund {job} --close`"
+            f"{cause}; whether the job is open is not known: make the same call again, it finds the job if it is and "
+            "pays once"
         )
 
 

@@ -1,6 +1,7 @@
 """What a job did not spend, and from when on it can be had back."""
 
 from proofyard.chain import ChainClient, JobRecord
+from proofyard.protocol.amounts import format_amount
 
 
 def escrow_free_from(record: JobRecord, receipt_time: int) -> int:
@@ -21,6 +22,21 @@ def more_from(record: JobRecord, receipt_time: int, now: int) -> int:
         *([surplus_free_from(record, receipt_time)] if record.surplus else []),
     ]
     return max(now, min(times)) if times else 0
+
+
+def what_comes_back(record: JobRecord, receipt_time: int, now: int) -> str:
+    """What is left of a job's money, from when on it can be had back, and by which command."""
+    held = record.escrow + record.surplus
+    if not held:
+        return "nothing of what was paid for it is left"
+    over = record.closed or record.units_paid == record.units
+    command = f"proofyard job refund {record.id}" if over else f"proofyard job cancel {record.id}"
+    free = more_from(record, receipt_time, now)
+    from_when = "now" if free <= now else f"from Unix time {free} on ({free - now} s from now)"
+    if over:
+        return f"{format_amount(held)} are held for it and can be had back {from_when}: {command}"
+    ends = f"{command} ends it, and what is not spent comes back {receipt_time} s after that"
+    return f"{format_amount(held)} are held for it: {ends}, with `proofyard job refund {record.id}`"
 
 
 def take_back(chain: ChainClient, record: JobRecord) -> int:

@@ -31,6 +31,7 @@ MAX_AMOUNT = (1 << 96) - 1
 MAX_UNITS = (1 << 48) - 1
 LEAST_SECONDS = 60
 MAX_SECONDS = 365 * 86_400
+LONGEST_NONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,12 @@ def check_offer(offer: Offer) -> None:
     _require(1 <= m <= MAX_BYTE, "segments_per_audit", f"is {m}; from 1 to {MAX_BYTE} segments are drawn of a task")
     known = f"from {LEAST_SECONDS} to {MAX_SECONDS} s are possible"
     _require(LEAST_SECONDS <= seconds <= MAX_SECONDS, "deadline_s", f"is {seconds} s; {known}")
+
+
+def check_nonce(nonce: str) -> None:
+    """Raise `JobRefused` for a nonce that is no short word."""
+    fits = isinstance(nonce, str) and len(nonce) <= LONGEST_NONCE and nonce.isprintable() and " " not in nonce
+    _require(fits, "nonce", f"is {str(nonce)[:80]!r}; give up to {LONGEST_NONCE} letters, digits and signs, no space")
 
 
 def check_work(manifest: Manifest, graph: Sequence[TaskSpec], limits: Limits = USUAL) -> None:

@@ -102,7 +102,13 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
-    chain = ChainClient(settings.rpc_url, Address(settings.registry), wallet, first_block=settings.from_block)
+    chain = ChainClient(
+        settings.rpc_url,
+        Address(settings.registry),
+        wallet,
+        first_block=settings.from_block,
+        chain_id=settings.chain_id or None,
+    )
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     # A folder that processes share may be on another machine's disk.
     store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks", packs=settings.blocks_dir is None)

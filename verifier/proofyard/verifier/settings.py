@@ -47,6 +47,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Port = 0
     endpoint: str = ""
     from_block: Amount = 0
+    chain_id: Amount = 0
     api_host: str = "127.0.0.1"
     api_port: Port = 0
     api_streams: Most = 100
