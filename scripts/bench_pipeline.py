@@ -112,7 +112,7 @@ class Bench:
         """The federated run without chain, commitments and audits."""
         load = os.getloadavg()[0]
         store, model, data = BlockStore(self.folder / "plain"), Path(self.job.model), Path(self.job.data)
-        manifest = self.job.manifest(store.link_directory(model), store.link_file(data))
+        manifest = self.job.manifest(store.link_directory(model, follow=True), store.link_file(data))
         run = run_plain(manifest, model, data, self.job.workers)
         start, end = window(run.spans)
         steps = [span.seconds for span in run.spans if span.what == "train"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from scripts.compatibility import section
 
 from proofyard.workloads.exact import backends
 from proofyard.workloads.exact.backend import Backend
@@ -20,7 +21,8 @@ from proofyard.workloads.exact.bert import Encoder
 from proofyard.workloads.exact.causal import Cache
 from proofyard.workloads.exact.config import defaults
 from proofyard.workloads.exact.gpt2 import FAMILIES as CONV1D
-from proofyard.workloads.exact.models import causal_blueprint, causal_model
+from proofyard.workloads.exact.models import CAUSAL, causal_blueprint, causal_model
+from proofyard.workloads.exact.models import ENCODERS as COVERED
 from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.selfcheck import distance
 
@@ -319,6 +321,11 @@ def test_a_decoder_without_output_layer_gives_hidden_states(
     whole, bare = causal_model(backend, directory(name)), causal_model(backend, tmp_path, head=False)
     ids = tokens()
     assert (bits(backend.numpy(whole.hidden(ids, LENGTHS))) == bits(backend.numpy(bare.hidden(ids, LENGTHS)))).all()
+
+
+def test_the_page_lists_the_families_that_are_tried_here() -> None:
+    tried = {getattr(transformers, model.config).model_type for model in (*DECODERS.values(), *ENCODERS.values())}
+    assert {row["family"] for row in section("models").rows} == tried == {*CAUSAL, *COVERED}
 
 
 @pytest.mark.parametrize("name", sorted({model.config for model in DECODERS.values()}))

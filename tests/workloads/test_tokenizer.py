@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+from scripts.compatibility import section
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from proofyard.protocol.manifest import Manifest
@@ -93,6 +94,10 @@ KINDS: dict[str, Callable[[], Any]] = {
     "Unigram": unigram,
     "WordLevel": word_level,
 }
+
+
+def test_the_page_lists_the_kinds_that_are_tried_here() -> None:
+    assert {row["kind"] for row in section("tokenizers").rows} == KINDS.keys()
 
 
 def save(folder: Path, made: Any, change: Change = lambda raw: None) -> Path:

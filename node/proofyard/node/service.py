@@ -41,6 +41,7 @@ from proofyard.runtime.folder import session_of
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
 from proofyard.workloads.executor import Executor
+from proofyard.workloads.model_files import link_model
 from proofyard.workloads.workload import Resources, load_workload
 
 logger = logging.getLogger("proofyard.node")
@@ -69,9 +70,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
-        logger.info(
-            "using model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory, follow=True)
-        )
+        logger.info("using model %s as %s", directory, (await asyncio.to_thread(link_model, store, directory))[0])
     agent_type, executor_adversary = conduct(settings.adversary)
     if settings.adversary:
         logger.warning("this node cheats on purpose: %s", settings.adversary)

@@ -1,11 +1,13 @@
 """What a Hugging Face model directory says about itself, read from file headers alone."""
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from proofyard.protocol.types import Cid
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.state import MAX_HEADER_BYTES
 
@@ -53,6 +55,53 @@ def weight_files(model: Path) -> list[Path]:
     if missing or not files:
         raise InputRefused(f"model directory {model.name}", f"lacks weight files: {', '.join(missing) or 'all'}")
     return files
+
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
+)
+PUBLISHED = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+"""What nodes read of a model beside its weights, and what whoever uses the result needs."""
+INDEX = "model.safetensors.index.json"
+
+
+def published_files(model: Path) -> tuple[list[str], list[str]]:
+    """The names of a model directory's files that a job publishes, and of what is left out: what is no model's file, or
+    hidden, belongs to nobody else."""
+    names = {entry.name for entry in model.iterdir()}
+    taken = {name for name in PUBLISHED if (model / name).is_file()}
+    if (model / "model.safetensors").is_file() or (model / INDEX).is_file():
+        weights = {file.name for file in weight_files(model)}
+        taken |= weights | ({INDEX} if "model.safetensors" not in weights else set())
+    return sorted(taken), sorted(names - taken)
+
+
+def link_model(store: "Linking", model: Path) -> tuple[Cid, list[str]]:
+    """Make a model directory an artifact where it lies, without what `published_files` leaves out; the names of that.
+
+    Requesters, nodes and verifiers that have the model give it the same CID by this.
+    """
+    taken, left_out = published_files(model)
+    folder = Path(store.path) / "models" / hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in set(folder.iterdir()) - {folder / name for name in taken}:
+        stale.unlink()
+    for name in taken:
+        target, link = (model / name).resolve(), folder / name
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return store.link_directory(folder, follow=True), left_out
+
+
+class Linking(Protocol):
+    """What of a block store is needed to link a directory."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def link_directory(self, path: Path, *, follow: bool) -> Cid: ...
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Training text: one JSONL file of documents, `{"text": ..., "shard": ...}` a line, packed the same way everywhere."""
 
+import codecs
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from proofyard.workloads.bad_lines import refused_line
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.randomness import permutation
@@ -47,13 +49,18 @@ def each_line(data: Path, kind: type[T]) -> Iterator[T]:
         raise InputRefused("data file", f"{data} cannot be read ({error.strerror})") from None
     with stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > MAX_LINE_BYTES:
-                raise InputRefused(f"data file line {number}", f"is longer than {MAX_LINE_BYTES} bytes")
+                raise InputRefused(
+                    f"data file line {number}",
+                    f"is longer than {MAX_LINE_BYTES} bytes; write one object a line, long texts as several",
+                )
             if line.strip():
                 try:
                     row = decoder.decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise InputRefused(f"data file line {number}", f"is no {kind.__name__.lower()}: {error}") from None
+                    raise refused_line(number, line, kind.__name__.lower(), error) from None
                 found = True
                 yield row
     if not found:

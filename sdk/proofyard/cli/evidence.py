@@ -67,6 +67,7 @@ async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> A
     from proofyard.chain import Wallet
     from proofyard.disputes.network import Network
     from proofyard.transport import Endpoint
+    from proofyard.workloads.model_files import link_model
 
     given = flags or ExecuteFlags()
     with TemporaryDirectory(prefix="proofyard-dispute-") as name:
@@ -75,7 +76,7 @@ async def evidence(chain: "ChainClient", flags: ExecuteFlags | None = None) -> A
         for directory in given.model_dir or []:
             if not directory.is_dir():
                 raise UsageError(f"--model-dir {directory} is no directory; give the one that holds the base model")
-            await asyncio.to_thread(store.link_directory, directory, follow=True)
+            await asyncio.to_thread(link_model, store, directory)
         async with Endpoint(chain.wallet or Wallet.generate(), network=chain.domain) as endpoint:
             yield Evidence(chain, Network(chain, endpoint, store, home / "inputs"), home, given.threads)
 

@@ -38,7 +38,9 @@ Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job go
 def submit(
     context: typer.Context,
     flags: WalletFlags,
-    data: Annotated[Path, typer.Option(help="JSONL, one object a line; docs/workloads.md says of what.")],
+    data: Annotated[
+        Path, typer.Option(help="JSONL, one object a line, or CSV, TSV, Parquet; docs/workloads.md says of what.")
+    ],
     reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")],
     audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")],
     verifier_fee: Annotated[
@@ -120,6 +122,8 @@ def submit(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
         )
+        if prepared.left_out:
+            note(f"not published, as no file of the model: {', '.join(prepared.left_out)}")
         if short := client.short_of_owners(prepared):
             note(short)
         what = " and ".join(str(path) for path in (model, data) if path)
@@ -255,7 +259,14 @@ def result(
     context: typer.Context,
     flags: WalletFlags,
     job: Number,
-    dest: Annotated[Path, typer.Argument(help="Directory to write it to.")],
+    dest: Annotated[Path, typer.Argument(help="Directory to write it to, new or empty.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that holds files; says what it replaces.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The base model, a directory or hub name, for the adapter to name and its tokenizer."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a finished job's result, and check it: settled on chain, signed, and packaged here; code 4 where it is not.
@@ -264,12 +275,16 @@ def result(
     """
     with open_client(context, flags) as client:
         handle = client.job(JobId(job))
-        path = handle.result(dest)
+        path = handle.result(
+            dest, force=force, model=model, on_replace=lambda names: note(f"replacing in {dest}: {', '.join(names)}")
+        )
         final_in = handle.prove().final_at - client.chain.now()
     emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
     if final_in > 0:
         note(f"what it rests on can be challenged for {final_in} s more")
     if (path / "adapter_config.json").is_file():
+        if model is None:
+            note("the adapter names its model by CID; --model NAME has it name yours, and brings the tokenizer")
         note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
 
 

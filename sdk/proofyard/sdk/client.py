@@ -6,6 +6,7 @@ which are in the job's manifest and so known to everybody. Do not submit what mu
 
 import asyncio
 import hashlib
+import logging
 import os
 import secrets
 import threading
@@ -40,6 +41,7 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_man
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
+from proofyard.sdk.adapters import complete_adapters, require_free
 from proofyard.sdk.artifacts import PeerAddress
 from proofyard.sdk.errors import (
     BadAmount,
@@ -57,6 +59,7 @@ from proofyard.sdk.errors import (
 from proofyard.sdk.refunds import take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
 from proofyard.sdk.specs import JobSpec, check_spec, resolve_model
+from proofyard.sdk.tables import with_plain_data
 from proofyard.sdk.terms import (
     Offer,
     check_audit_fee,
@@ -73,9 +76,11 @@ from proofyard.sdk.terms import (
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.limits import USUAL
+from proofyard.workloads.model_files import link_model
 from proofyard.workloads.workload import load_workload, task_graph
 
 T = TypeVar("T")
+logger = logging.getLogger("proofyard.sdk")
 
 POLL_S = 0.5
 SHORT_POLL_S = 0.05
@@ -93,7 +98,7 @@ AWAY_S = 30.0
 @dataclass(frozen=True)
 class Prepared:
     """A job that could be opened: nothing of it is published or paid yet. `artifacts` are the manifest and its
-    inputs."""
+    inputs; `left_out` names what of the model's folder is not published."""
 
     terms: JobTerms
     manifest: Manifest
@@ -102,6 +107,7 @@ class Prepared:
     """By what the same call is known again."""
     since: int | None = None
     """It may have been opened before, from this block on."""
+    left_out: tuple[str, ...] = ()
 
 
 class Client:
@@ -134,6 +140,8 @@ class Client:
         self._endpoint: Endpoint | None = None
         self._opening = asyncio.Lock()
         self._away: dict[Address, float] = {}
+        self.submitted: dict[JobId, Path | str] = {}
+        """The models of the jobs that this client submitted, as they were named."""
 
     @classmethod
     def from_env(cls) -> Self:
@@ -207,16 +215,20 @@ class Client:
             segments_per_audit=segments_per_audit,
             deadline_s=deadline_s,
         )
-        return self.open(self.prepare(spec, offer, nonce))
+        job = self.open(self.prepare(spec, offer, nonce))
+        if spec.model is not None:
+            self.submitted[job.job_id] = spec.model
+        return job
 
     def prepare(self, spec: JobSpec, offer: Offer, nonce: str = "") -> Prepared:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
         self._require_open()
         check_offer(offer)
+        spec = with_plain_data(spec, self.store.path / "tables")
         check_spec(spec)
         check_nonce(nonce)
         try:
-            manifest, artifacts = self._manifest(spec)
+            manifest, artifacts, left_out = self._manifest(spec)
         except InputRefused as error:
             field = "data" if "data file" in error.what else "model"
             raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
@@ -237,7 +249,7 @@ class Client:
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price)
         if since is None:
             self.chain.require_balance(terms.escrow)
-        return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since)
+        return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since, tuple(left_out))
 
     def short_of_owners(self, prepared: Prepared) -> str:
         """A sentence where the network has too few owners for this job now, so that it would wait for more; else
@@ -317,7 +329,8 @@ class Client:
             return ""
 
     def report(self, job: JobId, since: int = 0) -> JobReport:
-        """How a job is doing, from the first verifier that answers; one that restarts is waited for a minute."""
+        """How a job is doing, from its own verifier, or any while none has taken it; one that restarts is waited for a
+        minute. Raises `NoVerifier` where it is away: what others know of the job says nothing."""
         return self._run(self._ask(JobQuery(job, since)))
 
     def prove(self, job: JobId) -> Proven:
@@ -335,9 +348,11 @@ class Client:
         """A settled batch: its event, the record that the event names, and what the chain says to hold that against."""
         return self._run(load_settled(self.chain, self._read, batch))
 
-    def package(self, proven: Proven, said: Cid, dest: Path) -> Path:
+    def package(
+        self, proven: Proven, said: Cid | None, dest: Path, on_replace: Callable[[list[str]], object] = lambda _: None
+    ) -> Path:
         """Package a proven result in `dest`, reading one task's result after another. Raises `ResultUnproven` where a
-        verifier said that it is another one."""
+        verifier said that it is another one. `on_replace` gets the names of files before they are replaced."""
         _, manifest = self._work(proven.job)
 
         def results(task: TaskIndex) -> bytes:
@@ -346,7 +361,11 @@ class Client:
         with TemporaryDirectory(prefix="proofyard-result-") as folder:
             made = load_workload(manifest.workload).package(manifest, results, Path(folder) / "result")
             cid = self.store.put_directory(made)
-        require_package(proven.job, said, cid)
+            names = sorted(str(file.relative_to(made)) for file in made.rglob("*") if file.is_file())
+        if said is not None:
+            require_package(proven.job, said, cid)
+        if replaced := [name for name in names if (dest / name).exists()]:
+            on_replace(replaced)
         return self.store.export(cid, dest)
 
     def read(self, cid: Cid, max_bytes: int) -> bytes:
@@ -358,19 +377,22 @@ class Client:
         cid = manifest_of(self.chain, job)
         return cid, decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
 
-    def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid]]:
-        model = self.store.link_directory(resolve_model(spec.model), follow=True) if spec.model is not None else None
-        data = None
+    def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid], list[str]]:
+        model, data, left_out = None, None, list[str]()
+        if spec.model is not None:
+            model, left_out = link_model(self.store, resolve_model(spec.model))
+            if left_out:
+                logger.info("of the model's folder are not published: %s", ", ".join(left_out))
         if spec.data is not None:
             if not Path(spec.data).is_file():
-                raise JobRefused(f"data: {spec.data} is no file; give the path of a JSONL file")
+                raise JobRefused(f"data: {spec.data} is no file; give the path of a JSONL, CSV or Parquet file")
             data = self.store.link_file(Path(spec.data))
         check_sizes(
             {field: self.store.size(cid) for field, cid in (("model", model), ("data", data)) if cid is not None}
         )
         manifest = spec.manifest(model, data)
         load_workload(manifest.workload).check(manifest)
-        return manifest, [cid for cid in (model, data) if cid is not None]
+        return manifest, [cid for cid in (model, data) if cid is not None], left_out
 
     # In the thread
 
@@ -400,17 +422,23 @@ class Client:
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
 
     async def _verifier(self, job: JobId | None = None) -> Connection:
-        """A connection to an active verifier, the one that has the job where it can be reached."""
-        verifiers = await asyncio.to_thread(self.chain.active_verifiers)
-        if job is not None:
-            scheduler = (await asyncio.to_thread(self.chain.job, job)).verifier
-            verifiers = sorted(verifiers, key=lambda verifier: verifier.id != scheduler)
+        """A connection to an active verifier: the one that the chain says has the job, where there is one."""
+        verifiers = asked = await asyncio.to_thread(self.chain.active_verifiers)
+        scheduler = None if job is None else (await asyncio.to_thread(self.chain.job, job)).verifier
+        if scheduler:
+            asked = [verifier for verifier in verifiers if verifier.id == scheduler]
         reasons = []
-        for verifier in verifiers:
+        for verifier in asked:
             found = await self._dial(verifier, verifiers)
             if isinstance(found, Connection):
                 return found
             reasons.append(found)
+        if scheduler:
+            why = "; ".join(reasons) or "the Registry does not list it as active"
+            raise NoVerifier(
+                f"job {job} is with verifier {scheduler}, which cannot be asked now: {why}; the job goes on; "
+                f"ask again, or see what the chain says with `proofyard job show {job}`"
+            )
         raise NoVerifier(_why(reasons))
 
     async def _verifiers(self) -> list[Connection]:
@@ -523,21 +551,47 @@ class JobHandle:
         """
         return self.client.prove(self.job_id)
 
-    def result(self, dest: Path | str) -> Path:
-        """Write the job's result to the directory `dest` and return it. Raises `NotFinished` before the job is done.
+    def result(
+        self,
+        dest: Path | str,
+        *,
+        force: bool = False,
+        model: Path | str | None = None,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+    ) -> Path:
+        """Write the job's result to the directory `dest`, new or empty unless `force`, and return it. Raises
+        `DestinationTaken`, and `NotFinished` before the job is done. `on_replace` gets the names of what is replaced.
 
         Nobody is believed: the settled batches on chain must hold every task of the job, with records that validate,
         and what the verifier reports must be the package that is made here of the accepted results; else
         `ResultUnproven`, and nothing is written. Until `prove().final_at` a batch can still be challenged.
 
-        For `LoraJob` this is a PEFT adapter: `peft.PeftModel.from_pretrained(model, dest)` loads it.
+        Where the job's verifier is away, what is settled is enough.
+
+        For `LoraJob` this is a PEFT adapter: `peft.AutoPeftModelForCausalLM.from_pretrained(dest)` loads it. It names
+        the `model` that is given here, or that this client submitted the job with, and brings its tokenizer.
         """
-        report = self.status()
+        target = Path(dest)
+        require_free(target, force=force)
+        said = self._said()
+        made = self.client.package(self.prove(), said, target, on_replace)
+        name = model if model is not None else self.client.submitted.get(self.job_id)
+        if name is not None:
+            complete_adapters(made, str(name), resolve_model(name))
+        return made
+
+    def _said(self) -> Cid | None:
+        """The result that the job's verifier reports, None where it cannot be asked."""
+        try:
+            report = self.status()
+        except (NoVerifier, TransportError) as error:
+            logger.warning("%s; looking at what is settled instead", error)
+            return None
         if report.state == "failed":
             raise JobFailed(self.job_id, report.reason, self.client.left_of(self.job_id))
         if report.result is None:
             raise NotFinished(self.job_id, report.state)
-        return self.client.package(self.prove(), report.result, Path(dest))
+        return report.result
 
 
 def submit_job(

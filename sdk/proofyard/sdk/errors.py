@@ -10,10 +10,13 @@ SdkError
 ├── JobFailed         the network gave the job up, with its reason
 ├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
+├── DestinationTaken  a result would be written over what is there
 ├── NotFinished       asked for the result of a job that is still running
 ├── RecordMismatch    a batch's record is not what the chain settled
 └── ResultUnproven    a verifier's result does not follow from what was settled
 """
+
+from pathlib import Path
 
 from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
 
@@ -83,6 +86,16 @@ class JobTimeout(SdkError, TimeoutError):
     def __init__(self, job: JobId, seconds: float, state: str) -> None:
         self.job, self.seconds, self.state = job, seconds, state
         super().__init__(f"job {job} is still {state} after {seconds:.0f} s; wait again with a longer timeout")
+
+
+class DestinationTaken(SdkError):
+    exit_code = 2
+
+    def __init__(self, dest: Path, reason: str) -> None:
+        self.dest, self.reason = dest, reason
+        super().__init__(
+            f"{dest} {reason}; name a new or empty folder, or let files be replaced with --force (force=True)"
+        )
 
 
 class NotFinished(SdkError):

@@ -14,9 +14,8 @@ from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.workload import Inputs, load_workload
-
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
 
 class JobSpec(Protocol):
@@ -177,6 +176,8 @@ def resolve_model(model: Path | str) -> Path:
             f"model: {name} is no local directory; `pip install huggingface_hub` to fetch it from the hub"
         ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+        return Path(
+            snapshot_download(name, allow_patterns=[*PUBLISHED, INDEX, "*.safetensors"], ignore_patterns=["*/*"])
+        )
     except Exception as error:
         raise JobRefused(f"model: {name} cannot be fetched from the hub ({error}); give a local directory") from None

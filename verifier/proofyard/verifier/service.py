@@ -49,6 +49,7 @@ from proofyard.verifier.sharing import Door, keep_claims
 from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
 from proofyard.verifier.streams import Streams
+from proofyard.workloads.model_files import link_model
 
 logger = logging.getLogger("proofyard.verifier")
 
@@ -114,9 +115,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks", packs=settings.blocks_dir is None)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:
-        logger.info(
-            "serving model %s as %s", directory, await asyncio.to_thread(store.link_directory, directory, follow=True)
-        )
+        logger.info("serving model %s as %s", directory, (await asyncio.to_thread(link_model, store, directory))[0])
     if settings.blind:
         logger.warning("this verifier finds every audited answer right, on purpose")
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}"
