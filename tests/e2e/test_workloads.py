@@ -2,17 +2,18 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.messages import JobReport
-from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, JobSpec, LoraJob, MapJob, SweepJob, credits
+from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, LoraJob, MapJob, SweepJob, credits
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 pytestmark = pytest.mark.timeout(700)
@@ -112,10 +113,17 @@ def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_
     assert (handle.result(tmp_path / "out") / "adapter_model.safetensors").is_file()
 
 
-def test_a_job_that_no_node_can_execute_fails_with_the_reason(client: Client, model: Path, data: Path) -> None:
-    short: JobSpec = LoraJob(model=model, data=data, rounds=1, workers=2, seq_len=1 << 12, batch=1, segments=1)
-    handle = client.submit(short, **PAY)
-    with pytest.raises(JobFailed, match="too few for one sequence of 4096"):
+def test_a_job_that_no_node_can_execute_fails_with_the_reason(
+    client: Client, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Only who reads the weights sees that one is no number."""
+    spoilt = shutil.copytree(model, tmp_path / "model")
+    tensors = load_file(spoilt / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, spoilt / "model.safetensors", {"format": "pt"})
+    job = LoraJob(model=spoilt, data=data, rounds=1, workers=2, seq_len=16, batch=1, segments=1)
+    handle = client.submit(job, **PAY)
+    with pytest.raises(JobFailed, match=r"numbers in .*up_proj.* that are not finite"):
         handle.wait(PATIENCE_S)
     free_from = handle.close()
     job = client.chain.job(handle.job_id)

@@ -378,7 +378,9 @@ class Client:
         return cid, decode_manifest(self.read(cid, MAX_MANIFEST_BYTES))
 
     def _manifest(self, spec: JobSpec) -> tuple[Manifest, list[Cid], list[str]]:
-        model, data, left_out = None, None, list[str]()
+        model: Cid | None = None
+        data: Cid | None = None
+        left_out: list[str] = []
         if spec.model is not None:
             model, left_out = link_model(self.store, resolve_model(spec.model))
             if left_out:
