@@ -42,7 +42,8 @@ def _rows(data: Any) -> Iterator[Mapping[str, Any]] | None:
         named = ", ".join(map(str, data)) or "nothing"
         raise JobRefused(f"data: holds several tables ({named}); give one of them, such as dataset['train']")
     if hasattr(data, "to_dict") and hasattr(data, "iterrows"):  # pandas: iterating gives names of columns
-        return iter(data.to_dict("records"))
+        rows: list[Mapping[str, Any]] = data.to_dict("records")
+        return iter(rows)
     return iter(data)
 
 
