@@ -122,6 +122,9 @@ class Told:
             raise self.status
         return self.status
 
+    def left_of(self, job: JobId) -> str:
+        return ""
+
     def prove(self, job: JobId) -> Any:
         return SimpleNamespace(job=job)
 
