@@ -281,6 +281,15 @@ async def test_a_job_that_went_with_its_block_is_gone_until_it_is_told_again(wat
     assert (watcher.job().gone, watcher.job().opened_block) == (False, 8)
 
 
+async def test_a_batch_that_comes_back_with_the_block_after_it_is_known_again(watcher: Watcher) -> None:
+    """A verifier that has forgotten it signs no settlement of it, ever."""
+    await watcher.begin()
+    for batch, block in ((1, 4), (2, 7), (3, 8)):
+        await watcher.see(watcher.committed(batch, block))
+    await watcher.see(Rollback(5), watcher.committed(2, 9), Rollback(5), watcher.committed(2, 7))
+    assert [watcher.held(batch) is not None for batch in (1, 2, 3)] == [True, True, False]
+
+
 @pytest.mark.parametrize("led", [True, False])
 async def test_a_voided_settlement_is_open_again(watcher: Watcher, led: bool) -> None:
     state = BatchState.SETTLED if led else BatchState.TAKEN

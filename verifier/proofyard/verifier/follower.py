@@ -9,6 +9,7 @@ import logging
 import time
 from functools import partial
 
+from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from proofyard.chain import Cursor as ChainCursor
@@ -149,8 +150,8 @@ class Follower:
         fresh = []
         for event in events:
             if isinstance(event, Rollback):
-                for known in session.exec(select(Known).where(col(Known.commit_block) > event.to_block)):
-                    session.delete(known)
+                # At once: what a session is about to delete it still finds, and what comes back would be passed over.
+                session.exec(delete(Known).where(col(Known.commit_block) > event.to_block))
             elif isinstance(event, BatchCommitted):
                 if session.get(Known, event.batch) is None:
                     held = self._held(event, head, draw_delay)
