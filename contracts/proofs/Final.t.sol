@@ -128,23 +128,33 @@ contract FinalProof is Proof {
         }
     }
 
-    /// @notice What a fault pays for work that it made worthless is no more than what is set aside of it and leaves its batch;
-    /// nothing before it is final, nor in another attempt.
+    /// @notice What a fault pays for work that it made worthless is no more than what is set aside of it and leaves its batch,
+    /// and no more than the settlement says that pays it; nothing before it is final, nor in another attempt.
     function check_redress_leaves_what_is_set_aside(uint40 time, IRegistry.Params memory p, uint8 attempt, uint96 price)
         external
         when(time)
     {
         IRegistry.Batch storage b = s.batches[ID];
         vm.assume(s.slashes[ID].length == 1);
-        IRegistry.SlashRecord storage f = s.slashes[ID][0];
         b.settled.unfinal = false;
-        (Books memory books, uint96 remaining, uint96 aside) = (s.books, b.settled.remaining, f.redress);
-        (bool known, uint96 amount) = Settling.redress(s, p, Causes.pack(uint64(ID), attempt, 0, 1), price);
-        unchecked {
-            assert(amount <= aside && f.redress == aside - amount && b.settled.remaining == remaining - amount);
-        }
+        Books memory books = s.books;
+        (bool known, uint96 amount) = _redressed(p, Causes.pack(uint64(ID), attempt, 0, 1), price);
         if (!known) assert(amount == 0);
         else assert(attempt == b.attempt && time >= b.settled.claimableAt && b.settled.openChallenges == 0);
         assertBooks(books);
+    }
+
+    /// @dev Pays it out in another batch's name, and asserts that it is missing where it came from.
+    function _redressed(IRegistry.Params memory p, uint256 cause, uint96 price)
+        private
+        returns (bool known, uint96 amount)
+    {
+        (IRegistry.Settled storage t, IRegistry.SlashRecord storage f) = (s.batches[ID].settled, s.slashes[ID][0]);
+        (uint96 remaining, uint96 aside, uint96 said) = (t.remaining, f.redress, s.batches[B].redress);
+        (known, amount) = Settling.redress(s, p, BatchId.wrap(B), cause, price);
+        unchecked {
+            assert(amount <= aside && f.redress == aside - amount && t.remaining == remaining - amount);
+            assert(amount <= said && s.batches[B].redress == said - amount);
+        }
     }
 }
