@@ -64,6 +64,13 @@ def stealable(reward: float, seats: int) -> float:
     return min(budget(reward), EXPOSURE * signers(seats) * VERIFIER_STAKE if EXPOSURE else math.inf)
 
 
+def framed(stakes: float, budgets: float) -> float:
+    """What friends of a quorum have of stakes that it takes for faults that are none. What they have for work that the
+    faults make worthless is within the budgets of the batches that hold it, as settlements have it."""
+    worthless = min(share(PARAMS.slash_redress_bps) * stakes, budgets)
+    return (share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)) * stakes + worthless
+
+
 def steal(gain: float, seats: int, odds: JuryOdds) -> float:
     """What a quorum expects that settles what does not validate, to gain `gain`, where one honest party challenges."""
     stakes = signers(seats) * VERIFIER_STAKE
@@ -92,7 +99,7 @@ def _quorums(bench: Bench) -> Iterator[Cell]:
         odds = juries(pool(owners, fraction).without(honest=1))
         where: Where = {"owners": owners, "colluding": fraction, "seats": seats, "reward in a window": reward}
         honest = VERIFIER_FEE * reward - signers(seats) * RECORD
-        stolen, framed = stealable(reward, seats), share(PARAMS.slash_requester_bps) + share(PARAMS.slash_auditor_bps)
+        stolen = stealable(reward, seats)
         limit = most_to_steal(seats, odds)
         takes = (
             "open budgets bounded by stakes, or more seats, so that 2/3 of them are worth more than what they can take"
@@ -101,7 +108,7 @@ def _quorums(bench: Bench) -> Iterator[Cell]:
             ("quorum invents a record", stolen),
             ("quorum withholds its record", stolen),
             ("quorum pays its requester instead of the workers", stolen),
-            ("quorum frames every worker", framed * NODE_STAKE * owners * (1 - fraction)),
+            ("quorum frames every worker", framed(NODE_STAKE * owners * (1 - fraction), stolen)),
         ):
             value = steal(gain, seats, odds)
             yield Cell("verifier", strategy, where, max(honest, 0.0) - value, limit / gain, takes)

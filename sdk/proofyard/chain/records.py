@@ -86,8 +86,8 @@ class Params:
     draw_delay: int = 2
     collusion_bps: int = 3000
     slash_requester_bps: int = 200
-    slash_auditor_bps: int = 800
-    slash_redress_bps: int = 2000
+    slash_auditor_bps: int = 600
+    slash_redress_bps: int = 2200
     leader_bps: int = 5000
     settle_penalty: Wei = _SETTLE_PENALTY
     exposure_bps: int = BPS
