@@ -33,6 +33,7 @@ abstract contract Proof {
         uint96 budget;
         uint48 paidUnits;
         uint96 amount;
+        uint96 redress;
     }
 
     struct TwoLines {
@@ -65,8 +66,8 @@ abstract contract Proof {
         (h.lines[0], h.lines[1]) = (_word(l.a), _word(l.b));
         if (!settled) return h;
         h.paid = new uint256[](2);
-        h.paid[0] = Lines.packPaid(l.a.paidUnits, l.a.amount, 0);
-        h.paid[1] = Lines.packPaid(l.b.paidUnits, l.b.amount, 0);
+        h.paid[0] = Lines.packPaid(l.a.paidUnits, l.a.amount, l.a.redress);
+        h.paid[1] = Lines.packPaid(l.b.paidUnits, l.b.amount, l.b.redress);
     }
 
     function _word(Line memory l) private pure returns (uint256) {

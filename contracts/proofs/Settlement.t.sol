@@ -11,10 +11,11 @@ import {Proof} from "./Proof.sol";
 contract SettlementProof is Proof {
     uint256 private immutable QUORUM = 1;
 
-    /// @dev Of more units, too, than a line can have.
+    /// @dev Of more redress, too, than a line can have.
     struct Share {
-        uint64 paidUnits;
+        uint48 paidUnits;
         uint96 amount;
+        uint112 redress;
     }
 
     struct Shares {
@@ -50,7 +51,7 @@ contract SettlementProof is Proof {
     }
 
     function _shareWord(Share memory share) private pure returns (uint256) {
-        return uint256(share.paidUnits) << 96 | share.amount;
+        return uint256(share.redress) << 144 | uint256(share.paidUnits) << 96 | share.amount;
     }
 
     /// @notice What leaves the escrow is what the batch can pay; the rest of each line's budget is its job's again.
@@ -65,20 +66,22 @@ contract SettlementProof is Proof {
             assertBooks(books);
             uint96 paidA = c.l.a.budget - putIn(A, a);
             uint96 paidB = c.l.b.budget - putIn(B, b);
-            (c.l.a.paidUnits, c.l.a.amount) = (uint48(c.shares.a.paidUnits), paidA);
-            (c.l.b.paidUnits, c.l.b.amount) = (uint48(c.shares.b.paidUnits), paidB);
+            (c.l.a.paidUnits, c.l.a.amount, c.l.a.redress) = (c.shares.a.paidUnits, paidA, uint96(c.shares.a.redress));
+            (c.l.b.paidUnits, c.l.b.amount, c.l.b.redress) = (c.shares.b.paidUnits, paidB, uint96(c.shares.b.redress));
             IRegistry.Header memory h = headerOf(c.l, true);
             h.seed = bytes32(uint256(1));
             assert(batch.header == Headers.stored(h));
             assert(batch.settled.remaining == c.total && c.total == c.shares.a.amount + c.shares.b.amount);
             (uint96 feeA, uint96 feeB) = (_fee(a, c.shares.a.paidUnits), _fee(b, c.shares.b.paidUnits));
-            assert(paidA == c.shares.a.amount + feeA && paidA >= feeA && paidA <= c.l.a.budget);
-            assert(paidB == c.shares.b.amount + feeB && paidB >= feeB && paidB <= c.l.b.budget);
+            assert(paidA == c.shares.a.amount + feeA && paidA >= feeA);
+            assert(paidB == c.shares.b.amount + feeB && paidB >= feeB);
+            assert(uint256(paidA) + c.shares.a.redress <= c.l.a.budget);
+            assert(uint256(paidB) + c.shares.b.redress <= c.l.b.budget);
             assert(fees == feeA + feeB && fees >= feeA);
         }
     }
 
-    function _fee(JobBook memory j, uint64 units) private pure returns (uint96) {
+    function _fee(JobBook memory j, uint48 units) private pure returns (uint96) {
         return uint96(uint256(j.verifierFee) * units / j.units);
     }
 
