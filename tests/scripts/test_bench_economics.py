@@ -155,7 +155,7 @@ def test_nodes_of_one_owner_are_reckoned_together_and_owners_each_lose() -> None
 def test_work_that_cannot_be_audited_is_not_offered() -> None:
     assert not workers.offered(workers.Situation(100.0, 0, 1, 85.0, 30, 0.0))
     assert workers.offered(workers.Situation(10_000.0, 0, 1, 85.0, 100, 0.0))
-    assert workers.backed(100.0, 10_000, 1.0) == 60
+    assert workers.backed(100.0, 10_000, 1.0) == 46
 
 
 def test_decoys_make_copying_break_even() -> None:
