@@ -158,6 +158,82 @@ def test_a_batch_waits_while_other_tasks_can_still_go_on() -> None:
     assert here.batches() == [[0, 1]], "nothing is put into two batches"
 
 
+def _jobs(*states: Sequence[TaskState], look_ahead: int = 0, **rules: Any) -> Desk:
+    """Jobs 1, 2, ... whose tasks are in these states and rest on nothing, or on all before them if they wait."""
+    rows: list[Row] = []
+    works = {TaskState.GIVEN: WorkState.GIVEN, TaskState.COMMITTED: WorkState.COMMITTED}
+    for number, each in enumerate(states, 1):
+        job = JobId(number)
+        rows.append(job_row(len(each), id=job, look_ahead=look_ahead))
+        deps = [list(range(index)) if state == WAITING else [] for index, state in enumerate(each)]
+        for spec, state in zip(specs_of(deps), each, strict=True):
+            done = state in works
+            rows.append(Task(job=job, index=spec.index, spec=encode(spec), reward="1", state=state, attempt=int(done)))
+            rows += [work_row(spec.index, works[state], job=job)] if done else []
+    return Desk(rows, **{"batch_s": 300.0, "company_s": 20.0, "company_gap_s": 2.0} | rules)
+
+
+def _commit(here: Desk, job: int, task: int) -> None:
+    key, result = (JobId(job), TaskIndex(task)), raw_cid(b"%d %d" % (job, task))
+    raw, leaf = submission(WORKER, key, (), result)
+    here.tell(WorkCommitted(WORKER, key, (), raw, leaf, result, FAR))
+
+
+def _lines(here: Desk) -> list[list[int]]:
+    """The jobs of each batch that was formed."""
+    rows = here.engine.world.rows
+    return [[job for job, _ in rows.batches[batch].lines] for batch in sorted(rows.batches)]
+
+
+def test_what_waits_is_not_joined_by_what_goes_on_until_that_has_waited_long_enough() -> None:
+    here = _jobs([COMMITTED], [COMMITTED, GIVEN], batch_s=30.0)
+    here.wait(6)
+    assert _lines(here) == [[1]]
+    here.wait(22)
+    assert _lines(here) == [[1]]
+    here.wait(4)
+    assert _lines(here) == [[1], [2]], "none waits longer than it must"
+
+
+def test_jobs_that_end_one_soon_after_the_other_share_a_batch() -> None:
+    here = _jobs([COMMITTED], *[[GIVEN]] * 4)
+    for job in range(2, 6):
+        here.wait(1)
+        assert _lines(here) == []
+        _commit(here, job, 0)
+    here.wait(1)
+    assert _lines(here) == [[1, 2, 3, 4, 5]], "nobody is left to wait for"
+
+
+def test_a_job_that_has_ended_does_not_wait_for_others_for_ever() -> None:
+    here = _jobs([COMMITTED], *[[GIVEN]] * 40)
+    for job in range(2, 30):
+        here.wait(1)
+        _commit(here, job, 0)
+    first, *_ = _lines(here)
+    assert 19 <= len(first) <= 22
+
+
+@pytest.mark.parametrize(
+    ("others", "seconds"),
+    [
+        ([], 0.5),
+        ([[READY]], 0.5),
+        ([[COMMITTED, WAITING], [GIVEN]], 0.5),
+        ([[GIVEN]], 3.0),
+        ([[GIVEN, COMMITTED]] * 3, 3.0),
+    ],
+    ids=["alone", "nobody works", "one that can do nothing without verdicts", "one works", "several do"],
+)
+def test_how_long_a_job_that_has_ended_waits_for_company(others: list[list[TaskState]], seconds: float) -> None:
+    here = _jobs([COMMITTED], *others)
+    here.wait(seconds)
+    assert here.batches() != []
+    here = _jobs([COMMITTED], *others)
+    here.wait(seconds - 1.5)
+    assert (here.batches() == []) == (seconds > 1)
+
+
 def test_a_batch_is_made_as_soon_as_there_is_enough_for_one() -> None:
     here = desk([[]] * 6, [COMMITTED] * 5 + [GIVEN], batch_tasks=5)
     here.wait(2)

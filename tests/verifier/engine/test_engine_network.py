@@ -40,7 +40,7 @@ def test_a_reorganisation_is_followed(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_decoys_come_first_and_nothing_tells_which_they_are(seed: int) -> None:
-    network = Network(seed, decoys=5000, nodes=7, look_ahead=2, cheats=seed % 2, jobs=2)
+    network = Network(seed, decoys=8000, nodes=7, look_ahead=2, cheats=seed % 2, jobs=2)
     check(network)
     assert network.decoys
 

@@ -2,7 +2,9 @@
 other.
 
 Commitments wait for company, but never longer than `Rules.batch_s`, nor while a job can do nothing without its
-verdicts, nor until a receipt falls due. What the chain does to a batch (`chain`) and what its audits come to (`audits`)
+verdicts, nor until a receipt falls due. A batch that is formed for jobs that wait has what those committed, and nothing
+of others: each job in a batch costs gas, so one that goes on comes into few. Jobs for which nobody has to work any more
+wait a moment for each other. What the chain does to a batch (`chain`) and what its audits come to (`audits`)
 lead here.
 """
 
@@ -37,6 +39,8 @@ from proofyard.verifier.engine.world import World
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
 SLACK_S = 0.05
+LOOK_S = 0.25
+"""Between two looks at who waits for a batch."""
 MAX_REASON = 500
 OF_BATCHES = frozenset(
     ("CommitBatch", "Draw", "Settle", "ReadRecord", "AskMarks", "LookAtState", "LookAtResult", "WeighAnswers")
@@ -44,7 +48,7 @@ OF_BATCHES = frozenset(
 """Effects whose keys begin with the row of a batch."""
 MAX_LIST_BYTES = 32 << 20
 """Of the commitments in a batch as they came, half of what a member list may have: long tasks name many states."""
-MAX_LINES = 64
+MAX_LINES = 128
 """Jobs of one batch: the contract takes no more."""
 
 
@@ -53,8 +57,13 @@ class Memory:
     """What begins anew with a restart. Times by the monotonic clock."""
 
     waiting_since: float | None = None
-    looked_at: float = float("-inf")
-    """When it was last tried to form one."""
+    not_before: float = float("-inf")
+    """When it may be tried again to form one."""
+    company: int = 0
+    """How many jobs waited for others when that was last looked at; 0 when none does."""
+    alone_since: float = 0.0
+    joined_at: float = 0.0
+    """When the first of them came to wait, and the last."""
     alarm: float = float("-inf")
     """When `form` looks again."""
     due: dict[int, set[TaskKey]] = field(default_factory=dict)
@@ -78,26 +87,52 @@ class Memory:
 def form(world: World, now: Now) -> None:
     """Put what is committed into a batch, if its time has come."""
     memory, rules = world.memory(Memory), world.rules
-    count, first = tasks.waiting(world)
-    if not count:
+    if not tasks.waiting(world)[0]:
         memory.waiting_since = None
         return
     if memory.waiting_since is None:
         memory.waiting_since = now.mono
-    if now.mono < memory.looked_at + rules.batch_min_s:
-        _look_again(world, memory, memory.looked_at + rules.batch_min_s, now)
+    if now.mono < memory.not_before:
+        _look_again(world, memory, memory.not_before, now)
         return
-    due = now.mono >= memory.waiting_since + rules.batch_s or count >= rules.batch_tasks
-    if not due and first >= now.chain + rules.receipt_margin_s and not tasks.anybody_waits(world):
-        until_due = now.mono + first - now.chain - rules.receipt_margin_s
-        _look_again(world, memory, min(until_due, memory.waiting_since + rules.batch_s), now)
+    due = _due_at(world, memory.waiting_since, now)
+    whose = None if now.mono >= due else tasks.waiting_jobs(world)
+    if whose is not None and not whose:
+        _look_again(world, memory, due, now)
         return
-    memory.looked_at = now.mono
-    chosen = _fitting(world, memory, tasks.to_batch(world), now)
+    if whose and _company_comes(world, memory, whose, now):
+        memory.not_before = now.mono + min(LOOK_S, rules.company_gap_s)
+        _look_again(world, memory, memory.not_before, now)
+        return
+    memory.not_before, memory.company = now.mono + rules.batch_min_s, 0
+    chosen = _fitting(world, memory, tasks.to_batch(world, whose), now)
     if chosen:
         _form(world, memory, chosen, now)
+        # What is left out for those that wait has waited all the same.
+        memory.waiting_since = memory.waiting_since if whose else None
     elif rules.batch_min_s:
-        _look_again(world, memory, memory.looked_at + rules.batch_min_s, now)
+        _look_again(world, memory, memory.not_before, now)
+
+
+def _due_at(world: World, since: float, now: Now) -> float:
+    """When everything is put into a batch that has waited `since` then, by the monotonic clock."""
+    (count, first), rules = tasks.waiting(world), world.rules
+    if count >= rules.batch_tasks:
+        return now.mono
+    return min(now.mono + first - now.chain - rules.receipt_margin_s, since + rules.batch_s)
+
+
+def _company_comes(world: World, memory: Memory, waiting: Collection[JobId], now: Now) -> bool:
+    """Whether jobs that wait wait for more: each batch costs gas, each job in it less. Not where nodes idle for want of
+    verdicts, nor where nobody works, nor longer than the rules say."""
+    if not tasks.anybody_works(world) or any(tasks.starves(world, job) for job in waiting):
+        return False
+    if not memory.company:
+        memory.alone_since = now.mono
+    if len(waiting) > memory.company:
+        memory.company, memory.joined_at = len(waiting), now.mono
+    rules = world.rules
+    return now.mono < min(memory.joined_at + rules.company_gap_s, memory.alone_since + rules.company_s)
 
 
 def _look_again(world: World, memory: Memory, at: float, now: Now) -> None:
@@ -197,7 +232,6 @@ def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None
     if memory.unbacked is not None and memory.unbacked in units:
         jobs.say_nothing(world, memory.unbacked)
         memory.unbacked = None
-    memory.waiting_since = None
     for job, count in Counter(work.job for work in works).items():
         world.log(job, now, "batch", f"batch of {len(works)} commitments formed, {count} of this job")
     world.want(CommitBatch(batch.id, batch.root))

@@ -11,7 +11,7 @@ not asked again, and only where that is so of every node on chain that could, or
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from proofyard.protocol.codec import decode, encode
@@ -753,10 +753,11 @@ class Order:
         return self._needs[key]
 
 
-def to_batch(world: World) -> list[Work]:
-    """Committed works without a batch, those first whose receipts fall due first. A task may have several: no batch
-    holds two of them."""
-    return sorted(world.memory(Memory).unbatched.values(), key=lambda work: work.promised_until)
+def to_batch(world: World, of: Container[JobId] | None = None) -> list[Work]:
+    """Committed works without a batch, all or of some jobs, those first whose receipts fall due first. A task may have
+    several: no batch holds two of them."""
+    works = [work for work in world.memory(Memory).unbatched.values() if of is None or work.job in of]
+    return sorted(works, key=lambda work: work.promised_until)
 
 
 def waiting(world: World) -> tuple[int, int]:
@@ -765,9 +766,20 @@ def waiting(world: World) -> tuple[int, int]:
     return len(memory.unbatched), memory.promises[0][0] if memory.promises else 0
 
 
-def anybody_waits(world: World) -> bool:
-    """Whether a job can do nothing more until what it has committed is judged."""
-    return any(blocked(world, job) for job in world.memory(Memory).unbatched_of)
+def waiting_jobs(world: World) -> set[JobId]:
+    """Those that can do nothing more until what they have committed is judged."""
+    return {job for job in world.memory(Memory).unbatched_of if blocked(world, job)}
+
+
+def starves(world: World, job_id: JobId) -> bool:
+    """Whether a job that waits has tasks that can only be given once what is committed is judged."""
+    book = world.memory(Memory).books.get(job_id)
+    return book is not None and scheduling.runs(book.job) and not all_committed(world, job_id)
+
+
+def anybody_works(world: World) -> bool:
+    """Whether a node has a task."""
+    return bool(world.memory(Memory).leases)
 
 
 def batched(world: World, works: Iterable[Work]) -> None:

@@ -39,6 +39,10 @@ class Rules:
     """A commitment waits at most so long for its batch."""
     batch_min_s: float = 1.0
     """Between two batches, so that what many jobs wait for at once goes into one."""
+    company_s: float = 20.0
+    """A job for which nobody has to work any more waits at most so long for others to come to that, while they do."""
+    company_gap_s: float = 2.0
+    """As long as the next one comes within this time of the last."""
     batch_tasks: int = 4096
     receipt_margin_s: float = 300.0
     """A receipt that falls due within this time is honoured now."""
