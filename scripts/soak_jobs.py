@@ -26,8 +26,8 @@ DEEP = 12
 
 @dataclass
 class Submitted:
-    """A job that a requester opens. `number` is what the chain calls it now; `over`: closed there, and nothing of it
-    open."""
+    """A job that a requester opens. `number` is what the chain calls it now; `over`: paid whole there, or closed and
+    nothing of it open."""
 
     manifest: Manifest
     cid: Cid
@@ -124,7 +124,7 @@ class Requesters:
             except ChainError:
                 # Its block went in this moment.
                 continue
-            job.over = record.closed and not record.units_open and make_cid(record.manifest) == job.cid
+            job.over = record.over and not record.units_open and make_cid(record.manifest) == job.cid
 
     def _openings(self, first: int) -> dict[Cid, JobOpened]:
         events = self.chain._events_since(first, [topic_of(JobOpened)])

@@ -230,6 +230,7 @@ class ChainOf:
             units_open=opened,
             units_left=facts.units - paid - opened,
             closed=closed,
+            over=closed or paid >= facts.units,
             closed_at=self._chain.clock if closed else 0,
             verifier=self._chain.taken.get(job, 0),
             last_active=self._chain.last_active.get(job, self._chain.clock),

@@ -15,8 +15,7 @@ from proofyard.protocol.record import decode_record
 from proofyard.verifier import leading
 from proofyard.verifier.duties import DRAW_OTHERS_AFTER, HASHES, JUDGING_S, round_of_duties
 from proofyard.verifier.engine.effects import Settle
-from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState
-from proofyard.verifier.engine.world import Step
+from proofyard.verifier.engine.rows import Batch, BatchState
 from proofyard.verifier.store.tables import Known, Signed
 
 
@@ -241,26 +240,6 @@ async def test_a_settled_batch_is_finalized_when_its_window_is_over(court: Calla
     batch.open_challenges = 0
     await round_of_duties(here.context)
     assert ("finalize", BATCH) in here.chain.sent
-
-
-async def test_a_job_is_closed_once_all_its_units_are_paid(court: Callable[..., Court]) -> None:
-    here = court(honest, honest, honest)
-    await here.commit({0: (RIGHT, True)})
-    (job,) = here.leader.stored(Job)
-    job.state = JobState.DONE
-    await here.context.database.write(Step((job,), (), ()))
-    async with here.leader.running(close=False):
-        await here.leader.until(settles(here))
-        await here.leader.until(lambda: here.leader.rows.jobs[job.id].units_open == 0)
-        assert here.chain.closed == set(), "units are left to pay"
-    lines = here.chain.batches[BATCH].content.lines
-    paid = tuple(replace(line, paid_units=here.facts.units) for line in lines)
-    here.chain.batches[BATCH].content = replace(here.chain.batches[BATCH].content, lines=paid)
-    here.leader.renew()
-    async with here.leader.running():
-        await here.leader.until(lambda: here.leader.rows.jobs[job.id].closed_at)
-    assert here.chain.closed == {1}
-    assert here.chain.sent.count(("close", 1)) == 1
 
 
 async def test_a_batch_whose_commit_went_with_a_block_is_sent_again(court: Callable[..., Court]) -> None:

@@ -66,7 +66,9 @@ async def test_three_hundred_honest_tasks_on_five_nodes_end_with_three_hundred_v
         )
     )
     async with verifier.running():
-        await verifier.until(lambda: job in chain.closed, seconds=240)
+        await verifier.until(
+            lambda: job in verifier.rows.jobs and verifier.rows.jobs[job].state == JobState.DONE, seconds=240
+        )
         await verifier.runner.tell_all([])
     (row,) = verifier.stored(Job)
     assert (row.state, row.reason, row.units_paid, row.units_open) == (JobState.DONE, "", TASKS, 0)

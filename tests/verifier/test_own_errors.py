@@ -110,9 +110,14 @@ class Pair:
         return self.failed >= runner_module.MAX_ERRORS and "internal error" in self.said()
 
     async def live(self, said: Callable[[], bool] = lambda: True) -> None:
-        """Until the second job is closed, and of the first one is `said` what there is to say."""
+        """Until the second job is done, and of the first one is `said` what there is to say."""
+
+        def over() -> bool:
+            row = self.verifier.rows.jobs.get(self.good)
+            return row is not None and row.state == JobState.DONE and row.units_paid == row.units and said()
+
         async with self.verifier.running():
-            await self.verifier.until(lambda: self.good in self.chain.closed and said(), seconds=120)
+            await self.verifier.until(over, seconds=120)
 
     def row(self, job: JobId) -> Job:
         row: Job = next(row for row in self.verifier.stored(Job) if row.id == job)

@@ -123,7 +123,7 @@ async def test_a_silent_verifiers_job_is_carried_on_from_what_is_paid(
                 result = second.rows.works[town.job, index, 1].result
                 second.context.store.put_bytes(town.first.context.store.get_bytes(result))
             town.bring(second)
-            await second.until(lambda: town.job in town.chain.closed)
+            await second.until(lambda: town.row().state == JobState.DONE)
             await second.runner.tell_all([])
             assert town.units_paid() == TASKS
             (row,) = second.stored(Job)

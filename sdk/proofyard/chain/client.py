@@ -280,10 +280,11 @@ class ChainClient(HistoryReader):
         self.transact("topUp", job, amount)
 
     def close_job(self, job: JobId) -> None:
-        """End a job: as its requester at any time, as its verifier once all of it is paid. What is committed stays
-        reserved. A job that either of them has closed meanwhile is closed, and nothing is sent."""
-        with suppress(JobIsClosed):
-            self.transact("closeJob", job)
+        """End a job, as its requester. What is committed stays reserved. Nothing is sent for one that is closed or paid
+        whole: it is over."""
+        if not self.job(job).over:
+            with suppress(JobIsClosed):
+                self.transact("closeJob", job)
 
     def refund(self, job: JobId) -> None:
         """Send the requester what is free of a job for which nothing can be committed any more; can be repeated."""

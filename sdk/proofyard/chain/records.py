@@ -257,6 +257,11 @@ class JobRecord:
         return self.closed_at != 0
 
     @property
+    def over(self) -> bool:
+        """Whether nobody is to work for it any more: it is closed, or paid whole."""
+        return self.closed or self.units_paid >= self.units
+
+    @property
     def units_left(self) -> int:
         """Units that can still be committed."""
         return self.units - self.units_open - self.units_paid

@@ -227,6 +227,7 @@ def _end(context: typer.Context, flags: WalletFlags, job: int, as_json: bool, *,
             take_back(chain, chain.job(JobId(job)))
         record, got = chain.job(JobId(job)), chain.token_balance(client.wallet.address) - before
         step = _refund_step(chain, record)
+    ended = "closed" if record.closed else "over: all of it is paid"
     facts = {
         "job": str(job),
         "closed": record.closed,
@@ -234,7 +235,7 @@ def _end(context: typer.Context, flags: WalletFlags, job: int, as_json: bool, *,
         "escrow": str(record.escrow),
         "surplus": str(record.surplus),
     }
-    emit(facts, as_json=as_json, text=format_credits(got) if refund else f"job {job} is closed")
+    emit(facts, as_json=as_json, text=format_credits(got) if refund else f"job {job} is {ended}")
     note(step)
 
 
@@ -362,5 +363,5 @@ def _refund_step(chain: "ChainClient", record: "JobRecord") -> str:
         return "nothing is left to be refunded now"
     if free <= now:
         return f"next: {command}"
-    sooner = "" if record.closed or record.units_paid == record.units else f", or sooner with job cancel {record.id}"
+    sooner = "" if record.over else f", or sooner with job cancel {record.id}"
     return f"next, from Unix time {free} on ({free - now} s from now{sooner}): {command}"

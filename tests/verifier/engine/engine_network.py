@@ -18,7 +18,6 @@ from proofyard.chain.events import (
     BatchCommitted,
     BatchSettled,
     FeesPaid,
-    JobClosed,
     JobCommitted,
     JobOpened,
     JobTaken,
@@ -111,7 +110,6 @@ class SimChain:
         self.batches: dict[BatchId, OnChain] = {}
         self.next_batch = 1
         self.taken: dict[JobId, int] = {}
-        self.closed: set[JobId] = set()
         self.undo: list[tuple[int, Callable[[], None]]] = []
         self.fork = 0
 
@@ -436,7 +434,7 @@ class Network:
             if isinstance(job, Job)
             and (
                 job.state not in (JobState.DONE, JobState.FAILED)
-                or (job.state == JobState.DONE and not job.closed_at)
+                or (job.state == JobState.DONE and job.units_paid < job.units)
                 or job.id in promised
             )
         }
@@ -761,17 +759,6 @@ class Network:
     def _do_TakeBatch(self, effect: effects.TakeBatch) -> None:
         """Nobody voids here."""
 
-    def _do_CloseJob(self, effect: effects.CloseJob) -> None:
-        def close() -> None:
-            """Its verifier may close a job once all of it is paid."""
-            whole = sum(spec.work_units for spec in self.specs)
-            if effect.job not in self.chain.closed and self.paid_units(effect.job) == whole:
-                self.chain.closed.add(effect.job)
-                self.chain.on_undo(lambda: self.chain.closed.discard(effect.job))
-                self.chain.emit(lambda at: JobClosed(at, effect.job))
-
-        self.chain.pool.append(close)
-
     def _do_ReadJob(self, effect: effects.ReadJob) -> None:
         opened = any(
             isinstance(n, JobOpened) and n.job == effect.job for block in self.chain.blocks for n in block.news
@@ -782,7 +769,7 @@ class Network:
                 effect.job,
                 manifest,
                 self.chain.taken.get(effect.job, 0),
-                1 if effect.job in self.chain.closed else 0,
+                0,
                 self.open_units(effect.job),
                 self.paid_units(effect.job),
             ),

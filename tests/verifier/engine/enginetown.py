@@ -34,7 +34,6 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Signa
 from proofyard.verifier.engine import scheduling, tasks
 from proofyard.verifier.engine.effects import (
     CancelTasks,
-    CloseJob,
     CommitBatch,
     Draw,
     Effect,
@@ -333,12 +332,9 @@ class Town:
                 self.tell(replace(record, batch=effect.batch, fork=effect.fork, settled_block=settled))
             case Pack():
                 self.tell(Packed(effect.job, raw_cid(b"packed")))
-            case CloseJob() if effect.job in self.ledger.jobs and effect.job not in self.ledger.closed:
-                assert self.ledger.units_paid[effect.job] == self.ledger.jobs[effect.job].units
-                self.chain(JobClosed(self.position(), effect.job))
             case ReadJob():
                 self.tell(self.read(effect.job))
-            case TakeJob() | CommitBatch() | Settle() | ReadRecord() | CloseJob():
+            case TakeJob() | CommitBatch() | Settle() | ReadRecord():
                 self.tell(EffectFailed(effect.key, "the chain does not take it now"))
             case _:
                 raise AssertionError(f"nobody answers {effect}")
@@ -581,7 +577,7 @@ def memory_of(world: World) -> dict[str, object]:
         job: [(gate.deps, gate.missing, gate.chain, gate.is_open) for gate in book.graph.gates]
         for job, book in memory.books.items()
     }
-    names = ("Expand", "TakeJob", "Pack", "CloseJob")
+    names = ("Expand", "TakeJob", "Pack")
     # The task graph of a job that is being taken is read again.
     taking = {job.id for job in world.rows.jobs.values() if job.state == JobState.TAKING}
     return {

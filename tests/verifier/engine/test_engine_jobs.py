@@ -1,14 +1,13 @@
 import pytest
-from enginetown import OWN, START, UNITS, Town, address, job_row, rounds
+from enginetown import OWN, START, UNITS, ZERO, Town, address, job_row, rounds
 
-from proofyard.chain.events import JobClosed, JobTaken, JobToppedUp
+from proofyard.chain.events import BatchSettled, JobClosed, JobTaken, JobToppedUp
 from proofyard.protocol.cid import raw_cid
-from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
+from proofyard.protocol.settlement import Line, OperatorId
+from proofyard.protocol.types import BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.verifier.engine import jobs, tasks
 from proofyard.verifier.engine.effects import (
     CancelTasks,
-    CloseJob,
     Effect,
     Expand,
     OfferTasks,
@@ -60,7 +59,7 @@ def calm(made: Town) -> None:
         made.tick(6)
 
 
-def test_a_job_is_read_taken_carried_packed_and_closed() -> None:
+def test_a_job_is_read_taken_carried_paid_and_packed() -> None:
     made = town()
     made.open(1, [[], [0]])
     assert (state(made), kinds(made)) == (("waiting", ""), [Expand])
@@ -71,8 +70,8 @@ def test_a_job_is_read_taken_carried_packed_and_closed() -> None:
     assert (state(made), kinds(made)) == (("running", ""), [OfferTasks])
     assert [task.reward for task in made.world.rows.tasks.values()] == [str(500 * UNITS)] * 2
     calm(made)
-    assert state(made) == ("done", "") and made.ledger.closed == {JOB}
-    assert job_row(made, JOB).closed_at
+    assert state(made) == ("done", "") and made.effects == [], "nothing is left to be sent"
+    assert job_row(made, JOB).units_paid == job_row(made, JOB).units
     shown = [line.kind for line in made.logs if line.kind in ("opened", "done", "failed")]
     assert shown == ["opened", "done"]
 
@@ -90,10 +89,10 @@ def test_a_job_goes_on_wherever_the_verifier_died(steps: int) -> None:
         made.tick(6)
     made.restart()
     calm(made)
-    assert state(made) == ("done", "") and made.ledger.closed == {JOB}
+    assert state(made) == ("done", "") and job_row(made, JOB).units_paid == job_row(made, JOB).units
 
 
-def test_a_restart_packs_and_closes_what_was_not() -> None:
+def test_a_restart_packs_what_was_not() -> None:
     made = running()
     while Pack not in kinds(made):
         made.run_all_but(Pack)
@@ -104,9 +103,8 @@ def test_a_restart_packs_and_closes_what_was_not() -> None:
     made.restart()
     assert Pack in kinds(made)
     do(made, Pack)
-    assert CloseJob in kinds(made)
     made.restart()
-    assert CloseJob in kinds(made) and Pack not in kinds(made)
+    assert Pack not in kinds(made)
 
 
 def test_a_manifest_that_makes_other_units_fails_the_job_with_both_numbers() -> None:
@@ -170,6 +168,21 @@ def test_a_job_that_another_verifier_takes_is_left_to_it() -> None:
     assert kinds(made) == [Expand]
     made.run_all()
     assert state(made) == ("running", "")
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_job_that_another_verifier_has_carried_to_its_end_is_over_here_too(over: bool) -> None:
+    made = town()
+    made.open(1, [[]])
+    made.chain(JobTaken(made.position(), JOB, OperatorId(OWN + 1)))
+    units = job_row(made, JOB).units
+    lines = (Line(JOB, units, Wei(0), units if over else units - 1),)
+    record = raw_cid(b"record")
+    made.chain(BatchSettled(made.position(), BatchId(9), 0, ZERO, 0, Wei(0), Wei(0), ZERO, record, 3, 0, lines))
+    assert state(made) == (("failed", jobs.DONE_ELSEWHERE) if over else ("waiting", jobs.TAKEN_ELSEWHERE))
+    made.effects.clear()
+    made.tell(JobFreed(JOB))
+    assert kinds(made) == ([] if over else [Expand])
 
 
 def test_a_job_that_is_taken_over_stops_here_and_what_was_promised_is_committed() -> None:
@@ -343,7 +356,7 @@ def test_a_job_that_was_taken_or_closed_in_a_block_that_is_gone_is_as_it_was() -
 def test_a_job_is_not_done_if_its_settlement_has_not_happened() -> None:
     made = running()
     for _ in range(4):
-        made.run_all_but(CloseJob)
+        made.run_all()
         for person in made.people.values():
             for key in list(person.at):
                 made.finish(person, key)

@@ -157,10 +157,10 @@ async def test_the_newest_batch_is_known_when_none_is_live(database: Database) -
     assert database.last_batch(ENGINE_ROWS) == ENGINE_ROWS + 5
 
 
-async def test_a_job_that_is_done_is_live_until_it_is_closed(database: Database) -> None:
+async def test_a_job_that_is_done_is_live_until_it_is_paid_whole(database: Database) -> None:
     job = next(row for row in ROWS if isinstance(row, Job))
-    done = msgspec.structs.replace(job, state=JobState.DONE)
+    done = msgspec.structs.replace(job, state=JobState.DONE, units_paid=job.units - 1)
     await database.write(Step((done,), (), ()))
     assert database.load() == [done]
-    await database.write(Step((msgspec.structs.replace(done, closed_at=7),), (), ()))
+    await database.write(Step((msgspec.structs.replace(done, units_paid=job.units),), (), ()))
     assert database.load() == []

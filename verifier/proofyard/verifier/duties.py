@@ -211,7 +211,7 @@ async def look_for_free_jobs(context: Context) -> None:
             continue
         left = record.last_active + params.takeover_timeout - context.chain_time()
         looks[job.id] = time.monotonic() + max(LOOK_AGAIN_S, left)
-        if not record.closed and left < 0 and await _has_manifest(context, job.manifest):
+        if not record.over and left < 0 and await _has_manifest(context, job.manifest):
             context.runner.post(JobFreed(job.id))
 
 

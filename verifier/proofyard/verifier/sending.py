@@ -4,7 +4,7 @@ import contextlib
 from functools import partial
 
 from proofyard.chain import Refused
-from proofyard.chain.refusals import AlreadySettled, JobIsClosed, JobTakenBy
+from proofyard.chain.refusals import AlreadySettled, JobTakenBy
 from proofyard.protocol.types import BatchId, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
@@ -67,16 +67,6 @@ async def take_batch(context: Context, effect: effects.TakeBatch) -> None:
     with contextlib.suppress(AlreadySettled):
         subject = f"take-batch {effect.chain_id} {effect.attempt}"
         await context.send(subject, lambda chain: chain.take_batch(effect.chain_id))
-
-
-async def close_job(context: Context, effect: effects.CloseJob) -> None:
-    """Give what was not spent back to the requester of a finished job."""
-    record = await context.on_chain(partial(context.chain.job, effect.job))
-    if record.closed or record.units_paid < record.units or record.verifier != await context.own():
-        return
-    with contextlib.suppress(JobIsClosed):
-        subject = f"close-job {effect.job} {record.manifest.hex()}"
-        await context.send(subject, lambda chain: chain.close_job(effect.job))
 
 
 async def read_job(context: Context, effect: effects.ReadJob) -> float:

@@ -265,7 +265,6 @@ _PERFORM: dict[type[Effect], Any] = {
     effects.CommitBatch: leading.commit_batch,
     effects.TakeJob: sending.take_job,
     effects.TakeBatch: sending.take_batch,
-    effects.CloseJob: sending.close_job,
     effects.ReadJob: sending.read_job,
 }
 

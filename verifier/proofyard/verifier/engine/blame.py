@@ -30,7 +30,7 @@ Jobs = tuple[JobId, ...]
 Subject = tuple[type, Jobs, str]
 """What kind of event, of which jobs, by which peer if by one: the same for an event that is told again."""
 
-OF_JOBS = frozenset(("Expand", "TakeJob", "Pack", "CloseJob", "ReadJob"))
+OF_JOBS = frozenset(("Expand", "TakeJob", "Pack", "ReadJob"))
 OF_PLACES = frozenset(("LookAtState", "LookAtResult", "WeighAnswers"))
 """Effects with (batch, (job, task, ...)); those that are neither are of a batch as a whole, or of a node."""
 

@@ -80,8 +80,8 @@ def _topped_up(world: World, more: JobToppedUp, _at: int, now: Now) -> None:
     jobs.topped_up(world, more.job, now)
 
 
-def _line_committed(world: World, line: JobCommitted, _at: int, _now: Now) -> None:
-    jobs.units_moved(world, line.job, opened=line.units, paid=0)
+def _line_committed(world: World, line: JobCommitted, _at: int, now: Now) -> None:
+    jobs.units_moved(world, line.job, now, opened=line.units, paid=0)
 
 
 # Batches
@@ -116,7 +116,7 @@ def _settled(world: World, settled: BatchSettled, _at: int, now: Now) -> None:
     batch = world.rows.by_chain_id.get(settled.batch)
     for line in settled.lines:
         world.about = (line.job,)
-        jobs.units_moved(world, line.job, opened=-line.units, paid=line.paid_units)
+        jobs.units_moved(world, line.job, now, opened=-line.units, paid=line.paid_units)
     if batch is not None and (batch.state not in batches.OVER or batch.settled_block != settled.position.block):
         batches.settled(world, batch, settled.attempt, settled.position.block, settled.claimable_at, now)
 
@@ -141,7 +141,7 @@ def _voided(world: World, batch: Batch, voided: BatchVoided, now: Now) -> None:
 
 def _dropped(world: World, batch: Batch, _dropped: BatchDropped, now: Now) -> None:
     for job, units in batch.lines:
-        jobs.units_moved(world, job, opened=-units, paid=0)
+        jobs.units_moved(world, job, now, opened=-units, paid=0)
     batches.dropped(world, batch, f"batch {batch.chain_id} was dropped: nobody settled it in time", now)
 
 

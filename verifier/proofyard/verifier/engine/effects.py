@@ -186,9 +186,3 @@ class CommitBatch(Effect):
 class TakeBatch(Effect):
     chain_id: BatchId
     attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class CloseJob(Effect):
-    retries: ClassVar[int | None] = 8
-    job: JobId

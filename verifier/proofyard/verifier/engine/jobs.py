@@ -1,4 +1,4 @@
-"""A job from its event on chain to its result: taken up, carried, packed, closed. What one of them cannot do holds up
+"""A job from its event on chain to its result: taken up, carried, packed. What one of them cannot do holds up
 no other.
 
 A job is its number, its manifest and the block it was opened in. Where a reorganisation takes the block away, the job
@@ -14,7 +14,7 @@ from proofyard.protocol.cid import make_cid
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Cid, JobId
 from proofyard.verifier.engine import backing, tasks
-from proofyard.verifier.engine.effects import CloseJob, Expand, Pack, ReadJob, TakeJob
+from proofyard.verifier.engine.effects import Expand, Pack, ReadJob, TakeJob
 from proofyard.verifier.engine.events import (
     EffectFailed,
     Expanded,
@@ -31,6 +31,7 @@ from proofyard.verifier.engine.world import World
 CLOSED = "it was closed before it was done"
 TAKEN_OVER = "another verifier has taken it over"
 TAKEN_ELSEWHERE = "another verifier schedules it"
+DONE_ELSEWHERE = "another verifier has carried it to its end"
 DEADLINE = "the deadline has passed"
 GONE = "the block it was opened in is gone; it goes on once the chain has it again"
 GONE_POLL_S = 5.0
@@ -179,7 +180,6 @@ def closed(world: World, job_id: JobId, at: int, now: Now) -> None:
     job = world.rows.jobs.get(job_id)
     if job is None:
         return
-    world.done(CloseJob(job.id).key)
     job.closed_at = at
     world.rows.touch(job)
     if job.state in UNTAKEN or (job.state == JobState.RUNNING and job.units_paid < job.units):
@@ -191,14 +191,15 @@ def topped_up(world: World, job_id: JobId, now: Now) -> None:
         world.log(job_id, now, "funded", "its requester has added to its escrow")
 
 
-def units_moved(world: World, job_id: JobId, *, opened: int, paid: int) -> None:
+def units_moved(world: World, job_id: JobId, now: Now, *, opened: int, paid: int) -> None:
     """A batch with a line of it was committed, settled or dropped."""
     job = world.rows.jobs.get(job_id)
     if job is not None:
         job.units_open += opened
         job.units_paid += paid
         world.rows.touch(job)
-        _close_paid(world, job)
+        if job.elsewhere and job.state in UNTAKEN and job.units_paid >= job.units:
+            fail(world, job.id, DONE_ELSEWHERE, now)
 
 
 def commits_end(world: World, job: Job) -> int:
@@ -244,7 +245,6 @@ def standing(world: World, job: Job, read: JobRead, now: Now) -> None:
             taken(world, job.id, now.block, now, own=False)
     elif job.taken_block or job.elsewhere:
         _untaken(world, job, now)
-    _close_paid(world, job)
 
 
 def _untaken(world: World, job: Job, now: Now) -> None:
@@ -383,7 +383,7 @@ def _drop_effects(world: World, job: Job) -> None:
     _awaited(world, job)
     world.memory(Memory).graphs.pop(job.id, None)
     world.memory(Memory).unbacked.pop(job.id, None)
-    for effect in (TakeJob(job.id), Pack(job.id), CloseJob(job.id)):
+    for effect in (TakeJob(job.id), Pack(job.id)):
         world.done(effect.key)
 
 
@@ -406,7 +406,6 @@ def undone(world: World, job_id: JobId, now: Now) -> None:
     job = world.rows.jobs.get(job_id)
     if job is not None and job.state in (JobState.PACKING, JobState.DONE):
         world.done(Pack(job.id).key)
-        world.done(CloseJob(job.id).key)
         job.state = JobState.RUNNING
         world.rows.touch(job)
         _watch_deadline(world, job, now)
@@ -421,14 +420,7 @@ def packed(world: World, event: Packed, now: Now) -> None:
     job.state, job.result, job.reason = JobState.DONE, event.result, ""
     world.rows.touch(job)
     world.log(job.id, now, "done", f"result {event.result}")
-    _close_paid(world, job)
     world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
-
-
-def _close_paid(world: World, job: Job) -> None:
-    """Give what was not spent back to the requester, once all units are paid on chain."""
-    if job.state == JobState.DONE and job.taken_block and not job.closed_at and job.units_paid >= job.units:
-        world.want(CloseJob(job.id))
 
 
 def forget_maybe(world: World, job_id: JobId) -> None:
@@ -443,7 +435,7 @@ def _forget(world: World, job: Job, now: Now) -> None:
     if job.state not in OVER:
         return
     forget_maybe(world, job.id)
-    if tasks.is_kept(world, job.id) or (job.state == JobState.DONE and not job.closed_at):
+    if tasks.is_kept(world, job.id) or (job.state == JobState.DONE and job.units_paid < job.units):
         world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
     else:
         world.forget(job.id)
@@ -505,8 +497,6 @@ def resume(world: World, now: Now) -> None:
                 world.want(TakeJob(job.id))
             case JobState.PACKING:
                 world.want(Pack(job.id))
-            case JobState.DONE:
-                _close_paid(world, job)
         if job.state not in OVER or job.reason in (CLOSED, TAKEN_OVER) or job.state == JobState.DONE:
             world.want(ReadJob(job.id))
         if job.state in OVER:
@@ -549,8 +539,6 @@ def effect_failed(world: World, event: EffectFailed, now: Now) -> None:
             fail(world, job.id, f"this verifier cannot take it: {event.reason}", now)
         case "Pack" if job.state == JobState.PACKING:
             fail(world, job.id, f"its result cannot be packed: {event.reason}", now)
-        case "CloseJob":
-            world.log(job.id, now, "open", f"it stays open on chain: {event.reason}")
 
 
 __all__ = ["check_done", "closed", "commits_end", "expire", "fail", "opened", "taken", "vanished"]

@@ -103,9 +103,7 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
 }
 
 
-_ENDS = frozenset(
-    ("Expand", "TakeJob", "Pack", "CloseJob", "CommitBatch", "WeighAnswers", "LookAtState", "LookAtResult")
-)
+_ENDS = frozenset(("Expand", "TakeJob", "Pack", "CommitBatch", "WeighAnswers", "LookAtState", "LookAtResult"))
 """Effects whose subject ends where they never succeed; everything else is tried again for as long as it is wanted."""
 
 

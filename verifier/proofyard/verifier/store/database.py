@@ -304,8 +304,8 @@ def _live_batches(process: str) -> Any:
 def _live_jobs(process: str) -> Any:
     table, work = TABLES[Job], TABLES[Work]
     promised = select(work.c.job).where(work.c.state.in_(["committed", "batched"]))
-    unclosed = and_(table.c.state == JobState.DONE.value, table.c.closed_at == 0)
-    live = or_(table.c.state.not_in([JobState.DONE.value, JobState.FAILED.value]), unclosed, table.c.id.in_(promised))
+    unpaid = and_(table.c.state == JobState.DONE.value, table.c.units_paid < table.c.units)
+    live = or_(table.c.state.not_in([JobState.DONE.value, JobState.FAILED.value]), unpaid, table.c.id.in_(promised))
     return and_(live, table.c.claimed_by == process)
 
 
