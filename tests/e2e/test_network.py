@@ -48,7 +48,8 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert {event.node for event in faults} == {cheat.key.address}
     assert kinds.count("valid") == report.tasks_valid == report.tasks == 8
     adapter = handle.result(tmp_path / "adapter")
-    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "proofyard.json", "tokenizer.json"}
+    assert {path.name for path in adapter.iterdir()} == files
     check_believes_nobody(client, handle, report.result, tmp_path)
 
     batches = settled_batches(client, handle.job_id)
