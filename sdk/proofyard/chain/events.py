@@ -1,13 +1,14 @@
 """The events of Registry and Court, one frozen record each, with the names of `IRegistry.sol` and `ICourt.sol` in snake
 case."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, cast
 
 from eth_utils.abi import event_abi_to_log_topic
-from web3._utils.events import get_event_data
-from web3.types import LogReceipt
+from web3 import Web3
+from web3.exceptions import LogTopicError
 
 from proofyard.chain.abi import contract, snake
 from proofyard.chain.codec import codec
@@ -381,7 +382,7 @@ class Equivocated(Event):
 
 def topic_of(kind: type[Event]) -> str:
     """The first topic of an event's logs."""
-    return next("0x" + topic.hex() for topic, (known, _) in _EVENTS.items() if known is kind)
+    return next("0x" + topic.hex() for topic, shape in _EVENTS.items() if shape.kind is kind)
 
 
 def word(number: int) -> str:
@@ -389,25 +390,62 @@ def word(number: int) -> str:
     return "0x" + number.to_bytes(32, "big").hex()
 
 
-def decode_logs(logs: Sequence[LogReceipt]) -> list[Event]:
-    """The events of Registry and Court among `logs`; others are passed over."""
+@dataclass(frozen=True)
+class _Shape:
+    """How the logs of an event are read: names and types of what is in the topics, then of what is in the data."""
+
+    kind: type[Event]
+    names: tuple[str, ...]
+    topics: tuple[str, ...]
+    data: tuple[str, ...]
+
+
+def decode_logs(logs: Sequence[Mapping[str, Any]]) -> list[Event]:
+    """The events of Registry and Court among `logs`, as JSON-RPC has them or as web3 makes them; others are passed
+    over."""
     events: list[Event] = []
     for log in logs:
-        known = _EVENTS.get(bytes(log["topics"][0])) if log["topics"] else None
-        if known is not None:
-            kind, abi = known
-            arguments = get_event_data(codec(), abi, log)["args"]
-            position = Position(log["blockNumber"], Digest(bytes(log["blockHash"])), log["logIndex"])
-            values = {snake(name): _convert(name, value) for name, value in arguments.items()}
+        topics = [_bytes(topic) for topic in log["topics"]]
+        shape = _EVENTS.get(topics[0]) if topics else None
+        if shape is not None:
+            position = Position(_number(log["blockNumber"]), Digest(_bytes(log["blockHash"])), _number(log["logIndex"]))
+            values = _values(shape, topics[1:], _bytes(log["data"]))
             if "lines" in values:
                 values["lines"] = lines_of(values["lines"], values.pop("paid", ()))
-            events.append(kind(position=position, **values))
+            events.append(shape.kind(position=position, **values))
     return events
 
 
-def _convert(name: str, value: Any) -> Any:
+def _values(shape: _Shape, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
+    if len(topics) != len(shape.topics):
+        raise LogTopicError(f"{shape.kind.__name__} has {len(shape.topics)} topics, and a log of it {len(topics)}")
+    found = [*codec().decode(shape.topics, b"".join(topics)), *codec().decode(shape.data, data)]
+    return {
+        name: _convert(name, form, value)
+        for name, form, value in zip(shape.names, shape.topics + shape.data, found, strict=True)
+    }
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return bytes.fromhex(value[2:]) if isinstance(value, str) else bytes(value)
+
+
+def _number(value: int | str) -> int:
+    return int(value, 16) if isinstance(value, str) else value
+
+
+@lru_cache(4096)
+def _checksummed(address: str) -> Address:
+    return Address(Web3.to_checksum_address(address))
+
+
+def _convert(name: str, form: str, value: Any) -> Any:
     if name == "record":
         return record_cid(value)
+    if form == "address":
+        return _checksummed(value)
+    if form == "address[]":
+        return tuple(map(_checksummed, value))
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -421,7 +459,7 @@ def record_cid(value: bytes) -> Cid:
         return raw_cid(value)
 
 
-def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
+def _event_table() -> dict[bytes, _Shape]:
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     table = {}
     for entry in [*contract("Registry").abi, *contract("Court").abi]:
@@ -431,7 +469,10 @@ def _event_table() -> dict[bytes, tuple[type[Event], Any]]:
             expected = [snake(item["name"]) for item in entry["inputs"] if item["name"] != "paid"]
             if expected != [field.name for field in fields(kind)[1:]]:
                 raise TypeError(f"{kind.__name__} does not have the fields of its Solidity event: {expected}")
-            table[event_abi_to_log_topic(cast(Any, entry))] = (kind, entry)
+            inputs = [item for indexed in (True, False) for item in entry["inputs"] if item["indexed"] is indexed]
+            topics, data = (tuple(i["type"] for i in inputs if i["indexed"] is where) for where in (True, False))
+            names = tuple(snake(item["name"]) for item in inputs)
+            table[event_abi_to_log_topic(cast(Any, entry))] = _Shape(kind, names, topics, data)
     return table
 
 
