@@ -10,7 +10,7 @@ from world import CREDIT, World
 from proofyard.chain import ChainClient, CourtParams, History, NotDrawn, Params
 from proofyard.chain.errors import EventsMissing
 from proofyard.protocol.settlement import draw_seed, header_hash, stored_hash
-from proofyard.protocol.types import BatchId, Wei
+from proofyard.protocol.types import BatchId, JobId, Wei
 
 SMALL = Params(exposure_bps=40_000, court=CourtParams(jury_size=1, appeal_jury_size=2))
 SEED = int(os.environ.get("LIFE_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
@@ -76,6 +76,15 @@ def check_view(chain: ChainClient, batch: BatchId) -> None:
         assert facts.reward == 400 * CREDIT
 
 
+def check_settlements(chain: ChainClient) -> None:
+    """Of each job, the last settlement of each of its batches."""
+    for number in range(1, chain._read("counts")[2] + 1):
+        last = {event.batch: event for event in chain.settled(JobId(number))}
+        held = chain.settlements(JobId(number), chain.block_number())
+        assert [event.batch for event in held] == sorted(last)
+        assert {event.batch: event for event in held} == last
+
+
 def check_everything(chain: ChainClient, first: int, random: Random) -> None:
     history, head = chain.history(), chain.block_number()
     blocks = random.sample(range(first, head), min(head - first, 5))
@@ -89,6 +98,7 @@ def check_everything(chain: ChainClient, first: int, random: Random) -> None:
         else:
             with pytest.raises(NotDrawn):
                 chain.view(batch)
+    check_settlements(chain)
 
 
 def test_events_tell_the_past_like_an_archive_node_also_after_a_reorganisation(deploy) -> None:

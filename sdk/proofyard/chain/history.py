@@ -104,6 +104,7 @@ class History:
         self._seeds: Timeline[BatchId, Digest] = Timeline()
         self._leading: Timeline[BatchId, Leading] = Timeline()
         self._standing: Timeline[BatchId, Standing] = Timeline()
+        self._settled: Timeline[BatchId, BatchSettled] = Timeline()
 
     # Reading
 
@@ -210,6 +211,7 @@ class History:
     def _(self, event: BatchSettled) -> None:
         at = when(event.position)
         self._standing.put(event.batch, at, Standing(False, self._voidings(event.batch, at), event.record))
+        self._settled.put(event.batch, at, event)
 
     @_fold.register
     def _(self, event: BatchVoided) -> None:
@@ -293,6 +295,13 @@ class History:
     def standing(self, batch: BatchId, block: int) -> Standing | None:
         """What had become of a batch; None before it was committed."""
         return self._standing.at(batch, end_of(block))
+
+    def settlements(self, job: JobId) -> list[BatchSettled]:
+        """The last settlement of each of a job's batches that had one, also where it was voided, in the order in which
+        the batches were committed."""
+        now = end_of(self.read_to)
+        batches = dict.fromkeys(batch for _, batch in self._of_job.changes(job, now))
+        return [event for batch in batches if (event := self._settled.at(batch, now)) is not None]
 
     def open_batches(self, block: int) -> tuple[OpenBatch, ...]:
         """The batches that were committed, and neither settled nor dropped, ascending; a voided one is open again."""

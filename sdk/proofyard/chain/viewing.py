@@ -5,12 +5,13 @@ import time
 
 from proofyard.chain.court_reader import CourtReader
 from proofyard.chain.errors import ChainBehind, ChainError
+from proofyard.chain.events import BatchSettled
 from proofyard.chain.following import Cursor
 from proofyard.chain.history import BlockFacts, History
 from proofyard.chain.records import VerifierRecord
 from proofyard.chain.rpc import mapped_errors
 from proofyard.chain.urls import shown_all
-from proofyard.protocol.types import Address, BatchId, Digest
+from proofyard.protocol.types import Address, BatchId, Digest, JobId
 from proofyard.protocol.view import BatchView
 
 REORGANISED_TRIES = 5
@@ -48,6 +49,12 @@ class HistoryReader(CourtReader):
                 if self._read_on().rollbacks == undone:
                     return view
         raise ChainError(f"the chain at {shown_all(self.rpc_url)} is reorganised again and again; try again later")
+
+    def settlements(self, job: JobId, block: int) -> list[BatchSettled]:
+        """`History.settlements`, of everything up to `block` at least."""
+        with self._reading:
+            known = self._history
+            return (known if known and known.read_to >= block else self._read_on()).settlements(job)
 
     def signers_of(self, batch: BatchId) -> list[VerifierRecord]:
         """Who may sign the batch's settlement: the verifiers of its quorum that still have the seats that they had in
