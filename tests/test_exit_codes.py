@@ -11,7 +11,7 @@ from proofyard.chain.errors import (
 )
 from proofyard.protocol.types import ExitCode, ProofyardError
 from proofyard.transport import EndpointUnavailable, ProtocolViolation
-from proofyard.verifier.api import ApiUnavailable
+from proofyard.verifier.api.serving import ApiUnavailable
 
 KINDS: tuple[type[ProofyardError], ...] = (
     WrongPassword,

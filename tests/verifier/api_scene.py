@@ -14,7 +14,8 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.types import Address, Digest, JobId, ProofyardError, Signature, TaskIndex, Wei
-from proofyard.verifier.api import Api, build_app
+from proofyard.verifier.api.answering import Api
+from proofyard.verifier.api.app import build_app
 from proofyard.verifier.context import Member
 from proofyard.verifier.engine.events import NodeJoined, Now
 from proofyard.verifier.engine.machine import Engine
@@ -166,7 +167,7 @@ class Chain:
     def challenge_count(self) -> int:
         return 0
 
-    def settled(self, _job: int) -> list[Any]:
+    def settlements(self, _job: int, _block: int) -> list[Any]:
         return []
 
     def slashes(self, _batch: int) -> list[Any]:

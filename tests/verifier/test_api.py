@@ -121,10 +121,10 @@ def test_nothing_can_be_written(scene: Scene) -> None:
 def test_what_fails_behind_the_api_is_said_without_details(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("proofyard.verifier.api_queries.read", fail)
+    monkeypatch.setattr("proofyard.verifier.api.listing.read", fail)
     answer = scene.client.get("/v1/jobs")
     assert answer.status_code == status
     assert set(answer.json()) == {"error", "reason"}

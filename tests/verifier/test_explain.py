@@ -12,8 +12,8 @@ from proofyard.chain.events import BatchSettled, Position
 from proofyard.protocol.dial import WAD
 from proofyard.protocol.record import RecordedPayout
 from proofyard.protocol.types import BatchId, Cid, Digest, Wei
-from proofyard.verifier import api_types as out
-from proofyard.verifier.explain import (
+from proofyard.verifier.api import types as out
+from proofyard.verifier.api.statements import (
     Dial,
     Here,
     Kind,

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from api_scene import Scene
 
-from proofyard.verifier import api as api_module
-from proofyard.verifier.api import ApiUnavailable, StatusApi
+from proofyard.verifier.api import serving as api_module
+from proofyard.verifier.api.serving import ApiUnavailable, StatusApi
 
 
 async def test_it_answers_while_the_verifiers_loop_is_blocked(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from api_scene import Scene, fill
 
 from proofyard.protocol.types import JobId
-from proofyard.verifier import api_queries as queries
-from proofyard.verifier import api_types as out
 from proofyard.verifier import streams as module
+from proofyard.verifier.api import queries
+from proofyard.verifier.api import types as out
 from proofyard.verifier.engine.rows import Log
 from proofyard.verifier.streams import Streams, TooManyStreams
 
@@ -37,8 +37,8 @@ async def scene(tmp_path: Path) -> Scene:
 
 
 def read(scene: Scene) -> module.ReadLog:
-    async def page(job: int, after: int, limit: int) -> out.LogPage:
-        return await asyncio.to_thread(partial(queries.log, scene.database.engine, job, after, limit))
+    async def page(job: int, after: int, limit: int) -> out.Page[out.LogLine]:
+        return await asyncio.to_thread(partial(queries.LOG.page, scene.database.engine, str(after), limit, job=job))
 
     return page
 

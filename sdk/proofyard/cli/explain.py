@@ -53,7 +53,7 @@ class Because(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What the API says; see `proofyard.verifier.api_types`."""
+    """What the API says; see `proofyard.verifier.api.types`."""
 
     job: str
     task: int | None

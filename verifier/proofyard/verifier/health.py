@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proofyard.chain import VerifierRecord
 from proofyard.protocol.types import ProofyardError
-from proofyard.verifier import api_types as out
+from proofyard.verifier.api import types as out
 from proofyard.verifier.context import Context
 from proofyard.verifier.metrics import TOKEN, Counts, Metrics
 from proofyard.verifier.store.tables import Duty

@@ -25,7 +25,7 @@ from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy import Engine, Select, func, select
 
 from proofyard.protocol.types import Address
-from proofyard.verifier.api_queries import fault_name, read
+from proofyard.verifier.api.queries import fault_name
 from proofyard.verifier.engine import rows
 from proofyard.verifier.engine.rows import BatchState, JobState, Log, TaskState, WorkState
 from proofyard.verifier.store.tables import TABLES
@@ -228,16 +228,16 @@ class Counts:
         opened = select(func.min(batch.c.opened_at).label("at")).where(
             batch.c.state.not_in(ended), batch.c.opened_at > 0
         )
-        first = read(engine, opened)[0]["at"]
+        first = _read(engine, opened)[0]["at"]
         self.oldest_batch = max(0.0, now - first) if first else 0.0
         open_ = [work.c.state == WorkState.COMMITTED.value, work.c.batch == 0]
         waiting: Any = select(func.count().label("n"), func.min(work.c.promised_until).label("at")).where(*open_)
-        found = read(engine, waiting)[0]
+        found = _read(engine, waiting)[0]
         self.unbatched, due = int(found["n"]), found["at"]
         self.due = max(0.0, due - now) if due else float("inf")
         last = select(func.max(log.c.seq)).where(log.c.job == job.c.id).correlate(job).scalar_subquery()
         lines: Select[Any] = select(log.c.at).join_from(job, log, (log.c.job == job.c.id) & (log.c.seq == last))
-        times = [row["at"] for row in read(engine, lines.where(job.c.state == JobState.RUNNING.value))]
+        times = [row["at"] for row in _read(engine, lines.where(job.c.state == JobState.RUNNING.value))]
         self.quiet = max(0.0, now - min(times)) if times else 0.0
 
 
@@ -255,3 +255,8 @@ def _hex(value: Any) -> str:
 
 def _number(value: Any) -> int:
     return int(value, 16) if isinstance(value, str) else int(value or 0)
+
+
+def _read(engine: Engine, query: Select[Any]) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

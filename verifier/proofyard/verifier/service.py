@@ -27,7 +27,8 @@ from proofyard.transport.reach import (
     split_endpoint,
 )
 from proofyard.verifier import leading, looking, marks, peers, sending
-from proofyard.verifier.api import Api, StatusApi
+from proofyard.verifier.api.answering import Api
+from proofyard.verifier.api.serving import StatusApi
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
 from proofyard.verifier.desk import Desk

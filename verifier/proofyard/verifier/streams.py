@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from proofyard.protocol.types import ProofyardError
-from proofyard.verifier import api_types as out
-from proofyard.verifier.api_queries import line_of
+from proofyard.verifier.api import types as out
+from proofyard.verifier.api.queries import line_of
 from proofyard.verifier.engine.rows import Log
 
 KEPT = 5000
@@ -25,7 +25,7 @@ PAGE = 500
 ALIVE_S = 15.0
 """A stream on which nothing happens says at least so often that it lives."""
 
-ReadLog = Callable[[int, int, int], Awaitable[out.LogPage]]
+ReadLog = Callable[[int, int, int], Awaitable[out.Page[out.LogLine]]]
 """(job, after, limit)"""
 
 

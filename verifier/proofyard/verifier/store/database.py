@@ -320,7 +320,7 @@ def _open(url: str) -> Engine:
     if named.drivername in ("postgresql", "postgres"):
         named = named.set(drivername="postgresql+psycopg")
     if named.get_backend_name() == "sqlite":
-        engine = create_engine(named, pool_pre_ping=True)
+        engine = create_engine(named)
         event.listen(engine, "connect", _configure_sqlite)
     else:
         alive = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "tcp_user_timeout": SILENT_MS}

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text, text
 from sqlmodel import Field, SQLModel
 
 from proofyard.protocol.codec import decode, encode
@@ -24,9 +24,9 @@ MAX_CELL_BYTES = 1 << 30
 
 _INDEXES = {
     "job": (("state",), ("claimed_by",)),
-    "work": (("batch",), ("state",), ("node",)),
+    "work": (("batch", "job"), ("state",), ("node",)),
     "batch": (("state",), ("chain_id",)),
-    "segment": (("job",),),
+    "segment": (("job", "batch", "task", "index"),),
     "seat": (("auditor",),),
     "fault": (("owner",), ("job",)),
 }
@@ -76,6 +76,10 @@ def _table(kind: type[Row]) -> Table:
 
 TABLES = {kind: _table(kind) for kind in KINDS}
 
+TOLD_OF_TASK = text("kind IN ('assigned', 'lost', 'failed', 'undone')")
+"""Lines of the log that say who got a task and lost it: one in ten, and the only ones that are looked for by task."""
+_LOG = TABLES[Log]
+Index("ix_log_task", _LOG.c.job, _LOG.c.task, _LOG.c.seq, sqlite_where=TOLD_OF_TASK, postgresql_where=TOLD_OF_TASK)
 
 KEY_OF: dict[type[Row], Callable[[Row], Any]] = {kind: attrgetter(*kind.keys) for kind in KINDS}
 """What identifies a row: one value, or a tuple of several."""

@@ -3,9 +3,11 @@
 clock, amounts are base units of CREDIT. What is not there is null.
 """
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Out(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,55 +285,21 @@ class Explanation(Out, frozen=True, kw_only=True):
     cut: bool
 
 
-class JobPage(Out, frozen=True, kw_only=True):
-    items: list[Job]
+class Page(Out, Generic[T], frozen=True, kw_only=True):
+    """`next` is the cursor of the page behind this one, null for the last."""
+
+    items: list[T]
     next: str | None
 
 
-class TaskPage(Out, frozen=True, kw_only=True):
-    items: list[Task]
-    next: str | None
+SAID = (
+    *(Error, Health, Ready, Status, JobDetail, Task, Batch, Explanation, Node, LogLine, Page[Job], Page[Task]),
+    *(Page[Work], Page[Batch], Page[Audit], Page[Fault], Page[LogLine], Page[Node], Page[Dispute]),
+)
+"""What routes answer."""
 
 
-class WorkPage(Out, frozen=True, kw_only=True):
-    items: list[Work]
-    next: str | None
-
-
-class BatchPage(Out, frozen=True, kw_only=True):
-    items: list[Batch]
-    next: str | None
-
-
-class AuditPage(Out, frozen=True, kw_only=True):
-    items: list[Audit]
-    next: str | None
-
-
-class FaultPage(Out, frozen=True, kw_only=True):
-    items: list[Fault]
-    next: str | None
-
-
-class LogPage(Out, frozen=True, kw_only=True):
-    items: list[LogLine]
-    next: str | None
-
-
-class NodePage(Out, frozen=True, kw_only=True):
-    items: list[Node]
-    next: str | None
-
-
-class DisputePage(Out, frozen=True, kw_only=True):
-    items: list[Dispute]
-    next: str | None
-
-
-PAGES = (JobPage, TaskPage, WorkPage, BatchPage, AuditPage, FaultPage, LogPage, NodePage, DisputePage)
-
-
-def components() -> dict[str, Any]:
-    """The JSON schemas of everything above, for the OpenAPI document."""
-    kinds = [Error, Health, Ready, Status, JobDetail, Task, Batch, Explanation, Node, *PAGES]
-    return msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")[1]
+def schemas() -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
+    """For the OpenAPI document: the schema of each of `SAID`, and those that they refer to by name."""
+    found, components = msgspec.json.schema_components(SAID, ref_template="#/components/schemas/{name}")
+    return dict(zip(SAID, found, strict=True)), components
