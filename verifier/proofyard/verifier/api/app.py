@@ -1,4 +1,4 @@
-"""The routes: `/health`, `/ready`, `/metrics`; and what is versioned under `/v1`."""
+"""The routes: `/`, a page for people; `/health`, `/ready`, `/metrics`; and what is versioned under `/v1`."""
 
 from fastapi import Depends, FastAPI
 
@@ -9,6 +9,7 @@ from proofyard.verifier.api.declaring import describe, only_known
 from proofyard.verifier.api.jobs import add_jobs
 from proofyard.verifier.api.live import add_live
 from proofyard.verifier.api.network import add_network
+from proofyard.verifier.api.page import add_page
 from proofyard.verifier.api.service import add_service
 
 
@@ -17,7 +18,7 @@ def build_app(api: Api) -> FastAPI:
         title="Proofyard verifier", version="1", docs_url=None, redoc_url=None, dependencies=[Depends(only_known)]
     )
     answer_errors(app)
-    for add in (add_service, add_jobs, add_batches, add_network, add_live):
+    for add in (add_page, add_service, add_jobs, add_batches, add_network, add_live):
         add(app, api)
     describe(app)
     app.add_middleware(Bounded, api=api)

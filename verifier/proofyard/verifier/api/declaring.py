@@ -45,6 +45,11 @@ def says(kind: Any, *also: int) -> dict[int | str, dict[str, Any]]:
     return found | {code: {"description": "It is not.", "content": content(kind)} for code in also}
 
 
+def html() -> dict[int | str, dict[str, Any]]:
+    """What a page for people answers."""
+    return says(out.Error) | {200: {"description": "A page.", "content": {"text/html": {}}}}
+
+
 def describe(app: FastAPI) -> None:
     """Have the document tell of what `types` has."""
     made: Callable[[], dict[str, Any]] = app.openapi
