@@ -131,11 +131,11 @@ def test_the_proposed_fee_is_a_part_of_the_reward_and_the_gas() -> None:
 
 
 def test_terms_count_units_and_take_the_fee_that_was_given() -> None:
-    terms = job_terms(MANIFEST, Digest(bytes(32)), graph(8, 8, 1), offer(), 0)
-    assert (terms.units, terms.workload) == (17, 0)
+    terms = job_terms(MANIFEST, Digest(bytes(32)), graph(8, 8, 1), offer(), 0, 1_000)
+    assert (terms.units, terms.workload, terms.deadline) == (17, 0, 1_000 + offer().deadline_s)
     assert terms.escrow == credits(12) + terms.verifier_fee
     assert terms.verifier_fee == credits("0.5")
-    assert job_terms(MANIFEST, Digest(bytes(32)), graph(1), offer(verifier_fee=Wei(0)), 10**9).verifier_fee == 0
+    assert job_terms(MANIFEST, Digest(bytes(32)), graph(1), offer(verifier_fee=Wei(0)), 10**9, 1_000).verifier_fee == 0
 
 
 def test_a_fee_that_does_not_pay_for_half_of_the_gas_is_refused_before_any_escrow() -> None:

@@ -1,5 +1,6 @@
 """The Registry, its Court, its Lens and its token behind one RPC endpoint, found from the Registry's address alone."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,11 @@ class Binding:
         """The latest block's time: the clock that windows and deadlines go by."""
         with mapped_errors(self.rpc_url):
             return int(self._w3.eth.get_block("latest")["timestamp"])
+
+    def next_time(self) -> int:
+        """The least time that the next block can have by what is known here: a chain that is quiet shows an old one,
+        and this machine's clock may be behind."""
+        return max(self.now(), int(time.time()))
 
     def gas_price(self) -> int:
         """Wei of the chain's own currency for a unit of gas, as the endpoint suggests."""

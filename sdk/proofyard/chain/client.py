@@ -4,7 +4,6 @@ Calls that a crash may interrupt can be told apart afterwards: `find_batch` find
 batch raises `AlreadySettled`, paid claims `NothingClaimed`.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
@@ -386,7 +385,7 @@ class ChainClient(HistoryReader):
             if error.exit_code == 3:
                 raise
             return None
-        deadline = max(self.now(), int(time.time())) + PERMIT_S
+        deadline = self.next_time() + PERMIT_S
         kinds = ["bytes32", "address", "address", "uint256", "uint256", "uint256"]
         struct = keccak(abi_encode(kinds, [_PERMIT_TYPEHASH, wallet.address, self.registry, amount, nonce, deadline]))
         signature = wallet.sign_digest(keccak(b"\x19\x01" + separator + struct))

@@ -246,7 +246,7 @@ class Client:
             own, since = cut_off.split()[0], int(cut_off.split()[1])
         manifest = msgspec.structs.replace(manifest, nonce=own)
         manifest_cid = self.store.put_bytes(encode_manifest(manifest))
-        terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price)
+        terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price, self.chain.next_time())
         if since is None:
             self.chain.require_balance(terms.escrow)
         return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since, tuple(left_out))

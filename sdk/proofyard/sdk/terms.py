@@ -1,7 +1,6 @@
 """What a job is opened with, looked at before anything is published or paid: a field that would be refused later by the
 contract, a verifier or a node is refused here, by its name."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -158,8 +157,10 @@ def owners_needed(graph: Sequence[TaskSpec], terms: JobTerms) -> int:
     return 1 + segments * (terms.auditors_per_segment + 1)
 
 
-def job_terms(manifest: Manifest, digest: Digest, graph: Sequence[TaskSpec], offer: Offer, gas_price: int) -> JobTerms:
-    """What the contract is told. `digest` is the manifest's; the deadline counts from now."""
+def job_terms(
+    manifest: Manifest, digest: Digest, graph: Sequence[TaskSpec], offer: Offer, gas_price: int, now: int
+) -> JobTerms:
+    """What the contract is told. `digest` is the manifest's; the deadline counts from `now`, the chain's time."""
     fee = offer.verifier_fee
     return JobTerms(
         manifest=digest,
@@ -169,7 +170,7 @@ def job_terms(manifest: Manifest, digest: Digest, graph: Sequence[TaskSpec], off
         verifier_fee=propose_verifier_fee(offer.reward, len(graph), gas_price) if fee is None else fee,
         auditors_per_segment=offer.auditors_per_segment,
         segments_per_audit=offer.segments_per_audit,
-        deadline=int(time.time()) + offer.deadline_s,
+        deadline=now + offer.deadline_s,
         workload=workload_bit(manifest.workload),
     )
 
