@@ -103,7 +103,7 @@ async def test_a_banned_wallet_is_disconnected_and_refused(peer):
 
 async def test_a_peer_does_not_connect_to_itself(peer):
     alone = await peer()
-    with pytest.raises(HandshakeRejected, match="own"):
+    with pytest.raises(HandshakeRejected, match="itself"):
         await alone.connect("127.0.0.1", alone.port)
 
 

@@ -68,7 +68,7 @@ from proofyard.verifier.engine.events import (
     WorkCommitted,
 )
 from proofyard.verifier.engine.machine import Engine
-from proofyard.verifier.engine.rows import Job, JobState, Log, Row, TaskState, WorkState
+from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, Row, TaskState, WorkState
 from proofyard.verifier.engine.scheduling import Board
 from proofyard.verifier.engine.world import Rules, Step, World
 
@@ -586,7 +586,13 @@ def memory_of(world: World) -> dict[str, object]:
             job: (+book.counts, book.unsettled, book.bound, book.last, book.given, +book.losses)
             for job, book in memory.books.items()
         },
-        "unbatched": set(memory.unbatched),
+        # One that begins anew waits for no company: what it puts into a batch at once is waiting in the other.
+        "unbatched": set(memory.unbatched)
+        | {
+            (work.job, work.task, work.attempt)
+            for work in world.rows.works.values()
+            if work.batch and world.rows.batches[work.batch].state == BatchState.FORMED
+        },
         "board": (+board.exposure, +board.load, +board.losses, {n: h for n, h in board.held.items() if h}),
         "wanted": {key for key in world._wanted if key[0] in names and key[1] not in taking},
     }
