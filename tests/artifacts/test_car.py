@@ -17,7 +17,7 @@ from proofyard.artifacts.unixfs import Link, Node
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.sdk import Artifacts
 
-FIXTURES = Path(__file__).parents[2].resolve().parent / "shared" / "ipfs-fixtures"
+FIXTURES = Path(__file__).parents[1] / "vectors" / "ipfs"
 
 
 @pytest.fixture
