@@ -167,6 +167,7 @@ def test_padding_parts_and_masks_change_no_attention(
     for name, value in (("PAIRS_AT_ONCE", {"cpu": 1}), ("_LIKE", 1), ("_LIKE", 1000)):
         with monkeypatch.context() as patch:
             patch.setattr(torch_attention, name, value)
+            torch_attention.groups.cache_clear()
             assert attention(backend, shape, make) == expected
     with monkeypatch.context() as patch:
         patch.setattr(torch_attention.Hidden, "multiplied", lambda self: self)

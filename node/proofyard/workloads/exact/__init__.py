@@ -18,7 +18,7 @@ __all__ = ["Backend", "backend_for", "backends", "choose_backend", "tampering"]
 
 _log = logging.getLogger(__name__)
 
-_ON_GPU = ("cuda-int8", "cuda-tf32", "cuda-fp16", "cuda-float32")
+_ON_GPU = ("cuda-triton", "cuda-int8", "cuda-tf32", "cuda-fp16", "cuda-float32")
 _ON_CPU = ("native", "int8", "float32")
 _FOR_TESTS = ("native-avx2", "native-sse", "bf16", "reference")
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -90,6 +90,10 @@ def _make(name: str, threads: int) -> Backend:
 
     if name in ("int8", "float32", "bf16"):
         return TorchBackend("cpu", name, threads)
+    if name == "cuda-triton":
+        from proofyard.workloads.exact.triton_backend import TritonBackend
+
+        return TritonBackend()
     if name in _ON_GPU:
         return TorchBackend("cuda", name.removeprefix("cuda-"), threads)
     raise ExecutionError(f"there is no backend named {name!r}; known are {', '.join(backends())}")

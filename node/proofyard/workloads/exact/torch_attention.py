@@ -7,6 +7,7 @@ and integers have one sum. Work goes through in parts of so many pairs that a pa
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -56,23 +57,25 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a group's rows stand in the batch: `at` (sequences * length,) with the batch's size for padding."""
+    """Where a group's rows stand in the batch: `at` (sequences * length,) with the batch's size for padding, and which
+    of them are none, `real`, with where those stand."""
 
-    at: npt.NDArray[np.int64]
+    at: Tensor
+    real: Tensor
+    real_at: Tensor
     whole: bool  # the group is the batch, without padding
 
     def take(self, x: Tensor) -> Tensor:
         if self.whole:
             return x
         padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-        return padded[torch.from_numpy(self.at).to(x.device)]
+        return padded[self.at]
 
     def put(self, x: Tensor, into: Tensor) -> None:
         if self.whole:
             into.copy_(x)
             return
-        real = np.flatnonzero(self.at < len(into))
-        into[torch.from_numpy(self.at[real]).to(x.device)] = x[torch.from_numpy(real).to(x.device)]
+        into[self.real_at] = x[self.real]
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,13 @@ class Group:
     hidden: Hidden | None  # None where every pair is visible
 
 
-def groups(shape: AttentionShape, device: torch.device) -> Iterator[Group]:
-    """The sequences that have queries, those of like lengths together."""
+@lru_cache(maxsize=2)
+def groups(shape: AttentionShape, device: torch.device) -> tuple[Group, ...]:
+    """The sequences that have queries, those of like lengths together; every layer of a model asks for the same."""
+    return tuple(_groups(shape, device))
+
+
+def _groups(shape: AttentionShape, device: torch.device) -> Iterator[Group]:
     alike: dict[tuple[int, int], list[int]] = {}
     for i, (t, length) in enumerate(zip(shape.queries, shape.keys, strict=True)):
         if t:
@@ -146,17 +154,19 @@ def groups(shape: AttentionShape, device: torch.device) -> Iterator[Group]:
         t, length = max(ts), max(lengths)
         some = shape.causal or min(ts) < t or min(lengths) < length
         hidden = Hidden.of(_hidden(ts, lengths, shape), device) if some else None
-        rows = _rows(shape.queries, members, t), _rows(shape.keys, members, length)
+        rows = _rows(shape.queries, members, t, device), _rows(shape.keys, members, length, device)
         yield Group(len(members), t, length, *rows, hidden)
 
 
-def _rows(lengths: Sequence[int], members: list[int], padded: int) -> Rows:
+def _rows(lengths: Sequence[int], members: list[int], padded: int, device: torch.device) -> Rows:
     starts = list(accumulate(lengths, initial=0))
     at = np.full((len(members), padded), starts[-1], np.int64)
     for row, i in zip(at, members, strict=True):
         row[: lengths[i]] = np.arange(starts[i], starts[i + 1])
     whole = len(members) == len(lengths) and all(lengths[i] == padded for i in members)
-    return Rows(at.reshape(-1), whole)
+    real = np.flatnonzero(at < starts[-1])
+    parts = [torch.from_numpy(x).to(device) for x in (at.reshape(-1), real, at.reshape(-1)[real])]
+    return Rows(parts[0], parts[1], parts[2], whole)
 
 
 def _hidden(ts: list[int], lengths: list[int], shape: AttentionShape) -> npt.NDArray[np.bool_]:
