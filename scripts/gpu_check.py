@@ -1,6 +1,6 @@
 """Whether this machine's GPU computes what its CPU does, to the bit, and how fast (`make gpu-check`).
 
-Each of torch's CUDA backends (docs/exact.md) is held to the golden vectors and then, with the models in
+Each of the CUDA backends (docs/exact.md) is held to the golden vectors and then, with the models in
 `.cache/models`, to a CPU backend: a LoRA step and an evaluation of SmolLM2-135M, embeddings of MiniLM. Beside it stand
 the times of plain bf16 and float32 with transformers and PEFT. Prints a table, writes `out/bench/gpu.json`. Exits with
 1 where there is no CUDA device, where no backend reproduces the golden vectors, or where one that does differs from
