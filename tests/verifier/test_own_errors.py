@@ -110,10 +110,11 @@ class Pair:
         return self.failed >= runner_module.MAX_ERRORS and "internal error" in self.said()
 
     async def live(self, said: Callable[[], bool] = lambda: True) -> None:
-        """Until the second job is done, and of the first one is `said` what there is to say."""
+        """Until the second job is done, for good, and of the first one is `said` what there is to say: what the engine
+        holds in memory may be forgotten with the burst in which it fails."""
 
         def over() -> bool:
-            row = self.verifier.rows.jobs.get(self.good)
+            row = next((row for row in self.verifier.stored(Job) if row.id == self.good), None)
             return row is not None and row.state == JobState.DONE and row.units_paid == row.units and said()
 
         async with self.verifier.running():
