@@ -15,10 +15,11 @@ from proofyard.artifacts import (
     fetcher,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
-from proofyard.artifacts.exchange import PeerBlocks, RemoteBlocks
+from proofyard.artifacts.exchange import LOOKS_PER_S, PEERS, Looks, PeerBlocks, RemoteBlocks
 from proofyard.artifacts.fetcher import _Job
 from proofyard.artifacts.unixfs import Link, directory_node, file_node, node_cid
 from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.types import Address
 from proofyard.transport import RequestFailed
 
 LIMIT = 1 << 30
@@ -395,3 +396,27 @@ async def test_a_provider_that_only_trickles_ends_a_fetch(store, new_store, patt
     cid = new_store("other").put_bytes(pattern(3 * CHUNK_BYTES))
     with pytest.raises(ArtifactUnavailable, match="only 0 bytes came"):
         await fetch(store, cid, [Stalling("trickling")], max_bytes=LIMIT, span=span, patience_s=0.1)
+
+
+async def test_whoever_asks_about_very_many_blocks_waits_and_nobody_else():
+    looks, loop = Looks(), asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(19):
+        await looks.wait(Address("0x01"), 1024)
+    assert loop.time() - start < 0.5, "a second's worth is saved up"
+    hurried = [asyncio.ensure_future(looks.wait(Address("0x01"), 1024)) for _ in range(10)]
+    await asyncio.sleep(0)
+    await looks.wait(Address("0x02"), 1024)
+    assert sum(each.done() for each in hurried) <= 2
+    await asyncio.gather(*hurried)
+    assert loop.time() - start >= 8 * 1024 / LOOKS_PER_S
+    for number in range(2 * PEERS):
+        await looks.wait(Address(f"0x{number:040x}"), 1)
+    assert len(looks._free_at) <= PEERS
+
+
+async def test_many_blocks_are_asked_about_at_once(store, seeder):
+    connection = await seeder(store)
+    here = [store.put_bytes(b"%d" % number) for number in range(100)]
+    gone = [raw_cid(b"gone %d" % number) for number in range(100)]
+    assert await PeerBlocks(connection).lacks([*here, *gone]) == gone

@@ -15,10 +15,11 @@ from aioquic.tls import Epoch
 from proofyard.transport import Endpoint, HandshakeRejected, TransportError
 from proofyard.transport import memory as memories
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_PIECES, MAX_PIECES_OF_STREAM, Pieces, Tally
-from proofyard.transport.link import Link
+from proofyard.transport.link import MOST_WAITING, Link
 from proofyard.transport.memory import LEAST_OF_PEER, MOST_OF_CONNECTION, MOST_OF_PEER, Account, Memory
 from proofyard.transport.places import Caller, Places
-from proofyard.transport.switchboard import MAX_GREETINGS, MAX_GREETINGS_OF_HOST
+from proofyard.transport.quic import PeerQuic, configuration
+from proofyard.transport.switchboard import MAX_GREETINGS, MAX_GREETINGS_OF_HOST, NEWCOMERS_AT_ONCE
 
 Frame = tuple[int, bytes]
 
@@ -82,6 +83,19 @@ ATTACKS = {
     "pings, a packet full each": lambda: ([(QuicFrameType.PING, b"")] * 15_000 for _ in range(20)),
     "limits that change nothing": lambda: (
         [(QuicFrameType.MAX_DATA, varint(1))] * 6000 for _ in range(50)
+    ),
+    "acknowledgements in 500 ranges each": lambda: (
+        [(QuicFrameType.ACK, varint(60_000, 0, 500, 0) + varint(0, 0) * 500)] * 10 for _ in range(300)
+    ),
+    "acknowledgements in many ranges, many in a packet": lambda: (
+        [(QuicFrameType.ACK, varint(60_000, 0, 60, 0) + varint(0, 0) * 60)] * 12 for _ in range(600)
+    ),
+    "challenges of the path, few in a packet": lambda: (
+        [(QuicFrameType.PATH_CHALLENGE, bytes(8))] * 10 for _ in range(600)
+    ),
+    "connection IDs that retire each other": lambda: (
+        [(QuicFrameType.NEW_CONNECTION_ID, varint(n, n) + b"\x08" + n.to_bytes(8, "big") + bytes(16))
+         for n in range(start, start + 10)] for start in range(1, 6000, 10)
     ),
     "words about streams that were never used": lambda: (
         [(QuicFrameType.STREAM_DATA_BLOCKED, varint(4 * 40, 5))] * 3000 for _ in range(50)
@@ -147,6 +161,107 @@ def test_who_loses_every_other_packet_is_no_attacker():
         for _ in range(500):
             tally.count_frames(5, float(now))
     assert not tally.abuse
+
+
+def test_frames_that_have_us_answer_count_for_more():
+    from proofyard.transport.bounds import RARE, Frames
+
+    frames = Frames({kind: (lambda *_: None, 0) for kind in (QuicFrameType.STREAM_BASE, *RARE)})
+    frames[QuicFrameType.STREAM_BASE]
+    assert frames.seen == 1
+    for kind in RARE:
+        frames.begin_packet()
+        frames[kind]
+        assert frames.seen > 16
+    frames.begin_packet()
+    frames.count_ranges(64)
+    assert frames.seen == 0
+    frames.count_ranges(400)
+    assert frames.seen == 100
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"\0" * 900, b"\0\0\x01\0", b"\x01" + b"\0" * 50 + b"\x01"])
+def test_padding_is_passed_over_as_aioquic_does(payload):
+    from aioquic.buffer import Buffer
+
+    at = payload.index(0) + 1
+    ours, theirs = Buffer(data=payload), Buffer(data=payload)
+    quic = PeerQuic(configuration=configuration(None))
+    for handle, buf in ((quic._handle_padding_frame, ours), (super(PeerQuic, quic)._handle_padding_frame, theirs)):
+        buf.seek(at)
+        handle(None, 0, buf)
+    assert ours.tell() == theirs.tell()
+
+
+async def test_what_quic_refuses_again_and_again_is_a_ban(peer):
+    server, client = await peer(), await peer()
+    reason = ""
+    for _ in range(13):
+        try:
+            connection = await client.connect("127.0.0.1", server.port)
+        except TransportError as error:
+            reason = str(error)
+            break
+        send_frames(connection._link, [(QuicFrameType.HANDSHAKE_DONE, b"")], size=1200)
+        await asyncio.wait_for(connection.closed.wait(), 60)
+    assert "no valid QUIC" in reason
+
+
+async def test_whoever_sends_much_is_taken_in_turns(peer):
+    """What came is taken bit by bit, others between; what is too much to wait is lost and comes again."""
+    server, client, other = await peer(), await peer(), await peer()
+    server.on(Ask, answer)
+    connection = await client.connect("127.0.0.1", server.port)
+    bystander = await other.connect("127.0.0.1", server.port)
+    link = server.connections[client.address]._link
+    taken: list[int] = []
+    receive = link.quic.receive_datagram
+
+    def slow(data, address, now):
+        taken.append(len(data))
+        return receive(data, address, now)
+
+    link.quic.receive_datagram = slow
+    noise = [(b"\x40" + os.urandom(1199), link.remote)] * 100
+    link.receive(noise, 0.0)
+    assert len(taken) == 1
+    link.receive(noise, 0.0)
+    assert len(taken) == 1, "its turn comes with the loop's next"
+    for before in range(2, 12):
+        await asyncio.sleep(0)
+        assert len(taken) == before
+    link.receive([(b"\x40" + bytes(15_999), link.remote)] * 1000, 0.0)
+    assert link._waiting_bytes <= MOST_WAITING + 16_000
+    assert await bystander.request(Ask("on"), reply=Told, timeout=60) == Told("on")
+    assert await connection.request(Ask("me too"), reply=Told, timeout=60) == Told("me too")
+    while link._arrived:
+        await asyncio.sleep(0.01)
+    assert link._waiting_bytes == 0
+
+
+async def test_newcomers_in_a_crowd_show_their_address_first(peer):
+    """Packets that open connections and come from anywhere cost nothing but an answer after the first few."""
+    server = await peer()
+    server.on(Ask, answer)
+    begun = []
+    server._board._on_incoming = begun.append
+    sent = []
+    server._board._sockets.send = sent.extend
+    first = PeerQuic(configuration=configuration(None))
+    first.connect(("192.0.2.1", 1), 0.0)
+    packet = first.datagrams_to_send(0.0)[0][0]
+    for number in range(500):
+        mangled = packet[:6] + number.to_bytes(8, "big") + packet[14:]
+        server._board.receive([(mangled, (f"198.51.{number % 250}.1", 1 + number))])
+        await asyncio.sleep(0)
+    assert NEWCOMERS_AT_ONCE <= len(begun) <= NEWCOMERS_AT_ONCE + 60
+    asked = [data for data, _ in sent if data[0] & 0xF0 == 0xF0]
+    assert len(asked) + len(begun) == 500
+    del server._board._sockets.send
+    server._board._on_incoming = server._incoming
+    newcomer = await peer()
+    connection = await newcomer.connect("127.0.0.1", server.port)
+    assert await connection.request(Ask("hello"), reply=Told) == Told("hello")
 
 
 # Memory

@@ -7,17 +7,13 @@ whoever asks again finds the state, which is computed meanwhile.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from types import SimpleNamespace
-from typing import Any, cast
 
-from proofyard.artifacts import ArtifactError, BlockStore, GetBlocks, serve_blocks
-from proofyard.artifacts.exchange import HasBlocks, Held
+from proofyard.artifacts import ArtifactError, BlockStore, serve_blocks
 from proofyard.node.journal import HeldTask
 from proofyard.node.repair import Debts
 from proofyard.node.work import Owed
-from proofyard.protocol.cid import CID_BYTES, CidError, cid_from_bytes
 from proofyard.protocol.types import Cid
-from proofyard.transport import Body, Connection, Endpoint
+from proofyard.transport import Endpoint
 
 MEND_S = 10.0
 """Peers wait 15 s for blocks."""
@@ -33,34 +29,21 @@ OpenMark = Callable[[HeldTask], Awaitable[None]]
 def serve_owed_blocks(
     endpoint: Endpoint, store: BlockStore, debts: Debts, mend: Mend, open_mark: OpenMark | None = None
 ) -> None:
-    """Answer requests for blocks from `store`, and have `mend` make what is owed and missing or damaged."""
-    plain: dict[type, Any] = {}
-    serve_blocks(cast(Endpoint, SimpleNamespace(on=plain.__setitem__)), store)
+    """Answer requests for blocks from `store`, and have `mend` make what is owed and missing or damaged. What is owed
+    counts as here: it can be had from this node and perhaps from nobody else."""
 
-    async def open_marks(cids: bytes) -> None:
-        for held in filter(None, map(debts.marked, _split(cids))):
+    async def prepare(cids: Sequence[Cid], to_send: bool) -> None:
+        for held in filter(None, map(debts.marked, cids)):
             if open_mark is not None:
                 await open_mark(held)
+        if not to_send or all(debts.of(cid) is None for cid in cids):
+            return
+        missing = await asyncio.to_thread(_lacking, store, debts, cids)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEND_S):
+                await asyncio.gather(*(mend(owed) for owed in missing))
 
-    async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> Any:
-        await open_marks(request.cids)
-        wanted = {debts.of(cid) for cid in _split(request.cids)} - {None}
-        missing = await asyncio.to_thread(_lacking, store, debts, _split(request.cids)) if wanted else []
-        if missing:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(MEND_S):
-                    await asyncio.gather(*(mend(owed) for owed in missing))
-        return await plain[GetBlocks](connection, request, body)
-
-    async def has_blocks(connection: Connection, request: HasBlocks, body: Body) -> Held:
-        """What is owed counts as here: it can be had from this node and perhaps from nobody else."""
-        await open_marks(request.cids)
-        answer = await plain[HasBlocks](connection, request, body)
-        cids = _split(request.cids)
-        return Held(bytes(here or debts.of(cid) is not None for here, cid in zip(answer.held, cids, strict=True)))
-
-    endpoint.on(GetBlocks, get_blocks)
-    endpoint.on(HasBlocks, has_blocks)
+    serve_blocks(endpoint, store, prepare=prepare, owes=lambda cid: debts.of(cid) is not None)
 
 
 def _lacking(store: BlockStore, debts: Debts, cids: Sequence[Cid]) -> list[Owed]:
@@ -74,11 +57,3 @@ def _lacking(store: BlockStore, debts: Debts, cids: Sequence[Cid]) -> list[Owed]
             except ArtifactError:
                 found[owed.cid] = owed
     return list(found.values())
-
-
-def _split(joined: bytes) -> list[Cid]:
-    """The CIDs of a request; none of one that is malformed, which the plain handler refuses."""
-    try:
-        return [cid_from_bytes(joined[at : at + CID_BYTES]) for at in range(0, len(joined), CID_BYTES)]
-    except CidError:
-        return []

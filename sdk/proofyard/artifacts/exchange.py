@@ -4,7 +4,8 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
@@ -32,6 +33,15 @@ READ_BYTES = 256 << 10
 
 READS_OF_PEER = 8
 """Answers to one peer for which blocks are in memory at a time; the others wait before they read."""
+
+LOOKS_PER_S, LOOKS_SAVED_S = 20_000.0, 1.0
+"""CIDs that are looked for, for one peer, in the long run; more wait. A gigabyte has 4,000 blocks."""
+
+FEW = 64
+"""So many are looked for at once; for more a thread is worth it."""
+
+PEERS = 4096
+"""Peers of which it is remembered how much they asked."""
 
 ABSENT = -1
 REPLY_SECONDS = 15.0
@@ -78,17 +88,41 @@ class Throttle:
         await asyncio.sleep(start - now)
 
 
+class Looks:
+    """How many CIDs peers ask about: each costs a look at the disk."""
+
+    def __init__(self) -> None:
+        self._free_at: OrderedDict[Address, float] = OrderedDict()
+
+    async def wait(self, peer: Address, count: int) -> None:
+        """Return when so many may be looked for."""
+        now = asyncio.get_running_loop().time()
+        start = max(now - LOOKS_SAVED_S, self._free_at.pop(peer, 0.0))
+        self._free_at[peer] = start + count / LOOKS_PER_S
+        if len(self._free_at) > PEERS:
+            self._free_at.popitem(last=False)
+        if start > now:
+            await asyncio.sleep(start - now)
+
+
+Prepare = Callable[[Sequence[Cid], bool], Awaitable[None]]
+"""Has blocks made that are owed and not here; the flag says that they are to be sent, and not only asked about."""
+
+
 def serve_blocks(
     endpoint: Endpoint,
     store: BlockStore,
     *,
     upload_bytes_per_s: float | None = None,
     short: Aside = asyncio.to_thread,
+    prepare: Prepare | None = None,
+    owes: Callable[[Cid], bool] = lambda cid: False,
 ) -> None:
-    """Answer `GetBlocks` on every connection of `endpoint` from `store`, at no more than the given rate in all. `short`
-    is for reading little."""
+    """Answer `GetBlocks` and `HasBlocks` on every connection of `endpoint` from `store`, at no more than the given rate
+    in all. `short` is for reading little. What it `owes` counts as here."""
     throttle = None if upload_bytes_per_s is None else Throttle(upload_bytes_per_s)
     turns: WeakValueDictionary[Address, asyncio.Semaphore] = WeakValueDictionary()
+    looks = Looks()
 
     async def read(peer: Address, present: Sequence[tuple[Cid, int]]) -> AsyncGenerator[bytes, None]:
         turn = turns.setdefault(peer, asyncio.Semaphore(READS_OF_PEER))
@@ -101,15 +135,27 @@ def serve_blocks(
                         await throttle.wait(len(block))
                     yield block
 
+    async def asked(connection: Connection, joined: bytes, *, to_send: bool) -> list[Cid]:
+        await looks.wait(connection.peer, len(joined) // CID_BYTES)
+        cids = _split(joined)
+        if prepare is not None:
+            await prepare(cids, to_send)
+        return cids
+
     async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> tuple[Blocks, Source]:
-        cids = _split(request.cids)
+        cids = await asked(connection, request.cids, to_send=True)
         sizes = [store.block_size(cid) for cid in cids]
         present = [(cid, size) for cid, size in zip(cids, sizes, strict=True) if size is not None]
         answer = Blocks(tuple(ABSENT if size is None else size for size in sizes))
         return answer, Source(sum(size or 0 for size in sizes), read(connection.peer, present))
 
     async def has_blocks(connection: Connection, request: HasBlocks, body: Body) -> Held:
-        return Held(bytes(store.has(cid) for cid in _split(request.cids)))
+        cids = await asked(connection, request.cids, to_send=False)
+        if len(cids) <= FEW:
+            here = list(map(store.has, cids))
+        else:
+            here = await asyncio.to_thread(lambda: list(map(store.has, cids)))
+        return Held(bytes(held or owes(cid) for held, cid in zip(here, cids, strict=True)))
 
     endpoint.on(GetBlocks, get_blocks)
     endpoint.on(HasBlocks, has_blocks)

@@ -25,6 +25,11 @@ MAX_PIECES = 4096
 MAX_ACK_RANGES = 512
 """Ranges in an ACK frame; aioquic sends at most 64 (RFC 9000 section 13.2.3)."""
 
+USUAL_ACK_RANGES = 64
+"""Of all ACK frames of a packet; for more each range costs like a part of a frame."""
+
+RANGES_OF_FRAME = 4
+
 MAX_CRYPTO_BYTES = 32 << 10
 """Bytes of the TLS handshake ahead of what TLS has taken; all messages of one flight of ours are below 4 KiB."""
 
@@ -33,6 +38,20 @@ USUAL_FRAMES = 16
 
 EXTRA_FRAMES, EXTRA_FRAMES_PER_S = 20_000.0, 4_000.0
 """Frames beyond that: saved up, and in the long run. 500 requests a second have five frames each."""
+
+RARE = dict.fromkeys(
+    (
+        QuicFrameType.PATH_CHALLENGE,
+        QuicFrameType.PATH_RESPONSE,
+        QuicFrameType.NEW_CONNECTION_ID,
+        QuicFrameType.RETIRE_CONNECTION_ID,
+        QuicFrameType.NEW_TOKEN,
+        QuicFrameType.HANDSHAKE_DONE,
+    ),
+    20,
+)
+"""Frames that a connection needs a few of in all; each counts as so many, because each has us answer or keep
+something."""
 
 _start, _stop = attrgetter("start"), attrgetter("stop")
 
@@ -104,10 +123,20 @@ class Streams(dict[int, QuicStream]):
 
 
 class Frames(dict[int, tuple[Callable[..., None], Any]]):
-    """What handles which type of frame; counts how often it was asked for one."""
+    """What handles which type of frame; counts what the frames of a packet cost."""
 
     seen = 0
+    _ranges = 0
+
+    def begin_packet(self) -> None:
+        self.seen = self._ranges = 0
+
+    def count_ranges(self, count: int) -> None:
+        """Ranges of an ACK frame."""
+        self._ranges += count
+        if self._ranges > USUAL_ACK_RANGES:
+            self.seen += count // RANGES_OF_FRAME
 
     def __getitem__(self, frame_type: int) -> tuple[Callable[..., None], Any]:
-        self.seen += 1
+        self.seen += RARE.get(frame_type, 1)
         return super().__getitem__(frame_type)

@@ -20,6 +20,7 @@ from aioquic.tls import SessionTicket
 
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address
+from proofyard.runtime.heap import give_back
 from proofyard.transport.connection import Answer, Connection, Routes
 from proofyard.transport.errors import (
     ConnectionLost,
@@ -65,6 +66,9 @@ MAX_VOUCHED = 4096
 """Incoming connections of those for which something does; further ones count as strangers."""
 
 OWN_WALLET = "this wallet is already this peer's own"
+
+GIVE_BACK_BYTES, GIVE_BACK_S = 4 << 20, 2.0
+"""After connections for which so much was kept in all have ended, and so much later, free memory goes to the system."""
 
 MAX_ADDRESSES = 4
 """Addresses of a name that are tried."""
@@ -114,6 +118,7 @@ class Endpoint:
             redeem=self._redeem,
             on_ticket=self._ticket_made,
             on_abuse=self._abused,
+            on_misconduct=lambda link: self._hold_against(link, VIOLATION_POINTS, "what it sends is no valid QUIC"),
             qlog=qlog,
         )
         self._strangers: Places[Link] = Places(strangers, of_subnet=strangers, of_host=strangers, patience_s=0.0)
@@ -126,6 +131,7 @@ class Endpoint:
         self._connections: dict[Address, Connection] = {}
         self._dialling: dict[tuple[str, int, Address | None], asyncio.Task[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._freed = 0
 
     async def __aenter__(self) -> Self:
         self.port = self._board.bind(self.host, self.port)
@@ -422,19 +428,23 @@ class Endpoint:
             self._vouched.add(link)
 
     def _abused(self, link: Link, reason: str) -> None:
-        """It broke a bound of QUIC's that no correct peer comes near: a ban, of its wallet or, where its address is
-        proved, its host."""
+        """It broke a bound of QUIC's that no correct peer comes near."""
+        self._hold_against(link, BAN_SCORE, reason)
+
+    def _hold_against(self, link: Link, points: float, reason: str) -> None:
+        """Against its wallet or, where its address is proved, its host."""
         connection = self._open.get(link)
         if connection is not None:
-            self.penalise(connection.peer, BAN_SCORE, reason)
+            self.penalise(connection.peer, points, reason)
         elif link.quic.address_proved():
-            self.guard.penalise(host_key(link.remote[0], link.remote[1]), BAN_SCORE, reason, self._now())
+            self.guard.penalise(host_key(link.remote[0], link.remote[1]), points, reason, self._now())
 
     def _incoming(self, link: Link) -> None:
         self._open[link] = None
         self._spawn(self._welcome(link))
 
     def _closed(self, link: Link) -> None:
+        self._let_go(link.kept)
         connection = self._open.pop(link, None)
         self._redeemed.pop(link, None)
         self._unclaimed.pop(link, None)
@@ -450,6 +460,15 @@ class Endpoint:
         logger.info("disconnected from %s: %s", connection.peer, link.reason)
         for callback in self.on_disconnected:
             callback(connection)
+
+    def _let_go(self, kept: int) -> None:
+        """So many bytes were kept for a connection that has ended. After many the system gets them back."""
+        self._freed += kept
+        if self._freed > GIVE_BACK_BYTES:
+            self._freed = 0
+            asyncio.get_running_loop().call_later(
+                GIVE_BACK_S, lambda: self._spawn(asyncio.to_thread(give_back)) if self._tasks else None
+            )
 
     def _links_of(self, peer: Address) -> list[tuple[Link, Connection]]:
         """The links of an authenticated wallet, oldest first."""

@@ -86,6 +86,10 @@ class Account:
     def sending(self) -> int:
         return self._sending
 
+    @property
+    def total(self) -> int:
+        return self._sending + self._receiving
+
     def sent(self, count: int) -> None:
         """So many more bytes are kept until the peer acknowledges them."""
         if count:

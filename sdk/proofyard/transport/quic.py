@@ -265,11 +265,11 @@ class PeerQuic(QuicConnection):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        before = self._frames.seen
+        self._frames.begin_packet()
         try:
             eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
         finally:
-            self.tally.count_frames(self._frames.seen - before, context.time)
+            self.tally.count_frames(self._frames.seen, context.time)
         self._eliciting += eliciting
         self.payloads += 1
         return eliciting, probing
@@ -279,12 +279,19 @@ class PeerQuic(QuicConnection):
         for stream in self._crypto_streams.values():
             stream.receiver._ranges = Pieces(self.tally)
 
+    def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic, which looks at each byte in Python: a datagram may have 16,000 of them."""
+        rest = buf.data_slice(buf.tell(), buf.capacity)
+        buf.seek(buf.capacity - len(rest.lstrip(b"\0")))
+
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()
         buf.pull_uint_var()
         buf.pull_uint_var()
-        if buf.pull_uint_var() > MAX_ACK_RANGES:
+        ranges = buf.pull_uint_var()
+        if ranges > MAX_ACK_RANGES:
             self.tally.refuse("an acknowledgement in too many ranges", frame_type)
+        self._frames.count_ranges(ranges)
         buf.seek(start)
         super()._handle_ack_frame(context, frame_type, buf)
 
@@ -354,6 +361,10 @@ class PeerQuic(QuicConnection):
     def recognised(self) -> bool:
         """For a server: whether the peer's first packet showed that it holds the secret of a ticket."""
         return not self._is_client and self.begun() and self.tls.session_resumed
+
+    def refused(self) -> bool:
+        """Whether this side has ended the connection because of what the peer sent."""
+        return self._close_pending
 
     def address_proved(self) -> bool:
         """Whether the peer receives at the address that it sends from."""

@@ -1,9 +1,9 @@
 """Which connection a datagram belongs to, and which datagrams may open a new one.
 
 Connections are found by connection ID, so they survive a peer's change of address (a NAT that rebinds, a laptop that
-moves), and outgoing and incoming ones share the socket. A crowd of half-open connections first makes newcomers prove
-their address with a Retry packet (RFC 9000 section 8.1.2), which costs us no memory; then newcomers get the places of
-those that have most (`places`).
+moves), and outgoing and incoming ones share the socket. A crowd of newcomers, or of half-open connections, first makes
+newcomers prove their address with a Retry packet (RFC 9000 section 8.1.2), which costs us no memory; then they get the
+places of those that have most (`places`).
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, encode_q
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.tls import SessionTicket
 
-from proofyard.transport.guard import host_key
-from proofyard.transport.link import Link
+from proofyard.transport.guard import Allowance, host_key
+from proofyard.transport.link import TURN_S, Link
 from proofyard.transport.memory import Memory
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import MAX_DATAGRAM, Credentials, LongHeader, PeerQuic, configuration
@@ -33,6 +33,9 @@ MAX_GREETINGS = 256
 
 RETRY_ABOVE = 64
 """So many of them, and newcomers have to show that they receive at the address they send from."""
+
+NEWCOMERS_PER_S, NEWCOMERS_AT_ONCE = 50.0, 64.0
+"""Connections that are begun for whoever has not shown that: each costs a millisecond, and senders can be made up."""
 
 MAX_GREETINGS_OF_SUBNET = 128
 MAX_GREETINGS_OF_HOST = 32
@@ -53,7 +56,8 @@ class Switchboard:
     """Owns the socket and all links on it. `on_incoming` gets every new link of a peer, `on_closed` every end.
 
     `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
-    every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound.
+    every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound, `on_misconduct`
+    of one whose packets QUIC refused.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Switchboard:
         redeem: Callable[[Link, bytes], SessionTicket | None],
         on_ticket: Callable[[Link, SessionTicket], None],
         on_abuse: Callable[[Link, str], None],
+        on_misconduct: Callable[[Link], None],
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
@@ -75,6 +80,7 @@ class Switchboard:
         self._redeem = redeem
         self._on_ticket = on_ticket
         self._on_abuse = on_abuse
+        self._on_misconduct = on_misconduct
         self.memory = Memory()
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
@@ -86,6 +92,7 @@ class Switchboard:
         )
         self._known: OrderedDict[str, None] = OrderedDict()
         self._retry = QuicRetryTokenHandler()
+        self._unproved = Allowance(NEWCOMERS_PER_S, NEWCOMERS_AT_ONCE)
         self._sockets = Sockets(self.receive)
 
     def bind(self, host: str, port: int) -> int:
@@ -130,7 +137,7 @@ class Switchboard:
             if link is not None:
                 by_link.setdefault(link, []).append(datagram)
         for link, datagrams in by_link.items():
-            link.receive(datagrams)
+            link.receive(datagrams, TURN_S / len(by_link))
 
     def _find(self, data: bytes, address: SocketAddress, newcomers: bool) -> Link | None:
         if len(data) > MAX_DATAGRAM:
@@ -162,7 +169,7 @@ class Switchboard:
             except ValueError:
                 return None
             retried = header.destination
-        elif full or len(self._greeting) >= RETRY_ABOVE:
+        elif full or len(self._greeting) >= RETRY_ABOVE or not self._unproved.take(_now()):
             self._ask_again(header, address)
             return None
         if full:
@@ -214,6 +221,9 @@ class Switchboard:
 
     def link_abused(self, link: Link, reason: str) -> None:
         self._on_abuse(link, reason)
+
+    def link_misbehaved(self, link: Link) -> None:
+        self._on_misconduct(link)
 
     def link_closed(self, link: Link) -> None:
         self._links = {cid: other for cid, other in self._links.items() if other is not link}
