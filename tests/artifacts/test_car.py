@@ -60,8 +60,8 @@ def test_a_car_file_of_what_is_not_all_here_is_not_written(artifacts, folder, tm
     assert not (tmp_path / "a.car").exists()
 
 
-def as_version_2(car):
-    header = bytes(16) + struct.pack("<QQQ", 11 + 40 + 7, len(car), 0)
+def as_version_2(car, start=11 + 40 + 7, size=None):
+    header = bytes(16) + struct.pack("<QQQ", start, len(car) if size is None else size, 0)
     return bytes.fromhex("0aa16776657273696f6e02") + header + bytes(7) + car + b"an index"
 
 
@@ -85,6 +85,29 @@ def test_a_block_that_is_not_what_its_cid_says_is_refused(tmp_path):
         Artifacts(tmp_path / "other").put_car(tmp_path / "a.car")
 
 
+@pytest.mark.parametrize(
+    ("odd", "blocks", "complete"),
+    [
+        (lambda cid, blocks: car_pieces([cid], blocks + blocks), 8, True),
+        (lambda cid, blocks: [*car_pieces([cid], blocks), bytes(1000)], 4, True),
+        (lambda cid, blocks: car_pieces([cid, cid], blocks[::-1]), 4, True),
+        (lambda cid, blocks: car_pieces([cid, raw_cid(b"elsewhere")], blocks), 4, True),
+        (lambda cid, blocks: car_pieces([cid], []), 0, False),
+        (lambda cid, blocks: car_pieces([cid], [*blocks, (raw_cid(b"x"), b"x")]), 5, True),
+    ],
+    ids=["blocks twice", "padded", "in another order", "a root that is elsewhere", "no blocks", "more than it names"],
+)
+def test_odd_cars_bring_what_is_in_them(artifacts, tmp_path, pattern, odd, blocks, complete):
+    cid = artifacts.store.put_bytes(pattern(600_000))
+    get = artifacts.store.get_block
+    own = [(block, get(block)) for block in all_blocks(get, cid)]
+    (tmp_path / "a.car").write_bytes(b"".join(odd(cid, own)))
+    other = Artifacts(tmp_path / "other")
+    found = other.put_car(tmp_path / "a.car")
+    assert (found.blocks, other.is_complete(cid)) == (blocks, complete)
+    assert {kept.cid for kept in other.kept()} == set(found.roots)
+
+
 HEADER = b"".join(car_pieces([raw_cid(b"x")], []))
 
 
@@ -101,6 +124,15 @@ HEADER = b"".join(car_pieces([raw_cid(b"x")], []))
         (HEADER + b"\x04\x02\x55\x12\x20", "no CID"),
         (HEADER.replace(b"version\x01", b"version\x03"), "version 3"),
         (as_version_2(HEADER)[:30], "ends inside"),
+        (as_version_2(HEADER, start=0), "at 0 are its content"),
+        (as_version_2(HEADER, start=1 << 63), "are its content"),
+        (as_version_2(HEADER, size=1 << 62), "are its content"),
+        (as_version_2(HEADER, size=0), "longer than its header says"),
+        (as_version_2(HEADER, size=len(HEADER) - 1), "longer than its header says"),
+        (b"\xc4\xd8\x4b" + bytes(100), "would have 1240132 bytes, over the limit"),
+        (HEADER + HEADER, "no CID"),
+        (b"\x1f\x8b\x08" + bytes(100), "no map"),
+        (b"<!DOCTYPE html>" + b" " * 300, "no map"),
     ],
 )
 def test_what_is_no_car_file_is_named(tmp_path, data, reason):

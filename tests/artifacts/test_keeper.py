@@ -157,6 +157,30 @@ def test_a_collection_leaves_what_is_wanted_while_it_decides(store, keeper, fold
     assert Artifacts(store.path).verify(cid).missing == ()
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda own, cid, out: own.get(cid, out),
+        lambda own, cid, out: own.get(cid, out, car=True),
+        lambda own, cid, out: own.get(cid, out, span=(0, 1000)),
+    ],
+    ids=["whole", "car", "range"],
+)
+def test_what_is_being_read_is_not_collected(store, keeper, pattern, tmp_path, monkeypatch, how):
+    """It was put long ago, nothing pins it, and a collection begins and ends while it is written out."""
+    cid = store.put_bytes(pattern(3 * CHUNK_BYTES))
+    age(store)
+    for name in ("export", "write_file", "export_range"):
+        write = getattr(BlockStore, name)
+
+        def after_a_collection(self, *args, write=write, **options):
+            keeper.collect(time.time(), grace_s=0)
+            return write(self, *args, **options)
+
+        monkeypatch.setattr(BlockStore, name, after_a_collection)
+    assert how(Artifacts(store.path), cid, tmp_path / "out").stat().st_size >= 1000
+
+
 def test_what_a_put_has_brought_stays_until_it_ends(store, keeper, folder):
     other = BlockStore(store.path)
     with other.putting():

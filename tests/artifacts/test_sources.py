@@ -2,17 +2,29 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 
 import pytest
 
-from proofyard.artifacts import ArtifactTooLarge, CorruptArtifact, PartlySupported, SourceUnusable, UnsupportedArtifact
+from proofyard.artifacts import (
+    ArtifactTooLarge,
+    CorruptArtifact,
+    PartlySupported,
+    SourceUnusable,
+    StoreUnusable,
+    UnsupportedArtifact,
+)
 from proofyard.artifacts.dag import MAX_DEPTH, EntryKind, entries
 from proofyard.artifacts.exporting import leads_out
+from proofyard.artifacts.files import write_link
 from proofyard.artifacts.linked import located, spelt_path
 from proofyard.artifacts.source import scan
 from proofyard.artifacts.unixfs import Kind, Link, Node, decode, directory_node, node_cid, symlink_node
 from proofyard.protocol.cid import raw_cid
+from proofyard.protocol.types import Address
+from proofyard.runtime import write_ready
+from proofyard.sdk import Artifacts
 
 
 @pytest.fixture
@@ -279,3 +291,40 @@ def test_a_folder_or_link_is_not_called_a_corrupt_file(store, tmp_path, node):
     ):
         with pytest.raises(UnsupportedArtifact, match="where a file is expected"):
             read()
+
+
+@pytest.fixture(params=["pipe", "socket", "link to a pipe", "link to a socket"])
+def no_file(request, tmp_path):
+    """Something that is no file, as devices are, at a path of the test's own."""
+    place, link = tmp_path / "special", tmp_path / "link"
+    link.symlink_to(place)
+    if "pipe" in request.param:
+        os.mkfifo(place)
+        yield link if "link" in request.param else place
+        return
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place))
+        yield link if "link" in request.param else place
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda own, cid, path: own.get(cid, path),
+        lambda own, cid, path: own.get(cid, path, span=(0, 2)),
+        lambda own, cid, path: own.get(cid, path, car=True),
+    ],
+    ids=["whole", "range", "car"],
+)
+def test_nothing_is_put_in_place_of_a_device_or_pipe(tmp_path, no_file, write):
+    own = Artifacts(tmp_path / "store")
+    cid = own.store.put_bytes(b"bytes")
+    before = os.lstat(no_file)
+    with pytest.raises(StoreUnusable, match="device, pipe or socket"):
+        write(own, cid, no_file)
+    with pytest.raises(OSError, match="device, pipe or socket"):
+        write_link(no_file, "elsewhere")
+    with pytest.raises(OSError, match="device, pipe or socket"):
+        write_ready(no_file, Address("0x01"), 1)
+    assert os.lstat(no_file) == before
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part"))

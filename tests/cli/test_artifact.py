@@ -13,11 +13,13 @@ import base58
 import pytest
 
 from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.artifacts.car import car_pieces
 from proofyard.artifacts.unixfs import Link, directory_node, node_cid
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.types import ExitCode
+from proofyard.sdk import Artifacts
 from proofyard.transport import Endpoint
 
 CHUNK = 256 << 10
@@ -104,6 +106,24 @@ def test_a_lease_ends(run: Run, model: Path) -> None:
     assert run("gc", "--grace", "0s")[1]["bytes_left"] == 0
 
 
+def test_a_lease_beyond_every_calendar_spoils_no_list(run: Run, model: Path, tmp_path: Path) -> None:
+    _, put, _ = run("put", model / "weights")
+    Artifacts(tmp_path / "store").pin(put["cid"], seconds=1e20)
+    assert [each["cid"] for each in run("ls")[1]] == [put["cid"]]
+    assert main(["artifact", "ls", "--store", str(tmp_path / "store")]) == 0
+
+
+def test_cars_without_roots_or_with_very_many_are_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "none.car").write_bytes(b"".join(car_pieces([], [(raw_cid(b"x"), b"x")])))
+    code, found, err = run("put", "--car", tmp_path / "none.car")
+    assert (code, found["roots"], found["blocks"]) == (0, [], 1)
+    assert "nothing keeps its 1 blocks" in err
+    (tmp_path / "many.car").write_bytes(b"".join(car_pieces([raw_cid(b"%d" % n) for n in range(300)], [])))
+    code, found, err = run("put", "--car", tmp_path / "many.car")
+    assert (code, len(found["roots"])) == (0, 300)
+    assert "295 other roots are not all in the file either" in err
+
+
 def test_a_flipped_byte_is_found(run: Run, model: Path, tmp_path: Path) -> None:
     _, put, _ = run("put", model)
     code, found, _ = run("verify")
@@ -138,6 +158,10 @@ CID = raw_cid(b"unknown")
         (("get", CID, "copy", "--max-size", "big"), ExitCode.USAGE, "write it like 4096 or 10GB"),
         (("get", CID, "copy", "--ipfs", "/ip4/127.0.0.1/tcp/9/http"), ExitCode.UNREACHABLE, "tcp/9/http failed"),
         (("pin", CID, "--for", "soon"), ExitCode.USAGE, "write it like 90s, 30m, 12h or 7d"),
+        (("pin", CID, "--for", "999999999999999999d"), ExitCode.USAGE, "is longer than 36500d"),
+        (("gc", "--grace", "36501d"), ExitCode.USAGE, "is longer than 36500d"),
+        (("ls", "bafkqaaa"), ExitCode.USAGE, "the identity hash"),
+        (("ls", "1" + CID), ExitCode.USAGE, "no base of CIDs begins with '1'"),
         (("ls", CID), ExitCode.FAILED, "fetch its artifact from a peer that has it"),
     ],
 )

@@ -64,6 +64,10 @@ def base_36(binary: bytes) -> str:
     return text
 
 
+Z_BASE_32 = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "ybndrfg8ejkmcpqxot1uwisza345h769")
+FLICKR = str.maketrans(base58.BITCOIN_ALPHABET.decode(), "123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ")
+
+
 @given(st.binary(min_size=32, max_size=32), st.sampled_from([RAW, DAG_PB]))
 def test_people_may_spell_a_cid_in_every_way_of_ipfs(digest: bytes, codec: int) -> None:
     cid = make_cid(digest, codec)
@@ -77,6 +81,17 @@ def test_people_may_spell_a_cid_in_every_way_of_ipfs(digest: bytes, codec: int) 
         "u" + base64.urlsafe_b64encode(binary).decode().rstrip("="),
         "k" + base_36(binary),
         "K" + base_36(binary).upper(),
+        "9" + str(int.from_bytes(binary, "big")),
+        "0" + f"{int.from_bytes(binary, 'big'):0{8 * len(binary)}b}",
+        "7" + f"{int.from_bytes(binary, 'big'):0{8 * len(binary) // 3}o}",
+        "Z" + base58.b58encode(binary).decode().translate(FLICKR),
+        "m" + base64.b64encode(binary).decode().rstrip("="),
+        "M" + base64.b64encode(binary).decode(),
+        "U" + base64.urlsafe_b64encode(binary).decode(),
+        "v" + base64.b32hexencode(binary).decode().lower().rstrip("="),
+        "T" + base64.b32hexencode(binary).decode(),
+        "c" + base64.b32encode(binary).decode().lower(),
+        "h" + base64.b32encode(binary).decode().lower().rstrip("=").translate(Z_BASE_32),
     ]
     if codec == DAG_PB:
         spellings.append(base58.b58encode(binary[2:]).decode())
@@ -110,6 +125,27 @@ def test_people_may_spell_a_cid_in_every_way_of_ipfs(digest: bytes, codec: int) 
 )
 def test_what_is_no_cid_of_this_network_is_refused(text: str) -> None:
     with pytest.raises(CidError, match="not a usable CID"):
+        spelt_cid(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("bafkqaaa", "identity"),
+        ("bafkqabtimvwgy3yk", "identity"),
+        ("f01551340" + "00" * 64, "another hash"),
+        ("f01701220" + "00" * 33, "length"),
+        ("f01701220" + "00" * 31, "length"),
+        ("f01701220" + "0g" * 32, "symbols"),
+        ("f01701b20" + "00" * 32, "another hash"),
+        ("f01721220" + "00" * 32, "codec 0x72"),
+        ("f02701220" + "00" * 32, "no version"),
+        ("12D3KooWRBy97UB99e3J6hiPesre1MZeuNQvfan4gBziswrRJsNK", "no base of CIDs begins with '1'"),
+        ("https://ipfs.io/ipfs/" + raw_cid(b"x"), "neither a CID"),
+    ],
+)
+def test_what_is_wrong_with_a_cid_is_said(text: str, why: str) -> None:
+    with pytest.raises(CidError, match=why):
         spelt_cid(text)
 
 

@@ -18,6 +18,7 @@ from proofyard.protocol.types import Cid
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_CID_BYTES = 256
+MAX_CAR_BYTES = 1 << 60
 _PRAGMA = bytes.fromhex("0aa16776657273696f6e02")
 """What a version 2 file begins with: the header of a version 1 file that says it is 2."""
 
@@ -49,14 +50,22 @@ def read_car(source: BinaryIO) -> Car:
         if len(header) != 40:
             raise UnusableCar("it ends inside its header")
         _, _, start, size, _ = struct.unpack("<QQQQQ", header)
-        source.seek(min(start, 1 << 62))
+        if start < len(_PRAGMA) + len(header) or max(start, size) > MAX_CAR_BYTES:
+            raise UnusableCar(f"its header says that {size} bytes at {start} are its content")
+        source.seek(start)
         end = start + size
     else:
         source.seek(0)
     length = _read_varint(source)
-    if length is None or not 0 < length <= MAX_HEADER_BYTES:
+    if not length:
         raise UnusableCar("it has no header; is it a CAR file?")
-    return Car(_roots(_exactly(source, length)), _blocks(source, end))
+    if length > MAX_HEADER_BYTES:
+        raise UnusableCar(
+            f"its header would have {length} bytes, over the limit of {MAX_HEADER_BYTES}; is it a CAR file?"
+        )
+    roots = _roots(_exactly(source, length))
+    _require_inside(source, end)
+    return Car(roots, _blocks(source, end))
 
 
 def _blocks(source: BinaryIO, end: int | None) -> Iterator[tuple[Cid, bytes]]:
@@ -66,8 +75,14 @@ def _blocks(source: BinaryIO, end: int | None) -> Iterator[tuple[Cid, bytes]]:
         if length > MAX_BLOCK_BYTES + MAX_CID_BYTES:
             raise UnusableCar(f"a block of {length} bytes is over the limit of {MAX_BLOCK_BYTES}")
         section = io.BytesIO(_exactly(source, length))
+        _require_inside(source, end)
         cid = any_cid(_read_cid(section))
         yield cid, section.read()
+
+
+def _require_inside(source: BinaryIO, end: int | None) -> None:
+    if end is not None and source.tell() > end:
+        raise UnusableCar("its content is longer than its header says")
 
 
 def _read_cid(section: io.BytesIO) -> bytes:
@@ -100,7 +115,7 @@ def _roots(header: bytes) -> tuple[Cid, ...]:
             case other:
                 raise UnusableCar(f"its header has the unknown field {other[:20]!r}")
     if version != 1:
-        raise UnusableCar(f"it is of version {version}, and 1 and 2 are read")
+        raise UnusableCar(f"its content is of version {version} and not 1")
     return tuple(roots)
 
 

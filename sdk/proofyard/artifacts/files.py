@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from proofyard.runtime.paths import require_replaceable
+
 
 def new_name() -> str:
     """A name that nobody else takes, which begins with this process's number."""
@@ -23,6 +25,8 @@ def is_being_written(temporary: Path) -> bool:
 def write_whole(target: Path, pieces: Iterable[bytes], *, aside: Path | None = None, executable: bool = False) -> None:
     """Write a file. `aside` is a folder on the same file system to write it in first; else that is done beside it,
     under a name that does not grow with its own. Raises `OSError`."""
+    if aside is None:
+        require_replaceable(target)
     temporary = _temporary(target, aside)
     try:
         with temporary.open("wb") as file:
@@ -39,6 +43,7 @@ def write_whole(target: Path, pieces: Iterable[bytes], *, aside: Path | None = N
 
 def write_link(target: Path, to: str) -> None:
     """Make a symbolic link, instead of a file or link that is there. Raises `OSError`."""
+    require_replaceable(target)
     temporary = _temporary(target, None)
     temporary.symlink_to(to)
     try:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Files and folders by content: put, get, list, pin, collect, verify.")
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+SHOWN = 5
+"""Roots of a CAR file that each get a remark."""
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_DURATION_S = 36_500 * 86_400
 
 
 class ArtifactSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +76,10 @@ def parse_size(text: str) -> int:
 
 def parse_duration(text: str) -> int:
     """Seconds of `90`, `30m`, `12h` or `7d`. Raises `typer.BadParameter`."""
-    return _scaled(text, SECONDS, "a duration; write it like 90s, 30m, 12h or 7d")
+    seconds = _scaled(text, SECONDS, "a duration; write it like 90s, 30m, 12h or 7d")
+    if seconds > MAX_DURATION_S:
+        raise typer.BadParameter(f"{text!r} is longer than 36500d")
+    return seconds
 
 
 def _scaled(text: str, units: dict[str, int], what: str) -> int:
@@ -143,9 +149,13 @@ def _put_car(artifacts: "Artifacts", path: Path, *, as_json: bool) -> None:
     emit(facts, as_json=as_json, text="\n".join(found.roots))
     if found.passed_over:
         note(f"{found.passed_over} blocks with other hashes or codecs were passed over")
-    for root in roots:
-        if not root["complete"]:
-            note(f"{root['cid']} is not all in the file; next: proofyard artifact get {root['cid']} DEST")
+    if not roots:
+        note(f"it names no root, so nothing keeps its {found.blocks} blocks; next: proofyard artifact pin CID")
+    partial = [root["cid"] for root in roots if not root["complete"]]
+    for cid in partial[:SHOWN]:
+        note(f"{cid} is not all in the file; next: proofyard artifact get {cid} DEST")
+    if len(partial) > SHOWN:
+        note(f"{len(partial) - SHOWN} other roots are not all in the file either")
 
 
 @app.command()
@@ -356,4 +366,7 @@ def _state(kept: "Kept") -> str:
 
 
 def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes")
+    except (OverflowError, ValueError, OSError):
+        return "after the year 9999"

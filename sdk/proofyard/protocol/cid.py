@@ -22,22 +22,39 @@ _BASE32 = bytes(
 """From the alphabet of CIDs to that of `int`; what is no symbol becomes one that `int` does not take either."""
 
 
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_BASE10 = "0123456789"
+_BASE36 = _BASE10 + "abcdefghijklmnopqrstuvwxyz"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_BASE58_FLICKR = _BASE58[:9] + _BASE58[33:] + _BASE58[9:33]
+_BASE32_Z = "ybndrfg8ejkmcpqxot1uwisza345h769"
+_BASE32_HEX = _BASE36[:32]
+_BASE32_LOWER = "abcdefghijklmnopqrstuvwxyz234567"
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _ALPHABETS = {
+    "0": "01",
+    "7": _BASE10[:8],
+    "9": _BASE10,
     "f": "0123456789abcdef",
     "F": "0123456789ABCDEF",
-    "b": "abcdefghijklmnopqrstuvwxyz234567",
-    "B": "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567",
+    **dict.fromkeys("vt", _BASE32_HEX),
+    **dict.fromkeys("VT", _BASE32_HEX.upper()),
+    **dict.fromkeys("bc", _BASE32_LOWER),
+    **dict.fromkeys("BC", _BASE32_LOWER.upper()),
+    "h": _BASE32_Z,
     "k": _BASE36,
     "K": _BASE36.upper(),
     "z": _BASE58,
-    "u": _BASE64,
+    "Z": _BASE58_FLICKR,
+    **dict.fromkeys("mM", _BASE64 + "+/"),
+    **dict.fromkeys("uU", _BASE64 + "-_"),
 }
-"""What a multibase prefix says of the symbols after it; padding, where a base has it, is left out in CIDs."""
+"""What a multibase prefix says of the symbols after it (https://github.com/multiformats/multibase). Padding, which four
+of the bases have, says nothing."""
 
-MAX_SPELT = 256
+_SLASHED, _SLASHED_LENGTH = ("m", "M"), 1 + CID_BYTES * 8 // 6
+"""Bases with a symbol that ends paths as well, and how long a CID of this network is in them."""
+
+MAX_SPELT = 320
 """Characters of a CID as people write it, with what stands before it."""
 
 
@@ -107,6 +124,7 @@ def is_cid(cid: str) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def any_cid(binary: bytes) -> Cid:
     """The text of any CID's bytes, in base 32: of version 0 as that of version 1, and of one whose hash or codec this
     network does not know, which `is_cid` then denies."""
@@ -120,18 +138,38 @@ def spelt_cid(text: str) -> Cid:
 
     Raises `CidError` for what is none, and for another hash or codec than those of this network.
     """
-    found = re.fullmatch(r"(?:ipfs://|/ipfs/)?([0-9A-Za-z_-]+)/?", text[: MAX_SPELT + 1].strip())
-    if found is None or len(text) > MAX_SPELT:
+    found = re.fullmatch(r"(?:ipfs://|/ipfs/)?([0-9A-Za-z_+/-]+)=*/?", text[: MAX_SPELT + 1].strip())
+    spelt = "" if found is None else found[1]
+    if spelt[:1] not in _SLASHED or len(spelt) > _SLASHED_LENGTH:
+        spelt = spelt.removesuffix("/")
+    if len(text) > MAX_SPELT or not spelt or ("/" in spelt and spelt[0] not in _SLASHED):
         raise CidError(text, "neither a CID nor ipfs:// and a CID; a path inside an artifact is not taken")
-    spelt = found[1]
     if len(spelt) == 46 and spelt.startswith("Qm"):
         binary = _from_base(spelt, _BASE58)
+    elif spelt[0] in _ALPHABETS:
+        binary = _from_base(spelt[1:], _ALPHABETS[spelt[0]])
     else:
-        binary = _from_base(spelt[1:], _ALPHABETS.get(spelt[0], ""))
+        raise CidError(text, f"no base of CIDs begins with {spelt[0]!r}")
     cid = any_cid(binary)
     if not is_cid(cid):
-        raise CidError(text, "wrong version, codec, hash or length")
+        raise CidError(text, _why_not(binary))
     return cid
+
+
+def _why_not(binary: bytes) -> str:
+    """What is wrong with the bytes of a CID that this network does not know."""
+    if not binary:
+        return "it has symbols that its base has not"
+    if binary[0] != 1 or len(binary) < 4:
+        return "it is of no version that there is, or cut off"
+    codec, hashed, size = binary[1], binary[2], binary[3]
+    if (hashed, size) == (0, len(binary) - 4):
+        return "it holds its bytes itself (the identity hash)"
+    if hashed != 0x12:
+        return "it has another hash than sha2-256"
+    if codec not in (RAW, DAG_PB):
+        return f"it has the codec {codec:#x}, which is neither raw nor dag-pb"
+    return "wrong length"
 
 
 def _from_base(symbols: str, alphabet: str) -> bytes:

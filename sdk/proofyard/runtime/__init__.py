@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proofyard.protocol.types import Address
+from proofyard.runtime.paths import require_replaceable
 
 
 def run_service(service: Coroutine[Any, Any, None]) -> None:
@@ -43,6 +44,7 @@ def write_ready(path: Path | None, address: Address, port: int, **more: int | st
     """Tell whoever started this process that it serves, and where: a JSON object, written at once."""
     if path is None:
         return
+    require_replaceable(path)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"address": address, "port": port, "pid": os.getpid(), **more}))
     temporary.replace(path)

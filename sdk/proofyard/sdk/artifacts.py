@@ -195,6 +195,21 @@ class Artifacts:
         all blocks. Symbolic links out of the artifact are left out unless `outside_links` is set (`PartlySupported`,
         after all else is written). `on_progress` gets the bytes fetched and the number of blocks still missing.
         """
+        # What was put long ago may be collected at any time; while it is read it counts as put just now.
+        with self.store.putting():
+            self.store.renew(cid)
+            return self._get(cid, destination, span, max_bytes, car, outside_links, on_progress)
+
+    def _get(
+        self,
+        cid: Cid,
+        destination: Path | str,
+        span: tuple[int, int] | None,
+        max_bytes: int,
+        car: bool,
+        outside_links: bool,
+        on_progress: Callable[[int, int], object] | None,
+    ) -> Path:
         if span is not None and self.store.has(cid):
             self.store.require_range(cid, *span, max_bytes)
         if not self.is_complete(cid, span):
