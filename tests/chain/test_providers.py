@@ -22,9 +22,9 @@ from rpc_stand_in import (
 )
 from world import CREDIT
 
-from proofyard.chain import ChainClient, ChainUnreachable, Cursor, Wallet
+from proofyard.chain import ChainClient, ChainUnreachable, Cursor, Rollback, Wallet
 from proofyard.chain.endpoints import Budget
-from proofyard.chain.errors import BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
+from proofyard.chain.errors import AnotherChain, BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
 from proofyard.chain.events import StakeChanged
 from proofyard.chain.following import MAX_RANGE, WORKED_TO_GROW, RangeSize
 from proofyard.chain.pushed import websocket_of
@@ -141,6 +141,64 @@ def test_an_endpoint_of_another_chain_is_refused(network) -> None:
         # One that says so only later, when its turn comes, is passed over.
         chain = ChainClient(network.anvil.rpc_url, network.deployment.registry, chain_id=31337)
         assert chain.chain_id == 31337
+
+
+def other_chain(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+    return {"result": "0x5"} if data["method"] == "eth_chainId" else None
+
+
+def other_blocks(first: int) -> Rule:
+    """Every block from this one on is another."""
+
+    def rule(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+        if data["method"] != "eth_getBlockByNumber":
+            return None
+        block = forward(data)["result"]
+        if block is None or int(block["number"], 16) < first:
+            return {"result": block}
+        return {"result": block | {"hash": "0x" + "5a" + block["hash"][4:]}}
+
+    return rule
+
+
+@pytest.mark.parametrize("ask_again_s", [0.0, 60.0])
+def test_an_endpoint_that_becomes_another_chain_is_noticed(network, monkeypatch, ask_again_s: float) -> None:
+    """A node is switched behind its address: at once where something looks odd, else a little later."""
+    monkeypatch.setattr("proofyard.chain.rpc.ASK_AGAIN_S", ask_again_s)
+    owner = network.owner(10)
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        _, cursor = chain.events.read(Cursor(network.deployment.block))
+        owner.add_stake(Wei(CREDIT))
+        provider.rules = [other_chain, other_blocks(1)]
+        for _ in range(2):
+            with pytest.raises(ChainUnreachable, match="it is chain 5 and not 31337"):
+                chain.events.read(cursor)
+        provider.rules = []
+        events, _ = chain.events.read(cursor)
+        assert [e.stake for e in events if isinstance(e, StakeChanged)] == [CREDIT]
+
+
+@pytest.mark.parametrize(
+    ("rules", "what"),
+    [
+        ([other_blocks(0)], AnotherChain),
+        ([other_chain, other_blocks(0)], ChainUnreachable),
+        ([other_blocks(1)], Rollback),
+    ],
+    ids=["wiped and begun anew", "another network", "a deep reorganisation"],
+)
+def test_another_chain_is_no_reorganisation(network, rules: list[Rule], what: type) -> None:
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry)
+        _, cursor = chain.events.read(Cursor(network.deployment.block))
+        network.owner(10).add_stake(Wei(CREDIT))
+        provider.rules = rules
+        if what is Rollback:
+            assert isinstance(chain.events.read(cursor)[0][0], Rollback)
+            return
+        with pytest.raises(what):
+            chain.events.read(cursor)
 
 
 def test_a_budget_is_found_by_being_refused_and_grows_again() -> None:

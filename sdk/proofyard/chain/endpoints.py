@@ -101,6 +101,8 @@ class Endpoint:
         self.url = url
         self.shown = shown(url)
         self.chain_id: int | None = None
+        self.asked_at = float("-inf")
+        """When it was asked which chain it is."""
         self.rests_until = 0.0
         self.failure = ""
         """Why it rests."""

@@ -128,6 +128,18 @@ class WrongChain(ChainError):
         )
 
 
+class AnotherChain(ChainError):
+    """What was read of a chain before is not of the one that its endpoint shows now."""
+
+    exit_code = 2
+
+    def __init__(self, rpc_url: str) -> None:
+        super().__init__(
+            f"rpc_url: what {shown_all(rpc_url)} shows begins with another block than the chain that was read so far; "
+            "name an endpoint of that chain, or begin with an empty data_dir"
+        )
+
+
 class NoRegistry(ChainError):
     exit_code = 2
 

@@ -6,7 +6,8 @@ the newest that it still has and says so with a `Rollback`; what lay behind it i
 must therefore change nothing, which `position` makes easy.
 
 An endpoint that is only behind, because it is one of many or has just started, is no reorganisation: nothing is read
-from it until it has caught up. Ranges become smaller where an endpoint refuses them, and slowly larger again.
+from it until it has caught up. Nor is one of another chain, which differs from its first block on: nothing is read from
+it at all. Ranges become smaller where an endpoint refuses them, and slowly larger again.
 """
 
 import time
@@ -18,9 +19,9 @@ from web3 import Web3
 from web3.exceptions import BlockNotFound, Web3RPCError
 from web3.types import RPCEndpoint
 
-from proofyard.chain.errors import ChainBehind, ChainUnreachable
+from proofyard.chain.errors import AnotherChain, ChainBehind, ChainUnreachable
 from proofyard.chain.events import Event, decode_logs
-from proofyard.chain.rpc import mapped_errors
+from proofyard.chain.rpc import Provider, mapped_errors
 from proofyard.chain.troubles import Trouble, trouble_of
 from proofyard.protocol.types import Address, Digest
 
@@ -31,6 +32,7 @@ WORKED_TO_GROW = 16
 LATE_S = 60.0
 """An endpoint whose chain is shorter than what was read of it is taken to be behind for so long."""
 KEPT_CHECKPOINTS = 64
+NOTHING = Digest(b"")
 
 TOO_MUCH = ("HTTP status 413", "HTTP status 500", "HTTP status 504", "no answer in", "over the limit")
 """What fewer blocks may help against."""
@@ -54,10 +56,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far the events were read: `next_block` is the first one not yet read."""
+    """How far the events were read: `next_block` is the first one not yet read. `genesis` is the hash of the chain's
+    first block, empty before anything is read."""
 
     next_block: int = 0
     checkpoints: tuple[Checkpoint, ...] = ()
+    genesis: Digest = NOTHING
 
 
 class RangeSize:
@@ -89,7 +93,7 @@ class EventReader:
     def read(self, cursor: Cursor, *, confirmations: int = 0) -> tuple[list[Event | Rollback], Cursor]:
         """The next events, from at most `MAX_RANGE` blocks, and the cursor behind them; the same cursor when there is
         nothing new. Blocks younger than `confirmations` are left for later. Raises `ChainBehind` where the endpoint
-        does not have what was read before."""
+        does not have what was read before, and `AnotherChain` where that was of another chain."""
         with mapped_errors(self._rpc_url):
             kept = list(cursor.checkpoints)
             latest = self._w3.eth.get_block("latest")
@@ -102,6 +106,7 @@ class EventReader:
             found: list[Event | Rollback] = []
             next_block = cursor.next_block
             if len(kept) < len(cursor.checkpoints):
+                self._require_same_chain(cursor.genesis)
                 next_block = kept[-1].block + 1 if kept else 0
                 found.append(Rollback(next_block - 1))
             last = min(head - confirmations, next_block + MAX_RANGE - 1)
@@ -115,7 +120,8 @@ class EventReader:
                     return [], cursor  # it changed while reading: the next call starts over
                 kept.append(Checkpoint(last, before))
                 next_block = last + 1
-        return found, Cursor(next_block, tuple(kept[-KEPT_CHECKPOINTS:]))
+            genesis = cursor.genesis or self._hash(0) or NOTHING
+        return found, Cursor(next_block, tuple(kept[-KEPT_CHECKPOINTS:]), genesis)
 
     def between(self, first: int, last: int, topics: Sequence[Topic] = ()) -> list[Event]:
         """The events of blocks `first` to `last`, both included, oldest first; a topic may be a choice.
@@ -160,6 +166,14 @@ class EventReader:
         self._late_since = self._late_since or time.monotonic()
         if time.monotonic() - self._late_since < LATE_S:
             raise ChainBehind(self._rpc_url, f"its newest block is {head}, and {kept[-1].block} was read before")
+
+    def _require_same_chain(self, genesis: Digest) -> None:
+        """Raise `AnotherChain` where an endpoint shows one, which looks like a reorganisation of everything."""
+        if isinstance(self._w3.provider, Provider):
+            self._w3.provider.doubt()
+        first = self._hash(0)
+        if genesis and first is not None and first != genesis:
+            raise AnotherChain(self._rpc_url)
 
     def _shown_hash(self, number: int) -> Digest:
         """The hash of a block that is there. Raises `ChainBehind` where the endpoint has not heard of it yet."""

@@ -39,6 +39,8 @@ PATIENCE_S = 20.0
 """So long an endpoint is asked again that is out of order for a moment, where there is no other."""
 CATCH_UP_S = 5.0
 """So long for a block that another endpoint behind the same address has already."""
+ASK_AGAIN_S = 60.0
+"""How long an endpoint's word on which chain it is holds."""
 PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NEVER_NULL = frozenset(
     {
@@ -115,7 +117,7 @@ class Provider(HTTPProvider):
         if self._chain_id is None:
             self._chain_id = found[0][1]
         for each, chain_id in found:
-            each.chain_id = chain_id
+            each.chain_id, each.asked_at = chain_id, time.monotonic()
             if chain_id != self._chain_id:
                 raise WrongChain(each.shown, chain_id, self._chain_id)
 
@@ -155,13 +157,22 @@ class Provider(HTTPProvider):
         ready = next((each for each in self._endpoints if each.rests_until <= now), None)
         return ready or min(self._endpoints, key=lambda each: each.rests_until)
 
+    def doubt(self) -> None:
+        """What an endpoint shows may be another chain: it is asked before its next answer counts."""
+        for each in self._endpoints:
+            each.asked_at = float("-inf")
+
     def _require_chain(self, each: Endpoint, method: str) -> None:
-        """Raise `EndpointFailed` for an endpoint of another chain. It is asked once, and again when it changes."""
-        if len(self._endpoints) == 1 or self._chain_id is None or method == "eth_chainId":
+        """Raise `EndpointFailed` for an endpoint of another chain. Behind an address may be another node tomorrow, so
+        it is asked again now and then."""
+        if self._chain_id is None or method == "eth_chainId":
             return
-        if each.chain_id is None:
+        now = time.monotonic()
+        if each.chain_id is None or now - each.asked_at > ASK_AGAIN_S:
             each.chain_id = self._number(self._at(each, "eth_chainId", self._question(), needs=True))
+            each.asked_at = now
         if each.chain_id != self._chain_id:
+            each.asked_at = float("-inf")
             raise EndpointFailed(f"it is chain {each.chain_id} and not {self._chain_id}")
 
     def _at(self, each: Endpoint, method: str, data: bytes, *, needs: bool) -> Any:

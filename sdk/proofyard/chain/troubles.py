@@ -34,16 +34,17 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
     (
         Trouble.KNOWN,
         r"already known|alreadyknown|(?<!un)known transaction|already imported|existing tx with same hash"
-        r"|already exists|already in (?:the )?(?:mem)?pool",
+        r"|already exists|already in (?:the )?(?:mem)?pool|duplicate hash",
     ),
     (
         Trouble.TAKEN,
         r"replacement|could not replace existing tx|another transaction with same nonce|ownnoncealreadyused"
-        r"|replace pending|inflight transaction limit",
+        r"|replace pending|in-?flight transaction limit|not replaced|address already reserved",
     ),
     (
         Trouble.GAP,
-        r"nonce (?:is )?too high|noncegap|noncetoofarinfuture|too distant from current|gapped.nonce",
+        r"nonce (?:is )?too high|nonce ?gap|lower nonce invalid|noncetoofarinfuture|too distant from current"
+        r"|gapped.nonce",
     ),
     (
         Trouble.USED,
@@ -59,31 +60,40 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
         Trouble.UNDERPAID,
         r"underpriced|fee ?too ?low|feetoolowtocompete|gas price (?:is )?(?:too low|below)|fee is too low"
         r"|gas price .*is too low|base ?fee|sub-pool is full|pool is full|txpool.*full"
-        r"|too many transactions in the queue|cap less than|tip too low",
+        r"|too many transactions in the queue|cap less than|tip too low|cap too low|pool overflow|queue full"
+        r"|discarded on insert",
     ),
     (
         Trouble.GAS,
         r"exceeds block gas limit|gas ?limit ?exceeded|intrinsic ?gas|exceeds current gas limit"
-        r"|gas is beyond limit|gas limit too high|gas uint64 overflow|transaction gas is too low",
+        r"|gas is beyond limit|gas limit too high|gas uint64 overflow|transaction gas is too low"
+        r"|max transaction gas limit|gas limit is greater than|floor data gas cost",
     ),
     (Trouble.OTHER_CHAIN, r"chain ?id|invalidtxchainid|replay.protected"),
     (
         Trouble.BUSY,
         r"rate.?limit|too many requests|request limit|compute units per second|exceeded its .*capacity"
-        r"|requests per second|daily request|call rate",
+        r"|requests per second|daily request|call rate|request rate|rps limit|usage limit|free limit exceeded"
+        r"|^capacity exceeded",
     ),
     (
         Trouble.NOT_YET,
         r"beyond (?:current )?head|unknown block|header not found|block not found|sync is still in progress"
         r"|is not available yet|after last accepted block|blockoutofrange"
-        r"|still syncing|node is not synced|world state not available",
+        r"|still syncing|node is not synced|world state not available|unable to find block header"
+        r"|unfinalized data|block is in the future",
     ),
     (
         Trouble.RANGE,
         r"block.?range|more than \d+ (?:results|logs)|response size|range .*(?:limit|large|exceed|wide|max)"
-        r"|query timeout|too many (?:logs|results|blocks)|limited to|max(?:imum)? .*range|exceeds max results",
+        r"|query timeout|too many (?:logs|results|blocks)|limited to|max(?:imum)? .*range|exceeds max results"
+        r"|ranges over|number of requested blocks",
     ),
-    (Trouble.PRUNED, r"pruned|missing trie node|archive|history .*not available|historical state"),
+    (
+        Trouble.PRUNED,
+        r"pruned|missing trie node|archive|history .*not available|historical state|no state available"
+        r"|world state unavailable",
+    ),
 )
 _PATTERNS = tuple((trouble, re.compile(pattern)) for trouble, pattern in _TEXTS)
 _CODES = {
