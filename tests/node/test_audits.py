@@ -22,7 +22,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Work
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, SealOpened, TaskFailed, TaskOffer
+from proofyard.protocol.messages import AuditFailed, AuditOffer, OpenSeal, OpenSeals, SealOpened, TaskFailed, TaskOffer
 from proofyard.protocol.seal import CANNOT_EXECUTE, MAX_REASON, keyed_digest, seal_of, seal_struct_hash
 from proofyard.protocol.signature import require_signer
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId, SegmentIndex, TaskIndex
@@ -328,3 +328,21 @@ async def test_a_proof_stands_in_for_a_list_that_nobody_has_and_for_nothing_else
         with pytest.raises(OfferRefused) as refused:
             await bench.agent._offers.check_audit(VERIFIER.address, msgspec.structs.replace(offer, **change))
         assert refused.value.field == field, change
+
+
+async def test_strangers_have_few_answers_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, AFTER)
+    looked: list[Any] = []
+    monkeypatch.setattr(bench.journal, "opening", lambda *asked: looked.append(asked))
+    monkeypatch.setattr(bench.agent, "_has_joined", lambda connection: connection.peer == VERIFIER.address)
+    seals = OpenSeals(tuple(OpenSeal(BatchId(n), JobId(1), TASK.index, SegmentIndex(1)) for n in range(256)))
+    unused: Any = None
+    for _ in range(20):
+        stranger: Any = SimpleNamespace(peer=Wallet.generate().address)
+        assert set((await bench.agent.open_seals(stranger, seals, unused)).answers) == {None}
+    assert len(looked) < 500
+    looked.clear()
+    monkeypatch.setattr(bench.journal, "opened", lambda *asked: None)
+    verifier: Any = SimpleNamespace(peer=VERIFIER.address)
+    await bench.agent.open_seals(verifier, seals, unused)
+    assert len(looked) == 256

@@ -524,6 +524,28 @@ async def test_who_went_away_while_the_chain_was_asked_is_not_here(
     assert "not an active node" in (await counter.desk.announce(stranger, announce, cast(Any, None))).reason
 
 
+async def test_a_crowd_of_strangers_keeps_no_node_from_coming_back(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await counter.begin()
+    counter.chain.add_node(counter.node)
+    counter.chain.add_node(other := Wallet.generate())
+    announce = Announce(("lora",), 0, 0, "")
+    assert (await counter.desk.announce(counter.link, announce, cast(Any, None))).proceed
+    counter.desk.left(counter.link)
+    counter.desk._unknown = Limiter("announcements of wallets that are not here", per_s=0.001, burst=20)
+    refused = 0
+    for _ in range(25):
+        try:
+            await counter.desk.announce(counter.connection(Wallet.generate()), announce, cast(Any, None))
+        except RequestFailed:
+            refused += 1
+    assert refused > 0, "what strangers make us ask the chain has a bound"
+    with pytest.raises(RequestFailed, match="a second"):
+        await counter.desk.announce(counter.connection(other), announce, cast(Any, None))
+    assert (await counter.desk.announce(counter.connection(counter.node), announce, cast(Any, None))).proceed
+
+
 async def test_a_node_may_hold_no_more_than_is_believed(counter: Counter) -> None:
     await counter.begin()
     counter.chain.add_node(counter.node)

@@ -127,6 +127,31 @@ async def test_a_job_that_was_just_opened_is_waited_for(scene: Scene, monkeypatc
         await scene.publish(scene.manifest, job=JobId(99))
 
 
+async def test_jobs_that_there_are_not_cost_few_looks_whoever_waits_for_them(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publications, "SEEN_S", 0.5)
+    looks, at_once, most = 0, 0, 0
+    stored = Publications._stored
+
+    def counted(self: Publications, number: JobId) -> Any:
+        nonlocal looks, at_once, most
+        looks, at_once = looks + 1, at_once + 1
+        most = max(most, at_once)
+        try:
+            return stored(self, number)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(Publications, "_stored", counted)
+    links = [scene.link(Wallet.generate()) for _ in range(20)]
+    asked = [scene.publish(scene.manifest, job=JobId(100 + n), link=link) for n, link in enumerate(links)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(each, RequestFailed) and each.code == "not-seen" for each in found)
+    assert looks == len(links)
+    assert most == 1, "other work has threads left"
+
+
 async def test_a_stranger_leaves_single_blocks_and_nothing_else(scene: Scene) -> None:
     assert await scene.publish(scene.manifest, total=1000) == ""
     assert scene.manifest in scene.kept

@@ -1,5 +1,6 @@
 """Handing on states to jurors and challengers."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,3 +120,26 @@ async def test_without_the_record_a_state_is_found_by_the_batches_that_hold_the_
     await verifier.database.write(Step((batch,), (), ()))
     assert not (await verifier.asked(1, record=unknown))[0]
     verifier.database.close()
+
+
+@pytest.mark.parametrize("content", [b"no record", bytes(600_000), encode_record(record())[:-9]], ids=len)
+async def test_what_is_no_record_is_read_once_however_often_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    verifier = Verifier(tmp_path, worker_is_there=True)
+    cid, reads = verifier.store.put_bytes(content), []
+    read = verifier.store.get_bytes
+    monkeypatch.setattr(verifier.store, "get_bytes", lambda *args, **more: (reads.append(args), read(*args, **more))[1])
+    answers = await asyncio.gather(*(verifier.asked(0, record=cid) for _ in range(40)))
+    assert {proceed for proceed, _ in answers} == {False}
+    assert all("is no record" in reason for _, reason in answers)
+    assert len(reads) == 1
+    assert await verifier.asked(1) == (True, ""), "others are answered meanwhile"
+
+
+async def test_a_record_that_comes_later_is_read_then(tmp_path: Path) -> None:
+    verifier = Verifier(tmp_path, worker_is_there=True)
+    verifier.store.delete_block(verifier.record)
+    assert not (await verifier.asked(1))[0]
+    verifier.store.put_bytes(encode_record(record()))
+    assert await verifier.asked(1) == (True, "")

@@ -77,6 +77,7 @@ from proofyard.protocol.types import (
     TaskIndex,
 )
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
+from proofyard.transport.guard import Allowance
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
 from proofyard.workloads.executor import Executor, TaskTrace
 from proofyard.workloads.workload import Inputs, Progress, load_workload
@@ -97,6 +98,8 @@ SHORT_S = 1.0
 MOST_WANTED_S = 3600.0
 INTERRUPT_S = 1.0
 AGAIN_S = 600.0
+STRANGE_PER_S, STRANGE_AT_ONCE = 10.0, 300.0
+"""Answers that are looked up for peers that are no verifiers of this node's: each is a look into the journal."""
 LOOK_S = 8.0
 """How long an offer is looked at before it is answered."""
 
@@ -143,6 +146,7 @@ class Agent:
         self._reported: dict[Address, float] = {}
         self._hopeless: dict[Cid, float] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._strange = Allowance(STRANGE_PER_S, STRANGE_AT_ONCE)
         endpoint.on(TaskOffers, self.offer_tasks)
         endpoint.on(AuditOffers, self.offer_audits)
         endpoint.on(CancelTasks, self.cancel_tasks)
@@ -221,8 +225,11 @@ class Agent:
     async def open_seal(self, connection: Connection, message: OpenSeal, _body: Body) -> SealOpened:
         """Show the answer behind a seal to the verifier that was given it; to others, who ask whether it was left out,
         once that one has seen it or has had time enough to ask."""
+        joined = self._has_joined(connection)
+        if not joined and not self._strange.take(asyncio.get_running_loop().time()):
+            raise RequestFailed("busy", f"more than {STRANGE_PER_S:g} a second of peers that this node has not joined")
         opening = self._journal.opening(connection.peer, message)
-        if opening is None and self._has_joined(connection):
+        if opening is None and joined:
             opening = self._journal.opened(message, time.time() - UNDECIDED_AFTER_S)
         if opening is None:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")

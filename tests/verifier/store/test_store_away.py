@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
 from proofyard.devnet.postgres import PostgresServer
@@ -14,7 +15,7 @@ from proofyard.protocol.types import JobId
 from proofyard.verifier.engine.rows import Log
 from proofyard.verifier.engine.world import Step
 from proofyard.verifier.store import database as database_module
-from proofyard.verifier.store.database import Database, DatabaseError
+from proofyard.verifier.store.database import Database, DatabaseAway, DatabaseError, open_patiently
 from proofyard.verifier.store.tables import Duty
 
 
@@ -82,6 +83,57 @@ async def test_a_database_that_stays_away_lets_its_verifier_stop(away: Database,
         assert [type(result) for result in results] == [DatabaseError, DatabaseError]
     finally:
         postgres.start()
+
+
+async def test_a_server_that_is_started_later_is_waited_for(
+    postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = postgres.database()
+    postgres.stop()
+    try:
+        with pytest.raises(DatabaseAway, match="cannot be opened"):
+            await open_patiently(url, patience_s=0)
+        opening = asyncio.create_task(open_patiently(url))
+        async with asyncio.timeout(30):
+            while sum("trying again" in record.message for record in caplog.records) < 3:
+                await asyncio.sleep(0.01)
+        assert not opening.done()
+    finally:
+        postgres.start()
+    async with asyncio.timeout(30):
+        database = await opening
+    await database.write(lines(1))
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda url: url.set(database="there_is_none"),
+        lambda url: url.set(username="nobody_at_all"),
+        lambda url: "sqlite:////proc/none.db",
+        lambda url: "sqlite:////no/such/folder/v.db",
+        lambda url: "nonsense",
+        lambda url: "mysql://u:secret@h/x",
+    ],
+)
+async def test_what_no_waiting_helps_is_said_at_once(postgres: PostgresServer, wrong: Any) -> None:
+    url = wrong(make_url(postgres.database()))
+    text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    start = time.monotonic()
+    with pytest.raises(DatabaseError) as caught:
+        await open_patiently(text)
+    assert not isinstance(caught.value, DatabaseAway)
+    assert time.monotonic() - start < 20
+    assert "secret" not in str(caught.value)
+
+
+async def test_an_address_is_shown_without_secrets() -> None:
+    for url in ("postgresql://u:secret@127.0.0.1:1/x?password=secret", "postgresql://127.0.0.1:1/x?password=secret"):
+        with pytest.raises(DatabaseAway) as caught:
+            Database(url)
+        assert "127.0.0.1:1/x" in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 async def test_a_full_disk_is_waited_for(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,7 @@ from proofyard.protocol.signature import SignatureInvalid, require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.runtime.hops import SMALL_BYTES
+from proofyard.runtime.recent import Recent
 from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed_all, room
@@ -80,6 +81,8 @@ KEPT = 256
 LOG_PAGE = 500
 SESSION_S = 15.0
 """A node that was not heard of for so long is not there: it pings more often."""
+REMEMBERED = 16_384
+"""Nodes that were here: a crowd of strangers does not keep them from coming back."""
 RECORD_S = 600.0
 """A node that announces itself again is read anew after so long at least; events say before when it has changed."""
 
@@ -120,6 +123,7 @@ class Desk:
         # A node that was away says once of everything it held; whoever goes on only makes us look.
         self._futile = Limiter("what you have no part in", per_s=5.0, burst=500)
         self._unknown = Limiter("announcements of wallets that are not here", per_s=50.0, burst=1000)
+        self._were_here: Recent[Address, bool] = Recent(REMEMBERED)
         self._asking = Limiter("questions about jobs", per_s=10.0, burst=50)
         self._progress = Limiter("progress", per_s=2.0, burst=20)
         self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
@@ -148,7 +152,7 @@ class Desk:
         if known is not None and _runs_elsewhere(known, connection, message):
             host, port = known.connection.remote
             return Ack(False, f"{connection.peer} runs already, at {host}:{port} with other files; stop one of the two")
-        if known is None:
+        if known is None and self._were_here.get(connection.peer) is None:
             self._unknown.take("all of them together")
         read_at = time.monotonic()
         record = await context.on_chain(lambda: active_node(context.chain, connection.peer))
@@ -159,6 +163,7 @@ class Desk:
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         connection.vouch()
         context.members[connection.peer] = Member(connection, message, record, read_at)
+        self._were_here.put(connection.peer, True)
         context.runner.post(joined(record, message))
         return Ack()
 

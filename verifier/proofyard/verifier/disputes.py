@@ -7,14 +7,16 @@ from itertools import islice
 
 from sqlalchemy import and_
 
-from proofyard.artifacts import ArtifactError
+from proofyard.artifacts import ArtifactError, BlockMissing
 from proofyard.chain import ChallengeId, ChallengeRecord, Court, Kind, Phase, Refused
 from proofyard.protocol import merkle
+from proofyard.protocol.codec import CodecError
 from proofyard.protocol.mark import mark_cid
 from proofyard.protocol.members import Member
 from proofyard.protocol.messages import Ack, ObtainState
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError
+from proofyard.runtime.recent import Recent
 from proofyard.transport import Body, Connection
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 RECORDS = 4
 """Decoded records that are kept: a jury asks for several states of one batch."""
+NO_RECORDS = 1024
+"""Artifacts that turned out to be no record: anybody may name one of a quarter of a gigabyte, again and again."""
 POLL_S = 5.0
 AFTER_ERROR_S = 30.0
 SCANNED = 200
@@ -43,6 +47,8 @@ class StateDesk:
         self._context = context
         self._limiter = Limiter("states", per_s=STATES_PER_S, burst=STATES_BURST)
         self._record = lru_cache(RECORDS)(self._read_record)
+        self._no_records: Recent[Cid, str] = Recent(NO_RECORDS)
+        self._looking = asyncio.Lock()
         context.endpoint.on(ObtainState, self.obtain)
 
     async def obtain(self, connection: Connection, message: ObtainState, _body: Body) -> Ack:
@@ -50,7 +56,9 @@ class StateDesk:
         self._limiter.take(connection.peer)
         reason = ""
         try:
-            for holder, cid in await asyncio.to_thread(self._find, message):
+            async with self._looking:
+                states = await asyncio.to_thread(self._find, message)
+            for holder, cid in states:
                 await self._context.have(cid, holder, max_bytes=MAX_STATE_BYTES)
         except ProofyardError as error:
             logger.info("%s asks for state %s of task %s: %s", connection.peer, message.number, message.task, error)
@@ -83,7 +91,15 @@ class StateDesk:
         return list(islice(wanted, COMMITMENTS))
 
     def _read_record(self, cid: Cid) -> BatchRecord:
-        return decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))
+        why_not = self._no_records.get(cid)
+        if why_not is None:
+            try:
+                return decode_record(self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES))
+            except BlockMissing:
+                raise
+            except (ArtifactError, CodecError) as error:
+                why_not = self._no_records.put(cid, f"{cid} is no record: {str(error)[:200]}")
+        raise ArtifactError(why_not)
 
 
 async def answer_receipts(context: Context) -> None:

@@ -31,7 +31,7 @@ MAX_PUBLISH_BYTES = 16 << 30
 MAX_ARTIFACTS = 16
 SEEN_S = 20.0
 """How long a job is waited for that its requester has just opened; it asks again."""
-SEEN_POLL_S = 0.2
+SEEN_POLL_S, STORED_POLL_S = 0.2, 2.0
 BLOCK_S = 60.0
 AT_ONCE = 32
 """Publications of one peer, of which one is under way and the others wait."""
@@ -52,6 +52,7 @@ class Publications:
         self._requests = Limiter("publications", per_s=10.0, burst=100)
         self._left = Limiter("KiB of wallets without a job or a seat", per_s=64.0, burst=16 << 10)
         self._turns: WeakValueDictionary[Address, _Turn] = WeakValueDictionary()
+        self._looking = asyncio.Lock()
 
     async def publish(self, connection: Connection, message: Publish, _body: Body) -> Ack:
         """Fetch what a peer has for its job or its batch, over the connection it asked on."""
@@ -142,9 +143,14 @@ class Publications:
     async def _job(self, number: JobId) -> Job:
         """A job's row, whichever process has it. Raises `RequestFailed` for one that the chain has not shown yet."""
         clock = asyncio.get_running_loop().time
-        give_up = clock() + SEEN_S
+        give_up, look_at = clock() + SEEN_S, 0.0
         while True:
-            job = self._context.rows.jobs.get(number) or await asyncio.to_thread(self._stored, number)
+            job = self._context.rows.jobs.get(number)
+            if job is None and clock() >= look_at:
+                # Another process may have it. Whoever waits for a job that there is not costs a look now and then.
+                async with self._looking:
+                    job = await asyncio.to_thread(self._stored, number)
+                look_at = clock() + STORED_POLL_S
             if job is not None:
                 return job
             if clock() > give_up:

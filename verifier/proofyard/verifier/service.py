@@ -48,7 +48,7 @@ from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.sharing import Door, keep_claims
 from proofyard.verifier.store.claims import Claims
-from proofyard.verifier.store.database import Database
+from proofyard.verifier.store.database import open_patiently
 from proofyard.verifier.streams import Streams
 from proofyard.workloads.model_files import link_model
 
@@ -120,7 +120,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     if settings.blind:
         logger.warning("this verifier finds every audited answer right, on purpose")
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'verifier.db'}"
-    database = Database(url, settings.process)
+    database = await open_patiently(url, settings.process)
     domain = Domain(chain.chain_id, chain.registry)
     door = Door()
     registered = await asyncio.to_thread(_registered, chain, wallet.address)

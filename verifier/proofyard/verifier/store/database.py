@@ -22,7 +22,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, NoSuchModuleError, Ope
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session, create_engine
 
-from proofyard.protocol.types import JobId, ProofyardError
+from proofyard.protocol.types import ExitCode, JobId, ProofyardError
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
 from proofyard.verifier.engine.world import ROWS, Step
 from proofyard.verifier.store.migrations import SchemaError, upgrade
@@ -32,6 +32,10 @@ from proofyard.verifier.store.tables import KEY_OF, KINDS, METADATA, TABLES, row
 logger = logging.getLogger(__name__)
 
 RETRY_S, MAX_RETRY_S = 0.2, 10.0
+OPEN_S = 60.0
+"""How long a server is waited for that is away when a verifier starts: both may have been started together."""
+PASSING = ("starting up", "shutting down", "too many", "recovery", "terminating connection")
+"""Why a server lets nobody in, so that somebody may come in later."""
 CLOSE_S = 2.0
 POOL = 8
 CONNECT_S = 5
@@ -46,6 +50,12 @@ PASSES = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 class DatabaseError(ProofyardError):
     """The database cannot be opened, or does not take what is written however often it is tried."""
+
+
+class DatabaseAway(DatabaseError):
+    """Its server does not answer, or not yet."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 @dataclass
@@ -72,9 +82,9 @@ class Database:
         except (DatabaseError, SchemaError):
             raise
         except Exception as error:
-            raise DatabaseError(
-                f"the database {url.split('@')[-1]} cannot be opened ({_first_line(error)}); check data_dir or "
-                "database_url"
+            kind = DatabaseAway if _is_away(error) else DatabaseError
+            raise kind(
+                f"the database {_shown(url)} cannot be opened ({_first_line(error)}); check data_dir or database_url"
             ) from None
         self._statements = {kind: Statements(self.engine.dialect.name, kind) for kind in KINDS}
         self._group = _Group()
@@ -337,6 +347,39 @@ def _open(url: str) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+async def open_patiently(url: str, process: str = "", *, patience_s: float = OPEN_S) -> Database:
+    """The database, whose server may be starting. Raises `DatabaseError`; `DatabaseAway` once that takes too long."""
+    give_up, pause = time.monotonic() + patience_s, RETRY_S
+    while True:
+        try:
+            return await asyncio.to_thread(Database, url, process)
+        except DatabaseAway as error:
+            if time.monotonic() >= give_up:
+                raise
+            logger.warning("%s; trying again", error)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, MAX_RETRY_S)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether it may pass by itself: no connection, or a server that says that it is starting, stopping or full, and
+    not that it refuses user, password or database."""
+    if not isinstance(error, OperationalError) or "sqlite" in type(error.orig).__module__:
+        return False
+    return "FATAL" not in str(error) or any(words in str(error) for words in PASSING)
+
+
+def _shown(url: str) -> str:
+    """A database's address without user, password and options."""
+    try:
+        named = make_url(url)
+    except Exception:
+        return "of this URL"
+    if named.get_backend_name() == "sqlite":
+        return str(named.database or ":memory:")
+    return f"{named.host or ''}{f':{named.port}' if named.port else ''}/{named.database or ''}"
 
 
 def _wake(waiting: list[asyncio.Future[None]], error: DatabaseError | None) -> None:
