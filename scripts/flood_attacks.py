@@ -383,7 +383,7 @@ async def silent(attack: Attack) -> None:
 
 def requests() -> dict[str, msgspec.Struct]:
     """One of every kind, about things that there may be."""
-    kinds = [*messages.REQUESTS, GetBlocks, HasBlocks]
+    kinds: list[type[msgspec.Struct]] = [*messages.REQUESTS, GetBlocks, HasBlocks]
     return {tag_of(kind): example(shapes.type_info(kind)) for kind in kinds}
 
 

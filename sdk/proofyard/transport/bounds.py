@@ -39,7 +39,7 @@ USUAL_FRAMES = 16
 EXTRA_FRAMES, EXTRA_FRAMES_PER_S = 20_000.0, 4_000.0
 """Frames beyond that: saved up, and in the long run. 500 requests a second have five frames each."""
 
-RARE = dict.fromkeys(
+RARE: dict[int, int] = dict.fromkeys(
     (
         QuicFrameType.PATH_CHALLENGE,
         QuicFrameType.PATH_RESPONSE,
