@@ -43,7 +43,7 @@ async def test_a_state_that_was_not_kept_is_computed_again_when_a_peer_asks(star
     assert node.journal.kept_bytes() <= 30_000
 
     await node.agent.offer_task(CONNECTION, node.offer(1), UNUSED)
-    held = await node.asked[HasBlocks](UNUSED, HasBlocks(cid_bytes(trace[5])), UNUSED)
+    held = await node.asked[HasBlocks](CONNECTION, HasBlocks(cid_bytes(trace[5])), UNUSED)
     assert held.held == b"\x01", "it can be had from here, and from nobody else"
     assert await node.get(trace[5])
     assert cid_of_bytes(node.store.get_bytes(trace[5])) == trace[5]

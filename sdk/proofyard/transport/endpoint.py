@@ -20,7 +20,6 @@ from aioquic.tls import SessionTicket
 
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address
-from proofyard.runtime.heap import give_back
 from proofyard.transport.connection import Answer, Connection, Routes
 from proofyard.transport.errors import (
     ConnectionLost,
@@ -40,6 +39,7 @@ from proofyard.transport.handshake import (
     greet,
     receive_greeting,
 )
+from proofyard.transport.heap import give_back
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
