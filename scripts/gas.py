@@ -36,12 +36,14 @@ LIMITS = {
     "open_challenge": 850_000,
     "task_of_one_job": 60_000,
     "task_of_100_jobs": 3_000,
+    "take_job": 55_000,
+    "take_job_of_100": 9_000,
 }
 """Of a batch's gas 155,000 go to the pairing and the map to the curve, 66,000 to its three slots, 54,000 to sending two
 transactions. Seed and payouts are hashed to the header; who signed takes a slot only where a seat of the quorum did
 not. A node also takes its owner's place on a bench, a seat makes a new version of the quorum, a claim looks whether any
 node of its owner was at fault, `finalize` pays five signers, and a challenge is sealed first. `task_...` is a batch's
-gas by the tasks in it: of one job of 10, and of 100 such jobs at once."""
+gas by the tasks in it: of one job of 10, and of 100 such jobs at once; a job is taken alone, and with 99 others."""
 
 TOLERANCE = 0.03
 CREDIT = 10**18
@@ -156,13 +158,19 @@ def measure(bench: Bench) -> dict[str, int]:
 
 
 def _tasks(bench: Bench) -> dict[str, int]:
-    """The gas of a task of jobs of ten, each settled in one batch, in which each is paid all of its budget but some."""
+    """The gas of a task of jobs of ten that were taken, each settled in one batch, in which each is paid all of its
+    budget but some; and of taking them."""
     terms = JobTerms(MANIFEST, 10, Wei(10 * CREDIT), Wei(CREDIT), Wei(CREDIT), 2, 1, bench.chain.now() + 10**6)
-    requester = bench.owner(2000)
+    requester, verifier = bench.owner(2000), bench.client(bench.verifiers[0])
     jobs = [requester.open_job(terms) for _ in range(101)]
+    verifier.take_job(jobs[0])
+    alone = bench.gas()
+    verifier.take_jobs(jobs[1:])
+    together = bench.gas() // 100
     _, _, one = bench.batch(jobs[:1], Digest(b"\x77" * 32), 10, 10)
     _, _, all_ = bench.batch(jobs[1:], Digest(b"\x88" * 32), 1000, 10)
-    return {"task_of_one_job": one // 10, "task_of_100_jobs": all_ // 1000}
+    taken = {"take_job": alone, "take_job_of_100": together}
+    return {"task_of_one_job": one // 10, "task_of_100_jobs": all_ // 1000} | taken
 
 
 def _open_job(bench: Bench, requester: ChainClient) -> tuple[JobId, int]:

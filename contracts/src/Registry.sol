@@ -209,6 +209,11 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
         Jobs.take(_s, params(), id);
     }
 
+    /// @inheritdoc IRegistry
+    function takeJobs(JobId[] calldata ids) external {
+        Jobs.takeAll(_s, params(), ids);
+    }
+
     function _openJob(JobParams calldata p) private returns (JobId id) {
         uint96 amount;
         (id, amount) = Jobs.open(_s, p);

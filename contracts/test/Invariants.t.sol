@@ -29,6 +29,7 @@ contract Handler is Base {
     bool public leftEarly;
     bool public burnedFell;
     bool public tookBoundStake;
+    bool public tookWhatWasNotFree;
     uint256 public redressed;
     uint256 private burnedBefore;
     /// @dev What each owner asked to be released, and when that can be at the earliest.
@@ -112,6 +113,22 @@ contract Handler is Base {
 
     function wait(uint256 time) external watched {
         later(time % 3 hours);
+    }
+
+    /// @notice A verifier takes what it can of jobs, of which some are nobody's, over, others' or none.
+    function take(uint256 j, uint256 by) external watched {
+        _seat();
+        JobId[] memory ids = new JobId[](3);
+        (ids[0], ids[1]) = (jobs[j % jobs.length], jobs[(j >> 64) % jobs.length]);
+        ids[2] = JobId.wrap(by % 3 == 0 ? j : JobId.unwrap(openJob()));
+        if (by % 3 != 0) jobs.push(ids[2]);
+        IRegistry.Job memory was = registry.job(ids[0]);
+        bool free = was.verifier == 0 || !registry.operatorState(OperatorId.wrap(was.verifier)).listed
+            || vm.getBlockTimestamp() > uint256(was.lastActive) + TAKEOVER;
+        bool open = vm.getBlockTimestamp() < was.end || vm.getBlockTimestamp() <= was.end && !was.closed;
+        vm.prank(vm.addr(2000 + seated[by % seated.length]));
+        try registry.takeJobs(ids) {} catch {}
+        if (registry.job(ids[0]).verifier != was.verifier && !(free && open)) tookWhatWasNotFree = true;
     }
 
     // ------------------------------------------------------------------------------------------------ batches
@@ -447,7 +464,7 @@ contract InvariantsTest {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[] memory a = new bytes4[](20);
+        bytes4[] memory a = new bytes4[](21);
         (a[0], a[1], a[2], a[3]) =
         (Handler.stake.selector, Handler.unstake.selector, Handler.withdraw.selector, Handler.retire.selector);
         (a[4], a[5], a[6], a[7]) =
@@ -459,6 +476,7 @@ contract InvariantsTest {
         (Handler.batch.selector, Handler.commit.selector, Handler.settle.selector, Handler.batch.selector);
         (a[16], a[17], a[18], a[19]) =
         (Handler.batch.selector, Handler.judge.selector, Handler.judge.selector, Handler.claim.selector);
+        a[20] = Handler.take.selector;
         targets = new FuzzSelector[](1);
         targets[0] = FuzzSelector(address(handler), a);
     }
@@ -480,6 +498,10 @@ contract InvariantsTest {
     function invariant_nobody_leaves_before_the_delay() public view {
         require(!handler.leftEarly(), "stake left early");
         require(!handler.tookBoundStake(), "a seat's stake was not bound");
+    }
+
+    function invariant_a_job_is_taken_from_nobody_who_holds_it() public view {
+        require(!handler.tookWhatWasNotFree(), "a job was taken that was not free");
     }
 
     function invariant_burned_only_grows() public view {

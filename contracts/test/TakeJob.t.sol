@@ -113,4 +113,106 @@ contract TakeJobTest is Base {
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
         registry.takeJob(job);
     }
+
+    // ------------------------------------------------------------------------------------------------ at once
+
+    function takeAll(uint256 i, JobId[] memory ids) private {
+        vm.prank(vm.addr(2000 + i));
+        registry.takeJobs(ids);
+    }
+
+    function jobsOf(uint256 count) private returns (JobId[] memory ids) {
+        ids = new JobId[](count);
+        for (uint256 n = 0; n < count; ++n) {
+            ids[n] = openJob();
+        }
+    }
+
+    /// @dev What can be wrong with one of several: nothing, it is its own, another's, closed, past its deadline, unknown.
+    function spoil(JobId id, uint256 how) private returns (JobId) {
+        if (how == 1 || how == 2) {
+            vm.prank(vm.addr(2000 + how));
+            registry.takeJob(id);
+        } else if (how == 3) {
+            vm.prank(REQUESTER);
+            registry.closeJob(id);
+        } else if (how == 4) {
+            return job;
+        } else if (how == 5) {
+            return JobId.wrap(JobId.unwrap(id) + 1000);
+        }
+        return id;
+    }
+
+    function testFuzz_of_several_those_are_taken_that_can_be(uint256 dice, uint8 count) public {
+        later(1 days + 1);
+        JobId[] memory ids = jobsOf(count % 12);
+        bool any;
+        for (uint256 n = 0; n < ids.length; ++n) {
+            uint256 how = (dice >> 8 * n) % 6;
+            ids[n] = spoil(ids[n], how);
+            any = any || how < 2;
+        }
+        vm.prank(vm.addr(2001));
+        if (!any) vm.expectRevert(IRegistry.NothingTaken.selector);
+        registry.takeJobs(ids);
+        for (uint256 n = 0; n < ids.length; ++n) {
+            uint256 how = (dice >> 8 * n) % 6;
+            if (how == 5) continue;
+            uint32 holder = how < 2 ? OperatorId.unwrap(first) : how == 2 ? OperatorId.unwrap(second) : 0;
+            vm.assertEq(registry.job(ids[n]).verifier, holder, "who has it");
+        }
+    }
+
+    function testFuzz_at_once_is_as_one_by_one(uint40 wait, bool leaves) public {
+        takeAll(1, jobsOf(2));
+        (uint256 last, uint256 before) = (JobId.unwrap(job) + 2, JobId.unwrap(job) + 1);
+        later(wait % (2 * TAKEOVER));
+        if (leaves) {
+            addVerifier(3);
+            vm.prank(owner(1));
+            registry.retire(first);
+        }
+        JobId[] memory ids = new JobId[](2);
+        (ids[0], ids[1]) = (JobId.wrap(last), openJob());
+        takeAll(2, ids);
+        vm.prank(vm.addr(2002));
+        try registry.takeJob(JobId.wrap(before)) {} catch {}
+        IRegistry.Job memory a = registry.job(JobId.wrap(last));
+        IRegistry.Job memory b = registry.job(JobId.wrap(before));
+        vm.assertEq(a.verifier, b.verifier, "holder");
+        vm.assertEq(a.lastActive, b.lastActive, "since");
+        vm.assertEq(a.former, b.former, "who had it");
+        vm.assertEq(a.formerUntil, b.formerUntil, "until when that one may commit");
+    }
+
+    function test_several_are_at_most_128_and_once_taken_they_are_renewed_by_nothing() public {
+        JobId[] memory ids = jobsOf(128);
+        takeAll(1, ids);
+        uint256 since = vm.getBlockTimestamp();
+        later(TAKEOVER);
+        takeAll(1, ids);
+        vm.assertEq(registry.job(ids[127]).lastActive, since, "only commits renew it");
+        vm.prank(vm.addr(2002));
+        vm.expectRevert(IRegistry.NothingTaken.selector);
+        registry.takeJobs(ids);
+        ids = jobsOf(129);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyJobs.selector, 129, 128));
+        takeAll(1, ids);
+    }
+
+    function test_several_are_for_seats_that_count_alone() public {
+        JobId[] memory ids = jobsOf(2);
+        addNode(10);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
+        vm.prank(vm.addr(1010));
+        registry.takeJobs(ids);
+        takeAll(1, ids);
+        commitLines(1, bytes32(uint256(2)), 1, lines(ids[0], 1));
+        uint256 counts = vm.getBlockTimestamp() + SEAT_DELAY;
+        OperatorId young = addVerifier(4);
+        ids = jobsOf(1);
+        vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, young, counts));
+        takeAll(4, ids);
+    }
 }

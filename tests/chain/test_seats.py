@@ -4,8 +4,16 @@ import pytest
 from world import CREDIT, MEMBERS, UNITS, World
 
 from proofyard.chain import ChainClient, Court, CourtParams, Params, Phase
-from proofyard.chain.refusals import JobStillOpen, NotIdle, NotOverdue, NotYourJob, SeatTooNew
-from proofyard.protocol.types import Digest, Wei
+from proofyard.chain.refusals import (
+    JobStillOpen,
+    NothingTaken,
+    NotIdle,
+    NotOverdue,
+    NotYourJob,
+    SeatTooNew,
+    TooManyJobs,
+)
+from proofyard.protocol.types import Digest, JobId, Wei
 
 
 def test_pages_of_any_size_show_all_nodes_and_verifiers(network, monkeypatch) -> None:
@@ -128,3 +136,23 @@ def test_who_is_accused_appeals_with_what_the_fault_holds(network) -> None:
     assert world.chain.challenge(challenge).appellant == accused.wallet.address
     assert world.chain.slashes(ref.batch)[0].amount == 0
     world.check_conserved()
+
+
+def test_jobs_are_taken_at_once_and_those_that_cannot_be_are_passed_over(network) -> None:
+    world = World.build(network, verifiers=2, nodes=1)
+    requester, first, second = network.owner(8000), world.verifier(0), world.verifier(1)
+    jobs = [world.open_job(requester, tasks=1) for _ in range(5)]
+    second.take_job(jobs[1])
+    requester.close_job(jobs[2])
+    unknown = JobId(jobs[-1] + 1000)
+    assert first.take_jobs([*jobs, unknown]) == {jobs[0], jobs[3], jobs[4]}
+    assert first.take_jobs(jobs) == frozenset(), "they are its own"
+    seats = {record.node: record.id for record in world.chain.active_verifiers()}
+    holders = [world.chain.job(job).verifier for job in jobs]
+    own, others = seats[first.wallet.address], seats[second.wallet.address]
+    assert holders == [own, others, 0, own, own]
+    for some in ([jobs[0]], [jobs[2], unknown], []):
+        with pytest.raises(NothingTaken):
+            second.take_jobs(some)
+    with pytest.raises(TooManyJobs):
+        first.take_jobs([jobs[0]] * 129)

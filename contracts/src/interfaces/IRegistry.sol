@@ -501,6 +501,8 @@ interface IRegistry {
     error NotVerifier(address caller);
     error SeatTooNew(OperatorId verifier, uint256 countsFrom);
     error JobTakenBy(JobId job, OperatorId verifier, uint256 freeAt);
+    error TooManyJobs(uint256 jobs, uint256 most);
+    error NothingTaken();
     /// @notice What the owner's verifiers would hold open, and what its stake allows (base units).
     error Overexposed(address owner, uint256 exposed, uint256 limit);
     error TooManyUnits(JobId job, uint256 units, uint256 left);
@@ -605,6 +607,10 @@ interface IRegistry {
     /// @notice Makes the caller's verifier the job's scheduler, if it has none or that one has not committed for too long.
     /// Only commits renew it.
     function takeJob(JobId job) external;
+
+    /// @notice The same for at most 128 jobs at once. Those that are over, unknown or another verifier's are passed over, so
+    /// that one of them does not keep the caller from the others; refused where none of them is the caller's then.
+    function takeJobs(JobId[] calldata jobs) external;
 
     // ----------------------------------------------------------------------------------------------- batches
 

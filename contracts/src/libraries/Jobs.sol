@@ -18,6 +18,7 @@ library Jobs {
     using VerifierSet for VerifierSet.Set;
 
     uint256 private constant MAX_LINES = 128;
+    uint256 private constant MAX_TAKEN = 128;
     /// @dev Far from 64 bits, so that no number of batches that are voided and taken again overflows a job's open units.
     uint256 private constant MAX_UNITS = type(uint48).max;
 
@@ -83,6 +84,19 @@ library Jobs {
 
     function take(State storage s, IRegistry.Params memory p, JobId id) external {
         _take(s, p, id, _opened(s, id), _counting(s));
+    }
+
+    function takeAll(State storage s, IRegistry.Params memory p, JobId[] calldata ids) external {
+        require(ids.length <= MAX_TAKEN, IRegistry.TooManyJobs(ids.length, MAX_TAKEN));
+        uint32 verifier = _counting(s);
+        bool any;
+        for (uint256 i = 0; i < ids.length; ++i) {
+            JobBook storage j = s.jobs[JobId.unwrap(ids[i])];
+            if (!_isOpen(j) || block.timestamp <= _heldUntil(s, p, j, verifier)) continue;
+            any = true;
+            _hold(s, p, ids[i], j, verifier);
+        }
+        require(any, IRegistry.NothingTaken());
     }
 
     // ----------------------------------------------------------------------------------------------- batches
@@ -236,6 +250,11 @@ library Jobs {
         require(block.timestamp <= end, IRegistry.DeadlinePassed(id, end));
     }
 
+    /// @dev The same without grace, of a job that may be none: that one ended at zero.
+    function _isOpen(JobBook storage j) private view returns (bool) {
+        return block.timestamp < j.end || block.timestamp <= j.end && !j.closed;
+    }
+
     /// @dev The caller's operator, whose seat must count for new batches.
     function _counting(State storage s) private returns (uint32 verifier) {
         verifier = Operators.callingVerifier(s);
@@ -260,14 +279,33 @@ library Jobs {
     }
 
     function _take(State storage s, IRegistry.Params memory p, JobId id, JobBook storage j, uint32 verifier) private {
+        uint256 freeAt = _heldUntil(s, p, j, verifier);
+        require(block.timestamp > freeAt, IRegistry.JobTakenBy(id, OperatorId.wrap(j.verifier), freeAt));
+        _hold(s, p, id, j, verifier);
+    }
+
+    /// @dev Until when a job is another verifier's; 0 where it has none, or one that has left its seat.
+    function _heldUntil(State storage s, IRegistry.Params memory p, JobBook storage j, uint32 verifier)
+        private
+        view
+        returns (uint256)
+    {
+        uint32 holder = j.verifier;
+        // slither-disable-next-line incorrect-equality
+        if (holder == verifier || !_isSeated(s, holder)) return 0;
+        return uint256(j.lastActive) + p.takeoverTimeout;
+    }
+
+    function _isSeated(State storage s, uint32 holder) private view returns (bool) {
+        return holder != 0 && s.operators[holder].listed;
+    }
+
+    function _hold(State storage s, IRegistry.Params memory p, JobId id, JobBook storage j, uint32 verifier) private {
         uint32 holder = j.verifier;
         // slither-disable-next-line incorrect-equality
         if (holder == verifier) return;
-        uint256 freeAt = uint256(j.lastActive) + p.takeoverTimeout;
-        bool seated = holder != 0 && s.operators[holder].listed;
-        require(!seated || block.timestamp > freeAt, IRegistry.JobTakenBy(id, OperatorId.wrap(holder), freeAt));
         // Who left its seat cannot commit any more: who lost the job before it still can.
-        if (seated) {
+        if (_isSeated(s, holder)) {
             uint256 until = FixedPointMathLib.min(block.timestamp + p.receiptTime, type(uint32).max);
             (j.former, j.formerUntil) = (holder, uint32(until));
         }

@@ -15,7 +15,7 @@ from web3.types import TxReceipt
 
 from proofyard.chain.binding import spelled
 from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
-from proofyard.chain.events import BatchCommitted, Event, JobOpened, OperatorRegistered, decode_logs
+from proofyard.chain.events import BatchCommitted, Event, JobOpened, JobTaken, OperatorRegistered, decode_logs
 from proofyard.chain.records import Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
 from proofyard.chain.sender import Sender
@@ -292,6 +292,12 @@ class ChainClient(HistoryReader):
     def take_job(self, job: JobId) -> None:
         """Become the job's verifier, where it has none or that one has not committed for too long."""
         self.transact("takeJob", job)
+
+    def take_jobs(self, jobs: Sequence[JobId]) -> frozenset[JobId]:
+        """Become the verifier of those of at most 128 jobs that can be taken, in one transaction. Returns which those
+        are, without what was the caller's before; `NothingTaken` where none is the caller's then."""
+        events = decode_logs(self.transact("takeJobs", list(jobs))["logs"])
+        return frozenset(event.job for event in events if isinstance(event, JobTaken))
 
     # Batches
 

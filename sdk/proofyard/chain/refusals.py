@@ -178,6 +178,10 @@ class NothingClaimed(Refused):
     sentence = "nothing of this can be claimed now: it was claimed before, or a challenge holds it or has voided it"
 
 
+class NothingTaken(Refused):
+    sentence = "none of these jobs can be taken: each is over, unknown, or another verifier's"
+
+
 class NothingToWithdraw(Refused):
     sentence = "{owner} has no stake in release; request it first"
 
@@ -248,6 +252,10 @@ class TooEarlyToDraw(Refused):
 
 class TooLate(Refused):
     sentence = "this step of challenge {challenge} ended at Unix time {closed}; resolve it"
+
+
+class TooManyJobs(Refused):
+    sentence = "{jobs} jobs are more than the {most} that can be taken at once; take them in parts"
 
 
 class TooManyOperators(Refused):
