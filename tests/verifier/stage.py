@@ -247,6 +247,11 @@ class ChainOf:
         self._chain.taken[job] = own
         self._chain.tell(JobTaken, job=job, verifier=own)
 
+    def take_jobs(self, jobs: Sequence[JobId]) -> frozenset[JobId]:
+        for job in jobs:
+            self.take_job(job)
+        return frozenset(jobs)
+
     def batch(self, batch: BatchId) -> ChainBatch:
         if batch not in self._chain.batches:
             raise UnknownBatch("UnknownBatch", {"batch": batch})

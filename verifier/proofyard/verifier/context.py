@@ -75,6 +75,16 @@ class _Read:
     value: Any
 
 
+@dataclass(frozen=True)
+class Taking:
+    """A job that is about to be taken on chain; `subject` names it, the block it was opened in and what the chain says
+    of it, so that one that was lost meanwhile is taken anew. `done` says whether it was."""
+
+    job: JobId
+    subject: str
+    done: "asyncio.Future[bool]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
 @dataclass
 class Turns:
     """Whoever uses `free`, or waits for it, is one of `users`."""
@@ -108,6 +118,10 @@ class Context:
     """Short work on the bytes and signatures that peers send."""
     mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
     """What is about to be sent to nodes."""
+    takings: list[Taking] = field(default_factory=list)
+    """Jobs that the next transaction takes."""
+    takes: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a transaction that takes jobs is in flight."""
     fetches: dict[Address, Turns] = field(default_factory=dict)
     """Whose artifacts are being fetched that did not come in a list."""
     memory: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -134,6 +148,8 @@ class Context:
     lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
     _head: int = 0
+    _pace_s: float = 0.0
+    """Between the last two blocks that were seen, by the chain's clock."""
     _moved_at: float = float("-inf")
     """When a block was seen that is not the first one, by the monotonic clock."""
     _read_at: float = float("-inf")
@@ -237,6 +253,7 @@ class Context:
         at = time.monotonic()
         if (number, timestamp) != (self._head, self._block_time.value):
             self._moved_at = at if self._head else float("-inf")
+            self._pace_s = timestamp - self._block_time.value if self._head else 0.0
             self._block_time, self._head = _Read(at, timestamp), number
         self._read_at = at
 
@@ -247,6 +264,10 @@ class Context:
     def followed_s(self) -> float:
         """Seconds since the chain was last read; infinite before the first time."""
         return time.monotonic() - self._read_at
+
+    def next_block_in_s(self) -> float:
+        """When the next block comes if it takes as long as the last one, in seconds; negative where it is late."""
+        return self._block_time.at + self._pace_s - time.monotonic()
 
     def block_time(self) -> float:
         """The newest block's time, in Unix seconds."""

@@ -1,17 +1,27 @@
-"""Transactions that are no batch's own, and what is asked of the chain after a reorganisation."""
+"""Transactions that are no batch's own, and what is asked of the chain after a reorganisation.
 
+Jobs are taken together: a transaction costs 50,000 gas whatever it takes, and those of one wallet are mined one after
+the other, so jobs that come while one is in flight lose nothing by waiting for the next, which takes them all.
+"""
+
+import asyncio
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 
 from proofyard.chain import Refused
 from proofyard.chain.refusals import AlreadySettled, JobTakenBy
 from proofyard.protocol.types import BatchId, JobId, ProofyardError
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import Context, Taking
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.rows import BatchState, JobState
+from proofyard.verifier.engine.rows import BatchState, Job, JobState
 from proofyard.verifier.runner import Permanent
 
 SEEN_S = 60.0
+TAKEN_AT_ONCE = 64
+"""Jobs of one transaction: half of what the contract takes, and a subject that PostgreSQL can still index."""
+LINGER_S = 0.1
+"""How long a job waits for others of its block."""
 GIVEN_UP = (BatchState.DROPPED, BatchState.TAKEN)
 """Batches that this verifier commits and settles no more."""
 
@@ -28,12 +38,16 @@ def wanted(context: Context, subject: str) -> bool:
     if kind == "settle":
         batch = rows.by_chain_id.get(BatchId(numbers[0]))
         return batch is None or (batch.state not in GIVEN_UP and batch.attempt == numbers[1])
-    if kind == "take-job":
-        job = rows.jobs.get(JobId(numbers[0]))
-        if job is None or job.gone or job.state in (JobState.DONE, JobState.FAILED):
-            return False
-        return numbers[1:2] == [job.opened_block]
+    if kind == "take-jobs":
+        jobs = zip(numbers[::3], numbers[1::3], strict=False)
+        return any(_is_to_be_taken(rows.jobs.get(JobId(job)), block) for job, block in jobs)
     return True
+
+
+def _is_to_be_taken(job: Job | None, opened_block: int) -> bool:
+    if job is None or job.gone or job.state in (JobState.DONE, JobState.FAILED):
+        return False
+    return job.opened_block == opened_block
 
 
 async def take_job(context: Context, effect: effects.TakeJob) -> float:
@@ -42,18 +56,62 @@ async def take_job(context: Context, effect: effects.TakeJob) -> float:
     record, own = await context.on_chain(partial(context.chain.job, effect.job)), await context.own()
     if record.closed:
         raise Permanent("its requester has closed it")
-    if record.verifier != own:
-        row = context.rows.jobs.get(effect.job)
-        subject = f"take-job {effect.job}" + (f" {row.opened_block} {row.taken_block}" if row else "")
-        try:
-            await context.send(subject, lambda chain: chain.take_job(effect.job))
-        except JobTakenBy:
-            raise TakenByAnother(effect.job) from None
-        except Refused as error:
-            raise Permanent(str(error)) from None
-    else:
+    if record.verifier == own:
         await read_job(context, effects.ReadJob(effect.job))
+        return SEEN_S
+    row = context.rows.jobs.get(effect.job)
+    taking = Taking(effect.job, f"{effect.job} {row.opened_block if row else 0} {record.last_active}")
+    try:
+        if not await _together(context, taking):
+            await _alone(context, taking)
+    except JobTakenBy:
+        raise TakenByAnother(effect.job) from None
+    except Refused as error:
+        raise Permanent(str(error)) from None
     return SEEN_S
+
+
+async def _together(context: Context, taking: Taking) -> bool:
+    """Whether it was taken, alone or with the others that wait now."""
+    context.takings.append(taking)
+    if len(context.takings) == 1:
+        context.spawn(_take_waiting(context))
+    return await taking.done
+
+
+async def _take_waiting(context: Context) -> None:
+    """Take what waits once nothing that takes jobs is in flight."""
+    await asyncio.sleep(LINGER_S)
+    async with context.takes:
+        waiting, context.takings = context.takings, []
+        for first in range(0, len(waiting), TAKEN_AT_ONCE):
+            some = waiting[first : first + TAKEN_AT_ONCE]
+            try:
+                taken = await _take(context, some)
+            except Exception as error:
+                for each in some:
+                    if not each.done.done():
+                        each.done.set_exception(error)
+                continue
+            for each in some:
+                if not each.done.done():
+                    each.done.set_result(each.job in taken)
+
+
+async def _take(context: Context, some: Sequence[Taking]) -> frozenset[JobId]:
+    """Which of them were taken. Why others were not the contract says of one alone."""
+    if len(some) == 1:
+        await _alone(context, some[0])
+        return frozenset((some[0].job,))
+    subject, jobs = " ".join(each.subject for each in some), [each.job for each in some]
+    try:
+        return await context.send(f"take-jobs {subject}", lambda chain: chain.take_jobs(jobs))
+    except Refused:
+        return frozenset()
+
+
+async def _alone(context: Context, taking: Taking) -> None:
+    await context.send(f"take-jobs {taking.subject}", lambda chain: chain.take_job(taking.job))
 
 
 class TakenByAnother(ProofyardError):
