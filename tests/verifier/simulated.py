@@ -197,7 +197,9 @@ class SimulatedNode:
         """Until it is taken, as a courier does."""
         for _ in range(TRIES):
             try:
-                await handler(cast(Any, self), message, cast(Any, None))
-                return
+                found = await handler(cast(Any, self), message, cast(Any, None))
             except InternalError:
-                await asyncio.sleep(0.05)
+                found = None
+            if found is not None and not any(getattr(answer, "code", "") == "busy" for answer in found.answers):
+                return
+            await asyncio.sleep(0.05)

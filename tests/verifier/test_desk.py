@@ -651,3 +651,16 @@ async def test_a_result_that_others_start_from_is_looked_at_before_it_is_promise
         assert "it is another one" in (await counter.refusal(wrong)).reason
     else:
         await counter.receipt(wrong)
+
+
+async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_chain(counter: Counter) -> None:
+    """Its tasks are given out while it is being taken; the node comes again in a moment."""
+    await counter.begin(taken_block=0, state=JobState.TAKING)
+    row, work = counter.verifier.rows.jobs[JobId(1)], counter.submission(0)
+    for _ in range(10):
+        refusal = await counter.refusal(work)
+        assert refusal.code == "busy" and "being taken" in refusal.reason, "not held against the commitment"
+    row.taken_block = 7
+    receipt = await counter.receipt(work)
+    row.taken_block = 0
+    assert await counter.receipt(work) == receipt, "what was promised stays so"

@@ -311,6 +311,8 @@ class Town:
             case TakeJob() if effect.job in self.ledger.jobs:
                 if effect.job not in self.ledger.taken:
                     self.chain(JobTaken(self.position(), effect.job, OperatorId(OWN)))
+                else:
+                    self.tell(self.read(effect.job))
             case OfferTasks():
                 self._receive(effect)
             case CancelTasks():

@@ -64,8 +64,7 @@ def test_a_job_is_read_taken_carried_paid_and_packed() -> None:
     made.open(1, [[], [0]])
     assert (state(made), kinds(made)) == (("waiting", ""), [Expand])
     do(made, Expand)
-    assert (state(made), kinds(made)) == (("taking", ""), [TakeJob])
-    assert not made.world.rows.tasks
+    assert (state(made), kinds(made)) == (("taking", ""), [TakeJob, OfferTasks])
     do(made, TakeJob)
     assert (state(made), kinds(made)) == (("running", ""), [OfferTasks])
     assert [task.reward for task in made.world.rows.tasks.values()] == [str(500 * UNITS)] * 2
@@ -74,6 +73,57 @@ def test_a_job_is_read_taken_carried_paid_and_packed() -> None:
     assert job_row(made, JOB).units_paid == job_row(made, JOB).units
     shown = [line.kind for line in made.logs if line.kind in ("opened", "done", "failed")]
     assert shown == ["opened", "done"]
+
+
+def being_taken() -> Town:
+    """A job whose tasks are given out while the transaction that takes it is on its way."""
+    made = town()
+    made.open(1, [[], []])
+    made.run_all_but(TakeJob)
+    assert state(made) == ("taking", "") and sum(len(person.at) for person in made.people.values()) == 2
+    return made
+
+
+def test_nothing_is_promised_for_a_job_before_it_is_this_verifiers() -> None:
+    made = being_taken()
+    holder = next(person for person in made.people.values() if person.at)
+    given = dict(holder.at)
+    made.finish(holder, next(iter(given)))
+    assert len(made.refusals) == 1 and "try again" in made.refusals[0] and not holder.done
+    holder.at |= given
+    do(made, TakeJob)
+    assert state(made) == ("running", "")
+    made.finish(holder, next(iter(given)))
+    assert len(made.refusals) == 1 and holder.done
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_job_that_another_verifier_takes_first_is_given_to_nobody_any_more(dies: bool) -> None:
+    made = being_taken()
+    if dies:
+        made.restart()
+        made.run_all_but(TakeJob)
+        assert len(made.world.rows.tasks) == 2, "made once"
+    made.effects.clear()
+    made.chain(JobTaken(made.position(), JOB, OperatorId(OWN + 1)))
+    made.run_all()
+    assert state(made) == ("waiting", jobs.TAKEN_ELSEWHERE) and not made.world.rows.tasks
+    assert not any(person.at for person in made.people.values())
+    made.tell(JobFreed(JOB))
+    made.ledger.taken.clear()
+    calm(made)
+    assert state(made) == ("done", "")
+
+
+@pytest.mark.parametrize("why", ["closed", "refused"])
+def test_a_job_that_cannot_be_taken_ends_and_its_nodes_are_called_off(why: str) -> None:
+    made = being_taken()
+    if why == "closed":
+        made.chain(JobClosed(made.position(), JOB))
+    else:
+        made.tell(EffectFailed(TakeJob(JOB).key, "its terms", retry=False))
+    made.run_all_but(TakeJob)
+    assert state(made)[0] == "failed" and not any(person.at for person in made.people.values())
 
 
 @pytest.mark.parametrize("steps", range(8))
@@ -147,8 +197,9 @@ def test_a_job_that_cannot_be_taken_fails_after_some_tries() -> None:
     made.open(1, [[]])
     do(made, Expand)
     for _ in range(30):
-        if made.effects:
-            made.tell(EffectFailed(made.effects.pop().key, "no seat"))
+        if TakeJob(JOB) in made.effects:
+            made.effects.remove(TakeJob(JOB))
+            made.tell(EffectFailed(TakeJob(JOB).key, "no seat"))
         made.tick(100)
     assert state(made) == ("failed", "this verifier cannot take it: no seat")
 
@@ -292,7 +343,7 @@ def test_a_job_whose_block_is_gone_stands_still_and_goes_on_when_it_is_told_agai
     assert state(made) == ("running", jobs.GONE)
     (key, (_, inputs)) = next(iter(holder.at.items()))
     event = WorkCommitted(holder.node, key, inputs, b"", b"l", raw_cid(b"r"), 0)  # type: ignore[arg-type]
-    assert "not on chain" in made.tell(event).refusal, "no receipt for what may never be"
+    assert "on chain for now" in made.tell(event).refusal, "no receipt for what may never be"
     made.restart()
     made.tick(1)
     assert ReadJob in kinds(made), "it is asked for"
@@ -349,6 +400,8 @@ def test_a_job_that_was_taken_or_closed_in_a_block_that_is_gone_is_as_it_was() -
     read(OWN + 1, 0)
     assert state(made) == ("failed", jobs.TAKEN_OVER)
     read(0, 0)
+    made.ledger.taken.clear()
+    made.ledger.former.clear()
     calm(made)
     assert state(made)[0] == "done"
 

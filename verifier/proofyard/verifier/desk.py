@@ -251,11 +251,15 @@ class Desk:
 
     async def _looked_at(self, connection: Connection, message: SubmitCommitment) -> "_Held | Refusal | int":
         """What needs neither signature nor bytes."""
-        node = connection.peer
+        node, context = connection.peer, self._context
         try:
             work = self._held(node, message.commitment)
             if work.state != WorkState.GIVEN:
                 return work.promised_until
+            if not context.rows.jobs[work.job].taken_block:
+                # Its lease is not to end because of that.
+                context.runner.post(TaskProgressed(node, (work.job, work.task)))
+                raise RequestFailed("busy", f"job {work.job} is being taken; try again in a moment")
             self._check_form(node, message)
             self._signed.take(node)
             return _Held(work, await self._deadline(message.commitment.job))

@@ -124,7 +124,7 @@ def _due_at(world: World, since: float, now: Now) -> float:
 
 def _company_comes(world: World, memory: Memory, waiting: Collection[JobId], now: Now) -> bool:
     """Whether jobs that wait wait for more: each batch costs gas, each job in it less. Not where nodes idle for want of
-    verdicts, nor where nobody works, nor longer than the rules say."""
+    verdicts, nor where nobody works, be it for a job that is being taken, nor longer than the rules say."""
     if not tasks.anybody_works(world) or any(tasks.starves(world, job) for job in waiting):
         return False
     if not memory.company:

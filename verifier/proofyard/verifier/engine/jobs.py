@@ -50,7 +50,7 @@ class Memory:
     """What begins anew with a restart."""
 
     graphs: dict[JobId, Expanded] = field(default_factory=dict)
-    """Task graphs of jobs that wait to be this verifier's on chain."""
+    """Task graphs of jobs that wait to be taken."""
     waiting: dict[Cid, dict[JobId, None]] = field(default_factory=dict)
     """Jobs by the manifest that they wait for."""
     deadlines: list[tuple[int, JobId]] = field(default_factory=list)
@@ -110,7 +110,7 @@ def _terms(job: Job) -> tuple[object, ...]:
 def _replace(world: World, job: Job, fresh: Job, now: Now) -> None:
     """After a reorganisation the number is another job's."""
     _drop_effects(world, job)
-    tasks.delete(world, job.id)
+    tasks.delete(world, job.id, "the job is over")
     backing.forget_job(world, job.id)
     for name in Job.__struct_fields__:
         setattr(job, name, getattr(fresh, name))
@@ -147,13 +147,15 @@ def taken(world: World, job_id: JobId, block: int, now: Now, *, own: bool) -> No
         if job.state in UNTAKEN:
             _awaited(world, job)
             world.memory(Memory).graphs.pop(job.id, None)
+            tasks.delete(world, job.id, TAKEN_ELSEWHERE)
             job.state, job.reason = JobState.WAITING, TAKEN_ELSEWHERE
         elif job.state == JobState.RUNNING:
             fail(world, job.id, TAKEN_OVER, now)
     elif job.state in UNTAKEN:
         job.reason = ""
-        if job.id in world.memory(Memory).graphs:
-            _start(world, job, now)
+        if tasks.is_kept(world, job.id) or job.id in world.memory(Memory).graphs:
+            _begin(world, job, now)
+            _run(world, job, now)
         else:
             _await(world, job, now)
     elif (job.state, job.reason) == (JobState.FAILED, TAKEN_OVER):
@@ -268,6 +270,8 @@ def _revive(world: World, job: Job, now: Now) -> None:
     world.log(job.id, now, "revived", "it goes on: the chain has changed")
     _watch_deadline(world, job, now)
     if has_tasks:
+        if not job.taken_block and not job.elsewhere:
+            world.want(TakeJob(job.id))
         tasks.go_on(world, job.id)
         check_done(world, job.id, now)
     else:
@@ -301,14 +305,16 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
     world.rows.touch(job)
     world.memory(Memory).graphs[job.id] = event
     if job.taken_block:
-        _start(world, job, now)
+        _begin(world, job, now)
+        _run(world, job, now)
     else:
         world.memory(Memory).unbacked[job.id] = largest
         backed(world, now)
 
 
 def backed(world: World, now: Now) -> None:
-    """Take jobs while the stake backs a task of each, in their order; the others say what they wait for."""
+    """Take jobs while the stake backs a task of each, in their order; the others say what they wait for. Nobody waits
+    for the block that takes a job: its tasks are given out meanwhile, and receipts are signed once it is taken."""
     waiting = world.memory(Memory).unbacked
     for job_id, largest in list(waiting.items()):
         job = world.rows.jobs.get(job_id)
@@ -323,6 +329,7 @@ def backed(world: World, now: Now) -> None:
         job.reason = ""
         world.rows.touch(job)
         world.want(TakeJob(job_id))
+        _begin(world, job, now)
 
 
 def say(world: World, job: Job, reason: str, now: Now) -> None:
@@ -354,12 +361,18 @@ def _unfit(job: Job, specs: tuple[TaskSpec, ...]) -> str:
     return ""
 
 
-def _start(world: World, job: Job, now: Now) -> None:
-    """It is this verifier's on chain: its tasks can be given out."""
-    graph = world.memory(Memory).graphs.pop(job.id)
+def _begin(world: World, job: Job, now: Now) -> None:
+    """Its tasks can be given out."""
+    graph = world.memory(Memory).graphs.pop(job.id, None)
+    if graph is not None and not tasks.is_kept(world, job.id):
+        tasks.create(world, job, graph, now)
+
+
+def _run(world: World, job: Job, now: Now) -> None:
+    """It is this verifier's on chain, with its tasks; what these wait for is said anew."""
     job.state = JobState.RUNNING
     world.rows.touch(job)
-    tasks.create(world, job, graph, now)
+    tasks.go_on(world, job.id)
     check_done(world, job.id, now)
 
 

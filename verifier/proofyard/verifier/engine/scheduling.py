@@ -222,7 +222,8 @@ def stop(world: World, queue: Queue) -> None:
 
 
 def runs(job: Job) -> bool:
-    return job.state == JobState.RUNNING and not job.gone
+    """Whether its tasks are given out: also while it is being taken."""
+    return job.state in (JobState.TAKING, JobState.RUNNING) and not job.gone
 
 
 # Nodes

@@ -230,9 +230,9 @@ def give_up(world: World, job_id: JobId, reason: str) -> None:
         _reopen(world, book, task)
 
 
-def delete(world: World, job_id: JobId) -> None:
-    """The number is another job's now: what was done for it is of no use to anybody."""
-    book = _close(world, job_id)
+def delete(world: World, job_id: JobId, reason: str) -> None:
+    """Its number is another job's now, or it is another verifier's: what was done for it is of no use to anybody."""
+    book = _close(world, job_id, reason)
     if book is not None:
         world.rows.delete_tasks(job_id, book.works)
 
@@ -241,7 +241,7 @@ def forget(world: World, job_id: JobId) -> None:
     """Let the tasks of a job that is over leave the memory, unless a batch with work for it is not final."""
     book = world.memory(Memory).books.get(job_id)
     if book is not None and not book.bound and not book.given:
-        _close(world, job_id)
+        _close(world, job_id, "the job is over")
         world.rows.forget(job_id, book.works)
 
 
@@ -250,9 +250,9 @@ def is_kept(world: World, job_id: JobId) -> bool:
     return job_id in world.memory(Memory).books
 
 
-def _close(world: World, job_id: JobId) -> Book | None:
+def _close(world: World, job_id: JobId, reason: str) -> Book | None:
     memory, board = world.memory(Memory), world.memory(Board)
-    give_up(world, job_id, "the job is over")
+    give_up(world, job_id, reason)
     book = memory.books.pop(job_id, None)
     if book is None:
         return None
@@ -625,8 +625,8 @@ def committed(world: World, event: WorkCommitted, now: Now) -> None:
             world.refusal = f"task {task.index} of job {task.job} is not yours"
     elif work.inputs != event.inputs:
         world.refusal = f"task {task.index}: its inputs are not the results it was given"
-    elif book.job.gone:
-        world.refusal = f"job {task.job} is not on chain for now; try again"
+    elif book.job.gone or not book.job.taken_block:
+        world.refusal = f"job {task.job} is not this verifier's on chain for now; try again"
     else:
         work.submission, work.leaf, work.result = event.submission, event.leaf, event.result
         work.promised_until, work.decoy = event.promised_until, work.decoy and event.decoy
