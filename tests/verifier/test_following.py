@@ -343,3 +343,23 @@ async def test_deadlines_go_by_a_chain_that_moves_and_not_by_a_wall_clock_that_i
     assert begun + 2 <= context.chain_time() < begun + 60, "it moves: its own time is what counts"
     monkeypatch.setattr(context_module, "MOVES_S", 0.0)
     assert context.chain_time() == begun + hour
+
+
+@pytest.mark.parametrize(
+    ("left", "pause"),
+    [(10.0, 0.5), (0.61, 0.5), (0.35, 0.25), (0.1, 0.1), (0.0, 0.1), (-0.4, 0.1), (-0.5, 0.5), (-60.0, 0.5)],
+)
+def test_a_block_is_looked_for_most_often_when_it_is_due(left: float, pause: float) -> None:
+    assert following.pause_s(left) == pytest.approx(pause)
+
+
+async def test_the_next_block_is_due_by_the_pace_of_the_last_ones(watcher: Watcher) -> None:
+    context = watcher.context
+    assert context.next_block_in_s() < -1000, "nothing is known yet"
+    context.saw_block(5, 1000)
+    assert context.next_block_in_s() <= 0
+    context.saw_block(6, 1012)
+    context.saw_block(6, 1012)
+    assert 11 < context.next_block_in_s() <= 12
+    context.saw_block(7, 1012)
+    assert context.next_block_in_s() <= 0, "one that comes when it is asked for"

@@ -22,7 +22,7 @@ from proofyard.chain import ChainClient, Wallet
 from proofyard.node.agenda import Agenda
 from proofyard.node.aside import aside
 from proofyard.node.decoys import Decoys
-from proofyard.node.delivery import COMMITMENTS, SEALS, Courier, Kind, Parcel
+from proofyard.node.delivery import COMMITMENTS, LINGER_S, MOST_LINGER_S, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
 from proofyard.node.keeping import Keeping
@@ -131,7 +131,7 @@ class Agent:
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
         self.decoys = Decoys(settings, chain, store, journal, retention)
-        self._courier = Courier(links, self._secure, self._more_soon)
+        self._courier = Courier(links, self._secure, self._linger_s)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
         self._accepted: dict[tuple[object, ...], Work] = {}
@@ -235,14 +235,19 @@ class Agent:
             raise RequestFailed("no-seal", f"no seal was given for task {message.task} segment {message.segment}")
         return opening
 
-    def _more_soon(self, verifier: Address, kind: Kind) -> bool:
-        """Whether more of what a verifier waits for comes in a moment, and may go in the same message."""
+    def _linger_s(self, verifier: Address, kind: Kind) -> float:
+        """How long a delivery waits for more of what the verifier waits for: not at all where that is nothing, longer
+        where it comes in a moment."""
         offer_type = TaskOffer if kind is COMMITMENTS else AuditOffer
         others = [work.offer for work in self._accepted.values() if work.verifier == verifier]
         alike = [offer for offer in others if isinstance(offer, offer_type)]
-        if len(alike) < 2 or (segment_s := self._agenda.segment_s(alike[1])) is None:
-            return False
-        return segment_s * (alike[1].task.segments if kind is COMMITMENTS else 1) < SHORT_S
+        if len(alike) < 2:
+            return 0.0
+        segment_s = self._agenda.segment_s(alike[1])
+        if segment_s is None:
+            return LINGER_S
+        soon = segment_s * (alike[1].task.segments if kind is COMMITMENTS else 1) < SHORT_S
+        return MOST_LINGER_S if soon else LINGER_S
 
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None

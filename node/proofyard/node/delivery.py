@@ -66,8 +66,8 @@ Secure = Callable[[Sequence[Parcel]], Awaitable[None]]
 """Has what parcels promise on the disk itself, so that no power cut takes it. Raises a `ProofyardError`."""
 
 
-MoreSoon = Callable[[Address, Kind], bool]
-"""Whether more of a kind for a verifier comes in a moment."""
+Linger = Callable[[Address, Kind], float]
+"""For how many seconds a delivery of a kind to a verifier waits for others to go with."""
 
 
 @dataclass
@@ -92,10 +92,10 @@ class Queue:
 class Courier:
     """The queues to all verifiers. What they hold is in the journal too, so nothing is lost with the process."""
 
-    def __init__(self, links: VerifierLinks, secure: Secure, more_soon: MoreSoon = lambda *_: False) -> None:
+    def __init__(self, links: VerifierLinks, secure: Secure, linger_s: Linger = lambda *_: LINGER_S) -> None:
         self._links = links
         self._secure = secure
-        self._more_soon = more_soon
+        self._linger_s = linger_s
         self._queues: dict[Address, Queue] = {}
 
     def send(self, verifier: Address, parcel: Parcel) -> None:
@@ -104,8 +104,8 @@ class Courier:
         if any(waiting.parcel.name == parcel.name for waiting in queue.parcels):
             return
         now = asyncio.get_running_loop().time()
-        linger_s = MOST_LINGER_S if self._more_soon(verifier, parcel.kind) else LINGER_S
-        queue.parcels.append(Waiting(parcel, due=now + linger_s, asked=now, retry=FIRST_RETRY_S))
+        due = now + self._linger_s(verifier, parcel.kind)
+        queue.parcels.append(Waiting(parcel, due=due, asked=now, retry=FIRST_RETRY_S))
         queue.added.set()
         if queue.worker is None:
             queue.worker = asyncio.create_task(self._work(verifier, queue))

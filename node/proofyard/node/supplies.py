@@ -30,6 +30,8 @@ logger = logging.getLogger("proofyard.node")
 SILENCE_S = 60.0
 MAX_HINTS = 32
 UNKNOWN_BYTES = 1 << 62
+RESULTS_AT_ONCE = 8
+"""Other tasks' results that are fetched at a time."""
 MANIFESTS = 64
 """Manifests that are kept in memory; each is at most a block."""
 
@@ -69,7 +71,13 @@ class Supplies:
         self, verifier: Address, manifest: Manifest, results: Sequence[Cid], hints: Sequence[PeerHint]
     ) -> Inputs:
         """Everything that a runner reads. Raises `OfferRefused` for what is over a limit."""
-        found = [await self._result(verifier, cid, hints) for cid in results]
+        turn = asyncio.Semaphore(RESULTS_AT_ONCE)
+
+        async def one(cid: Cid) -> bytes:
+            async with turn:
+                return await self._result(verifier, cid, hints)
+
+        found = await asyncio.gather(*map(one, results))
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
         data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
         return Inputs(model, data, tuple(found))

@@ -38,7 +38,8 @@ from proofyard.verifier.store.tables import Cursor, Known
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S, SOON_S = 0.5, 0.1
+"""How often it is looked for a block, and how often once one is due by the chain's pace."""
 RETRY_S = 3.0
 AFTER_ERROR_S = 30.0
 JOBS_AT_ONCE = 64
@@ -62,7 +63,14 @@ async def follow_chain(context: Context) -> None:
             more = False
             await asyncio.sleep(AFTER_ERROR_S)
         if not more:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause_s(context.next_block_in_s()))
+
+
+def pause_s(left: float) -> float:
+    """How long not to look for a block that is due in `left` seconds, or was that long ago where it is negative."""
+    if left > SOON_S:
+        return min(POLL_S, left - SOON_S)
+    return SOON_S if left > -POLL_S else POLL_S
 
 
 class Follower:

@@ -32,7 +32,7 @@ from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered,
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 20.0
-LINGER_S, MOST_LINGER_S = 0.1, 4.0
+LINGER_S, MOST_LINGER_S = 0.02, 4.0
 """How long something for a node waits for more, at least and at most: a message costs both sides more than what is in
 it."""
 MESSAGES_PER_S = 80.0
