@@ -44,7 +44,7 @@ OUT = Path("out/bench/floods.json")
 PROBE_S, BLOCK_S, NEWCOMER_S = 0.05, 0.5, 0.7
 ANSWER_S = 30.0
 SETTLE_S = 1.5
-LONG_SETTLE_S = IDLE_TIMEOUT + 5.0
+LONG_SETTLE_S = IDLE_TIMEOUT + 25.0
 """How long after an attack the target has to give its memory back; where much is kept for connections, until those that
 nobody has ended are over."""
 AFTER_FAILURE_S = 5.0

@@ -12,7 +12,8 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersi
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.tls import Epoch
 
-from proofyard.transport import Endpoint, HandshakeRejected, TransportError
+from proofyard.transport import Endpoint, HandshakeRejected, TransportError, heap
+from proofyard.transport import endpoint as endpoints
 from proofyard.transport import memory as memories
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_PIECES, MAX_PIECES_OF_STREAM, Pieces, Tally
 from proofyard.transport.link import MOST_WAITING, Link
@@ -322,6 +323,45 @@ async def test_what_is_sent_and_never_consumed_costs_the_greediest_its_connectio
     wait.set()
     assert await kept == Told()
     assert all(isinstance(each, TransportError) for each in await asyncio.gather(*sent, return_exceptions=True))
+
+
+async def test_memory_of_connections_that_have_ended_goes_to_the_system(peer, monkeypatch):
+    given = []
+    monkeypatch.setattr(endpoints, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(endpoints, "GIVE_BACK_S", (0.0, 0.01))
+    server = await peer()
+    server.on(Ask, answer)
+    server._let_go(endpoints.GIVE_BACK_BYTES // 2)
+    await asyncio.sleep(0.05)
+    assert not given
+    server._let_go(endpoints.GIVE_BACK_BYTES)
+    async with asyncio.timeout(60):
+        while len(given) < 2:
+            await asyncio.sleep(0.01)
+    heap.give_back()
+
+
+async def test_what_is_kept_for_a_connection_is_told_when_it_ends(peer, monkeypatch):
+    kept = []
+    server, client = await peer(), await peer()
+    monkeypatch.setattr(server, "_let_go", kept.append)
+
+    async def send(connection, message, body):
+        return Told(), os.urandom(4 << 20)
+
+    server.on(Ask, send)
+    connection = await client.connect("127.0.0.1", server.port)
+    connection._link._grant = lambda: None
+    link = server.connections[client.address]._link
+    async with contextlib.AsyncExitStack() as stack:
+        asks = [stack.enter_async_context(connection.exchange(Ask(), reply=Told, timeout=60)) for _ in range(8)]
+        waiting = [asyncio.ensure_future(ask) for ask in asks]
+        async with asyncio.timeout(60):
+            while link.account.sending < 1 << 20:
+                await asyncio.sleep(0.01)
+        link.close(0, "")
+        await asyncio.gather(*waiting, return_exceptions=True)
+    assert kept and max(kept) >= 1 << 20
 
 
 def test_what_one_peer_may_have_follows_from_what_is_free():

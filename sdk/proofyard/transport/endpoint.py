@@ -67,8 +67,9 @@ MAX_VOUCHED = 4096
 
 OWN_WALLET = "this wallet is already this peer's own"
 
-GIVE_BACK_BYTES, GIVE_BACK_S = 4 << 20, 2.0
-"""After connections for which so much was kept in all have ended, and so much later, free memory goes to the system."""
+GIVE_BACK_BYTES, GIVE_BACK_S = 4 << 20, (2.0, 20.0)
+"""After connections for which so much was kept in all have ended, and so much later, free memory goes to the system: at
+once, and again once Python has found what lies in rings."""
 
 MAX_ADDRESSES = 4
 """Addresses of a name that are tried."""
@@ -466,9 +467,12 @@ class Endpoint:
         self._freed += kept
         if self._freed > GIVE_BACK_BYTES:
             self._freed = 0
-            asyncio.get_running_loop().call_later(
-                GIVE_BACK_S, lambda: self._spawn(asyncio.to_thread(give_back)) if self._tasks else None
-            )
+            for seconds in GIVE_BACK_S:
+                asyncio.get_running_loop().call_later(seconds, self._give_back)
+
+    def _give_back(self) -> None:
+        if self._tasks:
+            self._spawn(asyncio.to_thread(give_back))
 
     def _links_of(self, peer: Address) -> list[tuple[Link, Connection]]:
         """The links of an authenticated wallet, oldest first."""
