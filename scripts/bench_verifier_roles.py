@@ -56,6 +56,9 @@ class SharedChain(ChainClient):
             self._answers[name, args] = (time.monotonic(), answer)
         return answer
 
+    def operator_of(self, *args: Any) -> Any:
+        return self._once("operator_of", *args)
+
     def active_verifiers(self, *args: Any) -> Any:
         return self._once("active_verifiers", *args)
 

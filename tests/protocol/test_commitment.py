@@ -4,7 +4,9 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
+from proofyard.protocol import signature
 from proofyard.protocol.cid import cid_bytes, raw_cid
+from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, Domain, receipt_struct_hash
 from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import SignatureInvalid, recover, require_signer
@@ -132,3 +134,20 @@ def test_malleable_and_malformed_signatures_are_refused() -> None:
     for bad in (twin, signature[:64], signature[:64] + b"\x00", bytes(64) + b"\x1b"):
         with pytest.raises(SignatureInvalid):
             recover(digest, Signature(bad))
+
+
+def test_a_signature_is_looked_at_once_and_no_other_passes_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    commitment = replace(COMMITMENT)
+    signed = WALLET.unsafe_sign_hash(DOMAIN.typed_digest(commitment.struct_hash()))
+    right = Signature(bytes(signed.signature))
+    looked: list[Signature] = []
+    recovered = signature.recover
+    monkeypatch.setattr(signature, "recover", lambda digest, made: looked.append(made) or recovered(digest, made))
+    assert commitment.is_signed(DOMAIN, right)
+    assert commitment.is_signed(DOMAIN, right)
+    assert looked == [right]
+    others = [Signature(right[:64] + bytes((55 - right[64],))), Signature(b""), Signature(bytes(65))]
+    assert not any(commitment.is_signed(DOMAIN, other) for other in others)
+    assert not commitment.is_signed(Domain(1, DOMAIN.registry), right)
+    assert not replace(commitment, work_units=1).is_signed(DOMAIN, right)
+    assert decode(encode(commitment), Commitment) == commitment == COMMITMENT

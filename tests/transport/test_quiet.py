@@ -7,6 +7,7 @@ import os
 import msgspec
 import pytest
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from proofyard.transport import DeadlineExceeded
 from proofyard.transport.quic import PeerQuic
@@ -64,6 +65,27 @@ async def test_a_connection_is_quiet_only_where_aioquic_sends_nothing(peer, look
     await asyncio.gather(*(forth.request(Ask(), reply=Told, body=bytes(20_000)) for _ in range(300)))
     assert looks
     assert not any(looks)
+
+
+async def test_no_packet_is_begun_that_has_nothing_in_it(peer, monkeypatch):
+    """Streams that are over, and a packet that took all there was, are no reason to begin one."""
+    forth, back = await connected(peer)
+    await forth.request(Ask(), reply=Told)
+    await asyncio.sleep(0.1)
+    begun, sent = [], []
+    start, send = QuicPacketBuilder.start_packet, UdpSocket.send
+    monkeypatch.setattr(QuicPacketBuilder, "start_packet", lambda *args: begun.append(args) or start(*args))
+    monkeypatch.setattr(UdpSocket, "send", lambda self, datagrams: sent.extend(datagrams) or send(self, datagrams))
+    for side in (forth, back):
+        for _ in range(20):
+            await side.request(Ask(), reply=Told)
+    await asyncio.sleep(0.1)
+    assert len(begun) == len(sent) > 80
+    assert not forth._link.quic._streams
+    assert not back._link.quic._streams
+    # More than fits into one packet is sent all the same.
+    async with forth.exchange(Ask(), reply=Told, body=os.urandom(1 << 20)) as reply:
+        assert reply.message == Told(1 << 20)
 
 
 async def test_small_requests_and_answers_carry_each_others_acknowledgements(peer, monkeypatch):

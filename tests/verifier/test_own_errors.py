@@ -21,7 +21,7 @@ from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.types import JobId, Wei
 from proofyard.protocol.view import JobFacts
-from proofyard.verifier import peers, service
+from proofyard.verifier import mail, peers, service
 from proofyard.verifier import runner as runner_module
 from proofyard.verifier.engine import machine, tasks, world
 from proofyard.verifier.engine.blame import jobs_of, jobs_of_effect
@@ -139,7 +139,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "TICK_S", 0.05)
     monkeypatch.setattr(world, "BACKOFF_S", 0.01)
     monkeypatch.setattr(world, "MAX_BACKOFF_S", 0.1)
-    monkeypatch.setattr(peers, "LINGER_S", 0.001)
+    monkeypatch.setattr(mail, "LINGER_S", 0.001)
 
 
 APART = {"batch_tasks": 1}

@@ -159,9 +159,15 @@ class Agent:
         return Acks(tuple([await self.offer_task(connection, offer, body) for offer in message.offers]))
 
     async def offer_audits(self, connection: Connection, message: AuditOffers, body: Body) -> Acks:
-        answers = [await self.offer_audit(connection, offer, body) for offer in message.offers]
-        taken = [offer.before for offer, answer in zip(message.offers, answers, strict=True) if answer.proceed]
-        self._spawn(self._supplies.expect(connection.peer, taken))
+        answers: list[Ack] = []
+        wanted: list[Cid] = []
+        for offer in message.offers:
+            answer = await self.offer_audit(connection, msgspec.structs.replace(offer, state=b""), body)
+            answers.append(answer)
+            if answer.proceed and not self._supplies.given(offer.before, offer.state):
+                wanted.append(offer.before)
+        if wanted:
+            self._spawn(self._supplies.expect(connection.peer, wanted))
         return Acks(tuple(answers))
 
     async def offer_task(self, connection: Connection, offer: TaskOffer, _body: Body) -> Ack:

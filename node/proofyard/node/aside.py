@@ -11,6 +11,11 @@ SMALL_BYTES = 16 << 10
 """To hash, copy or look up this much takes less than to wake a thread."""
 
 
+async def at_once(work: Callable[[], T]) -> T:
+    """What `work` that is known to be small returns, without a thread."""
+    return work()
+
+
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `work` on `size` bytes returns: done in a thread, unless there are so few that it would only take longer."""
     if size <= SMALL_BYTES:

@@ -133,7 +133,9 @@ class Offers:
         theirs."""
         for seconds in sorted({fresh_s, 0.0}, reverse=True):
             state = await self._read_once("batch", self._chain.batch, batch, seconds)
-            if state.verifier == await self._read_once("operator", self._chain.operator_of, verifier, seconds):
+            # Whose key it is changes only where an operator is given another one.
+            patience_s = FRESH_S if seconds else 0.0
+            if state.verifier == await self._read_once("operator", self._chain.operator_of, verifier, patience_s):
                 return
         raise OfferRefused("batch", f"{batch} is led by another verifier")
 

@@ -97,10 +97,9 @@ class Retention:
         """
         size = max(path.stat().st_size for path in trace.states)
         kept = states_to_keep(len(trace.states) - 1, size, self.room())
-        states = tuple(
-            stored.get(path) or (self._store.put_file(path) if number in kept else cid_of_bytes(path.read_bytes()))
-            for number, path in enumerate(trace.states)
-        )
+        fresh = [path for number, path in enumerate(trace.states) if number in kept and path not in stored]
+        known = {**stored, **dict(zip(fresh, self._store.put_files(fresh), strict=True))}
+        states = tuple(known.get(path) or cid_of_bytes(path.read_bytes()) for path in trace.states)
         return states, kept.step
 
     async def run(self, mend: Callable[[Owed], object]) -> None:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.artifacts import ArtifactError, BlockStore, serve_blocks
+from proofyard.node.aside import aside, at_once
 from proofyard.node.journal import HeldTask
 from proofyard.node.repair import Debts
 from proofyard.node.work import Owed
@@ -36,14 +37,16 @@ def serve_owed_blocks(
         for held in filter(None, map(debts.marked, cids)):
             if open_mark is not None:
                 await open_mark(held)
-        if not to_send or all(debts.of(cid) is None for cid in cids):
+        owed = [cid for cid in cids if debts.of(cid) is not None] if to_send else []
+        size = sum(store.block_size(cid) or 0 for cid in owed)
+        missing = await aside(size, _lacking, store, debts, owed)
+        if not missing:
             return
-        missing = await asyncio.to_thread(_lacking, store, debts, cids)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEND_S):
-                await asyncio.gather(*(mend(owed) for owed in missing))
+                await asyncio.gather(*map(mend, missing))
 
-    serve_blocks(endpoint, store, prepare=prepare, owes=lambda cid: debts.of(cid) is not None)
+    serve_blocks(endpoint, store, short=at_once, prepare=prepare, owes=lambda cid: debts.of(cid) is not None)
 
 
 def _lacking(store: BlockStore, debts: Debts, cids: Sequence[Cid]) -> list[Owed]:

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofyard.artifacts import ArtifactTooLarge, BlockMissing, BlockStore, fetch
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, BlockMissing, BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Wallet
-from proofyard.node.aside import aside
+from proofyard.node.aside import aside, at_once
 from proofyard.node.limits import OfferRefused
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
@@ -54,7 +54,7 @@ class Supplies:
         self._endpoint = endpoint
         self._links = links
         self._store = store
-        self._gatherer = Gatherer(store)
+        self._gatherer = Gatherer(store, at_once)
         self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
 
     async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
@@ -100,6 +100,16 @@ class Supplies:
             await self.fetch(verifier, cid, hints, max_bytes, what)
             return await asyncio.to_thread(self._store.get_bytes, cid, max_bytes=max_bytes)
 
+    def given(self, cid: Cid, data: bytes) -> bool:
+        """Keep a small artifact of one block that came with an offer; False where it is not, and is to be fetched."""
+        try:
+            if data:
+                self._store.put_block(cid, data)
+        except ArtifactError as error:
+            logger.info("what came as %s is not kept: %s", cid, error)
+            return False
+        return bool(data)
+
     async def expect(self, verifier: Address, cids: Sequence[Cid]) -> None:
         """Have those of these artifacts that are single blocks and that a verifier has itself: it has looked at the
         states that it has audited, and one request is less than a connection to each worker."""
@@ -107,6 +117,8 @@ class Supplies:
 
     async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:
         """Have an artifact in the store; only what is not here yet is asked for."""
+        if cid_codec(cid) == RAW and self._store.block_size(cid) is not None:
+            return
         connection = self._links.connection(verifier)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S):

@@ -48,7 +48,10 @@ class Gatherer:
         waiting = {cid: asked.get(cid) or wanted.setdefault(cid, loop.create_future()) for cid in cids}
         if peer not in self._running:
             self._running[peer] = loop.create_task(self._drain(peer, connection))
-        return {cid: await asyncio.shield(future) for cid, future in waiting.items()}
+        # Those of one request are there together: the first of them is waited for.
+        return {
+            cid: future.result() if future.done() else await asyncio.shield(future) for cid, future in waiting.items()
+        }
 
     async def _drain(self, peer: Address, connection: Connection | None) -> None:
         # Whatever becomes due in this turn of the loop goes together.
@@ -98,9 +101,8 @@ class Gatherer:
 
     def _put(self, blocks: Sequence[tuple[Cid, bytes]]) -> Cid | None:
         """Store what is what it should be, up to the first block that is not, which is returned."""
-        for cid, data in blocks:
-            try:
-                self._store.put_block(cid, data)
-            except (CorruptArtifact, ArtifactTooLarge):
-                return cid
+        try:
+            self._store.put_blocks(blocks)
+        except (CorruptArtifact, ArtifactTooLarge) as error:
+            return Cid(error.cid)
         return None

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from proofyard.artifacts.errors import StoreUnusable
@@ -18,6 +18,9 @@ from proofyard.protocol.types import Cid
 
 MAX_SMALL_BYTES = 4096
 """Larger blocks are files: a file system is as good at those, and they would only be copied to and fro."""
+
+AT_ONCE = 64
+"""Blocks of one statement; each is four values in it."""
 
 BUSY_S = 30.0
 """How long another process that writes is waited for."""
@@ -50,13 +53,19 @@ class SmallBlocks:
             row = self._db.execute("select size from blocks where cid = ?", (cid_bytes(cid),)).fetchone()
         return None if row is None else int(row[0])
 
-    def put(self, cid: Cid, data: bytes) -> None:
-        """Keep a block that was checked; one that is here already counts as put just now."""
-        row = (cid_bytes(cid), len(data), time.time(), data)
-        with self._mapped():
-            self._db.execute(
-                "insert into blocks values (?, ?, ?, ?) on conflict (cid) do update set at = excluded.at", row
-            )
+    def put(self, blocks: Mapping[Cid, bytes]) -> None:
+        """Keep blocks that were checked, in one write for `AT_ONCE` of them; those that are here already count as put
+        just now."""
+        now, left = time.time(), list(blocks.items())
+        while left:
+            part, left = left[:AT_ONCE], left[AT_ONCE:]
+            rows = ", ".join(["(?, ?, ?, ?)"] * len(part))
+            values = [value for cid, data in part for value in (cid_bytes(cid), len(data), now, data)]
+            with self._mapped():
+                self._db.execute(
+                    f"insert into blocks values {rows} on conflict (cid) do update set at = excluded.at",  # noqa: S608
+                    values,
+                )
 
     def renew(self, cid: Cid) -> None:
         """Have a block count as put just now."""

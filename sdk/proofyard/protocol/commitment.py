@@ -14,7 +14,8 @@ from msgspec import Meta
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.codec import Bytes32, Key, Task32
 from proofyard.protocol.keccak import keccak
-from proofyard.protocol.types import Address, Cid, Digest, JobId
+from proofyard.protocol.signature import signed_by
+from proofyard.protocol.types import Address, Cid, Digest, JobId, Signature
 
 DOMAIN_NAME = "Proofyard"
 DOMAIN_VERSION = "1"
@@ -101,6 +102,16 @@ class Commitment:
                 )
             )
         )
+
+    def is_signed(self, domain: Domain, signature: Signature) -> bool:
+        """Whether its node signed it. Every plan that counts it and every record that it is in ask: what was found is
+        kept with the commitment, and a signature that is not the one found right is looked at."""
+        if self.__dict__.get("_signed") == (domain, signature):
+            return True
+        found = signed_by(domain.typed_digest(self.struct_hash()), signature, self.node)
+        if found:
+            self.__dict__["_signed"] = domain, signature
+        return found
 
 
 def word(value: int, size: int = 32) -> bytes:

@@ -60,6 +60,7 @@ class MemberTree:
     """A batch's commitments by job and task, and the Merkle tree over them."""
 
     def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
         self.by_key = {member.key: member for member in members}
         self._places = {member.key: place for place, member in enumerate(members)}
         self._rows = merkle.levels([member.commitment.struct_hash() for member in members])

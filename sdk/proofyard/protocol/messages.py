@@ -18,6 +18,9 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Segme
 MAX_ITEMS = 256
 """Items of one list: a frame has its own limit on bytes."""
 
+SMALL_STATE_BYTES = 4096
+"""A state of so many bytes at most comes with the offer of its audit: 64 of them are far below what a frame holds."""
+
 _BOUND = Meta(ge=0, le=(1 << 63) - 1)
 """Whatever a peer says is a number that a database holds."""
 Job = Annotated[JobId, _BOUND]
@@ -175,7 +178,8 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
 
     Model, data and that state are all that a segment is computed from, so no result of other tasks is moved. `member`
     proves that task and state are those that the batch holds a commitment to; without it the batch's list tells.
-    The answer is wanted within `wanted_s` seconds; until then the auditor's own work may go first.
+    The answer is wanted within `wanted_s` seconds; until then the auditor's own work may go first. `state` is the state
+    before itself, where it is small and one block: it need not be asked for.
     """
 
     batch: Batch
@@ -189,6 +193,7 @@ class AuditOffer(msgspec.Struct, frozen=True, tag="audit-offer-3"):
     lease_s: float
     member: Membership | None = None
     wanted_s: float = 15.0
+    state: Annotated[bytes, Meta(max_length=SMALL_STATE_BYTES)] = b""
 
 
 class AuditOffers(msgspec.Struct, frozen=True, tag="audit-offers"):

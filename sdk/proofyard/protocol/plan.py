@@ -11,7 +11,6 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.dial import WAD, AuditOdds, audit_odds, stake_at_risk, tasks_alike
 from proofyard.protocol.members import Member
 from proofyard.protocol.settlement import Line
-from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import Address, BatchId, Digest, Wei
 from proofyard.protocol.view import BatchView, JobFacts
 
@@ -107,7 +106,7 @@ def _counts(view: BatchView, member: Member, line: Line, seen: set[Digest]) -> b
     leaf = commitment.struct_hash()
     if leaf in seen or not 0 < commitment.work_units <= line.units:
         return False
-    if not signed_by(view.domain.typed_digest(leaf), member.signature, commitment.node):
+    if not commitment.is_signed(view.domain, member.signature):
         return False
     seen.add(leaf)
     return commitment.manifest == view.jobs[line.job].manifest

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from proofyard.protocol import merkle
+from proofyard.protocol.audit import AuditPlan
 from proofyard.protocol.cid import cid_bytes, cid_digest, make_cid
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.findings import right_tasks
@@ -23,7 +24,6 @@ from proofyard.protocol.record import RECORD_VERSION, BatchRecord, CommittedTask
 from proofyard.protocol.redress import Earlier as Earlier
 from proofyard.protocol.redress import redress_of
 from proofyard.protocol.seal import NO_STATE
-from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import BatchId, Cid, Digest, JobId
 from proofyard.protocol.verdicts import validate_audits, validate_faults
 from proofyard.protocol.view import BatchView
@@ -40,6 +40,7 @@ def validate_record(
     earlier: Earlier,
     exact: Mapping[JobId, bool],
     now: int | None,
+    plan: AuditPlan | None = None,
 ) -> None:
     """Raise `RecordInvalid` for the first field that does not follow.
 
@@ -47,7 +48,8 @@ def validate_record(
     names; `members` the lists of `record.counted`; `earlier` what the records of `view.settled_before` and
     `record.over` say (`redress.outcome_of`). Whether `record.over` is so the chain alone can tell
     (`disputes.settled.check_over`). `now`, in Unix seconds, is the time while the batch waits for its settlement, and
-    that of the settlement afterwards; None leaves out what depends on it."""
+    that of the settlement afterwards; None leaves out what depends on it. `plan` is what `plan_of` gives for this view
+    and these lists, where it is known already."""
     ensure = partial(Ensure, view.batch)
     validate_identity(view, record, ensure("version"))
     validate_jobs(view, record, manifests, ensure("jobs"))
@@ -57,10 +59,10 @@ def validate_record(
     validate_over(view, record, ensure("over"))
     repeated = repeated_tasks(view, record.tasks, members, earlier.paid, dict(record.over))
     ensure("repeated")(record.repeated == repeated, f"the tasks that earlier batches hold or paid are {repeated}")
-    open_lists = {
-        batch.batch: members[batch.batch] for batch in view.open_batches if batch.batch in dict(record.counted)
-    }
-    validate_audits(view, record, plan_of(view, open_lists), exact, now, ensure("audits"))
+    if plan is None:
+        counted = dict(record.counted)
+        plan = plan_of(view, {each.batch: members[each.batch] for each in view.open_batches if each.batch in counted})
+    validate_audits(view, record, plan, exact, now, ensure("audits"))
     validate_faults(view, record, exact, ensure("faults"))
     stale = stale_tasks(view, record, graphs, earlier.paid)
     ensure("stale")(record.stale == stale, f"the tasks that do not rest on accepted results are {stale}")
@@ -120,7 +122,7 @@ def _validate_task(view: BatchView, task: CommittedTask, graph: Sequence[TaskSpe
     ensure(bool(spec.deps) or commitment.inputs == given, f"{name} has no inputs, its commitment names some")
     ensure(view.operator_of(commitment.node) is not None, f"{commitment.node}, which did {name}, is no node")
     ensure(_trace_fits(task), f"the trace of {name} is not the committed one")
-    signed = signed_by(view.domain.typed_digest(commitment.struct_hash()), task.signature, commitment.node)
+    signed = commitment.is_signed(view.domain, task.signature)
     ensure(signed, f"the commitment to {name} is not signed by {commitment.node}")
 
 
@@ -234,7 +236,7 @@ def _is_claim(view: BatchView, member: Member) -> bool:
     return (
         commitment.manifest == view.jobs[commitment.job].manifest
         and view.operator_of(commitment.node) is not None
-        and signed_by(view.domain.typed_digest(commitment.struct_hash()), member.signature, commitment.node)
+        and commitment.is_signed(view.domain, member.signature)
     )
 
 

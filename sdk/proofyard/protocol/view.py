@@ -103,7 +103,7 @@ class BatchView:
         friends."""
         return self.slash_requester_bps + self.slash_auditor_bps + self.slash_redress_bps
 
-    @property
+    @cached_property
     def domain(self) -> Domain:
         return Domain(self.chain_id, self.registry)
 

@@ -12,7 +12,7 @@ bursts from peers that are busy, the window has room for `BURST_SECONDS` more.
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aioquic.quic.congestion.base import K_INITIAL_WINDOW, QuicCongestionControl, register_congestion_control
@@ -199,11 +199,12 @@ class PathModel(QuicCongestionControl):
 
 
 class ModelPacer(QuicPacketPacer):
-    """Spaces packets by the model's rate rather than by window over round trip; a packet needs its whole share."""
+    """Spaces packets by the model's rate rather than by window over round trip; a packet needs its whole share. `sent`
+    hears of every packet, and may end the flight by raising `QuicPacketBuilderStop`."""
 
-    def __init__(self, *, max_datagram_size: int, model: PathModel) -> None:
+    def __init__(self, *, max_datagram_size: int, model: PathModel, sent: Callable[[float], None]) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
-        self._model = model
+        self._model, self._sent = model, sent
 
     def next_send_time(self, now: float) -> float | None:  # type: ignore[override]
         if self.packet_time is None:
@@ -215,6 +216,7 @@ class ModelPacer(QuicPacketPacer):
         if self.packet_time is not None:
             self.update_bucket(now=now)
             self.bucket_time -= self.packet_time
+        self._sent(now)
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         rate = self._model.pacing_rate or STARTUP_GAIN * congestion_window / max(smoothed_rtt, 1e-3)

@@ -216,7 +216,11 @@ class Connection:
                     if not is_idempotent(type(message)):
                         await self.settled.wait()
                     stream = await self._link.open_stream()
-                    sender = asyncio.create_task(_send(stream, head, body))
+                    if body:
+                        # Beside reading: who refuses a body may say so before it has all of it.
+                        sender = asyncio.create_task(_send(stream, head, body))
+                    else:
+                        await _send(stream, head, body)
                     answer = await read_frame(stream, ReplyHeader, timeout)
             except TimeoutError:
                 raise DeadlineExceeded(f"{header.kind} to {self.peer}", timeout) from None
@@ -259,7 +263,7 @@ class Connection:
     async def _answer(self, stream: Stream) -> tuple[bytes, bytes | Source]:
         try:
             # In all, not for each piece: who sends a byte now and then must not keep a stream for ever.
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout(STALL_SECONDS) if not stream.complete else contextlib.nullcontext():
                 header = await read_frame(stream, RequestHeader, STALL_SECONDS)
         except TimeoutError:
             raise DeadlineExceeded("the header of a request", STALL_SECONDS) from None

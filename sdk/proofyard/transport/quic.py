@@ -19,10 +19,11 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionState,
     QuicReceiveContext,
+    stream_is_client_initiated,
 )
 from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch, SessionTicket, SessionTicketFetcher, SessionTicketHandler
@@ -198,7 +199,7 @@ class PeerQuic(QuicConnection):
         if not isinstance(model, congestion.PathModel):
             raise TypeError(f"congestion control {congestion.NAME!r} is needed")
         self._model = model
-        self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model)
+        self._loss._pacer = congestion.ModelPacer(max_datagram_size=BASE_DATAGRAM, model=model, sent=self._packet_sent)
         self._sizes_tried = False
         self._ack_delay = ACK_DELAY
         self._eliciting = 0
@@ -212,6 +213,7 @@ class PeerQuic(QuicConnection):
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         space = self._spaces[Epoch.ONE_RTT]
+        self._forget_finished()
         if space.ack_at is not None and space.ack_at > now and self._is_to_be_acknowledged(space):
             space.ack_at = now
         if self._is_quiet(space, now):
@@ -222,6 +224,20 @@ class PeerQuic(QuicConnection):
         if space.ack_at is None:
             self._eliciting = 0
         return datagrams
+
+    def _forget_finished(self) -> None:
+        """Let go of streams that are over, which aioquic begins a packet for."""
+        for stream in [stream for stream in self._streams_queue if stream.is_finished]:
+            number = stream.stream_id or 0
+            self._streams_queue.remove(stream)
+            self._streams.pop(number)
+            if stream_is_client_initiated(number) != self._is_client:
+                self._stream_limit(number).value += 1
+
+    def _packet_sent(self, now: float) -> None:
+        """A packet is full, or has all there is: then aioquic need not begin another one to find that out."""
+        if not any(map(_has_data, self._streams_queue)) and self._is_quiet(self._spaces[Epoch.ONE_RTT], now):
+            raise QuicPacketBuilderStop
 
     def _is_to_be_acknowledged(self, space: QuicPacketSpace) -> bool:
         """Whether an acknowledgement is due at once: for several packets, or where one is missing; or there is
@@ -452,7 +468,10 @@ def _is_due(limit: Limit) -> bool:
 
 def _has_data(stream: QuicStream) -> bool:
     """Whether something of a stream is to be sent."""
-    return not stream.sender.buffer_is_empty or stream.sender.reset_pending or stream.receiver.stop_pending
+    sender = stream.sender
+    # aioquic calls a buffer empty once it has looked for more in it.
+    unsent = not sender.buffer_is_empty and (sender._pending_eof or len(sender._pending) > 0)
+    return unsent or sender.reset_pending or stream.receiver.stop_pending
 
 
 def _has_news(stream: QuicStream) -> bool:

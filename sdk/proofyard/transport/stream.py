@@ -46,6 +46,11 @@ class Stream:
         """Nothing more happens on this stream in either direction."""
         return self._read_done and self._write_done and not self._buffer
 
+    @property
+    def complete(self) -> bool:
+        """All that the peer sends is here: nothing is waited for."""
+        return self._read_done
+
     async def read(self, limit: int, seconds: float) -> bytes:
         """Up to `limit` bytes, b"" at the end of the stream; waits at most `seconds` for the first of them."""
         if not self._buffer:

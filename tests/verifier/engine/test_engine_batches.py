@@ -240,6 +240,18 @@ def test_a_batch_is_made_as_soon_as_there_is_enough_for_one() -> None:
     assert here.batches() == [[0, 1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize(
+    ("committed", "batches"),
+    [(2, []), (3, [[0, 1, 2]]), (7, [[0, 1, 2, 3, 4]])],
+    ids=["too few", "enough for the first", "the second waits for more"],
+)
+def test_fewer_make_a_batch_where_no_other_is_on_its_way(committed: int, batches: list[list[int]]) -> None:
+    states = [COMMITTED] * committed + [GIVEN]
+    here = desk([[]] * len(states), states, batch_tasks=5, first_tasks=3)
+    here.wait(5)
+    assert here.batches() == batches
+
+
 def test_no_batch_holds_more_than_it_may() -> None:
     here = desk([[]] * 6, [COMMITTED] * 6, batch_tasks=2)
     here.wait(5)

@@ -26,7 +26,9 @@ from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
 from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
+from proofyard.verifier.mail import Mail
 from proofyard.verifier.outbox import Outbox
+from proofyard.verifier.planned import Planned
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.claims import Claims
@@ -44,6 +46,7 @@ FIND_S = 60.0
 one and lets it trickle holds up nobody else's batch."""
 LISTS_BYTES = 64 << 20
 """Of member lists that are kept decoded."""
+PLANS_KEPT = 8
 SENDS_AT_ONCE = 32
 """Transactions that are waited for at a time; each has a thread."""
 MOVES_S = 120.0
@@ -116,8 +119,7 @@ class Context:
     """Member lists of own batches that are looked at, decoded."""
     hops: Hops = field(default_factory=lambda: Hops("short"))
     """Short work on the bytes and signatures that peers send."""
-    mail: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)
-    """What is about to be sent to nodes."""
+    mail: Mail = field(default_factory=Mail)
     takings: list[Taking] = field(default_factory=list)
     """Jobs that the next transaction takes."""
     takes: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -147,6 +149,7 @@ class Context:
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
     lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
     """Member lists that fit their root: every draw and every look at exposure needs those of all open batches."""
+    plans: Recent[BatchId, Planned] = field(default_factory=lambda: Recent(PLANS_KEPT))
     _head: int = 0
     _pace_s: float = 0.0
     """Between the last two blocks that were seen, by the chain's clock."""

@@ -8,7 +8,6 @@ from collections import Counter
 
 from proofyard.chain.errors import EventsMissing
 from proofyard.protocol.members import Member
-from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Backed, Elsewhere, Event, NodesListed
@@ -99,5 +98,4 @@ async def _signed(context: Context, cid: Cid, members: tuple[Member, ...]) -> tu
 
 
 def _is_signed(context: Context, member: Member) -> bool:
-    digest = context.domain.typed_digest(member.commitment.struct_hash())
-    return signed_by(digest, member.signature, member.commitment.node)
+    return member.commitment.is_signed(context.domain, member.signature)

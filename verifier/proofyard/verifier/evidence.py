@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proofyard.disputes.settled import Over, told_before
+from proofyard.protocol.audit import AuditPlan
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec
@@ -33,13 +34,15 @@ class Evidence:
     over: Over
     earlier: Earlier
 
-    def check(self, record: BatchRecord, *, now: int | None) -> None:
-        """Raise `RecordInvalid` for the first field that does not follow. `now` is the chain's time."""
+    def check(self, record: BatchRecord, *, now: int | None, plan: AuditPlan | None = None) -> None:
+        """Raise `RecordInvalid` for the first field that does not follow. `now` is the chain's time; `plan`, where it
+        was computed before from the same view and lists."""
         validate_record(
             *(self.view, record, self.manifests, self.graphs, self.lists.members),
             earlier=self.earlier,
             exact=self.exact,
             now=now,
+            plan=plan,
         )
 
 

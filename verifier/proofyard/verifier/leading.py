@@ -14,7 +14,6 @@ from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.findings import withheld_by
 from proofyard.protocol.mark import UNOPENED
-from proofyard.protocol.members import MAX_MEMBERS_BYTES, decode_members
 from proofyard.protocol.messages import Ack, LeftOut, Publish
 from proofyard.protocol.plan import plan_of
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record, encode_record
@@ -32,7 +31,15 @@ from proofyard.verifier.engine.rows import Batch
 from proofyard.verifier.evidence import fetch_manifests, gather_evidence
 from proofyard.verifier.left_out import news_of
 from proofyard.verifier.marks import find_salt
-from proofyard.verifier.membership import Lists, batches_of, gather_lists, members_by_key, members_of
+from proofyard.verifier.membership import (
+    Lists,
+    batches_of,
+    gather_lists,
+    list_of,
+    members_by_key,
+    own_list,
+)
+from proofyard.verifier.planned import Planned
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
 from proofyard.verifier.runner import Permanent
@@ -118,10 +125,11 @@ async def draw(context: Context, effect: effects.Draw) -> None:
         except NotDrawn:
             await asyncio.sleep(BLOCK_POLL_S)
     state = await context.on_chain(partial(context.chain.batch, chain_id))
+    own = await own_list(context, view.header, batch)
     lists = await gather_lists(context, view)
-    lists.members[view.batch] = members_of(batch)
-    lists.cids[view.batch] = await asyncio.to_thread(context.store.put_bytes, batch.members)
+    lists.cids[view.batch], lists.members[view.batch] = own
     plan = await asyncio.to_thread(plan_of, view, lists.members)
+    context.plans.put(view.batch, Planned(plan, view, dict(lists.cids)))
     members = await members_by_key(context, batch)
     manifests = await fetch_manifests(context, view)
     exact = {job: context.workload(manifest).exact for job, manifest in manifests.items()}
@@ -160,10 +168,11 @@ async def draw(context: Context, effect: effects.Draw) -> None:
 async def _counted_lists(context: Context, view: BatchView, batch: Batch) -> Lists:
     """The member lists that the plan was drawn with."""
     lists = Lists()
+    headers = batches_of(view)
     for number, cid in decode(batch.counted, list[tuple[BatchId, Cid]], max_bytes=MAX_COUNTED_BYTES):
-        data = await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_MEMBERS_BYTES)
-        lists.cids[number], lists.members[number] = cid, decode_members(data)
-    lists.members[view.batch] = members_of(batch)
+        if number in headers:
+            lists.cids[number], lists.members[number] = cid, await list_of(context, headers[number], cid)
+    lists.cids[view.batch], lists.members[view.batch] = await own_list(context, view.header, batch)
     return lists
 
 
@@ -213,14 +222,16 @@ async def _record_for(context: Context, view: BatchView, batch: Batch) -> tuple[
     record = await asyncio.to_thread(build_record, context.rows, evidence, batch)
     if not context.settings.blind:
         clock = await context.on_chain(context.chain.now)
-        await asyncio.to_thread(partial(evidence.check, record, now=clock))
+        planned = context.plans.get(view.batch)
+        plan = planned.plan if planned is not None and planned.fits(view, lists.cids) else None
+        await asyncio.to_thread(partial(evidence.check, record, now=clock, plan=plan))
     return record, await asyncio.to_thread(context.store.put_bytes, encode_record(record))
 
 
 async def _over(context: Context, view: BatchView, batch: Batch, lists: Lists) -> Over:
     """The earlier batches that are over by now: what is accepted there decides on what counts here. Raises `WaitsFor`
     while those that hold what this one's tasks rest on, or the same tasks, are not, as long as this batch can wait."""
-    members = members_of(batch)
+    members = lists.members[view.batch]
     await fetch_manifests(context, view)
     graphs = {
         job: await asyncio.to_thread(context.graph, make_cid(view.jobs[job].manifest))

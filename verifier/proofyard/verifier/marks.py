@@ -14,7 +14,6 @@ from proofyard.protocol.mark import SALT_BYTES, UNOPENED, mark_cid, opens
 from proofyard.protocol.members import Member
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import SubmitCommitment
-from proofyard.protocol.signature import signed_by
 from proofyard.protocol.types import ProofyardError
 from proofyard.protocol.validate import trace_is_usable
 from proofyard.verifier.context import Context
@@ -43,7 +42,7 @@ def objection_to_decoy(message: SubmitCommitment, domain: Domain) -> str:
         return "its states are not all but the first one other ones"
     if not trace_is_usable((*trace, shown.result)) or shown.trace_root != root([cid_bytes(cid) for cid in trace]):
         return "its trace root is not that of its trace"
-    signed = signed_by(domain.typed_digest(shown.struct_hash()), decoy.signature, own.node)
+    signed = shown.is_signed(domain, decoy.signature)
     return "" if signed else "it is not signed by its worker"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proofyard.artifacts import ArtifactError
@@ -45,6 +45,27 @@ def members_of(batch: Batch) -> tuple[Member, ...]:
 async def members_by_key(context: Context, batch: Batch) -> Mapping[TaskKey, Member]:
     """The same by job and task."""
     return (await member_tree(context, batch)).by_key
+
+
+async def own_list(context: Context, header: Header, batch: Batch) -> tuple[Cid, tuple[Member, ...]]:
+    """An own batch's list with its CID, in the store, and kept for whoever needs that of `header`."""
+    tree = await member_tree(context, batch)
+    cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
+    context.lists.put(_key(cid, header), tree.members, len(batch.members))
+    return cid, tree.members
+
+
+async def list_of(context: Context, header: Header, cid: Cid) -> tuple[Member, ...]:
+    """The list that `header` names, of which `cid` is in the store. Raises `ArtifactError` or `CodecError`."""
+    known = context.lists.get(_key(cid, header))
+    if known is not None:
+        return known
+    data = await asyncio.to_thread(context.store.get_bytes, cid, max_bytes=MAX_MEMBERS_BYTES)
+    return await asyncio.to_thread(decode_members, data)
+
+
+def _key(cid: Cid, header: Header) -> Hashable:
+    return cid, header.root, header.size
 
 
 async def member_tree(context: Context, batch: Batch) -> MemberTree:
@@ -91,7 +112,7 @@ async def find_members(
     """A header's member list with its CID, from the store or whoever delivers it; None where nobody does, or where what
     its digest leads to is no list of its root."""
     for cid in _names(context, header.members):
-        known = context.lists.get((cid, header.root, header.size))
+        known = context.lists.get(_key(cid, header))
         if known is not None:
             return cid, known
         try:
@@ -104,7 +125,7 @@ async def find_members(
             continue
         if not await asyncio.to_thread(members_fit, header, members):
             return None
-        context.lists.put((cid, header.root, header.size), members, len(data))
+        context.lists.put(_key(cid, header), members, len(data))
         return cid, members
     return None
 

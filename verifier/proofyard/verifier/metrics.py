@@ -7,6 +7,7 @@ import time
 from collections import Counter as Tally
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
@@ -79,6 +80,9 @@ class Metrics:
         self.running = gauge("effects_running", "Effects that run, by kind.", "kind")
         self.effects = counter("effects", "Effects by kind and outcome.", "kind", "outcome")
         self.effect_seconds = histogram("effect_seconds", "How long effects take.", "kind", buckets=(*seconds, 300.0))
+        # Looked up for every line and effect, of few kinds.
+        self._event, self._effect = cache(self.events.labels), cache(self.effects.labels)
+        self._effect_seconds = cache(self.effect_seconds.labels)
         self.commits = counter("database_commits", "Transactions of the engine's rows.")
         self.commit_rows = counter("database_rows", "Rows in them.")
         self.commit_seconds = histogram("database_commit_seconds", "How long they take.", buckets=seconds)
@@ -126,7 +130,7 @@ class Metrics:
 
     def note_line(self, row: Log) -> None:
         """A line of a job's log."""
-        self.events.labels(row.kind).inc()
+        self._event(row.kind).inc()
         outcome = OUTCOMES.get(row.kind)
         if outcome is None and row.kind == "lost" and row.text.startswith("audit"):
             outcome = "lost"
@@ -159,8 +163,8 @@ class Metrics:
         self.gas_paid.inc(gas * price / TOKEN)
 
     def note_effect(self, kind: str, outcome: str, seconds: float) -> None:
-        self.effects.labels(kind, outcome).inc()
-        self.effect_seconds.labels(kind).observe(seconds)
+        self._effect(kind, outcome).inc()
+        self._effect_seconds(kind).observe(seconds)
 
     # What is looked at every so often
 

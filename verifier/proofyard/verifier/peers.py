@@ -1,16 +1,19 @@
 """What the engine has sent to nodes: offers of tasks and audits, cancellations, seals to open. One message for each
 node and step; what comes back, or does not, is told to the engine item by item."""
 
-import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from proofyard.artifacts import ArtifactError, BlockStore
+from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import (
+    SMALL_STATE_BYTES,
     Ack,
     Acks,
     AuditOffer,
@@ -23,7 +26,7 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, JobId, ProofyardError
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
 from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
@@ -32,11 +35,6 @@ from proofyard.verifier.engine.events import AuditAnswered, Place, SealAnswered,
 logger = logging.getLogger(__name__)
 
 OFFER_TIMEOUT_S = 20.0
-LINGER_S, MOST_LINGER_S = 0.02, 4.0
-"""How long something for a node waits for more, at least and at most: a message costs both sides more than what is in
-it."""
-MESSAGES_PER_S = 80.0
-"""Where something waits for so many nodes that more messages a second would leave, each waits longer and holds more."""
 AT_ONCE = 64
 """Items of one message: far below what a frame holds."""
 SMALL_LIST = 32
@@ -46,23 +44,8 @@ T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-async def _together(context: Context, key: tuple[object, ...], items: Sequence[T]) -> list[T]:
-    """What steps of the last moment have for one node, so that it goes in one message; nothing for all steps but the
-    first."""
-    waiting: list[T] | None = context.mail.get(key)
-    if waiting is not None:
-        waiting += items
-        return []
-    context.mail[key] = waiting = list(items)
-    try:
-        await asyncio.sleep(min(MOST_LINGER_S, max(LINGER_S, len(context.mail) / MESSAGES_PER_S)))
-    finally:
-        del context.mail[key]
-    return waiting
-
-
 async def offer_tasks(context: Context, effect: effects.OfferTasks) -> None:
-    items = await _together(context, ("tasks", effect.node), effect.tasks)
+    items = await context.mail.collect(effect.node, "tasks", effect.tasks)
     wanted = [item for item in items if item[0] in context.rows.tasks]
     made: list[tuple[TaskKey, TaskOffer]] = []
     for item in wanted:
@@ -102,15 +85,32 @@ async def cancel_tasks(context: Context, effect: effects.CancelTasks) -> None:
 
 async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
     items = [(effect.batch, place) for place in effect.places]
-    made = [
-        await _made(context, effect.node, *item) for item in await _together(context, ("audits", effect.node), items)
-    ]
-    for offers in _parts([offer for offer in made if offer is not None]):
+    wanted = await context.mail.collect(effect.node, "audits", items)
+    made = [await _made(context, effect.node, *item) for item in wanted]
+    for part in _parts([offer for offer in made if offer is not None]):
+        offers = await context.hops.run(partial(_with_states, context.store, part))
         answers = await _ask(context, effect.node, AuditOffers(tuple(offers)), Acks)
         for offer, answer in zip(offers, _each(answers, len(offers)), strict=True):
             place = (offer.job, offer.task.index, offer.segment)
             busy = not answer.proceed and answer.reason.startswith("busy")
             context.runner.post(AuditAnswered(effect.node, offer.batch, place, answer.proceed, busy, answer.reason))
+
+
+def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditOffer]:
+    """Offers with the states that are small: this verifier has looked at them, and whoever audits need not ask for
+    them."""
+    return [msgspec.structs.replace(offer, state=_small(store, offer.before)) for offer in offers]
+
+
+def _small(store: BlockStore, cid: Cid) -> bytes:
+    """An artifact that is one small block; nothing for others, or where it is not here."""
+    size = store.block_size(cid) if cid_codec(cid) == RAW else None
+    if size is None or size > SMALL_STATE_BYTES:
+        return b""
+    try:
+        return store.get_block(cid)
+    except ArtifactError:
+        return b""
 
 
 async def _made(context: Context, node: Address, row: int, place: Place) -> AuditOffer | None:
@@ -150,7 +150,7 @@ async def _audit_offer(context: Context, row: int, place: Place) -> AuditOffer |
 
 async def open_seals(context: Context, effect: effects.OpenSeals) -> None:
     items = [(effect.batch, place) for place in effect.places]
-    for part in _parts(await _together(context, ("seals", effect.node), items)):
+    for part in _parts(await context.mail.collect(effect.node, "seals", items)):
         named = [(batch.chain_id, place) for row, place in part if (batch := context.rows.batches.get(row)) is not None]
         wanted = [(batch, place) for batch, place in named if batch is not None]
         if not wanted:

@@ -62,8 +62,9 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def only_known(request: Request) -> None:
-    """A parameter that a route does not have, or that is given twice, is a mistake of whoever asks."""
+async def only_known(request: Request) -> None:
+    """A parameter that a route does not have, or that is given twice, is a mistake of whoever asks. A coroutine: what
+    is none waits for a thread."""
     route = request.scope.get("route")
     names = {field.alias for field in route.dependant.query_params} if isinstance(route, APIRoute) else set()
     given = [name for name, _ in request.query_params.multi_items()]

@@ -42,6 +42,7 @@ class StatusApi:
                 lifespan="off",
                 timeout_graceful_shutdown=1,
                 server_header=False,
+                proxy_headers=False,
                 http=_connection(api.streams.limit + CONNECTIONS),
             )
         )
@@ -86,8 +87,8 @@ class StatusApi:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Its protocol is named, because asyncio switches Nagle's algorithm off only where it is: head
-    and body of an answer are two writes, and the second would wait 40 ms for the client's delayed acknowledgement."""
+    """A listening socket. Its protocol is named, because asyncio switches Nagle's algorithm off only where it is: the
+    second write of an answer would wait 40 ms for the client's delayed acknowledgement."""
     found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,6 +100,32 @@ def _listen(host: str, port: int) -> socket.socket:
     return found
 
 
+class _Together:
+    """A transport that sends what is written in one turn of the loop at once: head and body of an answer are writes of
+    their own, and with each Python lets go of the interpreter, which a busy verifier then has for a while."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        written, self._written = self._written, []
+        if any(written):
+            self._transport.write(b"".join(written))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 def _connection(most: int) -> type[H11Protocol]:
     """A connection of at most so many; one that asks for nothing is closed."""
 
@@ -106,7 +133,7 @@ def _connection(most: int) -> type[H11Protocol]:
         _silent: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(_Together(transport, self.loop))  # type: ignore[arg-type]
             if len(self.connections) > most:
                 transport.abort()
                 return

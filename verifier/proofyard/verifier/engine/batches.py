@@ -38,6 +38,8 @@ from proofyard.verifier.engine.world import World
 
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
+UNJUDGED = frozenset((BatchState.FORMED, BatchState.SENT, BatchState.COMMITTED, BatchState.AUDITING))
+"""Batches that wait for their audits, or are audited."""
 SLACK_S = 0.05
 LOOK_S = 0.25
 """Between two looks at who waits for a batch."""
@@ -64,6 +66,8 @@ class Memory:
     alone_since: float = 0.0
     joined_at: float = 0.0
     """When the first of them came to wait, and the last."""
+    newest: int = 0
+    """The row of the batch that was formed last."""
     alarm: float = float("-inf")
     """When `form` looks again."""
     due: dict[int, set[TaskKey]] = field(default_factory=dict)
@@ -117,9 +121,16 @@ def form(world: World, now: Now) -> None:
 def _due_at(world: World, since: float, now: Now) -> float:
     """When everything is put into a batch that has waited `since` then, by the monotonic clock."""
     (count, first), rules = tasks.waiting(world), world.rules
-    if count >= rules.batch_tasks:
+    enough = rules.batch_tasks if _under_way(world) else min(rules.first_tasks, rules.batch_tasks)
+    if count >= enough:
         return now.mono
     return min(now.mono + first - now.chain - rules.receipt_margin_s, since + rules.batch_s)
+
+
+def _under_way(world: World) -> bool:
+    """Whether the newest batch has no verdicts yet."""
+    newest = world.rows.batches.get(world.memory(Memory).newest)
+    return newest is not None and newest.state in UNJUDGED
 
 
 def _company_comes(world: World, memory: Memory, waiting: Collection[JobId], now: Now) -> bool:
@@ -218,6 +229,7 @@ def _form(world: World, memory: Memory, works: Sequence[Work], now: Now) -> None
         claimed_by=world.rules.process,
     )
     world.rows.add(batch)
+    memory.newest = batch.id
     true = [work for work in works if not work.decoy]
     for work in works:
         if work.decoy:

@@ -44,6 +44,9 @@ class Rules:
     company_gap_s: float = 2.0
     """As long as the next one comes within this time of the last."""
     batch_tasks: int = 4096
+    """So many commitments make a batch."""
+    first_tasks: int = 1024
+    """So many do where no batch is on its way to its verdicts: who audits has something to do the sooner."""
     receipt_margin_s: float = 300.0
     """A receipt that falls due within this time is honoured now."""
     collusion_bps: int = 1000
