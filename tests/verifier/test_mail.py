@@ -11,7 +11,8 @@ from proofyard.verifier.mail import Mail
 HERE, THERE = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"), Address("0x" + "11" * 20)
 
 
-async def test_all_of_a_kind_goes_to_who_asked_first_and_all_kinds_at_once() -> None:
+async def test_all_of_a_kind_goes_to_who_asked_first_and_all_kinds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "LINGER_S", 0.5)
     post, left = Mail(), []
 
     async def collect(kind: str, *items: int) -> list[int]:
