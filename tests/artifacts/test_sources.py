@@ -126,6 +126,26 @@ def test_whatever_a_file_may_be_called_comes_back(store, tmp_path, name, link):
     assert located(spelt_path(source)) == source
 
 
+@pytest.mark.parametrize("put", ["put_file", "put_directory", "link_file", "link_directory"])
+@pytest.mark.parametrize("change", ["grows", "shrinks", "is written to"])
+def test_what_changes_while_it_is_read_is_refused(store, folder, put, change):
+    file = folder / "file"
+    file.write_bytes(bytes(3 << 18))
+
+    def meddle(_read):
+        with file.open("r+b") as stream:
+            if change == "is written to":
+                stream.write(b"x")
+            else:
+                stream.truncate(file.stat().st_size + (1 if change == "grows" else -1))
+        os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
+
+    with pytest.raises(SourceUnusable, match="changes while it is read") as caught:
+        getattr(store, put)(folder if put.endswith("directory") else file, meddle)
+    assert str(file) in str(caught.value)
+    assert store.linked() == {}
+
+
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
 def test_what_is_put_is_never_too_deep_to_be_had(store, tmp_path, depth):
     deepest = (tmp_path / "root").joinpath(*["d"] * (depth - 1))

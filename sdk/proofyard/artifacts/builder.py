@@ -6,7 +6,7 @@ The same bytes get the same CID as from `ipfs add --cid-version=1 --raw-leaves`.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import Protocol
 
 from proofyard.artifacts.hamt import build_shards
 from proofyard.artifacts.source import Source
@@ -77,7 +77,11 @@ class FileBuilder:
         self._push(level + 1, _Part(cid, sum(part.content for part in parts), tsize))
 
 
-def build_file(source: BinaryIO, put_leaf: PutBlock, put_node: PutBlock, name: str = "") -> Link:
+class Readable(Protocol):
+    def read(self, count: int, /) -> bytes: ...
+
+
+def build_file(source: Readable, put_leaf: PutBlock, put_node: PutBlock, name: str = "") -> Link:
     """The DAG of everything that `source` still holds."""
     builder = FileBuilder(put_leaf, put_node)
     while chunk := _read_chunk(source):
@@ -118,7 +122,7 @@ def _drop(_cid: Cid, _block: bytes) -> None:
     pass
 
 
-def _read_chunk(source: BinaryIO) -> bytes:
+def _read_chunk(source: Readable) -> bytes:
     chunk = source.read(CHUNK_BYTES)
     while 0 < len(chunk) < CHUNK_BYTES and (more := source.read(CHUNK_BYTES - len(chunk))):
         chunk += more

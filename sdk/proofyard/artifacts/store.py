@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proofyard.artifacts import dag
-from proofyard.artifacts.builder import PutBlock, build_file, build_tree
+from proofyard.artifacts.builder import PutBlock, Readable, build_file, build_tree
 from proofyard.artifacts.errors import (
     ArtifactTooLarge,
     BlockMissing,
@@ -474,7 +474,7 @@ class BlockStore:
             put(cid, data)
             on_read(len(data))
 
-        with _open(path) as source:
+        with _reading(path) as (source, _):
             return build_file(source, put_leaf, put, name)
 
     def _link(self, path: Path, on_read: OnRead, *, follow: bool = False) -> Cid:
@@ -498,8 +498,7 @@ class BlockStore:
                 leaves.extend(cid_digest(cid))
                 on_read(len(data))
 
-            with _open(file.path) as opened:
-                state = os.fstat(opened.fileno())
+            with _reading(file.path) as (opened, state):
                 link = build_file(opened, note_leaf, put_node, name)
             files.append(LinkedFile(spelt_path(file.path), state.st_size, state.st_mtime_ns, bytes(leaves)))
             return link
@@ -549,6 +548,35 @@ def _check(cid: Cid, data: bytes) -> None:
 
 def _drop(_cid: Cid, _data: bytes) -> None:
     """A block that is here already."""
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[Readable, os.stat_result]]:
+    """A file to be read to its end. Raises `SourceUnusable` where somebody writes to it meanwhile."""
+    with _open(path) as source:
+        before = os.fstat(source.fileno())
+        yield _Measured(source, path, before.st_size), before
+        after = os.fstat(source.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _changing(path)
+
+
+class _Measured:
+    """A file of which no more is read than it had: one that grows as fast as it is read would have no end."""
+
+    def __init__(self, source: io.BufferedReader, path: Path, size: int) -> None:
+        self._source, self._path, self._left = source, path, size
+
+    def read(self, count: int) -> bytes:
+        data = self._source.read(count)
+        self._left -= len(data)
+        if self._left < 0:
+            raise _changing(self._path)
+        return data
+
+
+def _changing(path: Path) -> SourceUnusable:
+    return SourceUnusable(path, "changes while it is read; put it again once nobody writes to it")
 
 
 def _open(path: Path) -> io.BufferedReader:

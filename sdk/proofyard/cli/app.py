@@ -12,6 +12,7 @@ import typer
 
 from proofyard.cli import artifact, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
+from proofyard.cli.errors import UsageError
 from proofyard.cli.logs import LogFormat, LogLevel, configure, without_secrets
 from proofyard.protocol.types import ProofyardError
 
@@ -76,7 +77,17 @@ def version(as_json: output.AsJson = False) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
-    return guard(lambda: app(args, prog_name="proofyard", standalone_mode=False))
+    return guard(lambda: _run(sys.argv[1:] if args is None else list(args)))
+
+
+def _run(args: list[str]) -> object:
+    """An empty argument is what a shell makes of a variable that is not set; as a path it would be this folder."""
+    if "" in args:
+        at = args.index("")
+        raise UsageError(
+            f"argument {at + 1} is empty{f', after {args[at - 1]}' if at else ''}; give it or leave it out"
+        )
+    return app(args, prog_name="proofyard", standalone_mode=False)
 
 
 def guard(run: Callable[[], object]) -> int:
