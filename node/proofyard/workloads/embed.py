@@ -1,6 +1,6 @@
 """The workload `embed`: a vector for every line of text, from a sentence-embedding model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,7 +65,7 @@ class EmbedWorkload(RowsWorkload):
 
         return embed
 
-    def check_lines(self, params: EmbedParams, model: Path | None, lines: Sequence[Any]) -> None:
+    def check_lines(self, params: EmbedParams, model: Path | None, lines: Iterable[tuple[int, Any]]) -> None:
         from proofyard.workloads.rehearsal import rehearse_embedding
 
         rehearse_embedding(require_model(model), lines, params)

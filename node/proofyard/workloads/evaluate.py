@@ -38,11 +38,13 @@ class Question(msgspec.Struct, frozen=True):
     answer: int = 0
 
 
-def require_choices(row: Question, count: int) -> None:
-    """Raise `InputRefused` for a line that has not so many choices, or whose answer is none of them."""
-    if (len(row.choices) or 1) != count or not 0 <= row.answer < count:
-        reason = f"has {len(row.choices)} choices and answer {row.answer}, params.choices says {count}"
-        raise InputRefused("a line of the data file", reason)
+def require_choices(row: Question, count: int, where: str = "a line") -> None:
+    """Raise `InputRefused` for a line that has not so many choices, whose answer (from 0) is none of them, or that has
+    an empty one, which would always be the likeliest."""
+    if (len(row.choices) or 1) != count or not 0 <= row.answer < count or not all(row.choices):
+        has = f"{len(row.choices)} choices" + ("" if all(row.choices) else ", of which one is empty,")
+        reason = f"has {has} and answer {row.answer}, params.choices says {count}; answers count from 0"
+        raise InputRefused(f"data file {where}", reason)
 
 
 class EvaluateWorkload(RowsWorkload):
@@ -82,7 +84,7 @@ class EvaluateWorkload(RowsWorkload):
 
         return score
 
-    def check_lines(self, params: EvaluateParams, model: Path | None, lines: Sequence[Any]) -> None:
+    def check_lines(self, params: EvaluateParams, model: Path | None, lines: Iterable[tuple[int, Any]]) -> None:
         from proofyard.workloads.rehearsal import rehearse_evaluation
 
         rehearse_evaluation(require_model(model), lines, params)

@@ -16,7 +16,7 @@ from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import STEP, outer_of, position, put, state_schema, take
 from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.text_data import batch_rows, pack, shard, training_documents
+from proofyard.workloads.text_data import Documents, batch_rows, pack, shard
 from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, require_files
 
@@ -112,4 +112,4 @@ def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> T
 
 @lru_cache(maxsize=4)
 def _training_rows(model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int) -> Tokens:
-    return pack(shard(training_documents(data, percent), workers, worker, by), model, seq_len)
+    return pack(shard(Documents(data, percent), workers, worker, by), model, seq_len)

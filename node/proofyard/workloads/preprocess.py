@@ -7,7 +7,7 @@ ragged: the records' bytes end to end (`text`), where each ends (`ends`), and ho
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from msgspec import Meta
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused
+from proofyard.workloads.params import convert_params
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import MAX_STATE_BYTES, Array, Schema, Tensors, TensorSpec, decode_state
 from proofyard.workloads.text_data import Document
@@ -90,10 +91,23 @@ class MapWorkload(RowsWorkload):
 
         return clean
 
-    def check_lines(self, params: MapParams, model: Path | None, lines: Sequence[Any]) -> None:
-        if params.chunk_tokens and not Tokenizer(require_model(model)).reads_everything:
-            for line in lines:
-                _texts(line.text, params, _counter(params, model))
+    def check(self, manifest: Manifest) -> None:
+        super().check(manifest)
+        params = convert_params(manifest, MapParams)
+        if params.min_characters > params.max_characters:
+            raise ManifestRefused("params.min_characters", "is above max_characters, so that nothing would be left")
+
+    def check_lines(self, params: MapParams, model: Path | None, lines: Iterable[tuple[int, Any]]) -> None:
+        count = _counter(params, model)
+        hard = params.chunk_tokens > 0 and not Tokenizer(require_model(model)).reads_everything
+        left = False
+        for _, line in lines:
+            left = left or _is_kept(line.text.split(), params)
+            if hard:
+                _texts(line.text, params, count)
+        if not left:
+            most = f"{params.min_characters} to {params.max_characters} characters"
+            raise InputRefused("data file", f"has no line of {most}, so that nothing would be left")
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """data.jsonl in the form that the other workloads take, without the records whose text occurred before."""
@@ -127,9 +141,13 @@ def chunks(words: list[str], limit: int, count: Callable[[str], int]) -> list[li
 
 def _texts(text: str, params: MapParams, count: Callable[[str], int]) -> list[str]:
     words = text.split()
-    if not params.min_characters <= len(" ".join(words)) <= params.max_characters:
+    if not _is_kept(words, params):
         return []
     return [" ".join(chunk) for chunk in chunks(words, params.chunk_tokens, count)]
+
+
+def _is_kept(words: list[str], params: MapParams) -> bool:
+    return params.min_characters <= len(" ".join(words)) <= params.max_characters and bool(words)
 
 
 def _counter(params: MapParams, model: Path | None) -> Callable[[str], int]:

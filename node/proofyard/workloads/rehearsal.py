@@ -6,7 +6,7 @@ that every task has one row. Where a tokenizer may give what the model has no ro
 texts are looked at. What remains is what only computing shows: weights and losses that are no numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ from proofyard.workloads.exact.config import check_tokens
 from proofyard.workloads.exact.models import causal_blueprint, encoder_blueprint
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import end_token
-from proofyard.workloads.text_data import Document, held_out_documents, pack, shards, training_documents
-from proofyard.workloads.tokenizer import Tokenizer, Tokens
+from proofyard.workloads.text_data import Document, Documents, dealt
+from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 
 
 def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
@@ -28,46 +28,49 @@ def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
     config = causal_blueprint(model, params.modules).config
     texts = _Texts(model, config.vocabulary)
     check_length(params.seq_len, config.room)
-    trained = training_documents(data, params.holdout_percent)
-    for number, documents in enumerate(shards(trained, params.workers, params.shard_by)):
-        try:
-            texts.check_rows(documents, params.seq_len)
-        except InputRefused as error:
-            if params.workers == 1:
-                raise
-            where = f"shard {number + 1} of {params.workers} of the {error.what}"
-            raise InputRefused(where, f"{error.reason}; use fewer workers, a shorter seq_len or more text") from None
+    trained = dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)
+    for worker, tokens in texts.short_of_a_row(trained, params.workers, params.seq_len).items():
+        where = "data file" if params.workers == 1 else f"shard {worker + 1} of {params.workers} of the data file"
+        raise InputRefused(
+            where,
+            f"leaves {tokens} tokens, too few for one sequence of {params.seq_len}; use fewer workers, a shorter "
+            "seq_len or more text",
+        )
 
 
 def rehearse_scoring(model: Path, data: Path, params: LoraParams) -> None:
     """The same for a sweep's scores, which are those of the held-out documents."""
     texts = _Texts(model, causal_blueprint(model).config.vocabulary)
-    try:
-        texts.check_rows(held_out_documents(data, params.holdout_percent), params.seq_len)
-    except InputRefused as error:
-        kept = f"of the {params.holdout_percent}% held out for scores"
-        raise InputRefused(error.what, f"{error.reason} ({kept}); raise holdout_percent or give more text") from None
+    held_out = ((0, document) for document in Documents(data, params.holdout_percent, held_out=True))
+    for tokens in texts.short_of_a_row(held_out, 1, params.seq_len).values():
+        raise InputRefused(
+            "data file",
+            f"leaves {tokens} tokens, too few for one sequence of {params.seq_len} "
+            f"(of the {params.holdout_percent}% held out for scores); raise holdout_percent or give more text",
+        )
 
 
-def rehearse_evaluation(model: Path, lines: Iterable[Question], params: EvaluateParams) -> None:
+def rehearse_evaluation(model: Path, lines: Iterable[tuple[int, Question]], params: EvaluateParams) -> None:
     config = causal_blueprint(model).config
     texts = _Texts(model, config.vocabulary)
     whole = texts.whole or params.max_tokens > config.room
-    for row in lines:
-        require_choices(row, params.choices)
+    for number, row in lines:
+        require_choices(row, params.choices, f"line {number}")
         if whole:
             parts = [ids[: params.max_tokens] for ids in texts.tokens([row.text, *row.choices])]
             prompt, scored = (parts[0].size, parts[1:]) if row.choices else (0, parts)
             check_length(min(params.max_tokens, prompt + max(ids.size for ids in scored)), config.room)
 
 
-def rehearse_embedding(model: Path, lines: Iterable[Document], params: EmbedParams) -> None:
+def rehearse_embedding(model: Path, lines: Iterable[tuple[int, Document]], params: EmbedParams) -> None:
     config = encoder_blueprint(model).config
     require_dimensions(config.hidden, params.dimensions)
     tokenizer = Tokenizer(model, max_tokens=params.max_tokens)
+    texts = (line.text for _, line in lines)
     if params.max_tokens <= config.room and tokenizer.reads_everything and tokenizer.largest < config.vocabulary:
-        return
-    for ids in tokenizer.each([line.text for line in lines], special=True):
+        for _ in texts:
+            continue
+    for ids in tokenizer.each(texts, special=True):
         check_tokens(ids, config.vocabulary)
         check_length(ids.size, config.room)
 
@@ -81,14 +84,32 @@ class _Texts:
         check_tokens(np.array([end_token(model)]), vocabulary)
         self.whole = not self._tokenizer.reads_everything or self._tokenizer.largest >= vocabulary
 
-    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        found = list(self._tokenizer.each(texts))
-        for ids in found:
+    def tokens(self, texts: Iterable[str]) -> Iterator[Tokens]:
+        for ids in self._tokenizer.each(texts):
             check_tokens(ids, self._vocabulary)
-        return found
+            yield ids
 
-    def check_rows(self, documents: Sequence[Document], seq_len: int) -> None:
-        """Raise `InputRefused` unless the documents make a row."""
-        if self.whole:
-            self.tokens([document.text for document in documents])
-        pack(documents, self._model, seq_len, most=1, tokenizer=self._tokenizer)
+    def short_of_a_row(self, documents: Iterable[tuple[int, Document]], workers: int, seq_len: int) -> dict[int, int]:
+        """The workers whose documents make no row of `seq_len` (`text_data.pack`), with how many tokens they make."""
+        short = dict.fromkeys(range(workers), 0)
+        wanted = ((worker, document.text) for worker, document in documents if self.whole or worker in short)
+        for part in _parts(wanted):
+            for (worker, _), ids in zip(part, self.tokens(text for _, text in part), strict=True):
+                if worker in short:
+                    short[worker] += ids.size + 1
+                    if short[worker] >= seq_len:
+                        del short[worker]
+        return short
+
+
+def _parts(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    part: list[tuple[int, str]] = []
+    size = 0
+    for each in texts:
+        part.append(each)
+        size += len(each[1])
+        if size >= PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

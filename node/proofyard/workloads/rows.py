@@ -8,7 +8,7 @@ result is made of all tables, one after the other (`package`).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from proofyard.workloads.state import (
     encode_state,
     most_bytes,
 )
-from proofyard.workloads.text_data import read_lines
+from proofyard.workloads.text_data import numbered_lines
 from proofyard.workloads.workload import (
     Inputs,
     OnProgress,
@@ -204,31 +204,41 @@ class RowsWorkload(ABC):
             if cid_of_bytes(state) != trace[segment + 1]:
                 raise StateRefused(f"the result's rows of segment {segment} are not those of state {segment + 1}")
 
-    def check_lines(self, params: Any, model: Path | None, lines: Sequence[Any]) -> None:
-        """Raise `InputRefused` where some lines cannot be computed with this model; see `Workload.check_inputs`."""
-        return
+    def check_lines(self, params: Any, model: Path | None, lines: Iterable[tuple[int, Any]]) -> None:
+        """Raise `InputRefused` where some lines cannot be computed with this model; see `Workload.check_inputs`.
+        `lines` come with their numbers, and all of them have to be gone through."""
+        for _ in lines:
+            continue
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
         params = convert_params(manifest, self.params_type)
         self.check_lines(params, inputs.model, self._lines(params, inputs))
 
+    def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
+        self.compute(manifest, convert_params(manifest, self.params_type), Inputs(model=model), resources)
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         params = convert_params(manifest, self.params_type)
-        lines = self._lines(params, inputs)
+        own = params.task_range(task)
+        lines = [row for place, (_, row) in enumerate(self._lines(params, inputs)) if place in own]
         compute = self.compute(manifest, params, inputs, resources)
         return RowsRunner(self, params, task, lines, compute)
 
-    def _lines(self, params: Any, inputs: Inputs) -> list[Any]:
+    def _lines(self, params: Any, inputs: Inputs) -> Iterator[tuple[int, Any]]:
+        """The file's lines with their numbers. Raises `InputRefused` after the last one where they are not as many as
+        the manifest says."""
         if inputs.data is None:
             raise InputRefused("the task", "was given no data file")
-        lines = read_lines(inputs.data, self.row_type)
-        if len(lines) != params.rows:
-            raise InputRefused("data file", f"has {len(lines)} lines, the manifest's params.rows says {params.rows}")
-        return lines
+        count = 0
+        for line in numbered_lines(inputs.data, self.row_type):
+            count += 1
+            yield line
+        if count != params.rows:
+            raise InputRefused("data file", f"has {count} lines, the manifest's params.rows says {params.rows}")
 
 
 class RowsRunner:
-    """The segments of one task. What a segment computes depends on its lines alone."""
+    """The segments of one task, over its `lines`. What a segment computes depends on its own ones alone."""
 
     def __init__(
         self, workload: RowsWorkload, params: RowsParams, task: TaskSpec, lines: Sequence[Any], compute: Compute
@@ -236,8 +246,7 @@ class RowsRunner:
         self.workload = workload
         self.params = params
         self.task = task
-        rows = params.task_range(task)
-        self.lines = lines[rows.start : rows.stop]
+        self.lines = lines
         self.compute = compute
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:

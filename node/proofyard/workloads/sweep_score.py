@@ -10,7 +10,7 @@ from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_tensors import take
 from proofyard.workloads.state import Schema, decode_state, encode_state
-from proofyard.workloads.text_data import held_out_documents, pack
+from proofyard.workloads.text_data import Documents, pack
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
 
 
@@ -24,7 +24,8 @@ def held_out_loss(
         raise InputRefused("the task", "was given no model directory or no data file")
     model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
     model.decoder.adapters.set(take(decode_state(adapter), "adapter") if adapter else {}, params.scale)
-    rows = pack(held_out_documents(inputs.data, params.holdout_percent), inputs.model, params.seq_len)[:sequences]
+    held_out = Documents(inputs.data, params.holdout_percent, held_out=True)
+    rows = pack(held_out, inputs.model, params.seq_len, most=sequences)
     total = math.fsum(model.loss_sum(row[None]) for row in rows)
     return total / (len(rows) * params.seq_len)
 

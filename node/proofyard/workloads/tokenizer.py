@@ -4,7 +4,7 @@ What a tokenizer.json asks for besides, cutting to a length, filling up with pad
 belongs to how somebody trained and not to the text, so it is switched off here and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Tokenizer:
             return False
         return True
 
-    def each(self, texts: Sequence[str], *, special: bool = False) -> Iterator[Tokens]:
+    def each(self, texts: Iterable[str], *, special: bool = False) -> Iterator[Tokens]:
         """The tokens of every text in order, with the model's special tokens around them where `special` says so."""
         for part in _parts(texts):
             with _Refusing(self._model, "cannot read a text"):
@@ -106,7 +106,7 @@ def _load(model: Path) -> Any:
     return tokenizer
 
 
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
     part: list[str] = []
     size = 0
     for text in texts:

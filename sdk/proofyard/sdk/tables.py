@@ -1,21 +1,28 @@
 """Data in other forms than JSONL: CSV, TSV, Parquet, a Hugging Face `datasets` object, any rows with named columns.
 
-Written as JSONL once, which is what nodes read: of each row `text`, and `shard`, `choices` and `answer` where they are.
+Written as JSONL once, row by row, which is what nodes read: of each row `text`, and `shard`, `choices` and `answer`
+where they are.
 """
 
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import Any, TextIO
 
 from proofyard.sdk.errors import JobRefused
+from proofyard.workloads.text_data import MAX_LINE_BYTES
 
 COLUMNS = ("text", "shard", "choices", "answer")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-MAX_FIELD = 16 << 20
+PARQUET = (".parquet", ".pq")
+
+Rows = Iterator[tuple[str, Any]]
+"""Each row with where it stands, for people."""
 
 
 def with_plain_data(spec: Any, folder: Path) -> Any:
@@ -28,83 +35,182 @@ def with_plain_data(spec: Any, folder: Path) -> Any:
     return spec if rows is None else replace(spec, data=_write(rows, folder))
 
 
-def _rows(data: Any) -> Iterator[Mapping[str, Any]] | None:
+def _rows(data: Any) -> Rows | None:
     """The rows of a table, None for what is none."""
     if isinstance(data, str | Path):
         path = Path(data)
         kind = path.suffix.lower()
-        if not path.is_file() or kind not in {*DELIMITERS, ".parquet"}:
+        if not path.is_file() or kind not in {*DELIMITERS, *PARQUET}:
             return None
-        return _parquet(path) if kind == ".parquet" else _csv(path, DELIMITERS[kind])
-    if isinstance(data, bytes) or not isinstance(data, Iterable):
-        return None
+        return _parquet(path) if kind in PARQUET else _csv(path, DELIMITERS[kind])
     if isinstance(data, Mapping):
-        named = ", ".join(map(str, data)) or "nothing"
-        raise JobRefused(f"data: holds several tables ({named}); give one of them, such as dataset['train']")
-    if hasattr(data, "to_dict") and hasattr(data, "iterrows"):  # pandas: iterating gives names of columns
-        rows: list[Mapping[str, Any]] = data.to_dict("records")
-        return iter(rows)
-    return iter(data)
+        raise JobRefused(f"data: holds several tables ({_listed(data)}); give one of them, such as dataset['train']")
+    rows = data if isinstance(data, bytes) else _records(data)
+    return _numbered(rows) if isinstance(rows, Iterable) and not isinstance(rows, bytes) else None
 
 
-def _csv(path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(MAX_FIELD)
+def _records(data: Any) -> Any:
+    """The rows of an object that holds some; iterating over a frame gives its columns."""
+    if hasattr(data, "iterrows") and hasattr(data, "to_dict"):  # pandas
+        return data.to_dict("records")
+    if hasattr(data, "iter_rows"):  # polars
+        return data.iter_rows(named=True)
+    if hasattr(data, "to_batches"):  # pyarrow
+        return (row for batch in data.to_batches(max_chunksize=1024) for row in batch.to_pylist())
+    if hasattr(data, "with_format"):  # datasets, whatever its rows were to be made into
+        return data.with_format(None)
+    return data
+
+
+def _numbered(rows: Iterable[Any]) -> Rows:
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _csv(path: Path, usual: str) -> Rows:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    begins = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter=delimiter, strict=True):
-                if None in row:
-                    raise JobRefused(f"data: {path.name} has a row with more fields than its header; quote the text")
-                yield {name: value for name, value in row.items() if value}
-    except UnicodeDecodeError as error:
-        raise JobRefused(f"data: {path.name} is no UTF-8 ({error.reason}); save it as UTF-8") from None
+            skipped, delimiter = _delimiter(stream, usual)
+            stream.seek(0)
+            lines = csv.reader(islice(stream, skipped, None), delimiter=delimiter, strict=True)
+            begins = skipped + 1
+            header = next(lines, [])
+            _check_header(path, header)
+            begins = skipped + lines.line_num + 1
+            number = 0
+            for row in lines:
+                if row:
+                    number += 1
+                    where = f"row {number} (line {begins})"
+                    if len(row) > len(header):
+                        raise JobRefused(f"data: {path.name}: {where} has more fields than its header; quote the text")
+                    yield (
+                        where,
+                        {name: value for name, value in zip(header, row, strict=False) if value or name == "text"},
+                    )
+                begins = skipped + lines.line_num + 1
+    except UnicodeDecodeError:
+        raise JobRefused(f"data: {path.name} is no UTF-8: {_foreign_byte(path)}; save it as UTF-8") from None
     except csv.Error as error:
-        raise JobRefused(f"data: {path.name} is no CSV ({error}); quote texts that hold commas or line ends") from None
+        advice = "quote texts that hold commas, quotes or line ends, and split what is longer"
+        raise JobRefused(
+            f"data: {path.name} is no CSV: the row that begins in line {begins}: {error}; {advice}"
+        ) from None
 
 
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+def _foreign_byte(path: Path) -> str:
+    """Where a file that is no UTF-8 is none, for people."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                column = len(line[: error.start].decode()) + 1
+                return f"line {number}, column {column}: the byte 0x{line[error.start]:02x}"
+    return "a character is cut off"
+
+
+def _delimiter(stream: TextIO, usual: str) -> tuple[int, str]:
+    """How many lines stand before the header, and what separates the columns: the usual sign, unless the header has a
+    column `text` by another one alone, as spreadsheets of many countries write it, or the file names it (`sep=;`)."""
+    skipped, header = 0, stream.readline(MAX_LINE_BYTES)
+    while header and not header.strip():
+        skipped, header = skipped + 1, stream.readline(MAX_LINE_BYTES)
+    if header.startswith("sep=") and len(header.rstrip("\r\n")) == len("sep=") + 1:
+        return skipped + 1, header[len("sep=")]
+    signs = (usual, ";", "\t", ",", "|")
+    return skipped, next((sign for sign in signs if "text" in next(csv.reader([header], delimiter=sign), [])), usual)
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise JobRefused(f"data: {path.name} has two columns {twice[0]!r}; rename or remove one")
+    if "text" not in names:
+        raise JobRefused(f"data: {path.name} has no column text (columns: {_listed(names)}); rename the column")
+
+
+def _parquet(path: Path) -> Rows:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise JobRefused("data: Parquet is read with pyarrow; `pip install pyarrow`, or give JSONL or CSV") from None
     try:
         with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                yield from batch.to_pylist()
+            names = file.schema_arrow.names
+            _check_header(path, names)
+            batches = file.iter_batches(batch_size=1024, columns=[name for name in names if name in COLUMNS])
+            yield from _numbered(row for batch in batches for row in batch.to_pylist())
     except (ArrowException, OSError) as error:
-        raise JobRefused(f"data: {path.name} is no Parquet file that can be read ({error})") from None
+        raise JobRefused(
+            f"data: {path.name} is no Parquet file that can be read ({' '.join(str(error).split())})"
+        ) from None
 
 
-def _write(rows: Iterator[Mapping[str, Any]], folder: Path) -> Path:
+def _write(rows: Rows, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "unfinished"
-    digest = hashlib.sha256()
-    with unfinished.open("wb") as stream:
-        for number, row in enumerate(rows, 1):
-            line = _line(number, row)
-            digest.update(line)
-            stream.write(line)
+    digest, found = hashlib.sha256(), False
+    with NamedTemporaryFile(dir=folder, prefix="unfinished-", delete=False) as stream:
+        unfinished = Path(stream.name)
+        try:
+            for where, row in rows:
+                line = _line(where, row)
+                digest.update(line)
+                stream.write(line)
+                found = True
+            if not found:
+                raise JobRefused("data: holds no row; give at least one with a text")
+        except BaseException:
+            unfinished.unlink()
+            raise
     return unfinished.replace(folder / f"{digest.hexdigest()[:32]}.jsonl")
 
 
-def _line(number: int, row: Any) -> bytes:
+def _line(where: str, row: Any) -> bytes:
     if not isinstance(row, Mapping):
-        raise JobRefused(f"data: row {number} is {type(row).__name__}; give rows with named columns, text among them")
-    found = {name: row[name] for name in COLUMNS if name in row and row[name] is not None}
+        raise JobRefused(f"data: {where} is {type(row).__name__}; give rows with named columns, text among them")
+    found = {name: row[name] for name in COLUMNS if name in row and not _is_missing(row[name])}
     if not isinstance(found.get("text"), str):
-        names = ", ".join(map(str, row)) or "none"
-        raise JobRefused(f"data: row {number} has no text in the column text (columns: {names}); rename the column")
+        if "text" in found:
+            raise JobRefused(f"data: {where}: column text holds {type(found['text']).__name__}; give texts")
+        columns = f"columns: {_listed(row)}"
+        raise JobRefused(
+            f"data: {where} has no text in the column text ({columns}); rename the column, or remove the row"
+        )
     try:
         if "shard" in found:
             found["shard"] = str(found["shard"])
         if isinstance(found.get("choices"), str):
             found["choices"] = json.loads(found["choices"])
         if "answer" in found:
-            found["answer"] = int(found["answer"])
-        return json.dumps(found, ensure_ascii=False, default=list).encode() + b"\n"
+            found["answer"] = _place(found["answer"])
+        line = json.dumps(found, ensure_ascii=False, allow_nan=False, default=list).encode() + b"\n"
     except UnicodeEncodeError:
-        raise JobRefused(f"data: row {number} holds half a character (a lone surrogate); remove it") from None
-    except (ValueError, TypeError) as error:
+        raise JobRefused(f"data: {where} holds half a character (a lone surrogate); remove it") from None
+    except (ValueError, TypeError, RecursionError) as error:
         raise JobRefused(
-            f"data: row {number} cannot be written as JSON ({error}); docs/workloads.md says what a row is"
+            f"data: {where} cannot be written as JSON ({error}); docs/workloads.md says what a row is"
         ) from None
+    if len(line) > MAX_LINE_BYTES:
+        raise JobRefused(f"data: {where} has more than {MAX_LINE_BYTES} bytes; make several rows of long texts")
+    return line
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is empty: None, and what frames write instead (NaN, NaT, NA)."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
+def _place(value: Any) -> int:
+    """An answer, the place of a choice: a whole number however it is written."""
+    if isinstance(value, str):
+        return int(value)
+    if int(value) != value:
+        raise ValueError(f"answer {value!r} is no whole number")
+    return int(value)
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names))[:200] or "none"
