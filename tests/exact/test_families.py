@@ -211,7 +211,12 @@ def test_logits_are_those_of_transformers(name: str, directory: Callable[[str], 
     network = theirs(directory(name), transformers.AutoModelForCausalLM)
     with torch.inference_mode():
         expected = np.concatenate([network(torch.from_numpy(text)[None]).logits[0].numpy() for text in texts(ids)])
+        labels = torch.from_numpy(ids[:23]).clone()
+        labels[:9] = -100
+        own_loss = network(torch.from_numpy(ids[:23])[None], labels=labels[None]).loss.item()
     decoder = causal_model(backend, directory(name))
+    masked = decoder.losses(ids[:22], ids[1:23], [22], np.arange(8, 22))
+    assert abs(masked.mean() - own_loss) < 0.05, "what the model itself makes of labels, some of them masked"
     found = decoder.shown_logits(decoder.hidden(ids, LENGTHS))
     assert np.std(expected - expected.mean(axis=1, keepdims=True)) > 0.1, "a model that says nothing tests nothing"
     assert distance(found, expected) < 0.02

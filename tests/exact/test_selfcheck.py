@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import platformdirs
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from proofyard.workloads.errors import ExecutionError
+from proofyard.workloads.errors import ExecutionError, ModelMisread
 from proofyard.workloads.exact import backends, bert, decoder, selfcheck
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
@@ -140,6 +141,47 @@ def test_a_configuration_that_is_misread_is_refused(
             check(backend, model, precision)
     assert not refusal.value.defined, "how far it is apart depends on this machine in its last digits"
     assert markers(cache) == []
+
+
+def _shifted(plain: Any) -> Any:
+    return lambda self, ids, targets, lengths, places: plain(self, ids, ids, lengths, places)
+
+
+def _unmasked(plain: Any) -> Any:
+    return lambda self, ids, targets, lengths, places: plain(self, ids, targets, lengths)
+
+
+def _added(plain: Any) -> Any:
+    return lambda self, *given: plain(self, *given) + np.float32(0.5)
+
+
+@pytest.mark.parametrize("change", [_shifted, _unmasked, _added])
+def test_a_model_with_another_loss_is_refused(
+    change: Any, model: Path, backend: Backend, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits are the same: labels are shifted, masked or weighed in another way."""
+    scale_up(model)
+    monkeypatch.setattr(Decoder, "losses", change(Decoder.losses))
+    with pytest.raises(ModelMisread, match=r"apart from transformers.*config.json or its loss"):
+        check(backend, model)
+    assert markers(cache) == []
+
+
+def scale_up(model: Path) -> None:
+    """A model that is sure of what it says, so that each token's loss is another one."""
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * np.float32(9)
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+
+
+def test_a_copy_of_a_small_model_is_known(
+    model: Path, backend: Backend, tmp_path: Path, comparisons: list[str]
+) -> None:
+    check(backend, model)
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    check(backend, copy)
+    assert len(comparisons) == 1
 
 
 @pytest.fixture

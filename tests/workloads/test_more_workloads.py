@@ -225,7 +225,7 @@ def test_a_random_search_draws_different_candidates(lora_manifest):
         ({"lr": [-1.0]}, "lr of candidate 0"),
         ({"moon": [1]}, "moon"),
         ({"lr": []}, "vary"),
-        ({"lr": [0.1] * 1000, "clip": [1.0] * 1000}, "1000000 candidates"),
+        ({"lr": [n / 1e6 for n in range(1000)], "clip": [n / 1e3 for n in range(1, 1001)]}, "1000000 candidates"),
     ],
 )
 def test_a_sweep_that_cannot_be_run_is_refused_by_field(lora_manifest, vary, field):

@@ -6,6 +6,7 @@ WorkloadError
 ├── InputRefused*        the model directory or the data file does not fit the manifest
 ├── StateRefused*        bytes that should be a state are not the canonical state expected (names the tensor)
 └── ExecutionError
+    ├── ModelMisread     a model's outputs or loss here are not those of its own code
     ├── SegmentFailed*   the computation itself failed, for example with a loss that is not a number
     ├── OutOfMemory      the memory limit was reached; another machine may still do the task
     ├── OutOfDisk        a state cannot be written here
@@ -79,6 +80,10 @@ class SegmentFailed(ExecutionError):
         self.segment, self.reason = segment, reason
 
 
+class ModelMisread(ExecutionError):
+    pass
+
+
 class OutOfMemory(ExecutionError):
     pass
 
@@ -107,6 +112,7 @@ _CROSSING: dict[str, type[WorkloadError]] = {
         InputRefused,
         StateRefused,
         ExecutionError,
+        ModelMisread,
         SegmentFailed,
         OutOfMemory,
         OutOfDisk,

@@ -123,6 +123,11 @@ class LoraWorkload:
         model, data = require_files(inputs)
         rehearse_training(model, data, read_params(manifest))
 
+    def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
+        from proofyard.workloads.causal_lm import adapted_model
+
+        adapted_model(model, read_params(manifest).modules, manifest.precision, resources)
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         from proofyard.workloads.lora_runner import TrainRunner
 

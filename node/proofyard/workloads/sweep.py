@@ -65,9 +65,14 @@ class SweepParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def candidates(manifest: Manifest) -> list[dict[str, Any]]:
     """The varied parameters of each candidate, without repetition, in their fixed order."""
     params = convert_params(manifest, SweepParams)
-    for name in params.vary:
+    for name in ("rounds", "workers"):
+        if params.base.get(name, 1) != 1:
+            raise ManifestRefused(f"params.base.{name}", f"is {params.base[name]!r}; a candidate takes 1")
+    for name, tried in params.vary.items():
         if name in FIXED:
             raise ManifestRefused(f"params.vary.{name}", "cannot vary within a sweep, its states would not compare")
+        if len(set(map(repr, tried))) < len(tried):
+            raise ManifestRefused(f"params.vary.{name}", "has a value twice; each is paid for, name it once")
     names = sorted(params.vary)
     values = [params.vary[name] for name in names]
     total = math.prod(map(len, values))
@@ -164,6 +169,9 @@ class SweepWorkload:
         for params in {(each.seq_len, each.shard_by): each for each in tried}.values():
             rehearse_training(model, data, params)
             rehearse_scoring(model, data, params)
+
+    def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
+        LORA.load_model(candidate_manifest(manifest, 0), model, resources)
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         if task.kind == TRAIN:

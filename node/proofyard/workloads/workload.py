@@ -146,6 +146,11 @@ class Workload(Protocol):
         requester asks before it pays. `manifest` has passed `check`. No weights are read; nothing needs torch."""
         ...
 
+    def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
+        """Load the job's model as `runner` does, and raise what that raises: the requester tries it, in a process of
+        its own, where torch is installed. Nothing for a workload without one."""
+        ...
+
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
         """Load what the segments of `task` need. Only called in an executor's child process.
 
@@ -168,7 +173,7 @@ class InexactWorkload(Workload, Protocol):
 
 _MEMBERS = (
     *("name", "exact", "arithmetic", "check", "graph", "finals", "initial_state"),
-    *("check_state", "max_bytes", "result", "check_result", "package", "check_inputs", "runner"),
+    *("check_state", "max_bytes", "result", "check_result", "package", "check_inputs", "load_model", "runner"),
 )
 
 

@@ -90,6 +90,7 @@ class Encoder:
         self.config = config = encoder_config(model)
         self._backend = backend
         self._weights = weights = Weights(model) if weights is None else weights
+        weights.check_layers(config.layers)
         self._prefix = next((p for p in ("bert.", "roberta.") if f"{p}{_WORDS}" in weights), "")
         hidden = config.hidden
         self._positions = weights.tensor(

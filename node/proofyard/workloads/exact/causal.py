@@ -97,6 +97,7 @@ class CausalModel(ABC, Generic[C]):
         self.config = config
         self._backend, self._weights, self._layers = backend, weights, layers
         self._table, self._loss = table, loss
+        weights.check_layers(config.layers)
         weights.check(table, (config.vocabulary, config.hidden))
         if head:
             self._head = backend.freeze(weights.tensor(head, (config.vocabulary, config.hidden)), "exact")

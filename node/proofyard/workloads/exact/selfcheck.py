@@ -1,8 +1,9 @@
-"""A model's exact forward pass against transformers' own, once for each model directory, precision and machine.
+"""A model's exact forward pass against transformers' own, once for each model, precision and machine.
 
-It guards against a configuration that means something else to transformers than to us: the two must agree within the
-error of the arithmetic. transformers computes in binary32 with the weights that the precision makes of the model's, in
-a process of its own, whose memory is given back; what was found is kept in this user's cache.
+It guards against a configuration that means something else to transformers than to us, and a model whose loss is
+another one than ours: outputs, and the loss that the model itself makes of labels, some of them masked, must agree
+within the error of the arithmetic. transformers computes in binary32 with the weights that the precision makes of the
+model's, in a process of its own, whose memory is given back; what was found is kept in this user's cache.
 
 A model that is too far away is not executed here, but that is no defined failure: how far it is depends in its last
 digits on this machine and on the release of transformers, and a model could be made to stand right at the limit.
@@ -14,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy.typing as npt
 import platformdirs
 import psutil
 
-from proofyard.workloads.errors import ExecutionError, InputRefused
+from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
 from proofyard.workloads.exact.causal import CausalModel
@@ -38,22 +40,46 @@ LIMIT = 0.05
 HALF_LIMIT = 0.1
 """The same where memory is only enough for transformers to compute in the precision that the weights are stored in."""
 TIMEOUT_S = 600.0
+LOSS_WEIGHT = 2.0
+"""A mean over tokens is closer than outputs are: docs/exact.md, Models."""
+MASKED = 6
+"""So many of the first tokens have no label."""
+WHOLE_BYTES = 64 << 20
+"""Smaller weight files are known again by their content, others by size, time and their beginning."""
 _SOURCES = (
     *("bert.py", "causal.py", "config.py", "decoder.py", "fields.py", "gpt2.py", "selfcheck.py", "slicing.py"),
     *("tables.py", "weights.py"),
 )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a model makes of the tokens that are tried: (tokens, n) logits or hidden states, and the mean loss in nats
+    of the tokens from number `MASKED` on, None where it has none."""
+
+    outputs: npt.NDArray[Any]
+    loss: float | None = None
+
+
 def check_decoder(model: Path, decoder: CausalModel[Any], precision: str) -> None:
-    """Raise `ExecutionError` where the logits of a short text are too far from transformers'."""
+    """Raise `ModelMisread` where logits or loss of a short text are too far from transformers', `ExecutionError` where
+    they cannot be compared here."""
     ids = _ids(model, decoder.config.vocabulary, decoder.config.room)
-    _check(model, "causal", precision, ids, lambda: decoder.shown_logits(decoder.hidden(ids, [len(ids)])))
+
+    def own() -> Seen:
+        logits = decoder.shown_logits(decoder.hidden(ids, [len(ids)]))
+        if len(ids) <= MASKED:
+            return Seen(logits)
+        losses = decoder.losses(ids[:-1], ids[1:], [len(ids) - 1], np.arange(MASKED - 1, len(ids) - 1))
+        return Seen(logits, float(losses.astype(np.float64).mean()))
+
+    _check(model, "causal", precision, ids, own)
 
 
 def check_encoder(model: Path, encoder: Encoder | CausalModel[Any], backend: Backend, precision: str) -> None:
-    """Raise `ExecutionError` where the hidden states of a short text are too far from transformers'."""
+    """The same for the hidden states of a model that embeds."""
     ids = _ids(model, encoder.config.vocabulary, encoder.config.room)
-    _check(model, "encoder", precision, ids, lambda: backend.numpy(encoder.hidden(ids, [len(ids)])))
+    _check(model, "encoder", precision, ids, lambda: Seen(backend.numpy(encoder.hidden(ids, [len(ids)]))))
 
 
 def distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
@@ -63,25 +89,34 @@ def distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return found if np.isfinite(found) else float("inf")
 
 
-def _check(model: Path, kind: str, precision: str, ids: npt.NDArray[Any], own: Callable[[], npt.NDArray[Any]]) -> None:
+def _apart(one: Seen, other: Seen) -> float:
+    """How far two are apart: the larger one of the distances of outputs and of losses, these measured by the spread of
+    the logits."""
+    if one.loss is None or other.loss is None:
+        return distance(one.outputs, other.outputs)
+    logits = other.outputs.astype(np.float64)
+    spread = float((logits - logits.mean(axis=1, keepdims=True)).std())
+    losses = LOSS_WEIGHT * abs(one.loss - other.loss) / max(spread, 1e-30)
+    return max(distance(one.outputs, other.outputs), losses if np.isfinite(losses) else float("inf"))
+
+
+def _check(model: Path, kind: str, precision: str, ids: npt.NDArray[Any], own: Callable[[], Seen]) -> None:
     if active():
         return  # a cheat knows what it does
-    folder = Path(platformdirs.user_cache_dir("proofyard")) / "checked"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    marker = folder / _key(model, kind, precision)
-    with (folder / "lock").open("w") as lock:
+    marker = marker_of(model, kind, precision)
+    with marker.with_name("lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several nodes on one machine start at once
         if marker.exists():
             return
         dtype, limit = ("float32", LIMIT) if _fits(model) else ("auto", HALF_LIMIT)
         try:
-            found = distance(own(), _theirs(model, kind, precision, dtype, ids))
+            found = _apart(own(), _theirs(model, kind, precision, dtype, ids))
         except InputRefused as error:  # of the text that is tried here, which no job holds
             raise ExecutionError(f"model directory {model.name} cannot be checked: {error}") from None
         if found > limit:
-            raise ExecutionError(
+            raise ModelMisread(
                 f"model directory {model.name} computes {found:.1%} apart from transformers here, expected is at most "
-                f"{limit:.0%}: its config.json asks for something that exact execution does not cover"
+                f"{limit:.0%}: its config.json or its loss asks for something that exact execution does not cover"
             )
         marker.write_text(f"{found:.6f}\n")
 
@@ -96,6 +131,13 @@ def _ids(model: Path, vocabulary: int, room: int) -> npt.NDArray[np.int64]:
     return ids
 
 
+def marker_of(model: Path, kind: str, precision: str) -> Path:
+    """The file in this user's cache that says that a model was checked."""
+    folder = Path(platformdirs.user_cache_dir("proofyard")) / "checked"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / _key(model, kind, precision)
+
+
 def _key(model: Path, kind: str, precision: str) -> str:
     """A name for what is checked: the model, and the code on both sides."""
     found = hashlib.sha256("\0".join([kind, precision, version("transformers")]).encode())
@@ -104,9 +146,10 @@ def _key(model: Path, kind: str, precision: str) -> str:
     found.update((model / "config.json").read_bytes())
     for file in weight_files(model):
         at = file.stat()
-        found.update(f"{file.name} {at.st_size} {at.st_mtime_ns}".encode())
+        whole = at.st_size <= WHOLE_BYTES
+        found.update(f"{file.name} {at.st_size} {0 if whole else at.st_mtime_ns}".encode())
         with file.open("rb") as stream:
-            found.update(stream.read(1 << 20))
+            found.update(stream.read(WHOLE_BYTES if whole else 1 << 20))
     return found.hexdigest()[:32]
 
 
@@ -118,7 +161,7 @@ def _fits(model: Path) -> bool:
     return 1.2 * need < (room if limit == resource.RLIM_INFINITY else min(room, limit))
 
 
-def _theirs(model: Path, kind: str, precision: str, dtype: str, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _theirs(model: Path, kind: str, precision: str, dtype: str, ids: npt.NDArray[Any]) -> Seen:
     command = [sys.executable, "-m", __name__, str(model), kind, precision, dtype, *map(str, ids)]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
@@ -129,11 +172,12 @@ def _theirs(model: Path, kind: str, precision: str, dtype: str, ids: npt.NDArray
         raise ExecutionError(
             f"transformers cannot load {model.name} to check it: {words[-1] if words else 'no reason'}"
         )
-    return np.frombuffer(done.stdout, np.float32).reshape(len(ids), -1)
+    loss, *outputs = np.split(np.frombuffer(done.stdout, np.float32), [1])
+    return Seen(outputs[0].reshape(len(ids), -1), float(loss[0]) if kind == "causal" and len(ids) > MASKED else None)
 
 
 def main() -> None:
-    """Print transformers' outputs as binary32: MODEL causal|encoder PRECISION float32|auto IDS..."""
+    """Print the loss and transformers' outputs as binary32: MODEL causal|encoder PRECISION float32|auto IDS..."""
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
@@ -152,9 +196,13 @@ def main() -> None:
                 weight = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight  # (out, in)
                 values = frozen_values(weight.float().contiguous().numpy(), precision)
                 weight.copy_(torch.from_numpy(values))
-        out = model(input_ids=torch.tensor([[int(word) for word in ids]]))
+        tokens = torch.tensor([[int(word) for word in ids]])
+        labels = tokens.clone()
+        labels[:, :MASKED] = -100  # what the loss of transformers passes over
+        out = model(input_ids=tokens, labels=labels) if kind == "causal" else model(input_ids=tokens)
     values = out.logits if kind == "causal" else out.last_hidden_state
-    sys.stdout.buffer.write(values[0].float().numpy().tobytes())
+    loss = out.loss if kind == "causal" else torch.zeros(())
+    sys.stdout.buffer.write(loss.float().numpy().tobytes() + values[0].float().numpy().tobytes())
 
 
 if __name__ == "__main__":

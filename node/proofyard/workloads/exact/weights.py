@@ -1,6 +1,7 @@
 """A Hugging Face model directory's weights as numpy arrays, mapped rather than read."""
 
 import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from proofyard.workloads.model_files import Stored, stored_tensors, weight_files
 
 Array = npt.NDArray[Any]
 
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d{1,9})\.")
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -38,6 +40,12 @@ class Weights:
         found = self.shape(name)
         if found != shape:
             raise self._refused(f"has {name} of shape {found}, expected {shape}")
+
+    def check_layers(self, count: int) -> None:
+        """Raise `InputRefused` where there are more layers than a configuration says: half a model is another one."""
+        found = [int(match[1]) for match in map(_LAYER.search, self._places) if match]
+        if (most := max(found, default=-1)) >= count:
+            raise self._refused(f"has weights of layer {most}, its config.json says that there are {count}")
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
         """A tensor in binary32, in the shape that it must have. Raises `InputRefused`."""
