@@ -68,7 +68,7 @@ def test_a_part_of_a_file_comes_out(run: Run, model: Path, tmp_path: Path) -> No
     _, put, _ = run("put", model / "weights")
     data = (model / "weights").read_bytes()
     for span, expected in (("5:9", data[5:9]), (f"{CHUNK - 1}:{CHUNK + 1}", data[CHUNK - 1 : CHUNK + 1]), (":", data)):
-        _, got, _ = run("get", put["cid"], tmp_path / "part", "--range", span)
+        _, got, _ = run("get", put["cid"], tmp_path / "part", "--range", span, "--force")
         assert Path(got["path"]).read_bytes() == expected
 
 
@@ -299,6 +299,25 @@ def test_a_bomb_is_listed_beside_the_others(run: Run, model: Path, tmp_path: Pat
     assert (code, (tmp_path / "bomb").exists()) == (ExitCode.FAILED, False)
     assert "over the limit of 68719476736" in err
     assert run("ls", here)[0] == ExitCode.FAILED
+
+
+def test_a_file_is_not_written_over_unless_it_may_be(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "new.txt").write_text("new")
+    _, put, _ = run("put", tmp_path / "new.txt")
+    for more in ((), ("--car",), ("--range", "0:2")):
+        code, _, err = run("get", put["cid"], tmp_path / "mine.txt", *more)
+        assert (code, (tmp_path / "mine.txt").read_text()) == (ExitCode.USAGE, "mine")
+        assert "is there already; name a new file or an empty folder" in err
+    assert run("get", put["cid"], tmp_path / "mine.txt", "--force")[0] == 0
+    assert (tmp_path / "mine.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("words", [("put", ""), ("get", "", "x"), ("get", CID, ""), ("ls", "--store", "")])
+def test_a_variable_that_is_not_set_is_no_path(run: Run, words: tuple[str, ...]) -> None:
+    code, _, err = run(*words)
+    assert code == ExitCode.USAGE
+    assert "is empty" in err and "give it or leave it out" in err
 
 
 def test_a_copy_that_is_gone_takes_nothing_with_it(run: Run, model: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from proofyard.chain.records import JobRecord
-from proofyard.cli.job import _chain_facts, _refund_step
+from proofyard.cli import main
+from proofyard.cli.errors import UsageError
+from proofyard.cli.job import _chain_facts, _parsed, _refund_step
 from proofyard.protocol.settlement import OperatorId
-from proofyard.protocol.types import Address, Digest, JobId, Wei
+from proofyard.protocol.types import Address, Digest, ExitCode, JobId, Wei
 
 NOW, DEADLINE, RECEIPT_TIME = 1000, 2000, 600
 
@@ -69,3 +71,25 @@ def test_a_job_shows_its_terms_and_when_its_money_is_free(chain: Any) -> None:
     assert (facts["reward"], facts["audit_fee"], facts["verifier_fee"]) == ("100", "10", "5")
     assert (facts["escrow_free_from"], facts["surplus_free_from"]) == ("2601", "5000")
     assert _chain_facts(chain, replace(JOB, units_paid=100))["escrow_free_from"] == "0"
+
+
+def test_parameters_are_read_as_people_write_them() -> None:
+    words = ["a=True", "b=False", "c=None", "d=[1]", "e=x", "f=true", "g=1e-3", "h=", "i=a=b"]
+    expected = {"a": True, "b": False, "c": None, "d": [1], "e": "x", "f": True, "g": 1e-3, "h": "", "i": "a=b"}
+    assert _parsed(words) == expected
+
+
+@pytest.mark.parametrize("words", [["a"], ["=1"], ["a=1", "a=2"]])
+def test_parameters_that_say_nothing_or_twice_are_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        _parsed(words)
+
+
+@pytest.mark.parametrize("flag", [("--rank", "4"), ("--lr", "0.1"), ("--seq-len", "64"), ("--model", "m")])
+def test_a_flag_and_a_parameter_do_not_say_two_things(
+    flag: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = flag[0].lstrip("-").replace("-", "_")
+    words = ["--data", "x", "--reward", "1", "--audit-fee", "1", *flag, "--set", f"{name}=8"]
+    assert main(["job", "submit", *words]) == ExitCode.USAGE
+    assert f"--set {name}: {flag[0]} says it too" in capsys.readouterr().err

@@ -3,7 +3,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofyard.cli.output import format_credits, parse_credits, table
+from proofyard.cli.output import format_credits, names, parse_credits, table
 from proofyard.protocol.amounts import MOST
 
 
@@ -11,6 +11,11 @@ def test_amounts_read_as_credits_without_rounding() -> None:
     assert format_credits(1_250_500_000_000_000_000_000) == "1,250.5 CREDIT"
     assert format_credits(-1) == "-0.000000000000000001 CREDIT"
     assert format_credits(0) == "0 CREDIT"
+
+
+def test_many_names_are_counted() -> None:
+    assert names(["a", "b"]) == "a, b"
+    assert names([str(n) for n in range(5000)], 2) == "0, 1 and 4998 more"
 
 
 @given(st.integers(min_value=0, max_value=MOST))

@@ -88,6 +88,12 @@ def words_alone(inputs: Inputs) -> None:
     file.write_text(json.dumps(raw | {"decoder": None, "added_tokens": []}))
 
 
+def leading_out(inputs: Inputs) -> None:
+    (inputs["model"] / "model.safetensors").rename(inputs["model"].parent / "out.safetensors")
+    index = inputs["model"] / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "../out.safetensors"}}')
+
+
 Q = "model.layers.1.self_attn.q_proj.weight"
 SHORT = {"text": "short", "shard": "z"}
 LONG = [{"text": "a b c d " * 200, "shard": str(n)} for n in range(4)]
@@ -117,6 +123,28 @@ MODELS: dict[str, tuple[Callable[[Inputs], None], str]] = {
     ),
     "quantised": (config(quantization_config={"quant_method": "awq"}), "quantization_config"),
     "code of its own": (config(auto_map={"AutoModel": "x.Y"}), "code of its own"),
+    "more layers than it says": (config(num_hidden_layers=1), "has weights of layer 1, its config.json says .* 1"),
+    "a pointer of Git LFS": (
+        lambda i: (
+            (i["model"] / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n") and None
+        ),
+        "is a pointer of Git LFS; `git lfs pull`",
+    ),
+    "weights of 8 bits": (weights(lambda t: t.update({Q: t[Q].astype("int8")})), "as I8; exact execution reads F32"),
+    "weights named as an adapter's": (
+        weights(lambda t: [t.update({f"base_model.model.{name}": t.pop(name)}) for name in list(t)]),
+        "has no tensor",
+    ),
+    "an output layer that is not tied": (config(tie_word_embeddings=False), r"no tensor lm_head\.weight"),
+    "a larger vocabulary": (config(vocab_size=300), r"shape \(259, 64\), expected \(300, 64\)"),
+    "heads that do not divide": (config(num_attention_heads=3, head_dim=...), "3 heads"),
+    "an eos that is a word": (config(eos_token_id="</s>"), "names no eos_token_id"),
+    "an index that leads out": (leading_out, "lacks weight files: out.safetensors"),
+    "pickled weights alone": (
+        lambda i: (i["model"] / "model.safetensors").rename(i["model"] / "pytorch_model.bin") and None,
+        "convert the model to safetensors",
+    ),
+    "an adapter's folder": (without("config.json"), r"no readable config\.json"),
     "yarn": (config(rope_scaling={"type": "yarn", "factor": 2.0}), "yarn"),
 }
 
@@ -186,6 +214,28 @@ def test_text_that_does_not_fit_a_training_is_refused(
         (lambda i: EmbedJob(**i, max_tokens=900), lines({"text": "a" * 800}), "has 800 tokens, .* 512 positions"),
         (lambda i: MapJob(**i, chunk_tokens=8), without("tokenizer.json"), "tokenizer"),
         (lambda i: MapJob(**i, chunk_tokens=8), words_alone, "cannot read a text"),
+        (
+            lambda i: MapJob(**i, min_characters=10, max_characters=5),
+            lambda i: None,
+            "min_characters is above max_characters",
+        ),
+        (lambda i: MapJob(**i, min_characters=999_999), lambda i: None, "has no line of 999999 to"),
+        (lambda i: MapJob(**i), lines({"text": ""}, {"text": " \n"}), "so that nothing would be left"),
+        (
+            lambda i: EvaluateJob(**i, choices=2),
+            lines(*[{"text": "q", "choices": ["a", "b"], "answer": n} for n in (0, 1, 2)]),
+            "data file line 3 has 2 choices and answer 2, params.choices says 2; answers count from 0",
+        ),
+        (
+            lambda i: EvaluateJob(**i, choices=2),
+            lines({"text": "q", "choices": ["a", ""], "answer": 0}),
+            "line 1 has 2 choices, of which one is empty",
+        ),
+        (
+            lambda i: EvaluateJob(**i),
+            lines({"text": "q", "choices": ["a", "b"], "answer": 0}),
+            r"line 1 has 2 choices .* params\.choices says 1",
+        ),
     ],
 )
 def test_text_that_does_not_fit_another_workload_is_refused(make: Any, spoil: Any, said: str, inputs: Inputs) -> None:
@@ -194,13 +244,47 @@ def test_text_that_does_not_fit_another_workload_is_refused(make: Any, spoil: An
         make(inputs).manifest(*CIDS)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base": {"rounds": 3}}, r"params\.base\.rounds is 3; a candidate takes 1"),
+        ({"base": {"workers": 2}}, r"params\.base\.workers is 2"),
+        ({"base": {"modules": {"a": [1, 2]}}}, r"^base\.modules: name the linear layers in targets"),
+        ({"vary": {"lr": [0.1, 0.1]}}, r"params\.vary\.lr has a value twice"),
+        ({"vary": {"lr": [0.1, 0.2, 0.1]}, "samples": 2}, r"params\.vary\.lr has a value twice"),
+        ({"vary": {"workers": [1, 2]}}, "cannot vary within a sweep"),
+        ({"vary": {"rate": [1]}}, "unknown field `rate`"),
+        ({"vary": {"lr": [float("nan")]}}, r"params\.lr of candidate 0"),
+    ],
+)
+def test_a_sweep_of_which_a_part_would_be_passed_over_is_refused(changes: Any, said: str, plain: Inputs) -> None:
+    usual = {"holdout_percent": 30, "seq_len": 32}
+    words = {"vary": {"lr": [0.1]}} | changes | {"base": usual | changes.get("base", {})}
+    with pytest.raises(ProofyardError, match=said):
+        SweepJob(**plain, **words).manifest(*CIDS)
+
+
+@pytest.mark.parametrize("name", ["rank", "lr", "rounds", "targets", "seed", "model"])
+def test_options_do_not_say_what_the_job_says(name: str, plain: Inputs) -> None:
+    with pytest.raises(JobRefused, match=rf"^options\.{name}: is a parameter of the job itself"):
+        LoraJob(**plain, options={name: 1}).manifest(*CIDS)
+
+
+@pytest.mark.parametrize(
+    "model", ["", "./x", "../x", "/nowhere", "~/model", "a/b/c", "https://huggingface.co/a/b", "a b/c"]
+)
+def test_what_is_neither_folder_nor_hub_name_is_no_model(model: str, plain: Inputs) -> None:
+    with pytest.raises(JobRefused, match=r"^model: .*is no directory and no hub name"):
+        LoraJob(model=model, data=plain["data"]).manifest(*CIDS)
+
+
 def test_long_texts_are_no_obstacle_where_they_are_cut(inputs: Inputs) -> None:
     lines({"text": "a" * 3000})(inputs)
     for kind in (EvaluateJob, EmbedJob):
         assert kind(**inputs, max_tokens=512).manifest(*CIDS)
 
 
-@pytest.mark.parametrize("layers", [[7], [-9], [], [0, 2], [-3, 0]])
+@pytest.mark.parametrize("layers", [[7], [-9], [], [0, 2], [-3, 0], [1 << 70], range(3), (2,)])
 @pytest.mark.parametrize("kind", [LoraJob, SweepJob])
 def test_layers_that_there_are_not_are_refused(layers: list[int], kind: Any, plain: Inputs) -> None:
     more = {"vary": {"lr": [0.1]}} if kind is SweepJob else {}
@@ -262,6 +346,8 @@ def test_pefts_words_mean_what_they_mean_there(way: str, plain: Inputs) -> None:
     assert (params["rank"], params["alpha"]) == (4, 32 * sqrt(4))
     assert list(params["modules"]) == ["model.layers.1.self_attn.o_proj"]
     assert params_of(WAYS[way](plain, {"use_rslora": True}))["alpha"] == 16 * sqrt(8)
+    last = params_of(WAYS[way](plain, {"layers_to_transform": 1, "target_modules": {"o_proj"}}))
+    assert list(last["modules"]) == ["model.layers.1.self_attn.o_proj"]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +361,15 @@ def test_pefts_words_mean_what_they_mean_there(way: str, plain: Inputs) -> None:
         {"rank_pattern": {"q_proj": 4}},
         {"task_type": "SEQ_CLS"},
         {"exclude_modules": ["q_proj"]},
+        {"target_modules": r".*\.q_proj"},
+        {"lora_bias": True},
+        {"alpha_pattern": {"q_proj": 4}},
+        {"loftq_config": {"loftq_bits": 4}},
+        {"use_qalora": True},
+        {"init_lora_weights": False},
+        {"revision": "v2"},
+        {"use_rslora": "False"},
+        {"use_rslora": 1},
         {"layer_replication": [[0, 1]]},
         {"trainable_token_indices": [1, 2]},
         {"target_parameters": ["experts"]},
@@ -285,6 +380,21 @@ def test_pefts_words_mean_what_they_mean_there(way: str, plain: Inputs) -> None:
 def test_what_peft_can_and_a_job_cannot_is_refused_by_its_name(way: str, words: dict[str, Any], plain: Inputs) -> None:
     with pytest.raises(JobRefused, match=f"^{next(iter(words))}: is "):
         WAYS[way](plain, words).manifest(*CIDS)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda plain: LoraJob(**plain, rank=4, options={"r": 16}).manifest(*CIDS),
+        lambda plain: make_job("lora", plain | {"rank": 4, "r": 16}),
+        lambda plain: LoraJob.from_peft({"r": 16}, **plain, rank=4),
+        lambda plain: SweepJob(**plain, vary={"lr": [0.1]}, base={"r": 16, "rank": 4}).manifest(*CIDS),
+    ],
+)
+def test_two_names_of_one_parameter_do_not_say_two_things(make: Any, plain: Inputs) -> None:
+    with pytest.raises(JobRefused, match=r"^r: is 16, and rank is 4; they are the same"):
+        make(plain)
+    assert LoraJob(**plain, rank=4, options={"r": 4}).manifest(*CIDS).params["rank"] == 4
 
 
 def test_a_configuration_of_peft_is_a_job(plain: Inputs) -> None:

@@ -1,19 +1,29 @@
 """What leaves a requester's folder, and what comes into one."""
 
+import asyncio
 import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gguf
 import peft
 import pytest
 import transformers
+from safetensors.numpy import load_file
 
 from proofyard.artifacts import BlockStore
+from proofyard.chain import Wallet
+from proofyard.chain.turns import MAX_MODELS, Turns
+from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import JobReport
 from proofyard.protocol.types import Cid, JobId
-from proofyard.sdk import DestinationTaken, JobFailed, JobHandle, LoraJob, NoVerifier
-from proofyard.sdk.adapters import complete_adapters, require_free
+from proofyard.sdk import Artifacts, Client, DestinationTaken, JobFailed, JobHandle, LoraJob, NoVerifier
+from proofyard.sdk.adapters import complete_adapters
+from proofyard.sdk.destinations import require_free, require_new
+from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_tensors import initial_adapter
@@ -65,10 +75,13 @@ def test_shards_are_those_of_the_index(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_link_of_a_hubs_cache_stands_for_its_file_and_a_change_is_seen(model: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for file in model.iterdir():
-        (cache / file.name).symlink_to(file)
+    cache = tmp_path / "models--org--name" / "snapshots" / "1234"
+    blobs = cache.parent.parent / "blobs"
+    cache.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(model.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (cache / file.name).symlink_to(f"../../blobs/{number}")
     store = BlockStore(tmp_path / "store")
     assert link_model(store, cache)[0] == link_model(BlockStore(tmp_path / "other"), model)[0]
     before = link_model(store, model)[0]
@@ -82,7 +95,7 @@ def test_a_folder_that_holds_something_is_not_written_to(held: str, tmp_path: Pa
     require_free(tmp_path, force=False)
     (tmp_path / held).mkdir() if held.endswith("/") else (tmp_path / held).write_text("mine")
     with pytest.raises(
-        DestinationTaken, match=rf"is not empty: it holds {held.rstrip('/')}; name a new or empty folder"
+        DestinationTaken, match=rf"is not empty: it holds {held.rstrip('/')}; name a new file or an empty folder"
     ):
         require_free(tmp_path, force=False)
     require_free(tmp_path, force=True)
@@ -100,14 +113,160 @@ def test_an_adapter_names_the_requesters_model_and_brings_its_tokenizer(model: P
     manifest = LoraJob(model=model, data=data).manifest(Cid("bafymodel"), Cid("data"))
     adapter = initial_adapter(read_params(manifest), 0)
     folder = export_adapter(manifest, adapter, tmp_path / "adapter", f"ipfs://{manifest.model}")
-    complete_adapters(folder, str(model), model)
+    complete_adapters(folder, str(model.resolve()), model)
     assert json.loads((folder / "proofyard.json").read_text()) == {"base_model": "ipfs://bafymodel"}
     assert (folder / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
     loaded: Any = peft.AutoPeftModelForCausalLM.from_pretrained(folder)
     assert loaded.peft_config["default"].base_model_name_or_path == str(model.resolve())
     assert transformers.AutoModelForCausalLM.from_pretrained(folder) is not None
-    complete_adapters(folder, "org/name", model)
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/name"
+    for name, said in (("org/name", "org/name"), ("", "ipfs://bafymodel")):
+        export_adapter(manifest, adapter, folder, f"ipfs://{manifest.model}")
+        complete_adapters(folder, name, tmp_path)
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == said
+        assert json.loads((folder / "proofyard.json").read_text()) == {"base_model": "ipfs://bafymodel"}
+
+
+def test_llama_cpp_knows_each_tensor_of_an_adapter(model: Path, tmp_path: Path) -> None:
+    """Its converter (`convert_lora_to_gguf.py --base MODEL`) asks this table for the layer of each pair."""
+    job = LoraJob(model=model, data=write_tiny_corpus(tmp_path / "text.jsonl"), targets="all-linear")
+    manifest = job.manifest(Cid("bafymodel"), Cid("data"))
+    folder = export_adapter(manifest, initial_adapter(read_params(manifest), 0), tmp_path / "adapter", "org/name")
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    pairs = {tuple(name.removeprefix("base_model.model.").rsplit(".lora_", 1)) for name in tensors}
+    assert len(pairs) == 2 * len(read_params(manifest).modules) == 28
+    for base, half in pairs:
+        assert table.get_name(f"{base}.weight", (".weight",)), base
+        assert half in ("A.weight", "B.weight")
+    assert {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name} == {8}
+
+
+class Requester(Client):
+    """A client without a network: the job's manifest names a model that is in its store."""
+
+    def __init__(self, folder: Path, wallet: Wallet, model: Path) -> None:
+        self.store, self.wallet = BlockStore(folder), wallet
+        self.chain: Any = SimpleNamespace(chain_id=5, registry="0xregistry")
+        self.work = Manifest(workload="lora", params={}, model=link_model(self.store, model)[0])
+
+    def _work(self, job: JobId) -> tuple[Cid, Manifest]:
+        return Cid("manifest"), self.work
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run(work)
+
+
+@pytest.mark.parametrize(
+    ("given", "remembered", "named"),
+    [
+        (None, "", "ipfs://bafymodel"),
+        (None, "org/name", "org/name"),
+        (None, "MODEL", "MODEL"),
+        (None, "/gone/model", "ipfs://bafymodel"),
+        ("org/other", "MODEL", "org/other"),
+        ("MODEL", "org/name", "MODEL"),
+    ],
+)
+def test_an_adapter_is_completed_by_what_the_wallet_remembers(
+    given: str | None, remembered: str, named: str, model: Path, tmp_path: Path
+) -> None:
+    job, keystore = JobId(7), tmp_path / "alice.json"
+    place = "5 0xregistry 7"
+    if remembered:
+        with Turns(keystore).take() as turn:
+            turn.name_model(place, remembered.replace("MODEL", str(model)))
+    result = tmp_path / "result" / "best"
+    result.mkdir(parents=True)
+    (result / "adapter_config.json").write_text('{"base_model_name_or_path": "ipfs://bafymodel"}')
+    wallet: Any = SimpleNamespace(turns=Turns(keystore))
+    client = Requester(tmp_path / "store", wallet, model)
+    client._complete(job, tmp_path / "result", given and given.replace("MODEL", str(model)))
+    said = json.loads((result / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert said == named.replace("MODEL", str(model.resolve()))
+    assert (result / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes(), "from wherever it is"
+
+
+def test_names_of_models_are_remembered_for_a_while(tmp_path: Path) -> None:
+    turns = Turns(tmp_path / "alice.json")
+    for number in range(MAX_MODELS + 2):
+        turns._kept.models[str(number)] = "m"
+    with Turns(None).take() as turn:
+        turn._kept.models.update(turns._kept.models)
+        turn.name_model("new", "org/name")
+        assert (turn.model("new"), turn.model("0"), turn.model("nobody")) == ("org/name", "", "")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "chat_template.jinja", "config.json", "vocab.txt"])
+def test_a_link_out_of_a_models_folder_publishes_nothing(name: str, model: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "id_rsa"
+    secret.write_text("private")
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(secret)
+    with pytest.raises(InputRefused, match=f"has {name} as a link out of it, to {secret}; copy it in"):
+        link_model(BlockStore(tmp_path / "store"), model)
+
+
+def test_weights_may_lie_elsewhere_and_links_within_a_folder_are_its_own(model: Path, tmp_path: Path) -> None:
+    """Weights are what they say, or refused: no secret is one."""
+    plain = link_model(BlockStore(tmp_path / "plain"), model)[0]
+    (model / "model.safetensors").rename(tmp_path / "disk.safetensors")
+    (model / "model.safetensors").symlink_to(tmp_path / "disk.safetensors")
+    (model / "tokenizer.json").rename(model / "own.json")
+    (model / "tokenizer.json").symlink_to("own.json")
+    cid, left_out = link_model(BlockStore(tmp_path / "store"), model)
+    assert (cid, left_out) == (plain, ["own.json"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", ".git/config", "id_rsa", "server.pem", "wandb/run.log", "runs/events", "__pycache__/x.pyc"),
+        *(".ipynb_checkpoints/n.ipynb", "nested/deep/model.safetensors", "token", "tokenizer.json.bak", "config.json~"),
+        *("training_args.bin", "pytorch_model.bin", "model.safetensors.tmp", "TOKENIZER.JSON", "README.md"),
+    ],
+)
+def test_nothing_else_of_a_models_folder_leaves_it(name: str, model: Path, tmp_path: Path) -> None:
+    plain = link_model(BlockStore(tmp_path / "plain"), model)[0]
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_text("private")
+    assert link_model(BlockStore(tmp_path / "store"), model) == (plain, [name.partition("/")[0]])
+
+
+DESTINATIONS: dict[str, tuple[Any, bool]] = {
+    "new": (lambda dest: None, True),
+    "an empty folder": (lambda dest: dest.mkdir(), True),
+    "a file": (lambda dest: dest.write_text("mine"), False),
+    "an empty file": (lambda dest: dest.touch(), False),
+    "a folder with a file": (lambda dest: (dest / "a").mkdir(parents=True), False),
+    "a folder with a hidden file": (lambda dest: dest.mkdir() or (dest / ".a").touch(), False),
+    "a link to a file": (lambda dest: dest.symlink_to(__file__), False),
+    "a link to nothing": (lambda dest: dest.symlink_to("nowhere"), False),
+    "a link to a folder": (lambda dest: dest.symlink_to(Path(__file__).parent), False),
+    "a pipe": (os.mkfifo, False),
+}
+
+
+@pytest.mark.parametrize("what", DESTINATIONS)
+def test_an_artifact_is_written_over_nothing(what: str, tmp_path: Path) -> None:
+    make, free = DESTINATIONS[what]
+    make(tmp_path / "dest")
+    artifacts = Artifacts(tmp_path / "store")
+    cid = artifacts.store.put_bytes(b"content")
+    if free:
+        require_new(tmp_path / "dest", force=False)
+        return
+    for more in ({}, {"car": True}, {"span": (0, 3)}):
+        with pytest.raises(DestinationTaken, match="--force"):
+            artifacts.get(cid, tmp_path / "dest", **more)  # type: ignore[arg-type]
+
+
+def test_what_is_no_file_is_not_replaced_by_force(tmp_path: Path) -> None:
+    """As root a rename over /dev/null would succeed."""
+    os.mkfifo(tmp_path / "dest")
+    artifacts = Artifacts(tmp_path / "store")
+    with pytest.raises(DestinationTaken, match="no file that can be replaced"):
+        artifacts.get(artifacts.store.put_bytes(b"content"), tmp_path / "dest", force=True)
+    assert (tmp_path / "dest").is_fifo()
 
 
 class Told:
@@ -115,7 +274,6 @@ class Told:
 
     def __init__(self, status: Any) -> None:
         self.status, self.packaged = status, list[Any]()
-        self.submitted: dict[Any, Any] = {}
 
     def report(self, job: JobId, since: int) -> Any:
         if isinstance(self.status, Exception):
@@ -128,7 +286,7 @@ class Told:
     def prove(self, job: JobId) -> Any:
         return SimpleNamespace(job=job)
 
-    def package(self, proven: Any, said: Any, dest: Path, on_replace: Any) -> Path:
+    def package(self, proven: Any, said: Any, dest: Path, on_replace: Any, model: Any) -> Path:
         self.packaged.append(said)
         return dest
 

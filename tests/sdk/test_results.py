@@ -152,7 +152,6 @@ class Believer(Client):
     def __init__(self, folder: Path, said: Cid | None) -> None:
         self.store = BlockStore(folder)
         self.said = said
-        self.submitted = {}
         self.held = {task: self.store.put_bytes(b"settled %d" % task) for task in FINALS}
 
     def report(self, job: JobId, since: int = 0) -> JobReport:

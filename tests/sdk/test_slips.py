@@ -93,6 +93,13 @@ def test_a_reward_that_is_as_good_as_nothing_was_meant_as_credit() -> None:
         (LoraJob, {"options": None}, "options: is None; give a mapping of names"),
         (SweepJob, {"vary": {"lr": 3}}, r"vary: is {'lr': 3}; give a mapping of names to a list"),
         (SweepJob, {"vary": "lr"}, "vary: is 'lr'"),
+        (EmbedJob, {"normalize": 1}, "normalize: is 1; give True or False"),
+        (LoraJob, {"layers": 3}, "layers: is 3; give a list"),
+        (LoraJob, {"layers": [True]}, r"layers: is \[True\]"),
+        (LoraJob, {"layers": [1.0]}, r"layers: is \[1.0\]"),
+        (LoraJob, {"targets": ".*q_proj"}, "targets: is '.*q_proj'"),
+        (LoraJob, {"targets": {"q_proj"}}, "targets: is {'q_proj'}"),
+        (LoraJob, {"lr": "1e-3"}, "lr: is '1e-3'; give a number"),
         (MapJob, {"segments": 1.5}, "segments: is 1.5; give a whole number"),
     ],
 )

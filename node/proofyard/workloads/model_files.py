@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.state import MAX_HEADER_BYTES
 
 MAX_DIMENSIONS = 8
+LFS_POINTER = b"version https://git-lfs"
 _WIDTHS = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -66,11 +68,25 @@ PUBLISHED = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 INDEX = "model.safetensors.index.json"
 
 
+def _require_own(model: Path, names: Iterable[str]) -> None:
+    """Raise `InputRefused` for a link out of a model's directory: nobody publishes by it what lies elsewhere. The hub's
+    cache keeps a model's files in `blobs` beside its snapshots."""
+    home = model.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for name in sorted(names):
+        target = (model / name).resolve()
+        if not any(target.is_relative_to(each) for each in homes):
+            raise InputRefused(
+                f"model directory {model.name}", f"has {name} as a link out of it, to {target}; copy it in"
+            )
+
+
 def published_files(model: Path) -> tuple[list[str], list[str]]:
     """The names of a model directory's files that a job publishes, and of what is left out: what is no model's file, or
     hidden, belongs to nobody else."""
     names = {entry.name for entry in model.iterdir()}
     taken = {name for name in PUBLISHED if (model / name).is_file()}
+    _require_own(model, taken)
     if (model / "model.safetensors").is_file() or (model / INDEX).is_file():
         weights = {file.name for file in weight_files(model)}
         taken |= weights | ({INDEX} if "model.safetensors" not in weights else set())
@@ -121,7 +137,11 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise _unreadable(file, "is not a safetensors file")
+            stream.seek(0)
+            pointer = stream.read(len(LFS_POINTER)) == LFS_POINTER
+            raise _unreadable(
+                file, "is a pointer of Git LFS; `git lfs pull`" if pointer else "is not a safetensors file"
+            )
         try:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError):

@@ -26,6 +26,8 @@ WAIT_S, POLL_S = 600.0, 0.1
 MAX_BYTES = 8 << 20
 MAX_SUBMISSIONS = 64
 """Calls that were cut off and are remembered; the oldest are forgotten."""
+MAX_MODELS = 1024
+"""Jobs whose models' names are remembered."""
 
 
 class Sent(msgspec.Struct):
@@ -42,10 +44,12 @@ class Sent(msgspec.Struct):
 
 
 class Kept(msgspec.Struct):
-    """What is remembered of a wallet, by chain id: the transaction on its way. `submissions`: see `remember`."""
+    """What is remembered of a wallet, by chain id: the transaction on its way. `submissions`: see `remember`. `models`:
+    see `name_model`."""
 
     sent: dict[str, Sent] = {}
     submissions: dict[str, str] = {}
+    models: dict[str, str] = {}
 
 
 class Turn:
@@ -74,8 +78,17 @@ class Turn:
         self._kept.submissions.pop(call, None)
         if nonce is not None:
             self._kept.submissions[call] = nonce
-        for old in list(self._kept.submissions)[:-MAX_SUBMISSIONS]:
-            del self._kept.submissions[old]
+        _forget_oldest(self._kept.submissions, MAX_SUBMISSIONS)
+        self._write()
+
+    def model(self, job: str) -> str:
+        """What the model of a job is called, "" where nothing is remembered."""
+        return self._kept.models.get(job, "")
+
+    def name_model(self, job: str, name: str) -> None:
+        """Remember how the model of a job is called: here alone, a path says more than its owner means to."""
+        self._kept.models[job] = name
+        _forget_oldest(self._kept.models, MAX_MODELS)
         self._write()
 
     def _write(self) -> None:
@@ -87,6 +100,11 @@ class Turn:
         self._file.truncate()
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _forget_oldest(kept: dict[str, str], most: int) -> None:
+    for old in list(kept)[:-most]:
+        del kept[old]
 
 
 class Turns:

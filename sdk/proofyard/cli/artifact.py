@@ -179,13 +179,17 @@ def get(
     outside_links: Annotated[
         bool, typer.Option("--outside-links", help="Write symbolic links that lead out of the artifact, too.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over what is there; files of other names stay.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an artifact to DEST. What is not in the store comes from several peers at once, each block checked.
 
     Where entries are left out that cannot be read here or would lead out of DEST, the exit code is 2."""
-    if dest.is_dir() and any(dest.iterdir()):
-        raise UsageError(f"DEST: {dest} is a folder that is not empty; name a new one")
+    from proofyard.sdk.destinations import require_new
+
+    require_new(dest, force=force)
     if car and (span or dest.is_dir()):
         raise UsageError("--car writes a whole artifact to a file; leave out --range, and name a file as DEST")
     settings = _settings(context, store, ipfs, flags)
@@ -201,7 +205,14 @@ def get(
             seen = received
 
         path = artifacts.get(
-            cid, dest, span=span, max_bytes=max_size, car=car, outside_links=outside_links, on_progress=show
+            cid,
+            dest,
+            span=span,
+            max_bytes=max_size,
+            car=car,
+            outside_links=outside_links,
+            force=force,
+            on_progress=show,
         )
     emit({"cid": cid, "path": str(path)}, as_json=as_json, text=str(path))
 

@@ -13,7 +13,7 @@ from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
-from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
+from proofyard.cli.output import AsJson, emit, format_credits, names, note, parse_credits
 from proofyard.cli.settings import SHARED, RequesterSettings, load
 from proofyard.protocol.types import JobId
 
@@ -103,7 +103,10 @@ def submit(
         "look_ahead": look_ahead,
         "seed": seed,
     }
-    given = {name: value for name, value in values.items() if value is not None} | _parsed(parameters or [])
+    given, parsed = {name: value for name, value in values.items() if value is not None}, _parsed(parameters or [])
+    if twice := sorted((given.keys() - {"seed"}) & parsed.keys()):
+        raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
+    given |= parsed
     with open_client(context, flags) as client:
         from proofyard.sdk import Offer, make_job
 
@@ -123,7 +126,7 @@ def submit(
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
         )
         if prepared.left_out:
-            note(f"not published, as no file of the model: {', '.join(prepared.left_out)}")
+            note(f"not published, as no file of the model: {names(prepared.left_out)}")
         if short := client.short_of_owners(prepared):
             note(short)
         what = " and ".join(str(path) for path in (model, data) if path)
@@ -139,6 +142,10 @@ def submit(
             note(f"next: proofyard job wait {job.job_id}")
 
 
+_PYTHONS = {"True": True, "False": False, "None": None}
+"""Values that people know from Python; as texts they would be true."""
+
+
 def _parsed(parameters: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs, each value read as JSON where it is JSON."""
     found: dict[str, Any] = {}
@@ -146,8 +153,10 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
         name, equals, text = parameter.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {parameter}: give NAME=VALUE")
+        if name in found:
+            raise UsageError(f"--set {parameter}: {name} is set twice; give it once")
         try:
-            found[name] = json.loads(text)
+            found[name] = _PYTHONS[text] if text in _PYTHONS else json.loads(text)
         except ValueError:
             found[name] = text
     return found
@@ -266,7 +275,9 @@ def result(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="The base model, a directory or hub name, for the adapter to name and its tokenizer."),
+        typer.Option(
+            help="The base model, a directory or hub name, for the adapter to name; else the one it was submitted with."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -277,16 +288,19 @@ def result(
     with open_client(context, flags) as client:
         handle = client.job(JobId(job))
         path = handle.result(
-            dest, force=force, model=model, on_replace=lambda names: note(f"replacing in {dest}: {', '.join(names)}")
+            dest, force=force, model=model, on_replace=lambda found: note(f"replacing in {dest}: {names(found)}")
         )
         final_in = handle.prove().final_at - client.chain.now()
     emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
     if final_in > 0:
         note(f"what it rests on can be challenged for {final_in} s more")
     if (path / "adapter_config.json").is_file():
-        if model is None:
-            note("the adapter names its model by CID; --model NAME has it name yours, and brings the tokenizer")
-        note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
+        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        if base.startswith("ipfs://"):
+            note("the adapter names its model by CID; --model NAME has it name yours")
+            note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
+        else:
+            note(f"next, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(path)!r})")
 
 
 def _follow(job: "JobHandle", timeout: float | None) -> "JobReport":

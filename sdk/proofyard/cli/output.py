@@ -26,6 +26,11 @@ def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -
     print(json.dumps(data, indent=2) if as_json else plain(text), flush=True)
 
 
+def names(found: Sequence[str], most: int = 20) -> str:
+    """The names of some files for people, the first `most` of them."""
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
 def note(text: str) -> None:
     """Tell the person at the terminal something that is not data: progress, the next command to type."""
     print(plain(text), file=sys.stderr, flush=True)

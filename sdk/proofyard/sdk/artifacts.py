@@ -36,6 +36,7 @@ from proofyard.chain.reader import RegistryReader
 from proofyard.protocol.cid import is_cid
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Cid
+from proofyard.sdk.destinations import require_new
 from proofyard.sdk.errors import BadPeer
 from proofyard.transport import Endpoint
 
@@ -187,14 +188,17 @@ class Artifacts:
         max_bytes: int = MAX_ARTIFACT_BYTES,
         car: bool = False,
         outside_links: bool = False,
+        force: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> Path:
         """Write an artifact to `destination`, fetching what is missing here. Each file is written whole or not at all.
+        Raises `DestinationTaken` unless that is new, or an empty directory; with `force` files are replaced.
 
         With `span` only a file's bytes from its start up to its stop are fetched and written; with `car` a CAR file of
         all blocks. Symbolic links out of the artifact are left out unless `outside_links` is set (`PartlySupported`,
         after all else is written). `on_progress` gets the bytes fetched and the number of blocks still missing.
         """
+        require_new(Path(destination), force=force)
         # What was put long ago may be collected at any time; while it is read it counts as put just now.
         with self.store.putting():
             self.store.renew(cid)

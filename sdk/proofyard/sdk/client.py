@@ -11,8 +11,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -24,7 +24,9 @@ from typing import Any, Self, TypeVar
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from proofyard.artifacts import BlockStore, fetch, serve_blocks
+from proofyard.artifacts import ArtifactError, ArtifactUnavailable, BlockStore, fetch, serve_blocks
+from proofyard.artifacts.dag import load
+from proofyard.artifacts.exchange import PeerBlocks
 from proofyard.chain import (
     ChainClient,
     ChainError,
@@ -41,8 +43,9 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_man
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.sdk.adapters import complete_adapters, require_free
+from proofyard.sdk.adapters import adapters_of, complete_adapters
 from proofyard.sdk.artifacts import PeerAddress
+from proofyard.sdk.destinations import require_free
 from proofyard.sdk.errors import (
     BadAmount,
     BadPeer,
@@ -58,7 +61,7 @@ from proofyard.sdk.errors import (
 )
 from proofyard.sdk.refunds import take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
-from proofyard.sdk.specs import JobSpec, check_spec, resolve_model
+from proofyard.sdk.specs import JobSpec, called, check_spec, resolve_model
 from proofyard.sdk.tables import with_plain_data
 from proofyard.sdk.terms import (
     Offer,
@@ -74,9 +77,10 @@ from proofyard.sdk.terms import (
     owners_needed,
 )
 from proofyard.transport import Connection, DeadlineExceeded, Endpoint, TransportError
-from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.errors import InputRefused, ModelMisread
 from proofyard.workloads.limits import USUAL
-from proofyard.workloads.model_files import link_model
+from proofyard.workloads.model_files import TOKENIZER_FILES, link_model
+from proofyard.workloads.trial import try_model
 from proofyard.workloads.workload import load_workload, task_graph
 
 T = TypeVar("T")
@@ -91,6 +95,7 @@ LAST_SEQ = (1 << 63) - 1
 ANSWER_S = 10.0
 PATIENCE_S = 60.0
 PUBLISH_TIMEOUT_S = 3600.0
+MAX_TOKENIZER_BYTES = 256 << 20
 AWAY_S = 30.0
 """A verifier that could not be reached is not dialled again for so long, where others have what is read."""
 
@@ -98,7 +103,8 @@ AWAY_S = 30.0
 @dataclass(frozen=True)
 class Prepared:
     """A job that could be opened: nothing of it is published or paid yet. `artifacts` are the manifest and its
-    inputs; `left_out` names what of the model's folder is not published."""
+    inputs; `left_out` names what of the model's folder is not published; `model` is the hub name or directory that the
+    requester calls its model, "" for none."""
 
     terms: JobTerms
     manifest: Manifest
@@ -108,6 +114,7 @@ class Prepared:
     since: int | None = None
     """It may have been opened before, from this block on."""
     left_out: tuple[str, ...] = ()
+    model: str = ""
 
 
 class Client:
@@ -140,8 +147,6 @@ class Client:
         self._endpoint: Endpoint | None = None
         self._opening = asyncio.Lock()
         self._away: dict[Address, float] = {}
-        self.submitted: dict[JobId, Path | str] = {}
-        """The models of the jobs that this client submitted, as they were named."""
 
     @classmethod
     def from_env(cls) -> Self:
@@ -215,10 +220,7 @@ class Client:
             segments_per_audit=segments_per_audit,
             deadline_s=deadline_s,
         )
-        job = self.open(self.prepare(spec, offer, nonce))
-        if spec.model is not None:
-            self.submitted[job.job_id] = spec.model
-        return job
+        return self.open(self.prepare(spec, offer, nonce))
 
     def prepare(self, spec: JobSpec, offer: Offer, nonce: str = "") -> Prepared:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
@@ -227,17 +229,17 @@ class Client:
         spec = with_plain_data(spec, self.store.path / "tables")
         check_spec(spec)
         check_nonce(nonce)
-        try:
+        with _refusing_inputs():
             manifest, artifacts, left_out = self._manifest(spec)
-        except InputRefused as error:
-            field = "data" if "data file" in error.what else "model"
-            raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
         graph = task_graph(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
         check_task_rewards(graph, offer.reward, most_of_a_task(self.chain.params().court.receipt_penalty))
         check_audit_fee(graph, offer)
         gas_price = self.chain.gas_price()
         check_verifier_fee(len(graph), offer, gas_price)
+        if spec.model is not None:
+            with _refusing_inputs():
+                try_model(manifest, resolve_model(spec.model))
         call = self._call(manifest, offer, nonce)
         with self.wallet.turns.take() as turn:
             cut_off = turn.submission(call)
@@ -249,7 +251,8 @@ class Client:
         terms = job_terms(manifest, cid_digest(manifest_cid), graph, offer, gas_price, self.chain.next_time())
         if since is None:
             self.chain.require_balance(terms.escrow)
-        return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since, tuple(left_out))
+        model = "" if spec.model is None else called(spec.model)
+        return Prepared(terms, manifest, (manifest_cid, *artifacts), call, since, tuple(left_out), model)
 
     def short_of_owners(self, prepared: Prepared) -> str:
         """A sentence where the network has too few owners for this job now, so that it would wait for more; else
@@ -274,7 +277,10 @@ class Client:
             job = self._opened(prepared)
         if not found or self._is_waiting(job):
             self.publish(job, prepared.artifacts)
-        self._remember(prepared, None)
+        with self.wallet.turns.take() as turn:
+            turn.remember(prepared.call, None)
+            if prepared.model:
+                turn.name_model(self._place(job), prepared.model)
         return JobHandle(self, job, found)
 
     def _opened(self, prepared: Prepared) -> JobId:
@@ -349,10 +355,16 @@ class Client:
         return self._run(load_settled(self.chain, self._read, batch))
 
     def package(
-        self, proven: Proven, said: Cid | None, dest: Path, on_replace: Callable[[list[str]], object] = lambda _: None
+        self,
+        proven: Proven,
+        said: Cid | None,
+        dest: Path,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+        model: Path | str | None = None,
     ) -> Path:
         """Package a proven result in `dest`, reading one task's result after another. Raises `ResultUnproven` where a
-        verifier said that it is another one. `on_replace` gets the names of files before they are replaced."""
+        verifier said that it is another one. `on_replace` gets the names of files before they are replaced; `model` is
+        what adapters name, else what the wallet remembers."""
         _, manifest = self._work(proven.job)
 
         def results(task: TaskIndex) -> bytes:
@@ -360,13 +372,44 @@ class Client:
 
         with TemporaryDirectory(prefix="proofyard-result-") as folder:
             made = load_workload(manifest.workload).package(manifest, results, Path(folder) / "result")
+            if said is not None:
+                require_package(proven.job, said, self.store.put_directory(made))
+            self._complete(proven.job, made, model)
             cid = self.store.put_directory(made)
             names = sorted(str(file.relative_to(made)) for file in made.rglob("*") if file.is_file())
-        if said is not None:
-            require_package(proven.job, said, cid)
         if replaced := [name for name in names if (dest / name).exists()]:
             on_replace(replaced)
         return self.store.export(cid, dest)
+
+    def _complete(self, job: JobId, result: Path, model: Path | str | None) -> None:
+        """Have the adapters of a job's result, if there are any, name the model as the requester calls it, and bring
+        its tokenizer: from the model's directory where it is here, else from the network."""
+        if not adapters_of(result):
+            return
+        with self.wallet.turns.take() as turn:
+            name = turn.model(self._place(job)) if model is None else called(model)
+        if Path(name).is_absolute() and not Path(name).is_dir():
+            name = ""
+        with TemporaryDirectory(prefix="proofyard-tokenizer-") as folder:
+            here = Path(name) if Path(name).is_absolute() else Path(folder)
+            if here == Path(folder):
+                self._fetch_tokenizer(job, here)
+            complete_adapters(result, name, here)
+
+    def _fetch_tokenizer(self, job: JobId, folder: Path) -> None:
+        """The tokenizer's files of a job's model. They may be nowhere any more: that is logged."""
+        model = self._work(job)[1].model
+        if model is None:
+            return
+        try:
+            for name, cid in self._run(self._names(model)).items():
+                if name in TOKENIZER_FILES:
+                    (folder / name).write_bytes(self.read(cid, MAX_TOKENIZER_BYTES))
+        except (ArtifactError, TransportError, NoVerifier) as error:
+            logger.warning("the tokenizer of job %d's model cannot be had (%s); copy it from the model", job, error)
+
+    def _place(self, job: JobId) -> str:
+        return f"{self.chain.chain_id} {self.chain.registry} {job}"
 
     def read(self, cid: Cid, max_bytes: int) -> bytes:
         """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
@@ -394,6 +437,9 @@ class Client:
         )
         manifest = spec.manifest(model, data)
         load_workload(manifest.workload).check(manifest)
+        for field, cid in (("model", model), ("data", data)):
+            if cid is not None and self.store.local_path(cid) is None:
+                raise JobRefused(f"{field}: changed while it was looked at; submit again once nobody writes to it")
         return manifest, [cid for cid in (model, data) if cid is not None], left_out
 
     # In the thread
@@ -422,6 +468,18 @@ class Client:
         if await asyncio.to_thread(lambda: any(self.store.missing(cid))):
             await fetch(self.store, cid, await self._verifiers(), max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
+
+    async def _names(self, folder: Cid) -> dict[str, Cid]:
+        """What a folder of few files holds, of which only its own block is fetched."""
+        if not await asyncio.to_thread(self.store.has, folder):
+            for connection in await self._verifiers():
+                async for cid, data in PeerBlocks(connection).blocks([folder]):
+                    if data is not None:
+                        await asyncio.to_thread(self.store.put_block, cid, data)
+        if not await asyncio.to_thread(self.store.has, folder):
+            raise ArtifactUnavailable(folder, 1, ["no verifier has it"])
+        node = await asyncio.to_thread(load, self.store.get_block, folder)
+        return {} if isinstance(node, bytes) else {link.name: link.cid for link in node.links}
 
     async def _verifier(self, job: JobId | None = None) -> Connection:
         """A connection to an active verifier: the one that the chain says has the job, where there is one."""
@@ -571,16 +629,14 @@ class JobHandle:
         Where the job's verifier is away, what is settled is enough.
 
         For `LoraJob` this is a PEFT adapter: `peft.AutoPeftModelForCausalLM.from_pretrained(dest)` loads it. It names
-        the `model` that is given here, or that this client submitted the job with, and brings its tokenizer.
+        the `model` that is given here, or that this wallet submitted the job with, and brings its tokenizer.
         """
         target = Path(dest)
+        if model is not None:
+            called(model)
         require_free(target, force=force)
         said = self._said()
-        made = self.client.package(self.prove(), said, target, on_replace)
-        name = model if model is not None else self.client.submitted.get(self.job_id)
-        if name is not None:
-            complete_adapters(made, str(name), resolve_model(name))
-        return made
+        return self.client.package(self.prove(), said, target, on_replace, model)
 
     def _said(self) -> Cid | None:
         """The result that the job's verifier reports, None where it cannot be asked."""
@@ -623,6 +679,18 @@ def credits(amount: float | Decimal | str) -> Wei:
     if base < 0 or base.denominator != 1:
         raise BadAmount(f"{amount!r} is not an amount of CREDIT; give one like 12, 0.5 or '1,250', at most 18 decimals")
     return Wei(base.numerator)
+
+
+@contextmanager
+def _refusing_inputs() -> Iterator[None]:
+    """What nodes refuse of model and data, as what is wrong with a job."""
+    try:
+        yield
+    except InputRefused as error:
+        field = "data" if "data file" in error.what else "model"
+        raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
+    except ModelMisread as error:
+        raise JobRefused(f"model: {error}; nothing was published or paid") from None
 
 
 def _patiently() -> AsyncRetrying:

@@ -94,7 +94,7 @@ class DestinationTaken(SdkError):
     def __init__(self, dest: Path, reason: str) -> None:
         self.dest, self.reason = dest, reason
         super().__init__(
-            f"{dest} {reason}; name a new or empty folder, or let files be replaced with --force (force=True)"
+            f"{dest} {reason}; name a new file or an empty folder, or let files be replaced with --force (force=True)"
         )
 
 

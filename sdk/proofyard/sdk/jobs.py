@@ -127,8 +127,10 @@ class SweepJob:
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         count_rows(Path(self.data), Document)
         base = dict(self.base)
+        if "modules" in base:
+            raise JobRefused("base.modules: name the linear layers in targets, and in layers")
         words = {name: base.pop(name) for name in list(base) if name in WORDS}
-        said = from_peft(words, base.get("rank", 8), base.get("alpha", 16.0))
+        said = from_peft(words, base.get("rank", 8), base.get("alpha", 16.0), base)
         targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
         modules = linear_modules(resolve_model(self.model), targets, layers)
         usual = {"rank": 8, "alpha": 16.0, "lr": 3e-3, "segments": 4, "segment_steps": 2, "batch": 4, "seq_len": 128}
@@ -174,7 +176,7 @@ def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
         raise JobRefused(f"workload: {workload!r} has no job spec here; known are {', '.join(JOBS)}")
     kind = JOBS[workload]
     if kind is LoraJob and (words := {name: value for name, value in values.items() if name in WORDS}):
-        said = from_peft(words, values.get("rank", LoraJob.rank), values.get("alpha", LoraJob.alpha))
+        said = from_peft(words, values.get("rank", LoraJob.rank), values.get("alpha", LoraJob.alpha), values)
         values = {name: value for name, value in values.items() if name not in WORDS} | said
     known = {item.name: item for item in fields(kind)}
     unknown = sorted(values.keys() - known.keys())

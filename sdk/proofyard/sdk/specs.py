@@ -1,5 +1,6 @@
 """Job specs: what a requester says, turned into a manifest once the model and the data have their CIDs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.workload import Inputs, load_workload
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 class JobSpec(Protocol):
@@ -70,12 +73,21 @@ class LoraJob:
         """A job from PEFT's `LoraConfig`, or a mapping of its words. Raises `JobRefused` that names what a job cannot
         do."""
         words = config if isinstance(config, Mapping) else config.to_dict()
-        found = from_peft(words, cls.rank, cls.alpha)
+        found = from_peft(words, cls.rank, cls.alpha, more)
         return cls(model=model, data=data, **{"rank": cls.rank, "alpha": cls.alpha} | found | more)
 
+    def _set(self) -> dict[str, Any]:
+        """The fields that are not what they are anyway."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name: value for name, (value, usual) in values.items() if value != usual}
+
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):
+            raise JobRefused(
+                f"options.{twice[0]}: is a parameter of the job itself; give it there, LoraJob({twice[0]}=...)"
+            )
         words = {name: value for name, value in self.options.items() if name in WORDS}
-        said = from_peft(words, self.rank, self.alpha)
+        said = from_peft(words, self.rank, self.alpha, self._set())
         targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
         values = {
             "modules": linear_modules(resolve_model(self.model), targets, layers),
@@ -152,7 +164,14 @@ def _called(kind: Any) -> str:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_called(part) for part in get_args(kind))
-    names = {str: "a text", int: "a whole number", float: "a number", Path: "a path", type(None): "None"}
+    names = {
+        str: "a text",
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        Path: "a path",
+        type(None): "None",
+    }
     origin, inner = get_origin(kind) or kind, [part for part in get_args(kind)[-1:] if part is not Any]
     if origin is Sequence:
         return "a list" + "".join(f", each of it {_called(part)}" for part in inner)
@@ -161,14 +180,21 @@ def _called(kind: Any) -> str:
     return names.get(origin, str(origin))
 
 
+def called(model: Path | str) -> str:
+    """What programs find a model by: the absolute path of a directory, or a hub name. Raises `JobRefused`."""
+    path, name = Path(model), str(model)
+    if name and path.is_dir():
+        return str(path.resolve())
+    if not _HUB_NAME.fullmatch(name):
+        raise JobRefused(f"model: {name} is no directory and no hub name (org/name); give one of the two")
+    return name
+
+
 def resolve_model(model: Path | str) -> Path:
     """The model's directory; a hub name such as `org/name` is downloaded once. Raises `JobRefused`."""
-    path = Path(model)
-    if path.is_dir():
-        return path
-    name = str(model)
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise JobRefused(f"model: {name} is no directory and no hub name (org/name); give one of the two")
+    name = called(model)
+    if Path(model).is_dir():
+        return Path(model)
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
