@@ -471,12 +471,13 @@ class Client:
 
     async def _names(self, folder: Cid) -> dict[str, Cid]:
         """What a folder of few files holds, of which only its own block is fetched."""
-        if not await asyncio.to_thread(self.store.has, folder):
+        if not self.store.has(folder):
             for connection in await self._verifiers():
-                async for cid, data in PeerBlocks(connection).blocks([folder]):
-                    if data is not None:
-                        await asyncio.to_thread(self.store.put_block, cid, data)
-        if not await asyncio.to_thread(self.store.has, folder):
+                with suppress(TransportError):
+                    async for cid, data in PeerBlocks(connection).blocks([folder]):
+                        if data is not None:
+                            await asyncio.to_thread(self.store.put_block, cid, data)
+        if not self.store.has(folder):
             raise ArtifactUnavailable(folder, 1, ["no verifier has it"])
         node = await asyncio.to_thread(load, self.store.get_block, folder)
         return {} if isinstance(node, bytes) else {link.name: link.cid for link in node.links}
