@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rpc_stand_in import Rule, StandIn, lost_answer, standing_in, status, times
+from safetensors.numpy import load_file, save_file
 from world import CREDIT, Network
 
 from proofyard.chain import JobRecord, Wallet
@@ -13,8 +15,9 @@ from proofyard.chain import client as chain_client
 from proofyard.chain.sender import Sender
 from proofyard.cli import main
 from proofyard.protocol.types import Wei
-from proofyard.sdk import Client, MapJob, SubmitUncertain
+from proofyard.sdk import Client, JobRefused, LoraJob, MapJob, Offer, SubmitUncertain
 from proofyard.sdk.refunds import what_comes_back
+from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 OFFER = ["--reward", "10", "--audit-fee", "20", "--verifier-fee", "5"]
 
@@ -202,3 +205,22 @@ def test_a_job_that_there_is_not_is_exit_code_2(
 def test_a_number_that_is_none_is_exit_code_2(number: str, capsys: Any) -> None:
     assert main(["job", "show", "--rpc-url", "http://127.0.0.1:9", "--registry", "0x1", "--", number]) == 2
     assert main(["job", "explain", "--", number]) == 2
+
+
+def test_a_training_is_looked_at_as_nodes_do_and_its_models_name_stays_here(network, folder: Path) -> None:
+    model, data = write_tiny_model(folder / "model"), write_tiny_corpus(folder / "corpus.jsonl")
+    pay = {"reward": Wei(10 * CREDIT), "audit_fee": Wei(20 * CREDIT), "verifier_fee": Wei(5 * CREDIT)}
+    wallet = Wallet.unlock(folder / "alice.json", password_file=folder / "password")
+    with Client(network.anvil.rpc_url, network.deployment.registry, wallet) as client:
+        job = client.submit(LoraJob(model=model, data=data), **pay)
+        with wallet.turns.take() as turn:
+            assert turn.model(client._place(job.job_id)) == str(model)
+        assert str(model) not in str(client.prepare(LoraJob(model=model, data=data), Offer(**pay)).manifest)
+        file = model / "model.safetensors"
+        tensors = load_file(file)
+        tensors["model.norm.weight"][0] = np.nan
+        save_file(tensors, file, {"format": "pt"})
+        before = jobs(network)
+        with pytest.raises(JobRefused, match=r"^model: .*numbers in model.norm.weight that are not finite"):
+            client.submit(LoraJob(model=model, data=data), **pay)
+        assert jobs(network) == before

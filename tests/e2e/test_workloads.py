@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.messages import JobReport
-from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, LoraJob, MapJob, SweepJob, credits
+from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, JobRefused, LoraJob, MapJob, SweepJob, credits
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 pytestmark = pytest.mark.timeout(700)
@@ -114,14 +114,17 @@ def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_
 
 
 def test_a_job_that_no_node_can_execute_fails_with_the_reason(
-    client: Client, model: Path, data: Path, tmp_path: Path
+    client: Client, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only who reads the weights sees that one is no number."""
+    """Only who reads the weights sees that one is no number: a requester with torch, and every node."""
     spoilt = shutil.copytree(model, tmp_path / "model")
     tensors = load_file(spoilt / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
     save_file(tensors, spoilt / "model.safetensors", {"format": "pt"})
     job = LoraJob(model=spoilt, data=data, rounds=1, workers=2, seq_len=16, batch=1, segments=1)
+    with pytest.raises(JobRefused, match=r"^model: .*numbers in .*up_proj.* that are not finite"):
+        client.submit(job, **PAY)
+    monkeypatch.setattr("proofyard.sdk.client.try_model", lambda *_: None)
     handle = client.submit(job, **PAY)
     with pytest.raises(JobFailed, match=r"numbers in .*up_proj.* that are not finite"):
         handle.wait(PATIENCE_S)
