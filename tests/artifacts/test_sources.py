@@ -330,9 +330,9 @@ def no_file(request, tmp_path):
 @pytest.mark.parametrize(
     "write",
     [
-        lambda own, cid, path: own.get(cid, path),
-        lambda own, cid, path: own.get(cid, path, span=(0, 2)),
-        lambda own, cid, path: own.get(cid, path, car=True),
+        lambda own, cid, path: own.get(cid, path, force=True),
+        lambda own, cid, path: own.get(cid, path, span=(0, 2), force=True),
+        lambda own, cid, path: own.get(cid, path, car=True, force=True),
     ],
     ids=["whole", "range", "car"],
 )

@@ -260,15 +260,6 @@ def test_an_artifact_is_written_over_nothing(what: str, tmp_path: Path) -> None:
             artifacts.get(cid, tmp_path / "dest", **more)  # type: ignore[arg-type]
 
 
-def test_what_is_no_file_is_not_replaced_by_force(tmp_path: Path) -> None:
-    """As root a rename over /dev/null would succeed."""
-    os.mkfifo(tmp_path / "dest")
-    artifacts = Artifacts(tmp_path / "store")
-    with pytest.raises(DestinationTaken, match="no file that can be replaced"):
-        artifacts.get(artifacts.store.put_bytes(b"content"), tmp_path / "dest", force=True)
-    assert (tmp_path / "dest").is_fifo()
-
-
 class Told:
     """A client whose job is done on chain; `status` is what its verifier says, or why it cannot be asked."""
 

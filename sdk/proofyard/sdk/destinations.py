@@ -7,15 +7,11 @@ from proofyard.sdk.errors import DestinationTaken
 
 
 def require_new(dest: Path, *, force: bool) -> None:
-    """Raise `DestinationTaken` unless `dest` is new, an empty directory, or what may be written over (`force`): a
-    directory, a file or a link, never a device."""
-    if not os.path.lexists(dest):
-        return
-    if not dest.is_dir() and not force:
-        raise DestinationTaken(dest, "is there already")
-    if not (dest.is_dir() or dest.is_symlink() or dest.is_file()):
-        raise DestinationTaken(dest, "is no file that can be replaced, whatever is forced")
-    if not force:
+    """Raise `DestinationTaken` unless `dest` is new, an empty directory, or what is there may be written over
+    (`force`), which no device or pipe ever is (`artifacts.files`)."""
+    if not force and os.path.lexists(dest):
+        if not dest.is_dir():
+            raise DestinationTaken(dest, "is there already")
         _require_empty(dest)
 
 
