@@ -41,7 +41,7 @@ from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentInd
 from proofyard.protocol.view import JobFacts
 from proofyard.transport import RequestFailed
 from proofyard.verifier import desk as desk_module
-from proofyard.verifier.engine import world
+from proofyard.verifier.engine import jobs, world
 from proofyard.verifier.engine.events import Published
 from proofyard.verifier.engine.rows import (
     Batch,
@@ -653,8 +653,11 @@ async def test_a_result_that_others_start_from_is_looked_at_before_it_is_promise
         await counter.receipt(wrong)
 
 
-async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_chain(counter: Counter) -> None:
+async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_chain(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its tasks are given out while it is being taken; the node comes again in a moment."""
+    monkeypatch.setattr(jobs, "taken", lambda *_, **__: None)
     await counter.begin(taken_block=0, state=JobState.TAKING)
     row, work = counter.verifier.rows.jobs[JobId(1)], counter.submission(0)
     for _ in range(10):

@@ -1,12 +1,12 @@
 """When commitments become a batch and what it holds; what becomes of one that comes to nothing, or is taken over."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
 from enginetown import OWN, START, address, specs_of, submission
 
-from proofyard.chain.events import BatchCommitted, BatchDropped, JobCommitted, Position
+from proofyard.chain.events import BatchCommitted, BatchDropped, JobCommitted, JobTaken, Position
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.mark import UNOPENED
@@ -158,13 +158,15 @@ def test_a_batch_waits_while_other_tasks_can_still_go_on() -> None:
     assert here.batches() == [[0, 1]], "nothing is put into two batches"
 
 
-def _jobs(*states: Sequence[TaskState], look_ahead: int = 0, **rules: Any) -> Desk:
-    """Jobs 1, 2, ... whose tasks are in these states and rest on nothing, or on all before them if they wait."""
+def _jobs(*states: Sequence[TaskState], look_ahead: int = 0, taking: Collection[int] = (), **rules: Any) -> Desk:
+    """Jobs 1, 2, ... whose tasks are in these states and rest on nothing, or on all before them if they wait; those of
+    `taking` are being taken."""
     rows: list[Row] = []
     works = {TaskState.GIVEN: WorkState.GIVEN, TaskState.COMMITTED: WorkState.COMMITTED}
     for number, each in enumerate(states, 1):
         job = JobId(number)
-        rows.append(job_row(len(each), id=job, look_ahead=look_ahead))
+        taken = {"state": JobState.TAKING, "taken_block": 0} if number in taking else {}
+        rows.append(job_row(len(each), id=job, look_ahead=look_ahead, **taken))
         deps = [list(range(index)) if state == WAITING else [] for index, state in enumerate(each)]
         for spec, state in zip(specs_of(deps), each, strict=True):
             done = state in works
@@ -232,6 +234,23 @@ def test_how_long_a_job_that_has_ended_waits_for_company(others: list[list[TaskS
     here = _jobs([COMMITTED], *others)
     here.wait(seconds - 1.5)
     assert (here.batches() == []) == (seconds > 1)
+
+
+def test_jobs_that_are_being_taken_are_company_as_long_as_that_takes_and_no_longer_than_any() -> None:
+    """Their nodes are told to come again until the block that takes them: nothing of theirs can wait meanwhile."""
+
+    here = _jobs([COMMITTED], [GIVEN], taking=[2])
+    here.wait(12)
+    assert here.batches() == []
+    here.tell(ChainEvent(JobTaken(Position(9, ZERO, 0), JobId(2), OperatorId(OWN)), START + 12))
+    here.wait(1)
+    assert here.batches() == []
+    _commit(here, 2, 0)
+    here.wait(1)
+    assert _lines(here) == [[1, 2]]
+    here = _jobs([COMMITTED], [GIVEN], taking=[2])
+    here.wait(21)
+    assert _lines(here) == [[1]]
 
 
 def test_a_batch_is_made_as_soon_as_there_is_enough_for_one() -> None:

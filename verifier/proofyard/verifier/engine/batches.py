@@ -140,7 +140,7 @@ def _company_comes(world: World, memory: Memory, waiting: Collection[JobId], now
         return False
     if not memory.company:
         memory.alone_since = now.mono
-    if len(waiting) > memory.company:
+    if len(waiting) > memory.company or jobs.are_being_taken(world):
         memory.company, memory.joined_at = len(waiting), now.mono
     rules = world.rules
     return now.mono < min(memory.joined_at + rules.company_gap_s, memory.alone_since + rules.company_s)

@@ -53,6 +53,8 @@ class Memory:
     """Task graphs of jobs that wait to be taken."""
     waiting: dict[Cid, dict[JobId, None]] = field(default_factory=dict)
     """Jobs by the manifest that they wait for."""
+    taking: set[JobId] = field(default_factory=set)
+    """Jobs whose tasks are given out while they are being taken."""
     deadlines: list[tuple[int, JobId]] = field(default_factory=list)
     unbacked: dict[JobId, int] = field(default_factory=dict)
     """Jobs that this verifier's stake does not back now, in their order, and the largest budget of a task of each."""
@@ -147,6 +149,7 @@ def taken(world: World, job_id: JobId, block: int, now: Now, *, own: bool) -> No
         if job.state in UNTAKEN:
             _awaited(world, job)
             world.memory(Memory).graphs.pop(job.id, None)
+            world.memory(Memory).taking.discard(job.id)
             tasks.delete(world, job.id, TAKEN_ELSEWHERE)
             job.state, job.reason = JobState.WAITING, TAKEN_ELSEWHERE
         elif job.state == JobState.RUNNING:
@@ -329,7 +332,13 @@ def backed(world: World, now: Now) -> None:
         job.reason = ""
         world.rows.touch(job)
         world.want(TakeJob(job_id))
+        world.memory(Memory).taking.add(job_id)
         _begin(world, job, now)
+
+
+def are_being_taken(world: World) -> bool:
+    """Whether there are jobs that can commit to nothing yet, but soon."""
+    return bool(world.memory(Memory).taking)
 
 
 def say(world: World, job: Job, reason: str, now: Now) -> None:
@@ -372,6 +381,7 @@ def _run(world: World, job: Job, now: Now) -> None:
     """It is this verifier's on chain, with its tasks; what these wait for is said anew."""
     job.state = JobState.RUNNING
     world.rows.touch(job)
+    world.memory(Memory).taking.discard(job.id)
     tasks.go_on(world, job.id)
     check_done(world, job.id, now)
 
@@ -396,6 +406,7 @@ def _drop_effects(world: World, job: Job) -> None:
     _awaited(world, job)
     world.memory(Memory).graphs.pop(job.id, None)
     world.memory(Memory).unbacked.pop(job.id, None)
+    world.memory(Memory).taking.discard(job.id)
     for effect in (TakeJob(job.id), Pack(job.id)):
         world.done(effect.key)
 
@@ -506,6 +517,8 @@ def resume(world: World, now: Now) -> None:
         match job.state:
             case JobState.WAITING | JobState.TAKING if not job.elsewhere:
                 _await(world, job, now)
+                if world.rows.tasks_of.get(job.id):
+                    world.memory(Memory).taking.add(job.id)
             case JobState.RUNNING if not job.taken_block:
                 world.want(TakeJob(job.id))
             case JobState.PACKING:
