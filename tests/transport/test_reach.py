@@ -11,8 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proofyard.transport import PeerUnreachable
-from proofyard.transport.reach import advertised, has_ipv6, is_dialled_from_elsewhere, listening_host, listening_port
+from proofyard.transport import EndpointUnavailable, PeerUnreachable
+from proofyard.transport.reach import (
+    advertised,
+    has_ipv6,
+    is_dialled_from_elsewhere,
+    listening_host,
+    listening_port,
+    split_endpoint,
+)
 from proofyard.transport.sockets import reaches
 
 ROLES = Path(__file__).parents[2] / "scripts" / "transport_roles.py"
@@ -56,6 +63,79 @@ def test_where_nothing_else_is_said_one_listens_where_one_is_dialled():
         assert (listening_host("10.0.0.1", endpoint), listening_port(7, endpoint)) == ("10.0.0.1", 7)
     for endpoint in ("", "127.0.0.1:4433", "127.9.9.9:4433", "[::1]:4433", "localhost:4433", "x", "192.0.2.7:99999"):
         assert (listening_host("", endpoint), listening_port(0, endpoint)) == ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("verifier.example.org:4433", "verifier.example.org"),
+        ("verifier.example.org.:4433", "verifier.example.org."),
+        ("m\u00fcnchen.example:4433", "m\u00fcnchen.example"),
+        ("xn--mnchen-3ya.example:4433", "xn--mnchen-3ya.example"),
+        ("my_host-1:04433", "my_host-1"),
+        ("192.0.2.7:4433", "192.0.2.7"),
+        ("[2001:db8::7]:4433", "2001:db8::7"),
+        ("[::ffff:192.0.2.7]:4433", "::ffff:192.0.2.7"),
+        ("[fe80::1%eth0]:4433", "fe80::1%eth0"),
+    ],
+)
+def test_an_endpoint_is_a_host_and_a_port(endpoint, host):
+    assert split_endpoint(endpoint) == (host, 4433)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("", "h", ":4433", "h:", "h:0", "h:65536", "h:-1", "h:+443", "h:4_433", "h:1e3", "h:\u0664\u0664", "h:4433/"),
+        *("h:4433 ", " h:4433", "h :4433", "h:4433\n", "h\n:4433", "a b:4433", "h\0:4433", "h:4433\r"),
+        *("http://h:4433", "udp://h:4433", "/ip4/192.0.2.7/udp/4433/quic", "user:pw@h:4433", "h?:4433", "h#:4433"),
+        *("::1", "::1:4433", "2001:db8::7:4433", "[::1", "[::1:4433", "::1]:4433", "[[::1]]:4433", "[]:4433", "[h]:1"),
+        *("h:1,g:2", "h,g:4433", "*:4433", "-h:4433", "h-.org:4433", "h..org:4433", f"{'x' * 64}:1", f"{'x.' * 127}:1"),
+        *("1.2.3:4433", "1.2.3.4.5:1", "256.1.1.1:1", "0177.0.0.1:1", "0x7f.1:1", "2130706433:1", "127.1:1", "0:4433"),
+    ],
+)
+def test_what_nobody_could_dial_is_no_endpoint(endpoint):
+    with pytest.raises(ValueError, match=r"."):
+        split_endpoint(endpoint)
+    assert not is_dialled_from_elsewhere(endpoint)
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "a.localhost", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
+def test_loopback_has_several_spellings(host):
+    assert not is_dialled_from_elsewhere(f"{host}:4433")
+    assert advertised("", f"{host}:4433", "127.0.0.1", 9) == "127.0.0.1:9"
+
+
+async def test_who_listens_at_a_name_dials_all_the_same(peer):
+    server, named = await peer(), await peer(host="localhost")
+    assert (await named.connect("127.0.0.1", server.port)).peer == server.address
+    assert named.host in ("127.0.0.1", "::1")
+    connection = await named.connect_to(f"127.0.0.1:{server.port}", expect=server.address)
+    assert connection.peer == server.address
+
+
+@pytest.mark.parametrize("host", ["*", "[::1]", "no.such.invalid", "h:4433", " ", "\0", "\u00fc" * 70])
+async def test_a_host_that_is_none_cannot_be_listened_at(peer, host):
+    with pytest.raises(EndpointUnavailable, match="choose another --host"):
+        await peer(host=host)
+
+
+@pytest.mark.parametrize("endpoint", ["", "h", "h:0", "http://h:1", "h\n:1", "x" * 5000, "::1:4433"])
+async def test_an_endpoint_in_the_registry_that_is_none_is_somebody_out_of_reach(peer, new_identity, endpoint):
+    with pytest.raises(PeerUnreachable, match="is not HOST:PORT") as caught:
+        await (await peer()).connect_to(endpoint, expect=new_identity().address)
+    assert len(str(caught.value)) < 1000
+
+
+async def test_a_name_that_is_not_resolved_in_time_is_given_up(peer, monkeypatch):
+    client = await peer()
+
+    async def never(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    with pytest.raises(PeerUnreachable, match="no answer within"):
+        await client.connect("slow.example", 4433, timeout=0.1)
 
 
 @pytest.mark.parametrize(

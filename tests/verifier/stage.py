@@ -414,7 +414,7 @@ class Handlers:
     def on(self, kind: type, handler: Callable[..., Awaitable[Any]]) -> None:
         self.served[kind] = handler
 
-    async def connect(self, host: str, port: int, *, expect: Address) -> Any:
+    async def connect_to(self, endpoint: str, *, expect: Address) -> Any:
         if expect not in self.peers:
             raise RequestFailed("away", f"{expect} does not answer")
         return self.peers[expect]

@@ -205,8 +205,7 @@ class Network:
         return peer if isinstance(peer, Connection) else None
 
     async def _dial(self, peer: Address, endpoint: str) -> Connection | str:
-        host, _, port = endpoint.rpartition(":")
         try:
-            return await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=peer)
-        except (TransportError, ValueError, OverflowError) as error:
+            return await self._endpoint.connect_to(endpoint, expect=peer)
+        except TransportError as error:
             return str(error)

@@ -95,17 +95,16 @@ class VerifierLinks:
                 await self._endpoint.connections[verifier].close("this verifier is elsewhere now")
 
     async def _stay(self, verifier: Address, endpoint: str) -> None:
-        host, _, port = endpoint.rpartition(":")
         retry = FIRST_RETRY_S
         while True:
             try:
-                connection = await self._endpoint.connect(host.strip("[]"), int(port or 0), expect=verifier)
+                connection = await self._endpoint.connect_to(endpoint, expect=verifier)
                 while await self._greet(verifier, connection):
                     retry = FIRST_RETRY_S
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(GREETING_S):
                             await connection.closed.wait()
-            except (TransportError, ValueError, OverflowError) as error:
+            except TransportError as error:
                 logger.info("verifier %s at %r: %s", verifier, endpoint, error)
             self._live.pop(verifier, None)
             await asyncio.sleep(retry)

@@ -39,6 +39,7 @@ from proofyard.protocol.types import Address, Cid
 from proofyard.sdk.destinations import require_new
 from proofyard.sdk.errors import BadPeer
 from proofyard.transport import Endpoint
+from proofyard.transport.reach import split_endpoint
 
 MAX_ARTIFACT_BYTES = 64 << 30
 """What is fetched unless the caller allows more."""
@@ -55,10 +56,10 @@ class PeerAddress:
     @classmethod
     def parse(cls, text: str, wallet: Address | None = None) -> Self:
         """From `HOST:PORT`, `[IPV6]:PORT` for an IPv6 address. Raises `BadPeer`."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise BadPeer(text)
-        return cls(host.strip("[]"), int(port), wallet)
+        try:
+            return cls(*split_endpoint(text), wallet)
+        except ValueError:
+            raise BadPeer(text) from None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ class BadPeer(SdkError, ValueError):
 
     def __init__(self, text: str) -> None:
         self.text = text
-        super().__init__(f"peer: {text!r} is no address; write HOST:PORT, such as 192.0.2.7:4433 or [2001:db8::1]:4433")
+        super().__init__(
+            f"peer: {text[:300]!r} is no address; write HOST:PORT, such as 192.0.2.7:4433 or [2001:db8::1]:4433"
+        )
 
 
 class NoVerifier(SdkError):

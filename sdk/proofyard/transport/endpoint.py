@@ -43,6 +43,7 @@ from proofyard.transport.heap import give_back
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
+from proofyard.transport.reach import split_endpoint
 from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import REFUSED, Switchboard
 from proofyard.transport.udp import SocketAddress
@@ -135,7 +136,7 @@ class Endpoint:
         self._freed = 0
 
     async def __aenter__(self) -> Self:
-        self.port = self._board.bind(self.host, self.port)
+        self.host, self.port = self._board.bind(self.host, self.port)
         self._spawn(self._keep_alive())
         return self
 
@@ -213,6 +214,14 @@ class Endpoint:
         # Several callers may wait for the same dial, so one that gives up must not end it.
         return await asyncio.shield(dial)
 
+    async def connect_to(self, endpoint: str, *, expect: Address) -> Connection:
+        """The same with a peer whose `endpoint` is as the Registry shows it, which nobody has checked."""
+        try:
+            host, port = split_endpoint(endpoint)
+        except ValueError:
+            raise PeerUnreachable(repr(endpoint[:100]), 0, "its endpoint is not HOST:PORT") from None
+        return await self.connect(host, port, expect=expect)
+
     async def runs_elsewhere(self, host: str, port: int, *, timeout: float) -> bool:
         """Whether another process answers at `host`:`port` with this peer's own wallet."""
         try:
@@ -232,10 +241,10 @@ class Endpoint:
     # Connecting
 
     async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
-        addresses = await self._resolve(host, port)
         links: dict[Link, Ticket | None] = {}
         try:
             async with asyncio.timeout(timeout):
+                addresses = await self._resolve(host, port)
                 link = await self._first_secured(addresses, expect, links)
                 if link is None:
                     raise PeerUnreachable(host, port, next(iter(links)).reason)

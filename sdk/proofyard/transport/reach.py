@@ -5,29 +5,59 @@ use, follows where the service happens to listen.
 """
 
 import ipaddress
+import re
 import socket
 
 ANYWHERE_IPV4, ANYWHERE = "0.0.0.0", "::"  # noqa: S104
+LONGEST_NAME = 253
+_ENDPOINT = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
+_LABEL = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMBER = re.compile(rb"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises `ValueError`."""
-    host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    """Host and port of `HOST:PORT` or `[IPV6]:PORT`: an address or a name that could be one. Raises `ValueError`."""
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or not 0 < int(found["port"]) < 65_536:
         raise ValueError(f"{endpoint!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    if found["ipv6"]:
+        ipaddress.IPv6Address(found["ipv6"])
+    else:
+        _require_name(found["host"])
+    return found["ipv6"] or found["host"], int(found["port"])
+
+
+def _require_name(host: str) -> None:
+    """Raise `ValueError` for what is neither an IPv4 address nor a name. A name that ends with a number is one of the
+    odd spellings of an address that only some machines read."""
+    labels = host.removesuffix(".").encode("idna").split(b".")
+    if _NUMBER.fullmatch(labels[-1]):
+        ipaddress.IPv4Address(host)
+    elif len(host) > LONGEST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f"{host!r} is no name of a host")
+
+
+def address_in(endpoint: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address in an endpoint, that of IPv4 where it is one in IPv6's clothes; None for a name. Raises
+    `ValueError`."""
+    host, _ = split_endpoint(endpoint)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address
 
 
 def is_dialled_from_elsewhere(endpoint: str) -> bool:
     """Whether an endpoint is meant for other machines: neither empty nor on loopback."""
     try:
-        host, _ = split_endpoint(endpoint)
+        address = address_in(endpoint)
     except ValueError:
         return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
+    if address is not None:
+        return not address.is_loopback
+    name = split_endpoint(endpoint)[0].lower().removesuffix(".")
+    return name != "localhost" and not name.endswith(".localhost")
 
 
 def listening_host(given: str, endpoint: str) -> str:

@@ -25,11 +25,11 @@ class Sockets:
         self._listening: UdpSocket | None = None
         self._dialling: dict[int, UdpSocket] = {}
 
-    def bind(self, host: str, port: int) -> int:
-        """Listen; returns the port. Raises `EndpointUnavailable`."""
-        self._host = host
+    def bind(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the IP address and the port. Raises `EndpointUnavailable`."""
         self._listening = UdpSocket.bind(host, port, partial(self._take, newcomers=True))
-        return self._listening.address[1]
+        self._host = self._listening.address[0]
+        return self._host, self._listening.address[1]
 
     def prepare(self, address: SocketAddress) -> bool:
         """Have a socket that reaches `address`; False where this machine has none of its family."""

@@ -95,8 +95,8 @@ class Switchboard:
         self._unproved = Allowance(NEWCOMERS_PER_S, NEWCOMERS_AT_ONCE)
         self._sockets = Sockets(self.receive)
 
-    def bind(self, host: str, port: int) -> int:
-        """Listen; returns the UDP port. Raises `EndpointUnavailable`."""
+    def bind(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the IP address and the UDP port. Raises `EndpointUnavailable`."""
         return self._sockets.bind(host, port)
 
     def close(self) -> None:

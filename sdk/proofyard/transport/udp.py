@@ -70,8 +70,8 @@ class UdpSocket:
         offload: bool = True,
         only: bool = False,
     ) -> "UdpSocket":
-        """Listen on `host` (an IP address) and UDP `port`, 0 for any. `::` stands for IPv4 as well, unless it is to be
-        IPv6 `only`. Raises `EndpointUnavailable`."""
+        """Listen on `host` (an IP address or a name) and UDP `port`, 0 for any. `::` stands for IPv4 as well, unless it
+        is to be IPv6 `only`. Raises `EndpointUnavailable`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         mapped = host == "::" and not only
         try:
@@ -89,7 +89,7 @@ class UdpSocket:
             if mapped:
                 _forbid_fragments(sock, socket.AF_INET)
             sock.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last ones for what is no name
             sock.close()
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise EndpointUnavailable(host, port, reason) from None

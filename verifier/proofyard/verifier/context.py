@@ -23,7 +23,7 @@ from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.runtime.hops import Hops
 from proofyard.runtime.recent import Recent
-from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.transport import Connection, Endpoint
 from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.mail import Mail
@@ -344,12 +344,7 @@ class Context:
 
     async def dial(self, peer: Address, endpoint: str) -> Connection:
         """A connection to a peer whose `endpoint` (host:port) the Registry shows. Raises `TransportError`."""
-        host, _, port = endpoint.rpartition(":")
-        try:
-            number = int(port or 0)
-        except ValueError:
-            raise TransportError(f"{peer} has the endpoint {endpoint!r}, which is not host:port") from None
-        return await self.endpoint.connect(host.strip("[]"), number, expect=peer)
+        return await self.endpoint.connect_to(endpoint, expect=peer)
 
     async def have(self, cid: Cid, holder: Address | None, *, max_bytes: int) -> None:
         """Have an artifact in the store, from `holder` or any other connected node unless it is here already."""
