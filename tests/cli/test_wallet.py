@@ -43,7 +43,7 @@ def test_no_key_is_ever_overwritten(tmp_path: Path, password: str, capsys: pytes
     assert (tmp_path / "home.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", "", "x" * 300])
+@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", "", "x" * 300, "0x12", "a" * 40])
 def test_a_name_that_would_leave_the_directory_is_refused(
     name: str, tmp_path: Path, password: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

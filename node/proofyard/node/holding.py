@@ -14,9 +14,11 @@ from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient
 from proofyard.node.limits import OfferRefused
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.addresses import read_address
 from proofyard.protocol.messages import Ack, Publish
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.transport import Body, Connection, Endpoint
+from proofyard.transport.reach import split_endpoint
 
 logger = logging.getLogger("proofyard.node")
 
@@ -37,7 +39,7 @@ class SecondHolder:
         self._ipfs = IpfsNode(self._holder) if self._holder.startswith("/") else None
         self._under_way: set[asyncio.Task[None]] = set()
         if self._holder and self._ipfs is None:
-            _parse(self._holder)
+            parse_holder(self._holder)
 
     def take(self, cids: Sequence[Cid], what: str) -> None:
         """Have these artifacts held, if a second holder is named at all."""
@@ -69,8 +71,8 @@ class SecondHolder:
             await self._ipfs.publish(self._store, cid)
 
     async def _ask(self, cids: Sequence[Cid]) -> None:
-        wallet, host, port = _parse(self._holder)
-        connection = await self._endpoint.connect(host, port, expect=wallet)
+        wallet, place = parse_holder(self._holder)
+        connection = await self._endpoint.connect_to(place, expect=wallet)
         total = sum([await asyncio.to_thread(self._store.size, cid) for cid in cids])
         answer = await connection.request(Publish(tuple(cids), total), reply=Ack, timeout=HAND_OVER_S)
         if not answer.proceed:
@@ -85,14 +87,14 @@ class Holder:
         self._chain = chain
         self._store = store
         self._keeper = Keeper(store)
-        self._allowed = {wallet.lower() for wallet in settings.hold_for}
+        self._allowed = set(map(read_address, settings.hold_for))
         self._turn = asyncio.Lock()
         if self._allowed:
             endpoint.on(Publish, self.publish)
 
     async def publish(self, connection: Connection, message: Publish, _body: Body) -> Ack:
         """Fetch artifacts from the node that asks and keep them as long as they can be asked for."""
-        if connection.peer.lower() not in self._allowed:
+        if connection.peer not in self._allowed:
             return Ack(False, f"this node's hold_for does not name {connection.peer}")
         if len(message.artifacts) > MAX_ARTIFACTS:
             return Ack(False, f"{len(message.artifacts)} artifacts are more than {MAX_ARTIFACTS}")
@@ -118,10 +120,13 @@ class Holder:
         return float(waits + params.court.longest_dispute)
 
 
-def _parse(holder: str) -> tuple[Address, str, int]:
+def parse_holder(holder: str) -> tuple[Address, str]:
     """WALLET@HOST:PORT. Raises `OfferRefused`."""
-    wallet, _, endpoint = holder.partition("@")
-    host, _, port = endpoint.rpartition(":")
-    if not (wallet.startswith("0x") and host and port.isdecimal()):
-        raise OfferRefused("second_holder", f"{holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it")
-    return Address(wallet), host.strip("[]"), int(port)
+    wallet, _, place = holder.partition("@")
+    try:
+        split_endpoint(place)
+        return read_address(wallet), place
+    except ValueError:
+        raise OfferRefused(
+            "second_holder", f"{holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it"
+        ) from None

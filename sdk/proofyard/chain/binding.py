@@ -9,11 +9,12 @@ from web3.contract.contract import Contract as Web3Contract
 from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
-from proofyard.chain.errors import ChainError, ChainUnreachable, NoRegistry
+from proofyard.chain.errors import BadRegistry, ChainError, ChainUnreachable, NoRegistry
 from proofyard.chain.events import Event
 from proofyard.chain.following import MAX_RANGE, EventReader, Topic
 from proofyard.chain.lens import Lens
 from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
+from proofyard.protocol.addresses import read_address
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Wei
 
@@ -25,20 +26,21 @@ class Binding:
     """What is at `registry` behind `rpc_url`: an endpoint, or several of one chain with commas between. `chain_id` is
     the chain that is meant, None for whichever it is. Safe to use from several threads.
 
-    Raises `ChainUnreachable`, `WrongChain` or `NoRegistry` at once when there is none; each call may raise
-    `ChainUnreachable` or `Refused` later.
+    Raises `BadRegistry`, `ChainUnreachable`, `WrongChain` or `NoRegistry` at once when there is none; each call may
+    raise `ChainUnreachable` or `Refused` later.
     """
 
     def __init__(self, rpc_url: str, registry: Address, *, chain_id: int | None = None) -> None:
         self.rpc_url = rpc_url
-        if not Web3.is_address(registry):
-            raise NoRegistry(registry, rpc_url)
-        self.registry = Address(Web3.to_checksum_address(registry))
+        try:
+            self.registry = read_address(registry)
+        except ValueError as error:
+            raise BadRegistry(str(error)) from None
         self._w3 = connect(rpc_url, chain_id)
         with mapped_errors(rpc_url):
             self._provider.require_one_chain()
             self.chain_id = int(self._w3.eth.chain_id)
-            if not self._w3.eth.get_code(Web3.to_checksum_address(registry)):
+            if not self._w3.eth.get_code(Web3.to_checksum_address(self.registry)):
                 raise NoRegistry(registry, rpc_url)
         self._contract = self._bind("Registry", self.registry)
         try:

@@ -13,6 +13,7 @@ ProofyardError
     │   └── ChainBehind      it answers, and is not so far yet
     ├── BadRpcUrl            exit code 2: the address of the chain is no URL
     ├── WrongChain           exit code 2: an endpoint is of another chain than the others, or than is meant
+    ├── BadRegistry          exit code 2: the Registry's address is none
     ├── NoRegistry           exit code 2: no Registry at the address
     ├── BlockAhead           exit code 2: events are to be read from a block that is not there yet
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
@@ -148,6 +149,15 @@ class NoRegistry(ChainError):
         super().__init__(
             f"there is no Registry at {registry!r} on the chain at {shown_all(rpc_url)}; check both addresses"
         )
+
+
+class BadRegistry(ChainError):
+    """`reason`: what is wrong with the Registry's address, as it is written."""
+
+    exit_code = 2
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"registry: {reason}; correct it")
 
 
 class BlockAhead(ChainError):

@@ -5,7 +5,6 @@ A command takes a dataclass such as `RequesterFlags` as a parameter; `grouped` t
 
 import functools
 import inspect
-import string
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -16,43 +15,35 @@ import typer
 from proofyard.cli.wallets import wallet_file, wallets_dir
 from proofyard.protocol.types import Address
 
-ADDRESS_DIGITS = 40
 LARGEST_ID = 2**256 - 1
 """Jobs, batches and challenges are counted in a word of the chain."""
 
 
 def parse_address(text: str) -> Address:
-    """An address typed by a person, in any spelling: small or large digits, with or without 0x; where both cases are
-    mixed they are a checksum. Raises `typer.BadParameter`."""
-    from eth_utils.address import is_checksum_address, to_checksum_address
+    """An address typed by a person, in any spelling. Raises `typer.BadParameter`."""
+    from proofyard.protocol.addresses import read_address
 
-    digits = text.strip()[2:] if text.strip()[:2] in ("0x", "0X") else text.strip()
-    plain = digits in (digits.lower(), digits.upper())
-    if not _is_hex(digits) or not (plain or is_checksum_address("0x" + digits)):
-        raise typer.BadParameter(
-            f"{text!r} is no address, or a digit of it is wrong; copy it from `proofyard wallet list` or `devnet`"
-        )
-    return Address(to_checksum_address("0x" + digits.lower()))
+    try:
+        return read_address(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; copy it from `proofyard wallet list` or `devnet`") from None
 
 
 def address_of(text: str, keystore_dir: Path | None) -> Address:
     """The address that a person means: typed, or that of a wallet by its name. Raises `typer.BadParameter`."""
     from proofyard.chain.wallet import list_wallets
+    from proofyard.protocol.addresses import looks_like_address
 
+    if looks_like_address(text):
+        return parse_address(text)
     known = dict(list_wallets(wallets_dir(keystore_dir)))
     found = known.get(text.strip().removesuffix(".json"))
     if found is not None:
         return found
-    if text in known:
+    if text.strip().removesuffix(".json") in known:
         raise typer.BadParameter(f"the wallet {text!r} does not say its address; give the address itself")
-    if _is_hex(text.strip().removeprefix("0x").removeprefix("0X")) or text.strip()[:2] in ("0x", "0X"):
-        return parse_address(text)
     names = f"known are {', '.join(known)}" if known else "there are none yet"
     raise typer.BadParameter(f"{text!r} is neither an address nor a wallet; {names}")
-
-
-def _is_hex(digits: str) -> bool:
-    return len(digits) == ADDRESS_DIGITS and not digits.strip(string.hexdigits)
 
 
 LAST_BLOCK = 2**63 - 1

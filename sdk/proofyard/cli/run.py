@@ -1,6 +1,5 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
-import contextlib
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import typer
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.errors import BadSetting
 from proofyard.cli.extras import require
-from proofyard.cli.options import ServiceFlags, grouped, parse_address
+from proofyard.cli.options import ServiceFlags, grouped
 from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
 from proofyard.runtime.folder import own_folder
@@ -138,6 +137,7 @@ class VerifierFlags(ServiceFlags):
     blind: Annotated[bool | None, typer.Option("--blind", hidden=True)] = None
 
 
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 LEAST_MEMORY_BYTES = 1 << 30
 """torch alone takes about half of it."""
 
@@ -170,24 +170,28 @@ def require_endpoint(endpoint: str, *, needed: bool = False) -> None:
     if not endpoint and not needed:
         return
     from proofyard.sdk import BadPeer, PeerAddress
+    from proofyard.transport.reach import address_in
 
     try:
         host = PeerAddress.parse(endpoint).host
     except BadPeer as error:
         raise BadSetting("endpoint", f"--endpoint: {error}") from None
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_unspecified or address.is_multicast:
-            raise BadSetting(
-                "endpoint",
-                f"--endpoint: {host} is no address that others can dial; give the one that they reach, and {host} as "
-                "--host of `run`",
-            )
+    address = address_in(endpoint)
+    if address is None:
+        return
+    if address.is_unspecified or address.is_multicast or address == BROADCAST or "%" in host:
+        raise BadSetting(
+            "endpoint",
+            f"--endpoint: {host} is no address that others can dial; give the one that they reach, and {host} as "
+            "--host of `run`",
+        )
 
 
 def _require_node_values(settings: "NodeSettings") -> None:
     """Raise `BadSetting` for what no type can say."""
-    from proofyard.sdk import BadPeer, PeerAddress
+    from proofyard.node.holding import parse_holder
+    from proofyard.node.limits import OfferRefused
+    from proofyard.protocol.addresses import read_address
 
     if 0 < settings.memory_limit_bytes < LEAST_MEMORY_BYTES:
         raise BadSetting(
@@ -195,21 +199,18 @@ def _require_node_values(settings: "NodeSettings") -> None:
             f"memory_limit_bytes: {settings.memory_limit_bytes} bytes are too few for the executor to start; give at "
             f"least {LEAST_MEMORY_BYTES}, or 0 for no limit",
         )
-    wallet, at, place = settings.second_holder.partition("@")
-    named = [*settings.hold_for, *([wallet] if at else [])]
+    if not settings.workloads:
+        raise BadSetting("workloads", "workloads: there is none to be executed; name one, or leave the setting out")
     try:
-        for address in named:
-            parse_address(address)
-        if at:
-            PeerAddress.parse(place)
-    except (typer.BadParameter, BadPeer) as error:
-        field = "second_holder" if at else "hold_for"
-        raise BadSetting(field, f"{field}: {error}") from None
-    if settings.second_holder and not at and not settings.second_holder.startswith("/"):
-        raise BadSetting(
-            "second_holder",
-            f"second_holder: {settings.second_holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it",
-        )
+        for address in settings.hold_for:
+            read_address(address)
+    except ValueError as error:
+        raise BadSetting("hold_for", f"hold_for: {error}") from None
+    if settings.second_holder and not settings.second_holder.startswith("/"):
+        try:
+            parse_holder(settings.second_holder)
+        except OfferRefused as error:
+            raise BadSetting("second_holder", str(error)) from None
 
 
 @grouped

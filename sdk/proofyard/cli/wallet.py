@@ -49,6 +49,8 @@ def import_(
     from proofyard.chain.wallet import read_password
 
     name, path = _free(name, keystore_dir)
+    if not file.exists():
+        raise UsageError(f"FILE: there is no {file}; give the file that the other program wrote")
     known: list[str] = []
 
     def password() -> str:
@@ -64,11 +66,14 @@ def _free(name: str, keystore_dir: Path | None) -> tuple[str, Path]:
     """A new wallet's name, with or without .json, and its file."""
     from proofyard.chain.errors import WalletExists
     from proofyard.chain.wallet import wallet_path
+    from proofyard.protocol.addresses import looks_like_address
 
     plain = name.removesuffix(".json")
     odd = not plain or len(plain) > LONGEST_NAME or Path(plain).name != plain or plain.startswith((".", "-"))
-    if odd or not plain.isprintable() or plain.endswith(".sending"):
-        raise UsageError(f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes")
+    if odd or not plain.isprintable() or plain.endswith(".sending") or looks_like_address(plain):
+        raise UsageError(
+            f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes, no address"
+        )
     path = wallet_path(wallets_dir(keystore_dir), plain)
     if path.exists():
         raise WalletExists(path)
