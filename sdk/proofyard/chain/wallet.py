@@ -4,13 +4,11 @@ A program unlocks its hot key; an owner key, which holds the stake and is paid, 
 key is derived from its hot key, so one file and one password hold both.
 """
 
-import codecs
 import hashlib
 import hmac
 import json
 import os
 import stat
-import string
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +29,7 @@ from proofyard.protocol.types import Address, Digest, Signature
 
 KEYSTORE_SUFFIX = ".json"
 MAX_KEYSTORE_BYTES = 64 * 1024
-KEY_DIGITS = 64
+MAX_PASSWORD_BYTES = 4096
 SCRYPT_ROUNDS = 1 << 17
 """Cost of one guess at a password: about 0.3 s and 128 MB."""
 
@@ -70,10 +68,10 @@ class Wallet:
         """The wallet in a keystore of another program, or in a text file with a private key in hexadecimal digits.
         `password` is asked for a keystore alone. Raises as `unlock`, whoever may read the file."""
         data = _content(path)
-        text = data.decode("utf-8-sig", errors="replace").strip().removeprefix("0x")
-        if len(text) == KEY_DIGITS and not text.strip(string.hexdigits):
+        digits = keystores.key_in(data)
+        if digits is not None:
             try:
-                return cls(Account.from_key(bytes.fromhex(text)))
+                return cls(Account.from_key(bytes.fromhex(digits)))
             except Exception:
                 raise UnsafeKeystore(path, "its number is no private key; export it again") from None
         keystore = keystores.parse(path, data)
@@ -119,7 +117,7 @@ def list_wallets(directory: Path) -> list[tuple[str, Address | None]]:
     is None where the file does not say it, as cast writes them."""
     found = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        if path.name.startswith(".") or path.name.endswith(SUFFIX):
+        if path.name.startswith(".") or path.name.endswith(SUFFIX) or not path.is_file():
             continue
         try:
             keystore = keystores.parse(path, _content(path))
@@ -161,8 +159,8 @@ def _content(path: Path) -> bytes:
         known = list_wallets(path.parent)
         name = path.name.removesuffix(KEYSTORE_SUFFIX)
         raise UnknownWallet(name, path.parent, [name for name, _ in known]) from None
-    except OSError as error:
-        raise UnsafeKeystore(path, f"it cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        raise UnsafeKeystore(path, f"it cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(data) > MAX_KEYSTORE_BYTES:
         raise UnsafeKeystore(path, f"it is no keystore: it has more than {MAX_KEYSTORE_BYTES} bytes")
     return data
@@ -172,12 +170,14 @@ def read_password(password_file: Path) -> str:
     """The password in a file: its one line, without the end of it, in UTF-8 or, with their mark, UTF-16. Raises
     `PasswordUnreadable`."""
     try:
-        data = password_file.read_bytes()
-    except OSError as error:
-        raise PasswordUnreadable(password_file, str(error.strerror)) from None
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        with password_file.open("rb") as file:
+            data = file.read(MAX_PASSWORD_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise PasswordUnreadable(password_file, getattr(error, "strerror", None) or str(error)) from None
+    if len(data) > MAX_PASSWORD_BYTES:
+        raise PasswordUnreadable(password_file, f"it has more than {MAX_PASSWORD_BYTES} bytes")
     try:
-        text = data.decode("utf-16" if wide else "utf-8-sig").rstrip("\r\n")
+        text = keystores.text_in(data).rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise PasswordUnreadable(
             password_file, f"byte {error.start + 1} is no UTF-8, it may be Latin-1; save it as UTF-8"
