@@ -6,7 +6,7 @@ import pytest
 from proofyard.cli.errors import BadSetting, UsageError
 from proofyard.cli.options import ServiceFlags
 from proofyard.cli.run import NodeFlags, VerifierFlags
-from proofyard.cli.settings import load
+from proofyard.cli.settings import RequesterSettings, load
 from proofyard.node.settings import NodeSettings
 from proofyard.verifier.settings import VerifierSettings
 
@@ -74,7 +74,8 @@ def test_a_value_that_does_not_fit_names_field_and_source(toml: Path) -> None:
         *(("port", value) for value in (-1, 65_536)),
         *((name, -1) for name in ("threads", "memory_limit_bytes", "micro_batch", "state_budget_bytes", "bond_budget")),
         *((name, 0) for name in ("max_task_steps", "max_segments", "max_state_bytes")),
-        *(("max_task_s", value) for value in (0.0, float("nan"))),
+        *(("max_task_s", value) for value in (0.0, float("nan"), float("inf"))),
+        *((name, 10**30) for name in ("threads", "cache_bytes", "max_segments")),
     ],
 )
 def test_a_number_that_no_node_can_use_is_refused(field: str, value: float, toml: Path) -> None:
@@ -146,6 +147,12 @@ def test_every_setting_of_a_service_is_an_option_too(flags: type[ServiceFlags], 
         ("[anything]\n", r"it knows artifact, network, node, requester, verifier"),
         ("[node]\nPort = 1\n", r"no setting Port; did you mean port\?"),
         ("[node]\ndata-dir = 'x'\n", r"did you mean data_dir\?"),
+        ("[network]\nrpcurl = 'x'\n", r"\[network\] has no setting rpcurl; did you mean rpc_url\?"),
+        ("[network]\nwallet = 'x'\n", r"\[network\] has no setting wallet"),
+        ("[requester]\nwalet = 'x'\n", r"did you mean wallet\?"),
+        ("[NODE]\nport = 1\n", r"did you mean node\?"),
+        ("[profile.dev]\nport = 1\n", r"no table \[profile\]"),
+        ("[[nodes]]\nport = 1\n", r"nodes is no setting at the top"),
         ("node = 3\n", r"write it as \[node\]"),
         ("[[node]]\nport = 1\n", r"write it as \[node\]"),
         ("[node.limits]\nport = 1\n", r"no setting limits"),
@@ -164,11 +171,105 @@ def test_what_another_program_reads_is_left_alone(toml: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "meant"),
-    [("PROOFYARD_RPCURL", "RPC_URL"), ("PROOFYARD_REGISTRI", "REGISTRY"), ("PROOFYARD_PASSWORDFILE", "PASSWORD_FILE")],
+    [
+        ("PROOFYARD_RPCURL", "RPC_URL"),
+        ("PROOFYARD_REGISTRI", "REGISTRY"),
+        ("PROOFYARD_PASSWORDFILE", "PASSWORD_FILE"),
+        ("proofyard_rpc_url", "RPC_URL"),
+        ("Proofyard_Node_Port", "NODE_PORT"),
+        ("PROOFYARD_NODES_PORT", "NODE_PORT"),
+        ("PROOFYARD_NODEPORT", "NODE_PORT"),
+        ("PROOFYARD_NODE_DATADIR", "NODE_DATA_DIR"),
+        ("PROOFYARD_NODE_LEASE", "NODE_LEASE_S"),
+        ("PROOFYARD_VERIFER_PORT", "VERIFIER_PORT"),
+        ("PROOFYARD_REQUESTER_WALET", "REQUESTER_WALLET"),
+        ("PROOFYARD_NETWORK_RPCURL", "NETWORK_RPC_URL"),
+    ],
 )
 def test_a_variable_that_is_nearly_right_is_refused(variable: str, meant: str, toml: Path) -> None:
-    with pytest.raises(BadSetting, match=rf"{variable} is no setting; did you mean PROOFYARD_{meant}\?"):
-        read(toml, **{variable: "x"})
+    with pytest.raises(BadSetting, match=rf"{variable} is no setting; did you mean PROOFYARD_{meant}\?") as caught:
+        read(toml, **{variable: "hunter22"})
+    assert "hunter22" not in str(caught.value)
+    with pytest.raises(BadSetting, match=r"PROOFYARD_NODE_NONSENSE is no setting$"):
+        read(toml, PROOFYARD_NODE_NONSENSE="x")
+
+
+def test_the_networks_table_is_everybodys(toml: Path) -> None:
+    toml.write_text("rpc_url = 'http://top'\n[network]\nrpc_url = 'http://network'\n")
+    assert read(toml).rpc_url == "http://network"
+    assert read(toml, PROOFYARD_NETWORK_RPC_URL="http://env").rpc_url == "http://env"
+    toml.write_text("[network]\nrpc_url = 'http://network'\n[node]\nrpc_url = 'http://own'\n")
+    assert read(toml).rpc_url == "http://own"
+
+
+@pytest.mark.parametrize("value", ["1e3", "4433.0", "0x10", "4_433", "+5", " 5", "5\n", "\u0665", "5,0", "16GiB", " "])
+def test_a_whole_number_in_the_environment_is_of_digits_alone(value: str, toml: Path) -> None:
+    with pytest.raises(BadSetting, match="port from PROOFYARD_NODE_PORT does not fit: Expected `int`, digits alone"):
+        read(toml, PROOFYARD_NODE_PORT=value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [("~/r", "/home/u/r"), ("$HOME/r", "/home/u/r"), ("${PLACE}/r", "/p/r"), ("/a$$b", "/a$b"), ("/%x/r", "/%x/r")],
+)
+def test_a_path_is_written_as_in_a_shell(
+    written: str, read_as: str, toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/u")
+    places = {"HOME": "/home/u", "PLACE": "/p"}
+    toml.write_text(f'[node]\nready_file = "{written}"\n')
+    assert read(toml, **places).ready_file == Path(read_as)
+    assert read(toml, PROOFYARD_NODE_READY_FILE=written, **places).ready_file == Path(read_as)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("", "leave the setting out"),
+        ("  ", "leave the setting out"),
+        ("a\\u0000b", "Expected `path`"),
+        ("$NOWHERE/r", "no variable 'NOWHERE'"),
+        ("a$", "write \\$\\$"),
+        ("$(pwd)/r", "write \\$\\$"),
+        ("~nobody-at-all/r", "no home of that user"),
+    ],
+)
+def test_a_path_that_cannot_be_meant_is_refused(written: str, says: str, toml: Path) -> None:
+    toml.write_text(f'[node]\nready_file = "{written}"\n')
+    with pytest.raises(BadSetting, match=rf"ready_file from .*, \[node\] does not fit: .*{says}"):
+        read(toml)
+
+
+def test_a_wallet_may_be_meant_by_its_name(tmp_path: Path, toml: Path) -> None:
+    (tmp_path / "wallets").mkdir()
+    (tmp_path / "wallets" / "alice.json").write_text("{}")
+    toml.write_text('[requester]\nregistry = "0x1"\nwallet = "alice"\n')
+    environ = {"PROOFYARD_KEYSTORE_DIR": str(tmp_path / "wallets")}
+
+    def wallet(**more: str) -> Path:
+        return load(RequesterSettings, "requester", toml=toml, flags={}, environ=environ | more).wallet
+
+    assert wallet() == wallet(PROOFYARD_REQUESTER_WALLET="alice.json") == tmp_path / "wallets" / "alice.json"
+    assert wallet(PROOFYARD_REQUESTER_WALLET="bob") == Path("bob")
+    (tmp_path / "alice").write_text("{}")
+    assert wallet() == tmp_path / "alice", "a file of that name is nearer"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[node]\n# caf\xe9\n", "no UTF-8 .byte 13.; save it as UTF-8"),
+        ("[node]\n".encode("utf-16"), "no UTF-8 .byte 1."),
+        (b"\0", "not valid TOML"),
+        (b"port: 7\n", "not valid TOML"),
+        (b"[node]\nport = 1\nport = 2\n", "not valid TOML"),
+        (b"[node]\n[node]\n", "not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(content: bytes, says: str, toml: Path) -> None:
+    toml.write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        read(toml)
 
 
 def test_an_address_that_does_not_fit_is_not_shown(toml: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from proofyard.protocol.workload_bits import WORKLOADS
-from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share
+from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share, Threads
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     model_dirs: tuple[Path, ...] = ()
     workloads: tuple[str, ...] = WORKLOADS
-    threads: Amount = 0
+    threads: Threads = 0
     memory_limit_bytes: Amount = 0
     micro_batch: Amount = 0
     state_budget_bytes: Amount = 16 << 30

@@ -2,15 +2,17 @@
 
 A settings class is a frozen msgspec struct. Section `node` reads the table `[node]`, the variables
 `PROOFYARD_NODE_<FIELD>` and flags. Fields that programs share, such as the network's, may also stand at the top of
-the file or in `PROOFYARD_<FIELD>`. A relative path in the file is relative to the file, elsewhere to the working
-directory.
+the file or in `PROOFYARD_<FIELD>`; the network's also in the table `[network]`. A relative path in the file is relative
+to the file, elsewhere to the working directory; `~` and `$NAME` stand for what they stand for in a shell.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -20,6 +22,7 @@ from proofyard.cli.errors import BadSetting, UsageError
 from proofyard.cli.logs import hide_in
 
 S = TypeVar("S", bound=msgspec.Struct)
+_WHOLE = re.compile(r"-?[0-9]+")
 
 Block = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -27,6 +30,7 @@ NETWORK = frozenset({"rpc_url", "registry", "from_block", "chain_id"})
 """Shared by every program."""
 SHARED = NETWORK | {"wallet", "password_file"}
 """What may stand at the top of the file, or in a variable without a section."""
+PREFIX = "PROOFYARD_"
 SECTIONS = ("network", "requester", "node", "verifier", "artifact")
 """The tables of the file."""
 VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "LOG_FORMAT", "KEYSTORE_DIR", "DEBUG", "API"})
@@ -82,51 +86,79 @@ def load(
     """
     environ = os.environ if environ is None else environ
     file = toml or default_toml()
-    tables = _read(file, must_exist=toml is not None)
-    _require_known(file, tables, environ)
-    table = tables.get(section, {})
     names = {field.name for field in msgspec.structs.fields(kind)}
-    for name in table:
-        if name not in names:
-            raise BadSetting(name, f"{file}: [{section}] has no setting {name}{_nearest(name, names)}")
+    known = {"network": NETWORK, "requester": SHARED, section: names}
+    tables = _read(file, must_exist=toml is not None)
+    _require_known(file, tables, known)
+    _require_variables(environ, known)
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
-        is_shared = field.name in shared
-        variable = f"PROOFYARD_{section}_{field.name}".upper()
-        common = f"PROOFYARD_{field.name}".upper()
-        flag = flags.get(field.name)
-        if flag is not None and flag != []:
-            source, value, base, text = _flag(field.name), flag, None, False
-        elif environ.get(variable):
-            source, value, base, text = variable, environ[variable], None, True
-        elif is_shared and environ.get(common):
-            source, value, base, text = common, environ[common], None, True
-        elif field.name in table:
-            source, value, base, text = f"{file}, [{section}]", table[field.name], file.parent, False
-        elif is_shared and field.name in tables:
-            source, value, base, text = str(file), tables[field.name], file.parent, False
-        elif defaults and field.name in defaults:
-            source, value, base, text = "the default", defaults[field.name], None, False
-        elif field.required:
-            raise BadSetting(
-                field.name,
-                f"{section} needs {field.name}: give {_flag(field.name)}, set {common if is_shared else variable}, "
-                f"or write {field.name} = ... under [{section}] in {file}",
-            )
-        else:
+        name = field.name
+        given = _given(name, section, name in shared, flags, environ, file, tables)
+        if given is None and defaults and name in defaults:
+            given = Given("the default", defaults[name])
+        if given is None:
+            if field.required:
+                variable = f"PROOFYARD_{name}" if name in shared else f"PROOFYARD_{section}_{name}"
+                raise BadSetting(
+                    name,
+                    f"{section} needs {name}: give {_flag(name)}, set {variable.upper()}, "
+                    f"or write {name} = ... under [{section}] in {file}",
+                )
             continue
-        if field.name.endswith("_url"):
-            hide_in(str(value))
-        values[field.name] = _convert(field, value, source=source, base=base, text=text)
+        hide_in(str(given.value))
+        values[name] = _convert(field, given, environ)
     return kind(**values)
 
 
-def _require_known(file: Path, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Raise `BadSetting` for a table, a name or a variable that nobody reads, with the one that was meant."""
+class Given(msgspec.Struct, frozen=True):
+    """A setting as it was written, and where. `base`: what a relative path is relative to; `text`: it is text, whatever
+    its type."""
+
+    source: str
+    value: Any
+    base: Path | None = None
+    text: bool = False
+
+
+def _given(
+    name: str,
+    section: str,
+    is_shared: bool,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path,
+    tables: Mapping[str, Any],
+) -> Given | None:
+    """What the last source says that speaks of a setting: flag, environment, file."""
+    flag = flags.get(name)
+    if flag is not None and flag != []:
+        return Given(_flag(name), flag)
+    in_network = name in NETWORK
+    for prefix, is_read in ((f"{section}_", True), ("", is_shared), ("network_", in_network)):
+        variable = f"PROOFYARD_{prefix}{name}".upper()
+        if is_read and environ.get(variable):
+            return Given(variable, environ[variable], text=True)
+    for where, table, is_read in (
+        (f"{file}, [{section}]", tables.get(section, {}), True),
+        (f"{file}, [network]", tables.get("network", {}), in_network),
+        (str(file), tables, is_shared),
+    ):
+        if is_read and name in table:
+            return Given(where, table[name], file.parent)
+    return None
+
+
+def _require_known(file: Path, tables: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> None:
+    """Raise `BadSetting` for a table or a name that nobody reads, with the one that was meant. `known`: the names in
+    the tables that can be looked at here."""
     for name, value in tables.items():
         if isinstance(value, dict):
             if name not in SECTIONS:
                 raise BadSetting(name, f"{file}: there is no table [{name}]{_nearest(name, SECTIONS)}")
+            for field in value:
+                if field not in known.get(name, value):
+                    raise BadSetting(field, f"{file}: [{name}] has no setting {field}{_nearest(field, known[name])}")
         elif name in SECTIONS:
             raise BadSetting(name, f"{file}: [{name}] must be a table of settings, write it as [{name}]")
         elif name not in SHARED:
@@ -134,14 +166,25 @@ def _require_known(file: Path, tables: Mapping[str, Any], environ: Mapping[str, 
             raise BadSetting(
                 name, f"{file}: {name} is no setting at the top{hint}; others stand in a table such as [node]"
             )
-    known = VARIABLES | {name.upper() for name in SHARED}
+
+
+def _require_variables(environ: Mapping[str, str], known: Mapping[str, Collection[str]]) -> None:
+    """Raise `BadSetting` for a variable that nobody reads where it is nearly one, or one of a table in `known`."""
+    single = VARIABLES | {name.upper() for name in SHARED}
+    readable = single | {f"{table}_{name}".upper() for table, names in known.items() for name in names}
     for variable in environ:
-        name = variable.removeprefix("PROOFYARD_")
-        section = name.partition("_")[0].lower()
-        if name != variable and name not in known and section not in SECTIONS:
-            near = get_close_matches(name, known, n=1, cutoff=0.8)
-            if near:
-                raise BadSetting(name, f"{variable} is no setting; did you mean PROOFYARD_{near[0]}?")
+        name = variable[len(PREFIX) :].upper()
+        if not name or variable[: len(PREFIX)].upper() != PREFIX or variable in {PREFIX + each for each in readable}:
+            continue
+        table, _, field = name.partition("_")
+        tables = [] if name in readable else get_close_matches(table.lower(), SECTIONS, n=1, cutoff=0.8)
+        if tables and tables[0] not in known:
+            near = [] if tables[0] == table.lower() else [f"{tables[0]}_{field}".upper()]
+        else:
+            near = get_close_matches(name, readable, n=1, cutoff=0.75 if tables else 0.8)
+        if near or (tables and tables[0] in known):
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            raise BadSetting(variable, f"{variable} is no setting{hint}")
 
 
 def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -151,13 +194,15 @@ def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
         if must_exist:
             raise UsageError(f"there is no settings file {file}; give --config the path of one") from None
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the settings file {file} cannot be read ({error}); check its owner and its mode") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the settings file {file} is no UTF-8 (byte {error.start + 1}); save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} is not valid TOML: {error}; correct it or give --config another file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the settings file {file} cannot be read ({error}); check its owner and its mode") from None
 
 
-def _convert(field: msgspec.structs.FieldInfo, value: Any, *, source: str, base: Path | None, text: bool) -> Any:
+def _convert(field: msgspec.structs.FieldInfo, given: Given, environ: Mapping[str, str]) -> Any:
     def hook(kind: type, raw: Any) -> Any:
         if kind is not Path:
             raise NotImplementedError
@@ -165,16 +210,44 @@ def _convert(field: msgspec.structs.FieldInfo, value: Any, *, source: str, base:
             return raw
         if not isinstance(raw, str):
             raise ValueError(f"Expected `path`, got `{type(raw).__name__}`")
-        path = Path(raw).expanduser()
-        return base / path if base else path
+        path = _path(raw, given.base, environ)
+        return _named_wallet(raw, path, environ) if field.name == "wallet" else path
 
-    if text and msgspec.inspect.type_info(field.type).__class__ is msgspec.inspect.VarTupleType:
+    value, kind = given.value, msgspec.inspect.type_info(field.type)
+    if given.text and isinstance(kind, msgspec.inspect.VarTupleType):
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return msgspec.convert(value, field.type, strict=not text, dec_hook=hook)
+        if given.text and isinstance(kind, msgspec.inspect.IntType) and not _WHOLE.fullmatch(value):
+            raise msgspec.ValidationError("Expected `int`, digits alone")
+        return msgspec.convert(value, field.type, strict=not given.text, dec_hook=hook)
     except msgspec.ValidationError as error:
-        shown = "" if field.name.endswith("_url") else f" (it is {value!r})"
-        raise BadSetting(field.name, f"{field.name} from {source} does not fit: {error}{shown}") from None
+        shown = "" if field.name.endswith("_url") or "://" in str(value) else f" (it is {value!r})"
+        raise BadSetting(field.name, f"{field.name} from {given.source} does not fit: {error}{shown}") from None
+
+
+def _path(raw: str, base: Path | None, environ: Mapping[str, str]) -> Path:
+    """A path as people write it: `~` is their home, `$NAME` a variable. Raises `ValueError`."""
+    if not raw.strip() or "\0" in raw:
+        raise ValueError("Expected `path`; leave the setting out for none")
+    try:
+        path = Path(Template(raw).substitute(environ)).expanduser()
+    except KeyError as missing:
+        raise ValueError(f"there is no variable {missing} to put into it") from None
+    except ValueError:
+        raise ValueError("a $ is followed by a variable's name; write $$ where it is a $") from None
+    except RuntimeError:
+        raise ValueError("there is no home of that user") from None
+    return base / path if base else path
+
+
+def _named_wallet(raw: str, path: Path, environ: Mapping[str, str]) -> Path:
+    """A wallet by its name, where there is no such file and a wallet of that name."""
+    if len(Path(raw).parts) > 1 or path.exists():
+        return path
+    from proofyard.chain.wallet import wallet_path
+
+    named = wallet_path(Path(environ.get("PROOFYARD_KEYSTORE_DIR") or config_dir() / "wallets"), raw)
+    return named if named.exists() else path
 
 
 def _flag(field: str) -> str:
