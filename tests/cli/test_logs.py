@@ -5,10 +5,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from proofyard.cli import logs
+from proofyard.cli import logs, main
 from proofyard.cli.logs import LogFormat, LogLevel, configure, hide, hide_in, without_secrets
 from proofyard.runtime.about import being_about
 
@@ -69,12 +70,61 @@ def test_secrets_are_in_no_line(form: LogFormat, monkeypatch: pytest.MonkeyPatch
         ("https://rpc.example.org/v3/0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef", "/v3/"),
         ("https://rpc.example.org/?apikey=topsecret", "topsecret", "apikey"),
         ("postgresql+psycopg://proofyard:pa55word@db/proofyard", "pa55word", "proofyard"),
+        ("postgresql://u:p@pa55word@db/name", "pa55word", "db/name"),
+        ("postgresql://u:pa55word/x@db/name", "pa55word/x", "db/name"),
+        ("postgresql://u:pa55word%40x@db/name", "pa55word@x", "db/name"),
+        ("postgresql://u:pa55word@[::1/name", "pa55word", "[::1/name"),
+        ("postgresql://db/name?user=u&password=pa55word&sslmode=x", "pa55word", "db/name"),
+        ("postgresql://db/name?password=pa55+word", "pa55 word", "db/name"),
+        ("https://topsecrettoken@rpc.example.org", "topsecrettoken", "rpc.example.org"),
+        ("https://:topsecret@rpc.example.org", "topsecret", "rpc.example.org"),
+        ("https://rpc.example.org/?topsecret", "topsecret", "rpc.example.org"),
+        ("https://rpc.example.org/?key=topsecret;x=1", "topsecret", "rpc.example.org"),
+        ("https://rpc.example.org/#topsecret", "topsecret", "rpc.example.org"),
+        ("https://rpc.example.org/abc123-key", "abc123-key", "rpc.example.org"),
+        ("wss://rpc.example.org/ws/0123456789abcdef01234", "0123456789abcdef01234", "rpc.example.org"),
+        ("HTTPS://user:pa55word@rpc.example.org", "pa55word", "rpc.example.org"),
+        ("http://a.example, http://user:pa55word@b.example", "pa55word", "b.example"),
     ],
 )
 def test_what_gives_access_in_a_url_is_hidden(url: str, secret: str, stays: str) -> None:
     hide_in(url)
-    said = without_secrets(f"no answer from {url}")
+    said = without_secrets(f"no answer from {url} ({secret})")
     assert secret not in said and stays in said
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://db/name?connect_timeout=5", "http://u:1@host", "http://host/v2", "http://host/?a=1&b="]
+)
+def test_what_is_short_does_not_spoil_every_line(url: str) -> None:
+    hide_in(url)
+    line = "job 15 of /v2 waits for 1 block"
+    assert without_secrets(line) == line
+
+
+def test_nothing_that_was_typed_or_set_comes_back_in_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, address = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318", "0x" + "1" * 40
+    monkeypatch.setenv("PROOFYARD_API", "http://user:hunter22@127.0.0.1:1/")
+    monkeypatch.setenv("PROOFYARD_KEYSTORE_DIR", str(tmp_path))
+    monkeypatch.setenv("PROOFYARD_DEBUG", "1")
+    rpc = ["--rpc-url", "http://user:hunter22@127.0.0.1:1/", "--registry", address]
+    for call in (
+        ["wallet", "import", "alice", "0x" + key],
+        ["wallet", "import", "alice", key, "--password-file", "x"],
+        ["wallet", "show", key],
+        ["job", "close", "1", "--wallet", "0x" + key.upper(), *rpc],
+        ["job", "explain", "1"],
+        ["job", "show", "http://user:hunter22@127.0.0.1:1/"],
+        ["wallet", "balance", address, *rpc],
+        ["--config", "http://user:hunter22@host", "wallet", "balance", address],
+        ["artifact", "get", "http://user:hunter22@host/x", "there"],
+    ):
+        assert main(call) != 0
+        said = capsys.readouterr()
+        for secret in (key, key.upper(), "hunter22"):
+            assert secret not in said.err + said.out, call
 
 
 def test_a_path_is_not_taken_for_a_key() -> None:

@@ -13,7 +13,7 @@ import typer
 from proofyard.cli import artifact, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
-from proofyard.cli.logs import LogFormat, LogLevel, configure, without_secrets
+from proofyard.cli.logs import LogFormat, LogLevel, configure, hide_what_is_given, without_secrets
 from proofyard.protocol.types import ProofyardError
 
 INTERRUPTED = 130
@@ -77,7 +77,9 @@ def version(as_json: output.AsJson = False) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
-    return guard(lambda: _run(sys.argv[1:] if args is None else list(args)))
+    typed = sys.argv[1:] if args is None else list(args)
+    hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
+    return guard(lambda: _run(typed))
 
 
 def _run(args: list[str]) -> object:
@@ -132,6 +134,6 @@ def _interrupted() -> int:
 
 def _fail(message: str, error: BaseException | None, code: int) -> int:
     if error is not None and os.environ.get("PROOFYARD_DEBUG") == "1":
-        traceback.print_exception(error)
+        print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     output.note("error: " + without_secrets(" ".join(message.split())))
     return code
