@@ -29,6 +29,7 @@ from proofyard.chain.events import StakeChanged
 from proofyard.chain.following import MAX_RANGE, WORKED_TO_GROW, RangeSize
 from proofyard.chain.pushed import websocket_of
 from proofyard.chain.sender import Sender
+from proofyard.chain.turns import Turn
 from proofyard.chain.urls import shown_all
 from proofyard.protocol.types import Wei
 
@@ -443,6 +444,72 @@ def test_what_a_program_left_on_its_way_is_followed_by_the_next_one_first(networ
     second.transfer(target, Wei(1))
     assert second.token_balance(target) == CREDIT + 1
     assert not json.loads((tmp_path / "alice.json.sending").read_bytes())["sent"]
+
+
+CALLS = {
+    "stake": lambda chain: chain.add_stake(Wei(5 * CREDIT)),
+    "register": lambda chain: chain.register_node(Wallet.from_key(bytes([9]) * 32), Wei(100 * CREDIT), 1),
+    "unstake": lambda chain: chain.request_unstake(Wei(3 * CREDIT)),
+    "transfer": lambda chain: chain.transfer(chain.registry, Wei(7 * CREDIT)),
+}
+
+
+@pytest.mark.parametrize("mined", [True, False], ids=["mined", "not mined yet"])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_same_call_again_finds_what_a_cut_off_one_sent(network, call: Any, mined: bool, tmp_path: Path) -> None:
+    """As after `kill -9` between sending and the receipt; whatever the call before was, nothing is paid twice."""
+    anvil, wallet = network.anvil, network.key()
+    network.deployer.transfer(wallet.address, Wei(1000 * CREDIT))
+    registry, keystore = network.deployment.registry, tmp_path / "alice.json"
+
+    def program() -> ChainClient:
+        return ChainClient(anvil.rpc_url, registry, Wallet(wallet.account, keystore))
+
+    def money(chain: ChainClient) -> tuple[int, ...]:
+        account = chain.account(wallet.address)
+        return chain.token_balance(wallet.address), account.stake, account.unbonding, account.nodes
+
+    program().add_stake(Wei(10 * CREDIT))
+    program().approve(Wei(500 * CREDIT))
+    cut_off = program()
+    cut_off._sender = Sender(cut_off._w3, anvil.rpc_url, cut_off.wallet, patience=60, deadline=0.3)  # type: ignore[arg-type]
+    anvil._request("evm_setAutomine", [False])
+    try:
+        with pytest.raises(ChainError, match="may still be"):
+            call(cut_off)
+        if mined:
+            anvil.mine()
+    finally:
+        anvil._request("evm_setAutomine", [True])
+    call(program())
+    once, sent = money(program()), program()._w3.eth.get_transaction_count(wallet.account.address)
+    assert sent == 4, "two for the first stake, the approval, and the call"
+    notes = json.loads((tmp_path / "alice.json.sending").read_bytes())
+    assert not notes["sent"], "that call has come to its end: the next one is another"
+    program().transfer(wallet.address, Wei(0))
+    assert money(program()) == once
+
+
+@pytest.mark.parametrize(("seconds", "arrives"), [(0, 1), (3700, 2)])
+def test_a_call_that_was_cut_off_long_ago_is_not_the_one_that_is_made_now(
+    network, seconds: int, arrives: int, tmp_path: Path
+) -> None:
+    """Killed when the transfer was mined, and before that was written down."""
+    wallet, target = Wallet(network.deployer.wallet.account, tmp_path / "alice.json"), network.key().address
+    chain, notes = network.client(wallet), []
+    keep = Turn.keep
+
+    def noted(turn: Turn, chain_id: int, sent: Any) -> None:
+        keep(turn, chain_id, sent)
+        notes.append((tmp_path / "alice.json.sending").read_bytes())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Turn, "keep", noted)
+        chain.transfer(target, Wei(1))
+    began = json.loads(notes[0])["sent"][str(chain.chain_id)]["began"]
+    (tmp_path / "alice.json.sending").write_bytes(notes[0].replace(b"%d" % began, b"%d" % (began - seconds)))
+    chain.transfer(target, Wei(1))
+    assert chain.token_balance(target) == arrives
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"sent": {"31337": 3}}'])

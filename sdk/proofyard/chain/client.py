@@ -15,7 +15,15 @@ from web3.types import TxReceipt
 
 from proofyard.chain.binding import spelled
 from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
-from proofyard.chain.events import BatchCommitted, Event, JobOpened, JobTaken, OperatorRegistered, decode_logs
+from proofyard.chain.events import (
+    BatchCommitted,
+    Event,
+    JobOpened,
+    JobTaken,
+    OperatorRegistered,
+    Withdrawn,
+    decode_logs,
+)
 from proofyard.chain.records import Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
 from proofyard.chain.sender import Sender
@@ -171,8 +179,7 @@ class ChainClient(HistoryReader):
         self._send("the transfer", self.token, self._token.encode_abi("transfer", [spelled(to), amount]))
 
     def add_stake(self, amount: Wei) -> None:
-        self.approve(amount)
-        self.transact("addStake", amount)
+        self._pay(amount, "addStake", amount)
 
     def ensure_stake(self, amount: Wei) -> None:
         """Add what the account that pays this wallet's bonds lacks of `amount`: the wallet's own, or where it is a hot
@@ -204,16 +211,16 @@ class ChainClient(HistoryReader):
         """Start the release of stake that backs no listed operator; retire operators first."""
         self.transact("requestUnstake", amount)
 
-    def withdraw(self) -> None:
-        self.transact("withdraw")
+    def withdraw(self) -> Wei:
+        """Take out the stake whose release has come; returns how much it was."""
+        return event_of(self.transact("withdraw"), Withdrawn).amount
 
     # Operators
 
     def register_node(self, node: Wallet, stake: Wei, workloads: int, endpoint: str = "") -> OperatorId:
         """Register the hot key `node` under this client's wallet as its owner, or list its retired one again."""
         consent = node.consent(self.domain, self._signer().address)
-        self.approve(stake)
-        receipt = self.transact("registerNode", node.address, stake, workloads, endpoint, consent)
+        receipt = self._pay(stake, "registerNode", node.address, stake, workloads, endpoint, consent)
         return event_of(receipt, OperatorRegistered).operator
 
     def register_verifier(self, verifier: Wallet, stake: Wei, endpoint: str = "") -> OperatorId:
@@ -221,8 +228,7 @@ class ChainClient(HistoryReader):
         owner = self._signer().address
         key, proof = verifier.prove_possession(self.domain, owner)
         consent = verifier.consent(self.domain, owner)
-        self.approve(stake)
-        receipt = self.transact("registerVerifier", verifier.address, stake, endpoint, consent, key, proof)
+        receipt = self._pay(stake, "registerVerifier", verifier.address, stake, endpoint, consent, key, proof)
         return event_of(receipt, OperatorRegistered).operator
 
     def rotate_key(self, operator: OperatorId, key: Wallet) -> None:
@@ -275,8 +281,7 @@ class ChainClient(HistoryReader):
 
     def top_up(self, job: JobId, amount: Wei) -> None:
         """Add to a job's escrow; its terms stay."""
-        self.approve(amount)
-        self.transact("topUp", job, amount)
+        self._pay(amount, "topUp", job, amount)
 
     def close_job(self, job: JobId) -> None:
         """End a job, as its requester. What is committed stays reserved. Nothing is sent for one that is closed or paid
@@ -362,7 +367,20 @@ class ChainClient(HistoryReader):
 
     def transact(self, function: str, *args: Any) -> TxReceipt:
         """Call a function of the Registry by its Solidity name: for the typed calls here."""
-        return self._send(function, self.registry, self._contract.encode_abi(function, list(map(spelled, args))))
+        return self._send(function, self.registry, self._encoded(function, args))
+
+    def _pay(self, amount: Wei, function: str, *args: Any) -> TxReceipt:
+        """The same for a function that takes `amount` of the token. Nothing is paid again for a call that was cut off
+        and came to its end."""
+        if isinstance(self._sender, Sender):
+            found = self._sender.resume(self.registry, self._encoded(function, args))
+            if found is not None:
+                return found
+        self.approve(amount)
+        return self.transact(function, *args)
+
+    def _encoded(self, function: str, args: Sequence[Any]) -> str:
+        return self._contract.encode_abi(function, list(map(spelled, args)))
 
     def transact_court(self, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""

@@ -46,6 +46,8 @@ SLOWEST_POLL_S = 1.0
 UNSURE_S = 3.0
 """After an answer that was lost the same bytes are sent again, so long after."""
 MAX_VERSIONS = 32
+SAME_CALL_S = 3600
+"""A call that was cut off so long ago is not the one that is made again now."""
 
 
 class Sender:
@@ -79,16 +81,35 @@ class Sender:
         """Send and wait until mined. Raises `Refused` when the contract refuses, before or in the block.
 
         `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the
-        newest block and not in the one that comes, so the estimate is asked for that.
+        newest block and not in the one that comes, so the estimate is asked for that. Where the same was sent before
+        and its end was not seen, by a call that was cut off, that is followed to its end and nothing is sent again.
         """
         with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
+            found = self._resumed(turn, to, data)
+            if found is not None:
+                return found
             self._finish(turn)
             at: BlockIdentifier | None = "pending" if in_next_block else None
-            receipt = self._until_mined(turn, Sent(-1, what, to, data, 0), at)
+            receipt = self._until_mined(turn, Sent(-1, what, to, data, 0, began=int(time.time())), at)
             if receipt["status"] != 1:
                 self._w3.eth.call(self._call(to, data), receipt["blockNumber"])  # raises the reason
                 raise ChainError(f"{what} failed in block {receipt['blockNumber']} and would not now; try it again")
             return receipt
+
+    def resume(self, to: str | None, data: str) -> TxReceipt | None:
+        """The receipt of the same call, made before and cut off, once it is mined; None where there was none."""
+        with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
+            return self._resumed(turn, to, data)
+
+    def _resumed(self, turn: Turn, to: str | None, data: str) -> TxReceipt | None:
+        left = turn.sent(int(self._w3.eth.chain_id))
+        if left is None or (left.to, left.data) != (to, data) or time.time() - left.began > SAME_CALL_S:
+            return None
+        if left.nonce >= self._next_nonce() and not self._is_known(left):
+            return None
+        logger.warning("%s was sent before by a call that was cut off; it is looked for, and not sent again", left.what)
+        receipt = self._until_mined(turn, left, None)
+        return receipt if receipt["status"] == 1 else None
 
     def finish(self) -> None:
         """Follow what this wallet has on its way, from an earlier call or program, to its end."""

@@ -31,7 +31,8 @@ MAX_MODELS = 1024
 
 
 class Sent(msgspec.Struct):
-    """A transaction under one nonce and all its versions, the signed bytes in hex; fees in wei a unit of gas."""
+    """A transaction under one nonce and all its versions, the signed bytes in hex; fees in wei a unit of gas. `began`:
+    Unix seconds, by this machine, of the call that it is for."""
 
     nonce: int
     what: str
@@ -41,6 +42,7 @@ class Sent(msgspec.Struct):
     tip: int = 0
     max_fee: int = 0
     versions: list[str] = []
+    began: int = 0
 
 
 class Kept(msgspec.Struct):

@@ -264,13 +264,15 @@ def unstake(
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     record = operator_with(chain, key)
     _require_owner(chain, record)
-    if not record.active:
+    params, account = chain.params(), chain.account(record.owner)
+    freed = params.verifier_stake if record.role.name == "VERIFIER" else params.node_stake
+    backing = account.nodes * params.node_stake + params.bound(account, chain.now())
+    if record.active:
+        chain.retire(record.id)
+        account = chain.account(record.owner)
+    elif account.unbonding or account.stake - backing < freed:  # else a call that was cut off has retired it
         step = f"proofyard {record.role.name.lower()} withdraw --owner {owner}"
         raise UsageError(f"operator {record.id} is retired already; next: {step}")
-    params = chain.params()
-    freed = params.verifier_stake if record.role.name == "VERIFIER" else params.node_stake
-    chain.retire(record.id)
-    account = chain.account(record.owner)
     if account.bound_until > chain.now():
         facts = {"operator": str(record.id), "amount": "0", "release_at": str(account.bound_until)}
         emit(
@@ -301,9 +303,7 @@ def withdraw(
 ) -> None:
     """Take out the stake whose release has come."""
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
-    assert chain.wallet is not None, "an owner was unlocked"
-    amount = chain.account(chain.wallet.address).unbonding
-    chain.withdraw()
+    amount = chain.withdraw()
     emit({"amount": str(amount)}, as_json=as_json, text=format_credits(amount))
 
 
