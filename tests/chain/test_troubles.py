@@ -24,6 +24,16 @@ def test_each_clients_refusal_is_understood(row: dict[str, Any]) -> None:
         ({"code": 4444, "message": "gone"}, Trouble.PRUNED),
         ({"code": -32000, "message": "unknown transaction type"}, None),
         ({"code": 3, "message": "execution reverted: StakeTooLow", "data": "0x12345678"}, None),
+        *(
+            ({"code": code, "message": f"{said}{words}"}, None)
+            for words in ("nonce too low", "insufficient balance", "rate limit", "already known", "header not found")
+            for code, said in (
+                (3, ""),
+                (-32000, "execution reverted: "),
+                (-32603, "Error: VM Exception: reverted with "),
+            )
+        ),
+        ({"code": -32015, "message": "VM execution error. Reverted: already exists"}, None),
         ({"code": "3", "message": None}, None),
         ({}, None),
     ],

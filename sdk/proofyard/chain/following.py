@@ -192,5 +192,5 @@ class EventReader:
 def _is_about_size(error: Exception) -> bool:
     """Whether fewer blocks may be what an endpoint wants: it has other words for it each time."""
     if isinstance(error, Web3RPCError):
-        return trouble_of(error) in (Trouble.RANGE, None)
+        return trouble_of(error) in (Trouble.RANGE, Trouble.SLOW, None)
     return isinstance(error, ChainUnreachable) and any(sign in error.reason for sign in TOO_MUCH)

@@ -197,6 +197,7 @@ class Provider(HTTPProvider):
         means = trouble(error) if isinstance(error, dict) else None
         if means == Trouble.BUSY:
             each.too_often()
+        if means == Trouble.BUSY or (means == Trouble.SLOW and method != "eth_getLogs"):
             raise EndpointFailed(text_of(error)[:200], patience=PATIENCE_S)
         if means == Trouble.NOT_YET:
             raise EndpointFailed(f"it is behind: {text_of(error)[:200]}", patience=CATCH_UP_S)

@@ -26,6 +26,7 @@ class Trouble(StrEnum):
     OTHER_CHAIN = "it is signed for another chain"
     BUSY = "too many requests"
     RANGE = "too many blocks or logs at once"
+    SLOW = "it took too long"
     NOT_YET = "the endpoint is not so far yet"
     PRUNED = "the endpoint has forgotten it"
 
@@ -39,60 +40,63 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
     (
         Trouble.TAKEN,
         r"replacement|could not replace existing tx|another transaction with same nonce|ownnoncealreadyused"
-        r"|replace pending|in-?flight transaction limit|not replaced|address already reserved",
+        r"|replace pending|in-?flight transaction limit|not replaced|already reserved",
     ),
     (
         Trouble.GAP,
-        r"nonce (?:is )?too high|nonce ?gap|lower nonce invalid|noncetoofarinfuture|too distant from current"
-        r"|gapped.nonce",
+        r"nonce (?:is )?too high|nonce ?gap|lower nonce invalid|lower nonce exists|noncetoofarinfuture"
+        r"|too distant from current|gapped.nonce",
     ),
     (
         Trouble.USED,
         r"nonce too low|oldnonce|nonce is too low|incorrect nonce|nonce has already been used"
-        r"|lower than the current nonce",
+        r"|lower than the current nonce|correct nonce|invalid (?:transaction )?nonce",
     ),
     (
         Trouble.FUNDS,
         r"insufficient ?funds|insufficient balance|doesn't have enough funds|not have enough funds"
-        r"|upfront cost exceeds|exceeds account balance|gas required exceeds allowance",
+        r"|not enough balance|upfront cost exceeds|exceeds account balance|gas required exceeds allowance",
     ),
     (
         Trouble.UNDERPAID,
         r"underpriced|fee ?too ?low|feetoolowtocompete|gas price (?:is )?(?:too low|below)|fee is too low"
         r"|gas price .*is too low|base ?fee|sub-pool is full|pool is full|txpool.*full"
         r"|too many transactions in the queue|cap less than|tip too low|cap too low|pool overflow|queue full"
-        r"|discarded on insert",
+        r"|discarded on insert|pool size constraints|feepergas too low",
     ),
     (
         Trouble.GAS,
         r"exceeds block gas limit|gas ?limit ?exceeded|intrinsic ?gas|exceeds current gas limit"
         r"|gas is beyond limit|gas limit too high|gas uint64 overflow|transaction gas is too low"
-        r"|max transaction gas limit|gas limit is greater than|floor data gas cost",
+        r"|max transaction gas limit|gas limit is greater than|floor data gas cost"
+        r"|requires at least \d+ gas|per transaction gas limit",
     ),
-    (Trouble.OTHER_CHAIN, r"chain ?id|invalidtxchainid|replay.protected"),
+    (Trouble.OTHER_CHAIN, r"chain ?id|invalidtxchainid|replay.protected|signed for another chain"),
     (
         Trouble.BUSY,
         r"rate.?limit|too many requests|request limit|compute units per second|exceeded its .*capacity"
         r"|requests per second|daily request|call rate|request rate|rps limit|usage limit|free limit exceeded"
-        r"|^capacity exceeded",
+        r"|capacity (?:limit )?exceeded|too busy|no backend is currently|temporarily unavailable"
+        r"|cannot fulfill request",
     ),
     (
         Trouble.NOT_YET,
         r"beyond (?:current )?head|unknown block|header not found|block not found|sync is still in progress"
         r"|is not available yet|after last accepted block|blockoutofrange"
-        r"|still syncing|node is not synced|world state not available|unable to find block header"
-        r"|unfinalized data|block is in the future",
+        r"|\bsyncing\b|node is not synced|world state not available|unable to find block header|unfinalized data"
+        r"|block is in the future|indexing is in progress|block \S+ not found|cannot be found|resource not found",
     ),
     (
         Trouble.RANGE,
         r"block.?range|more than \d+ (?:results|logs)|response size|range .*(?:limit|large|exceed|wide|max)"
-        r"|query timeout|too many (?:logs|results|blocks)|limited to|max(?:imum)? .*range|exceeds max results"
-        r"|ranges over|number of requested blocks",
+        r"|ranges over|number of requested blocks|response too large|too many (?:logs|results|blocks)|limited to"
+        r"|max(?:imum)? .*range|exceeds max results",
     ),
+    (Trouble.SLOW, r"query timeout|request time(?:d )?out|deadline exceeded"),
     (
         Trouble.PRUNED,
         r"pruned|missing trie node|archive|history .*not available|historical state|no state available"
-        r"|world state unavailable",
+        r"|world state unavailable|state \S+ is not available|proof window",
     ),
 )
 _PATTERNS = tuple((trouble, re.compile(pattern)) for trouble, pattern in _TEXTS)
@@ -104,15 +108,19 @@ _CODES = {
     -32009: Trouble.UNDERPAID,
     4444: Trouble.PRUNED,
 }
+REVERTED = 3
+_REVERT = re.compile(r"(?:error: )?(?:execution reverted|reverted|vm exception|vm execution error)")
+"""What a contract says is its own business, whatever words are in it."""
 MAX_TEXT = 2000
 """Characters of a message that are looked at."""
 
 
 def trouble(error: Mapping[str, Any]) -> Trouble | None:
     """What the `error` of a JSON-RPC answer means; None for anything else, such as a contract that refuses."""
-    text = text_of(error)
+    text, code = text_of(error), error.get("code")
+    if code == REVERTED or _REVERT.match(text):
+        return None
     found = next((meaning for meaning, pattern in _PATTERNS if pattern.search(text)), None)
-    code = error.get("code")
     return found or (_CODES.get(code) if isinstance(code, int) else None)
 
 
