@@ -1,17 +1,18 @@
 """The folder of a service: made where it is missing, and never used by two at a time."""
 
-import contextlib
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LOCK = ".lock"
 SESSION = "session"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FolderTaken(ProofyardError):
@@ -28,9 +29,19 @@ class FolderTaken(ProofyardError):
         )
 
 
+class FolderUnfit(ProofyardError):
+    """Nothing can be locked there, as on some network disks."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder = folder
+        super().__init__(f"data_dir: {folder} cannot be locked ({reason}); give a folder on a disk of this machine")
+
+
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process until it ends, however it ends. Raises `FolderTaken`."""
+    """Keep `folder` for this process until it ends, however it ends. Raises `FolderTaken`, `FolderUnfit`."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
         try:
@@ -38,6 +49,8 @@ def own_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise FolderTaken(folder, lock.read(20).strip()) from None
+        except OSError as error:
+            raise FolderUnfit(folder, error.strerror or str(error)) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -45,11 +58,12 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 
 def session_of(folder: Path) -> str:
-    """What tells whoever runs from this folder from whoever runs from another: random, and kept in it."""
+    """What tells whoever runs from this folder from whoever runs from another, a copy of it or the same in a clone of
+    the machine: random and kept in it, with the file that it is in and this start of the machine."""
     file = folder / SESSION
-    with contextlib.suppress(FileNotFoundError):
-        if known := file.read_text().strip():
-            return known[:64]
-    session = secrets.token_hex(16)
-    file.write_text(session)
-    return session
+    known = file.read_text(errors="replace").strip()[:64] if file.is_file() else ""
+    if not known:
+        known = secrets.token_hex(16)
+        file.write_text(known)
+    boot = BOOT.read_text() if BOOT.is_file() else ""
+    return sha256(f"{known} {file.stat().st_ino} {boot}".encode()).hexdigest()
