@@ -117,6 +117,30 @@ async def test_only_the_inputs_of_ones_own_open_job_are_fetched(
     assert scene.kept == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "settings", "reason"),
+    [
+        ({}, {"least_fee_bps": 10_000}, "verifier_fee: is 0 CREDIT"),
+        ({"verifier_fee": Wei(1)}, {"least_fee_bps": 10_000}, "verifier_fee: is 0.0"),
+        ({}, {"job_tasks": 0}, "this verifier takes 0 of a job at most"),
+        ({"units": 5}, {}, "work units"),
+        ({"workload": 3}, {}, "workload"),
+    ],
+)
+async def test_nothing_is_fetched_for_a_job_that_this_verifier_never_takes(
+    scene: Scene, changes: dict[str, Any], settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens jobs that pay nothing would fill its disk, 16 GiB for each."""
+    context = scene.verifier.context
+    vars(context.settings).update(settings)
+    monkeypatch.setattr(context.chain, "gas_price", lambda: 10**9, raising=False)
+    job = scene.open(**changes)
+    assert reason in await scene.publish(scene.manifest, scene.model, job=job)
+    assert not context.store.has(scene.model)
+    await scene.verifier.until(lambda: scene.verifier.rows.jobs[job].state == JobState.FAILED)
+    assert reason in scene.verifier.rows.jobs[job].reason
+
+
 async def test_a_job_that_was_just_opened_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     early = asyncio.create_task(scene.publish(scene.manifest, scene.model, job=JobId(1)))
     await asyncio.sleep(0)

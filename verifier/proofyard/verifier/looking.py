@@ -13,7 +13,6 @@ from proofyard.disputes.settled import load_settled
 from proofyard.protocol.codec import decode
 from proofyard.protocol.findings import accepted
 from proofyard.protocol.messages import SealOpened
-from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
@@ -44,9 +43,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
     except ProofyardError as error:
         raise Permanent(str(error)) from None
     job = context.rows.jobs.get(effect.job)
-    objection = "" if job is None else objection_to_job(job.workload, job.units, manifest, graph)
-    if job is not None and not objection:
-        objection = await taking.objection(context, job, len(graph))
+    objection = "" if job is None else await taking.refusal(context, job, manifest, graph)
     if objection and job is not None and job.manifest == effect.manifest:
         raise Permanent(objection)
     paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()

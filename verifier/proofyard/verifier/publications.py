@@ -15,16 +15,19 @@ from proofyard.artifacts.exchange import PeerBlocks
 from proofyard.artifacts.fetcher import FORGERY_POINTS
 from proofyard.protocol.cid import RAW, cid_codec, raw_cid
 from proofyard.protocol.codec import CodecError
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.members import MAX_MEMBERS_BYTES
 from proofyard.protocol.messages import Ack, Publish
 from proofyard.protocol.types import Address, Cid, JobId
 from proofyard.transport import Body, Connection, RequestFailed
+from proofyard.verifier import taking
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.events import Published
 from proofyard.verifier.engine.rows import Job, JobState
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.store.tables import TABLES
+from proofyard.workloads.errors import WorkloadError
+from proofyard.workloads.workload import task_graph
 
 MAX_PUBLISH_BYTES = 16 << 30
 """Of one job's inputs."""
@@ -97,6 +100,11 @@ class Publications:
             manifest = decode_manifest(data)
         except CodecError as error:
             return Ack(False, f"the manifest of job {number} cannot be read: {error}")
+        if refusal := await self._refusal(job, manifest):
+            # The engine ends the job for this reason; nothing is fetched for it.
+            await asyncio.to_thread(context.store.put_block, job.manifest, data)
+            context.runner.post(Published(job.manifest))
+            return Ack(False, refusal)
         named = [cid for cid in (manifest.model, manifest.data) if cid is not None]
         for cid in message.artifacts:
             if cid not in (job.manifest, *named):
@@ -108,6 +116,16 @@ class Publications:
         await asyncio.to_thread(context.store.put_block, job.manifest, data)
         context.runner.post(Published(job.manifest))
         return Ack()
+
+    async def _refusal(self, job: Job, manifest: Manifest) -> str:
+        """Why a job is none that pays for its room here; empty where it is."""
+        try:
+            graph = await asyncio.to_thread(lambda: task_graph(self._context.workload(manifest), manifest))
+            return await taking.refusal(self._context, job, manifest, graph)
+        except taking.TooMuchToDo:
+            return ""
+        except WorkloadError as error:
+            return str(error)
 
     async def _lists(self, connection: Connection, message: Publish) -> Ack:
         if message.total_bytes > MAX_MEMBERS_BYTES:

@@ -4,8 +4,12 @@ Looked at once, when its manifest was read and before it is taken on chain. Ever
 way, what it is and what it would have to be; amounts are those of the chain's present gas price.
 """
 
+from collections.abc import Sequence
+
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.fees import least_verifier_fee
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.opened import objection_to_job
 from proofyard.protocol.types import ProofyardError, Wei
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.rows import Job, JobState
@@ -22,6 +26,11 @@ class TooMuchToDo(ProofyardError):
             f"it waits for its turn: its {tasks} tasks and the {running} of running jobs are more than the {most} that "
             "this verifier has at a time (all_tasks)"
         )
+
+
+async def refusal(context: Context, job: Job, manifest: Manifest, graph: Sequence[TaskSpec]) -> str:
+    """Why nothing will ever be done for a job with this manifest, empty if something is. Raises as `objection`."""
+    return objection_to_job(job.workload, job.units, manifest, graph) or await objection(context, job, len(graph))
 
 
 async def objection(context: Context, job: Job, tasks: int) -> str:
