@@ -104,6 +104,33 @@ def test_every_error_is_json_with_a_reason(scene: Scene, path: str, status: int,
     assert len(answer.json()["reason"]) > 10
 
 
+@pytest.mark.parametrize(
+    "number", ["+1", "%201", "1%20", "1%0a", "1_0", "1.0", "1e0", "0x1", "-0", "%D9%A1", "true", ""]
+)
+def test_a_number_is_written_in_digits_alone(scene: Scene, number: str) -> None:
+    paths = [f"/v1/batches/{number}", f"/v1/jobs/1/tasks/{number}"] if number else []
+    for path in [*paths, f"/v1/jobs?limit={number}", f"/v1/jobs/1/works?task={number}", f"/v1/jobs?cursor={number}"]:
+        answer = scene.client.get(path)
+        assert (answer.status_code, answer.json()["error"]) == (422, "invalid"), path
+
+
+def test_a_nodes_address_may_be_in_any_spelling(scene: Scene) -> None:
+    known = get(scene, "/v1/nodes")["items"][0]["address"]
+    for spelling in (known, known.lower(), known.upper(), known[2:], known[2:].upper()):
+        assert get(scene, f"/v1/nodes/{spelling}")["address"] == known
+    for wrong in (known[:-1], known + "0", "alice", f"%20{known}"):
+        assert scene.client.get(f"/v1/nodes/{wrong}").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/metrics", "/v1/jobs", "/v1/jobs/999", "/v1/jobs/x", "/nowhere", "/"]
+)
+def test_whoever_asks_for_the_head_gets_that_of_the_answer(scene: Scene, path: str) -> None:
+    whole, head = scene.client.get(path), scene.client.head(path)
+    assert (head.status_code, head.text) == (whole.status_code, "")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
 def test_nothing_can_be_written(scene: Scene) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = scene.client.request(method, "/v1/jobs")

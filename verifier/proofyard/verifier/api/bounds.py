@@ -73,10 +73,15 @@ class Bounded:
             self._api.metrics.requests.labels("none", "503").inc()
             return
         start, status = time.monotonic(), 500
-        counted, stream = True, False
+        counted, stream, ended = True, False, False
+        # What watches services asks for the head alone; the server leaves the body out, by the scope that it keeps.
+        only_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if only_head else scope
 
         async def sent(message: Message) -> None:
-            nonlocal status, counted, stream
+            nonlocal status, counted, stream, ended
+            if ended:
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
                 stream = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
@@ -84,14 +89,16 @@ class Bounded:
                     # Streams have a bound of their own.
                     counted = False
                     self._running -= 1
+            elif only_head:
+                message, ended = {"type": "http.response.body"}, True
             await send(message)
 
         self._running += 1
         try:
-            await self._app(scope, receive, sent)
+            await self._app(inner, receive, sent)
         finally:
             self._running -= counted
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(inner.get("route"), "path", "none")
             self._api.metrics.requests.labels(route, str(status)).inc()
             if not stream:
                 self._api.metrics.request_seconds.labels(route).observe(time.monotonic() - start)

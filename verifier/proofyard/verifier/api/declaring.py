@@ -6,19 +6,32 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import AfterValidator, BeforeValidator
 
+from proofyard.protocol.addresses import DIGITS
 from proofyard.verifier.api import types as out
-from proofyard.verifier.api.listing import ADDRESS, PART, Listing
+from proofyard.verifier.api.listing import PART, Listing
 
 PAGE, MAX_PAGE = 100, 500
 LARGEST = (1 << 63) - 1
 """Of a number in the database."""
 LARGEST_INDEX = (1 << 31) - 1
 
-Number = Annotated[int, Path(ge=0, le=LARGEST)]
-Index = Annotated[int, Path(ge=0, le=LARGEST_INDEX)]
-Key = Annotated[str, Path(pattern=f"^{ADDRESS}$")]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many items at most.")]
+
+def _digits_alone(text: object) -> object:
+    """Python reads more as a number than people write: 1_0, +1, 1.0, spaces."""
+    if isinstance(text, str) and not (text.isascii() and text.isdecimal()):
+        raise ValueError("give it in digits alone")
+    return text
+
+
+Digits = BeforeValidator(_digits_alone)
+Number = Annotated[int, Digits, Path(ge=0, le=LARGEST)]
+Index = Annotated[int, Digits, Path(ge=0, le=LARGEST_INDEX)]
+Key = Annotated[
+    str, Path(pattern="^(0[xX])?[0-9a-fA-F]{40}$"), AfterValidator(lambda typed: f"0x{typed[-DIGITS:].lower()}")
+]
+Limit = Annotated[int, Digits, Query(ge=1, le=MAX_PAGE, description="How many items at most.")]
 
 
 def cursor(pattern: str = PART) -> Any:

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from proofyard.verifier.api import queries
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.answering import Api
-from proofyard.verifier.api.declaring import LARGEST_INDEX, PAGE, Index, Limit, Number, behind, says
+from proofyard.verifier.api.declaring import LARGEST_INDEX, PAGE, Digits, Index, Limit, Number, behind, says
 from proofyard.verifier.engine.rows import JobState, TaskState
 
 JobCursor = Annotated[str | None, behind(queries.JOBS)]
@@ -17,7 +17,7 @@ WorkCursor = Annotated[str | None, behind(queries.WORKS)]
 AuditCursor = Annotated[str | None, behind(queries.AUDITS)]
 FaultCursor = Annotated[str | None, behind(queries.FAULTS)]
 LogCursor = Annotated[str | None, behind(queries.LOG)]
-OneTask = Annotated[int | None, Query(ge=0, le=LARGEST_INDEX)]
+OneTask = Annotated[int | None, Digits, Query(ge=0, le=LARGEST_INDEX)]
 
 
 def add_jobs(app: FastAPI, api: Api) -> None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from proofyard.chain.records import ChallengeId, ChallengeRecord
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.answering import Api, answer
-from proofyard.verifier.api.declaring import PAGE, Key, Limit, cursor, says
+from proofyard.verifier.api.declaring import PAGE, Digits, Key, Limit, cursor, says
 from proofyard.verifier.api.listing import ADDRESS
 from proofyard.verifier.context import Context, Member
 from proofyard.verifier.engine import scheduling
@@ -19,7 +19,7 @@ MAX_DISPUTES = 20
 """Of one page: each is a request to the chain."""
 NodeCursor = Annotated[str | None, cursor(ADDRESS)]
 DisputeCursor = Annotated[str | None, cursor()]
-Few = Annotated[int, Query(ge=1, le=MAX_DISPUTES)]
+Few = Annotated[int, Digits, Query(ge=1, le=MAX_DISPUTES)]
 
 
 def add_network(app: FastAPI, api: Api) -> None:
