@@ -11,12 +11,14 @@ from typing import Any
 
 import base58
 import pytest
+import typer
 
 from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.artifacts.car import car_pieces
 from proofyard.artifacts.unixfs import Link, directory_node, node_cid
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
+from proofyard.cli.artifact import parse_duration, parse_size, parse_span
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.types import ExitCode
 from proofyard.sdk import Artifacts
@@ -327,3 +329,28 @@ def test_a_copy_that_is_gone_takes_nothing_with_it(run: Run, model: Path, tmp_pa
     code, found, _ = run("verify")
     assert (code, found["damaged"], found["missing"]) == (0, [], [])
     assert run("get", put["cid"], tmp_path / "copy")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "d", "-1d", "+1d", "1e3", "1.5d", "0,5d", "1_0d", "\u0667d", "7 days", "1d12h", "inf", "nan", "1w"),
+        *("1" * 30, "40000000d", "999999999999999999d", "0x10"),
+    ],
+)
+def test_a_duration_or_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"is not a duration; write it like|is longer than"):
+        parse_duration(text)
+    with pytest.raises(typer.BadParameter, match=r"is not a size; write it like|is more than"):
+        parse_size(text.replace("d", "GB").replace("40000000GB", "9999999999999GB"))
+
+
+def test_durations_and_sizes_are_read_as_people_write_them() -> None:
+    assert [parse_duration(text) for text in ("90", "90s", " 30m ", "12H", "7 d")] == [90, 90, 1800, 43_200, 604_800]
+    assert [parse_size(text) for text in ("0", "4096", "10GB", "512 mib", "1KiB")] == [0, 4096, 10**10, 512 << 20, 1024]
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:5", "5:4", "-1:4", "0x0:4", "\u0661:9", "1:2:3", "1e1:", "a:b", "1 :2"])
+def test_a_span_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a range"):
+        parse_span(text)

@@ -30,7 +30,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "
 SHOWN = 5
 """Roots of a CAR file that each get a remark."""
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-MAX_DURATION_S = 36_500 * 86_400
+LARGEST_SIZE, MAX_DURATION_S = (1 << 63) - 1, 36_500 * 86_400
 
 
 class ArtifactSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,11 @@ def parse_cid(text: str) -> Cid:
 
 def parse_size(text: str) -> int:
     """Bytes of `10GB`, `512 MiB` or `4096`. Raises `typer.BadParameter`."""
-    return _scaled(text, {unit.lower(): factor for unit, factor in UNITS.items()}, "a size; write it like 4096 or 10GB")
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    size = _scaled(text, units, "a size; write it like 4096 or 10GB")
+    if size > LARGEST_SIZE:
+        raise typer.BadParameter(f"{text!r} is more than 2**63 - 1 bytes")
+    return size
 
 
 def parse_duration(text: str) -> int:
@@ -83,15 +87,15 @@ def parse_duration(text: str) -> int:
 
 
 def _scaled(text: str, units: dict[str, int], what: str) -> int:
-    found = re.fullmatch(r"(\d{1,18})\s*([a-z]*)", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
     if found is None or found[2] not in units:
-        raise typer.BadParameter(f"{text!r} is not {what}")
+        raise typer.BadParameter(f"{text[:100]!r} is not {what}")
     return int(found[1]) * units[found[2]]
 
 
 def parse_span(text: str) -> tuple[int, int]:
     """Bytes from a start up to a stop, such as `0:4096`; `4096:` goes to the end. Raises `typer.BadParameter`."""
-    found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", text)
+    found = re.fullmatch(r"([0-9]{0,18}):([0-9]{0,18})", text)
     start, stop = (0, 0) if found is None else (int(found[1] or 0), int(found[2] or 1 << 62))
     if stop <= start:
         raise typer.BadParameter(f"{text!r} is not a range; write START:STOP, such as 0:4096, or 4096: up to the end")

@@ -137,7 +137,7 @@ def check_spec(spec: Any) -> None:
     for each in fields(spec):
         value = getattr(spec, each.name)
         if not _fits(value, hints[each.name]):
-            raise JobRefused(f"{each.name}: is {value!r}; give {_called(hints[each.name])}")
+            raise JobRefused(f"{each.name}: is {repr(value)[:100]}; give {_called(hints[each.name])}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
