@@ -1,14 +1,15 @@
 """A handle that waits for a verifier that tells stories without end."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import JobId
-from proofyard.sdk import JobFailed, JobHandle, JobTimeout
+from proofyard.sdk import JobFailed, JobHandle, JobRefused, JobTimeout
 from proofyard.sdk import client as clients
+from proofyard.sdk.errors import NotFinished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -58,3 +59,29 @@ def test_the_number_of_lines_is_not_what_a_client_computes_with() -> None:
         report=lambda job, since: JobReport(job, "done", 1, 1, 0, None, "", (LogLine(1 << 64, 0.0, "done", ""),))
     )
     assert JobHandle(told, JobId(1)).wait(1).state == "done"
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 256, "5", "1e3", 5.0, True, None, float("nan"), [1]])
+def test_what_is_no_jobs_number_is_refused(number: Any) -> None:
+    with pytest.raises(JobRefused, match=r"job: .* is no job's number"):
+        clients.Client.job(cast(Any, None), number)
+
+
+@pytest.mark.parametrize(
+    ("state", "paid", "raises"),
+    [
+        ("failed", 3, JobFailed),
+        ("running", 3, NotFinished),
+        ("failed", 4, None),
+        ("packing", 4, None),
+        ("nonsense", 4, None),
+    ],
+)
+def test_what_is_settled_whole_is_there_whatever_its_verifier_says(state: str, paid: int, raises: Any) -> None:
+    teller: Any = Storyteller(state, step=1)
+    teller.chain = SimpleNamespace(job=lambda job: SimpleNamespace(units=4, units_paid=paid))
+    if raises is None:
+        assert JobHandle(teller, JobId(1))._said() is None
+        return
+    with pytest.raises(raises):
+        JobHandle(teller, JobId(1))._said()

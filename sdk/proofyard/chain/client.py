@@ -380,7 +380,7 @@ class ChainClient(HistoryReader):
         return self.transact(function, *args)
 
     def _encoded(self, function: str, args: Sequence[Any]) -> str:
-        return self._contract.encode_abi(function, list(map(spelled, args)))
+        return str(self._contract.encode_abi(function, list(map(spelled, args))))
 
     def transact_court(self, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""

@@ -51,8 +51,9 @@ class Due:
 def settled_batches(client: Client, job: JobId) -> list[SettledBatch]:
     """The batches with a line of a job that are settled now, with their records; other jobs' tasks may be in them.
 
-    Raises `RecordMismatch` for a record that the chain contradicts.
+    Raises `UnknownJob`, and `RecordMismatch` for a record that the chain contradicts.
     """
+    client.chain.job(job)
     standing = standing_batches(client.chain, job)
     latest = {event.batch: event for event in client.chain.settled(job)}
     found = []

@@ -91,6 +91,7 @@ SHORT_POLL_S = 0.05
 FULL_PAGE = 100
 """A report with fewer lines is the newest: there is no hurry to ask again."""
 LAST_LINES_S = 30.0
+LARGEST_ID = 2**256 - 1
 LAST_SEQ = (1 << 63) - 1
 ANSWER_S = 10.0
 PATIENCE_S = 60.0
@@ -324,7 +325,9 @@ class Client:
         return hashlib.sha256(repr((place, manifest, offer)).encode()).hexdigest()
 
     def job(self, job: JobId) -> "JobHandle":
-        """The handle of a job opened earlier."""
+        """The handle of a job opened earlier. Raises `JobRefused` for what is no job's number."""
+        if type(job) is not int or not 0 < job <= LARGEST_ID:
+            raise JobRefused(f"job: {str(job)[:80]!r} is no job's number; give the one that submitting it gave")
         return JobHandle(self, job)
 
     def left_of(self, job: JobId) -> str:
@@ -640,17 +643,24 @@ class JobHandle:
         return self.client.package(self.prove(), said, target, on_replace, model)
 
     def _said(self) -> Cid | None:
-        """The result that the job's verifier reports, None where it cannot be asked."""
+        """The result that the job's verifier reports; None where it cannot be asked, or has none of a job that is
+        settled whole."""
         try:
             report = self.status()
         except (NoVerifier, TransportError) as error:
             logger.warning("%s; looking at what is settled instead", error)
             return None
+        if report.result is not None and report.state != "failed":
+            return report.result
+        record = self.client.chain.job(self.job_id)
+        if record.units_paid == record.units:
+            logger.warning(
+                "job %s is %s by its verifier, and settled whole; that is looked at", self.job_id, report.state
+            )
+            return None
         if report.state == "failed":
             raise JobFailed(self.job_id, report.reason, self.client.left_of(self.job_id))
-        if report.result is None:
-            raise NotFinished(self.job_id, report.state)
-        return report.result
+        raise NotFinished(self.job_id, report.state)
 
 
 def submit_job(
