@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from proofyard.runtime import folder
-from proofyard.runtime.folder import LOCK, FolderTaken, FolderUnfit, own_folder, session_of
+from proofyard.runtime.folder import (
+    BELONGS,
+    LOCK,
+    FolderOfAnother,
+    FolderTaken,
+    FolderUnfit,
+    keep_for,
+    own_folder,
+    session_of,
+)
 
 
 def test_the_second_process_in_a_folder_says_where_the_first_runs(tmp_path: Path) -> None:
@@ -71,3 +80,29 @@ def test_a_disk_without_locks_is_named(tmp_path: Path, number: int, monkeypatch:
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(FolderUnfit, match=r"data_dir: .* cannot be locked"), own_folder(tmp_path):
         pass
+
+
+WHOSE = {"service": "node", "wallet": "0xA", "chain": "31337", "registry": "0xR", "genesis": "aa"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"wallet": 3}', b'{"other": "x"}'])
+def test_a_folder_is_kept_for_whoever_comes_first(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / BELONGS).write_bytes(content)
+    keep_for(tmp_path, WHOSE | {"genesis": ""})
+    keep_for(tmp_path, WHOSE)
+    keep_for(tmp_path, WHOSE | {"genesis": ""})
+    keep_for(tmp_path, WHOSE)
+
+
+@pytest.mark.parametrize("field", WHOSE)
+def test_the_work_of_one_is_not_taken_for_that_of_another(tmp_path: Path, field: str) -> None:
+    """Another wallet, a verifier where a node was, another network, a test chain that began anew."""
+    keep_for(tmp_path, WHOSE)
+    with pytest.raises(
+        FolderOfAnother, match=rf"another {field} \({WHOSE[field]}, not other\); give another --data-dir"
+    ):
+        keep_for(tmp_path, WHOSE | {field: "other"})
+    keep_for(tmp_path, WHOSE)
+    (tmp_path / BELONGS).unlink()
+    keep_for(tmp_path, WHOSE | {field: "other"})

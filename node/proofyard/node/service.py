@@ -37,7 +37,7 @@ from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, ProofyardError, Wei
 from proofyard.runtime import run_service, run_together, write_ready
-from proofyard.runtime.folder import session_of
+from proofyard.runtime.folder import keep_for, session_of
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
 from proofyard.workloads.executor import Executor
@@ -67,6 +67,8 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
     for name in settings.workloads:
         load_workload(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    whose = {"service": "node", "wallet": wallet.address} | await asyncio.to_thread(chain.identity)
+    keep_for(settings.data_dir, whose)
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
     for directory in settings.model_dirs:

@@ -92,6 +92,15 @@ class Binding:
         with mapped_errors(self.rpc_url):
             return int(self._w3.eth.block_number)
 
+    def identity(self) -> dict[str, str]:
+        """What tells this network from any other; `genesis` is empty where the endpoint does not have the first block.
+        A chain for tests that begins anew has the same id and the same addresses."""
+        try:
+            genesis = self.block_hash(0).hex()
+        except ChainError:
+            genesis = ""
+        return {"chain": str(self.chain_id), "registry": self.registry, "genesis": genesis}
+
     def block_hash(self, block: int) -> Digest:
         with mapped_errors(self.rpc_url):
             return Digest(bytes(self._w3.eth.get_block(block)["hash"]))

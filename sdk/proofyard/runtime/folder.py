@@ -1,17 +1,21 @@
 """The folder of a service: made where it is missing, and never used by two at a time."""
 
+import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+
+import msgspec
 
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LOCK = ".lock"
 SESSION = "session"
+BELONGS = "belongs.json"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -37,6 +41,34 @@ class FolderUnfit(ProofyardError):
     def __init__(self, folder: Path, reason: str) -> None:
         self.folder = folder
         super().__init__(f"data_dir: {folder} cannot be locked ({reason}); give a folder on a disk of this machine")
+
+
+class FolderOfAnother(ProofyardError):
+    """It holds the work of another wallet, of another network, or of a service of another kind."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, folder: Path, field: str, known: str, given: str) -> None:
+        self.folder, self.field = folder, field
+        super().__init__(
+            f"data_dir: {folder} holds the work of another {field} ({known}, not {given}); give another --data-dir, or "
+            f"delete what is in it; where a key was rotated delete {BELONGS} in it alone"
+        )
+
+
+def keep_for(folder: Path, whose: Mapping[str, str]) -> None:
+    """Note whose work a folder holds, by name; what is empty is not known. Raises `FolderOfAnother`."""
+    file = folder / BELONGS
+    known: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):  # or cut off while written
+        known = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    for field, value in whose.items():
+        if known.get(field) and value and known[field] != value:
+            raise FolderOfAnother(folder, field, known[field], value)
+    if known != whose:
+        temporary = file.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode({**known, **{name: value for name, value in whose.items() if value}}))
+        temporary.replace(file)
 
 
 @contextmanager

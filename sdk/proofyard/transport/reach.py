@@ -55,7 +55,7 @@ def is_dialled_from_elsewhere(endpoint: str) -> bool:
     except ValueError:
         return False
     if address is not None:
-        return not address.is_loopback
+        return not (address.is_loopback or address.is_unspecified)
     name = split_endpoint(endpoint)[0].lower().removesuffix(".")
     return name != "localhost" and not name.endswith(".localhost")
 

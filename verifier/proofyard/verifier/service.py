@@ -18,6 +18,7 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.runtime.about import being_about, set_about
+from proofyard.runtime.folder import keep_for
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import (
     advertised,
@@ -112,6 +113,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         chain_id=settings.chain_id or None,
     )
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    whose = {"service": "verifier", "wallet": wallet.address} | await asyncio.to_thread(chain.identity)
+    keep_for(settings.data_dir, whose)
     # A folder that processes share may be on another machine's disk.
     store = BlockStore(settings.blocks_dir or settings.data_dir / "blocks", packs=settings.blocks_dir is None)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
