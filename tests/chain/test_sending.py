@@ -10,7 +10,7 @@ from world import CREDIT
 from proofyard.chain import Anvil, ChainClient, ChainUnreachable, InsufficientBalance, Wallet
 from proofyard.chain.abi import contract, contract_names
 from proofyard.chain.devchain import PortInUse
-from proofyard.chain.errors import NoRegistry, NoWallet, Refused
+from proofyard.chain.errors import BadRegistry, NoRegistry, NoWallet, Refused
 from proofyard.chain.refusals import StakeTooLow, UnknownJob
 from proofyard.chain.rpc import TOKEN_ERRORS
 from proofyard.chain.sender import Sender
@@ -143,5 +143,9 @@ def test_no_chain_no_registry_and_no_port_are_told_apart(network) -> None:
             pass
     with pytest.raises(NoRegistry):
         ChainClient(network.anvil.rpc_url, Address("0x" + "11" * 20))
-    with pytest.raises(NoRegistry):
-        ChainClient(network.anvil.rpc_url, Address("nonsense"))
+    for wrong in ("nonsense", "", network.deployment.registry[:-1], network.deployment.registry.swapcase()):
+        with pytest.raises(BadRegistry, match=r"registry: .* is no address"):
+            ChainClient(network.anvil.rpc_url, Address(wrong))
+    for spelling in (str.lower, str.upper, lambda text: text[2:], lambda text: f" {text}\n"):
+        registry = Address(spelling(network.deployment.registry))
+        assert ChainClient(network.anvil.rpc_url, registry).registry == network.deployment.registry

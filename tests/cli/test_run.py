@@ -42,7 +42,7 @@ def test_places_that_are_none_are_refused(
         (["--port", "65536"], "port from --port does not fit"),
         (["--memory-limit-bytes", "1000"], "memory_limit_bytes: 1000 bytes are too few"),
         (["--second-holder", "home"], "second_holder: 'home' is neither"),
-        (["--second-holder", f"{NODE}@home"], "second_holder: peer: 'home' is no address"),
+        (["--second-holder", f"{NODE}@home"], "second_holder: 'home' is not HOST:PORT"),
         (["--second-holder", "0x12@home:4433"], "second_holder: '0x12' is no address"),
         (["--hold-for", "home"], "hold_for: 'home' is no address"),
     ],

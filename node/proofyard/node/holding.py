@@ -122,11 +122,11 @@ class Holder:
 
 def parse_holder(holder: str) -> tuple[Address, str]:
     """WALLET@HOST:PORT. Raises `OfferRefused`."""
-    wallet, _, place = holder.partition("@")
+    wallet, at, place = holder.partition("@")
+    if not at:
+        raise OfferRefused("second_holder", f"{holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it")
     try:
         split_endpoint(place)
         return read_address(wallet), place
-    except ValueError:
-        raise OfferRefused(
-            "second_holder", f"{holder!r} is neither a multiaddress nor WALLET@HOST:PORT; correct it"
-        ) from None
+    except ValueError as error:
+        raise OfferRefused("second_holder", f"{error}; write WALLET@HOST:PORT") from None

@@ -210,7 +210,7 @@ def _require_node_values(settings: "NodeSettings") -> None:
         try:
             parse_holder(settings.second_holder)
         except OfferRefused as error:
-            raise BadSetting("second_holder", str(error)) from None
+            raise BadSetting("second_holder", f"second_holder: {error.reason}") from None
 
 
 @grouped

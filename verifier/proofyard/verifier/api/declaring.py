@@ -26,12 +26,12 @@ def _digits_alone(text: object) -> object:
 
 
 Digits = BeforeValidator(_digits_alone)
-Number = Annotated[int, Digits, Path(ge=0, le=LARGEST)]
-Index = Annotated[int, Digits, Path(ge=0, le=LARGEST_INDEX)]
+Number = Annotated[int, Path(ge=0, le=LARGEST), Digits]
+Index = Annotated[int, Path(ge=0, le=LARGEST_INDEX), Digits]
 Key = Annotated[
     str, Path(pattern="^(0[xX])?[0-9a-fA-F]{40}$"), AfterValidator(lambda typed: f"0x{typed[-DIGITS:].lower()}")
 ]
-Limit = Annotated[int, Digits, Query(ge=1, le=MAX_PAGE, description="How many items at most.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many items at most."), Digits]
 
 
 def cursor(pattern: str = PART) -> Any:

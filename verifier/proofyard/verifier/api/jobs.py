@@ -17,7 +17,7 @@ WorkCursor = Annotated[str | None, behind(queries.WORKS)]
 AuditCursor = Annotated[str | None, behind(queries.AUDITS)]
 FaultCursor = Annotated[str | None, behind(queries.FAULTS)]
 LogCursor = Annotated[str | None, behind(queries.LOG)]
-OneTask = Annotated[int | None, Digits, Query(ge=0, le=LARGEST_INDEX)]
+OneTask = Annotated[int | None, Query(ge=0, le=LARGEST_INDEX), Digits]
 
 
 def add_jobs(app: FastAPI, api: Api) -> None:

@@ -19,7 +19,7 @@ MAX_DISPUTES = 20
 """Of one page: each is a request to the chain."""
 NodeCursor = Annotated[str | None, cursor(ADDRESS)]
 DisputeCursor = Annotated[str | None, cursor()]
-Few = Annotated[int, Digits, Query(ge=1, le=MAX_DISPUTES)]
+Few = Annotated[int, Query(ge=1, le=MAX_DISPUTES), Digits]
 
 
 def add_network(app: FastAPI, api: Api) -> None:
