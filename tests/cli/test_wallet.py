@@ -43,7 +43,7 @@ def test_no_key_is_ever_overwritten(tmp_path: Path, password: str, capsys: pytes
     assert (tmp_path / "home.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", "", "x" * 300, "0x12", "a" * 40])
+@pytest.mark.parametrize("name", ["../home", "a/b", ".hidden", " ", "x" * 300, "0x12", "a" * 40])
 def test_a_name_that_would_leave_the_directory_is_refused(
     name: str, tmp_path: Path, password: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +91,7 @@ def test_without_a_terminal_a_password_needs_a_file(tmp_path: Path, capsys: pyte
     assert "give --password-file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8545", "ws://x", "http://", "http://[", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize("url", [" ", "127.0.0.1:8545", "ws://x", "http://", "http://[", "http://127.0.0.1:99999"])
 def test_what_is_no_address_of_a_chain_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     registry = "0x" + "1" * 40
     assert main(["wallet", "balance", registry, "--rpc-url", url, "--registry", registry]) == 2

@@ -69,7 +69,13 @@ def _free(name: str, keystore_dir: Path | None) -> tuple[str, Path]:
     from proofyard.protocol.addresses import looks_like_address
 
     plain = name.removesuffix(".json")
-    odd = not plain or len(plain) > LONGEST_NAME or Path(plain).name != plain or plain.startswith((".", "-"))
+    odd = (
+        not plain.strip()
+        or plain != plain.strip()
+        or len(plain) > LONGEST_NAME
+        or Path(plain).name != plain
+        or plain.startswith((".", "-"))
+    )
     if odd or not plain.isprintable() or plain.endswith(".sending") or looks_like_address(plain):
         raise UsageError(
             f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes, no address"
