@@ -70,7 +70,7 @@ def _free(name: str, keystore_dir: Path | None) -> tuple[str, Path]:
 
     plain = name.removesuffix(".json")
     odd = (
-        not plain.strip()
+        not plain
         or plain != plain.strip()
         or len(plain) > LONGEST_NAME
         or Path(plain).name != plain
