@@ -281,6 +281,30 @@ def test_audits_are_dropped_as_undecided() -> None:
 def test_a_pending_segment() -> None:
     world = simple()
     refused(world, with_audit(world.record, 0, verdict=Verdict.PENDING), field="audits")
+    early = with_audit(world.record, 0, verdict=Verdict.PENDING, votes=world.record.audits[0].votes[:1])
+    refused(world, world.paying(early), field="audits", now=DRAWN_AT)
+
+
+def test_a_decided_segment_is_undecided_where_most_of_those_asked_are_absent_and_only_once_it_is_late() -> None:
+    """Whoever hears few of the first ones decides nothing; and does not make undecided what was decided."""
+    world = simple()
+    planned = plan_of(world.view, world.members).audits[0]
+    states = [f"first {planned.job} {planned.task}".encode()]
+    for _ in range(4):
+        states.append(step(states[-1]) or b"")
+    listed, late = planned.auditors, DRAWN_AT + 601
+
+    def record(voters: range, verdict: Verdict) -> BatchRecord:
+        votes = tuple(world.vote(planned, listed[number], states) for number in voters)
+        absent = tuple(auditor for number, auditor in enumerate(listed) if number not in voters)
+        return world.paying(with_audit(world.record, 0, votes=votes, absent=absent, verdict=verdict))
+
+    few = record(range(3, 5), Verdict.UNDECIDED)
+    refused(world, few, field="audits", now=DRAWN_AT + 600)
+    world.check(few, now=late)
+    refused(world, record(range(3, 5), Verdict.VALID), field="audits", now=late)
+    for voters in (range(2), range(1, 3), range(2, 4)):
+        assert "say valid" in refused(world, record(voters, Verdict.UNDECIDED), field="audits", now=late)
 
 
 # -------------------------------------------------------------------------------------------------- the faults

@@ -202,6 +202,7 @@ class Scene:
         self.members: dict[Address, Member] = {}
         for number in (1, 2, 3):
             self._join(number)
+        self.clock_off_s = 0.0
         runner = SimpleNamespace(engine=self.engine, waiting=0, effects_running={}, tell_all=self._tell_all)
         self.context: Any = SimpleNamespace(
             settings=SimpleNamespace(api_host="127.0.0.1", api_port=0, data_dir=folder),
@@ -218,6 +219,7 @@ class Scene:
             chain_time=lambda: 1000.0,
             block_time=lambda: 990.0,
             followed_s=lambda: 1.0,
+            clock_off_s=lambda: self.clock_off_s,
             on_chain=self._on_chain,
             verifiers=self._verifiers,
             params=self._params,

@@ -189,6 +189,9 @@ class ChainOf:
     def head(self) -> tuple[int, int]:
         return self._chain.block, self._chain.clock
 
+    def next_time(self) -> int:
+        return self._chain.clock
+
     def operator_of(self, key: Address) -> OperatorId | None:
         known = self._chain.owners().get(key)
         return known[0] if known else None
@@ -474,6 +477,7 @@ class Verifier:
         return self.context.rows
 
     def start(self, *, follow: bool = True) -> None:
+        self.context.saw_block(*self.context.chain.head())
         works = (self.runner.run(), *([self._follow()] if follow else []))
         self._loops = [asyncio.create_task(work) for work in works]
 

@@ -327,22 +327,36 @@ def facts_of(event: JobOpened) -> JobFacts:
     return JobFacts(**{name: getattr(event, name) for name in JobFacts.__dataclass_fields__})
 
 
-async def test_deadlines_go_by_a_chain_that_moves_and_not_by_a_wall_clock_that_is_wrong(
-    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("off_s", [25 * 3600.0, 600.0, -600.0, -25 * 3600.0])
+async def test_the_chain_says_what_time_it_is_and_never_this_machines_clock(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
-    context, hour = watcher.context, 3600
-    begun = int(time.time())
-    monkeypatch.setattr(context_module.time, "time", lambda: begun + hour)
-    context.saw_block(5, begun)
-    assert context.chain_time() == begun + hour, (
-        "a chain that may stand for an hour: its next block has the wall's time"
-    )
-    context.saw_block(5, begun)
-    assert context.chain_time() == begun + hour
-    context.saw_block(6, begun + 2)
-    assert begun + 2 <= context.chain_time() < begun + 60, "it moves: its own time is what counts"
-    monkeypatch.setattr(context_module, "MOVES_S", 0.0)
-    assert context.chain_time() == begun + hour
+    context, wall = watcher.context, time.time
+    begun = int(wall())
+    mono = [1000.0]
+    monkeypatch.setattr(context_module.time, "time", lambda: wall() + off_s)
+    monkeypatch.setattr(context_module.time, "monotonic", lambda: mono[0])
+    next_time = [begun + 50]
+    monkeypatch.setattr(type(context.chain), "next_time", lambda _: next_time[0])
+    assert context.chain_time() == 0.0, "nothing was read"
+    watcher.chain.clock = begun
+    assert await context.look_at_clock() == (watcher.chain.block, begun)
+    assert context.chain_time() == begun + 50, "an old block: the chain says which time its next one has"
+    assert abs(context.clock_off_s() - off_s + 50) < 5
+    mono[0] += 5.0
+    next_time[0] = begun + 10**6
+    await context.look_at_clock()
+    assert context.chain_time() == begun + 55, "not asked each time"
+    watcher.chain.block, watcher.chain.clock = watcher.chain.block + 1, begun + 12
+    mono[0] += 20.0
+    await context.look_at_clock()
+    assert context.chain_time() == begun + 12, "it moves: its own time is what counts"
+    mono[0] += context_module.MOVES_S - 1
+    await context.look_at_clock()
+    assert context.chain_time() == begun + 12 + context_module.MOVES_S - 1, "a chain that is not reached"
+    mono[0] += 2.0
+    await context.look_at_clock()
+    assert context.chain_time() == begun + 10**6, "it stands, and was moved on"
 
 
 @pytest.mark.parametrize(

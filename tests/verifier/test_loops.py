@@ -10,7 +10,8 @@ import pytest
 
 from proofyard.chain import Params
 from proofyard.protocol.settlement import OperatorId
-from proofyard.verifier import disputes, duties, elsewhere, follower
+from proofyard.verifier import disputes, duties, elsewhere, follower, health, retention, sharing
+from proofyard.verifier.store import claims
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,7 +45,7 @@ CONTEXT: Any = SimpleNamespace(leads=True, runner=SimpleNamespace(recall=[]))
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
-    for name in ("AFTER_ERROR_S", "POLL_S", "RETRY_S", "REST_S"):
+    for name in ("AFTER_ERROR_S", "POLL_S", "RETRY_S", "REST_S", "PASS_S", "SOON_S", "BEAT_S"):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, 0.0)
 
@@ -61,6 +62,7 @@ async def test_the_chain_is_followed_on(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (duties, "round_of_duties", duties.do_duties),
         (elsewhere, "in_flight_elsewhere", elsewhere.watch_exposure),
+        (retention, "tidy", retention.look_after_store),
     ],
 )
 async def test_what_is_done_again_and_again_is_taken_up_again(
@@ -73,6 +75,29 @@ async def test_what_is_done_again_and_again_is_taken_up_again(
     at_once(monkeypatch, module)
     monkeypatch.setattr(module, name, failing)
     await survives(failing, loop(CONTEXT))
+
+
+async def test_health_is_looked_at_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing()
+    at_once(monkeypatch, health)
+    watch = health.Watch(CONTEXT, SimpleNamespace(loop_lag=SimpleNamespace(observe=lambda _: None)))  # type: ignore[arg-type]
+    monkeypatch.setattr(watch, "look", failing)
+    await survives(failing, watch.run())
+
+
+@pytest.mark.parametrize("what", ["say that it lives", "come to lead"])
+async def test_a_process_goes_on_to_say_that_it_lives(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    failing = Failing()
+    at_once(monkeypatch, claims)
+
+    async def ask(work: Callable[[Any], Any]) -> Any:
+        await asyncio.sleep(0)
+        return work(None)
+
+    database = SimpleNamespace(ask=failing if what == "say that it lives" else ask)
+    own = SimpleNamespace(name="first", beat=lambda *_: None, leads=lambda _: True)
+    context: Any = SimpleNamespace(database=database, claims=own, members={}, leads=False)
+    await survives(failing, sharing.keep_claims(context, failing))
 
 
 async def test_challenges_are_answered_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,25 @@ async def test_gauges_say_what_the_database_holds(scene: Scene) -> None:
     assert found[f"{name}_transaction_age_seconds"] > 1e9
 
 
+async def test_a_clock_that_is_wrong_is_told_of_once_and_takes_nothing_away(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for off_s, said in (
+        (25 * 3600.0, "90000 s ahead of the chain's"),
+        (25 * 3600.0 + 1, ""),
+        (12.0, "agrees with the chain's again"),
+        (-59.0, ""),
+        (-600.0, "600 s behind the chain's"),
+    ):
+        scene.clock_off_s = off_s
+        caplog.clear()
+        await scene.watch.look()
+        told = [record.message for record in caplog.records if "clock" in record.message]
+        assert said in "".join(told) and len(told) == bool(said)
+        assert next(check for check in scene.watch.ready().checks if check.name == "chain").holds
+
+
 def test_audits_are_counted_by_outcome() -> None:
     metrics = Metrics()
     for kind, text in (("audit-match", ""), ("audit-match", ""), ("lost", "audit of it: no word"), ("lost", "task 1")):

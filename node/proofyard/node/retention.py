@@ -137,12 +137,12 @@ class Retention:
             if state.dropped or _is_final(state, await asyncio.to_thread(self._chain.now) - SEALS_KEPT_S):
                 self._journal.forget_seals(batch)
         await asyncio.to_thread(self.note_held)
-        await asyncio.to_thread(self._look_at_receipts, int(time.time()))
+        await asyncio.to_thread(lambda: self._look_at_receipts(self._chain.now()))
         await asyncio.to_thread(self._collect, time.time(), grace_s)
 
     def _look_at_receipts(self, now: int) -> None:
-        """Forget those of long ago. Where nothing here looks whether they were honoured, write those that fell due into
-        files."""
+        """Forget those of long ago, `now` by the chain's clock. Where nothing here looks whether they were honoured,
+        write those that fell due into files."""
         if not self._settings.defend:
             for receipt in self._journal.receipts(now - RECEIPTS_SHOWN_S, now):
                 write_receipt(self._settings.data_dir / "receipts", receipt)

@@ -1,11 +1,12 @@
 """The Registry, its Court, its Lens and its token behind one RPC endpoint, found from the Registry's address alone."""
 
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from web3 import Web3
 from web3.contract.contract import Contract as Web3Contract
+from web3.exceptions import Web3Exception
 from web3.types import BlockIdentifier
 
 from proofyard.chain.abi import contract
@@ -117,9 +118,13 @@ class Binding:
             return int(self._w3.eth.get_block("latest")["timestamp"])
 
     def next_time(self) -> int:
-        """The least time that the next block can have by what is known here: a chain that is quiet shows an old one,
-        and this machine's clock may be behind."""
-        return max(self.now(), int(time.time()))
+        """The time that a block would have if it came now, as the endpoint says: a chain that is quiet shows an old
+        one, and this machine's clock may be wrong. That of the latest block where the endpoint does not say."""
+        with mapped_errors(self.rpc_url):
+            latest = int(self._w3.eth.get_block("latest")["timestamp"])
+            with suppress(Web3Exception):
+                return max(latest, int(self._w3.eth.get_block("pending")["timestamp"]))
+        return latest
 
     def gas_price(self) -> int:
         """Wei of the chain's own currency for a unit of gas, as the endpoint suggests."""

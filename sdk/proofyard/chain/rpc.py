@@ -86,7 +86,7 @@ class Provider(HTTPProvider):
         if method == "eth_chainId":
             return {"jsonrpc": "2.0", "id": 0, "result": cast(Any, hex(self.chain_id()))}
         again = str(method).startswith(AGAIN) and method != "eth_sendTransaction"
-        newest = method == "eth_getBlockByNumber" and params and params[0] in ("latest", "pending")
+        newest = method == "eth_getBlockByNumber" and params and params[0] == "latest"
         data = self.encode_rpc_request(method, params)
         needs = method in NEVER_NULL or bool(newest)
         return cast(RPCResponse, self._ask(str(method), data, needs=needs, again=again))

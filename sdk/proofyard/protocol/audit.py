@@ -207,6 +207,40 @@ def tally(
     return Verdict.UNDECIDED if exhausted else Verdict.PENDING
 
 
+def asked_of(listed: Sequence[Address], voters: Collection[Address]) -> int:
+    """How many of a segment's list were asked, up to the last one that voted."""
+    return max((place + 1 for place, auditor in enumerate(listed) if auditor in voters), default=0)
+
+
+def is_late(drawn_at: float, now: float) -> bool:
+    """Whether a segment may stay undecided while auditors are silent. Unix seconds of the chain's clock."""
+    return now > drawn_at + UNDECIDED_AFTER_S
+
+
+def verdict_of(
+    answers: Collection[Digest],
+    claimed: Digest,
+    auditors_per_segment: int,
+    *,
+    votes: int,
+    asked: int,
+    listed: int,
+    late: bool,
+    decoy: bool = False,
+) -> Verdict:
+    """The verdict that a record may say of a segment, PENDING as long as it may say none: leaders judge by it, and
+    everybody holds their records against it.
+
+    Of the `listed` auditors of the plan `asked` were asked, the first ones in its order up to the last that voted, and
+    `votes` of these voted; `answers` are those of the voters that have a say. At most half of those asked may be absent
+    where something is decided: nobody chooses its auditors by not hearing others. Undecided is a segment once its whole
+    list has voted, or `late` (`is_late`)."""
+    verdict = tally(answers, claimed, auditors_per_segment, exhausted=True, decoy=decoy)
+    if verdict != Verdict.UNDECIDED and asked - votes <= votes:
+        return verdict
+    return Verdict.UNDECIDED if late or votes == listed else Verdict.PENDING
+
+
 def carried(answers: Iterable[Digest], claimed: Digest, verdict: str) -> Digest | None:
     """The answer that a verdict rests on; None where it rests on none."""
     if verdict == Verdict.VALID:

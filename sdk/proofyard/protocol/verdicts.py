@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from proofyard.protocol.audit import UNDECIDED_AFTER_S, AuditPlan, Verdict, tally
+from proofyard.protocol.audit import AuditPlan, Verdict, asked_of, is_late, verdict_of
 from proofyard.protocol.findings import false_audits
 from proofyard.protocol.invalid import Ensure
 from proofyard.protocol.record import (
@@ -33,7 +33,7 @@ def validate_audits(
     verdict that follows. `now` in Unix seconds, None where the settlement is past."""
     said, planned = [audit.key for audit in record.audits], [audit.key for audit in plan.audits]
     ensure(said == planned, f"they are of {len(said)} segments and not of the {len(planned)} of the plan")
-    late = now is None or now > view.drawn_at + UNDECIDED_AFTER_S
+    late = now is None or is_late(view.drawn_at, now)
     for audit, planned_audit in zip(record.audits, plan.audits, strict=True):
         task, listed = record.by_key[audit.task_key], planned_audit.auditors
         claimed = claimed_answer(record.by_key, audit)
@@ -95,20 +95,27 @@ def _validate_verdict(
     *,
     decoy: bool,
 ) -> None:
-    """The verdict is that of the votes. A fault without any is one of the state before (`validate_faults` looks for
-    it). Of those that were asked at most half may be absent; undecided is a segment once its whole list has voted, or
-    late."""
+    """The verdict is that of the votes (`verdict_of`). A fault without any is one of the state before
+    (`validate_faults` looks for it). Where nothing is decided, everybody on the list is named."""
     if audit.verdict == Verdict.FAULT and not audit.votes:
         ensure(not audit.absent, f"auditors of {_name(audit)} are absent where nobody was to be asked")
         return
-    k = view.jobs[audit.job].auditors_per_segment
-    verdict = tally(tuple(audit.answers().values()), claimed, k, exhausted=True, decoy=decoy)
-    ensure(audit.verdict == verdict, f"the votes on {_name(audit)} say {verdict}, not {audit.verdict}")
-    if verdict == Verdict.UNDECIDED:
-        named = len(audit.votes) + len(audit.absent) == len(listed)
-        ensure(named and (late or not audit.absent), f"{_name(audit)} is undecided before its list has voted")
-    else:
-        ensure(len(audit.absent) <= len(audit.votes), f"most auditors of {_name(audit)} are called absent")
+    voters, named = {vote.auditor for vote in audit.votes}, len(audit.votes) + len(audit.absent)
+    undecided = audit.verdict == Verdict.UNDECIDED
+    verdict = verdict_of(
+        tuple(audit.answers().values()),
+        claimed,
+        view.jobs[audit.job].auditors_per_segment,
+        votes=len(audit.votes),
+        asked=asked_of(listed, voters) if undecided else named,
+        listed=len(listed),
+        late=late,
+        decoy=decoy,
+    )
+    count = f", with {len(audit.absent)} of {named} auditors absent" if audit.absent else ""
+    said = f"the votes on {_name(audit)} say {verdict}, not {audit.verdict}{count}"
+    ensure(audit.verdict == verdict != Verdict.PENDING, said)
+    ensure(not undecided or named == len(listed), f"{_name(audit)} is undecided and does not name its whole list")
 
 
 def validate_faults(view: BatchView, record: BatchRecord, exact: Mapping[JobId, bool], ensure: Ensure) -> None:

@@ -24,6 +24,7 @@ from proofyard.chain.events import (
     Position,
 )
 from proofyard.chain.events import Event as ChainNews
+from proofyard.protocol.audit import asked_of, is_late, verdict_of
 from proofyard.protocol.cid import make_cid, raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
@@ -45,6 +46,7 @@ from proofyard.verifier.engine.rows import (
     JobState,
     Row,
     Seat,
+    SeatState,
     Segment,
     Task,
     TaskState,
@@ -57,6 +59,7 @@ OWN = OperatorId(1)
 REQUESTER = Address("0x" + "ee" * 20)
 BLOCK_S = 2.0
 DEPTH = 4
+DAY_S = 86_400.0
 WINDOW = 5
 """Blocks after which a settled batch is final."""
 K = 2
@@ -178,11 +181,16 @@ class Network:
         reorg: float = 0.0,
         churn: float = 0.0,
         decoys: int = 0,
+        clock: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
         self.crash, self.fail, self.reorg, self.churn = crash, fail, reorg, churn
+        self.clock, self.clock_off = clock, 0.0
+        """How often the time that the engine is told is wrong from a restart to the next block; by how much now."""
+        self.refused = 0
+        """Records that did not hold."""
         self.chain = SimChain(self.rng)
-        self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, batch_min_s=0.5, undecided_after_s=600.0)
+        self.rules = Rules(own=OWN, lease_s=20.0, batch_s=4.0, batch_min_s=0.5)
         self.rules = replace(self.rules, decoys_bps=decoys, secret=b"of this verifier alone")
         self.decoys = 0
         """Decoys that a settled record opened."""
@@ -326,7 +334,10 @@ class Network:
     # The clock
 
     def now(self) -> Now:
-        return Now(1_000_000 + self.mono, self.mono, self.chain.head.number)
+        return Now(self.chain_time() + self.clock_off, self.mono, self.chain.head.number)
+
+    def chain_time(self) -> float:
+        return 1_000_000 + self.mono
 
     def later(self, event: Event, most: float = 3.0) -> None:
         self.count += 1
@@ -343,7 +354,7 @@ class Network:
             assert self.mono < until, self.story()
             self.mono += 0.1
             if self.mono >= block_at:
-                block_at = self.mono + BLOCK_S
+                block_at, self.clock_off = self.mono + BLOCK_S, 0.0
                 if self.rng.random() < self.reorg:
                     self._go_back()
                 self.chain.pool += [partial(self._finalize, n) for n, b in self.chain.batches.items() if not b.final]
@@ -451,11 +462,28 @@ class Network:
     def _restart(self) -> None:
         self.crashes += 1
         self.inbox = []
+        if self.rng.random() < self.clock:
+            self.clock_off = self.rng.choice((-DAY_S, -700.0, 700.0, DAY_S))
         self.engine = Engine(self.rules, map(copy.deepcopy, self._live()), self.last_batch)
         for node in self.nodes.values():
             if node.here:
                 self.join(node)
+                self._deliver_again(node)
         self._take_step(self.engine.resume(self.now()))
+
+    def _deliver_again(self, node: SimNode) -> None:
+        """A node knows no answer to the seals that it sent: it sends them again, but for those of another draw."""
+        for (number, place), opening in node.audits.items():
+            batch = self.chain.batches.get(number)
+            drawn = batch is not None and self.chain.head.number >= batch.commit_block + self.rules.draw_delay
+            if (
+                batch
+                and drawn
+                and not batch.settled
+                and opening.keyed == digest("keyed", self.seed_of(batch), node.node)
+            ):
+                seal = seal_of(opening, node.node)
+                self.later(events.AuditSealed(node.node, number, place, seal, Signature(bytes(65))))
 
     # The chain's follower: its cursor lasts with the rows of the last event
 
@@ -658,6 +686,26 @@ class Network:
         number = batch.commit_block + self.rules.draw_delay
         return next(block.hash for block in self.chain.blocks if block.number == number)
 
+    def does_not_hold(self, batch: Batch) -> str:
+        """Why everybody refuses the record of a judged batch; empty where it holds."""
+        rows, late = self.engine.world.rows, is_late(batch.drawn_at, self.chain_time())
+        for segment in rows.segments_of[batch.id]:
+            seats = rows.seats.get((batch.id, place_of(segment)), {})
+            opened = {a: seat for a, seat in seats.items() if seat.state == SeatState.OPENED}
+            verdict = verdict_of(
+                [seat.answer for seat in opened.values() if seat.answer],
+                segment.claimed,
+                K,
+                votes=len(opened),
+                asked=asked_of(segment.auditors, opened),
+                listed=len(segment.auditors),
+                late=late,
+                decoy=segment.decoy,
+            )
+            if segment.verdict != verdict and not segment.unvoted:
+                return f"the votes on {place_of(segment)} say {verdict}, not {segment.verdict}"
+        return ""
+
     def told(self, batch: Batch, settled_block: int) -> events.RecordSettled:
         """The record of a judged batch, by the rules of the protocol."""
         rows = self.engine.world.rows
@@ -716,6 +764,11 @@ class Network:
         if self.chain.head.number < drawn or self.seed_of(self.chain.batches[number]) != batch.seed:
             # The chain went back, and the engine is about to be told.
             self.later(events.EffectFailed(effect.key, "its seed is another one"))
+            return
+        reason = self.does_not_hold(batch)
+        if reason:
+            self.refused += 1
+            self.later(events.RecordRefused(batch.id, reason))
             return
         told = self.told(batch, 0)
         self.decoys += sum(outcome == "decoy" for _, outcome, _ in told.outcomes)

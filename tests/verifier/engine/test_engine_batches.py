@@ -25,8 +25,10 @@ from proofyard.verifier.engine.events import (
     MarksTold,
     NodeJoined,
     Now,
+    RecordRefused,
     ResultLooked,
     RolledBack,
+    Signed,
     StateLooked,
     Tick,
     WorkCommitted,
@@ -454,6 +456,35 @@ def test_a_batch_that_was_taken_over_is_judged_without_its_tasks() -> None:
     assert batch.state == BatchState.AUDITING, "nobody knows yet which are decoys"
     here.tell(MarksTold(batch.id, (bytes(32), UNOPENED)))
     assert (batch.state, here.wanted[-1]) == (BatchState.JUDGED, Settle(batch.id, 1))
+
+
+def test_a_batch_whose_record_does_not_hold_is_judged_again_later_each_time() -> None:
+    here, batch = taken_over()
+    place, auditors = (JOB, TaskIndex(0), SegmentIndex(0)), (address(2), address(3))
+    plan = DrawnSegment(place, auditors, 2, ZERO, WORKER, weigh=False, workload="lora")
+
+    def judged() -> None:
+        here.tell(_plan(batch, here, (plan,)))
+        here.tell(ResultLooked(batch.id, (JOB, TaskIndex(0))))
+        here.tell(ResultLooked(batch.id, (JOB, TaskIndex(1)), FaultReason.WITHHELD, "not delivered"))
+        here.tell(StateLooked(batch.id, place, FaultReason.WITHHELD, "not delivered"))
+
+    judged()
+    here.tell(MarksTold(batch.id, (bytes(32), UNOPENED)))
+    for seconds in (1.0, 2.0, 4.0):
+        assert (batch.state, here.wanted[-1]) == (BatchState.JUDGED, Settle(batch.id, 1))
+        here.wanted.clear()
+        here.tell(RecordRefused(batch.id, "audits: it says so"))
+        assert (batch.state, batch.reason) == (BatchState.COMMITTED, "audits: it says so")
+        assert not here.engine.world.rows.faults, "what was found in results is looked for again"
+        here.wait(seconds - 0.5)
+        assert here.wanted == []
+        here.wait(1.0)
+        assert here.wanted == [Draw(batch.id, 0)]
+        judged()
+    here.tell(Signed(batch.id, raw_cid(b"record")))
+    here.tell(RecordRefused(batch.id, "too late"))
+    assert batch.state == BatchState.SIGNED, "what is signed is never judged again"
 
 
 def test_a_batch_that_was_taken_over_and_went_with_a_block_is_its_makers_to_send() -> None:

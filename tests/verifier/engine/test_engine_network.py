@@ -4,6 +4,7 @@ draws. Whatever happens, every task is accepted and paid once, and the results a
 import pytest
 from engine_network import Network, honest_results
 
+from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.verifier.engine.rows import JobState
 
 
@@ -48,6 +49,16 @@ def test_decoys_come_first_and_nothing_tells_which_they_are(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_decoys_survive_crashes_and_reorganisations(seed: int) -> None:
     check(Network(seed, decoys=3000, cheats=1, nodes=8, crash=0.03, fail=0.1, reorg=0.1, churn=0.02, look_ahead=1))
+
+
+def test_a_batch_that_was_judged_by_a_wrong_time_is_judged_again() -> None:
+    """And not only once it may be undecided: its auditors are there."""
+    refused = 0
+    for seed in range(40):
+        network = Network(seed, crash=0.02, clock=0.8, decoys=3000, cheats=seed % 2, nodes=8, jobs=2)
+        check(network, UNDECIDED_AFTER_S / 2)
+        refused += network.refused
+    assert refused, "no time was wrong when a segment was looked at"
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -117,6 +117,22 @@ def test_undecided_is_only_what_everybody_has_voted_on_or_nobody_is_left_to_ask(
     assert look(hopeless, patience=patience).verdict == gone
 
 
+def test_no_verdict_is_given_that_a_record_may_not_say() -> None:
+    """Answers of the last ones on the list may come through others; most of the first ones were not heard."""
+    far = {"D": voted(), "E": voted()}
+    assert look(far) == Step(seat=("A",))
+    assert look({**far, "A": voted()}).verdict == Verdict.VALID, "two of five are absent"
+    wrong = {"D": voted(OTHER), "E": voted(OTHER), "F": voted(OTHER)}
+    assert look(wrong).verdict == Verdict.FAULT, "three of six"
+    assert look({"C": voted(), "D": voted()}).verdict == Verdict.VALID, "two of four"
+    assert look(far, there="").verdict == Verdict.PENDING
+    assert look(far, there="", patience=Patience.OVERDUE).verdict == Verdict.UNDECIDED
+    assert look(far, patience=Patience.OVERDUE).verdict == Verdict.PENDING, "somebody is there to be asked"
+    assert look(far, patience=Patience.LAST).verdict == Verdict.UNDECIDED
+    copied = {"A": Chair(SeatState.OPENED), "D": voted(), "E": voted()}
+    assert look(copied).verdict == Verdict.VALID, "who copied was heard, and has no say"
+
+
 def test_waiting_grows_to_a_limit() -> None:
     assert backoff(0) == backoff(1) < backoff(2) < backoff(3)
     assert backoff(10**6) == MAX_BACKOFF_S

@@ -51,6 +51,8 @@ SENDS_AT_ONCE = 32
 """Transactions that are waited for at a time; each has a thread."""
 MOVES_S = 120.0
 """A chain of which no new block was seen for so long stands."""
+ASK_AGAIN_S = 15.0
+"""How often a chain that stands is asked which time its next block would have."""
 FRESH_S = 5.0
 """How long what the chain says of its operators is taken as still true, where nothing but work depends on it."""
 
@@ -155,6 +157,8 @@ class Context:
     """Between the last two blocks that were seen, by the chain's clock."""
     _moved_at: float = float("-inf")
     """When a block was seen that is not the first one, by the monotonic clock."""
+    _next_time: _Read = field(default_factory=lambda: _Read(float("-inf"), 0))
+    """Which time the next block of a chain that stands would have."""
     _read_at: float = float("-inf")
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, "chain"))
     _sends: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(SENDS_AT_ONCE, "transactions"))
@@ -251,6 +255,15 @@ class Context:
         if (read.value.cancelled() or read.value.exception() is not None) and self._reads.get(name) is read:
             del self._reads[name]
 
+    async def look_at_clock(self) -> tuple[int, int]:
+        """The latest block's number and time, for `clock` as well."""
+        head, block_time = await self.on_chain(self.chain.head)
+        self.saw_block(head, block_time)
+        at = time.monotonic()
+        if at - self._moved_at >= MOVES_S and at - self._next_time.at >= ASK_AGAIN_S:
+            self._next_time = _Read(at, await self.on_chain(self.chain.next_time))
+        return head, block_time
+
     def saw_block(self, number: int, timestamp: int) -> None:
         """The latest block, for `clock`."""
         at = time.monotonic()
@@ -258,6 +271,7 @@ class Context:
             self._moved_at = at if self._head else float("-inf")
             self._pace_s = timestamp - self._block_time.value if self._head else 0.0
             self._block_time, self._head = _Read(at, timestamp), number
+            self._next_time = _Read(float("-inf"), 0)
         self._read_at = at
 
     def clock(self) -> tuple[float, int]:
@@ -277,11 +291,15 @@ class Context:
         return float(self._block_time.value)
 
     def chain_time(self) -> float:
-        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock, not by this
-        machine's. Only a chain that stands has the wall's time in its next block."""
-        at = time.monotonic()
-        own = float(self._block_time.value) + at - self._block_time.at
-        return own if at - self._moved_at < MOVES_S else max(time.time(), own)
+        """What the next block's time will be at least, in Unix seconds: deadlines go by the chain's clock, never by
+        this machine's, which may be wrong. 0 before the chain was read."""
+        at, reads = time.monotonic(), (self._block_time, self._next_time)
+        return max((float(read.value) + at - read.at for read in reads if read.value), default=0.0)
+
+    def clock_off_s(self) -> float:
+        """How far this machine's clock is ahead of the chain's, as far as that can be told; negative if it is
+        behind."""
+        return time.time() - self.chain_time()
 
     async def seed_of(self, batch: BatchId) -> Digest:
         """The seed that a batch's audits were drawn with."""

@@ -92,8 +92,7 @@ class Follower:
         if self._cursor is None:
             self._cursor = await self._stored()
         began = time.monotonic()
-        head, now = await context.on_chain(context.chain.head)
-        context.saw_block(head, now)
+        head, now = await context.look_at_clock()
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
         asked = list(context.asked_jobs)[:JOBS_AT_ONCE]

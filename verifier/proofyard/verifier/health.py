@@ -41,6 +41,8 @@ LEAST_DISK = 256 << 20
 DEAD_S = 60.0
 """An engine that has taken nothing in for so long is not alive."""
 LAG_S = 0.5
+CLOCK_OFF_S = 60.0
+"""A machine's clock that is further from the chain's than this is told of; blocks may be some seconds late."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Watch:
         self._counted = 0.0
         """Seconds that counting took."""
         self._balance_at = float("-inf")
+        self._clock_is_off = False
 
     # What is said
 
@@ -102,7 +105,10 @@ class Watch:
 
     async def _look_again(self) -> None:
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("health could not be looked at; trying again")
             usual = SAMPLE_S if self.ready().ready else SOON_S
             await asyncio.sleep(max(usual, self._counted * SHARE))
 
@@ -156,7 +162,24 @@ class Watch:
         self._metrics.followed.set(silent)
         if silent > FOLLOWED_S:
             return f"the chain was last read {silent:.0f} s ago" if silent < 1e9 else "the chain was not read yet"
+        self._look_at_clock()
         return ""
+
+    def _look_at_clock(self) -> None:
+        """Nothing rests on this machine's clock but the times in its log, so a wrong one is told of and no more."""
+        off_s = self._context.clock_off_s()
+        if (abs(off_s) > CLOCK_OFF_S) == self._clock_is_off:
+            return
+        self._clock_is_off = not self._clock_is_off
+        if self._clock_is_off:
+            way = "ahead of" if off_s > 0 else "behind"
+            logger.warning(
+                "this machine's clock is %.0f s %s the chain's; deadlines go by the chain's, but set it right (NTP)",
+                abs(off_s),
+                way,
+            )
+        else:
+            logger.info("this machine's clock agrees with the chain's again")
 
     async def _seat(self) -> str:
         context = self._context

@@ -13,6 +13,7 @@ from proofyard.disputes.settled import Over, load_settled, over_now
 from proofyard.protocol.cid import cid_digest, make_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.findings import withheld_by
+from proofyard.protocol.invalid import RecordInvalid
 from proofyard.protocol.mark import UNOPENED
 from proofyard.protocol.messages import Ack, LeftOut, Publish
 from proofyard.protocol.plan import plan_of
@@ -26,7 +27,7 @@ from proofyard.transport import Connection
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, Signed, TaskKey
+from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, RecordRefused, Signed, TaskKey
 from proofyard.verifier.engine.rows import Batch
 from proofyard.verifier.evidence import fetch_manifests, gather_evidence
 from proofyard.verifier.left_out import news_of
@@ -182,7 +183,12 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
     if batch is None or batch.chain_id is None:
         return None
     view = await context.on_chain(partial(context.chain.view, batch.chain_id))
-    record, cid = await _record_for(context, view, batch)
+    try:
+        record, cid = await _record_for(context, view, batch)
+    except RecordInvalid as error:
+        logger.warning("%s; its batch is judged again", error)
+        context.runner.post(RecordRefused(batch.id, str(error)))
+        return None
     while await context.on_chain(context.chain.block_number) <= view.draw_block:  # noqa: ASYNC110 -- the chain's block
         await asyncio.sleep(BLOCK_POLL_S)
     settlement = await asyncio.to_thread(settlement_of, record, view, cid)

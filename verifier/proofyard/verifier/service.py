@@ -13,7 +13,6 @@ from typing import Any
 from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Params, Wallet
-from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 from proofyard.runtime import run_service, run_together, write_ready
@@ -137,6 +136,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
             context.claims, context.leads = Claims(database, endpoint_of(context, "")), False
         outbox = context.outbox = outbox_of(context)
         params, own = await context.params(), await context.own()
+        # The engine decides by the chain's clock from its first step.
+        await context.look_at_clock()
         metrics = Metrics()
         observed = partial(perform_observed, context, metrics)
         rules = rules_of(settings, params, own or 0, context.claims)
@@ -208,7 +209,6 @@ def rules_of(settings: VerifierSettings, params: Params, own: int, claims: Claim
         receipt_time=params.receipt_time,
         verifier_stake=params.verifier_stake,
         exposure_bps=params.exposure_bps,
-        undecided_after_s=UNDECIDED_AFTER_S,
         decoys_bps=settings.decoys_bps,
         secret=secrets.token_bytes(32),
         blind=settings.blind,

@@ -42,19 +42,19 @@ async def keep_claims(context: Context, lead: Callable[[], Awaitable[None]]) -> 
         return
     led = False
     while True:
-        await context.database.ask(lambda session: own.beat(session, len(context.members)))
-        context.leads = await context.database.ask(own.leads)
-        if context.leads and not led:
-            logger.info("process %s leads", own.name)
-            try:
+        try:
+            await context.database.ask(lambda session: own.beat(session, len(context.members)))
+            context.leads = await context.database.ask(own.leads)
+            if context.leads and not led:
+                logger.info("process %s leads", own.name)
                 await lead()
-                led = True
-            except TakenOver:
-                raise
-            except ProofyardError as error:
-                logger.warning("process %s cannot lead yet: %s", own.name, error)
-        elif not context.leads:
-            led = False
+            led = context.leads
+        except TakenOver:
+            raise
+        except ProofyardError as error:
+            logger.warning("process %s cannot lead yet: %s", own.name, error)
+        except Exception:
+            logger.exception("process %s could not see to what it has; trying again", own.name)
         await asyncio.sleep(claims.BEAT_S)
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proofyard.protocol.audit import Verdict, carried
+from proofyard.protocol.audit import UNDECIDED_AFTER_S, Verdict, carried, is_late
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.findings import COPIED
 from proofyard.protocol.messages import SealOpened
@@ -120,7 +120,7 @@ def begin(world: World, batch: Batch, now: Now) -> None:
             continue
         memory.undecided[batch.id] += 1
         _take_up(world, memory, segment, now)
-    for after in (world.rules.undecided_after_s, _last(world, batch) - batch.drawn_at):
+    for after in (UNDECIDED_AFTER_S, _last(world, batch) - batch.drawn_at):
         world.wake_at(now.mono + max(0.0, batch.drawn_at + after - now.chain) + 1.0, ("audits", "patience", batch.id))
 
 
@@ -133,6 +133,15 @@ def retake(world: World, batch: Batch, places: Iterable[Place], now: Now) -> Non
             _open_again(world, segment)
             memory.undecided[batch.id] += 1
             _take_up(world, memory, segment, now)
+
+
+def judge_again(world: World, batch: Batch) -> None:
+    """No verdict of a batch counts any more, but what auditors answered and states that were found right; its draw,
+    made again, begins with that."""
+    for segment in world.rows.segments_of.get(batch.id, ()):
+        looked = segment.looked
+        _open_again(world, segment)
+        segment.looked = looked
 
 
 def mark_decoys(world: World, batch: Batch, decoys: Collection[TaskKey], now: Now) -> None:
@@ -420,10 +429,9 @@ def _look(world: World, memory: Memory, segment: Segment, now: Now) -> Step:
 
 
 def _patience(world: World, batch: Batch, now: Now) -> Patience:
-    overdue = batch.drawn_at + world.rules.undecided_after_s
-    if now.chain > max(_last(world, batch), overdue):
-        return Patience.LAST
-    return Patience.OVERDUE if now.chain > overdue else Patience.EARLY
+    if not is_late(batch.drawn_at, now.chain):
+        return Patience.EARLY
+    return Patience.LAST if now.chain > _last(world, batch) else Patience.OVERDUE
 
 
 def _last(world: World, batch: Batch) -> float:

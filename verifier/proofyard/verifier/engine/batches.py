@@ -28,13 +28,14 @@ from proofyard.verifier.engine.events import (
     LooksDue,
     MarksTold,
     Now,
+    RecordRefused,
     RecordSettled,
     ResultLooked,
     Signed,
     TaskKey,
 )
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Work, WorkState
-from proofyard.verifier.engine.world import World
+from proofyard.verifier.engine.world import World, backoff
 
 OVER = frozenset((BatchState.SETTLED, BatchState.FINAL, BatchState.DROPPED))
 """Batches in which nothing is in flight."""
@@ -81,6 +82,8 @@ class Memory:
     apart: set[JobId] = field(default_factory=set)
     """Jobs of batches that came to nothing by an error: each has batches of its own from then on, so that it shows
     whose error it is."""
+    refused: Counter[int] = field(default_factory=Counter)
+    """How often the record of a judged batch did not hold."""
     troubled: set[int] = field(default_factory=set)
     """Batches that this verifier has met errors with, again and again."""
 
@@ -498,6 +501,24 @@ def looks_due(world: World, event: LooksDue, now: Now) -> None:
     judged_maybe(world, batch, now)
 
 
+def record_refused(world: World, event: RecordRefused, now: Now) -> None:
+    """The record that follows from the rows does not hold: everything that it says is judged again, from the draw on,
+    later each time. What was judged by a wrong time, or by a chain that is no more, does not stay so."""
+    batch = world.rows.batches.get(event.batch)
+    if batch is None or batch.state != BatchState.JUDGED:
+        return
+    key, refused = Settle(batch.id, batch.attempt).key, world.memory(Memory).refused
+    delayed(world, EffectFailed(key, event.reason), now)
+    world.done(key)
+    for fault in [f for f in world.rows.faults.values() if f.batch == batch.id and f.segment < 0]:
+        world.rows.delete(fault)
+    audits.judge_again(world, batch)
+    batch.state = BatchState.COMMITTED
+    world.rows.touch(batch)
+    refused[batch.id] += 1
+    world.wake_at(now.mono + backoff(refused[batch.id]), ("batches", "draw", batch.id))
+
+
 def settled(world: World, batch: Batch, attempt: int, block: int, claimable_at: int, now: Now) -> None:
     """A settlement of it is on chain, this verifier's or another's: its record is read before anything follows."""
     audits.end(world, batch)
@@ -581,6 +602,7 @@ def _note_faults(world: World, batch: Batch, event: RecordSettled, now: Now) -> 
 def _over(world: World, batch: Batch, now: Now) -> None:
     """Nothing of it is in flight any more: who waited for it goes on."""
     world.memory(Memory).due.pop(batch.id, None)
+    world.memory(Memory).refused.pop(batch.id, None)
     for row in sorted(world.memory(Memory).after.pop(batch.id, ())):
         settle_maybe(world, world.rows.batches[row])
 
@@ -731,7 +753,12 @@ def resume(world: World, now: Now) -> None:
 
 
 def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
-    """The clock: `form` looks at it in every step."""
+    """The clock is nothing to do for here: `form` looks at it in every step."""
+    match subject:
+        case ("draw", int(row)):
+            batch = world.rows.batches.get(row)
+            if batch is not None and batch.state == BatchState.COMMITTED:
+                world.want(Draw(batch.id, world.forks))
 
 
 def delayed(world: World, event: EffectFailed, now: Now) -> None:

@@ -18,6 +18,7 @@ from proofyard.verifier.engine.events import (
     LooksDue,
     MarksTold,
     Packed,
+    RecordRefused,
     RecordSettled,
     ResultLooked,
     Signed,
@@ -74,7 +75,7 @@ def jobs_of_timer(rows: Rows, key: Sequence[object]) -> Jobs:
             return (job,)  # type: ignore[return-value]
         case ("tasks", "rest", _, (job, _)) | ("audits", "look", (_, (job, _, _))):
             return (job,)  # type: ignore[return-value]
-        case ("audits", "patience", batch):
+        case ("audits", "patience", batch) | ("batches", "draw", batch):
             return _of(rows.batches.get(batch))  # type: ignore[call-overload]
     return ()
 
@@ -88,7 +89,7 @@ def effect_of(event: Event) -> Sequence[object]:
             return _ANSWERED[type(event)], event.batch, event.place
         case ResultLooked():
             return _ANSWERED[type(event)], event.batch, event.key
-        case Drawn() | RecordSettled() | MarksTold() | Signed() | LooksDue():
+        case Drawn() | RecordSettled() | RecordRefused() | MarksTold() | Signed() | LooksDue():
             return _ANSWERED[type(event)], event.batch
     return ()
 
@@ -105,6 +106,7 @@ _ANSWERED: dict[type, str] = {
     MarksTold: "AskMarks",
     Signed: "Settle",
     LooksDue: "Settle",
+    RecordRefused: "Settle",
 }
 
 

@@ -357,6 +357,14 @@ class LooksDue:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordRefused:
+    """The record that this verifier forms of a judged batch does not hold: it does not sign it."""
+
+    batch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class MarksTold:
     """What opens the marks of a batch's members, in their order, `mark.UNOPENED` where nobody gives it."""
 
@@ -433,6 +441,7 @@ Event = (
     | ResultLooked
     | AnswersWeighed
     | RecordSettled
+    | RecordRefused
     | Signed
     | LooksDue
     | MarksTold

@@ -4,14 +4,14 @@ The plan's order decides. A stand-in is asked only where somebody before it is a
 again and again. Who is busy is waited for, and whoever gave no answer is asked again, later each time. So too few or
 slow auditors delay a verdict and never make one: a segment is left undecided only where everybody on its list has
 answered, where after the protocol's time for it nobody is there to be asked, or where the batch would be lost
-otherwise.
+otherwise; and no verdict is given that a record may not say (`audit.verdict_of`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from proofyard.protocol.audit import Verdict, tally
+from proofyard.protocol.audit import Verdict, asked_of, verdict_of
 from proofyard.protocol.types import Address, Digest
 from proofyard.verifier.engine.rows import SeatState
 
@@ -80,9 +80,18 @@ def next_step(
     """
     chairs = {auditor: chairs.get(auditor, NEVER_ASKED) for auditor in auditors}
     votes = {a: c.answer for a, c in chairs.items() if c.state == SeatState.OPENED and c.answer is not None}
-    exhausted = _exhausted(chairs, there, patience)
-    verdict = tally(list(votes.values()), claimed, seats, exhausted=exhausted, decoy=decoy)
-    if verdict != Verdict.PENDING:
+    opened = {a for a, c in chairs.items() if c.state == SeatState.OPENED}
+    verdict = verdict_of(
+        list(votes.values()),
+        claimed,
+        seats,
+        votes=len(opened),
+        asked=asked_of(auditors, opened),
+        listed=len(auditors),
+        late=patience != Patience.EARLY,
+        decoy=decoy,
+    )
+    if verdict != Verdict.PENDING and (verdict != Verdict.UNDECIDED or _exhausted(chairs, there, patience)):
         return Step(verdict)
     lapsed = tuple(a for a, c in chairs.items() if c.state == SeatState.WORKING and c.lease_until < at)
     working = [a for a, c in chairs.items() if c.state == SeatState.WORKING and a not in lapsed]

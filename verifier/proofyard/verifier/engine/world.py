@@ -58,7 +58,6 @@ class Rules:
     verifier_stake: int = 0
     exposure_bps: int = 0
     """What batches hold open is at most this share of the owner's stake, 0 for no bound; see `engine.backing`."""
-    undecided_after_s: float = 600.0
     last_margin_s: float = 300.0
     """A batch that is not settled so long before the chain lets it be dropped takes what verdicts there are."""
     decoys_bps: int = 0
