@@ -8,6 +8,7 @@ Orders come as lines of JSON on stdin, and each is answered by one on stdout.
 """
 
 import contextlib
+import faulthandler
 import gc
 import json
 import logging
@@ -76,6 +77,8 @@ def _fork(order: dict[str, Any]) -> int:
         os.setsid()
         end_with_parent(parent, signal.SIGKILL)
         _redirect(Path(order["log"]))
+        # Whoever does not stop in time is sent SIGABRT, and its log says where its threads are.
+        faulthandler.enable()
         configure(LogLevel(order["level"]))
         _shift_clock(Path(order["clock"]))
         _run(order["role"], json.dumps(order["settings"]).encode())

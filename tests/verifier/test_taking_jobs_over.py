@@ -2,6 +2,7 @@
 done what is left of it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,7 @@ class Town:
         manifest = encode_manifest(Manifest(workload="lora", params={}))
         # The second has it from signing for the first.
         cid = self.first.context.store.put_bytes(manifest)
-        facts = JobFacts(
+        self.facts = facts = JobFacts(
             manifest=cid_digest(cid),
             requester=Wallet.generate().address,
             reward=Wei(4 * CREDIT),
@@ -146,3 +147,20 @@ async def test_a_job_that_is_closed_or_whose_verifier_lives_stays_its_own(
         await look_for_free_jobs(second.context)
         await second.runner.tell_all([])
         assert town.row().elsewhere and not second.rows.tasks
+
+
+async def test_a_job_that_was_published_to_another_verifier_is_begun_with_what_that_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reorganisation the number that this verifier took is another job's."""
+    town = Town(tmp_path, monkeypatch)
+    first, third = town.first.context.store, town.third.context.store
+    model, text = first.put_bytes(b"m" * 600_000), first.put_bytes(b"t" * 1000)
+    cid = first.put_bytes(encode_manifest(Manifest(workload="lora", params={}, model=model, data=text, seed=1)))
+    job = town.chain.add_job(replace(town.facts, manifest=cid_digest(cid)))
+    async with town.third.running():
+        await town.third.until(lambda: job in town.third.rows.jobs and town.third.rows.jobs[job].reason)
+        assert not third.has(cid), "nothing is fetched for a job that is not its own"
+        town.third.context.chain.take_job(job)
+        await town.third.until(lambda: town.third.rows.jobs[job].state == JobState.RUNNING)
+        assert not any(third.missing(cid, model, text))

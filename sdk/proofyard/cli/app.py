@@ -15,6 +15,7 @@ from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
 from proofyard.cli.logs import LogFormat, LogLevel, configure, hide_what_is_given, without_secrets
 from proofyard.protocol.types import ProofyardError
+from proofyard.runtime import leave
 
 INTERRUPTED = 130
 BEFORE_THE_COMMAND = ("--config", "--log-level")
@@ -76,10 +77,17 @@ def version(as_json: output.AsJson = False) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
+<<<<<<< HEAD
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
     typed = sys.argv[1:] if args is None else list(args)
     hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
     return guard(lambda: _run(typed))
+=======
+    """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
+    with the command, also where threads of a service hang."""
+    code = guard(lambda: _run(sys.argv[1:] if args is None else list(args)))
+    return leave(code) if args is None else code
+>>>>>>> d6d33e7 (Find what a job takes at other verifiers where this one has it on chain, and let no thread that hangs keep a service)
 
 
 def _run(args: list[str]) -> object:

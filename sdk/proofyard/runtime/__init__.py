@@ -3,28 +3,67 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from proofyard.protocol.types import Address
 from proofyard.runtime.paths import require_replaceable
 
+LEAVE_S = 1.0
+"""How long the threads of a service that has ended may take to end."""
+
+_served: list[bool] = []
+"""Whether this process has run a service."""
+
+
+class _Threads(ThreadPoolExecutor):
+    """A service's threads, which nobody waits for: one may hang in a request for as long as its peer likes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
 
 def run_service(service: Coroutine[Any, Any, None]) -> None:
-    """Run `service` to its end, or until SIGINT or SIGTERM, which cancel it so that it can clean up."""
+    """Run `service` to its end, or until SIGINT or SIGTERM, which cancel it so that it can clean up. Threads may be
+    left that hang: `leave` ends the process all the same."""
+    _served.append(True)
 
     async def supervised() -> None:
         task = asyncio.ensure_future(service)
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(_Threads(thread_name_prefix="service"))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
     asyncio.run(supervised())
+
+
+def leave(code: int) -> int:
+    """The exit code of a program; ends it here where it was a service of which threads hang: the interpreter would wait
+    for these."""
+    if not _served:
+        return code
+    until = time.monotonic() + LEAVE_S
+    others = [each for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon]
+    for each in others:
+        each.join(max(0.0, until - time.monotonic()))
+    if any(each.is_alive() for each in others):
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 async def run_together(*parts: Coroutine[Any, Any, None]) -> None:

@@ -9,22 +9,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+from proofyard.artifacts import ArtifactError, fetch
 from proofyard.disputes.settled import load_settled
-from proofyard.protocol.codec import decode
+from proofyard.protocol.codec import CodecError, decode
 from proofyard.protocol.findings import accepted
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES
 from proofyard.protocol.messages import SealOpened
 from proofyard.protocol.seal import CANNOT_EXECUTE, keyed_digest, keyed_is_checked
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, SegmentIndex, TaskIndex
 from proofyard.runtime.hops import SMALL_BYTES
+from proofyard.transport import TransportError
 from proofyard.verifier import taking
 from proofyard.verifier.case import Case, case_of
-from proofyard.verifier.context import Context
+from proofyard.verifier.context import FIND_S, Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, owed_all, room
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, StateLooked
 from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
+from proofyard.verifier.publications import MAX_PUBLISH_BYTES
 from proofyard.verifier.runner import Permanent
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload, require_size
@@ -33,7 +37,11 @@ logger = logging.getLogger(__name__)
 
 
 async def expand(context: Context, effect: effects.Expand) -> None:
-    """The task graph of a manifest that is here. One that is not is waited for: `Published` asks again."""
+    """The task graph of a manifest that is here. One that is not is waited for: `Published` asks again. That of a job
+    which this verifier has on chain is looked for as well."""
+    row = context.rows.jobs.get(effect.job)
+    if row is not None and row.taken_block and row.manifest == effect.manifest:
+        await _find_inputs(context, effect.manifest)
     if not context.store.has(effect.manifest):
         raise NotPublished(effect.manifest)
     try:
@@ -50,6 +58,21 @@ async def expand(context: Context, effect: effects.Expand) -> None:
     context.runner.post(
         Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph, paid)
     )
+
+
+async def _find_inputs(context: Context, cid: Cid) -> None:
+    """What a job takes that was published to another verifier: it was that one's before, or a reorganisation gave its
+    number, which this verifier took, to another job. As far as it is to be had: nodes may have the rest."""
+    try:
+        peers = [*await context.others(), *context.providers()]
+        if not context.store.has(cid):
+            await fetch(context.store, cid, peers, max_bytes=MAX_MANIFEST_BYTES, within_s=FIND_S)
+        manifest = context.manifest(cid)
+        for named in (manifest.model, manifest.data):
+            if named is not None and not await asyncio.to_thread(context.has_all, named):
+                await fetch(context.store, named, peers, max_bytes=MAX_PUBLISH_BYTES, within_s=FIND_S)
+    except (ArtifactError, TransportError, CodecError) as error:
+        logger.info("what job with the manifest %s takes is not all here: %s", cid, error)
 
 
 async def _paid_before(context: Context, job: JobId) -> tuple[tuple[TaskIndex, Address, Address, Cid], ...]:
