@@ -477,7 +477,6 @@ class Verifier:
         return self.context.rows
 
     def start(self, *, follow: bool = True) -> None:
-        self.context.saw_block(*self.context.chain.head())
         works = (self.runner.run(), *([self._follow()] if follow else []))
         self._loops = [asyncio.create_task(work) for work in works]
 
@@ -503,7 +502,7 @@ class Verifier:
     async def running(self, *, close: bool = True) -> AsyncGenerator[None]:
         self.start()
         try:
-            await self.until(lambda: self.context.clock()[1])
+            await self.until(lambda: self.context.caught_up_at > float("-inf"))
             with suppress(InternalError):
                 await self.runner.tell_all([])
             yield
@@ -609,6 +608,7 @@ def assemble(
     """A verifier's process on what it left behind, if it did."""
     endpoint = Handlers()
     context = Context(*(chosen, wallet, domain, client, database, store), cast(Any, endpoint))
+    context.saw_block(*client.head())
     if workload is not None:
         context.workload = lambda _: workload  # type: ignore[method-assign]
     rules = rules_of(chosen, client.params(), client.operator_of(wallet.address) or 0)

@@ -338,6 +338,7 @@ async def test_the_chain_says_what_time_it_is_and_never_this_machines_clock(
     monkeypatch.setattr(context_module.time, "monotonic", lambda: mono[0])
     next_time = [begun + 50]
     monkeypatch.setattr(type(context.chain), "next_time", lambda _: next_time[0])
+    context._block_time, context._head = context_module._Read(0.0, 0), 0
     assert context.chain_time() == 0.0, "nothing was read"
     watcher.chain.clock = begun
     assert await context.look_at_clock() == (watcher.chain.block, begun)
