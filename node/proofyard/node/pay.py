@@ -126,4 +126,6 @@ async def keep_on_bench(chain: ChainClient, owner: Address, workloads: Iterable[
             logger.info("a bench cannot be joined yet: %s", error)
         except ProofyardError as error:
             logger.warning("whether this node's owner is on its benches cannot be told: %s", error)
+        except Exception:
+            logger.exception("whether this node's owner is on its benches cannot be told")
         await asyncio.sleep(BENCH_EVERY_S)

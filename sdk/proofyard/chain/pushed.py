@@ -73,6 +73,9 @@ async def follow_logs(ws_url: str, contracts: Sequence[Address], listener: Liste
                 reason = "it has closed the connection"
         except (OSError, TimeoutError, WebSocketException, msgspec.DecodeError, _Refused) as error:
             reason = str(error).replace(ws_url, shown(ws_url)) or type(error).__name__
+        except Exception as error:
+            logger.exception("what %s pushes cannot be read", shown(ws_url))
+            reason = type(error).__name__
         finally:
             listener.down()
         logger.info("no logs are pushed by %s, they are polled: %s", shown(ws_url), reason)
