@@ -370,6 +370,7 @@ def test_a_block_is_looked_for_most_often_when_it_is_due(left: float, pause: flo
 
 async def test_the_next_block_is_due_by_the_pace_of_the_last_ones(watcher: Watcher) -> None:
     context = watcher.context
+    context._block_time, context._head = context_module._Read(0.0, 0), 0
     assert context.next_block_in_s() < -1000, "nothing is known yet"
     context.saw_block(5, 1000)
     assert context.next_block_in_s() <= 0

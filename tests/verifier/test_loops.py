@@ -41,7 +41,7 @@ async def survives(failing: Failing, loop: Coroutine[Any, Any, None]) -> None:
             await each
 
 
-CONTEXT: Any = SimpleNamespace(leads=True, runner=SimpleNamespace(recall=[]))
+CONTEXT: Any = SimpleNamespace(leads=True, runner=SimpleNamespace(recall=[]), next_block_in_s=lambda: 0.0)
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
