@@ -85,22 +85,9 @@ def main(args: Sequence[str] | None = None) -> int:
 =======
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
     with the command, also where threads of a service hang."""
-    """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
-    with the command, also where threads of a service hang."""
     code = guard(lambda: _run(sys.argv[1:] if args is None else list(args)))
     return leave(code) if args is None else code
 >>>>>>> d6d33e7 (Find what a job takes at other verifiers where this one has it on chain, and let no thread that hangs keep a service)
-
-
-def _run(args: list[str]) -> object:
-    """An empty argument is what a shell makes of a variable that is not set; as a path it would be this folder."""
-    if "" in args:
-        at = args.index("")
-        raise UsageError(
-            f"argument {at + 1} is empty{f', after {args[at - 1]}' if at else ''}; give it or leave it out"
-        )
-    return app(args, prog_name="proofyard", standalone_mode=False)
-    return leave(code) if args is None else code
 
 
 def _run(args: list[str]) -> object:
