@@ -77,17 +77,12 @@ def version(as_json: output.AsJson = False) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-<<<<<<< HEAD
-    """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks."""
-    typed = sys.argv[1:] if args is None else list(args)
-    hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
-    return guard(lambda: _run(typed))
-=======
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
     with the command, also where threads of a service hang."""
-    code = guard(lambda: _run(sys.argv[1:] if args is None else list(args)))
+    typed = sys.argv[1:] if args is None else list(args)
+    hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
+    code = guard(lambda: _run(typed))
     return leave(code) if args is None else code
->>>>>>> d6d33e7 (Find what a job takes at other verifiers where this one has it on chain, and let no thread that hangs keep a service)
 
 
 def _run(args: list[str]) -> object:
