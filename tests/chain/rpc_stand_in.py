@@ -1,6 +1,8 @@
 """A provider between a client and anvil that behaves as public ones do: it limits, forgets, lags and fails."""
 
+import contextlib
 import json
+import random
 import threading
 import time
 from collections import Counter, deque
@@ -28,10 +30,15 @@ class StandIn:
 
     def __init__(self, upstream: str) -> None:
         self.rules: list[Rule] = []
+        self.nodes: list[Rule] = []
+        """Where there are several behind the address, what each does: each request or batch goes to any of them."""
+        self.without_batches: Answer | None = None
         self.asked: Counter[str] = Counter()
         self.paths: list[str] = []
         self.authorizations: list[str | None] = []
         self._upstream = upstream
+        self._chance = random.Random(7)
+        self._lock = threading.Lock()
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,7 +54,13 @@ class StandIn:
                     self.send_header(name.replace("_", "-"), value)
                 self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
-                self.wfile.write(answer.body)
+                if "Drip" not in answer.headers:
+                    self.wfile.write(answer.body)
+                    return
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    for at in range(len(answer.body)):
+                        self.wfile.write(answer.body[at : at + 1])
+                        time.sleep(float(answer.headers["Drip"]))
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -58,11 +71,27 @@ class StandIn:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def answer(self, data: Any) -> Answer:
-        if isinstance(data, list):
-            self.asked["batch"] += 1
-            return Answer(200, json.dumps([self._forward(each) for each in data]).encode())
+        with self._lock:
+            node = [self._chance.choice(self.nodes)] if self.nodes else []
+        if not isinstance(data, list):
+            return self._answer_one(data, node)
+        self.asked["batch"] += 1
+        if self.without_batches:
+            return self.without_batches
+        said = []
+        for each in data:
+            answer = self._answer_one(each, node)
+            try:
+                said.append(json.loads(answer.body))
+            except ValueError:
+                return answer
+            if answer.status != 200 or not isinstance(said[-1], dict):
+                return answer
+        return Answer(200, json.dumps(said).encode())
+
+    def _answer_one(self, data: Any, node: list[Rule]) -> Answer:
         self.asked[data["method"]] += 1
-        for rule in list(self.rules):
+        for rule in [*self.rules, *node]:
             found = rule(data, self._forward)
             if isinstance(found, Answer):
                 return found
@@ -153,5 +182,64 @@ def log_range(blocks: int, complaint: Rule) -> Rule:
             return None
         first, last = (int(data["params"][0][name], 16) for name in ("fromBlock", "toBlock"))
         return complaint(data, forward) if last - first >= blocks else None
+
+    return rule
+
+
+def ordinary(data: dict[str, Any], forward: Forward) -> None:
+    """A node that is in order."""
+
+
+def behind(blocks: int) -> Rule:
+    """A node whose newest block is so many before that of the others, and that does not know it."""
+
+    def rule(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+        head = int(forward({**data, "method": "eth_blockNumber", "params": []})["result"], 16) - blocks
+        method, params = data["method"], list(data["params"])
+        if method == "eth_blockNumber":
+            return {"result": hex(head)}
+        if method == "eth_getLogs":
+            return _logs_until(head, data, forward)
+        if method in ("eth_getTransactionReceipt", "eth_getTransactionByHash"):
+            found = forward(data)["result"]
+            return {"result": found if found and int(found["blockNumber"] or "0x0", 16) <= head else None}
+        place = {"eth_getBlockByNumber": 0, "eth_call": 1, "eth_estimateGas": 1, "eth_getTransactionCount": 1}.get(
+            method
+        )
+        if place is None:
+            return None
+        wanted = params[place] if len(params) > place else "latest"
+        if wanted in ("latest", "pending"):
+            return _without_id(forward({**data, "params": [*params[:place], hex(head), *params[place + 1 :]]}))
+        if int(wanted, 16) <= head:
+            return None
+        return {"result": None} if place == 0 else {"error": {"code": -32000, "message": "header not found"}}
+
+    return rule
+
+
+def _logs_until(head: int, data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+    (wanted,) = data["params"]
+    if "blockHash" in wanted:
+        asked = {**data, "method": "eth_getBlockByHash", "params": [wanted["blockHash"], False]}
+        known = forward(asked)["result"]
+        late = known is None or int(known["number"], 16) > head
+        return {"error": {"code": -32000, "message": "unknown block"}} if late else None
+    last = min(head, int(wanted["toBlock"], 16))
+    if last < int(wanted["fromBlock"], 16):
+        return {"result": []}
+    return _without_id(forward({**data, "params": [{**wanted, "toBlock": hex(last)}]}))
+
+
+def _without_id(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name in ("result", "error")}
+
+
+def elsewhere(upstream: str) -> Rule:
+    """A node that is on another chain than the others, with the same id."""
+
+    def rule(data: dict[str, Any], forward: Forward) -> dict[str, Any]:
+        answer: dict[str, Any] = requests.post(upstream, json=data, timeout=30).json()
+        return _without_id(answer)
 
     return rule

@@ -1,5 +1,6 @@
 """Endpoints that behave as public providers do."""
 
+import gzip
 import json
 import threading
 import time
@@ -11,18 +12,22 @@ from rpc_stand_in import (
     Answer,
     Forward,
     Rule,
+    behind,
+    elsewhere,
     error,
     log_range,
     lost_answer,
     null,
+    ordinary,
     per_second,
     standing_in,
     status,
     times,
 )
-from world import CREDIT
+from scripts.compatibility import section
+from world import CREDIT, MANIFEST
 
-from proofyard.chain import ChainClient, ChainUnreachable, Cursor, Rollback, Wallet
+from proofyard.chain import Anvil, ChainClient, ChainUnreachable, Cursor, JobTerms, Rollback, Wallet, endpoints
 from proofyard.chain.endpoints import Budget
 from proofyard.chain.errors import AnotherChain, BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
 from proofyard.chain.events import StakeChanged
@@ -37,37 +42,87 @@ SECRETS = ("user", "secret", "KEY", "abc")
 ADDRESS = "http://user:secret@{}/v2/KEY?token=abc"
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        times(3, status(429)),
-        times(2, status(429, Retry_After="1")),
-        times(3, status(502)),
-        times(2, status(503)),
-        times(2, null, "eth_chainId", "eth_getCode", "eth_call"),
-        times(2, error(-32005, "limit exceeded")),
-        times(2, error(429, "Your app has exceeded its compute units per second capacity.", 429)),
-        times(2, error(-32000, "header not found"), "eth_call"),
-    ],
-    ids=["429", "retry-after", "502", "503", "null", "limit", "alchemy", "behind"],
-)
+PASSING: dict[str, Rule] = {
+    "429": times(3, status(429)),
+    "429 with Retry-After": times(2, status(429, Retry_After="1")),
+    "502": times(3, status(502)),
+    "503": times(2, status(503)),
+    "null": times(2, null, "eth_chainId", "eth_getCode", "eth_call"),
+    "-32005": times(2, error(-32005, "limit exceeded")),
+    "429 in a body": times(2, error(429, "Your app has exceeded its compute units per second capacity.", 429)),
+    "header not found": times(2, error(-32000, "header not found"), "eth_call"),
+}
+FATAL: dict[str, tuple[Rule, str]] = {
+    "401": (status(401), "HTTP status 401"),
+    "404": (status(404), "HTTP status 404"),
+    "HTML": (status(200, b"<html>"), "does not speak JSON-RPC"),
+    "a list": (status(200, b"[]"), "does not speak JSON-RPC"),
+    "no result": (status(200, b'{"jsonrpc":"2.0","id":1}'), "does not speak JSON-RPC"),
+    "no number": (lambda data, forward: {"result": "not a number"}, "does not say which chain it is"),
+}
+RANGES: dict[str, Rule] = {
+    "maximum block range": error(-32000, "exceed maximum block range: 500"),
+    "10000 results": error(-32005, "query returned more than 10000 results. Try with this block range [0x1, 0x2]."),
+    "too wide": error(-32000, "block range too wide"),
+    "with status 400": error(-32600, "You can make eth_getLogs requests with up to a 500 block range.", 400),
+    "unknown words": error(-32602, "something that nobody has heard of"),
+    "413": status(413),
+    "504": status(504),
+}
+ODD: dict[str, tuple[Answer, str]] = {
+    "301": (
+        Answer(301, b"", Location="https://user:secret@new.example/KEY?token=abc"),
+        "a redirect to https://new.example;",
+    ),
+    "307 without a host": (Answer(307, b"", Location="/v3"), "HTTP status 307, a redirect"),
+    "308 to nowhere": (Answer(308, b""), "HTTP status 308, a redirect"),
+    "broken gzip": (Answer(200, b"\x1f\x8b\x08 no gzip at all", Content_Encoding="gzip"), "connection refused or lost"),
+    "packed HTML": (Answer(200, gzip.compress(b"<html>"), Content_Encoding="gzip"), "does not speak JSON-RPC"),
+    "a gzip bomb": (Answer(200, gzip.compress(bytes(3 << 20)), Content_Encoding="gzip"), "over the limit"),
+    "a huge body": (Answer(200, bytes(3 << 20)), "over the limit"),
+    "a body that never ends": (Answer(200, b" " * 20, Drip="0.1"), "does not end"),
+    "nothing": (Answer(200, b""), "does not speak JSON-RPC"),
+    "100,000 brackets": (Answer(200, b"[" * 100_000), "does not speak JSON-RPC"),
+}
+SENT: dict[str, Rule] = {
+    "502 once it was forwarded": times(1, lost_answer, "eth_sendRawTransaction"),
+    "the same, again and again": times(3, lost_answer, "eth_sendRawTransaction"),
+    "429 for a receipt": times(3, status(429), "eth_getTransactionReceipt"),
+    "502 before it was forwarded": times(3, status(502), "eth_sendRawTransaction"),
+    "null for a receipt": times(2, null, "eth_getTransactionReceipt"),
+    "already imported": times(
+        1, error(-32010, "Transaction with the same hash was already imported."), "eth_sendRawTransaction"
+    ),
+    "401 for a receipt": times(2, status(401), "eth_getTransactionReceipt"),
+    "403 for a receipt, for long": times(9, status(403), "eth_getTransactionReceipt"),
+    "OldNonce": times(
+        1, error(-32010, "OldNonce, Current nonce: 5, nonce of rejected tx: 3"), "eth_sendRawTransaction"
+    ),
+    "FeeTooLowToCompete": times(3, error(-32010, "FeeTooLowToCompete"), "eth_sendRawTransaction"),
+    "Nonce too high": times(1, error(-32006, "Nonce too high"), "eth_sendRawTransaction"),
+}
+NO_BATCHES: dict[str, Rule] = {
+    "batches: 400": status(400),
+    "batches: 405": status(405),
+    "batches: 501": status(501),
+    "batches: an error": error(-32600, "batch requests are not allowed"),
+    "batches: an empty list": status(200, b"[]"),
+}
+
+
+def test_the_page_lists_what_is_tried_here() -> None:
+    listed = [case for row in section("rpc_providers").rows if isinstance(row["does"], list) for case in row["does"]]
+    assert sorted(listed) == sorted([*PASSING, *FATAL, *RANGES, *ODD, *SENT, *NO_BATCHES])
+
+
+@pytest.mark.parametrize("rule", PASSING.values(), ids=PASSING.keys())
 def test_what_passes_is_waited_for(network, rule: Rule) -> None:
     with standing_in(network.anvil.rpc_url, rule) as provider:
         chain = ChainClient(provider.url, network.deployment.registry)
         assert chain.active_nodes() == []
 
 
-@pytest.mark.parametrize(
-    ("rule", "says"),
-    [
-        (status(401), "HTTP status 401"),
-        (status(404), "HTTP status 404"),
-        (status(200, b"<html>"), "does not speak JSON-RPC"),
-        (status(200, b"[]"), "does not speak JSON-RPC"),
-        (status(200, b'{"jsonrpc":"2.0","id":1}'), "does not speak JSON-RPC"),
-        (lambda data, forward: {"result": "not a number"}, "does not say which chain it is"),
-    ],
-)
+@pytest.mark.parametrize(("rule", "says"), FATAL.values(), ids=FATAL.keys())
 def test_what_does_not_pass_is_said_at_once_with_status_and_host_and_no_key(network, rule: Rule, says: str) -> None:
     with standing_in(network.anvil.rpc_url, rule) as provider:
         url = ADDRESS.format(f"127.0.0.1:{provider.port}")
@@ -238,18 +293,7 @@ def test_what_never_changes_is_asked_once(network) -> None:
 # Logs
 
 
-@pytest.mark.parametrize(
-    "complaint",
-    [
-        error(-32000, "exceed maximum block range: 500"),
-        error(-32005, "query returned more than 10000 results. Try with this block range [0x1, 0x2]."),
-        error(-32600, "You can make eth_getLogs requests with up to a 500 block range.", 400),
-        error(-32602, "something that nobody has heard of"),
-        status(413),
-        status(504),
-    ],
-    ids=["range", "results", "status 400", "unknown words", "413", "504"],
-)
+@pytest.mark.parametrize("complaint", RANGES.values(), ids=RANGES.keys())
 def test_fewer_blocks_are_asked_for_where_an_endpoint_refuses_many(network, complaint: Rule) -> None:
     network.owner(5).add_stake(Wei(CREDIT))
     network.anvil.mine(60)
@@ -338,38 +382,146 @@ def test_logs_of_a_block_that_an_endpoint_does_not_have_are_not_taken_for_none(n
     assert [e.stake for e in events if isinstance(e, StakeChanged)] == [CREDIT]
 
 
-# Sending
+def all_events(chain: ChainClient, cursor: Cursor, give_up: float = 30.0) -> tuple[list[Any], Cursor]:
+    """What there is to read behind a cursor, asked for until nothing comes and the newest block was reached."""
+    found: list[Any] = []
+    until = time.monotonic() + give_up
+    while time.monotonic() < until:
+        try:
+            events, after = chain.events.read(cursor)
+        except (ChainBehind, ChainUnreachable):
+            continue
+        found, done = found + events, after == cursor
+        cursor = after
+        if done and cursor.next_block > chain.block_number():
+            return found, cursor
+    raise AssertionError("it never catches up")
 
 
 @pytest.mark.parametrize(
-    "rule",
-    [
-        times(1, lost_answer, "eth_sendRawTransaction"),
-        times(3, lost_answer, "eth_sendRawTransaction"),
-        times(3, status(429), "eth_getTransactionReceipt"),
-        times(3, status(502), "eth_sendRawTransaction"),
-        times(2, null, "eth_getTransactionReceipt"),
-        times(1, error(-32010, "Transaction with the same hash was already imported."), "eth_sendRawTransaction"),
-        times(2, status(401), "eth_getTransactionReceipt"),
-        times(9, status(403), "eth_getTransactionReceipt"),
-        times(1, error(-32010, "OldNonce, Current nonce: 5, nonce of rejected tx: 3"), "eth_sendRawTransaction"),
-        times(3, error(-32010, "FeeTooLowToCompete"), "eth_sendRawTransaction"),
-        times(1, error(-32006, "Nonce too high"), "eth_sendRawTransaction"),
-    ],
-    ids=[
-        "502 after",
-        "502 after, again",
-        "429",
-        "502 before",
-        "null",
-        "known",
-        "401",
-        "403 for long",
-        "old nonce",
-        "fee",
-        "gap",
-    ],
+    ("late", "refused"),
+    [(1, None), (5, None), (30, None), (2, status(400)), (4, error(-32600, "batch requests are not allowed"))],
+    ids=["1", "5", "30", "2 without batches", "4 without batches"],
 )
+def test_no_event_is_lost_where_one_of_the_nodes_behind_an_address_is_late(
+    network, late: int, refused: Rule | None
+) -> None:
+    owner = network.owner(100)
+    network.anvil.mine(late)
+    owner.add_stake(Wei(CREDIT))
+    with standing_in(network.anvil.rpc_url) as provider:
+        provider.nodes[:] = [ordinary, behind(late)]
+        provider.without_batches = refused({"id": 0}, lambda data: data) if refused else None  # type: ignore[assignment]
+        chain = ChainClient(provider.url, network.deployment.registry)
+        found, cursor = all_events(chain, Cursor(network.deployment.block))
+        owner.add_stake(Wei(CREDIT))
+        network.anvil.mine(1)
+        more, cursor = all_events(chain, cursor)
+        stakes = [event.stake for event in found + more if isinstance(event, StakeChanged)]
+        assert stakes == [CREDIT, 2 * CREDIT]
+        assert len(chain.events.between(network.deployment.block, cursor.next_block - 1)) == len(found + more)
+
+
+def test_logs_of_a_node_on_another_chain_are_not_taken(network) -> None:
+    """Its block of that number is another one: what it has no logs of was there."""
+    owner = network.owner(100)
+    with Anvil() as other, standing_in(network.anvil.rpc_url) as provider:
+        other.mine(network.deployer.block_number() + 200)
+        chain = ChainClient(provider.url, network.deployment.registry)
+        _, cursor = all_events(chain, Cursor(network.deployment.block))
+        owner.add_stake(Wei(CREDIT))
+        network.anvil.mine(3)
+        foreign = elsewhere(other.rpc_url)
+        provider.rules[:] = [lambda data, forward: foreign(data, forward) if data["method"] == "eth_getLogs" else None]
+        # The whole batch comes from there, and only it.
+        asked = provider.answer
+
+        def whole(data: Any) -> Answer:
+            if isinstance(data, list):
+                return Answer(200, json.dumps([{"id": each["id"], **foreign(each, asked)} for each in data]).encode())
+            return asked(data)
+
+        provider.answer = whole  # type: ignore[method-assign]
+        for _ in range(3):
+            events, after = chain.events.read(cursor)
+            assert (events, after) == ([], cursor)
+        provider.answer, provider.rules[:] = asked, []  # type: ignore[method-assign]
+        found, _ = all_events(chain, cursor)
+        assert [event.stake for event in found if isinstance(event, StakeChanged)] == [CREDIT]
+
+
+@pytest.mark.parametrize("late", [1, 4])
+def test_what_a_wallet_did_just_now_is_there_for_what_it_does_next(network, late: int) -> None:
+    """A node that is late has no allowance, no job and an old nonce."""
+    requester = network.owner(100)
+    network.anvil.mine(late)
+    with standing_in(network.anvil.rpc_url) as provider:
+        provider.nodes[:] = [ordinary, behind(late)]
+        chain = ChainClient(provider.url, network.deployment.registry, requester.wallet, patience=5)
+        for number in range(1, 4):
+            chain.add_stake(Wei(CREDIT))
+            assert network.deployer.account(chain.wallet.address).stake == number * CREDIT  # type: ignore[union-attr]
+        terms = JobTerms(MANIFEST, 1, Wei(CREDIT), Wei(0), Wei(0), 2, 1, chain.now() + 86_400)
+        job = chain.open_job(terms)
+        assert chain.find_jobs(chain.wallet.address, MANIFEST) == [job]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("refusal", NO_BATCHES.values(), ids=NO_BATCHES.keys())
+def test_calls_that_go_together_are_made_one_by_one_where_batches_are_refused(network, refusal: Rule) -> None:
+    with standing_in(network.anvil.rpc_url) as provider:
+        provider.without_batches = refusal({"id": 0}, lambda data: data)  # type: ignore[assignment]
+        chain = ChainClient(provider.url, network.deployment.registry)
+        for _ in range(2):
+            assert chain._read_many([("seats",), ("counts",)])[0] == 0
+        assert provider.asked["batch"] == 1, "it is tried once"
+
+
+# Answers
+
+
+@pytest.mark.parametrize(("answer", "says"), ODD.values(), ids=ODD.keys())
+def test_an_answer_that_is_none_is_called_what_it_is(
+    network, answer: Answer, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(endpoints, "BODY_S", 0.3)
+    with standing_in(network.anvil.rpc_url, lambda data, forward: answer) as provider:
+        with pytest.raises(ChainUnreachable, match=says) as caught:
+            ChainClient(provider.url, network.deployment.registry)
+        assert not any(secret in str(caught.value) for secret in SECRETS)
+
+
+def test_a_packed_answer_is_unpacked(network) -> None:
+    def packed(data: dict[str, Any], forward: Forward) -> Answer:
+        return Answer(200, gzip.compress(json.dumps(forward(data)).encode()), Content_Encoding="gzip")
+
+    with standing_in(network.anvil.rpc_url, packed) as provider:
+        assert ChainClient(provider.url, network.deployment.registry).block_number() > 0
+
+
+@pytest.mark.parametrize("kept", [0, 3, 10**6])
+def test_the_registrys_block_is_found_as_far_as_there_is_state(
+    network, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proofyard.chain.reader.MAX_RANGE", 2)
+    network.anvil.mine(10)
+    head = network.deployer.block_number()
+
+    def forgotten(data: dict[str, Any], forward: Forward) -> Answer | None:
+        if data["method"] != "eth_getCode" or data["params"][1] == "latest":
+            return None
+        late = int(data["params"][1], 16) < head - kept
+        return error(-32000, "missing trie node 56e81f (path )")(data, forward) if late else None  # type: ignore[return-value]
+
+    with standing_in(network.anvil.rpc_url, forgotten) as provider:
+        found = ChainClient(provider.url, network.deployment.registry).first_block
+    assert (0 if kept < 10 else network.deployment.block - 2) <= found <= network.deployment.block
+
+
+# Sending
+
+
+@pytest.mark.parametrize("rule", SENT.values(), ids=SENT.keys())
 def test_a_transaction_that_was_sent_is_followed_and_has_its_effect_once(network, rule: Rule) -> None:
     target = network.key().address
     with standing_in(network.anvil.rpc_url) as provider:

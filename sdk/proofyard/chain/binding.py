@@ -1,5 +1,6 @@
 """The Registry, its Court, its Lens and its token behind one RPC endpoint, found from the Registry's address alone."""
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ from proofyard.chain.errors import BadRegistry, ChainError, ChainUnreachable, No
 from proofyard.chain.events import Event
 from proofyard.chain.following import MAX_RANGE, EventReader, Topic
 from proofyard.chain.lens import Lens
-from proofyard.chain.rpc import Observer, Provider, connect, mapped_errors
+from proofyard.chain.rpc import CATCH_UP_POLL_S, CATCH_UP_S, Observer, Provider, connect, mapped_errors
 from proofyard.protocol.addresses import read_address
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, Digest, Wei
@@ -90,8 +91,13 @@ class Binding:
         return answers
 
     def block_number(self) -> int:
+        """The newest block. Where a newer one was seen, whoever is behind may catch up for `CATCH_UP_S`."""
+        until = time.monotonic() + CATCH_UP_S
         with mapped_errors(self.rpc_url):
-            return int(self._w3.eth.block_number)
+            while (found := int(self._w3.eth.block_number)) < self._provider.newest and time.monotonic() < until:
+                time.sleep(CATCH_UP_POLL_S)
+        self._provider.newest = found
+        return found
 
     def identity(self) -> dict[str, str]:
         """What tells this network from any other; `genesis` is empty where the endpoint does not have the first block.
@@ -146,7 +152,8 @@ class Binding:
         return self._events_since(max(0, self.block_number() - MAX_RANGE + 1), topics)
 
     def _events_since(self, first: int, topics: Sequence[Topic]) -> list[Event]:
-        """Events with these topics from block `first` on, oldest first."""
+        """Events with these topics from block `first` on, which was seen, oldest first."""
+        self._provider.saw(first)
         head = self.block_number()
         with mapped_errors(self.rpc_url):
             return self.events.between(first, head, topics)

@@ -13,13 +13,16 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 from urllib3.util import Timeout
 
 from proofyard.chain.errors import BadRpcUrl
 from proofyard.chain.urls import shown, split
 
-CONNECT_S, ANSWER_S = 10.0, 30.0
+CONNECT_S, ANSWER_S, BODY_S = 10.0, 30.0, 60.0
+"""To connect, without a byte, and for a whole answer."""
+PART_BYTES = 1 << 16
 RECONNECT_S = 1.0
 """So long a connection that is refused or lost is made again, where there is no other endpoint."""
 CONNECTIONS = 64
@@ -106,6 +109,7 @@ class Endpoint:
         self.rests_until = 0.0
         self.failure = ""
         """Why it rests."""
+        self.takes_batches = True
         self._failures = 0
         self._budget = Budget()
         self._lock = threading.Lock()
@@ -149,15 +153,15 @@ class Endpoint:
                 timeout=Timeout(connect=CONNECT_S, read=ANSWER_S),
                 preload_content=False,
             )
-            body = answer.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+            body = _read(answer)
         except HTTPError as error:
             if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
                 raise EndpointFailed(f"no answer in {ANSWER_S:.0f} s") from None
             raise EndpointFailed("connection refused or lost", patience=RECONNECT_S) from None
-        if len(body) > MAX_ANSWER_BYTES:
-            answer.close()
-            raise EndpointFailed(f"its answer is over the limit of {MAX_ANSWER_BYTES} bytes")
         answer.release_conn()
+        if 300 <= answer.status < 400:
+            target = shown(answer.headers.get("Location", ""))
+            raise EndpointFailed(f"HTTP status {answer.status}, a redirect to {target}; give the address that answers")
         if answer.status == BUSY_STATUS:
             self.too_often()
             raise EndpointFailed(
@@ -172,6 +176,20 @@ class Endpoint:
 def endpoint(url: str) -> Endpoint:
     """The one `Endpoint` of a URL in this process: its budget is shared by all who ask it."""
     return Endpoint(url)
+
+
+def _read(answer: BaseHTTPResponse) -> bytes:
+    """The body, unpacked. Raises `EndpointFailed` for one that is too large, or does not end."""
+    parts, size, until = [], 0, time.monotonic() + BODY_S
+    while part := answer.read1(PART_BYTES, decode_content=True):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER_BYTES or time.monotonic() > until:
+            answer.close()
+            if size > MAX_ANSWER_BYTES:
+                raise EndpointFailed(f"its answer is over the limit of {MAX_ANSWER_BYTES} bytes")
+            raise EndpointFailed(f"no answer in {BODY_S:.0f} s: it does not end")
+    return b"".join(parts)
 
 
 def _retry_after(header: str) -> float | None:

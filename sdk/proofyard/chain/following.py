@@ -7,11 +7,13 @@ must therefore change nothing, which `position` makes easy.
 
 An endpoint that is only behind, because it is one of many or has just started, is no reorganisation: nothing is read
 from it until it has caught up. Nor is one of another chain, which differs from its first block on: nothing is read from
-it at all. Ranges become smaller where an endpoint refuses them, and slowly larger again.
+it at all. Where many nodes share an address, one that is behind has no logs of the last blocks and does not say so: a
+range is asked for together with its last block, in one request, and counts only where whoever answers has that block,
+and it is the one that is meant. Ranges become smaller where an endpoint refuses them, and slowly larger again.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from web3.types import RPCEndpoint
 
 from proofyard.chain.errors import AnotherChain, ChainBehind, ChainUnreachable
 from proofyard.chain.events import Event, decode_logs
-from proofyard.chain.rpc import Provider, mapped_errors
+from proofyard.chain.rpc import CATCH_UP_POLL_S, CATCH_UP_S, BatchRefused, Provider, mapped_errors, result_of
 from proofyard.chain.troubles import Trouble, trouble_of
 from proofyard.protocol.types import Address, Digest
 
@@ -33,6 +35,9 @@ LATE_S = 60.0
 """An endpoint whose chain is shorter than what was read of it is taken to be behind for so long."""
 KEPT_CHECKPOINTS = 64
 NOTHING = Digest(b"")
+
+LAG_BLOCKS = 32
+"""So far behind one of the nodes may be that share an address which takes no batches."""
 
 TOO_MUCH = ("HTTP status 413", "HTTP status 500", "HTTP status 504", "no answer in", "over the limit")
 """What fewer blocks may help against."""
@@ -111,14 +116,17 @@ class EventReader:
                 found.append(Rollback(next_block - 1))
             last = min(head - confirmations, next_block + MAX_RANGE - 1)
             if last >= next_block:
-                before = head_hash if last == head else self._hash(last)
-                if last == next_block and before is not None:
-                    found += self._of_block(before)
+                last_hash = head_hash if last == head else self._hash(last)
+                if last_hash is None:
+                    return [], cursor
+                if last == next_block:
+                    found += self._of_block(last_hash)
                 else:
-                    found += self.between(next_block, last)
-                if before is None or self._hash(last) != before:
-                    return [], cursor  # it changed while reading: the next call starts over
-                kept.append(Checkpoint(last, before))
+                    for end, end_hash, events in self._ranges(next_block, last):
+                        if end_hash != (last_hash if end == last else self._hash(end)):
+                            return [], cursor  # it changed while reading: the next call starts over
+                        found += events
+                kept.append(Checkpoint(last, last_hash))
                 next_block = last + 1
             genesis = cursor.genesis or self._hash(0) or NOTHING
         return found, Cursor(next_block, tuple(kept[-KEPT_CHECKPOINTS:]), genesis)
@@ -128,20 +136,44 @@ class EventReader:
 
         They are asked for in as many requests as the endpoint makes necessary.
         """
-        found: list[Event] = []
+        return [event for _, _, events in self._ranges(first, last, topics) for event in events]
+
+    def _ranges(self, first: int, last: int, topics: Sequence[Topic] = ()) -> Iterator[tuple[int, Digest, list[Event]]]:
+        """The events of `between` by ranges: the last block of each, and its hash where the events come from."""
         while first <= last:
             end = min(last, first + self._range.blocks - 1)
             try:
-                logs = self._logs({"fromBlock": hex(first), "toBlock": hex(end), "topics": list(topics)})
+                end_hash, logs = self._of_range(first, end, topics)
             except (Web3RPCError, ChainUnreachable) as error:
                 if end == first or not _is_about_size(error):
                     raise
                 self._range.refused(end - first + 1)
                 continue
             self._range.worked()
-            found += decode_logs(logs)
+            yield end, end_hash, decode_logs(logs)
             first = end + 1
-        return found
+
+    def _of_range(self, first: int, end: int, topics: Sequence[Topic]) -> tuple[Digest, list[dict[str, Any]]]:
+        """The hash of block `end`, and the logs that the same node has of all blocks up to it."""
+        provider = self._w3.provider
+        assert isinstance(provider, Provider)
+        wanted = {"address": self._contracts, "fromBlock": hex(first), "toBlock": hex(end), "topics": list(topics)}
+        try:
+            answers = provider.together(("eth_getBlockByNumber", [hex(end), False]), ("eth_getLogs", [wanted]))
+        except BatchRefused:
+            return self._block_by_block(first, end, topics)
+        block, logs = map(result_of, answers)
+        return Digest(bytes.fromhex(block["hash"][2:])), logs
+
+    def _block_by_block(self, first: int, end: int, topics: Sequence[Topic]) -> tuple[Digest, list[dict[str, Any]]]:
+        """The same from an endpoint that takes one request at a time: young blocks one by one, by their hashes."""
+        sure = min(end, int(self._w3.eth.block_number) - LAG_BLOCKS)
+        logs: list[dict[str, Any]] = []
+        if sure >= first:
+            logs += self._logs({"fromBlock": hex(first), "toBlock": hex(sure), "topics": list(topics)})
+        for number in range(max(first, sure + 1), end + 1):
+            logs += self._logs({"blockHash": "0x" + self._patient_hash(number).hex(), "topics": list(topics)})
+        return self._patient_hash(end), logs
 
     def _of_block(self, block_hash: Digest) -> list[Event]:
         """The events of one block. An endpoint that does not have it says so, instead of giving none."""
@@ -181,6 +213,13 @@ class EventReader:
         if found is None:
             raise ChainBehind(self._rpc_url, f"it shows a newer block, and not block {number}")
         return found
+
+    def _patient_hash(self, number: int) -> Digest:
+        """The same, from whoever of the nodes behind an address has it."""
+        until = time.monotonic() + CATCH_UP_S
+        while (found := self._hash(number)) is None and time.monotonic() < until:
+            time.sleep(CATCH_UP_POLL_S)
+        return found or self._shown_hash(number)
 
     def _hash(self, number: int) -> Digest | None:
         try:

@@ -29,7 +29,7 @@ from proofyard.chain.codec import codec
 from proofyard.chain.endpoints import FIRST_PAUSE_S, Endpoint, EndpointFailed, addresses, endpoint
 from proofyard.chain.errors import ChainBehind, ChainError, ChainUnreachable, InsufficientBalance, Refused, WrongChain
 from proofyard.chain.refusals import refusal
-from proofyard.chain.troubles import Trouble, error_of, text_of, trouble
+from proofyard.chain.troubles import Trouble, error_of, text_of, trouble, trouble_in
 from proofyard.chain.urls import shown_all
 from proofyard.protocol.types import Address
 
@@ -37,10 +37,11 @@ LONGEST_PAUSE_S = 4.0
 """Between two requests to the only endpoint there is."""
 PATIENCE_S = 20.0
 """So long an endpoint is asked again that is out of order for a moment, where there is no other."""
-CATCH_UP_S = 5.0
-"""So long for a block that another endpoint behind the same address has already."""
+CATCH_UP_S, CATCH_UP_POLL_S = 5.0, 0.1
+"""So long, and so often, for a block that another node behind the same address has already."""
 ASK_AGAIN_S = 60.0
 """How long an endpoint's word on which chain it is holds."""
+BATCH_REFUSED = frozenset({400, 405, 406, 415, 422, 501})
 PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NEVER_NULL = frozenset(
     {
@@ -58,6 +59,10 @@ NEVER_NULL = frozenset(
     }
 )
 """To these there is always an answer. So there is for the newest block."""
+OF_STATE = ("eth_call", "eth_estimateGas", "eth_getTransactionCount")
+"""What is answered from the newest block's state."""
+FRESH_S = 30.0
+"""So long after a transaction of one's own, what is asked of the newest state may be about it."""
 AGAIN = ("eth_", "net_", "web3_")
 """What begins so may be asked twice; test chains have commands that may not."""
 TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
@@ -66,6 +71,10 @@ TOKEN_ERRORS = ("TransferFailed", "TransferFromFailed")
 
 Observer = Callable[[str, float, Any], None]
 """Told of a request: its method, the seconds that it took, and the answer as JSON-RPC has it, or the exception."""
+
+
+class BatchRefused(Exception):
+    """An endpoint takes one request at a time."""
 
 
 class Provider(HTTPProvider):
@@ -78,6 +87,9 @@ class Provider(HTTPProvider):
     def __init__(self, rpc_url: str, expected: int | None = None) -> None:
         super().__init__(rpc_url, exception_retry_configuration=None)
         self.observers: list[Observer] = []
+        self.newest = 0
+        """The newest block that is known to be there."""
+        self._fresh_until = 0.0
         self._rpc_url = rpc_url
         self._endpoints = [endpoint(url) for url in addresses(rpc_url)]
         self._chain_id = expected
@@ -85,6 +97,11 @@ class Provider(HTTPProvider):
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         if method == "eth_chainId":
             return {"jsonrpc": "2.0", "id": 0, "result": cast(Any, hex(self.chain_id()))}
+        if method in OF_STATE and time.monotonic() < self._fresh_until and "latest" in (params[1:2] or ["latest"]):
+            return self._of_one_that_knows(str(method), params)
+        return self._request(method, params)
+
+    def _request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         again = str(method).startswith(AGAIN) and method != "eth_sendTransaction"
         newest = method == "eth_getBlockByNumber" and params and params[0] == "latest"
         data = self.encode_rpc_request(method, params)
@@ -92,9 +109,46 @@ class Provider(HTTPProvider):
         return cast(RPCResponse, self._ask(str(method), data, needs=needs, again=again))
 
     def make_batch_request(self, batch_requests: Any) -> Any:
-        data = self.encode_batch_rpc_request(list(batch_requests))
-        answer = self._ask("batch", data, needs=False, again=True)
-        return sorted(answer, key=lambda each: int(each["id"])) if isinstance(answer, list) else answer
+        """One after the other where the endpoint takes no batches."""
+        try:
+            return self._ask_many("batch", list(batch_requests), needs=False)
+        except BatchRefused:
+            return [self.make_request(method, params) for method, params in batch_requests]
+
+    def together(self, *asked: tuple[str, Any]) -> list[Any]:
+        """The answers to all of these in one request, so that they are of one chain at one time even where several
+        nodes share an address; each is an error or a result that is not null (`result_of`). They are answered in their
+        order, and observers are told of the last, which it is about. Raises `BatchRefused`."""
+        return self._ask_many(asked[-1][0], [(RPCEndpoint(method), params) for method, params in asked], needs=True)
+
+    def saw(self, block: int) -> None:
+        """A block that there is: a node that does not have it is behind."""
+        self.newest = max(self.newest, block)
+
+    def wrote(self, block: int) -> None:
+        """A block with a transaction of whoever asks here: what they ask next is about the state behind it."""
+        self.saw(block)
+        self._fresh_until = time.monotonic() + FRESH_S
+
+    def _of_one_that_knows(self, method: str, params: Any) -> RPCResponse:
+        """The answer of a node that has the newest block that was seen. Where none has it for `CATCH_UP_S`, the chain
+        was reorganised."""
+        until = time.monotonic() + CATCH_UP_S
+        while True:
+            try:
+                head, answer = self.together(("eth_blockNumber", []), (method, params))
+            except BatchRefused:
+                return self._request(RPCEndpoint(method), params)
+            newest = int(result_of(head), 16)
+            if newest >= self.newest or time.monotonic() > until:
+                self.newest = newest
+                return cast(RPCResponse, answer)
+            time.sleep(CATCH_UP_POLL_S)
+
+    def _ask_many(self, method: str, asked: list[tuple[RPCEndpoint, Any]], *, needs: bool) -> list[Any]:
+        data = self.encode_batch_rpc_request(asked)
+        answers: list[Any] = self._ask(method, data, needs=needs, again=True, many=len(asked))
+        return answers
 
     def chain_id(self) -> int:
         """Which chain this is, asked once."""
@@ -130,15 +184,16 @@ class Provider(HTTPProvider):
         except (KeyError, TypeError, ValueError):
             raise ChainUnreachable(self._rpc_url, "what answers there does not say which chain it is") from None
 
-    def _ask(self, method: str, data: bytes, *, needs: bool, again: bool) -> Any:
-        """The answer of the first endpoint that gives one. `needs`: null is none; `again`: it may be asked twice."""
+    def _ask(self, method: str, data: bytes, *, needs: bool, again: bool, many: int = 0) -> Any:
+        """The answer of the first endpoint that gives one. `needs`: null is none; `again`: it may be asked twice;
+        `many`: how many requests there are in the batch that it is, or 0."""
         start = until = time.monotonic()
         pause = FIRST_PAUSE_S
         while True:
             each = self._next()
             try:
                 self._require_chain(each, method)
-                answer = self._at(each, method, data, needs=needs)
+                answer = self._at(each, method, data, needs=needs, many=many)
             except EndpointFailed as failed:
                 each.failed(failed)
                 now, until = time.monotonic(), max(until, start + failed.patience)
@@ -175,10 +230,16 @@ class Provider(HTTPProvider):
             each.asked_at = float("-inf")
             raise EndpointFailed(f"it is chain {each.chain_id} and not {self._chain_id}")
 
-    def _at(self, each: Endpoint, method: str, data: bytes, *, needs: bool) -> Any:
+    def _at(self, each: Endpoint, method: str, data: bytes, *, needs: bool, many: int = 0) -> Any:
+        if many and not each.takes_batches:
+            raise BatchRefused
         start, answer = time.monotonic(), None
         try:
-            answer = self._judged(each, method, *each.post(data), needs=needs)
+            status, body = each.post(data)
+            if many:
+                answer = self._judged_batch(each, method, status, body, needs=needs, many=many)
+            else:
+                answer = self._judged(each, method, status, body, needs=needs)
         except Exception as error:
             answer = error
             raise
@@ -189,34 +250,74 @@ class Provider(HTTPProvider):
 
     def _judged(self, each: Endpoint, method: str, status: int, body: bytes, *, needs: bool) -> Any:
         """The answer, where it is one. Some send what JSON-RPC calls an error with a status of its own."""
-        try:
-            answer: Any = self.decode_rpc_response(body)
-        except ValueError:
-            answer = None
+        answer = self._decoded(body)
         error: Any = answer.get("error") if isinstance(answer, dict) else None
-        means = trouble(error) if isinstance(error, dict) else None
-        if means == Trouble.BUSY:
-            each.too_often()
-        if means == Trouble.BUSY or (means == Trouble.SLOW and method != "eth_getLogs"):
-            raise EndpointFailed(text_of(error)[:200], patience=PATIENCE_S)
-        if means == Trouble.NOT_YET:
-            raise EndpointFailed(f"it is behind: {text_of(error)[:200]}", patience=CATCH_UP_S)
-        if error is not None or (200 <= status < 300 and isinstance(answer, list) and method == "batch"):
+        self._require_no_wait(each, method, error)
+        if error is not None:
             return answer
-        if not 200 <= status < 300:
-            logs = method == "eth_getLogs" and status in (500, 504)  # fewer blocks are asked for instead
-            passing = status in PASSING_STATUS and not logs
-            raise EndpointFailed(f"HTTP status {status}", patience=PATIENCE_S if passing else 0.0)
+        self._require_status(method, status)
         if not isinstance(answer, dict) or "result" not in answer:
             raise EndpointFailed("what answers there does not speak JSON-RPC")
         if needs and answer["result"] is None:
             raise EndpointFailed(f"it answers null to {method}", patience=PATIENCE_S / 2)
         return answer
 
+    def _judged_batch(self, each: Endpoint, method: str, status: int, body: bytes, *, needs: bool, many: int) -> Any:
+        """The answers to a batch in their order. Raises `BatchRefused` where there is none to each of its requests."""
+        answer = self._decoded(body)
+        said = answer if isinstance(answer, list) else [answer]
+        errors = [one.get("error") for one in said if isinstance(one, dict)]
+        for error in errors:
+            self._require_no_wait(each, method, error)
+        if isinstance(answer, dict) and trouble_in(answer.get("error")):
+            return [answer] * many  # it is about what was asked for, and not about the batch
+        if status not in BATCH_REFUSED and not (isinstance(answer, dict) and "error" in answer):
+            self._require_status(method, status)
+            if len(said) == many and all(isinstance(one, dict) and "id" in one for one in said):
+                if needs and any(one.get("error") is None and one.get("result") is None for one in said):
+                    why = f"it is behind: it answers null beside {method}"
+                    raise EndpointFailed(why, patience=CATCH_UP_S, wait=CATCH_UP_POLL_S)
+                return sorted(said, key=lambda one: int(one["id"]))
+            if answer is None:
+                raise EndpointFailed("what answers there does not speak JSON-RPC")
+        each.takes_batches = False
+        raise BatchRefused
+
+    def _decoded(self, body: bytes) -> Any:
+        try:
+            return self.decode_rpc_response(body)
+        except (ValueError, RecursionError):
+            return None
+
+    @staticmethod
+    def _require_no_wait(each: Endpoint, method: str, error: Any) -> None:
+        """Raise `EndpointFailed` for an error that passes."""
+        means = trouble_in(error)
+        if means == Trouble.BUSY:
+            each.too_often()
+        if means == Trouble.BUSY or (means == Trouble.SLOW and method != "eth_getLogs"):
+            raise EndpointFailed(text_of(error)[:200], patience=PATIENCE_S)
+        if means == Trouble.NOT_YET:
+            raise EndpointFailed(f"it is behind: {text_of(error)[:200]}", patience=CATCH_UP_S, wait=CATCH_UP_POLL_S)
+
+    @staticmethod
+    def _require_status(method: str, status: int) -> None:
+        if not 200 <= status < 300:
+            logs = method == "eth_getLogs" and status in (500, 504)  # fewer blocks are asked for instead
+            passing = status in PASSING_STATUS and not logs
+            raise EndpointFailed(f"HTTP status {status}", patience=PATIENCE_S if passing else 0.0)
+
     def _why(self, each: Endpoint, failed: EndpointFailed) -> str:
         if len(self._endpoints) == 1:
             return failed.reason
         return "; ".join(f"{e.shown}: {e.failure or failed.reason}" for e in self._endpoints if e.failure or e is each)
+
+
+def result_of(answer: Any) -> Any:
+    """What one of the answers to a batch says. Raises `Web3RPCError` where it is an error."""
+    if (error := answer.get("error")) is not None:
+        raise Web3RPCError(str(error), rpc_response=answer)
+    return answer["result"]
 
 
 def connect(rpc_url: str, chain_id: int | None = None) -> Web3:

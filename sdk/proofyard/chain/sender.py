@@ -23,7 +23,7 @@ from web3.types import BlockIdentifier, TxParams, TxReceipt
 from web3.types import Wei as EthWei
 
 from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, TransactionLost
-from proofyard.chain.rpc import decode_rpc_error, mapped_errors
+from proofyard.chain.rpc import Provider, decode_rpc_error, mapped_errors
 from proofyard.chain.troubles import Trouble, error_of, text_of, trouble_of
 from proofyard.chain.turns import Sent, Turn
 from proofyard.chain.urls import shown_all
@@ -144,6 +144,9 @@ class Sender:
                 receipt, gone = self._await_receipt(sent, wanted, give_up, reached=reached)
                 if receipt is not None:
                     turn.keep(chain_id, None)
+                    provider = self._w3.provider
+                    assert isinstance(provider, Provider)
+                    provider.wrote(int(receipt["blockNumber"]))
                     return receipt
             if gone:
                 self._patiently(lambda: self._begin(sent, at), give_up, sent)  # refused here if done by another

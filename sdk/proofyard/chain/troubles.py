@@ -100,6 +100,8 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
     ),
 )
 _PATTERNS = tuple((trouble, re.compile(pattern)) for trouble, pattern in _TEXTS)
+_HEIGHT = re.compile(r"block height is (\d+) but requested was (\d+)")
+"""Anvil says so of a block that is not there yet, and of one whose state it has forgotten."""
 _CODES = {
     429: Trouble.BUSY,
     -32005: Trouble.BUSY,
@@ -120,8 +122,15 @@ def trouble(error: Mapping[str, Any]) -> Trouble | None:
     text, code = text_of(error), error.get("code")
     if code == REVERTED or _REVERT.match(text):
         return None
+    if (height := _HEIGHT.search(text)) and int(height[2]) <= int(height[1]):
+        return Trouble.PRUNED
     found = next((meaning for meaning, pattern in _PATTERNS if pattern.search(text)), None)
     return found or (_CODES.get(code) if isinstance(code, int) else None)
+
+
+def trouble_in(error: Any) -> Trouble | None:
+    """The same of whatever stands where an answer has its error."""
+    return trouble(error) if isinstance(error, Mapping) else None
 
 
 def text_of(error: Mapping[str, Any]) -> str:
