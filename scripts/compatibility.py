@@ -1,14 +1,18 @@
 """docs/compatibility.md: what was tried with Proofyard, written from the tables that the tests work through.
 
 Each file in tests/compatibility is one section: `order`, `title`, `text`, `columns` (key to heading) and `rows`. A test
-reads its table with `section` and tries every row, so a row stands on the page because a test goes through it; keys of
-a row that are no column are the test's own. `python -m scripts.compatibility` writes the page.
+reads its table with `section` and tries every row, or a row names its `test`, so a row stands on the page because a
+test goes through it; keys of a row that are no column are the test's own. `$name` in a text is the version of a package
+that the tests run with. `python -m scripts.compatibility` writes the page.
 """
 
+import json
+import re
 import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +41,15 @@ def section(name: str) -> Section:
     return Section(**tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8")))
 
 
+def versions() -> dict[str, str]:
+    """The versions of packages, without their last number: of Python's as pinned, of npm's by their own names."""
+    pins = dict(re.findall(r"^([\w-]+)==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    for package in (ROOT / "package.json", ROOT / "tests" / "chain" / "dapps" / "package.json"):
+        for name, version in json.loads(package.read_text())["devDependencies"].items():
+            pins[name.rpartition("/")[2]] = version.rpartition(".")[0]
+    return pins
+
+
 def page() -> str:
     """The whole page."""
     found = sorted((section(path.stem) for path in TABLES.glob("*.toml")), key=lambda each: (each.order, each.title))
@@ -46,11 +59,13 @@ def page() -> str:
 def _markdown(part: Section) -> str:
     lines = ["| " + " | ".join(part.columns.values()) + " |", "|" + "---|" * len(part.columns)]
     lines += ["| " + " | ".join(_cell(row.get(key, "")) for key in part.columns) + " |" for row in part.rows]
-    return f"## {part.title}\n{part.text.strip()}\n\n" + "\n".join(lines) + "\n"
+    text = Template(part.text.strip()).substitute(versions())
+    return f"## {part.title}\n{text}\n\n" + "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def main() -> int:

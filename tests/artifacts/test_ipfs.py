@@ -16,7 +16,6 @@ from proofyard.artifacts.unixfs import Kind, Node, node_cid
 from proofyard.protocol.cid import raw_cid, spelt_cid
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from scripts.compatibility import section
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning"),
@@ -200,10 +199,3 @@ async def test_kubo_reads_links_and_odd_names_that_were_stored_here(store, node,
         # Its library writes a link as a file that holds the target.
         content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
         assert copied[name].read_bytes() == content
-
-
-def test_every_row_of_the_page_has_its_test():
-    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
-    for row in section("ipfs").rows:
-        module, _, name = row["test"].partition("::")
-        assert f"def {name}(" in tests[module]

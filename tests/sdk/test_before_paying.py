@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 from safetensors.numpy import load_file, save_file
+from scripts.compatibility import section
 
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.sdk import EmbedJob, EvaluateJob, JobRefused, LoraJob, MapJob, SweepJob, make_job
@@ -407,3 +408,20 @@ def test_a_configuration_of_peft_is_a_job(plain: Inputs) -> None:
 
 def test_every_word_of_peft_is_known() -> None:
     assert not peft.LoraConfig().to_dict().keys() - WORDS
+    assert sorted(word for word, _ in LISTED) == sorted(WORDS)
+
+
+LISTED = [(word, row["how"]) for row in section("adapters").rows if "how" in row for word in row["words"]]
+WORKING = {"r": 4, "lora_alpha": 2, "target_modules": ["o_proj"], "layers_to_transform": [1], "use_rslora": True}
+
+
+@pytest.mark.parametrize(("word", "how"), LISTED, ids=[word for word, _ in LISTED])
+def test_a_word_does_what_the_page_says(word: str, how: str, plain: Inputs) -> None:
+    if how == "refused":
+        with pytest.raises(JobRefused, match=f"^{word}: is 'something'; "):
+            LoraJob.from_peft({word: "something"}, **plain)
+        LoraJob.from_peft({word: None}, **plain)
+        return
+    usual = LoraJob(**plain).manifest(*CIDS).params
+    params = LoraJob.from_peft({word: WORKING.get(word, "something")}, **plain).manifest(*CIDS).params
+    assert (params == usual) == (how == "silent")
