@@ -25,18 +25,6 @@ BYTES_PER_LINE = 48
 WALLET = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 
 
-EVIDENCE: list[type[msgspec.Struct]] = [
-    members.Member,
-    record.BatchRecord,
-    record.RecordedJob,
-    record.AuditedSegment,
-    record.AuditVote,
-    record.RecordedFault,
-    record.RecordedPayout,
-]
-"""What artifacts are made of: a member list is a list of the first, a record one of the second."""
-
-
 def example(shape: Any, name: str = "") -> Any:
     """A value of a type, plain and the same every time."""
     match shape:
@@ -111,14 +99,25 @@ def field_type(kind: Any) -> str:
     return "None" if kind is NoneType else str(kind.__name__)
 
 
-def tagged(module: Any) -> list[type[msgspec.Struct]]:
-    """A module's structs that travel on their own, in the order of the source."""
-    found = [
+def structs(module: Any) -> list[type[msgspec.Struct]]:
+    """A module's structs, in the order of the source."""
+    return [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, msgspec.Struct) and value.__module__ == module.__name__
     ]
-    return [kind for kind in found if kind.__struct_config__.tag]
+
+
+def tagged(module: Any) -> list[type[msgspec.Struct]]:
+    """Those that travel on their own."""
+    return [kind for kind in structs(module) if kind.__struct_config__.tag]
+
+
+def evidence() -> list[type[msgspec.Struct]]:
+    """What artifacts are made of: a member list is a list of the first, a record one of the second."""
+    found = structs(record)
+    found.sort(key=lambda kind: kind is not record.BatchRecord)
+    return [members.Member, *found]
 
 
 def page() -> str:
@@ -128,7 +127,7 @@ def page() -> str:
         ("Handshake", tagged(handshake)),
         ("Blocks", tagged(exchange)),
         ("Work", tagged(messages)),
-        ("Evidence", EVIDENCE),
+        ("Evidence", evidence()),
     ]
     body = "\n".join(f"## {title}\n\n" + "\n".join(map(section, kinds)) for title, kinds in parts)
     return head + MARKER + "\n" + body

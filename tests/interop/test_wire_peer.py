@@ -2,7 +2,7 @@
 
 import ast
 import asyncio
-import json
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from proofyard.chain import Wallet
+from proofyard.chain import JobTerms, Wallet
 from proofyard.devnet.network import DevNetwork, Plan
-from proofyard.protocol.workload_bits import workload_bits
-from proofyard.sdk import Client, MapJob, credits, settled_batches, unclaimed
+from proofyard.protocol.types import Digest, JobId
+from proofyard.protocol.workload_bits import workload_bit, workload_bits
+from proofyard.sdk import Client, credits, settled_batches, unclaimed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import wire_peer
-from wire_peer import MapNode, Peer, Refused, cid_of
+from wire_peer import FIELDS, MapNode, Peer, Refused, cid_of, map_job
 
 LINES = [{"text": f"  line   {number}\tof  a ünïcode text ", "shard": f"part {number % 2}"} for number in range(32)]
 
@@ -30,6 +31,11 @@ def test_it_imports_nothing_of_the_product() -> None:
     assert not [name for name in modules if name.startswith("proofyard")]
 
 
+def test_what_it_signs_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert all(f"`{name}({fields})`" in page for name, fields in FIELDS.items())
+
+
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[DevNetwork]:
     with DevNetwork(tmp_path / "net", Plan(nodes=3, decoys_bps=0)) as running:
@@ -39,8 +45,6 @@ def network(tmp_path: Path) -> Iterator[DevNetwork]:
 @pytest.mark.timeout(280)
 async def test_an_independent_node_works_audits_and_is_paid(network: DevNetwork, tmp_path: Path) -> None:
     """And an independent client asks about the job, publishes, and is told what it does wrong."""
-    data = tmp_path / "data.jsonl"
-    data.write_text("\n".join(map(json.dumps, LINES)))
     account, owner = Account.create(), Wallet.generate()
     key = Wallet.from_key(account.key)
     for wallet in (key, owner):
@@ -53,9 +57,11 @@ async def test_an_independent_node_works_audits_and_is_paid(network: DevNetwork,
     node = MapNode(chain_id, registry, account)
     async with node.connected(host, int(port)):
         await node.announce()
+        requester = Peer(chain_id, registry, network.requester.key.account)
+        async with requester.connected(host, int(port)):
+            job_id = await open_a_job(requester, network)
         with Client(network.rpc_url, registry, network.requester.key) as client:
-            job = MapJob(data=data, segment_rows=2, segments=2)
-            handle = await asyncio.to_thread(client.submit, job, reward=credits(10), audit_fee=credits(2))
+            handle = client.job(job_id)
             await be_a_client(Peer(chain_id, registry), host, int(port), handle.job_id)
             report = await asyncio.to_thread(handle.wait, 200)
             assert not [event for event in report.log if event.kind == "fault"]
@@ -66,6 +72,28 @@ async def test_an_independent_node_works_audits_and_is_paid(network: DevNetwork,
     assert node.receipts, "it was given no task"
     assert node.opened, "it was drawn for no audit"
     assert account.address in paid
+
+
+async def open_a_job(peer: Peer, network: DevNetwork) -> JobId:
+    """With a manifest that it made itself, and the inputs from its own store."""
+    manifest, data, units = map_job(LINES, segment_rows=2, segments=2)
+    chain = network.chain(network.requester.key)
+    fees = (credits(10), credits(2), credits(2))
+    digest = Digest(hashlib.sha256(manifest).digest())
+    terms = JobTerms(digest, units, *fees, 2, 1, chain.now() + 86_400, workload_bit("map"))
+    job = await asyncio.to_thread(chain.open_job, terms)
+    artifacts = [peer.keep(manifest), peer.keep(data)]
+    asked = {"artifacts": artifacts, "total_bytes": len(manifest) + len(data), "job": job}
+    reply = None
+    while reply is None:
+        try:
+            reply, _ = await peer.ask("publish", asked)
+        except Refused as refused:
+            assert str(refused).startswith("not-seen"), refused
+            await asyncio.sleep(0.2)
+    assert reply == {"type": "ack", "proceed": True, "reason": ""}
+    assert not peer.failures, peer.failures
+    return job
 
 
 async def be_a_client(peer: Peer, host: str, port: int, job: int) -> None:

@@ -27,7 +27,8 @@ COMMITMENT_TYPE = (
 COMMITMENT_TYPEHASH = Digest(keccak(COMMITMENT_TYPE.encode()))
 RECEIPT_TYPE = "Receipt(bytes32 leaf,uint256 job,uint64 deadline)"
 RECEIPT_TYPEHASH = Digest(keccak(RECEIPT_TYPE.encode()))
-_DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+_DOMAIN_TYPEHASH = keccak(DOMAIN_TYPE.encode())
 
 
 @dataclass(frozen=True)

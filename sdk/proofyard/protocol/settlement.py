@@ -36,13 +36,14 @@ MAX_ACCUSERS = 32
 RESULT = SegmentIndex(2**32 - 1)
 """Stands on chain for the segment of a fault that lies in the task's result."""
 
-REGISTER_TYPEHASH = Digest(keccak(b"Register(address owner,address key)"))
-VERIFIER_KEY_TYPEHASH = Digest(keccak(b"VerifierKey(address owner,address key,bytes publicKey)"))
-SETTLEMENT_TYPEHASH = Digest(
-    keccak(
-        b"Settlement(uint256 batch,uint8 attempt,bytes32 header,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
-        b"uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes shares,bytes32 auditRoot,bytes record)"
-    )
+REGISTER_TYPE = "Register(address owner,address key)"
+VERIFIER_KEY_TYPE = "VerifierKey(address owner,address key,bytes publicKey)"
+SETTLEMENT_TYPE = (
+    "Settlement(uint256 batch,uint8 attempt,bytes32 header,bytes32 seed,bytes32 payoutRoot,uint32 payoutCount,"
+    "uint96 payoutTotal,uint32 auditUnits,bytes faults,bytes shares,bytes32 auditRoot,bytes record)"
+)
+REGISTER_TYPEHASH, VERIFIER_KEY_TYPEHASH, SETTLEMENT_TYPEHASH = (
+    Digest(keccak(each.encode())) for each in (REGISTER_TYPE, VERIFIER_KEY_TYPE, SETTLEMENT_TYPE)
 )
 
 
