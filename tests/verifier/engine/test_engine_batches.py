@@ -35,7 +35,7 @@ from proofyard.verifier.engine.events import (
 )
 from proofyard.verifier.engine.machine import Engine
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Log, Row, Task, TaskState, Work, WorkState
-from proofyard.verifier.engine.world import Rules
+from proofyard.verifier.engine.world import Rows, Rules
 
 JOB, ZERO = JobId(1), Digest(bytes(32))
 WORKER = address(1)
@@ -493,3 +493,16 @@ def test_a_batch_that_was_taken_over_and_went_with_a_block_is_its_makers_to_send
     here.tell(RolledBack(5))
     assert (batch.state, batch.chain_id) == (BatchState.DROPPED, None)
     assert not [effect for effect in here.wanted if isinstance(effect, CommitBatch)]
+
+
+def test_a_jobs_batches_are_found_by_its_number() -> None:
+    """Of a thousand jobs each request asks for one: nothing is looked through."""
+    first, second = (
+        Batch(id=number, root=ZERO, members=b"", lines=tuple((JobId(job), 5) for job in jobs))
+        for number, jobs in ((1, (1, 2)), (2, (2, 3)))
+    )
+    rows = Rows([first])
+    rows.add(second)
+    assert rows.batches_of == {1: [first], 2: [first, second], 3: [second]}
+    rows.delete(first)
+    assert rows.batches_of == {2: [second], 3: [second]}

@@ -524,7 +524,7 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
     tasks = list(context.rows.tasks_of.get(number, ()))
     over = job.state == JobState.DONE
     settled = {BatchState.SETTLED, BatchState.FINAL}
-    batches = [b for b in list(context.rows.batches.values()) if any(line[0] == number for line in b.lines)]
+    batches = list(context.rows.batches_of.get(number, ()))
     return JobReport(
         job=number,
         state=job.state,

@@ -118,6 +118,8 @@ class Rows:
         self.absolutions = 0
         """How often an owner stopped being guilty."""
         self.tasks_of: dict[JobId, list[Task]] = defaultdict(list)
+        self.batches_of: dict[JobId, list[Batch]] = defaultdict(list)
+        """Batches with a line of a job."""
         self.segments_of: dict[int, list[Segment]] = defaultdict(list)
         self.works_of: dict[int, list[Work]] = defaultdict(list)
         """Works by the row of their batch; those without one under 0 are not kept here."""
@@ -211,6 +213,8 @@ class Rows:
                     self.decoys_in[row.decoy_batch].append(row)
             case Batch():
                 self.batches[row.id] = row
+                for job, _ in row.lines:
+                    self.batches_of[job].append(row)
                 if row.chain_id is not None:
                     self.by_chain_id[row.chain_id] = row
             case Segment():
@@ -240,6 +244,10 @@ class Rows:
                     self.decoys_in[row.decoy_batch].remove(row)
             case Batch():
                 del self.batches[row.id]
+                for job, _ in row.lines:
+                    self.batches_of[job].remove(row)
+                    if not self.batches_of[job]:
+                        del self.batches_of[job]
                 if row.chain_id is not None and self.by_chain_id.get(row.chain_id) is row:
                     del self.by_chain_id[row.chain_id]
             case Segment():
