@@ -56,6 +56,7 @@ from proofyard.sdk.errors import (
     JobTimeout,
     NotFinished,
     NoVerifier,
+    ResultIncomplete,
     ResultUnproven,
     SubmitUncertain,
 )
@@ -630,7 +631,7 @@ class JobHandle:
         and what the verifier reports must be the package that is made here of the accepted results; else
         `ResultUnproven`, and nothing is written. Until `prove().final_at` a batch can still be challenged.
 
-        Where the job's verifier is away, what is settled is enough.
+        Where the job's verifier is away, what is settled is enough; `NoVerifier` where that is not the whole job yet.
 
         For `LoraJob` this is a PEFT adapter: `peft.AutoPeftModelForCausalLM.from_pretrained(dest)` loads it. It names
         the `model` that is given here, or that this wallet submitted the job with, and brings its tokenizer.
@@ -640,16 +641,22 @@ class JobHandle:
             called(model)
         require_free(target, force=force)
         said = self._said()
-        return self.client.package(self.prove(), said, target, on_replace, model)
+        try:
+            proven = self.prove()
+        except (ResultIncomplete, ArtifactUnavailable) as error:
+            if isinstance(said, Exception):
+                raise said from error  # whether it is done is not known
+            raise
+        return self.client.package(proven, None if isinstance(said, Exception) else said, target, on_replace, model)
 
-    def _said(self) -> Cid | None:
-        """The result that the job's verifier reports; None where it cannot be asked, or has none of a job that is
-        settled whole."""
+    def _said(self) -> Cid | NoVerifier | TransportError | None:
+        """The result that the job's verifier reports, or why it cannot be asked; None where it has none of a job that
+        is settled whole."""
         try:
             report = self.status()
         except (NoVerifier, TransportError) as error:
             logger.warning("%s; looking at what is settled instead", error)
-            return None
+            return error
         if report.result is not None and report.state != "failed":
             return report.result
         record = self.client.chain.job(self.job_id)

@@ -14,11 +14,12 @@ SdkError
 ├── NotFinished       asked for the result of a job that is still running
 ├── RecordMismatch    a batch's record is not what the chain settled
 └── ResultUnproven    a verifier's result does not follow from what was settled
+    └── ResultIncomplete  not all of the job is settled
 """
 
 from pathlib import Path
 
-from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
+from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError, TaskIndex
 
 
 class SdkError(ProofyardError):
@@ -129,3 +130,11 @@ class ResultUnproven(SdkError):
             f"the result of job {job} is not proven: {reason}; the verifier that reported it is not to be believed, "
             f"ask again or look at its batches with `proofyard verifier dispute replay`"
         )
+
+
+class ResultIncomplete(ResultUnproven):
+    """A task of the job is accepted in no settled batch."""
+
+    def __init__(self, job: JobId, task: TaskIndex) -> None:
+        self.task = task
+        super().__init__(job, f"task {task} is accepted in no settled batch")

@@ -19,7 +19,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.signature import SignatureInvalid
 from proofyard.protocol.types import BatchId, Cid, JobId, TaskIndex
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.sdk.errors import ResultUnproven
+from proofyard.sdk.errors import ResultIncomplete, ResultUnproven
 
 if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
@@ -68,7 +68,7 @@ def check_chain(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], done: Mapp
     for spec in graph:
         commitment = done.get(spec.index)
         if commitment is None:
-            raise ResultUnproven(job, f"task {spec.index} is accepted in no settled batch")
+            raise ResultIncomplete(job, spec.index)
         inputs = [manifest, *(done[task].result for task in spec.deps)]
         if commitment.inputs != merkle.root([cid_bytes(cid) for cid in inputs]):
             raise ResultUnproven(job, f"task {spec.index} was built on other results than the accepted ones")
