@@ -60,4 +60,4 @@ soak: setup ## an hour of kills, reorganisations and failing machines, everythin
 	@$(PY) scripts/soak.py $(SOAK)
 
 clean: ## remove what the targets made
-	rm -rf out .venv node_modules .pytest_cache .mypy_cache .ruff_cache contracts/out contracts/cache
+	rm -rf out .venv node_modules tests/chain/dapps/node_modules .pytest_cache .mypy_cache .ruff_cache contracts/out contracts/cache

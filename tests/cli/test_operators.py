@@ -1,6 +1,9 @@
 """Joining and leaving a network by commands, on a real chain."""
 
 import json
+import shlex
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,8 @@ from web3 import HTTPProvider, Web3
 
 from proofyard.chain import Anvil, ChainClient, Params, Wallet, deploy_network
 from proofyard.cli import main
+from proofyard.devnet.process import Child, free_udp_port
+from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import ExitCode, Wei
 from proofyard.protocol.workload_bits import WORKLOADS
 
@@ -255,3 +260,77 @@ def test_an_amount_that_is_none_is_refused_before_anything_else(bench: Bench, am
     code, _, said = bench.run("node", "stake", "--owner", "owner", "--", amount)
     assert code == 2
     assert "CREDIT" in said
+
+
+def test_a_networks_addresses_and_abis_are_written_for_other_programs(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "contracts"
+    code, facts, _ = bench.run("contracts", str(folder))
+    assert code == 0
+    chain = bench.treasury
+    assert (facts["registry"], facts["token"], facts["court"]) == (chain.registry, chain.token, chain.court)
+    assert json.loads((folder / "deployment.json").read_text())["chainId"] == chain.chain_id
+    abi = json.loads((folder / "Registry.json").read_text())
+    assert "JobOpened" in {entry.get("name") for entry in abi}
+    (folder / "deployment.json").write_text("somebody's own")
+    code, _, said = bench.run("contracts", str(folder))
+    assert (code, (folder / "deployment.json").read_text()) == (ExitCode.USAGE, "somebody's own"), said
+    assert "--force" in said
+    assert bench.run("contracts", str(folder), "--force")[0] == 0
+    assert json.loads((folder / "deployment.json").read_text())["registry"] == chain.registry
+    file = tmp_path / "file"
+    file.write_text("")
+    assert bench.run("contracts", str(file), "--force")[0] == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("role", ["verifier", "node"])
+def test_what_was_registered_stays_with_the_command_that_is_printed(bench: Bench, tmp_path: Path, role: str) -> None:
+    """Where it listens is the endpoint's port, at every address; `--endpoint` says another one."""
+    bench.wallet("hot")
+    bench.wallet("owner", tokens=1500)
+    port = free_udp_port()
+    endpoint = f"{role}.example.org:{port}"
+    where = ("--wallet", "hot", "--owner", "owner", "--endpoint", endpoint)
+    code, made, said = bench.run(role, "register", *where, passwords=BOTH)
+    assert code == 0
+    (printed,) = [line.removeprefix("next: ") for line in said.splitlines() if line.startswith("next: ")]
+    chain = bench.treasury
+
+    def registered() -> str:
+        return chain.operator(OperatorId(int(made["operator"]))).endpoint
+
+    def started(*more: str) -> Child:
+        rest = ["--data-dir", str(tmp_path / "data"), "--password-file", str(tmp_path / "password")]
+        ready = tmp_path / "ready.json"
+        command = ["--config", str(tmp_path / "proofyard.toml"), *shlex.split(printed)[1:], *rest, *more]
+        return Child(role, [*command, "--ready-file", str(ready)], log=tmp_path / "log", ready=ready)
+
+    def until(holds: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < give_up, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+
+    def is_bound() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return True
+        return False
+
+    free_api = ["--api-port", "0"] if role == "verifier" else []
+    running = started(*free_api)
+    try:
+        until(is_bound)
+        if role == "verifier":  # a node is ready once a verifier has taken it, and here is none
+            assert running.wait_ready(60)["port"] == port
+        assert registered() == endpoint
+    finally:
+        running.kill()
+    other = f"elsewhere.example.org:{free_udp_port()}"
+    running = started("--endpoint", other, *free_api)
+    try:
+        until(lambda: registered() == other)
+        assert is_bound() == ("--port" in printed)
+    finally:
+        running.kill()

@@ -8,7 +8,9 @@ import httpx
 import msgspec
 import pytest
 
+from proofyard.chain.export import deployment_of
 from proofyard.cli import main
+from proofyard.cli.claim import proofs_of
 from proofyard.devnet.network import DevNetwork
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.cid import raw_cid
@@ -16,10 +18,11 @@ from proofyard.protocol.members import Member
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.record import BatchRecord, RecordedRedress
 from proofyard.protocol.settlement import FaultReason, OperatorId
-from proofyard.protocol.types import Address, BatchId, Cid
+from proofyard.protocol.types import Address, BatchId, Cid, JobId
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.sdk import (
     Client,
+    Due,
     JobHandle,
     LoraJob,
     ResultUnproven,
@@ -58,6 +61,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     assert {due.node for due in dues} >= {node.key.address for node in network.nodes if node is not cheat}
     guilty = next(batch.record for batch in batches if batch.record.faults)
     assert cheat.key.address not in {paid.node for paid in guilty.payouts}
+    check_proofs(network, client, handle.job_id, dues, capsys)
     before = network.holdings()
     network.anvil.warp(network.plan.params.challenge_window)
     paid = claim_all(client, dues)
@@ -99,6 +103,19 @@ def check_thrown_away(client: Client, batches: list[SettledBatch], cheat: Addres
     assert cheat not in {paid.node for paid in redress}
     assert {client.chain.slashes(paid.batch)[paid.fault].amount for paid in redress} == {credits(100)}
     return sum(int(paid.amount) for paid in redress)
+
+
+def check_proofs(
+    network: DevNetwork, client: Client, job: int, dues: list[Due], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command prints the claims for others to send, and sends nothing; where to, is in the network's folder."""
+    assert json.loads((network.contracts / "deployment.json").read_text()) == deployment_of(network.chain())
+    capsys.readouterr()
+    assert main(["--config", str(network.settings), "node", "claim", str(job), "--proofs"]) == 0
+    assert json.loads(capsys.readouterr().out) == proofs_of(client.chain, dues)
+    assert {due.claim.index for due in unclaimed(client, settled_batches(client, JobId(job)))} == {
+        due.claim.index for due in dues
+    }
 
 
 def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder: Path) -> None:

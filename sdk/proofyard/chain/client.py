@@ -355,8 +355,12 @@ class ChainClient(HistoryReader):
     def claim(self, claims: Sequence[Claim]) -> None:
         """Pay out settled work to its owners, in one transaction; anybody may. What others have claimed meanwhile, or a
         challenge holds back, is passed over (`is_claimed` tells); `NothingClaimed` where nothing is left."""
+        self.transact("claim", self.claim_rows(claims))
+
+    def claim_rows(self, claims: Sequence[Claim]) -> list[tuple[Any, ...]]:
+        """The claims as the contract's structs, with what the headers of their batches hold."""
         bounds = {batch: bound_hash(self.header(batch)) for batch in {claim.batch for claim in claims}}
-        self.transact("claim", [claim_row(claim, bounds[claim.batch]) for claim in claims])
+        return [claim_row(claim, bounds[claim.batch]) for claim in claims]
 
     # Sending
 

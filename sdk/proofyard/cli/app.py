@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from proofyard.cli import artifact, devnet, job, operators, output, wallet
+from proofyard.cli import artifact, contracts, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
 from proofyard.cli.logs import LogFormat, LogLevel, configure, hide_what_is_given, without_secrets
@@ -32,6 +32,7 @@ app.add_typer(operators.node, name="node")
 app.add_typer(operators.verifier, name="verifier")
 app.add_typer(job.app, name="job")
 app.add_typer(artifact.app, name="artifact")
+app.command("contracts")(contracts.contracts)
 app.command("devnet")(devnet.devnet)
 
 

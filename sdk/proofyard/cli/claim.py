@@ -1,6 +1,8 @@
 """`proofyard node claim`: have settled work paid out."""
 
-from typing import Annotated
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +11,10 @@ from proofyard.cli.job import open_client
 from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note
 from proofyard.protocol.types import JobId
+
+if TYPE_CHECKING:
+    from proofyard.chain import ChainClient
+    from proofyard.sdk import Due
 
 
 @grouped
@@ -25,6 +31,9 @@ def claim(
         list[str] | None,
         typer.Option(metavar="ADDRESS", help="Hot key's address or its wallet's name; everybody's pay if empty."),
     ] = None,
+    proofs: Annotated[
+        bool, typer.Option("--proofs", help="Print the claims with their proofs, for any wallet to send; send nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Claim what settled batches owe. The money goes to the nodes' owners, whoever's wallet sends this."""
@@ -37,6 +46,9 @@ def claim(
         found = [batch for number in job for batch in settled_batches(client, JobId(number))]
         batches = {batch.event.batch: batch for batch in found}  # one batch may hold tasks of several jobs
         dues = unclaimed(client, batches.values(), keys or None)
+        if proofs:
+            print(json.dumps(proofs_of(client.chain, dues), indent=2), flush=True)
+            return
         paid = claim_all(client, dues)
         waiting = [due for due in dues if due.claimable_at > client.chain.now()]
     facts = {"paid": str(paid), "waiting": str(sum(due.amount for due in waiting))}
@@ -49,3 +61,24 @@ def claim(
         )
     elif not dues:
         note("nothing is left to claim: none of it is settled yet, or all is paid")
+
+
+def proofs_of(chain: "ChainClient", dues: Sequence["Due"]) -> list[dict[str, Any]]:
+    """Claims by the names that the contract gives their fields, numbers as text and bytes in hex, each with whom it
+    pays and from when."""
+    from proofyard.chain.abi import contract
+
+    entry = next(entry for entry in contract("Registry").abi if entry.get("name") == "claim")
+    names = [item["name"] for item in entry["inputs"][0]["components"]]
+    rows = chain.claim_rows([due.claim for due in dues])
+    return [
+        {name: _plain(value) for name, value in zip(names, row, strict=True)}
+        | {"node": due.node, "owner": due.owner, "claimable_at": due.claimable_at}
+        for row, due in zip(rows, dues, strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else str(value)

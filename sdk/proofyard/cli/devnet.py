@@ -93,6 +93,7 @@ def _facts(network: "DevNetwork") -> dict[str, Any]:
         "court": network.deployment.court,
         "credit": network.deployment.credit,
         "settings": str(network.settings),
+        "contracts": str(network.contracts),
         "members": [
             {
                 "name": member.name,
@@ -128,6 +129,7 @@ def _text(network: "DevNetwork") -> str:
             f"registry  {network.deployment.registry}",
             f"court     {network.deployment.court}",
             f"credit    {network.deployment.credit}",
+            f"ABIs      {network.contracts}",
             "",
             table(rows, ("NAME", "ADDRESS", "OWNER", "QUIC", "")),
             "",

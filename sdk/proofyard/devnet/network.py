@@ -21,6 +21,7 @@ from proofyard.chain import (
     deploy_network,
 )
 from proofyard.chain.events import topic_of
+from proofyard.chain.export import write_deployment
 from proofyard.devnet.directory import fresh_directory
 from proofyard.devnet.ledger import Books, Holding, books_of, holding_of, statement
 from proofyard.devnet.members import Member, keys_of, new_keys, store_wallet
@@ -124,6 +125,11 @@ class DevNetwork:
     def settings(self) -> Path:
         """A settings file for commands that talk to this network as its requester."""
         return self.directory / "proofyard.toml"
+
+    @property
+    def contracts(self) -> Path:
+        """Addresses and ABIs for programs in other languages."""
+        return self.directory / "contracts"
 
     @property
     def nodes(self) -> list[Member]:
@@ -263,6 +269,7 @@ class DevNetwork:
             "chain_id": self.deployment.chain_id,
         }
         self.settings.write_text(toml_text({"": network, "requester": requester}))
+        write_deployment(self.contracts, self.chain())
 
     def _join(self, name: str, role: str, adversary: str | None = None, key: Wallet | None = None) -> None:
         """Give a new member keys, ether and tokens, and have its owner register it."""
