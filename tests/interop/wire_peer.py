@@ -320,6 +320,9 @@ class MapNode(Peer):
         work = {"type": "submit-commitment-2", "commitment": commitment}
         work |= {"signature": self.sign("Commitment", signed), "trace": trace, "salt": salt, "decoy": None}
         (answer,) = (await self.ask("submit-commitments", {"works": [work]}))[0]["answers"]
+        while answer["type"] == "refusal" and answer["code"] == "busy":  # the chain has not given it the job yet
+            await asyncio.sleep(0.3)
+            (answer,) = (await self.ask("submit-commitments", {"works": [work]}))[0]["answers"]
         assert answer["type"] == "receipt-2", answer
         promised = (answer["leaf"], answer["job"], answer["deadline"])
         assert self.signer("Receipt", promised, answer["signature"]) == self.verifier
