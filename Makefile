@@ -15,7 +15,7 @@ demo: setup ## fine-tune a real model on a local network: checked, slashed, paid
 test: setup ## the whole test suite, contracts included
 	@# The IPFS daemons of the tests are fetched meanwhile.
 	@$(PY) scripts/ipfs_daemons.py install & trap wait EXIT; $(PY) scripts/contracts.py test
-	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: setup ## violations, bombs, floods, the API's document, 10 million mutated inputs: out/bench (35 minutes; FUZZ="--inputs 100000")
 	@API_EXAMPLES=100 $(PY) -m pytest tests/transport/test_hostile.py tests/transport/test_greedy.py \
