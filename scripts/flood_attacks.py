@@ -14,20 +14,18 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import msgspec
-from aioquic.buffer import encode_uint_var
-from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
+from aioquic.quic.packet import QuicFrameType
 from aioquic.tls import Epoch
 from eth_account import Account
 from msgspec import inspect as shapes
 
+from forged_frames import Frame, in_pieces, send_frames, varint
 from proofyard.artifacts import BlockStore, GetBlocks, serve_blocks
 from proofyard.artifacts.exchange import Blocks, HasBlocks
 from proofyard.artifacts.unixfs import Link as UnixLink
@@ -45,7 +43,6 @@ from proofyard.transport.link import Link
 from proofyard.transport.quic import PeerQuic, configuration
 from protocol_docs import example
 
-Frame = tuple[int, bytes]
 PER_S = 500
 """Requests a second of the floods of requests."""
 SILENT_HOSTS, SILENT_EACH = 9, 32
@@ -118,43 +115,7 @@ def _kind_of(reason: str) -> str:
     return reason.split(" s more: ")[-1][:80]
 
 
-def varint(*values: int) -> bytes:
-    return b"".join(map(encode_uint_var, values))
-
-
-def send_frames(link: Link, frames: Iterable[Frame], *, size: int = 16_000, skipped: int = 0) -> None:
-    """One packet with these frames, whatever aioquic would think of them; so many numbers of packets are left out
-    before it."""
-    quic = link.quic
-    quic._packet_number += skipped
-    builder = QuicPacketBuilder(
-        host_cid=quic.host_cid,
-        is_client=quic._is_client,
-        max_datagram_size=size,
-        packet_number=quic._packet_number,
-        peer_cid=quic._peer_cid.cid,
-        version=QuicProtocolVersion.VERSION_1,
-    )
-    builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[Epoch.ONE_RTT])
-    with contextlib.suppress(QuicPacketBuilderStop):
-        for kind, content in frames:
-            builder.start_frame(kind, capacity=len(content) + 2).push_bytes(content)
-    link._owner.send(quic._flush_builder(builder, quic._network_paths[0], quic._peer_cid.cid, link._loop.time()))
-
-
 # Frames of whoever has shaken hands
-
-
-def piece(stream: int, offset: int) -> Frame:
-    """One byte of a stream."""
-    return QuicFrameType.STREAM_BASE | 4 | 2, varint(stream, offset, 1) + b"x"
-
-
-def in_pieces(count: int, streams: int) -> Iterator[list[Frame]]:
-    """One-byte fragments with gaps between them, a hundred in a packet."""
-    frames = [piece(4 * (40 + each % streams), 2 + 2 * (each // streams)) for each in range(count)]
-    for start in range(0, count, 100):
-        yield frames[start : start + 100]
 
 
 def repeated(kind: int, content: bytes, each: int, packets: int) -> Iterator[list[Frame]]:
@@ -430,28 +391,15 @@ def kind_of_request(tag: str) -> Callable[[Attack], Awaitable[None]]:
     return run
 
 
-async def commitments(attack: Attack) -> None:
-    """Full lists of commitments for nothing."""
-    work: Any = requests()["submit-commitments"]
-    await flood(attack, lambda _: messages.SubmitCommitments(work.works * 100))
+def lists_of(tag: str, field: str, times: int) -> Callable[[Attack], Awaitable[None]]:
+    """Full lists of what one wallet has no business with: the items of an example, so many times."""
 
+    async def run(attack: Attack) -> None:
+        one = requests()[tag]
+        many = msgspec.structs.replace(one, **{field: getattr(one, field) * times})
+        await flood(attack, lambda _: many)
 
-async def seals(attack: Attack) -> None:
-    """Full lists of seals for nothing."""
-    seal: Any = requests()["submit-seals"]
-    await flood(attack, lambda _: messages.SubmitSeals(seal.seals * 250))
-
-
-async def answers(attack: Attack) -> None:
-    """Full lists of answers that nobody gave."""
-    seal: Any = requests()["open-seals"]
-    await flood(attack, lambda _: messages.OpenSeals(seal.seals * 250))
-
-
-async def offers(attack: Attack) -> None:
-    """Full lists of tasks from who is no verifier."""
-    offer: Any = requests()["task-offers"]
-    await flood(attack, lambda _: messages.TaskOffers(offer.offers * 100))
+    return run
 
 
 async def states(attack: Attack) -> None:
@@ -680,10 +628,10 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "who has a thousand blocks": has_blocks,
     "publications": publications,
     "inputs that unfold": bombs,
-    "lists of commitments": commitments,
-    "lists of seals": seals,
-    "lists of answers": answers,
-    "lists of offers": offers,
+    "lists of commitments": lists_of("submit-commitments", "works", 100),
+    "lists of seals": lists_of("submit-seals", "seals", 250),
+    "lists of answers": lists_of("open-seals", "seals", 250),
+    "lists of offers": lists_of("task-offers", "offers", 100),
     "states out of what is no record": states,
     "questions of a hundred wallets": questions,
     "a crowd of 300": crowd,

@@ -3,26 +3,21 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
 
 import msgspec
 import pytest
-from aioquic.buffer import encode_uint_var
-from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.tls import Epoch
+from aioquic.quic.packet import QuicFrameType
+from scripts.forged_frames import in_pieces, send_frames, varint
 
 from proofyard.transport import Endpoint, HandshakeRejected, TransportError, heap
 from proofyard.transport import endpoint as endpoints
 from proofyard.transport import memory as memories
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_PIECES, MAX_PIECES_OF_STREAM, Pieces, Tally
-from proofyard.transport.link import MOST_WAITING, Link
+from proofyard.transport.link import MOST_WAITING
 from proofyard.transport.memory import LEAST_OF_PEER, MOST_OF_CONNECTION, MOST_OF_PEER, Account, Memory
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import PeerQuic, configuration
 from proofyard.transport.switchboard import MAX_GREETINGS, MAX_GREETINGS_OF_HOST, NEWCOMERS_AT_ONCE
-
-Frame = tuple[int, bytes]
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -35,39 +30,6 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
 
 async def answer(connection, message, body):
     return Told(message.text)
-
-
-def varint(*values: int) -> bytes:
-    return b"".join(map(encode_uint_var, values))
-
-
-def send_frames(link: Link, frames: list[Frame], *, size: int = 16_000) -> None:
-    """One packet with these frames, whatever aioquic would think of them."""
-    quic = link.quic
-    builder = QuicPacketBuilder(
-        host_cid=quic.host_cid,
-        is_client=quic._is_client,
-        max_datagram_size=size,
-        packet_number=quic._packet_number,
-        peer_cid=quic._peer_cid.cid,
-        version=QuicProtocolVersion.VERSION_1,
-    )
-    builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[Epoch.ONE_RTT])
-    for kind, content in frames:
-        builder.start_frame(kind, capacity=len(content) + 1).push_bytes(content)
-    link._owner.send(quic._flush_builder(builder, quic._network_paths[0], quic._peer_cid.cid, link._loop.time()))
-
-
-def piece(stream: int, offset: int) -> Frame:
-    """One byte of a stream."""
-    return QuicFrameType.STREAM_BASE | 4 | 2, varint(stream, offset, 1) + b"x"
-
-
-def in_pieces(count: int, streams: int) -> Iterator[list[Frame]]:
-    """One-byte fragments with gaps between them, a hundred in a packet."""
-    frames = [piece(4 * (40 + each % streams), 2 + 2 * (each // streams)) for each in range(count)]
-    for start in range(0, count, 100):
-        yield frames[start : start + 100]
 
 
 ATTACKS = {
