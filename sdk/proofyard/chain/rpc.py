@@ -273,7 +273,8 @@ class Provider(HTTPProvider):
             return [answer] * many  # it is about what was asked for, and not about the batch
         if status not in BATCH_REFUSED and not (isinstance(answer, dict) and "error" in answer):
             self._require_status(method, status)
-            if len(said) == many and all(isinstance(one, dict) and "id" in one for one in said):
+            ids = {one["id"] for one in said if isinstance(one, dict) and isinstance(one.get("id"), int)}
+            if len(said) == len(ids) == many:
                 if needs and any(one.get("error") is None and one.get("result") is None for one in said):
                     why = f"it is behind: it answers null beside {method}"
                     raise EndpointFailed(why, patience=CATCH_UP_S, wait=CATCH_UP_POLL_S)
