@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import msgspec
 import numpy as np
@@ -83,8 +84,11 @@ async def test_a_crashed_executor_says_so_and_the_task_resumes_where_it_was(tiny
 
         with pytest.raises(ExecutorCrashed, match="signal 9"):
             await executor.run_task(manifest, task, tiny, on_state=kill_at_the_second_state)
+        crashed_at = time.time_ns()
         trace = await executor.run_task(manifest, task, tiny)
-        assert trace.resumed == 2
+        # It may have computed another one before it was gone.
+        kept = [path for path in trace.states[1:] if path.stat().st_mtime_ns < crashed_at]
+        assert trace.resumed == len(kept) >= 2
         trace.states[2].write_bytes(b"damaged")
         repaired = await executor.run_task(manifest, task, tiny)
         assert repaired.resumed == 1
