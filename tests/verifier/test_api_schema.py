@@ -4,7 +4,9 @@ the document says. The seed is printed; `API_SEED` repeats it."""
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -33,6 +35,14 @@ def operations(scene: Scene) -> list[schemathesis.APIOperation]:
     return [found.ok() for found in schema.exclude(tag="stream").get_all_operations()]
 
 
+def in_digits(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """For JSON Schema 15.0 is the integer 15; an address of the web spells that in digits alone."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in (values or {}).items()
+    }
+
+
 def hold(operation: schemathesis.APIOperation, mode: GenerationMode) -> set[int]:
     """Ask what is generated; which statuses came."""
     seen: set[int] = set()
@@ -47,6 +57,8 @@ def hold(operation: schemathesis.APIOperation, mode: GenerationMode) -> set[int]
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: schemathesis.Case) -> None:
+        if mode == GenerationMode.POSITIVE:
+            case.query, case.path_parameters = in_digits(case.query), in_digits(case.path_parameters)
         answer = case.call(base_url="http://verifier")
         assert answer.status_code != 500, answer.text
         assert answer.elapsed < SLOW_S
