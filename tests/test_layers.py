@@ -17,7 +17,7 @@ ALLOWED = {
     "transport": {"protocol"},
     "artifacts": {"protocol", "runtime", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},
-    "sdk": {"disputes", "protocol", "chain", "transport", "artifacts", "workloads"},
+    "sdk": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
     "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "verifier": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},

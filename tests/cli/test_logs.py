@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from proofyard.cli import logs, main
-from proofyard.cli.logs import LogFormat, LogLevel, configure, hide, hide_in, without_secrets
+from proofyard.cli import main
+from proofyard.cli.logs import LogFormat, LogLevel, configure
+from proofyard.runtime import secrets
 from proofyard.runtime.about import being_about
+from proofyard.runtime.secrets import hide, hide_in, without_secrets
 
 
 @pytest.fixture(autouse=True)
 def put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root, own = logging.getLogger(), logging.getLogger("proofyard")
     before = root.handlers, root.level, own.level
-    monkeypatch.setattr(logs, "_secrets", set())
+    monkeypatch.setattr(secrets, "_secrets", set())
     yield
     root.handlers, root.level, own.level = before[0], before[1], before[2]
 
@@ -131,7 +133,7 @@ def test_a_path_is_not_taken_for_a_key() -> None:
     hide_in("sqlite:////var/lib/proofyard-verifier-of-a-long-name/verifier.db")
     hide_in("http://127.0.0.1:8545")
     hide_in("http://[broken")
-    assert logs._secrets == set()
+    assert secrets._secrets == set()
 
 
 def test_the_log_goes_to_what_stderr_is_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,7 +176,7 @@ def test_a_model_that_cannot_embed_is_refused(case: str, inputs: Inputs) -> None
     ("spoil", "job", "said"),
     [
         (lines(*LONG[:3], SHORT), {}, "shard 4 of 4 of the data file leaves 6 tokens, too few for one sequence of 128"),
-        (lines(*LONG[:3]), {}, "3 shard labels for 4 workers; shard by document"),
+        (lines(*LONG[:3]), {"options": {"shard_by": "label"}}, "3 shard labels for 4 workers; shard by document"),
         (lines(SHORT, *LONG[:3]), {"options": {"shard_by": "document"}}, "shard 1 of 4 .* use fewer workers"),
         (lines(SHORT), {"workers": 1}, "data file leaves 6 tokens"),
         (config(max_position_embeddings=100), {}, "has 128 tokens, the model has 100 positions"),

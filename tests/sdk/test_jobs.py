@@ -1,5 +1,6 @@
 """Jobs that cannot work are refused where they are made, before anything is published or paid."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_a_job_from_names_is_refused_by_name(workload: str, values: dict[str, An
         (lambda i: LoraJob(**i, workers=2, rank=65), r"params\.rank is 65, but .* has only 64"),
         (lambda i: LoraJob(**i, workers=2, batch=4096, seq_len=1 << 17), r"params\.batch times seq_len"),
         (lambda i: LoraJob(**i, workers=2, seq_len=1 << 30), "seq_len"),
-        (lambda i: LoraJob(**i, workers=3), "2 shard labels for 3 workers"),
+        (lambda i: LoraJob(**i, workers=3, options={"shard_by": "label"}), "2 shard labels for 3 workers"),
         (lambda i: LoraJob(**i, workers=2, precision="fp8"), "precision is 'fp8'"),
         (lambda i: LoraJob(**i, workers=2, targets=["nothing"]), "no linear layer named nothing"),
         (lambda i: LoraJob(**i | {"data": i["data"].with_name("empty.jsonl")}), "data file holds no line"),
@@ -89,3 +90,29 @@ def test_the_zoo_names_every_cheat_that_there_is() -> None:
     assert ZOO.keys() > KEEPING_STAKE
     page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
     assert not [kind for kind in ZOO if f"`{kind}`" not in page]
+
+
+@pytest.mark.parametrize(
+    ("labels", "workers", "options", "by"),
+    [
+        ((None,), 4, {}, "document"),
+        ((None,), 1, {}, "document"),
+        (("a", "b", None), 4, {}, "document"),
+        (("a", "b", "c", "d"), 4, {}, "label"),
+        (("a", "b", "c", "d"), 1, {}, "document"),
+        (("a", "b", "c", "d"), 4, {"shard_by": "document"}, "document"),
+    ],
+)
+def test_data_is_dealt_by_document_where_it_has_too_few_labels(
+    labels: tuple[str | None, ...],
+    workers: int,
+    options: dict[str, Any],
+    by: str,
+    inputs: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    texts = [(f"some words {number} " * 20, label) for label in labels for number in range(8)]
+    rows = [{"text": text} | ({"shard": label} if label else {}) for text, label in texts]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    job = LoraJob(model=inputs["model"], data=tmp_path / "rows.jsonl", workers=workers, options=options)
+    assert job.manifest(*CIDS).params["shard_by"] == by

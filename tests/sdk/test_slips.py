@@ -12,6 +12,7 @@ from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
 from proofyard.sdk import (
     BadAmount,
+    BadSetting,
     Client,
     EmbedJob,
     EvaluateJob,
@@ -190,8 +191,18 @@ def test_a_job_that_failed_says_how_its_money_comes_back() -> None:
         handle(report("failed", reason="no node can do it")).wait()
 
 
-def test_a_client_without_settings_says_which_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RPC_URL", "REGISTRY", "WALLET", "PASSWORD_FILE"):
+def test_a_client_without_settings_says_which_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CONFIG", "RPC_URL", "REGISTRY", "WALLET", "PASSWORD_FILE"):
         monkeypatch.delenv(f"PROOFYARD_{name}", raising=False)
-    with pytest.raises(JobRefused, match=r"set PROOFYARD_RPC_URL, PROOFYARD_REGISTRY, .* or pass client="):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(BadSetting, match=r"set PROOFYARD_REGISTRY, or write registry = .* under \[requester\]"):
+        Client.from_env()
+    monkeypatch.setenv("PROOFYARD_REGISTRY", "0x" + "11" * 20)
+    with pytest.raises(BadSetting, match="wallet: set PROOFYARD_WALLET"):
+        Client.from_env()
+    monkeypatch.setenv("PROOFYARD_WALLET", "w.json")
+    with pytest.raises(BadSetting, match=r"the file with the password of w\.json: set PROOFYARD_PASSWORD_FILE"):
+        Client.from_env()
+    monkeypatch.setenv("PROOFYARD_CONFIG", str(tmp_path / "none.toml"))
+    with pytest.raises(BadSetting, match="there is no settings file"):
         Client.from_env()

@@ -118,6 +118,17 @@ def dealt(documents: Iterable[Document], workers: int, by: str) -> Iterator[tupl
     yield from ((owners[document.shard], document) for document in documents)
 
 
+def usual_split(data: Path, workers: int) -> str:
+    """How a file is shared out where nobody says: by its labels where there are enough for the workers, else document
+    by document. Goes into the manifest, so that everybody does the same."""
+    labels: set[str] = set()
+    for document in each_line(data, Document):
+        labels.add(document.shard)
+        if len(labels) >= workers > 1:
+            return "label"
+    return "document"
+
+
 def pack(documents: Iterable[Document], model: Path, seq_len: int, *, most: int | None = None) -> Tokens:
     """Rows of `seq_len` + 1 tokens: the documents end to end, each closed by the model's end token, cut into rows of
     `seq_len`, and the end token before each row. Shape (rows, seq_len + 1); every token is predicted once. With `most`

@@ -13,9 +13,10 @@ import typer
 from proofyard.cli import artifact, contracts, devnet, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
-from proofyard.cli.logs import LogFormat, LogLevel, configure, hide_what_is_given, without_secrets
+from proofyard.cli.logs import LogFormat, LogLevel, configure
 from proofyard.protocol.types import ProofyardError
 from proofyard.runtime import leave
+from proofyard.runtime.secrets import hide_what_is_given, without_secrets
 
 INTERRUPTED = 130
 BEFORE_THE_COMMAND = ("--config", "--log-level")
@@ -65,7 +66,7 @@ def version(as_json: output.AsJson = False) -> None:
     """Print the version, and where settings and wallets are looked for."""
     from importlib.metadata import version as installed
 
-    from proofyard.cli.settings import config_dir, default_toml
+    from proofyard.sdk.settings import config_dir, default_toml
 
     facts = {
         "version": installed("proofyard"),

@@ -13,12 +13,13 @@ import msgspec
 import typer
 
 from proofyard.cli.context import config_of
-from proofyard.cli.errors import BadSetting, UsageError
+from proofyard.cli.errors import UsageError
 from proofyard.cli.options import WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, note, plain, table
-from proofyard.cli.settings import data_dir, load
 from proofyard.protocol.cid import CidError, spelt_cid
 from proofyard.protocol.types import Cid
+from proofyard.sdk.errors import BadSetting
+from proofyard.sdk.settings import data_dir, load
 
 if TYPE_CHECKING:
     from proofyard.sdk import Artifacts, Swarm

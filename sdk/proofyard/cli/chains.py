@@ -8,9 +8,9 @@ import typer
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import NetworkFlags
-from proofyard.cli.settings import NetworkSettings, load
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock
 from proofyard.protocol.types import Address
+from proofyard.sdk.settings import NetworkSettings, load
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, NodeRecord

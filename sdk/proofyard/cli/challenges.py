@@ -17,8 +17,8 @@ from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_
 from proofyard.cli.extras import require
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.settings import SHARED, RequesterSettings, data_dir, load
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
+from proofyard.sdk.settings import SHARED, RequesterSettings, data_dir, load
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, ChallengeId, ChallengeRecord, Court

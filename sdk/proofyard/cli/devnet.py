@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -140,26 +141,22 @@ def _text(network: "DevNetwork") -> str:
 
 
 def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None) -> str:
-    from proofyard.devnet.members import keys_of
-
     api = network.api_url(network.verifiers[0].name)
-    keys = keys_of(network.directory / "wallets", "requester")
+    folder = quote(str(text.parent)) if text else "FOLDER_OF_MODEL_AND_TEXT"
     lines = (
         "",
         "next, in another terminal:",
-        f"  export PROOFYARD_CONFIG={network.settings}",
-        f"  proofyard job submit --model {model or 'DIRECTORY'} --data {text or 'TEXT.jsonl'} "
-        + ("--seq-len 32 " if text else "")
-        + "--reward 100 --audit-fee 20 --wait",
+        f"  export PROOFYARD_CONFIG={quote(str(network.settings))}",
+        f"  cd {folder}",
+        f"  proofyard job submit --model {quote(str(model)) if model and not text else 'model'} --data text.jsonl "
+        "--reward 100 --audit-fee 20 --wait",
         "  proofyard job show 1",
         "  proofyard job result 1 adapter",
         "  proofyard node claim 1",
         "  proofyard verifier dispute replay 1",
         f"  proofyard job explain 1 --api {api}",
         f"  curl {api}/v1/nodes",
-        "or from Python, for `proofyard.sdk.submit_job`:",
-        f"  export PROOFYARD_RPC_URL={network.rpc_url} PROOFYARD_REGISTRY={network.deployment.registry}",
-        f"  export PROOFYARD_WALLET={keys.keystore} PROOFYARD_PASSWORD_FILE={keys.password_file}",
+        "or python, with the lines in README.md: it reads the same settings.",
         "Ctrl-C stops everything.",
     )
     return "\n".join(lines)

@@ -6,7 +6,8 @@ ProofyardError
     ├── ApiUnreachable  exit code 3: nobody answers at a verifier's HTTP API
     ├── ApiRefused      a verifier's HTTP API answers with an error
     └── UsageError      exit code 2: the call cannot be carried out as it was made
-        └── BadSetting  a setting is missing, unknown or has a value that does not fit
+
+What is wrong with settings is `proofyard.sdk.errors.BadSetting`.
 """
 
 from proofyard.protocol.types import ExitCode, ProofyardError
@@ -49,11 +50,3 @@ class UsageError(CliError):
     """The call cannot be carried out as it was made; the message says how to make it."""
 
     exit_code = ExitCode.USAGE
-
-
-class BadSetting(UsageError):
-    """A setting is missing, unknown, or has a value that does not fit. `field` is its name."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field

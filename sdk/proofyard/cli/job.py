@@ -14,8 +14,8 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, names, note, parse_credits
-from proofyard.cli.settings import SHARED, RequesterSettings, load
 from proofyard.protocol.types import JobId
+from proofyard.sdk.settings import SHARED, RequesterSettings, load
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proofyard.cli.context import config_of, serve_logs
-from proofyard.cli.errors import BadSetting
 from proofyard.cli.extras import require
 from proofyard.cli.options import ServiceFlags, grouped
-from proofyard.cli.settings import data_dir, load
 from proofyard.cli.wallets import password_for
 from proofyard.runtime.folder import own_folder
+from proofyard.sdk.errors import BadSetting
+from proofyard.sdk.settings import data_dir, load
 
 if TYPE_CHECKING:
     from proofyard.node.settings import NodeSettings

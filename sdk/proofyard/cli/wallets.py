@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proofyard.cli.errors import UsageError
-from proofyard.cli.settings import config_dir
+from proofyard.sdk.settings import config_dir
 
 if TYPE_CHECKING:
     from proofyard.chain import Wallet

@@ -7,39 +7,62 @@ handle.wait()
 adapter = handle.result("adapter/")
 
 What is submitted is not encrypted: whoever has an artifact's CID can read it, and the manifest names the inputs' CIDs.
+
+The names here are the SDK; the modules below are its inside. Each name is loaded when it is first used, so that
+`import proofyard.sdk` costs next to nothing.
 """
 
-from proofyard.protocol.fees import propose_verifier_fee
-from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
-from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
-from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
-from proofyard.sdk.errors import (
-    BadAmount,
-    BadPeer,
-    ClientClosed,
-    DestinationTaken,
-    JobFailed,
-    JobNotPublished,
-    JobRefused,
-    JobTimeout,
-    NotFinished,
-    NoVerifier,
-    RecordMismatch,
-    ResultIncomplete,
-    ResultUnproven,
-    SdkError,
-    SubmitUncertain,
-)
-from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
-from proofyard.sdk.results import Proven
-from proofyard.sdk.specs import JobSpec, LoraJob
-from proofyard.sdk.terms import Offer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proofyard.protocol.fees import propose_verifier_fee
+    from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
+    from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
+    from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
+    from proofyard.sdk.errors import (
+        BadAmount,
+        BadPeer,
+        BadSetting,
+        ClientClosed,
+        DestinationTaken,
+        JobFailed,
+        JobNotPublished,
+        JobRefused,
+        JobTimeout,
+        NotFinished,
+        NoVerifier,
+        RecordMismatch,
+        ResultIncomplete,
+        ResultUnproven,
+        SdkError,
+        SubmitUncertain,
+    )
+    from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
+    from proofyard.sdk.results import Proven
+    from proofyard.sdk.specs import JobSpec, LoraJob
+    from proofyard.sdk.terms import Offer
+
+_PLACES = {
+    "proofyard.protocol.fees": "propose_verifier_fee",
+    "artifacts": "Artifacts Kept PeerAddress Swarm Verified",
+    "claims": "Due SettledBatch claim_all settled_batches unclaimed",
+    "client": "Client JobHandle Prepared credits submit_job",
+    "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobRefused "
+    "JobTimeout NotFinished NoVerifier RecordMismatch ResultIncomplete ResultUnproven SdkError SubmitUncertain",
+    "jobs": "JOBS EmbedJob EvaluateJob MapJob SweepJob make_job",
+    "results": "Proven",
+    "specs": "JobSpec LoraJob",
+    "terms": "Offer",
+}
+_WHERE = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
     "JOBS",
     "Artifacts",
     "BadAmount",
     "BadPeer",
+    "BadSetting",
     "Client",
     "ClientClosed",
     "DestinationTaken",
@@ -78,3 +101,15 @@ __all__ = [
     "submit_job",
     "unclaimed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = _WHERE[name]
+    found = globals()[name] = getattr(import_module(place if "." in place else f"{__name__}.{place}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

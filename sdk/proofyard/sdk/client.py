@@ -7,7 +7,6 @@ which are in the job's manifest and so known to everybody. Do not submit what mu
 import asyncio
 import hashlib
 import logging
-import os
 import secrets
 import threading
 import time
@@ -62,6 +61,7 @@ from proofyard.sdk.errors import (
 )
 from proofyard.sdk.refunds import take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, require_package, standing_batches
+from proofyard.sdk.settings import requester_settings
 from proofyard.sdk.specs import JobSpec, called, check_spec, resolve_model
 from proofyard.sdk.tables import with_plain_data
 from proofyard.sdk.terms import (
@@ -152,24 +152,12 @@ class Client:
 
     @classmethod
     def from_env(cls) -> Self:
-        """A client from PROOFYARD_RPC_URL, PROOFYARD_REGISTRY, PROOFYARD_WALLET (keystore file) and
-        PROOFYARD_PASSWORD_FILE, and from PROOFYARD_FROM_BLOCK where it is set. Raises `JobRefused` that names what is
-        missing."""
-        names = ("PROOFYARD_RPC_URL", "PROOFYARD_REGISTRY", "PROOFYARD_WALLET", "PROOFYARD_PASSWORD_FILE")
-        missing = [name for name in names if not os.environ.get(name)]
-        if missing:
-            raise JobRefused(
-                f"set {', '.join(missing)}, or pass client=Client(...); `proofyard devnet` prints them all, for Python"
-            )
-        rpc_url, registry, keystore, password_file = (os.environ[name] for name in names)
-        first = os.environ.get("PROOFYARD_FROM_BLOCK") or "0"
-        if not first.isdecimal():
-            raise JobRefused(f"PROOFYARD_FROM_BLOCK: {first!r} is no block number")
-        chain = os.environ.get("PROOFYARD_CHAIN_ID") or "0"
-        if not chain.isdecimal():
-            raise JobRefused(f"PROOFYARD_CHAIN_ID: {chain!r} is no chain's number")
-        wallet = Wallet.unlock(Path(keystore), password_file=Path(password_file))
-        return cls(rpc_url, registry, wallet, first_block=int(first), chain_id=int(chain) or None)
+        """A client from what every command reads: the settings file (`proofyard version` prints where, PROOFYARD_CONFIG
+        names another), then the environment. Raises `BadSetting` that says what is missing and where it may stand."""
+        settings = requester_settings()
+        wallet = Wallet.unlock(settings.wallet, password_file=settings.password_file)
+        chain_id = settings.chain_id or None
+        return cls(settings.rpc_url, settings.registry, wallet, first_block=settings.from_block, chain_id=chain_id)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 SdkError
 ├── JobRefused        the job cannot run as it stands; names the field
+├── BadSetting        a setting is missing, unknown or does not fit; `field` names it
 ├── BadAmount         an amount of CREDIT that is none
 ├── ClientClosed      the client was closed before
 ├── SubmitUncertain   the end of the transaction that opens a job was not seen: the same call again finds it
@@ -28,6 +29,16 @@ class SdkError(ProofyardError):
 
 class JobRefused(SdkError, ValueError):
     exit_code = 2
+
+
+class BadSetting(SdkError, ValueError):
+    """A setting is missing, unknown, or has a value that does not fit. `field` is its name."""
+
+    exit_code = 2
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BadAmount(SdkError, ValueError):

@@ -16,6 +16,7 @@ from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
+from proofyard.workloads.text_data import usual_split
 from proofyard.workloads.workload import Inputs, load_workload
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -39,10 +40,14 @@ class JobSpec(Protocol):
 class LoraJob:
     """Fine-tune a causal language model with LoRA, in rounds over several nodes.
 
-    `model`: a Hugging Face model directory with safetensors weights, or a name on the hub. `data`: a JSONL file of
-    `{"text": ..., "shard": ...}`. `targets`: names of the linear layers to adapt, or "all-linear", in all transformer
-    layers or the given `layers` (negative numbers count from the last). The job takes `rounds` * `workers` tasks of
-    `segments` * `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
+    `model`: a Hugging Face model directory with safetensors weights, or a name on the hub. `data`: rows with a `text`:
+    a JSONL, CSV or Parquet file, a dataset, a DataFrame, dictionaries. Where rows have a `shard` too, with as many
+    labels as there are workers, each worker trains on its own labels, else documents are dealt out one by one
+    (`options={"shard_by": ...}` says which).
+
+    `targets`: names of the linear layers to adapt, or "all-linear", in all transformer layers or the given `layers`
+    (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` * `segment_steps`
+    steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
     `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
     and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
     `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
@@ -103,6 +108,8 @@ class LoraJob:
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
         }
+        if "shard_by" not in values and isinstance(self.workers, int):
+            values["shard_by"] = usual_split(Path(self.data), self.workers)
         try:
             params = msgspec.convert(values, LoraParams)
         except msgspec.ValidationError as error:

@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import platformdirs
 
-from proofyard.cli.errors import BadSetting, UsageError
-from proofyard.cli.logs import hide_in
+from proofyard.runtime.secrets import hide_in
+from proofyard.sdk.errors import BadSetting
 
 S = TypeVar("S", bound=msgspec.Struct)
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -55,6 +55,20 @@ class RequesterSettings(NetworkSettings, frozen=True, kw_only=True):
     password_file: Path | None = None
 
 
+def requester_settings() -> RequesterSettings:
+    """Who pays, for a program without flags. Raises `BadSetting`: also where no file holds the wallet's password, which
+    only commands ask for."""
+    config = os.environ.get(f"{PREFIX}CONFIG")
+    settings = load(RequesterSettings, "requester", toml=Path(config) if config else None, shared=SHARED)
+    if settings.password_file is None:
+        raise BadSetting(
+            "password_file",
+            f"requester needs password_file, the file with the password of {settings.wallet}: set "
+            f"{PREFIX}PASSWORD_FILE, or pass client=Client(..., Wallet.unlock(path, password=...))",
+        )
+    return settings
+
+
 def config_dir() -> Path:
     """Where settings and wallets lie unless told otherwise, such as `~/.config/proofyard`."""
     return Path(platformdirs.user_config_dir("proofyard"))
@@ -74,15 +88,16 @@ def load(
     section: str,
     *,
     toml: Path | None,
-    flags: Mapping[str, Any],
+    flags: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     shared: frozenset[str] = NETWORK,
     environ: Mapping[str, str] | None = None,
 ) -> S:
     """The settings of `section`. `toml` None means the default place, where the file may be missing.
 
-    `flags` that are None or an empty list were not given. `defaults` come before everything else, for values that
-    follow from the platform. Raises `BadSetting`, which names the field, where its value came from and what to do.
+    `flags` that are None or an empty list were not given; None for all of them is a program without flags. `defaults`
+    come before everything else, for values that follow from the platform. Raises `BadSetting`, which names the field,
+    where its value came from and what to do.
     """
     environ = os.environ if environ is None else environ
     file = toml or default_toml()
@@ -94,15 +109,16 @@ def load(
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         name = field.name
-        given = _given(name, section, name in shared, flags, environ, file, tables)
+        given = _given(name, section, name in shared, flags or {}, environ, file, tables)
         if given is None and defaults and name in defaults:
             given = Given("the default", defaults[name])
         if given is None:
             if field.required:
                 variable = f"PROOFYARD_{name}" if name in shared else f"PROOFYARD_{section}_{name}"
+                flag = "" if flags is None else f"give {_flag(name)}, "
                 raise BadSetting(
                     name,
-                    f"{section} needs {name}: give {_flag(name)}, set {variable.upper()}, "
+                    f"{section} needs {name}: {flag}set {variable.upper()}, "
                     f"or write {name} = ... under [{section}] in {file}",
                 )
             continue
@@ -191,15 +207,16 @@ def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        if must_exist:
-            raise UsageError(f"there is no settings file {file}; give --config the path of one") from None
-        return {}
+        if not must_exist:
+            return {}
+        reason = f"there is no settings file {file}; give --config, or PROOFYARD_CONFIG, the path of one"
     except UnicodeDecodeError as error:
-        raise UsageError(f"the settings file {file} is no UTF-8 (byte {error.start + 1}); save it as UTF-8") from None
+        reason = f"the settings file {file} is no UTF-8 (byte {error.start + 1}); save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file} is not valid TOML: {error}; correct it or give --config another file") from None
+        reason = f"{file} is not valid TOML: {error}; correct it or give --config another file"
     except (OSError, ValueError) as error:
-        raise UsageError(f"the settings file {file} cannot be read ({error}); check its owner and its mode") from None
+        reason = f"the settings file {file} cannot be read ({error}); check its owner and its mode"
+    raise BadSetting("config", reason)
 
 
 def _convert(field: msgspec.structs.FieldInfo, given: Given, environ: Mapping[str, str]) -> Any:

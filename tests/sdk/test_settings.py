@@ -3,11 +3,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proofyard.cli.errors import BadSetting, UsageError
 from proofyard.cli.options import ServiceFlags
 from proofyard.cli.run import NodeFlags, VerifierFlags
-from proofyard.cli.settings import RequesterSettings, load
 from proofyard.node.settings import NodeSettings
+from proofyard.sdk.errors import BadSetting
+from proofyard.sdk.settings import RequesterSettings, load
 from proofyard.verifier.settings import VerifierSettings
 
 
@@ -118,11 +118,11 @@ def test_a_missing_field_says_where_it_can_be_set(toml: Path) -> None:
 
 
 def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no settings file"):
+    with pytest.raises(BadSetting, match="there is no settings file"):
         read(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[node")
-    with pytest.raises(UsageError, match="not valid TOML"):
+    with pytest.raises(BadSetting, match="not valid TOML"):
         read(broken)
 
 
@@ -268,7 +268,7 @@ def test_a_wallet_may_be_meant_by_its_name(tmp_path: Path, toml: Path) -> None:
 )
 def test_a_file_that_cannot_be_read_says_why(content: bytes, says: str, toml: Path) -> None:
     toml.write_bytes(content)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(BadSetting, match=says):
         read(toml)
 
 
