@@ -141,6 +141,10 @@ class Binding:
         with mapped_errors(self.rpc_url):
             return int(self._w3.eth.get_balance(Web3.to_checksum_address(account)))
 
+    def is_contract(self, account: Address) -> bool:
+        with mapped_errors(self.rpc_url):
+            return bool(self._w3.eth.get_code(Web3.to_checksum_address(account)))
+
     def token_balance(self, account: Address) -> Wei:
         return Wei(self._call(self._token, "balanceOf", account))
 

@@ -14,7 +14,7 @@ from eth_abi.abi import encode as abi_encode
 from web3.types import TxReceipt
 
 from proofyard.chain.binding import spelled
-from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NoWallet
+from proofyard.chain.errors import BlockAhead, ChainError, InsufficientBalance, NotARecipient, NoWallet
 from proofyard.chain.events import (
     BatchCommitted,
     Event,
@@ -61,6 +61,10 @@ class Sends(Protocol):
         """Send and return once mined. Raises `Refused` when the contract refuses, before or in the block."""
 
 
+PLAIN_GAS = 21_000
+"""What moving ether between accounts takes."""
+LAST_RESERVED = 0xFFFF
+"""The chain's built-in contracts, the zero address and its like are up to here."""
 UNKNOWN_TIME = 2**40 - 1
 """Later than anything on chain: nobody can tell when."""
 
@@ -174,9 +178,53 @@ class ChainClient(HistoryReader):
         if have < amount:
             raise InsufficientBalance(address, have, amount, "CREDIT")
 
-    def transfer(self, to: Address, amount: Wei) -> None:
-        self.require_balance(amount)
-        self._send("the transfer", self.token, self._token.encode_abi("transfer", [spelled(to), amount]))
+    def transfer(self, to: Address, amount: Wei, *, ether: bool = False) -> Digest:
+        """Send tokens, or wei of the chain's own currency, and return the transaction's hash. The same call that was
+        made before and cut off is found: nothing is paid again. Raises `NotARecipient`, `InsufficientBalance`."""
+        found = self.transferred(to, amount, ether=ether)
+        if found is not None:
+            return found
+        self.require_transferable(to, amount, ether=ether)
+        target, data, value = self._transfer(to, amount, ether)
+        return _hash_of(self._funds_sender().send("the transfer", target, data, value=value))
+
+    def transferred(self, to: Address, amount: Wei, *, ether: bool = False) -> Digest | None:
+        """The hash of the same transfer that was made before and cut off; None where there was none."""
+        found = self._funds_sender().resume(*self._transfer(to, amount, ether))
+        return None if found is None else _hash_of(found)
+
+    def require_transferable(self, to: Address, amount: Wei, *, ether: bool = False) -> None:
+        """Raise what `transfer` would, sending nothing."""
+        self.require_recipient(to)
+        if not ether:
+            self.require_balance(amount)
+            return
+        address = self._signer().address
+        have, need = self.eth_balance(address), amount + PLAIN_GAS * self.gas_price()
+        if have < need:
+            raise InsufficientBalance(address, have, need, "ETH with its gas")
+
+    def _transfer(self, to: Address, amount: Wei, ether: bool) -> tuple[Address, str, int]:
+        """Where a transfer's transaction goes, its data and its value."""
+        if ether:
+            return to, "0x", int(amount)
+        return self.token, str(self._token.encode_abi("transfer", [spelled(to), amount])), 0
+
+    def _funds_sender(self) -> Sender:
+        self._signer()
+        assert isinstance(self._sender, Sender), "whoever sends for a verifier moves no funds"
+        return self._sender
+
+    def require_recipient(self, to: Address) -> None:
+        """Raise `NotARecipient` for an address from which nothing comes back: one of the network's contracts, one that
+        nobody has a key of, the sender itself."""
+        known = {self.registry: "Registry contract", self.court: "Court contract", self.token: "token contract"}
+        if to in known:
+            raise NotARecipient(to, f"it is the network's {known[to]}, which would keep it (`node stake` stakes)")
+        if int(to, 16) <= LAST_RESERVED:
+            raise NotARecipient(to, "nobody has its key")
+        if to == self._signer().address:
+            raise NotARecipient(to, "it is the sender's own")
 
     def add_stake(self, amount: Wei) -> None:
         self._pay(amount, "addStake", amount)
@@ -418,6 +466,10 @@ class ChainClient(HistoryReader):
         struct = keccak(abi_encode(kinds, [_PERMIT_TYPEHASH, wallet.address, self.registry, amount, nonce, deadline]))
         signature = wallet.sign_digest(keccak(b"\x19\x01" + separator + struct))
         return deadline, signature[64], signature[:32], signature[32:64]
+
+
+def _hash_of(receipt: TxReceipt) -> Digest:
+    return Digest(bytes(receipt["transactionHash"]))
 
 
 def event_of(receipt: TxReceipt, kind: type[E]) -> E:

@@ -1,4 +1,4 @@
-"""A chain of one's own: a real anvil process, and the contracts deployed to it."""
+"""A chain of one's own: a real anvil process, the contracts deployed to it, and a faucet."""
 
 import os
 import socket
@@ -19,7 +19,8 @@ from web3.types import Nonce
 from web3.utils import get_create_address
 
 from proofyard.chain.abi import contract
-from proofyard.chain.errors import ChainUnreachable, DevChainError, PortInUse
+from proofyard.chain.client import ChainClient
+from proofyard.chain.errors import ChainUnreachable, DevChainError, NoFaucet, PortInUse
 from proofyard.chain.foundry import find_tool
 from proofyard.chain.records import Params
 from proofyard.chain.rpc import connect, mapped_errors
@@ -136,10 +137,7 @@ class Anvil:
 
     def wallet(self, index: int) -> Wallet:
         """One of anvil's own accounts, which have 10,000 ether each."""
-        from eth_account import Account
-
-        Account.enable_unaudited_hdwallet_features()
-        return Wallet(Account.from_mnemonic(DEV_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}"))
+        return Wallet.from_phrase(DEV_MNEMONIC, index)
 
     def fund(self, account: Address, ether: int = 100) -> None:
         """Give an account ether for gas."""
@@ -212,6 +210,18 @@ def deploy_network(rpc_url: str, deployer: Wallet, params: Params | None = None)
     lens, _ = making.create("Lens", registry)
     with mapped_errors(rpc_url):
         return Deployment(credit, registry, court, lens, int(w3.eth.chain_id), block)
+
+
+def give(rpc_url: str, registry: Address, to: Address, tokens: Wei, ether: Wei) -> None:
+    """Send tokens and wei from the account that deployed a network with `deploy_network`: everybody knows its key.
+    Raises `NoFaucet` on any other chain."""
+    treasury = ChainClient(rpc_url, registry, Wallet.from_phrase(DEV_MNEMONIC, 0))
+    assert treasury.wallet is not None, "it was just given"
+    if treasury.chain_id != CHAIN_ID or not treasury.token_balance(treasury.wallet.address):
+        raise NoFaucet(treasury.chain_id)
+    for amount, is_ether in ((tokens, False), (ether, True)):
+        if amount:
+            treasury.transfer(to, amount, ether=is_ether)
 
 
 class _Deployer:

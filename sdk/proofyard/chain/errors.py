@@ -5,6 +5,8 @@ ProofyardError
 │   ├── UnknownWallet        no keystore of that name; lists the known ones
 │   ├── WalletExists         a keystore of that name is there already
 │   ├── WrongPassword
+│   ├── BadKey               a number that is no private key
+│   ├── BadPhrase            words that are no seed phrase
 │   ├── UnsafeKeystore       others may read the file, or it is no keystore
 │   │   └── FalseAddress     it is not the key of the account that it names
 │   └── PasswordUnreadable   the file with a password cannot be read
@@ -17,6 +19,8 @@ ProofyardError
     ├── NoRegistry           exit code 2: no Registry at the address
     ├── BlockAhead           exit code 2: events are to be read from a block that is not there yet
     ├── InsufficientBalance  not enough tokens, or not enough ether for gas
+    ├── NotARecipient        exit code 2: nothing sent there would come back
+    ├── NoFaucet             exit code 2: tokens are given away on a devnet alone
     ├── TransactionLost      not mined in time
     ├── WalletBusy           another program keeps sending from the wallet
     ├── NotDrawn             the block that seeds a batch's audits is not there yet
@@ -63,6 +67,19 @@ class WrongPassword(WalletError):
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(f"wrong password for the wallet {path}; try again, or name another --password-file")
+
+
+class BadKey(WalletError):
+    def __init__(self) -> None:
+        super().__init__("that is no private key: the number is 0 or too large for one; export it again")
+
+
+class BadPhrase(WalletError):
+    """`reason` shows none of the words: they are a secret."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"that is no seed phrase: {reason}; copy it again from where it was written down")
 
 
 class UnsafeKeystore(WalletError):
@@ -189,6 +206,27 @@ class NoWallet(ChainError):
 
     def __init__(self) -> None:
         super().__init__("this needs a wallet to sign with; name one with --wallet")
+
+
+class NotARecipient(ChainError):
+    exit_code = 2
+
+    def __init__(self, to: Address, reason: str) -> None:
+        self.to = to
+        super().__init__(f"nothing is sent to {to}: {reason}; give the address of a wallet")
+
+
+class NoFaucet(ChainError):
+    """Tokens are given away on a devnet alone."""
+
+    exit_code = 2
+
+    def __init__(self, chain_id: int) -> None:
+        self.chain_id = chain_id
+        super().__init__(
+            f"chain {chain_id} has no faucet: only that of a `proofyard devnet` has one; have tokens and ether sent to "
+            "the wallet's address"
+        )
 
 
 class TransactionLost(ChainError):

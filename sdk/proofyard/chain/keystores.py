@@ -8,6 +8,7 @@ import codecs
 import contextlib
 import json
 import re
+import shlex
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from eth_account import Account
 from eth_utils.address import is_address, to_checksum_address
 
 from proofyard.chain.errors import FalseAddress, UnsafeKeystore, WrongPassword
+from proofyard.chain.phrases import words_in
 from proofyard.protocol.types import Address
 
 MAX_SCRYPT_BYTES = 1 << 30
@@ -28,11 +30,10 @@ MAX_PBKDF2_ROUNDS = 50_000_000
 KEY_BYTES, MOST_KEY_BYTES = 32, 64
 """Bytes that are made of the password: a key for the cipher and one for the check."""
 IV_BYTES = 16
-PHRASE_WORDS = (12, 15, 18, 21, 24)
 RESTORE = "restore it from a backup"
 EXPORT = (
-    "show the account's private key in the program that made it (MetaMask: Account details), write it to a file and "
-    "run: proofyard wallet import NAME FILE"
+    "show the account's private key in the program that made it (MetaMask: Account details), or its seed phrase, and "
+    "run: proofyard wallet import NAME"
 )
 _KEY = re.compile(r"""\s*["']?(?:0[xX])?([0-9a-fA-F]{64})["']?\s*""")
 
@@ -52,18 +53,27 @@ def key_in(data: bytes) -> str | None:
     return found[1] if found else None
 
 
+def phrase_in(data: bytes) -> str | None:
+    """The words of a seed phrase in the clear, where a file holds nothing else."""
+    try:
+        return " ".join(words_in(text_in(data))) or None
+    except UnicodeDecodeError:
+        return None
+
+
+def _import(path: Path) -> str:
+    return f"encrypt its account first: proofyard wallet import NAME {shlex.quote(str(path))}"
+
+
 def parse(path: Path, data: bytes) -> dict[str, Any]:
     """The keystore in a file's content. Raises `UnsafeKeystore` that says what the file is instead."""
     if key_in(data) is not None:
-        raise UnsafeKeystore(
-            path, f"it is a private key in the clear; encrypt it first: proofyard wallet import NAME {path}"
-        )
+        raise UnsafeKeystore(path, f"it is a private key in the clear; {_import(path)}")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        words = data.decode("utf-8", errors="replace").split()
-        if len(words) in PHRASE_WORDS and all(word.isalpha() for word in words):
-            raise UnsafeKeystore(path, f"it is a seed phrase, and no single key; {EXPORT}") from None
+        if phrase_in(data) is not None:
+            raise UnsafeKeystore(path, f"it is a seed phrase in the clear; {_import(path)}") from None
         raise UnsafeKeystore(path, f"it is no keystore of version 3; {RESTORE}") from None
     other = _is_rather(found)
     if other:

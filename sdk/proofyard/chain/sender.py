@@ -77,33 +77,37 @@ class Sender:
         self._receipt_lag = receipt_lag
         self._lock = threading.Lock()
 
-    def send(self, what: str, to: str | None, data: str, *, in_next_block: bool = False) -> TxReceipt:
+    def send(self, what: str, to: str | None, data: str, *, in_next_block: bool = False, value: int = 0) -> TxReceipt:
         """Send and wait until mined. Raises `Refused` when the contract refuses, before or in the block.
 
-        `what` names the action in errors; `to` is None to create a contract. `in_next_block`: it is refused in the
-        newest block and not in the one that comes, so the estimate is asked for that. Where the same was sent before
-        and its end was not seen, by a call that was cut off, that is followed to its end and nothing is sent again.
+        `what` names the action in errors; `to` is None to create a contract; `value` in wei. `in_next_block`: it is
+        refused in the newest block and not in the one that comes, so the estimate is asked for that. Where the same was
+        sent before and its end was not seen, by a call that was cut off, that is followed to its end and nothing is
+        sent again.
         """
         with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
-            found = self._resumed(turn, to, data)
+            wanted = Sent(-1, what, to, data, 0, began=int(time.time()), value=str(value))
+            found = self._resumed(turn, wanted)
             if found is not None:
                 return found
             self._finish(turn)
             at: BlockIdentifier | None = "pending" if in_next_block else None
-            receipt = self._until_mined(turn, Sent(-1, what, to, data, 0, began=int(time.time())), at)
+            receipt = self._until_mined(turn, wanted, at)
             if receipt["status"] != 1:
-                self._w3.eth.call(self._call(to, data), receipt["blockNumber"])  # raises the reason
+                self._w3.eth.call(self._call(wanted), receipt["blockNumber"])  # raises the reason
                 raise ChainError(f"{what} failed in block {receipt['blockNumber']} and would not now; try it again")
             return receipt
 
-    def resume(self, to: str | None, data: str) -> TxReceipt | None:
+    def resume(self, to: str | None, data: str, value: int = 0) -> TxReceipt | None:
         """The receipt of the same call, made before and cut off, once it is mined; None where there was none."""
         with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
-            return self._resumed(turn, to, data)
+            return self._resumed(turn, Sent(-1, "", to, data, 0, value=str(value)))
 
-    def _resumed(self, turn: Turn, to: str | None, data: str) -> TxReceipt | None:
+    def _resumed(self, turn: Turn, wanted: Sent) -> TxReceipt | None:
         left = turn.sent(int(self._w3.eth.chain_id))
-        if left is None or (left.to, left.data) != (to, data) or time.time() - left.began > SAME_CALL_S:
+        if left is None or time.time() - left.began > SAME_CALL_S:
+            return None
+        if (left.to, left.data, left.value) != (wanted.to, wanted.data, wanted.value):
             return None
         if left.nonce >= self._next_nonce() and not self._is_known(left):
             return None
@@ -157,7 +161,7 @@ class Sender:
 
     def _begin(self, sent: Sent, at: BlockIdentifier | None) -> None:
         """Give it the next nonce, and its first version."""
-        sent.gas = self._estimate(self._call(sent.to, sent.data), at)
+        sent.gas = self._estimate(self._call(sent), at)
         sent.nonce, sent.tip, sent.max_fee, sent.versions = self._next_nonce(), 0, 0, []
         self._sign(sent)
 
@@ -171,7 +175,7 @@ class Sender:
         except Web3RPCError as error:
             means = trouble_of(error)
             if means == Trouble.FUNDS:
-                raise self._too_poor(sent.gas * sent.max_fee) from None
+                raise self._too_poor(sent.gas * sent.max_fee + int(sent.value)) from None
             if means == Trouble.OTHER_CHAIN:
                 raise ChainError(
                     f"the chain at {shown_all(self._rpc_url)} takes no transactions of the chain that it says it is: "
@@ -243,21 +247,24 @@ class Sender:
         sent.tip = max(tip, int(sent.tip * REPLACEMENT_BUMP) + 1)
         sent.max_fee = max(2 * base + sent.tip, int(sent.max_fee * REPLACEMENT_BUMP) + 1)
         transaction: TxParams = {
-            **self._call(sent.to, sent.data),
+            **self._call(sent),
             "nonce": sent.nonce,  # type: ignore[typeddict-item]
             "gas": sent.gas,
             "maxPriorityFeePerGas": EthWei(sent.tip),
             "maxFeePerGas": EthWei(sent.max_fee),
             "chainId": self._w3.eth.chain_id,
-            "value": EthWei(0),
         }
         signed = self._wallet.account.sign_transaction(cast(dict[str, Any], transaction))
         sent.versions = [*sent.versions, HexBytes(signed.raw_transaction).to_0x_hex()]
 
-    def _call(self, to: str | None, data: str) -> TxParams:
-        call: TxParams = {"from": self._wallet.account.address, "data": HexStr(data)}
-        if to is not None:
-            call["to"] = Web3.to_checksum_address(to)
+    def _call(self, sent: Sent) -> TxParams:
+        call: TxParams = {
+            "from": self._wallet.account.address,
+            "data": HexStr(sent.data),
+            "value": EthWei(int(sent.value)),
+        }
+        if sent.to is not None:
+            call["to"] = Web3.to_checksum_address(sent.to)
         return call
 
     def _receipt(self, raw: str) -> TxReceipt | None:

@@ -32,7 +32,7 @@ MAX_MODELS = 1024
 
 class Sent(msgspec.Struct):
     """A transaction under one nonce and all its versions, the signed bytes in hex; fees in wei a unit of gas. `began`:
-    Unix seconds, by this machine, of the call that it is for."""
+    Unix seconds, by this machine, of the call that it is for. `value`: wei that it moves, in decimal digits."""
 
     nonce: int
     what: str
@@ -43,6 +43,7 @@ class Sent(msgspec.Struct):
     max_fee: int = 0
     versions: list[str] = []
     began: int = 0
+    value: str = "0"
 
 
 class Kept(msgspec.Struct):
@@ -113,6 +114,7 @@ class Turns:
     """Takes turns for one wallet, whose keystore is a file or None."""
 
     def __init__(self, keystore: Path | None) -> None:
+        self.keystore = keystore
         self._path = None if keystore is None else keystore.with_name(keystore.name + SUFFIX)
         self._lock = threading.Lock()
         self._kept = Kept()

@@ -8,9 +8,10 @@ import hashlib
 import hmac
 import json
 import os
+import shlex
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from proofyard.chain import keystores
-from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletError, WalletExists
+from proofyard.chain import keystores, phrases
+from proofyard.chain.errors import BadKey, PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletError, WalletExists
 from proofyard.chain.turns import SUFFIX, Turns
 from proofyard.protocol import bls
 from proofyard.protocol.commitment import Commitment, Domain
@@ -56,40 +57,55 @@ class Wallet:
         return cls(Account.from_key(key))
 
     @classmethod
+    def from_phrase(cls, phrase: str, account: int = 0) -> "Wallet":
+        """The wallet of a seed phrase's account, counted from 0. Raises `BadPhrase`."""
+        return cls(Account.from_key(phrases.key_of(phrase, account)))
+
+    @classmethod
     def unlock(cls, path: Path, *, password: str | None = None, password_file: Path | None = None) -> "Wallet":
         """The wallet in a keystore file. Raises `UnknownWallet`, `WrongPassword`, `PasswordUnreadable` or
         `UnsafeKeystore`."""
-        keystore = _read_keystore(path)
+        keystore = read_keystore(path)
         secret = password if password is not None else _read_password(path, password_file)
         return cls(Account.from_key(keystores.decrypt(path, keystore, secret)), path)
 
     @classmethod
-    def from_file(cls, path: Path, password: Callable[[], str]) -> "Wallet":
-        """The wallet in a keystore of another program, or in a text file with a private key in hexadecimal digits.
-        `password` is asked for a keystore alone. Raises as `unlock`, whoever may read the file."""
+    def from_file(cls, path: Path, password: Callable[[], str], account: int = 0) -> "Wallet":
+        """The wallet in a keystore of another program, or in a text file with a private key in hexadecimal digits or a
+        seed phrase, of which `account` is taken. `password` is asked for a keystore alone. Raises as `unlock`, whoever
+        may read the file, and `BadPhrase`."""
         data = _content(path)
-        digits = keystores.key_in(data)
-        if digits is not None:
-            try:
-                return cls(Account.from_key(bytes.fromhex(digits)))
-            except Exception:
-                raise UnsafeKeystore(path, "its number is no private key; export it again") from None
+        if (found := cls.from_secret(data, account)) is not None:
+            return found
         keystore = keystores.parse(path, data)
         return cls(Account.from_key(keystores.decrypt(path, keystore, password())))
+
+    @classmethod
+    def from_secret(cls, data: bytes, account: int = 0) -> "Wallet | None":
+        """The wallet of a private key or a seed phrase in the clear, None for anything else. Raises `BadPhrase`, and
+        `BadKey` for a number that is no key."""
+        phrase = keystores.phrase_in(data)
+        if phrase is not None:
+            return cls.from_phrase(phrase, account)
+        digits = keystores.key_in(data)
+        if digits is None:
+            return None
+        try:
+            return cls(Account.from_key(bytes.fromhex(digits)))
+        except Exception:  # the libraries raise whatever their own do
+            raise BadKey from None
 
     def save(self, path: Path, password: str, *, scrypt_rounds: int = SCRYPT_ROUNDS) -> None:
         """Encrypt into a new file of mode 0600, which is there whole or not at all. Raises `WalletExists` rather than
         overwrite a key."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_keystore(path, Account.encrypt(self.account.key, password, kdf="scrypt", iterations=scrypt_rounds))
+
+    def encrypt_anew(self, password: str, *, scrypt_rounds: int = SCRYPT_ROUNDS) -> None:
+        """Give the keystore that this was unlocked from another password; it is there whole at any time."""
+        assert self.turns.keystore is not None, "it was unlocked from a file"
         keystore = Account.encrypt(self.account.key, password, kdf="scrypt", iterations=scrypt_rounds)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".wallet-", encoding="utf-8") as file:
-            json.dump(keystore, file)
-            file.flush()
-            os.fsync(file.fileno())
-            try:
-                os.link(file.name, path)
-            except FileExistsError:
-                raise WalletExists(path) from None
+        write_keystore(self.turns.keystore.resolve(), keystore, replace=True)
 
     def sign_digest(self, digest: bytes) -> Signature:
         """65 bytes r, s, v over a 32-byte digest, low s."""
@@ -110,6 +126,32 @@ class Wallet:
         key = bls.public_key_point(bls.public_key(secret))
         proof = bls.prove_possession(secret, possession_digest(domain, owner, self.address, key))
         return key, bls.signature_point(proof)
+
+
+def write_keystore(path: Path, keystore: Mapping[str, Any], *, replace: bool = False) -> None:
+    """Write a keystore to a file of mode 0600, which is there whole or not at all. Raises `WalletExists` for one that
+    is there, unless it is to be replaced."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".wallet-", encoding="utf-8", delete=False) as file:
+        try:
+            json.dump(keystore, file)
+            file.flush()
+            os.fsync(file.fileno())
+            if replace:
+                Path(file.name).replace(path)
+            else:
+                os.link(file.name, path)
+        except FileExistsError:
+            raise WalletExists(path) from None
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def read_keystore(path: Path) -> dict[str, Any]:
+    """The keystore in a file, not unlocked. Raises `UnknownWallet` or `UnsafeKeystore`."""
+    data = _content(path)
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise UnsafeKeystore(path, f"others may read it; run: chmod 600 {shlex.quote(str(path))}")
+    return keystores.parse(path, data)
 
 
 def list_wallets(directory: Path) -> list[tuple[str, Address | None]]:
@@ -142,13 +184,6 @@ def sign_commitment(domain: Domain, commitment: Commitment, wallet: Wallet) -> S
 def recover_commitment_signer(domain: Domain, commitment: Commitment, signature: Signature) -> Address:
     """Who signed `commitment`; compare with `commitment.node`. Raises `SignatureInvalid`."""
     return recover(Digest(domain.typed_digest(commitment.struct_hash())), signature)
-
-
-def _read_keystore(path: Path) -> dict[str, Any]:
-    data = _content(path)
-    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UnsafeKeystore(path, f"others may read it; run: chmod 600 {path}")
-    return keystores.parse(path, data)
 
 
 def _content(path: Path) -> bytes:

@@ -7,10 +7,10 @@ import typer
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import NetworkFlags
+from proofyard.cli.options import NetworkFlags, WalletFlags
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock
 from proofyard.protocol.types import Address
-from proofyard.sdk.settings import NetworkSettings, load
+from proofyard.sdk.settings import SHARED, NetworkSettings, RequesterSettings, load
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, NodeRecord
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def network_of(context: typer.Context, flags: NetworkFlags) -> NetworkSettings:
     """Which network is meant."""
     return load(NetworkSettings, "network", toml=config_of(context), flags=flags.given())
+
+
+def requester_of(context: typer.Context, flags: WalletFlags) -> RequesterSettings:
+    """Which network is meant, and whose wallet signs."""
+    return load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=SHARED)
 
 
 def reader(context: typer.Context, flags: NetworkFlags) -> "ChainClient":

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli.chains import reader
-from proofyard.cli.context import config_of
+from proofyard.cli.chains import reader, requester_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, names, note, parse_credits
 from proofyard.protocol.types import JobId
-from proofyard.sdk.settings import SHARED, RequesterSettings, load
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord
@@ -326,7 +324,7 @@ def _print(report: "JobReport", as_json: bool) -> None:
 @contextmanager
 def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
     """An SDK client for the wallet and network that flags and settings name."""
-    settings = load(RequesterSettings, "requester", toml=config_of(context), flags=flags.given(), shared=SHARED)
+    settings = requester_of(context, flags)
     from proofyard.cli.wallets import unlock
     from proofyard.sdk import Client
 

@@ -12,7 +12,7 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
-from proofyard.cli.wallets import PASSWORD_FLAG, unlock, wallet_file
+from proofyard.cli.wallets import PASSWORD_FLAG, named_file, unlock
 from proofyard.protocol.types import Address, Wei
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def register_node(
         load_workload(name)
     require_endpoint(endpoint)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
-    hot = unlock(_file(wallet, keystore_dir), password_file)
+    hot = unlock(named_file(wallet, keystore_dir), password_file)
     amount = _stake_of(chain, hot.address, stake, chain.params().node_stake)
     bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
@@ -84,7 +84,7 @@ def register_verifier(
     """Register a verifier under its owner, with a BLS key that is derived from its hot key, and put up its stake."""
     require_endpoint(endpoint, needed=True)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
-    hot = unlock(_file(wallet, keystore_dir), password_file)
+    hot = unlock(named_file(wallet, keystore_dir), password_file)
     amount = _stake_of(chain, hot.address, stake, chain.params().verifier_stake)
     _registered(chain.register_verifier(hot, amount, endpoint), hot.address, amount, as_json)
     if not next(seat.counts for seat in chain.active_verifiers() if seat.node == hot.address):
@@ -356,11 +356,5 @@ def _owner(
 ) -> "ChainClient":
     """A chain client that signs as the owner; the settings are checked before a password is asked for."""
     settings = network_of(context, flags)
-    keystore = _file(owner, keystore_dir)
+    keystore = named_file(owner, keystore_dir)
     return signer(settings, keystore, password_file, password_flag)
-
-
-def _file(wallet: str, keystore_dir: Path | None) -> Path:
-    path = wallet_file(wallet, keystore_dir)
-    assert path is not None, "a wallet was named"
-    return path

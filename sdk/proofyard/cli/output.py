@@ -36,10 +36,10 @@ def note(text: str) -> None:
     print(plain(text), file=sys.stderr, flush=True)
 
 
-def parse_credits(text: str) -> Wei:
+def parse_credits(text: str, unit: str = "CREDIT") -> Wei:
     """Base units of an amount typed by a person: `12`, `0.5`. Raises `typer.BadParameter`."""
     try:
-        return read_amount(text)
+        return read_amount(text, unit)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

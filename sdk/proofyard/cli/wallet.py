@@ -1,24 +1,24 @@
 """`proofyard wallet`: keys in encrypted files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proofyard.cli import funds, wallet_keys
 from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
-from proofyard.cli.wallets import new_password, password_for, wallets_dir
+from proofyard.cli.wallet_names import Name, free_name, saved
+from proofyard.cli.wallets import new_password, wallets_dir
 from proofyard.protocol.types import Address
 
-if TYPE_CHECKING:
-    from proofyard.chain import Wallet
-
-app = typer.Typer(no_args_is_help=True, help="Make and look at wallets: keys in encrypted files.")
-
-Name = Annotated[str, typer.Argument(help="The wallet's name.")]
-LONGEST_NAME = 100
+app = typer.Typer(no_args_is_help=True, help="Keys in encrypted files, and what they hold: make, fund, send.")
+app.command("send")(funds.send)
+app.command("faucet")(funds.faucet)
+app.command("import")(wallet_keys.import_)
+app.command("export")(wallet_keys.export)
+app.command("password")(wallet_keys.password)
 
 
 @app.command()
@@ -28,69 +28,9 @@ def new(
     """Make a new wallet. Its password is asked for twice and stored nowhere: without it the key is lost."""
     from proofyard.chain import Wallet
 
-    name, path = _free(name, keystore_dir)
+    name, path = free_name(name, keystore_dir)
     password = new_password(name, password_file)
-    _saved(Wallet.generate(), name, path, password, as_json)
-
-
-@app.command("import")
-def import_(
-    name: Name,
-    file: Annotated[
-        Path, typer.Argument(help="Keystore of Geth, cast, ethers, ...; or a text file with a private key.")
-    ],
-    password_file: PasswordFile = None,
-    keystore_dir: KeystoreDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Take over an account: from another program's keystore, whose password stays, or from a private key as MetaMask
-    exports it, which is encrypted with a new one."""
-    from proofyard.chain import Wallet
-    from proofyard.chain.wallet import read_password
-
-    name, path = _free(name, keystore_dir)
-    if not file.exists():
-        raise UsageError(f"FILE: there is no {file}; give the file that the other program wrote")
-    known: list[str] = []
-
-    def password() -> str:
-        found = read_password(password_file) if password_file else password_for(file, None)
-        known.append(found or "")
-        return known[0]
-
-    wallet = Wallet.from_file(file, password)
-    _saved(wallet, name, path, known[0] if known else new_password(name, password_file), as_json)
-
-
-def _free(name: str, keystore_dir: Path | None) -> tuple[str, Path]:
-    """A new wallet's name, with or without .json, and its file."""
-    from proofyard.chain.errors import WalletExists
-    from proofyard.chain.wallet import wallet_path
-    from proofyard.protocol.addresses import looks_like_address
-
-    plain = name.removesuffix(".json")
-    odd = (
-        not plain
-        or plain != plain.strip()
-        or len(plain) > LONGEST_NAME
-        or Path(plain).name != plain
-        or plain.startswith((".", "-"))
-    )
-    if odd or not plain.isprintable() or plain.endswith(".sending") or looks_like_address(plain):
-        raise UsageError(
-            f"{name!r} cannot be a wallet's name; use up to {LONGEST_NAME} letters, digits and dashes, no address"
-        )
-    path = wallet_path(wallets_dir(keystore_dir), plain)
-    if path.exists():
-        raise WalletExists(path)
-    return plain, path
-
-
-def _saved(wallet: "Wallet", name: str, path: Path, password: str, as_json: bool) -> None:
-    wallet.save(path, password)
-    facts = {"name": name, "address": wallet.address, "file": str(path)}
-    emit(facts, as_json=as_json, text=wallet.address)
-    note(f"written to {path}; keep a copy of that file and its password\nnext: send {wallet.address} tokens and ether")
+    saved(Wallet.generate(), name, path, password, as_json)
 
 
 @app.command("list")

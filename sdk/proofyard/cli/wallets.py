@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from proofyard.cli.errors import UsageError
 from proofyard.sdk.settings import config_dir
 
@@ -29,6 +31,13 @@ def wallet_file(given: str | None, directory: Path | None) -> Path | None:
     return wallet_path(wallets_dir(directory), given)
 
 
+def named_file(wallet: str, directory: Path | None) -> Path:
+    """The same of one that has to be named."""
+    path = wallet_file(wallet, directory)
+    assert path is not None, "a wallet was named"
+    return path
+
+
 PASSWORD_FLAG = "--password-file"  # noqa: S105 (a flag's name)
 
 
@@ -51,16 +60,25 @@ def password_for(path: Path, password_file: Path | None, flag: str = PASSWORD_FL
     return getpass.getpass(f"Password of {path}: ")
 
 
-def new_password(name: str, password_file: Path | None) -> str:
-    """The password of a new wallet: from a file, or asked for twice, hidden. Raises `UsageError` for an empty one."""
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """Ask on the terminal before something that cannot be undone, once; `yes` says it is answered already.
+    `otherwise`: what is said where the answer is no. Raises `UsageError`."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"there is no terminal to ask on: {question} Give --yes to say so")
+    if not typer.confirm(question, err=True):
+        raise UsageError(otherwise)
+
+
+def new_password(name: str, password_file: Path | None, flag: str = PASSWORD_FLAG) -> str:
+    """A new password for a wallet: from a file, or asked for twice, hidden. Raises `UsageError` for an empty one."""
     if password_file is not None:
         from proofyard.chain.wallet import read_password
 
         return read_password(password_file)
     if not sys.stdin.isatty():
-        raise UsageError(
-            f"a new wallet {name} needs a password and there is no terminal to ask on; give --password-file"
-        )
+        raise UsageError(f"the wallet {name} needs a new password and there is no terminal to ask on; give {flag}")
     first = getpass.getpass(f"New password for {name}: ")
     if not first.strip():
         raise UsageError("an empty password protects nothing; nothing was written")

@@ -18,14 +18,14 @@ def format_amount(amount: int, unit: str = "CREDIT") -> str:
     return f"{'-' if amount < 0 else ''}{whole:,}{fraction} {unit}"
 
 
-def read_amount(text: str) -> Wei:
-    """Base units of an amount of CREDIT typed by a person: `12`, `0.5`, `1,250.5 CREDIT`. Commas stand between groups
-    of three digits and nowhere else. Raises `ValueError` with what to type instead."""
-    found = _TYPED.fullmatch(text.strip().removesuffix("CREDIT").rstrip())
+def read_amount(text: str, unit: str = "CREDIT") -> Wei:
+    """Base units of an amount typed by a person: `12`, `0.5`, `1,250.5 CREDIT`. Commas stand between groups of three
+    digits and nowhere else. Raises `ValueError` with what to type instead."""
+    found = _TYPED.fullmatch(text.strip().removesuffix(unit).rstrip())
     if found is None or not (found[1] or found[2]):
-        raise ValueError(f"{text!r} is not an amount of CREDIT; write it like 12, 0.5 or 1,250, at most 18 decimals")
+        raise ValueError(f"{text!r} is not an amount of {unit}; write it like 12, 0.5 or 1,250, at most 18 decimals")
     whole, fraction = found[1].replace(",", ""), found[2] or ""
     amount = int(whole[-MOST_DIGITS:] or "0") * 10**DECIMALS + int(fraction.ljust(DECIMALS, "0"))
     if len(whole.lstrip("0")) > MOST_DIGITS or amount > MOST:
-        raise ValueError(f"{text[:40]!r} is more CREDIT than there can be ({MOST // 10**DECIMALS:,}); correct it")
+        raise ValueError(f"{text[:40]!r} is more {unit} than there can be ({MOST // 10**DECIMALS:,}); correct it")
     return Wei(amount)
