@@ -188,6 +188,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds: Any = {"causal": AutoModelForCausalLM, "encoder": AutoModel}
     options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "dtype": dtype}
+    options["attn_implementation"] = "eager"  # the others leave soft caps out in some versions of transformers
     model = kinds[kind].from_pretrained(path, **options).eval()
     head = model.get_output_embeddings() if kind == "causal" else None
     with torch.inference_mode():
