@@ -6,6 +6,7 @@ verifier by itself. So a verifier that goes away or never answers holds up its o
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -13,12 +14,13 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from proofyard.artifacts import BlockStore, cid_of_bytes
-from proofyard.chain import ChainClient, Wallet
+from proofyard.chain import ChainClient, JobRecord, Wallet
 from proofyard.node.agenda import Agenda
 from proofyard.node.aside import aside
 from proofyard.node.decoys import Decoys
@@ -100,6 +102,8 @@ INTERRUPT_S = 1.0
 AGAIN_S = 600.0
 STRANGE_PER_S, STRANGE_AT_ONCE = 10.0, 300.0
 """Answers that are looked up for peers that are no verifiers of this node's: each is a look into the journal."""
+LAST_STEP_S = 5.0
+"""How long the step under way may take once a segment is given up."""
 LOOK_S = 8.0
 """How long an offer is looked at before it is answered."""
 
@@ -141,6 +145,12 @@ class Agent:
         self._due: asyncio.TimerHandle | None = None
         self._count = itertools.count()
         self._current: Work | None = None
+        self._closed = ""
+        """Why nothing new is taken; begins with \"busy\", so that nobody counts it as a refusal."""
+        self._stopping = False
+        self._rests = asyncio.Event()
+        """While nothing is executed."""
+        self._rests.set()
         self._border = (0, 0.0)
         self._reporting: set[Address] = set()
         self._reported: dict[Address, float] = {}
@@ -182,7 +192,8 @@ class Agent:
         if finished is not None:
             self._deliver_commitment(connection.peer, offer, finished)
             return Ack()
-        reason = self._busy(connection.peer) or await self._looked_at(self._offers.check_task(connection.peer, offer))
+        reason = self._closed or self._busy(connection.peer)
+        reason = reason or await self._looked_at(self._offers.check_task(connection.peer, offer))
         if not reason and not self._has(work):
             reason = self._busy(connection.peer)
             if not reason:
@@ -197,6 +208,8 @@ class Agent:
             return Ack(False, f"{verifier} is not a verifier this node has joined")
         if self._has(work):
             return Ack()
+        if self._closed and self._journal.sealed(offer) is None:
+            return Ack(False, self._closed)
         audits = [other for other in self._wanted() if isinstance(other.offer, AuditOffer)]
         if sum(other.verifier == verifier for other in audits) >= AUDITS_HELD:
             return Ack(False, "busy with other audits")
@@ -266,6 +279,85 @@ class Agent:
         """Whether the same is accepted already. What was called off and is offered again is another piece of work."""
         known = self._accepted.get(work.key)
         return known is not None and not known.cancelled
+
+    # Taking no more
+
+    def leave_for_later(self, waits: Callable[[JobRecord], str]) -> None:
+        """Take no job that `waits` has a reason for."""
+        self._offers.waits = waits
+
+    @property
+    def closed(self) -> str:
+        """Why nothing new is taken; empty where it is."""
+        return self._closed
+
+    @property
+    def works(self) -> list[Work]:
+        """What is accepted, what is under way first."""
+        return sorted(self._wanted(), key=lambda work: (work is not self._current, work.number))
+
+    @property
+    def current(self) -> Work | None:
+        """What is executed now."""
+        return self._current
+
+    async def close(self, reason: str, *, at_once: bool) -> list[str]:
+        """Take nothing new, and give back the tasks that have not begun; `at_once` also audits and what is under way.
+        Returns the names of what was given back. What is owed is made whatever the reason is."""
+        self._closed = f"busy: {reason}"
+        given_back = [work for work in self._wanted() if at_once or _can_wait(work)]
+        for work in given_back:
+            await self._give_back(work, reason)
+        if at_once and self._current is not None and not isinstance(self._current.offer, Owed):
+            await self._rests.wait()
+        if at_once:
+            await self._executor.rest()
+        return [work.name for work in given_back]
+
+    def open(self) -> None:
+        """Take work again."""
+        if not self._stopping:
+            self._closed = ""
+
+    async def wind_down(self, within_s: float) -> list[str]:
+        """Before this process ends: give back what has not begun, and let the segment under way end within so many
+        seconds. Returns what became of each piece of work, in words."""
+        self._stopping = True
+        said = [f"{name} is given back" for name in await self.close("this node is stopping", at_once=False)]
+        for work in self._wanted():
+            if isinstance(work.offer, AuditOffer) and work is not self._current:
+                await self._give_back(work, "this node is stopping")
+                said.append(f"{work.name} is given back")
+        current = self._current
+        if current is None:
+            return said
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._rests.wait()
+        late = not self._rests.is_set()
+        if late:
+            await self._executor.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_STEP_S):
+                    await self._rests.wait()
+        if current.finished.is_set():
+            await self._delivered(current.verifier)
+        return [_left(current, within_s if late else None), *said]
+
+    async def _delivered(self, verifier: Address) -> None:
+        """Until a verifier has answered every delivery, but not for long: what is left is in the journal."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_STEP_S):
+                await self._courier.answered(verifier)
+
+    async def _give_back(self, work: Work, reason: str) -> None:
+        if isinstance(work.offer, Owed):
+            return
+        logger.info("%s is given back: %s", work.name, reason)
+        self._hand_back(work, reason)
+        work.cancelled = True
+        if work is self._current:
+            await self._executor.stop()
 
     def _busy(self, verifier: Address) -> str:
         """Why no task is taken now. One whose inputs are still gathered keeps none of another verifier's away."""
@@ -366,7 +458,7 @@ class Agent:
         try:
             while True:
                 self._added.clear()
-                work = self._agenda.next(asyncio.get_running_loop().time())
+                work = None if self._stopping else self._agenda.next(asyncio.get_running_loop().time())
                 if work is None:
                     await self._added.wait()
                 else:
@@ -394,13 +486,15 @@ class Agent:
         if work.cancelled:
             self._drop(work)
             return
-        self._current = work
+        self._current, work.begun = work, True
+        self._rests.clear()
         self._border = 0, asyncio.get_running_loop().time()
         self._consider()
         try:
             await self._attempt(work, self._do(work))
         finally:
             self._current = None
+            self._rests.set()
             if self._accepted.get(work.key) is work and not work.again:
                 self._forget(work)
             elif work.again:
@@ -522,7 +616,7 @@ class Agent:
         else:
             task = offer if isinstance(offer, TaskOffer) else offer.held.offer
             if isinstance(offer, TaskOffer):
-                await self._offers.check_task(verifier, offer)
+                await self._offers.check_task(verifier, offer, accepted=True)
             await self._prepare(verifier, task.manifest, task.inputs, task.providers)
 
     async def _do(self, work: Work) -> None:
@@ -537,7 +631,8 @@ class Agent:
             if self._agenda.segment_s(work.offer) is None:
                 self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
             await self._retention.note_finished(work.verifier, work.offer)
-            self._deliver_commitment(work.verifier, work.offer, submission, work)
+            if not work.cancelled:
+                self._deliver_commitment(work.verifier, work.offer, submission, work)
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
         """Run a whole task and sign for it. The signature leaves once the states are on the disk."""
@@ -565,10 +660,15 @@ class Agent:
         self, work: Work, offer: TaskOffer, manifest: Manifest, inputs: Inputs, keeping: Keeping
     ) -> TaskTrace:
         seconds = self._settings.max_task_s
+
+        def keep(number: int, path: Path) -> None:
+            work.states = number
+            keeping.take(number, path)
+
         try:
             async with asyncio.timeout(seconds):
                 return await self._executor.run_task(
-                    manifest, offer.task, inputs, on_progress=self._progress_of(work), on_state=keeping.take
+                    manifest, offer.task, inputs, on_progress=self._progress_of(work), on_state=keep
                 )
         except TimeoutError:
             raise TimeLimit(f"the task took longer than this node's max_task_s of {seconds:.0f} s") from None
@@ -663,6 +763,8 @@ class Agent:
         (before, since), self._border = self._border, (segment, now)
         if segment == before + 1 and isinstance(work.offer, TaskOffer):
             self._agenda.took(work.offer, now - since)
+        if self._stopping and segment > before and isinstance(work.offer, TaskOffer):
+            self._spawn(self._executor.stop())
         self._consider(at_border=True)
 
     async def _prepare(
@@ -745,6 +847,25 @@ class Agent:
     def _batch_over(self, batch: BatchId) -> str:
         state = self._chain.batch(batch)
         return f"batch {batch} is settled" if state.settled_at else f"batch {batch} is dropped" if state.dropped else ""
+
+
+def _can_wait(work: Work) -> bool:
+    """A task that nobody loses more than time by, if it is given to another."""
+    return isinstance(work.offer, TaskOffer) and not work.begun
+
+
+def _left(work: Work, within_s: float | None) -> str:
+    """How the work that was under way is left; `within_s` where its segment did not end in that time."""
+    if work.finished.is_set():
+        return f"{work.name} is finished"
+    given_up = f"was given up after {within_s:.0f} s" if within_s is not None else ""
+    if not isinstance(work.offer, TaskOffer):
+        return f"{work.name} {given_up or 'has ended'}"
+    segment, all_of_them = work.states + bool(given_up), work.offer.task.segments
+    return (
+        f"{work.name}: segment {segment} of {all_of_them} {given_up or 'has ended'}; it goes on from there "
+        f"if this node is back within {work.offer.lease_s:.0f} s, else another node does it"
+    )
 
 
 def _task_progress(work: Work) -> TaskProgress:

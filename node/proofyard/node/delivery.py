@@ -86,6 +86,7 @@ class Waiting:
 class Queue:
     parcels: list[Waiting] = field(default_factory=list)
     added: asyncio.Event = field(default_factory=asyncio.Event)
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
     worker: asyncio.Task[None] | None = None
 
 
@@ -107,6 +108,7 @@ class Courier:
         due = now + self._linger_s(verifier, parcel.kind)
         queue.parcels.append(Waiting(parcel, due=due, asked=now, retry=FIRST_RETRY_S))
         queue.added.set()
+        queue.empty.clear()
         if queue.worker is None:
             queue.worker = asyncio.create_task(self._work(verifier, queue))
 
@@ -114,6 +116,11 @@ class Courier:
         """Deliveries that this verifier has not answered yet."""
         queue = self._queues.get(verifier)
         return len(queue.parcels) if queue else 0
+
+    async def answered(self, verifier: Address) -> None:
+        """Until a verifier has answered every delivery."""
+        if self.waiting(verifier):
+            await self._queues[verifier].empty.wait()
 
     async def close(self) -> None:
         workers = [queue.worker for queue in self._queues.values() if queue.worker is not None]
@@ -126,6 +133,7 @@ class Courier:
         while True:
             queue.added.clear()
             if not queue.parcels:
+                queue.empty.set()
                 await queue.added.wait()
                 continue
             waiting = min(queue.parcels, key=lambda waiting: waiting.due)

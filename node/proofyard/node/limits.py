@@ -14,6 +14,10 @@ class OfferRefused(ProofyardError):
         super().__init__(f"{field} {reason}")
 
 
+class LeftForLater(ProofyardError):
+    """An offer that this node would take at another hour; whoever hears it begin with "busy" may ask again."""
+
+
 def check_limits(settings: NodeSettings, manifest: Manifest, task: TaskSpec) -> None:
     """Raise `OfferRefused` for the first of a task's demands that is over the operator's limit.
 

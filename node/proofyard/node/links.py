@@ -54,6 +54,7 @@ class VerifierLinks:
         self._live: dict[Address, Connection] = {}
         self._keepers: dict[Address, tuple[str, asyncio.Task[None]]] = {}
         self._joined = asyncio.Event()
+        self._changed = asyncio.Event()
         self._news = news or News()
         self._lookout = Lookout(self._news, SEATING, lambda: REFRESH_S)
 
@@ -103,7 +104,7 @@ class VerifierLinks:
                     retry = FIRST_RETRY_S
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(GREETING_S):
-                            await connection.closed.wait()
+                            await _any(connection.closed, self._changed)
             except TransportError as error:
                 logger.info("verifier %s at %r: %s", verifier, endpoint, error)
             self._live.pop(verifier, None)
@@ -129,6 +130,11 @@ class VerifierLinks:
             self._live[verifier] = connection
             self._joined.set()
         return answer.proceed
+
+    def announce_again(self) -> None:
+        """What this node announces has changed: tell every verifier."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def connection(self, verifier: Address) -> Connection | None:
         """The live connection to a verifier."""
@@ -161,3 +167,13 @@ class VerifierLinks:
             if connection.silent_s >= ANSWER_S:
                 await connection.close("no answer")
         return None
+
+
+async def _any(*events: asyncio.Event) -> None:
+    """Until one of these is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

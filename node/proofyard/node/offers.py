@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.disputes.committed import Read, graph_of, load_members
-from proofyard.node.limits import OfferRefused, check_limits
+from proofyard.node.limits import LeftForLater, OfferRefused, check_limits
+from proofyard.node.prices import check_price, parse_prices
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
 from proofyard.protocol.cid import cid_bytes, cid_digest
@@ -48,14 +49,18 @@ class Offers:
         self._headers: Recent[tuple[BatchId, Digest], Header] = Recent(HEADERS)
         self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
         self._reads: Recent[tuple[str, Hashable], tuple[float, Any]] = Recent(READS)
+        self.waits: Callable[[JobRecord], str] = lambda _: ""
+        """Why a job is left to later hours; empty where it is not."""
 
-    async def check_task(self, verifier: Address, offer: TaskOffer) -> Manifest:
-        """The manifest of a task that this node may take. Raises `OfferRefused`, which names the field, and what stands
-        between this machine and an answer."""
+    async def check_task(self, verifier: Address, offer: TaskOffer, *, accepted: bool = False) -> Manifest:
+        """The manifest of a task that this node may take, or has `accepted`. Raises `OfferRefused`, which names the
+        field, `LeftForLater`, and what stands between this machine and an answer."""
         job = await self._job(offer)
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
         await self._check_spec(offer, manifest)
         check_limits(self._settings, manifest, offer.task)
+        prices = parse_prices(self._settings.min_price)
+        check_price(prices, job, manifest.workload, unpaid=self._settings.unpaid)
         reward, most = job.reward * offer.task.work_units // job.units, self._settings.max_task_reward * CREDIT
         if reward > most:
             # Beyond what a broken receipt costs its verifier, breaking it pays.
@@ -64,6 +69,8 @@ class Offers:
         if seat < LEAST_SEAT_PAY:
             # Nobody would come to its audits, and what nobody has audited is not paid.
             raise OfferRefused("the job's audit fee", f"pays an auditor {seat}, at least {LEAST_SEAT_PAY} are needed")
+        if not accepted and (later := self.waits(job)):
+            raise LeftForLater(later)
         if len(offer.inputs) != len(offer.task.deps):
             raise OfferRefused("inputs", f"are {len(offer.inputs)}, the task has {len(offer.task.deps)}")
         return manifest

@@ -17,7 +17,7 @@ from proofyard.chain.pushed import follow_logs, websocket_of
 from proofyard.disputes.network import Network
 from proofyard.node.absence import Absence
 from proofyard.node.adversary import conduct
-from proofyard.node.agent import AUDITS_HELD
+from proofyard.node.agent import AUDITS_HELD, Agent
 from proofyard.node.clerk import Clerk
 from proofyard.node.court import CourtWatch
 from proofyard.node.defence import Defence
@@ -26,17 +26,20 @@ from proofyard.node.holding import Holder
 from proofyard.node.journal import Journal
 from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
+from proofyard.node.meter import Meter
 from proofyard.node.news import News
 from proofyard.node.pay import Pay, involved, keep_on_bench
 from proofyard.node.promises import Promises
 from proofyard.node.purse import CREDIT, Purse
 from proofyard.node.retention import Retention
+from proofyard.node.sensors import Sensors
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
+from proofyard.node.watch import Watch
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, ProofyardError, Wei
-from proofyard.runtime import run_service, run_together, write_ready
+from proofyard.runtime import Stop, run_service, run_together, write_ready
 from proofyard.runtime.folder import keep_for, session_of
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
@@ -52,10 +55,11 @@ UNREGISTERED_S = 10.0
 
 def run(settings: NodeSettings, password: str | None = None) -> None:
     """Run a node until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it."""
-    run_service(_serve(settings, password))
+    stop = Stop()
+    run_service(_serve(settings, password, stop), stop)
 
 
-async def _serve(settings: NodeSettings, password: str | None) -> None:
+async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     chain = ChainClient(
         settings.rpc_url,
@@ -97,7 +101,7 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
 
         def announce() -> Announce:
             return Announce(
-                workloads=offered(settings.workloads, executor.backend),
+                workloads=offered(settings.workloads, executor.backend) if not agent.closed else (),
                 memory_bytes=settings.memory_limit_bytes or psutil.virtual_memory().total,
                 port=split_endpoint(known)[1] if is_dialled_from_elsewhere(known) else endpoint.port,
                 software=f"proofyard {version('proofyard')}",
@@ -112,6 +116,9 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
         links = VerifierLinks(endpoint, chain, announce, news)
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
+        meter = Meter(settings.data_dir, settings.watts)
+        watch = Watch(settings, agent, links, endpoint, Sensors(on_gpu="cuda" in executor.backend), meter)
+        agent.leave_for_later(watch.waits)
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
@@ -131,13 +138,26 @@ async def _serve(settings: NodeSettings, password: str | None) -> None:
             retention.run(agent.owe),
             follow_logs(settings.ws_url or websocket_of(settings.rpc_url), [chain.registry, chain.court], news),
             _in_court(settings, chain, wallet, network, spare, journal, news),
+            watch.run(),
             _ready(settings, links, wallet, endpoint),
+            _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]
         try:
             await run_together(*parts)
         finally:
             journal.close()
+            meter.close()
             store.close()
+
+
+async def _until_stopped(stop: Stop, agent: Agent, links: VerifierLinks, watch: Watch, within_s: float) -> None:
+    """Once the node is asked to end, let it do so in order, and say how."""
+    await stop.asked()
+    logger.info("stopping within %s s; a second signal ends it at once", within_s)
+    left = await agent.wind_down(within_s)
+    for line in left:
+        logger.info("%s", line)
+    await asyncio.to_thread(watch.stopped, left)
 
 
 async def _in_court(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from proofyard.node.gate import Celsius
 from proofyard.protocol.workload_bits import WORKLOADS
 from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share, Threads
 
@@ -33,6 +34,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     content of the model directory and the data file. `max_state_bytes`: one state or result, written out.
     `max_task_reward`: whole CREDIT that a task may pay; a verifier that breaks its receipt for more would gain.
     `tasks_held`: tasks that are held for one verifier at a time, so that the inputs of the next are fetched meanwhile.
+    `min_price`: CREDIT for a unit of work, such as `0.001` for all or `embed=0.0001` for one workload; a job that pays
+    less is refused. `unpaid`: take jobs that pay nothing as well.
     `max_decoys_bps`: beside so many of a verifier's tasks in 10,000, and one more, a decoy is made when it orders one.
 
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
@@ -43,6 +46,15 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
     nodes whose states this node takes in that way, within `hold_bytes`.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
+
+    When it takes work, and what it leaves to others; `proofyard node limits` changes these while it runs (see
+    `proofyard.node.gate.Limits`). `hours`: of the day, local time, such as `22-6`; `cheap_hours`: those in which power
+    is cheap. `idle_only`: while nobody else uses the GPU, or the processors of a node without one. `max_watts`,
+    `max_celsius`: of the GPU. `max_upload`: bytes a second that it sends. `least_free_bytes`: memory that stays free.
+    `stop_s`: seconds in which the segment under way may end when the node is stopped.
+    `watts`: what the machine draws while it works, where no power draw can be read; 0 for not known. `power_price`:
+    CREDIT for a kilowatt hour.
+
     `ready_file`: written with the node's address and port once it serves.
     `adversary`: on a local test network only, the way in which this node cheats. `accomplices`: the folder through
     which cheats that belong together share their answers.
@@ -74,6 +86,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_data_bytes: Most = 32 << 30
     max_state_bytes: Most = 2 << 30
     max_task_reward: Amount = 85
+    min_price: tuple[str, ...] = ()
+    unpaid: bool = False
     tasks_held: Most = 2
     max_decoys_bps: Share = 500
     jury: bool = True
@@ -85,6 +99,16 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     hold_for: tuple[str, ...] = ()
     hold_bytes: Amount = 16 << 30
     ipfs: str = ""
+    hours: str = ""
+    cheap_hours: str = ""
+    idle_only: bool = False
+    max_watts: Amount = 0
+    max_celsius: Celsius = 0
+    max_upload: Amount = 0
+    least_free_bytes: Amount = 0
+    stop_s: Amount = 30
+    watts: Amount = 0
+    power_price: str = ""
     ready_file: Path | None = None
     adversary: str | None = None
     accomplices: Path | None = None

@@ -34,7 +34,8 @@ class Work:
     `again` where it was interrupted; `finished` once nothing more will be done about it here. `lasting`: states of it
     that are on the disk itself. `leftovers` deletes what the executor has left of it, once that is not needed any
     more. `number` counts what was accepted, and an audit's answer is wanted at `wanted_at`, in the event loop's time.
-    `moved` where a step was not reported yet, `telling` while steps are."""
+    `begun` once it was executed, if only in part; `states`: the last of its states that is on this disk. `moved` where
+    a step was not reported yet, `telling` while steps are."""
 
     verifier: Address
     offer: TaskOffer | AuditOffer | Owed
@@ -42,6 +43,8 @@ class Work:
     progress: Progress | None = None
     cancelled: bool = False
     again: bool = False
+    begun: bool = False
+    states: int = 0
     moved: bool = False
     telling: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)

@@ -171,6 +171,12 @@ class Executor:
             if folder.is_dir() and folder.stat().st_mtime < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    async def rest(self) -> None:
+        """End the child between two orders, so that its memory is free for others; the next order starts it again."""
+        if not self._turn.locked():
+            async with self._turn:
+                await self._kill()
+
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
         if self._process is not None and self._turn.locked():

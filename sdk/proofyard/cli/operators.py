@@ -9,6 +9,8 @@ from proofyard.cli.chains import network_of, operator_with, reader, signer
 from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
+from proofyard.cli.limits import limits, pause, resume
+from proofyard.cli.node_status import address_in_settings, local_status, shown
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
@@ -23,6 +25,9 @@ node = typer.Typer(no_args_is_help=True, help="Lend a GPU: register a node, run 
 verifier = typer.Typer(no_args_is_help=True, help="Run a verifier: schedule, audit, settle.")
 node.command("run")(node_run)
 node.command("claim")(claim)
+node.command("pause")(pause)
+node.command("resume")(resume)
+node.command("limits")(limits)
 verifier.command("run")(verifier_run)
 verifier.add_typer(dispute, name="dispute")
 
@@ -93,6 +98,31 @@ def register_verifier(
 
 
 @node.command("status")
+@grouped
+def node_status(
+    context: typer.Context,
+    flags: NetworkFlags,
+    address: Annotated[
+        str | None,
+        typer.Argument(metavar="[ADDRESS]", help="Hot key's address, or its wallet's name; this machine's if empty."),
+    ] = None,
+    keystore_dir: KeystoreDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what this machine's node is about, and how the Registry sees a node.
+
+    Example: proofyard node status
+    """
+    here = local_status(context)
+    known = here.address if here else ""
+    if address is None and not known:
+        known = address_in_settings(context)
+    key = address_of(known if address is None else address, keystore_dir)
+    local, lines = ({}, []) if here is None or here.address != key else shown(here)
+    facts, text = _standing(reader(context, flags), key)
+    emit({**facts, "here": local or None}, as_json=as_json, text="\n".join([*lines, text]))
+
+
 @verifier.command("status")
 @grouped
 def status(
@@ -102,9 +132,13 @@ def status(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print how the Registry sees an operator."""
-    key = address_of(address, keystore_dir)
-    chain = reader(context, flags)
+    """Print how the Registry sees a verifier."""
+    facts, text = _standing(reader(context, flags), address_of(address, keystore_dir))
+    emit(facts, as_json=as_json, text=text)
+
+
+def _standing(chain: "ChainClient", key: Address) -> tuple[dict[str, Any], str]:
+    """How the Registry sees an operator: as data, and for people."""
     record = operator_with(chain, key)
     account = chain.account(record.owner)
     seat = next((seat for seat in chain.active_verifiers() if seat.id == record.id), None)
@@ -124,7 +158,7 @@ def status(
     }
     amounts = ("stake", "frozen", "unbonding")
     text = facts | {name: format_credits(int(str(facts[name]))) for name in amounts}
-    emit(facts, as_json=as_json, text="\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None))
+    return facts, "\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None)
 
 
 @node.command("stake")

@@ -1,7 +1,7 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +55,23 @@ class NodeFlags(ServiceFlags):
     max_task_reward: Annotated[
         int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
     ] = None
+    min_price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[WORKLOAD=]CREDIT", help="Least that a unit of work pays; may be repeated."),
+    ] = None
+    unpaid: Annotated[bool | None, typer.Option("--unpaid/--no-unpaid", help="Take jobs that pay nothing.")] = None
+    hours: Annotated[str | None, typer.Option(help="Hours of the day in which it takes work, such as 22-6.")] = None
+    cheap_hours: Annotated[str | None, typer.Option(help="Hours in which power is cheap.")] = None
+    idle_only: Annotated[
+        bool | None, typer.Option("--idle-only/--no-idle-only", help="Work while nobody else uses the GPU or CPU.")
+    ] = None
+    max_watts: Annotated[int | None, typer.Option(help="Most that the GPU may draw.")] = None
+    max_celsius: Annotated[int | None, typer.Option(help="How warm the GPU may get.")] = None
+    max_upload: Annotated[int | None, typer.Option(help="Most bytes a second that it sends.")] = None
+    least_free_bytes: Annotated[int | None, typer.Option(help="Memory that stays free for others.")] = None
+    stop_s: Annotated[int | None, typer.Option(help="Seconds for the segment under way when it is stopped.")] = None
+    watts: Annotated[int | None, typer.Option(help="What the machine draws at work, where it cannot be read.")] = None
+    power_price: Annotated[str | None, typer.Option(metavar="CREDIT", help="Price of a kilowatt hour.")] = None
     max_decoys_bps: Annotated[
         int | None, typer.Option(help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.")
     ] = None
@@ -190,8 +207,18 @@ def require_endpoint(endpoint: str, *, needed: bool = False) -> None:
 def _require_node_values(settings: "NodeSettings") -> None:
     """Raise `BadSetting` for what no type can say."""
     from proofyard.node.holding import parse_holder
+    from proofyard.node.hours import parse_hours
     from proofyard.node.limits import OfferRefused
+    from proofyard.node.prices import parse_prices
     from proofyard.protocol.addresses import read_address
+    from proofyard.protocol.amounts import read_amount
+
+    readers: dict[str, Callable[[Any], object]] = {
+        "min_price": parse_prices,
+        "power_price": lambda text: read_amount(text or "0"),
+        "hours": parse_hours,
+        "cheap_hours": parse_hours,
+    }
 
     if 0 < settings.memory_limit_bytes < LEAST_MEMORY_BYTES:
         raise BadSetting(
@@ -199,6 +226,11 @@ def _require_node_values(settings: "NodeSettings") -> None:
             f"memory_limit_bytes: {settings.memory_limit_bytes} bytes are too few for the executor to start; give at "
             f"least {LEAST_MEMORY_BYTES}, or 0 for no limit",
         )
+    for field, read in readers.items():
+        try:
+            read(getattr(settings, field))
+        except ValueError as error:
+            raise BadSetting(field, f"{field}: {error}") from None
     if not settings.workloads:
         raise BadSetting("workloads", "workloads: there is none to be executed; name one, or leave the setting out")
     try:

@@ -31,17 +31,44 @@ class _Threads(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=True)
 
 
-def run_service(service: Coroutine[Any, Any, None]) -> None:
-    """Run `service` to its end, or until SIGINT or SIGTERM, which cancel it so that it can clean up. Threads may be
-    left that hang: `leave` ends the process all the same."""
+class Stop:
+    """How a service is asked to end. Where somebody heeds it the first signal only asks, and the second ends it."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._heeded = False
+
+    async def asked(self) -> None:
+        """Until the service is asked to end, which is left to the caller from now on."""
+        self._heeded = True
+        try:
+            await self._asked.wait()
+        finally:
+            self._heeded = False
+
+    def ask(self) -> bool:
+        """Whether somebody heeds it."""
+        heeded = self._heeded and not self._asked.is_set()
+        self._asked.set()
+        return heeded
+
+
+def run_service(service: Coroutine[Any, Any, None], stop: Stop | None = None) -> None:
+    """Run `service` to its end, or until SIGINT or SIGTERM, which cancel it so that it can clean up, or ask it first
+    where it heeds `stop`. Threads may be left that hang: `leave` ends the process all the same."""
     _served.append(True)
 
     async def supervised() -> None:
         task = asyncio.ensure_future(service)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(_Threads(thread_name_prefix="service"))
+
+        def end() -> None:
+            if stop is None or not stop.ask():
+                task.cancel()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, end)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -164,6 +164,10 @@ class Endpoint:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._board.close()
 
+    def limit_upload(self, bytes_s: float) -> None:
+        """From now on send at most so many bytes a second, to all peers together; 0 for no limit."""
+        self._board.limit(bytes_s)
+
     @property
     def address(self) -> Address:
         """This peer's wallet."""

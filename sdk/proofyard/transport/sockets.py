@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from proofyard.transport.errors import EndpointUnavailable
-from proofyard.transport.udp import Datagram, SocketAddress, UdpSocket
+from proofyard.transport.udp import Datagram, Shaper, SocketAddress, UdpSocket
 
 OnBatch = Callable[[list[Datagram], bool], None]
 """Datagrams, and whether they may open connections."""
@@ -20,6 +20,7 @@ class Sockets:
     """`on_batch` gets what comes in on any of them."""
 
     def __init__(self, on_batch: OnBatch) -> None:
+        self.shaper = Shaper()
         self._on_batch = on_batch
         self._host = ""
         self._listening: UdpSocket | None = None
@@ -27,7 +28,7 @@ class Sockets:
 
     def bind(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the IP address and the port. Raises `EndpointUnavailable`."""
-        self._listening = UdpSocket.bind(host, port, partial(self._take, newcomers=True))
+        self._listening = UdpSocket.bind(host, port, partial(self._take, newcomers=True), shaper=self.shaper)
         self._host = self._listening.address[0]
         return self._host, self._listening.address[1]
 
@@ -40,7 +41,9 @@ class Sockets:
             return True
         try:
             anywhere = "::" if version == 6 else "0.0.0.0"  # noqa: S104
-            self._dialling[version] = UdpSocket.bind(anywhere, 0, partial(self._take, newcomers=False), only=True)
+            self._dialling[version] = UdpSocket.bind(
+                anywhere, 0, partial(self._take, newcomers=False), only=True, shaper=self.shaper
+            )
         except EndpointUnavailable:
             return False
         return True

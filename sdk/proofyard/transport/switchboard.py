@@ -99,6 +99,10 @@ class Switchboard:
         """Listen; returns the IP address and the UDP port. Raises `EndpointUnavailable`."""
         return self._sockets.bind(host, port)
 
+    def limit(self, bytes_s: float) -> None:
+        """Send at most so many bytes a second in all; 0 for no limit."""
+        self._sockets.shaper.bytes_s = bytes_s
+
     def close(self) -> None:
         """Let go of the sockets; links must be closed before."""
         self._sockets.close()

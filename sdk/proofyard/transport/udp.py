@@ -25,6 +25,8 @@ Datagram = tuple[bytes, SocketAddress]
 BATCH = 64
 SOCKET_BUFFER = 4 << 20
 MAX_QUEUED = 4096
+SHAPED_BURST_S = 0.005
+"""What is due for so long goes at once."""
 _LARGEST = 65_535
 _LARGEST_GROUP = 65_000
 _MOST_SEGMENTS = 64
@@ -34,6 +36,23 @@ _IP, _IP_MTU_DISCOVER, _IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 0, 10, 41, 2
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _MAPPED = "::ffff:"
 _ANCILLARY = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class Shaper:
+    """The uplink that its operator allows: one rate for all sockets of a process, 0 for no limit. What is more waits,
+    so that to QUIC it is the narrowest part of every path."""
+
+    def __init__(self) -> None:
+        self.bytes_s = 0.0
+        self._free_at = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until something may be sent at `now`; a timer is good to a few milliseconds."""
+        return max(0.0, self._free_at - SHAPED_BURST_S - now) if self.bytes_s else 0.0
+
+    def sent(self, size: int, now: float) -> None:
+        if self.bytes_s:
+            self._free_at = max(now, self._free_at) + size / self.bytes_s
 
 
 class UdpSocket:
@@ -46,8 +65,11 @@ class UdpSocket:
         *,
         offload: bool = True,
         mapped: bool = False,
+        shaper: Shaper | None = None,
     ) -> None:
         self._sock = sock
+        self._shaper = shaper or Shaper()
+        self._held: asyncio.TimerHandle | None = None
         self._mapped = mapped
         """Whether IPv4 addresses appear as IPv6 ones to the kernel (RFC 4291 section 2.5.5.2)."""
         self._on_batch = on_batch
@@ -69,6 +91,7 @@ class UdpSocket:
         *,
         offload: bool = True,
         only: bool = False,
+        shaper: Shaper | None = None,
     ) -> "UdpSocket":
         """Listen on `host` (an IP address or a name) and UDP `port`, 0 for any. `::` stands for IPv4 as well, unless it
         is to be IPv6 `only`. Raises `EndpointUnavailable`."""
@@ -93,7 +116,7 @@ class UdpSocket:
             sock.close()
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise EndpointUnavailable(host, port, reason) from None
-        return cls(sock, on_batch, offload=offload, mapped=mapped)
+        return cls(sock, on_batch, offload=offload, mapped=mapped, shaper=shaper)
 
     @property
     def address(self) -> SocketAddress:
@@ -103,16 +126,23 @@ class UdpSocket:
     def send(self, datagrams: Iterable[Datagram]) -> None:
         """Send in order; what the kernel does not take now waits, the oldest being dropped first (QUIC resends)."""
         self._queue.extend(datagrams)
-        if not self._blocked:
+        if not self._blocked and self._held is None:
             self._flush()
 
     def close(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
 
     def _flush(self) -> None:
+        self._held = None
         while self._queue:
+            wait = self._shaper.wait(self._loop.time())
+            if wait:
+                self._held = self._loop.call_later(wait, self._flush)
+                break
             group = self._next_group()
             try:
                 self._send_group(group)
@@ -130,6 +160,7 @@ class UdpSocket:
             except (ValueError, OverflowError, TypeError):
                 # No address that the socket takes. Left at the head of the queue it would hold up everybody's.
                 pass
+            self._shaper.sent(sum(map(len, group)), self._loop.time())
             for _ in group:
                 self._queue.popleft()
         if self._blocked:

@@ -1,0 +1,150 @@
+"""How an operator's commands reach a running node, and what it tells of itself: two files in its folder, which only
+their owner may write.
+
+`limits.json` holds what `node limits`, `pause` and `resume` said, in place of the settings' values. `status.json` is
+what the node was about when it last looked. Both are put in place whole.
+"""
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from proofyard.node.gate import Limits
+from proofyard.node.settings import NodeSettings
+from proofyard.protocol.types import ExitCode, ProofyardError
+
+LIMITS, STATUS = "limits.json", "status.json"
+MAX_BYTES = 64 << 10
+STALE_S = 60.0
+"""A status that was not written for so long is that of a node which has ended without a word."""
+
+
+class ControlUnfit(ProofyardError):
+    """A file of commands that is not to be obeyed: somebody else could have written it, or it says nothing that can be
+    understood."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file, self.reason = file, reason
+        super().__init__(f"{file} {reason}; delete it, or write it again with `proofyard node limits --reset`")
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What was commanded: the limits that were given, by name, and whether a pause gives back what is under way."""
+
+    limits: dict[str, Any] = {}
+    hand_back: bool = False
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
+    holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `left`: how
+    a node that has stopped left its work, or a running one its last."""
+
+    pid: int
+    at: float
+    address: str = ""
+    running: bool = True
+    reason: str = ""
+    works: tuple[str, ...] = ()
+    verifiers: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    blind: tuple[str, ...] = ()
+    sample: dict[str, Any] = {}
+    left: tuple[str, ...] = ()
+
+
+def limits_of(settings: NodeSettings) -> Limits:
+    """The limits that the settings set."""
+    return Limits(**{name: getattr(settings, name) for name in Limits.__struct_fields__ if hasattr(settings, name)})
+
+
+def read_orders(folder: Path) -> Orders:
+    """What was commanded; nothing where nothing was. Raises `ControlUnfit`."""
+    data = _read(folder / LIMITS)
+    if data is None:
+        return Orders()
+    try:
+        orders = msgspec.json.decode(data, type=Orders)
+        apply(Limits(), orders)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ControlUnfit(folder / LIMITS, f"cannot be understood ({error})") from None
+    return orders
+
+
+def apply(limits: Limits, orders: Orders) -> Limits:
+    """Limits with what was commanded in their place. Raises `msgspec.ValidationError` and `ValueError`."""
+    known = {name: value for name, value in orders.limits.items() if name in Limits.__struct_fields__}
+    return msgspec.convert({**msgspec.structs.asdict(limits), **known}, Limits)
+
+
+def write_orders(folder: Path, orders: Orders) -> None:
+    """Raises `ValueError` for limits that are none, and `OSError`."""
+    apply(Limits(), orders)
+    _write(folder / LIMITS, msgspec.json.encode(orders))
+
+
+def change(folder: Path, changes: dict[str, Any], *, hand_back: bool = False) -> Orders:
+    """Command some limits, and leave the others as they were commanded."""
+    before = read_orders(folder)
+    orders = Orders(limits={**before.limits, **changes}, hand_back=hand_back)
+    write_orders(folder, orders)
+    return orders
+
+
+def read_status(folder: Path) -> Status | None:
+    """What the node in a folder says of itself; None where none has run there. Raises `ControlUnfit`."""
+    data = _read(folder / STATUS)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=Status)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ControlUnfit(folder / STATUS, f"cannot be understood ({error})") from None
+
+
+def is_alive(status: Status, now: float | None = None) -> bool:
+    """Whether the node that wrote it still runs, as far as that shows."""
+    return status.running and abs((time.time() if now is None else now) - status.at) < STALE_S
+
+
+def write_status(folder: Path, status: Status) -> None:
+    _write(folder / STATUS, msgspec.json.encode(status))
+
+
+def _read(file: Path) -> bytes | None:
+    """A file that its owner alone may write, and who runs this is that owner."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ControlUnfit(file, f"cannot be read ({error.strerror})") from None
+    with os.fdopen(handle, "rb") as opened:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ControlUnfit(file, "is no regular file")
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ControlUnfit(file, "may be written by others than who runs this")
+        data = opened.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ControlUnfit(file, f"is larger than {MAX_BYTES} bytes")
+    return data
+
+
+def _write(file: Path, data: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(data)
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

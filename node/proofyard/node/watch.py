@@ -1,0 +1,153 @@
+"""Keeps a running node within its operator's limits, and says in its folder what it is about."""
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from proofyard.chain import JobRecord
+from proofyard.node.agent import Agent
+from proofyard.node.control import (
+    LIMITS,
+    ControlUnfit,
+    Orders,
+    Status,
+    apply,
+    limits_of,
+    read_orders,
+    write_status,
+)
+from proofyard.node.gate import Gate, Limits, Sample, blind_spots, waits_for_cheap_power
+from proofyard.node.links import VerifierLinks
+from proofyard.node.meter import Meter
+from proofyard.node.sensors import Sensors
+from proofyard.node.settings import NodeSettings
+from proofyard.transport import Endpoint
+
+logger = logging.getLogger("proofyard.node")
+
+POLL_S = 0.5
+"""How long a command waits to be seen."""
+SAMPLE_S = 5.0
+MOST_WORKS = 16
+"""Of what the node holds, what its status names."""
+
+
+class Watch:
+    """Reads what its operator commands, measures, opens and closes the node."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        agent: Agent,
+        links: VerifierLinks,
+        endpoint: Endpoint,
+        sensors: Sensors,
+        meter: Meter,
+    ) -> None:
+        self._folder: Path = settings.data_dir
+        self._settings = limits_of(settings)
+        self._agent, self._links, self._endpoint = agent, links, endpoint
+        self._sensors, self._meter = sensors, meter
+        self._gate = Gate()
+        self._limits: Limits = self._settings
+        self._orders = Orders()
+        self._sample = Sample()
+        self._seen: tuple[int, int] | None = None
+        self._left: tuple[str, ...] = ()
+
+    def waits(self, job: JobRecord) -> str:
+        """Why a job is left to hours in which power is cheap; empty where it is not."""
+        return waits_for_cheap_power(self._limits, time.time(), _minute(), job.deadline)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        sampled = float("-inf")
+        while True:
+            now = asyncio.get_running_loop().time()
+            fresh = now - sampled >= SAMPLE_S
+            try:
+                changed = await asyncio.to_thread(self._read_orders)
+                if fresh:
+                    self._sample = await asyncio.to_thread(self._sensors.sample)
+                    await asyncio.to_thread(self._meter.take, self._sample, self._agent.current, now, time.time())
+                    sampled = now
+                if fresh or changed:
+                    await self._look()
+            except OSError as error:
+                logger.warning("what this node is about cannot be written to %s: %s", self._folder, error)
+            except Exception:
+                logger.exception("the limits cannot be looked at")
+            await asyncio.sleep(POLL_S)
+
+    def stopped(self, left: list[str]) -> None:
+        """Note how the node has ended."""
+        self._left = tuple(left)
+        write_status(self._folder, self._status(running=False))
+
+    def _read_orders(self) -> bool:
+        """Whether something was commanded since. What cannot be obeyed changes nothing, and is told once."""
+        try:
+            found = (self._folder / LIMITS).lstat()
+            seen = (found.st_mtime_ns, found.st_ino)
+        except FileNotFoundError:
+            seen = (0, 0)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self._orders = read_orders(self._folder)
+        except ControlUnfit as error:
+            logger.warning("%s", error)
+            return False
+        self._limits = apply(self._settings, self._orders)
+        self._endpoint.limit_upload(self._limits.max_upload)
+        for spot in blind_spots(self._limits, self._sample):
+            logger.warning("this limit is not kept: %s", spot)
+        return True
+
+    async def _look(self) -> None:
+        self._gate.look(self._limits, self._sample, time.time(), _minute())
+        await self._obey()
+        await asyncio.to_thread(write_status, self._folder, self._status())
+
+    async def _obey(self) -> None:
+        closed = self._gate.closed
+        now_closed, said = closed is not None, self._agent.closed
+        if closed is None:
+            if said:
+                logger.info("takes work again")
+                self._agent.open()
+        else:
+            at_once = closed.at_once or (self._orders.hand_back and self._limits.paused_until != 0)
+            if not said or (at_once and self._agent.works):
+                logger.info("takes no work: %s", closed.reason)
+                self._left = tuple(
+                    f"{name} is given back" for name in await self._agent.close(closed.reason, at_once=at_once)
+                )
+        if now_closed != bool(said):
+            self._links.announce_again()
+
+    def _status(self, *, running: bool = True) -> Status:
+        closed = self._gate.closed
+        return Status(
+            pid=os.getpid(),
+            at=time.time(),
+            address=self._endpoint.address,
+            running=running,
+            reason=closed.reason if closed else "",
+            works=tuple(work.name for work in self._agent.works[:MOST_WORKS]),
+            verifiers=tuple(sorted(connection.peer for connection in self._links.live())),
+            limits=self._limits,
+            blind=tuple(blind_spots(self._limits, self._sample)),
+            sample={name: value for name, value in asdict(self._sample).items() if value is not None},
+            left=self._left,
+        )
+
+
+def _minute() -> int:
+    """Of the day, in this machine's local time."""
+    now = time.localtime()
+    return now.tm_hour * 60 + now.tm_min
