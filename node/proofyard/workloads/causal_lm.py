@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from proofyard.workloads.errors import OutOfMemory
 from proofyard.workloads.exact import backend_for
@@ -35,13 +36,14 @@ class AdaptedModel:
         check_decoder(path, self.decoder, precision)
 
     def train(self, rows: Tokens, scale: float) -> float:
-        """The summed loss in nats of `rows` of tokens (count, seq_len + 1); the gradient of that sum times `scale` is
-        added to the adapters' gradients. The sum is exactly rounded."""
-        return self._sum(self.decoder.train(*_flat(rows), scale))
+        """The summed loss in nats of `rows` of tokens (count, seq_len + 1), without those that are not learned
+        (`text_data.pack`); the gradient of that sum times `scale` is added to the adapters' gradients. The sum is
+        exactly rounded."""
+        return self._sum(self.decoder.train(*_flat(rows), scale, _learned(rows)))
 
     def loss_sum(self, rows: Tokens) -> float:
         """The summed loss alone."""
-        return self._sum(self.decoder.losses(*_flat(rows)))
+        return self._sum(self.decoder.losses(*_flat(rows), _learned(rows)))
 
     def scored_losses(self, texts: Sequence[Tokens], wanted: Sequence[Array]) -> list[Array]:
         """For each text the losses, binary32, of the tokens that follow the positions `wanted`."""
@@ -61,7 +63,14 @@ class AdaptedModel:
 def _flat(rows: Tokens) -> tuple[Tokens, Tokens, list[int]]:
     """Inputs and targets of rows of equal length, end to end, and the lengths."""
     count, length = rows.shape
+    rows = np.where(rows < 0, ~rows, rows)
     return rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1), [length - 1] * count
+
+
+def _learned(rows: Tokens) -> npt.NDArray[np.intp] | None:
+    """Which targets of `_flat` are learned; None where all are."""
+    learned = rows[:, 1:].reshape(-1) >= 0
+    return None if learned.all() else np.flatnonzero(learned)
 
 
 _loaded: dict[tuple[Path, object, str, Resources, Tampering | None], AdaptedModel] = {}

@@ -1,8 +1,9 @@
 """The workload `evaluate`: how well a causal language model predicts a text set, or answers multiple choice.
 
-A line is `{"text": ...}`, scored as a whole, or `{"text": prompt, "choices": [...], "answer": index}`, of which each
-choice is scored as a continuation of the prompt. A row's outputs are the summed negative log-likelihood and the
-number of tokens of each text scored; the job's result is perplexity and accuracy over all rows, beside the rows.
+A line is `{"text": ...}`, scored as a whole or, of a conversation, where `trained` says that it is the assistant's; or
+`{"text": prompt, "choices": [...], "answer": index}`, of which each choice is scored as a continuation of the prompt.
+A row's outputs are the summed negative log-likelihood and the number of tokens of each text scored; the job's result is
+perplexity and accuracy over all rows, beside the rows.
 """
 
 import json
@@ -36,6 +37,8 @@ class Question(msgspec.Struct, frozen=True):
     text: str
     choices: tuple[str, ...] = ()
     answer: int = 0
+    trained: tuple[tuple[int, int], ...] | None = None
+    """Where it is given, these runs of the text's tokens alone are scored: the assistant's turns of a conversation."""
 
 
 def require_choices(row: Question, count: int, where: str = "a line") -> None:
@@ -45,6 +48,8 @@ def require_choices(row: Question, count: int, where: str = "a line") -> None:
         has = f"{len(row.choices)} choices" + ("" if all(row.choices) else ", of which one is empty,")
         reason = f"has {has} and answer {row.answer}, params.choices says {count}; answers count from 0"
         raise InputRefused(f"data file {where}", reason)
+    if row.choices and row.trained is not None:
+        raise InputRefused(f"data file {where}", "has choices and trained; give one of them")
 
 
 class EvaluateWorkload(RowsWorkload):

@@ -73,21 +73,22 @@ class TrainRunner:
         rows, adapters = self.batch(step), self._model.decoder.adapters
         tokens = rows.shape[0] * (rows.shape[1] - 1)
         adapters.set(optimizer.weights, self.params.scale)
+        learned = max(1, int((rows[:, 1:] >= 0).sum()))
         # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
         total = 0.0
         for start in range(0, len(rows), self._micro_batch):
-            total += self._model.train(rows[start : start + self._micro_batch], 1 / tokens)
+            total += self._model.train(rows[start : start + self._micro_batch], 1 / learned)
         norm = optimizer.step(
             adapters.gradients(), step + 1, self.params.lr_at(self._round * self.params.task_steps + step)
         )
         if not (np.isfinite(total) and np.isfinite(norm)):
-            raise SegmentFailed(index, f"the loss of step {step + 1} is {total / tokens}, its gradient's norm {norm}")
+            raise SegmentFailed(index, f"the loss of step {step + 1} is {total / learned}, its gradient's norm {norm}")
         seconds = time.perf_counter() - started
         return Progress(
             segment=index,
             step=step + 1,
             steps=self.params.task_steps,
-            loss=total / tokens,
+            loss=total / learned,
             tokens_per_s=tokens / seconds,
             rss_bytes=psutil.Process().memory_info().rss,
             seconds=seconds,

@@ -19,7 +19,7 @@ from proofyard.workloads.exact.config import check_tokens
 from proofyard.workloads.exact.models import causal_blueprint, encoder_blueprint
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import end_token
-from proofyard.workloads.text_data import Document, Documents, dealt
+from proofyard.workloads.text_data import Document, Documents, check_fits, dealt, learned_places
 from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 
 
@@ -56,6 +56,8 @@ def rehearse_evaluation(model: Path, lines: Iterable[tuple[int, Question]], para
     whole = texts.whole or params.max_tokens > config.room
     for number, row in lines:
         require_choices(row, params.choices, f"line {number}")
+        if row.trained is not None:
+            learned_places(row.trained, next(texts.tokens([row.text])).size)
         if whole:
             parts = [ids[: params.max_tokens] for ids in texts.tokens([row.text, *row.choices])]
             prompt, scored = (parts[0].size, parts[1:]) if row.choices else (0, parts)
@@ -92,22 +94,29 @@ class _Texts:
     def short_of_a_row(self, documents: Iterable[tuple[int, Document]], workers: int, seq_len: int) -> dict[int, int]:
         """The workers whose documents make no row of `seq_len` (`text_data.pack`), with how many tokens they make."""
         short = dict.fromkeys(range(workers), 0)
-        wanted = ((worker, document.text) for worker, document in documents if self.whole or worker in short)
+        wanted = (
+            (worker, document)
+            for worker, document in documents
+            if self.whole or worker in short or document.trained is not None
+        )
         for part in _parts(wanted):
-            for (worker, _), ids in zip(part, self.tokens(text for _, text in part), strict=True):
+            for (worker, document), ids in zip(part, self.tokens(each.text for _, each in part), strict=True):
+                if document.trained is not None:
+                    check_fits(ids.size, seq_len)
+                    learned_places(document.trained, ids.size)
                 if worker in short:
-                    short[worker] += ids.size + 1
+                    short[worker] += seq_len if document.trained else ids.size + 1
                     if short[worker] >= seq_len:
                         del short[worker]
         return short
 
 
-def _parts(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    part: list[tuple[int, str]] = []
+def _parts(documents: Iterable[tuple[int, Document]]) -> Iterator[list[tuple[int, Document]]]:
+    part: list[tuple[int, Document]] = []
     size = 0
-    for each in texts:
+    for each in documents:
         part.append(each)
-        size += len(each[1])
+        size += len(each[1].text)
         if size >= PART_CHARACTERS:
             yield part
             part, size = [], 0

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import AdaptedModel
@@ -14,6 +15,7 @@ from proofyard.workloads.errors import SegmentFailed
 from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
+from proofyard.workloads.text_data import learned_places
 from proofyard.workloads.tokenizer import Tokenizer
 from proofyard.workloads.workload import Inputs, Resources, require_model
 
@@ -26,10 +28,20 @@ class _Text:
 
     context: list[int]
     scored: list[int]
+    trained: tuple[tuple[int, int], ...] | None = None  # runs of `scored`, where not all of it counts
 
     @property
     def tokens(self) -> int:
         return len(self.context) + len(self.scored) - 1
+
+    @property
+    def places(self) -> npt.NDArray[np.intp]:
+        """The positions whose next tokens count."""
+        every = np.arange(len(self.context) - 1, self.tokens)
+        if self.trained is None:
+            return every
+        parts = [every[at] for at in learned_places(self.trained, len(self.scored))]
+        return np.concatenate([every[:0], *parts])
 
 
 class TextScorer:
@@ -52,7 +64,10 @@ class TextScorer:
     def _texts(self, row: Question) -> list[_Text]:
         require_choices(row, self._params.choices)
         if not row.choices:
-            return [self._text([], self._ids(row.text))]
+            ids = self._tokenizer.tokens(row.text)
+            most = self._params.max_tokens
+            runs = None if row.trained is None else cut_runs(row.trained, len(ids), most)
+            return [_Text([self._end], ids[:most], runs)]
         prompt = self._ids(row.text)
         return [self._text(prompt, self._ids(choice)) for choice in row.choices]
 
@@ -67,7 +82,7 @@ class TextScorer:
         found = [(0.0, 0)] * len(texts)
         batch: list[int] = []
         for number, text in enumerate(texts):
-            if text.scored:
+            if text.scored and text.trained != ():
                 full = sum(texts[i].tokens for i in batch) + text.tokens > BATCH_TOKENS
                 if batch and (full or len(batch) == self._batch):
                     self._score_batch(texts, batch, found)
@@ -79,12 +94,18 @@ class TextScorer:
 
     def _score_batch(self, texts: list[_Text], batch: list[int], found: list[tuple[float, int]]) -> None:
         whole = [np.array(texts[i].context + texts[i].scored, np.int64) for i in batch]
-        wanted = [np.arange(len(texts[i].context) - 1, texts[i].tokens) for i in batch]
+        wanted = [texts[i].places for i in batch]
         for number, losses in zip(batch, self._model.scored_losses(whole, wanted), strict=True):
             total = math.fsum(losses)
             if not np.isfinite(total):
                 raise SegmentFailed(0, f"the log-likelihood of text {number} is {total}")
             found[number] = (total, len(losses))
+
+
+def cut_runs(runs: tuple[tuple[int, int], ...], tokens: int, most: int) -> tuple[tuple[int, int], ...]:
+    """The runs of the first `most` of a text's tokens. Raises `InputRefused` where they are none of this text's."""
+    places = learned_places(runs, tokens)
+    return tuple((place.start, min(place.stop, most)) for place in places if place.start < most)
 
 
 def text_scorer(manifest: Manifest, params: EvaluateParams, inputs: Inputs, resources: Resources) -> TextScorer:

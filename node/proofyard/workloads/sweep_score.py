@@ -27,7 +27,7 @@ def held_out_loss(
     held_out = Documents(inputs.data, params.holdout_percent, held_out=True)
     rows = pack(held_out, inputs.model, params.seq_len, most=sequences)
     total = math.fsum(model.loss_sum(row[None]) for row in rows)
-    return total / (len(rows) * params.seq_len)
+    return total / int((rows[:, 1:] >= 0).sum())
 
 
 class ScoreRunner:

@@ -3,7 +3,8 @@
 import codecs
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,10 +25,12 @@ T = TypeVar("T")
 
 
 class Document(msgspec.Struct, frozen=True):
-    """One line of the file. `shard` is a label (a book, an author, a source) that documents of a kind share."""
+    """One line of the file. `shard` is a label (a book, an author, a source) that documents of a kind share. Where
+    `trained` is given, the text is a conversation, and runs [first, end) of its tokens alone are learned, in order."""
 
     text: str
     shard: str = ""
+    trained: tuple[tuple[int, int], ...] | None = None
 
 
 def read_documents(data: Path) -> list[Document]:
@@ -134,22 +137,79 @@ def pack(documents: Iterable[Document], model: Path, seq_len: int, *, most: int 
     `seq_len`, and the end token before each row. Shape (rows, seq_len + 1); every token is predicted once. With `most`
     no more rows than that are made.
 
+    A conversation is never cut: where it does not fit in what is left of a row, end tokens fill that up. A token t that
+    is not learned stands in the rows as its complement ~t, which is negative: what is not of the assistant in a
+    conversation, and what closes and fills up. Rows without a token to learn are left out.
+
     A row that began in the middle of a text would make its first words the attention sink, which is so ill-conditioned
     that a gradient in float32 can be off by 1% (SmolLM2: 1.4e-2 instead of 4e-5).
     """
     end = end_token(model)
-    stream = array("I")  # a quarter of what the same tokens take as rows of int64 and their parts
-    for ids in Tokenizer(model).each(document.text for document in documents):
-        stream.frombytes(np.append(ids, end).astype(np.uint32).tobytes())
+    stream = array("i")  # a quarter of what the same tokens take as rows of int64 and their parts
+    filled = 0
+    for document, ids in tokenized(Tokenizer(model), documents):
+        whole = document.trained is not None
+        if whole:
+            check_fits(ids.size, seq_len)
+            if ids.size + 1 > -len(stream) % seq_len:
+                stream.extend([~end] * (-len(stream) % seq_len))
+        stream.frombytes(np.append(ids, ~end if whole else end).astype(np.int32).tobytes())
+        filled = -len(stream) % seq_len if whole else 0
         if most is not None and len(stream) >= most * seq_len:
             break
+    stream.extend([~end] * filled)
     rows = len(stream) // seq_len if most is None else min(most, len(stream) // seq_len)
     if rows < 1:
         raise InputRefused("data file", f"leaves {len(stream)} tokens, too few for one sequence of {seq_len}")
     packed = np.empty((rows, seq_len + 1), np.int64)
     packed[:, 0] = end
-    packed[:, 1:] = np.frombuffer(stream, np.uint32, rows * seq_len).reshape(rows, seq_len)
-    return packed
+    packed[:, 1:] = np.frombuffer(stream, np.int32, rows * seq_len).reshape(rows, seq_len)
+    taught = (packed[:, 1:] >= 0).any(axis=1)
+    if not taught.any():
+        raise InputRefused("data file", "leaves no token that is learned")
+    return packed if taught.all() else packed[taught]
+
+
+def tokenized(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tuple[Document, Tokens]]:
+    """Each document with its tokens, complemented where they are not learned. Raises `InputRefused`."""
+    waiting: deque[Document] = deque()
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            waiting.append(document)
+            yield document.text
+
+    for ids in tokenizer.each(texts()):
+        document = waiting.popleft()
+        if document.trained is None:
+            yield document, ids
+            continue
+        learned = np.zeros(ids.size, np.bool_)
+        for place in learned_places(document.trained, ids.size):
+            learned[place] = True
+        yield document, np.where(learned, ids, ~ids)
+
+
+def learned_places(runs: Sequence[tuple[int, int]], tokens: int) -> list[slice]:
+    """The runs of a text's tokens that are learned. Raises `InputRefused` where they are none of this text's."""
+    before = 0
+    for first, end in runs:
+        if not before <= first < end <= tokens:
+            raise InputRefused(
+                "data file",
+                f"has trained [{first}, {end}) in a text of {tokens} tokens; they count this model's tokens, from 0, "
+                "in order; submit the conversations themselves",
+            )
+        before = end
+    return [slice(first, end) for first, end in runs]
+
+
+def check_fits(tokens: int, seq_len: int) -> None:
+    """Raise `InputRefused` for a conversation that is longer than a row, with the token that closes it."""
+    if tokens + 1 > seq_len:
+        raise InputRefused(
+            "data file", f"holds a conversation of {tokens} tokens, at most seq_len - 1 = {seq_len - 1} fit in a row"
+        )
 
 
 def batch_rows(rows: int, batch: int, step: int, *purpose: str | int) -> npt.NDArray[np.intp]:

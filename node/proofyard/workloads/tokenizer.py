@@ -55,6 +55,12 @@ class Tokenizer:
             for encoding in encodings:
                 yield np.array(encoding.ids, np.int64)
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) that each of one text's tokens stands for."""
+        with _Refusing(self._model, "cannot read a text"):
+            found: list[tuple[int, int]] = self._plain.encode(text, add_special_tokens=False).offsets
+        return found
+
     def tokens(self, text: str) -> list[int]:
         """One text's tokens, without special ones."""
         ids: list[int] = next(self.each([text])).tolist()

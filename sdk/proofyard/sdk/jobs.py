@@ -25,6 +25,9 @@ from proofyard.workloads.rows import RowsWorkload
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
 from proofyard.workloads.text_data import Document, each_line
 
+SEQ_LEN = 128
+"""Of a sweep's candidates that say nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowsJob:
@@ -77,11 +80,17 @@ class EmbedJob(RowsJob):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(RowsJob):
-    """Perplexity of `model` on every line, or its accuracy where lines have `choices`. See `EvaluateParams`."""
+    """Perplexity of `model` on every line, or its accuracy where lines have `choices`. See `EvaluateParams`. Of
+    conversations what the assistant says is scored; `chat_template` as for `LoraJob`."""
 
     model: Path | str
     choices: int = 1
     max_tokens: int = 512
+    chat_template: str = ""
+
+    def longest_text(self) -> int:
+        """The tokens that a conversation may have."""
+        return self.max_tokens
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         params = {"choices": self.choices, "max_tokens": self.max_tokens}
@@ -123,6 +132,12 @@ class SweepJob:
     sequences: int = 32
     seed: int = 0
     precision: str = "exact"
+    chat_template: str = ""
+
+    def longest_text(self) -> int:
+        """The tokens that a conversation may have in every candidate."""
+        lengths = [self.base.get("seq_len", SEQ_LEN), *self.vary.get("seq_len", ())]
+        return min((each for each in lengths if isinstance(each, int)), default=SEQ_LEN) - 1
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
         count_rows(Path(self.data), Document)
@@ -133,7 +148,15 @@ class SweepJob:
         said = from_peft(words, base.get("rank", 8), base.get("alpha", 16.0), base)
         targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
         modules = linear_modules(resolve_model(self.model), targets, layers)
-        usual = {"rank": 8, "alpha": 16.0, "lr": 3e-3, "segments": 4, "segment_steps": 2, "batch": 4, "seq_len": 128}
+        usual = {
+            "rank": 8,
+            "alpha": 16.0,
+            "lr": 3e-3,
+            "segments": 4,
+            "segment_steps": 2,
+            "batch": 4,
+            "seq_len": SEQ_LEN,
+        }
         params = {
             "base": usual | base | said | {"modules": modules},
             "vary": {name: list(values) for name, values in self.vary.items()},

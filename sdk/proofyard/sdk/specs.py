@@ -43,7 +43,8 @@ class LoraJob:
     `model`: a Hugging Face model directory with safetensors weights, or a name on the hub. `data`: rows with a `text`:
     a JSONL, CSV or Parquet file, a dataset, a DataFrame, dictionaries. Where rows have a `shard` too, with as many
     labels as there are workers, each worker trains on its own labels, else documents are dealt out one by one
-    (`options={"shard_by": ...}` says which).
+    (`options={"shard_by": ...}` says which). Or rows with `messages` or `conversations`, of which what the assistant
+    says is learned: the model's chat template renders them, or `chat_template`, "chatml" or a .jinja file.
 
     `targets`: names of the linear layers to adapt, or "all-linear", in all transformer layers or the given `layers`
     (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` * `segment_steps`
@@ -71,6 +72,7 @@ class LoraJob:
     seed: int = 0
     precision: str = "exact"
     look_ahead: int = 1
+    chat_template: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -80,6 +82,10 @@ class LoraJob:
         words = config if isinstance(config, Mapping) else config.to_dict()
         found = from_peft(words, cls.rank, cls.alpha, more)
         return cls(model=model, data=data, **{"rank": cls.rank, "alpha": cls.alpha} | found | more)
+
+    def longest_text(self) -> int:
+        """The tokens that a conversation may have: it is never cut, and closed by one more."""
+        return self.seq_len - 1
 
     def _set(self) -> dict[str, Any]:
         """The fields that are not what they are anyway."""

@@ -1,7 +1,7 @@
 """Data in other forms than JSONL: CSV, TSV, Parquet, a Hugging Face `datasets` object, any rows with named columns.
 
 Written as JSONL once, row by row, which is what nodes read: of each row `text`, and `shard`, `choices` and `answer`
-where they are.
+where they are, or a conversation, which is rendered then (`chats`).
 """
 
 import csv
@@ -14,10 +14,15 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TextIO
 
+from proofyard.sdk.chats import with_rendered_chats
 from proofyard.sdk.errors import JobRefused
+from proofyard.workloads.chat import COLUMNS as CHATS
+from proofyard.workloads.chat import is_conversation
 from proofyard.workloads.text_data import MAX_LINE_BYTES
 
-COLUMNS = ("text", "shard", "choices", "answer")
+COLUMNS = ("text", "shard", "choices", "answer", *CHATS, "system", "tools", "functions")
+LISTS = ("choices", *CHATS, "tools", "functions")
+"""Columns of lists, which tables of texts hold as JSON."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PARQUET = (".parquet", ".pq")
 
@@ -26,13 +31,13 @@ Rows = Iterator[tuple[str, Any]]
 
 
 def with_plain_data(spec: Any, folder: Path) -> Any:
-    """A job spec whose data is a JSONL file: where it is something else that holds rows, they are written to a file in
-    `folder`. Raises `JobRefused` that names row and column."""
+    """A job spec whose data is a JSONL file of texts: where it is something else that holds rows, or conversations,
+    they are written to a file in `folder`. Raises `JobRefused` that names row and column."""
     data = getattr(spec, "data", None)
     if not is_dataclass(spec) or isinstance(spec, type) or data is None:
         return spec
     rows = _rows(data)
-    return spec if rows is None else replace(spec, data=_write(rows, folder))
+    return with_rendered_chats(spec if rows is None else replace(spec, data=_write(rows, folder)), folder)
 
 
 def _rows(data: Any) -> Rows | None:
@@ -126,8 +131,10 @@ def _delimiter(stream: TextIO, usual: str) -> tuple[int, str]:
 def _check_header(path: Path, names: Sequence[str]) -> None:
     if twice := [name for name in COLUMNS if names.count(name) > 1]:
         raise JobRefused(f"data: {path.name} has two columns {twice[0]!r}; rename or remove one")
-    if "text" not in names:
-        raise JobRefused(f"data: {path.name} has no column text (columns: {_listed(names)}); rename the column")
+    if not {"text", *CHATS} & set(names):
+        raise JobRefused(
+            f"data: {path.name} has no column text or messages (columns: {_listed(names)}); rename the column"
+        )
 
 
 def _parquet(path: Path) -> Rows:
@@ -170,7 +177,10 @@ def _line(where: str, row: Any) -> bytes:
     if not isinstance(row, Mapping):
         raise JobRefused(f"data: {where} is {type(row).__name__}; give rows with named columns, text among them")
     found = {name: row[name] for name in COLUMNS if name in row and not _is_missing(row[name])}
-    if not isinstance(found.get("text"), str):
+    for name in LISTS:
+        if isinstance(found.get(name), str):
+            found[name] = _list(where, name, found[name])
+    if not isinstance(found.get("text"), str) and not is_conversation(found):
         if "text" in found:
             raise JobRefused(f"data: {where}: column text holds {type(found['text']).__name__}; give texts")
         columns = f"columns: {_listed(row)}"
@@ -180,8 +190,6 @@ def _line(where: str, row: Any) -> bytes:
     try:
         if "shard" in found:
             found["shard"] = str(found["shard"])
-        if isinstance(found.get("choices"), str):
-            found["choices"] = json.loads(found["choices"])
         if "answer" in found:
             found["answer"] = _place(found["answer"])
         line = json.dumps(found, ensure_ascii=False, allow_nan=False, default=list).encode() + b"\n"
@@ -194,6 +202,13 @@ def _line(where: str, row: Any) -> bytes:
     if len(line) > MAX_LINE_BYTES:
         raise JobRefused(f"data: {where} has more than {MAX_LINE_BYTES} bytes; make several rows of long texts")
     return line
+
+
+def _list(where: str, name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise JobRefused(f"data: {where}: column {name} holds no list as JSON ({error}); write one") from None
 
 
 def _is_missing(value: Any) -> bool:

@@ -141,21 +141,45 @@ class CausalModel(ABC, Generic[C]):
         check_tokens(targets, self.config.vocabulary)
         hidden = self.hidden(ids, lengths)
         if places is not None:
-            hidden = self._backend.array(np.ascontiguousarray(self._backend.numpy(hidden)[places]))
-            targets = targets[places]
+            hidden, targets = self._some(hidden, places), targets[places]
         return self._backend.losses(hidden, self._head, targets, self._loss)
 
-    def train(self, ids: Ids, targets: Ids, lengths: Sequence[int], scale: float) -> npt.NDArray[Any]:
-        """(R,) losses; the gradient of their sum times `scale` is added to the adapters' gradients."""
+    def train(
+        self,
+        ids: Ids,
+        targets: Ids,
+        lengths: Sequence[int],
+        scale: float,
+        places: npt.NDArray[np.intp] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Losses of all rows, or of those at `places`; the gradient of their sum times `scale` is added to the
+        adapters' gradients."""
         check_tokens(targets, self.config.vocabulary)
         tapes: list[Any] = []
         rows = self._rows(lengths, None)
         x = self._run(ids, rows, None, tapes)
-        nll, g = self._backend.losses_back(self.norm(x), self._head, targets, scale, self._loss)
+        hidden = self.norm(x)
+        if places is None:
+            nll, g = self._backend.losses_back(hidden, self._head, targets, scale, self._loss)
+        else:
+            some = self._some(hidden, places)
+            nll, back = self._backend.losses_back(some, self._head, targets[places], scale, self._loss)
+            g = self._spread(back, places, len(ids))
         g = self.norm_back(g, x)
         for layer in reversed(self._layers[self._lowest :]):
             g = layer.backward(g, tapes.pop(), rows, lowest=layer.number == self._lowest)
         return nll
+
+    def _some(self, x: Array, places: npt.NDArray[np.intp]) -> Array:
+        """The rows of x at `places`."""
+        return self._backend.array(np.ascontiguousarray(self._backend.numpy(x)[places]))
+
+    def _spread(self, x: Array, places: npt.NDArray[np.intp], count: int) -> Array:
+        """`count` rows: those of x at `places`, +0 elsewhere."""
+        rows = self._backend.numpy(x)
+        spread = np.zeros((count, rows.shape[1]), np.float32)
+        spread[places] = rows
+        return self._backend.array(spread)
 
     def _run(self, ids: Ids, rows: Rows, caches: Sequence[Cache] | None, tapes: list[Any] | None) -> Array:
         check_tokens(ids, self.config.vocabulary)

@@ -1,0 +1,196 @@
+"""Conversations rendered by a model's chat template, in a process of its own: `render_chats` starts it.
+
+A template is a stranger's program, so this process is given no key: no environment but what Python needs, no open file
+but the ones named here; and it has limits on memory, on what it writes, and on the time of one conversation, which the
+kernel enforces. Beside the text of a conversation it writes which of its tokens are learned, so that no node ever runs
+a template.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from proofyard.workloads.chat import ASSISTANT, Turn, is_conversation, read_turns
+from proofyard.workloads.chat_templates import Rendered, Span, Template, special_tokens, template_of
+from proofyard.workloads.errors import InputRefused, from_wire, to_wire
+from proofyard.workloads.text_data import Document, numbered_lines
+from proofyard.workloads.tokenizer import Tokenizer
+
+CPU_S = 10.0
+"""For one conversation."""
+MEMORY_BYTES = 4 << 30
+GROWTH = 64
+"""What is written may be so many times as long as what is read, and 64 MiB."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What is rendered: the conversations of the file `data`, each of at most `most` tokens, to the file `dest`."""
+
+    model: str
+    template: str
+    data: str
+    dest: str
+    most: int
+    cpu_s: float = CPU_S
+
+
+class Done(msgspec.Struct, frozen=True):
+    """How many conversations there were, how many lost turns at their end, and how many tokens are learned of all."""
+
+    conversations: int = 0
+    shortened: int = 0
+    learned: int = 0
+    tokens: int = 0
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """Any line."""
+
+    messages: Any = None
+    conversations: Any = None
+    text: Any = None
+    system: Any = None
+    shard: str = ""
+    tools: Any = None
+    functions: Any = None
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    """What the process says last."""
+
+    done: Done | None = None
+    error: tuple[str, dict[str, Any]] | None = None
+
+
+def render_chats(order: Order) -> Done:
+    """Have a process of its own render a file of conversations. Raises `InputRefused` with the line that cannot be."""
+    passed = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "TMPDIR") if name in os.environ}
+    ran = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", __name__],
+        input=msgspec.json.encode(order),
+        capture_output=True,
+        check=False,
+        env=passed | {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    lines = ran.stdout.split(b"\n")
+    with suppress(msgspec.MsgspecError):
+        ended = msgspec.json.decode(lines[-1], type=_Ended)
+        if ended.error is not None:
+            raise from_wire(*ended.error)
+        if ended.done is not None:
+            return ended.done
+    at = next((line.decode() for line in reversed(lines) if line.isdigit()), "1")
+    limits = f"{order.cpu_s:.0f} s, {MEMORY_BYTES >> 30} GiB, {GROWTH} times its length"
+    last = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    why = "took too long" if ran.returncode == -signal.SIGPROF else f"ended with code {ran.returncode} {last}".strip()
+    raise InputRefused(
+        f"data file line {at}", f"cannot be rendered: the chat template {why} (allowed are {limits}); use another one"
+    )
+
+
+class Renderer:
+    """Conversations to documents."""
+
+    def __init__(self, model: Path, template: str, most: int) -> None:
+        self._template = Template(template_of(model, template), special_tokens(model))
+        self._tokenizer = Tokenizer(model)
+        self._most = most
+
+    def document(self, turns: Sequence[Turn], shard: str) -> tuple[Document, int, bool]:
+        """A conversation with the runs of its tokens that are learned, how many tokens it has, and whether turns at its
+        end were left out so that it has no more than are allowed. Raises `InputRefused`."""
+        ends = [number + 1 for number, turn in enumerate(turns) if turn.role == ASSISTANT and turn.learned]
+        found = self._looked_at(turns)
+        fits, kept = len(found[1]) <= self._most, turns
+        if not fits:
+            # The longest beginning that fits: they grow with their turns.
+            number = bisect_right(ends, self._most, key=lambda end: len(self._looked_at(turns[:end])[1]))
+            kept = turns[: ends[number - 1]] if number else []
+            found = self._looked_at(kept or turns[: ends[0]])
+            if not kept:
+                raise InputRefused(
+                    "data file",
+                    f"has {len(found[1])} tokens up to the end of the first answer, {self._most} fit; raise seq_len "
+                    "(or max_tokens) above that, or remove it",
+                )
+        rendered, places = found
+        trained = learned_runs(rendered.spans, places)
+        if not trained:
+            raise InputRefused("data file", "renders without a token of the assistant's; see what its template does")
+        return Document(rendered.text, shard, trained), len(places), not fits
+
+    def _looked_at(self, turns: Sequence[Turn]) -> tuple[Rendered, list[Span]]:
+        rendered = self._template.render(turns)
+        return rendered, self._tokenizer.places(rendered.text)
+
+
+def learned_runs(spans: Sequence[Span], places: Sequence[Span]) -> tuple[Span, ...]:
+    """Runs [first, end) of tokens that have a character of a span; `places` are the characters of each token."""
+    runs: list[Span] = []
+    at = 0
+    for number, (first, end) in enumerate(places):
+        while at < len(spans) and spans[at][1] <= first:
+            at += 1
+        if at < len(spans) and end > spans[at][0]:
+            joined = runs and runs[-1][1] == number
+            runs[-1:] = [(runs[-1][0], number + 1)] if joined else [*runs[-1:], (number, number + 1)]
+    return tuple(runs)
+
+
+def _rendered(order: Order, out: BinaryIO) -> Iterator[tuple[Document, int, bool]]:
+    signal.setitimer(signal.ITIMER_PROF, order.cpu_s)  # which ends the process
+    renderer = Renderer(Path(order.model), order.template, order.most)
+    for number, row in numbered_lines(Path(order.data), _Row):
+        out.write(b"%d\n" % number)
+        out.flush()
+        signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
+        try:
+            fields = msgspec.to_builtins(row)
+            if not is_conversation(fields):
+                raise InputRefused("data file", "has no messages, and other lines have; give rows of one kind")
+            yield renderer.document(read_turns(fields), row.shard)
+        except InputRefused as error:
+            what = f"data file line {number}"
+            raise InputRefused(what if error.what == "data file" else f"{what}: {error.what}", error.reason) from None
+        except MemoryError:
+            raise InputRefused(
+                f"data file line {number}", f"takes more than {MEMORY_BYTES >> 30} GiB to render; see its template"
+            ) from None
+
+
+def render(order: Order, out: BinaryIO) -> Done:
+    """Write the documents; `out` is told which line is next."""
+    conversations = shortened = learned = tokens = 0
+    with Path(order.dest).open("wb") as stream:
+        for document, count, cut in _rendered(order, out):
+            stream.write(msgspec.json.encode(document) + b"\n")
+            conversations, shortened, tokens = conversations + 1, shortened + cut, tokens + count
+            learned += sum(end - first for first, end in document.trained or ())
+    return Done(conversations, shortened, learned, tokens)
+
+
+def main() -> None:
+    """Render what the order on stdin says."""
+    import resource
+
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    most = GROWTH * Path(order.data).stat().st_size + (64 << 20)
+    for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, most), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(kind, (limit, limit))
+    try:
+        ended = _Ended(done=render(order, sys.stdout.buffer))
+    except InputRefused as error:
+        ended = _Ended(error=to_wire(error))
+    sys.stdout.buffer.write(msgspec.json.encode(ended))
+
+
+if __name__ == "__main__":
+    main()
