@@ -74,6 +74,9 @@ def submit(
         int | None,
         typer.Option(help="lora: rounds that may start before the verdicts of those before; 1 if not given."),
     ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="For conversations, where the model has none: chatml, or a .jinja file.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     nonce: Annotated[
         str, typer.Option(help="A word of yours: every call with the same word and job finds the one job.")
@@ -99,6 +102,7 @@ def submit(
         "rank": rank,
         "lr": lr,
         "look_ahead": look_ahead,
+        "chat_template": chat_template,
         "seed": seed,
     }
     given, parsed = {name: value for name, value in values.items() if value is not None}, _parsed(parameters or [])
