@@ -22,9 +22,10 @@ ALLOWED = {
     "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "verifier": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "devnet": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "sdk"},
+    "doctor": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "node", "verifier"},
     "cli": {
         *("protocol", "runtime", "chain", "transport", "artifacts", "workloads", "disputes"),
-        *("sdk", "devnet", "node", "verifier"),
+        *("sdk", "devnet", "doctor", "node", "verifier"),
     },
 }
 TORCH = {"torch", "transformers", "peft"}

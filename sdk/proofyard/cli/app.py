@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from proofyard.cli import artifact, contracts, devnet, job, operators, output, wallet
+from proofyard.cli import artifact, contracts, devnet, doctor, job, operators, output, wallet
 from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
 from proofyard.cli.logs import LogFormat, LogLevel, configure
@@ -35,6 +35,7 @@ app.add_typer(job.app, name="job")
 app.add_typer(artifact.app, name="artifact")
 app.command("contracts")(contracts.contracts)
 app.command("devnet")(devnet.devnet)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback()

@@ -127,6 +127,14 @@ def load(
     return kind(**values)
 
 
+def is_set(section: str, toml: Path | None, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the file has a table for `section`, or the environment a setting of it. Raises `BadSetting` for a file
+    that is none."""
+    environ = os.environ if environ is None else environ
+    tables = _read(toml or default_toml(), must_exist=toml is not None)
+    return section in tables or any(name.startswith(f"{PREFIX}{section.upper()}_") for name in environ)
+
+
 class Given(msgspec.Struct, frozen=True):
     """A setting as it was written, and where. `base`: what a relative path is relative to; `text`: it is text, whatever
     its type."""
