@@ -107,7 +107,7 @@ def test_the_traceback_is_there_on_demand() -> None:
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.endswith(
-        "error: there is no settings file /nowhere/proofyard.toml; give --config, or PROOFYARD_CONFIG, the path of one\n"
+        "no settings file /nowhere/proofyard.toml; give --config, or PROOFYARD_CONFIG, the path of one\n"
     )
 
 
