@@ -47,7 +47,7 @@ PER_S = 500
 """Requests a second of the floods of requests."""
 SILENT_HOSTS, SILENT_EACH = 9, 32
 GREEDY_WALLETS, GREEDY_REQUESTS = 4, 120
-CROWD = 300
+CROWD, CROWD_AT_ONCE = 300, 16
 OF_ONE_WALLET_S = 1.5
 """How long packets are sent from one wallet."""
 
@@ -566,12 +566,16 @@ async def _publish_again(attack: Attack, connection: Connection, asked: list[mes
 async def crowd(attack: Attack) -> None:
     """300 wallets that are let in, and ask now and then."""
     async with contextlib.AsyncExitStack() as stack:
-        connections = []
-        for _ in range(CROWD):
-            if attack.goes_on():
+        connections: list[Connection] = []
+        room = asyncio.Semaphore(CROWD_AT_ONCE)
+
+        async def come() -> None:
+            async with room:
                 endpoint = await stack.enter_async_context(attack.peer())
                 with contextlib.suppress(TransportError):
                     connections.append(await attack.connect(endpoint))
+
+        await asyncio.gather(*(come() for _ in range(CROWD)))
         attack.counted["welcomed"] = len(connections)
         while attack.goes_on():
             live = [each for each in connections if not each.closed.is_set()]

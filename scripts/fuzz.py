@@ -27,6 +27,7 @@ from fuzz_doors import DOORS, Door
 OUT = Path("out/bench/fuzz.json")
 HANG_S = 5.0
 SHOWN = 5
+PROGRESS_S = 60.0
 
 
 class Hang(BaseException):
@@ -40,12 +41,15 @@ def _hangs(number: int, frame: FrameType | None) -> None:
 async def try_door(door: Door, inputs: int, seed: int) -> dict[str, Any]:
     """So many inputs at one door, in this process."""
     crashes, hangs, shown = 0, 0, []
-    began = time.monotonic()
+    began = told = time.monotonic()
     signal.signal(signal.SIGPROF, _hangs)
     async with door.opened(random.Random(f"{seed} {door.name}")) as knock:
         for number in range(inputs):
             if number % 1000 == 0:
                 await asyncio.sleep(0)  # time-outs that are over wait in the loop to be dropped
+            if time.monotonic() > told + PROGRESS_S:
+                told = time.monotonic()
+                print(f"{door.name:<12} {number:,} of {inputs:,}", file=sys.stderr, flush=True)
             signal.setitimer(signal.ITIMER_PROF, HANG_S)
             try:
                 await knock()

@@ -15,6 +15,8 @@ from proofyard.sdk import Artifacts
 
 MAX_BYTES = 64 << 10
 SECONDS = 20.0
+TIMES = (1,) * 15 + (95,)
+"""How often a node's links are there once more: one in 16 is large, or an input would take ten times as long."""
 NAMES = ["a", "b", "..", "", "x/y", "A", "00", "0Aa", "\udcff", "n" * 256, ".h", "c:d"]
 TARGETS = ["a", "..", "/etc/passwd", "a/../../b", ".", "\udcff"]
 
@@ -45,7 +47,7 @@ def graph(data: bytes, put: Callable[[Node], Cid], leaf: Callable[[bytes], Cid])
             Link(found[numbers.below(len(found))], NAMES[numbers.below(len(NAMES))], numbers.below(250) ** 8)
             for _ in range(numbers.below(12))
         ]
-        repeated = links * (1 + 40 * numbers.below(20))
+        repeated = links * (TIMES[numbers.below(len(TIMES))] * (1 + numbers.below(8)))
         match numbers.below(6):
             case 0 | 1:
                 parts = [sizes[link.cid] + (numbers.below(40) == 39) for link in repeated]

@@ -2,13 +2,18 @@
 
 import asyncio
 import contextlib
+import gc
 import os
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from aioquic.quic.packet import QuicFrameType
 from scripts.forged_frames import in_pieces, send_frames, varint
 
+from proofyard.artifacts import GetBlocks, serve_blocks
+from proofyard.artifacts.exchange import READS_OF_PEER, Blocks
+from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.transport import Endpoint, HandshakeRejected, TransportError, heap
 from proofyard.transport import endpoint as endpoints
 from proofyard.transport import memory as memories
@@ -266,6 +271,45 @@ async def test_answers_that_nobody_reads_are_bounded_for_each_and_all(peer):
     while pool.used:
         await asyncio.sleep(0.01)
     assert not pool._of
+
+
+class Held(bytes):
+    """A block that counts how many of its kind are in memory."""
+
+    alive = 0
+
+    def __new__(cls, size: int) -> "Held":
+        cls.alive += 1
+        return super().__new__(cls, size)
+
+    def __del__(self) -> None:
+        type(self).alive -= 1
+
+
+async def test_blocks_that_nobody_takes_are_in_memory_for_who_has_a_turn_and_gone_with_its_connection(peer):
+    server, greedy = await peer(), await peer()
+    store = SimpleNamespace(block_size=lambda cid: 1 << 18, get_block=lambda cid: Held(1 << 18))
+    serve_blocks(server, store)
+    connection = await greedy.connect("127.0.0.1", server.port)
+    connection._link._grant = lambda: None
+    wanted = GetBlocks(cid_bytes(raw_cid(b"a block")) * 16)
+    pool = server._board.memory.sending
+    gc.disable()
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            asks = [stack.enter_async_context(connection.exchange(wanted, reply=Blocks, timeout=60)) for _ in range(60)]
+            waiting = [asyncio.ensure_future(ask) for ask in asks]
+            while pool.of(greedy.address) < MOST_OF_CONNECTION:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert 0 < Held.alive <= READS_OF_PEER
+            await greedy.close()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        while pool.used or server._open or len(asyncio.all_tasks()) > 2:
+            await asyncio.sleep(0.01)
+        assert Held.alive == 0, "what has ended waits for no collection"
+    finally:
+        gc.enable()
 
 
 async def test_what_is_sent_and_never_consumed_costs_the_greediest_its_connection(peer, monkeypatch):

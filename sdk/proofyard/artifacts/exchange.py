@@ -134,6 +134,7 @@ def serve_blocks(
                     if throttle is not None:
                         await throttle.wait(len(block))
                     yield block
+                    del block  # whoever waits for its next turn holds nothing
 
     async def asked(connection: Connection, joined: bytes, *, to_send: bool) -> list[Cid]:
         await looks.wait(connection.peer, len(joined) // CID_BYTES)

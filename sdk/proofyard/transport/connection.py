@@ -259,6 +259,8 @@ class Connection:
             logger.exception("sending an answer to %s failed", self.peer)
         finally:
             stream.abort(CANCELLED)
+            # Or the task and what it ended with would hold each other, and what its frames hold, until a collection.
+            stream.on_unwanted = _nothing
 
     async def _answer(self, stream: Stream) -> tuple[bytes, bytes | Source]:
         try:
@@ -319,6 +321,10 @@ def tag_of(kind: type[msgspec.Struct]) -> str:
     if not isinstance(tag, str):
         raise TypeError(f"{kind.__name__} needs a tag to be sent as a request")
     return tag
+
+
+def _nothing() -> None:
+    """What is done once nobody is busy with a stream."""
 
 
 def _split(answer: Answer) -> tuple[msgspec.Struct, bytes | Source]:

@@ -140,6 +140,7 @@ async def send_body(stream: Stream, body: bytes | Source, stall_seconds: float) 
                 if left < 0:
                     raise ValueError(f"a source of {body.size} bytes yields {-left} bytes more")
                 await stream.write(chunk, stall_seconds)
+                del chunk  # the next one may be long in coming
         if left:
             raise ValueError(f"a source of {body.size} bytes yields {left} bytes less")
     stream.finish()

@@ -91,6 +91,17 @@ class Taking:
 
 
 @dataclass
+class Copied:
+    """What is here of a batch that another verifier settled: its record and manifests, and what a job's result is made
+    of, with its bytes. `whole`: nothing is left to do; `again_at`, by the monotonic clock, when more is tried."""
+
+    named: set[Cid] = field(default_factory=set)
+    results: dict[JobId, dict[Cid, int]] = field(default_factory=dict)
+    whole: bool = False
+    again_at: float = float("-inf")
+
+
+@dataclass
 class Turns:
     """Whoever uses `free`, or waits for it, is one of `users`."""
 
@@ -117,6 +128,8 @@ class Context:
     """When it is next looked whether a job of another verifier's is free, by the monotonic clock."""
     asked_jobs: dict[JobId, None] = field(default_factory=dict)
     """Jobs of which the engine wants to know what they are on chain, in the order in which it asked."""
+    copies: dict[BatchId, Copied] = field(default_factory=dict)
+    """Of settled batches of others, until they are final."""
     members_kept: "OrderedDict[bytes, asyncio.Future[MemberTree]]" = field(default_factory=OrderedDict)
     """Member lists of own batches that are looked at, decoded."""
     hops: Hops = field(default_factory=lambda: Hops("short"))

@@ -1,12 +1,12 @@
 """What a verifier owes the network beside its own batches, and earns by it: draws before their block hash is lost,
-takes over what others leave unsettled, drops what is past saving, shows that it is there, and finalizes.
+takes over what others leave unsettled, drops what is past saving, shows that it is there, finalizes, and copies what
+jobs come to.
 
 All of it follows from `Known`, the batches on chain that are not final, and is safe to repeat: whoever comes second is
 refused by the contract.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -23,10 +23,12 @@ from proofyard.protocol.members import Member, encode_members
 from proofyard.protocol.settlement import Header, OperatorId
 from proofyard.protocol.types import BatchId, Cid, ProofyardError
 from proofyard.verifier.context import Context
+from proofyard.verifier.copies import copy_results
 from proofyard.verifier.engine.events import Adopted, Finalized, JobFreed
 from proofyard.verifier.evidence import check_members
 from proofyard.verifier.membership import find_members
 from proofyard.verifier.store.tables import Duty, Known
+from proofyard.verifier.turns import in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ async def do_duties(context: Context) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_again(context, round_of_duties))
         group.create_task(_again(context, look_for_free_jobs))
+        group.create_task(_again(context, copy_results))
 
 
 async def _again(context: Context, duty: Callable[[Context], Awaitable[None]]) -> None:
@@ -230,10 +233,7 @@ async def _has_manifest(context: Context, manifest: Cid) -> bool:
 
 async def _turn(context: Context, batch: BatchId) -> int:
     """When this verifier's turn is, the same order for everybody and another one for each batch."""
-    order = sorted(
-        (verifier.node for verifier in await context.verifiers()),
-        key=lambda node: hashlib.sha256(f"{batch} {node}".encode()).digest(),
-    )
+    order = in_turn(batch, [verifier.node for verifier in await context.verifiers()])
     return order.index(context.wallet.address) if context.wallet.address in order else len(order)
 
 

@@ -1,7 +1,8 @@
 """What a verifier's store keeps, and for how long.
 
 Everything that an open job needs stays, and so does every state of a batch until its challenge window has closed. What
-tells of a finished job (manifest, records, result) stays for `keep_s` more. The rest is a cache of `cache_bytes`.
+tells of a finished job (manifest, records, result) stays for `keep_s` more. Copies of others' results stay as long as
+their batches can be challenged (`copies`). The rest is a cache of `cache_bytes`.
 """
 
 import asyncio
@@ -42,13 +43,14 @@ async def look_after_store(context: Context) -> None:
 
 async def tidy(context: Context, *, grace_s: float = GRACE_SECONDS) -> None:
     """One pass: renew the leases of what is needed, delete the rest."""
-    await asyncio.to_thread(_collect, context, time.time(), grace_s)
+    copied = {cid for each in context.copies.values() for cids in (each.named, *each.results.values()) for cid in cids}
+    await asyncio.to_thread(_collect, context, time.time(), grace_s, copied)
 
 
-def _collect(context: Context, now: float, grace_s: float) -> None:
+def _collect(context: Context, now: float, grace_s: float, copied: set[Cid]) -> None:
     keeper, database = Keeper(context.store), context.database
     batches: defaultdict[JobId, list[Batch]] = defaultdict(list)
-    needed: set[Cid] = set()
+    needed = copied
     for batch in database.rows(Batch):
         if isinstance(batch, Batch):
             for job, _ in batch.lines:
