@@ -215,7 +215,8 @@ class Replayer:
         found = [await self._network.read(cid, self._network.max_state_bytes) for cid in results]
         model = await self._network.on_disk(manifest.model) if manifest.model else None
         data = await self._network.on_disk(manifest.data) if manifest.data else None
-        return Inputs(model, data, tuple(found))
+        adapter = await self._network.on_disk(manifest.adapter) if manifest.adapter else None
+        return Inputs(model, data, tuple(found), adapter)
 
     async def _input_cids(self, job: JobId, index: TaskIndex) -> tuple[Cid, ...]:
         """The results that a task was given: those of the tasks before it, as they were committed in batches of its

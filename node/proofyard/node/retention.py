@@ -224,7 +224,7 @@ class Retention:
             needed |= {offer.manifest, *(offer.inputs if isinstance(offer, TaskOffer) else ())}
             if self._store.has(offer.manifest):
                 manifest = decode_manifest(self._store.get_bytes(offer.manifest, max_bytes=MAX_MANIFEST_BYTES))
-                needed |= {cid for cid in (manifest.model, manifest.data) if cid is not None}
+                needed |= {*manifest.inputs}
         for held in self._journal.held():
             needed |= set(held.kept)
         # States behind answers are here only where a workload compares by more than digests (`Agent`).

@@ -80,7 +80,8 @@ class Supplies:
         found = await asyncio.gather(*map(one, results))
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
         data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
-        return Inputs(model, data, tuple(found))
+        adapter = await self._on_disk(verifier, manifest.adapter, hints, "adapter", self._settings.max_state_bytes)
+        return Inputs(model, data, tuple(found), adapter)
 
     async def _result(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> bytes:
         """The content of another task's result."""

@@ -173,6 +173,7 @@ def _inputs(paths: InputPaths) -> Inputs:
         model=Path(paths.model) if paths.model else None,
         data=Path(paths.data) if paths.data else None,
         results=paths.results,
+        adapter=Path(paths.adapter) if paths.adapter else None,
     )
 
 

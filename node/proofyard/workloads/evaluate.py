@@ -15,9 +15,13 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.errors import InputRefused, StateRefused
+from proofyard.workloads.exact.models import causal_blueprint
+from proofyard.workloads.params import convert_params
+from proofyard.workloads.peft_folder import AdapterShape, check_shape, read_canonical
 from proofyard.workloads.rows import Compute, RowsParams, RowsWorkload
 from proofyard.workloads.state import Array, Schema, TensorSpec
 from proofyard.workloads.workload import Inputs, Resources, Results, require_model
@@ -27,10 +31,12 @@ MAX_NLL_PER_TOKEN = 2.0**128
 
 
 class EvaluateParams(RowsParams, frozen=True, kw_only=True):
-    """`choices` texts a row, 1 for plain text; longer texts are cut to `max_tokens`, prompts from their start."""
+    """`choices` texts a row, 1 for plain text; longer texts are cut to `max_tokens`, prompts from their start.
+    `adapter` is the shape of the LoRA adapter that the manifest names, where the model is evaluated with one."""
 
     choices: Annotated[int, Meta(ge=1, le=64)] = 1
     max_tokens: Annotated[int, Meta(ge=8, le=131_072)] = 512
+    adapter: AdapterShape | None = None
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -57,6 +63,14 @@ class EvaluateWorkload(RowsWorkload):
     arithmetic = True
     params_type = EvaluateParams
     row_type = Question
+
+    def needs_adapter(self, params: EvaluateParams) -> bool:
+        return params.adapter is not None
+
+    def check(self, manifest: Manifest) -> None:
+        super().check(manifest)
+        if shape := convert_params(manifest, EvaluateParams).adapter:
+            check_shape(shape)
 
     def columns(self, params: EvaluateParams) -> Schema:
         return {
@@ -88,6 +102,21 @@ class EvaluateWorkload(RowsWorkload):
             }
 
         return score
+
+    def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
+        """Without its adapter, which no model's code has a say in."""
+        super().load_model(replace(manifest, params=manifest.params | {"adapter": None}), model, resources)
+
+    def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        if shape := convert_params(manifest, EvaluateParams).adapter:
+            model = require_model(inputs.model)
+            causal_blueprint(model)
+            try:
+                causal_blueprint(model, shape.modules)
+            except InputRefused as error:
+                raise InputRefused("the adapter", f"does not fit this model: {error}") from None
+            read_canonical(shape, inputs.adapter)
+        super().check_inputs(manifest, inputs)
 
     def check_lines(self, params: EvaluateParams, model: Path | None, lines: Iterable[tuple[int, Any]]) -> None:
         from proofyard.workloads.rehearsal import rehearse_evaluation

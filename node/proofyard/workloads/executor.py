@@ -283,6 +283,7 @@ def _paths(inputs: Inputs) -> InputPaths:
         model=str(inputs.model) if inputs.model else None,
         data=str(inputs.data) if inputs.data else None,
         results=inputs.results,
+        adapter=str(inputs.adapter) if inputs.adapter else None,
     )
 
 

@@ -17,6 +17,7 @@ class InputPaths(msgspec.Struct, frozen=True):
     model: str | None
     data: str | None
     results: tuple[bytes, ...]
+    adapter: str | None = None
 
 
 class RunTask(msgspec.Struct, frozen=True, tag=True):

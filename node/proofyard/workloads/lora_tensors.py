@@ -7,6 +7,7 @@ the results of this one.
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +21,17 @@ TRAINED = ("adapter", "first", "second")
 OUTER = ("base", "velocity")
 
 
-def adapter_schema(params: LoraParams) -> dict[str, TensorSpec]:
+class Adapting(Protocol):
+    """What the schema of an adapter follows from."""
+
+    @property
+    def modules(self) -> Mapping[str, tuple[int, int]]: ...
+
+    @property
+    def rank(self) -> int: ...
+
+
+def adapter_schema(params: Adapting) -> dict[str, TensorSpec]:
     """The adapter's tensors: `<module>.lora_A` (rank, in) and `<module>.lora_B` (out, rank), all float32."""
     schema = {}
     for module, (out_features, in_features) in params.modules.items():

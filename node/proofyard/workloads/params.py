@@ -24,7 +24,9 @@ def convert_params(manifest: Manifest, kind: type[P]) -> P:
         raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
 
 
-def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = PRECISIONS) -> None:
+def check_common(
+    manifest: Manifest, *, model: bool = True, precisions: Sequence[str] = PRECISIONS, adapter: bool = False
+) -> None:
     """Raise `ManifestRefused` for a field outside `params` that is missing or out of range."""
     if manifest.version != VERSION:
         raise ManifestRefused("version", f"is {manifest.version}, this software executes version {VERSION}")
@@ -34,6 +36,9 @@ def check_common(manifest: Manifest, *, model: bool = True, precisions: Sequence
         raise ManifestRefused("model", "is missing, it names the model's CID")
     if manifest.data is None:
         raise ManifestRefused("data", "is missing, it names the data file's CID")
+    if adapter != (manifest.adapter is not None):
+        reason = "is missing, it names the adapter's CID" if adapter else "is given, this job has no use for one"
+        raise ManifestRefused("adapter", reason)
     if not 0 <= manifest.seed < 1 << 63:
         raise ManifestRefused("seed", f"is {manifest.seed}, it must lie in [0, 2**63)")
     if manifest.precision not in precisions:

@@ -120,6 +120,10 @@ class RowsWorkload(ABC):
         """Whether the manifest must name a model."""
         return True
 
+    def needs_adapter(self, params: Any) -> bool:
+        """Whether the manifest must name an adapter; else it must not."""
+        return False
+
     def check_rows(self, params: Any, table: Mapping[str, Array]) -> None:
         """Raise `StateRefused` for rows that no computation gives. Exact and cheap; by default any will do."""
         return
@@ -151,8 +155,9 @@ class RowsWorkload(ABC):
 
     def check(self, manifest: Manifest) -> None:
         params = convert_params(manifest, self.params_type)
-        model = self.needs_model(params)
-        check_common(manifest, model=model, precisions=PRECISIONS if self.arithmetic else PRECISIONS[:1])
+        model, adapter = self.needs_model(params), self.needs_adapter(params)
+        precisions = PRECISIONS if self.arithmetic else PRECISIONS[:1]
+        check_common(manifest, model=model, precisions=precisions, adapter=adapter)
         row_tasks(params)
 
     def graph(self, manifest: Manifest) -> list[TaskSpec]:
@@ -211,6 +216,7 @@ class RowsWorkload(ABC):
             continue
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
+        """Raise `InputRefused` where no node could compute; see `Workload.check_inputs`."""
         params = convert_params(manifest, self.params_type)
         self.check_lines(params, inputs.model, self._lines(params, inputs))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +16,7 @@ from proofyard.workloads.errors import SegmentFailed
 from proofyard.workloads.evaluate import EvaluateParams, Question, require_choices
 from proofyard.workloads.exact.tampering import Tampering, active
 from proofyard.workloads.model_files import end_token
+from proofyard.workloads.peft_folder import read_canonical
 from proofyard.workloads.text_data import learned_places
 from proofyard.workloads.tokenizer import Tokenizer
 from proofyard.workloads.workload import Inputs, Resources, require_model
@@ -47,12 +49,22 @@ class _Text:
 class TextScorer:
     """Scores texts; how many are computed together changes nothing."""
 
-    def __init__(self, path: Path, params: EvaluateParams, precision: str, resources: Resources) -> None:
+    def __init__(
+        self,
+        path: Path,
+        params: EvaluateParams,
+        precision: str,
+        resources: Resources,
+        adapter: Path | None = None,
+    ) -> None:
         self._params = params
         self._batch = resources.micro_batch
         self._end = end_token(path)
         self._tokenizer = Tokenizer(path)
-        self._model = AdaptedModel(path, {}, precision, resources)
+        shape = params.adapter
+        self._model = AdaptedModel(path, shape.modules if shape else {}, precision, resources)
+        if shape:
+            self._model.decoder.adapters.set(read_canonical(shape, adapter), shape.scale)
 
     def score(self, rows: list[Question]) -> list[list[tuple[float, int]]]:
         """(summed negative log-likelihood in nats, tokens scored) of each text of each row."""
@@ -110,11 +122,18 @@ def cut_runs(runs: tuple[tuple[int, int], ...], tokens: int, most: int) -> tuple
 
 def text_scorer(manifest: Manifest, params: EvaluateParams, inputs: Inputs, resources: Resources) -> TextScorer:
     """The scorer of a job, kept loaded from task to task."""
-    return _scorer(require_model(inputs.model), params, manifest.precision, resources, active())
+    model, said = require_model(inputs.model), msgspec.json.encode(params)
+    return _scorer(model, inputs.adapter, said, manifest.precision, resources, active())
 
 
 @lru_cache(maxsize=1)
 def _scorer(
-    path: Path, params: EvaluateParams, precision: str, resources: Resources, tampering: Tampering | None
+    path: Path,
+    adapter: Path | None,
+    params: bytes,
+    precision: str,
+    resources: Resources,
+    tampering: Tampering | None,
 ) -> TextScorer:
-    return TextScorer(path, params, precision, resources)
+    read = msgspec.json.decode(params, type=EvaluateParams)
+    return TextScorer(path, read, precision, resources, adapter)

@@ -25,12 +25,13 @@ ENTRY_POINT_GROUP = "proofyard.workloads"
 
 @dataclass(frozen=True)
 class Inputs:
-    """A task's inputs, fetched and checked against their CIDs: the model directory and data file of the manifest,
-    and the result artifacts of `TaskSpec.deps`, in that order."""
+    """A task's inputs, fetched and checked against their CIDs: the model directory, data file and adapter of the
+    manifest, and the result artifacts of `TaskSpec.deps`, in that order."""
 
     model: Path | None = None
     data: Path | None = None
     results: tuple[bytes, ...] = ()
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)

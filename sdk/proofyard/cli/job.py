@@ -77,6 +77,9 @@ def submit(
     chat_template: Annotated[
         str | None, typer.Option(help="For conversations, where the model has none: chatml, or a .jinja file.")
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     nonce: Annotated[
         str, typer.Option(help="A word of yours: every call with the same word and job finds the one job.")
@@ -103,6 +106,7 @@ def submit(
         "lr": lr,
         "look_ahead": look_ahead,
         "chat_template": chat_template,
+        "adapter": adapter,
         "seed": seed,
     }
     given, parsed = {name: value for name, value in values.items() if value is not None}, _parsed(parameters or [])

@@ -15,14 +15,15 @@ MAX_TASKS = 100_000
 MAX_DEPS = 256
 """So many results a task may rest on: they travel in one offer, and its worker reads them all."""
 
-VERSION = 3
+VERSION = 4
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, complete: the same manifest and the same artifacts give the same tasks everywhere.
 
     `params` belong to the workload and are validated by it (`Workload.check`). `model` is the CID of a Hugging Face
-    model directory, `data` the CID of the workload's data file. `precision` of the frozen weights: "exact" (two 7-bit
+    model directory, `data` the CID of the workload's data file, `adapter` that of a LoRA adapter on the model, for
+    workloads that take one. `precision` of the frozen weights: "exact" (two 7-bit
     slices of each), "exact8" (one slice) or "exact4" (nf4, QLoRA); all of them give the same bits everywhere.
     `look_ahead`: a task may start on results that are committed, while no more than so many of them that rest on one
     another wait for their verdicts (`proofyard.protocol.lookahead`); 0 waits for all verdicts. `nonce`: a text of the
@@ -38,6 +39,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     precision: str = "exact"
     look_ahead: int = 0
     nonce: str = ""
+    adapter: Cid | None = None
+
+    @property
+    def inputs(self) -> tuple[Cid, ...]:
+        """The artifacts that it names."""
+        return tuple(cid for cid in (self.model, self.data, self.adapter) if cid is not None)
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

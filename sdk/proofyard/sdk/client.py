@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -37,12 +37,12 @@ from proofyard.chain import (
 )
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.amounts import DECIMALS, read_amount
-from proofyard.protocol.cid import cid_digest
+from proofyard.protocol.cid import cid_digest, is_cid
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest, encode_manifest
 from proofyard.protocol.messages import Ack, JobQuery, JobReport, LogLine, Publish
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, TaskIndex, Wei
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.sdk.adapters import adapters_of, complete_adapters
+from proofyard.sdk.adapters import adapters_of, complete_adapters, one_adapter, read_adapter
 from proofyard.sdk.artifacts import PeerAddress
 from proofyard.sdk.destinations import require_free
 from proofyard.sdk.errors import (
@@ -219,7 +219,7 @@ class Client:
         spec = with_plain_data(spec, self.store.path / "tables")
         check_spec(spec)
         check_nonce(nonce)
-        with _refusing_inputs():
+        with _refusing_inputs(), self._adapter_here(spec) as spec:
             manifest, artifacts, left_out = self._manifest(spec)
         graph = task_graph(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
@@ -432,7 +432,27 @@ class Client:
         for field, cid in (("model", model), ("data", data)):
             if cid is not None and self.store.local_path(cid) is None:
                 raise JobRefused(f"{field}: changed while it was looked at; submit again once nobody writes to it")
-        return manifest, [cid for cid in (model, data) if cid is not None], left_out
+        if manifest.adapter is not None:
+            self.store.put_bytes(read_adapter(Path(getattr(spec, "adapter", ""))).data)
+        return manifest, list(manifest.inputs), left_out
+
+    @contextmanager
+    def _adapter_here(self, spec: Any) -> Iterator[Any]:
+        """A spec whose adapter, where it has one, is a folder on this machine: the number of a job becomes its result,
+        proved, and a CID what it names."""
+        adapter = getattr(spec, "adapter", None)
+        said = str(adapter)
+        if adapter is None or Path(said).is_dir():
+            yield spec
+            return
+        with TemporaryDirectory(prefix="proofyard-adapter-") as folder:
+            if said.isdecimal():
+                found = self.job(JobId(int(said))).result(Path(folder) / "result")
+            elif is_cid(said):
+                found = self.store.export(self._run(self._fetched(Cid(said))), Path(folder) / "result")
+            else:
+                raise JobRefused(f"adapter: {said} is no folder, no CID and no job's number; give one of them")
+            yield replace(spec, adapter=one_adapter(found, f"{said}"))
 
     # In the thread
 
@@ -460,6 +480,12 @@ class Client:
         if await asyncio.to_thread(lambda: any(self.store.missing(cid))):
             await fetch(self.store, cid, await self._verifiers(), max_bytes=max_bytes)
         return await asyncio.to_thread(self.store.get_bytes, cid, max_bytes=max_bytes)
+
+    async def _fetched(self, cid: Cid) -> Cid:
+        """An adapter's folder, once it is here."""
+        if await asyncio.to_thread(lambda: any(self.store.missing(cid))):
+            await fetch(self.store, cid, await self._verifiers(), max_bytes=USUAL.max_state_bytes)
+        return cid
 
     async def _names(self, folder: Cid) -> dict[str, Cid]:
         """What a folder of few files holds, of which only its own block is fetched."""
@@ -687,13 +713,17 @@ def credits(amount: float | Decimal | str) -> Wei:
     return Wei(base.numerator)
 
 
+_FIELDS = {"data file": "data", "adapter": "adapter"}
+"""What errors of inputs name, to the field of a job."""
+
+
 @contextmanager
 def _refusing_inputs() -> Iterator[None]:
     """What nodes refuse of model and data, as what is wrong with a job."""
     try:
         yield
     except InputRefused as error:
-        field = "data" if "data file" in error.what else "model"
+        field = next((field for word, field in _FIELDS.items() if word in error.what), "model")
         raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
     except ModelMisread as error:
         raise JobRefused(f"model: {error}; nothing was published or paid") from None

@@ -10,8 +10,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.sdk.adapters import Adapter, read_adapter, require_base
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.sdk.specs import JobSpec, LoraJob, executable, resolve_model
@@ -46,6 +49,7 @@ class RowsJob:
         model: Cid | None,
         data: Cid | None,
         folder: Path | str | None,
+        adapter: Adapter | None = None,
     ) -> Manifest:
         rows = count_rows(Path(self.data), workload.row_type)
         manifest = Manifest(
@@ -55,8 +59,9 @@ class RowsJob:
             data=data,
             seed=self.seed,
             precision=self.precision,
+            adapter=None if adapter is None else adapter.cid,
         )
-        return executable(manifest, folder, self.data)
+        return executable(manifest, folder, self.data, None if adapter is None else adapter.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +85,32 @@ class EmbedJob(RowsJob):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(RowsJob):
-    """Perplexity of `model` on every line, or its accuracy where lines have `choices`. See `EvaluateParams`. Of
-    conversations what the assistant says is scored; `chat_template` as for `LoraJob`."""
+    """Perplexity of `model` on every line, or its accuracy where lines have `choices`. See `EvaluateParams`.
+
+    Of conversations what the assistant says is scored; `chat_template` as for `LoraJob`. With `adapter` the model is
+    evaluated with that LoRA adapter: a folder that PEFT or a job has saved, the CID of one, or the number of the job
+    that trained it.
+    """
 
     model: Path | str
     choices: int = 1
     max_tokens: int = 512
     chat_template: str = ""
+    adapter: Path | str | int | None = None
 
     def longest_text(self) -> int:
         """The tokens that a conversation may have."""
         return self.max_tokens
 
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
-        params = {"choices": self.choices, "max_tokens": self.max_tokens}
-        return self._manifest(EVALUATE, params, model, data, self.model)
+        params: dict[str, Any] = {"choices": self.choices, "max_tokens": self.max_tokens}
+        if self.adapter is None:
+            return self._manifest(EVALUATE, params, model, data, self.model)
+        folder = Path(str(self.adapter))
+        adapter = read_adapter(folder)
+        require_base(folder, model)
+        params["adapter"] = msgspec.to_builtins(adapter.shape)
+        return self._manifest(EVALUATE, params, model, data, self.model, adapter)
 
 
 @dataclass(frozen=True, kw_only=True)

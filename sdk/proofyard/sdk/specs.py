@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import UnionType
 from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
@@ -132,12 +133,20 @@ class LoraJob:
         return executable(manifest, self.model, self.data)
 
 
-def executable(manifest: Manifest, model: Path | str | None, data: Path | str) -> Manifest:
-    """The manifest, once the code that nodes run has found nothing in model and data that it would refuse. Raises
-    `ManifestRefused` and `InputRefused`."""
+def executable(
+    manifest: Manifest, model: Path | str | None, data: Path | str, adapter: bytes | None = None
+) -> Manifest:
+    """The manifest, once the code that nodes run has found nothing in model, data and adapter that it would refuse.
+    Raises `ManifestRefused` and `InputRefused`."""
     workload = load_workload(manifest.workload)
     workload.check(manifest)
-    workload.check_inputs(manifest, Inputs(None if model is None else resolve_model(model), Path(data)))
+    inputs = Inputs(None if model is None else resolve_model(model), Path(data))
+    with TemporaryDirectory(prefix="proofyard-adapter-") as folder:
+        if adapter is not None:
+            file = Path(folder) / "adapter"
+            file.write_bytes(adapter)
+            inputs = replace(inputs, adapter=file)
+        workload.check_inputs(manifest, inputs)
     return manifest
 
 

@@ -68,8 +68,8 @@ async def _find_inputs(context: Context, cid: Cid) -> None:
         if not context.store.has(cid):
             await fetch(context.store, cid, peers, max_bytes=MAX_MANIFEST_BYTES, within_s=FIND_S)
         manifest = context.manifest(cid)
-        for named in (manifest.model, manifest.data):
-            if named is not None and not await asyncio.to_thread(context.has_all, named):
+        for named in manifest.inputs:
+            if not await asyncio.to_thread(context.has_all, named):
                 await fetch(context.store, named, peers, max_bytes=MAX_PUBLISH_BYTES, within_s=FIND_S)
     except (ArtifactError, TransportError, CodecError) as error:
         logger.info("what job with the manifest %s takes is not all here: %s", cid, error)

@@ -105,7 +105,7 @@ class Publications:
             await asyncio.to_thread(context.store.put_block, job.manifest, data)
             context.runner.post(Published(job.manifest))
             return Ack(False, refusal)
-        named = [cid for cid in (manifest.model, manifest.data) if cid is not None]
+        named = manifest.inputs
         for cid in message.artifacts:
             if cid not in (job.manifest, *named):
                 return Ack(False, f"the manifest of job {number} does not name {cid}")
