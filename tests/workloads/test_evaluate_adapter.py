@@ -33,7 +33,7 @@ def folder(lora_manifest, tmp_path):
     """An adapter whose B is not zero, as a job's result has it."""
     rng = np.random.default_rng(5)
     schema = adapter_schema(read_params(lora_manifest()))
-    tensors = {name: rng.normal(size=spec.shape).astype(np.float32) / 8 for name, spec in schema.items()}
+    tensors = {name: rng.normal(size=spec.shape).astype(np.float32) / 3 for name, spec in schema.items()}
     return export_adapter(lora_manifest(), tensors, tmp_path / "adapter", "ipfs://elsewhere")
 
 
@@ -60,7 +60,8 @@ def test_the_losses_are_those_of_peft(tiny, folder, tmp_path, caplog):
     )
     assert "was trained on ipfs://elsewhere, and the model here is ipfs://model" in caplog.text
     base = AutoModelForCausalLM.from_pretrained(tiny.model, dtype=torch.float32)
-    for model, losses in ((base, plain), (peft.PeftModel.from_pretrained(base, folder), adapted)):
+    for losses in (plain, adapted):
+        model = base if losses is plain else peft.PeftModel.from_pretrained(base, folder)  # which changes base
         for text, loss, count in zip(texts, losses, tokens, strict=True):
             ids = torch.tensor([[256, *Tokenizer(tiny.model).tokens(text)]])
             with torch.no_grad():
@@ -75,7 +76,7 @@ def test_an_adapter_as_peft_saves_it_is_read(tiny, folder, tmp_path):
     ours, theirs = read_adapter(folder), read_adapter(tmp_path / "again")
     assert ours.shape == theirs.shape and ours.cid != theirs.cid
     one, other = decode_state(ours.data), decode_state(theirs.data)
-    assert all(np.allclose(one[name], other[name], rtol=1e-3) for name in one)
+    assert all(np.allclose(one[name], other[name], atol=1e-3) for name in one)
 
 
 def changed(folder, **words):
