@@ -20,8 +20,8 @@ test: setup ## the whole test suite, contracts included
 fuzz: setup ## violations, bombs, floods, the API's document, 10 million mutated inputs: out/bench (35 minutes; FUZZ="--inputs 100000")
 	@API_EXAMPLES=100 $(PY) -m pytest tests/transport/test_hostile.py tests/transport/test_greedy.py \
 		tests/artifacts/test_unfolding.py tests/verifier/test_api_schema.py --timeout 1800
-	@$(PY) scripts/floods.py
 	@$(PY) scripts/fuzz.py $(FUZZ)
+	@$(PY) scripts/floods.py
 
 check: setup ## formatting, lint, types, generated files; Slither and line coverage of the contracts
 	@$(PY) -m ruff format --check .
