@@ -180,11 +180,19 @@ class Stream:
             self._reader = asyncio.get_running_loop().create_future()
             await _within(self._reader, seconds, "waiting for data of the peer")
         if self._read_error is not None and not self._buffer:
-            raise self._read_error
+            raise _again(self._read_error)
 
     def _raise_write_error(self) -> None:
         if self._write_error is not None:
-            raise self._write_error
+            raise _again(self._write_error)
+
+
+def _again(error: TransportError) -> TransportError:
+    """The same error, to be raised. Raised itself it would hold the frames that it went through, which hold its stream,
+    which holds it: what they had to send would wait for a collection."""
+    fresh = type(error).__new__(type(error), *error.args)
+    fresh.__dict__.update(error.__dict__)
+    return fresh
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:
