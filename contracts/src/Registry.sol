@@ -7,6 +7,7 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {SafeTransferLib} from "solady/utils/SafeTransferLib.sol";
 
 import {IRegistry, OperatorId, JobId, BatchId} from "./interfaces/IRegistry.sol";
+import {Anchors} from "./libraries/Anchors.sol";
 import {Headers} from "./libraries/Headers.sol";
 import {Jobs} from "./libraries/Jobs.sol";
 import {Marks} from "./libraries/Marks.sol";
@@ -92,6 +93,11 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
 
     modifier onlyCourt() {
         require(msg.sender == COURT, NotCourt(msg.sender));
+        _;
+    }
+
+    modifier restsOn(Anchor calldata anchor) {
+        Anchors.check(anchor);
         _;
     }
 
@@ -188,13 +194,13 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function topUp(JobId id, uint96 amount) external nonReentrant {
+    function topUp(JobId id, uint96 amount, Anchor calldata anchor) external nonReentrant restsOn(anchor) {
         Jobs.topUp(_s, id, amount);
         _pull(amount);
     }
 
     /// @inheritdoc IRegistry
-    function closeJob(JobId id) external {
+    function closeJob(JobId id, Anchor calldata anchor) external restsOn(anchor) {
         Jobs.close(_s, id);
     }
 
@@ -205,12 +211,12 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IRegistry
-    function takeJob(JobId id) external {
+    function takeJob(JobId id, Anchor calldata anchor) external restsOn(anchor) {
         Jobs.take(_s, params(), id);
     }
 
     /// @inheritdoc IRegistry
-    function takeJobs(JobId[] calldata ids) external {
+    function takeJobs(JobId[] calldata ids, Anchor calldata anchor) external restsOn(anchor) {
         Jobs.takeAll(_s, params(), ids);
     }
 
@@ -223,8 +229,9 @@ contract Registry is IRegistry, ReentrancyGuardTransient {
     // ----------------------------------------------------------------------------------------------- batches
 
     /// @inheritdoc IRegistry
-    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines)
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines, Anchor calldata anchor)
         external
+        restsOn(anchor)
         returns (BatchId)
     {
         return Jobs.commit(_s, params(), root, size, members, lines);

@@ -23,7 +23,7 @@ contract AttacksMoneyTest is Base {
 
     function close() private {
         vm.prank(REQUESTER);
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
     }
 
     function test_a_requester_cannot_close_away_what_is_committed() public {
@@ -41,7 +41,7 @@ contract AttacksMoneyTest is Base {
 
     function test_a_requester_cannot_close_between_receipt_and_commit() public {
         vm.prank(vm.addr(2001));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         close();
         registryStillHolds(1110e18);
         later(RECEIPT_TIME - 1);
@@ -59,7 +59,7 @@ contract AttacksMoneyTest is Base {
 
     function test_a_deadline_cannot_cut_off_what_a_receipt_promises() public {
         vm.prank(vm.addr(2001));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         later(1 days + RECEIPT_TIME);
         registryStillHolds(1110e18);
         BatchId batch = commit(job, 1);
@@ -69,32 +69,32 @@ contract AttacksMoneyTest is Base {
     /// @dev A rival takes the job over when its verifier is late, and closes it.
     function test_a_rival_that_takes_over_can_neither_close_nor_shut_out_who_owes_receipts() public {
         vm.prank(vm.addr(2001));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         later(TAKEOVER + 1);
         vm.prank(vm.addr(2002));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         vm.prank(vm.addr(2002));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotYourJob.selector, job, vm.addr(2002)));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         settle(settlement(commit(job, 1), node, 1000e18), 1, 3);
     }
 
     function test_a_verifier_cannot_close_a_free_job() public {
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotYourJob.selector, job, vm.addr(2001)));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
     }
 
     function test_taking_again_does_not_hold_a_job() public {
         uint256 free = vm.getBlockTimestamp() + TAKEOVER;
         for (uint256 i = 0; i < 10; ++i) {
             vm.prank(vm.addr(2001));
-            registry.takeJob(job);
+            registry.takeJob(job, anchor());
             later(1 minutes);
         }
         vm.warp(free + 1);
         vm.prank(vm.addr(2002));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
     }
 
     /// @dev A leader that commits what nobody can settle, to keep the money from others.
@@ -114,7 +114,7 @@ contract AttacksMoneyTest is Base {
         uint256[] memory row = lines(job, 6);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyUnits.selector, job, 6, 4));
-        registry.commitBatch(bytes32(uint256(2)), 10, bytes32(uint256(3)), row);
+        registry.commitBatch(bytes32(uint256(2)), 10, bytes32(uint256(3)), row, anchor());
     }
 
     function test_every_draw_that_is_let_go_costs_its_leader() public {
@@ -186,7 +186,7 @@ contract AttacksMoneyTest is Base {
         if (a + b > UNITS) {
             vm.prank(vm.addr(2001));
             vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyUnits.selector, job, b, UNITS - a));
-            registry.commitBatch(bytes32(uint256(2)), 1, 0, row);
+            registry.commitBatch(bytes32(uint256(2)), 1, 0, row, anchor());
             return;
         }
         BatchId second = commit(job, 1, b);

@@ -58,7 +58,7 @@ contract AttacksSeatsTest is Base {
         uint256 from = registry.seatCountsFrom(slotOf(4));
         vm.prank(vm.addr(2004));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, late, from));
-        registry.takeJob(free);
+        registry.takeJob(free, anchor());
     }
 
     /// @dev The leader collects signatures on a false record, leaves its own out and has it challenged.
@@ -142,7 +142,7 @@ contract AttacksSeatsTest is Base {
         fund(owner(3), 200 * CREDIT);
         OperatorId own = listNode(3, 3, NODE_STAKE, 1);
         vm.prank(vm.addr(2003));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         BatchId batch = commit(openJob(), 1);
         settle(withFault(settlement(batch, node, 1e18), own), 1, 2);
         OperatorId third = registry.operatorOf(vm.addr(2003));
@@ -153,7 +153,7 @@ contract AttacksSeatsTest is Base {
         vm.expectRevert(
             abi.encodeWithSelector(IRegistry.JobTakenBy.selector, job, third, vm.getBlockTimestamp() + TAKEOVER)
         );
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         commitLines(3, bytes32(uint256(9)), 1, lines(job, 1));
         // It can bond its own challenge.
         vm.prank(owner(3));

@@ -23,7 +23,7 @@ contract BatchesTest is Base {
     function refused(string memory reason, bytes32 root, uint32 size, uint256[] memory row) private {
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.BadBatch.selector, reason));
-        registry.commitBatch(root, size, 0, row);
+        registry.commitBatch(root, size, 0, row, anchor());
     }
 
     // ------------------------------------------------------------------------------------------------ commits
@@ -40,16 +40,16 @@ contract BatchesTest is Base {
         refused("line not empty", 0, 1, row);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.UnknownJob.selector, JobId.wrap(77)));
-        registry.commitBatch(0, 1, 0, lines(JobId.wrap(77), 1));
+        registry.commitBatch(0, 1, 0, lines(JobId.wrap(77), 1), anchor());
     }
 
     function test_nodes_and_strangers_commit_nothing() public {
         uint256[] memory row = lines(job, 1);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
-        registry.commitBatch(0, 1, 0, row);
+        registry.commitBatch(0, 1, 0, row, anchor());
         vm.prank(vm.addr(1010));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
-        registry.commitBatch(0, 1, 0, row);
+        registry.commitBatch(0, 1, 0, row, anchor());
     }
 
     function testFuzz_a_line_reserves_its_share_by_units_and_no_more_units_than_there_are(
@@ -69,7 +69,7 @@ contract BatchesTest is Base {
         uint256[] memory more = lines(id, p.units - some + 1);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyUnits.selector, id, p.units - some + 1, p.units - some));
-        registry.commitBatch(0, 1, 0, more);
+        registry.commitBatch(0, 1, 0, more, anchor());
         if (some < p.units) {
             batch = commitLines(1, bytes32(uint256(2)), 1, lines(id, p.units - some));
             vm.assertEq(lineOf(batch, 0).budget, total - due, "the rest, even if the shares round up");
@@ -91,11 +91,11 @@ contract BatchesTest is Base {
 
     function testFuzz_commits_are_possible_as_long_as_a_receipt_is_due(uint40 wait, bool closed) public {
         vm.prank(vm.addr(2001));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         uint256 end = vm.getBlockTimestamp() + (closed ? 0 : 1 days);
         if (closed) {
             vm.prank(REQUESTER);
-            registry.closeJob(job);
+            registry.closeJob(job, anchor());
         }
         wait = wait % (2 * RECEIPT_TIME);
         vm.warp(end + wait);
@@ -106,7 +106,7 @@ contract BatchesTest is Base {
         } else if (wait > RECEIPT_TIME) {
             vm.expectRevert(abi.encodeWithSelector(IRegistry.DeadlinePassed.selector, job, end + RECEIPT_TIME));
         }
-        registry.commitBatch(0, 1, 0, row);
+        registry.commitBatch(0, 1, 0, row, anchor());
     }
 
     // --------------------------------------------------------------------------------------------------- draw

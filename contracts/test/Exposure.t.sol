@@ -40,7 +40,7 @@ contract ExposureTest is Base {
         uint256[] memory row = lines(of_, units);
         vm.prank(vm.addr(2000 + i));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.Overexposed.selector, who, exposed, stake));
-        registry.commitBatch(bytes32(uint256(2)), 10, bytes32(uint256(3)), row);
+        registry.commitBatch(bytes32(uint256(2)), 10, bytes32(uint256(3)), row, anchor());
     }
 
     function test_no_more_is_committed_than_is_at_stake() public {

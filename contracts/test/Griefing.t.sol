@@ -26,7 +26,7 @@ contract GriefingTest is CourtBase {
         vm.prank(STRANGER);
         registry.addStake(1);
         vm.prank(STRANGER);
-        registry.topUp(small, 1);
+        registry.topUp(small, 1, anchor());
         BatchId id = commit(small, 2);
         vm.prank(owner(11));
         registry.addStake(uint96(extra));

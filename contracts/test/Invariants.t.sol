@@ -127,7 +127,7 @@ contract Handler is Base {
             || vm.getBlockTimestamp() > uint256(was.lastActive) + TAKEOVER;
         bool open = vm.getBlockTimestamp() < was.end || vm.getBlockTimestamp() <= was.end && !was.closed;
         vm.prank(vm.addr(2000 + seated[by % seated.length]));
-        try registry.takeJobs(ids) {} catch {}
+        try registry.takeJobs(ids, anchor()) {} catch {}
         if (registry.job(ids[0]).verifier != was.verifier && !(free && open)) tookWhatWasNotFree = true;
     }
 
@@ -251,8 +251,8 @@ contract Handler is Base {
         bool open = !was.closed && vm.getBlockTimestamp() <= was.end;
         if (!open) return;
         vm.prank(REQUESTER);
-        if (all) registry.closeJob(job);
-        else registry.topUp(job, 1e18);
+        if (all) registry.closeJob(job, anchor());
+        else registry.topUp(job, 1e18, anchor());
     }
 
     function refund(uint256 j) external watched {

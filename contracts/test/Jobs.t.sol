@@ -17,7 +17,7 @@ contract JobsTest is Base {
         vm.assertEq(before - credit.balanceOf(REQUESTER), uint256(reward) + audit + fee, "escrow taken");
         assertConserved();
         vm.prank(REQUESTER);
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         vm.expectRevert(
             abi.encodeWithSelector(IRegistry.JobStillOpen.selector, job, vm.getBlockTimestamp() + RECEIPT_TIME)
         );
@@ -83,19 +83,19 @@ contract JobsTest is Base {
         OperatorId node = addNode(10);
         JobId job = openJob();
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotYourJob.selector, job, address(this)));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         BatchId batch = commit(job, 1);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotYourJob.selector, job, vm.addr(2001)));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         settle(settlement(batch, node, 1e18), 1, 1);
         vm.prank(vm.addr(2001));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
-        registry.topUp(job, 1);
+        registry.topUp(job, 1, anchor());
         vm.prank(REQUESTER);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
     }
 
     function test_what_is_committed_stays_reserved_until_it_is_settled_or_dropped() public {
@@ -106,7 +106,7 @@ contract JobsTest is Base {
         BatchId batch = commit(job, 1, 10);
         uint256 before = credit.balanceOf(REQUESTER);
         vm.prank(REQUESTER);
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         later(RECEIPT_TIME + 1);
         registry.refund(job);
         vm.assertEq(credit.balanceOf(REQUESTER) - before, 750e18, "what is not committed");
@@ -152,7 +152,7 @@ contract JobsTest is Base {
         JobId job = openJob();
         fund(owner(50), 1000 * CREDIT);
         vm.prank(owner(50));
-        registry.topUp(job, amount);
+        registry.topUp(job, amount, anchor());
         vm.assertEq(registry.totals().escrow, 1110e18 + uint256(amount), "escrow");
         assertConserved();
         uint256 before = credit.balanceOf(REQUESTER);

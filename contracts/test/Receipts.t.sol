@@ -151,7 +151,7 @@ contract ReceiptsTest is CourtBase {
         if (closed < 1 days) {
             later(closed);
             vm.prank(REQUESTER);
-            registry.closeJob(job);
+            registry.closeJob(job, anchor());
             last = start + closed + RECEIPT_TIME;
         }
         deadline = uint64(start + due);
@@ -167,7 +167,7 @@ contract ReceiptsTest is CourtBase {
 
     function test_a_requester_that_closes_between_receipt_and_commit_costs_the_verifier_nothing() public {
         vm.prank(REQUESTER);
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         later(RECEIPT_TIME - 1);
         BatchId with_ = honour(1, job);
         vm.warp(deadline + 1);

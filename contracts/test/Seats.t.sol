@@ -33,10 +33,10 @@ contract SeatsTest is Base {
         uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2004));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, late, from));
-        registry.commitBatch(0, 1, 0, row);
+        registry.commitBatch(0, 1, 0, row, anchor());
         vm.prank(vm.addr(2004));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.SeatTooNew.selector, late, from));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         vm.assertTrue(!lens.verifiers(3, 4)[0].counts, "the lens says so");
         later(SEAT_DELAY);
         vm.assertTrue(lens.verifiers(3, 4)[0].counts, "now it does");

@@ -19,7 +19,7 @@ contract TakeJobTest is Base {
 
     function take(uint256 i) private {
         vm.prank(vm.addr(2000 + i));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
     }
 
     function refused(OperatorId holder, uint256 free) private {
@@ -42,8 +42,8 @@ contract TakeJobTest is Base {
         uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2002));
         if (wait <= TAKEOVER) refused(first, free);
-        if (byBatch) registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
-        else registry.takeJob(job);
+        if (byBatch) registry.commitBatch(bytes32(uint256(1)), 1, 0, row, anchor());
+        else registry.takeJob(job, anchor());
         vm.assertEq(registry.job(job).verifier, OperatorId.unwrap(wait <= TAKEOVER ? first : second), "who has it");
     }
 
@@ -71,10 +71,10 @@ contract TakeJobTest is Base {
         uint256[] memory row = lines(job, 1);
         // The second never committed: it is free for anybody.
         vm.prank(vm.addr(2002));
-        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row, anchor());
         refused(second, vm.getBlockTimestamp() + TAKEOVER);
         vm.prank(vm.addr(2001));
-        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row, anchor());
         vm.assertEq(registry.job(job).formerUntil, taken + RECEIPT_TIME, "until when");
     }
 
@@ -92,13 +92,13 @@ contract TakeJobTest is Base {
 
     function test_what_has_ended_cannot_be_taken() public {
         vm.prank(REQUESTER);
-        registry.closeJob(job);
+        registry.closeJob(job, anchor());
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
         take(1);
         uint256[] memory row = lines(job, 1);
         vm.prank(vm.addr(2001));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.JobIsClosed.selector, job));
-        registry.commitBatch(bytes32(uint256(1)), 1, 0, row);
+        registry.commitBatch(bytes32(uint256(1)), 1, 0, row, anchor());
         job = openJob();
         later(1 days + 1);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.DeadlinePassed.selector, job, vm.getBlockTimestamp() - 1));
@@ -109,16 +109,16 @@ contract TakeJobTest is Base {
         addNode(10);
         vm.prank(vm.addr(1010));
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, address(this)));
-        registry.takeJob(job);
+        registry.takeJob(job, anchor());
     }
 
     // ------------------------------------------------------------------------------------------------ at once
 
     function takeAll(uint256 i, JobId[] memory ids) private {
         vm.prank(vm.addr(2000 + i));
-        registry.takeJobs(ids);
+        registry.takeJobs(ids, anchor());
     }
 
     function jobsOf(uint256 count) private returns (JobId[] memory ids) {
@@ -132,10 +132,10 @@ contract TakeJobTest is Base {
     function spoil(JobId id, uint256 how) private returns (JobId) {
         if (how == 1 || how == 2) {
             vm.prank(vm.addr(2000 + how));
-            registry.takeJob(id);
+            registry.takeJob(id, anchor());
         } else if (how == 3) {
             vm.prank(REQUESTER);
-            registry.closeJob(id);
+            registry.closeJob(id, anchor());
         } else if (how == 4) {
             return job;
         } else if (how == 5) {
@@ -155,7 +155,7 @@ contract TakeJobTest is Base {
         }
         vm.prank(vm.addr(2001));
         if (!any) vm.expectRevert(IRegistry.NothingTaken.selector);
-        registry.takeJobs(ids);
+        registry.takeJobs(ids, anchor());
         for (uint256 n = 0; n < ids.length; ++n) {
             uint256 how = (dice >> 8 * n) % 6;
             if (how == 5) continue;
@@ -177,7 +177,7 @@ contract TakeJobTest is Base {
         (ids[0], ids[1]) = (JobId.wrap(last), openJob());
         takeAll(2, ids);
         vm.prank(vm.addr(2002));
-        try registry.takeJob(JobId.wrap(before)) {} catch {}
+        try registry.takeJob(JobId.wrap(before), anchor()) {} catch {}
         IRegistry.Job memory a = registry.job(JobId.wrap(last));
         IRegistry.Job memory b = registry.job(JobId.wrap(before));
         vm.assertEq(a.verifier, b.verifier, "holder");
@@ -195,7 +195,7 @@ contract TakeJobTest is Base {
         vm.assertEq(registry.job(ids[127]).lastActive, since, "only commits renew it");
         vm.prank(vm.addr(2002));
         vm.expectRevert(IRegistry.NothingTaken.selector);
-        registry.takeJobs(ids);
+        registry.takeJobs(ids, anchor());
         ids = jobsOf(129);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.TooManyJobs.selector, 129, 128));
         takeAll(1, ids);
@@ -206,7 +206,7 @@ contract TakeJobTest is Base {
         addNode(10);
         vm.expectRevert(abi.encodeWithSelector(IRegistry.NotVerifier.selector, vm.addr(1010)));
         vm.prank(vm.addr(1010));
-        registry.takeJobs(ids);
+        registry.takeJobs(ids, anchor());
         takeAll(1, ids);
         commitLines(1, bytes32(uint256(2)), 1, lines(ids[0], 1));
         uint256 counts = vm.getBlockTimestamp() + SEAT_DELAY;

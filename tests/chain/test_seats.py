@@ -145,7 +145,8 @@ def test_jobs_are_taken_at_once_and_those_that_cannot_be_are_passed_over(network
     second.take_job(jobs[1])
     requester.close_job(jobs[2])
     unknown = JobId(jobs[-1] + 1000)
-    assert first.take_jobs([*jobs, unknown]) == {jobs[0], jobs[3], jobs[4]}
+    now = world.chain.anchor(jobs)
+    assert first.take_jobs([*jobs, unknown], now) == {jobs[0], jobs[3], jobs[4]}
     assert first.take_jobs(jobs) == frozenset(), "they are its own"
     seats = {record.node: record.id for record in world.chain.active_verifiers()}
     holders = [world.chain.job(job).verifier for job in jobs]
@@ -153,6 +154,6 @@ def test_jobs_are_taken_at_once_and_those_that_cannot_be_are_passed_over(network
     assert holders == [own, others, 0, own, own]
     for some in ([jobs[0]], [jobs[2], unknown], []):
         with pytest.raises(NothingTaken):
-            second.take_jobs(some)
+            second.take_jobs(some, now)
     with pytest.raises(TooManyJobs):
         first.take_jobs([jobs[0]] * 129)

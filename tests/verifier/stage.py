@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from proofyard.artifacts import BlockStore
-from proofyard.chain import ChainClient, Cursor, NodeRecord, Params, Role, Rollback, VerifierRecord, Wallet
+from proofyard.chain import Anchor, ChainClient, Cursor, NodeRecord, Params, Role, Rollback, VerifierRecord, Wallet
 from proofyard.chain import Event as ChainNews
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.events import (
@@ -244,15 +244,15 @@ class ChainOf:
         told = [event for event in self._chain.log if isinstance(event, BatchSettled)]
         return [event for event in told if any(line.job == job for line in event.lines)]
 
-    def take_job(self, job: JobId) -> None:
+    def take_job(self, job: JobId, anchor: Anchor | None = None) -> None:
         own = self.operator_of(self._wallet.address)
         assert own is not None
         self._chain.taken[job] = own
         self._chain.tell(JobTaken, job=job, verifier=own)
 
-    def take_jobs(self, jobs: Sequence[JobId]) -> frozenset[JobId]:
+    def take_jobs(self, jobs: Sequence[JobId], anchor: Anchor | None = None) -> frozenset[JobId]:
         for job in jobs:
-            self.take_job(job)
+            self.take_job(job, anchor)
         return frozenset(jobs)
 
     def batch(self, batch: BatchId) -> ChainBatch:
@@ -267,7 +267,14 @@ class ChainOf:
         found = [b for b in self._chain.batches.values() if b.content.root == root and b.verifier == verifier]
         return [SimpleNamespace(batch=b.id) for b in found]
 
-    def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
+    def commit_batch(
+        self,
+        root: Digest,
+        size: int,
+        members: Digest,
+        lines: Sequence[tuple[JobId, int]],
+        anchor: Anchor | None = None,
+    ) -> BatchId:
         chain = self._chain
         own = self.operator_of(self._wallet.address)
         assert own is not None
@@ -388,7 +395,7 @@ class ChainOf:
     def attend(self) -> None:
         self._chain.sent.append(("attend", self._wallet.address))
 
-    def close_job(self, job: JobId) -> None:
+    def close_job(self, job: JobId, anchor: Anchor | None = None) -> None:
         self._chain.closed.add(job)
         self._chain.sent.append(("close", job))
         self._chain.tell(JobClosed, job=job)

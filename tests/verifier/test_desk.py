@@ -13,7 +13,7 @@ from simulated import SEGMENTS, Counting, state
 from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, make_verifier
 
 from proofyard.artifacts import cid_of_bytes
-from proofyard.chain import Wallet
+from proofyard.chain import Anchor, Wallet
 from proofyard.chain.events import Claimed, OperatorRetired, StakeChanged
 from proofyard.chain.refusals import JobIsClosed
 from proofyard.protocol.cid import cid_bytes, cid_digest
@@ -613,10 +613,10 @@ async def test_a_job_that_cannot_run_holds_up_no_other(
         found.closed = number == bad and trouble == "closed"
         return found
 
-    def take_job(number: JobId) -> None:
+    def take_job(number: JobId, anchor: Anchor) -> None:
         if number == bad and trouble == "refused":
             raise JobIsClosed("JobIsClosed", {"job": number})
-        take(number)
+        take(number, anchor)
 
     monkeypatch.setattr(chain, "job", job)
     monkeypatch.setattr(chain, "take_job", take_job)

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from proofyard.chain import Anchor
 from proofyard.chain.errors import ChainUnreachable
-from proofyard.chain.refusals import JobIsClosed, JobTakenBy, NothingTaken
+from proofyard.chain.refusals import AnchorGone, JobIsClosed, JobTakenBy, NothingTaken
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.types import Address, BatchId, Digest, JobId
 from proofyard.verifier.context import Context, Taking
@@ -17,7 +18,7 @@ from proofyard.verifier.engine.effects import TakeJob
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState
 from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.outbox import OutboxClosed
-from proofyard.verifier.sending import LINGER_S, take_job, wanted
+from proofyard.verifier.sending import LINGER_S, anchor_of, commit_subject, take_job, wanted
 
 REQUESTER = Address("0x" + "aa" * 20)
 WHAT = "theFunction"
@@ -48,6 +49,9 @@ def batch(**changes: Any) -> Batch:
     return Batch(**usual | changes)
 
 
+HERE = f"0x{bytes(32).hex()}"
+
+
 def still(subject: str, *rows: Job | Batch) -> bool:
     context = SimpleNamespace(rows=Rows(rows))
     return wanted(cast(Context, context), f"{subject} {WHAT}")
@@ -64,23 +68,41 @@ def still(subject: str, *rows: Job | Batch) -> bool:
     ],
 )
 def test_a_job_is_taken_again_while_it_is_that_job(changes: dict[str, Any], expected: bool) -> None:
-    assert still("take-jobs 5 30 0", job(**changes)) is expected
+    assert still(f"take-jobs 5 30 0 {HERE}", job(**changes)) is expected
 
 
 def test_a_job_that_is_not_there_is_not_taken() -> None:
-    assert not still("take-jobs 5 30 0")
+    assert not still(f"take-jobs 5 30 0 {HERE}")
 
 
 def test_jobs_are_taken_again_while_one_of_them_is_to_be() -> None:
-    assert still("take-jobs 4 29 0 5 30 0 6 31 7", job())
-    assert not still("take-jobs 4 29 0 5 31 0 6 31 7", job())
-    assert not still("take-jobs 30 5 0", job())
+    assert still(f"take-jobs 4 29 0 5 30 0 6 31 7 {HERE}", job())
+    assert not still(f"take-jobs 4 29 0 5 31 0 6 31 7 {HERE}", job())
+    assert not still(f"take-jobs 30 5 0 {HERE}", job())
+
+
+@pytest.mark.parametrize("state", [JobState.TAKING, JobState.RUNNING])
+def test_what_names_a_job_is_not_sent_again_once_the_chain_has_another_block_there(state: JobState) -> None:
+    """Nobody knows what the number stands for: the engine is told, and begins anew with what it is then."""
+    moved = job(opened_hash=bytes([1]) * 32, state=state)
+    assert still(f"take-jobs 4 29 0 5 30 0 {HERE}", job(state=state), job(id=JobId(4), opened_block=29))
+    assert not still(f"take-jobs 4 29 0 5 30 0 {HERE}", moved, job(id=JobId(4), opened_block=29))
+    lines = ((JobId(4), 3), (JobId(5), 2))
+    assert still(commit_subject(batch(lines=lines), anchor_of(job())), batch(lines=lines), job(), job(id=JobId(4)))
+    assert not still(commit_subject(batch(lines=lines), anchor_of(job())), batch(lines=lines), moved)
+
+
+def test_an_older_job_that_moved_keeps_nothing_back() -> None:
+    """Where the youngest one stands under its block so does everything before it."""
+    older = job(id=JobId(4), opened_block=29, opened_hash=bytes([1]) * 32)
+    lines = ((JobId(4), 3), (JobId(5), 2))
+    assert still(commit_subject(batch(lines=lines), anchor_of(job())), batch(lines=lines), job(), older)
 
 
 @pytest.mark.parametrize("state", BatchState)
 def test_a_batch_is_committed_and_settled_again_unless_it_is_given_up(state: BatchState) -> None:
     lives = state not in (BatchState.DROPPED, BatchState.TAKEN)
-    assert still("commit 7", batch(state=state)) is lives
+    assert still(f"commit 7 {HERE}", batch(state=state)) is lives
     assert still("settle 9 0 abcd", batch(state=state)) is lives
 
 
@@ -113,19 +135,24 @@ class Registry:
         self.asked_jobs: dict[JobId, None] = {}
         self.chain = self
         self.trouble: Exception | None = None
+        self.anchor = anchor_of(job())
         self.tasks: list[asyncio.Task[None]] = []
 
     def job(self, number: JobId) -> Any:
         return SimpleNamespace(closed=False, verifier=1 if number in self.own else 0, last_active=0)
 
-    def take_job(self, number: JobId) -> None:
+    def take_job(self, number: JobId, anchor: Anchor) -> None:
+        if anchor != self.anchor:
+            raise AnchorGone("AnchorGone", {"number": anchor.number, "hash": anchor.hash, "found": self.anchor.hash})
         if number in self.others:
             raise JobTakenBy("JobTakenBy", {"job": number, "verifier": 2, "freeAt": 9})
         if number in self.over:
             raise JobIsClosed("JobIsClosed", {"job": number})
         self.own.add(number)
 
-    def take_jobs(self, numbers: Sequence[JobId]) -> frozenset[JobId]:
+    def take_jobs(self, numbers: Sequence[JobId], anchor: Anchor) -> frozenset[JobId]:
+        if anchor != self.anchor:
+            raise AnchorGone("AnchorGone", {"number": anchor.number, "hash": anchor.hash, "found": self.anchor.hash})
         free = frozenset(numbers) - self.others - self.over
         if not free:
             raise NothingTaken("NothingTaken", {})
@@ -139,7 +166,7 @@ class Registry:
         return 1
 
     async def send(self, subject: str, call: Callable[[Any], Any]) -> Any:
-        self.sent.append((subject, [int(word) for word in subject.split()[1::3]]))
+        self.sent.append((subject, [int(word) for word in subject.split()[1:-1:3]]))
         await self.mined.wait()
         if self.trouble is not None:
             raise self.trouble
@@ -226,6 +253,17 @@ async def test_what_keeps_a_transaction_back_is_told_to_all_that_wait_for_it(tro
     assert await outcomes(taking(registry, 1, 2, 3)) == [type(trouble).__name__] * 3
     registry.trouble = None
     assert await outcomes(taking(registry, 1, 2, 3)) == [""] * 3
+
+
+@pytest.mark.parametrize("jobs", [[1], [1, 2], [1, 2, 3]])
+async def test_jobs_of_a_block_that_went_are_tried_again_and_not_given_up(jobs: list[int]) -> None:
+    registry = Registry()
+    registry.anchor = Anchor(30, Digest(bytes([1]) * 32))
+    assert await outcomes(taking(registry, *jobs)) == ["AnchorGone"] * len(jobs)
+    assert not registry.own
+    for each in registry.rows.jobs.values():
+        each.opened_hash = bytes([1]) * 32
+    assert await outcomes(taking(registry, *jobs)) == [""] * len(jobs)
 
 
 async def test_who_does_not_wait_any_more_holds_up_no_other() -> None:

@@ -168,6 +168,15 @@ interface IRegistry {
         uint8 workload;
     }
 
+    /// @notice A block that a transaction rests on: what names jobs by their numbers is refused on a chain that has another
+    /// block there, where these numbers may be other jobs'. The best is the one in which the youngest of the jobs was opened, so
+    /// that a reorganisation which leaves them where they are changes nothing. One that is more than 256 blocks old is not
+    /// looked at: what goes so deep is not guarded against.
+    struct Anchor {
+        uint64 number;
+        bytes32 hash;
+    }
+
     /// @notice What a job is now, as `job` shows it. What else it was opened with (manifest, reward, audit fee, deadline) is
     /// in the event `JobOpened` of block `openBlock`.
     struct Job {
@@ -503,6 +512,8 @@ interface IRegistry {
     error JobTakenBy(JobId job, OperatorId verifier, uint256 freeAt);
     error TooManyJobs(uint256 jobs, uint256 most);
     error NothingTaken();
+    /// @notice The chain's block `number` has the hash `found` (0: it has none yet), not `hash`.
+    error AnchorGone(uint256 number, bytes32 hash, bytes32 found);
     /// @notice What the owner's verifiers would hold open, and what its stake allows (base units).
     error Overexposed(address owner, uint256 exposed, uint256 limit);
     error TooManyUnits(JobId job, uint256 units, uint256 left);
@@ -594,11 +605,11 @@ interface IRegistry {
         returns (JobId);
 
     /// @notice Adds to a job's escrow, for audits and repetitions; the terms stay as they are.
-    function topUp(JobId job, uint96 amount) external;
+    function topUp(JobId job, uint96 amount, Anchor calldata anchor) external;
 
     /// @notice Ends a job; what is committed stays reserved, and what receipts promise can be committed for `receiptTime`.
     /// The requester may do so at any time, the job's verifier once all units are paid.
-    function closeJob(JobId job) external;
+    function closeJob(JobId job, Anchor calldata anchor) external;
 
     /// @notice Sends the requester the free escrow of a job for which nothing can be committed any more, and the surplus
     /// once it is free; anyone may call, any number of times.
@@ -606,11 +617,11 @@ interface IRegistry {
 
     /// @notice Makes the caller's verifier the job's scheduler, if it has none or that one has not committed for too long.
     /// Only commits renew it.
-    function takeJob(JobId job) external;
+    function takeJob(JobId job, Anchor calldata anchor) external;
 
     /// @notice The same for at most 128 jobs at once. Those that are over, unknown or another verifier's are passed over, so
     /// that one of them does not keep the caller from the others; refused where none of them is the caller's then.
-    function takeJobs(JobId[] calldata jobs) external;
+    function takeJobs(JobId[] calldata jobs, Anchor calldata anchor) external;
 
     // ----------------------------------------------------------------------------------------------- batches
 
@@ -619,7 +630,7 @@ interface IRegistry {
     /// `lines` (`Lines.pack`) name at most 128 jobs, ascending, without a budget. The caller is a verifier whose seat counts,
     /// and holds (or has just lost) every job; it takes the free ones. What its owner has open then, this batch included, is
     /// at most `exposureBps` of its stake.
-    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines)
+    function commitBatch(bytes32 root, uint32 size, bytes32 members, uint256[] calldata lines, Anchor calldata anchor)
         external
         returns (BatchId);
 

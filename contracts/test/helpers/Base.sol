@@ -239,6 +239,12 @@ abstract contract Base {
         if (h.paid.length > i) (l.paidUnits, l.amount) = (uint64(Lines.paidUnits(h.paid[i])), Lines.amount(h.paid[i]));
     }
 
+    /// @notice The newest block, which has all jobs that are open now.
+    function anchor() internal view returns (IRegistry.Anchor memory) {
+        uint256 number = vm.getBlockNumber() - 1;
+        return IRegistry.Anchor(uint64(number), blockhash(number));
+    }
+
     function lines(JobId job, uint64 units) internal pure returns (uint256[] memory row) {
         row = new uint256[](1);
         row[0] = line(job, units);
@@ -257,7 +263,7 @@ abstract contract Base {
     function commitLines(uint256 i, bytes32 root, uint32 size, uint256[] memory row) internal returns (BatchId batch) {
         vm.recordLogs();
         vm.prank(vm.addr(2000 + i));
-        batch = registry.commitBatch(root, size, bytes32(uint256(3)), row);
+        batch = registry.commitBatch(root, size, bytes32(uint256(3)), row, anchor());
         Vm.Log[] memory logs = vm.getRecordedLogs();
         bytes memory data = _logOf(logs, IRegistry.BatchCommitted.selector);
         (,, uint256[] memory reserved,) = abi.decode(data, (uint32, bytes32, uint256[], uint24));

@@ -25,6 +25,7 @@ from proofyard.chain.following import Cursor, EventReader, Rollback
 from proofyard.chain.history import BlockFacts, History
 from proofyard.chain.records import (
     Account,
+    Anchor,
     BatchState,
     BenchEntry,
     ChallengeId,
@@ -47,6 +48,7 @@ from proofyard.chain.wallet import Wallet, list_wallets, recover_commitment_sign
 
 __all__ = [
     "Account",
+    "Anchor",
     "Anvil",
     "BatchCommitted",
     "BatchDrawn",

@@ -24,7 +24,7 @@ from proofyard.chain.events import (
     Withdrawn,
     decode_logs,
 )
-from proofyard.chain.records import Drawn, JobTerms
+from proofyard.chain.records import Anchor, Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
 from proofyard.chain.sender import Sender
 from proofyard.chain.viewing import HistoryReader
@@ -327,38 +327,47 @@ class ChainClient(HistoryReader):
             receipt = self.transact("openJobWithPermit", row, *permit)
         return event_of(receipt, JobOpened).job
 
-    def top_up(self, job: JobId, amount: Wei) -> None:
+    def top_up(self, job: JobId, amount: Wei, anchor: Anchor | None = None) -> None:
         """Add to a job's escrow; its terms stay."""
-        self._pay(amount, "topUp", job, amount)
+        self._pay(amount, "topUp", job, amount, self._anchored((job,), anchor), in_next_block=True)
 
-    def close_job(self, job: JobId) -> None:
+    def close_job(self, job: JobId, anchor: Anchor | None = None) -> None:
         """End a job, as its requester. What is committed stays reserved. Nothing is sent for one that is closed or paid
         whole: it is over."""
         if not self.job(job).over:
             with suppress(JobIsClosed):
-                self.transact("closeJob", job)
+                self._of_jobs("closeJob", job, jobs=(job,), anchor=anchor)
 
     def refund(self, job: JobId) -> None:
         """Send the requester what is free of a job for which nothing can be committed any more; can be repeated."""
         self.transact("refund", job)
 
-    def take_job(self, job: JobId) -> None:
+    def take_job(self, job: JobId, anchor: Anchor | None = None) -> None:
         """Become the job's verifier, where it has none or that one has not committed for too long."""
-        self.transact("takeJob", job)
+        self._of_jobs("takeJob", job, jobs=(job,), anchor=anchor)
 
-    def take_jobs(self, jobs: Sequence[JobId]) -> frozenset[JobId]:
+    def take_jobs(self, jobs: Sequence[JobId], anchor: Anchor | None = None) -> frozenset[JobId]:
         """Become the verifier of those of at most 128 jobs that can be taken, in one transaction. Returns which those
         are, without what was the caller's before; `NothingTaken` where none is the caller's then."""
-        events = decode_logs(self.transact("takeJobs", list(jobs))["logs"])
+        events = decode_logs(self._of_jobs("takeJobs", list(jobs), jobs=jobs, anchor=anchor)["logs"])
         return frozenset(event.job for event in events if isinstance(event, JobTaken))
 
     # Batches
 
-    def commit_batch(self, root: Digest, size: int, members: Digest, lines: Sequence[tuple[JobId, int]]) -> BatchId:
+    def commit_batch(
+        self,
+        root: Digest,
+        size: int,
+        members: Digest,
+        lines: Sequence[tuple[JobId, int]],
+        anchor: Anchor | None = None,
+    ) -> BatchId:
         """Commit to `size` commitments by their Merkle root. `members` is the sha2-256 digest in the CID of the member
         list, `lines` the work units of each job in it, which the batch has in ascending order of jobs."""
         rows = [line_word(job, units) for job, units in sorted(lines)]
-        return event_of(self.transact("commitBatch", root, size, members, rows), BatchCommitted).batch
+        jobs = [job for job, _ in lines]
+        receipt = self._of_jobs("commitBatch", root, size, members, rows, jobs=jobs, anchor=anchor)
+        return event_of(receipt, BatchCommitted).batch
 
     def find_batch(self, root: Digest, *, since: int | None = None) -> BatchId | None:
         """The newest batch that this wallet's operator committed to `root` from block `since` on and that was not
@@ -412,16 +421,26 @@ class ChainClient(HistoryReader):
 
     # Sending
 
+    def _anchored(self, jobs: Sequence[JobId], anchor: Anchor | None) -> tuple[int, Digest]:
+        """The contract's struct."""
+        anchor = self.anchor(jobs) if anchor is None else anchor
+        return anchor.number, anchor.hash
+
     def _signer(self) -> Wallet:
         if self.wallet is None:
             raise NoWallet
         return self.wallet
 
-    def transact(self, function: str, *args: Any) -> TxReceipt:
+    def transact(self, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """Call a function of the Registry by its Solidity name: for the typed calls here."""
-        return self._send(function, self.registry, self._encoded(function, args))
+        return self._send(function, self.registry, self._encoded(function, args), in_next_block=in_next_block)
 
-    def _pay(self, amount: Wei, function: str, *args: Any) -> TxReceipt:
+    def _of_jobs(self, function: str, *args: Any, jobs: Sequence[JobId], anchor: Anchor | None) -> TxReceipt:
+        """The same for what names jobs by their numbers: these are meant as they are on the chain of `anchor`, whose
+        hash a contract can read from the next block on; without one, on the chain as it is now."""
+        return self.transact(function, *args, self._anchored(jobs, anchor), in_next_block=True)
+
+    def _pay(self, amount: Wei, function: str, *args: Any, in_next_block: bool = False) -> TxReceipt:
         """The same for a function that takes `amount` of the token. Nothing is paid again for a call that was cut off
         and came to its end."""
         if isinstance(self._sender, Sender):
@@ -429,7 +448,7 @@ class ChainClient(HistoryReader):
             if found is not None:
                 return found
         self.approve(amount)
-        return self.transact(function, *args)
+        return self.transact(function, *args, in_next_block=in_next_block)
 
     def _encoded(self, function: str, args: Sequence[Any]) -> str:
         return str(self._contract.encode_abi(function, list(map(spelled, args))))

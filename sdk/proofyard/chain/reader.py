@@ -1,6 +1,6 @@
 """What the Registry, its Lens and its token say, in typed calls that need no wallet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from proofyard.chain.following import MAX_RANGE
 from proofyard.chain.lens import BATCH_PAGE, NODE_PAGE, SLOT_PAGE
 from proofyard.chain.records import (
     Account,
+    Anchor,
     BatchState,
     BenchEntry,
     CourtParams,
@@ -215,6 +216,12 @@ class RegistryReader(Binding):
             reward=opened.reward,
             audit_fee=opened.audit_fee,
         )
+
+    def anchor(self, jobs: Iterable[JobId]) -> Anchor:
+        """What a call about these jobs rests on: the block of the youngest, which has the highest number. Raises
+        `UnknownJob`."""
+        number = named("Registry", "job", self._read("job", max(jobs)))["open_block"]
+        return Anchor(number, self.block_hash(number))
 
     def batch(self, batch: BatchId, *, block: BlockIdentifier = LATEST) -> BatchState:
         stored = named("Registry", "batch", self._read("batch", batch, block=block))

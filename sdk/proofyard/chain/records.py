@@ -224,6 +224,15 @@ class JobTerms:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A block that a transaction rests on: where the chain has another one there, jobs may have other numbers, and the
+    Registry refuses it (`AnchorGone`). Best is the block in which the youngest of the jobs was opened."""
+
+    number: int
+    hash: Digest
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job on chain, and what it was opened with. `closed_at` 0 while it is open, `verifier` and `former` 0 for none.
     `escrow` is what is neither reserved by a batch nor given back, `surplus` what only further batches can use until

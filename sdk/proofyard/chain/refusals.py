@@ -17,6 +17,13 @@ class AlreadySettled(Refused):
     sentence = "batch {batch} is settled already; nothing is left to do"
 
 
+class AnchorGone(Refused):
+    sentence = (
+        "the chain has another block {number} than this rests on, or none: jobs that were opened in it may have other "
+        "numbers now; look at them again and repeat the call"
+    )
+
+
 class BadBatch(Refused):
     sentence = "the batch is refused: {reason}"
 

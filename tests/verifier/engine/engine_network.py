@@ -8,7 +8,7 @@ import copy
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,7 +25,7 @@ from proofyard.chain.events import (
 )
 from proofyard.chain.events import Event as ChainNews
 from proofyard.protocol.audit import asked_of, is_late, verdict_of
-from proofyard.protocol.cid import make_cid, raw_cid
+from proofyard.protocol.cid import cid_digest, make_cid, raw_cid
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
@@ -74,9 +74,9 @@ def digest(*parts: object) -> Digest:
     return Digest(hashlib.sha256(repr(parts).encode()).digest())
 
 
-def result_of(key: TaskKey, inputs: tuple[Cid, ...], *, false: bool = False) -> Cid:
+def result_of(manifest: Cid, key: TaskKey, inputs: tuple[Cid, ...], *, false: bool = False) -> Cid:
     """What executing a task on these inputs gives: a pure function."""
-    return raw_cid(repr(("result", key, inputs, false)).encode())
+    return raw_cid(repr(("result", manifest, key, inputs, false)).encode())
 
 
 @dataclass
@@ -182,7 +182,9 @@ class Network:
         churn: float = 0.0,
         decoys: int = 0,
         clock: float = 0.0,
+        anchored: bool = True,
     ) -> None:
+        """`anchored`: whether the Registry refuses what rests on a block that went."""
         self.rng = random.Random(seed)
         self.crash, self.fail, self.reorg, self.churn = crash, fail, reorg, churn
         self.clock, self.clock_off = clock, 0.0
@@ -222,25 +224,34 @@ class Network:
         )
         self.look_ahead = look_ahead
         self.jobs = [JobId(n + 1) for n in range(jobs)]
+        self.anchored = anchored
+        self.opened: dict[JobId, int] = {}
+        """Which job has a number now: they are numbered as they come."""
+        self.swaps = 0
+        """How often a number was given to another job than before."""
+        self.once: dict[JobId, int] = {}
         self.accepted: dict[TaskKey, Cid] = {}
         self.paid: Counter[TaskKey] = Counter()
         self.paid_in: dict[TaskKey, BatchId] = {}
-        for job in self.jobs:
-            self.chain.pool.append(partial(self._open, job))
+        for which in range(jobs):
+            self.chain.pool.append(partial(self._open, which))
         self.chain.kept = set(self.chain.pool)
         for node in self.nodes.values():
             self.join(node)
 
     # What happens on chain
 
-    def _open(self, job: JobId) -> None:
-        units = sum(spec.work_units for spec in self.specs)
+    def _open(self, which: int) -> None:
+        units, job = sum(spec.work_units for spec in self.specs), JobId(len(self.opened) + 1)
+        self.swaps += self.once.setdefault(job, which) != which
+        self.once[job] = self.opened[job] = which
+        self.chain.on_undo(lambda: self.opened.pop(job))
         self.chain.emit(
             lambda at: JobOpened(
                 at,
                 job,
                 REQUESTER,
-                digest("manifest", job),
+                digest("manifest", which),
                 Wei(100 * ONE),
                 Wei(10 * ONE),
                 Wei(ONE),
@@ -252,15 +263,26 @@ class Network:
             )
         )
 
-    def _take(self, job: JobId) -> None:
-        if job not in self.chain.taken:
+    def _rests_on(self, anchor: Digest) -> bool:
+        """Whether the block of the youngest of the jobs that a transaction names is in the chain."""
+        return not self.anchored or any(block.hash == anchor for block in self.chain.blocks[:-1])
+
+    def _anchor(self, jobs: Iterable[JobId]) -> Digest:
+        return Digest(self.engine.world.rows.jobs[max(jobs)].opened_hash)
+
+    def _take(self, job: JobId, anchor: Digest) -> None:
+        if job in self.opened and job not in self.chain.taken and self._rests_on(anchor):
             self.chain.taken[job] = OWN
             self.chain.on_undo(lambda: self.chain.taken.pop(job))
             self.chain.emit(lambda at: JobTaken(at, job, OWN))
 
-    def _commit(self, root: Digest, lines: tuple[tuple[JobId, int], ...]) -> None:
+    def _commit(self, root: Digest, lines: tuple[tuple[JobId, int], ...], anchor: Digest) -> None:
         """A batch with the units that are free; what was posted and is not settled is not posted again."""
+        if not self._rests_on(anchor):
+            return
         for job, units in lines:
+            if job not in self.opened:
+                return
             if units + self.open_units(job) + self.paid_units(job) > sum(spec.work_units for spec in self.specs):
                 return
         if any(batch.root == root and not batch.settled for batch in self.chain.batches.values()):
@@ -559,14 +581,15 @@ class Network:
             self._work(node, key, inputs, decoy=self.engine.world.rows.works[*key, attempt].decoy)
 
     def _work(self, node: SimNode, key: TaskKey, inputs: tuple[Cid, ...], *, decoy: bool) -> None:
-        result = result_of(key, inputs, false=node.cheats)
+        manifest = self.engine.world.rows.jobs[key[0]].manifest
+        result = result_of(manifest, key, inputs, false=node.cheats)
         spec = self.specs[key[1]]
         trace = tuple(raw_cid(repr(("state", key, inputs, n, node.cheats and n > 0)).encode()) for n in range(3))
         commitment = Commitment(
             job=key[0],
             task=key[1],
             node=node.node,
-            manifest=digest("manifest", key[0]),
+            manifest=Digest(cid_digest(manifest)),
             inputs=digest("inputs", inputs),
             trace_root=digest("trace", trace),
             segments=spec.segments,
@@ -584,7 +607,7 @@ class Network:
                 mark=mark_of(bytes(32), decoy=True),
             )
             submission = msgspec.structs.replace(submission, decoy=Decoy(shown, Signature(bytes(65)), false, bytes(32)))
-        leaf = digest("leaf", key, inputs, node.node)
+        leaf = digest("leaf", manifest, key, inputs, node.node)
         self.later(
             events.WorkCommitted(
                 *(node.node, key, inputs, encode(submission), leaf, result, 10**8),
@@ -790,7 +813,9 @@ class Network:
         self.later(replace(told, batch=batch.id, fork=effect.fork, settled_block=batch.settled_block))
 
     def _do_TakeJob(self, effect: effects.TakeJob) -> None:
-        self.chain.pool.append(lambda: self._take(effect.job))
+        if effect.job in self.engine.world.rows.jobs:
+            anchor = self._anchor([effect.job])
+            self.chain.pool.append(lambda: self._take(effect.job, anchor))
         self._again_unless_seen(effect)
 
     def _do_CommitBatch(self, effect: effects.CommitBatch) -> None:
@@ -802,7 +827,8 @@ class Network:
         if any(self.paid_units(job) + units > whole for job, units in lines):
             self.later(events.EffectFailed(effect.key, "its units are paid already", retry=False))
             return
-        self.chain.pool.append(lambda: self._commit(root, lines))
+        anchor = self._anchor(job for job, _ in lines)
+        self.chain.pool.append(lambda: self._commit(root, lines, anchor))
         self._again_unless_seen(effect)
 
     def _again_unless_seen(self, effect: Effect) -> None:
@@ -813,10 +839,8 @@ class Network:
         """Nobody voids here."""
 
     def _do_ReadJob(self, effect: effects.ReadJob) -> None:
-        opened = any(
-            isinstance(n, JobOpened) and n.job == effect.job for block in self.chain.blocks for n in block.news
-        )
-        manifest = make_cid(digest("manifest", effect.job)) if opened else None
+        which = self.opened.get(effect.job)
+        manifest = None if which is None else make_cid(digest("manifest", which))
         self.later(
             events.JobRead(
                 effect.job,
@@ -830,12 +854,12 @@ class Network:
         )
 
 
-def honest_results(job: JobId, specs: tuple[TaskSpec, ...]) -> dict[TaskKey, Cid]:
+def honest_results(job: JobId, manifest: Cid, specs: tuple[TaskSpec, ...]) -> dict[TaskKey, Cid]:
     """What every task gives where nobody cheats."""
     found: dict[TaskKey, Cid] = {}
     for spec in specs:
         key = (job, spec.index)
-        found[key] = result_of(key, tuple(found[job, dep] for dep in spec.deps))
+        found[key] = result_of(manifest, key, tuple(found[job, dep] for dep in spec.deps))
     return found
 
 

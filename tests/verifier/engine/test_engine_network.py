@@ -2,16 +2,17 @@
 draws. Whatever happens, every task is accepted and paid once, and the results are those of honest work."""
 
 import pytest
-from engine_network import Network, honest_results
+from engine_network import Network, digest, honest_results
 
 from proofyard.protocol.audit import UNDECIDED_AFTER_S
+from proofyard.protocol.cid import make_cid
 from proofyard.verifier.engine.rows import JobState
 
 
 def check(network: Network, until: float = 3000.0) -> None:
     network.run(until)
     for job in network.jobs:
-        honest = honest_results(job, network.specs)
+        honest = honest_results(job, make_cid(digest("manifest", network.opened[job])), network.specs)
         assert {key: cid for key, cid in network.accepted.items() if key[0] == job} == honest
         assert all(network.paid[key] == 1 for key in honest)
         assert network.stored["job", (job,)].state == JobState.DONE  # type: ignore[attr-defined]
@@ -39,6 +40,15 @@ def test_a_reorganisation_is_followed(seed: int) -> None:
     check(Network(seed, reorg=0.15))
 
 
+def test_numbers_that_a_reorganisation_swaps_hold_nothing_of_each_other() -> None:
+    swaps = 0
+    for seed in range(40):
+        network = Network(seed, reorg=0.3, jobs=3, crash=0.01 * (seed % 2), fail=0.1 * (seed % 3 == 0), rounds=2)
+        check(network)
+        swaps += network.swaps
+    assert swaps >= 40, "no number was another job's"
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_decoys_come_first_and_nothing_tells_which_they_are(seed: int) -> None:
     network = Network(seed, decoys=8000, nodes=7, look_ahead=2, cheats=seed % 2, jobs=2)
@@ -56,7 +66,7 @@ def test_a_batch_that_was_judged_by_a_wrong_time_is_judged_again() -> None:
     refused = 0
     for seed in range(40):
         network = Network(seed, crash=0.02, clock=0.8, decoys=3000, cheats=seed % 2, nodes=8, jobs=2)
-        check(network, UNDECIDED_AFTER_S / 2)
+        check(network, UNDECIDED_AFTER_S)
         refused += network.refused
     assert refused, "no time was wrong when a segment was looked at"
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from proofyard.artifacts import BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
-from proofyard.chain import ChainClient, NodeRecord, Params, VerifierRecord, Wallet
+from proofyard.chain import Anchor, ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
 from proofyard.disputes.settled import Outcomes
 from proofyard.protocol.commitment import Domain
@@ -87,6 +87,7 @@ class Taking:
 
     job: JobId
     subject: str
+    anchor: Anchor
     done: "asyncio.Future[bool]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 

@@ -28,7 +28,7 @@ from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import NotDelivered, owed
 from proofyard.verifier.engine import effects
 from proofyard.verifier.engine.events import Drawn, DrawnSegment, LooksDue, Place, RecordRefused, Signed, TaskKey
-from proofyard.verifier.engine.rows import Batch
+from proofyard.verifier.engine.rows import Batch, BatchState
 from proofyard.verifier.evidence import fetch_manifests, gather_evidence
 from proofyard.verifier.left_out import news_of
 from proofyard.verifier.marks import find_salt
@@ -44,6 +44,7 @@ from proofyard.verifier.planned import Planned
 from proofyard.verifier.quorum import NoQuorum, collect
 from proofyard.verifier.records import build_record, told
 from proofyard.verifier.runner import Permanent
+from proofyard.verifier.sending import anchor_of, commit_subject, youngest
 from proofyard.verifier.signing import bound_to
 from proofyard.workloads.errors import StateRefused
 
@@ -61,15 +62,20 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     """Show the member list to the other seats and post its root. Looks for an earlier post first, so that a crash after
     sending does not post twice; the engine hears of it by the chain's own event."""
     batch = context.rows.batches.get(effect.batch)
-    if batch is None or batch.chain_id is not None:
-        return None
+    job = None if batch is None else youngest(context.rows, batch)
+    if batch is None or batch.state != BatchState.FORMED or job is None:
+        return EVENT_S
+    # As of now: what the rows say while this waits may be of another job.
+    anchor = anchor_of(job)
     size, lines = len(await members_by_key(context, batch)), list(batch.lines)
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
         await _push(context, cid, len(batch.members))
-        subject = f"commit {batch.id}"
-        await context.send(subject, lambda chain: chain.commit_batch(effect.root, size, cid_digest(cid), lines))
+        await context.send(
+            commit_subject(batch, anchor),
+            lambda chain: chain.commit_batch(effect.root, size, cid_digest(cid), lines, anchor),
+        )
     return EVENT_S
 
 

@@ -9,12 +9,13 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 
-from proofyard.chain import Refused
-from proofyard.chain.refusals import AlreadySettled, JobTakenBy
-from proofyard.protocol.types import BatchId, JobId, ProofyardError
+from proofyard.chain import Anchor, Refused
+from proofyard.chain.refusals import AlreadySettled, AnchorGone, JobTakenBy
+from proofyard.protocol.types import BatchId, Digest, JobId, ProofyardError
 from proofyard.verifier.context import Context, Taking
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.rows import BatchState, Job, JobState
+from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState
+from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.runner import Permanent
 
 SEEN_S = 60.0
@@ -26,6 +27,25 @@ GIVEN_UP = (BatchState.DROPPED, BatchState.TAKEN)
 """Batches that this verifier commits and settles no more."""
 
 
+def anchor_of(job: Job) -> Anchor:
+    """What a transaction rests on that means this job by its number, or older ones."""
+    return Anchor(job.opened_block, Digest(job.opened_hash))
+
+
+def commit_subject(batch: Batch, anchor: Anchor) -> str:
+    """A batch is committed again under another anchor: no chain takes both."""
+    return f"commit {batch.id} {_word(anchor)}"
+
+
+def _word(anchor: Anchor) -> str:
+    return f"0x{anchor.hash.hex()}"
+
+
+def youngest(rows: Rows, batch: Batch) -> Job | None:
+    """The job of a batch that was opened last."""
+    return rows.jobs.get(max((job for job, _ in batch.lines), default=JobId(0)))
+
+
 def wanted(context: Context, subject: str) -> bool:
     """Whether a transaction that went with its block, or was not mined in time, is to be sent again. What the rows do
     not tell, the contract does. Called from a thread."""
@@ -34,12 +54,18 @@ def wanted(context: Context, subject: str) -> bool:
     rows = context.rows
     if kind == "commit":
         batch = rows.batches.get(numbers[0])
-        return batch is None or batch.state not in GIVEN_UP
+        if batch is None:
+            return True
+        job = youngest(rows, batch)
+        return batch.state not in GIVEN_UP and (job is None or _word(anchor_of(job)) in rest)
     if kind == "settle":
         batch = rows.by_chain_id.get(BatchId(numbers[0]))
         return batch is None or (batch.state not in GIVEN_UP and batch.attempt == numbers[1])
     if kind == "take-jobs":
         jobs = zip(numbers[::3], numbers[1::3], strict=False)
+        last = rows.jobs.get(JobId(max(numbers[::3])))
+        if last is not None and _word(anchor_of(last)) not in rest:
+            return False
         return any(_is_to_be_taken(rows.jobs.get(JobId(job)), block) for job, block in jobs)
     return True
 
@@ -53,19 +79,25 @@ def _is_to_be_taken(job: Job | None, opened_block: int) -> bool:
 async def take_job(context: Context, effect: effects.TakeJob) -> float:
     """Make the job this verifier's on chain. A job is published to one verifier; the others only co-sign for it.
     Whether the one that has it was silent for so long that it is free the contract knows."""
+    row = context.rows.jobs.get(effect.job)
+    if row is None:
+        return SEEN_S
+    block, anchor = row.opened_block, anchor_of(row)
     record, own = await context.on_chain(partial(context.chain.job, effect.job)), await context.own()
     if record.closed:
         raise Permanent("its requester has closed it")
     if record.verifier == own:
         await read_job(context, effects.ReadJob(effect.job))
         return SEEN_S
-    row = context.rows.jobs.get(effect.job)
-    taking = Taking(effect.job, f"{effect.job} {row.opened_block if row else 0} {record.last_active}")
+    taking = Taking(effect.job, f"{effect.job} {block} {record.last_active}", anchor)
     try:
         if not await _together(context, taking):
             await _alone(context, taking)
     except JobTakenBy:
         raise TakenByAnother(effect.job) from None
+    except AnchorGone:
+        # The chain tells soon what the number stands for.
+        raise
     except Refused as error:
         raise Permanent(str(error)) from None
     return SEEN_S
@@ -103,15 +135,20 @@ async def _take(context: Context, some: Sequence[Taking]) -> frozenset[JobId]:
     if len(some) == 1:
         await _alone(context, some[0])
         return frozenset((some[0].job,))
-    subject, jobs = " ".join(each.subject for each in some), [each.job for each in some]
+    jobs, anchor = [each.job for each in some], max(some, key=lambda each: each.job).anchor
     try:
-        return await context.send(f"take-jobs {subject}", lambda chain: chain.take_jobs(jobs))
+        return await context.send(_take_subject(some, anchor), lambda chain: chain.take_jobs(jobs, anchor))
     except Refused:
         return frozenset()
 
 
 async def _alone(context: Context, taking: Taking) -> None:
-    await context.send(f"take-jobs {taking.subject}", lambda chain: chain.take_job(taking.job))
+    subject = _take_subject([taking], taking.anchor)
+    await context.send(subject, lambda chain: chain.take_job(taking.job, taking.anchor))
+
+
+def _take_subject(some: Sequence[Taking], anchor: Anchor) -> str:
+    return f"take-jobs {' '.join(each.subject for each in some)} {_word(anchor)}"
 
 
 class TakenByAnother(ProofyardError):
