@@ -287,8 +287,8 @@ class BenchNetwork:
         into.append(Spent(wall, spent[0], spent[1], spent[2], self._gas(block)))
 
     def _cpu(self) -> list[float]:
-        """Seconds of verifier, nodes and chain."""
-        sides = ([self.verifier], self.nodes, [psutil.Process(self.anvil.pid)])
+        """Seconds of verifier, its API included, nodes and chain."""
+        sides = ([self.verifier, *self.verifier.children()], self.nodes, [psutil.Process(self.anvil.pid)])
         return [sum(sum(process.cpu_times()[:2]) for process in side) for side in sides]
 
     def _gas(self, since: int) -> int:
@@ -306,8 +306,8 @@ class BenchNetwork:
         return len({audit.task_key for record in records for audit in record.audits if audit.job == job})
 
     def verifier_bytes(self) -> int:
-        """The verifier's resident memory."""
-        return int(self.verifier.memory_info().rss)
+        """The resident memory of the verifier and its API."""
+        return sum(int(each.memory_info().rss) for each in (self.verifier, *self.verifier.children()))
 
 
 def _end(process: psutil.Popen) -> None:

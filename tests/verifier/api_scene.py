@@ -1,12 +1,18 @@
 """A verifier's API over a database with a bit of everything, without a network behind it."""
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from fastapi.testclient import TestClient
+from msgspec.structs import replace
 
+from proofyard.artifacts import BlockStore
 from proofyard.chain import Params
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
@@ -14,8 +20,13 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.seal import CANNOT_EXECUTE
 from proofyard.protocol.types import Address, Digest, JobId, ProofyardError, Signature, TaskIndex, Wei
+from proofyard.verifier.api import types as out
+from proofyard.verifier.api import wire
 from proofyard.verifier.api.answering import Api
 from proofyard.verifier.api.app import build_app
+from proofyard.verifier.api.serving import StatusApi
+from proofyard.verifier.api.streams import Streams
+from proofyard.verifier.api.telling import Teller
 from proofyard.verifier.context import Member
 from proofyard.verifier.engine.events import NodeJoined, Now
 from proofyard.verifier.engine.machine import Engine
@@ -40,7 +51,6 @@ from proofyard.verifier.health import Watch
 from proofyard.verifier.metrics import Metrics
 from proofyard.verifier.store.database import Database
 from proofyard.verifier.store.tables import TABLES, values_of
-from proofyard.verifier.streams import Streams
 
 RULES = Rules(own=1)
 
@@ -186,27 +196,50 @@ class Chain:
         return SimpleNamespace(stake=10**21, exposed=25)
 
 
+class Direct:
+    """What a verifier tells, without a process between."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+
+    def health(self) -> out.Health:
+        return self._teller.beat().health
+
+    def ready(self) -> out.Ready:
+        return self._teller.beat().ready
+
+    def status(self) -> out.Status:
+        return self._teller.beat().status
+
+    async def ask(self, question: wire.Question) -> bytes:
+        return await self._teller.answer(question)  # type: ignore[arg-type]
+
+
 class Scene:
-    """`app` answers as the verifier's API does; everything runs in the loop of whoever asks."""
+    """`app` answers as the verifier's API does; everything runs in the loop of whoever asks. `serving` is a process of
+    it, as people run it."""
 
     counts = False
     """Whether the verifier's seat counts."""
 
     def __init__(self, folder: Path, rows: list[Row] | None = None, url: str = "") -> None:
-        self.database = Database(url or f"sqlite:///{folder / 'verifier.db'}")
+        url = url or f"sqlite:///{folder / 'verifier.db'}"
+        self.database, self.store = Database(url), BlockStore(folder / "blocks")
         fill(self.database, everything() if rows is None else rows)
         self.engine = Engine(RULES, self.database.load())
         self.now = Now(1000.0, 0.0, 10)
         self.engine.resume(self.now)
         self.metrics, self.streams = Metrics(), Streams(2)
+        self.begin = wire.Begin(url, str(self.store.path), 2)
         self.members: dict[Address, Member] = {}
         for number in (1, 2, 3):
             self._join(number)
         self.clock_off_s = 0.0
         runner = SimpleNamespace(engine=self.engine, waiting=0, effects_running={}, tell_all=self._tell_all)
         self.context: Any = SimpleNamespace(
-            settings=SimpleNamespace(api_host="127.0.0.1", api_port=0, data_dir=folder),
+            settings=SimpleNamespace(data_dir=folder),
             database=self.database,
+            store=self.store,
             members=self.members,
             wallet=SimpleNamespace(address=address(500)),
             domain=SimpleNamespace(chain_id=31337),
@@ -225,9 +258,13 @@ class Scene:
             params=self._params,
         )
         self.watch = Watch(self.context, self.metrics)
-        self.api = Api(self.context, self.metrics, self.watch, self.streams)
+        self.teller = Teller(self.context, self.metrics, self.watch)
+        self.api = Api(self.database.engine, self.store, Direct(self.teller), self.streams)
         self.app = build_app(self.api)
         self.client = TestClient(self.app, raise_server_exceptions=False)
+
+    def serving(self, port: int = 0, **begin: Any) -> StatusApi:
+        return StatusApi("127.0.0.1", port, replace(self.begin, **begin), self.teller)
 
     def _join(self, number: int) -> None:
         node, owner = address(number), address(10 + number)
@@ -249,3 +286,24 @@ class Scene:
 
     async def _verifiers(self) -> list[Any]:
         return [SimpleNamespace(node=address(500), owner=address(501), counts=self.counts)]
+
+
+@contextmanager
+def in_its_process(scene: Scene) -> Iterator[StatusApi]:
+    """The API's process, with the verifier's loop in a thread."""
+    started: Future[StatusApi] = Future()
+
+    async def run(over: asyncio.Event) -> None:
+        async with scene.serving() as api:
+            started.set_result(api)
+            await over.wait()
+
+    loop, over = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(run(over)))
+    thread.start()
+    try:
+        yield started.result(30)
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(30)
+        loop.close()

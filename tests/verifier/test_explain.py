@@ -8,15 +8,15 @@ import msgspec
 import pytest
 from api_scene import Scene, address, job_row
 
-from proofyard.chain.events import BatchSettled, Position
 from proofyard.protocol.dial import WAD
 from proofyard.protocol.record import RecordedPayout
-from proofyard.protocol.types import BatchId, Cid, Digest, Wei
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.statements import (
     Dial,
+    Fees,
     Here,
     Kind,
+    Slashed,
     Standing,
     of_dial,
     of_fault,
@@ -104,7 +104,7 @@ def test_a_fault_says_what_it_took() -> None:
         kind="mismatch",
         reason="another state",
     )
-    slashes = [("9", 1, 3, 2, 7, False), ("4", 1, 3, 2, 25 * 10**17, True)]
+    slashes = [Slashed("9", 1, 3, 2, 7, False), Slashed("4", 1, 3, 2, 25 * 10**17, True)]
     found = of_fault(fault, slashes, shown_by("5", "bafy", "1:3:2"))
     assert (found.about, found.facts["slashed"]) == ("slashed", str(25 * 10**17))
     assert "2.5 CREDIT" in found.text and "given back" in found.text
@@ -121,10 +121,7 @@ def test_pay_is_said_exactly() -> None:
 
 
 def test_verifiers_pay_is_said_with_who_signed() -> None:
-    position = Position(1, Digest(bytes(32)), 0)
-    rest = {"audit_root": Digest(bytes(32)), "record": Cid("bafy"), "claimable_at": 0, "lines": ()}
-    paid = {"payout_root": Digest(bytes(32)), "payout_count": 0, "payout_total": Wei(0), "fees": Wei(5 * 10**17)}
-    found = of_fees(BatchSettled(position, BatchId(5), 0, signers=0b101, **paid, **rest), "bafy")  # type: ignore[arg-type]
+    found = of_fees(Fees(5, 5 * 10**17, 2), "bafy")
     assert found.text == "verifiers share 0.5 CREDIT for batch 5: whoever led it and the 2 seats that signed"
     assert found.shown.replay == "proofyard verifier dispute replay 5"
 

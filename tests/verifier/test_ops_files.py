@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proofyard.verifier.api.measuring import ApiMetrics
 from proofyard.verifier.metrics import Metrics
 from proofyard.verifier.settings import VerifierSettings
 
@@ -20,7 +21,7 @@ NAME = re.compile(r"proofyard_verifier_[a-z_]+")
 def known() -> set[str]:
     """Every name that a scrape may have."""
     found = set()
-    for family in Metrics().registry.collect():
+    for family in (*Metrics().registry.collect(), *ApiMetrics().registry.collect()):
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
         found |= {family.name + suffix for suffix in suffixes.get(family.type, ("",))}
     return found

@@ -9,11 +9,11 @@ import pytest
 from api_scene import Scene, fill
 
 from proofyard.protocol.types import JobId
-from proofyard.verifier import streams as module
 from proofyard.verifier.api import queries
+from proofyard.verifier.api import streams as module
 from proofyard.verifier.api import types as out
+from proofyard.verifier.api.streams import Streams, TooManyStreams
 from proofyard.verifier.engine.rows import Log
-from proofyard.verifier.streams import Streams, TooManyStreams
 
 
 def line(seq: int, job: int = 1) -> Log:
@@ -31,9 +31,12 @@ async def ids(stream: AsyncIterator[bytes], count: int) -> list[str]:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> Scene:
-    scene = Scene(tmp_path)
-    scene.streams.attach(asyncio.get_running_loop())
-    return scene
+    return Scene(tmp_path)
+
+
+def say(streams: Streams, *rows: Log) -> None:
+    """The next lines."""
+    streams.publish(streams._count, rows)
 
 
 def read(scene: Scene) -> module.ReadLog:
@@ -48,10 +51,9 @@ async def test_a_reader_gets_what_was_and_what_comes_once(scene: Scene, monkeypa
     stream = scene.streams.of_job(scene.streams.enter(), 1, 1, read(scene))
     assert await ids(stream, 2) == ["2", "3"]
     fill(scene.database, [line(6)])
-    for row in (line(5), line(1, job=2), line(6)):
-        scene.streams.publish(row)
+    say(scene.streams, line(5), line(1, job=2), line(6))
     assert await ids(stream, 3) == ["4", "5", "6"]
-    scene.streams.publish(line(7))
+    say(scene.streams, line(7))
     assert await ids(stream, 1) == ["7"]
     await stream.aclose()  # type: ignore[attr-defined]
     assert len(scene.streams) == 0
@@ -62,8 +64,8 @@ async def test_lines_that_come_out_of_order_are_read_from_the_database(scene: Sc
     first = asyncio.ensure_future(ids(stream, 2))
     await asyncio.sleep(0)
     fill(scene.database, [line(6), line(7)])
-    scene.streams.publish(line(7))
-    scene.streams.publish(line(6))
+    say(scene.streams, line(7))
+    say(scene.streams, line(6))
     assert await first == ["6", "7"]
     await stream.aclose()  # type: ignore[attr-defined]
 
@@ -72,11 +74,11 @@ async def test_the_stream_of_all_jobs_goes_on_where_it_ended(scene: Scene) -> No
     stream = scene.streams.of_all(scene.streams.enter(), None)
     waiting = asyncio.ensure_future(ids(stream, 1))
     await asyncio.sleep(0)
-    scene.streams.publish(line(6))
+    say(scene.streams, line(6))
     last = (await waiting)[0]
     await stream.aclose()  # type: ignore[attr-defined]
-    scene.streams.publish(line(7))
-    scene.streams.publish(line(1, job=2))
+    say(scene.streams, line(7))
+    say(scene.streams, line(1, job=2))
     again = scene.streams.of_all(scene.streams.enter(), last)
     boot, _, number = last.partition("-")
     assert await ids(again, 2) == [f"{boot}-{int(number) + 1}", f"{boot}-{int(number) + 2}"]
@@ -93,12 +95,8 @@ async def test_who_asks_for_what_is_forgotten_is_told_so(scene: Scene, last: str
 async def test_a_reader_that_is_too_slow_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUEUE", 3)
     streams = Streams(2)
-    streams.attach(asyncio.get_running_loop())
     queue = streams.enter()
-    for seq in range(6, 16):
-        streams.publish(line(seq))
-    for _ in range(3):
-        await asyncio.sleep(0)
+    say(streams, *(line(seq) for seq in range(6, 16)))
     assert len(streams) == 0
     seen = [event async for event in streams.of_all(queue, None)]
     assert len(seen) == 0, "what it has not read it asks for when it comes back"
@@ -120,3 +118,18 @@ async def test_stopping_ends_every_stream(scene: Scene) -> None:
     await asyncio.sleep(0)
     scene.streams.stop()
     assert await waiting is None
+
+
+async def test_lines_that_were_missed_end_every_stream(scene: Scene) -> None:
+    """Its readers come back with their last ids: those of a job find all in the database, the others learn of the
+    gap."""
+    stream = scene.streams.of_all(scene.streams.enter(), None)
+    waiting = asyncio.ensure_future(ids(stream, 1))
+    await asyncio.sleep(0)
+    say(scene.streams, line(6))
+    last = (await waiting)[0]
+    scene.streams.publish(100, [line(107)])
+    assert await anext(stream, None) is None
+    again = scene.streams.of_all(scene.streams.enter(), last)
+    assert await anext(again) == b"event: gap\ndata: {}\n\n"
+    await again.aclose()  # type: ignore[attr-defined]

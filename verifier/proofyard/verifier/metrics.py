@@ -104,9 +104,6 @@ class Metrics:
         self.followed = gauge("chain_followed_seconds", "Time since the chain was last read.")
         self.ready = gauge("ready", "1 where every condition of readiness holds.")
         self.check = gauge("check", "1 where a condition of readiness holds.", "name")
-        self.requests = counter("api_requests", "Requests to the API by route and status.", "route", "status")
-        self.request_seconds = histogram("api_seconds", "How long they take.", "route", buckets=seconds)
-        self.streams = gauge("api_streams", "Streams of live events that are read.")
         self._contracts: dict[str, str] = {}
         self._wallet = ""
         self._receipts: OrderedDict[str, None] = OrderedDict()

@@ -1,4 +1,5 @@
-"""`proofyard verifier run`: every part of a verifier in one process, from unlocking the wallet to a clean stop."""
+"""`proofyard verifier run`: every part of a verifier in one process, but for its API, from unlocking the wallet to a
+clean stop."""
 
 import asyncio
 import contextlib
@@ -27,8 +28,9 @@ from proofyard.transport.reach import (
     split_endpoint,
 )
 from proofyard.verifier import leading, looking, marks, peers, sending
-from proofyard.verifier.api.answering import Api
 from proofyard.verifier.api.serving import StatusApi
+from proofyard.verifier.api.telling import Teller
+from proofyard.verifier.api.wire import Begin
 from proofyard.verifier.context import Context
 from proofyard.verifier.cosigning import CoSigner
 from proofyard.verifier.desk import Desk
@@ -49,7 +51,6 @@ from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.sharing import Door, keep_claims
 from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import open_patiently
-from proofyard.verifier.streams import Streams
 from proofyard.workloads.model_files import link_model
 
 logger = logging.getLogger("proofyard.verifier")
@@ -148,12 +149,14 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         CoSigner(context)
         StateDesk(context)
         endpoint.on_disconnected.append(desk.left)
-        watch, streams = Watch(context, metrics), Streams(settings.api_streams)
+        watch = Watch(context, metrics)
         metrics.describe(version(), wallet.address, chain.registry, chain.court, chain.chain_id)
         for each in (chain.observers, outbox.observers):
             each.append(metrics.note_request)
-        runner.listeners += [metrics.note_line, streams.publish, log_line]
-        async with StatusApi(Api(context, metrics, watch, streams)) as api:
+        begin = Begin(url, str(store.path), settings.api_streams)
+        teller = Teller(context, metrics, watch)
+        async with StatusApi(settings.api_host, settings.api_port, begin, teller) as api:
+            runner.listeners += [metrics.note_line, api.publish, log_line]
             logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
             outbox.start()
             try:

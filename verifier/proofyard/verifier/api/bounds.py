@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proofyard.protocol.types import ProofyardError
 from proofyard.verifier.api import types as out
-from proofyard.verifier.api.answering import Api, Busy, answer
-from proofyard.verifier.streams import TooManyStreams
+from proofyard.verifier.api.answering import Api, answer
+from proofyard.verifier.api.streams import TooManyStreams
+from proofyard.verifier.api.told import Busy
 
 AT_ONCE = 256
 """Requests that are answered at a time, streams not counted; more are told to come back."""

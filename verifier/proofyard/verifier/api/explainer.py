@@ -10,27 +10,27 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import bindparam, select
+from sqlalchemy import Engine
 
-from proofyard.artifacts import ArtifactError
-from proofyard.protocol.codec import CodecError, decode
+from proofyard.artifacts import BlockStore
+from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
-from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members
 from proofyard.protocol.record import MAX_AUDITS, MAX_TASKS, RecordedPayout, RecordedRedress
-from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
+from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.runtime.recent import Recent
-from proofyard.verifier.api import queries
+from proofyard.verifier.api import queries, wire
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.listing import statement_of
 from proofyard.verifier.api.reading import Found, read_all
 from proofyard.verifier.api.statements import (
     NODES,
     Dial,
+    Fees,
     Here,
     Kind,
+    Slashed,
     because,
     credits_of,
-    dial_of,
     of_audit,
     of_dial,
     of_fault,
@@ -40,12 +40,14 @@ from proofyard.verifier.api.statements import (
     of_redress,
     shown_by,
 )
-from proofyard.verifier.context import Context
 from proofyard.verifier.engine import rows
-from proofyard.verifier.store.tables import TABLES, row_of
+from proofyard.verifier.store.tables import row_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+Asks = Callable[[wire.Question, Any], Any]
+"""What the verifier answers to a question, as what kind. Raises `ProofyardError`."""
 
 ATTEMPTS, SEGMENTS, BATCHES, LINES = 20, 50, 10, 500
 """So many of each an explanation shows at most."""
@@ -60,10 +62,6 @@ _FAULTS = statement_of(queries.FAULTS, ("job", "task"), limit=SEGMENTS)
 _LINES = statement_of(queries.LOG, ("job", "task"), limit=LINES)
 _TASK = statement_of(queries.TASKS, ("job", "task"), limit=1)
 _OF_TASK = (queries.ONE_JOB, _TASK, _WORKS, _AUDITS, queries.seats_of(_AUDITS), _FAULTS, _LINES)
-
-
-_BATCH = TABLES[rows.Batch]
-_LISTS = select(_BATCH.c.members, _BATCH.c.counted).where(_BATCH.c.id == bindparam("row"))
 
 
 class _Paid(msgspec.Struct):
@@ -106,14 +104,13 @@ class _Once(Generic[T]):
 
 
 class Explainer:
-    """Explanations for one verifier."""
+    """Explanations for one verifier; what only that knows is asked of it."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._engine = context.database.engine
+    def __init__(self, engine: Engine, store: BlockStore, ask: Asks) -> None:
+        self._engine, self._store, self._ask = engine, store, ask
         self._records: _Once[_Paid] = _Once(KEPT_BATCHES)
         self._said_of_pay: _Once[list[out.Because]] = _Once(KEPT_BATCHES)
-        self._slashes: _Once[Sequence[tuple[str, int, int, int, int, bool]]] = _Once(KEPT_BATCHES)
+        self._slashes: _Once[list[Slashed]] = _Once(KEPT_BATCHES)
         self._dials: _Once[Dial | None] = _Once(KEPT_DIALS)
 
     def job(self, number: int, here: Here) -> out.Explanation | None:
@@ -177,7 +174,7 @@ class Explainer:
     def _fault(self, row: Any) -> out.Because:
         fault, batch, record = queries.FAULTS.item(row), row["chain_id"], row["record"]
         place = "" if fault.segment is None else f"{fault.job}:{fault.task}:{fault.segment}"
-        slashed: Sequence[tuple[str, int, int, int, int, bool]] = ()
+        slashed: Sequence[Slashed] = ()
         if record is not None and batch is not None:
             try:
                 slashed = self._slashes_of(batch, record)
@@ -204,50 +201,30 @@ class Explainer:
     def _fees(self, number: int, records: dict[int, str | None]) -> list[out.Because]:
         """What the verifiers share of a job's batches, as their last settlements on chain say."""
         try:
-            settlements = self._context.chain.settlements(JobId(number), self._context.clock()[1])
+            earned = self._ask(wire.Fees(number), list[Fees])
         except ProofyardError as error:
             logger.info("the settlements of job %s cannot be read: %s", number, error)
             return []
-        return [of_fees(event, records.get(event.batch)) for event in settlements[-BATCHES:]]
+        return [of_fees(each, records.get(each.batch)) for each in earned]
 
     # What does not change
 
     def _paid_by(self, cid: Cid) -> _Paid:
         def load() -> _Paid:
-            data = self._context.store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES)
+            data = self._store.get_bytes(cid, max_bytes=MAX_RECORD_BYTES)
             return decode(data, _Paid, max_bytes=MAX_RECORD_BYTES)
 
         return self._records.get(cid, load)
 
-    def _slashes_of(self, batch: int, record: str) -> Sequence[tuple[str, int, int, int, int, bool]]:
-        def load() -> list[tuple[str, int, int, int, int, bool]]:
-            return [
-                (str(each.operator), each.job, each.task, each.segment, each.amount, each.absolved)
-                for each in self._context.chain.slashes(BatchId(batch))
-            ]
-
-        return self._slashes.get((batch, record), load)
+    def _slashes_of(self, batch: int, record: str) -> list[Slashed]:
+        return self._slashes.get((batch, record), lambda: self._ask(wire.Slashes(batch), list[Slashed]))
 
     def _dial(self, work: Any) -> Dial | None:
         """Of a work in a batch that is drawn. Raises `ProofyardError` where chain or member lists cannot be had."""
         if not work["seed"]:
             return None
-        key = work["seed"], work["batch_attempt"], work["job"], work["task"]
-        return self._dials.get(key, lambda: self._load_dial(work))
-
-    def _load_dial(self, work: Any) -> Dial | None:
-        view = self._context.chain.view(BatchId(work["chain_id"]), work["batch_attempt"])
-        with self._engine.connect() as connection:
-            own, counted = connection.execute(_LISTS, {"row": work["batch_row"]}).one()
-        members: dict[BatchId, Sequence[Member]] = {}
-        for batch, cid in decode(counted, tuple[tuple[int, Cid], ...], max_bytes=16 << 20) if counted else ():
-            try:
-                data = self._context.store.get_bytes(cid, max_bytes=MAX_MEMBERS_BYTES)
-            except ArtifactError as error:
-                raise CodecError(f"the member list of batch {batch} is not kept any more ({error})") from None
-            members[BatchId(batch)] = decode_members(data)
-        members[view.batch] = decode_members(own)
-        return dial_of(view, members, work["job"], work["task"])
+        asked = wire.DialOf(work["batch_row"], work["chain_id"], work["batch_attempt"], work["job"], work["task"])
+        return self._dials.get((work["seed"], asked), lambda: self._ask(asked, Dial | None))
 
 
 def _job(found: Found) -> rows.Job:

@@ -18,7 +18,7 @@ def add_live(app: FastAPI, api: Api) -> None:
     events[200] = {"description": "Log lines as they come.", "content": {"text/event-stream": {}}}
     LastId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)]
 
-    database = api.context.database.engine
+    database = api.engine
 
     async def page(job: int, after: int, limit: int) -> out.Page[out.LogLine]:
         return await api.in_thread(partial(queries.LOG.page, database, str(after), limit, job=job))

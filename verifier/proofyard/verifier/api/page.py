@@ -12,12 +12,10 @@ from html import escape
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
-from proofyard.verifier.api import queries
+from proofyard.verifier.api import queries, wire
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.answering import Api
 from proofyard.verifier.api.declaring import html
-from proofyard.verifier.api.network import nodes_of
-from proofyard.verifier.api.service import status_of
 
 SHOWN = 20
 """Of each kind; the routes behind the headings have all."""
@@ -56,14 +54,14 @@ def add_page(app: FastAPI, api: Api) -> None:
     @app.get("/", responses=html(), response_class=HTMLResponse)
     async def page() -> Response:
         """Status, jobs, batches and nodes at a glance, for a browser."""
-        engine = api.context.database.engine
+        engine = api.engine
         shown = Shown(
-            status=status_of(api, api.context.registered),
-            health=api.watch.health(),
-            ready=api.watch.ready(),
+            status=api.told.status(),
+            health=api.told.health(),
+            ready=api.told.ready(),
             jobs=await api.in_thread(partial(queries.JOBS.page, engine, None, SHOWN)),
             batches=await api.in_thread(partial(queries.BATCHES_HERE.page, engine, None, SHOWN)),
-            nodes=await api.ask(partial(nodes_of, api.context, None, SHOWN), "nodes", None, SHOWN),
+            nodes=await api.ask(wire.Nodes(None, SHOWN), out.Page[out.Node]),
         )
         return HTMLResponse(page_of(shown), headers=HEADERS)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from proofyard.chain.events import BatchSettled
 from proofyard.protocol.dial import WAD, p_trust, per_task, stake_at_risk, tasks_alike
 from proofyard.protocol.members import Member
 from proofyard.protocol.plan import exposure_of, odds_of, task_reward
@@ -79,6 +78,27 @@ class Here:
     kinds: tuple[Kind, ...]
     collusion_bps: int
     given_back_bps: int
+
+
+@dataclass(frozen=True)
+class Fees:
+    """What verifiers earn by a batch over all of its jobs: whoever led it, and `signers` seats."""
+
+    batch: int
+    fees: int
+    signers: int
+
+
+@dataclass(frozen=True)
+class Slashed:
+    """What a settlement took of an operator's stake for a fault; `absolved` where it was given back."""
+
+    operator: str
+    job: int
+    task: int
+    segment: int
+    amount: int
+    absolved: bool
 
 
 # What the engine knows: called in the verifier's loop
@@ -285,21 +305,19 @@ def _vote(seat: out.Seat, audit: out.Audit) -> str:
     return "came to the same state" if seat.answer == audit.claimed else "came to another state"
 
 
-def of_fault(
-    fault: out.Fault, slashed: Sequence[tuple[str, int, int, int, int, bool]], shown: out.Shown
-) -> out.Because:
-    """A fault, and what it took. `slashed`: (operator, job, task, segment, amount, absolved) of the settlement."""
+def of_fault(fault: out.Fault, slashed: Sequence[Slashed], shown: out.Shown) -> out.Because:
+    """A fault, and what it took. `slashed`: by the settlement."""
     where = f"segment {fault.segment}" if fault.segment is not None else "its result"
     took = [
-        (amount, absolved)
-        for operator, job, task, segment, amount, absolved in slashed
-        if (operator, str(job), task) == (fault.operator, fault.job, fault.task)
-        and (fault.segment is None or segment == fault.segment)
+        each
+        for each in slashed
+        if (each.operator, str(each.job), each.task) == (fault.operator, fault.job, fault.task)
+        and (fault.segment is None or each.segment == fault.segment)
     ]
     money = ""
     if took:
-        amount, absolved = took[0]
-        money = f"; {credits_of(amount)} of its owner's stake were slashed" + (", and given back" if absolved else "")
+        absolved = ", and given back" if took[0].absolved else ""
+        money = f"; {credits_of(took[0].amount)} of its owner's stake were slashed{absolved}"
     return because(
         "slashed" if took else "fault",
         f"{fault.kind} in {where}: {fault.reason}{money}",
@@ -308,7 +326,7 @@ def of_fault(
         shown=shown,
         owner=fault.owner,
         operator=fault.operator,
-        **({"slashed": took[0][0]} if took else {}),
+        **({"slashed": took[0].amount} if took else {}),
     )
 
 
@@ -349,14 +367,14 @@ def of_redress(paid: RecordedRedress, shown: out.Shown) -> out.Because:
     )
 
 
-def of_fees(event: BatchSettled, record: str | None) -> out.Because:
-    """What verifiers earn by a batch over all of its jobs."""
-    signed = event.signers.bit_count()
+def of_fees(earned: Fees, record: str | None) -> out.Because:
+    """What verifiers earn by a batch."""
+    signed = earned.signers
     seats = "the one seat that signed" if signed == 1 else f"the {signed} seats that signed"
     return because(
         "fees",
-        f"verifiers share {credits_of(event.fees)} for batch {event.batch}: whoever led it and {seats}",
-        shown=shown_by(str(event.batch), record),
-        fees=event.fees,
+        f"verifiers share {credits_of(earned.fees)} for batch {earned.batch}: whoever led it and {seats}",
+        shown=shown_by(str(earned.batch), record),
+        fees=earned.fees,
         signers=signed,
     )

@@ -326,27 +326,41 @@ def _parts(ids: list[Any], size: int = 500) -> Iterator[list[Any]]:
 
 def _open(url: str) -> Engine:
     """The database at its newest version. Raises what SQLAlchemy and the drivers raise."""
-    named = make_url(url)
-    if named.drivername in ("postgresql", "postgres"):
-        named = named.set(drivername="postgresql+psycopg")
-    if named.get_backend_name() == "sqlite":
-        engine = create_engine(named)
-        event.listen(engine, "connect", _configure_sqlite)
-    else:
-        alive = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "tcp_user_timeout": SILENT_MS}
-        try:
-            engine = create_engine(named, pool_pre_ping=True, pool_size=POOL, max_overflow=POOL, connect_args=alive)
-        except (ImportError, NoSuchModuleError):
-            raise DatabaseError(
-                f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
-                "PostgreSQL's, and SQLite needs none"
-            ) from None
+    engine = _engine(url)
     try:
         upgrade(engine)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def open_for_reading(url: str) -> Engine:
+    """A database that `Database` has opened, where nothing can be written."""
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON"))
+    else:
+        engine = engine.execution_options(postgresql_readonly=True)
+    return engine
+
+
+def _engine(url: str) -> Engine:
+    named = make_url(url)
+    if named.drivername in ("postgresql", "postgres"):
+        named = named.set(drivername="postgresql+psycopg")
+    if named.get_backend_name() == "sqlite":
+        engine = create_engine(named)
+        event.listen(engine, "connect", _configure_sqlite)
+        return engine
+    alive = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "tcp_user_timeout": SILENT_MS}
+    try:
+        return create_engine(named, pool_pre_ping=True, pool_size=POOL, max_overflow=POOL, connect_args=alive)
+    except (ImportError, NoSuchModuleError):
+        raise DatabaseError(
+            f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
+            "PostgreSQL's, and SQLite needs none"
+        ) from None
 
 
 async def open_patiently(url: str, process: str = "", *, patience_s: float = OPEN_S) -> Database:

@@ -2,14 +2,14 @@
 
 A job's stream goes on behind any line of it that its reader names (`Last-Event-ID`), because the log is in the
 database. The stream of all jobs remembers the last `KEPT` lines; who asks for older ones is told so by an event `gap`.
-The verifier's loop only hands lines over: the streams live in the API's own loop, each with a bounded queue. A reader
-that is too slow is let go, and comes back with the last id that it has.
+The verifier hands lines over, in order and counted; each stream has a bounded queue. A reader that is too slow, or that
+misses lines because the API was, is let go, and comes back with the last id that it has.
 """
 
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -38,7 +38,7 @@ class TooManyStreams(ProofyardError):
 
 
 class Streams:
-    """Who reads along. All but `publish` is called in the API's loop."""
+    """Who reads along."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -46,44 +46,37 @@ class Streams:
         self._count = 0
         self._kept: deque[tuple[int, Log]] = deque(maxlen=KEPT)
         self._readers: set[asyncio.Queue[tuple[int, Log] | None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._readers)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on, streams live in this loop."""
-        self._loop = loop
-
-    def publish(self, row: Log) -> None:
-        """Called in the verifier's loop with each line that lasts."""
-        self._count += 1
-        entry = (self._count, row)
-        self._kept.append(entry)
-        if self._readers and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._spread, entry)
-
-    def _spread(self, entry: tuple[int, Log]) -> None:
-        for reader in list(self._readers):
-            if reader.full():
-                # It is let go: what it missed it asks for when it comes back.
-                self._readers.discard(reader)
-                reader.get_nowait()
-                reader.put_nowait(None)
-            else:
-                reader.put_nowait(entry)
+    def publish(self, first: int, rows: Sequence[Log]) -> None:
+        """Lines that last, behind `first` others."""
+        if first != self._count:
+            self._kept.clear()
+            self.stop()
+        self._count = first
+        for row in rows:
+            self._count += 1
+            entry = (self._count, row)
+            self._kept.append(entry)
+            for reader in list(self._readers):
+                if reader.full():
+                    # What it missed it asks for when it comes back.
+                    self._let_go(reader)
+                else:
+                    reader.put_nowait(entry)
 
     def stop(self) -> None:
-        """Called in any thread: end every stream."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
+        """End every stream."""
         for reader in list(self._readers):
-            if reader.full():
-                reader.get_nowait()
-            reader.put_nowait(None)
-        self._readers.clear()
+            self._let_go(reader)
+
+    def _let_go(self, reader: asyncio.Queue[tuple[int, Log] | None]) -> None:
+        self._readers.discard(reader)
+        if reader.full():
+            reader.get_nowait()
+        reader.put_nowait(None)
 
     def enter(self) -> asyncio.Queue[tuple[int, Log] | None]:
         """A place among the readers. Raises `TooManyStreams`."""
