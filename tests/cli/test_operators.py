@@ -334,3 +334,50 @@ def test_what_was_registered_stays_with_the_command_that_is_printed(bench: Bench
         assert is_bound() == ("--port" in printed)
     finally:
         running.kill()
+
+
+def test_a_machine_becomes_a_node_by_one_command_and_a_second_one_says_what_is_there(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = bench.wallet("owner", tokens=150)
+    toml, before = tmp_path / "proofyard.toml", (tmp_path / "proofyard.toml").read_text()
+    folder = ("--data-dir", str(tmp_path / "a $folder"))
+
+    code, shown, said = bench.run("node", "init", "--dry-run", "--owner", "nobody", *folder)
+    assert code == 0 and shown["operator"] is None and shown["machine"]["cores"] >= 1
+    assert shown["paid"] == {"total": "0", "seconds": 0.0, "low": {}} and any("no history" in n for n in shown["notes"])
+    code, _, said = bench.run("node", "init", *folder, passwords=OWNER)
+    assert code == 2 and "stake 100 CREDIT" in said and "Give --yes" in said
+    assert toml.read_text() == before and not (bench.wallets / "node.json").exists(), "nothing was written"
+
+    code, made, said = bench.run("node", "init", "--yes", *folder, passwords=OWNER)
+    assert code == 0, said
+    assert "node run" in said and made["stake"] == str(100 * CREDIT)
+    record = bench.treasury.operator(OperatorId(int(made["operator"])))
+    assert (record.node, record.owner, record.active) == (made["address"], owner, True)
+    assert bench.treasury.eth_balance(record.node) == 2 * 10**16
+    written = toml.read_text()
+    secret = (bench.wallets / "node.password").read_text().strip()
+    assert written.startswith(before) and secret not in written and "password_file" in written
+    assert (bench.wallets / "node.password").stat().st_mode & 0o777 == 0o600
+    ran: list[Any] = []
+    monkeypatch.setattr("proofyard.node.service.run", lambda settings, password: ran.append((settings, password)))
+    assert main(["--config", str(toml), "node", "run"]) == 0, "it needs no flag"
+    ((settings, password),) = ran
+    assert (settings.data_dir, password) == (tmp_path / "a $folder", None)
+    assert Wallet.unlock(settings.wallet, password_file=settings.password_file).address == made["address"]
+
+    nonce = bench.nonce(owner)
+    code, there, said = bench.run("node", "init", "--yes", passwords=OWNER)
+    assert (code, there["operator"], there["active"]) == (0, made["operator"], True)
+    assert bench.nonce(owner) == nonce and toml.read_text() == written
+
+
+def test_who_cannot_pay_is_told_before_anything_is_written(bench: Bench, tmp_path: Path) -> None:
+    before = (tmp_path / "proofyard.toml").read_text()
+    code, _, said = bench.run("node", "init", "--yes", passwords=OWNER)
+    assert code == 2 and "proofyard wallet new owner" in said
+    bench.wallet("owner", tokens=99)
+    code, _, said = bench.run("node", "init", "--yes", passwords=OWNER)
+    assert code != 0 and "CREDIT" in said
+    assert (tmp_path / "proofyard.toml").read_text() == before and not (bench.wallets / "node.json").exists()

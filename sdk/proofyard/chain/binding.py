@@ -118,6 +118,11 @@ class Binding:
             block = self._w3.eth.get_block("latest")
         return int(block["number"]), int(block["timestamp"])
 
+    def block_time(self, block: int) -> int:
+        """When a block was made (Unix seconds)."""
+        with mapped_errors(self.rpc_url):
+            return int(self._w3.eth.get_block(block)["timestamp"])
+
     def now(self) -> int:
         """The latest block's time: the clock that windows and deadlines go by."""
         with mapped_errors(self.rpc_url):

@@ -10,10 +10,12 @@ from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
 from proofyard.cli.errors import UsageError
 from proofyard.cli.limits import limits, pause, resume
+from proofyard.cli.node_init import init
 from proofyard.cli.node_status import address_in_settings, local_status, shown
 from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
+from proofyard.cli.staking import stake_of
 from proofyard.cli.wallets import PASSWORD_FLAG, named_file, unlock
 from proofyard.protocol.types import Address, Wei
 
@@ -25,6 +27,7 @@ node = typer.Typer(no_args_is_help=True, help="Lend a GPU: register a node, run 
 verifier = typer.Typer(no_args_is_help=True, help="Run a verifier: schedule, audit, settle.")
 node.command("run")(node_run)
 node.command("claim")(claim)
+node.command("init")(init)
 node.command("pause")(pause)
 node.command("resume")(resume)
 node.command("limits")(limits)
@@ -66,7 +69,7 @@ def register_node(
     require_endpoint(endpoint)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(named_file(wallet, keystore_dir), password_file)
-    amount = _stake_of(chain, hot.address, stake, chain.params().node_stake)
+    amount = stake_of(chain, hot.address, stake, chain.params().node_stake)
     bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
     note(f"next: proofyard node run --wallet {wallet}")
@@ -90,7 +93,7 @@ def register_verifier(
     require_endpoint(endpoint, needed=True)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(named_file(wallet, keystore_dir), password_file)
-    amount = _stake_of(chain, hot.address, stake, chain.params().verifier_stake)
+    amount = stake_of(chain, hot.address, stake, chain.params().verifier_stake)
     _registered(chain.register_verifier(hot, amount, endpoint), hot.address, amount, as_json)
     if not next(seat.counts for seat in chain.active_verifiers() if seat.node == hot.address):
         note(f"its seat counts for batches from {chain.params().seat_delay} s on, until then it can only follow")
@@ -344,33 +347,6 @@ def withdraw(
 def _registered(operator: "OperatorId", address: Address, stake: Wei, as_json: bool) -> None:
     facts = {"operator": str(operator), "address": address, "stake": str(stake)}
     emit(facts, as_json=as_json, text=f"operator {operator}: {address} with {format_credits(stake)} at stake")
-
-
-def _stake_of(chain: "ChainClient", hot: Address, given: Wei | None, each: Wei) -> Wei:
-    """What registering `hot` puts up: as given, or what the owner's stake lacks to back one operator more at `each`.
-
-    Raises `UsageError` where the contract would refuse, so that nothing is approved in vain.
-    """
-    assert chain.wallet is not None, "an owner was unlocked"
-    owner, params = chain.wallet.address, chain.params()
-    operator = chain.operator_of(hot)
-    if operator is not None:
-        known = chain.operator(operator)
-        if known.active or known.owner != owner:
-            raise UsageError(
-                f"--wallet: the key {hot} belongs to operator {operator} of {known.owner} already; see "
-                f"`proofyard {known.role.name.lower()} status {hot}`, or make a new one with `proofyard wallet new`"
-            )
-    account = chain.account(owner)
-    seat = account.has_verifier or account.bound_until > chain.now()
-    needed = account.nodes * params.node_stake + (params.verifier_stake if seat else 0) + each
-    lacking = Wei(max(0, needed - account.stake))
-    if given is not None and given < lacking:
-        raise UsageError(
-            f"--stake: {format_credits(given)} are too little, {format_credits(lacking)} are needed at least; leave "
-            "--stake out for that"
-        )
-    return lacking if given is None else given
 
 
 def _require_owner(chain: "ChainClient", record: "NodeRecord") -> None:

@@ -18,6 +18,8 @@ from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, Segme
 MAX_ITEMS = 256
 """Items of one list: a frame has its own limit on bytes."""
 
+LINE_PROBE_BYTES = 4 << 20
+
 SMALL_STATE_BYTES = 4096
 """A state of so many bytes at most comes with the offer of its audit: 64 of them are far below what a frame holds."""
 
@@ -358,6 +360,12 @@ class JobReport(msgspec.Struct, frozen=True, tag="job-report"):
     log: tuple[LogLine, ...]
 
 
+class LineProbe(msgspec.Struct, frozen=True, tag="line-probe"):
+    """Whoever thinks about joining measures how fast it sends: the request's body, at most 4 MiB, is read and thrown
+    away. Replied to with `Ack` once all of it has come, or refused with `busy`: little is taken of each peer, and of
+    all together."""
+
+
 REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Announce,
     TaskOffers,
@@ -374,6 +382,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     ObtainState,
     Publish,
     JobQuery,
+    LineProbe,
 )
 """What one peer may ask another; everything else is an item or a reply. `docs/protocol.md` shows an example of each in
 bytes."""

@@ -27,6 +27,7 @@ from proofyard.protocol.messages import (
     AuditProgress,
     JobQuery,
     JobReport,
+    LineProbe,
     LogLine,
     Publish,
     Receipt,
@@ -61,6 +62,7 @@ from proofyard.verifier.engine.events import (
 )
 from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
+from proofyard.verifier.lines import Lines
 from proofyard.verifier.marks import objection_to_decoy
 from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
@@ -139,6 +141,7 @@ class Desk:
         endpoint.on(AuditFailed, self.audit_failed)
         endpoint.on(Publish, Publications(context).publish)
         endpoint.on(JobQuery, self.job_query)
+        endpoint.on(LineProbe, Lines().probe)
 
     # Who is here
 
