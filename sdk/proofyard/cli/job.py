@@ -285,6 +285,14 @@ def result(
             help="The base model, a directory or hub name, for the adapter to name; else the one it was submitted with."
         ),
     ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write the base model with the adapter in it.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Add a model card: data, losses, audits, cost, CIDs.")] = False,
+    evaluated: Annotated[
+        list[int] | None, typer.Option(min=1, metavar="JOB", help="An evaluate job for the card; may be repeated.")
+    ] = None,
+    push_to: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="Send it to this model repository, by huggingface_hub's login.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Fetch a finished job's result, and check it: settled on chain, signed, and packaged here; code 4 where it is not.
@@ -292,9 +300,19 @@ def result(
     No verifier is believed.
     """
     with open_client(context, flags) as client:
+        from proofyard.sdk import deliver
+
         handle = client.job(JobId(job))
-        path = handle.result(
-            dest, force=force, model=model, on_replace=lambda found: note(f"replacing in {dest}: {names(found)}")
+        path = deliver(
+            handle,
+            dest,
+            merge=merge,
+            card=card or bool(evaluated),
+            evaluated=evaluated or (),
+            push_to=push_to,
+            force=force,
+            model=model,
+            on_replace=lambda found: note(f"replacing in {dest}: {names(found)}"),
         )
         final_in = handle.prove().final_at - client.chain.now()
     emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
@@ -307,6 +325,8 @@ def result(
             note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
         else:
             note(f"next, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(path)!r})")
+    elif merge:
+        note(f"next, in Python: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
 
 
 def _follow(job: "JobHandle", timeout: float | None) -> "JobReport":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
     from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
     from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
+    from proofyard.sdk.delivery import deliver
     from proofyard.sdk.errors import (
         BadAmount,
         BadPeer,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         JobRefused,
         JobTimeout,
         NotFinished,
+        NotPushed,
         NoVerifier,
         RecordMismatch,
         ResultIncomplete,
@@ -48,8 +50,10 @@ _PLACES = {
     "artifacts": "Artifacts Kept PeerAddress Swarm Verified",
     "claims": "Due SettledBatch claim_all settled_batches unclaimed",
     "client": "Client JobHandle Prepared credits submit_job",
+    "delivery": "deliver",
     "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobRefused "
-    "JobTimeout NotFinished NoVerifier RecordMismatch ResultIncomplete ResultUnproven SdkError SubmitUncertain",
+    "JobTimeout NotFinished NotPushed NoVerifier RecordMismatch ResultIncomplete ResultUnproven SdkError "
+    "SubmitUncertain",
     "jobs": "JOBS EmbedJob EvaluateJob MapJob SweepJob make_job",
     "results": "Proven",
     "specs": "JobSpec LoraJob",
@@ -80,6 +84,7 @@ __all__ = [
     "MapJob",
     "NoVerifier",
     "NotFinished",
+    "NotPushed",
     "Offer",
     "PeerAddress",
     "Prepared",
@@ -95,6 +100,7 @@ __all__ = [
     "Verified",
     "claim_all",
     "credits",
+    "deliver",
     "make_job",
     "propose_verifier_fee",
     "settled_batches",

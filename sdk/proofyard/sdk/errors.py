@@ -12,6 +12,7 @@ SdkError
 ├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
 ├── DestinationTaken  a result would be written over what is there
+├── NotPushed         a hub refuses a result, which is on this machine
 ├── NotFinished       asked for the result of a job that is still running
 ├── RecordMismatch    a batch's record is not what the chain settled
 └── ResultUnproven    a verifier's result does not follow from what was settled
@@ -110,6 +111,12 @@ class DestinationTaken(SdkError):
         super().__init__(
             f"{dest} {reason}; name a new file or an empty folder, or let files be replaced with --force (force=True)"
         )
+
+
+class NotPushed(SdkError):
+    def __init__(self, repository: str, reason: str, step: str) -> None:
+        self.repository, self.reason, self.step = repository, reason, step
+        super().__init__(f"{repository} was not sent to the hub: {reason}; {step}")
 
 
 class NotFinished(SdkError):

@@ -40,7 +40,7 @@ class Linear:
     ) -> None:
         self._backend = backend
         self.name, self.shape, self.transposed = name, shape, transposed
-        stored = stored or name
+        self.stored = stored = stored or name
         matrix = weights.tensor(f"{stored}.weight", shape[::-1] if transposed else shape)
         self.frozen: Frozen = backend.freeze(np.ascontiguousarray(matrix.T) if transposed else matrix, precision)
         bias = f"{stored}.bias"

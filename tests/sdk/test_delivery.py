@@ -1,0 +1,227 @@
+"""What people pass on of a result: a merged model of the same bytes everywhere, a card, a hub's repository."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import yaml
+from hub_standin import HubStandIn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.types import BatchId, Cid, JobId, Wei
+from proofyard.sdk import JobRefused, NotPushed
+from proofyard.sdk.adapters import read_adapter
+from proofyard.sdk.cards import Audits, Told, audits_of, card, thinned
+from proofyard.sdk.hub import push_folder
+from proofyard.workloads.adapted import linear_modules
+from proofyard.workloads.lora_export import PEFT_PREFIX
+from proofyard.workloads.merging import merge
+from proofyard.workloads.model_files import stored_tensors
+from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.tiny import write_tiny_model
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}") for text in (".is_gradient_checkpointing:FutureWarning", "fan_in")
+]
+
+
+def tiny_gpt2(folder: Path) -> Path:
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2, eos_token_id=0, bos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def in_half(folder: Path, dtype: torch.dtype) -> Path:
+    AutoModelForCausalLM.from_pretrained(write_tiny_model(folder), dtype=dtype).save_pretrained(folder)
+    return folder
+
+
+def adapter_of(model: Path, folder: Path, targets: Any) -> Path:
+    """A random adapter as PEFT keeps it."""
+    rng, tensors = np.random.default_rng(1), {}
+    modules = linear_modules(model, targets)
+    for name, (outputs, inputs) in modules.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = rng.normal(size=(4, inputs)).astype(np.float32)
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = rng.normal(size=(outputs, 4)).astype(np.float32)
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(encode_state(tensors, metadata={"format": "pt"}))
+    words = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 2.0,
+        "target_modules": sorted(modules),
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(words))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "targets", "error"),
+    [
+        (write_tiny_model, "all-linear", 1e-6),
+        (tiny_gpt2, ["c_attn", "c_fc"], 1e-6),
+        (lambda folder: in_half(folder, torch.bfloat16), ["q_proj", "down_proj"], 2**-8),
+        (lambda folder: in_half(folder, torch.float16), ["v_proj"], 2**-11),
+    ],
+    ids=["llama", "gpt2", "bf16", "fp16"],
+)
+def test_a_merged_model_is_what_peft_merges(make: Any, targets: Any, error: float, tmp_path: Path) -> None:
+    model = make(tmp_path / "model")
+    folder = adapter_of(model, tmp_path / "adapter", targets)
+    read = read_adapter(folder)
+    merged = merge(model, read.shape, decode_state(read.data), tmp_path / "merged")
+    ours = AutoModelForCausalLM.from_pretrained(merged, dtype="auto")
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, folder).merge_and_unload()
+    changed = set()
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype="auto").state_dict()
+    for name, tensor in theirs.state_dict().items():
+        own = ours.state_dict()[name]
+        assert own.dtype == plain[name].dtype
+        assert torch.allclose(own.float(), tensor, rtol=error, atol=error * float(tensor.abs().max())), name
+        changed |= set() if torch.equal(own, plain[name]) else {name}
+    assert changed == {f"{module}.weight" for module in read.shape.modules}
+
+
+def test_a_merged_model_has_the_bits_that_the_documentation_says(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    (model / "optimizer.pt").write_bytes(b"of the requester alone")
+    read = read_adapter(adapter_of(model, tmp_path / "adapter", ["v_proj"]))
+    tensors = decode_state(read.data)
+    merged = merge(model, read.shape, tensors, tmp_path / "merged")
+    name = "model.layers.1.self_attn.v_proj"
+    at = stored_tensors(model / "model.safetensors")[f"{name}.weight"]
+    before, after = (
+        np.frombuffer((each / "model.safetensors").read_bytes(), "<f4", 64 * 64, at.first).reshape(64, 64)
+        for each in (model, merged)
+    )
+    a, b = (tensors[f"{name}.lora_{kind}"].astype(np.float64) for kind in "AB")
+    for o, i in ((0, 0), (63, 5), (17, 63)):
+        total = b[o, 0] * a[0, i]
+        for r in range(1, 4):
+            total = total + b[o, r] * a[r, i]
+        assert after[o, i] == np.float32(total * np.float64(0.5) + np.float64(before[o, i]))
+    assert sorted(file.name for file in merged.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def told(**changes: Any) -> Told:
+    record: Any = SimpleNamespace(
+        auditors_per_segment=2, reward=Wei(10**19), audit_fee=Wei(10**18), verifier_fee=Wei(5 * 10**17)
+    )
+    params = {"rank": 8, "alpha": 16.0, "rounds": 2, "modules": {}}
+    usual: dict[str, Any] = {
+        "job": JobId(7),
+        "manifest_cid": Cid("bafkmanifest"),
+        "manifest": Manifest(workload="lora", params=params, model=Cid("bafymodel"), data=Cid("bafkdata")),
+        "record": record,
+        "network": "chain 31337, Registry 0xabc",
+        "audits": Audits(8, 5, 5, 0, 4),
+        "batches": [(BatchId(3), Cid("bafkrecord"))],
+        "paid": Wei(11 * 10**18),
+        "base": "org/base",
+        "merged": False,
+        "losses": [(1, 2.5), (2, 1.25)],
+        "evaluations": [(JobId(8), "base model", {"loss": 3.4, "perplexity": 30.0, "rows": 24})],
+    }
+    return Told(**(usual | changes))
+
+
+def metadata(text: str) -> Any:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_card_has_what_a_hub_and_a_reader_want_to_know() -> None:
+    text = card(told())
+    assert metadata(text) == {
+        "base_model": "org/base",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "proofyard", "verified-compute"],
+    }
+    lines = ("| 2 | 1.2500 |", "| 8 | base model | 24 | 3.4000 | 30.000 |", "| faults | 0 |", "| data | bafkdata |")
+    lines += (
+        "| record of batch 3 | bafkrecord |",
+        "proofyard verifier dispute replay 3",
+        "| escrow for work | 10 CREDIT |",
+    )
+    assert [line for line in lines if line not in text.splitlines()] == []
+    assert "not audited" in text and "| paid of it, in the batches below | 11 CREDIT |" in text
+    merged = card(told(merged=True, losses=(), evaluations=(), base="ipfs://bafymodel"))
+    assert metadata(merged)["library_name"] == "transformers" and "base_model" not in metadata(merged)
+    assert "Losses" not in merged and "Evaluation" not in merged
+
+
+@pytest.mark.parametrize(
+    "base", ['a"\nlicense: mit', "a\n---\nb: c", "x: {y", "<script>alert(1)</script>", "[a](b)|`c`"]
+)
+def test_a_name_from_outside_stays_a_name(base: str) -> None:
+    text = card(told(base=base))
+    found = metadata(text)
+    assert found.pop("base_model") == base
+    assert set(found) == {"library_name", "pipeline_tag", "tags"}
+    assert not re.search(r"(?<!\\)[<\[]", text.partition("# LoRA")[2])
+
+
+def test_audits_are_counted_for_the_job_alone() -> None:
+    def segment(job: int, verdict: Verdict) -> Any:
+        return SimpleNamespace(job=job, verdict=verdict)
+
+    def task(job: int, node: str) -> Any:
+        return SimpleNamespace(commitment=SimpleNamespace(job=job, node=node))
+
+    record = SimpleNamespace(
+        audits=[segment(1, Verdict.VALID), segment(1, Verdict.FAULT), segment(2, Verdict.VALID)],
+        faults=[segment(1, Verdict.FAULT)],
+        tasks=[task(1, "a"), task(1, "a"), task(1, "b"), task(2, "c")],
+    )
+    batches: Any = [SimpleNamespace(record=record)]
+    assert audits_of(JobId(1), batches) == Audits(tasks=3, segments=2, valid=1, faults=1, nodes=2)
+    assert [step for step, _ in thinned([(n, 0.0) for n in range(1, 101)], 5)] == [1, 26, 51, 75, 100]
+
+
+def push(hub: HubStandIn, folder: Path, token: str, repository: str = "me/result") -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as huggingface_hub reads its environment when it is imported."""
+    code = (
+        "import sys; from pathlib import Path; from proofyard.sdk.hub import push_folder; "
+        "print(push_folder(Path(sys.argv[1]), sys.argv[2]))"
+    )
+    given = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "hf")}
+    command = [sys.executable, "-c", code, str(folder), repository]
+    return subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
+
+
+def test_a_result_goes_to_a_hub_with_the_login_of_its_own_library(tmp_path: Path) -> None:
+    folder = tmp_path / "result"
+    folder.mkdir()
+    (folder / "README.md").write_text(card(told()))
+    (folder / "adapter_model.safetensors").write_bytes(encode_state({"a": np.ones(3, np.float32)}))
+    with HubStandIn("hf_right") as hub:
+        done = push(hub, folder, "hf_right")
+        assert done.stdout.strip() == f"{hub.url}/me/result", done.stderr
+        assert hub.files == {file.name: file.read_bytes() for file in folder.iterdir()}
+        assert ["private" in (each.get("visibility"), *each) for each in hub.created] == [True]
+        refused = push(hub, folder, "hf_wrong")
+        assert "NotPushed: me/result was not sent to the hub" in refused.stderr
+        assert "set HF_TOKEN to a token that may write" in refused.stderr
+    away = push(hub, folder, "hf_right")
+    assert "NotPushed" in away.stderr and "look at HF_ENDPOINT" in away.stderr
+
+
+@pytest.mark.parametrize("name", ["result", "a/b/c", "/result", "me/", "me/a b", "../x y"])
+def test_what_is_no_repository_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(JobRefused, match="give one as owner/name"):
+        push_folder(tmp_path, name)
+    assert issubclass(NotPushed, Exception)
