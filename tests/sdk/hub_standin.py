@@ -70,7 +70,7 @@ class HubStandIn:
                 self.answer(200, {})
 
             def do_GET(self) -> None:
-                self.answer(200, {"name": NAME})
+                self.answer(401, {"error": f"{NAME}: nothing is read here"})
 
             def answer(self, status: int, said: dict[str, Any]) -> None:
                 data = json.dumps(said).encode()
