@@ -31,7 +31,7 @@ from proofyard.node.serving import serve_owed_blocks  # noqa: E402
 from proofyard.node.settings import NodeSettings  # noqa: E402
 from proofyard.protocol.messages import Announce  # noqa: E402
 from proofyard.protocol.types import Address  # noqa: E402
-from proofyard.runtime import run_service, run_together  # noqa: E402
+from proofyard.runtime.service import run_service, run_together  # noqa: E402
 from proofyard.transport import Endpoint  # noqa: E402
 from proofyard.verifier import service  # noqa: E402
 from proofyard.verifier.settings import VerifierSettings  # noqa: E402

@@ -23,7 +23,7 @@ from proofyard.artifacts.source import scan
 from proofyard.artifacts.unixfs import Kind, Link, Node, decode, directory_node, node_cid, symlink_node
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.types import Address
-from proofyard.runtime import write_ready
+from proofyard.runtime.service import write_ready
 from proofyard.sdk import Artifacts
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, concurrent.futures, sys, threading, time
-from proofyard import runtime
+from proofyard.runtime import service as runtime
 
 def hang():
     print("hangs", flush=True)

@@ -39,8 +39,8 @@ from proofyard.node.watch import Watch
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, ProofyardError, Wei
-from proofyard.runtime import Stop, run_service, run_together, write_ready
 from proofyard.runtime.folder import keep_for, session_of
+from proofyard.runtime.service import Stop, run_service, run_together, write_ready
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
 from proofyard.workloads.executor import Executor

@@ -6,71 +6,94 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from proofyard.cli import artifact, contracts, devnet, doctor, job, operators, output, wallet
+from proofyard.cli import output
 from proofyard.cli.context import Globals
 from proofyard.cli.errors import UsageError
 from proofyard.cli.logs import LogFormat, LogLevel, configure
+from proofyard.cli.tree import App, Group, Place
 from proofyard.protocol.types import ProofyardError
-from proofyard.runtime import leave
 from proofyard.runtime.secrets import hide_what_is_given, without_secrets
 
 INTERRUPTED = 130
 BEFORE_THE_COMMAND = ("--config", "--log-level")
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(wallet.app, name="wallet")
-app.add_typer(operators.node, name="node")
-app.add_typer(operators.verifier, name="verifier")
-app.add_typer(job.app, name="job")
-app.add_typer(artifact.app, name="artifact")
-app.command("contracts")(contracts.contracts)
-app.command("devnet")(devnet.devnet)
-app.command("doctor")(doctor.doctor)
+COMPLETE = "_PROOFYARD_COMPLETE"
+OPERATORS = "proofyard.cli.operators"
+
+
+class Root(Group):
+    """The commands, in the order of help."""
+
+    later: ClassVar[dict[str, Place]] = {
+        "devnet": Place("proofyard.cli.devnet", "app", "Run a whole network on this machine until Ctrl-C."),
+        "wallet": Place(
+            "proofyard.cli.wallet", "app", "Keys in encrypted files, and what they hold: make, fund, send."
+        ),
+        "node": Place(OPERATORS, "node", "Lend a GPU: register a node, run it, claim its pay."),
+        "job": Place("proofyard.cli.job", "app", "Have work done: submit a job, follow it, fetch the result."),
+        "verifier": Place(OPERATORS, "verifier", "Run a verifier: schedule, audit, settle."),
+        "artifact": Place(
+            "proofyard.cli.artifact", "app", "Files and folders by content: put, get, list, pin, verify."
+        ),
+        "doctor": Place("proofyard.cli.doctor", "app", "Find what is wrong here, and what to do about it."),
+        "contracts": Place("proofyard.cli.contracts", "app", "Write a network's addresses and ABIs, for dapps."),
+        "completion": Place("proofyard.cli.completion", "app", "Have bash, zsh or fish complete what you type."),
+    }
+
+
+app = App(kind=Root)
+
+
+def _version() -> str:
+    from importlib.metadata import version as installed
+
+    return installed("proofyard")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"proofyard {_version()}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(envvar="PROOFYARD_CONFIG", help="Settings file (TOML); see `proofyard version`.")
+        Path | None, typer.Option(envvar="PROOFYARD_CONFIG", show_envvar=False, help="Settings file (TOML).")
     ] = None,
     log_level: Annotated[
         LogLevel | None,
-        typer.Option(envvar="PROOFYARD_LOG_LEVEL", help="What is logged on stderr: info for services, else warning."),
+        typer.Option(
+            envvar="PROOFYARD_LOG_LEVEL", show_envvar=False, metavar="LEVEL", help="debug, info, warning or error."
+        ),
     ] = None,
     log_format: Annotated[
         LogFormat,
-        typer.Option(envvar="PROOFYARD_LOG_FORMAT", help="Lines as text, or as one JSON object each."),
+        typer.Option(
+            envvar="PROOFYARD_LOG_FORMAT", show_envvar=False, metavar="FORMAT", help="Log lines as text or json."
+        ),
     ] = LogFormat.TEXT,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    """Verified compute on home GPUs: fine-tuning that is checked, not trusted, and paid on chain.
-
-    To try everything on this machine: `proofyard devnet`. To lend a GPU: `proofyard wallet new`, `node register`,
-    `node run`. To have a model fine-tuned: `proofyard job submit`.
-    """
+    """Verified compute on home GPUs: checked, not trusted, and paid on chain. To begin: `proofyard devnet --tiny`."""
     configure(log_level or LogLevel.WARNING, log_format)
     context.obj = Globals(config, log_level, log_format)
 
 
-@app.command()
+@app.verb("version", "version --json")
 def version(as_json: output.AsJson = False) -> None:
-    """Print the version, and where settings and wallets are looked for."""
-    from importlib.metadata import version as installed
-
+    """Print the version, and where settings and wallets are."""
     from proofyard.sdk.settings import config_dir, default_toml
 
     facts = {
-        "version": installed("proofyard"),
+        "version": _version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "settings": str(default_toml()),
@@ -85,7 +108,8 @@ def main(args: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if args is None else list(args)
     hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
     code = guard(lambda: _run(typed))
-    return leave(code) if args is None else code
+    runtime = sys.modules.get("proofyard.runtime.service")  # loaded where a service ran
+    return runtime.leave(code) if args is None and runtime else code
 
 
 def _run(args: list[str]) -> object:
@@ -95,6 +119,10 @@ def _run(args: list[str]) -> object:
         raise UsageError(
             f"argument {at + 1} is empty{f', after {args[at - 1]}' if at else ''}; give it or leave it out"
         )
+    if COMPLETE in os.environ:  # a shell asks what could be typed
+        from typer._completion_classes import completion_init
+
+        completion_init()
     return app(args, prog_name="proofyard", standalone_mode=False)
 
 

@@ -14,8 +14,9 @@ import typer
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import WalletFlags, grouped
+from proofyard.cli.options import PEERS, WalletFlags
 from proofyard.cli.output import AsJson, emit, note, plain, table
+from proofyard.cli.tree import App
 from proofyard.protocol.cid import CidError, spelt_cid
 from proofyard.protocol.types import Cid
 from proofyard.sdk.errors import BadSetting
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from proofyard.sdk import Artifacts, Swarm
     from proofyard.sdk.artifacts import Kept
 
-app = typer.Typer(no_args_is_help=True, help="Files and folders by content: put, get, list, pin, collect, verify.")
+app = App("Files and folders by content: put, get, list, pin, verify.")
 
+WRITING = "writing"
+"""A panel of options."""
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 SHOWN = 5
 """Roots of a CAR file that each get a remark."""
@@ -58,7 +61,10 @@ class IpfsFlags:
     """Whether an IPFS daemon takes part."""
 
     ipfs: Annotated[
-        str | None, typer.Option(metavar="MULTIADDRESS", help="RPC of an IPFS daemon: /ip4/127.0.0.1/tcp/5001/http.")
+        str | None,
+        typer.Option(
+            metavar="MULTIADDRESS", help="RPC of an IPFS daemon: /ip4/127.0.0.1/tcp/5001/http.", rich_help_panel=PEERS
+        ),
     ] = None
 
 
@@ -107,8 +113,7 @@ CidArgument = Annotated[Any, typer.Argument(parser=parse_cid, metavar="CID", hel
 OptionalCid = Annotated[Any, typer.Argument(parser=parse_cid, metavar="[CID]", help="One artifact; all if left out.")]
 
 
-@app.command()
-@grouped
+@app.verb("put", "artifact put model/")
 def put(
     context: typer.Context,
     store: StoreFlags,
@@ -163,8 +168,7 @@ def _put_car(artifacts: "Artifacts", path: Path, *, as_json: bool) -> None:
         note(f"{len(partial) - SHOWN} other roots are not all in the file either")
 
 
-@app.command()
-@grouped
+@app.verb("get", "artifact get CID model/")
 def get(
     context: typer.Context,
     store: StoreFlags,
@@ -177,12 +181,26 @@ def get(
         typer.Option(metavar="HOST:PORT", help="Ask this peer, not those in the Registry; may be repeated."),
     ] = None,
     span: Annotated[
-        Any, typer.Option("--range", parser=parse_span, metavar="START:STOP", help="Only these bytes of a file.")
+        Any,
+        typer.Option(
+            "--range",
+            parser=parse_span,
+            metavar="START:STOP",
+            help="Only these bytes of a file.",
+            rich_help_panel=WRITING,
+        ),
     ] = None,
-    max_size: Annotated[Any, typer.Option(parser=parse_size, metavar="SIZE", help="Refuse more than this.")] = "64GiB",
-    car: Annotated[bool, typer.Option("--car", help="Write a CAR file with all blocks.")] = False,
+    max_size: Annotated[
+        Any, typer.Option(parser=parse_size, metavar="SIZE", help="Refuse more than this.", rich_help_panel=PEERS)
+    ] = "64GiB",
+    car: Annotated[
+        bool, typer.Option("--car", help="Write a CAR file with all blocks.", rich_help_panel=WRITING)
+    ] = False,
     outside_links: Annotated[
-        bool, typer.Option("--outside-links", help="Write symbolic links that lead out of the artifact, too.")
+        bool,
+        typer.Option(
+            "--outside-links", help="Write symbolic links that lead out of the artifact, too.", rich_help_panel=WRITING
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write over what is there; files of other names stay.")
@@ -222,8 +240,7 @@ def get(
     emit({"cid": cid, "path": str(path)}, as_json=as_json, text=str(path))
 
 
-@app.command("ls")
-@grouped
+@app.verb("ls", "artifact ls")
 def list_(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as_json: AsJson = False) -> None:
     """List the artifacts that are kept, or the files and folders in one."""
     artifacts = _open(_settings(context, store))
@@ -263,8 +280,7 @@ def list_(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as
     emit(facts, as_json=as_json, text=table(kept_rows, ["CID", "BYTES", "KEPT UNTIL", "WHAT"]))
 
 
-@app.command()
-@grouped
+@app.verb("pin", "artifact pin CID --for 7d")
 def pin(
     context: typer.Context,
     store: StoreFlags,
@@ -276,7 +292,7 @@ def pin(
     remove: Annotated[bool, typer.Option("--remove", help="Take the pin back.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep an artifact from being collected, for good or for a time; or no longer."""
+    """Keep an artifact from being collected, or no longer."""
     artifacts = _open(_settings(context, store))
     if remove:
         artifacts.unpin(cid)
@@ -287,8 +303,7 @@ def pin(
     emit({"cid": cid, "pinned": not remove}, as_json=as_json, text=cid)
 
 
-@app.command()
-@grouped
+@app.verb("gc", "artifact gc --grace 1d")
 def gc(
     context: typer.Context,
     store: StoreFlags,
@@ -304,8 +319,7 @@ def gc(
     emit(facts, as_json=as_json, text=f"deleted {done.blocks} blocks, {done.bytes} bytes; {done.bytes_left} bytes left")
 
 
-@app.command()
-@grouped
+@app.verb("verify", "artifact verify")
 def verify(context: typer.Context, store: StoreFlags, cid: OptionalCid = None, as_json: AsJson = False) -> None:
     """Read and hash every block. Damaged ones are deleted, so that `artifact get` fetches them again (exit code 4)."""
     artifacts = _open(_settings(context, store))

@@ -15,8 +15,9 @@ from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_place, place_in
 from proofyard.cli.extras import require
-from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
+from proofyard.cli.tree import App
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
 from proofyard.sdk.settings import SHARED, RequesterSettings, data_dir, load
 
@@ -34,12 +35,9 @@ Number = Annotated[
     int,
     typer.Argument(min=1, max=LARGEST_ID, metavar="CHALLENGE", help="The challenge's number: see `dispute list`."),
 ]
-Wait = Annotated[
-    bool, typer.Option("--wait", help="Follow the challenge to its end, moving it on when its time has come.")
-]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end, moving it on in time.")]
 
 
-@grouped
 def open_challenge(
     context: typer.Context,
     flags: WalletFlags,
@@ -52,17 +50,14 @@ def open_challenge(
     job: Annotated[int | None, typer.Option(help="The segment's job, where the batch has several.")] = None,
     record: Annotated[bool, typer.Option("--record", help="The record cannot be had, or does not hold.")] = False,
     fault: Annotated[int | None, typer.Option(min=0, help="Index of a fault: the accused is innocent.")] = None,
-    receipt: Annotated[
-        Path | None, typer.Option(help="File of a receipt that no batch honoured, as nodes keep them.")
-    ] = None,
+    receipt: Annotated[Path | None, typer.Option(help="File of a receipt that no batch honoured.")] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Challenge what a batch settled, with a bond from your stake, and have the jury drawn. Prints the challenge's
-    number.
+    """Challenge what a batch settled, with a bond.
 
-    The challenge is sealed first and opened a block later, so that nobody can copy it. If the jury agrees you get the
-    bond back and a part of what the other side loses; if not, the bond is lost.
+    Prints its number. It is sealed first and opened a block later, so that nobody can copy it. If the jury agrees you
+    get the bond back and a part of what the other side loses; if not, it is lost.
     """
     chosen = [segment is not None, record, fault is not None, receipt is not None]
     if sum(chosen) != 1 or (batch is None) != (receipt is not None):
@@ -121,7 +116,6 @@ def _read_receipt(path: Path) -> tuple[Digest, JobId, int, Signature]:
         raise UsageError(f"--receipt {path} cannot be read ({error}); {where}") from None
 
 
-@grouped
 def list_challenges(
     context: typer.Context,
     flags: NetworkFlags,
@@ -149,9 +143,8 @@ def list_challenges(
     emit([facts_of(challenge) for challenge in found], as_json=as_json, text=table(rows, header))
 
 
-@grouped
 def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json: AsJson = False) -> None:
-    """Show a challenge: what it is about, who sits on its jury, how they voted, and what comes next."""
+    """Show a challenge, its jury, their votes, and what is next."""
     require("node", f"{COMMAND} show")
     chain = reader(context, flags)
     from proofyard.disputes.voting import read_challenge
@@ -169,7 +162,6 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
     note(next_step(chain, record))
 
 
-@grouped
 def vote(
     context: typer.Context,
     flags: WalletFlags,
@@ -178,7 +170,9 @@ def vote(
     wait: Annotated[bool, typer.Option(help="Stay to open the vote when its time comes.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Vote on a challenge as a juror: execute what is in dispute, seal the vote, and open it in time.
+    """Vote on a challenge as a juror.
+
+    Execute what is in dispute, seal the vote, and open it in time.
 
     `proofyard node run` does this by itself. Needs the hot key of a node whose owner was drawn. What was found is kept
     in the node's data directory before it is sealed, so nothing is lost if this is interrupted: call it again to open
@@ -215,7 +209,6 @@ def vote(
         note(f"next, from Unix time {record.until} to {seat.reveal_ends}: {COMMAND} vote {challenge}")
 
 
-@grouped
 def appeal(
     context: typer.Context, flags: WalletFlags, challenge: Number, wait: Wait = False, as_json: AsJson = False
 ) -> None:
@@ -235,7 +228,6 @@ def appeal(
     follow_up(chain, record.id, wait, as_json)
 
 
-@grouped
 def draw(context: typer.Context, flags: WalletFlags, challenge: Number, as_json: AsJson = False) -> None:
     """Draw the jury of a challenge or an appeal. Anyone may, and whoever is first is paid for it."""
     chain = _signer(context, flags)
@@ -250,11 +242,12 @@ def draw(context: typer.Context, flags: WalletFlags, challenge: Number, as_json:
     tell(chain, chain.challenge(record.id), as_json)
 
 
-@grouped
 def resolve(
     context: typer.Context, flags: WalletFlags, challenge: Number, wait: Wait = False, as_json: AsJson = False
 ) -> None:
-    """Move a challenge on: draw its jury, count its votes, or carry out the verdict, whichever it is time for.
+    """Move a challenge on, whatever it is time for.
+
+    Draw its jury, count its votes, or carry out the verdict.
 
     Anyone may, and jurors do.
     """
@@ -268,7 +261,6 @@ def resolve(
     tell(chain, follow(chain, record.id) if wait else chain.challenge(record.id), as_json)
 
 
-@grouped
 def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False) -> None:
     """Take out what was won and the bonds that came back. They are in your stake account, released after a delay.
 
@@ -298,16 +290,17 @@ def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False
         note("nothing is free: bonds and winnings come when a challenge is resolved, what backs operators stays")
 
 
-def add_commands(group: typer.Typer) -> None:
+def add_commands(group: App) -> None:
     """Put the commands under `dispute`."""
-    group.command("open")(open_challenge)
-    group.command("list")(list_challenges)
-    group.command("show")(show)
-    group.command("draw")(draw)
-    group.command("vote")(vote)
-    group.command("appeal")(appeal)
-    group.command("resolve")(resolve)
-    group.command("withdraw")(withdraw)
+    of = "verifier dispute"
+    group.verb("open", f"{of} open 1 --segment 0:3")(open_challenge)
+    group.verb("list", f"{of} list")(list_challenges)
+    group.verb("show", f"{of} show 1")(show)
+    group.verb("draw", f"{of} draw 1")(draw)
+    group.verb("vote", f"{of} vote 1 --wallet home")(vote)
+    group.verb("appeal", f"{of} appeal 1")(appeal)
+    group.verb("resolve", f"{of} resolve 1 --wait")(resolve)
+    group.verb("withdraw", f"{of} withdraw")(withdraw)
 
 
 def tell_known(chain: "ChainClient", batch: BatchId) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from proofyard.cli.chains import operator_with
 from proofyard.cli.job import open_client
-from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of, grouped
+from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note
 from proofyard.protocol.types import JobId
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from proofyard.sdk import Due
 
 
-@grouped
 def claim(
     context: typer.Context,
     flags: WalletFlags,

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from proofyard.cli.chains import reader
-from proofyard.cli.options import NetworkFlags, grouped
+from proofyard.cli.options import NetworkFlags
 from proofyard.cli.output import AsJson, emit, note
+from proofyard.cli.tree import App
+
+app = App()
 
 
-@grouped
+@app.verb("contracts", "contracts deployment/")
 def contracts(
     context: typer.Context,
     flags: NetworkFlags,
@@ -18,7 +21,9 @@ def contracts(
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a network's addresses (`deployment.json`) and the contracts' ABIs (`Registry.json`, ...) into a folder."""
+    """Write a network's addresses and ABIs, for dapps.
+
+    Into a folder: `deployment.json`, and each contract's ABI (`Registry.json`)."""
     from proofyard.chain.export import write_deployment
     from proofyard.sdk.destinations import require_free
 

@@ -11,40 +11,59 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.extras import require
 from proofyard.cli.output import AsJson, emit, note, table
 from proofyard.cli.run import require_model
+from proofyard.cli.tree import App
 from proofyard.workloads.zoo import ZOO
 
 if TYPE_CHECKING:
     from proofyard.devnet import DevNetwork
 
+TRIALS, PLACE = "trials", "place"
+"""Panels of options."""
 BLIND_WINDOW_S = 600
 """Time to replay a batch and to open a challenge by hand."""
 
 
+app = App()
+
+
+@app.verb("devnet", "devnet --tiny")
 def devnet(
     nodes: Annotated[int, typer.Option(min=1, max=64, help="Honest nodes.")] = 4,
     adversary: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KIND", help=f"One more node that cheats in this way; may be repeated. One of {', '.join(ZOO)}."
-        ),
+        typer.Option(metavar="KIND", help="One more node that cheats so; may be repeated; docs/zoo.md has all."),
     ] = None,
-    verifiers: Annotated[int, typer.Option(min=1, max=16, help="Verifiers; two thirds of them settle a batch.")] = 1,
+    verifiers: Annotated[
+        int, typer.Option(min=1, max=16, help="Verifiers; two thirds of them settle a batch.", rich_help_panel=TRIALS)
+    ] = 1,
     blind: Annotated[
-        bool, typer.Option("--blind", help="Verifiers find every audit right: what they settle wants to be disputed.")
+        bool,
+        typer.Option(
+            "--blind",
+            help="Verifiers find every audit right: what they settle wants to be disputed.",
+            rich_help_panel=TRIALS,
+        ),
     ] = False,
     challenge_window: Annotated[
-        int | None, typer.Option(min=1, help="Seconds in which a batch can be challenged; 10, or 600 with --blind.")
+        int | None,
+        typer.Option(
+            min=1, help="Seconds in which a batch can be challenged; 10, or 600 with --blind.", rich_help_panel=TRIALS
+        ),
     ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Where everything is kept; emptied first.")] = Path(
-        "out/devnet"
-    ),
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where everything is kept; emptied first.", rich_help_panel=PLACE)
+    ] = Path("out/devnet"),
     model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory that all nodes have.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="Make a tiny random model and a text for it.")] = False,
-    rpc_port: Annotated[int, typer.Option(min=0, max=65_535, help="TCP port of the chain, 0 for any free one.")] = 8545,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each node.")] = 1,
+    rpc_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="TCP port of the chain, 0 for any free one.", rich_help_panel=PLACE)
+    ] = 8545,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each node.", rich_help_panel=PLACE)] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a network on this machine until Ctrl-C: chain, contracts, verifiers and nodes, each a process of its own.
+    """Run a whole network on this machine until Ctrl-C.
+
+    Chain, contracts, verifiers and nodes are processes of their own.
 
     Its keys guard nothing of value and are printed.
     """

@@ -23,8 +23,9 @@ from proofyard.cli.evidence import (
     place_in,
 )
 from proofyard.cli.extras import require
-from proofyard.cli.options import LARGEST_ID, NetworkFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags
 from proofyard.cli.output import AsJson, emit, note
+from proofyard.cli.tree import App
 from proofyard.protocol.types import BatchId, Cid, ExitCode, SegmentIndex, TaskIndex
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
     from proofyard.protocol.validate import RecordInvalid
 
-dispute = typer.Typer(
-    no_args_is_help=True,
-    help="Check what was settled, challenge what is wrong, and sit on juries. To begin: `dispute replay BATCH`.",
-)
+dispute = App("Check what was settled, challenge it, sit on juries.")
 
 OPEN = "proofyard verifier dispute open"
 MAX_TRACE_BYTES = 16 << 20
@@ -45,8 +43,7 @@ Batch = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Number of a s
 Job = Annotated[int | None, typer.Option(min=1, help="The tasks' job, where the batch has several.")]
 
 
-@dispute.command("replay")
-@grouped
+@dispute.verb("replay", "verifier dispute replay 1")
 def replay(
     context: typer.Context,
     flags: NetworkFlags,
@@ -55,17 +52,16 @@ def replay(
     segment: Annotated[
         list[str] | None, typer.Option(metavar="TASK:SEGMENT", help="What to execute; the audited segments if empty.")
     ] = None,
-    task: Annotated[
-        list[int] | None, typer.Option(min=0, help="Execute all segments of this task; may be repeated.")
-    ] = None,
+    task: Annotated[list[int] | None, typer.Option(min=0, help="All segments of this task; may be repeated.")] = None,
     job: Job = None,
     everything: Annotated[bool, typer.Option("--all", help="Execute all segments of all tasks.")] = False,
-    execute: Annotated[bool, typer.Option(help="Execute segments again, not only recompute everything else.")] = True,
+    execute: Annotated[bool, typer.Option(help="Execute segments again, not only check the rest.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a settled batch: every field of its record against the chain, and the computation itself.
+    """Check a settled batch: its record, and its computation.
 
-    Needs no wallet. Ends with exit code 4 where a proof does not match, and names the challenge to open.
+    Every field of the record is held against the chain, and audited segments are executed again. Ends with exit code 4
+    where a proof does not match, and names the challenge to open.
     """
     require("node", "proofyard verifier dispute replay")
     spoken = [parse_place(text) for text in segment or []]
@@ -106,8 +102,7 @@ def replay(
         raise typer.Exit(ExitCode.UNREACHABLE)
 
 
-@dispute.command("bisect")
-@grouped
+@dispute.verb("bisect", "verifier dispute bisect 1 0")
 def bisect(
     context: typer.Context,
     flags: NetworkFlags,
@@ -121,7 +116,9 @@ def bisect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the first segment in which a worker's trace differs from another one, and execute that one alone.
+    """Find the first segment in which two traces differ.
+
+    It alone is executed, of a worker's trace and another one.
 
     Descends the two Merkle trees, so of N states only about 2 log N digests are compared.
     """

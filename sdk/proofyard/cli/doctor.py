@@ -13,8 +13,9 @@ from msgspec import structs
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import WalletFlags, grouped
+from proofyard.cli.options import WalletFlags
 from proofyard.cli.output import AsJson, emit, plain
+from proofyard.cli.tree import App
 from proofyard.runtime.secrets import without_secrets
 from proofyard.sdk.errors import BadSetting
 from proofyard.sdk.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, is_set, load
@@ -30,13 +31,16 @@ COLOURS = {"fine": "32", "note": "33", "fault": "1;31", "skipped": "2"}
 """SGR parameters."""
 
 
-@grouped
+app = App()
+
+
+@app.verb("doctor", "doctor")
 def doctor(
     context: typer.Context,
     flags: WalletFlags,
     section: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION]...", help="machine, chain, wallet, node, verifier; all if empty."),
+        typer.Argument(metavar="SECTION", help="machine, chain, wallet, node, verifier; all if empty."),
     ] = None,
     api: Annotated[
         str, typer.Option(envvar="PROOFYARD_API", help="HTTP API of a verifier that runs, to be asked too.")
@@ -46,10 +50,10 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at machine, chain, wallets, node and verifier; explain what is wrong and the one thing to do about each.
+    """Find what is wrong here, and what to do about it.
 
-    It looks where the settings say, changes nothing, and ends with code 1 where something is wrong. Of a node it looks
-    at its own settings: `proofyard --config FILE doctor node`.
+    It looks at machine, chain, wallets, node and verifier, where the settings say, changes nothing, and ends with code
+    1 where something is wrong. Of a node it looks at its own settings: `proofyard --config FILE doctor node`.
     """
     from proofyard.doctor import SECTIONS, checks_of, run
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Place = tuple[JobId, TaskIndex, SegmentIndex]
 """A segment: of which job, of which task."""
 
+EXECUTING = "executing"
+"""A panel of options."""
 REPLAY_PATIENCE_S = 30.0
 """How long a worker's state is asked for; a worker may have to compute it again."""
 
@@ -32,9 +34,10 @@ class ExecuteFlags:
     """How segments are executed here."""
 
     model_dir: Annotated[
-        list[Path] | None, typer.Option(help="A base model that is on this machine; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="A base model that is on this machine; may be repeated.", rich_help_panel=EXECUTING),
     ] = None
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads to execute with.")] = 1
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads to execute with.", rich_help_panel=EXECUTING)] = 1
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,14 @@ class Explanation(msgspec.Struct, frozen=True):
 
 def explain(
     job: Annotated[int, typer.Argument(metavar="JOB", min=1, max=LARGEST_ID, help="The job's number.")],
-    task: Annotated[
-        int | None, typer.Argument(metavar="[TASK]", min=0, max=2**31 - 1, help="One of its tasks.")
-    ] = None,
+    task: Annotated[int | None, typer.Argument(metavar="TASK", min=0, max=2**31 - 1, help="One of its tasks.")] = None,
     node: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only what is about this node.")] = None,
     api: Api = DEFAULT_API,
     as_json: AsJson = False,
 ) -> None:
-    """Why a task was given to whom, audited, or waits; why a node gets no work; who was slashed or paid what.
+    """Say why tasks went as they did, and who was paid what.
+
+    Why one was given to whom, audited, or waits; why a node gets no work; who was slashed.
 
     Each statement names the batch and record that show it, and the command that replays it: nobody has to be believed.
     """

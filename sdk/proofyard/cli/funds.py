@@ -6,7 +6,7 @@ import typer
 
 from proofyard.cli.chains import network_of, requester_of, signer
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import KeystoreDir, NetworkFlags, WalletFlags, address_of, grouped
+from proofyard.cli.options import KeystoreDir, NetworkFlags, WalletFlags, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.wallets import confirm
 from proofyard.protocol.amounts import format_amount
@@ -22,7 +22,6 @@ def parse_ether(text: str) -> Wei:
     return parse_credits(text, ETHER)
 
 
-@grouped
 def send(
     context: typer.Context,
     flags: WalletFlags,
@@ -32,7 +31,9 @@ def send(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send CREDIT, or with --ether the chain's own currency, after asking once. Prints what is left.
+    """Send CREDIT, or with --ether the chain's own currency.
+
+    Asks once, and prints what is left.
 
     A call that was cut off may be made again within an hour: it finds what was sent and pays nothing twice.
     """
@@ -69,7 +70,6 @@ def send(
     emit(facts, as_json=as_json, text=f"{text}\nleft {format_amount(left, unit)}")
 
 
-@grouped
 def faucet(
     context: typer.Context,
     flags: NetworkFlags,
@@ -83,7 +83,9 @@ def faucet(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fund wallets on a devnet with tokens and ether that are worth nothing. No other chain has a faucet."""
+    """Fund wallets on a devnet with tokens and ether.
+
+    They are worth nothing; no other chain has a faucet."""
     addresses = [address_of(each, keystore_dir) for each in to[:MOST_AT_ONCE]]
     if len(to) > MOST_AT_ONCE:
         raise UsageError(f"WALLET: {len(to)} at once are too many; give at most {MOST_AT_ONCE}")

@@ -11,8 +11,9 @@ import typer
 from proofyard.cli.chains import reader, requester_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
-from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags, grouped
+from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, names, note, parse_credits
+from proofyard.cli.tree import App
 from proofyard.protocol.types import JobId
 
 if TYPE_CHECKING:
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from proofyard.protocol.messages import JobReport
     from proofyard.sdk import Client, JobHandle
 
-app = typer.Typer(no_args_is_help=True, help="Have work done: submit a job, follow it, fetch the result.")
+app = App("Have work done: submit a job, follow it, fetch the result.")
 
-app.command()(explain)
+app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
+
+TERMS, TRAINING = "terms", "training"
+"""Panels of options."""
 
 Number = Annotated[
     int,
@@ -31,14 +35,11 @@ Number = Annotated[
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on when they are over.")]
 
 
-@app.command()
-@grouped
+@app.verb("submit", "job submit --model model/ --data d.jsonl --reward 9 --audit-fee 2")
 def submit(
     context: typer.Context,
     flags: WalletFlags,
-    data: Annotated[
-        Path, typer.Option(help="JSONL, one object a line, or CSV, TSV, Parquet; docs/workloads.md says of what.")
-    ],
+    data: Annotated[Path, typer.Option(help="JSONL, CSV, TSV or Parquet.")],
     reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")],
     audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")],
     verifier_fee: Annotated[
@@ -47,11 +48,18 @@ def submit(
             parser=parse_credits,
             metavar="CREDIT",
             help="Pay of the verifiers; without it 5% of the reward and their gas.",
+            rich_help_panel=TERMS,
         ),
     ] = None,
-    auditors: Annotated[int, typer.Option(help="Owners that execute each segment that is drawn; at least 2.")] = 2,
-    segments_per_audit: Annotated[int, typer.Option(help="Segments that are drawn of an audited task.")] = 1,
-    deadline: Annotated[int, typer.Option(metavar="SECONDS", help="How long the job may take.")] = 24 * 3600,
+    auditors: Annotated[
+        int, typer.Option(help="Owners that execute each segment that is drawn; at least 2.", rich_help_panel=TERMS)
+    ] = 2,
+    segments_per_audit: Annotated[
+        int, typer.Option(help="Segments that are drawn of an audited task.", rich_help_panel=TERMS)
+    ] = 1,
+    deadline: Annotated[
+        int, typer.Option(metavar="SECONDS", help="How long the job may take.", rich_help_panel=TERMS)
+    ] = 24 * 3600,
     model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory; map can do without.")] = None,
     workload: Annotated[str, typer.Option(help="lora, sweep, embed, evaluate or map.")] = "lora",
     parameters: Annotated[
@@ -59,39 +67,57 @@ def submit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any parameter of the workload's job spec, its value as JSON or text; may be repeated.",
+            help="Any parameter of the job, as JSON or text.",
         ),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="lora: rounds of training and averaging.")] = None,
-    workers: Annotated[int | None, typer.Option(help="lora: tasks side by side in a round.")] = None,
-    segments: Annotated[int | None, typer.Option(help="Segments a task is checked by.")] = None,
-    segment_steps: Annotated[int | None, typer.Option(help="lora: optimizer steps in a segment.")] = None,
-    batch: Annotated[int | None, typer.Option(help="lora: sequences in a step.")] = None,
-    seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.")] = None,
-    rank: Annotated[int | None, typer.Option(help="lora: rank of the adapter.")] = None,
-    lr: Annotated[float | None, typer.Option(help="lora: learning rate.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="lora: rounds of training and averaging.", rich_help_panel=TRAINING)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="lora: tasks side by side in a round.", rich_help_panel=TRAINING)
+    ] = None,
+    segments: Annotated[
+        int | None, typer.Option(help="Segments a task is checked by.", rich_help_panel=TRAINING)
+    ] = None,
+    segment_steps: Annotated[
+        int | None, typer.Option(help="lora: optimizer steps in a segment.", rich_help_panel=TRAINING)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="lora: sequences in a step.", rich_help_panel=TRAINING)] = None,
+    seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.", rich_help_panel=TRAINING)] = None,
+    rank: Annotated[int | None, typer.Option(help="lora: rank of the adapter.", rich_help_panel=TRAINING)] = None,
+    lr: Annotated[float | None, typer.Option(help="lora: learning rate.", rich_help_panel=TRAINING)] = None,
     look_ahead: Annotated[
         int | None,
-        typer.Option(help="lora: rounds that may start before the verdicts of those before; 1 if not given."),
+        typer.Option(
+            help="lora: rounds that may start before the verdicts of those before; 1 if not given.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     chat_template: Annotated[
-        str | None, typer.Option(help="For conversations, where the model has none: chatml, or a .jinja file.")
+        str | None,
+        typer.Option(
+            help="For conversations, where the model has none: chatml, or a .jinja file.", rich_help_panel=TRAINING
+        ),
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.")
+        str | None,
+        typer.Option(
+            help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.", rich_help_panel=TRAINING
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=TRAINING)] = 0,
     nonce: Annotated[
-        str, typer.Option(help="A word of yours: every call with the same word and job finds the one job.")
+        str,
+        typer.Option(
+            help="A word of yours: every call with the same word and job finds the one job.", rich_help_panel=TERMS
+        ),
     ] = "",
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Follow the job until it is done.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish a job and put its pay in escrow. Prints the job's number.
 
-    Inputs are not encrypted: whoever has their CIDs, which the job's manifest names, can read them.
-    For example `--workload sweep --set 'vary={"lr": [0.001, 0.01]}'`; what a workload's parameters mean is documented
-    in `proofyard.sdk`'s job specs.
+    Inputs are not encrypted: whoever has their CIDs can read them.
     """
     values = {
         "model": model,
@@ -168,8 +194,7 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
     return found
 
 
-@app.command()
-@grouped
+@app.verb("status", "job status 1")
 def status(
     context: typer.Context,
     flags: WalletFlags,
@@ -184,10 +209,9 @@ def status(
             note(left)
 
 
-@app.command()
-@grouped
+@app.verb("show", "job show 1")
 def show(context: typer.Context, flags: NetworkFlags, job: Number, as_json: AsJson = False) -> None:
-    """Show what the chain says of a job: its terms, its money, and when what is left of it can be had back."""
+    """Show what the chain says of a job: terms and money."""
     chain = reader(context, flags)
     record = chain.job(JobId(job))
     facts = _chain_facts(chain, record)
@@ -199,8 +223,7 @@ def show(context: typer.Context, flags: NetworkFlags, job: Number, as_json: AsJs
     note(_refund_step(chain, record))
 
 
-@app.command()
-@grouped
+@app.verb("refund", "job refund 1")
 def refund(
     context: typer.Context,
     flags: WalletFlags,
@@ -208,19 +231,21 @@ def refund(
     close: Annotated[bool, typer.Option("--close", help="End the job first; what is committed is still paid.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take back what a job that is over did not spend; may be called again once more of it is free."""
+    """Take back what a job that is over did not spend.
+
+    May be called again once more of it is free."""
     _end(context, flags, job, as_json, close=close, refund=True)
 
 
-@app.command()
-@grouped
+@app.verb("cancel", "job cancel 1")
 def cancel(context: typer.Context, flags: WalletFlags, job: Number, as_json: AsJson = False) -> None:
-    """End a job and take back what is free of its money; what is committed is still paid."""
+    """End a job and take back what is free of its money.
+
+    What is committed is still paid."""
     _end(context, flags, job, as_json, close=True, refund=True)
 
 
-@app.command()
-@grouped
+@app.verb("close", "job close 1")
 def close(context: typer.Context, flags: WalletFlags, job: Number, as_json: AsJson = False) -> None:
     """End a job: nothing more is begun, what is committed is still paid. Says when the rest can be had back."""
     _end(context, flags, job, as_json, close=True, refund=False)
@@ -254,8 +279,7 @@ def _end(context: typer.Context, flags: WalletFlags, job: int, as_json: bool, *,
     note(step)
 
 
-@app.command()
-@grouped
+@app.verb("wait", "job wait 1")
 def wait(
     context: typer.Context,
     flags: WalletFlags,
@@ -269,8 +293,7 @@ def wait(
     note(f"next: proofyard job result {job} DIRECTORY")
 
 
-@app.command()
-@grouped
+@app.verb("result", "job result 1 adapter/")
 def result(
     context: typer.Context,
     flags: WalletFlags,
@@ -295,9 +318,9 @@ def result(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a finished job's result, and check it: settled on chain, signed, and packaged here; code 4 where it is not.
+    """Fetch a finished job's result, and check it.
 
-    No verifier is believed.
+    It is settled on chain, signed, and packaged here; code 4 where it is not. No verifier is believed.
     """
     with open_client(context, flags) as client:
         from proofyard.sdk import deliver

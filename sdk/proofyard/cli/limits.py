@@ -38,10 +38,7 @@ def pause(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take no new work. What is under way is finished; what is owed for past work goes on.
-
-    Example: proofyard node pause --for 90
-    """
+    """Take no new work. What is under way is finished; what is owed for past work goes on."""
     from proofyard.node.gate import UNTIL_RESUMED
 
     until = UNTIL_RESUMED if minutes is None else time.time() + 60 * minutes
@@ -49,10 +46,7 @@ def pause(
 
 
 def resume(context: typer.Context, folder: DataDir = None, as_json: AsJson = False) -> None:
-    """Take work again after a pause, within the limits that are set.
-
-    Example: proofyard node resume
-    """
+    """Take work again after a pause, within the limits that are set."""
     _command(context, folder, {"paused_until": 0.0}, as_json)
 
 
@@ -71,10 +65,9 @@ def limits(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the limits of this machine's node, or change them, also while it runs.
+    """Show or change this machine's node's limits.
 
-    Example: proofyard node limits --hours 22-6 --idle-only
-    """
+    Also while it runs."""
     changes = {
         "hours": hours,
         "cheap_hours": cheap_hours,

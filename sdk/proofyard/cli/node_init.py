@@ -17,7 +17,7 @@ from proofyard.cli.extras import require
 from proofyard.cli.funds import ETHER, parse_ether
 from proofyard.cli.limits import node_settings
 from proofyard.cli.node_report import report
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, grouped
+from proofyard.cli.options import KEYS, KeystoreDir, NetworkFlags, PasswordFile
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
 from proofyard.cli.run import require_endpoint
 from proofyard.cli.staking import stake_of
@@ -60,7 +60,6 @@ class Keys:
         return not self.keystore.exists()
 
 
-@grouped
 def init(
     context: typer.Context,
     flags: NetworkFlags,
@@ -76,16 +75,16 @@ def init(
     folder: Annotated[Path | None, typer.Option("--data-dir", help="Where the node keeps its files.")] = None,
     password_file: PasswordFile = None,
     owner_password_file: Annotated[
-        Path | None, typer.Option(OWNER_PASSWORD_FLAG, help="File with the owner's password.")
+        Path | None, typer.Option(OWNER_PASSWORD_FLAG, help="File with the owner's password.", rich_help_panel=KEYS)
     ] = None,
     keystore_dir: KeystoreDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only; write and send nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make this machine a node: look at it, propose settings, register and stake after one question.
+    """Make this machine a node, after one question.
 
-    Example: proofyard node init --owner owner --dry-run
+    Looks at it, proposes settings, registers and stakes.
     """
     require("node", "proofyard node init")
     require_endpoint(endpoint)

@@ -12,10 +12,11 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.limits import limits, pause, resume
 from proofyard.cli.node_init import init
 from proofyard.cli.node_status import address_in_settings, local_status, shown
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
+from proofyard.cli.options import KEYS, KeystoreDir, NetworkFlags, PasswordFile, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
 from proofyard.cli.staking import stake_of
+from proofyard.cli.tree import App
 from proofyard.cli.wallets import PASSWORD_FLAG, named_file, unlock
 from proofyard.protocol.types import Address, Wei
 
@@ -23,19 +24,13 @@ if TYPE_CHECKING:
     from proofyard.chain import ChainClient, NodeRecord
     from proofyard.protocol.settlement import OperatorId
 
-node = typer.Typer(no_args_is_help=True, help="Lend a GPU: register a node, run it, claim its pay.")
-verifier = typer.Typer(no_args_is_help=True, help="Run a verifier: schedule, audit, settle.")
-node.command("run")(node_run)
-node.command("claim")(claim)
-node.command("init")(init)
-node.command("pause")(pause)
-node.command("resume")(resume)
-node.command("limits")(limits)
-verifier.command("run")(verifier_run)
-verifier.add_typer(dispute, name="dispute")
+node = App("Lend a GPU: register a node, run it, claim its pay.")
+verifier = App("Run a verifier: schedule, audit, settle.")
 
 Owner = Annotated[str, typer.Option(help="Wallet that holds the stake and is paid.")]
-OwnerPassword = Annotated[Path | None, typer.Option("--owner-password-file", help="File with the owner's password.")]
+OwnerPassword = Annotated[
+    Path | None, typer.Option("--owner-password-file", help="File with the owner's password.", rich_help_panel=KEYS)
+]
 Key = Annotated[str, typer.Option("--wallet", help="Wallet of the hot key, which signs the work.")]
 Stake = Annotated[
     Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Stake; the least that suffices if empty.")
@@ -45,8 +40,7 @@ LAST_SLOT = 255
 OWNER_PASSWORD_FLAG = "--owner-password-file"  # noqa: S105 (a flag's name)
 
 
-@node.command("register")
-@grouped
+@node.verb("register", "node register --wallet home --owner owner")
 def register_node(
     context: typer.Context,
     flags: NetworkFlags,
@@ -75,8 +69,7 @@ def register_node(
     note(f"next: proofyard node run --wallet {wallet}")
 
 
-@verifier.command("register")
-@grouped
+@verifier.verb("register", "verifier register --wallet home --owner owner --endpoint 203.0.113.7:4433")
 def register_verifier(
     context: typer.Context,
     flags: NetworkFlags,
@@ -89,7 +82,9 @@ def register_verifier(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a verifier under its owner, with a BLS key that is derived from its hot key, and put up its stake."""
+    """Register a verifier under its owner and put up its stake.
+
+    Its BLS key is derived from its hot key."""
     require_endpoint(endpoint, needed=True)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     hot = unlock(named_file(wallet, keystore_dir), password_file)
@@ -100,22 +95,18 @@ def register_verifier(
     note(f"next: proofyard verifier run --wallet {wallet} --port {endpoint.rpartition(':')[2]}")
 
 
-@node.command("status")
-@grouped
+@node.verb("status", "node status")
 def node_status(
     context: typer.Context,
     flags: NetworkFlags,
     address: Annotated[
         str | None,
-        typer.Argument(metavar="[ADDRESS]", help="Hot key's address, or its wallet's name; this machine's if empty."),
+        typer.Argument(metavar="ADDRESS", help="Hot key's address, or its wallet's name; this machine's if empty."),
     ] = None,
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what this machine's node is about, and how the Registry sees a node.
-
-    Example: proofyard node status
-    """
+    """Print what this machine's node does, and its standing."""
     here = local_status(context)
     known = here.address if here else ""
     if address is None and not known:
@@ -126,8 +117,7 @@ def node_status(
     emit({**facts, "here": local or None}, as_json=as_json, text="\n".join([*lines, text]))
 
 
-@verifier.command("status")
-@grouped
+@verifier.verb("status", "verifier status home")
 def status(
     context: typer.Context,
     flags: NetworkFlags,
@@ -164,9 +154,8 @@ def _standing(chain: "ChainClient", key: Address) -> tuple[dict[str, Any], str]:
     return facts, "\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None)
 
 
-@node.command("stake")
-@verifier.command("stake")
-@grouped
+@node.verb("stake", "node stake 50 --owner owner")
+@verifier.verb("stake", "verifier stake 50 --owner owner")
 def add_stake(
     context: typer.Context,
     flags: NetworkFlags,
@@ -176,7 +165,9 @@ def add_stake(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add stake: it backs the owner's nodes and verifier, and bonds of challenges are taken from it."""
+    """Add to an owner's stake.
+
+    It backs the owner's nodes and verifier, and bonds of challenges are taken from it."""
     if not amount:
         raise UsageError("CREDIT: 0 adds no stake; give more than that")
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
@@ -187,8 +178,7 @@ def add_stake(
     emit(facts, as_json=as_json, text=f"{format_credits(stake)} at stake")
 
 
-@node.command("bench")
-@grouped
+@node.verb("bench", "node bench home")
 def bench(
     context: typer.Context,
     flags: NetworkFlags,
@@ -198,7 +188,9 @@ def bench(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether a node's owner can be drawn for juries, workload by workload; with --owner take the lacking places.
+    """Show whether a node's owner can be drawn for juries.
+
+    Workload by workload; with --owner take the lacking places.
 
     Registering takes them by itself. A place that was left can be had again after the time to unstake.
     """
@@ -223,8 +215,7 @@ def bench(
         note(f"next, where it left long enough ago: proofyard node bench {address} --owner WALLET")
 
 
-@verifier.command("attend")
-@grouped
+@verifier.verb("attend", "verifier attend --wallet home")
 def attend(
     context: typer.Context,
     flags: NetworkFlags,
@@ -233,17 +224,18 @@ def attend(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show that a verifier is there, so that its seat is not taken away as idle. `verifier run` does it by itself."""
+    """Show that a verifier is there.
+
+    So its seat is not taken away as idle; `verifier run` does it by itself."""
     chain = _owner(context, flags, wallet, password_file, keystore_dir)
     assert chain.wallet is not None, "a hot key was unlocked"
     chain.attend()
     emit({"verifier": chain.wallet.address, "attended": True}, as_json=as_json, text="attended")
 
 
-@verifier.command("seats")
-@grouped
+@verifier.verb("seats", "verifier seats")
 def seats(context: typer.Context, flags: NetworkFlags, as_json: AsJson = False) -> None:
-    """List the verifiers that are seated, and whose seats count for batches that are committed now."""
+    """List the verifiers that are seated, and whose seats count."""
     found = reader(context, flags).active_verifiers()
     facts = [
         {
@@ -264,8 +256,7 @@ def seats(context: typer.Context, flags: NetworkFlags, as_json: AsJson = False) 
     emit(facts, as_json=as_json, text=table(rows, ("SLOT", "OPERATOR", "ADDRESS", "STAKE", "COUNTS", "ENDPOINT")))
 
 
-@verifier.command("unseat")
-@grouped
+@verifier.verb("unseat", "verifier unseat 3 --wallet home")
 def unseat(
     context: typer.Context,
     flags: NetworkFlags,
@@ -275,7 +266,9 @@ def unseat(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take away a seat that signed nothing and did not attend for a whole period; anybody may."""
+    """Take away an idle seat; anybody may.
+
+    Idle is one that signed nothing and did not attend for a whole period."""
     chain = _owner(context, flags, wallet, password_file, keystore_dir)
     if all(seat.slot != slot for seat in chain.active_verifiers()):
         raise UsageError(f"SLOT: no verifier is on seat {slot}; `proofyard verifier seats` lists them")
@@ -283,9 +276,8 @@ def unseat(
     emit({"slot": slot, "unseated": True}, as_json=as_json, text=f"seat {slot} is free")
 
 
-@node.command("unstake")
-@verifier.command("unstake")
-@grouped
+@node.verb("unstake", "node unstake home --owner owner")
+@verifier.verb("unstake", "verifier unstake home --owner owner")
 def unstake(
     context: typer.Context,
     flags: NetworkFlags,
@@ -295,8 +287,9 @@ def unstake(
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retire an operator and start the release of the stake that backed it. A verifier's stays bound for a time
-    first."""
+    """Retire an operator and start the release of its stake.
+
+    A verifier's stays bound for a time first."""
     key = address_of(address, keystore_dir)
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     record = operator_with(chain, key)
@@ -327,9 +320,8 @@ def unstake(
     note(f"next, after that: proofyard {record.role.name.lower()} withdraw --owner {owner}")
 
 
-@node.command("withdraw")
-@verifier.command("withdraw")
-@grouped
+@node.verb("withdraw", "node withdraw --owner owner")
+@verifier.verb("withdraw", "verifier withdraw --owner owner")
 def withdraw(
     context: typer.Context,
     flags: NetworkFlags,
@@ -342,6 +334,16 @@ def withdraw(
     chain = _owner(context, flags, owner, owner_password_file, keystore_dir, OWNER_PASSWORD_FLAG)
     amount = chain.withdraw()
     emit({"amount": str(amount)}, as_json=as_json, text=format_credits(amount))
+
+
+node.verb("run", "node run --wallet home")(node_run)
+node.verb("init", "node init --owner owner --dry-run")(init)
+node.verb("claim", "node claim 1")(claim)
+node.verb("pause", "node pause --for 90")(pause)
+node.verb("resume", "node resume")(resume)
+node.verb("limits", "node limits --hours 22-6 --idle-only")(limits)
+verifier.verb("run", "verifier run --wallet home --port 4433")(verifier_run)
+verifier.add_typer(dispute, name="dispute")
 
 
 def _registered(operator: "OperatorId", address: Address, stake: Wei, as_json: bool) -> None:

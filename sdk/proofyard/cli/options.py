@@ -1,14 +1,11 @@
 """Options that several commands share, written once.
 
-A command takes a dataclass such as `RequesterFlags` as a parameter; `grouped` turns its fields into options.
+Those in a panel are explained by `--help-all` alone.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -47,11 +44,18 @@ def address_of(text: str, keystore_dir: Path | None) -> Address:
 
 
 LAST_BLOCK = 2**63 - 1
+NETWORK, KEYS, PEERS = "network", "wallet", "peers"
+"""Panels of options."""
 KeystoreDir = Annotated[
     Path | None,
-    typer.Option(envvar="PROOFYARD_KEYSTORE_DIR", help="Where wallets lie, if not with the settings."),
+    typer.Option(
+        envvar="PROOFYARD_KEYSTORE_DIR", help="Where wallets lie, if not with the settings.", rich_help_panel=KEYS
+    ),
 ]
-PasswordFile = Annotated[Path | None, typer.Option(help="File with the wallet's password; without it you are asked.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the wallet's password; without it you are asked.", rich_help_panel=KEYS),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +63,26 @@ class NetworkFlags:
     """Which network to talk to."""
 
     rpc_url: Annotated[
-        str | None, typer.Option(help="The chain's JSON-RPC endpoint; several with commas, the next while one is away.")
+        str | None,
+        typer.Option(
+            help="The chain's JSON-RPC endpoint; several with commas, the next while one is away.",
+            rich_help_panel=NETWORK,
+        ),
     ] = None
-    registry: Annotated[str | None, typer.Option(help="Address of the network's Registry contract.")] = None
+    registry: Annotated[
+        str | None, typer.Option(help="Address of the network's Registry contract.", rich_help_panel=NETWORK)
+    ] = None
     from_block: Annotated[
-        int | None, typer.Option(min=0, max=LAST_BLOCK, help="Block that the Registry was made in; 0 looks for it.")
+        int | None,
+        typer.Option(
+            min=0, max=LAST_BLOCK, help="Block that the Registry was made in; 0 looks for it.", rich_help_panel=NETWORK
+        ),
     ] = None
     chain_id: Annotated[
-        int | None, typer.Option(min=0, max=LAST_BLOCK, help="The chain that is meant; 0 for whichever answers.")
+        int | None,
+        typer.Option(
+            min=0, max=LAST_BLOCK, help="The chain that is meant; 0 for whichever answers.", rich_help_panel=NETWORK
+        ),
     ] = None
 
     def given(self) -> dict[str, Any]:
@@ -78,9 +94,7 @@ class NetworkFlags:
 class WalletFlags(NetworkFlags):
     """Which network to talk to, and as whom."""
 
-    wallet: Annotated[str | None, typer.Option(help="A wallet's name or keystore file (`proofyard wallet list`).")] = (
-        None
-    )
+    wallet: Annotated[str | None, typer.Option(help="A wallet's name, or a keystore file.")] = None
     password_file: PasswordFile = None
     keystore_dir: KeystoreDir = None
 
@@ -96,49 +110,33 @@ class ServiceFlags(WalletFlags):
 
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen on for other peers (QUIC over UDP); follows from the endpoint if empty."),
+        typer.Option(
+            help="Address to listen on for other peers (QUIC over UDP); follows from the endpoint if empty.",
+            rich_help_panel=PEERS,
+        ),
     ] = None
-    port: Annotated[int | None, typer.Option(help="UDP port to listen on, 0 for any free one.")] = None
+    port: Annotated[
+        int | None, typer.Option(help="UDP port to listen on, 0 for any free one.", rich_help_panel=PEERS)
+    ] = None
     endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where others reach it, if not as registered.", rich_help_panel=PEERS),
     ] = None
     data_dir: Annotated[Path | None, typer.Option(help="Where blocks, states and the database are kept.")] = None
-    model_dir: Annotated[
-        list[Path] | None, typer.Option(help="A local model directory to use in place; may be repeated.")
-    ] = None
+    model_dir: Annotated[list[Path] | None, typer.Option(help="A model directory, used in place; may be repeated.")] = (
+        None
+    )
     ipfs: Annotated[
-        str | None, typer.Option(metavar="MULTIADDRESS", help="RPC of an IPFS daemon to ask for what no peer has.")
+        str | None,
+        typer.Option(
+            metavar="MULTIADDRESS", help="RPC of an IPFS daemon to ask for what no peer has.", rich_help_panel=PEERS
+        ),
     ] = None
-    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once it serves.")] = None
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written, as JSON, once it serves.", rich_help_panel=PEERS)
+    ] = None
 
     def given(self) -> dict[str, Any]:
         flags = super().given()
         flags["model_dirs"] = flags.pop("model_dir")
         return flags
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose dataclass parameters appear as one option for each of their fields."""
-    plain: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type, list[str]]] = {}
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        kind = parameter.annotation
-        if not (isinstance(kind, type) and is_dataclass(kind)):
-            plain.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        hints = get_type_hints(kind, include_extras=True)
-        groups[parameter.name] = (kind, [field.name for field in fields(kind)])
-        plain += [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-            for f in fields(kind)
-        ]
-
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        for name, (kind, names) in groups.items():
-            values[name] = kind(**{field: values.pop(field) for field in names})
-        command(**values)
-
-    with_options.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in plain}
-    return with_options

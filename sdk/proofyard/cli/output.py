@@ -12,7 +12,7 @@ from proofyard.protocol.types import Wei
 
 format_credits = format_amount
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; amounts and ids are strings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, ids and amounts as text.")]
 """The option that every command with data on stdout takes."""
 
 

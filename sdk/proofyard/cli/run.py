@@ -10,7 +10,7 @@ import typer
 
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.extras import require
-from proofyard.cli.options import ServiceFlags, grouped
+from proofyard.cli.options import NETWORK, ServiceFlags
 from proofyard.cli.wallets import password_for
 from proofyard.runtime.folder import own_folder
 from proofyard.sdk.errors import BadSetting
@@ -20,81 +20,146 @@ if TYPE_CHECKING:
     from proofyard.node.settings import NodeSettings
 
 
+OWNER, LIMITS, DISK, COURT = "yours", "limits", "disk", "court"
+API, STORE, TIMES, BATCHES, JOBS = "api", "store", "times", "batches", "jobs"
+"""Panels of options."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
-    ws_url: Annotated[str | None, typer.Option(help="The chain's websocket, if not in the same place.")] = None
-    workload: Annotated[
-        list[str] | None, typer.Option(help="What to execute; may be repeated; all that is built in if empty.")
+    ws_url: Annotated[
+        str | None, typer.Option(help="The chain's websocket, if not in the same place.", rich_help_panel=NETWORK)
     ] = None
+    workload: Annotated[list[str] | None, typer.Option(help="What to execute; may be repeated; all if empty.")] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads of the executor, 0 for all.")] = None
-    memory_limit_bytes: Annotated[int | None, typer.Option(help="Memory limit of the executor, 0 for none.")] = None
+    memory_limit_bytes: Annotated[
+        int | None, typer.Option(help="Memory limit of the executor, 0 for none.", rich_help_panel=LIMITS)
+    ] = None
     jury: Annotated[
-        bool | None, typer.Option("--jury/--no-jury", help="Sit on juries; a node that is drawn and does not is fined.")
+        bool | None,
+        typer.Option(
+            "--jury/--no-jury", help="Sit on juries; a node that is drawn and does not is fined.", rich_help_panel=COURT
+        ),
     ] = None
     micro_batch: Annotated[
-        int | None, typer.Option(help="Sequences computed at once, 0 for a whole batch; fewer take less memory.")
+        int | None,
+        typer.Option(
+            help="Sequences computed at once, 0 for a whole batch; fewer take less memory.", rich_help_panel=LIMITS
+        ),
     ] = None
     state_budget_bytes: Annotated[
-        int | None, typer.Option(help="Disk for states that are owed until their challenge window closes.")
+        int | None,
+        typer.Option(help="Disk for states that are owed until their challenge window closes.", rich_help_panel=DISK),
     ] = None
-    cache_bytes: Annotated[int | None, typer.Option(help="Disk for fetched inputs that may be useful again.")] = None
+    cache_bytes: Annotated[
+        int | None, typer.Option(help="Disk for fetched inputs that may be useful again.", rich_help_panel=DISK)
+    ] = None
     tasks_held: Annotated[
-        int | None, typer.Option(help="Tasks held for one verifier at a time: inputs of the next come meanwhile.")
+        int | None,
+        typer.Option(
+            help="Tasks held for one verifier at a time: inputs of the next come meanwhile.", rich_help_panel=LIMITS
+        ),
     ] = None
-    max_task_steps: Annotated[int | None, typer.Option(help="Most steps, or rows, of one task.")] = None
+    max_task_steps: Annotated[
+        int | None, typer.Option(help="Most steps, or rows, of one task.", rich_help_panel=LIMITS)
+    ] = None
     max_step_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens that one step computes, or of the longest text.")
+        int | None,
+        typer.Option(help="Most tokens that one step computes, or of the longest text.", rich_help_panel=LIMITS),
     ] = None
-    max_segments: Annotated[int | None, typer.Option(help="Most segments of one task.")] = None
-    max_task_s: Annotated[float | None, typer.Option(help="Most seconds that a task may compute.")] = None
-    max_model_bytes: Annotated[int | None, typer.Option(help="Largest model that is fetched.")] = None
-    max_data_bytes: Annotated[int | None, typer.Option(help="Largest data file that is fetched.")] = None
-    max_state_bytes: Annotated[int | None, typer.Option(help="Largest state or result.")] = None
+    max_segments: Annotated[int | None, typer.Option(help="Most segments of one task.", rich_help_panel=LIMITS)] = None
+    max_task_s: Annotated[
+        float | None, typer.Option(help="Most seconds that a task may compute.", rich_help_panel=LIMITS)
+    ] = None
+    max_model_bytes: Annotated[
+        int | None, typer.Option(help="Largest model that is fetched.", rich_help_panel=LIMITS)
+    ] = None
+    max_data_bytes: Annotated[
+        int | None, typer.Option(help="Largest data file that is fetched.", rich_help_panel=LIMITS)
+    ] = None
+    max_state_bytes: Annotated[int | None, typer.Option(help="Largest state or result.", rich_help_panel=LIMITS)] = None
     max_task_reward: Annotated[
-        int | None, typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.")
+        int | None,
+        typer.Option(metavar="CREDIT", help="Most that a task may pay, in whole CREDIT.", rich_help_panel=LIMITS),
     ] = None
     min_price: Annotated[
         list[str] | None,
-        typer.Option(metavar="[WORKLOAD=]CREDIT", help="Least that a unit of work pays; may be repeated."),
+        typer.Option(
+            metavar="PRICE", help="Least that a unit of work pays: CREDIT, or WORKLOAD=CREDIT.", rich_help_panel=OWNER
+        ),
     ] = None
-    unpaid: Annotated[bool | None, typer.Option("--unpaid/--no-unpaid", help="Take jobs that pay nothing.")] = None
-    hours: Annotated[str | None, typer.Option(help="Hours of the day in which it takes work, such as 22-6.")] = None
-    cheap_hours: Annotated[str | None, typer.Option(help="Hours in which power is cheap.")] = None
+    unpaid: Annotated[
+        bool | None, typer.Option("--unpaid/--no-unpaid", help="Take jobs that pay nothing.", rich_help_panel=OWNER)
+    ] = None
+    hours: Annotated[
+        str | None, typer.Option(help="Hours of the day in which it takes work, such as 22-6.", rich_help_panel=OWNER)
+    ] = None
+    cheap_hours: Annotated[str | None, typer.Option(help="Hours in which power is cheap.", rich_help_panel=OWNER)] = (
+        None
+    )
     idle_only: Annotated[
-        bool | None, typer.Option("--idle-only/--no-idle-only", help="Work while nobody else uses the GPU or CPU.")
+        bool | None,
+        typer.Option(
+            "--idle-only/--no-idle-only", help="Work while nobody else uses the GPU or CPU.", rich_help_panel=OWNER
+        ),
     ] = None
-    max_watts: Annotated[int | None, typer.Option(help="Most that the GPU may draw.")] = None
-    max_celsius: Annotated[int | None, typer.Option(help="How warm the GPU may get.")] = None
-    max_upload: Annotated[int | None, typer.Option(help="Most bytes a second that it sends.")] = None
-    least_free_bytes: Annotated[int | None, typer.Option(help="Memory that stays free for others.")] = None
-    stop_s: Annotated[int | None, typer.Option(help="Seconds for the segment under way when it is stopped.")] = None
-    watts: Annotated[int | None, typer.Option(help="What the machine draws at work, where it cannot be read.")] = None
-    power_price: Annotated[str | None, typer.Option(metavar="CREDIT", help="Price of a kilowatt hour.")] = None
+    max_watts: Annotated[int | None, typer.Option(help="Most that the GPU may draw.", rich_help_panel=OWNER)] = None
+    max_celsius: Annotated[int | None, typer.Option(help="How warm the GPU may get.", rich_help_panel=OWNER)] = None
+    max_upload: Annotated[
+        int | None, typer.Option(help="Most bytes a second that it sends.", rich_help_panel=OWNER)
+    ] = None
+    least_free_bytes: Annotated[
+        int | None, typer.Option(help="Memory that stays free for others.", rich_help_panel=OWNER)
+    ] = None
+    stop_s: Annotated[
+        int | None, typer.Option(help="Seconds for the segment under way when it is stopped.", rich_help_panel=LIMITS)
+    ] = None
+    watts: Annotated[
+        int | None, typer.Option(help="What the machine draws at work, where it cannot be read.", rich_help_panel=OWNER)
+    ] = None
+    power_price: Annotated[
+        str | None, typer.Option(metavar="CREDIT", help="Price of a kilowatt hour.", rich_help_panel=OWNER)
+    ] = None
     max_decoys_bps: Annotated[
-        int | None, typer.Option(help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.")
+        int | None,
+        typer.Option(
+            help="Most decoys made for a verifier, in 1/10,000 of its tasks, and one more.", rich_help_panel=LIMITS
+        ),
     ] = None
     defend: Annotated[
-        bool | None, typer.Option("--defend/--no-defend", help="Challenge what is held against this node wrongly.")
+        bool | None,
+        typer.Option(
+            "--defend/--no-defend", help="Challenge what is held against this node wrongly.", rich_help_panel=COURT
+        ),
     ] = None
     bond_budget: Annotated[
-        int | None, typer.Option(metavar="CREDIT", help="Most of the owner's stake in this node's bonds at one time.")
+        int | None,
+        typer.Option(
+            metavar="CREDIT", help="Most of the owner's stake in this node's bonds at one time.", rich_help_panel=COURT
+        ),
     ] = None
     draw_juries: Annotated[
-        bool | None, typer.Option("--draw-juries/--no-draw-juries", help="Draw juries for the reward.")
+        bool | None,
+        typer.Option("--draw-juries/--no-draw-juries", help="Draw juries for the reward.", rich_help_panel=COURT),
     ] = None
     claim: Annotated[bool | None, typer.Option("--claim/--no-claim", help="Collect this node's pay by itself.")] = None
     second_holder: Annotated[
         str | None,
         typer.Option(
-            metavar="HOLDER", help="Who is handed every state: an IPFS RPC's multiaddress, or WALLET@HOST:PORT."
+            metavar="HOLDER",
+            help="Who is handed every state: an IPFS RPC's multiaddress, or WALLET@HOST:PORT.",
+            rich_help_panel=DISK,
         ),
     ] = None
     hold_for: Annotated[
-        list[str] | None, typer.Option(metavar="WALLET", help="A node whose states are held here; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="WALLET", help="A node whose states are held here; may be repeated.", rich_help_panel=DISK
+        ),
     ] = None
-    hold_bytes: Annotated[int | None, typer.Option(help="Disk for other nodes' states.")] = None
+    hold_bytes: Annotated[int | None, typer.Option(help="Disk for other nodes' states.", rich_help_panel=DISK)] = None
     adversary: Annotated[str | None, typer.Option(hidden=True)] = None
     accomplices: Annotated[Path | None, typer.Option(hidden=True)] = None
 
@@ -109,48 +174,86 @@ class VerifierFlags(ServiceFlags):
     """One option for each of `VerifierSettings`' fields."""
 
     api_host: Annotated[
-        str | None, typer.Option(help="Address of the HTTP API; anybody who reaches it may read it.")
+        str | None,
+        typer.Option(help="Address of the HTTP API; anybody who reaches it may read it.", rich_help_panel=API),
     ] = None
-    api_port: Annotated[int | None, typer.Option(help="TCP port of the HTTP API, 0 for any free one.")] = None
-    api_streams: Annotated[int | None, typer.Option(help="Readers of live events at a time.")] = None
-    database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.")] = (
+    api_port: Annotated[
+        int | None, typer.Option(help="TCP port of the HTTP API, 0 for any free one.", rich_help_panel=API)
+    ] = None
+    api_streams: Annotated[int | None, typer.Option(help="Readers of live events at a time.", rich_help_panel=API)] = (
         None
     )
-    process: Annotated[
-        str | None, typer.Option(help="This process's name, where several of one wallet share a PostgreSQL.")
+    database_url: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.", rich_help_panel=STORE)
     ] = None
-    blocks_dir: Annotated[Path | None, typer.Option(help="Artifacts, which such processes share as well.")] = None
-    lease_s: Annotated[float | None, typer.Option(help="Seconds of silence after which a task is taken back.")] = None
+    process: Annotated[
+        str | None,
+        typer.Option(
+            help="This process's name, where several of one wallet share a PostgreSQL.", rich_help_panel=STORE
+        ),
+    ] = None
+    blocks_dir: Annotated[
+        Path | None, typer.Option(help="Artifacts, which such processes share as well.", rich_help_panel=STORE)
+    ] = None
+    lease_s: Annotated[
+        float | None, typer.Option(help="Seconds of silence after which a task is taken back.", rich_help_panel=TIMES)
+    ] = None
     audit_s: Annotated[
-        float | None, typer.Option(help="Seconds in which an auditor's answer is wanted; its own work may go first.")
+        float | None,
+        typer.Option(
+            help="Seconds in which an auditor's answer is wanted; its own work may go first.", rich_help_panel=TIMES
+        ),
     ] = None
     state_due_s: Annotated[
-        float | None, typer.Option(help="Seconds that a worker has to deliver a committed state.")
+        float | None,
+        typer.Option(help="Seconds that a worker has to deliver a committed state.", rich_help_panel=TIMES),
     ] = None
     recheck_s: Annotated[
-        float | None, typer.Option(help="Seconds that a state called withheld is asked for before a record is signed.")
+        float | None,
+        typer.Option(
+            help="Seconds that a state called withheld is asked for before a record is signed.", rich_help_panel=TIMES
+        ),
     ] = None
     max_state_bytes: Annotated[
-        int | None, typer.Option(help="Largest state that is looked at here before it is audited.")
+        int | None,
+        typer.Option(help="Largest state that is looked at here before it is audited.", rich_help_panel=BATCHES),
     ] = None
-    batch_tasks: Annotated[int | None, typer.Option(help="Commitments of all jobs that make a batch.")] = None
-    batch_s: Annotated[float | None, typer.Option(help="Seconds that a commitment waits for its batch.")] = None
+    batch_tasks: Annotated[
+        int | None, typer.Option(help="Commitments of all jobs that make a batch.", rich_help_panel=BATCHES)
+    ] = None
+    batch_s: Annotated[
+        float | None, typer.Option(help="Seconds that a commitment waits for its batch.", rich_help_panel=BATCHES)
+    ] = None
     decoys_bps: Annotated[
-        int | None, typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.")
+        int | None,
+        typer.Option(help="Tasks before which a decoy is put into a batch, in 1/10,000.", rich_help_panel=BATCHES),
     ] = None
     least_fee_bps: Annotated[
-        int | None, typer.Option(help="Least verifier fee of a job, in 1/10,000 of what its gas costs; 0 for any.")
+        int | None,
+        typer.Option(
+            help="Least verifier fee of a job, in 1/10,000 of what its gas costs; 0 for any.", rich_help_panel=JOBS
+        ),
     ] = None
     token_per_ether: Annotated[
-        int | None, typer.Option(help="What a wei of gas costs in base units of the network's token.")
+        int | None,
+        typer.Option(help="What a wei of gas costs in base units of the network's token.", rich_help_panel=JOBS),
     ] = None
-    job_tasks: Annotated[int | None, typer.Option(help="Most tasks of a job.")] = None
-    all_tasks: Annotated[int | None, typer.Option(help="Most tasks of all running jobs; others wait.")] = None
+    job_tasks: Annotated[int | None, typer.Option(help="Most tasks of a job.", rich_help_panel=JOBS)] = None
+    all_tasks: Annotated[
+        int | None, typer.Option(help="Most tasks of all running jobs; others wait.", rich_help_panel=JOBS)
+    ] = None
     takeover: Annotated[
-        bool | None, typer.Option("--takeover/--no-takeover", help="Take over batches that others leave unsettled.")
+        bool | None,
+        typer.Option(
+            "--takeover/--no-takeover", help="Take over batches that others leave unsettled.", rich_help_panel=BATCHES
+        ),
     ] = None
-    keep_s: Annotated[float | None, typer.Option(help="Seconds that a finished job's artifacts are kept.")] = None
-    cache_bytes: Annotated[int | None, typer.Option(help="Disk for what no open job needs.")] = None
+    keep_s: Annotated[
+        float | None, typer.Option(help="Seconds that a finished job's artifacts are kept.", rich_help_panel=STORE)
+    ] = None
+    cache_bytes: Annotated[int | None, typer.Option(help="Disk for what no open job needs.", rich_help_panel=STORE)] = (
+        None
+    )
     blind: Annotated[bool | None, typer.Option("--blind", hidden=True)] = None
 
 
@@ -245,12 +348,10 @@ def _require_node_values(settings: "NodeSettings") -> None:
             raise BadSetting("second_holder", f"second_holder: {error.reason}") from None
 
 
-@grouped
 def node_run(context: typer.Context, flags: NodeFlags) -> None:
-    """Lend this machine's GPU or CPU: execute tasks, audit those of others, and be paid. Ctrl-C stops cleanly.
+    """Lend this machine: execute and audit tasks, and be paid.
 
-    Register the node first: `proofyard node register`. Settings may also stand in the settings file under [node] or
-    in variables such as PROOFYARD_NODE_WALLET.
+    Register it first: `proofyard node register`. Settings may also stand in the settings file, under [node].
     """
     require("node", "proofyard node run")
     serve_logs(context)
@@ -267,12 +368,11 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
         service.run(settings, password=password)
 
 
-@grouped
 def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
-    """Schedule jobs, collect commitments, draw and judge audits, settle. Ctrl-C stops cleanly, nothing is lost.
+    """Schedule jobs, draw and judge audits, settle.
 
-    Register the verifier first: `proofyard verifier register`. Settings may also stand in the settings file under
-    [verifier] or in variables such as PROOFYARD_VERIFIER_WALLET.
+    Register the verifier first. Settings may also stand in the settings file, under [verifier], or in variables such as
+    PROOFYARD_VERIFIER_WALLET.
     """
     require("verifier", "proofyard verifier run")
     serve_logs(context)

@@ -7,21 +7,17 @@ import typer
 from proofyard.cli import funds, wallet_keys
 from proofyard.cli.chains import reader
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of, grouped
+from proofyard.cli.options import KeystoreDir, NetworkFlags, PasswordFile, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
+from proofyard.cli.tree import App
 from proofyard.cli.wallet_names import Name, free_name, saved
 from proofyard.cli.wallets import new_password, wallets_dir
 from proofyard.protocol.types import Address
 
-app = typer.Typer(no_args_is_help=True, help="Keys in encrypted files, and what they hold: make, fund, send.")
-app.command("send")(funds.send)
-app.command("faucet")(funds.faucet)
-app.command("import")(wallet_keys.import_)
-app.command("export")(wallet_keys.export)
-app.command("password")(wallet_keys.password)
+app = App("Keys in encrypted files, and what they hold: make, fund, send.")
 
 
-@app.command()
+@app.verb("new", "wallet new home")
 def new(
     name: Name, password_file: PasswordFile = None, keystore_dir: KeystoreDir = None, as_json: AsJson = False
 ) -> None:
@@ -33,7 +29,7 @@ def new(
     saved(Wallet.generate(), name, path, password, as_json)
 
 
-@app.command("list")
+@app.verb("list", "wallet list")
 def list_(keystore_dir: KeystoreDir = None, as_json: AsJson = False) -> None:
     """List the wallets; none is unlocked."""
     from proofyard.chain.wallet import list_wallets
@@ -47,7 +43,7 @@ def list_(keystore_dir: KeystoreDir = None, as_json: AsJson = False) -> None:
         note(f"no wallets in {directory}; next: proofyard wallet new NAME")
 
 
-@app.command()
+@app.verb("show", "wallet show home")
 def show(name: Name, keystore_dir: KeystoreDir = None, as_json: AsJson = False) -> None:
     """Print a wallet's address and file."""
     from proofyard.chain.wallet import wallet_path
@@ -59,8 +55,7 @@ def show(name: Name, keystore_dir: KeystoreDir = None, as_json: AsJson = False) 
     emit({"name": name, "address": address, "file": path}, as_json=as_json, text=f"{address}\n{path}")
 
 
-@app.command()
-@grouped
+@app.verb("balance", "wallet balance home")
 def balance(
     context: typer.Context, name: Name, flags: NetworkFlags, keystore_dir: KeystoreDir = None, as_json: AsJson = False
 ) -> None:
@@ -77,6 +72,13 @@ def balance(
     facts = {"address": address, "ether": str(ether), **{key: str(amount) for key, amount in amounts.items()}}
     lines = [f"{key:<10} {format_credits(amount)}" for key, amount in amounts.items()]
     emit(facts, as_json=as_json, text="\n".join([*lines, f"{'ether':<10} {ether / 10**18:.6f}"]))
+
+
+app.verb("send", "wallet send bob 12.5 --wallet home")(funds.send)
+app.verb("faucet", "wallet faucet home owner")(funds.faucet)
+app.verb("import", "wallet import home keystore.json")(wallet_keys.import_)
+app.verb("export", "wallet export home home-keystore.json")(wallet_keys.export)
+app.verb("password", "wallet password home")(wallet_keys.password)
 
 
 def _address(name: str, directory: Path) -> Address:

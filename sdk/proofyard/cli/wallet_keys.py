@@ -29,16 +29,16 @@ def import_(
     name: Name,
     file: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[FILE]", help="Keystore, private key or seed phrase; - is stdin; asked for if left out."
-        ),
+        typer.Argument(metavar="FILE", help="What holds it; - for stdin; you are asked if left out."),
     ] = None,
     account: Annotated[int, typer.Option(min=0, max=LAST_ACCOUNT, help="Which account of a seed phrase, from 0.")] = 0,
     password_file: PasswordFile = None,
     keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take over an account of MetaMask, Geth, cast or ethers, by keystore, private key or seed phrase (12 to 24 words).
+    """Take over an account of MetaMask, Geth, cast or ethers.
+
+    By keystore, private key or seed phrase (12 to 24 words).
 
     A keystore keeps its password, a key or phrase gets a new one. The other program's file stays as it is.
     """
@@ -84,7 +84,7 @@ def _asked(file: Path | None, account: int) -> "Wallet":
 def export(
     name: Name,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A new file; printed on stdout if left out.")
+        Path | None, typer.Argument(metavar="FILE", help="A new file; printed on stdout if left out.")
     ] = None,
     private_key: Annotated[
         bool,
@@ -94,9 +94,10 @@ def export(
     password_file: PasswordFile = None,
     keystore_dir: KeystoreDir = None,
 ) -> None:
-    """Write a wallet's keystore for Geth, cast, ethers, MetaMask or another machine; its password stays the same.
+    """Write a wallet's keystore, for other programs or machines.
 
-    With --unsafe-private-key it is the key itself, after you have confirmed it.
+    Its password stays the same. With --unsafe-private-key it is the key
+    itself, after you have confirmed it.
     """
     from proofyard.chain.wallet import read_keystore
 

@@ -16,9 +16,9 @@ from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Params, Wallet
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
-from proofyard.runtime import run_service, run_together, write_ready
 from proofyard.runtime.about import being_about, set_about
 from proofyard.runtime.folder import keep_for
+from proofyard.runtime.service import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import (
     advertised,

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from proofyard.protocol.types import ExitCode, ProofyardError
-from proofyard.runtime import run_together
+from proofyard.runtime.service import run_together
 from proofyard.verifier.api import wire
 from proofyard.verifier.api.telling import Teller
 from proofyard.verifier.engine.rows import Log
