@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proofyard.node.settings import NodeSettings
 from proofyard.verifier.api.measuring import ApiMetrics
 from proofyard.verifier.metrics import Metrics
 from proofyard.verifier.settings import VerifierSettings
@@ -60,12 +61,11 @@ def test_the_dashboard_is_one() -> None:
 
 def test_the_containers_are_given_settings_that_exist() -> None:
     compose = yaml.safe_load((OPS / "compose.yml").read_text())
-    assert set(compose["services"]) == {"postgres", "kubo", "chain", "verifier"}
-    names = set(VerifierSettings.__struct_fields__)
-    given = compose["services"]["verifier"]["environment"]
-    for variable in given:
-        field = variable.removeprefix("PROOFYARD_VERIFIER_").removeprefix("PROOFYARD_").lower()
-        assert field in names | {"log_format"}, variable
+    assert set(compose["services"]) == {"postgres", "kubo", "chain", "verifier", "node"}
+    for service, kind in (("verifier", VerifierSettings), ("node", NodeSettings)):
+        for variable in compose["services"][service]["environment"]:
+            field = variable.removeprefix(f"PROOFYARD_{service.upper()}_").removeprefix("PROOFYARD_").lower()
+            assert field in {*kind.__struct_fields__, "log_format"}, variable
     used = {secret for service in compose["services"].values() for secret in service.get("secrets", ())}
     assert used == set(compose["secrets"])
 

@@ -1,6 +1,7 @@
 """What an operator can set for `proofyard node run`. Defaults, then TOML, then environment, then flags."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -12,6 +13,7 @@ from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share, Threads
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one node.
 
+    `preset`: what stands for settings that are not given, a row of `proofyard.runtime.presets.NODE_PRESETS`.
     `rpc_url`: the chain's JSON-RPC endpoint; `ws_url`: its websocket, which pushes events, where it is not in the same
     place. `registry`: address of the Registry contract, whose events are read from
     `from_block` on, 0 for the block that it is in. `chain_id`: the chain that is meant, 0 for whichever answers.
@@ -60,6 +62,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     which cheats that belong together share their answers.
     """
 
+    preset: Literal["", "small", "medium", "large", "home", "farm"] = ""
     rpc_url: str = "http://127.0.0.1:8545"
     ws_url: str = ""
     registry: str

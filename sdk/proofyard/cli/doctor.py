@@ -15,6 +15,7 @@ from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import WalletFlags
 from proofyard.cli.output import AsJson, emit, plain
+from proofyard.cli.run import node_settings
 from proofyard.cli.tree import App
 from proofyard.runtime.secrets import without_secrets
 from proofyard.sdk.errors import BadSetting
@@ -75,10 +76,9 @@ def doctor(
 def _setup(toml: Path | None, flags: Mapping[str, Any], api: str, asked: Sequence[str]) -> "Setup":
     """The settings of every section that has any, or was asked for by name."""
     from proofyard.doctor import Setup, WalletUse
-    from proofyard.node.settings import NodeSettings
     from proofyard.verifier.settings import VerifierSettings
 
-    kinds: dict[str, Any] = {"requester": RequesterSettings, "node": NodeSettings, "verifier": VerifierSettings}
+    kinds: dict[str, Any] = {"requester": RequesterSettings, "verifier": VerifierSettings}
     found: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     network = {name: flags[name] for name in NETWORK}
@@ -92,7 +92,10 @@ def _setup(toml: Path | None, flags: Mapping[str, Any], api: str, asked: Sequenc
         defaults = {"data_dir": data_dir(name)} if name != "requester" else None
         shared = NETWORK if name != "requester" else NETWORK | {"wallet", "password_file"}
         try:
-            found[name] = load(kinds[name], name, toml=toml, flags=given, defaults=defaults, shared=shared)
+            if name == "node":
+                found[name] = node_settings(toml, given)
+            else:
+                found[name] = load(kinds[name], name, toml=toml, flags=given, defaults=defaults, shared=shared)
         except BadSetting as error:
             wrong["wallet" if name == "requester" else name] = str(error)
     chosen: Any

@@ -105,6 +105,7 @@ def submit(
             help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.", rich_help_panel=TRAINING
         ),
     ] = None,
+    preset: Annotated[str | None, typer.Option(help="A size: small, medium or large; other options change it.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=TRAINING)] = 0,
     nonce: Annotated[
         str,
@@ -139,6 +140,8 @@ def submit(
     if twice := sorted((given.keys() - {"seed"}) & parsed.keys()):
         raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
     given |= parsed
+    if preset is not None:
+        given = _preset(preset, workload, given)
     with open_client(context, flags) as client:
         from proofyard.sdk import Offer, make_job
 
@@ -172,6 +175,14 @@ def submit(
             _follow(job, None)
         else:
             note(f"next: proofyard job wait {job.job_id}")
+
+
+def _preset(name: str, workload: str, given: dict[str, Any]) -> dict[str, Any]:
+    from proofyard.runtime.presets import JOB_PRESETS, job_preset
+
+    if name not in JOB_PRESETS:
+        raise UsageError(f"--preset: there is none named {name!r}; give {', '.join(JOB_PRESETS)}")
+    return job_preset(name, workload, given)
 
 
 _PYTHONS = {"True": True, "False": False, "None": None}

@@ -10,7 +10,6 @@ from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.output import AsJson, emit, note, table
 from proofyard.sdk.errors import BadSetting
-from proofyard.sdk.settings import data_dir, load
 
 if TYPE_CHECKING:
     from proofyard.node.control import Status
@@ -22,10 +21,9 @@ Switch = bool | None
 
 def node_settings(context: typer.Context, folder: Path | None = None) -> "NodeSettings":
     """The settings of the node on this machine, as far as they are written; its folder is always known."""
-    from proofyard.node.settings import NodeSettings
+    from proofyard.cli import run
 
-    defaults = {"data_dir": data_dir("node"), "registry": "", "wallet": Path()}
-    return load(NodeSettings, "node", toml=config_of(context), flags={"data_dir": folder}, defaults=defaults)
+    return run.node_settings(config_of(context), {"data_dir": folder}, {"registry": "", "wallet": Path()})
 
 
 def pause(

@@ -1,9 +1,10 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,9 @@ API, STORE, TIMES, BATCHES, JOBS = "api", "store", "times", "batches", "jobs"
 class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
+    preset: Annotated[
+        str | None, typer.Option(help="Suits a machine: small, medium, large, home (people use it) or farm.")
+    ] = None
     ws_url: Annotated[
         str | None, typer.Option(help="The chain's websocket, if not in the same place.", rich_help_panel=NETWORK)
     ] = None
@@ -348,6 +352,21 @@ def _require_node_values(settings: "NodeSettings") -> None:
             raise BadSetting("second_holder", f"second_holder: {error.reason}") from None
 
 
+def node_settings(
+    toml: Path | None, flags: Mapping[str, Any], usual: Mapping[str, Any] = MappingProxyType({})
+) -> "NodeSettings":
+    """A node's settings; a preset stands behind everything that is given, `usual` values behind that."""
+    from proofyard.node.settings import NodeSettings
+    from proofyard.runtime.presets import NODE_PRESETS
+
+    defaults = {"data_dir": data_dir("node"), **usual}
+    settings = load(NodeSettings, "node", toml=toml, flags=flags, defaults=defaults)
+    if settings.preset:
+        defaults |= NODE_PRESETS[settings.preset]
+        settings = load(NodeSettings, "node", toml=toml, flags=flags, defaults=defaults)
+    return settings
+
+
 def node_run(context: typer.Context, flags: NodeFlags) -> None:
     """Lend this machine: execute and audit tasks, and be paid.
 
@@ -356,10 +375,8 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     require("node", "proofyard node run")
     serve_logs(context)
     from proofyard.node import service
-    from proofyard.node.settings import NodeSettings
 
-    defaults = {"data_dir": data_dir("node")}
-    settings = load(NodeSettings, "node", toml=config_of(context), flags=flags.given(), defaults=defaults)
+    settings = node_settings(config_of(context), flags.given())
     _require_places(settings.model_dirs, settings.ready_file)
     require_endpoint(settings.endpoint)
     _require_node_values(settings)
