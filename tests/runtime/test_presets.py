@@ -14,6 +14,7 @@ from proofyard.sdk.errors import BadSetting
 from proofyard.sdk.jobs import JOBS
 from proofyard.workloads.lora_params import LoraParams
 
+OTHERS = {"alpha": 16.0, "lr": 1e-3, "rank": 8, "rounds": 1, "workers": 1, "modules": {"a": (8, 8)}}
 NEEDED = {"registry": "0x" + "12" * 20, "wallet": Path("w.json")}
 
 
@@ -39,7 +40,7 @@ def test_a_jobs_preset_is_made_of_its_parameters(size: str) -> None:
         assert set(values) <= {each.name for each in fields(JOBS[workload])}
     sweep = JOB_PRESETS[size]["sweep"]["base"]
     for params in (JOB_PRESETS[size]["lora"], sweep):
-        msgspec.convert({"alpha": 16.0, "lr": 1e-3, "rank": 8, **params, "modules": {"a": (8, 8)}}, LoraParams)
+        msgspec.convert({**OTHERS, **params}, LoraParams)
     assert set(JOB_PRESETS[size]) == set(JOBS)
 
 
