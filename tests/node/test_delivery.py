@@ -4,18 +4,30 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from stand_ins import VERIFIER, FakeLinks
 
+from proofyard.artifacts import BlockStore, cid_of_bytes
 from proofyard.chain import Wallet
 from proofyard.node import delivery
 from proofyard.node.delivery import AT_ONCE, MAX_REFUSALS, SEALS, Courier, Parcel
 from proofyard.node.journal import JournalError
+from proofyard.node.keeping import small_artifacts
 from proofyard.node.receipts import ReceiptInvalid
-from proofyard.protocol.messages import Ack, Acks, Refusal, SubmitSeal, SubmitSeals
+from proofyard.protocol.messages import (
+    BLOCKS_WITH_BYTES,
+    MAX_BLOCKS_WITH,
+    SMALL_STATE_BYTES,
+    Ack,
+    Acks,
+    Refusal,
+    SubmitSeal,
+    SubmitSeals,
+)
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, SegmentIndex, Signature, TaskIndex
 from proofyard.transport import RequestFailed
 
@@ -204,3 +216,36 @@ async def test_nothing_leaves_before_what_it_promises_lasts() -> None:
     await desk.until(lambda: desk.taken)
     assert desk.secured == ["one"], "once, however often it is tried"
     await desk.courier.close()
+
+
+def work(store: BlockStore, *states: bytes, result: bytes = b"result", lacking: int = -1) -> Any:
+    """A work whose states and result are in a store, but for one."""
+    cids = [cid_of_bytes(data) for data in (*states, result)]
+    for number, data in enumerate((*states, result)):
+        if number != lacking:
+            store.put_bytes(data)
+    return SimpleNamespace(trace=tuple(cids[:-1]), commitment=SimpleNamespace(result=cids[-1]))
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_small_states_go_with_their_commitments(tmp_path: Path, packs: bool) -> None:
+    store = BlockStore(tmp_path, packs=packs)
+    small, large = [b"%d" % number for number in range(4)], b"x" * (SMALL_STATE_BYTES + 1)
+    for works, found in (
+        ([work(store, *small)], {*small, b"result"}),
+        ([work(store, *small), work(store, *small, result=b"other")], {*small, b"result", b"other"}),
+        ([work(store, large, large)], set()),
+        ([work(store, *small[:2], result=large)], {small[1]}),
+        ([work(store, b"gone", b"last", lacking=0)], {b"last", b"result"}),
+        ([work(store, b"here", b"never put", lacking=1)], set()),
+    ):
+        taken = small_artifacts(store, works)
+        assert set(taken) == found and len(taken) == len(found)
+
+
+def test_what_goes_with_commitments_fits_a_message(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, packs=True)
+    tiny = [work(store, *(b"%d of %d" % (number, each) for number in range(16))) for each in range(60)]
+    assert len(small_artifacts(store, tiny)) == MAX_BLOCKS_WITH
+    full = [work(store, (b"%d" % each).ljust(SMALL_STATE_BYTES), result=b"r%d" % each) for each in range(100)]
+    assert BLOCKS_WITH_BYTES - SMALL_STATE_BYTES < sum(map(len, small_artifacts(store, full))) <= BLOCKS_WITH_BYTES

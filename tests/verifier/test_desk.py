@@ -13,6 +13,7 @@ from simulated import SEGMENTS, Counting, state
 from stage import CREDIT, DOMAIN, FakeChain, Link, Verifier, make_verifier
 
 from proofyard.artifacts import cid_of_bytes
+from proofyard.artifacts.errors import StoreUnusable
 from proofyard.chain import Anchor, Wallet
 from proofyard.chain.events import Claimed, OperatorRetired, StakeChanged
 from proofyard.chain.refusals import JobIsClosed
@@ -232,6 +233,34 @@ async def test_one_bad_item_refuses_only_itself(counter: Counter) -> None:
     assert [a.code for a in answers if isinstance(a, Refusal)] == ["SignatureInvalid", "SubmissionRefused"]
     assert answers[0] == answers[4]
     assert counter.states() == ["committed", "given", "committed", "ready"]
+
+
+async def test_what_comes_with_commitments_is_kept_where_they_name_it(counter: Counter) -> None:
+    """What is not among it is asked for later; what nobody named, or a work that is not the node's, is not kept."""
+    await counter.begin()
+    own = [b"result 0", *(state(0, number) for number in range(SEGMENTS))]
+    others = [b"rubbish", b"", state(3, 1), state(99, 0), state(0, 0) + b"x", b"result 1"]
+    works = (counter.submission(0), counter.submission(3), counter.submission(99))
+    message = SubmitCommitments(works, (*others, *own, *own))
+    answers = (await counter.desk.submit_commitments(counter.link, message, cast(Any, None))).answers
+    assert [type(answer) for answer in answers] == [Receipt, Refusal, Refusal]
+    has = counter.context.store.has
+    assert all(has(cid_of_bytes(data)) for data in own)
+    assert not any(has(cid_of_bytes(data)) for data in others)
+    assert not has(cid_of_bytes(state(0, SEGMENTS)))
+
+
+async def test_a_store_that_takes_nothing_refuses_no_commitment(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_blocks: object) -> None:
+        raise StoreUnusable(Path("blocks"), "the disk is full")
+
+    await counter.begin()
+    monkeypatch.setattr(counter.context.store, "put_blocks", full)
+    message = SubmitCommitments((counter.submission(),), (state(0, 1),))
+    (answer,) = (await counter.desk.submit_commitments(counter.link, message, cast(Any, None))).answers
+    assert isinstance(answer, Receipt)
 
 
 @pytest.mark.parametrize("left_s", [200, 0])

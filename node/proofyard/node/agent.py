@@ -27,7 +27,7 @@ from proofyard.node.decoys import Decoys
 from proofyard.node.delivery import COMMITMENTS, LINGER_S, MOST_LINGER_S, SEALS, Courier, Kind, Parcel
 from proofyard.node.holding import SecondHolder
 from proofyard.node.journal import Journal
-from proofyard.node.keeping import Keeping
+from proofyard.node.keeping import Keeping, small_artifacts
 from proofyard.node.links import VerifierLinks
 from proofyard.node.offers import Offers
 from proofyard.node.receipts import check_receipt
@@ -135,7 +135,7 @@ class Agent:
         self._supplies = Supplies(settings, wallet, endpoint, links, store)
         self._offers = Offers(settings, chain, self._supplies)
         self.decoys = Decoys(settings, chain, store, journal, retention)
-        self._courier = Courier(links, self._secure, self._linger_s)
+        self._courier = Courier(links, self._secure, self._linger_s, self._beside)
         self._second = SecondHolder(settings, endpoint, store)
         self._workshop = Workshop(store, executor)
         self._accepted: dict[tuple[object, ...], Work] = {}
@@ -267,6 +267,10 @@ class Agent:
             return LINGER_S
         soon = segment_s * (alike[1].task.segments if kind is COMMITMENTS else 1) < SHORT_S
         return MOST_LINGER_S if soon else LINGER_S
+
+    def _beside(self, kind: Kind, works: Sequence[SubmitCommitment]) -> tuple[bytes, ...]:
+        """What a verifier asks for next, where it is small: states and results of what is committed to."""
+        return small_artifacts(self._store, works) if kind is COMMITMENTS else ()
 
     def _has_joined(self, connection: Connection) -> bool:
         return self._links.connection(connection.peer) is not None

@@ -36,14 +36,15 @@ TRANSIENT = ("busy", "deadline", "internal", "unknown-request")
 
 @dataclass(frozen=True)
 class Kind:
-    """What is delivered in one message: `pack` makes it of several, whose `reply` has an answer for each."""
+    """What is delivered in one message: `pack` makes it of several and what goes with them, whose `reply` has an answer
+    for each."""
 
-    pack: Callable[[tuple[Any, ...]], msgspec.Struct]
+    pack: Callable[[tuple[Any, ...], tuple[bytes, ...]], msgspec.Struct]
     reply: type[Any]
 
 
 COMMITMENTS = Kind(SubmitCommitments, Receipts)
-SEALS = Kind(SubmitSeals, Acks)
+SEALS = Kind(lambda seals, _: SubmitSeals(seals), Acks)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Parcel:
 
 Secure = Callable[[Sequence[Parcel]], Awaitable[None]]
 """Has what parcels promise on the disk itself, so that no power cut takes it. Raises a `ProofyardError`."""
+
+
+Beside = Callable[[Kind, Sequence[Any]], tuple[bytes, ...]]
+"""Small artifacts that go with what is delivered; looked up at once."""
 
 
 Linger = Callable[[Address, Kind], float]
@@ -93,9 +98,16 @@ class Queue:
 class Courier:
     """The queues to all verifiers. What they hold is in the journal too, so nothing is lost with the process."""
 
-    def __init__(self, links: VerifierLinks, secure: Secure, linger_s: Linger = lambda *_: LINGER_S) -> None:
+    def __init__(
+        self,
+        links: VerifierLinks,
+        secure: Secure,
+        linger_s: Linger = lambda *_: LINGER_S,
+        beside: Beside = lambda *_: (),
+    ) -> None:
         self._links = links
         self._secure = secure
+        self._beside = beside
         self._linger_s = linger_s
         self._queues: dict[Address, Queue] = {}
 
@@ -162,7 +174,8 @@ class Courier:
             for waiting in fresh:
                 waiting.secured = True
         try:
-            message = kind.pack(tuple(waiting.parcel.message for waiting in due))
+            delivered = tuple(waiting.parcel.message for waiting in due)
+            message = kind.pack(delivered, self._beside(kind, delivered))
             found = await self._links.try_request(verifier, message, kind.reply, refusals=True)
         except RequestFailed as error:
             return [self._refused(verifier, waiting, error.code, str(error)) for waiting in due]

@@ -6,16 +6,38 @@ between a task's last step and its commitment.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from proofyard.artifacts import BlockStore
 from proofyard.node.aside import aside
 from proofyard.node.retention import Retention
+from proofyard.protocol.messages import BLOCKS_WITH_BYTES, MAX_BLOCKS_WITH, SMALL_STATE_BYTES, SubmitCommitment
 from proofyard.protocol.types import Cid, ProofyardError
 from proofyard.workloads.executor import TaskTrace
 
 logger = logging.getLogger("proofyard.node")
+
+
+def small_artifacts(store: BlockStore, works: Sequence[SubmitCommitment]) -> tuple[bytes, ...]:
+    """States and results of works as far as they are small, each once and no more than go with them. Nothing is read of
+    a work whose last state is large."""
+    found: dict[Cid, bytes] = {}
+    left = BLOCKS_WITH_BYTES
+    for work in works:
+        for cid in (work.trace[-1], work.commitment.result, *work.trace):
+            if cid in found:
+                continue
+            data = store.small_artifact(cid, SMALL_STATE_BYTES)
+            if not data:
+                break
+            left -= len(data)
+            if left < 0 or len(found) >= MAX_BLOCKS_WITH:
+                return tuple(found.values())
+            found[cid] = data
+    return tuple(found.values())
 
 
 class Keeping:

@@ -148,6 +148,16 @@ class BlockStore:
         except OSError:
             return self._linked.size(cid_digest(cid)) if cid_codec(cid) == RAW else None
 
+    def small_artifact(self, cid: Cid, most: int) -> bytes:
+        """An artifact that is one block of `most` bytes or fewer; nothing for others, or where it is not here."""
+        size = self.block_size(cid) if cid_codec(cid) == RAW else None
+        if size is None or size > most:
+            return b""
+        try:
+            return self.get_block(cid)
+        except (BlockMissing, StoreUnusable):
+            return b""
+
     def put_block(self, cid: Cid, data: bytes) -> None:
         """Keep a block. Raises `CorruptArtifact` when `data` is not what the CID names, `StoreUnusable`."""
         _check(cid, data)

@@ -23,6 +23,10 @@ LINE_PROBE_BYTES = 4 << 20
 SMALL_STATE_BYTES = 4096
 """A state of so many bytes at most comes with the offer of its audit: 64 of them are far below what a frame holds."""
 
+MAX_BLOCKS_WITH, BLOCKS_WITH_BYTES = 512, 256 << 10
+"""So many small artifacts, and bytes of them, come with commitments at most."""
+SmallBlock = Annotated[bytes, Meta(max_length=SMALL_STATE_BYTES)]
+
 _BOUND = Meta(ge=0, le=(1 << 63) - 1)
 """Whatever a peer says is a number that a database holds."""
 Job = Annotated[JobId, _BOUND]
@@ -147,9 +151,11 @@ class SubmitCommitment(msgspec.Struct, frozen=True, tag="submit-commitment-2"):
 
 
 class SubmitCommitments(msgspec.Struct, frozen=True, tag="submit-commitments"):
-    """Several finished tasks. Replied to with `Receipts`."""
+    """Several finished tasks. `blocks`: states and results of theirs that are small and one block each, in any order; a
+    verifier need not ask for these, and asks for whatever is not among them. Replied to with `Receipts`."""
 
     works: Annotated[tuple[SubmitCommitment, ...], Meta(max_length=MAX_ITEMS)]
+    blocks: Annotated[tuple[SmallBlock, ...], Meta(max_length=MAX_BLOCKS_WITH)] = ()
 
 
 class Receipt(msgspec.Struct, frozen=True, tag="receipt-2"):

@@ -8,12 +8,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 import msgspec
 from sqlalchemy import select
 
-from proofyard.artifacts import cid_of_bytes
-from proofyard.protocol.cid import cid_bytes, cid_digest
+from proofyard.artifacts import ArtifactError, cid_of_bytes
+from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import Commitment, receipt_struct_hash
 from proofyard.protocol.manifest import Manifest, TaskSpec
@@ -216,7 +217,7 @@ class Desk:
     async def submit_commitments(self, connection: Connection, message: SubmitCommitments, _body: Body) -> Receipts:
         """Check everything that can be checked without executing, what is cheap first, then sign receipts. Safe to
         repeat: the same commitment gets the same receipt."""
-        checked = await self._checked(connection, message.works)
+        checked = await self._checked(connection, message.works, message.blocks)
         fresh = [each for each in checked if isinstance(each, WorkCommitted)]
         # What was committed before is waited for as well: its receipt leaves when it lasts.
         refusals = dict(zip(map(id, fresh), await self._context.runner.tell_all(fresh), strict=True))
@@ -233,18 +234,29 @@ class Desk:
         return Receipts(tuple(answers))
 
     async def _checked(
-        self, connection: Connection, works: Sequence[SubmitCommitment]
+        self, connection: Connection, works: Sequence[SubmitCommitment], blocks: Sequence[bytes]
     ) -> list[WorkCommitted | Refusal | int]:
         """Of each commitment the event, if it holds; until when it was promised a batch before; or why it is
         refused."""
         node = connection.peer
         looked = [await self._looked_at(connection, message) for message in works]
         due = [message for message, found in zip(works, looked, strict=True) if isinstance(found, _Held)]
+        if due and blocks:
+            await self._context.hops.run(partial(self._keep, due, blocks))
         signed = await asyncio.to_thread(lambda: [self._signed_leaf(message, node) for message in due])
         self._hold_against(connection, signed)
         held = [found for found in looked if isinstance(found, _Held)]
         events = iter(await asyncio.gather(*(self._event(node, *each) for each in zip(due, held, signed, strict=True))))
         return [next(events) if isinstance(found, _Held) else found for found in looked]
+
+    def _keep(self, works: Sequence[SubmitCommitment], blocks: Sequence[bytes]) -> None:
+        """Have in the store what came with commitments, as far as these name it."""
+        named = {cid_digest(cid): cid for work in works for cid in (work.commitment.result, *work.trace)}
+        found = [(cid, data) for data in blocks if (cid := named.get(Digest(sha256(data).digest())))]
+        try:
+            self._context.store.put_blocks((cid, data) for cid, data in found if cid_codec(cid) == RAW)
+        except ArtifactError as error:
+            logger.warning("what came with commitments is not kept, and asked for later: %s", error)
 
     def _hold_against(self, connection: Connection, checked: Sequence[object]) -> None:
         """Signatures that were looked at, some of them in vain."""

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from proofyard.artifacts import ArtifactError, BlockStore
-from proofyard.protocol.cid import RAW, cid_codec
+from proofyard.artifacts import BlockStore
 from proofyard.protocol.codec import decode
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import (
@@ -26,7 +25,7 @@ from proofyard.protocol.messages import (
     TaskOffer,
     TaskOffers,
 )
-from proofyard.protocol.types import Address, Cid, JobId, ProofyardError
+from proofyard.protocol.types import Address, JobId, ProofyardError
 from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
@@ -99,18 +98,9 @@ async def offer_audits(context: Context, effect: effects.OfferAudits) -> None:
 def _with_states(store: BlockStore, offers: Sequence[AuditOffer]) -> list[AuditOffer]:
     """Offers with the states that are small: this verifier has looked at them, and whoever audits need not ask for
     them."""
-    return [msgspec.structs.replace(offer, state=_small(store, offer.before)) for offer in offers]
-
-
-def _small(store: BlockStore, cid: Cid) -> bytes:
-    """An artifact that is one small block; nothing for others, or where it is not here."""
-    size = store.block_size(cid) if cid_codec(cid) == RAW else None
-    if size is None or size > SMALL_STATE_BYTES:
-        return b""
-    try:
-        return store.get_block(cid)
-    except ArtifactError:
-        return b""
+    return [
+        msgspec.structs.replace(offer, state=store.small_artifact(offer.before, SMALL_STATE_BYTES)) for offer in offers
+    ]
 
 
 async def _made(context: Context, node: Address, row: int, place: Place) -> AuditOffer | None:
