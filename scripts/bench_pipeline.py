@@ -28,8 +28,7 @@ from bench_pipeline_timeline import Span, read_orders, rest_of, share, window
 from proofyard.artifacts import BlockStore
 from proofyard.devnet import DevNetwork, Plan
 from proofyard.protocol.types import ProofyardError
-from proofyard.sdk import Client, JobHandle, LoraJob, MapJob, claim_all, credits, settled_batches, unclaimed
-from proofyard.sdk.client import Prepared
+from proofyard.sdk import Client, JobHandle, LoraJob, MapJob, Prepared, claim_all, credits, settled_batches, unclaimed
 from proofyard.sdk.terms import Offer
 from proofyard.workloads.corpus import write_bible_corpus
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model

@@ -27,10 +27,10 @@ from proofyard.devnet.members import store_wallet
 from proofyard.devnet.process import free_udp_port
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.types import JobId, ProofyardError, Wei
+from proofyard.protocol.types import Cid, JobId, ProofyardError, Wei
 from proofyard.protocol.workload_bits import WORKLOADS, workload_bit, workload_bits
 from proofyard.runtime.parent import end_with_parent
-from proofyard.sdk import Client, claim_all, settled_batches, unclaimed
+from proofyard.sdk import AsyncClient, Client, claim_all, settled_batches, unclaimed
 
 ROLES = Path(__file__).parent / "bench_verifier_roles.py"
 CREDIT = 10**18
@@ -230,7 +230,7 @@ class BenchNetwork:
             manifest = Manifest(workload="lora", params={"tasks": tasks}, seed=self._seed)
             manifests.append(self.client.store.put_bytes(encode_manifest(manifest)))
         for start in range(0, count, 16):
-            self.client._run(self.client._publish(None, tuple(manifests[start : start + 16])))
+            self.client.run(partial(_publish, manifests[start : start + 16]))
         self.anvil.set_mining(None)
         jobs = [self.chain.open_job(self._terms(tasks, cid_digest(cid))) for cid in manifests]
         self._by_the_clock()
@@ -374,3 +374,7 @@ class Dashboards:
 
 def _quantile_ms(seconds: Sequence[float], percent: int) -> float:
     return round(1000 * statistics.quantiles(seconds, n=100)[percent - 1], 1) if len(seconds) > 1 else float("nan")
+
+
+async def _publish(artifacts: list[Cid], client: AsyncClient) -> None:
+    await client.peers.publish(None, artifacts)

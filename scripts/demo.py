@@ -21,7 +21,6 @@ from rich.console import Console
 
 from demo_outcome import Evaluation, Outcome
 from proofyard.cli import guard
-from proofyard.cli.live import JobView
 from proofyard.cli.output import note
 from proofyard.devnet import DevNetwork, Interrupts, Plan, terminated_like_interrupted
 from proofyard.devnet.memory import PeakMemory
@@ -40,6 +39,7 @@ from proofyard.sdk import (
     submit_job,
     unclaimed,
 )
+from proofyard.sdk.live import JobView
 from proofyard.sdk.results import manifest_of
 from proofyard.workloads.corpus import write_bible_corpus
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from proofyard.chain import ChainClient, JobTerms
 from proofyard.chain.errors import ChainError
@@ -15,8 +16,7 @@ from proofyard.protocol.manifest import Manifest, encode_manifest
 from proofyard.protocol.messages import Ack, Publish
 from proofyard.protocol.types import Cid, JobId, ProofyardError, Wei
 from proofyard.protocol.workload_bits import workload_bit
-from proofyard.sdk import Client
-from proofyard.transport import Connection
+from proofyard.sdk import AsyncClient, Client
 from soak_network import CREDIT, SoakNetwork
 
 RETRY_S = 1.0
@@ -101,7 +101,7 @@ class Requesters:
             if self._stopping:
                 return False
             try:
-                client._run(_publish(client, cid, choice))
+                client.run(partial(_publish, cid, choice))
                 return True
             except (ProofyardError, TimeoutError):
                 time.sleep(RETRY_S)
@@ -136,13 +136,13 @@ class Requesters:
         self.jobs = [job for job in self.jobs if job.cid in opened]
 
 
-async def _publish(client: Client, cid: Cid, choice: float) -> None:
+async def _publish(cid: Cid, choice: float, client: AsyncClient) -> None:
     """To one verifier of those that can be reached."""
     known = client.chain.active_verifiers()
     order = known[int(choice * len(known)) :] + known[: int(choice * len(known))]
     for record in order:
-        found = await client._dial(record, known)
-        if isinstance(found, Connection):
+        found = await client.peers.dial(record)
+        if not isinstance(found, str):
             answer = await found.request(Publish((cid,), client.store.size(cid)), reply=Ack, timeout=10)
             if answer.proceed:
                 return

@@ -16,6 +16,8 @@ from proofyard.chain.sender import Sender
 from proofyard.cli import main
 from proofyard.protocol.types import Wei
 from proofyard.sdk import Client, JobRefused, LoraJob, MapJob, Offer, SubmitUncertain
+from proofyard.sdk.peers import Peers
+from proofyard.sdk.preparing import place_of
 from proofyard.sdk.refunds import what_comes_back
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
@@ -26,16 +28,16 @@ OFFER = ["--reward", "10", "--audit-fee", "20", "--verifier-fee", "5"]
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no verifier: what would be sent to it is taken for sent."""
 
-    asked = Client._verifier
+    asked = Peers.one
 
     async def nothing(*_: Any) -> None:
         return None
 
-    async def verifier(client: Client, job: Any = None) -> Any:
-        return None if job is None else await asked(client, job)
+    async def verifier(peers: Peers, job: Any = None) -> Any:
+        return None if job is None else await asked(peers, job)
 
-    monkeypatch.setattr(Client, "_publish", nothing)
-    monkeypatch.setattr(Client, "_verifier", verifier)
+    monkeypatch.setattr(Peers, "publish", nothing)
+    monkeypatch.setattr(Peers, "one", verifier)
 
 
 @pytest.fixture
@@ -214,7 +216,7 @@ def test_a_training_is_looked_at_as_nodes_do_and_its_models_name_stays_here(netw
     with Client(network.anvil.rpc_url, network.deployment.registry, wallet) as client:
         job = client.submit(LoraJob(model=model, data=data), **pay)
         with wallet.turns.take() as turn:
-            assert turn.model(client._place(job.job_id)) == str(model)
+            assert turn.model(place_of(client.chain, job.job_id)) == str(model)
         assert str(model) not in str(client.prepare(LoraJob(model=model, data=data), Offer(**pay)).manifest)
         file = model / "model.safetensors"
         tensors = load_file(file)

@@ -2,9 +2,9 @@ import io
 
 from rich.console import Console
 
-from proofyard.cli.live import JobView
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address, TaskIndex
+from proofyard.sdk.live import JobView
 
 NODE = Address("0x" + "a" * 40)
 

@@ -6,10 +6,10 @@ import logging
 import pytest
 from rich.console import Console
 
-from proofyard.cli.live import JobView
 from proofyard.cli.logs import PlainFormatter
 from proofyard.cli.output import emit, note, plain
 from proofyard.protocol.messages import LogLine
+from proofyard.sdk.live import JobView
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08 \u202egnorw\u2066 \x00\ud800"
 

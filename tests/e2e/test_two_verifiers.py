@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from tenacity import stop_after_delay
 
 from proofyard.cli import main
 from proofyard.devnet.members import Member
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.types import ExitCode
-from proofyard.sdk import Client, MapJob, credits, submit_job
-from proofyard.sdk import client as clients
+from proofyard.sdk import Client, MapJob, credits, peers, submit_job
 
 LINES = [{"text": f"line {number} of a text", "shard": "a"} for number in range(16)]
 
@@ -21,7 +21,7 @@ LINES = [{"text": f"line {number} of a text", "shard": "a"} for number in range(
 def test_a_job_whose_verifier_is_away_is_neither_failed_nor_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(peers, "stop_after_delay", lambda _: stop_after_delay(1.0))
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, LINES)))
     plan = Plan(nodes=4, verifiers=2, decoys_bps=0)
@@ -56,9 +56,9 @@ def test_a_job_whose_verifier_is_away_is_neither_failed_nor_lost(
             is_unknown("job", "result", number, str(tmp_path / "early"))
             assert not (tmp_path / "early").exists()
             network.restart(its_own.name)
-            monkeypatch.setattr(clients, "PATIENCE_S", 30.0)
+            monkeypatch.setattr(peers, "stop_after_delay", lambda _: stop_after_delay(30.0))
             assert handle.wait(200).state == "done"
-        monkeypatch.setattr(clients, "PATIENCE_S", 1.0)
+        monkeypatch.setattr(peers, "stop_after_delay", lambda _: stop_after_delay(1.0))
         network.kill(its_own.name)
         is_unknown("job", "status", number)
         code, out, said = type_in("job", "result", number, str(tmp_path / "result"))

@@ -124,7 +124,7 @@ def test_a_job_that_no_node_can_execute_fails_with_the_reason(
     job = LoraJob(model=spoilt, data=data, rounds=1, workers=2, seq_len=16, batch=1, segments=1)
     with pytest.raises(JobRefused, match=r"^model: .*numbers in .*up_proj.* that are not finite"):
         client.submit(job, **PAY)
-    monkeypatch.setattr("proofyard.sdk.client.try_model", lambda *_: None)
+    monkeypatch.setattr("proofyard.sdk.preparing.try_model", lambda *_: None)
     handle = client.submit(job, **PAY)
     with pytest.raises(JobFailed, match=r"numbers in .*up_proj.* that are not finite"):
         handle.wait(PATIENCE_S)

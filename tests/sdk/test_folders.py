@@ -1,12 +1,11 @@
 """What leaves a requester's folder, and what comes into one."""
 
-import asyncio
 import json
 import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import peft
@@ -15,14 +14,16 @@ import transformers
 from safetensors.numpy import load_file
 
 from proofyard.artifacts import BlockStore
-from proofyard.chain import Wallet
+from proofyard.artifacts.dag import entries
 from proofyard.chain.turns import MAX_MODELS, Turns
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.messages import JobReport
 from proofyard.protocol.types import Cid, JobId
-from proofyard.sdk import Artifacts, Client, DestinationTaken, JobFailed, JobHandle, LoraJob, NoVerifier
+from proofyard.sdk import Artifacts, AsyncClient, DestinationTaken, JobFailed, Limits, LoraJob, NoVerifier
 from proofyard.sdk.adapters import complete_adapters
 from proofyard.sdk.destinations import require_free, require_new
+from proofyard.sdk.packaging import complete
+from proofyard.sdk.specs import called
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
@@ -141,21 +142,6 @@ def test_llama_cpp_knows_each_tensor_of_an_adapter(model: Path, tmp_path: Path) 
     assert {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name} == {8}
 
 
-class Requester(Client):
-    """A client without a network: the job's manifest names a model that is in its store."""
-
-    def __init__(self, folder: Path, wallet: Wallet, model: Path) -> None:
-        self.store, self.wallet = BlockStore(folder), wallet
-        self.chain: Any = SimpleNamespace(chain_id=5, registry="0xregistry")
-        self.work = Manifest(workload="lora", params={}, model=link_model(self.store, model)[0])
-
-    def _work(self, job: JobId) -> tuple[Cid, Manifest]:
-        return Cid("manifest"), self.work
-
-    def _run(self, work: Any) -> Any:
-        return asyncio.run(work)
-
-
 @pytest.mark.parametrize(
     ("given", "remembered", "named"),
     [
@@ -178,9 +164,12 @@ def test_an_adapter_is_completed_by_what_the_wallet_remembers(
     result = tmp_path / "result" / "best"
     result.mkdir(parents=True)
     (result / "adapter_config.json").write_text('{"base_model_name_or_path": "ipfs://bafymodel"}')
-    wallet: Any = SimpleNamespace(turns=Turns(keystore))
-    client = Requester(tmp_path / "store", wallet, model)
-    client._complete(job, tmp_path / "result", given and given.replace("MODEL", str(model)))
+    with Turns(keystore).take() as turn:
+        base = called(given.replace("MODEL", str(model))) if given else turn.model(place)
+    store = BlockStore(tmp_path / "store")
+    manifest = Manifest(workload="lora", params={}, model=link_model(store, model)[0])
+    names: Any = lambda cid: {"/".join(each.path): each.cid for each in entries(store.get_block, cid)}  # noqa: E731
+    complete(job, tmp_path / "result", manifest, base, lambda cid, most: store.get_bytes(cid, most), names, Limits())
     said = json.loads((result / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert said == named.replace("MODEL", str(model.resolve()))
     assert (result / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes(), "from wherever it is"
@@ -260,37 +249,41 @@ def test_an_artifact_is_written_over_nothing(what: str, tmp_path: Path) -> None:
             artifacts.get(cid, tmp_path / "dest", **more)  # type: ignore[arg-type]
 
 
-class Told:
+class Told(AsyncClient):
     """A client whose job is done on chain; `status` is what its verifier says, or why it cannot be asked."""
 
-    def __init__(self, status: Any) -> None:
+    def __init__(self, folder: Path, status: Any) -> None:
+        super().__init__("", "", cast(Any, None), data_dir=folder)
         self.status, self.packaged = status, list[Any]()
-        self.chain = SimpleNamespace(job=lambda job: SimpleNamespace(units=4, units_paid=3))
 
-    def report(self, job: JobId, since: int) -> Any:
+    @property
+    def chain(self) -> Any:
+        return SimpleNamespace(job=lambda job: SimpleNamespace(units=4, units_paid=3))
+
+    async def report(self, job: JobId, since: int = 0) -> Any:
         if isinstance(self.status, Exception):
             raise self.status
         return self.status
 
-    def left_of(self, job: JobId) -> str:
+    async def left_of(self, job: JobId) -> str:
         return ""
 
-    def prove(self, job: JobId) -> Any:
+    async def prove(self, job: JobId) -> Any:
         return SimpleNamespace(job=job)
 
-    def package(self, proven: Any, said: Any, dest: Path, on_replace: Any, model: Any) -> Path:
+    async def package(self, proven: Any, said: Any, dest: Path, on_replace: Any = None, model: Any = None) -> Path:
         self.packaged.append(said)
         return dest
 
 
-def test_a_paid_result_is_had_while_its_verifier_is_away(tmp_path: Path) -> None:
-    away: Any = Told(NoVerifier("away"))
-    assert JobHandle(away, JobId(7)).result(tmp_path / "out") == tmp_path / "out"
+async def test_a_paid_result_is_had_while_its_verifier_is_away(tmp_path: Path) -> None:
+    away = Told(tmp_path / "1", NoVerifier("away"))
+    assert await away.job(JobId(7)).result(tmp_path / "out") == tmp_path / "out"
     assert away.packaged == [None]
     done = JobReport(JobId(7), "done", tasks=1, tasks_valid=1, batches_settled=1, result=Cid("r"), reason="", log=())
-    told: Any = Told(done)
-    JobHandle(told, JobId(7)).result(tmp_path / "out")
+    told = Told(tmp_path / "2", done)
+    await told.job(JobId(7)).result(tmp_path / "out")
     assert told.packaged == [Cid("r")]
-    failed: Any = Told(JobReport(JobId(7), "failed", 1, 0, 0, None, "no", ()))
+    failed = Told(tmp_path / "3", JobReport(JobId(7), "failed", 1, 0, 0, None, "no", ()))
     with pytest.raises(JobFailed):
-        JobHandle(failed, JobId(7)).result(tmp_path / "out")
+        await failed.job(JobId(7)).result(tmp_path / "out")

@@ -1,14 +1,16 @@
 """A result is handed out only where settled batches show it, whatever a verifier says."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from proofyard.artifacts import BlockStore
+from proofyard.chain.turns import Turns
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import cid_bytes, raw_cid
 from proofyard.protocol.commitment import Commitment
@@ -16,7 +18,7 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import JobReport
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, ExitCode, JobId, TaskIndex
 from proofyard.protocol.validate import RecordInvalid
-from proofyard.sdk import Client, JobHandle, Proven, ResultUnproven
+from proofyard.sdk import AsyncClient, AsyncJobHandle, Proven, ResultUnproven
 from proofyard.sdk import results as proving
 from proofyard.sdk.results import prove, require_package, standing_batches
 from proofyard.workloads.workload import Results
@@ -146,30 +148,42 @@ class Packing:
         return dest
 
 
-class Believer(Client):
+class Believer(AsyncClient):
     """A client whose verifier says what the test wants; what is settled are the results of two tasks."""
 
     def __init__(self, folder: Path, said: Cid | None) -> None:
-        self.store = BlockStore(folder)
+        super().__init__("", "", cast(Any, SimpleNamespace(turns=Turns(None))), data_dir=folder)
         self.said = said
         self.held = {task: self.store.put_bytes(b"settled %d" % task) for task in FINALS}
 
-    def report(self, job: JobId, since: int = 0) -> JobReport:
+    async def report(self, job: JobId, since: int = 0) -> JobReport:
         return JobReport(job, "done" if self.said else "running", 3, 3, 2, self.said, "", ())
 
-    def prove(self, job: JobId) -> Proven:
+    async def prove(self, job: JobId) -> Proven:
         return Proven(job, self.held, (BatchId(1),), 0)
 
-    def read(self, cid: Cid, max_bytes: int) -> bytes:
-        return self.store.get_bytes(cid, max_bytes=max_bytes)
+    @property
+    def chain(self) -> Any:
+        return SimpleNamespace(chain_id=1, registry="0x", job=lambda job: SimpleNamespace(units=2, units_paid=1))
 
-    def _work(self, job: JobId) -> Any:
+    @property
+    def peers(self) -> Any:
+        async def read(cid: Cid, max_bytes: int) -> bytes:
+            return self.store.get_bytes(cid, max_bytes=max_bytes)
+
+        return SimpleNamespace(read=read, names=None)
+
+    async def _work(self, job: JobId) -> Any:
         return MANIFEST, Manifest(workload="packing", params={})
+
+
+def fetched(client: Believer, dest: Path) -> Path:
+    return asyncio.run(AsyncJobHandle(client, JOB).result(dest))
 
 
 @pytest.fixture
 def packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proofyard.sdk.client.load_workload", lambda name: Packing())
+    monkeypatch.setattr("proofyard.sdk.packaging.load_workload", lambda name: Packing())
 
 
 def package_of(folder: Path, content: str) -> Cid:
@@ -180,12 +194,12 @@ def package_of(folder: Path, content: str) -> Cid:
 
 def test_a_result_is_packaged_here_and_written(packing: None, tmp_path: Path) -> None:
     client = Believer(tmp_path / "store", package_of(tmp_path, "settled"))
-    dest = JobHandle(client, JOB).result(tmp_path / "out")
+    dest = fetched(client, tmp_path / "out")
     assert (dest / "result.bin").read_bytes() == b"settled 1, settled 2"
 
 
 def test_a_verifier_that_invents_a_result_is_refused_and_nothing_is_written(packing: None, tmp_path: Path) -> None:
     client = Believer(tmp_path / "store", package_of(tmp_path, "invented"))
     with pytest.raises(ResultUnproven, match="the verifier reports"):
-        JobHandle(client, JOB).result(tmp_path / "out")
+        fetched(client, tmp_path / "out")
     assert not (tmp_path / "out").exists()

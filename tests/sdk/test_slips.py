@@ -11,6 +11,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import Cid, JobId, TaskIndex, Wei
 from proofyard.sdk import (
+    AsyncClient,
     BadAmount,
     BadSetting,
     Client,
@@ -24,8 +25,10 @@ from proofyard.sdk import (
     MapJob,
     Offer,
     SweepJob,
+    Timeout,
     credits,
 )
+from proofyard.sdk.portal import Portal
 from proofyard.sdk.specs import check_spec
 from proofyard.sdk.terms import check_offer, check_task_rewards, owners_needed
 from proofyard.workloads.errors import InputRefused
@@ -154,13 +157,23 @@ def test_a_job_counts_the_owners_that_it_needs() -> None:
     assert owners_needed(graph, terms) == 13
 
 
+class Reported(AsyncClient):
+    """A client whose verifier gives these reports, the last one again and again."""
+
+    def __init__(self, *reports: JobReport) -> None:
+        self.left, self.timeout = list(reports), Timeout(poll=0.01)
+
+    async def report(self, job: JobId, since: int = 0) -> JobReport:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+    async def left_of(self, job: JobId) -> str:
+        return f"3 CREDIT are held for job {job}"
+
+
 def handle(*reports: JobReport) -> JobHandle:
-    left = list(reports)
-    client: Any = SimpleNamespace(
-        report=lambda job, since: left.pop(0) if len(left) > 1 else left[0],
-        left_of=lambda job: f"3 CREDIT are held for job {job}",
-    )
-    return JobHandle(client, JobId(7))
+    client = Client.__new__(Client)
+    client._core, client._portal = Reported(*reports), Portal("test")
+    return client.job(JobId(7))
 
 
 def line(number: int, at: float = 0.0) -> LogLine:

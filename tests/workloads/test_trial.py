@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk import EmbedJob, EvaluateJob, JobRefused, LoraJob, MapJob, SweepJob
-from proofyard.sdk.client import _refusing_inputs
+from proofyard.sdk.preparing import refusing
 from proofyard.workloads import trial
 from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread, OutOfMemory, to_wire
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
@@ -89,7 +89,7 @@ def test_a_model_that_is_misread_is_refused_before_it_is_paid_for(
     answering(monkeypatch, msgspec.json.encode(to_wire(ModelMisread("it computes 30% apart"))))
     with (
         pytest.raises(JobRefused, match=r"^model: it computes 30% apart; nothing was published or paid"),
-        _refusing_inputs(),
+        refusing(),
     ):
         try_model(manifest, model)
 

@@ -364,7 +364,7 @@ def result(
 
 
 def _follow(job: "JobHandle", timeout: float | None) -> "JobReport":
-    from proofyard.cli.live import JobView
+    from proofyard.sdk.live import JobView
 
     with JobView({}, title=f"job {job.job_id}") as view:
         return job.wait(timeout, on_event=view.show)

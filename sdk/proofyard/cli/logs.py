@@ -10,8 +10,8 @@ import sys
 import time
 from enum import StrEnum
 
-from proofyard.cli.output import plain
 from proofyard.runtime.about import about
+from proofyard.runtime.plain import plain
 from proofyard.runtime.secrets import without_secrets
 
 CONTEXT = ("job", "batch", "task", "segment", "peer")

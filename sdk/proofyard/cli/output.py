@@ -9,16 +9,12 @@ import typer
 
 from proofyard.protocol.amounts import format_amount, read_amount
 from proofyard.protocol.types import Wei
+from proofyard.runtime.plain import plain as plain
 
 format_credits = format_amount
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, ids and amounts as text.")]
 """The option that every command with data on stdout takes."""
-
-
-def plain(text: str, keep: str = "\n\t") -> str:
-    """`text` without what a terminal would obey: reasons, labels and names come from peers, and go before people."""
-    return "".join(each if each.isprintable() or each in keep else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from proofyard.protocol.fees import propose_verifier_fee
     from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
+    from proofyard.sdk.bounds import Limits, Timeout
     from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
-    from proofyard.sdk.client import Client, JobHandle, Prepared, credits, submit_job
+    from proofyard.sdk.client import Client, submit_job
+    from proofyard.sdk.core import AsyncClient
     from proofyard.sdk.delivery import deliver
     from proofyard.sdk.errors import (
         BadAmount,
@@ -31,16 +33,33 @@ if TYPE_CHECKING:
         JobNotPublished,
         JobRefused,
         JobTimeout,
+        LibraryFailed,
+        MachineRefused,
         NotFinished,
         NotPushed,
         NoVerifier,
+        PackageMissing,
         RecordMismatch,
         ResultIncomplete,
         ResultUnproven,
         SdkError,
         SubmitUncertain,
     )
+    from proofyard.sdk.events import (
+        AuditEvent,
+        EndEvent,
+        FaultEvent,
+        JobEvent,
+        SettledEvent,
+        Standing,
+        StepDone,
+        TaskEvent,
+    )
+    from proofyard.sdk.handles import AsyncJobHandle, JobHandle
     from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
+    from proofyard.sdk.money import credits
+    from proofyard.sdk.peers import Quic, Transport
+    from proofyard.sdk.preparing import Prepared
     from proofyard.sdk.results import Proven
     from proofyard.sdk.specs import JobSpec, LoraJob
     from proofyard.sdk.terms import Offer
@@ -49,12 +68,19 @@ _PLACES = {
     "proofyard.protocol.fees": "propose_verifier_fee",
     "artifacts": "Artifacts Kept PeerAddress Swarm Verified",
     "claims": "Due SettledBatch claim_all settled_batches unclaimed",
-    "client": "Client JobHandle Prepared credits submit_job",
+    "bounds": "Limits Timeout",
+    "client": "Client submit_job",
+    "core": "AsyncClient",
     "delivery": "deliver",
     "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobRefused "
-    "JobTimeout NotFinished NotPushed NoVerifier RecordMismatch ResultIncomplete ResultUnproven SdkError "
-    "SubmitUncertain",
+    "JobTimeout LibraryFailed MachineRefused NotFinished NotPushed NoVerifier PackageMissing RecordMismatch "
+    "ResultIncomplete ResultUnproven SdkError SubmitUncertain",
+    "events": "AuditEvent EndEvent FaultEvent JobEvent SettledEvent Standing StepDone TaskEvent",
+    "handles": "AsyncJobHandle JobHandle",
     "jobs": "JOBS EmbedJob EvaluateJob MapJob SweepJob make_job",
+    "money": "credits",
+    "peers": "Quic Transport",
+    "preparing": "Prepared",
     "results": "Proven",
     "specs": "JobSpec LoraJob",
     "terms": "Offer",
@@ -64,6 +90,9 @@ _WHERE = {name: module for module, names in _PLACES.items() for name in names.sp
 __all__ = [
     "JOBS",
     "Artifacts",
+    "AsyncClient",
+    "AsyncJobHandle",
+    "AuditEvent",
     "BadAmount",
     "BadPeer",
     "BadSetting",
@@ -72,7 +101,10 @@ __all__ = [
     "DestinationTaken",
     "Due",
     "EmbedJob",
+    "EndEvent",
     "EvaluateJob",
+    "FaultEvent",
+    "JobEvent",
     "JobFailed",
     "JobHandle",
     "JobNotPublished",
@@ -80,23 +112,34 @@ __all__ = [
     "JobSpec",
     "JobTimeout",
     "Kept",
+    "LibraryFailed",
+    "Limits",
     "LoraJob",
+    "MachineRefused",
     "MapJob",
     "NoVerifier",
     "NotFinished",
     "NotPushed",
     "Offer",
+    "PackageMissing",
     "PeerAddress",
     "Prepared",
     "Proven",
+    "Quic",
     "RecordMismatch",
     "ResultIncomplete",
     "ResultUnproven",
     "SdkError",
     "SettledBatch",
+    "SettledEvent",
+    "Standing",
+    "StepDone",
     "SubmitUncertain",
     "Swarm",
     "SweepJob",
+    "TaskEvent",
+    "Timeout",
+    "Transport",
     "Verified",
     "claim_all",
     "credits",

@@ -26,7 +26,8 @@ from proofyard.workloads.model_files import link_model
 from proofyard.workloads.state import decode_state
 
 if TYPE_CHECKING:
-    from proofyard.sdk.client import Client, JobHandle
+    from proofyard.sdk.client import Client
+    from proofyard.sdk.handles import JobHandle
 
 logger = logging.getLogger("proofyard.sdk")
 

@@ -15,6 +15,9 @@ SdkError
 ├── NotPushed         a hub refuses a result, which is on this machine
 ├── NotFinished       asked for the result of a job that is still running
 ├── RecordMismatch    a batch's record is not what the chain settled
+├── PackageMissing    a package that is optional is needed for this
+├── LibraryFailed     a library raised what nobody expected; `package` names it
+├── MachineRefused    the operating system refuses: a disk is full, a file is not to be read
 └── ResultUnproven    a verifier's result does not follow from what was settled
     └── ResultIncomplete  not all of the job is settled
 """
@@ -25,7 +28,8 @@ from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError, TaskIn
 
 
 class SdkError(ProofyardError):
-    """Base of this package's own errors; those of chain, transport and artifacts pass through as they are."""
+    """Base of this package's own errors; those of chain, transport, artifacts and disputes pass through as they are:
+    `ProofyardError` is the base of all."""
 
 
 class JobRefused(SdkError, ValueError):
@@ -133,6 +137,34 @@ class RecordMismatch(SdkError):
         super().__init__(
             f"the record {record} of batch {batch} does not have the payouts that the chain settled; "
             "challenge the batch while its window is open"
+        )
+
+
+class PackageMissing(SdkError):
+    def __init__(self, what: str, package: str, otherwise: str) -> None:
+        self.package = package
+        super().__init__(f"{what} needs the package {package}: pip install {package}; {otherwise}")
+
+
+class LibraryFailed(SdkError):
+    """`package` raised `error`, which `__cause__` is where it cannot hold an address with an access key in it."""
+
+    exit_code = 1
+
+    def __init__(self, package: str, error: Exception, *, tells: bool) -> None:
+        self.package = package
+        text = f": {' '.join(str(error).split())[:300]}" if tells and str(error) else ""
+        super().__init__(
+            f"the library {package} failed with {type(error).__name__}{text}; try again, and report it where it stays"
+        )
+
+
+class MachineRefused(SdkError):
+    def __init__(self, error: OSError) -> None:
+        where = f"{error.filename}: " if error.filename else ""
+        super().__init__(
+            f"{where}{error.strerror or error or type(error).__name__}; check the path, who may read and write there, "
+            "and the space that is left"
         )
 
 

@@ -1,7 +1,7 @@
 """Job specs: what a requester says, turned into a manifest once the model and the data have their CIDs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -150,15 +150,15 @@ def executable(
     return manifest
 
 
-def check_spec(spec: Any) -> None:
+def check_spec(spec: Any, *, but: Collection[str] = ()) -> None:
     """Raise `JobRefused` for the first field of a job spec whose value is of another kind than the field says; specs
-    that are no dataclasses are left alone."""
+    that are no dataclasses are left alone, and the fields in `but`."""
     if not is_dataclass(spec):
         return
     hints = get_type_hints(type(spec))
     for each in fields(spec):
         value = getattr(spec, each.name)
-        if not _fits(value, hints[each.name]):
+        if each.name not in but and not _fits(value, hints[each.name]):
             raise JobRefused(f"{each.name}: is {repr(value)[:100]}; give {_called(hints[each.name])}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TextIO
 
+from proofyard.sdk.bounds import Limits
 from proofyard.sdk.chats import with_rendered_chats
 from proofyard.sdk.errors import JobRefused
 from proofyard.workloads.chat import COLUMNS as CHATS
@@ -30,14 +31,15 @@ Rows = Iterator[tuple[str, Any]]
 """Each row with where it stands, for people."""
 
 
-def with_plain_data(spec: Any, folder: Path) -> Any:
+def with_plain_data(spec: Any, folder: Path, limits: Limits = Limits()) -> Any:  # noqa: B008 (frozen)
     """A job spec whose data is a JSONL file of texts: where it is something else that holds rows, or conversations,
-    they are written to a file in `folder`. Raises `JobRefused` that names row and column."""
+    they are written to a file in `folder`. Raises `JobRefused` that names row and column, or for more than `limits`
+    allow: a generator may have no end."""
     data = getattr(spec, "data", None)
     if not is_dataclass(spec) or isinstance(spec, type) or data is None:
         return spec
     rows = _rows(data)
-    return with_rendered_chats(spec if rows is None else replace(spec, data=_write(rows, folder)), folder)
+    return with_rendered_chats(spec if rows is None else replace(spec, data=_write(rows, folder, limits)), folder)
 
 
 def _rows(data: Any) -> Rows | None:
@@ -154,9 +156,9 @@ def _parquet(path: Path) -> Rows:
         ) from None
 
 
-def _write(rows: Rows, folder: Path) -> Path:
+def _write(rows: Rows, folder: Path, limits: Limits) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    digest, found = hashlib.sha256(), False
+    digest, found, size = hashlib.sha256(), 0, 0
     with NamedTemporaryFile(dir=folder, prefix="unfinished-", delete=False) as stream:
         unfinished = Path(stream.name)
         try:
@@ -164,7 +166,12 @@ def _write(rows: Rows, folder: Path) -> Path:
                 line = _line(where, row)
                 digest.update(line)
                 stream.write(line)
-                found = True
+                found, size = found + 1, size + len(line)
+                if found > limits.rows or size > limits.data_bytes:
+                    raise JobRefused(
+                        f"data: holds more than {limits.rows} rows or {limits.data_bytes} bytes (the client's Limits); "
+                        "end the generator, or raise rows and data_bytes"
+                    )
             if not found:
                 raise JobRefused("data: holds no row; give at least one with a text")
         except BaseException:

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from proofyard.cli.output import plain
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address
+from proofyard.runtime.plain import plain
 
 STEP_LINES_EVERY_S = 10.0
 """Off a terminal, training steps of one node are told at most this often."""
