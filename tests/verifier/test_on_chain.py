@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from simulated import Counting, SimulatedNode
 from stage import CREDIT, Verifier, introduce, join, verifier_of
+from web3 import Web3
 
 from proofyard.chain import Anvil, ChainClient, Deployment, JobTerms, Params, Wallet, deploy_network
 from proofyard.disputes import committed, refusals, settled
@@ -17,7 +18,7 @@ from proofyard.disputes.settled import load_settled
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest, encode_manifest
-from proofyard.protocol.types import BatchId, Cid, JobId, Wei
+from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
 from proofyard.verifier.duties import do_duties
 from proofyard.verifier.engine.rows import Batch, Job, JobState, Task, Work
 from proofyard.verifier.follower import follow_chain
@@ -77,12 +78,30 @@ class Town:
     def serve(self, node: SimulatedNode, verifier: Verifier) -> None:
         node._verifier = verifier
 
-    def open_job(self) -> JobId:
-        manifest = encode_manifest(Manifest(workload="lora", params={}))
+    def open_job(self, requester: ChainClient | None = None, nonce: str = "") -> JobId:
+        manifest = encode_manifest(Manifest(workload="lora", params={}, nonce=nonce))
         cid = self.verifiers[0].context.store.put_bytes(manifest)
         pay = (Wei(6 * CREDIT), Wei(3 * CREDIT), Wei(CREDIT))
         deadline = self.deployer.now() + 5000
-        return self.requester.open_job(JobTerms(cid_digest(cid), TASKS, *pay, 2, 1, deadline))
+        return (requester or self.requester).open_job(JobTerms(cid_digest(cid), TASKS, *pay, 2, 1, deadline))
+
+    def sent(self, block: int, sender: Address | None = None) -> list[str]:
+        """The transactions in a block, all or those of one sender."""
+        found = self.ask("eth_getBlockByNumber", hex(block), True)["transactions"]
+        return [each["hash"] for each in found if sender in (None, Web3.to_checksum_address(each["from"]))]
+
+    def exchange(self, first: int, stop: int, swapped: dict[str, str]) -> None:
+        """The blocks from `first` on are others: with the same transactions up to `stop`, but for those that change
+        their places."""
+        raw = {h: self.ask("eth_getRawTransactionByHash", h) for n in range(first, stop) for h in self.sent(n)}
+        again = [[raw[swapped.get(h, h)], n - first] for n in range(first, stop) for h in self.sent(n)]
+        self.ask("anvil_reorg", self.deployer.block_number() - first + 1, again)
+
+    def status(self, transaction: str) -> int:
+        return int(self.ask("eth_getTransactionReceipt", transaction)["status"], 16)
+
+    def ask(self, method: str, *params: Any) -> Any:
+        return self.anvil._request(method, list(params))
 
     def start(self, number: int) -> None:
         context = self.verifiers[number].context
@@ -181,3 +200,31 @@ async def test_a_verifier_that_goes_away_loses_its_batch_and_not_its_workers_pay
 
     await until(followed)
     assert {task.state for task in first.stored(Task)} <= {"accepted", "ready", "given", "committed"}
+
+
+async def test_jobs_whose_numbers_a_reorganisation_swaps_hold_nothing_of_each_other(town: Town) -> None:
+    """Everything that was in the blocks that went comes back at once, before anybody could look: the commit is refused
+    for the other job, and both are done as what they are."""
+    chain, own = town.deployer, town.verifiers[0].wallet.address
+    requesters = [await asyncio.to_thread(town.owner, 100) for _ in range(2)]
+    for number in range(2):
+        town.start(number)
+    jobs = [await asyncio.to_thread(town.open_job, each, f"job {i}") for i, each in enumerate(requesters)]
+    await until(lambda: chain.committed(jobs[0]))
+    opens = [
+        town.sent(chain.job(job).open_block, each.wallet.address)[-1]
+        for job, each in zip(jobs, requesters, strict=True)
+    ]
+    first, last = (chain.job(job).open_block for job in jobs)
+    rest = range(last + 1, chain.committed(jobs[0])[0].position.block + 1)
+    takes_and_commit = [hash_ for number in rest for hash_ in town.sent(number, own)]
+    await asyncio.to_thread(town.exchange, first, rest.stop, dict(zip(opens, reversed(opens), strict=True)))
+
+    assert {town.status(hash_) for hash_ in takes_and_commit} == {0}, "what was meant for one reached the other"
+    owners = [chain.job(job).requester for job in jobs]
+    assert owners == [each.wallet.address for each in reversed(requesters)]
+    assert [(chain.job(job).units_open, chain.job(job).verifier) for job in jobs] == [(0, 0), (0, 0)]
+    await until(lambda: all((row := town.job(job)) is not None and row.state == JobState.DONE for job in jobs))
+    for job in jobs:
+        record = chain.job(job)
+        assert (record.units_paid, record.units_open) == (TASKS, 0)

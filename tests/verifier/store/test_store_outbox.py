@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from proofyard.chain import Anvil, ChainClient, Wallet, deploy_network
+from proofyard.chain import Anchor, Anvil, ChainClient, Wallet, deploy_network
 from proofyard.chain.errors import ChainError, InsufficientBalance, TransactionLost
 from proofyard.chain.refusals import UnknownJob
 from proofyard.protocol.types import Address, JobId, Wei
@@ -182,9 +182,10 @@ def test_several_are_in_flight_and_take_effect_in_one_block(chain: Chain, sendin
 
 def test_what_the_contract_refuses_is_not_sent_and_may_be_asked_again(sending: Sending) -> None:
     outbox = sending.again()
+    client = outbox.client("take")
     for _ in range(2):
         with pytest.raises(UnknownJob):
-            outbox.client("take").take_job(JobId(99))
+            client.take_job(JobId(99), Anchor(0, client.block_hash(0)))
     with pytest.raises(InsufficientBalance):
         sending.pay("too much", 101).result(60)
     sending.pay("too much", 100).result(60)
