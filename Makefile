@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -29,6 +29,9 @@ check: setup ## formatting, lint, types, generated files; Slither and line cover
 	@$(PY) -m mypy sdk/proofyard node/proofyard verifier/proofyard scripts
 	@$(PY) scripts/contracts.py check
 	@$(PY) scripts/contracts.py coverage
+
+docs: setup ## the documentation's site: out/site, with warnings as errors
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build && echo "out/site/index.html"
 
 format: setup ## rewrite the sources in the house format
 	@$(PY) -m ruff format .
