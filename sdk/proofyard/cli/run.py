@@ -31,7 +31,10 @@ class NodeFlags(ServiceFlags):
     """One option for each of `NodeSettings`' fields."""
 
     preset: Annotated[
-        str | None, typer.Option(help="Suits a machine: small, medium, large, home (people use it) or farm.")
+        str | None,
+        typer.Option(
+            help="Suits a machine: small, medium, large, home (people use it) or farm.", rich_help_panel=LIMITS
+        ),
     ] = None
     ws_url: Annotated[
         str | None, typer.Option(help="The chain's websocket, if not in the same place.", rich_help_panel=NETWORK)
