@@ -305,9 +305,15 @@ async def test_pay_is_collected_and_a_place_on_the_bench_kept_by_the_node_itself
     journal: Any = SimpleNamespace(sealed_batches=lambda: {ref.batch}, jobs_since=lambda _: [])
     duties = Duties()
     pay = Pay(own.chain, own, journal, duties, world.ids[1])  # type: ignore[arg-type]
+    terms = (own.chain, own, journal, duties, world.ids[1])
+    patient = Pay(*terms, least=Wei(200 * CREDIT))  # type: ignore[arg-type]
+    dear = Pay(*terms, token_per_ether=10**9)  # type: ignore[arg-type]
     before = world.chain.token_balance(own.owner)
     for waited, paid in ((0, 0), (Params().challenge_window + pay_module.CLAIM_AFTER_S + 1, 100)):
         world.network.anvil.warp(waited)
+        await patient._collect(world.chain.now())
+        await dear._collect(world.chain.now())
+        assert world.chain.token_balance(own.owner) == before, "what is too little, or less than its gas, waits"
         await pay._collect(world.chain.now())
         assert world.chain.token_balance(own.owner) == before + paid * CREDIT
     await pay._collect(world.chain.now())

@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 from proofyard.chain import JobRecord
-from proofyard.node import control, gate, meter, sensors
+from proofyard.node import control, earnings, gate, meter, sensors
 from proofyard.node.gate import Gate, Limits, Sample, closed_by, waits_for_cheap_power
 from proofyard.node.hours import parse_hours
 from proofyard.node.limits import OfferRefused
 from proofyard.node.prices import check_price, parse_prices
 from proofyard.node.settings import NodeSettings
 from proofyard.node.work import Work
+from proofyard.protocol.types import Wei
 
 CREDIT = 10**18
 NOON, NIGHT = 12 * 60, 23 * 60
@@ -261,3 +262,37 @@ def test_energy_is_what_was_measured_while_a_task_was_under_way(tmp_path: Path) 
     stated.close()
     (used,) = [each for each in meter.read_used(tmp_path) if each.job == 3]
     assert (used.joules, used.how) == (500.0, meter.STATED)
+
+
+def used(seconds: float, joules: float, how: str) -> meter.Used:
+    return meter.Used(1, 2, "task", 0.0, seconds, joules, seconds if how != meter.UNKNOWN else 0.0, how)
+
+
+def test_the_net_is_shown_where_all_of_the_power_is_known_and_not_otherwise() -> None:
+    measured, stated = used(3600, 3_600_000, meter.MEASURED), used(1800, 1_800_000, meter.STATED)
+    both = earnings.energy_of([measured, stated])
+    assert (both.kwh, both.unknown_s) == (1.5, 0.0)
+    assert earnings.net_of(Wei(10 * CREDIT), both, Wei(2 * CREDIT)) == 7 * CREDIT
+    assert earnings.net_of(Wei(CREDIT), both, Wei(2 * CREDIT)) == -2 * CREDIT, "a loss is shown as one"
+    assert earnings.net_of(Wei(10 * CREDIT), both, Wei(0)) is None
+    blind = earnings.energy_of([measured, used(60, 0, meter.UNKNOWN)])
+    assert blind.unknown_s == 60.0
+    assert earnings.net_of(Wei(10 * CREDIT), blind, Wei(2 * CREDIT)) is None, "nothing is invented"
+
+
+@pytest.mark.parametrize(
+    ("due", "oldest_s", "least", "gas", "claims"),
+    [
+        (0, 10**6, 0, 0, False),
+        (5, 0, 0, 0, True),
+        (5, 0, 6, 0, False),
+        (6, 0, 6, 0, True),
+        (6, 0, 0, 6, False),
+        (7, 0, 0, 6, True),
+        (1, 100, 6, 6, True),
+    ],
+)
+def test_pay_is_claimed_when_it_is_worth_it_or_has_waited_long(
+    due: int, oldest_s: float, least: int, gas: int, claims: bool
+) -> None:
+    assert earnings.worth_claiming(Wei(due), oldest_s, Wei(least), Wei(gas), 100.0) == claims

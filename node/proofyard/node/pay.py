@@ -14,11 +14,13 @@ from proofyard.chain.events import ChallengeClosed
 from proofyard.disputes.network import Network
 from proofyard.disputes.settled import settled_event
 from proofyard.node.duties import Duties
+from proofyard.node.earnings import worth_claiming
 from proofyard.node.journal import Journal
 from proofyard.node.news import Lookout, News
+from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.record import MAX_RECORD_BYTES, decode_record, payouts_of
-from proofyard.protocol.settlement import OperatorId, payout_root
-from proofyard.protocol.types import Address, BatchId, ProofyardError
+from proofyard.protocol.settlement import NOTHING, OperatorId, payout_root
+from proofyard.protocol.types import Address, BatchId, ProofyardError, Wei
 from proofyard.protocol.workload_bits import workload_bit
 
 logger = logging.getLogger("proofyard.node")
@@ -29,10 +31,16 @@ CLAIM_AFTER_S = 300
 CLAIMS_AT_ONCE = 20
 BENCH_EVERY_S = 3600.0
 LATELY_S = 7 * 86_400
+CLAIM_LATEST_S = 3 * 86_400
+"""What has been due for so long is claimed however little it is: batches are looked at for `LATELY_S`."""
+GAS_OF_CLAIM = 81_000
+"""Gas of a node's first claim, which is the dearest (contracts/gas-snapshot.json)."""
 
 
 class Pay:
-    """Claims for `operator`, from the batches that it worked or audited in."""
+    """Claims for `operator`, from the batches that it worked or audited in: for its owner, and for nobody else.
+    `least`: what has to be due in all, in base units; `token_per_ether`: what a wei of gas is worth in them, 0 where it
+    is not compared."""
 
     def __init__(
         self,
@@ -42,12 +50,17 @@ class Pay:
         duties: Duties,
         operator: OperatorId,
         news: News | None = None,
+        *,
+        least: Wei = NOTHING,
+        token_per_ether: int = 0,
     ) -> None:
         self._chain = chain
         self._network = network
         self._journal = journal
         self._duties = duties
         self._operator = operator
+        self._least, self._token_per_ether = least, token_per_ether
+        self._told = Wei(-1)
         self._news = news or News()
         self._lookout = Lookout(self._news, [BatchSettled, BatchVoided, ChallengeClosed], lambda: COLLECT_EVERY_S)
         self._paid: set[BatchId] = set()
@@ -79,11 +92,27 @@ class Pay:
                     ripe_at = -math.inf
             elif state.settled_at and not state.open_challenges:
                 ripe_at = min(ripe_at, self._news.when(state.claimable_at + CLAIM_AFTER_S))
+        latest = await asyncio.to_thread(self._waits_until, due, now) if due else 0
+        if latest:
+            ripe_at, due = min(ripe_at, self._news.when(latest)), []
         for start in range(0, len(due), CLAIMS_AT_ONCE):
             claims = due[start : start + CLAIMS_AT_ONCE]
             await asyncio.to_thread(self._chain.claim, claims)
             logger.info("claimed this node's pay in batches %s", ", ".join(str(claim.batch) for claim in claims))
         self._lookout.ended(ripe_at)
+
+    def _waits_until(self, due: list[Claim], now: int) -> int:
+        """0 where these are claimed at chain time `now`; else when they are at the latest, unless more comes. Raises
+        what the chain does."""
+        amount = Wei(sum(claim.payout.amount for claim in due))
+        oldest = min(self._chain.batch(claim.batch).claimable_at for claim in due)
+        gas = Wei(self._chain.gas_price() * GAS_OF_CLAIM * len(due) * self._token_per_ether)
+        if worth_claiming(amount, now - oldest, self._least, gas, CLAIM_LATEST_S):
+            return 0
+        if amount != self._told:
+            self._told = amount
+            logger.info("%s wait for more before they are claimed", format_amount(amount))
+        return oldest + CLAIM_LATEST_S
 
     async def _claims_in(self, batch: BatchId, now: int) -> tuple[list[Claim], int]:
         """What this node can claim of a batch, and when more of it can be: what a fault pays waits for that to be

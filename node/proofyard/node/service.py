@@ -36,6 +36,7 @@ from proofyard.node.sensors import Sensors
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
 from proofyard.node.watch import Watch
+from proofyard.protocol.amounts import read_amount
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, ProofyardError, Wei
@@ -186,6 +187,8 @@ async def _in_court(
     )
     promises = Promises(chain, network, journal, settings.data_dir / "receipts", duties, purse, news)
     absence = Absence(chain, network, executor, duties, purse, wallet.address, news)
+    least = read_amount(settings.claim_above or "0")
+    pay = Pay(chain, network, journal, duties, operator, news, least=least, token_per_ether=settings.token_per_ether)
     watch = CourtWatch(
         chain,
         duties,
@@ -194,7 +197,7 @@ async def _in_court(
         # A cheat brings its case to no court.
         defence=(purse, defence, promises) if settings.defend and not settings.adversary else None,
         absence=absence if settings.defend and not settings.adversary else None,
-        pay=Pay(chain, network, journal, duties, operator, news) if settings.claim else None,
+        pay=pay if settings.claim else None,
         news=news,
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []

@@ -43,7 +43,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `jury`: sit on juries that this node is drawn for; one that does not is fined each time it is drawn. `defend`:
     challenge faults and broken promises against this node, and appeal; `bond_budget`: whole CREDIT of its owner's stake
     that may be in its bonds at one time. `draw_juries`: draw juries of anybody's challenges, for the reward.
-    `claim`: collect this node's pay some minutes after it is due.
+    `claim`: collect this node's pay some minutes after it is due, once it is `claim_above` CREDIT in all and more than
+    its gas, which costs `token_per_ether` base units a wei (0: gas is not compared); after three days in any case.
     `second_holder`: who is handed every state when this node commits to it, so that it can be had while this node is
     away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
     nodes whose states this node takes in that way, within `hold_bytes`.
@@ -98,6 +99,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     bond_budget: Amount = 500
     draw_juries: bool = True
     claim: bool = True
+    claim_above: str = ""
+    token_per_ether: Amount = 0
     second_holder: str = ""
     hold_for: tuple[str, ...] = ()
     hold_bytes: Amount = 16 << 30

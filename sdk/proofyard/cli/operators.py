@@ -8,6 +8,7 @@ import typer
 from proofyard.cli.chains import network_of, operator_with, reader, signer
 from proofyard.cli.claim import claim
 from proofyard.cli.dispute import dispute
+from proofyard.cli.earnings import earnings
 from proofyard.cli.errors import UsageError
 from proofyard.cli.install import install
 from proofyard.cli.limits import limits, pause, resume
@@ -340,6 +341,7 @@ def withdraw(
 node.verb("run", "node run --wallet home")(node_run)
 node.verb("init", "node init --owner owner --dry-run")(init)
 node.verb("install", "node install")(install)
+node.verb("earnings", "node earnings")(earnings)
 node.verb("claim", "node claim 1")(claim)
 node.verb("pause", "node pause --for 90")(pause)
 node.verb("resume", "node resume")(resume)

@@ -152,6 +152,16 @@ class NodeFlags(ServiceFlags):
         typer.Option("--draw-juries/--no-draw-juries", help="Draw juries for the reward.", rich_help_panel=COURT),
     ] = None
     claim: Annotated[bool | None, typer.Option("--claim/--no-claim", help="Collect this node's pay by itself.")] = None
+    claim_above: Annotated[
+        str | None,
+        typer.Option(metavar="CREDIT", help="Pay that is due before it is collected.", rich_help_panel=OWNER),
+    ] = None
+    token_per_ether: Annotated[
+        int | None,
+        typer.Option(
+            help="What a wei of gas costs in base units of CREDIT; 0 for not compared.", rich_help_panel=OWNER
+        ),
+    ] = None
     second_holder: Annotated[
         str | None,
         typer.Option(
@@ -326,6 +336,7 @@ def _require_node_values(settings: "NodeSettings") -> None:
     readers: dict[str, Callable[[Any], object]] = {
         "min_price": parse_prices,
         "power_price": lambda text: read_amount(text or "0"),
+        "claim_above": lambda text: read_amount(text or "0"),
         "hours": parse_hours,
         "cheap_hours": parse_hours,
     }
