@@ -24,7 +24,7 @@ from proofyard.protocol.validate import RecordInvalid
 from proofyard.transport import RequestFailed
 from proofyard.verifier.cosigning import BURST, CoSigner
 from proofyard.verifier.engine.rows import Batch, Segment
-from proofyard.verifier.follower import IN_TIME, LATE
+from proofyard.verifier.follower import IN_TIME, LATE, SOUGHT
 from proofyard.verifier.membership import members_of
 from proofyard.verifier.signing import AlreadySigned
 from proofyard.verifier.store.tables import Known, Signed
@@ -283,6 +283,10 @@ async def test_a_batch_whose_list_came_after_its_draw_is_not_signed(court: Calla
     with here.signer.context.database.session() as session:
         session.merge(Known(batch=BATCH, leader=1, held=LATE))
     with pytest.raises(RecordInvalid, match="when the audits were drawn"):
+        await show(here, record)
+    with here.signer.context.database.session() as session:
+        session.merge(Known(batch=BATCH, leader=1, held=SOUGHT))
+    with pytest.raises(RequestFailed, match="looks for the member list"):
         await show(here, record)
     with here.signer.context.database.session() as session:
         session.delete(session.get(Known, BATCH))

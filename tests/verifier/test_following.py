@@ -33,7 +33,7 @@ from proofyard.verifier import follower as following
 from proofyard.verifier.engine.machine import Engine
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Row, Work
 from proofyard.verifier.engine.world import Step
-from proofyard.verifier.follower import AWAY, IN_TIME, LATE, Follower
+from proofyard.verifier.follower import AWAY, IN_TIME, LATE, SOUGHT, Follower
 from proofyard.verifier.runner import InternalError
 from proofyard.verifier.store.tables import Cursor as CursorRow
 from proofyard.verifier.store.tables import Known
@@ -76,6 +76,7 @@ class Watcher:
         introduce(self.verifier, self.leader)
         self.context, self.log = self.verifier.context, Log()
         self.context.chain.events = self.log  # type: ignore[assignment]
+        self.follower = Follower(self.context)
 
     def committed(self, batch: int, block: int) -> BatchCommitted:
         members = decode_members(LIST)
@@ -86,7 +87,7 @@ class Watcher:
 
     async def see(self, *events: Any) -> None:
         self.log.waiting += events
-        await Follower(self.context).advance()
+        await self.follower.advance()
 
     def opened(self, job: int, block: int = 1) -> JobOpened:
         terms = {"reward": Wei(1), "audit_fee": Wei(1), "verifier_fee": Wei(1), "units": 1, "deadline": 2**40}
@@ -136,22 +137,77 @@ async def test_a_list_that_was_pushed_before_its_commit_is_in_time(watcher: Watc
     assert watcher.held(1) == IN_TIME
 
 
-async def test_a_list_is_in_time_that_is_found_before_the_draw(watcher: Watcher) -> None:
+async def see_commit(watcher: Watcher) -> BatchCommitted:
+    """A batch of a block that comes while this verifier follows the chain, whose list nobody shows yet."""
     await watcher.begin()
-    await watcher.see(watcher.committed(1, watcher.chain.block))
-    assert watcher.held(1) == LATE
+    await watcher.see()
+    watcher.chain.mine(1)
+    event = watcher.committed(1, watcher.chain.block)
+    await watcher.see(event)
+    await watcher.until(lambda: watcher.held(1) == SOUGHT)
+    return event
+
+
+async def restarted(watcher: Watcher, event: BatchCommitted) -> Verifier:
+    """The same verifier, ended and begun anew on its database and store."""
+    await watcher.context.close()
+    again = assemble(
+        watcher.context.settings,
+        watcher.verifier.wallet,
+        watcher.context.chain,
+        watcher.context.domain,
+        watcher.context.database,
+        watcher.context.store,
+    )
+    introduce(again, watcher.leader)
+    header = Header(event.root, event.size, event.members, ())
+    again.context.chain.header = lambda _: header  # type: ignore[method-assign]
+    return again
+
+
+async def test_a_list_is_in_time_that_is_found_before_the_draw(watcher: Watcher) -> None:
+    await see_commit(watcher)
     watcher.leader.context.store.put_bytes(LIST)
     await watcher.until(lambda: watcher.held(1) == IN_TIME)
 
 
 async def test_a_list_that_comes_with_the_draw_is_late_for_good(watcher: Watcher) -> None:
+    await see_commit(watcher)
+    watcher.chain.mine(watcher.chain.params_.draw_delay)
+    watcher.leader.context.store.put_bytes(LIST)
+    await watcher.until(lambda: watcher.held(1) == LATE)
+    await watcher.see(watcher.committed(1, watcher.chain.block - 2))
+    assert watcher.held(1) == LATE
+
+
+async def test_what_was_committed_before_this_process_led_it_cannot_tell(watcher: Watcher) -> None:
+    """Its leader may have shown the list to nobody but whoever was there, and be gone by now."""
     await watcher.begin()
     await watcher.see(watcher.committed(1, watcher.chain.block))
     watcher.chain.mine(watcher.chain.params_.draw_delay)
-    watcher.leader.context.store.put_bytes(LIST)
-    await asyncio.sleep(0.3)
-    await watcher.see(watcher.committed(1, watcher.chain.block - 2))
-    assert watcher.held(1) == LATE
+    await watcher.until(lambda: not watcher.follower._looking)
+    assert watcher.held(1) == AWAY
+
+
+async def test_who_stands_by_at_the_commit_cannot_tell_either(watcher: Watcher) -> None:
+    await watcher.begin()
+    watcher.context.leads = False
+    await watcher.see()
+    watcher.chain.mine(1)
+    await watcher.see(watcher.committed(1, watcher.chain.block))
+    watcher.context.leads = True
+    await watcher.see()
+    watcher.chain.mine(watcher.chain.params_.draw_delay)
+    await watcher.until(lambda: not watcher.follower._looking)
+    assert watcher.held(1) == AWAY
+
+
+async def test_what_a_process_that_died_looked_for_nobody_can_tell(watcher: Watcher) -> None:
+    again = await restarted(watcher, await see_commit(watcher))
+    watcher.chain.mine(watcher.chain.params_.draw_delay)
+    await Follower(again.context).advance()
+    assert watcher.held(1) == AWAY
+    await again.context.close()
 
 
 async def test_what_was_drawn_before_this_verifier_came_it_cannot_tell(watcher: Watcher) -> None:
@@ -182,22 +238,7 @@ def job_row(**changes: Any) -> Job:
 
 
 async def test_a_list_that_was_looked_for_when_the_verifier_stopped_is_looked_for_again(watcher: Watcher) -> None:
-    await watcher.begin()
-    event = watcher.committed(1, watcher.chain.block)
-    await watcher.see(event)
-    await watcher.context.close()
-    assert watcher.held(1) == LATE
-    again = assemble(
-        watcher.context.settings,
-        watcher.verifier.wallet,
-        watcher.context.chain,
-        watcher.context.domain,
-        watcher.context.database,
-        watcher.context.store,
-    )
-    introduce(again, watcher.leader)
-    header = Header(event.root, event.size, event.members, ())
-    again.context.chain.header = lambda _: header  # type: ignore[method-assign]
+    again = await restarted(watcher, await see_commit(watcher))
     await Follower(again.context).advance()
     watcher.leader.context.store.put_bytes(LIST)
     await watcher.until(lambda: watcher.held(1) == IN_TIME)

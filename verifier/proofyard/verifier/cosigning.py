@@ -29,7 +29,7 @@ from proofyard.transport import Body, Connection, RequestFailed
 from proofyard.verifier.context import Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES
 from proofyard.verifier.evidence import Seen, gather_evidence
-from proofyard.verifier.follower import LATE
+from proofyard.verifier.follower import LATE, SOUGHT
 from proofyard.verifier.left_out import MOST, is_signed
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.membership import batches_of, gather_lists
@@ -197,6 +197,8 @@ class CoSigner:
         known = await self._context.database.ask(lambda session: session.get(Known, view.batch))
         if known is None:
             raise RequestFailed("behind", f"this verifier has not seen the commit of batch {view.batch} yet; ask again")
+        if known.held == SOUGHT:
+            raise RequestFailed("behind", f"this verifier looks for the member list of batch {view.batch}; ask again")
         if known.held == LATE:
             raise RecordInvalid(view.batch, "tasks", "the member list could not be had when the audits were drawn")
 

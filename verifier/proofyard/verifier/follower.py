@@ -9,7 +9,7 @@ import logging
 import time
 from functools import partial
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
 from proofyard.chain import Cursor as ChainCursor
@@ -45,7 +45,7 @@ AFTER_ERROR_S = 30.0
 JOBS_AT_ONCE = 64
 """Jobs that are read from the chain between two ranges of events, at most."""
 LIST_RETRY_S = 0.5
-IN_TIME, LATE, AWAY = "in-time", "late", "away"
+IN_TIME, SOUGHT, LATE, AWAY = "in-time", "sought", "late", "away"
 
 
 async def follow_chain(context: Context) -> None:
@@ -83,6 +83,8 @@ class Follower:
         """The newest block when it was looked which lists are missing."""
         self._looking: set[BatchId] = set()
         """Batches whose member lists are looked for now."""
+        self._leads_since: int | None = None
+        """The newest block when this process began to lead; None while it stands by."""
 
     async def advance(self) -> bool:
         """Whether there was anything new."""
@@ -93,6 +95,7 @@ class Follower:
             self._cursor = await self._stored()
         began = time.monotonic()
         head, now = await context.look_at_clock()
+        await self._look_who_leads(head)
         cursor = self._cursor
         events, after = await context.on_chain(lambda: context.chain.events.read(cursor))
         asked = list(context.asked_jobs)[:JOBS_AT_ONCE]
@@ -150,6 +153,14 @@ class Follower:
 
     # What is owed to the network
 
+    async def _look_who_leads(self, head: int) -> None:
+        """Nobody saw the end of what an earlier process was looking for."""
+        if not self._context.leads:
+            self._leads_since = None
+        elif self._leads_since is None:
+            self._leads_since = head
+            await self._context.database.ask(_give_up)
+
     def _note_known(
         self, session: Session, events: list[ChainNews | Rollback], head: int, draw_delay: int
     ) -> list[BatchCommitted]:
@@ -161,27 +172,20 @@ class Follower:
                 session.exec(delete(Known).where(col(Known.commit_block) > event.to_block))
             elif isinstance(event, BatchCommitted):
                 if session.get(Known, event.batch) is None:
-                    held = self._held(event, head, draw_delay)
-                    block = event.position.block
+                    block, here = event.position.block, has_members(self._context, event.members)
+                    held = IN_TIME if here else AWAY
                     session.add(Known(batch=event.batch, leader=event.verifier, commit_block=block, held=held))
-                    fresh += [event] if held == LATE else []
+                    fresh += [] if here or head >= block + draw_delay else [event]
             else:
                 _apply(session, event)
         return fresh
-
-    def _held(self, event: BatchCommitted, head: int, draw_delay: int) -> str:
-        """Whether the member list was here when its batch appeared. It counts as late until it is had before the draw;
-        a draw that was over when this verifier came to see the commit says nothing."""
-        if has_members(self._context, event.members):
-            return IN_TIME
-        return AWAY if head >= event.position.block + draw_delay else LATE
 
     async def _look_again(self, head: int) -> None:
         """For the lists that nobody looks for any more, or that a process noted which stands by, while their draw is to
         come."""
         context, delay = self._context, (await self._context.params()).draw_delay
-        late = select(Known).where(Known.held == LATE, col(Known.commit_block) > head - delay)
-        for known in await context.database.ask(lambda session: session.exec(late).all()):
+        missing = select(Known).where(Known.held == AWAY, col(Known.commit_block) > head - delay)
+        for known in await context.database.ask(lambda session: session.exec(missing).all()):
             batch = BatchId(known.batch)
             if context.leads and batch not in self._looking:
                 header = await context.on_chain(partial(context.chain.header, batch))
@@ -200,21 +204,35 @@ class Follower:
             self._looking.discard(batch)
 
     async def _look_for_list(self, batch: BatchId, header: Header, draw_block: int) -> None:
-        """Try to have the member list of a batch before its draw."""
-        context = self._context
+        """Try to have the member list of a batch before its draw. It is late where one process led from before the
+        commit until the draw and was not shown it: one that came later, or went before, cannot tell why."""
+        context, commit_block = self._context, draw_block - (await self._context.params()).draw_delay
+
+        async def note(held: str) -> None:
+            await context.database.ask(lambda session: _note_held(session, batch, commit_block, held))
+
+        if self._leads_since is not None and self._leads_since < commit_block:
+            await note(SOUGHT)
         while await context.on_chain(context.chain.block_number) < draw_block:
             if await find_members(context, header) is not None:
                 if await context.on_chain(context.chain.block_number) < draw_block:
-                    await context.database.ask(lambda session: _held_in_time(session, batch))
-                return
+                    await note(IN_TIME)
+                    return
+                break
             await asyncio.sleep(LIST_RETRY_S)
-        logger.warning("nobody showed the member list of batch %s before its draw", batch)
+        if context.leads:
+            await note(LATE)
+            logger.warning("nobody showed the member list of batch %s before its draw", batch)
 
 
-def _held_in_time(session: Session, batch: int) -> None:
+def _note_held(session: Session, batch: int, commit_block: int, held: str) -> None:
     known = session.get(Known, batch)
-    if known is not None:
-        known.held = IN_TIME
+    if known is not None and known.commit_block == commit_block and (held != LATE or known.held == SOUGHT):
+        known.held = held
+
+
+def _give_up(session: Session) -> None:
+    session.exec(update(Known).where(col(Known.held) == SOUGHT).values(held=AWAY))
 
 
 def _apply(session: Session, event: ChainNews) -> None:

@@ -132,8 +132,8 @@ class _Own(SQLModel):
 class Known(_Own, table=True):
     """A batch of anybody's on chain that is not final; what a verifier owes the network follows from these.
 
-    `held`: whether its member list was here when its draw block came (in-time, late), or nobody was here to see
-    (away)."""
+    `held`: whether its member list was here when its draw block came (in-time, late), is looked for until then
+    (sought), or nobody was here from before the commit until the draw to see it (away)."""
 
     batch: int = Field(primary_key=True, sa_type=BigInteger)
     leader: int = Field(sa_type=BigInteger)
