@@ -169,6 +169,10 @@ class ChainClient(HistoryReader):
         if isinstance(self._sender, Sender):
             self._sender.finish()
 
+    def left_behind(self) -> str:
+        """What a call with this wallet that was cut off has sent, and what became of it, as a sentence; else empty."""
+        return self._sender.left() if isinstance(self._sender, Sender) else ""
+
     # Money
 
     def require_balance(self, amount: Wei) -> None:
@@ -457,6 +461,12 @@ class ChainClient(HistoryReader):
         """Call a function of the Court by its Solidity name: for the typed calls of `chain.court`."""
         data = self._court.encode_abi(function, list(args))
         return self._send(function, self.court, data, in_next_block=in_next_block)
+
+    def resume_court(self, function: str, *args: Any) -> TxReceipt | None:
+        """What became of the same call of the Court, made before and cut off; None where there was none."""
+        if not isinstance(self._sender, Sender):
+            return None
+        return self._sender.resume(self.court, self._court.encode_abi(function, list(args)))
 
     def _send(self, what: str, to: Address, data: str, *, in_next_block: bool = False) -> TxReceipt:
         if self._sender is None:

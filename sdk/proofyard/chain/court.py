@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eth_abi.abi import encode as abi_encode
+from web3.types import TxReceipt
 
 from proofyard.chain.client import ChainClient, event_of, header_row, settlement_row
 from proofyard.chain.errors import NoWallet
@@ -104,39 +105,34 @@ class Court:
         """Challenge one segment of a settled batch: it does not lead where its worker says."""
         subject = self._subject(batch, Kind.SEGMENT, step.index, step.segment)
         header = header_row(self._chain.header(batch))
-        self._fund(self._chain.params().court.bond)
-        return self._open(batch, subject, "challengeSegment", batch, header, step.row())
+        return self._open(batch, subject, self._bond, "challengeSegment", batch, header, step.row())
 
     def challenge_record(self, batch: BatchId) -> ChallengeId:
         """Challenge a settlement as a whole: its record cannot be had, or does not validate."""
         subject, header = self._subject(batch, Kind.RECORD), header_row(self._chain.header(batch))
-        self._fund(self._chain.params().court.bond)
-        return self._open(batch, subject, "challengeRecord", batch, header)
+        return self._open(batch, subject, self._bond, "challengeRecord", batch, header)
 
     def challenge_fault(self, batch: BatchId, index: int) -> ChallengeId:
         """Challenge the fault at `index` of `slashes(batch)`: the operator is innocent. Its own owner can have the bond
         taken from what the fault holds."""
-        subject = self._about_fault(batch, index)
-        return self._open(batch, subject, "challengeFault", batch, index)
+        subject, bond = self._about_fault(batch, index)
+        return self._open(batch, subject, bond, "challengeFault", batch, index)
 
     def challenge_audit(self, batch: BatchId, index: int, step: Step) -> ChallengeId:
         """The same of an auditor's fault, with the segment that it audited: a jury that clears the auditor convicts the
         worker that it contradicts."""
-        subject, header = self._about_fault(batch, index), header_row(self._chain.header(batch))
-        return self._open(batch, subject, "challengeAudit", batch, index, header, step.row())
+        (subject, bond), header = self._about_fault(batch, index), header_row(self._chain.header(batch))
+        return self._open(batch, subject, bond, "challengeAudit", batch, index, header, step.row())
 
-    def _about_fault(self, batch: BatchId, index: int) -> Digest:
-        """The subject of a challenge of a fault, with its bond at hand."""
-        subject, bond = self._subject(batch, Kind.FAULT, index), self._chain.params().court.bond
-        if not self._frozen(batch, index, bond):
-            self._fund(bond)
-        return subject
+    def _about_fault(self, batch: BatchId, index: int) -> tuple[Digest, Wei]:
+        """The subject of a challenge of a fault, and what its bond takes of the challenger's stake."""
+        subject, bond = self._subject(batch, Kind.FAULT, index), self._bond
+        return subject, Wei(0) if self._frozen(batch, index, bond) else bond
 
     def challenge_receipt(self, leaf: Digest, job: JobId, deadline: int, signature: Signature) -> ChallengeId:
         """Show a verifier's receipt for a commitment that no batch honoured by its deadline. Needs no seal."""
         self._require_window(deadline)
-        self._fund(self._chain.params().court.bond)
-        receipt = self._chain.transact_court("challengeReceipt", leaf, job, deadline, signature)
+        receipt = self._bonded(self._bond, "challengeReceipt", leaf, job, deadline, signature)
         return event_of(receipt, ChallengeOpened).challenge
 
     def answer_receipt(self, challenge: ChallengeId, batch: BatchId, index: int, proof: Sequence[Digest]) -> None:
@@ -163,9 +159,8 @@ class Court:
         """Take a first verdict to a larger jury, with the appeal bond; of a fault its own owner can have it taken from
         what the fault holds."""
         bond, record = self._chain.params().court.appeal_bond, self._chain.challenge(challenge)
-        if record.kind != Kind.FAULT or not self._frozen(record.batch, record.entry, bond):
-            self._fund(bond)
-        self._chain.transact_court("appeal", challenge)
+        frozen = record.kind == Kind.FAULT and self._frozen(record.batch, record.entry, bond)
+        self._bonded(Wei(0) if frozen else bond, "appeal", challenge)
 
     def resolve(self, challenge: ChallengeId) -> Phase:
         """Count the votes, or carry out the decision, whichever it is time for; the phase it leads to."""
@@ -186,8 +181,23 @@ class Court:
         rows = [settlement_row(batch, settlement) for settlement, _ in (one, other)]
         self._chain.transact_court("reportEquivocation", *rows, header_row(header), slot, one[1], other[1])
 
+    @property
+    def _bond(self) -> Wei:
+        """Of a challenge."""
+        return self._chain.params().court.bond
+
     def _fund(self, bond: Wei) -> None:
-        self._chain.ensure_bond(bond)
+        if bond:
+            self._chain.ensure_bond(bond)
+
+    def _bonded(self, bond: Wei, function: str, *arguments: Any) -> TxReceipt:
+        """Call a function that takes a bond from the stake, which is at hand then. Nothing is added to the stake for a
+        call that was cut off and came to its end."""
+        found = self._chain.resume_court(function, *arguments)
+        if found is not None:
+            return found
+        self._fund(bond)
+        return self._chain.transact_court(function, *arguments)
 
     def _frozen(self, batch: BatchId, index: int, bond: Wei) -> bool:
         """Whether this wallet's owner is the one accused, and a fault of the batch holds enough of its stake."""
@@ -213,14 +223,16 @@ class Court:
         if not opens <= self._chain.now() <= closes:
             raise OutsideWindow("OutsideWindow", {"opens": opens, "closes": closes})
 
-    def _open(self, batch: BatchId, subject: Digest, function: str, *arguments: Any) -> ChallengeId:
-        """Seal, wait for the next block, open. The challenge, also where this wallet had opened it before."""
+    def _open(self, batch: BatchId, subject: Digest, bond: Wei, function: str, *arguments: Any) -> ChallengeId:
+        """Have the bond, seal, wait for the next block, open. The challenge, also where this wallet had opened it
+        before."""
         if self._chain.wallet is None:
             raise NoWallet
         owner = self._chain.payer()
         earlier = self._opened(batch, subject, owner)
         if earlier and self._chain.challenge(earlier.challenge).phase in OPEN_PHASES:
             return earlier.challenge
+        self._fund(bond)
         salt = challenge_salt(self._chain.wallet, self._chain.domain, subject)
         self._seal(owner, sealed_challenge(owner, subject, salt), earlier)
         give_up = time.monotonic() + SEAL_PATIENCE_S

@@ -115,6 +115,22 @@ class Sender:
         receipt = self._until_mined(turn, left, None)
         return receipt if receipt["status"] == 1 else None
 
+    def left(self) -> str:
+        """A sentence: what a call that was cut off has sent, and what became of it; empty where there is nothing."""
+        with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):
+            sent = turn.sent(int(self._w3.eth.chain_id))
+            if sent is None or time.time() - sent.began > SAME_CALL_S:
+                return ""
+            found = [receipt for raw in sent.versions if (receipt := self._receipt(raw)) is not None]
+            if found:
+                block, ended = found[0]["blockNumber"], "" if found[0]["status"] == 1 else ", where it failed"
+                became = f"is in block {block}{ended}: {HexBytes(found[0]['transactionHash']).to_0x_hex()}"
+            elif self._is_known(sent):
+                became = "is not mined yet"
+            else:
+                return ""
+            return f"{sent.what} was sent before by a call that was cut off, and {became}"
+
     def finish(self) -> None:
         """Follow what this wallet has on its way, from an earlier call or program, to its end."""
         with self._lock, self._wallet.turns.take() as turn, mapped_errors(self._rpc_url):

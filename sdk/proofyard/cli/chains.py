@@ -8,6 +8,7 @@ import typer
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import NetworkFlags, WalletFlags
+from proofyard.cli.output import note
 from proofyard.cli.wallets import PASSWORD_FLAG, unlock
 from proofyard.protocol.types import Address
 from proofyard.sdk.settings import SHARED, NetworkSettings, RequesterSettings, load
@@ -62,13 +63,21 @@ def signer(
     from proofyard.chain import ChainClient
 
     key = unlock(wallet, password_file, password_flag)
-    return ChainClient(
+    chain = ChainClient(
         network.rpc_url,
         Address(network.registry),
         key,
         first_block=network.from_block,
         chain_id=network.chain_id or None,
     )
+    tell_left(chain)
+    return chain
+
+
+def tell_left(chain: "ChainClient") -> None:
+    """Say what a call that was cut off has sent: this one may find all of it done, and nothing to do."""
+    if left := chain.left_behind():
+        note(left)
 
 
 def operator_with(chain: "ChainClient", key: Address) -> "NodeRecord":

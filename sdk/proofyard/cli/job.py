@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli.chains import reader, requester_of
+from proofyard.cli.chains import reader, requester_of, tell_left
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
@@ -398,6 +398,7 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
         first_block=settings.from_block,
         chain_id=settings.chain_id or None,
     ) as client:
+        tell_left(client.chain)
         yield client
 
 
