@@ -1,4 +1,5 @@
-"""Data in other forms than JSONL: CSV, TSV, Parquet, a Hugging Face `datasets` object, any rows with named columns.
+"""Data in other forms than JSONL: compressed files, CSV, TSV, Parquet, a Hugging Face `datasets` object, any rows with
+named columns.
 
 Written as JSONL once, row by row, which is what nodes read: of each row `text`, and `shard`, `choices` and `answer`
 where they are, or a conversation, which is rendered then (`chats`).
@@ -17,6 +18,7 @@ from typing import Any, TextIO
 from proofyard.sdk.bounds import Limits
 from proofyard.sdk.chats import with_rendered_chats
 from proofyard.sdk.errors import JobRefused
+from proofyard.sdk.packed import unpacked
 from proofyard.workloads.chat import COLUMNS as CHATS
 from proofyard.workloads.chat import is_conversation
 from proofyard.workloads.text_data import MAX_LINE_BYTES
@@ -38,6 +40,9 @@ def with_plain_data(spec: Any, folder: Path, limits: Limits = Limits()) -> Any: 
     data = getattr(spec, "data", None)
     if not is_dataclass(spec) or isinstance(spec, type) or data is None:
         return spec
+    if isinstance(data, str | Path) and Path(data).is_file():
+        data = unpacked(Path(data), folder, limits.data_bytes)
+        spec = replace(spec, data=data)
     rows = _rows(data)
     return with_rendered_chats(spec if rows is None else replace(spec, data=_write(rows, folder, limits)), folder)
 
