@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 from eth_abi.abi import encode as abi_encode
+from web3 import Web3
 from web3.types import TxReceipt
 
 from proofyard.chain.binding import spelled
@@ -26,6 +27,7 @@ from proofyard.chain.events import (
 )
 from proofyard.chain.records import Anchor, Drawn, JobTerms
 from proofyard.chain.refusals import JobIsClosed, StakeTooLow
+from proofyard.chain.rpc import mapped_errors
 from proofyard.chain.sender import Sender
 from proofyard.chain.viewing import HistoryReader
 from proofyard.chain.wallet import Wallet
@@ -115,6 +117,21 @@ def header_row(header: Header) -> tuple[Any, ...]:
     """The header as the contract's struct."""
     words = line_words(header), paid_words(header)
     return (header.root, header.size, header.members, *words, header.seed, header.payout_root)
+
+
+def terms_row(terms: JobTerms) -> tuple[Any, ...]:
+    """The terms as the contract's struct."""
+    return (
+        terms.manifest,
+        terms.reward,
+        terms.audit_fee,
+        terms.verifier_fee,
+        terms.units,
+        terms.deadline,
+        terms.auditors_per_segment,
+        terms.segments_per_audit,
+        terms.workload,
+    )
 
 
 def settlement_row(batch: BatchId, settlement: Settlement) -> tuple[Any, ...]:
@@ -312,24 +329,23 @@ class ChainClient(HistoryReader):
     def open_job(self, terms: JobTerms) -> JobId:
         """Open a job with its pay in escrow, in one transaction where the token has permits (EIP-2612)."""
         self.require_balance(terms.escrow)
-        row = (
-            terms.manifest,
-            terms.reward,
-            terms.audit_fee,
-            terms.verifier_fee,
-            terms.units,
-            terms.deadline,
-            terms.auditors_per_segment,
-            terms.segments_per_audit,
-            terms.workload,
-        )
         permit = self._permit(terms.escrow)
         if permit is None:
             self.approve(terms.escrow)
-            receipt = self.transact("openJob", row)
+            receipt = self.transact("openJob", terms_row(terms))
         else:
-            receipt = self.transact("openJobWithPermit", row, *permit)
+            receipt = self.transact("openJobWithPermit", terms_row(terms), *permit)
         return event_of(receipt, JobOpened).job
+
+    def gas_to_open(self, terms: JobTerms) -> int | None:
+        """What opening a job takes in units of gas, as the endpoint reckons for this wallet now; None where it takes
+        more than one transaction. Raises `Refused` where it could not be opened."""
+        permit = self._permit(terms.escrow)
+        if permit is None:
+            return None
+        call = self._contract.functions.openJobWithPermit(terms_row(terms), *permit)
+        with mapped_errors(self.rpc_url):
+            return int(call.estimate_gas({"from": Web3.to_checksum_address(self._signer().address)}))
 
     def top_up(self, job: JobId, amount: Wei, anchor: Anchor | None = None) -> None:
         """Add to a job's escrow; its terms stay."""

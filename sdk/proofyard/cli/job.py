@@ -11,8 +11,9 @@ import typer
 from proofyard.cli.chains import reader, requester_of, tell_left
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
+from proofyard.cli.job_flags import JobFlags
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
-from proofyard.cli.output import AsJson, emit, format_credits, names, note, parse_credits
+from proofyard.cli.output import AsJson, emit, format_credits, names, note
 from proofyard.cli.tree import App
 from proofyard.protocol.types import JobId
 
@@ -25,9 +26,6 @@ app = App("Have work done: submit a job, follow it, fetch the result.")
 
 app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
 
-TERMS, TRAINING = "terms", "training"
-"""Panels of options."""
-
 Number = Annotated[
     int,
     typer.Argument(min=1, max=LARGEST_ID, metavar="JOB", help="The job's number, as `job submit` printed it."),
@@ -39,80 +37,7 @@ Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job go
 def submit(
     context: typer.Context,
     flags: WalletFlags,
-    data: Annotated[Path, typer.Option(help="JSONL, CSV, TSV or Parquet.")],
-    reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")],
-    audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")],
-    verifier_fee: Annotated[
-        Any,
-        typer.Option(
-            parser=parse_credits,
-            metavar="CREDIT",
-            help="Pay of the verifiers; without it 5% of the reward and their gas.",
-            rich_help_panel=TERMS,
-        ),
-    ] = None,
-    auditors: Annotated[
-        int, typer.Option(help="Owners that execute each segment that is drawn; at least 2.", rich_help_panel=TERMS)
-    ] = 2,
-    segments_per_audit: Annotated[
-        int, typer.Option(help="Segments that are drawn of an audited task.", rich_help_panel=TERMS)
-    ] = 1,
-    deadline: Annotated[
-        int, typer.Option(metavar="SECONDS", help="How long the job may take.", rich_help_panel=TERMS)
-    ] = 24 * 3600,
-    model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory; map can do without.")] = None,
-    workload: Annotated[str, typer.Option(help="lora, sweep, embed, evaluate or map.")] = "lora",
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any parameter of the job, as JSON or text.",
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="lora: rounds of training and averaging.", rich_help_panel=TRAINING)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="lora: tasks side by side in a round.", rich_help_panel=TRAINING)
-    ] = None,
-    segments: Annotated[
-        int | None, typer.Option(help="Segments a task is checked by.", rich_help_panel=TRAINING)
-    ] = None,
-    segment_steps: Annotated[
-        int | None, typer.Option(help="lora: optimizer steps in a segment.", rich_help_panel=TRAINING)
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="lora: sequences in a step.", rich_help_panel=TRAINING)] = None,
-    seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.", rich_help_panel=TRAINING)] = None,
-    rank: Annotated[int | None, typer.Option(help="lora: rank of the adapter.", rich_help_panel=TRAINING)] = None,
-    lr: Annotated[float | None, typer.Option(help="lora: learning rate.", rich_help_panel=TRAINING)] = None,
-    look_ahead: Annotated[
-        int | None,
-        typer.Option(
-            help="lora: rounds that may start before the verdicts of those before; 1 if not given.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(
-            help="For conversations, where the model has none: chatml, or a .jinja file.", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="A size: small, medium or large; other options change it.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=TRAINING)] = 0,
-    nonce: Annotated[
-        str,
-        typer.Option(
-            help="A word of yours: every call with the same word and job finds the one job.", rich_help_panel=TERMS
-        ),
-    ] = "",
+    what: JobFlags,
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Follow the job until it is done.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -120,42 +45,10 @@ def submit(
 
     Inputs are not encrypted: whoever has their CIDs can read them.
     """
-    values = {
-        "model": model,
-        "data": data,
-        "rounds": rounds,
-        "workers": workers,
-        "segments": segments,
-        "segment_steps": segment_steps,
-        "batch": batch,
-        "seq_len": seq_len,
-        "rank": rank,
-        "lr": lr,
-        "look_ahead": look_ahead,
-        "chat_template": chat_template,
-        "adapter": adapter,
-        "seed": seed,
-    }
-    given, parsed = {name: value for name, value in values.items() if value is not None}, _parsed(parameters or [])
-    if twice := sorted((given.keys() - {"seed"}) & parsed.keys()):
-        raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
-    given |= parsed
-    if preset is not None:
-        given = _preset(preset, workload, given)
     with open_client(context, flags) as client:
-        from proofyard.sdk import Offer, make_job
-
-        offer = Offer(
-            reward=reward,
-            audit_fee=audit_fee,
-            verifier_fee=verifier_fee,
-            auditors_per_segment=auditors,
-            segments_per_audit=segments_per_audit,
-            deadline_s=deadline,
-        )
-        prepared = client.prepare(make_job(workload, given), offer, nonce)
+        prepared = client.prepare(what.spec(), what.offer(), what.nonce)
         terms = prepared.terms
-        proposed = "" if verifier_fee is not None else ", proposed (--verifier-fee sets it)"
+        proposed = "" if what.verifier_fee is not None else ", proposed (--verifier-fee sets it)"
         note(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
@@ -164,8 +57,8 @@ def submit(
             note(f"not published, as no file of the model: {names(prepared.left_out)}")
         if short := client.short_of_owners(prepared):
             note(short)
-        what = " and ".join(str(path) for path in (model, data) if path)
-        note(f"opening the job, then sending a verifier {what}; each block is sent once")
+        inputs = " and ".join(str(path) for path in (what.model, what.data) if path)
+        note(f"opening the job, then sending a verifier {inputs}; each block is sent once")
         job = client.open(prepared)
         if job.found:
             note(f"this call has opened job {job.job_id} before; nothing was paid again")
@@ -177,32 +70,18 @@ def submit(
             note(f"next: proofyard job wait {job.job_id}")
 
 
-def _preset(name: str, workload: str, given: dict[str, Any]) -> dict[str, Any]:
-    from proofyard.runtime.presets import JOB_PRESETS, job_preset
+@app.verb("estimate", "job estimate --model model/ --data d.jsonl --reward 9 --audit-fee 2")
+def estimate(context: typer.Context, flags: WalletFlags, what: JobFlags, as_json: AsJson = False) -> None:
+    """Say what a job will take, before it is paid: time, money, bytes and audits.
 
-    if name not in JOB_PRESETS:
-        raise UsageError(f"--preset: there is none named {name!r}; give {', '.join(JOB_PRESETS)}")
-    return job_preset(name, workload, given)
+    Measured of what the network did lately with such jobs; where there was none, it says so.
+    """
+    with open_client(context, flags) as client:
+        found = client.estimate(what.spec(), what.offer())
+    from proofyard.cli.estimate_view import facts_of, text_of
 
-
-_PYTHONS = {"True": True, "False": False, "None": None}
-"""Values that people know from Python; as texts they would be true."""
-
-
-def _parsed(parameters: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs, each value read as JSON where it is JSON."""
-    found: dict[str, Any] = {}
-    for parameter in parameters:
-        name, equals, text = parameter.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {parameter}: give NAME=VALUE")
-        if name in found:
-            raise UsageError(f"--set {parameter}: {name} is set twice; give it once")
-        try:
-            found[name] = _PYTHONS[text] if text in _PYTHONS else json.loads(text)
-        except ValueError:
-            found[name] = text
-    return found
+    emit(facts_of(found), as_json=as_json, text=text_of(found))
+    note("nothing was published or paid; next: the same with job submit")
 
 
 @app.verb("status", "job status 1")

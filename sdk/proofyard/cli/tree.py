@@ -9,7 +9,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
@@ -129,7 +129,12 @@ def with_options(run: Run) -> Run:
         hints = get_type_hints(kind, include_extras=True)
         groups[parameter.name] = (kind, [field.name for field in fields(kind)])
         plain += [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if f.default is MISSING else f.default,
+                annotation=hints[f.name],
+            )
             for f in fields(kind)
         ]
     has_panels = any(map(_in_panel, plain))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         SdkError,
         SubmitUncertain,
     )
+    from proofyard.sdk.estimates import Estimate, Spread
     from proofyard.sdk.events import (
         AuditEvent,
         EndEvent,
@@ -75,6 +76,7 @@ _PLACES = {
     "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobRefused "
     "JobTimeout LibraryFailed MachineRefused NotFinished NotPushed NoVerifier PackageMissing RecordMismatch "
     "ResultIncomplete ResultUnproven SdkError SubmitUncertain",
+    "estimates": "Estimate Spread",
     "events": "AuditEvent EndEvent FaultEvent JobEvent SettledEvent Standing StepDone TaskEvent",
     "handles": "AsyncJobHandle JobHandle",
     "jobs": "JOBS EmbedJob EvaluateJob MapJob SweepJob make_job",
@@ -102,6 +104,7 @@ __all__ = [
     "Due",
     "EmbedJob",
     "EndEvent",
+    "Estimate",
     "EvaluateJob",
     "FaultEvent",
     "JobEvent",
@@ -132,6 +135,7 @@ __all__ = [
     "SdkError",
     "SettledBatch",
     "SettledEvent",
+    "Spread",
     "Standing",
     "StepDone",
     "SubmitUncertain",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proofyard.chain import ChainClient, Wallet
     from proofyard.disputes.settled import Settled
     from proofyard.sdk.core import AsyncClient
+    from proofyard.sdk.estimates import Estimate
     from proofyard.sdk.following import Look
     from proofyard.sdk.peers import OpenTransport
     from proofyard.sdk.preparing import Prepared
@@ -153,6 +154,15 @@ class Client:
     def prepare(self, spec: "JobSpec", offer: "Offer", nonce: str = "") -> "Prepared":
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
         return self._portal.run(self._core.prepare(spec, offer, nonce))
+
+    def estimate(self, spec: "JobSpec", offer: "Offer") -> "Estimate":
+        """What a job will take before it is paid: time, money, bytes and audits, from what the network did lately
+        (`proofyard.sdk.estimates`). What nothing was measured of is None. Raises as `submit` does."""
+        return self._portal.run(self._core.estimate(spec, offer))
+
+    def estimate_of(self, prepared: "Prepared") -> "Estimate":
+        """The same of a prepared job."""
+        return self._portal.run(self._core.estimate_of(prepared))
 
     def short_of_owners(self, prepared: "Prepared") -> str:
         """A sentence where the network has too few owners for this job now, so that it would wait for more; else

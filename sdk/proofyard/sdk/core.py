@@ -33,6 +33,7 @@ from proofyard.sdk.errors import (
     ResultUnproven,
     SubmitUncertain,
 )
+from proofyard.sdk.estimates import Estimate, estimate
 from proofyard.sdk.following import Look, check_timeout, follow
 from proofyard.sdk.handles import AsyncJobHandle
 from proofyard.sdk.inputs import Sources
@@ -164,6 +165,17 @@ class AsyncClient:
             return preparing.prepare(made, offer, nonce, chain=chain, wallet=self.wallet, store=self.store)
 
         return await asyncio.to_thread(work)
+
+    @mapped
+    async def estimate(self, spec: JobSpec, offer: Offer) -> Estimate:
+        """What a job will take: see `Client.estimate`."""
+        return await self.estimate_of(await self.prepare(spec, offer))
+
+    @mapped
+    async def estimate_of(self, prepared: Prepared) -> Estimate:
+        """The same of a prepared job."""
+        read = self._from_thread(self.peers.read)
+        return await asyncio.to_thread(estimate, self.chain, self.store, read, prepared)
 
     @mapped
     async def short_of_owners(self, prepared: Prepared) -> str:
