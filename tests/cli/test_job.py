@@ -9,7 +9,8 @@ import pytest
 from proofyard.chain.records import JobRecord
 from proofyard.cli import main
 from proofyard.cli.errors import UsageError
-from proofyard.cli.job import _chain_facts, _parsed, _refund_step
+from proofyard.cli.job import _chain_facts, _refund_step
+from proofyard.cli.job_flags import _parsed
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Digest, ExitCode, JobId, Wei
 

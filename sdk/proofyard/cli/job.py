@@ -45,8 +45,9 @@ def submit(
 
     Inputs are not encrypted: whoever has their CIDs can read them.
     """
+    spec = what.spec()
     with open_client(context, flags) as client:
-        prepared = client.prepare(what.spec(), what.offer(), what.nonce)
+        prepared = client.prepare(spec, what.offer(), what.nonce)
         terms = prepared.terms
         proposed = "" if what.verifier_fee is not None else ", proposed (--verifier-fee sets it)"
         note(
@@ -76,8 +77,9 @@ def estimate(context: typer.Context, flags: WalletFlags, what: JobFlags, as_json
 
     Measured of what the network did lately with such jobs; where there was none, it says so.
     """
+    spec = what.spec()
     with open_client(context, flags) as client:
-        found = client.estimate(what.spec(), what.offer())
+        found = client.estimate(spec, what.offer())
     from proofyard.cli.estimate_view import facts_of, text_of
 
     emit(facts_of(found), as_json=as_json, text=text_of(found))

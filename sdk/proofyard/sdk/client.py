@@ -157,12 +157,9 @@ class Client:
 
     def estimate(self, spec: "JobSpec", offer: "Offer") -> "Estimate":
         """What a job will take before it is paid: time, money, bytes and audits, from what the network did lately
-        (`proofyard.sdk.estimates`). What nothing was measured of is None. Raises as `submit` does."""
+        (`proofyard.sdk.estimates`). What nothing was measured of is None. Raises as
+        `submit` does, but for a balance that is too small."""
         return self._portal.run(self._core.estimate(spec, offer))
-
-    def estimate_of(self, prepared: "Prepared") -> "Estimate":
-        """The same of a prepared job."""
-        return self._portal.run(self._core.estimate_of(prepared))
 
     def short_of_owners(self, prepared: "Prepared") -> str:
         """A sentence where the network has too few owners for this job now, so that it would wait for more; else

@@ -156,24 +156,23 @@ class AsyncClient:
     @mapped
     async def prepare(self, spec: JobSpec, offer: Offer, nonce: str = "") -> Prepared:
         """Everything of `submit` that costs nothing: the job as it would be opened. Raises as `submit` does."""
+        return await self._prepare(spec, offer, nonce, pays=True)
+
+    async def _prepare(self, spec: JobSpec, offer: Offer, nonce: str, *, pays: bool) -> Prepared:
         chain = self.chain
         sources = Sources(self._from_thread(self.peers.fetch), self._from_thread(self.result))
         check_offer(offer)
 
         def work() -> Prepared:
             made = preparing.work_of(spec, self.store, sources, self.limits)
-            return preparing.prepare(made, offer, nonce, chain=chain, wallet=self.wallet, store=self.store)
+            return preparing.prepare(made, offer, nonce, chain=chain, wallet=self.wallet, store=self.store, pays=pays)
 
         return await asyncio.to_thread(work)
 
     @mapped
     async def estimate(self, spec: JobSpec, offer: Offer) -> Estimate:
         """What a job will take: see `Client.estimate`."""
-        return await self.estimate_of(await self.prepare(spec, offer))
-
-    @mapped
-    async def estimate_of(self, prepared: Prepared) -> Estimate:
-        """The same of a prepared job."""
+        prepared = await self._prepare(spec, offer, "", pays=False)
         read = self._from_thread(self.peers.read)
         return await asyncio.to_thread(estimate, self.chain, self.store, read, prepared)
 

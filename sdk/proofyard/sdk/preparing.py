@@ -81,8 +81,18 @@ def work_of(spec: JobSpec, store: BlockStore, sources: Sources, limits: Limits) 
         return Work(manifest, graph, tuple(manifest.inputs), tuple(left_out), model)
 
 
-def prepare(work: Work, offer: Offer, nonce: str, *, chain: ChainClient, wallet: Wallet, store: BlockStore) -> Prepared:
-    """The job that `work` of a spec is, with these terms. Raises `JobRefused` with the field, `InsufficientBalance`."""
+def prepare(
+    work: Work,
+    offer: Offer,
+    nonce: str,
+    *,
+    chain: ChainClient,
+    wallet: Wallet,
+    store: BlockStore,
+    pays: bool = True,
+) -> Prepared:
+    """The job that `work` of a spec is, with these terms. Raises `JobRefused` with the field, and where it `pays`
+    `InsufficientBalance`."""
     check_nonce(nonce)
     check_task_rewards(work.graph, offer.reward, most_of_a_task(chain.params().court.receipt_penalty))
     check_audit_fee(work.graph, offer)
@@ -100,7 +110,7 @@ def prepare(work: Work, offer: Offer, nonce: str, *, chain: ChainClient, wallet:
     manifest = msgspec.structs.replace(work.manifest, nonce=own)
     cid = store.put_bytes(encode_manifest(manifest))
     terms = job_terms(manifest, cid_digest(cid), work.graph, offer, gas_price, chain.next_time())
-    if since is None:
+    if since is None and pays:
         chain.require_balance(terms.escrow)
     return Prepared(terms, manifest, (cid, *work.inputs), call, since, work.left_out, work.model)
 
