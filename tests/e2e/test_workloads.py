@@ -13,7 +13,18 @@ from safetensors.numpy import load_file, save_file
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.messages import JobReport
-from proofyard.sdk import Client, EvaluateJob, JobFailed, JobHandle, JobRefused, LoraJob, MapJob, SweepJob, credits
+from proofyard.sdk import (
+    Client,
+    EvaluateJob,
+    JobFailed,
+    JobHandle,
+    JobRefused,
+    LoraJob,
+    MapJob,
+    SweepJob,
+    credits,
+    deliver,
+)
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
 pytestmark = pytest.mark.timeout(700)
@@ -62,6 +73,44 @@ def test_evaluate_scores_a_model(client: Client, model: Path, data: Path, tmp_pa
     assert summary["rows"] == 20
     assert summary["perplexity"] == pytest.approx(math.exp(summary["loss"]))
     assert len((folder / "rows.jsonl").read_text().splitlines()) == 20
+
+
+def test_a_chat_fine_tune_is_scored_before_and_after_and_passed_on(client: Client, model: Path, tmp_path: Path) -> None:
+    said = [
+        {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": "ha " * 6}]}
+        for n in range(24)
+    ]
+    chat = {"model": model, "data": said, "chat_template": "chatml"}
+    train = LoraJob(
+        **chat,
+        workers=1,
+        rounds=1,
+        segments=2,
+        segment_steps=4,
+        batch=4,
+        seq_len=128,
+        lr=0.03,
+        rank=4,  # type: ignore[arg-type]
+    )
+    trained = client.submit(train, **PAY)
+    finished(trained)
+    losses = []
+    for adapter in (None, trained.job_id):
+        score = client.submit(
+            EvaluateJob(**chat, segment_rows=8, segments=3, max_tokens=128, adapter=adapter),  # type: ignore[arg-type]
+            **PAY,
+        )
+        finished(score)
+        folder = score.result(tmp_path / str(score.job_id))
+        losses.append(json.loads((folder / "evaluation.json").read_text())["loss"])
+    assert losses[1] < 0.8 * losses[0]
+    merged = deliver(trained, tmp_path / "merged", merge=True, evaluated=[score.job_id], card=True)
+    assert f"{losses[1]:.4f}" in (merged / "README.md").read_text()
+    assert (merged / "model.safetensors").stat().st_size == (model / "model.safetensors").stat().st_size
+    again = deliver(trained, tmp_path / "again", merge=True)
+    assert (again / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+    with pytest.raises(JobRefused, match="only adapters are merged"):
+        deliver(score, tmp_path / "none", merge=True)
 
 
 def test_map_cleans_a_text_set(client: Client, data: Path, tmp_path: Path) -> None:
