@@ -3,8 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from api_scene import Scene, address
+from api_scene import Scene, address, in_its_process
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from proofyard.verifier.store.database import open_for_reading
 
 PATHS = (
     *("/v1/jobs", "/v1/jobs?state=running&limit=1", "/v1/jobs?cursor=2", "/v1/jobs/1", "/v1/jobs/1/tasks?cursor=0"),
@@ -25,16 +30,27 @@ def scene(url: str, tmp_path: Path) -> Any:
 def test_every_route_answers_the_same(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     plain = Scene(tmp_path / "plain")
-    for path in PATHS:
-        answer, expected = scene.client.get(path), plain.client.get(path)
-        assert (answer.status_code, answer.json()) == (200, expected.json()), path
-        assert answer.json().get("items", True), f"{path} shows nothing"
+    with in_its_process(scene) as api, httpx.Client(base_url=api.url, timeout=30) as client:
+        for path in PATHS:
+            answer, expected = client.get(path), plain.client.get(path)
+            assert (answer.status_code, answer.json()) == (200, expected.json()), path
+            assert answer.json().get("items", True), f"{path} shows nothing"
     plain.database.close()
+
+
+def test_nothing_can_be_written_for_a_request(scene: Scene) -> None:
+    engine = open_for_reading(scene.begin.database)
+    for change in ("delete from job", "update job set state = 'done'", "create table more (id integer)"):
+        with engine.connect() as connection:
+            assert connection.execute(text("select count(*) from job")).scalar_one() == 2
+            with pytest.raises(SQLAlchemyError, match=r"read-only|readonly"):
+                connection.execute(text(change))
+    engine.dispose()
 
 
 async def test_the_gauges_are_the_same(scene: Scene) -> None:
     await scene.watch.look()
-    text = scene.client.get("/metrics").text
-    assert 'proofyard_verifier_tasks{state="ready"} 2.0' in text
-    assert 'proofyard_verifier_check{name="database"} 1.0' in text
-    assert "proofyard_verifier_job_quiet_seconds 998.0" in text
+    found = scene.client.get("/metrics").text
+    assert 'proofyard_verifier_tasks{state="ready"} 2.0' in found
+    assert 'proofyard_verifier_check{name="database"} 1.0' in found
+    assert "proofyard_verifier_job_quiet_seconds 998.0" in found

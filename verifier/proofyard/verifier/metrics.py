@@ -242,6 +242,7 @@ class Counts:
         self.quiet = max(0.0, now - min(times)) if times else 0.0
 
 
+@cache
 def version() -> str:
     """Of the installed distribution; empty where there is none."""
     try:
