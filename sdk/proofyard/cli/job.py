@@ -73,9 +73,9 @@ def submit(
 
 @app.verb("estimate", "job estimate --model model/ --data d.jsonl --reward 9 --audit-fee 2")
 def estimate(context: typer.Context, flags: WalletFlags, what: JobFlags, as_json: AsJson = False) -> None:
-    """Say what a job will take, before it is paid: time, money, bytes and audits.
+    """Say what a job will take before it is paid: time, money, audits.
 
-    Measured of what the network did lately with such jobs; where there was none, it says so.
+    Measured of what the network did lately with such jobs, or not known.
     """
     spec = what.spec()
     with open_client(context, flags) as client:

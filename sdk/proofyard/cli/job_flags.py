@@ -101,7 +101,10 @@ class JobFlags:
             rich_help_panel=TRAINING,
         ),
     ] = None
-    preset: Annotated[str | None, typer.Option(help="A size: small, medium or large; other options change it.")] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A size: small, medium or large; other options change it.", rich_help_panel=TRAINING),
+    ] = None
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=TRAINING)] = 0
     nonce: Annotated[
         str,
