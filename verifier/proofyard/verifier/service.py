@@ -56,8 +56,8 @@ from proofyard.workloads.model_files import link_model
 logger = logging.getLogger("proofyard.verifier")
 
 SWITCH_S = 0.001
-"""How long one thread of Python may keep the others waiting: the API answers beside a loop that computes. At Python's
-own 5 ms, 95 of 100 answers under load took up to 48 ms instead of 33."""
+"""How long one thread of Python may keep the others waiting, Python's own 5 ms else: rows are written, and what peers
+send is checked, beside a loop that computes."""
 GARBAGE = (20_000, 20, 20)
 """When Python looks for rings of objects that nobody uses: a verifier makes few of them, and holds much that is looked
 at each time."""
