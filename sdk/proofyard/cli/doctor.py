@@ -64,11 +64,10 @@ def doctor(
     asked = tuple(section or SECTIONS)
     setup = _setup(config_of(context), flags.given(), api, section or ())
     findings = run(checks_of(setup, asked))
-    emit(
-        {"ok": not _faults(findings), "findings": [_facts(each) for each in findings]},
-        as_json=as_json,
-        text=_text(findings, asked, setup, verbose=verbose),
-    )
+    if as_json:
+        emit({"ok": not _faults(findings), "findings": [_facts(each) for each in findings]}, as_json=True, text="")
+    else:
+        print(_text(findings, asked, verbose=verbose), flush=True)
     if _faults(findings):
         raise typer.Exit(1)
 
@@ -138,7 +137,8 @@ def _facts(finding: "Finding") -> dict[str, Any]:
     }
 
 
-def _text(findings: Sequence["Finding"], asked: Sequence[str], setup: "Setup", *, verbose: bool) -> str:
+def _text(findings: Sequence["Finding"], asked: Sequence[str], *, verbose: bool) -> str:
+    """The page, coloured on a terminal: what comes from outside is made plain line by line."""
     width = min(WIDEST, shutil.get_terminal_size().columns)
     lines: list[str] = []
     for section in asked:
