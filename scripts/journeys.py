@@ -217,7 +217,7 @@ JOURNEYS = (
             Type("proofyard node init", answers=(*HERS, ("[y/N]", "y"))),
             Type(CONFIG, terminal="node"),
             Type("proofyard node run", shows="verifier", stays=True, terminal="node"),
-            Type(TINY_JOB, shows="done"),
+            Type(TINY_JOB, shows="is done; next: proofyard job result"),
             Type("proofyard node status", shows="takes work"),
             Type("proofyard node claim 1"),
             Type("proofyard wallet balance owner", shows="stake"),
@@ -238,7 +238,7 @@ JOURNEYS = (
             Type(
                 "proofyard job submit --workload sweep --model model --data text.jsonl "
                 """--set 'vary={"lr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]}' --reward 50 --audit-fee 20 --wait""",
-                shows="done",
+                shows="is done; next: proofyard job result",
             ),
             Type("proofyard job result 1 sweep", shows="sweep"),
             Save("plot.py"),
@@ -255,10 +255,10 @@ JOURNEYS = (
             Type(
                 "proofyard job submit --model smollm2-135m-instruct --data train.jsonl --seq-len 256 --rounds 1 "
                 "--workers 2 --segments 3 --batch 2 --lr 0.003 --reward 10 --audit-fee 10 --wait",
-                shows="done",
+                shows="is done; next: proofyard job result",
             ),
-            Type(EVALUATED.format(""), shows="done"),
-            Type(EVALUATED.format("--adapter 1 "), shows="done"),
+            Type(EVALUATED.format(""), shows="is done; next: proofyard job result"),
+            Type(EVALUATED.format("--adapter 1 "), shows="is done; next: proofyard job result"),
             Type("proofyard job result 2 before", shows="before"),
             Type("proofyard job result 3 after", shows="after"),
             Type("cat before/evaluation.json after/evaluation.json", shows="loss"),
@@ -275,7 +275,7 @@ JOURNEYS = (
         (
             devnet("proofyard devnet --tiny --blind --adversary skip-half"),
             Type(CONFIG),
-            Type(TINY_JOB, shows="done"),
+            Type(TINY_JOB, shows="is done; next: proofyard job result"),
             Type("proofyard verifier dispute replay 1", code=4, shows="does not hold"),
             Type("proofyard verifier dispute open 1 --record --wait", shows="upheld"),
             Type("proofyard verifier dispute show 1", shows="upheld"),

@@ -67,6 +67,7 @@ def submit(
         emit(facts, as_json=as_json, text=str(job.job_id))
         if wait_for_it:
             _follow(job, None)
+            note(f"job {job.job_id} is done; next: proofyard job result {job.job_id} DIRECTORY")
         else:
             note(f"next: proofyard job wait {job.job_id}")
 
