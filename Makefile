@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -58,6 +58,11 @@ bench-economics: setup ## honest against strategic owners with the shipped param
 
 gpu-check: setup ## exact execution on a CUDA device against this machine's CPU: bits and times
 	@$(PY) scripts/gpu_check.py
+
+journeys: setup ## four people who have the documents alone, in terminals and a browser: out/bench/journeys.json (about 12 minutes; JOURNEYS=owner)
+	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
+	@$(PY) -m pip install -qq --disable-pip-version-check matplotlib
+	@$(PY) scripts/journeys.py $(JOURNEYS)
 
 soak: setup ## an hour of kills, reorganisations and failing machines, everything checked: docs/operate.md (SOAK="--minutes 10")
 	@$(PY) scripts/soak.py $(SOAK)
