@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,7 +237,7 @@ JOURNEYS = (
             Type(CONFIG),
             Type("cd out/devnet-tiny"),
             Type(
-                "proofyard job submit --workload sweep --model model --data text.jsonl "
+                "proofyard job submit --workload sweep --preset small --model model --data text.jsonl "
                 """--set 'vary={"lr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]}' --reward 50 --audit-fee 20 --wait""",
                 shows="is done; next: proofyard job result",
             ),
@@ -323,7 +324,7 @@ class Terminal:
         before, seen = self.ended(), len(self.text())
         self.type(step.command)
         for prompt, answer in step.answers:
-            self._until(lambda p=prompt, at=seen: p in self.text()[at:] or self.ended() > before, repr(prompt))
+            self._until(partial(self._asks, prompt, seen, before), repr(prompt))
             seen += max(0, self.text()[seen:].find(prompt)) + len(prompt)
             self.type(answer)
         if step.stays:
@@ -336,6 +337,10 @@ class Terminal:
             raise StepFailed(f"{step.command}: ended with {code}:\n{said[-2000:]}")
         if step.shows not in " ".join(said.split()) and step.shows not in said:
             raise StepFailed(f"{step.command}: does not show {step.shows!r}:\n{said[-2000:]}")
+
+    def _asks(self, prompt: str, seen: int, before: int) -> bool:
+        """Whether a prompt shows behind what was `seen`, or the command has ended."""
+        return prompt in self.text()[seen:] or self.ended() > before
 
     @property
     def target(self) -> str:
