@@ -192,14 +192,10 @@ def result(
     flags: WalletFlags,
     job: Number,
     dest: Annotated[Path, typer.Argument(help="Directory to write it to, new or empty.")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Write into a folder that holds files; says what it replaces.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds files.")] = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="The base model, a directory or hub name, for the adapter to name; else the one it was submitted with."
-        ),
+        typer.Option(help="Folder or hub name of the base model, if another."),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the base model with the adapter in it.")] = False,
     card: Annotated[bool, typer.Option("--card", help="Add a model card: data, losses, audits, cost, CIDs.")] = False,
@@ -207,7 +203,7 @@ def result(
         list[int] | None, typer.Option(min=1, metavar="JOB", help="An evaluate job for the card; may be repeated.")
     ] = None,
     push_to: Annotated[
-        str, typer.Option(metavar="OWNER/NAME", help="Send it to this model repository, by huggingface_hub's login.")
+        str, typer.Option(metavar="OWNER/NAME", help="Send it to a hub, by huggingface_hub's login.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
