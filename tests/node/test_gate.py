@@ -239,29 +239,29 @@ def test_energy_is_what_was_measured_while_a_task_was_under_way(tmp_path: Path) 
     assert meter.read_used(tmp_path) == []
     counted = meter.Meter(tmp_path)
     hot = Sample(watts=100.0)
-    for at, sample, now_at in (
-        (0.0, hot, work(1)),
-        (10.0, hot, work(1)),
-        (20.0, replace(hot, watts=200.0), work(1)),
-        (25.0, hot, None),
-        (30.0, hot, work(2)),
-        (40.0, Sample(), work(2)),
-        (40_000.0, hot, work(2)),  # it slept: nothing is known of that time
-        (39_990.0, hot, work(2)),  # a clock that goes back
-    ):
-        counted.take(sample, now_at, at, 7.0)
+    counted.turn_to(work(1), 0.0)
+    counted.sample(hot, 10.0, 7.0)
+    counted.sample(replace(hot, watts=200.0), 20.0, 7.0)
+    counted.turn_to(None, 25.0)  # 5 s more with the power of the last sample
+    counted.sample(hot, 30.0, 7.0)
+    counted.turn_to(work(2), 30.0)
+    counted.turn_to(work(3), 33.0)  # too short for a sample: nothing is known of its power
+    counted.sample(Sample(), 40.0, 7.0)
+    counted.sample(hot, 40_000.0, 7.0)  # the machine slept: nothing is known of that time
+    counted.sample(hot, 39_990.0, 7.0)  # a clock that goes back
     counted.close()
-    found = {(used.job, used.how): used for used in meter.read_used(tmp_path)}
-    assert set(found) == {(1, meter.MEASURED), (2, meter.UNKNOWN)}
-    assert (found[1, meter.MEASURED].seconds, found[1, meter.MEASURED].joules) == (20.0, 3_000.0)
-    assert (found[2, meter.UNKNOWN].seconds, found[2, meter.UNKNOWN].metered_s) == (10.0, 0.0)
+    found = {(one.job, one.how): one for one in meter.read_used(tmp_path)}
+    assert set(found) == {(1, meter.MEASURED), (2, meter.UNKNOWN), (3, meter.UNKNOWN)}
+    assert (found[1, meter.MEASURED].seconds, found[1, meter.MEASURED].joules) == (25.0, 4_000.0)
+    assert (found[2, meter.UNKNOWN].seconds, found[2, meter.UNKNOWN].metered_s) == (3.0, 0.0)
+    assert found[3, meter.UNKNOWN].seconds == 7.0
 
     stated = meter.Meter(tmp_path, watts=50)
-    for at in (0.0, 10.0):
-        stated.take(Sample(), work(3), at, 7.0)
+    stated.turn_to(work(4), 0.0)
+    stated.turn_to(None, 10.0)
     stated.close()
-    (used,) = [each for each in meter.read_used(tmp_path) if each.job == 3]
-    assert (used.joules, used.how) == (500.0, meter.STATED)
+    (one,) = [each for each in meter.read_used(tmp_path) if each.job == 4]
+    assert (one.joules, one.how) == (500.0, meter.STATED)
 
 
 def used(seconds: float, joules: float, how: str) -> meter.Used:

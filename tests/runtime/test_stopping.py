@@ -77,3 +77,53 @@ def test_no_thread_that_hangs_keeps_a_service(what: str, number: signal.Signals 
             assert "cleaned up" in process.stdout.read()
         finally:
             process.kill()
+
+
+ASKED = """
+import asyncio, sys
+from proofyard.runtime import service as runtime
+
+stop = runtime.Stop()
+
+async def in_order():
+    await stop.asked()
+    print("asked", flush=True)
+    if sys.argv[1] == "ends":
+        return
+    await asyncio.Event().wait()
+
+async def serve():
+    try:
+        if sys.argv[1] == "starts":
+            print("ready", flush=True)
+            await asyncio.Event().wait()
+        part = asyncio.ensure_future(in_order())
+        await asyncio.sleep(0)
+        print("ready", flush=True)
+        await runtime.run_together(part)
+    finally:
+        print("cleaned up", flush=True)
+
+runtime.run_service(serve(), stop)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "signals", "said"),
+    [
+        ("ends", 1, ["asked", "cleaned up"]),
+        ("hangs", 2, ["asked", "cleaned up"]),  # the second ends what does not end by itself
+        ("starts", 1, ["cleaned up"]),  # nobody heeds it yet: it ends at once
+    ],
+)
+def test_a_service_is_asked_first_and_ended_by_the_second_signal(what: str, signals: int, said: list[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ASKED, what], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        lines = []
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            lines.append(process.stdout.readline().strip())
+        rest = process.stdout.read().split("\n")
+        assert process.wait(30) == 0
+    assert [*lines, *filter(None, rest)] == said

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from proofyard.transport.udp import UdpSocket
+from proofyard.transport.udp import Shaper, UdpSocket
 
 
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "plain"])
@@ -71,3 +71,33 @@ async def test_a_datagram_for_no_port_is_lost_and_nothing_else(port):
     assert await asyncio.wait_for(arrived, 60) == b"after"
     sender.close()
     receiver.close()
+
+
+async def test_what_is_over_an_uplinks_limit_waits_and_is_not_lost():
+    arrived, complete = 0, asyncio.Event()
+
+    def collect(batch):
+        nonlocal arrived
+        arrived += sum(len(data) for data, _ in batch)
+        if arrived == 100 * 1200:
+            complete.set()
+
+    shaper, clock = Shaper(), asyncio.get_running_loop().time
+    shaper.bytes_s = 400_000.0
+    receiver = UdpSocket.bind("127.0.0.1", 0, collect)
+    senders = [UdpSocket.bind("127.0.0.1", 0, lambda batch: None, shaper=shaper) for _ in range(2)]
+    try:
+        began = clock()
+        for number in range(100):
+            senders[number % 2].send([(bytes(1200), receiver.address)])
+        await asyncio.wait_for(complete.wait(), 60)
+        seconds = clock() - began
+        assert seconds > 0.5 * 100 * 1200 / 400_000, "one limit for all sockets"
+        arrived, shaper.bytes_s = 0, 0.0
+        complete.clear()
+        senders[0].send([(bytes(1200), receiver.address)] * 100)
+        await asyncio.wait_for(complete.wait(), 60)
+        assert clock() - began - seconds < seconds, "without a limit nothing waits"
+    finally:
+        for each in (*senders, receiver):
+            each.close()

@@ -145,6 +145,8 @@ class Agent:
         self._due: asyncio.TimerHandle | None = None
         self._count = itertools.count()
         self._current: Work | None = None
+        self.on_turn: Callable[[Work | None], None] = lambda _: None
+        """Hears what is executed from now on, None for nothing."""
         self._closed = ""
         """Why nothing new is taken; begins with \"busy\", so that nobody counts it as a refusal."""
         self._stopping = False
@@ -492,6 +494,7 @@ class Agent:
             return
         self._current, work.begun = work, True
         self._rests.clear()
+        self.on_turn(work)
         self._border = 0, asyncio.get_running_loop().time()
         self._consider()
         try:
@@ -499,6 +502,7 @@ class Agent:
         finally:
             self._current = None
             self._rests.set()
+            self.on_turn(None)
             if self._accepted.get(work.key) is work and not work.again:
                 self._forget(work)
             elif work.again:

@@ -4,6 +4,7 @@ operator, or not known. Nothing is estimated."""
 import contextlib
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ create table if not exists work (
 """
 
 
+Place = tuple[int, int, str]
+"""Job, task and kind of a piece of work."""
+
+
 @dataclass(frozen=True)
 class Used:
     """What one kind of work for one task took. `joules` is for `metered_s` of the `seconds`, from power that was `how`
@@ -41,38 +46,59 @@ class Used:
 
 
 class Meter:
-    """Adds up, in a database of its own in `folder`. `watts`: what the operator says that the machine draws while it
-    works, 0 for nothing."""
+    """Adds up, in a database of its own in `folder`, written with each sample. `watts`: what the operator says that the
+    machine draws while it works, 0 for nothing.
+
+    Times are of any steady clock, in seconds. A stretch of work counts with the power of the sample at its end, or of
+    the last one within the same work; where there is none it is not measured.
+    """
 
     def __init__(self, folder: Path, watts: int = 0) -> None:
-        self._watts = watts
+        self._stated = float(watts)
         self._turn = threading.Lock()
         self._db = sqlite3.connect(folder / FILE, check_same_thread=False, timeout=5.0)
         self._db.execute("pragma journal_mode=wal")
         self._db.execute(SCHEMA)
         self._db.commit()
-        self._last: tuple[tuple[int, int, str], float] | None = None
+        self._place: Place | None = None
+        self._since = 0.0
+        self._watts: float | None = None
+        self._pending: dict[tuple[Place, str], list[float]] = {}
 
-    def take(self, sample: Sample, work: Work | None, now: float, clock: float = 0.0) -> None:
-        """What was measured at `now` (seconds of any steady clock, `clock` Unix seconds), while `work` was under way.
-        The time since the last sample counts where that was of the same work."""
-        place = _place(work)
-        last, self._last = self._last, None if place is None else (place, now)
-        if place is None or last is None or last[0] != place or not 0 < now - last[1] <= LONGEST_S:
+    def turn_to(self, work: Work | None, now: float) -> None:
+        """The node turns to another piece of work, or to none."""
+        with self._turn:
+            self._count(now, self._watts)
+            self._place, self._watts = _place(work), None
+
+    def sample(self, sample: Sample, now: float, clock: float) -> None:
+        """What was measured at `now`, which is `clock` (Unix seconds)."""
+        with self._turn:
+            self._count(now, sample.watts)
+            self._watts = sample.watts
+            self._write(clock)
+
+    def _count(self, now: float, watts: float | None) -> None:
+        seconds, self._since = now - self._since, now
+        if self._place is None or not 0 < seconds <= LONGEST_S:
             return
-        watts, how = sample.watts, MEASURED
-        if watts is None:
-            watts, how = (float(self._watts), STATED) if self._watts else (0.0, UNKNOWN)
-        self._add(place, now - last[1], watts, how, clock)
-
-    def _add(self, place: tuple[int, int, str], seconds: float, watts: float, how: str, clock: float) -> None:
+        how = MEASURED if watts is not None else STATED if self._stated else UNKNOWN
+        draw = watts if watts is not None else self._stated
+        sums = self._pending.setdefault((self._place, how), [0.0, 0.0, 0.0])
         metered = seconds if how != UNKNOWN else 0.0
-        with self._turn, self._db:
-            self._db.execute(
+        for number, amount in enumerate((seconds, draw * seconds, metered)):
+            sums[number] += amount
+
+    def _write(self, clock: float) -> None:
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        with self._db:
+            self._db.executemany(
                 "insert into work values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (job, task, kind, how) do update set "
                 "seconds = seconds + excluded.seconds, joules = joules + excluded.joules, "
                 "metered_s = metered_s + excluded.metered_s",
-                (*place, clock, seconds, seconds * watts, metered, how),
+                [(*place, clock, *sums, how) for (place, how), sums in pending.items()],
             )
             self._db.execute(
                 "delete from work where rowid in (select rowid from work order by rowid desc limit -1 offset ?)",
@@ -81,6 +107,7 @@ class Meter:
 
     def close(self) -> None:
         with self._turn:
+            self._write(time.time())
             self._db.close()
 
 
@@ -94,7 +121,7 @@ def read_used(folder: Path, since: float = 0.0) -> list[Used]:
         return [Used(*row) for row in rows]
 
 
-def _place(work: Work | None) -> tuple[int, int, str] | None:
+def _place(work: Work | None) -> Place | None:
     if work is None or isinstance(work.offer, Owed):
         return None
     return work.offer.job, work.offer.task.index, "audit" if isinstance(work.offer, AuditOffer) else "task"

@@ -120,6 +120,8 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> No
         meter = Meter(settings.data_dir, settings.watts)
         watch = Watch(settings, agent, links, endpoint, Sensors(on_gpu="cuda" in executor.backend), meter)
         agent.leave_for_later(watch.waits)
+        clock = asyncio.get_running_loop().time
+        agent.on_turn = lambda work: meter.turn_to(work, clock())
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)

@@ -72,7 +72,7 @@ class Watch:
                 changed = await asyncio.to_thread(self._read_orders)
                 if fresh:
                     self._sample = await asyncio.to_thread(self._sensors.sample)
-                    await asyncio.to_thread(self._meter.take, self._sample, self._agent.current, now, time.time())
+                    await asyncio.to_thread(self._meter.sample, self._sample, now, time.time())
                     sampled = now
                 if fresh or changed:
                     await self._look()

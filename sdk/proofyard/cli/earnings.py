@@ -63,7 +63,7 @@ def earnings(
         "net": None if net is None else str(net),
     }
     lines = [
-        _line("earned", f"{format_credits(earned)} for {len(numbers)} jobs"),
+        _line("earned", f"{format_credits(earned)} for {len(numbers)} {'job' if len(numbers) == 1 else 'jobs'}"),
         _line("  claimed", format_credits(paid["claimed"])),
         _line("  can be claimed", format_credits(paid["claimable"])),
         _line("  in its window", format_credits(paid["waiting"])),

@@ -168,6 +168,10 @@ class DevNetwork:
         self._spawn(self.members[name])
         self._ready[name] = self._children[name].wait_ready(self.plan.ready_timeout, self._interrupts.pause)
 
+    def ended(self, name: str) -> None:
+        """Until a member that was asked to end has done so."""
+        self._children[name].wait_stopped(self.plan.ready_timeout)
+
     def log_of(self, name: str) -> Path:
         return self._children[name].log
 
