@@ -29,6 +29,7 @@ from proofyard.sdk import (
     credits,
 )
 from proofyard.sdk.portal import Portal
+from proofyard.sdk.preparing import short_of_owners
 from proofyard.sdk.specs import check_spec
 from proofyard.sdk.terms import check_offer, check_task_rewards, owners_needed
 from proofyard.workloads.errors import InputRefused
@@ -155,6 +156,38 @@ def test_a_job_counts_the_owners_that_it_needs() -> None:
     assert owners_needed(graph, terms) == 4
     terms.segments_per_audit = 9
     assert owners_needed(graph, terms) == 13
+
+
+@pytest.mark.parametrize(
+    ("stake", "reward", "owners", "said"),
+    [
+        (1000, 1, 4, ""),
+        (1000, 1, 3, "this job needs nodes of 4 owners"),
+        (100, 50, 4, "no node can be offered a task of 50 CREDIT now: no owner's stake backs it"),
+        (
+            100,
+            25,
+            4,
+            "no node can be offered a task of 25 CREDIT now: 3 other owners are here",
+        ),
+        (100, 25, 11, ""),
+        (1000, 25, 4, ""),
+    ],
+)
+def test_a_job_whose_tasks_nobody_may_be_offered_says_so_before_it_is_paid(
+    stake: int, reward: int, owners: int, said: str, model: Path, tmp_path: Path
+) -> None:
+    data = write_tiny_corpus(tmp_path / "text.jsonl")
+    manifest = LoraJob(model=model, data=data, rounds=1, workers=2, segments=3).manifest(*CIDS)
+    nodes = [SimpleNamespace(owner=n, workloads=1, stake=Wei(stake * 10**18)) for n in range(owners)]
+    chain: Any = SimpleNamespace(
+        active_nodes=lambda: nodes, params=lambda: SimpleNamespace(collusion_bps=3000, given_back_bps=3000)
+    )
+    terms = SimpleNamespace(
+        workload=0, auditors_per_segment=2, segments_per_audit=1, reward=Wei(2 * reward * 10**18), units=6144
+    )
+    found = short_of_owners(chain, SimpleNamespace(manifest=manifest, terms=terms))  # type: ignore[arg-type]
+    assert found.startswith(said) and bool(found) == bool(said)
 
 
 class Reported(AsyncClient):

@@ -12,9 +12,11 @@ import msgspec
 
 from proofyard.artifacts import BlockStore
 from proofyard.chain import ChainClient, JobTerms, Wallet
+from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.cid import cid_digest
 from proofyard.protocol.manifest import Manifest, TaskSpec, encode_manifest
-from proofyard.protocol.types import Cid, JobId
+from proofyard.protocol.offering import objection
+from proofyard.protocol.types import Cid, JobId, Wei
 from proofyard.sdk.adapters import read_adapter
 from proofyard.sdk.bounds import Limits
 from proofyard.sdk.errors import JobRefused
@@ -116,16 +118,41 @@ def prepare(
 
 
 def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:
-    """A sentence where the network has too few owners for this job now, so that it would wait for more; else empty."""
+    """A sentence where the network has too few owners for this job now, or none whose stake backs one of its tasks, so
+    that it would wait for more; else empty."""
     name, terms = prepared.manifest.workload, prepared.terms
-    needed = owners_needed(load_workload(name).graph(prepared.manifest), terms)
-    owners = {node.owner for node in chain.active_nodes() if node.workloads >> terms.workload & 1}
-    if len(owners) >= needed:
-        return ""
-    return (
-        f"this job needs nodes of {needed} owners for {name} (k = {terms.auditors_per_segment} auditors, "
-        f"m = {terms.segments_per_audit} segments) and the network has {len(owners)} now: it waits for more"
-    )
+    graph = load_workload(name).graph(prepared.manifest)
+    needed = owners_needed(graph, terms)
+    nodes = [node for node in chain.active_nodes() if node.workloads >> terms.workload & 1]
+    owners = {node.owner for node in nodes}
+    if len(owners) < needed:
+        return (
+            f"this job needs nodes of {needed} owners for {name} (k = {terms.auditors_per_segment} auditors, "
+            f"m = {terms.segments_per_audit} segments) and the network has {len(owners)} now: it waits for more"
+        )
+    params = chain.params()
+    for segments, units in {(spec.segments, spec.work_units) for spec in graph}:
+        reward = Wei(terms.reward * units // terms.units)
+        objections = [
+            objection(
+                stake,
+                reward,
+                Wei(0),
+                segments=segments,
+                segments_per_audit=terms.segments_per_audit,
+                auditors_per_segment=terms.auditors_per_segment,
+                others=len(owners) - 1,
+                collusion_bps=params.collusion_bps,
+                given_back_bps=params.given_back_bps,
+            )
+            for stake in sorted({node.stake for node in nodes}, reverse=True)
+        ]
+        if all(objections):
+            return (
+                f"no node can be offered a task of {format_amount(reward)} now: {objections[0]}; the job waits for "
+                "more owners or stake, or give less reward a task"
+            )
+    return ""
 
 
 def place_of(chain: ChainClient, job: JobId) -> str:
