@@ -296,3 +296,15 @@ def test_pay_is_claimed_when_it_is_worth_it_or_has_waited_long(
     due: int, oldest_s: float, least: int, gas: int, claims: bool
 ) -> None:
     assert earnings.worth_claiming(Wei(due), oldest_s, Wei(least), Wei(gas), 100.0) == claims
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
+def test_root_commands_a_node_of_somebody_else_and_others_do_not(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1234)
+    control.change(tmp_path, {"hours": "22-6"})
+    control.write_status(tmp_path, control.Status(pid=1, at=0.0))
+    assert {(tmp_path / name).stat().st_uid for name in (control.LIMITS, control.STATUS)} == {1234}
+    assert control.read_orders(tmp_path).limits == {"hours": "22-6"} and control.read_status(tmp_path)
+    os.chown(tmp_path / control.LIMITS, 4321, 4321)
+    with pytest.raises(control.ControlUnfit, match="may be written by others"):
+        control.read_orders(tmp_path)

@@ -314,11 +314,15 @@ class Agent:
         given_back = [work for work in self._wanted() if at_once or _can_wait(work)]
         for work in given_back:
             await self._give_back(work, reason)
-        if at_once and self._current is not None and not isinstance(self._current.offer, Owed):
-            await self._rests.wait()
         if at_once:
-            await self._executor.rest()
+            self._spawn(self._let_go())
         return [work.name for work in given_back]
+
+    async def _let_go(self) -> None:
+        """Free the executor's memory once nothing is executed, unless work is taken again by then."""
+        await self._rests.wait()
+        if self._closed:
+            await self._executor.rest()
 
     def open(self) -> None:
         """Take work again."""

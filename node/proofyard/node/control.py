@@ -19,6 +19,7 @@ from proofyard.protocol.types import ExitCode, ProofyardError
 
 LIMITS, STATUS = "limits.json", "status.json"
 MAX_BYTES = 64 << 10
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 STALE_S = 60.0
 """A status that was not written for so long is that of a node which has ended without a word."""
 
@@ -118,7 +119,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def _read(file: Path) -> bytes | None:
-    """A file that its owner alone may write, and who runs this is that owner."""
+    """A file that nobody but the folder's owner may write, and root, who may anything."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -129,8 +130,8 @@ def _read(file: Path) -> bytes | None:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ControlUnfit(file, "is no regular file")
-        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ControlUnfit(file, "may be written by others than who runs this")
+        if found.st_uid not in (os.geteuid(), 0, file.parent.stat().st_uid) or found.st_mode & _OTHERS_WRITE:
+            raise ControlUnfit(file, "may be written by others than the folder's owner")
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ControlUnfit(file, f"is larger than {MAX_BYTES} bytes")
@@ -143,6 +144,9 @@ def _write(file: Path, data: bytes) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as opened:
+            if os.geteuid() == 0:  # who runs the node may be somebody else
+                folder = file.parent.stat()
+                os.fchown(handle, folder.st_uid, folder.st_gid)
             opened.write(data)
         temporary.replace(file)
     except BaseException:
