@@ -93,7 +93,7 @@ def test_as_json_it_is_what_the_verifier_says_of_the_node(
 @pytest.mark.parametrize(
     ("status", "body", "code", "says"),
     [
-        (404, b'{"error": "not-found", "reason": "there is no such thing here"}', 1, "there is no such thing here"),
+        (404, b'{"error": "not-found", "reason": "there is no such thing here"}', 2, "knows no job"),
         (500, b"<html>", 1, "gives no reason"),
         (200, b"[]", 1, "is no explanation"),
         (200, b'{"job": 1}', 1, "is no explanation"),

@@ -13,6 +13,7 @@ from proofyard.cli.job import _chain_facts, _refund_step
 from proofyard.cli.job_flags import _parsed
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Digest, ExitCode, JobId, Wei
+from proofyard.runtime.times import moment
 
 NOW, DEADLINE, RECEIPT_TIME = 1000, 2000, 600
 
@@ -50,13 +51,13 @@ def chain() -> Any:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "from Unix time 2601 on (1601 s from now, or sooner with job cancel 4)"),
-        ({"closed_at": 900}, "from Unix time 1501 on (501 s from now): proofyard job refund 4"),
+        ({}, f"from {moment(2601, NOW)} on, or sooner with job cancel 4:"),
+        ({"closed_at": 900}, f"from {moment(1501, NOW)} on: proofyard job refund 4"),
         ({"closed_at": 300}, "next: proofyard job refund 4"),
         ({"units_paid": 100}, "next: proofyard job refund 4"),
         (
             {"units_paid": 100, "escrow": Wei(0), "surplus": Wei(3), "surplus_from": 5000},
-            "from Unix time 5000 on (4000 s from now):",
+            f"from {moment(5000, NOW)} on:",
         ),
         ({"units_paid": 100, "escrow": Wei(0), "surplus": Wei(3), "surplus_from": 500}, "next: proofyard job refund 4"),
         ({"escrow": Wei(0)}, "nothing is left"),

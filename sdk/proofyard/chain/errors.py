@@ -38,6 +38,7 @@ from typing import Any, ClassVar
 from proofyard.chain.urls import shown_all
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
+from proofyard.runtime.times import moment
 
 
 class WalletError(ProofyardError):
@@ -286,9 +287,11 @@ class PortInUse(DevChainError):
 
 
 class _Amount(int):
-    """Base units; `{stake:CREDIT}` in a sentence shows them in that unit."""
+    """Base units or a Unix time; `{stake:CREDIT}` and `{until:moment}` in a sentence show them so."""
 
     def __format__(self, unit: str) -> str:
+        if unit == "moment":
+            return moment(self)
         return format_amount(self, unit) if unit.isupper() else super().__format__(unit)
 
 

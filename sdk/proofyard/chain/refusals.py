@@ -76,7 +76,7 @@ class BadVote(Refused):
 
 
 class BatchExpired(Refused):
-    sentence = "nobody settled batch {batch} until Unix time {end}; drop it"
+    sentence = "nobody settled batch {batch} until {end:moment}; drop it"
 
 
 class Contested(Refused):
@@ -84,7 +84,7 @@ class Contested(Refused):
 
 
 class DeadlinePassed(Refused):
-    sentence = "the time of job {job} is over (Unix time {deadline}); its requester can have a refund"
+    sentence = "the time of job {job} is over ({deadline:moment}); its requester can have a refund"
 
 
 class EndpointTooLong(Refused):
@@ -96,11 +96,11 @@ class JobIsClosed(Refused):
 
 
 class JobStillOpen(Refused):
-    sentence = "something can be committed for job {job} until Unix time {until}; ask for the refund then"
+    sentence = "something can be committed for job {job} until {until:moment}; ask for the refund then"
 
 
 class JobTakenBy(Refused):
-    sentence = "job {job} is verifier {verifier}'s until Unix time {freeAt}; wait, or take another job"
+    sentence = "job {job} is verifier {verifier}'s until {freeAt:moment}; wait, or take another job"
 
 
 class JuryTooSmall(Refused):
@@ -148,7 +148,7 @@ class NotListed(Refused):
 
 
 class NotOverdue(Refused):
-    sentence = "batch {batch} can be taken over or dropped from Unix time {from}; wait"
+    sentence = "batch {batch} can be taken over or dropped from {from:moment}; wait"
 
 
 class NotOwner(Refused):
@@ -194,7 +194,7 @@ class NothingToWithdraw(Refused):
 
 
 class OutsideWindow(Refused):
-    sentence = "this can be challenged from Unix time {opens} to {closes} only"
+    sentence = "this can be challenged from {opens:moment} to {closes:moment} only"
 
 
 class OverBudget(Refused):
@@ -224,7 +224,7 @@ class ReentrancyGuardReentrantCall(Refused):
 
 
 class SeatTooNew(Refused):
-    sentence = "the seat of verifier {verifier} counts from Unix time {countsFrom}; wait"
+    sentence = "the seat of verifier {verifier} counts from {countsFrom:moment}; wait"
 
 
 class SeedAvailable(Refused):
@@ -246,7 +246,7 @@ class StillBacked(Refused):
 
 
 class StillBonded(Refused):
-    sentence = "the stake of {owner} is released at Unix time {releaseAt}; withdraw it then"
+    sentence = "the stake of {owner} is released at {releaseAt:moment}; withdraw it then"
 
 
 class TooEarly(Refused):
@@ -258,7 +258,7 @@ class TooEarlyToDraw(Refused):
 
 
 class TooLate(Refused):
-    sentence = "this step of challenge {challenge} ended at Unix time {closed}; resolve it"
+    sentence = "this step of challenge {challenge} ended at {closed:moment}; resolve it"
 
 
 class TooManyJobs(Refused):
@@ -304,7 +304,7 @@ class VerifierSetFull(Refused):
 
 
 class WindowOpen(Refused):
-    sentence = "batch {batch} can be challenged until Unix time {claimableAt}; try again then"
+    sentence = "batch {batch} can be challenged until {claimableAt:moment}; try again then"
 
 
 class WrongPhase(Refused):

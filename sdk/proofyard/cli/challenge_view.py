@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from proofyard.cli.output import format_credits
 from proofyard.protocol.types import Address
+from proofyard.runtime.times import moment, span
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, ChallengeRecord
@@ -83,17 +84,19 @@ def next_step(chain: "ChainClient", record: "ChallengeRecord") -> str:
                 f"{record.until - now} s: it pays whoever draws, and a jury that nobody draws costs the bond"
             )
         case "VOTE" if now < record.until:
-            return f"jurors seal their votes for {record.until - now} s more; next: {COMMAND} resolve {number} --wait"
+            return (
+                f"jurors seal their votes for {span(record.until - now)} more; next: {COMMAND} resolve {number} --wait"
+            )
         case "VOTE":
             return f"jurors open their votes; next: {COMMAND} resolve {number} --wait"
         case "VERDICT":
             found = "the challenge is right" if record.wrong else "the challenge is not right"
-            left = f"for {record.until - now} s more" if now < record.until else "no longer"
+            left = f"for {span(record.until - now)} more" if now < record.until else "no longer"
             return (
                 f"the verdict is that {found}; it can be appealed {left}: {COMMAND} appeal {number}; "
                 f"then: {COMMAND} resolve {number}"
             )
         case "ANSWER":
-            return f"the verifier can answer until Unix time {record.until}; then: {COMMAND} resolve {number}"
+            return f"the verifier can answer until {moment(record.until)}; then: {COMMAND} resolve {number}"
         case _:
             return f"next, for whoever won: {COMMAND} withdraw"

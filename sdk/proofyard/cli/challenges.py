@@ -19,6 +19,7 @@ from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.tree import App
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
+from proofyard.runtime.times import moment
 from proofyard.sdk.settings import SHARED, RequesterSettings, data_dir, load
 
 if TYPE_CHECKING:
@@ -201,12 +202,12 @@ def vote(
         voting.commit(chain, seat, finding, folder)
         facts |= {"wrong": finding.wrong, "reason": finding.reason, "evidence": finding.evidence.hex()}
     if wait:
-        sleep_until(chain, record.until, f"sealed; votes are opened from Unix time {record.until} on")
+        sleep_until(chain, record.until, f"sealed; votes are opened from {moment(record.until)} on")
         facts |= {"wrong": voting.reveal(chain, seat, folder), "revealed": True}
     said = {True: "wrong", False: "right", None: "sealed"}[facts.get("wrong")]
     emit(facts, as_json=as_json, text=f"{said}, {'opened' if facts['revealed'] else 'sealed'}")
     if not wait:
-        note(f"next, from Unix time {record.until} to {seat.reveal_ends}: {COMMAND} vote {challenge}")
+        note(f"next, from {moment(record.until)} to {moment(seat.reveal_ends)}: {COMMAND} vote {challenge}")
 
 
 def appeal(
@@ -222,7 +223,7 @@ def appeal(
     if record.phase != Phase.VERDICT or record.round != 0:
         raise UsageError(f"challenge {challenge} has no first verdict to appeal against; {next_step(chain, record)}")
     if chain.now() >= record.until:
-        raise UsageError(f"the time to appeal against challenge {challenge} ended at Unix time {record.until}")
+        raise UsageError(f"the time to appeal against challenge {challenge} ended at {moment(record.until)}")
     Court(chain).appeal(record.id)
     note(f"appeal against challenge {challenge}: {format_credits(chain.params().court.appeal_bond)} are bonded")
     follow_up(chain, record.id, wait, as_json)
@@ -283,9 +284,7 @@ def withdraw(context: typer.Context, flags: WalletFlags, as_json: AsJson = False
     facts = {"paid": str(paid), "unbonding": str(account.unbonding), "release_at": str(account.release_at)}
     emit(facts, as_json=as_json, text=format_credits(paid))
     if account.unbonding:
-        note(
-            f"{format_credits(account.unbonding)} are released at Unix time {account.release_at}; call this again then"
-        )
+        note(f"{format_credits(account.unbonding)} are released at {moment(account.release_at)}; call this again then")
     elif not paid:
         note("nothing is free: bonds and winnings come when a challenge is resolved, what backs operators stays")
 
@@ -368,7 +367,7 @@ def _require_open_window(chain: "ChainClient", batch: BatchId) -> None:
     closes = state.settled_at + chain.params().challenge_window
     if chain.now() >= closes:
         raise UsageError(
-            f"the challenge window of batch {batch} closed at Unix time {closes}; nothing in it can be challenged any "
+            f"the challenge window of batch {batch} closed at {moment(closes)}; nothing in it can be challenged any "
             "more"
         )
 
@@ -389,6 +388,6 @@ def _require_duty(chain: "ChainClient", record: "ChallengeRecord", seat: "Seat |
     if seat.revealed:
         raise UsageError(f"the vote of {chain.wallet.address} on {name} is open already; nothing is left to do")
     if not seat.committed and now >= record.until:
-        raise UsageError(f"votes on {name} could be sealed until Unix time {record.until}; it is too late")
+        raise UsageError(f"votes on {name} could be sealed until {moment(record.until)}; it is too late")
     if now >= seat.reveal_ends:
-        raise UsageError(f"votes on {name} could be opened until Unix time {seat.reveal_ends}; it is too late")
+        raise UsageError(f"votes on {name} could be opened until {moment(seat.reveal_ends)}; it is too late")

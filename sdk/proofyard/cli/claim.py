@@ -11,6 +11,7 @@ from proofyard.cli.job import open_client
 from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note
 from proofyard.protocol.types import JobId
+from proofyard.runtime.times import moment
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient
@@ -55,9 +56,7 @@ def claim(
     if waiting:
         last = max(due.claimable_at for due in waiting)
         amount = format_credits(sum(due.amount for due in waiting))
-        note(
-            f"{amount} can be claimed when their challenge window has closed, at Unix time {last}: call this again then"
-        )
+        note(f"{amount} can be claimed when their challenge window has closed, at {moment(last)}: call this again then")
     elif not dues:
         note("nothing is left to claim: none of it is settled yet, or all is paid")
 

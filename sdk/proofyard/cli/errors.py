@@ -11,6 +11,7 @@ What is wrong with settings is `proofyard.sdk.errors.BadSetting`.
 """
 
 from proofyard.protocol.types import ExitCode, ProofyardError
+from proofyard.runtime.installing import install_command
 
 
 class CliError(ProofyardError):
@@ -21,7 +22,7 @@ class MissingExtra(CliError):
     """Packages of an optional part are not installed."""
 
     def __init__(self, command: str, package: str, extra: str) -> None:
-        super().__init__(f"{command} needs the package {package}, which is not installed: pip install '{extra}'")
+        super().__init__(f"{command} needs the package {package}, which is not installed: {install_command(extra)}")
         self.package = package
         self.extra = extra
 

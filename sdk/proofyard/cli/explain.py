@@ -9,7 +9,7 @@ import msgspec
 import requests
 import typer
 
-from proofyard.cli.errors import ApiRefused, ApiUnreachable
+from proofyard.cli.errors import ApiRefused, ApiUnreachable, UsageError
 from proofyard.cli.options import LARGEST_ID, parse_address
 from proofyard.cli.output import AsJson, emit, note
 
@@ -96,12 +96,20 @@ def ask(api: str, path: str) -> Explanation:
         data = answer.raw.read(MAX_BYTES + 1, decode_content=True)
     except (requests.RequestException, ValueError, OSError) as error:
         raise ApiUnreachable(api, type(error).__name__) from None
+    if answer.status_code == 404:
+        raise UsageError(f"the verifier at {api} knows no {_what(path)}; `proofyard job list` shows the jobs there are")
     if answer.status_code != 200:
         raise ApiRefused(url, answer.status_code, _reason(data))
     try:
         return msgspec.json.decode(data, type=Explanation)
     except msgspec.MsgspecError as error:
         raise ApiRefused(url, 200, f"what it says is no explanation ({error})") from None
+
+
+def _what(path: str) -> str:
+    """What a path is about: `/v1/jobs/3/tasks/7/explain` is job 3, task 7."""
+    job, _, task = path.removeprefix("/v1/jobs/").removesuffix("/explain").partition("/tasks/")
+    return f"task {task} of job {job}" if task else f"job {job}"
 
 
 def _reason(data: bytes) -> str:

@@ -14,4 +14,4 @@ def require(extra: str, command: str) -> None:
     """Raise `MissingExtra` unless the packages of `extra` are installed; nothing is imported."""
     for package in EXTRAS[extra]:
         if find_spec(package) is None:
-            raise MissingExtra(command, package, f"proofyard[{extra}]")
+            raise MissingExtra(command, package, extra)

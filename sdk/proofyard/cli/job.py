@@ -16,6 +16,7 @@ from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, names, note
 from proofyard.cli.tree import App
 from proofyard.protocol.types import JobId
+from proofyard.runtime.times import moment, span
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord
@@ -26,6 +27,7 @@ app = App("Have work done: submit a job, follow it, fetch the result.")
 
 app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
 
+MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
 Number = Annotated[
     int,
     typer.Argument(min=1, max=LARGEST_ID, metavar="JOB", help="The job's number, as `job submit` printed it."),
@@ -110,6 +112,7 @@ def show(context: typer.Context, flags: NetworkFlags, job: Number, as_json: AsJs
     facts = _chain_facts(chain, record)
     amounts = ("reward", "audit_fee", "verifier_fee", "escrow", "surplus")
     text = facts | {name: format_credits(int(facts[name])) for name in amounts}
+    text |= {name: moment(int(facts[name])) for name in MOMENTS if facts[name] and int(facts[name])}
     emit(
         facts, as_json=as_json, text="\n".join(f"{key:<20} {value}" for key, value in text.items() if value is not None)
     )
@@ -229,7 +232,7 @@ def result(
         final_in = handle.prove().final_at - client.chain.now()
     emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
     if final_in > 0:
-        note(f"what it rests on can be challenged for {final_in} s more")
+        note(f"what it rests on can be challenged for {span(final_in)} more")
     if (path / "adapter_config.json").is_file():
         base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
         if base.startswith("ipfs://"):
@@ -317,4 +320,4 @@ def _refund_step(chain: "ChainClient", record: "JobRecord") -> str:
     if free <= now:
         return f"next: {command}"
     sooner = "" if record.over else f", or sooner with job cancel {record.id}"
-    return f"next, from Unix time {free} on ({free - now} s from now{sooner}): {command}"
+    return f"next, from {moment(free, now)} on{sooner}: {command}"

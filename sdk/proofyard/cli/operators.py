@@ -1,6 +1,7 @@
 """`proofyard node` and `proofyard verifier`: join a network, serve it, look at one's standing, leave."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from proofyard.cli.staking import stake_of
 from proofyard.cli.tree import App
 from proofyard.cli.wallets import PASSWORD_FLAG, named_file, unlock
 from proofyard.protocol.types import Address, Wei
+from proofyard.runtime.times import moment, span
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, NodeRecord
@@ -68,7 +70,7 @@ def register_node(
     amount = stake_of(chain, hot.address, stake, chain.params().node_stake)
     bits = workload_bits(workload or WORKLOADS)
     _registered(chain.register_node(hot, amount, bits, endpoint), hot.address, amount, as_json)
-    note(f"next: proofyard node run --wallet {wallet}")
+    note(f"next: proofyard node run --wallet {quote(wallet)}")
 
 
 @verifier.verb("register", "verifier register --wallet home --owner owner --endpoint 203.0.113.7:4433")
@@ -93,8 +95,8 @@ def register_verifier(
     amount = stake_of(chain, hot.address, stake, chain.params().verifier_stake)
     _registered(chain.register_verifier(hot, amount, endpoint), hot.address, amount, as_json)
     if not next(seat.counts for seat in chain.active_verifiers() if seat.node == hot.address):
-        note(f"its seat counts for batches from {chain.params().seat_delay} s on, until then it can only follow")
-    note(f"next: proofyard verifier run --wallet {wallet} --port {endpoint.rpartition(':')[2]}")
+        note(f"its seat counts for batches from {span(chain.params().seat_delay)} on, until then it can only follow")
+    note(f"next: proofyard verifier run --wallet {quote(wallet)} --port {endpoint.rpartition(':')[2]}")
 
 
 @node.verb("status", "node status")
@@ -153,6 +155,8 @@ def _standing(chain: "ChainClient", key: Address) -> tuple[dict[str, Any], str]:
     }
     amounts = ("stake", "frozen", "unbonding")
     text = facts | {name: format_credits(int(str(facts[name]))) for name in amounts}
+    if account.bound_until > chain.now():
+        text["bound_until"] = moment(account.bound_until)
     return facts, "\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None)
 
 
@@ -214,7 +218,7 @@ def bench(
     rows = [(name, "yes" if there else "no") for name, there in held.items()]
     emit({"owner": record.owner, "bench": held}, as_json=as_json, text=table(rows, ("WORKLOAD", "ON THE BENCH")))
     if not all(held.values()):
-        note(f"next, where it left long enough ago: proofyard node bench {address} --owner WALLET")
+        note(f"next, where it left long enough ago: proofyard node bench {quote(address)} --owner WALLET")
 
 
 @verifier.verb("attend", "verifier attend --wallet home")
@@ -303,23 +307,23 @@ def unstake(
         chain.retire(record.id)
         account = chain.account(record.owner)
     elif account.unbonding or account.stake - backing < freed:  # else a call that was cut off has retired it
-        step = f"proofyard {record.role.name.lower()} withdraw --owner {owner}"
+        step = f"proofyard {record.role.name.lower()} withdraw --owner {quote(owner)}"
         raise UsageError(f"operator {record.id} is retired already; next: {step}")
     if account.bound_until > chain.now():
         facts = {"operator": str(record.id), "amount": "0", "release_at": str(account.bound_until)}
         emit(
             facts,
             as_json=as_json,
-            text=f"the seat is left; its stake stays bound until Unix time {account.bound_until}",
+            text=f"the seat is left; its stake stays bound until {moment(account.bound_until)}",
         )
-        note(f"next, after that: proofyard verifier dispute withdraw --wallet {owner}")
+        note(f"next, after that: proofyard verifier dispute withdraw --wallet {quote(owner)}")
         return
     amount = Wei(min(freed, account.stake))
     chain.request_unstake(amount)
     release = chain.account(record.owner).release_at
     facts = {"operator": str(record.id), "amount": str(amount), "release_at": str(release)}
-    emit(facts, as_json=as_json, text=f"{format_credits(amount)} are released at Unix time {release}")
-    note(f"next, after that: proofyard {record.role.name.lower()} withdraw --owner {owner}")
+    emit(facts, as_json=as_json, text=f"{format_credits(amount)} are released at {moment(release)}")
+    note(f"next, after that: proofyard {record.role.name.lower()} withdraw --owner {quote(owner)}")
 
 
 @node.verb("withdraw", "node withdraw --owner owner")

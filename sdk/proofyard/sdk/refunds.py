@@ -2,6 +2,7 @@
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.protocol.amounts import format_amount
+from proofyard.runtime.times import moment, span
 
 
 def escrow_free_from(record: JobRecord, receipt_time: int) -> int:
@@ -32,10 +33,10 @@ def what_comes_back(record: JobRecord, receipt_time: int, now: int) -> str:
     over = record.closed or record.units_paid == record.units
     command = f"proofyard job refund {record.id}" if over else f"proofyard job cancel {record.id}"
     free = more_from(record, receipt_time, now)
-    from_when = "now" if free <= now else f"from Unix time {free} on ({free - now} s from now)"
+    from_when = "now" if free <= now else f"from {moment(free, now)} on"
     if over:
         return f"{format_amount(held)} are held for it and can be had back {from_when}: {command}"
-    ends = f"{command} ends it, and what is not spent comes back {receipt_time} s after that"
+    ends = f"{command} ends it, and what is not spent comes back {span(receipt_time)} after that"
     return f"{format_amount(held)} are held for it: {ends}, with `proofyard job refund {record.id}`"
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session, create_engine
 
 from proofyard.protocol.types import ExitCode, JobId, ProofyardError
+from proofyard.runtime.installing import install_command
 from proofyard.verifier.engine.rows import Batch, BatchState, Fault, Job, JobState, Log, Row, Seat, Segment, Task, Work
 from proofyard.verifier.engine.world import ROWS, Step
 from proofyard.verifier.store.migrations import SchemaError, upgrade
@@ -358,7 +359,7 @@ def _engine(url: str) -> Engine:
         return create_engine(named, pool_pre_ping=True, pool_size=POOL, max_overflow=POOL, connect_args=alive)
     except (ImportError, NoSuchModuleError):
         raise DatabaseError(
-            f"there is no driver for a database of {named.drivername}; `pip install 'proofyard[postgres]'` brings "
+            f"there is no driver for a database of {named.drivername}; `{install_command('postgres')}` brings "
             "PostgreSQL's, and SQLite needs none"
         ) from None
 
