@@ -14,7 +14,7 @@ import typer
 
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
-from proofyard.cli.options import PEERS, WalletFlags
+from proofyard.cli.options import PEERS, WalletFlags, parse_duration, scaled
 from proofyard.cli.output import AsJson, emit, note, plain, table
 from proofyard.cli.tree import App
 from proofyard.protocol.cid import CidError, spelt_cid
@@ -33,8 +33,7 @@ WRITING = "writing"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 SHOWN = 5
 """Roots of a CAR file that each get a remark."""
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-LARGEST_SIZE, MAX_DURATION_S = (1 << 63) - 1, 36_500 * 86_400
+LARGEST_SIZE = (1 << 63) - 1
 
 
 class ArtifactSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,25 +78,10 @@ def parse_cid(text: str) -> Cid:
 def parse_size(text: str) -> int:
     """Bytes of `10GB`, `512 MiB` or `4096`. Raises `typer.BadParameter`."""
     units = {unit.lower(): factor for unit, factor in UNITS.items()}
-    size = _scaled(text, units, "a size; write it like 4096 or 10GB")
+    size = scaled(text, units, "a size; write it like 4096 or 10GB")
     if size > LARGEST_SIZE:
         raise typer.BadParameter(f"{text!r} is more than 2**63 - 1 bytes")
     return size
-
-
-def parse_duration(text: str) -> int:
-    """Seconds of `90`, `30m`, `12h` or `7d`. Raises `typer.BadParameter`."""
-    seconds = _scaled(text, SECONDS, "a duration; write it like 90s, 30m, 12h or 7d")
-    if seconds > MAX_DURATION_S:
-        raise typer.BadParameter(f"{text!r} is longer than 36500d")
-    return seconds
-
-
-def _scaled(text: str, units: dict[str, int], what: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in units:
-        raise typer.BadParameter(f"{text[:100]!r} is not {what}")
-    return int(found[1]) * units[found[2]]
 
 
 def parse_span(text: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proofyard.cli.chains import operator_with
-from proofyard.cli.job import open_client
+from proofyard.cli.clients import open_client
 from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note
 from proofyard.protocol.types import JobId

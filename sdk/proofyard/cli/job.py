@@ -1,14 +1,15 @@
 """`proofyard job`: have work done, from the shell. Thin over `proofyard.sdk`."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli.chains import reader, requester_of, tell_left
+from proofyard.cli.chains import reader
+from proofyard.cli.clients import follow, open_client
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.job_flags import JobFlags
@@ -21,13 +22,13 @@ from proofyard.runtime.times import moment, span
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord
     from proofyard.protocol.messages import JobReport
-    from proofyard.sdk import Client, JobHandle
 
 app = App("Have work done: submit a job, follow it, fetch the result.")
 
 app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
 
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
+
 Number = Annotated[
     int,
     typer.Argument(min=1, max=LARGEST_ID, metavar="JOB", help="The job's number, as `job submit` printed it."),
@@ -35,7 +36,33 @@ Number = Annotated[
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on when they are over.")]
 
 
-@app.verb("submit", "job submit --model model/ --data d.jsonl --reward 9 --audit-fee 2")
+class Kind(StrEnum):
+    """Job files that there are templates of."""
+
+    LORA = "lora"
+    CHAT = "chat"
+    SWEEP = "sweep"
+    EMBED = "embed"
+    EVALUATE = "evaluate"
+
+
+@app.verb("init", "job init lora job.toml")
+def init(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="lora, chat, sweep, embed or evaluate.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, such as job.toml.")],
+) -> None:
+    """Write a commented job file, to edit and submit."""
+    from proofyard.cli.job_file import template
+
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(template(kind.value, file))
+    except FileExistsError:
+        raise UsageError(f"FILE: there is something at {file} already; give a new file") from None
+    note(f"written to {file}; name your model and data in it\nnext: proofyard job submit {quote(str(file))}")
+
+
+@app.verb("submit", "job submit job.toml --wait")
 def submit(
     context: typer.Context,
     flags: WalletFlags,
@@ -43,15 +70,15 @@ def submit(
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Follow the job until it is done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a job and put its pay in escrow. Prints the job's number.
+    """Publish a job and put its pay in escrow.
 
-    Inputs are not encrypted: whoever has their CIDs can read them.
+    Prints its number. Inputs are not encrypted: a CID is all that it takes.
     """
     spec = what.spec()
     with open_client(context, flags) as client:
-        prepared = client.prepare(spec, what.offer(), what.nonce)
+        prepared = client.prepare(spec, what.offer(), what.said.terms.get("nonce", ""))
         terms = prepared.terms
-        proposed = "" if what.verifier_fee is not None else ", proposed (--verifier-fee sets it)"
+        proposed = "" if "verifier_fee" in what.said.terms else ", proposed (--verifier-fee sets it)"
         note(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
             f"{format_credits(terms.verifier_fee)} for verifiers{proposed}; what is not spent comes back"
@@ -60,7 +87,7 @@ def submit(
             note(f"not published, as no file of the model: {names(prepared.left_out)}")
         if short := client.short_of_owners(prepared):
             note(short)
-        inputs = " and ".join(str(path) for path in (what.model, what.data) if path)
+        inputs = " and ".join(str(path) for name in ("model", "data") if (path := what.said.parameters.get(name)))
         note(f"opening the job, then sending a verifier {inputs}; each block is sent once")
         job = client.open(prepared)
         if job.found:
@@ -68,13 +95,13 @@ def submit(
         facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
         emit(facts, as_json=as_json, text=str(job.job_id))
         if wait_for_it:
-            _follow(job, None)
+            follow(job, None)
             note(f"job {job.job_id} is done; next: proofyard job result {job.job_id} DIRECTORY")
         else:
             note(f"next: proofyard job wait {job.job_id}")
 
 
-@app.verb("estimate", "job estimate --model model/ --data d.jsonl --reward 9 --audit-fee 2")
+@app.verb("estimate", "job estimate job.toml")
 def estimate(context: typer.Context, flags: WalletFlags, what: JobFlags, as_json: AsJson = False) -> None:
     """Say what a job will take before it is paid: time, money, audits.
 
@@ -185,7 +212,7 @@ def wait(
 ) -> None:
     """Follow a job until it is done."""
     with open_client(context, flags) as client:
-        _print(_follow(client.job(JobId(job)), timeout), as_json)
+        _print(follow(client.job(JobId(job)), timeout), as_json)
     note(f"next: proofyard job result {job} DIRECTORY")
 
 
@@ -212,7 +239,7 @@ def result(
 ) -> None:
     """Fetch a finished job's result, and check it.
 
-    It is settled on chain, signed, and packaged here; code 4 where it is not. No verifier is believed.
+    Settled on chain, signed, packaged here; code 4 where it is not.
     """
     with open_client(context, flags) as client:
         from proofyard.sdk import deliver
@@ -244,13 +271,6 @@ def result(
         note(f"next, in Python: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
 
 
-def _follow(job: "JobHandle", timeout: float | None) -> "JobReport":
-    from proofyard.sdk.live import JobView
-
-    with JobView({}, title=f"job {job.job_id}") as view:
-        return job.wait(timeout, on_event=view.show)
-
-
 def _print(report: "JobReport", as_json: bool) -> None:
     facts = {
         "job": str(report.job),
@@ -262,25 +282,6 @@ def _print(report: "JobReport", as_json: bool) -> None:
         "reason": report.reason,
     }
     emit(facts, as_json=as_json, text="\n".join(f"{key:<16}{value}" for key, value in facts.items() if value))
-
-
-@contextmanager
-def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
-    """An SDK client for the wallet and network that flags and settings name."""
-    settings = requester_of(context, flags)
-    from proofyard.cli.wallets import unlock
-    from proofyard.sdk import Client
-
-    wallet = unlock(settings.wallet, settings.password_file)
-    with Client(
-        settings.rpc_url,
-        settings.registry,
-        wallet,
-        first_block=settings.from_block,
-        chain_id=settings.chain_id or None,
-    ) as client:
-        tell_left(client.chain)
-        yield client
 
 
 def _chain_facts(chain: "ChainClient", record: "JobRecord") -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What `job submit` and `job estimate` are told: the job and its terms."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proofyard.cli.errors import UsageError
+from proofyard.cli.options import parse_duration
 from proofyard.cli.output import parse_credits
 
 if TYPE_CHECKING:
@@ -15,20 +17,16 @@ if TYPE_CHECKING:
 
 TERMS, TRAINING = "terms", "training"
 """Panels of options."""
-FIELDS = (
-    *("model", "data", "rounds", "workers", "segments", "segment_steps", "batch", "seq_len", "rank", "lr"),
-    *("look_ahead", "chat_template", "adapter", "seed"),
-)
-"""Options that are fields of the job's spec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFlags:
     """A job and what is offered for it."""
 
-    data: Annotated[Path, typer.Option(help="JSONL, CSV, TSV or Parquet.")]
-    reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")]
-    audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")]
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A job file, as `job init` makes one.")] = None
+    data: Annotated[Path | None, typer.Option(help="JSONL, CSV, TSV or Parquet.")] = None
+    reward: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the workers.")] = None
+    audit_fee: Annotated[Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Pay of the auditors.")] = None
     verifier_fee: Annotated[
         Any,
         typer.Option(
@@ -39,19 +37,24 @@ class JobFlags:
         ),
     ] = None
     auditors: Annotated[
-        int,
-        typer.Option(help="Owners that execute each segment that is drawn; at least 2.", rich_help_panel=TERMS),
-    ] = 2
+        int | None,
+        typer.Option(help="Owners that execute each segment that is drawn; 2 if not given.", rich_help_panel=TERMS),
+    ] = None
     segments_per_audit: Annotated[
-        int,
-        typer.Option(help="Segments that are drawn of an audited task.", rich_help_panel=TERMS),
-    ] = 1
+        int | None,
+        typer.Option(help="Segments that are drawn of an audited task; 1 if not given.", rich_help_panel=TERMS),
+    ] = None
     deadline: Annotated[
-        int,
-        typer.Option(metavar="SECONDS", help="How long the job may take.", rich_help_panel=TERMS),
-    ] = 24 * 3600
-    model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory; map can do without.")] = None
-    workload: Annotated[str, typer.Option(help="lora, sweep, embed, evaluate or map.")] = "lora"
+        Any,
+        typer.Option(
+            parser=parse_duration,
+            metavar="TIME",
+            help="How long the job may take, such as 12h; 24h if not given.",
+            rich_help_panel=TERMS,
+        ),
+    ] = None
+    model: Annotated[Path | None, typer.Option(help="A Hugging Face model directory.")] = None
+    workload: Annotated[str | None, typer.Option(help="lora (if not given), sweep, embed, evaluate or map.")] = None
     parameters: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,20 +64,16 @@ class JobFlags:
         ),
     ] = None
     rounds: Annotated[
-        int | None,
-        typer.Option(help="lora: rounds of training and averaging.", rich_help_panel=TRAINING),
+        int | None, typer.Option(help="lora: rounds of training and averaging.", rich_help_panel=TRAINING)
     ] = None
     workers: Annotated[
-        int | None,
-        typer.Option(help="lora: tasks side by side in a round.", rich_help_panel=TRAINING),
+        int | None, typer.Option(help="lora: tasks side by side in a round.", rich_help_panel=TRAINING)
     ] = None
-    segments: Annotated[
-        int | None,
-        typer.Option(help="Segments a task is checked by.", rich_help_panel=TRAINING),
-    ] = None
+    segments: Annotated[int | None, typer.Option(help="Segments a task is checked by.", rich_help_panel=TRAINING)] = (
+        None
+    )
     segment_steps: Annotated[
-        int | None,
-        typer.Option(help="lora: optimizer steps in a segment.", rich_help_panel=TRAINING),
+        int | None, typer.Option(help="lora: optimizer steps in a segment.", rich_help_panel=TRAINING)
     ] = None
     batch: Annotated[int | None, typer.Option(help="lora: sequences in a step.", rich_help_panel=TRAINING)] = None
     seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.", rich_help_panel=TRAINING)] = None
@@ -90,54 +89,75 @@ class JobFlags:
     chat_template: Annotated[
         str | None,
         typer.Option(
-            help="For conversations, where the model has none: chatml, or a .jinja file.",
-            rich_help_panel=TRAINING,
+            help="For conversations, where the model has none: chatml, or a .jinja file.", rich_help_panel=TRAINING
         ),
     ] = None
     adapter: Annotated[
         str | None,
         typer.Option(
-            help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.",
-            rich_help_panel=TRAINING,
+            help="evaluate: a LoRA adapter for the model: a folder, a CID, or a job's number.", rich_help_panel=TRAINING
         ),
     ] = None
     preset: Annotated[
-        str | None,
-        typer.Option(help="A size: small, medium or large; other options change it.", rich_help_panel=TRAINING),
+        str | None, typer.Option(help="small, medium or large; other options change it.", rich_help_panel=TRAINING)
     ] = None
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=TRAINING)] = 0
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same result; 0 if not given.", rich_help_panel=TRAINING)
+    ] = None
     nonce: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="A word of yours: every call with the same word and job finds the one job.",
-            rich_help_panel=TERMS,
+            help="A word of yours: every call with the same word and job finds the one job.", rich_help_panel=TERMS
         ),
-    ] = ""
+    ] = None
+
+    @cached_property
+    def said(self) -> "Said":
+        """What file and options come to, options last. Raises `UsageError` with the name that does not fit."""
+        known = {each.name for each in fields(self)} - {"file", "parameters"}
+        given = {name: value for name in sorted(known) if (value := getattr(self, name)) is not None}
+        parsed = _parsed(self.parameters or [])
+        if twice := sorted(given.keys() & parsed.keys()):
+            raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
+        from proofyard.cli import job_file
+
+        values = ({} if self.file is None else job_file.read_job_file(self.file)) | given | parsed
+        workload = str(values.pop("workload", "lora"))
+        job_file.require_known(values, workload)
+        terms = {name: values.pop(name) for name in job_file.TERMS if name in values}
+        for name in ("reward", "audit_fee"):
+            if name not in terms:
+                raise UsageError(
+                    f"{name}: how much is it? Give --{name.replace('_', '-')}, or write it into a job file"
+                )
+        preset = values.pop("preset", None)
+        return Said(workload, values if preset is None else _preset(str(preset), workload, values), terms)
 
     def spec(self) -> "JobSpec":
-        """The job. Raises `UsageError` for options that contradict each other, `JobRefused` for what is no job."""
+        """The job. Raises `UsageError` for what contradicts itself, `JobRefused` for what is no job."""
         from proofyard.sdk import make_job
 
-        values = {name: getattr(self, name) for name in FIELDS}
-        given = {name: value for name, value in values.items() if value is not None}
-        parsed = _parsed(self.parameters or [])
-        if twice := sorted((given.keys() - {"seed"}) & parsed.keys()):
-            raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
-        given |= parsed
-        return make_job(self.workload, given if self.preset is None else _preset(self.preset, self.workload, given))
+        return make_job(self.said.workload, self.said.parameters)
 
     def offer(self) -> "Offer":
         """What is offered for it."""
         from proofyard.sdk import Offer
 
-        return Offer(
-            reward=self.reward,
-            audit_fee=self.audit_fee,
-            verifier_fee=self.verifier_fee,
-            auditors_per_segment=self.auditors,
-            segments_per_audit=self.segments_per_audit,
-            deadline_s=self.deadline,
-        )
+        terms = {_OFFERED.get(name, name): value for name, value in self.said.terms.items() if name != "nonce"}
+        return Offer(**terms)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A job as it is called for: workload, parameters of its spec, terms by the names of job files."""
+
+    workload: str
+    parameters: dict[str, Any]
+    terms: dict[str, Any]
+
+
+_OFFERED = {"auditors": "auditors_per_segment", "deadline": "deadline_s"}
+"""What terms are called in an `Offer`, where that is not their own name."""
 
 
 def _preset(name: str, workload: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Those in a panel are explained by `--help-all` alone.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,25 @@ from proofyard.protocol.types import Address
 
 LARGEST_ID = 2**256 - 1
 """Jobs, batches and challenges are counted in a word of the chain."""
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_DURATION_S = 36_500 * 86_400
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of `90`, `30m`, `12h` or `7d`. Raises `typer.BadParameter`."""
+    seconds = scaled(text, SECONDS, "a duration; write it like 90s, 30m, 12h or 7d")
+    if seconds > MAX_DURATION_S:
+        raise typer.BadParameter(f"{text!r} is longer than 36500d")
+    return seconds
+
+
+def scaled(text: str, units: dict[str, int], what: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in units:
+        raise typer.BadParameter(f"{text[:100]!r} is not {what}")
+    return int(found[1]) * units[found[2]]
 
 
 def parse_address(text: str) -> Address:

@@ -1,0 +1,40 @@
+"""The SDK's client for what settings and flags name, and a job followed on the terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from proofyard.cli.chains import requester_of, tell_left
+from proofyard.cli.options import WalletFlags
+
+if TYPE_CHECKING:
+    from proofyard.protocol.messages import JobReport
+    from proofyard.sdk import Client, JobHandle
+
+
+@contextmanager
+def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
+    """An SDK client for the wallet and network that flags and settings name."""
+    settings = requester_of(context, flags)
+    from proofyard.cli.wallets import unlock
+    from proofyard.sdk import Client
+
+    wallet = unlock(settings.wallet, settings.password_file)
+    with Client(
+        settings.rpc_url,
+        settings.registry,
+        wallet,
+        first_block=settings.from_block,
+        chain_id=settings.chain_id or None,
+    ) as client:
+        tell_left(client.chain)
+        yield client
+
+
+def follow(job: "JobHandle", timeout: float | None) -> "JobReport":
+    from proofyard.sdk.live import JobView
+
+    with JobView({}, title=f"job {job.job_id}") as view:
+        return job.wait(timeout, on_event=view.show)
