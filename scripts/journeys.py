@@ -371,7 +371,7 @@ class Tmux:
     terminals: dict[str, Terminal] = field(default_factory=dict)
 
     def run(self, *words: str) -> str:
-        command = ["tmux", "-L", self.socket, "-f", os.devnull, *words]
+        command = ["tmux", "-S", self.socket, "-f", os.devnull, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def __enter__(self) -> "Tmux":
@@ -380,7 +380,7 @@ class Tmux:
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["tmux", "-L", self.socket, "kill-server"], check=False, capture_output=True)
+        subprocess.run(["tmux", "-S", self.socket, "kill-server"], check=False, capture_output=True)
 
 
 @dataclass
@@ -479,7 +479,7 @@ def walk(journey: Journey) -> Iterator[Walk]:
         tools = ROOT / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin"
         environ |= {"HOME": str(folder / "home"), "PATH": f"{ROOT}/.venv/bin:{tools}:{environ['PATH']}"}
         journey.prepare(folder)
-        with Tmux(f"proofyard-journey-{os.getpid()}-{journey.name}") as tmux:
+        with Tmux(str(folder / "tmux")) as tmux:
             going = Walk(journey, folder, tmux, environ)
             try:
                 yield going
