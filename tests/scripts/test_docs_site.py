@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from proofyard.cli.app import app
+from proofyard.cli.tree import Later
 from proofyard.protocol.deterrence import COLLUSION_BPS, expected_gain
 from proofyard.protocol.dial import WAD, affordable_reward, audit_odds, stake_at_risk
 from proofyard.protocol.types import Wei
@@ -147,3 +151,26 @@ def test_the_calculators_fields_are_those_of_its_form() -> None:
     assert set(re.findall(r'name="(\w+)"', page)) == set(CASES[0])
     shown = set(re.findall(r'data-shows="(\w+)"', page))
     assert shown == set(re.findall(r"^    (\w+): (?:credits|percent|`\$\{found)", script, re.MULTILINE))
+
+
+def typed(page: Path) -> list[list[str]]:
+    """The commands of ours that a page has people type."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(proofyard [^`]+)`", page.read_text())
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("proofyard ")]
+
+
+@pytest.mark.parametrize("page", [*sorted((DOCS / "start").glob("*.md")), DOCS / "faq.md"], ids=lambda page: page.stem)
+def test_what_quick_starts_have_people_type_is_there(page: Path) -> None:
+    commands = typed(page)
+    assert commands
+    for words in commands:
+        command: Any = typer.main.get_command(app)
+        rest = list(words)
+        while rest and not rest[0].startswith("-") and rest[0] in getattr(command, "commands", {}):
+            member = command.commands[rest.pop(0)]
+            command = member.load() if isinstance(member, Later) else member
+        assert not getattr(command, "commands", {}), words
+        options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        assert [word for word in rest if word.startswith("--") and word not in options] == [], words
