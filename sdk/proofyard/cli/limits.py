@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proofyard.node.control import Status
     from proofyard.node.settings import NodeSettings
 
-DataDir = Annotated[Path | None, typer.Option(help="The node's folder, if not as in the settings.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The node's folder, if not as in the settings.")]
 Switch = bool | None
 
 
@@ -129,7 +129,9 @@ def _shown(name: str, value: object) -> str:
 
 
 def _source(commanded: dict[str, Any], name: str, value: object) -> str:
-    return "by command" if name in commanded else "settings" if value else ""
+    if name in commanded and (value or name != "paused_until"):
+        return "by command"
+    return "settings" if value else ""
 
 
 def _when(status: "Status | None") -> str:
