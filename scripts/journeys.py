@@ -265,7 +265,7 @@ JOURNEYS = (
             Type("cat before/evaluation.json after/evaluation.json", shows="loss"),
             Type("proofyard job result 1 adapter", shows="adapter"),
             Type("proofyard job result 1 merged --merge --card --evaluated 2 --evaluated 3", shows="merged"),
-            File("merged/README.md", "evaluat"),
+            File("merged/README.md", "## Evaluation"),
             File("merged/config.json"),
             Look("/", "evaluate"),
         ),
