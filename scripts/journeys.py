@@ -424,6 +424,8 @@ class Walk:
                 path = self._here() / step.path
                 if not path.is_file() or step.holds.encode() not in path.read_bytes():
                     raise StepFailed(f"{path} is not there, or does not hold {step.holds!r}")
+                if path.suffix == ".png":
+                    shutil.copy(path, OUT / "journeys" / f"{self.journey.name}-{path.name}")
                 return f"see {step.path}"
             case Move():
                 self._rpc("evm_increaseTime", [hex(step.seconds)])
