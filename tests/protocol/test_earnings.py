@@ -62,7 +62,9 @@ def test_more_votes_than_were_asked_for_share_what_the_line_has() -> None:
     assert shares[0].amount - 100 * TOKEN <= 10 * TOKEN
 
 
-@pytest.mark.parametrize("budget", [0, 1, 7, TOKEN, 50 * TOKEN, 104 * TOKEN, 105 * TOKEN, 106 * TOKEN])
+@pytest.mark.parametrize(
+    "budget", [0, 1, 7, TOKEN, 50 * TOKEN, 104 * TOKEN, 105 * TOKEN - 31, 105 * TOKEN - 30, 105 * TOKEN, 106 * TOKEN]
+)
 def test_a_budget_that_does_not_suffice_pays_the_same_part_of_all_work_and_then_audits(budget: int) -> None:
     world = replace(simple(), scarce=Wei(budget))
     world.check()
@@ -71,7 +73,7 @@ def test_a_budget_that_does_not_suffice_pays_the_same_part_of_all_work_and_then_
     ):
         job = world.view.jobs[line.job]
         assert share.amount + verifier_fee(job, share.paid_units) <= budget
-        assert share.paid_units == min(30, 30 * budget // (105 * TOKEN))
+        assert share.paid_units == min(30, 30 * (budget + 30) // (105 * TOKEN)), "rounding costs nobody a unit"
     audits = sum(int(payout.audits) for payout in world.record.payouts)
     assert audits == max(0, 2 * (budget - 105 * TOKEN))
 

@@ -275,11 +275,6 @@ class JobRecord:
         """Units that can still be committed."""
         return self.units - self.units_open - self.units_paid
 
-    def budget(self, units: int) -> Wei:
-        """What a batch that holds so many units reserves now."""
-        due = -(-(self.reward + self.audit_fee + self.verifier_fee) * units // self.units)
-        return Wei(min(due, self.escrow + self.surplus))
-
     def commits_end(self, receipt_time: int) -> int:
         """Until when batches of the job can be committed, unless all of it is paid before."""
         end = min(self.closed_at, self.deadline) if self.closed else self.deadline

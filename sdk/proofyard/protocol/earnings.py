@@ -109,13 +109,17 @@ def _pay_work(view: BatchView, line: Line, tasks: list[CommittedTask], work: Cou
     job, done = view.jobs[line.job], sum(task.commitment.work_units for task in tasks)
     if not done:
         return 0, Wei(0)
-    units, total = min(done, done * line.budget // max(1, _reserve(job, done))), Wei(0)
-    for task in tasks:
-        worker = _operator(view, task.commitment.node)
-        pay = Wei(job.reward * task.commitment.work_units * units // (job.units * done))
-        work[worker.id] += pay
-        total = Wei(total + pay)
-    return units, total
+    reserve = max(1, _reserve(job, done))
+    # A base unit for each unit of work is what rounding may have taken from it.
+    units = min(done, done * (line.budget + done) // reserve)
+    if verifier_fee(job, units) > line.budget:
+        units = min(done, done * line.budget // reserve)
+    pay = [Wei(job.reward * task.commitment.work_units * units // (job.units * done)) for task in tasks]
+    room = Wei(line.budget - verifier_fee(job, units))
+    pay = pay if sum(pay) <= room else share_by(room, pay)
+    for task, amount in zip(tasks, pay, strict=True):
+        work[_operator(view, task.commitment.node).id] += amount
+    return units, Wei(sum(pay))
 
 
 def _pay_thrown_away(view: BatchView, tasks: list[CommittedTask], budget: Wei, work: Counter[OperatorId]) -> Wei:

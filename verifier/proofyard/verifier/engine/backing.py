@@ -95,7 +95,7 @@ def committed(world: World, batch: Batch) -> None:
 
 
 def budget(world: World, job: Job, units: int) -> int:
-    """What a batch reserves for so many units of a job at most, in base units, as `JobRecord.budget`."""
+    """What a batch reserves for so many units of a job at most, in base units."""
     prices = world.memory(Memory).prices
     price = prices.get(job.id)
     if price is None:
