@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IRegistry, JobId, BatchId, OperatorId} from "../src/interfaces/IRegistry.sol";
+import {Lines} from "../src/libraries/Lines.sol";
 import {Base} from "./helpers/Base.sol";
 
 /// @notice Opening, paying for and ending jobs.
@@ -134,6 +135,33 @@ contract JobsTest is Base {
         registry.refund(job);
         vm.assertEq(credit.balanceOf(REQUESTER) - before, 200e18, "now");
         assertConserved();
+    }
+
+    /// @dev Audits of decoys, and of work that is done again, take more of the audit fee than the units that are paid. What is
+    /// missing is missing from all that is left alike: the last lines still hold the reward of what is in them.
+    function testFuzz_what_audits_took_starves_no_line(uint256 first, uint256 paid, uint256 second) public {
+        addVerifier(1);
+        OperatorId node = addNode(10);
+        IRegistry.JobParams memory p = jobParams(18e18, 9e18, 9e17);
+        p.units = 18;
+        JobId job = openJob(p);
+        (first, second) = (10 + first % 9, 1 + second % 7);
+        paid = paid % (first - 7);
+        spend(commit(job, 1, uint64(first)), node, uint48(paid), 1e18 * paid + 5e17 * first);
+        uint256 left = 18 - paid;
+        BatchId open = commit(job, 1, uint64(second));
+        vm.assertGe(uint256(lineOf(open, 0).budget), 105e16 * second, "reward and fee of the next line");
+        BatchId last = commit(job, 1, uint64(left - second));
+        vm.assertGe(uint256(lineOf(last, 0).budget), 105e16 * (left - second), "and of the last");
+        vm.assertLe(uint256(lineOf(open, 0).budget), 155e16 * second, "never more than the price");
+        assertConserved();
+    }
+
+    /// @dev Settles a batch of one line with so many of its units paid and `amount` for work and audits.
+    function spend(BatchId batch, OperatorId node, uint48 units, uint256 amount) private {
+        IRegistry.Settlement memory s = settlement(batch, node, uint96(amount));
+        s.shares[0] = Lines.packPaid(units, uint96(amount), 0);
+        settle(s, 1, 1);
     }
 
     function test_an_open_job_is_not_refunded() public {

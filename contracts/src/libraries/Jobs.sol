@@ -368,12 +368,14 @@ library Jobs {
         (uint256 all, uint256 price) = (j.units, j.price);
         (uint64 taken, uint96 escrow, bool holds) = (j.unitsTaken, j.escrow, j.verifier == verifier);
         _requireOpen(id, j, p.receiptTime);
+        uint256 due = FixedPointMathLib.divUp(price * units, all);
         if (units == 0 || uint256(taken) + units > all) {
             uint256 left = FixedPointMathLib.zeroFloorSub(all + j.unitsReturned, taken);
             require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
+            // Audits of units that came back took more than these units' part: that is missing from all that is left alike.
+            due = FixedPointMathLib.min(due, FixedPointMathLib.divUp((uint256(escrow) + j.surplus) * units, left));
         }
         if (!holds) _enter(s, p, id, j, verifier);
-        uint256 due = FixedPointMathLib.divUp(price * units, all);
         budget = uint96(FixedPointMathLib.min(due, escrow));
         (j.unitsTaken, j.escrow) = (taken + units, escrow - budget);
         if (holds) j.lastActive = uint32(block.timestamp);
