@@ -11,6 +11,7 @@ import pytest
 from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.sdk import JobRefused, make_job
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.state import decode_state, encode_state
@@ -24,8 +25,12 @@ async def test_a_workload_from_outside_is_found_executed_and_audited(tmp_path, m
     info = site / "proofyard_readability-0.1.0.dist-info"
     info.mkdir(parents=True)
     shutil.copy(EXAMPLE / "readability.py", site)
+    shutil.copy(EXAMPLE / "readability_job.py", site)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: proofyard-readability\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[proofyard.workloads]\nreadability = readability:WORKLOAD\n")
+    (info / "entry_points.txt").write_text(
+        "[proofyard.workloads]\nreadability = readability:WORKLOAD\n"
+        "[proofyard.jobs]\nreadability = readability_job:ReadabilityJob\nbroken = readability:WORKLOAD\n"
+    )
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site))
     data = tmp_path / "data.jsonl"
@@ -34,6 +39,10 @@ async def test_a_workload_from_outside_is_found_executed_and_audited(tmp_path, m
     manifest = Manifest(workload="readability", data=Cid("data"), params=params)
     workload = load_workload("readability")
     (compute,) = workload.graph(manifest)
+    spec = make_job("readability", {"data": data, "segment_rows": 2, "segments": 3})
+    assert spec.manifest(None, Cid("data")) == manifest
+    with pytest.raises(JobRefused, match="readability:WORKLOAD is no job spec"):
+        make_job("broken", {})
     async with Executor(tmp_path / "work") as executor:
         trace = await executor.run_task(manifest, compute, Inputs(data=data))
         states = [path.read_bytes() for path in trace.states]

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         TaskEvent,
     )
     from proofyard.sdk.handles import AsyncJobHandle, JobHandle
-    from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, SweepJob, make_job
+    from proofyard.sdk.jobs import JOBS, EmbedJob, EvaluateJob, MapJob, RowsJob, SweepJob, make_job
     from proofyard.sdk.money import credits
     from proofyard.sdk.peers import Quic, Transport
     from proofyard.sdk.preparing import Prepared
@@ -79,7 +79,7 @@ _PLACES = {
     "estimates": "Estimate Spread",
     "events": "AuditEvent EndEvent FaultEvent JobEvent SettledEvent Standing StepDone TaskEvent",
     "handles": "AsyncJobHandle JobHandle",
-    "jobs": "JOBS EmbedJob EvaluateJob MapJob SweepJob make_job",
+    "jobs": "JOBS EmbedJob EvaluateJob MapJob RowsJob SweepJob make_job",
     "money": "credits",
     "peers": "Quic Transport",
     "preparing": "Prepared",
@@ -132,6 +132,7 @@ __all__ = [
     "RecordMismatch",
     "ResultIncomplete",
     "ResultUnproven",
+    "RowsJob",
     "SdkError",
     "SettledBatch",
     "SettledEvent",

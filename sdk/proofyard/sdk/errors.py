@@ -153,7 +153,7 @@ class LibraryFailed(SdkError):
 
     def __init__(self, package: str, error: Exception, *, tells: bool) -> None:
         self.package = package
-        text = f": {' '.join(str(error).split())[:300]}" if tells and str(error) else ""
+        text = f": {said}" if tells and (said := _said(error)) else ""
         super().__init__(
             f"the library {package} failed with {type(error).__name__}{text}; try again, and report it where it stays"
         )
@@ -188,3 +188,11 @@ class ResultIncomplete(ResultUnproven):
     def __init__(self, job: JobId, task: TaskIndex) -> None:
         self.task = task
         super().__init__(job, f"task {task} is accepted in no settled batch")
+
+
+def _said(error: Exception) -> str:
+    """What an error says, on one line; some cannot say it."""
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return ""

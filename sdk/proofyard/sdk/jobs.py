@@ -6,7 +6,8 @@ handle = submit_job(EmbedJob(model="all-minilm-l6-v2", data="sentences.jsonl"))
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from proofyard.workloads.rows import RowsWorkload
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
 from proofyard.workloads.text_data import Document, each_line
 
+ENTRY_POINT_GROUP = "proofyard.jobs"
 SEQ_LEN = 128
 """Of a sweep's candidates that say nothing else."""
 
@@ -209,11 +211,29 @@ JOBS: dict[str, type[LoraJob | EmbedJob | EvaluateJob | MapJob | SweepJob]] = {
 """The job spec of each workload that comes with Proofyard."""
 
 
+def job_kind(workload: str) -> type[Any]:
+    """The job spec of a workload, also of one from outside: a dataclass under its name among the entry points
+    `proofyard.jobs`. Raises `JobRefused`."""
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if workload in JOBS:
+        return JOBS[workload]
+    if workload not in found:
+        known = ", ".join([*JOBS, *sorted(found.keys() - JOBS.keys())])
+        raise JobRefused(f"workload: {str(workload)[:80]!r} has no job spec here; known are {known}")
+    try:
+        kind = found[workload].load()
+    except Exception as error:  # it is somebody else's code
+        raise JobRefused(
+            f"workload: the job spec of {workload} cannot be loaded ({error}); install it again"
+        ) from error
+    if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "manifest", None))):
+        raise JobRefused(f"workload: {found[workload].value} is no job spec: a dataclass with a method manifest")
+    return kind
+
+
 def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
     """The job spec of a workload from named values. Raises `JobRefused` for an unknown workload or name."""
-    if workload not in JOBS:
-        raise JobRefused(f"workload: {workload!r} has no job spec here; known are {', '.join(JOBS)}")
-    kind = JOBS[workload]
+    kind = job_kind(workload)
     if kind is LoraJob and (words := {name: value for name, value in values.items() if name in WORDS}):
         said = from_peft(words, values.get("rank", LoraJob.rank), values.get("alpha", LoraJob.alpha), values)
         values = {name: value for name, value in values.items() if name not in WORDS} | said

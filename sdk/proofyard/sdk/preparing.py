@@ -171,13 +171,20 @@ def refusing() -> Iterator[None]:
         yield
     except InputRefused as error:
         field = next((field for word, field in _FIELDS.items() if word in error.what), "model")
-        raise JobRefused(f"{field}: {error}; nothing was published or paid, correct it and submit again") from None
+        said = _shortened(str(error))
+        raise JobRefused(f"{field}: {said}; nothing was published or paid, correct it and submit again") from None
     except ModelMisread as error:
         raise JobRefused(f"model: {error}; nothing was published or paid") from None
     except ManifestRefused as error:
-        raise JobRefused(f"{error.field}: {error.reason}; nothing was published or paid") from None
+        raise JobRefused(f"{error.field}: {_shortened(error.reason)}; nothing was published or paid") from None
     except UnknownWorkload as error:
         raise JobRefused(f"workload: {error}") from None
+
+
+def _shortened(text: str) -> str:
+    """A reason on one line, without the middle of a value that is a page long."""
+    line = " ".join(text.split())
+    return line if len(line) <= 600 else f"{line[:300]} ... {line[-300:]}"
 
 
 def _call(chain: ChainClient, wallet: Wallet, manifest: Manifest, offer: Offer, nonce: str) -> str:

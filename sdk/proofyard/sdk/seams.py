@@ -17,7 +17,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NETWORK = frozenset(
-    {"web3", "requests", "urllib3", "aiohttp", "websockets", "httpx", "httpcore", "anyio", "eth_account", "eth_abi"}
+    {
+        "web3",
+        "requests",
+        "urllib3",
+        "aiohttp",
+        "websockets",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "anyio",
+        "eth_account",
+        "eth_abi",
+    }
     | {"eth_utils", "eth_keyfile", "eth_keys", "eth_rlp", "rlp", "hexbytes", "aioquic", "ipfshttpclient", "multiaddr"}
 )
 """Libraries that talk to somebody: what they say may quote an address with an access key in it, and is not repeated."""

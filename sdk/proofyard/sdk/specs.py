@@ -158,8 +158,46 @@ def check_spec(spec: Any, *, but: Collection[str] = ()) -> None:
     hints = get_type_hints(type(spec))
     for each in fields(spec):
         value = getattr(spec, each.name)
+        if isinstance(value, str | Path) and Path in get_args(hints[each.name]):
+            _check_path(each.name, value)
+        if each.name not in but:
+            _check_plain(each.name, value)
         if each.name not in but and not _fits(value, hints[each.name]):
             raise JobRefused(f"{each.name}: is {repr(value)[:100]}; give {_called(hints[each.name])}")
+
+
+DEEPEST = 16
+"""Values in values."""
+
+
+def _check_plain(field: str, value: Any, depth: int = 0) -> None:
+    """Raise `JobRefused` for what a manifest cannot say: texts that are none, numbers of more than 64 bits, keys that
+    are no texts, values in values without end."""
+    if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
+        raise JobRefused(f"{field}: holds half a character (a lone surrogate); remove it")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise JobRefused(f"{field}: holds the number {str(value)[:40]}; from -2**63 to 2**63 - 1 are possible")
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if depth == DEEPEST:
+            raise JobRefused(f"{field}: holds values more than {DEEPEST} deep; give plain ones")
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                raise JobRefused(f"{field}: has the key {repr(key)[:40]}; keys are the names of parameters, texts")
+            _check_plain(field, key, depth + 1)
+        for each in value.values() if isinstance(value, Mapping) else value:
+            _check_plain(field, each, depth + 1)
+
+
+def _check_path(field: str, value: Path | str) -> None:
+    """Raise `JobRefused` for a text that can be no path on any machine: too long, empty, with a zero byte, no text."""
+    try:
+        if not str(value).strip():
+            raise ValueError
+        Path(value).lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError):
+        raise JobRefused(f"{field}: is {repr(str(value))[:100]}; give a path or a name that can be one") from None
 
 
 def _fits(value: Any, kind: Any) -> bool:
