@@ -1,6 +1,6 @@
 """README's and docs/sdk.md's Python, the scripts and the notebook of docs/examples, on one `proofyard devnet --tiny`,
-by the lines that it prints. The notebook's cells are run one after another in one process by `run_notebook`: no Jupyter is
-installed for it."""
+by the lines that it prints. `run_notebook` runs a notebook's cells in one process: no Jupyter is installed for it.
+"""
 
 import contextlib
 import json

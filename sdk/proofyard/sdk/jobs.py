@@ -245,4 +245,5 @@ def make_job(workload: str, values: Mapping[str, Any]) -> JobSpec:
     missing = sorted(needed - values.keys())
     if missing:
         raise JobRefused(f"{missing[0]}: the {workload} job needs it")
-    return kind(**values)
+    found: JobSpec = kind(**values)
+    return found
