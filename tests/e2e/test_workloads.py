@@ -109,6 +109,9 @@ def test_a_chat_fine_tune_is_scored_before_and_after_and_passed_on(client: Clien
     assert (merged / "model.safetensors").stat().st_size == (model / "model.safetensors").stat().st_size
     again = deliver(trained, tmp_path / "again", merge=True)
     assert (again / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+    other = write_tiny_model(tmp_path / "other", 2)
+    with pytest.raises(JobRefused, match="and the job trained on bafy"):
+        deliver(trained, tmp_path / "none", merge=True, model=other)
     with pytest.raises(JobRefused, match="only adapters are merged"):
         deliver(score, tmp_path / "none", merge=True)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from proofyard.protocol.types import Cid
 from proofyard.sdk import EmbedJob, EvaluateJob, JobRefused, LoraJob, SweepJob
 from proofyard.sdk.tables import with_plain_data
 from proofyard.workloads import chat_child
@@ -244,6 +245,20 @@ def test_conversations_are_not_cut_and_what_is_not_learned_is_negative(tiny):
             pack([Document("abcd", "", tuple(runs))], tiny.model, 8)
     with pytest.raises(InputRefused, match="no token that is learned"):
         pack([Document("abcd", "", ())], tiny.model, 8)
+
+
+def test_what_teaches_nothing_is_refused_before_it_is_paid(tiny, tmp_path):
+    job = LoraJob(model=tiny.model, data=tmp_path / "data.jsonl", workers=1, seq_len=16)
+    for trained, said in (([], "leaves 0 tokens"), ([[0, 99]], "in a text of 9 tokens"), ([[0, 1]], "")):
+        write(tmp_path / "data.jsonl", *[{"text": f"{n:09}", "trained": trained} for n in range(50)])
+        if said:
+            with pytest.raises(InputRefused, match=said):
+                job.manifest(Cid("model"), Cid("data"))
+        else:
+            assert job.manifest(Cid("model"), Cid("data"))
+    write(tmp_path / "data.jsonl", {"text": "x" * 16, "trained": [[0, 1]]})
+    with pytest.raises(InputRefused, match="a conversation of 16 tokens, at most seq_len - 1 = 15 fit"):
+        job.manifest(Cid("model"), Cid("data"))
 
 
 def test_gradients_of_learned_tokens_are_those_that_torch_has_with_the_others_ignored(tiny, lora_manifest):

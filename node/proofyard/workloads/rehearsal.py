@@ -101,11 +101,12 @@ class _Texts:
         )
         for part in _parts(wanted):
             for (worker, document), ids in zip(part, self.tokens(each.text for _, each in part), strict=True):
+                count = ids.size + 1
                 if document.trained is not None:
                     check_fits(ids.size, seq_len)
-                    learned_places(document.trained, ids.size)
+                    count = seq_len if learned_places(document.trained, ids.size) else 0
                 if worker in short:
-                    short[worker] += seq_len if document.trained else ids.size + 1
+                    short[worker] += count
                     if short[worker] >= seq_len:
                         del short[worker]
         return short
