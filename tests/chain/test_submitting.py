@@ -176,7 +176,17 @@ def test_a_job_is_closed_cancelled_and_refunded_by_commands(network, folder: Pat
     code, again, said = run("job", "cancel", "2")
     assert (code, again["refunded"]) == (0, str(35 * CREDIT))
     assert "nothing is left" in said
+    code, listed, _ = run("job", "list")
+    assert code == 0
+    assert [(each["job"], each["state"], each["workload"]) for each in listed] == [
+        ("2", "closed", "map"),
+        ("1", "closed", "map"),
+    ]
+    assert run("job", "list", "--all")[1] == listed
+    code, told, said = run("job", "logs", "1")
+    assert (code, told["state"], told["events"], told["settled"]) == (0, "closed", [], [])
     network.key().save(folder / "bob.json", "pw", scrypt_rounds=2)
+    assert run("job", "list", "--wallet", str(folder / "bob.json"))[1] == []
     code, _, said = run("job", "cancel", "1", "--wallet", str(folder / "bob.json"))
     assert code == 2
     assert "name its wallet" in said

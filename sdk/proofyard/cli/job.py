@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proofyard.cli import job_history
 from proofyard.cli.chains import reader
 from proofyard.cli.clients import follow, open_client
 from proofyard.cli.errors import UsageError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 app = App("Have work done: submit a job, follow it, fetch the result.")
 
+app.verb("list", "job list")(job_history.list_jobs)
+app.verb("logs", "job logs 1")(job_history.logs)
 app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
 
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
