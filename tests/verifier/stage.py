@@ -290,7 +290,7 @@ class ChainOf:
         what = {"root": root, "size": size, "members": members, "lines": tuple(full), "quorum": 1}
         chain.tell(BatchCommitted, batch=number, verifier=own, **what)
         for line in full:
-            chain.tell(JobCommitted, job=line.job, batch=number, units=line.units, budget=line.amount)
+            chain.tell(JobCommitted, job=line.job, batch=number)
         chain.mine(3)
         return number
 

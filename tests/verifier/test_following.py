@@ -16,7 +16,6 @@ from proofyard.chain.events import (
     BatchDropped,
     BatchVoided,
     JobClosed,
-    JobCommitted,
     JobOpened,
     JobToppedUp,
     Position,
@@ -25,7 +24,7 @@ from proofyard.protocol.cid import cid_digest, raw_cid
 from proofyard.protocol.codec import decode
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.members import Member, decode_members, encode_members, members_root
-from proofyard.protocol.settlement import FaultReason, Header, OperatorId
+from proofyard.protocol.settlement import FaultReason, Header, Line, OperatorId
 from proofyard.protocol.types import Address, BatchId, Digest, JobId, Signature, TaskIndex, Wei
 from proofyard.protocol.view import JobFacts
 from proofyard.verifier import context as context_module
@@ -260,8 +259,9 @@ async def test_the_cursor_lasts_with_what_was_read(watcher: Watcher, monkeypatch
         return handle(engine, event, now)
 
     monkeypatch.setattr(Engine, "handle", failing)
-    line = JobCommitted(Position(2, ZERO, 2), JobId(1), BatchId(1), 3, Wei(1))
-    events = [watcher.opened(1), line, JobToppedUp(Position(3, ZERO, 3), JobId(1), Wei(1))]
+    lines = (Line(JobId(1), 3, Wei(1)),)
+    commit = BatchCommitted(Position(2, ZERO, 2), BatchId(1), OperatorId(77), ZERO, 1, ZERO, lines, 1)
+    events = [watcher.opened(1), commit, JobToppedUp(Position(3, ZERO, 3), JobId(1), Wei(1))]
     with pytest.raises(InternalError):
         await watcher.see(*events)
     assert (watcher.cursor(), watcher.verifier.stored(Job)) == (None, [])

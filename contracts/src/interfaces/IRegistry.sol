@@ -425,8 +425,8 @@ interface IRegistry {
         uint256[] lines,
         uint24 quorum
     );
-    /// @notice Job `job` has a line in the batch: for those who follow one job.
-    event JobCommitted(JobId indexed job, BatchId indexed batch, uint64 units, uint256 budget);
+    /// @notice Job `job` has a line in the batch, whose event says which: for those who follow one job.
+    event JobCommitted(JobId indexed job, BatchId batch);
     event BatchRecommitted(BatchId indexed batch, uint256 commitBlock);
     event BatchDrawn(BatchId indexed batch, bytes32 seed);
     /// @notice Another leader, because the last one was late or the settlement was voided. `lines` are those from now on.

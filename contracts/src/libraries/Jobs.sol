@@ -7,7 +7,7 @@ import {IRegistry, OperatorId, JobId, BatchId} from "../interfaces/IRegistry.sol
 import {Headers} from "./Headers.sol";
 import {Lines} from "./Lines.sol";
 import {Operators} from "./Operators.sol";
-import {JobBook, Stakes, State} from "./State.sol";
+import {JobBook, JobSlots, Stakes, State} from "./State.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
 /// @title Jobs
@@ -15,6 +15,7 @@ import {VerifierSet} from "./VerifierSet.sol";
 /// Registry's storage; the functions are documented in `IRegistry`, whose functions of the same names call them and move
 /// the tokens.
 library Jobs {
+    using JobSlots for JobBook;
     using VerifierSet for VerifierSet.Set;
 
     uint256 private constant MAX_LINES = 128;
@@ -354,32 +355,42 @@ library Jobs {
             uint96 budget = _reserveUnits(s, p, id, verifier, Lines.units(line));
             lines[i] = line | budget;
             total += budget;
-            emit IRegistry.JobCommitted(id, batch, Lines.units(line), budget);
+            emit IRegistry.JobCommitted(id, batch);
         }
     }
 
-    /// @dev Takes units of a job into a batch, and reserves their part of its money. What is read of a slot is read before
-    /// anything is written, and what settlements write only where the rest is not enough: each slot costs a line most of its gas.
+    /// @dev Takes units of a job into a batch, and reserves their part of its money. What settlements write is read only where
+    /// the rest is not enough: each slot costs a line most of its gas.
     function _reserveUnits(State storage s, IRegistry.Params memory p, JobId id, uint32 verifier, uint48 units)
         private
         returns (uint96 budget)
     {
-        JobBook storage j = _job(s, id);
-        (uint256 all, uint256 price) = (j.units, j.price);
-        (uint64 taken, uint96 escrow, bool holds) = (j.unitsTaken, j.escrow, j.verifier == verifier);
-        _requireOpen(id, j, p.receiptTime);
-        uint256 due = FixedPointMathLib.divUp(price * units, all);
-        if (units == 0 || uint256(taken) + units > all) {
-            uint256 left = FixedPointMathLib.zeroFloorSub(all + j.unitsReturned, taken);
-            require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
-            // Audits of units that came back took more than these units' part: that is missing from all that is left alike.
-            due = FixedPointMathLib.min(due, FixedPointMathLib.divUp((uint256(escrow) + j.surplus) * units, left));
+        JobBook storage j = s.jobs[JobId.unwrap(id)];
+        (uint64 taken, uint96 escrow, uint32 end, uint32 holder, uint32 active) = j.taken();
+        uint256 due = _due(id, j, units, taken);
+        if (block.timestamp >= uint256(end) + p.receiptTime) _requireOpen(id, j, p.receiptTime);
+        if (holder == verifier) {
+            active = uint32(block.timestamp);
+        } else {
+            _enter(s, p, id, j, verifier);
+            (holder, active) = (j.verifier, j.lastActive);
         }
-        if (!holds) _enter(s, p, id, j, verifier);
         budget = uint96(FixedPointMathLib.min(due, escrow));
-        (j.unitsTaken, j.escrow) = (taken + units, escrow - budget);
-        if (holds) j.lastActive = uint32(block.timestamp);
+        j.setTaken(taken + units, escrow - budget, end, holder, active);
         if (budget < due) budget += _fromSurplus(j, due - budget);
+    }
+
+    /// @dev What units of a job are due, of which `taken` were taken before.
+    function _due(JobId id, JobBook storage j, uint48 units, uint256 taken) private view returns (uint256 due) {
+        // slither-disable-next-line unused-return
+        (uint256 all, uint256 price,) = j.terms();
+        require(all != 0, IRegistry.UnknownJob(id));
+        due = FixedPointMathLib.divUp(price * units, all);
+        if (units > 0 && taken + units <= all) return due;
+        uint256 left = FixedPointMathLib.zeroFloorSub(all + j.unitsReturned, taken);
+        require(units > 0 && units <= left, IRegistry.TooManyUnits(id, units, left));
+        // Audits of units that came back took more than these units' part: that is missing from all that is left alike.
+        return FixedPointMathLib.min(due, FixedPointMathLib.divUp((uint256(j.escrow) + j.surplus) * units, left));
     }
 
     function _fromSurplus(JobBook storage j, uint256 wanted) private returns (uint96 amount) {

@@ -12,7 +12,7 @@ import {Jobs} from "./Jobs.sol";
 import {Lines} from "./Lines.sol";
 import {Marks} from "./Marks.sol";
 import {Merkle} from "./Merkle.sol";
-import {JobBook, Stakes, State} from "./State.sol";
+import {JobBook, JobSlots, Stakes, State} from "./State.sol";
 import {TypedData} from "./TypedData.sol";
 import {VerifierSet} from "./VerifierSet.sol";
 
@@ -20,6 +20,7 @@ import {VerifierSet} from "./VerifierSet.sol";
 /// @notice From a batch's draw to its settlement and its end. A linked library that runs in the Registry's storage; the
 /// functions are documented in `IRegistry`, whose functions of the same names call them.
 library Settling {
+    using JobSlots for JobBook;
     using VerifierSet for VerifierSet.Set;
 
     uint256 private constant MAX_FAULTS = 32;
@@ -162,17 +163,33 @@ library Settling {
         s.books.escrow -= settlement.payoutTotal + fees;
     }
 
+    /// @dev Ends a line of a job: what it holds is paid, or the job's again.
     function _payLine(State storage s, uint256 line, uint256 share, uint40 surplusFrom) private returns (uint96 fee) {
         JobBook storage j = s.jobs[Lines.job(line)];
-        uint256 units = Lines.paidUnits(share);
+        (uint48 unpaid, uint64 returned, uint96 surplus, uint40 from) = j.unpaid();
+        uint48 units = Lines.paidUnits(share);
         // Units that were committed again while a batch was void are paid by one of the two.
-        uint256 left = FixedPointMathLib.min(Lines.units(line), j.unitsUnpaid);
+        uint256 left = FixedPointMathLib.min(Lines.units(line), unpaid);
         require(units <= left, IRegistry.TooManyUnits(JobId.wrap(Lines.job(line)), units, left));
-        fee = uint96(uint256(j.verifierFee) * units / j.units);
+        uint96 rest;
+        (fee, rest) = _spent(j, line, share, units);
+        if (rest != 0 && surplusFrom > from) from = surplusFrom;
+        j.setUnpaid(unpaid - units, returned + (Lines.units(line) - units), surplus + rest, from);
+    }
+
+    /// @dev What the verifiers earn with so many units of a line, and what of its budget is left.
+    function _spent(JobBook storage j, uint256 line, uint256 share, uint256 units)
+        private
+        view
+        returns (uint96 fee, uint96 rest)
+    {
+        // slither-disable-next-line unused-return
+        (uint48 all,, uint96 whole) = j.terms();
+        fee = uint96(uint256(whole) * units / all);
         uint256 amount = uint256(Lines.amount(share)) + fee;
         (uint256 budget, uint256 with_) = (Lines.budget(line), amount + Lines.redress(share));
         require(with_ <= budget, IRegistry.OverBudget(JobId.wrap(Lines.job(line)), budget, with_));
-        _giveBack(j, Lines.units(line), units, budget - amount, surplusFrom);
+        rest = uint96(budget - amount);
     }
 
     /// @dev What faults are to pay at most: checked shares, so the sum of budgets that a supply of 96 bits has.
@@ -180,16 +197,6 @@ library Settling {
         for (uint256 i = 0; i < shares.length; ++i) {
             sum += uint96(Lines.redress(shares[i]));
         }
-    }
-
-    /// @dev Ends a line of a job: what it holds is paid, or the job's again.
-    function _giveBack(JobBook storage j, uint256 committed, uint256 paid, uint256 rest, uint40 surplusFrom) private {
-        uint48 unpaid = j.unitsUnpaid - uint48(paid);
-        uint64 returned = j.unitsReturned + uint64(committed - paid);
-        uint96 surplus = j.surplus + uint96(rest);
-        if (rest == 0 || j.surplusFrom > surplusFrom) surplusFrom = j.surplusFrom;
-        (j.unitsUnpaid, j.unitsReturned) = (unpaid, returned);
-        (j.surplus, j.surplusFrom) = (surplus, surplusFrom);
     }
 
     function _report(

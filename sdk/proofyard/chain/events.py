@@ -153,12 +153,10 @@ class BatchCommitted(Event):
 
 @dataclass(frozen=True)
 class JobCommitted(Event):
-    """A job has a line in the batch."""
+    """A job has a line in the batch, which `BatchCommitted` of the same transaction says."""
 
     job: JobId
     batch: BatchId
-    units: int
-    budget: Wei
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,8 @@ class Network:
         self.chain.on_undo(undo)
         named = tuple(Line(job, units, Wei(0), 0, Wei(0)) for job, units in lines)
         self.chain.emit(lambda at: BatchCommitted(at, number, OWN, root, 1, digest("list", root), named, 1))
-        for job, units in lines:
-            self.chain.emit(lambda at, job=job, units=units: JobCommitted(at, job, number, units, Wei(0)))  # type: ignore[misc]
+        for job, _ in lines:
+            self.chain.emit(lambda at, job=job: JobCommitted(at, job, number))  # type: ignore[misc]
 
     def _settle(
         self, number: BatchId, signed: OnChain, told: events.RecordSettled, results: dict[TaskKey, Cid]

@@ -405,7 +405,7 @@ class Town:
         self.chain(BatchCommitted(at, number, OperatorId(OWN), effect.root, size, ZERO, lines, 1))
         for line in lines:
             self.ledger.units_open[line.job] += line.units
-            self.chain(JobCommitted(at, line.job, number, line.units, Wei(0)))
+            self.chain(JobCommitted(at, line.job, number))
 
     def _settle(self, effect: Settle) -> None:
         """What everybody would find who checks the record."""

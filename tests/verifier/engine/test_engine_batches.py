@@ -332,7 +332,7 @@ def _on_chain(here: Desk, batch: Batch, number: int = 7) -> None:
     )
     here.tell(ChainEvent(commit, START))
     for line in lines:
-        here.tell(ChainEvent(JobCommitted(commit.position, line.job, BatchId(number), line.units, line.amount), START))
+        here.tell(ChainEvent(JobCommitted(commit.position, line.job, BatchId(number)), START))
 
 
 # What comes to nothing

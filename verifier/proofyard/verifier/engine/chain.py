@@ -80,10 +80,6 @@ def _topped_up(world: World, more: JobToppedUp, _at: int, now: Now) -> None:
     jobs.topped_up(world, more.job, now)
 
 
-def _line_committed(world: World, line: JobCommitted, _at: int, now: Now) -> None:
-    jobs.units_moved(world, line.job, now, opened=line.units, paid=0)
-
-
 # Batches
 
 
@@ -99,8 +95,13 @@ def _of_batch(follow: Callable[[World, Batch, Any, Now], None]) -> Callable[[Wor
 
 
 def _committed(world: World, commit: BatchCommitted, _at: int, now: Now) -> None:
-    """A batch of this verifier is on chain. The same work that is done again in the same way has the same root, so it
-    is the oldest of those that wait for their number."""
+    """A batch is on chain; if it is ours, one of the rows. The same work that is done again in the same way has
+    the same root, so it is the oldest of those that wait for their number."""
+    about = world.about
+    for line in commit.lines:
+        world.about = (line.job,)
+        jobs.units_moved(world, line.job, now, opened=line.units, paid=0)
+    world.about = about
     if commit.verifier != world.rules.own or commit.batch in world.rows.by_chain_id:
         return
     lines = tuple((line.job, line.units) for line in commit.lines)
@@ -180,7 +181,6 @@ FOLLOWED: dict[type[ChainNews], Callable[[World, Any, int, Now], None]] = {
     JobTaken: _taken,
     JobToppedUp: _topped_up,
     JobClosed: _closed,
-    JobCommitted: _line_committed,
     BatchCommitted: _committed,
     BatchRecommitted: _of_batch(_recommitted),
     BatchTaken: _led,
@@ -196,6 +196,7 @@ FOLLOWED: dict[type[ChainNews], Callable[[World, Any, int, Now], None]] = {
 """What changes rows. What the chain says of nodes is told as `NodeJoined` and `NodeLeft` (`verifier.standing`)."""
 
 NOT_FOLLOWED: dict[type[ChainNews], str] = {
+    JobCommitted: "its batch's event has all lines",
     Faulted: "the record that its settlement names says more, and is checked before it is believed",
     BatchDrawn: "the effect `Draw` waits for the seed itself, which is the same whoever stored it",
     JobRefunded: "the job was closed before, and its escrow is the requester's",
