@@ -123,7 +123,7 @@ def check_believes_nobody(client: Client, handle: JobHandle, result: Cid, folder
     proven = handle.prove()
     assert len(proven.batches) >= 2
     with pytest.raises(ResultUnproven, match=f"the settled results give {result}"):
-        client.package(proven, raw_cid(b"invented"), folder / "invented")
+        client.run(lambda core: core.package(proven, raw_cid(b"invented"), folder / "invented"))
     assert not (folder / "invented").exists()
 
 

@@ -5,12 +5,12 @@ import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from proofyard.node.sensors import gpus
+from proofyard.workloads.cards import torch_cards
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.workload import Resources
 
@@ -71,21 +71,7 @@ def find_hardware(folder: Path, backend: str) -> Hardware:
 
 def _cards() -> tuple[Card, ...]:
     found = tuple(Card(gpu.name, gpu.memory_bytes, "nvidia-smi") for gpu in gpus())
-    return found or _torch_cards()
-
-
-def _torch_cards() -> tuple[Card, ...]:
-    """Cards that have no nvidia-smi, such as AMD's, as torch sees them."""
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not find_spec(
-        "torch"
-    ):
-        return ()
-    import torch
-
-    if not torch.cuda.is_available():
-        return ()
-    every = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return tuple(Card(each.name, int(each.total_memory), "torch") for each in every)
+    return found or tuple(Card(name, memory_bytes, "torch") for name, memory_bytes in torch_cards())
 
 
 def _processor() -> str:

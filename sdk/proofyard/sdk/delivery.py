@@ -58,10 +58,8 @@ def deliver(
         require_repository(push_to)
     if model is not None:
         called(model)
-    _, manifest = _work(client, job)
-    if (merge or card) and manifest.workload not in TRAINED:
-        raise JobRefused(f"job {job}: is one of {manifest.workload}; only adapters are merged and have a model card")
-    if not merge:
+    manifest = _trained(client, job) if merge or card else None
+    if manifest is None or not merge:
         handle.result(target, force=force, model=model, on_replace=on_replace)
     else:
         require_free(target, force=force)
@@ -72,6 +70,14 @@ def deliver(
         _require_public(target)
         logger.warning("%s is at %s", target, push_folder(target, push_to))
     return target
+
+
+def _trained(client: "Client", job: JobId) -> Manifest:
+    """The manifest of a job that trains an adapter. Raises `JobRefused` for others."""
+    _, manifest = _work(client, job)
+    if manifest.workload not in TRAINED:
+        raise JobRefused(f"job {job}: is one of {manifest.workload}; only adapters are merged and have a model card")
+    return manifest
 
 
 def _merge(
