@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from soak_network import Program, SoakNetwork
+from soak_network import DEPTH, Program, SoakNetwork
 from soak_proxy import Mode
 
 STOP_S = 5.0
 """How long a program may take to end when it is asked to."""
-DEPTH = 5
 RESTART_S = 1.0
 PAUSE_S = 20.0
 MAX_RPC_S = 60.0

@@ -38,6 +38,8 @@ STAKE = Wei(PARAMS.node_stake + PARAMS.court.bond + PARAMS.court.appeal_bond)
 DISK_BYTES = {"postgres": 256 << 20, "verifier": 48 << 20, "node": 32 << 20}
 READY_S = 120.0
 DECOYS_BPS = 1000
+DEPTH = 5
+"""Blocks that a reorganisation takes away at most."""
 
 
 SEATS = {"pair": ("first", "second"), "lone": ("",)}
@@ -237,6 +239,7 @@ class SoakNetwork:
             self._member(name, key)
             self._owner(stake).register_verifier(key, stake, f"127.0.0.1:{port}")
             common: dict[str, Any] = {"batch_s": 3.0, "lease_s": 8.0, "state_due_s": 60.0, "decoys_bps": DECOYS_BPS}
+            common["receipt_blocks"] = DEPTH + 1
             if len(processes) == 1:
                 data = self._disk(name, "verifier").path / "data"
                 self.databases[name] = f"sqlite:///{data / 'verifier.db'}"

@@ -565,6 +565,7 @@ def settings(**changes: Any) -> Any:
         "lease_s": 3.0,
         "audit_s": 3.0,
         "state_due_s": 0.5,
+        "receipt_blocks": 0,
         "recheck_s": 0.2,
         "max_state_bytes": 1 << 30,
         "batch_tasks": 32,

@@ -693,6 +693,10 @@ async def test_no_receipt_is_signed_for_a_job_before_it_is_this_verifiers_on_cha
         refusal = await counter.refusal(work)
         assert refusal.code == "busy" and "being taken" in refusal.reason, "not held against the commitment"
     row.taken_block = 7
+    counter.context.settings.receipt_blocks = 2
+    counter.context.saw_block(8, 1)
+    assert (await counter.refusal(work)).code == "busy", "a reorganisation may give it to another verifier"
+    counter.context.saw_block(9, 2)
     receipt = await counter.receipt(work)
     row.taken_block = 0
     assert await counter.receipt(work) == receipt, "what was promised stays so"

@@ -271,7 +271,8 @@ class Desk:
             work = self._held(node, message.commitment)
             if work.state != WorkState.GIVEN:
                 return work.promised_until
-            if not context.rows.jobs[work.job].taken_block:
+            taken = context.rows.jobs[work.job].taken_block
+            if not taken or context.clock()[1] < taken + context.settings.receipt_blocks:
                 # Its lease is not to end because of that.
                 context.runner.post(TaskProgressed(node, (work.job, work.task)))
                 raise RequestFailed("busy", f"job {work.job} is being taken; try again in a moment")

@@ -30,6 +30,8 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `state_due_s`: a worker that does not deliver a committed state for longer is judged as if it were wrong;
     `recheck_s`: how long a state that another verifier calls withheld is asked for before its record is signed.
     `max_state_bytes`: larger states are not looked at here before auditors execute them.
+    `receipt_blocks`: no receipt is signed before so many blocks are on the one that took its job: a reorganisation that
+    gives the job to another verifier makes a promise of it impossible to keep.
     `batch_tasks`: so many commitments make a batch, of all jobs; `batch_s`: none waits longer for its batch.
     `decoys_bps`: of so many tasks in 10,000 a decoy is put into a batch first (docs/economics.md).
     `least_fee_bps`: a job's verifier fee is at least so much of what its gas costs at the present price, in 1/10,000,
@@ -63,6 +65,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_due_s: Seconds = 300.0
     recheck_s: Seconds = 20.0
     max_state_bytes: Most = 2 << 30
+    receipt_blocks: Amount = 2
     batch_tasks: Most = 4096
     batch_s: Seconds = 60.0
     decoys_bps: Share = 150
