@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from proofyard.protocol import bls
 from proofyard.protocol.earnings import earnings
 from proofyard.protocol.messages import CoSign
 from proofyard.protocol.record import BatchRecord, encode_record
+from proofyard.protocol.settlement import BatchRef
 from proofyard.protocol.types import Digest, Signature
 from proofyard.protocol.validate import RecordInvalid
 from proofyard.verifier.engine.effects import Settle
@@ -22,6 +24,8 @@ from proofyard.verifier.engine.rows import BatchState
 from proofyard.verifier.leading import _record_for
 from proofyard.verifier.signing import AlreadySigned, bound_to, sign_once
 from proofyard.verifier.store.tables import Signed
+
+REF = BatchRef(BATCH, 0, Digest(bytes([7]) * 32), Digest(bytes([8]) * 32))
 
 replaced: Callable[..., Any] = msgspec.structs.replace
 
@@ -81,14 +85,20 @@ async def test_one_digest_of_an_attempt_is_signed_whoever_asks_for_another(court
     context = here.signer.context
     first, other = Digest(bytes(32)), Digest(bytes([1]) * 32)
     record, another = context.store.put_bytes(b"a record"), context.store.put_bytes(b"another")
-    signature = await sign_once(context, BATCH, 0, first, record)
+    signature = await sign_once(context, REF, first, record)
     assert bls.verify(bls.public_key(here.signer.wallet.bls_secret()), first, signature)
     for named in (record, another):
         with pytest.raises(AlreadySigned):
-            await sign_once(context, BATCH, 0, other, named)
-    assert await sign_once(context, BATCH, 0, first, record) == signature
-    assert await bound_to(context, BATCH, 0) == (first, record)
-    assert await sign_once(context, BATCH, 1, other, record) != signature, "another attempt is another question"
+            await sign_once(context, REF, other, named)
+    assert await sign_once(context, REF, first, record) == signature
+    assert await bound_to(context, REF) == (first, record)
+    assert await sign_once(context, replace(REF, attempt=1), other, record) != signature, (
+        "another attempt is another question"
+    )
+    again = replace(REF, seed=Digest(bytes([9]) * 32))
+    assert await bound_to(context, again) is None, "the batch of another chain binds to nothing on this one"
+    assert await sign_once(context, again, other, another)
+    assert await bound_to(context, REF) == (first, record), "and does where that one comes back"
 
 
 async def test_what_a_signature_binds_to_is_on_the_disk_first(
@@ -103,13 +113,13 @@ async def test_what_a_signature_binds_to_is_on_the_disk_first(
     def fsync(handle: int) -> None:
         synced.add(Path(f"/proc/self/fd/{handle}").readlink())
         with context.database.session() as session:
-            assert session.get(Signed, (BATCH, 0)) is None
+            assert session.get(Signed, (BATCH, 0, bytes(REF.seed))) is None
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    await sign_once(context, BATCH, 0, Digest(bytes(32)), record)
+    await sign_once(context, REF, Digest(bytes(32)), record)
     blocks = {context.store.path / "blocks" / block.cid[-2:] / block.cid for block in context.store.blocks()}
     assert len(blocks) == 3 and blocks <= synced
     assert {path.parent for path in blocks} <= synced
     with pytest.raises(BlockMissing):
-        await sign_once(context, BATCH, 1, Digest(bytes(32)), cid_of_bytes(b"not here"))
+        await sign_once(context, replace(REF, attempt=1), Digest(bytes(32)), cid_of_bytes(b"not here"))

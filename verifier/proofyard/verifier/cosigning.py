@@ -91,9 +91,6 @@ class CoSigner:
         await self._admit(connection)
         state = await self._context.on_chain(partial(self._context.chain.batch, message.batch))
         self._require_open(message.batch, state, await self._operator(connection))
-        bound = await bound_to(self._context, message.batch, state.attempt)
-        if bound is not None and bound[1] != message.record:
-            raise AlreadySigned(message.batch, state.attempt, bound[1])
         if message.batch in self._under_way:
             raise RequestFailed("busy", f"a record of batch {message.batch} is being checked")
         self._under_way.add(message.batch)
@@ -150,10 +147,13 @@ class CoSigner:
 
     async def _checked(self, connection: Connection, message: CoSign) -> CoSigned:
         context = self._context
+        view = await context.on_chain(partial(context.chain.view, message.batch))
+        bound = await bound_to(context, view.ref)
+        if bound is not None and bound[1] != message.record:
+            raise AlreadySigned(view.batch, view.attempt, bound[1])
         await fetch(context.store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
         data = await asyncio.to_thread(context.store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES)
         record = await asyncio.to_thread(decode_record, data)
-        view = await context.on_chain(partial(context.chain.view, message.batch))
         key = (message.record, view.attempt, view.leader)
         if self._seen.get(key) is None and not context.settings.blind:
             try:
@@ -165,7 +165,7 @@ class CoSigner:
             return CoSigned(b"")
         settlement = await asyncio.to_thread(settlement_of, record, view, message.record)
         digest = settlement_digest(context.domain, view.ref, settlement)
-        return CoSigned(await sign_once(context, view.batch, view.attempt, digest, message.record))
+        return CoSigned(await sign_once(context, view.ref, digest, message.record))
 
     async def _check(self, view: BatchView, record: BatchRecord, connection: Connection) -> None:
         """The whole record: what follows from chain and signatures, and what its leader says it could not get."""

@@ -202,7 +202,7 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
     try:
         signers, signature = await collect(context, view, digest, cid)
     except NoQuorum as refused:
-        if await bound_to(context, view.batch, view.attempt) is None:
+        if await bound_to(context, view.ref) is None:
             due = await _looks_due(context, view, batch, record, refused.left_out)
             if due is not None:
                 context.runner.post(due)
@@ -218,7 +218,7 @@ async def settle(context: Context, effect: effects.Settle) -> float | None:
 async def _record_for(context: Context, view: BatchView, batch: Batch) -> tuple[BatchRecord, Cid]:
     """The batch's record: the one that this verifier is bound to by its signature, else a new one, checked as everybody
     checks it. Raises `RecordInvalid` where the evidence does not hold."""
-    bound = await bound_to(context, view.batch, view.attempt)
+    bound = await bound_to(context, view.ref)
     if bound is not None:
         data = await asyncio.to_thread(context.store.get_bytes, bound[1], max_bytes=MAX_RECORD_BYTES)
         return decode_record(data), bound[1]
@@ -318,9 +318,9 @@ async def read_record(context: Context, effect: effects.ReadRecord) -> None:
     async def read(cid: Cid, max_bytes: int) -> bytes:
         return await context.find(cid, max_bytes=max_bytes)
 
-    bound = await bound_to(context, batch.chain_id, effect.attempt)
+    view = await context.on_chain(partial(context.chain.view, batch.chain_id, effect.attempt))
+    bound = await bound_to(context, view.ref)
     if bound is not None:
-        view = await context.on_chain(partial(context.chain.view, batch.chain_id, effect.attempt))
         record, cid = decode_record(await read(bound[1], MAX_RECORD_BYTES)), bound[1]
     else:
         settled = await load_settled(context.chain, read, batch.chain_id)

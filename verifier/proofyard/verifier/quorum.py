@@ -46,7 +46,7 @@ async def collect(context: Context, view: BatchView, digest: Digest, cid: Cid) -
         raise NoQuorum(view.batch, 0, len(seats), ["this verifier has no seat that counts for it"])
     checked = await asyncio.gather(*(_ask(context, seat, view.batch, cid, sign=False) for seat in others))
     _require_quorum(view.batch, len(seats), checked)
-    own = await sign_once(context, view.batch, view.attempt, digest, cid)
+    own = await sign_once(context, view.ref, digest, cid)
     agreed = [
         seat
         for seat, answer in zip(others, checked, strict=True)

@@ -143,12 +143,16 @@ class Known(_Own, table=True):
     settled: bool = False
 
 
+UNKNOWN_SEED = b""
+
+
 class Signed(_Own, table=True):
-    """What this verifier signed for a batch and attempt, written before the signature leaves: there is never
-    another."""
+    """What this verifier signed for a batch and attempt that were drawn with a seed, written before the signature
+    leaves: there is never another."""
 
     batch: int = Field(primary_key=True, sa_type=BigInteger)
     attempt: int = Field(primary_key=True, sa_type=BigInteger)
+    seed: bytes = Field(primary_key=True, default=UNKNOWN_SEED)
     digest: bytes
     record: str = Field(sa_type=Text)
 
