@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
 
 from worlds import BATCH, Work, World, changed, simple
 
+from proofyard.chain import Params
 from proofyard.chain.events import Position
-from proofyard.disputes.settled import OVERLOOKED_S, check_over, over_now, told_before
+from proofyard.disputes.settled import check_over, over_now, told_before
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.record import BatchRecord
 from proofyard.protocol.redress import Earlier
@@ -21,6 +22,7 @@ from proofyard.protocol.types import BatchId, Cid, Digest, JobId
 from proofyard.protocol.validate import RecordInvalid
 
 OPEN, SETTLED, VOIDED, DROPPED = BatchId(6), BatchId(7), BatchId(8), BatchId(9)
+PARAMS = Params(settle_time=300)
 RECORD, VOID = raw_cid(b"the record of batch 7"), raw_cid(b"the record of batch 8")
 
 
@@ -48,6 +50,9 @@ class Chain:
 
     def now(self) -> int:
         return self.clock
+
+    def params(self) -> Params:
+        return PARAMS
 
     def batch(self, batch: BatchId) -> Any:
         return self.states[batch]
@@ -116,9 +121,9 @@ def test_a_record_that_was_settled_stands_although_one_that_it_rests_on_was_void
 
 def test_who_signs_does_not_let_a_settlement_be_overlooked(world: World) -> None:
     """Its leader would make a worker's results stale by it. One that is just settled it may not have seen."""
-    checked(world, (), Chain(settled_at=1000 - OVERLOOKED_S), None)
+    checked(world, (), Chain(settled_at=1000 - PARAMS.settle_time), None)
     with pytest.raises(RecordInvalid, match="batch 7 has been settled since 939"):
-        checked(world, (), Chain(settled_at=1000 - OVERLOOKED_S - 1), None)
+        checked(world, (), Chain(settled_at=1000 - PARAMS.settle_time - 1), None)
     checked(world, (), Chain(settled_at=0), 60)
 
 

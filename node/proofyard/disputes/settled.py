@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 Over = Sequence[tuple[BatchId, Cid | None]]
 """`BatchRecord.over`."""
 
-OVERLOOKED_S = 60
-"""A leader may not have seen a settlement that is newer than this when it made its record."""
-
 
 @dataclass(frozen=True)
 class Settled:
@@ -202,7 +199,9 @@ def over_now(chain: ChainClient, view: BatchView) -> Over:
 
 def check_over(chain: ChainClient, view: BatchView, record: BatchRecord, before: Position | None = None) -> None:
     """Raise `RecordInvalid` unless what the record says of batches that are over was so: of a settled record `before`
-    its settlement, of another one now, and then it must also name those that have been settled for `OVERLOOKED_S`."""
+    its settlement, of another one now, and then it must also name those that have been settled for as long as a leader
+    has to settle its own (`settle_time`): its signature may bind it to a record that is as old. Once others may take
+    the batch over, their attempt has a record of its own."""
     known = {claimed.batch: claimed.header for claimed in view.claimed_before}
     for batch, cid in record.over:
         if batch not in known:
@@ -218,10 +217,10 @@ def check_over(chain: ChainClient, view: BatchView, record: BatchRecord, before:
 
 
 def _check_overlooked(chain: ChainClient, view: BatchView, unnamed: Iterable[BatchId]) -> None:
-    now = chain.now()
+    now, patience = chain.now(), chain.params().settle_time
     for batch in sorted(unnamed):
         state = chain.batch(batch)
-        if state.settled_at and not state.voided and state.settled_at + OVERLOOKED_S < now:
+        if state.settled_at and not state.voided and state.settled_at + patience < now:
             raise RecordInvalid(view.batch, "over", f"batch {batch} has been settled since {state.settled_at}")
 
 
