@@ -122,7 +122,7 @@ def map_job(lines, segment_rows, segments):
     """A manifest for all these lines, the data file that it names, and the job's work units."""
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     params = {"rows": len(lines), "segment_rows": segment_rows, "segments": segments}
-    manifest = {"version": 3, "workload": "map", "params": params, "model": None, "data": cid_of(data), "seed": 7}
+    manifest = {"version": 4, "workload": "map", "params": params, "model": None, "data": cid_of(data), "seed": 7}
     manifest |= {"precision": "exact", "look_ahead": 0, "nonce": "interop"}
     return msgspec.msgpack.encode(manifest), data, len(lines)
 

@@ -92,7 +92,8 @@ async def test_what_is_over_an_uplinks_limit_waits_and_is_not_lost():
             senders[number % 2].send([(bytes(1200), receiver.address)])
         await asyncio.wait_for(complete.wait(), 60)
         seconds = clock() - began
-        assert seconds > 0.5 * 100 * 1200 / 400_000, "one limit for all sockets"
+        # What the kernel cuts into datagrams goes at once and is waited for afterwards: the last of each socket.
+        assert seconds > 0.4 * 100 * 1200 / 400_000, "one limit for all sockets"
         arrived, shaper.bytes_s = 0, 0.0
         complete.clear()
         senders[0].send([(bytes(1200), receiver.address)] * 100)

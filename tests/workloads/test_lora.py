@@ -83,7 +83,8 @@ def test_a_parameter_out_of_range_is_refused_by_name(lora_manifest, changes, fie
     ("field", "value"),
     [
         ("version", 1),
-        ("version", 4),
+        ("version", 3),
+        ("version", 5),
         ("look_ahead", -1),
         ("look_ahead", 100_001),
         ("model", None),

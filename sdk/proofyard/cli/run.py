@@ -235,6 +235,10 @@ class VerifierFlags(ServiceFlags):
         int | None,
         typer.Option(help="Largest state that is looked at here before it is audited.", rich_help_panel=BATCHES),
     ] = None
+    receipt_blocks: Annotated[
+        int | None,
+        typer.Option(help="Blocks on the one that took a job before its first receipt.", rich_help_panel=BATCHES),
+    ] = None
     batch_tasks: Annotated[
         int | None, typer.Option(help="Commitments of all jobs that make a batch.", rich_help_panel=BATCHES)
     ] = None
