@@ -38,23 +38,14 @@ def _looks(setup: Setup, node: "NodeSettings") -> dict[str, Callable[[], Seen]]:
         "workloads": lambda: workloads(record(), node.workloads),
         "task reward": lambda: task_reward(setup, record(), node.max_task_reward),
         "bench": lambda: bench(setup, record(), node, use),
-        "listening": lambda: service.udp(node.host, node.port, node.endpoint or _endpoint(record), process()),
-        "endpoint": lambda: service.reach(node.endpoint or _endpoint(record), needed=False),
+        "listening": lambda: service.udp(node.host, node.port, node.endpoint or service.endpoint_of(record), process()),
+        "endpoint": lambda: service.reach(node.endpoint or service.endpoint_of(record), needed=False),
         "verifiers": lambda: service.peers(setup, ""),
         "folder": lambda: service.folder(node.data_dir, "node", setup, use),
         "disk": lambda: service.disk(node.data_dir, node.state_budget_bytes + node.cache_bytes),
         "models": lambda: models(node.model_dirs),
         "ipfs": lambda: service.ipfs(node.ipfs),
     }
-
-
-def _endpoint(record: Once[NodeRecord | None]) -> str:
-    """Where the Registry says that it is; "" where nothing is known."""
-    try:
-        found = record()
-    except Exception:
-        return ""
-    return found.endpoint if found else ""
 
 
 def workloads(record: NodeRecord | None, executed: Sequence[str]) -> Seen:

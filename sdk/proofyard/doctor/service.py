@@ -15,7 +15,7 @@ from proofyard.artifacts.errors import ArtifactError
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import NodeRecord, Role, VerifierRecord, Wallet
 from proofyard.chain.errors import ChainError
-from proofyard.doctor.checking import Seen, Skipped, fault, fine, note
+from proofyard.doctor.checking import Once, Seen, Skipped, fault, fine, note
 from proofyard.doctor.machine import ipv6_addresses
 from proofyard.doctor.setup import Setup, WalletUse
 from proofyard.protocol.amounts import format_amount
@@ -170,6 +170,15 @@ def reach(endpoint: str, *, needed: bool) -> Seen:
 
 
 # The Registry's word
+
+
+def endpoint_of(record: Once[NodeRecord | None]) -> str:
+    """Where the Registry says that a node or verifier is; "" where nothing is known, which other checks tell of."""
+    try:
+        found = record()
+    except Exception:
+        return ""
+    return found.endpoint if found else ""
 
 
 def registered(record: NodeRecord | None, role: Role, address: str, wallet: str) -> Seen:

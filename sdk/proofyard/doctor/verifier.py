@@ -37,8 +37,8 @@ def _looks(setup: Setup, own: "VerifierSettings") -> dict[str, Callable[[], Seen
         "registered": lambda: service.registered(record(), Role.VERIFIER, use.address(), use.keystore.stem),
         "stake": lambda: service.stake(setup, record(), Role.VERIFIER),
         "seat": lambda: seat(setup, record()),
-        "listening": lambda: service.udp(own.host, own.port, own.endpoint or _endpoint(record), process()),
-        "endpoint": lambda: service.reach(own.endpoint or _endpoint(record), needed=True),
+        "listening": lambda: service.udp(own.host, own.port, own.endpoint or service.endpoint_of(record), process()),
+        "endpoint": lambda: service.reach(own.endpoint or service.endpoint_of(record), needed=True),
         "api port": lambda: service.tcp(own.api_host, own.api_port, process()),
         "database": lambda: database(own.database_url),
         "other verifiers": lambda: service.peers(setup, use.address()),
@@ -47,14 +47,6 @@ def _looks(setup: Setup, own: "VerifierSettings") -> dict[str, Callable[[], Seen
         "models": lambda: models(own.model_dirs),
         "ipfs": lambda: service.ipfs(own.ipfs),
     }
-
-
-def _endpoint(record: Once[NodeRecord | None]) -> str:
-    try:
-        found = record()
-    except Exception:
-        return ""
-    return found.endpoint if found else ""
 
 
 def seat(setup: Setup, record: NodeRecord | None) -> Seen:

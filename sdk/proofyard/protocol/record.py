@@ -155,7 +155,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     are not paid here. `counted`: the member lists of every batch that was open at the draw, or holds tasks of these
     jobs (`view.open_batches`, `view.claimed_before`), this one's among them; `uncounted`: those whose list nobody could
     deliver, which each signer tries itself. `over`: what has become of batches of `view.claimed_before` since then, the
-    record of a settlement, or None for one that was dropped. `audits` are in the order of the plan, `faults` of
+    record of a settlement, or None for one that was dropped; signers let a leader overlook settlements that are younger
+    than `settleTime`. `audits` are in the order of the plan, `faults` of
     `RecordedFault.place`. `stale` are those of `tasks` that were not computed from the accepted results of what they
     rest on (`validate.stale_tasks`), `redress` what faults that made them worthless pay for these. `payouts` are in
     the order of operators."""
