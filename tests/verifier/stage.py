@@ -225,6 +225,13 @@ class ChainOf:
         lines = [(b, line) for b in self._chain.batches.values() for line in b.content.lines if line.job == job]
         paid = sum(line.paid_units for _, line in lines)
         opened = sum(line.units for batch, line in lines if _open(batch))
+        # As of `block`: here a cursor counts the events. What came after them is told later, and counts then.
+        for event in self._chain.log[block + 1 :] if isinstance(block, int) else ():
+            for line in event.lines if isinstance(event, BatchCommitted | BatchSettled) else ():
+                if line.job == job:
+                    settled = isinstance(event, BatchSettled)
+                    opened += line.units if settled else -line.units
+                    paid -= line.paid_units if settled else 0
         end = self._chain.clock if closed else facts.deadline
         return SimpleNamespace(
             manifest=facts.manifest,
