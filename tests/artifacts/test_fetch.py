@@ -391,6 +391,62 @@ async def test_providers_that_stall_together_keep_nobody_from_one_that_delivers(
     assert any(provider.asked for provider in stalling)
 
 
+async def test_a_block_that_comes_twice_does_not_end_a_fetch_before_it_is_walked(store, new_store, pattern):
+    """The second time it came, what is below it counted as wanted while the first one's walk was still looking."""
+    source = new_store("source")
+    cid = source.put_bytes(pattern(5 * CHUNK_BYTES))
+    root, first = source.get_block(cid), threading.Event()
+    looking = store.missing
+
+    def slow_at_first(*cids, seen, go_on):
+        found = list(looking(*cids, seen=seen, go_on=go_on))
+        if not first.is_set():
+            first.set()
+            release.wait(30)
+        return found
+
+    store.missing, release = slow_at_first, threading.Event()
+    job = _Job(cid, LIMIT, store, [cid], None, 2)
+    try:
+        assert (await job.take("a", 1), await job.take("b", 1)) == ([cid], [cid])
+        once = asyncio.create_task(job.keep(cid, root, "a"))
+        await asyncio.to_thread(first.wait, 30)
+        await job.keep(cid, root, "b")
+        assert not job.done.is_set()
+        assert job.missing == 5
+    finally:
+        release.set()
+    await once
+    assert job.missing == 5
+
+
+async def test_a_walk_that_was_given_up_is_made_again(store, new_store, pattern):
+    """A provider whose other request fails loses its lanes in the middle of one."""
+    source = new_store("source")
+    cid = source.put_bytes(pattern(5 * CHUNK_BYTES))
+    job = _Job(cid, LIMIT, store, [cid], None, 1)
+    await job.take("a", 1)
+    looking, started, release = store.missing, threading.Event(), threading.Event()
+
+    def slow(*cids, seen, go_on):
+        found = list(looking(*cids, seen=seen, go_on=go_on))
+        started.set()
+        release.wait(30)
+        return found
+
+    store.missing = slow
+    given_up = asyncio.create_task(job.keep(cid, source.get_block(cid), "a"))
+    await asyncio.to_thread(started.wait, 30)
+    given_up.cancel()
+    release.set()
+    await asyncio.gather(given_up, return_exceptions=True)
+    job.give_back({cid}, "a")
+    store.missing = looking
+    assert await job.take("b", 1) == [cid]
+    await job.keep(cid, source.get_block(cid), "b")
+    assert job.missing == 5
+
+
 @pytest.mark.parametrize("span", [None, (0, CHUNK_BYTES)], ids=["whole", "range"])
 async def test_a_provider_that_only_trickles_ends_a_fetch(store, new_store, pattern, span):
     cid = new_store("other").put_bytes(pattern(3 * CHUNK_BYTES))

@@ -305,7 +305,10 @@ class _Job:
             raise ForgedBlock(peer, cid) from None
         if self._deep and cid_codec(cid) == DAG_PB:
             self._require_room(claimed_size(cid, data))
-            self._want(await walk(lambda go_on: self._missing_below(children_of(cid, data), go_on)))
+            # Known as walked only with what it found: whoever brings the block again meanwhile looks for itself.
+            walked = _AlsoIn(self._walked)
+            self._want(await walk(lambda go_on: self._missing_below(children_of(cid, data), walked, go_on)))
+            self._walked |= walked
         self.received += len(data)
         self._taken += max(len(data), BLOCK_COST)
         self._under_way.pop(cid, None)
@@ -313,9 +316,9 @@ class _Job:
         if self._on_progress is not None:
             self._on_progress(self.received, self.missing)
 
-    def _missing_below(self, cids: Sequence[Cid], go_on: Callable[[], None]) -> list[Cid]:
+    def _missing_below(self, cids: Sequence[Cid], walked: set[Cid], go_on: Callable[[], None]) -> list[Cid]:
         # What was walked before is wanted already, so that blocks that share their children cost one walk in all.
-        return list(self._store.missing(*cids, seen=self._walked, go_on=go_on))
+        return list(self._store.missing(*cids, seen=walked, go_on=go_on))
 
     def _want(self, cids: list[Cid]) -> None:
         fresh = [cid for cid in dict.fromkeys(cids) if cid not in self._seen]
@@ -374,6 +377,17 @@ class _Job:
             self.done.set()
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class _AlsoIn(set[Cid]):
+    """What is added to it, and what is in another set, which stays as it is."""
+
+    def __init__(self, other: set[Cid]) -> None:
+        super().__init__()
+        self._other = other
+
+    def __contains__(self, cid: object) -> bool:
+        return super().__contains__(cid) or cid in self._other
 
 
 class _Wanted:
