@@ -33,7 +33,7 @@ from proofyard.chain.events import (
     JobTaken,
     Position,
 )
-from proofyard.chain.refusals import UnknownBatch, UnknownJob
+from proofyard.chain.refusals import AlreadySettled, UnknownBatch, UnknownJob
 from proofyard.protocol import bls
 from proofyard.protocol.codec import encode
 from proofyard.protocol.commitment import Domain
@@ -348,12 +348,14 @@ class ChainOf:
         keys = [seat.public_key for seat in chain.seats if signers >> seat.slot & 1]
         assert 3 * len(keys) >= 2 * len(chain.seats)
         assert bls.verify_aggregate(keys, digest, signature)
+        if not _open(state):
+            raise AlreadySettled("AlreadySettled", {"batch": batch})
         lines = tuple(
             replace(line, paid_units=share.paid_units, amount=share.amount)
             for line, share in zip(state.content.lines, settlement.shares, strict=True)
         )
         state.content = replace(state.content, lines=lines)
-        state.settlement, state.settled_at = settlement, chain.clock
+        state.settlement, state.settled_at, state.voided = settlement, chain.clock, False
         state.claimable_at = chain.clock + chain.params_.challenge_window
         chain.tell(
             BatchSettled,
