@@ -15,6 +15,7 @@ import msgspec
 
 from proofyard.node.gate import Limits
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LIMITS, STATUS = "limits.json", "status.json"
@@ -71,7 +72,7 @@ def read_orders(folder: Path) -> Orders:
     if data is None:
         return Orders()
     try:
-        orders = msgspec.json.decode(data, type=Orders)
+        orders = msgspec.json.decode(data, type=prepared(Orders))
         apply(Limits(), orders)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ControlUnfit(folder / LIMITS, f"cannot be understood ({error})") from None
@@ -81,7 +82,7 @@ def read_orders(folder: Path) -> Orders:
 def apply(limits: Limits, orders: Orders) -> Limits:
     """Limits with what was commanded in their place. Raises `msgspec.ValidationError` and `ValueError`."""
     known = {name: value for name, value in orders.limits.items() if name in Limits.__struct_fields__}
-    return msgspec.convert({**msgspec.structs.asdict(limits), **known}, Limits)
+    return msgspec.convert({**msgspec.structs.asdict(limits), **known}, prepared(Limits))
 
 
 def write_orders(folder: Path, orders: Orders) -> None:
@@ -104,7 +105,7 @@ def read_status(folder: Path) -> Status | None:
     if data is None:
         return None
     try:
-        return msgspec.json.decode(data, type=Status)
+        return msgspec.json.decode(data, type=prepared(Status))
     except (msgspec.MsgspecError, ValueError) as error:
         raise ControlUnfit(folder / STATUS, f"cannot be understood ({error})") from None
 

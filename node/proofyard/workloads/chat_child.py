@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.workloads.chat import ASSISTANT, Turn, is_conversation, read_turns
 from proofyard.workloads.chat_templates import Rendered, Span, Template, special_tokens, template_of
 from proofyard.workloads.errors import InputRefused, from_wire, to_wire
@@ -82,7 +83,7 @@ def render_chats(order: Order) -> Done:
     )
     lines = ran.stdout.split(b"\n")
     with suppress(msgspec.MsgspecError):
-        ended = msgspec.json.decode(lines[-1], type=_Ended)
+        ended = msgspec.json.decode(lines[-1], type=prepared(_Ended))
         if ended.error is not None:
             raise from_wire(*ended.error)
         if ended.done is not None:
@@ -181,7 +182,7 @@ def main() -> None:
     """Render what the order on stdin says."""
     import resource
 
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=prepared(Order))
     most = GROWTH * Path(order.data).stat().st_size + (64 << 20)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, most), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(kind, (limit, limit))

@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.workload import Progress
 
@@ -81,8 +82,8 @@ ToChild = Order | Stop
 FromChild = Ready | Step | StateWritten | TaskDone | SegmentDone | Failed
 
 _encoder = msgspec.msgpack.Encoder()
-_to_child = msgspec.msgpack.Decoder(ToChild)
-_from_child = msgspec.msgpack.Decoder(FromChild)
+_to_child = msgspec.msgpack.Decoder(prepared(ToChild))
+_from_child = msgspec.msgpack.Decoder(prepared(FromChild))
 
 
 def frame(message: ToChild | FromChild) -> bytes:

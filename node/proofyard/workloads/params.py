@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import MAX_TASKS, VERSION, Manifest
 from proofyard.workloads.errors import ManifestRefused
 
@@ -17,7 +18,7 @@ PRECISIONS = ("exact", "exact8", "exact4")
 def convert_params(manifest: Manifest, kind: type[P]) -> P:
     """The job's parameters as a `kind`. Raises `ManifestRefused` with the field that is wrong."""
     try:
-        return msgspec.convert(manifest.params, kind)
+        return msgspec.convert(manifest.params, prepared(kind))
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         field = path.rstrip("`").strip(".") or "params"

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.causal_lm import AdaptedModel
 from proofyard.workloads.errors import SegmentFailed
@@ -135,5 +136,5 @@ def _scorer(
     resources: Resources,
     tampering: Tampering | None,
 ) -> TextScorer:
-    read = msgspec.json.decode(params, type=EvaluateParams)
+    read = msgspec.json.decode(params, type=prepared(EvaluateParams))
     return TextScorer(path, read, precision, resources, adapter)

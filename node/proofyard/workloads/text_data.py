@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from proofyard.protocol.codec import prepared
 from proofyard.workloads.bad_lines import refused_line, require_flat, require_single_keys
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.model_files import end_token
@@ -46,7 +47,7 @@ def each_line(data: Path, kind: type[T]) -> Iterator[T]:
 
 def numbered_lines(data: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
     """The lines of `each_line` with their numbers, from 1; blank ones count and are passed over."""
-    decoder = msgspec.json.Decoder(kind)
+    decoder = msgspec.json.Decoder(prepared(kind))
     fields = [b'"%s"' % name.encode() for name in getattr(kind, "__struct_encode_fields__", ())]
     found = False
     try:

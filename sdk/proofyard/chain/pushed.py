@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from proofyard.chain.urls import shown, split
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.types import Address
 
 logger = logging.getLogger("proofyard.chain")
@@ -91,13 +92,13 @@ async def _subscribe(socket: ClientConnection, contracts: Sequence[Address]) -> 
     asked = {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["logs", {"address": list(contracts)}]}
     await socket.send(msgspec.json.encode(asked).decode())
     async with asyncio.timeout(ANSWER_S):
-        message = msgspec.json.decode(await socket.recv(), type=_Message)
+        message = msgspec.json.decode(await socket.recv(), type=prepared(_Message))
     if message.id != 1 or not message.result:
         raise _Refused("it does not take eth_subscribe")
 
 
 def _tell(listener: Listener, data: str | bytes) -> None:
-    message = msgspec.json.decode(data, type=_Message)
+    message = msgspec.json.decode(data, type=prepared(_Message))
     log = message.params.result if message.params is not None else None
     if log is not None:
         listener.heard(log.topics[0] if log.topics else "", log.address)

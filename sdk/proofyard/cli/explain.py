@@ -12,6 +12,7 @@ import typer
 from proofyard.cli.errors import ApiRefused, ApiUnreachable, UsageError
 from proofyard.cli.options import LARGEST_ID, parse_address
 from proofyard.cli.output import AsJson, emit, note
+from proofyard.protocol.codec import prepared
 
 DEFAULT_API = "http://127.0.0.1:8790"
 TIMEOUT_S = 60.0
@@ -101,7 +102,7 @@ def ask(api: str, path: str) -> Explanation:
     if answer.status_code != 200:
         raise ApiRefused(url, answer.status_code, _reason(data))
     try:
-        return msgspec.json.decode(data, type=Explanation)
+        return msgspec.json.decode(data, type=prepared(Explanation))
     except msgspec.MsgspecError as error:
         raise ApiRefused(url, 200, f"what it says is no explanation ({error})") from None
 

@@ -13,6 +13,7 @@ from proofyard.chain.wallet import read_password
 from proofyard.doctor.checking import Check, Seen, Skipped, fault, fine, note
 from proofyard.doctor.setup import Setup, WalletUse
 from proofyard.protocol.amounts import format_amount
+from proofyard.protocol.codec import prepared
 
 GAS = 1_000_000
 """Units of gas for a few transactions of each kind."""
@@ -90,7 +91,7 @@ def on_its_way(path: Path) -> Seen:
     """Whether a transaction was sent and not seen mined: the next command of this wallet follows it to its end."""
     journal = path.with_name(path.name + SUFFIX)
     try:
-        kept = msgspec.json.decode(journal.read_bytes() or b"{}", type=Kept)
+        kept = msgspec.json.decode(journal.read_bytes() or b"{}", type=prepared(Kept))
     except FileNotFoundError:
         kept = Kept()
     except msgspec.MsgspecError:

@@ -7,6 +7,7 @@ elements may be a few bytes has a limit of its own, which is looked at before an
 would take gigabytes, and a minute in which nothing else runs.
 """
 
+import threading
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from proofyard.protocol.types import Address, Cid, Digest, ProofyardError, TaskIndex
 
 T = TypeVar("T")
+Kind = TypeVar("Kind")
 
 MAX_STRUCTURE_BYTES = 1 << 20
 """Default bound for one encoded structure; a caller that expects more says so."""
@@ -30,6 +32,8 @@ CidText = Annotated[Cid, msgspec.Meta(min_length=59, max_length=59)]
 Task32 = Annotated[TaskIndex, msgspec.Meta(ge=0, lt=1 << 32)]
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
+_prepared: set[Any] = set()
+_preparing = threading.Lock()
 
 
 class CodecError(ProofyardError, ValueError):
@@ -46,9 +50,19 @@ def decode(data: bytes | memoryview, kind: type[T], *, max_bytes: int = MAX_STRU
     if len(data) > max_bytes:
         raise CodecError(f"{_name(kind)} of {len(data)} bytes is over the limit of {max_bytes} bytes")
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return msgspec.msgpack.decode(data, type=prepared(kind))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"{_name(kind)} cannot be decoded: {error}") from None
+
+
+def prepared(kind: Kind) -> Kind:
+    """`kind`, for whatever msgspec is to make one of. msgspec looks at a type when it meets it first, and what another
+    thread sees of that meanwhile is half of it, which ends the process: so it looks here, one thread at a time."""
+    if kind not in _prepared:
+        with _preparing:
+            msgspec.msgpack.Decoder(kind)
+            _prepared.add(kind)
+    return kind
 
 
 def _name(kind: object) -> str:

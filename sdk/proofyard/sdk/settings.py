@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import platformdirs
 
+from proofyard.protocol.codec import prepared
 from proofyard.runtime.secrets import hide_in
 from proofyard.sdk.errors import BadSetting
 
@@ -244,7 +245,7 @@ def _convert(field: msgspec.structs.FieldInfo, given: Given, environ: Mapping[st
     try:
         if given.text and isinstance(kind, msgspec.inspect.IntType) and not _WHOLE.fullmatch(value):
             raise msgspec.ValidationError("Expected `int`, digits alone")
-        return msgspec.convert(value, field.type, strict=not given.text, dec_hook=hook)
+        return msgspec.convert(value, prepared(field.type), strict=not given.text, dec_hook=hook)
     except msgspec.ValidationError as error:
         shown = "" if field.name.endswith("_url") or "://" in str(value) else f" (it is {value!r})"
         raise BadSetting(field.name, f"{field.name} from {given.source} does not fit: {error}{shown}") from None

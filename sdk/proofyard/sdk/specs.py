@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, ge
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.sdk.errors import JobRefused
@@ -118,7 +119,7 @@ class LoraJob:
         if "shard_by" not in values and isinstance(self.workers, int):
             values["shard_by"] = usual_split(Path(self.data), self.workers)
         try:
-            params = msgspec.convert(values, LoraParams)
+            params = msgspec.convert(values, prepared(LoraParams))
         except msgspec.ValidationError as error:
             raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
         manifest = Manifest(

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from proofyard.artifacts import BlockStore
+from proofyard.protocol.codec import prepared
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api import wire
 from proofyard.verifier.api.explainer import Explainer
@@ -59,7 +60,7 @@ class Api:
 
     async def ask(self, question: wire.Question, kind: Any) -> Any:
         """What the verifier says, as a `kind`."""
-        return msgspec.json.decode(await self.told.ask(question), type=kind)
+        return msgspec.json.decode(await self.told.ask(question), type=prepared(kind))
 
     def _ask_from_thread(self, question: wire.Question, kind: Any) -> Any:
         assert self._loop is not None

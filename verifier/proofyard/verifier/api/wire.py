@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.verifier.api import types as out
 from proofyard.verifier.engine.rows import Log
 
@@ -154,4 +155,4 @@ async def received(reader: asyncio.StreamReader, kind: Any, limit: int) -> Any:
     (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if size > limit:
         raise ValueError(f"a message of {size} bytes is over the limit of {limit} bytes")
-    return msgspec.msgpack.decode(await reader.readexactly(size), type=kind)
+    return msgspec.msgpack.decode(await reader.readexactly(size), type=prepared(kind))

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text, text
 from sqlmodel import Field, SQLModel
 
-from proofyard.protocol.codec import decode, encode
+from proofyard.protocol.codec import decode, encode, prepared
 from proofyard.verifier.engine.rows import Batch, Fault, Job, Log, Row, Seat, Segment, Task, Work
 
 KINDS: tuple[type[Row], ...] = (Job, Task, Work, Batch, Segment, Seat, Fault, Log)
@@ -119,7 +119,7 @@ def row_of(kind: type[Row], values: Any) -> Row:
     for name, (basic, _) in FIELDS[kind].items():
         if basic is tuple:
             found[name] = decode(found[name], hints[name], max_bytes=MAX_CELL_BYTES)
-    return msgspec.convert(found, kind, strict=False, builtin_types=(bytes,))
+    return msgspec.convert(found, prepared(kind), strict=False, builtin_types=(bytes,))
 
 
 # The shell's own
