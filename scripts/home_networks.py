@@ -1,0 +1,210 @@
+"""Home networks as they are: hosts behind the kernel's own NAT, in network namespaces, and an internet between them.
+
+`Internet` joins public hosts and homes by a bridge of its own, from which nothing leads elsewhere. A home is a router
+and a host behind it; what the router does is its kind:
+
+full-cone        one public port for whoever the host talks to, open to everybody
+port-restricted  the same, open to whom the host has sent something
+symmetric        another public port for each peer, open to that one alone
+firewall         a public address without translation, open to whom the host has sent something
+
+Needs Linux, root, and nftables. `with Internet() as net` then `net.public()`, `net.home("symmetric")`.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal, Self
+
+Kind = Literal["full-cone", "port-restricted", "symmetric", "firewall"]
+
+PUBLIC, PUBLIC6 = "203.0.113", "2001:db8:113::"
+"""Of the documentation's ranges (RFC 5737, RFC 3849)."""
+
+MAPPED_PORT = 40_000
+"""Where a cone's router maps its host's only UDP port to: never the host's own number."""
+
+
+def unavailable() -> str:
+    """Why such networks cannot be made here; "" where they can."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "needs root for network namespaces"
+    missing = [tool for tool in ("ip", "nft") if shutil.which(tool) is None]
+    if missing:
+        return f"needs {' and '.join(missing)} (Debian: iproute2, nftables)"
+    name = f"pp{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
+        return "this sandbox has no network namespaces"
+    try:
+        rules = f"table ip t {{\n chain c {{\n  type nat hook postrouting priority 100\n  snat to {PUBLIC}.1\n }}\n}}\n"
+        made = subprocess.run(
+            ["ip", "netns", "exec", name, "nft", "-f", "-"], input=rules, text=True, capture_output=True
+        )
+        return "" if made.returncode == 0 else "this kernel has no NAT for nftables"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A place to run programs in: `address` is its own, `public` the one that others see."""
+
+    namespace: str
+    address: str
+    public: str
+    router: str = ""
+
+    def command(self, *command: str) -> list[str]:
+        """What to run so that `command` runs there."""
+        return ["ip", "netns", "exec", self.namespace, *command]
+
+
+class Internet:
+    """Names of namespaces begin with `prefix`, so that several may stand beside each other."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix or f"pn{os.getpid()}"
+        self._numbers = count(2)
+        self._spaces: list[str] = []
+        self._core = ""
+
+    def __enter__(self) -> Self:
+        self._core = self._space()
+        _in(self._core, "link add core type bridge", "link set core up", f"addr add {PUBLIC}.1/24 dev core")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._spaces:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+    def public(self) -> Host:
+        """A host that everybody reaches, over IPv4 and IPv6."""
+        number, name = next(self._numbers), self._space()
+        self._attach(name, "wan", number)
+        return Host(name, f"{PUBLIC}.{number}", f"{PUBLIC}.{number}")
+
+    def home(self, kind: Kind, behind: Host | None = None) -> Host:
+        """A host behind a router of this kind; `behind` another home it is the second of two routers."""
+        number, router = next(self._numbers), self._space()
+        outer = f"{PUBLIC}.{number}"
+        if kind == "firewall":
+            self._attach(router, "wan", number)
+            _rules(router, _FIREWALL)
+            return Host(router, outer, outer, router)
+        if behind is None:
+            self._attach(router, "wan", number)
+        else:
+            outer = self._behind(behind, router, number)
+        host, inner = self._space(), f"192.168.{number}"
+        _join(router, "lan", f"{inner}.1/24", host, "eth0", f"{inner}.2/24")
+        _in(host, f"route add default via {inner}.1")
+        _forward(router)
+        _rules(router, _ROUTER.format(nat=_NAT[kind].format(outer=outer, port=MAPPED_PORT + number, host=f"{inner}.2")))
+        return Host(host, f"{inner}.2", outer if behind is None else behind.public, router)
+
+    def second(self, home: Host) -> Host:
+        """One more host behind the router of a home."""
+        number, name = next(self._numbers), self._space()
+        inner = home.address.rpartition(".")[0]
+        _join(home.router, f"lan{number}", f"10.0.{number}.1/24", name, "eth0", f"10.0.{number}.2/24")
+        _in(name, f"route add default via 10.0.{number}.1", f"route add {inner}.0/24 via 10.0.{number}.1")
+        return Host(name, f"10.0.{number}.2", home.public, home.router)
+
+    def _space(self) -> str:
+        name = f"{self._prefix}n{len(self._spaces)}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        self._spaces.append(name)
+        _in(name, "link set lo up")
+        return name
+
+    def _attach(self, name: str, device: str, number: int) -> None:
+        port = f"p{number}"
+        _in(self._core, f"link add {port} type veth peer name {device} netns {name}", f"link set {port} master core up")
+        _in(
+            name,
+            f"addr add {PUBLIC}.{number}/24 dev {device}",
+            f"addr add {PUBLIC6}{number}/64 dev {device} nodad",
+            f"link set {device} up",
+            f"route add default via {PUBLIC}.1",
+        )
+
+    def _behind(self, home: Host, router: str, number: int) -> str:
+        """The router's address in the network of another home's router."""
+        inner = f"100.64.{number}"
+        _join(home.router, f"lan{number}", f"{inner}.1/24", router, "wan", f"{inner}.2/24")
+        _in(router, f"route add default via {inner}.1")
+        return f"{inner}.2"
+
+
+_FIREWALL = """table inet filter {
+ chain input {
+  type filter hook input priority 0; policy drop;
+  iifname "lo" accept
+  icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+  ct state established,related accept
+ }
+}
+"""
+_ROUTER = """table ip filter {{
+ chain forward {{
+  type filter hook forward priority 0; policy drop;
+  ct state established,related accept
+  iifname != "wan" accept
+  ct status dnat accept
+ }}
+ chain input {{
+  type filter hook input priority 0; policy drop;
+  iifname != "wan" accept
+ }}
+}}
+table ip nat {{
+{nat}
+}}
+"""
+_CONE = """ chain out {{
+  type nat hook postrouting priority 100;
+  oifname "wan" ip saddr {host} udp sport 1024-65535 snat to {outer}:{port}
+  oifname "wan" masquerade
+ }}
+"""
+_OPEN = """ chain in {{
+  type nat hook prerouting priority -100;
+  iifname "wan" udp dport {port} dnat to {host}:4433
+ }}
+"""
+_SYMMETRIC = """ chain out {{
+  type nat hook postrouting priority 100;
+  oifname "wan" masquerade fully-random
+ }}
+"""
+_NAT = {"port-restricted": _CONE, "full-cone": _CONE + _OPEN, "symmetric": _SYMMETRIC}
+
+
+def _in(namespace: str, *commands: str) -> None:
+    subprocess.run(["ip", "-n", namespace, "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True)
+
+
+def _join(one: str, device: str, address: str, other: str, there: str, address_there: str) -> None:
+    _in(
+        one,
+        f"link add {device} type veth peer name {there} netns {other}",
+        f"addr add {address} dev {device}",
+        f"link set {device} up",
+    )
+    _in(other, f"addr add {address_there} dev {there}", f"link set {there} up")
+
+
+def _forward(namespace: str) -> None:
+    command = ["ip", "netns", "exec", namespace, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]
+    subprocess.run(command, check=True)
+
+
+def _rules(namespace: str, rules: str) -> None:
+    subprocess.run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], input=rules, text=True, check=True)
+
+
+if __name__ == "__main__":
+    print(unavailable() or f"available; {Path(__file__).name} is used by tests/nat and `make bench-nat`")
