@@ -14,6 +14,7 @@ import pytest
 from proofyard.transport import EndpointUnavailable, PeerUnreachable
 from proofyard.transport.reach import (
     advertised,
+    exposure,
     has_ipv6,
     is_dialled_from_elsewhere,
     listening_host,
@@ -65,6 +66,29 @@ def test_where_nothing_else_is_said_one_listens_where_one_is_dialled():
         assert (listening_host("10.0.0.1", endpoint), listening_port(7, endpoint)) == ("10.0.0.1", 7)
     for endpoint in ("", "127.0.0.1:4433", "127.9.9.9:4433", "[::1]:4433", "localhost:4433", "x", "192.0.2.7:99999"):
         assert (listening_host("", endpoint), listening_port(0, endpoint)) == ("127.0.0.1", 0)
+
+
+def test_a_node_that_nobody_dials_listens_where_it_can_reach_its_verifiers():
+    anywhere = "::" if has_ipv6() else "0.0.0.0"
+    assert listening_host("", "", "127.0.0.1:1", "192.0.2.7:4433") == anywhere
+    assert listening_host("", "", "127.0.0.1:1", "[::1]:2") == "127.0.0.1"
+    assert listening_host("10.0.0.1", "", "192.0.2.7:4433") == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("127.0.0.1", "programs of this machine alone"),
+        ("::1", "programs of this machine alone"),
+        ("::", "every address of this machine, IPv4 and IPv6"),
+        ("0.0.0.0", "every address of this machine, IPv4,"),
+        ("192.0.2.7", "strangers reach it at 192.0.2.7"),
+        ("fe80::1%eth0", "strangers reach it at fe80::1%eth0"),
+    ],
+)
+def test_a_program_says_who_can_reach_it(host, says):
+    assert says in exposure(host, 4433)
+    assert "4433" in exposure(host, 4433)
 
 
 @pytest.mark.parametrize(

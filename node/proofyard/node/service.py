@@ -43,7 +43,13 @@ from proofyard.protocol.types import Address, ProofyardError, Wei
 from proofyard.runtime.folder import keep_for, session_of
 from proofyard.runtime.service import Stop, run_service, run_together, write_ready
 from proofyard.transport import Endpoint
-from proofyard.transport.reach import is_dialled_from_elsewhere, listening_host, listening_port, split_endpoint
+from proofyard.transport.reach import (
+    exposure,
+    is_dialled_from_elsewhere,
+    listening_host,
+    listening_port,
+    split_endpoint,
+)
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.workload import Resources, load_workload
@@ -87,7 +93,8 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> No
         micro_batch=settings.micro_batch or None,
     )
     known = settings.endpoint or await asyncio.to_thread(_registered, chain, wallet.address)
-    host, port = listening_host(settings.host, known), listening_port(settings.port, known)
+    seats = [each.endpoint for each in await asyncio.to_thread(chain.active_verifiers)]
+    host, port = listening_host(settings.host, known, *seats), listening_port(settings.port, known)
     journal = Journal(settings.data_dir / "node.db")
     async with (
         Executor(settings.data_dir / "executor", resources=resources, adversary=executor_adversary) as executor,
@@ -124,7 +131,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> No
         agent.on_turn = lambda work: meter.turn_to(work, clock())
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
         Holder(settings, chain, endpoint, store)
-        logger.info("node %s on %s:%s", wallet.address, endpoint.host, endpoint.port)
+        logger.info("node %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
         spare = SpareExecutor(executor, resources, settings.data_dir / "jury")
         network = Network(
             chain,

@@ -19,8 +19,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `from_block` on, 0 for the block that it is in. `chain_id`: the chain that is meant, 0 for whichever answers.
     `wallet`: keystore file of the node's hot key; `password_file`: file with its password, else it is asked for.
     `host`, `port`: UDP address to listen on, which says nothing about whom it can dial. `endpoint`: where others reach
-    it, if they do, written into the Registry; without it what is registered stays. Where `host` is empty or `port` 0
-    they follow from that: every address and its port, where it is for other machines, else loopback and a free one.
+    it, if they do, written into the Registry; without it what is registered stays. Where `host` is empty it is every
+    address, IPv4 and IPv6, if the endpoint or some verifier's is for other machines, else loopback. Where `port` is 0
+    it is the endpoint's, if that is for other machines, else a free one.
     `data_dir`: blocks, states and the database.
     `model_dirs`: Hugging Face model directories that are used in place instead of being fetched.
     `workloads`: what this operator executes. `threads`: CPU threads of the executor, 0 for all.

@@ -60,9 +60,10 @@ def is_dialled_from_elsewhere(endpoint: str) -> bool:
     return name != "localhost" and not name.endswith(".localhost")
 
 
-def listening_host(given: str, endpoint: str) -> str:
-    """The address to bind: as `given`; or, where that is empty, loopback unless `endpoint` is for other machines."""
-    if given or not is_dialled_from_elsewhere(endpoint):
+def listening_host(given: str, *endpoints: str) -> str:
+    """The address to bind: as `given`; or, where that is empty, loopback unless one of `endpoints` (its own, or those
+    of whom it works with) is for other machines."""
+    if given or not any(map(is_dialled_from_elsewhere, endpoints)):
         return given or "127.0.0.1"
     return ANYWHERE if has_ipv6() else ANYWHERE_IPV4
 
@@ -80,6 +81,17 @@ def advertised(given: str, registered: str, host: str, port: int) -> str:
     if host in (ANYWHERE_IPV4, ANYWHERE):
         host = "127.0.0.1"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def exposure(host: str, port: int) -> str:
+    """Who can send something to a socket that is bound to the IP address `host`, in words for whoever starts it."""
+    address = ipaddress.ip_address(host.split("%")[0])
+    if address.is_loopback:
+        return f"programs of this machine alone reach it, at UDP port {port}"
+    if address.is_unspecified:
+        families = "IPv4 and IPv6" if address.version == 6 else "IPv4"
+        return f"strangers reach it at every address of this machine, {families}, UDP port {port}"
+    return f"strangers reach it at {host}, UDP port {port}"
 
 
 def has_ipv6() -> bool:

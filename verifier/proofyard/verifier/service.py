@@ -22,6 +22,7 @@ from proofyard.runtime.service import run_service, run_together, write_ready
 from proofyard.transport import Endpoint
 from proofyard.transport.reach import (
     advertised,
+    exposure,
     is_dialled_from_elsewhere,
     listening_host,
     listening_port,
@@ -157,7 +158,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         teller = Teller(context, metrics, watch)
         async with StatusApi(settings.api_host, settings.api_port, begin, teller) as api:
             runner.listeners += [metrics.note_line, api.publish, log_line]
-            logger.info("verifier %s on %s:%s, status on %s", wallet.address, endpoint.host, endpoint.port, api.url)
+            reached = exposure(endpoint.host, endpoint.port)
+            logger.info("verifier %s: %s; status on %s", wallet.address, reached, api.url)
             outbox.start()
             try:
                 if context.claims is None:
