@@ -37,6 +37,8 @@ BLOCK_S = 1
 STAKE = Wei(PARAMS.node_stake + PARAMS.court.bond + PARAMS.court.appeal_bond)
 DISK_BYTES = {"postgres": 256 << 20, "verifier": 48 << 20, "node": 32 << 20}
 READY_S = 120.0
+NODE_STOP_S = 2
+"""A node may finish its segment within this when it is told to end."""
 DECOYS_BPS = 1000
 DEPTH = 5
 """Blocks that a reorganisation takes away at most."""
@@ -258,7 +260,8 @@ class SoakNetwork:
         self._owner(STAKE).register_node(key, STAKE, workload_bits(WORKLOADS))
         small = name in ("node-1", "node-2")
         home = self._disk(name, "node").path if small else self.folder / name
-        more = {"data_dir": str(home / "data"), "threads": 1, "workloads": ["lora"], "max_decoys_bps": DECOYS_BPS}
+        more: dict[str, Any] = {"data_dir": str(home / "data"), "threads": 1, "workloads": ["lora"]}
+        more |= {"max_decoys_bps": DECOYS_BPS, "stop_s": NODE_STOP_S}
         self._program(name, "node", name, more)
 
     def _member(self, name: str, key: Wallet) -> None:

@@ -1,11 +1,15 @@
 """A service ends when it is told to, whatever its threads wait for."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from eth_account import Account
 
 PROGRAM = """
 import asyncio, concurrent.futures, sys, threading, time
@@ -77,6 +81,33 @@ def test_no_thread_that_hangs_keeps_a_service(what: str, number: signal.Signals 
             assert "cleaned up" in process.stdout.read()
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("role", ["node", "verifier"])
+def test_a_service_that_waits_for_its_chain_ends_when_told(tmp_path: Path, role: str) -> None:
+    """The endpoint takes the connection and never answers."""
+    wallet = tmp_path / "wallet.json"
+    for file in (wallet, tmp_path / "password"):
+        file.touch(0o600)
+    (tmp_path / "password").write_text("pw")
+    wallet.write_text(json.dumps(Account.encrypt(bytes(31) + b"\x01", "pw", kdf="pbkdf2", iterations=1000)))
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        named = ["--rpc-url", address, "--registry", "0x" + "11" * 20, "--data-dir", str(tmp_path / "data")]
+        keys = ["--wallet", str(wallet), "--password-file", str(tmp_path / "password")]
+        command = [sys.executable, "-m", "proofyard.cli", role, "run", *named, *keys]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                deaf.settimeout(60)
+                connection, _ = deaf.accept()
+                with connection:
+                    assert connection.recv(1), "it asks"
+                    process.send_signal(signal.SIGTERM)
+                    start = time.monotonic()
+                    process.wait(20)
+                    assert time.monotonic() < start + 5
+            finally:
+                process.kill()
 
 
 ASKED = """

@@ -68,7 +68,9 @@ def run(settings: NodeSettings, password: str | None = None) -> None:
 
 async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
-    chain = ChainClient(
+    # It asks the chain, which may not answer: a signal ends this all the same.
+    chain = await asyncio.to_thread(
+        ChainClient,
         settings.rpc_url,
         Address(settings.registry),
         wallet,

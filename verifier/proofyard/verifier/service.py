@@ -106,7 +106,9 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
-    chain = ChainClient(
+    # It asks the chain, which may not answer: a signal ends this all the same.
+    chain = await asyncio.to_thread(
+        ChainClient,
         settings.rpc_url,
         Address(settings.registry),
         wallet,
