@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from demo_outcome import Evaluation, Outcome
+from demo_patience import Patience
 from proofyard.cli import guard
 from proofyard.cli.output import note
 from proofyard.devnet import DevNetwork, Interrupts, Plan, terminated_like_interrupted
@@ -28,6 +29,7 @@ from proofyard.devnet.report import render_page
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import ProofyardError, Wei
+from proofyard.runtime.times import span
 from proofyard.sdk import (
     Client,
     JobHandle,
@@ -39,6 +41,7 @@ from proofyard.sdk import (
     submit_job,
     unclaimed,
 )
+from proofyard.sdk.following import Look
 from proofyard.sdk.live import JobView
 from proofyard.sdk.results import manifest_of
 from proofyard.workloads.corpus import write_bible_corpus
@@ -48,8 +51,9 @@ from proofyard.workloads.workload import load_workload
 SCRIPTS = Path(__file__).resolve().parent
 REWARD, AUDIT_FEE = credits(100), credits(100)
 """Of a reward that is large beside the nodes' stake, more segments are drawn than four auditors can look at."""
-JOB_TIMEOUT_S = 900.0
-EVALUATION_TIMEOUT_S = 300.0
+PATIENCE_S = 900.0
+"""The network is ended once its job has not come further for so long."""
+EVALUATION_TIMEOUT_S = 900.0
 
 
 class DemoFailed(ProofyardError):
@@ -72,13 +76,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=7, help="the same seed gives the same adapter")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where everything goes")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        default=PATIENCE_S,
+        help="end the network after so long without progress; while the job comes further it may take any time",
+    )
     parser.add_argument("--tiny", action="store_true", help="a small random model instead of SmolLM2-135M")
     args = parser.parse_args()
     with terminated_like_interrupted() as interrupts:
-        run(args.out, args.seed, interrupts, tiny=args.tiny)
+        run(args.out, args.seed, interrupts, tiny=args.tiny, patience=args.patience)
 
 
-def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool) -> None:
+def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool, patience: float) -> None:
     """The whole demo. Raises `DemoFailed` for a claim that does not hold, once everything has been written."""
     start = time.time()
     prepare(out)
@@ -88,7 +99,7 @@ def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool) -> None:
     with PeakMemory() as memory:
         with evaluation(scenario, None) as before, DevNetwork(out / "network", plan, note, interrupts) as network:
             note(f"the network is up after {time.time() - start:.0f} s")
-            outcome = fine_tune(network, scenario, out, start, before)
+            outcome = fine_tune(network, scenario, out, start, before, Patience(patience, note))
         outcome = replace(outcome, seconds=time.time() - start, peak_rss_bytes=memory.peak_bytes)
     (out / "summary.json").write_text(json.dumps(outcome.summary(), indent=2) + "\n")
     (out / "report.html").write_text(render_page(outcome.report()), encoding="utf-8")
@@ -99,7 +110,12 @@ def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool) -> None:
 
 
 def fine_tune(
-    network: DevNetwork, scenario: Scenario, out: Path, start: float, before: Callable[[], Evaluation]
+    network: DevNetwork,
+    scenario: Scenario,
+    out: Path,
+    start: float,
+    before: Callable[[], Evaluation],
+    patience: Patience,
 ) -> Outcome:
     """Submit the job as a requester, follow it, fetch the result, claim everybody's pay, and look at the books."""
     holdings, block = network.statement(), network.chain().block_number()
@@ -108,13 +124,13 @@ def fine_tune(
         Client(network.rpc_url, network.deployment.registry, network.requester.key) as client,
         JobView({node.key.address: node.name for node in network.nodes}, title=f"fine-tuning {scenario.name}") as view,
     ):
-
-        def follow(line: LogLine) -> None:
-            log.append(line)
-            view.show(line)
-
         job = submit_job(scenario.job, reward=REWARD, audit_fee=AUDIT_FEE, client=client)
-        report = job.wait(JOB_TIMEOUT_S, on_event=follow)
+        for look in client.follow(job.job_id):
+            log += look.fresh
+            view.show(look)
+            if patience.is_over(look):
+                raise DemoFailed(_stuck(look, patience, out))
+        report = job.wait()
         assert report.result is not None, "a job that is done has a result"
         gas = network.gas_of_batches(block)
         adapter = job.result(out / "adapter")
@@ -148,6 +164,15 @@ def fine_tune(
             adapter_cid=report.result,
             adapter_dir=str(adapter),
         )
+
+
+def _stuck(look: Look, patience: Patience, out: Path) -> str:
+    report = look.report
+    return (
+        f"the job has not come further for {span(patience.seconds)}, with {report.tasks_valid} of {report.tasks} tasks "
+        f"accepted ({report.reason or report.state}), so the network is ended; see why in {out / 'network' / 'logs'}, "
+        f"try --tiny, or give it longer with --patience {2 * patience.seconds:.0f}"
+    )
 
 
 def settle_up(client: Client, job: JobHandle, batches: Sequence[SettledBatch]) -> None:
@@ -232,7 +257,13 @@ def evaluation(scenario: Scenario, adapter: Path | None) -> Iterator[Callable[[]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
 
         def result() -> Evaluation:
-            output, errors = process.communicate(timeout=EVALUATION_TIMEOUT_S)
+            try:
+                output, errors = process.communicate(timeout=EVALUATION_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise DemoFailed(
+                    f"the evaluation takes more than {span(EVALUATION_TIMEOUT_S)}; try --tiny, or a machine that "
+                    "computes nothing else meanwhile"
+                ) from None
             if process.returncode != 0:
                 raise DemoFailed(f"the evaluation failed: {errors.strip().splitlines()[-1:] or 'no output'}")
             return Evaluation(**json.loads(output))

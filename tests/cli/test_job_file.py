@@ -95,3 +95,25 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "proofyard job init" in capsys.readouterr().err
     with pytest.raises(Exception, match="cannot be read"):
         read_job_file(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("in_file", "options", "said"),
+    [
+        ("epochs = 2", [], {"epochs": 2}),
+        ("rounds = 3", ["--epochs", "0.5"], {"epochs": 0.5}),
+        ("epochs = 2", ["--rounds", "5"], {"rounds": 5}),
+        ("epochs = 2", ["--set", "rounds=5"], {"rounds": 5}),
+        ("epochs = 2\nrounds = 3", [], {"epochs": 2, "rounds": 3}),
+        ('preset = "medium"', ["--epochs", "1"], {"epochs": 1}),
+        ("epochs = 2", ["--preset", "medium"], {"epochs": 2}),
+    ],
+)
+def test_epochs_and_rounds_say_one_thing_and_options_say_it_last(
+    in_file: str, options: list[str], said: dict[str, Any], tmp_path: Path, submitted: list[Any]
+) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(f'model = "m/n"\ndata = "x.jsonl"\nreward = 1\naudit_fee = 1\n{in_file}\n')
+    assert main(["job", "submit", str(file), *options]) == 0
+    [(_, parameters, _)] = submitted
+    assert {name: parameters[name] for name in ("epochs", "rounds") if name in parameters} == said

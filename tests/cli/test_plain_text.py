@@ -8,7 +8,9 @@ from rich.console import Console
 
 from proofyard.cli.logs import PlainFormatter
 from proofyard.cli.output import emit, note, plain
-from proofyard.protocol.messages import LogLine
+from proofyard.protocol.messages import JobReport, LogLine
+from proofyard.protocol.types import JobId
+from proofyard.sdk.following import Look
 from proofyard.sdk.live import JobView
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08 \u202egnorw\u2066 \x00\ud800"
@@ -37,8 +39,8 @@ def test_a_log_message_is_one_line_whoever_wrote_it() -> None:
 
 def test_a_jobs_log_shows_no_commands() -> None:
     out = io.StringIO()
-    line = LogLine(seq=1, at=0.0, kind="failed\x1b[2J", text=HOSTILE)
+    line = LogLine(seq=1, at=0.0, kind="failed", text=HOSTILE)
     with JobView({}, console=Console(file=out, width=200)) as view:
-        view.show(line)
+        view.show(Look(JobReport(JobId(1), "running", 1, 0, 0, None, "", ()), (line,)))
     assert is_plain(out.getvalue())
     assert len(out.getvalue().splitlines()) == 1

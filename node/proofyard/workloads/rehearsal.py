@@ -7,6 +7,7 @@ texts are looked at. What remains is what only computing shows: weights and loss
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,57 @@ def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
             f"leaves {tokens} tokens, too few for one sequence of {params.seq_len}; use fewer workers, a shorter "
             "seq_len or more text",
         )
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a job trains on: `documents` lines of its data, and of each worker's shard how many rows they make."""
+
+    documents: int
+    of_workers: tuple[int, ...]
+
+
+def count_training_rows(model: Path, data: Path, params: LoraParams) -> TrainingRows:
+    """The rows of all shards, as `text_data.pack` makes them, without holding one. Raises `InputRefused`."""
+    texts = _Texts(model, causal_blueprint(model, params.modules).config.vocabulary)
+    shards = [_Shard(params.seq_len) for _ in range(params.workers)]
+    documents = 0
+    for part in _parts(dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)):
+        documents += len(part)
+        for (worker, document), ids in zip(part, texts.tokens(each.text for _, each in part), strict=True):
+            shards[worker].add(document, ids.size)
+    return TrainingRows(documents, tuple(shard.rows() for shard in shards))
+
+
+class _Shard:
+    """How long a shard is, and how many of its rows have a token to learn."""
+
+    def __init__(self, seq_len: int) -> None:
+        self._seq_len = seq_len
+        self._tokens = self._taught = 0
+        self._last_taught = -1
+
+    def add(self, document: Document, tokens: int) -> None:
+        """A document of so many tokens, beside the one that closes it."""
+        learns = True
+        if document.trained is not None:
+            check_fits(tokens, self._seq_len)
+            learns = bool(learned_places(document.trained, tokens))
+            room = -self._tokens % self._seq_len
+            self._tokens += room if tokens + 1 > room else 0
+        first, last = self._tokens // self._seq_len, (self._tokens + tokens) // self._seq_len
+        self._tokens += tokens + 1
+        if learns:
+            self._taught += last - max(first, self._last_taught + 1) + 1
+            self._last_taught = last
+        self._is_whole = document.trained is not None
+
+    def rows(self) -> int:
+        """A row that is not full counts where a conversation ends in it: that is filled up."""
+        if not self._tokens:
+            return 0
+        full = self._tokens % self._seq_len == 0 or self._is_whole
+        return self._taught - (0 if full or self._last_taught < self._tokens // self._seq_len else 1)
 
 
 def rehearse_scoring(model: Path, data: Path, params: LoraParams) -> None:

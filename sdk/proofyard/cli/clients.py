@@ -1,4 +1,4 @@
-"""The SDK's client for what settings and flags name, and a job followed on the terminal."""
+"""The SDK's client for what settings and flags name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,7 @@ from proofyard.cli.chains import requester_of, tell_left
 from proofyard.cli.options import WalletFlags
 
 if TYPE_CHECKING:
-    from proofyard.protocol.messages import JobReport
-    from proofyard.sdk import Client, JobHandle
+    from proofyard.sdk import Client
 
 
 @contextmanager
@@ -31,10 +30,3 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
     ) as client:
         tell_left(client.chain)
         yield client
-
-
-def follow(job: "JobHandle", timeout: float | None) -> "JobReport":
-    from proofyard.sdk.live import JobView
-
-    with JobView({}, title=f"job {job.job_id}") as view:
-        return job.wait(timeout, on_event=view.show)

@@ -26,6 +26,7 @@ def text_of(found: "Estimate") -> str:
     measured = "" if found.audit_overhead is None else f"{found.audit_overhead:.0%} lately, "
     most = f"{found.audit_overhead_most:.0%} at most"
     lines = {
+        **({"length": found.length} if found.length else {}),
         "job": f"{found.workload}, {found.tasks} tasks, {found.units} units of work",
         "time": UNKNOWN if found.seconds is None else _times(found.seconds),
         "reward": f"{format_credits(found.reward)}{paid}",

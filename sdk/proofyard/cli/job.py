@@ -10,7 +10,7 @@ import typer
 
 from proofyard.cli import job_history
 from proofyard.cli.chains import reader
-from proofyard.cli.clients import follow, open_client
+from proofyard.cli.clients import open_client
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.job_flags import JobFlags
@@ -81,6 +81,8 @@ def submit(
     with open_client(context, flags) as client:
         prepared = client.prepare(spec, what.offer(), what.said.terms.get("nonce", ""))
         terms = prepared.terms
+        if prepared.length:
+            note(prepared.length)
         proposed = "" if "verifier_fee" in what.said.terms else ", proposed (--verifier-fee sets it)"
         note(
             f"into escrow: {format_credits(terms.reward)} for work, {format_credits(terms.audit_fee)} for audits, "
@@ -98,7 +100,7 @@ def submit(
         facts = {"job": str(job.job_id), "escrow": str(terms.escrow), "verifier_fee": str(terms.verifier_fee)}
         emit(facts, as_json=as_json, text=str(job.job_id))
         if wait_for_it:
-            follow(job, None)
+            job.watch()
             note(f"job {job.job_id} is done; next: proofyard job result {job.job_id} DIRECTORY")
         else:
             note(f"next: proofyard job wait {job.job_id}")
@@ -215,7 +217,7 @@ def wait(
 ) -> None:
     """Follow a job until it is done."""
     with open_client(context, flags) as client:
-        _print(follow(client.job(JobId(job)), timeout), as_json)
+        _print(client.job(JobId(job)).watch(timeout), as_json)
     note(f"next: proofyard job result {job} DIRECTORY")
 
 

@@ -89,6 +89,7 @@ audit_fee = {audit_fee}               # CREDIT for the auditors
 _LORA = """\
 # preset = "small"           # or medium, large: sizes that the names below change
 rounds = 2                   # each trains side by side, then averages
+# epochs = 2                 # in place of rounds: times that all of the data is learned, also 0.5
 workers = 4                  # tasks side by side in a round
 segments = 4                 # parts of a task that can be audited
 segment_steps = 2            # optimizer steps in a segment

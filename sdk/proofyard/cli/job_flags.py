@@ -66,6 +66,10 @@ class JobFlags:
     rounds: Annotated[
         int | None, typer.Option(help="lora: rounds of training and averaging.", rich_help_panel=TRAINING)
     ] = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="lora: in place of rounds, times that all of the data is learned.", rich_help_panel=TRAINING),
+    ] = None
     workers: Annotated[
         int | None, typer.Option(help="lora: tasks side by side in a round.", rich_help_panel=TRAINING)
     ] = None
@@ -121,7 +125,11 @@ class JobFlags:
             raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
         from proofyard.cli import job_file
 
-        values = ({} if self.file is None else job_file.read_job_file(self.file)) | given | parsed
+        options = given | parsed
+        values = ({} if self.file is None else job_file.read_job_file(self.file)) | options
+        for name, other in (("epochs", "rounds"), ("rounds", "epochs")):
+            if name in options and other not in options:  # options say it last, also how long it trains
+                values.pop(other, None)
         workload = str(values.pop("workload", "lora"))
         job_file.require_known(values, workload)
         terms = {name: values.pop(name) for name in job_file.TERMS if name in values}

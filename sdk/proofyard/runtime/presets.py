@@ -124,7 +124,9 @@ megabytes; `large`: some billions, over a day."""
 
 def job_preset(name: str, workload: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a job: `given` ones, and those of a preset beside them."""
-    usual = JOB_PRESETS[name].get(workload, {})
+    usual = dict(JOB_PRESETS[name].get(workload, {}))
+    if given.get("epochs") is not None:
+        usual.pop("rounds", None)
     both = {key: value | given[key] for key, value in usual.items() if _both_mappings(value, given.get(key))}
     return {**usual, **given, **both}
 

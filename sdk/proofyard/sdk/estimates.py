@@ -77,7 +77,8 @@ class Estimate:
     which what is not spent comes back. `usual_reward`: what others paid for as much work. `gas` in units, `gas_cost` in
     wei of ether, None where the endpoint cannot tell. `bytes_up`, `bytes_down`: the most that is sent and fetched.
     `audit_overhead`: segments that are done again for audits, to those of the job, as measured; `audit_overhead_most`
-    where every task is audited. `samples`: how many jobs time and price rest on; `basis` says it in a sentence."""
+    where every task is audited. `samples`: how many jobs time and price rest on; `basis` says it in a sentence.
+    `length` says what the job's epochs came to, "" where it names none."""
 
     workload: str
     tasks: int
@@ -95,6 +96,7 @@ class Estimate:
     audit_overhead_most: float
     samples: int
     basis: str
+    length: str = ""
 
     @property
     def escrow(self) -> Wei:
@@ -128,6 +130,7 @@ def estimate(chain: ChainClient, store: BlockStore, read: Read, prepared: Prepar
         audit_overhead_most=most,
         samples=len(rates.jobs),
         basis=basis_of(rates, manifest.workload),
+        length=prepared.length,
     )
 
 

@@ -1,4 +1,4 @@
-"""A job as it goes: a panel that redraws itself on a terminal, plain lines anywhere else. Always on stderr."""
+"""A job as it goes, on stderr: a panel that redraws itself on a terminal, a few plain lines (`milestones`) off it."""
 
 import time
 from collections import deque
@@ -14,9 +14,8 @@ from rich.text import Text
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address
 from proofyard.runtime.plain import plain
-
-STEP_LINES_EVERY_S = 10.0
-"""Off a terminal, training steps of one node are told at most this often."""
+from proofyard.sdk.following import Look
+from proofyard.sdk.milestones import Milestones
 
 _STYLES = {
     "fault": "bold red",
@@ -44,7 +43,7 @@ class NodeState:
 
 
 class JobView:
-    """Shows a job's log lines. `names` gives addresses the names that people know; others are shortened."""
+    """Shows each look at a job. `names` gives addresses the names that people know; others are shortened."""
 
     def __init__(self, names: Mapping[Address, str], *, title: str = "job", console: Console | None = None) -> None:
         self._names = dict(names)
@@ -52,8 +51,10 @@ class JobView:
         self._console = console or Console(stderr=True)
         self._nodes: dict[str, NodeState] = {name: NodeState() for name in names.values()}
         self._recent: deque[Text] = deque(maxlen=8)
-        self._told: dict[str, float] = {}
-        self._started = time.time()
+        self._milestones = Milestones()
+        self._began = time.monotonic()
+        self._first: float | None = None
+        self._last = 0.0
         self._live: Live | None = None
 
     def __enter__(self) -> "JobView":
@@ -68,41 +69,44 @@ class JobView:
         if self._live:
             self._live.stop()
 
-    def show(self, line: LogLine) -> None:
-        """Take one log line; safe to call from any thread, in the order of `seq`. Times count from the first one, or
-        from when this began."""
-        self._started = min(self._started, line.at)
-        name = self.name_of(line.node) if line.node else ""
-        if name:
-            self._nodes[name] = _advance(self._nodes.get(name, NodeState()), line)
-        if line.kind == "progress":
-            if not self._live and line.at - self._told.get(name, 0.0) >= STEP_LINES_EVERY_S:
-                self._told[name] = line.at
-                self._print(line)
-        elif self._live:
-            self._recent.append(self._format(line))
-        else:
-            self._print(line)
+    def show(self, look: Look) -> None:
+        """Take the next look, in their order; safe to call from any thread. Times count from its first line, by the
+        verifier's clock."""
+        for line in look.fresh:
+            self._first = line.at if self._first is None else self._first
+            self._last = max(self._last, line.at - self._first)
+            if line.node:
+                name = self.name_of(line.node)
+                self._nodes[name] = _advance(self._nodes.get(name, NodeState()), line)
+            if line.kind != "progress" and self._live:
+                self._recent.append(self._format(line))
+        for told in () if self._live else self._milestones.of(look):
+            text = self._format(told) if isinstance(told, LogLine) else self._entry(self._last, "running", told)
+            self._console.print(text, soft_wrap=True, highlight=False)
 
     def name_of(self, node: Address) -> str:
         return self._names.get(node, f"{node[:8]}…{node[-4:]}")
-
-    def _print(self, line: LogLine) -> None:
-        self._console.print(self._format(line), soft_wrap=True, highlight=False)
 
     def _format(self, line: LogLine) -> Text:
         text = f"step {line.step}, loss {line.loss:.3f}" if line.loss is not None else line.text
         for address, name in self._names.items():
             text = text.replace(address, name)
         who = self.name_of(line.node) if line.node else ""
+        return self._entry(line.at - (self._first or line.at), line.kind, f"{plain(who, keep=''):<13} {text}")
+
+    def _entry(self, seconds: float, kind: str, text: str) -> Text:
         return Text.assemble(
-            (f"{line.at - self._started:6.1f}s ", "dim"),
-            (f"{plain(line.kind, keep=''):<15}", _STYLES.get(line.kind, "cyan")),
-            f"{plain(who, keep=''):<13} {plain(text, keep='')}",
+            (f"{seconds:6.1f}s ", "dim"),
+            (f"{plain(kind, keep=''):<15}", _STYLES.get(kind, "cyan")),
+            plain(text, keep=""),
         )
 
     def _render(self) -> Group:
-        table = Table(title=f"{self._title}, {time.time() - self._started:.0f} s", title_justify="left", expand=False)
+        table = Table(
+            title=f"{self._title}, {max(self._last, time.monotonic() - self._began):.0f} s",
+            title_justify="left",
+            expand=False,
+        )
         for column in ("node", "doing", "step", "loss", "audits done", "valid", "faults"):
             table.add_column(column, justify="left" if column in ("node", "doing") else "right")
         for name, state in self._nodes.items():

@@ -21,7 +21,7 @@ from proofyard.sdk.adapters import read_adapter
 from proofyard.sdk.bounds import Limits
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.inputs import Sources, as_files
-from proofyard.sdk.specs import JobSpec, called, check_spec, resolve_model
+from proofyard.sdk.specs import JobSpec, LoraJob, called, check_spec, resolve_model
 from proofyard.sdk.terms import (
     Offer,
     check_audit_fee,
@@ -46,7 +46,7 @@ logger = logging.getLogger("proofyard.sdk")
 class Prepared:
     """A job that could be opened: nothing of it is published or paid yet. `artifacts` are the manifest and its
     inputs; `left_out` names what of the model's folder is not published; `model` is the hub name or directory that the
-    requester calls its model, "" for none."""
+    requester calls its model, "" for none; `length` says what its epochs came to, "" where it names none."""
 
     terms: JobTerms
     manifest: Manifest
@@ -57,6 +57,7 @@ class Prepared:
     """It may have been opened before, from this block on."""
     left_out: tuple[str, ...] = ()
     model: str = ""
+    length: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Work:
     inputs: tuple[Cid, ...]
     left_out: tuple[str, ...]
     model: str
+    length: str
 
 
 def work_of(spec: JobSpec, store: BlockStore, sources: Sources, limits: Limits) -> Work:
@@ -76,11 +78,12 @@ def work_of(spec: JobSpec, store: BlockStore, sources: Sources, limits: Limits) 
         check_spec(spec, but=("data",))
         with as_files(spec, store, sources, limits) as here:
             check_spec(here)
+            here, length = here.measured() if isinstance(here, LoraJob) else (here, "")
             manifest, left_out = _manifest(here, store)
         graph = task_graph(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
         model = "" if here.model is None else called(here.model)
-        return Work(manifest, graph, tuple(manifest.inputs), tuple(left_out), model)
+        return Work(manifest, graph, tuple(manifest.inputs), tuple(left_out), model, length)
 
 
 def prepare(
@@ -114,7 +117,7 @@ def prepare(
     terms = job_terms(manifest, cid_digest(cid), work.graph, offer, gas_price, chain.next_time())
     if since is None and pays:
         chain.require_balance(terms.escrow)
-    return Prepared(terms, manifest, (cid, *work.inputs), call, since, work.left_out, work.model)
+    return Prepared(terms, manifest, (cid, *work.inputs), call, since, work.left_out, work.model, work.length)
 
 
 def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:

@@ -13,14 +13,18 @@ import msgspec
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
+from proofyard.sdk.epochs import check_epochs, training_length
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
+from proofyard.workloads.rehearsal import count_training_rows
 from proofyard.workloads.text_data import usual_split
 from proofyard.workloads.workload import Inputs, load_workload
 
+ROUNDS = 2
+"""Of a LoRA job that says neither rounds nor epochs."""
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -49,8 +53,10 @@ class LoraJob:
     says is learned: the model's chat template renders them, or `chat_template`, "chatml" or a .jinja file.
 
     `targets`: names of the linear layers to adapt, or "all-linear", in all transformer layers or the given `layers`
-    (negative numbers count from the last). The job takes `rounds` * `workers` tasks of `segments` * `segment_steps`
-    steps, each of `batch` sequences of `seq_len` tokens. `options` sets any other field of
+    (negative numbers count from the last). The job takes `rounds` (2 if nothing is said) * `workers` tasks of
+    `segments` * `segment_steps` steps, each of `batch` sequences of `seq_len` tokens. `epochs` in place of `rounds`
+    trains on all of the data so many times, also a part of it (0.5): rounds follow from the data's measured size, and
+    `segments` and `segment_steps` are the most that a round has (`training_length`). `options` sets any other field of
     `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
     and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
     `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
@@ -65,7 +71,8 @@ class LoraJob:
     rank: int = 8
     alpha: float = 16.0
     lr: float = 1e-3
-    rounds: int = 2
+    rounds: int | None = None
+    epochs: float | None = None
     workers: int = 4
     segments: int = 4
     segment_steps: int = 2
@@ -94,7 +101,33 @@ class LoraJob:
         values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
         return {name: value for name, (value, usual) in values.items() if value != usual}
 
+    def measured(self) -> tuple[Self, str]:
+        """This job with its `epochs` as rounds of its data's size, and a sentence that says so; as it is, and empty,
+        where it names none. Reads all of the data. Raises `JobRefused` and `InputRefused`."""
+        if self.epochs is None:
+            return self, ""
+        check_epochs(self.epochs, self.rounds)
+        one_round = replace(self, epochs=None, rounds=1)
+        params = one_round._params()
+        rows = count_training_rows(resolve_model(self.model), Path(self.data), params)
+        length = training_length(self.epochs, sum(rows.of_workers), params)
+        return replace(one_round, **length.fields()), length.told(self.epochs, rows.documents, params)
+
     def manifest(self, model: Cid | None, data: Cid | None) -> Manifest:
+        if self.epochs is not None:
+            return self.measured()[0].manifest(model, data)
+        manifest = Manifest(
+            workload="lora",
+            params=msgspec.to_builtins(self._params()),
+            model=model,
+            data=data,
+            seed=self.seed,
+            precision=self.precision,
+            look_ahead=self.look_ahead,
+        )
+        return executable(manifest, self.model, self.data)
+
+    def _params(self) -> LoraParams:
         if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):
             raise JobRefused(
                 f"options.{twice[0]}: is a parameter of the job itself; give it there, LoraJob({twice[0]}=...)"
@@ -107,7 +140,7 @@ class LoraJob:
             "rank": self.rank,
             "alpha": self.alpha,
             "lr": self.lr,
-            "rounds": self.rounds,
+            "rounds": ROUNDS if self.rounds is None else self.rounds,
             "workers": self.workers,
             "segments": self.segments,
             "segment_steps": self.segment_steps,
@@ -119,19 +152,9 @@ class LoraJob:
         if "shard_by" not in values and isinstance(self.workers, int):
             values["shard_by"] = usual_split(Path(self.data), self.workers)
         try:
-            params = msgspec.convert(values, prepared(LoraParams))
+            return msgspec.convert(values, prepared(LoraParams))
         except msgspec.ValidationError as error:
             raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
-        manifest = Manifest(
-            workload="lora",
-            params=msgspec.to_builtins(params),
-            model=model,
-            data=data,
-            seed=self.seed,
-            precision=self.precision,
-            look_ahead=self.look_ahead,
-        )
-        return executable(manifest, self.model, self.data)
 
 
 def executable(

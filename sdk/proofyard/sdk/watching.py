@@ -27,12 +27,7 @@ def shown(job: JobId) -> Iterator[Show]:
     from proofyard.sdk.live import JobView
 
     with JobView({}, title=f"job {job}") as view:
-
-        def show(look: Look) -> None:
-            for line in look.fresh:
-                view.show(line)
-
-        yield show
+        yield view.show
 
 
 def in_notebook() -> bool:
