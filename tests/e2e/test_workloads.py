@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from proofyard.chain import Wallet
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.messages import JobReport
@@ -21,9 +22,13 @@ from proofyard.sdk import (
     JobRefused,
     LoraJob,
     MapJob,
+    NotFinished,
+    Offer,
     SweepJob,
     credits,
     deliver,
+    race,
+    ranking,
 )
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 
@@ -114,6 +119,40 @@ def test_a_chat_fine_tune_is_scored_before_and_after_and_passed_on(client: Clien
         deliver(trained, tmp_path / "none", merge=True, model=other)
     with pytest.raises(JobRefused, match="only adapters are merged"):
         deliver(score, tmp_path / "none", merge=True)
+
+
+def test_adapters_race_and_anybody_finds_the_same_ranking(
+    client: Client, network: DevNetwork, model: Path, data: Path
+) -> None:
+    shape = {"workers": 1, "rounds": 1, "segments": 2, "segment_steps": 2, "batch": 2, "seq_len": 32, "rank": 4}
+    entrants = [
+        client.submit(LoraJob(model=model, data=data, lr=lr, **shape), **PAY)  # type: ignore[arg-type]
+        for lr in (1e-6, 0.03)
+    ]
+    for handle in entrants:
+        finished(handle)
+    weak, strong = (handle.job_id for handle in entrants)
+    spec = EvaluateJob(model=model, data=data, segment_rows=10, segments=2, max_tokens=32)
+    offer = Offer(reward=PAY["reward"], audit_fee=PAY["audit_fee"])
+    judged = race(client, (weak, strong), spec, offer)
+    assert [handle.found for handle in race(client, (weak, strong), spec, offer)] == [True] * 3, "paid once"
+    with pytest.raises(NotFinished):
+        ranking(client, (weak, strong), [handle.job_id for handle in judged])
+    for handle in judged:
+        finished(handle)
+    numbers = [handle.job_id for handle in judged]
+    found = ranking(client, (weak, strong), numbers)
+    assert found.places[0].job == strong
+    assert {place.job for place in found.places} == {None, weak, strong}
+    assert [place.seen for place in found.places if place.job] == [True, True]
+    with Client(network.rpc_url, network.deployment.registry, Wallet.generate()) as stranger:
+        assert ranking(stranger, (strong, weak), numbers[::-1]) == found
+    with pytest.raises(JobRefused, match=f"none is of the adapter of job {strong}"):
+        ranking(client, (strong,), numbers[:2])
+    with pytest.raises(JobRefused, match="evaluated an adapter of none of these jobs"):
+        ranking(client, (weak,), numbers)
+    with pytest.raises(JobRefused, match=r"job \d+: is one of evaluate"):
+        race(client, (numbers[0],), spec, offer)
 
 
 def test_map_cleans_a_text_set(client: Client, data: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def send(
 def faucet(
     context: typer.Context,
     flags: NetworkFlags,
-    to: Annotated[list[str], typer.Argument(metavar="WALLET...", help="Names of wallets, or addresses.")],
+    to: Annotated[list[str], typer.Argument(metavar="WALLET", help="Names of wallets, or addresses.")],
     amount: Annotated[
         Any, typer.Option(parser=parse_credits, metavar="CREDIT", help="Tokens for each.", show_default=FAUCET_TOKENS)
     ] = FAUCET_TOKENS,

@@ -14,6 +14,7 @@ from proofyard.cli.clients import open_client
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.job_flags import JobFlags
+from proofyard.cli.job_race import race
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, names, note
 from proofyard.cli.tree import App
@@ -28,6 +29,7 @@ app = App("Have work done: submit a job, follow it, fetch the result.")
 
 app.verb("list", "job list")(job_history.list_jobs)
 app.verb("logs", "job logs 1")(job_history.logs)
+app.verb("race", "job race 3 5 --model M --data held-out.jsonl")(race)
 app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
 
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")

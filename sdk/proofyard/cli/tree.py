@@ -36,7 +36,7 @@ class Command(TyperCommand):
     """A command, whose help has an example, its epilog, before arguments and options."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}").upper() for piece in super().collect_usage_pieces(ctx)]
+        return [piece.replace("{", "").replace("}", "").upper() for piece in super().collect_usage_pieces(ctx)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.format_usage(ctx, formatter)

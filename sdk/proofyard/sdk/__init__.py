@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from proofyard.sdk.money import credits
     from proofyard.sdk.peers import Quic, Transport
     from proofyard.sdk.preparing import Prepared
+    from proofyard.sdk.races import Place, Ranking, race, ranking
     from proofyard.sdk.results import Proven
     from proofyard.sdk.specs import JobSpec, LoraJob
     from proofyard.sdk.terms import Offer
@@ -83,6 +84,7 @@ _PLACES = {
     "money": "credits",
     "peers": "Quic Transport",
     "preparing": "Prepared",
+    "races": "Place Ranking race ranking",
     "results": "Proven",
     "specs": "JobSpec LoraJob",
     "terms": "Offer",
@@ -126,9 +128,11 @@ __all__ = [
     "Offer",
     "PackageMissing",
     "PeerAddress",
+    "Place",
     "Prepared",
     "Proven",
     "Quic",
+    "Ranking",
     "RecordMismatch",
     "ResultIncomplete",
     "ResultUnproven",
@@ -151,6 +155,8 @@ __all__ = [
     "deliver",
     "make_job",
     "propose_verifier_fee",
+    "race",
+    "ranking",
     "settled_batches",
     "submit_job",
     "unclaimed",

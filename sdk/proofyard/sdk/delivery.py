@@ -58,7 +58,7 @@ def deliver(
         require_repository(push_to)
     if model is not None:
         called(model)
-    manifest = _trained(client, job) if merge or card else None
+    manifest = trained_by(client, job) if merge or card else None
     if manifest is None or not merge:
         handle.result(target, force=force, model=model, on_replace=on_replace)
     else:
@@ -72,7 +72,7 @@ def deliver(
     return target
 
 
-def _trained(client: "Client", job: JobId) -> Manifest:
+def trained_by(client: "Client", job: JobId) -> Manifest:
     """The manifest of a job that trains an adapter. Raises `JobRefused` for others."""
     _, manifest = _work(client, job)
     if manifest.workload not in TRAINED:
@@ -186,9 +186,17 @@ def _losses(handle: "JobHandle", manifest: Manifest) -> list[tuple[int, float]]:
 
 
 def _evaluation(client: "Client", job: JobId) -> tuple[JobId, str, dict[str, Any]]:
+    manifest, summary = evaluated_by(client, job)
+    return job, "base model" if manifest.adapter is None else f"with adapter {manifest.adapter}", summary
+
+
+def evaluated_by(client: "Client", job: JobId) -> tuple[Manifest, dict[str, Any]]:
+    """What an `evaluate` job was to score, and its settled result (evaluation.json). Raises `JobRefused` for another
+    kind of job, and what `JobHandle.result` raises."""
     _, manifest = _work(client, job)
     if manifest.workload != "evaluate":
         raise JobRefused(f"evaluated: job {job} is one of {manifest.workload}; give jobs of evaluate")
     with TemporaryDirectory(prefix="proofyard-evaluation-") as folder:
-        summary = json.loads((client.job(job).result(Path(folder) / "result") / "evaluation.json").read_bytes())
-    return job, "base model" if manifest.adapter is None else f"with adapter {manifest.adapter}", summary
+        path = client.job(job).result(Path(folder) / "result") / "evaluation.json"
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+    return manifest, summary
