@@ -29,6 +29,7 @@ from proofyard.devnet.report import render_page
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import ProofyardError, Wei
+from proofyard.runtime.fitting import width_of
 from proofyard.runtime.times import span
 from proofyard.sdk import (
     Client,
@@ -103,7 +104,7 @@ def run(out: Path, seed: int, interrupts: Interrupts, *, tiny: bool, patience: f
         outcome = replace(outcome, seconds=time.time() - start, peak_rss_bytes=memory.peak_bytes)
     (out / "summary.json").write_text(json.dumps(outcome.summary(), indent=2) + "\n")
     (out / "report.html").write_text(render_page(outcome.report()), encoding="utf-8")
-    outcome.print(Console(width=None if sys.stdout.isatty() else 110))
+    outcome.print(Console(width=width_of(sys.stdout) or 110))
     note(f"report: {out / 'report.html'}, for programs: {out / 'summary.json'}")
     if broken := outcome.broken_claims():
         raise DemoFailed("; ".join(broken) + f"; the logs are in {out / 'network' / 'logs'}")

@@ -7,6 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proofyard.chain import SlashRecord
 from proofyard.devnet.members import Member
@@ -16,9 +17,12 @@ from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.record import AuditedSegment, claimed_answer
 from proofyard.protocol.types import Address, Cid, Digest, TaskIndex, Wei
+from proofyard.runtime.fitting import fitted
 from proofyard.sdk import SettledBatch
 
 LEAST_IMPROVEMENT = 0.05
+WIDE = 80
+"""Columns; less has no room for all of the table's."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +228,11 @@ class Outcome:
     def print(self, console: Console) -> None:
         """The table that a run ends with."""
         run = self.report()
-        console.print(_nodes_table(self, run))
-        console.print(_audits_table(run))
+        console.print(_nodes_table(self, run, console.width))
+        console.print(_audits_table(run, console.width))
         for slash in run.slashes:
             console.print(f"[bold red]slashed[/] {slash.node} lost {_credit(slash.amount)} CREDIT: {slash.reason}")
         change = 100 * (run.loss_after / run.loss_before - 1)
-        facts = Table(show_header=False, box=None)
         earned = f"earned {_credit(run.verifiers_earned)} CREDIT with {run.batches} batches"
         for name, value in (
             ("held-out loss", f"{run.loss_before:.4f} -> {run.loss_after:.4f} ({change:+.1f}%)"),
@@ -242,8 +245,8 @@ class Outcome:
             ("before", run.sample_before.strip()),
             ("after", run.sample_after.strip()),
         ):
-            facts.add_row(f"[bold]{name}[/]", value)
-        console.print(facts)
+            lines = fitted(f"{name:<14} {' '.join(value.split())}", console.width)
+            console.print(Text.assemble((lines[: len(name)], "bold"), lines[len(name) :]), soft_wrap=True)
 
 
 def answer_claimed(batch: SettledBatch, audit: AuditedSegment) -> Digest:
@@ -261,10 +264,13 @@ def worker_of(batch: SettledBatch, audit: AuditedSegment) -> Address:
     return batch.record.by_key[audit.task_key].commitment.node
 
 
-def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
+def _nodes_table(outcome: Outcome, run: RunReport, width: int) -> Table:
     table = Table(title="Who did what, and what it came to", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("who", "tasks", "audits", "faults", "CREDIT before", "after", "change"):
-        table.add_column(column, justify="left" if column == "who" else "right")
+    columns = ("who", "tasks", "audits", "faults", "CREDIT before", "after", "change")
+    left_out = ("tasks", "audits", "CREDIT before") if width < WIDE else ()
+    for column in columns:
+        if column not in left_out:
+            table.add_column(column, justify="left" if column == "who" else "right")
     for row in run.balances:
         if row.address == outcome.treasury:
             continue
@@ -276,18 +282,23 @@ def _nodes_table(outcome: Outcome, run: RunReport) -> Table:
         change = row.after - row.before
         style = "red" if faults else "green" if change > 0 and row.role in ("node", "verifier") else ""
         who = f"{row.name} ({row.note})" if row.note else row.name
-        table.add_row(who, *counts, _credit(row.before), _credit(row.after), f"{change / 1e18:+,.2f}", style=style)
+        cells = (who, *counts, _credit(row.before), _credit(row.after), f"{change / 1e18:+,.2f}")
+        table.add_row(
+            *(cell for column, cell in zip(columns, cells, strict=True) if column not in left_out), style=style
+        )
     return table
 
 
-def _audits_table(run: RunReport) -> Table:
+def _audits_table(run: RunReport, width: int) -> Table:
     table = Table(title="Audits", title_justify="left")
-    for column in ("task", "segment", "worker", "auditors", "verdict"):
+    columns = ("task", "segment", "worker", "verdict", "auditors")[: 4 if width < WIDE else 5]
+    for column in columns:
         table.add_column(column)
     for audit in run.audits:
         votes = ", ".join(f"{name}: {answer}" for name, answer in audit.answers.items())
         style = "red" if audit.verdict == "fault" else ""
-        table.add_row(audit.task, str(audit.segment), audit.worker, votes, audit.verdict, style=style)
+        cells = (audit.task, str(audit.segment), audit.worker, audit.verdict, votes)
+        table.add_row(*cells[: len(columns)], style=style)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Four people who have the documents alone: what they type, in tmux and headless Chromium, on a real devnet.
+"""People who have the documents alone: what they type, in tmux and headless Chromium, on a real devnet.
 
 `make journeys` runs them; out/bench/journeys.json has the seconds, out/journeys the transcripts and pictures of pages.
 
@@ -29,8 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
-PAGES = ROOT / "docs" / "start"
-COLUMNS, LINES = 80, 50
+DOCS = ROOT / "docs"
+COLUMNS, LINES = int(os.environ.get("JC", "80")), 50
 STEP_S, POLL_S = 300.0, 0.1
 """A step that takes longer has failed."""
 KEPT = ("PATH", "LANG", "TMPDIR", "PROOFYARD_TORCH_INDEX")
@@ -72,8 +72,18 @@ def commands_of(text: str) -> list[str]:
 
 def shell_commands(pages: Sequence[Path]) -> list[str]:
     """Every command in the shell blocks of these pages, in their order."""
-    blocks = (block for page in pages for block in blocks_of(page.read_text()))
-    return [command for block in blocks if block.language in ("sh", "bash") for command in commands_of(block.text)]
+    return [command for page in pages for command in commands_in(page.read_text())]
+
+
+def commands_in(page: str) -> list[str]:
+    """Every command in the shell blocks of a page of Markdown."""
+    blocks = (block for block in blocks_of(page) if block.language in ("sh", "bash"))
+    return [command for block in blocks for command in commands_of(block.text)]
+
+
+def section_of(page: str, heading: str) -> str:
+    """What stands under a heading of a page, up to the next one of its kind."""
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 def documents() -> list[Path]:
@@ -139,6 +149,7 @@ PASSWORD = "a password of mine"  # noqa: S105 (of a wallet that guards nothing)
 NEW = (("New password", PASSWORD), ("Once more", PASSWORD))
 HERS = (("Password of", PASSWORD),)
 READY = "Ctrl-C stops everything."
+RELATIVE = "export PROOFYARD_CONFIG=out/devnet/proofyard.toml"
 CONFIG = "export PROOFYARD_CONFIG=$PWD/out/devnet/proofyard.toml"
 
 
@@ -148,15 +159,20 @@ def devnet(command: str = "proofyard devnet --tiny") -> Type:
 
 @dataclass(frozen=True)
 class Journey:
-    """Whose page it is, what is there before the first key (`prepare`), and what is done."""
+    """Whose page it is (`file` of docs, all of it or what is under a `heading`), what is there before the first key
+    (`prepare`), and what is done."""
 
     name: str
     steps: tuple[Step, ...]
     prepare: Callable[[Path], None] = lambda _: None
+    file: str = ""
+    heading: str = ""
 
     @property
-    def page(self) -> Path:
-        return PAGES / f"{self.name}.md"
+    def text(self) -> str:
+        """What is on the page."""
+        page = (DOCS / (self.file or f"start/{self.name}.md")).read_text()
+        return section_of(page, self.heading) if self.heading else page
 
     def typed(self) -> list[str]:
         return [step.command for step in self.steps if isinstance(step, Type)]
@@ -164,14 +180,14 @@ class Journey:
     def undocumented(self) -> list[str]:
         """What is typed or saved and stands in no code block."""
         known = set(shell_commands(documents()))
-        saved = {block.file for block in blocks_of(self.page.read_text())}
+        saved = {block.file for block in blocks_of(self.text)}
         files = [step.file for step in self.steps if isinstance(step, Save)]
         return [each for each in self.typed() if each not in known] + [each for each in files if each not in saved]
 
     def not_typed(self) -> list[str]:
         """Commands of the page that nobody types, installing aside."""
         typed = set(self.typed())
-        return [each for each in shell_commands([self.page]) if each not in typed and not each.startswith(INSTALLING)]
+        return [each for each in commands_in(self.text) if each not in typed and not each.startswith(INSTALLING)]
 
 
 def _has_model(folder: Path) -> None:
@@ -270,6 +286,32 @@ JOURNEYS = (
             Look("/", "evaluate"),
         ),
         _has_model,
+    ),
+    Journey(
+        "earner",
+        (
+            devnet(),
+            Type(RELATIVE),
+            Type("proofyard wallet new owner", answers=NEW),
+            Type("proofyard wallet new home", answers=NEW),
+            Type("proofyard wallet faucet owner home"),
+            Type("proofyard node register --wallet home --owner owner", answers=(*HERS, *HERS)),
+            Type(RELATIVE, terminal="node"),
+            Type("proofyard node run --wallet home", answers=HERS, shows="verifier", stays=True, terminal="node"),
+            Type("proofyard wallet balance owner", shows="900 CREDIT"),
+            Type(TINY_JOB, shows="is done; next: proofyard job result"),
+            Type("proofyard node status home"),
+            Type("proofyard node claim 1 --wallet owner", answers=HERS),
+            Type("proofyard wallet balance owner"),
+            Type("proofyard node unstake home --owner owner", answers=HERS, shows="released"),
+            Move(4 * 3600),
+            Type("proofyard node withdraw --owner owner", answers=HERS, shows="CREDIT"),
+            Type("proofyard wallet balance owner", shows="stake 0 CREDIT"),
+            Type("proofyard wallet send home 100 --wallet owner", answers=(*HERS, ("[y/N]", "y"))),
+            Stop("node"),
+        ),
+        file="cli.md",
+        heading="Earn on a devnet",
     ),
     Journey(
         "sceptic",
@@ -417,7 +459,7 @@ class Walk:
                 self.terminal(step.terminal).interrupt()
                 return f"Ctrl-C ({step.terminal})"
             case Save():
-                (block,) = [b for b in blocks_of(self.journey.page.read_text()) if b.file == step.file]
+                (block,) = [b for b in blocks_of(self.journey.text) if b.file == step.file]
                 (self._here() / step.file).write_text(block.text)
                 return f"save {step.file}"
             case File():

@@ -277,3 +277,24 @@ def test_an_address_that_does_not_fit_is_not_shown(toml: Path) -> None:
     with pytest.raises(BadSetting, match="rpc_url from") as caught:
         read(toml)
     assert "secret" not in str(caught.value)
+
+
+def test_a_files_password_is_its_own_wallets(tmp_path: Path) -> None:
+    file = tmp_path / "proofyard.toml"
+    file.write_text('registry = "0x1"\n[requester]\nwallet = "a.json"\npassword_file = "a.password"\n')
+
+    def password(wallet: Path | None = None, given: Path | None = None, **environ: str) -> Path | None:
+        flags = {"wallet": wallet, "password_file": given}
+        shared = frozenset({"registry", "wallet", "password_file"})
+        return load(
+            RequesterSettings, "requester", toml=file, flags=flags, shared=shared, environ=environ
+        ).password_file
+
+    its = tmp_path / "a.password"
+    assert password() == password(tmp_path / "a.json") == its
+    assert password(tmp_path / "b.json") is None, "it is asked for"
+    assert password(None, PROOFYARD_WALLET=str(tmp_path / "b.json")) is None
+    assert password(tmp_path / "b.json", Path("b.password")) == Path("b.password")
+    assert password(tmp_path / "b.json", PROOFYARD_PASSWORD_FILE="b.password") == Path("b.password")
+    file.write_text('registry = "0x1"\n[requester]\npassword_file = "a.password"\n')
+    assert password(tmp_path / "b.json") == its, "the file names no wallet that it would be of"

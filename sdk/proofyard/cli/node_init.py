@@ -18,7 +18,7 @@ from proofyard.cli.funds import ETHER, parse_ether
 from proofyard.cli.limits import node_settings
 from proofyard.cli.node_report import report
 from proofyard.cli.options import KEYS, KeystoreDir, NetworkFlags, PasswordFile
-from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits
+from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, say
 from proofyard.cli.run import require_endpoint
 from proofyard.cli.staking import stake_of
 from proofyard.cli.wallet_names import free_name
@@ -102,7 +102,7 @@ def init(
     found = asyncio.run(_find(chain, data))
     advice = _advised(found)
     lines = report(chain, found.hardware, found.lately, found.uplink, advice, str(file))
-    print("\n".join(lines), flush=True) if not as_json else None
+    say("\n".join(lines)) if not as_json else None
     facts = _facts(found, advice, file, keys)
     if owner_file is None:
         _told(facts, as_json)

@@ -9,6 +9,8 @@ import typer
 
 from proofyard.protocol.amounts import format_amount, read_amount
 from proofyard.protocol.types import Wei
+from proofyard.runtime import fitting
+from proofyard.runtime.fitting import fitted, width_of
 from proofyard.runtime.plain import plain as plain
 
 format_credits = format_amount
@@ -19,7 +21,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, ids and
 
 def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
     """Print a command's result: `data` as JSON, or `text` for people."""
-    print(json.dumps(data, indent=2) if as_json else plain(text), flush=True)
+    if as_json:
+        print(json.dumps(data, indent=2), flush=True)
+    else:
+        say(text)
+
+
+def say(text: str) -> None:
+    """Print data for people, as wide as their terminal."""
+    print(fitted(plain(text), width_of(sys.stdout)), flush=True)
 
 
 def names(found: Sequence[str], most: int = 20) -> str:
@@ -29,7 +39,7 @@ def names(found: Sequence[str], most: int = 20) -> str:
 
 def note(text: str) -> None:
     """Tell the person at the terminal something that is not data: progress, the next command to type."""
-    print(plain(text), file=sys.stderr, flush=True)
+    print(fitted(plain(text), width_of(sys.stderr)), file=sys.stderr, flush=True)
 
 
 def parse_credits(text: str, unit: str = "CREDIT") -> Wei:
@@ -41,8 +51,5 @@ def parse_credits(text: str, unit: str = "CREDIT") -> Wei:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Columns padded with spaces: readable, and easy to cut for other programs."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)
-    )
+    """Columns, or on a terminal that is too narrow for them a line for each cell."""
+    return fitting.table(rows, header, width_of(sys.stdout))

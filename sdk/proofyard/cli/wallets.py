@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from proofyard.cli.errors import UsageError
+from proofyard.runtime.fitting import fitted, width_of
 from proofyard.sdk.settings import config_dir
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def confirm(question: str, *, yes: bool, otherwise: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"there is no terminal to ask on: {question} Give --yes to say so")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(fitted(question, width_of(sys.stderr)), err=True):
         raise UsageError(otherwise)
 
 

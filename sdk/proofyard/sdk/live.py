@@ -1,5 +1,6 @@
 """A job as it goes, on stderr: a panel that redraws itself on a terminal, a few plain lines (`milestones`) off it."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -13,9 +14,14 @@ from rich.text import Text
 
 from proofyard.protocol.messages import LogLine
 from proofyard.protocol.types import Address
+from proofyard.runtime.fitting import fitted, width_of
 from proofyard.runtime.plain import plain
 from proofyard.sdk.following import Look
 from proofyard.sdk.milestones import Milestones
+
+COLUMNS = ("node", "doing", "step", "loss", "audits done", "valid", "faults")
+LESS, WIDE = ("step", "audits done", "valid"), 80
+"""What a terminal of fewer columns leaves out."""
 
 _STYLES = {
     "fault": "bold red",
@@ -82,7 +88,8 @@ class JobView:
                 self._recent.append(self._format(line))
         for told in () if self._live else self._milestones.of(look):
             text = self._format(told) if isinstance(told, LogLine) else self._entry(self._last, "running", told)
-            self._console.print(text, soft_wrap=True, highlight=False)
+            shown = fitted(text.plain.rstrip(), width_of(sys.stderr))
+            self._console.print(Text(shown), soft_wrap=True, highlight=False)
 
     def name_of(self, node: Address) -> str:
         return self._names.get(node, f"{node[:8]}…{node[-4:]}")
@@ -107,10 +114,12 @@ class JobView:
             title_justify="left",
             expand=False,
         )
-        for column in ("node", "doing", "step", "loss", "audits done", "valid", "faults"):
-            table.add_column(column, justify="left" if column in ("node", "doing") else "right")
+        left_out = LESS if self._console.width < WIDE else ()
+        for column in COLUMNS:
+            if column not in left_out:
+                table.add_column(column, justify="left" if column in ("node", "doing") else "right", no_wrap=True)
         for name, state in self._nodes.items():
-            table.add_row(
+            cells: tuple[str | Text, ...] = (
                 name,
                 state.doing,
                 "" if state.step is None else str(state.step),
@@ -119,6 +128,7 @@ class JobView:
                 str(state.valid),
                 Text(str(state.faults), style="bold red" if state.faults else ""),
             )
+            table.add_row(*(cell for column, cell in zip(COLUMNS, cells, strict=True) if column not in left_out))
         return Group(table, *self._recent)
 
 

@@ -111,6 +111,12 @@ def load(
     for field in msgspec.structs.fields(kind):
         name = field.name
         given = _given(name, section, name in shared, flags or {}, environ, file, tables)
+        if name == "password_file" and given is not None and given.base is not None and "wallet" in values:
+            # A file's password is its own wallet's: where a flag or a variable names another one, it is asked for.
+            its = _given("wallet", section, "wallet" in shared, {}, {}, file, tables)
+            fields = {each.name: each for each in msgspec.structs.fields(kind)}
+            if its is not None and _convert(fields["wallet"], its, environ).absolute() != values["wallet"].absolute():
+                continue
         if given is None and defaults and name in defaults:
             given = Given("the default", defaults[name])
         if given is None:
