@@ -350,7 +350,9 @@ def test_a_machine_becomes_a_node_by_one_command_and_a_second_one_says_what_is_t
     assert code == 2 and "stake 100 CREDIT" in said and "Give --yes" in said
     assert toml.read_text() == before and not (bench.wallets / "node.json").exists(), "nothing was written"
 
-    code, made, said = bench.run("node", "init", "--yes", *folder, passwords=OWNER)
+    code, _, said = bench.run("node", "init", "--yes", "--preset", "house", *folder, passwords=OWNER)
+    assert code == 2 and "there is none named 'house'; there are small: 8 GB" in said
+    code, made, said = bench.run("node", "init", "--yes", "--preset", "home", *folder, passwords=OWNER)
     assert code == 0, said
     assert "node run" in said and made["stake"] == str(100 * CREDIT)
     record = bench.treasury.operator(OperatorId(int(made["operator"])))
@@ -365,10 +367,12 @@ def test_a_machine_becomes_a_node_by_one_command_and_a_second_one_says_what_is_t
     assert main(["--config", str(toml), "node", "run"]) == 0, "it needs no flag"
     ((settings, password),) = ran
     assert (settings.data_dir, password) == (tmp_path / "a $folder", None)
+    assert (settings.preset, settings.idle_only, settings.max_celsius) == ("home", True, 80)
     assert Wallet.unlock(settings.wallet, password_file=settings.password_file).address == made["address"]
 
     nonce = bench.nonce(owner)
-    code, there, said = bench.run("node", "init", "--yes", passwords=OWNER)
+    code, there, said = bench.run("node", "init", "--yes", "--preset", "farm", passwords=OWNER)
+    assert 'nothing was changed; write preset = "farm"' in said
     assert (code, there["operator"], there["active"]) == (0, made["operator"], True)
     assert bench.nonce(owner) == nonce and toml.read_text() == written
 

@@ -12,7 +12,7 @@ import pytest
 
 from proofyard.chain import JobRecord
 from proofyard.node import control, earnings, gate, meter, sensors
-from proofyard.node.gate import Gate, Limits, Sample, closed_by, waits_for_cheap_power
+from proofyard.node.gate import Gate, Limits, Sample, SetLimits, closed_by, waits_for_cheap_power
 from proofyard.node.hours import parse_hours
 from proofyard.node.limits import OfferRefused
 from proofyard.node.prices import check_price, parse_prices
@@ -177,6 +177,14 @@ def test_this_machine_measures_itself() -> None:
 
 def settings_in(folder: Path, **changes: Any) -> NodeSettings:
     return NodeSettings(registry="", wallet=folder, data_dir=folder, **changes)
+
+
+def test_limits_are_described_in_one_place() -> None:
+    """Settings, and what the gate keeps to, are the same fields of the same kinds; only a pause is commanded alone."""
+    own = {*NodeSettings.__annotations__} & {*SetLimits.__struct_fields__}
+    assert issubclass(NodeSettings, SetLimits) and not own
+    assert set(Limits.__struct_fields__) - set(SetLimits.__struct_fields__) == {"paused_until"}
+    assert not any(f"`{name}`" in (NodeSettings.__doc__ or "") for name in SetLimits.__struct_fields__)
 
 
 def test_commands_stand_in_place_of_settings_until_they_are_taken_back(tmp_path: Path) -> None:

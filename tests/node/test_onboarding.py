@@ -8,13 +8,16 @@ from typing import Any, cast
 import pytest
 
 from proofyard.chain import VerifierRecord, Wallet
-from proofyard.node.advice import GIB, advise
+from proofyard.cli.run import node_settings
+from proofyard.devnet.network import toml_text
+from proofyard.node.advice import GIB, advise, with_preset
 from proofyard.node.hardware import Card, Hardware, find_hardware
 from proofyard.node.lately import Lately, Paid
 from proofyard.node.uplink import measure_uplink
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.messages import LINE_PROBE_BYTES, Ack, LineProbe
 from proofyard.protocol.types import Address, JobId
+from proofyard.runtime.presets import NODE_PRESETS
 from proofyard.transport import Endpoint, RequestFailed
 from proofyard.verifier import lines
 from proofyard.verifier.lines import Lines
@@ -55,6 +58,20 @@ def test_advice_follows_from_what_there_is() -> None:
     assert any("may run full" in note for note in little.notes)
     odd = advise(Hardware("a processor", 4, 32 * GIB, GIB, 99 * GIB, (), ""), NO_HISTORY, None)
     assert odd.settings["workloads"] == ["map"], "what needs no arithmetic"
+
+
+@pytest.mark.parametrize("name", NODE_PRESETS)
+def test_a_preset_goes_before_what_was_found_and_says_what_is_short(name: str, tmp_path: Path) -> None:
+    advice = with_preset(advise(CPU, NO_HISTORY, 1e6), name)
+    assert advice.settings["preset"] == name
+    assert not advice.settings.keys() & NODE_PRESETS[name].keys(), "the table says them"
+    assert advice.settings["workloads"] and advice.settings["threads"] == 7
+    short = [note for note in advice.notes if note.startswith("the preset")]
+    assert bool(short) == (name in ("large", "farm")), "this machine has 32 GB"
+    (tmp_path / "p.toml").write_text(toml_text({"node": advice.settings}))
+    needed = {"registry": "0x1", "wallet": tmp_path / "w"}
+    settings = node_settings(tmp_path / "p.toml", needed)
+    assert settings.max_data_bytes == NODE_PRESETS[name]["max_data_bytes"]
 
 
 def test_this_machine_is_found(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from proofyard.node.hardware import Hardware
 from proofyard.node.lately import Lately
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.workload_bits import WORKLOADS
+from proofyard.runtime.presets import NODE_PRESETS
 from proofyard.workloads.workload import load_workload
 
 GIB = 1 << 30
@@ -63,6 +64,20 @@ def advise(hardware: Hardware, lately: Lately, uplink: float | None) -> Advice:
     else:
         notes.append("there is no history of prices yet: every job that pays at all is taken")
     return Advice(settings, tuple(notes))
+
+
+def with_preset(advice: Advice, name: str) -> Advice:
+    """The advice where an operator has chosen a preset: its settings go before what was found, and a note says what
+    this machine has less of. Raises `KeyError` for a preset that there is none of."""
+    preset = NODE_PRESETS[name]
+    notes = [
+        f"the preset {name} sets {field} to {value / GIB:.1f} GiB; by what was found here it would be "
+        f"{advice.settings[field] / GIB:.1f} GiB"
+        for field, value in preset.items()
+        if field.endswith("_bytes") and value > advice.settings.get(field, value)
+    ]
+    rest = {field: value for field, value in advice.settings.items() if field not in preset}
+    return Advice({"preset": name, **rest}, (*advice.notes, *notes))
 
 
 def _plain(amount: int) -> str:

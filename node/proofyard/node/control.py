@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proofyard.node.gate import Limits
+from proofyard.node.gate import Limits, SetLimits
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.codec import prepared
 from proofyard.protocol.types import ExitCode, ProofyardError
@@ -63,7 +63,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def limits_of(settings: NodeSettings) -> Limits:
     """The limits that the settings set."""
-    return Limits(**{name: getattr(settings, name) for name in Limits.__struct_fields__ if hasattr(settings, name)})
+    return Limits(**{name: getattr(settings, name) for name in SetLimits.__struct_fields__})
 
 
 def read_orders(folder: Path) -> Orders:

@@ -26,14 +26,15 @@ Celsius = Annotated[int, Meta(ge=0, le=120)]
 Text = Annotated[str, Meta(max_length=200)]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator allows. 0, "" and false stand for no limit.
+class SetLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """When an operator lets a node take work, and what it leaves to others: settings of it, and what
+    `proofyard node limits` changes while it runs. 0, "" and false stand for no limit.
 
-    `hours`: of the day in which work is taken. `cheap_hours`: those in which power is cheap; outside of them a job that
-    has time is left to them. `idle_only`: only while no other process computes on the GPU, or on a node without one,
-    while others leave the processors alone. `max_watts`, `max_celsius`: of the hottest GPU, else of the processor.
-    `max_upload`: bytes a second that it sends. `least_free_bytes`: memory that others find free. `paused_until`: Unix
-    seconds, -1 until it is resumed.
+    `hours`: of the day, local time, in which work is taken, such as `22-6`. `cheap_hours`: those in which power is
+    cheap; outside of them a job that has time is left to them. `idle_only`: only while no other process computes on the
+    GPU, or on a node without one, while others leave the processors alone. `max_watts`, `max_celsius`: of the hottest
+    GPU, else of the processor. `max_upload`: bytes a second that it sends. `least_free_bytes`: memory that others find
+    free.
     """
 
     hours: Text = ""
@@ -43,6 +44,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_celsius: Celsius = 0
     max_upload: Amount = 0
     least_free_bytes: Amount = 0
+
+
+class Limits(SetLimits, frozen=True, kw_only=True):
+    """What holds now: also `paused_until`, Unix seconds, -1 until it is resumed. Raises `ValueError` for hours that are
+    none."""
+
     paused_until: float = 0.0
 
     def __post_init__(self) -> None:

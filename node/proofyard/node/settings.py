@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
-from proofyard.node.gate import Celsius
+from proofyard.node.gate import SetLimits
 from proofyard.protocol.workload_bits import WORKLOADS
 from proofyard.runtime.bounds import Amount, Most, Port, Seconds, Share, Threads
 
 
-class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of one node.
+class NodeSettings(SetLimits, frozen=True, kw_only=True):
+    """Settings of one node, beside the limits that `proofyard.node.gate.SetLimits` describes.
 
     `preset`: what stands for settings that are not given, a row of `proofyard.runtime.presets.NODE_PRESETS`.
     `rpc_url`: the chain's JSON-RPC endpoint; `ws_url`: its websocket, which pushes events, where it is not in the same
@@ -51,10 +49,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     nodes whose states this node takes in that way, within `hold_bytes`.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
-    When it takes work, and what it leaves to others; `proofyard node limits` changes these while it runs (see
-    `proofyard.node.gate.Limits`). `hours`: of the day, local time, such as `22-6`; `cheap_hours`: those in which power
-    is cheap. `idle_only`: while nobody else uses the GPU, or the processors of a node without one. `max_watts`,
-    `max_celsius`: of the GPU. `max_upload`: bytes a second that it sends. `least_free_bytes`: memory that stays free.
     `stop_s`: seconds in which the segment under way may end when the node is stopped.
     `watts`: what the machine draws while it works, where no power draw can be read; 0 for not known. `power_price`:
     CREDIT for a kilowatt hour.
@@ -106,13 +100,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     hold_for: tuple[str, ...] = ()
     hold_bytes: Amount = 16 << 30
     ipfs: str = ""
-    hours: str = ""
-    cheap_hours: str = ""
-    idle_only: bool = False
-    max_watts: Amount = 0
-    max_celsius: Celsius = 0
-    max_upload: Amount = 0
-    least_free_bytes: Amount = 0
     stop_s: Amount = 30
     watts: Amount = 0
     power_price: str = ""

@@ -25,6 +25,7 @@ from proofyard.cli.wallet_names import free_name
 from proofyard.cli.wallets import confirm, unlock, wallets_dir
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, Wei
+from proofyard.runtime.presets import NODE_PRESETS, WHAT_NODES_ARE
 from proofyard.sdk.errors import BadSetting
 from proofyard.sdk.settings import NetworkSettings, data_dir, default_toml
 
@@ -72,6 +73,9 @@ def init(
         Any, typer.Option(parser=parse_ether, metavar="ETHER", help="Ether that the hot key gets for gas.")
     ] = GAS_PURSE,
     endpoint: Annotated[str, typer.Option(help="HOST:PORT, for a node that others can reach.")] = "",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="Limits by kind: small, medium, large, home (others use it), farm.")
+    ] = "",
     folder: Annotated[Path | None, typer.Option("--data-dir", help="Where the node keeps its files.")] = None,
     password_file: PasswordFile = None,
     owner_password_file: Annotated[
@@ -82,15 +86,20 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only; write and send nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make this machine a node, after one question.
-
-    Looks at it, proposes settings, registers and stakes.
-    """
+    """Make this machine a node, after one question."""
     require("node", "proofyard node init")
     require_endpoint(endpoint)
+    if preset and preset not in NODE_PRESETS:
+        known = "; ".join(f"{name}: {what}" for name, what in WHAT_NODES_ARE.items())
+        raise UsageError(f"--preset: there is none named {preset!r}; there are {known}")
     file = (config_of(context) or default_toml()).absolute()
     if _is_configured(file):
         _what_is_there(context, flags, file, as_json)
+        if preset:
+            note(
+                f'nothing was changed; write preset = "{preset}" under [node] in {file}; what else stands there goes '
+                "before it"
+            )
         return
     network = network_of(context, flags)
     keys = _keys(wallet, password_file, keystore_dir)
@@ -100,7 +109,7 @@ def init(
     data = (folder or data_dir("node")).absolute()
     note("looking at this machine and at the network; this takes some seconds")
     found = asyncio.run(_find(chain, data))
-    advice = _advised(found)
+    advice = _advised(found, preset)
     lines = report(chain, found.hardware, found.lately, found.uplink, advice, str(file))
     say("\n".join(lines)) if not as_json else None
     facts = _facts(found, advice, file, keys)
@@ -198,10 +207,11 @@ async def _find(chain: "ChainClient", folder: Path) -> Found:
     return Found(hardware, lately, uplink)
 
 
-def _advised(found: Found) -> "Advice":
-    from proofyard.node.advice import advise
+def _advised(found: Found, preset: str) -> "Advice":
+    from proofyard.node.advice import advise, with_preset
 
-    return advise(found.hardware, found.lately, found.uplink)
+    advice = advise(found.hardware, found.lately, found.uplink)
+    return with_preset(advice, preset) if preset else advice
 
 
 def _facts(found: Found, advice: "Advice", file: Path, keys: Keys) -> dict[str, Any]:
