@@ -10,6 +10,7 @@ from proofyard.chain.errors import (
     WrongPassword,
 )
 from proofyard.protocol.types import ExitCode, ProofyardError
+from proofyard.sdk import JobOver
 from proofyard.transport import EndpointUnavailable, ProtocolViolation
 from proofyard.verifier.api.serving import ApiUnavailable
 
@@ -22,6 +23,7 @@ KINDS: tuple[type[ProofyardError], ...] = (
     InsufficientBalance,
     CorruptArtifact,
     ProtocolViolation,
+    JobOver,
 )
 
 

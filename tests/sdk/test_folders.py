@@ -265,8 +265,8 @@ class Told(AsyncClient):
             raise self.status
         return self.status
 
-    async def left_of(self, job: JobId) -> str:
-        return ""
+    async def failure(self, job: JobId, reason: str) -> JobFailed:
+        return JobFailed(job, reason)
 
     async def prove(self, job: JobId) -> Any:
         return SimpleNamespace(job=job)

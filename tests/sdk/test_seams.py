@@ -121,6 +121,7 @@ CALLS: dict[str, Any] = {
     "wait": lambda client: client.job(JobId(1)).wait(),
     "log": lambda client: client.job(JobId(1)).log(),
     "left_of": lambda client: client.left_of(JobId(1)),
+    "failure": lambda client: client.failure(JobId(1), "it failed"),
     "end": lambda client: client.end(JobId(1)),
     "prove": lambda client: client.prove(JobId(1)),
     "settled": lambda client: client.settled(BatchId(1)),

@@ -199,8 +199,11 @@ class Reported(AsyncClient):
     async def report(self, job: JobId, since: int = 0) -> JobReport:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
-    async def left_of(self, job: JobId) -> str:
-        return f"3 CREDIT are held for job {job}"
+    async def failure(self, job: JobId, reason: str) -> JobFailed:
+        return JobFailed(job, reason, f"3 CREDIT are held for job {job}")
+
+    async def _require_hope(self, job: JobId) -> None:
+        pass
 
 
 def handle(*reports: JobReport) -> JobHandle:

@@ -1,13 +1,15 @@
 """A handle that waits for a verifier that tells stories without end."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from proofyard.chain import JobRecord
 from proofyard.protocol.messages import JobReport, LogLine
-from proofyard.protocol.types import JobId
-from proofyard.sdk import AsyncClient, Client, JobFailed, JobHandle, JobRefused, JobTimeout, Limits, Timeout
+from proofyard.protocol.types import ExitCode, JobId
+from proofyard.sdk import AsyncClient, Client, JobFailed, JobHandle, JobOver, JobRefused, JobTimeout, Limits, Timeout
 from proofyard.sdk.errors import NotFinished
 from proofyard.sdk.portal import Portal
 
@@ -23,13 +25,17 @@ class Storyteller(AsyncClient):
         self.timeout, self.limits = Timeout(poll=0.01, last_lines=0.1), Limits(log_lines=1000)
         self._closed = False
         self._record: Any = None
+        self.params, self.now = SimpleNamespace(receipt_time=0), 0
 
     @property
     def chain(self) -> Any:
-        return SimpleNamespace(job=lambda job: self._record)
+        return SimpleNamespace(job=lambda job: self._record, params=lambda: self.params, next_time=lambda: self.now)
 
-    async def left_of(self, job: JobId) -> str:
-        return "nothing is left"
+    async def failure(self, job: JobId, reason: str) -> JobFailed:
+        return JobFailed(job, reason, "nothing is left")
+
+    async def _require_hope(self, job: JobId) -> None:
+        pass
 
     async def report(self, job: JobId, since: int = 0) -> JobReport:
         self.asked_since.append(since)
@@ -95,3 +101,41 @@ async def test_what_is_settled_whole_is_there_whatever_its_verifier_says(state: 
         return
     with pytest.raises(raises):
         await teller._said(JobId(1))
+
+
+def record(**changes: Any) -> Any:
+    usual = {"id": JobId(1), "units": 8, "units_paid": 3, "units_open": 0, "closed_at": 0, "deadline": 5000}
+    usual |= {"verifier": 1, "former": 0, "escrow": 0, "surplus": 0, "surplus_from": 0} | changes
+    fields = {each.name: 0 for each in dataclasses.fields(JobRecord)} | usual
+    return JobRecord(**fields)  # type: ignore[arg-type]
+
+
+NOBODY = {"verifier": 0, "units_paid": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        ({}, ""),
+        ({"closed_at": 900}, "it was closed 1 min 40 s ago, before it was done; nothing"),
+        ({"closed_at": 900, **NOBODY}, "before it was done, and no verifier had taken it"),
+        ({"closed_at": 900, "units_open": 5}, ""),
+        ({"closed_at": 900, "units_paid": 8}, ""),
+        (NOBODY, ""),
+        ({"deadline": 940, **NOBODY}, "its time ran out 1 min ago, and no verifier had taken it"),
+        ({"deadline": 940}, ""),
+        ({"deadline": 800}, "its time ran out 3 min 20 s ago"),
+    ],
+)
+async def test_a_job_that_will_not_be_done_is_not_waited_for(changes: dict[str, Any], how: str) -> None:
+    """The clock is at 1000, receipts are good for 100 s."""
+    teller = Storyteller("running", step=1)
+    teller._record = record(**changes)
+    teller.params, teller.now = SimpleNamespace(receipt_time=100), 1000
+    if not how:
+        await AsyncClient._require_hope(teller, JobId(1))
+        return
+    with pytest.raises(JobOver, match=f"job 1 is over and will not be done: .*{how}") as raised:
+        await AsyncClient._require_hope(teller, JobId(1))
+    assert raised.value.exit_code == ExitCode.JOB_OVER
+    assert isinstance(await AsyncClient.failure(teller, JobId(1), "x"), JobOver)

@@ -49,6 +49,8 @@ class ExitCode(IntEnum):
     BALANCE_TOO_SMALL = 9
     PROTOCOL_VIOLATION = 10
     """A peer sent what is no valid protocol."""
+    JOB_OVER = 11
+    """A job will not be done any more: it was closed, or its time ran out."""
 
 
 class ProofyardError(Exception):

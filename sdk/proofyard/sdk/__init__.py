@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         DestinationTaken,
         JobFailed,
         JobNotPublished,
+        JobOver,
         JobRefused,
         JobTimeout,
         LibraryFailed,
@@ -74,7 +75,7 @@ _PLACES = {
     "client": "Client submit_job",
     "core": "AsyncClient",
     "delivery": "deliver",
-    "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobRefused "
+    "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobOver JobRefused "
     "JobTimeout LibraryFailed MachineRefused NotFinished NotPushed NoVerifier PackageMissing RecordMismatch "
     "ResultIncomplete ResultUnproven SdkError SubmitUncertain",
     "estimates": "Estimate Spread",
@@ -113,6 +114,7 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "JobNotPublished",
+    "JobOver",
     "JobRefused",
     "JobSpec",
     "JobTimeout",

@@ -20,14 +20,16 @@ class _Positive:
 class Timeout(_Positive):
     """Seconds. `reach`: until a verifier can be reached, one that restarts included. `answer`: for one answer.
     `publish`: for a verifier to fetch a job's inputs. `poll`: between two questions how a job is doing. `last_lines`:
-    for what is left of the log of a job that is over. `away`: a verifier that could not be reached is not dialled
-    again, where others have what is read. Raises `BadSetting`."""
+    for what is left of the log of a job that is over. `chain`: between two looks at what the chain says of a followed
+    job. `away`: a verifier that could not be reached is not dialled again, where others have what is read. Raises
+    `BadSetting`."""
 
     reach: float = 60.0
     answer: float = 10.0
     publish: float = 3600.0
     poll: float = 0.5
     last_lines: float = 30.0
+    chain: float = 5.0
     away: float = 30.0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import BatchId, Cid, JobId, Wei
 from proofyard.sdk.bounds import Limits, Timeout
+from proofyard.sdk.errors import JobFailed
 from proofyard.sdk.handles import AsyncJobHandle, JobHandle
 from proofyard.sdk.portal import Portal
 
@@ -192,6 +193,10 @@ class Client:
     def log(self, job: JobId) -> list[LogLine]:
         """All that a job's verifier says has happened so far, at most `Limits.log_lines`."""
         return self._portal.run(self._core.job(job).log())
+
+    def failure(self, job: JobId, reason: str) -> JobFailed:
+        """What a job's verifier gave it up for, with how it ended by the chain and what comes back."""
+        return self._portal.run(self._core.failure(job, reason))
 
     def left_of(self, job: JobId) -> str:
         """A sentence: what is left of a job's money, and how it can be had back; empty where the chain does not say."""

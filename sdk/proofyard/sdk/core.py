@@ -5,6 +5,8 @@ without a loop.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
-from proofyard.chain import ChainClient, ChainError, InsufficientBalance, Refused, Wallet
+from proofyard.chain import ChainClient, ChainError, InsufficientBalance, JobRecord, Refused, Wallet
 from proofyard.disputes.settled import Settled, load_settled
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import JobQuery, JobReport
@@ -26,6 +28,7 @@ from proofyard.sdk.errors import (
     ClientClosed,
     JobFailed,
     JobNotPublished,
+    JobOver,
     JobRefused,
     NotFinished,
     NoVerifier,
@@ -39,7 +42,7 @@ from proofyard.sdk.handles import AsyncJobHandle
 from proofyard.sdk.inputs import Sources
 from proofyard.sdk.peers import OpenTransport, Peers, Quic
 from proofyard.sdk.preparing import Prepared, place_of
-from proofyard.sdk.refunds import take_back, what_comes_back
+from proofyard.sdk.refunds import ended_early, take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, standing_batches
 from proofyard.sdk.seams import mapped, mapped_each
 from proofyard.sdk.settings import requester_settings
@@ -246,14 +249,42 @@ class AsyncClient:
 
     @mapped_each
     async def follow(self, job: JobId, timeout: float | None = None) -> AsyncGenerator[Look, None]:
-        """Each look at a job until it is over, also where it failed. Raises `JobTimeout`."""
+        """Each look at a job until it is over, also where it failed. Raises `JobTimeout`, and `JobOver` at once where
+        the chain says that it will not be done."""
+        asked = -math.inf
 
         async def ask(since: int) -> JobReport:
+            nonlocal asked
+            if time.monotonic() - asked > self.timeout.chain:
+                asked = time.monotonic()
+                await self._require_hope(job)
             return await self.report(job, since)
 
         check_timeout(timeout)
         async for look in follow(job, ask, self.timeout, timeout):
             yield look
+
+    async def _require_hope(self, job: JobId) -> None:
+        """Raise `JobOver` for a job that is not done and of which nothing more can be committed."""
+
+        def look(chain: ChainClient) -> JobFailed | None:
+            record = chain.job(job)
+            return _failure(chain, record, "") if not record.closed or record.units_left else None
+
+        found = await asyncio.to_thread(look, self.chain)
+        if isinstance(found, JobOver):
+            raise found
+
+    @mapped
+    async def failure(self, job: JobId, reason: str) -> JobFailed:
+        """What a job's verifier gave it up for, with how it ended by the chain and what comes back."""
+
+        def look(chain: ChainClient) -> JobFailed:
+            with suppress(ChainError):
+                return _failure(chain, chain.job(job), reason)
+            return JobFailed(job, reason)
+
+        return await asyncio.to_thread(look, self.chain)
 
     @mapped
     async def left_of(self, job: JobId) -> str:
@@ -385,7 +416,7 @@ class AsyncClient:
             )
             return None
         if report.state == "failed":
-            raise JobFailed(job, report.reason, await self.left_of(job))
+            raise await self.failure(job, report.reason)
         raise NotFinished(job, report.state)
 
     def _from_thread(self, work: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
@@ -398,6 +429,14 @@ def check_job(job: Any) -> None:
     """Raise `JobRefused` for what is no job's number."""
     if type(job) is not int or not 0 < job <= LARGEST_ID:
         raise JobRefused(f"job: {str(job)[:80]!r} is no job's number; give the one that submitting it gave")
+
+
+def _failure(chain: ChainClient, record: JobRecord, reason: str) -> JobFailed:
+    receipt_time, now = chain.params().receipt_time, chain.next_time()
+    back = what_comes_back(record, receipt_time, now)
+    if how := ended_early(record, receipt_time, now):
+        return JobOver(record.id, how, back)
+    return JobFailed(record.id, reason, back)
 
 
 def _is_waiting(chain: ChainClient, job: JobId) -> bool:

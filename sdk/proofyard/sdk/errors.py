@@ -9,6 +9,7 @@ SdkError
 ├── NoVerifier        no active verifier can be reached
 ├── JobNotPublished   a job is open and no verifier has what it works on
 ├── JobFailed         the network gave the job up, with its reason
+│   └── JobOver       it will not be done: closed, cancelled, refunded, or out of time
 ├── BadPeer           an address of a peer that is none
 ├── JobTimeout        not done within the time the caller allowed; the job goes on
 ├── DestinationTaken  a result would be written over what is there
@@ -24,7 +25,7 @@ SdkError
 
 from pathlib import Path
 
-from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError, TaskIndex
+from proofyard.protocol.types import BatchId, Cid, ExitCode, JobId, ProofyardError, TaskIndex
 
 
 class SdkError(ProofyardError):
@@ -88,6 +89,16 @@ class JobFailed(SdkError):
     def __init__(self, job: JobId, reason: str, back: str = "") -> None:
         self.job, self.reason, self.back = job, reason, back
         super().__init__(f"job {job} failed: {reason}; {back or f'see `proofyard job show {job}` for its money'}")
+
+
+class JobOver(JobFailed):
+    """`reason`: how it ended before it was done."""
+
+    exit_code = ExitCode.JOB_OVER
+
+    def __init__(self, job: JobId, reason: str, back: str = "") -> None:
+        super().__init__(job, reason, back)
+        self.args = (f"job {job} is over and will not be done: {reason}; {back or f'see `proofyard job show {job}`'}",)
 
 
 class SubmitUncertain(SdkError):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from proofyard.protocol.messages import JobReport, LogLine
 from proofyard.protocol.types import JobId
-from proofyard.sdk.errors import JobFailed
 
 if TYPE_CHECKING:
     from proofyard.sdk.client import Client
@@ -35,7 +34,7 @@ class AsyncJobHandle:
         return await self.client.report(self.job_id, since)
 
     async def wait(self, timeout: float | None = None, on_event: OnEvent | None = None) -> JobReport:
-        """Until the job is done. Raises `JobFailed`, or `JobTimeout`; either leaves the job as it is."""
+        """Until the job is done: see `JobHandle.wait`."""
         report: JobReport | None = None
         async with aclosing(self.client.follow(self.job_id, timeout)) as looks:
             async for look in looks:
@@ -106,7 +105,7 @@ class AsyncJobHandle:
     async def _outcome(self, report: JobReport | None) -> JobReport:
         assert report is not None, "following ends with a report"
         if report.state == "failed":
-            raise JobFailed(self.job_id, report.reason, await self.client.left_of(self.job_id))
+            raise await self.client.failure(self.job_id, report.reason)
         return report
 
 
@@ -126,7 +125,8 @@ class JobHandle:
     def wait(self, timeout: float | None = None, on_event: OnEvent | None = None) -> JobReport:
         """Until the job is done. `timeout` in seconds; `on_event` gets every log line once, in order.
 
-        Raises `JobFailed` with the network's reason, or `JobTimeout`; either leaves the job as it is.
+        Raises `JobFailed` with the network's reason, its kind `JobOver` at once where the job was closed or its time
+        ran out, or `JobTimeout`; each leaves the job as it is.
         """
         report: JobReport | None = None
         for look in self.client.follow(self.job_id, timeout):
@@ -215,7 +215,7 @@ class JobHandle:
     def _outcome(self, report: JobReport | None) -> JobReport:
         assert report is not None, "following ends with a report"
         if report.state == "failed":
-            raise JobFailed(self.job_id, report.reason, self.client.left_of(self.job_id))
+            raise self.client.failure(self.job_id, report.reason)
         return report
 
     def _repr_html_(self) -> str:

@@ -2,7 +2,7 @@
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.protocol.amounts import format_amount
-from proofyard.runtime.times import moment, span
+from proofyard.runtime.times import from_now, moment, span
 
 
 def escrow_free_from(record: JobRecord, receipt_time: int) -> int:
@@ -38,6 +38,18 @@ def what_comes_back(record: JobRecord, receipt_time: int, now: int) -> str:
         return f"{format_amount(held)} are held for it and can be had back {from_when}: {command}"
     ends = f"{command} ends it, and what is not spent comes back {span(receipt_time)} after that"
     return f"{format_amount(held)} are held for it: {ends}, with `proofyard job refund {record.id}`"
+
+
+def ended_early(record: JobRecord, receipt_time: int, now: int) -> str:
+    """How a job ended that is not done and will not be; empty where all of it is paid, or still may be."""
+    if record.units_paid >= record.units:
+        return ""
+    nobody = "" if record.verifier or record.former else ", and no verifier had taken it"
+    if record.closed:
+        return f"it was closed {from_now(record.closed_at - now)}, before it was done{nobody}"
+    if now > (record.deadline if nobody else record.commits_end(receipt_time)):
+        return f"its time ran out {from_now(record.deadline - now)}{nobody}"
+    return ""
 
 
 def take_back(chain: ChainClient, record: JobRecord) -> int:
