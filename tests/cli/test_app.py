@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,32 @@ def test_the_page_about_the_command_line_names_every_command() -> None:
         rows = [line for line in page.splitlines() if f"`proofyard {name} " in line]
         named = set(re.findall(r"[a-z]+", " ".join(rows)))
         assert {command for command in group.commands if command != "dispute"} <= named, name
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_start_lead_nowhere(tmp_path: Path, closed: str) -> None:
+    """The next file that is opened would have their number."""
+    (tmp_path / "text.txt").write_text("kept")
+    code = """
+import os, sys
+from proofyard.cli import app
+app.main(["--version"])
+numbers = [os.open("text.txt", os.O_RDWR) for _ in range(3)]
+print("into nothing")
+print("into nothing", file=sys.stderr)
+os.system("echo 'a child, too'; echo 'a child, too' >&2")
+sys.stdin.isatty()
+sys.exit(min(numbers))
+"""
+    shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert done.returncode > 2, done.stderr
+    assert (tmp_path / "text.txt").read_text() == "kept"
+
+
+def test_a_question_to_nobody_is_one_line(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m proofyard.cli wallet new home <&-"
+    environ = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the wallet home needs a new password and there is no terminal to ask on;")

@@ -105,11 +105,24 @@ def version(as_json: output.AsJson = False) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
     with the command, also where threads of a service hang."""
+    _occupy_standard_streams()
     typed = sys.argv[1:] if args is None else list(args)
     hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
     code = guard(lambda: _run(typed))
     runtime = sys.modules.get("proofyard.runtime.service")  # loaded where a service ran
     return runtime.leave(code) if args is None and runtime else code
+
+
+def _occupy_standard_streams() -> None:
+    """Have streams that were closed before this process began (`<&-`, some supervisors) lead nowhere. A file would get
+    their number else, and what is printed would go into it."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _run(args: list[str]) -> object:
