@@ -41,7 +41,7 @@ from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manife
 from proofyard.protocol.signature import SignatureInvalid, recover
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
 from proofyard.transport import Endpoint, TransportError
-from proofyard.transport.connection import Connection, Routes
+from proofyard.transport.connection import Connection, Handlers
 from proofyard.transport.frames import ReplyHeader, RequestHeader, frame, read_frame
 from proofyard.transport.handshake import Challenge, Hello, Proof, Refusal, Welcome
 from proofyard.transport.quic import Credentials, PeerQuic, configuration
@@ -121,7 +121,7 @@ async def requests(chance: random.Random) -> AsyncIterator[Knock]:
         await body.read_all(1 << 16)
         return messages.Ack()
 
-    routes, corpus = Routes(), []
+    routes, corpus = Handlers(), []
     kinds: list[type[msgspec.Struct]] = [*tagged(messages), GetBlocks, HasBlocks]
     for kind in kinds:
         routes.add(kind, serve)

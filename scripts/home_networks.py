@@ -11,13 +11,16 @@ firewall         a public address without translation, open to whom the host has
 Needs Linux, root, and nftables. `with Internet() as net` then `net.public()`, `net.home("symmetric")`.
 """
 
+import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 Kind = Literal["full-cone", "port-restricted", "symmetric", "firewall"]
 
@@ -99,19 +102,18 @@ class Internet:
         else:
             outer = self._behind(behind, router, number)
         host, inner = self._space(), f"192.168.{number}"
-        _join(router, "lan", f"{inner}.1/24", host, "eth0", f"{inner}.2/24")
-        _in(host, f"route add default via {inner}.1")
+        _in(router, "link add lan type bridge", f"addr add {inner}.1/24 dev lan", "link set lan up")
+        _at_home(router, host, inner, 2)
         _forward(router)
         _rules(router, _ROUTER.format(nat=_NAT[kind].format(outer=outer, port=MAPPED_PORT + number, host=f"{inner}.2")))
         return Host(host, f"{inner}.2", outer if behind is None else behind.public, router)
 
     def second(self, home: Host) -> Host:
-        """One more host behind the router of a home."""
+        """One more host on the network of a home."""
         number, name = next(self._numbers), self._space()
         inner = home.address.rpartition(".")[0]
-        _join(home.router, f"lan{number}", f"10.0.{number}.1/24", name, "eth0", f"10.0.{number}.2/24")
-        _in(name, f"route add default via 10.0.{number}.1", f"route add {inner}.0/24 via 10.0.{number}.1")
-        return Host(name, f"10.0.{number}.2", home.public, home.router)
+        _at_home(home.router, name, inner, number)
+        return Host(name, f"{inner}.{number}", home.public, home.router)
 
     def _space(self) -> str:
         name = f"{self._prefix}n{len(self._spaces)}"
@@ -137,6 +139,78 @@ class Internet:
         _join(home.router, f"lan{number}", f"{inner}.1/24", router, "wan", f"{inner}.2/24")
         _in(router, f"route add default via {inner}.1")
         return f"{inner}.2"
+
+
+class Peers:
+    """Programs in namespaces: `nat_roles.py`, which forks one for each. Use as a context."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        command = [sys.executable, str(Path(__file__).with_name("nat_roles.py"))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        self._peers: list[Peer] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in self._peers:
+            peer.close()
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def start(self, host: Host, *, bind: str = "::", port: int = 4433) -> "Peer":
+        orders, answers = (f"{self._folder.name}/{len(self._peers)}.{name}" for name in ("orders", "answers"))
+        os.mkfifo(orders)
+        os.mkfifo(answers)
+        line = {"namespace": host.namespace, "orders": orders, "answers": answers, "host": bind, "port": port}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(line) + "\n")
+        self._process.stdin.flush()
+        self._peers.append(Peer(host, orders, answers))
+        return self._peers[-1]
+
+
+class Peer:
+    """One of them, told what to do over pipes."""
+
+    def __init__(self, host: Host, orders: str, answers: str) -> None:
+        self.host = host
+        self._orders, self._answers = Path(orders).open("w"), Path(answers).open()  # noqa: SIM115
+        self._hello: dict[str, Any] | None = None
+
+    @property
+    def wallet(self) -> str:
+        return str(self._greeting()["wallet"])
+
+    def route(self, kind: str = "direct") -> dict[str, Any]:
+        """The route to this peer, or for `relayed` through it."""
+        relay = {"relay": self.wallet} if kind == "relayed" else {}
+        return {"kind": kind, "host": self.host.public, "port": self._greeting()["port"], **relay}
+
+    def begin(self, do: str, **arguments: Any) -> None:
+        """Tell it; `answer` gets what comes of it."""
+        self._greeting()
+        print(json.dumps({"do": do, **arguments}), file=self._orders, flush=True)
+
+    def answer(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._answers.readline())
+        return found
+
+    def tell(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Tell it, and wait until that is done."""
+        self.begin(do, **arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        """It ends once it is told nothing more. Idempotent."""
+        self._orders.close()
+        self._answers.close()
+
+    def _greeting(self) -> dict[str, Any]:
+        if self._hello is None:
+            self._hello = self.answer()
+        return self._hello
 
 
 _FIREWALL = """table inet filter {
@@ -195,6 +269,12 @@ def _join(one: str, device: str, address: str, other: str, there: str, address_t
         f"link set {device} up",
     )
     _in(other, f"addr add {address_there} dev {there}", f"link set {there} up")
+
+
+def _at_home(router: str, host: str, inner: str, number: int) -> None:
+    """Put a host on a router's network."""
+    _in(router, f"link add l{number} type veth peer name eth0 netns {host}", f"link set l{number} master lan up")
+    _in(host, f"addr add {inner}.{number}/24 dev eth0", "link set eth0 up", f"route add default via {inner}.1")
 
 
 def _forward(namespace: str) -> None:

@@ -8,16 +8,16 @@ import inspect
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as shapes
 
 from proofyard.artifacts import exchange
-from proofyard.protocol import members, messages, record
+from proofyard.protocol import members, messages, record, routes
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
-from proofyard.transport import frames, handshake
+from proofyard.transport import frames, handshake, punching, reachability, relay
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 MARKER = "<!-- Written by scripts/protocol_docs.py from here to the end. -->\n"
@@ -52,6 +52,8 @@ def example(shape: Any, name: str = "") -> Any:
             return 2.5
         case shapes.BytesType():
             return bytes(65 if name == "signature" else 36 if name == "cids" else 32)
+        case shapes.LiteralType(values=values):
+            return values[0]
         case shapes.StrType():
             return text(name)
         case shapes.RawType():
@@ -94,6 +96,8 @@ def field_type(kind: Any) -> str:
     if get_origin(kind) is tuple:
         *first, last = get_args(kind)
         return f"tuple[{', '.join(map(field_type, first))}, {'...' if last is Ellipsis else field_type(last)}]"
+    if get_origin(kind) is Literal:
+        return " | ".join(f'"{each}"' for each in get_args(kind))
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return " | ".join(field_type(each) for each in get_args(kind))
     return "None" if kind is NoneType else str(kind.__name__)
@@ -126,6 +130,7 @@ def page() -> str:
         ("Headers", [frames.RequestHeader, frames.ReplyHeader]),
         ("Handshake", tagged(handshake)),
         ("Blocks", tagged(exchange)),
+        ("Routes", [routes.Route, *tagged(reachability), *tagged(relay), *tagged(punching)]),
         ("Work", tagged(messages)),
         ("Evidence", evidence()),
     ]

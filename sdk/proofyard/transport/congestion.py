@@ -139,6 +139,13 @@ class PathModel(QuicCongestionControl):
         self._full_rate, self._full_rounds = 0.0, 0
         self.congestion_window = MINIMUM_PACKETS * self.packet_bytes
 
+    def restart(self) -> None:
+        """Another path begins: nothing that was learnt on the old one holds (RFC 9000 section 9.4)."""
+        self.on_persistent_congestion()
+        self._round_trip, self._probing_until = math.inf, 0.0
+        self._limited_until, self.large_lost = 0, 0
+        self.congestion_window = K_INITIAL_WINDOW * self.packet_bytes
+
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
         rtt = max(rtt, LEAST_ROUND_TRIP)
         stale = now - self._round_trip_at > ROUND_TRIP_SECONDS

@@ -1,7 +1,7 @@
 """An authenticated connection: requests in both directions, one stream each.
 
 `request` sends a struct and awaits the answer's struct; `exchange` also hands over the answer's body as a stream.
-On the other side `Routes` maps the struct's type to a handler. A deadline travels with the request, and giving up on
+On the other side `Handlers` maps the struct's type to a handler. A deadline travels with the request, and giving up on
 one side (time-out, cancelled task, unread body) resets the stream, which cancels the handler on the other.
 """
 
@@ -16,7 +16,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from proofyard.protocol.codec import encode
+from proofyard.protocol.routes import Kind, direct
 from proofyard.protocol.types import Address, ProofyardError
+from proofyard.transport.carried import is_carried
 from proofyard.transport.errors import (
     DeadlineExceeded,
     MessageTooLarge,
@@ -49,6 +51,7 @@ Answer = msgspec.Struct | tuple[msgspec.Struct, bytes | Source]
 Handler = Callable[["Connection", Any, Body], Awaitable[Answer]]
 
 DEFAULT_TIMEOUT = 30.0
+TELL_S = 5.0
 STALL_SECONDS = 30.0
 """A frame or body of which nothing arrives for this long is given up."""
 
@@ -68,7 +71,7 @@ COMPLAINTS_PER_SECOND, COMPLAINTS_AT_ONCE = 0.2, 20.0
 """Tracebacks in the log for requests that a handler failed at: whoever finds one such request could fill the disk."""
 
 
-class Routes:
+class Handlers:
     """Which handler serves which type of request."""
 
     def __init__(self) -> None:
@@ -110,7 +113,7 @@ class Connection:
         link: Link,
         peer: Address,
         is_client: bool,
-        routes: Routes,
+        routes: Handlers,
         on_misconduct: Callable[[Address, float, str], None],
         *,
         settled: bool = True,
@@ -127,6 +130,7 @@ class Connection:
             self.settled.set()
         self.on_vouched: Callable[[], object] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: set[asyncio.Task[None]] = set()
         self._allowance = Allowance(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
 
     def __repr__(self) -> str:
@@ -135,8 +139,21 @@ class Connection:
     @property
     def remote(self) -> tuple[str, int]:
         """The peer's host and UDP port as seen from here."""
-        address = self._link.quic.get_peer_address() or self._link.remote
+        address = self._link.address
         return address[0], address[1]
+
+    @property
+    def link(self) -> Link:
+        """What its packets travel on; for the transport's own parts."""
+        return self._link
+
+    @property
+    def way(self) -> Kind:
+        """How the peer is reached at present."""
+        host, port = self.remote
+        if is_carried(host):
+            return "relayed"
+        return "punched" if is_carried(self._link.remote[0]) else direct(host, port).kind
 
     @property
     def silent_s(self) -> float:
@@ -234,6 +251,17 @@ class Connection:
                     await sender
             if stream is not None:
                 stream.abort(CANCELLED)
+
+    def tell(self, message: msgspec.Struct, *, reply: type[msgspec.Struct]) -> None:
+        """Send something whose answer changes nothing, and that need not arrive."""
+
+        async def send() -> None:
+            with contextlib.suppress(TransportError):
+                await self.request(message, reply=reply, timeout=TELL_S)
+
+        task = asyncio.create_task(send())
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
 
     # Serving
 

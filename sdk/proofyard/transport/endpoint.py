@@ -19,8 +19,10 @@ import msgspec
 from aioquic.tls import SessionTicket
 
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.routes import Route, best_first
 from proofyard.protocol.types import Address
-from proofyard.transport.connection import Answer, Connection, Routes
+from proofyard.transport.carried import Carrier, is_carried
+from proofyard.transport.connection import Answer, Connection, Handlers
 from proofyard.transport.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -43,10 +45,13 @@ from proofyard.transport.heap import give_back
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
 from proofyard.transport.quic import KEEP_ALIVE, Credentials
-from proofyard.transport.reach import split_endpoint
+from proofyard.transport.reach import ANYWHERE, ANYWHERE_IPV4, split_endpoint
+from proofyard.transport.reachability import Reachability, examine
+from proofyard.transport.relay import Relay, RelayLimits, Reserve, Through
 from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import REFUSED, Switchboard
 from proofyard.transport.udp import SocketAddress
+from proofyard.transport.ways import Ways
 
 logger = logging.getLogger("proofyard.transport")
 
@@ -109,7 +114,7 @@ class Endpoint:
         """Called with every connection once it is authenticated, in either direction."""
         self.on_disconnected: list[Callable[[Connection], object]] = []
         self._admit = admit
-        self._routes = Routes()
+        self._handlers = Handlers()
         self._credentials = Credentials.fresh()
         self._fingerprint = fingerprint(self._credentials.certificate)
         self._board = Switchboard(
@@ -121,6 +126,7 @@ class Endpoint:
             on_ticket=self._ticket_made,
             on_abuse=self._abused,
             on_misconduct=lambda link: self._hold_against(link, VIOLATION_POINTS, "what it sends is no valid QUIC"),
+            on_carried=self._carry,
             qlog=qlog,
         )
         self._strangers: Places[Link] = Places(strangers, of_subnet=strangers, of_host=strangers, patience_s=0.0)
@@ -134,9 +140,12 @@ class Endpoint:
         self._dialling: dict[tuple[str, int, Address | None], asyncio.Task[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._freed = 0
+        self._ways = Ways(self)
+        self._relay: Relay | None = None
 
     async def __aenter__(self) -> Self:
         self.host, self.port = self._board.bind(self.host, self.port)
+        self._ways.begin()
         self._spawn(self._keep_alive())
         return self
 
@@ -150,7 +159,7 @@ class Endpoint:
 
         With `drain_seconds` requests under way may finish for so long, while new ones are refused as `busy`.
         """
-        self._routes.refuse("this peer shuts down")
+        self._handlers.refuse("this peer shuts down")
         serving = {task for connection in self._open.values() if connection is not None for task in connection.tasks}
         if serving and drain_seconds > 0:
             await asyncio.wait(serving, timeout=drain_seconds)
@@ -183,7 +192,7 @@ class Endpoint:
 
         The handler returns the answer's struct, or the struct and a body. It raises `RequestFailed` to refuse.
         """
-        self._routes.add(kind, handler)
+        self._handlers.add(kind, handler)
 
     async def connect(
         self,
@@ -213,7 +222,7 @@ class Endpoint:
         key = (host, port, expect)
         dial = self._dialling.get(key)
         if dial is None:
-            dial = self._dialling[key] = asyncio.create_task(self._dial(host, port, expect, timeout))
+            dial = self._dialling[key] = asyncio.create_task(self.dial(host, port, expect, timeout))
             dial.add_done_callback(lambda task: self._dialled(key, task))
         # Several callers may wait for the same dial, so one that gives up must not end it.
         return await asyncio.shield(dial)
@@ -225,6 +234,43 @@ class Endpoint:
         except ValueError:
             raise PeerUnreachable(repr(endpoint[:100]), 0, "its endpoint is not HOST:PORT") from None
         return await self.connect(host, port, expect=expect)
+
+    async def connect_by(
+        self, routes: Iterable[Route], *, expect: Address, timeout: float = HANDSHAKE_SECONDS
+    ) -> Connection:
+        """The same by the first of several routes that answers, the better ones with a head start. One by a relay goes
+        on directly as soon as that works. Raises as `connect`, for the route that failed last."""
+        if expect in self._connections:
+            return self._connections[expect]
+        key = ("", 0, expect)
+        dial = self._dialling.get(key)
+        if dial is None:
+            dial = self._dialling[key] = asyncio.create_task(self._ways.first(best_first(routes), expect, timeout))
+            dial.add_done_callback(lambda task: self._dialled(key, task))
+        return await asyncio.shield(dial)
+
+    async def reserve(self, relay: Route) -> Connection:
+        """Be reachable through a relay for as long as the connection that this returns lasts. Raises `TransportError`,
+        `RequestFailed` where the relay has no place."""
+        return await self._ways.reserve(relay)
+
+    def relays(self) -> list[Route]:
+        """The relays that this peer can be reached through now."""
+        return self._ways.relays()
+
+    def become_relay(self, limits: RelayLimits | None = None) -> Relay:
+        """Carry packets for others from now on."""
+        self._relay = Relay(limits)
+        self.on(Reserve, self._relay.reserve)
+        self.on(Through, self._relay.through)
+        self.on_disconnected.append(self._relay.left)
+        return self._relay
+
+    async def examine(self, *, published: int = 0) -> Reachability:
+        """Have the peers that this one has dialled directly say how others reach it (`proofyard.transport.
+        reachability`). `published`: the port that a router was told to map."""
+        peers = [each for each in self._connections.values() if each.is_client and each.way != "relayed"]
+        return await examine(peers, host=self.host, port=self.port, certificate=self._fingerprint, published=published)
 
     async def runs_elsewhere(self, host: str, port: int, *, timeout: float) -> bool:
         """Whether another process answers at `host`:`port` with this peer's own wallet."""
@@ -244,11 +290,19 @@ class Endpoint:
 
     # Connecting
 
-    async def _dial(self, host: str, port: int, expect: Address | None, timeout: float) -> Connection:
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        expect: Address | None,
+        timeout: float,
+        carried: SocketAddress | None = None,
+    ) -> Connection:
+        """A new connection, whatever there is; for the transport's own parts. With `carried` by the relay at `host`."""
         links: dict[Link, Ticket | None] = {}
         try:
             async with asyncio.timeout(timeout):
-                addresses = await self._resolve(host, port)
+                addresses = await self._resolve(host, port) if carried is None else [carried]
                 link = await self._first_secured(addresses, expect, links)
                 if link is None:
                     raise PeerUnreachable(host, port, next(iter(links)).reason)
@@ -265,7 +319,7 @@ class Endpoint:
         except BaseException as error:
             _close_all(links, str(error) if isinstance(error, TransportError) else "handshake failed")
             raise
-        return self._admitted(link, Connection(link, peer, True, self._routes, self.penalise))
+        return self._admitted(link, Connection(link, peer, True, self._handlers, self.penalise))
 
     async def _first_secured(
         self, addresses: list[SocketAddress], expect: Address | None, links: dict[Link, Ticket | None]
@@ -310,7 +364,7 @@ class Endpoint:
             return None
         link = self._board.dial(address, ticket.session, wait_seconds=EARLY_SECONDS)
         self._open[link] = None
-        connection = Connection(link, ticket.wallet, True, self._routes, self.penalise, settled=False)
+        connection = Connection(link, ticket.wallet, True, self._handlers, self.penalise, settled=False)
         self._resuming[address] = connection
         self._spawn(self._settle(link, connection, timeout))
         return connection
@@ -350,7 +404,7 @@ class Endpoint:
             except (OSError, OverflowError, UnicodeError) as error:
                 raise PeerUnreachable(host, port, f"its name cannot be resolved: {error}") from None
             found = list(dict.fromkeys(_socket_address(str(entry[4][0]), port) for entry in entries))
-        reached = [address for address in found if self._board.prepare(address)]
+        reached = [each for each in found if not is_carried(each[0]) and self._board.prepare(each)]
         if not reached:
             raise PeerUnreachable(host, port, "this machine has no network of that kind")
         return reached[:MAX_ADDRESSES]
@@ -364,9 +418,9 @@ class Endpoint:
                 if peer is None or not link.quic.recognised():
                     stream = await link.next_stream()
                     peer = await receive_greeting(stream, self.identity, self.network, self._fingerprint, self._refusal)
-                    self._admitted(link, Connection(link, peer, False, self._routes, self.penalise))
+                    self._admitted(link, Connection(link, peer, False, self._handlers, self.penalise))
                 else:
-                    connection = Connection(link, peer, False, self._routes, self.penalise, settled=False)
+                    connection = Connection(link, peer, False, self._handlers, self.penalise, settled=False)
                     connection.start()
                     await self._settle(link, connection, HANDSHAKE_SECONDS)
         except (TransportError, TimeoutError) as error:
@@ -402,9 +456,9 @@ class Endpoint:
         session = self._unclaimed.pop(link, None) if connection is not None else None
         if connection is not None and session is not None:
             ticket = Ticket(session, connection.peer)
-            if connection.is_client:
+            if connection.is_client and not is_carried(link.remote[0]):
                 self._tickets.keep(link.remote, ticket)
-            else:
+            elif not connection.is_client:
                 self._tickets.give(ticket)
 
     def _admitted(self, link: Link, connection: Connection) -> Connection:
@@ -453,12 +507,71 @@ class Endpoint:
         elif link.quic.address_proved():
             self.guard.penalise(host_key(link.remote[0], link.remote[1]), points, reason, self._now())
 
+    def connection_on(self, link: Link) -> Connection | None:
+        """The connection that a link belongs to; for the transport's own parts."""
+        return self._open.get(link)
+
+    def is_used(self, address: SocketAddress) -> bool:
+        """Whether some link began at `address`."""
+        return any(link.remote == address for link in self._open)
+
+    def hang_up(self, outer: Link, flow: int, reason: str) -> list[SocketAddress]:
+        """A relay carries `flow` no more."""
+        return self._board.hang_up(outer, flow, reason)
+
+    @property
+    def carrier(self) -> Carrier:
+        """What relays carry for this peer; for the transport's own parts."""
+        return self._board.carrier
+
+    @property
+    def relay(self) -> Relay | None:
+        """What this peer carries for others."""
+        return self._relay
+
+    def _carry(self, link: Link, data: bytes) -> None:
+        if self._relay is not None and self._open.get(link) is not None:
+            self._relay.carry(link, data)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Do something that ends with this endpoint."""
+        self._spawn(work)
+
+    async def certificate_at(self, host: str, port: int, timeout: float) -> bytes | None:
+        """The fingerprint of what answers there, asked from a socket that never sent anything; None: nobody."""
+        board = Switchboard(
+            self._credentials,
+            on_incoming=lambda link: link.close(REFUSED, "nobody is expected here"),
+            on_closed=lambda _: None,
+            is_banned=lambda _: True,
+            redeem=lambda *_: None,
+            on_ticket=lambda *_: None,
+            on_abuse=lambda *_: None,
+            on_misconduct=lambda _: None,
+            on_carried=lambda *_: None,
+        )
+        board.bind(ANYWHERE if ":" in host else ANYWHERE_IPV4, 0)
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                link = board.dial(_socket_address(host, port))
+                await link.secured.wait()
+            found = link.quic.peer_certificate()
+            return None if found is None or link.closed.is_set() else fingerprint(found)
+        except TimeoutError:
+            return None
+        finally:
+            if link is not None:
+                link.close(REFUSED, "that was all")
+            board.close()
+
     def _incoming(self, link: Link) -> None:
         self._open[link] = None
         self._spawn(self._welcome(link))
 
     def _closed(self, link: Link) -> None:
         self._let_go(link.kept)
+        self._ways.closed(link)
         connection = self._open.pop(link, None)
         self._redeemed.pop(link, None)
         self._unclaimed.pop(link, None)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class LinkOwner(Protocol):
     def link_abused(self, link: "Link", reason: str) -> None: ...
     def link_misbehaved(self, link: "Link") -> None: ...
     def link_closed(self, link: "Link") -> None: ...
+    def link_carried(self, link: "Link", data: bytes) -> None: ...
 
 
 class Link:
@@ -121,6 +122,30 @@ class Link:
         """Keep the path open."""
         self.quic.send_ping(0)
         self._transmit_soon()
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where the peer is now."""
+        return self.quic.get_peer_address() or self.remote
+
+    def carry(self, data: bytes) -> bool:
+        """Send a DATAGRAM frame; False where it is lost at once."""
+        if self.closed.is_set() or not self.quic.carry(data):
+            return False
+        self._transmit_soon()
+        return True
+
+    def probe(self, addresses: Iterable[SocketAddress]) -> None:
+        """Look for the peer at further addresses; a connection goes on at the first of them that answers."""
+        if not self.closed.is_set():
+            self.quic.probe(addresses)
+            self._transmit_soon()
+
+    def stop_probing(self) -> None:
+        """Keep to the path in use."""
+        if not self.closed.is_set():
+            self.quic.stop_probing()
+            self._transmit_soon()
 
     def close(self, code: int, reason: str) -> None:
         """Tell the peer and end everything; idempotent."""
@@ -253,6 +278,8 @@ class Link:
                 self.resumed, self.early_accepted = resumed, early
                 self.secured.set()
                 self.recognised.set()
+            case events.DatagramFrameReceived(data=data):
+                self._owner.link_carried(self, data)
             case events.ConnectionIdIssued(connection_id=connection_id):
                 self._owner.connection_id_issued(self, connection_id)
             case events.ConnectionIdRetired(connection_id=connection_id):

@@ -7,6 +7,8 @@ has proved its wallet. RFC 9000 section 4.
 
 import datetime
 import ipaddress
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aioquic._buffer import Buffer
@@ -18,6 +20,7 @@ from aioquic.quic.connection import (
     NetworkAddress,
     QuicConnection,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
     stream_is_client_initiated,
 )
@@ -34,6 +37,7 @@ from cryptography.x509.oid import NameOID
 
 from proofyard.transport import congestion
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_CRYPTO_BYTES, Frames, Pieces, Streams, Tally
+from proofyard.transport.carried import PIECE_BYTES, is_carried
 
 ALPN = "proofyard/1"
 
@@ -76,6 +80,21 @@ ACK_PACKETS = 2
 
 BLACK_HOLE_PACKETS = 10
 """So many larger packets lost, and none delivered: the path no longer passes them, back to `BASE_DATAGRAM`."""
+
+MAX_FRAME = 65_535
+"""Bytes of a DATAGRAM frame that is taken; `MAX_DATAGRAM` is less."""
+
+MAX_CARRIED_WAITING = 256
+"""Packets of others' that wait in one connection; further ones are lost, as in a router."""
+
+PROBE_BYTES = 100
+"""UDP payload of a packet that looks for the peer at another address. Small, as that may be nobody's, or a victim's."""
+
+MAX_SURPRISES = 4
+"""Addresses beyond those it named that a peer may answer from while it is looked for."""
+
+OVERLAP_S = 3.0
+"""For how long packets are taken on the path that a connection has left."""
 
 _HANDLERS = "_QuicConnection__frame_handlers"
 
@@ -148,6 +167,8 @@ def _token(data: bytes, at: int) -> bytes:
 
 def datagram_sizes(host: str) -> tuple[int, ...]:
     """UDP payloads in bytes worth trying towards `host`, an IP address."""
+    if is_carried(host):
+        return ()
     return LOOPBACK_SIZES if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_SIZES
 
 
@@ -162,6 +183,7 @@ def configuration(
         max_data=GREETING_WINDOW,
         max_stream_data=STREAM_WINDOW,
         max_datagram_size=BASE_DATAGRAM,
+        max_datagram_frame_size=MAX_FRAME,
         congestion_control_algorithm=congestion.NAME,
         quic_logger=logger,
         session_ticket=ticket,
@@ -210,8 +232,12 @@ class PeerQuic(QuicConnection):
         setattr(self, _HANDLERS, self._frames)
         self.payloads = 0
         """Packets of the peer's, which nobody else can make."""
+        self._at: NetworkAddress | None = None
+        self._left_until = math.inf
+        self._surprises = 0
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        self._look_at_paths(now)
         space = self._spaces[Epoch.ONE_RTT]
         self._forget_finished()
         if space.ack_at is not None and space.ack_at > now and self._is_to_be_acknowledged(space):
@@ -325,6 +351,8 @@ class PeerQuic(QuicConnection):
         datagrams = super().datagrams_to_send(now)
         if self._handshake_confirmed and not self._sizes_tried:
             self._sizes_tried = True
+            if is_carried(self._network_paths[0].addr[0]):
+                self._set_datagram_size(PIECE_BYTES)
             for size in datagram_sizes(self._network_paths[0].addr[0]):
                 datagrams += self._size_probe(size, now)
         if self._pacing_at is None and self._model.bytes_in_flight < self._model.congestion_window:
@@ -357,6 +385,95 @@ class PeerQuic(QuicConnection):
         self._max_datagram_size = size
         self._model.packet_bytes = size
         self._loss._pacer._max_datagram_size = size
+
+    # Several paths (RFC 9000 section 9)
+
+    def probe(self, addresses: Iterable[NetworkAddress]) -> None:
+        """Look for the peer at further addresses, once more at those looked at before. A client that is answered goes
+        on there; a server follows it."""
+        self._surprises = max(self._surprises, MAX_SURPRISES) if self._is_client else 0
+        for address in addresses:
+            self._look_at(address)
+
+    def _look_at(self, address: NetworkAddress) -> None:
+        path = next((each for each in self._network_paths if each.addr == address), None)
+        if path is None:
+            if not self._peer_cid_available:
+                return
+            path = QuicNetworkPath(address)
+            path.peer_cid = self._peer_cid_available.pop(0)
+            self._add_network_path(path)
+        path.local_challenge_sent = path.is_validated or path is self._network_paths[0]
+
+    def stop_probing(self) -> None:
+        """Forget every path but the one in use."""
+        self._surprises, self._left_until = 0, math.inf
+        for path in self._network_paths[1:]:
+            self._network_paths.remove(path)
+            if path.peer_cid is not None:
+                self._retire_peer_cid(path.peer_cid)
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        if self._surprises and not any(path.addr == addr for path in self._network_paths):
+            # A symmetric NAT shows its host at another port to us than to others.
+            self._surprises -= 1
+            self._look_at(addr)
+        super().receive_datagram(data, addr, now)
+
+    def _send_probing_frames(self, network_path: QuicNetworkPath, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """As upstream, but small, so that a server may send one before it has received anything there: both ends
+        begin, and their routers let in what they have sent for."""
+        size = self._max_datagram_size
+        if not (network_path.is_validated or network_path.local_challenge_sent):
+            network_path.bytes_received += PROBE_BYTES
+        first, self._max_datagram_size = self._packet_number, PROBE_BYTES
+        try:
+            return super()._send_probing_frames(network_path, now)
+        finally:
+            self._max_datagram_size = size
+            self._expect_no_answer(range(first, self._packet_number))
+
+    def _expect_no_answer(self, numbers: Iterable[int]) -> None:
+        """Most probes are lost, which says nothing of the path in use: no congestion follows from it."""
+        space = self._spaces[Epoch.ONE_RTT]
+        for packet in [space.sent_packets.pop(number) for number in numbers if number in space.sent_packets]:
+            space.ack_eliciting_in_flight -= packet.is_ack_eliciting
+            self._model.on_packets_expired(packets=[packet])
+
+    def _handle_path_response_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        before = self._network_paths[0]
+        super()._handle_path_response_frame(context, frame_type, buf)
+        if self._network_paths[0] is not before:
+            # One is enough; the path left behind stays for what is under way on it.
+            self.stop_probing()
+            self._network_paths.append(before)
+
+    def _look_at_paths(self, now: float) -> None:
+        address = self._network_paths[0].addr if self._network_paths else None
+        if address is not None and self._at is not None and address != self._at:
+            if is_carried(address[0]) or is_carried(self._at[0]):
+                self._restart()
+                self._left_until = now + OVERLAP_S
+        elif now > self._left_until and self._network_paths[0].is_validated:
+            self.stop_probing()
+        self._at = address
+
+    def _restart(self) -> None:
+        """Between a relay and a direct path nothing is alike."""
+        self._sizes_tried = False
+        self._set_datagram_size(BASE_DATAGRAM)
+        self._model.restart()
+        self._loss._rtt_initialized, self._loss._rtt_min = False, math.inf
+
+    # Others' packets (RFC 9221)
+
+    def carry(self, data: bytes) -> bool:
+        """Send a DATAGRAM frame; False where it is lost because the peer takes none or too many wait."""
+        most = self._remote_max_datagram_frame_size or 0
+        if len(data) + 8 > most or len(self._datagrams_pending) >= MAX_CARRIED_WAITING:
+            return False
+        self.send_datagram_frame(data)
+        return True
 
     def grant_stream(self, stream_id: int, limit: int) -> bool:
         """Let the peer send up to offset `limit` on a stream. True when that is news to the peer."""

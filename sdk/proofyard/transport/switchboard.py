@@ -9,7 +9,7 @@ places of those that have most (`places`).
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aioquic.quic.logger import QuicFileLogger
@@ -17,6 +17,7 @@ from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, encode_q
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.tls import SessionTicket
 
+from proofyard.transport.carried import FROM_RELAY, HEAD_BYTES, Carrier, is_carried
 from proofyard.transport.guard import Allowance, host_key
 from proofyard.transport.link import TURN_S, Link
 from proofyard.transport.memory import Memory
@@ -57,7 +58,7 @@ class Switchboard:
 
     `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
     every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound, `on_misconduct`
-    of one whose packets QUIC refused.
+    of one whose packets QUIC refused, `on_carried` of DATAGRAM frames of a link's that are not from a relay.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Switchboard:
         on_ticket: Callable[[Link, SessionTicket], None],
         on_abuse: Callable[[Link, str], None],
         on_misconduct: Callable[[Link], None],
+        on_carried: Callable[[Link, bytes], None],
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
@@ -81,6 +83,9 @@ class Switchboard:
         self._on_ticket = on_ticket
         self._on_abuse = on_abuse
         self._on_misconduct = on_misconduct
+        self._on_carried = on_carried
+        self.carrier = Carrier(self._arrived_by_relay)
+        self._relayed: list[tuple[Datagram, bool]] = []
         self.memory = Memory()
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
@@ -109,6 +114,8 @@ class Switchboard:
 
     def prepare(self, address: SocketAddress) -> bool:
         """Have a socket that reaches `address`; False where this machine has none of its family."""
+        if is_carried(address[0]):
+            return self.carrier.knows(address)
         return self._sockets.prepare(address)
 
     def dial(self, address: SocketAddress, ticket: SessionTicket | None = None, *, wait_seconds: float = 0.0) -> Link:
@@ -135,13 +142,25 @@ class Switchboard:
 
     def receive(self, batch: list[Datagram], newcomers: bool = True) -> None:
         """Datagrams from a socket, in order of arrival; `newcomers` may open connections with them."""
+        self._hand_out((datagram, newcomers) for datagram in batch if not is_carried(datagram[1][0]))
+
+    def _hand_out(self, datagrams: Iterable[tuple[Datagram, bool]]) -> None:
         by_link: dict[Link, list[Datagram]] = {}
-        for datagram in batch:
+        for datagram, newcomers in datagrams:
             link = self._find(*datagram, newcomers)
             if link is not None:
                 by_link.setdefault(link, []).append(datagram)
-        for link, datagrams in by_link.items():
-            link.receive(datagrams, TURN_S / len(by_link))
+        for link, arrived in by_link.items():
+            link.receive(arrived, TURN_S / len(by_link))
+
+    def _arrived_by_relay(self, packet: bytes, address: SocketAddress, newcomers: bool) -> None:
+        if not self._relayed:
+            asyncio.get_running_loop().call_soon(self._take_relayed)
+        self._relayed.append(((packet, address), newcomers))
+
+    def _take_relayed(self) -> None:
+        relayed, self._relayed = self._relayed, []
+        self._hand_out(relayed)
 
     def _find(self, data: bytes, address: SocketAddress, newcomers: bool) -> Link | None:
         if len(data) > MAX_DATAGRAM:
@@ -195,6 +214,14 @@ class Switchboard:
         self._on_incoming(link)
         return link
 
+    def hang_up(self, outer: Link, number: int | None, reason: str) -> list[SocketAddress]:
+        """A relay carries a flow no more, or none: end what still needs it. The addresses that nobody has any more."""
+        gone = self.carrier.ended(outer, number)
+        for link in set(self._links.values()) if gone else ():
+            if link.address in gone:
+                link.close(REFUSED, reason)
+        return gone
+
     def _ask_again(self, header: LongHeader, address: SocketAddress) -> None:
         source = os.urandom(CONNECTION_ID_BYTES)
         token = self._retry.create_token(
@@ -215,7 +242,18 @@ class Switchboard:
     # LinkOwner
 
     def send(self, datagrams: list[Datagram]) -> None:
+        carried = [datagram for datagram in datagrams if is_carried(datagram[1][0])]
+        for packet, address in carried:
+            self.carrier.send(packet, address)
+        if carried:
+            datagrams = [datagram for datagram in datagrams if not is_carried(datagram[1][0])]
         self._sockets.send(datagrams)
+
+    def link_carried(self, link: Link, data: bytes) -> None:
+        if len(data) > HEAD_BYTES and data[0] & FROM_RELAY >> 24:
+            self.carrier.receive(link, data)
+        else:
+            self._on_carried(link, data)
 
     def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
         self._links[connection_id] = link
@@ -232,6 +270,7 @@ class Switchboard:
     def link_closed(self, link: Link) -> None:
         self._links = {cid: other for cid, other in self._links.items() if other is not link}
         self._greeting.leave(link)
+        self.hang_up(link, None, f"the relay that carried it is gone: {link.reason}")
         self._on_closed(link)
 
 

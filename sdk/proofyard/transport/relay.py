@@ -1,0 +1,271 @@
+"""A relay: an endpoint that everybody reaches, and that carries packets between those who do not reach each other.
+
+    host                         relay                        caller
+    Reserve                ->
+                           <-    Reserved
+                                                     <-       Through(host)
+    Coming(flow, caller)   <-
+                           ->    Opened
+                                 Opened(flow)        ->
+    DATAGRAM frames       <->                       <->       DATAGRAM frames
+
+It carries to wallets that hold a reservation and to nobody else, inside connections that both ends have opened and
+proved a wallet on: it sends to no address that somebody names. What it carries is a QUIC connection between the two,
+which it can delay and drop but neither read nor change. What it gives is bounded: reservations and circuits in all, by
+subnet, host and wallet; bytes and time of a circuit; and where its rate is limited every caller's host has an equal
+share of it.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+
+from proofyard.protocol.types import Address
+from proofyard.transport.carried import FROM_RELAY, HEAD_BYTES, is_carried
+from proofyard.transport.connection import Connection
+from proofyard.transport.errors import RequestFailed, TransportError
+from proofyard.transport.frames import Body
+from proofyard.transport.guard import host_key
+from proofyard.transport.link import Link
+from proofyard.transport.places import Caller, Places
+
+logger = logging.getLogger("proofyard.transport")
+
+COMING_S = 5.0
+"""How long a host may take to answer that it expects a caller."""
+
+PATIENCE_S = 60.0
+"""A reservation that is so old gives way to a host of another subnet where places are short."""
+
+ACTIVE_S = 1.0
+"""Who was carried for within this time has a share of the rate."""
+
+SHARE_BURST_S = 0.25
+USERS = 1024
+
+
+class Reserve(msgspec.Struct, frozen=True, tag="relay-reserve"):
+    """Asks to be reachable through this peer for as long as the connection lasts. Replied to with `Reserved`."""
+
+    idempotent: ClassVar[bool] = True
+
+
+class Reserved(msgspec.Struct, frozen=True, tag="relay-reserved"):
+    """What a circuit to whoever reserved may carry, and how long it may last."""
+
+    circuit_bytes: int
+    circuit_s: float
+
+
+class Through(msgspec.Struct, frozen=True, tag="relay-through"):
+    """A caller asks for a circuit to `peer`. Replied to with `Opened`."""
+
+    peer: Address
+
+
+class Coming(msgspec.Struct, frozen=True, tag="relay-coming"):
+    """A relay tells a host that `peer` will be at the other end of `flow`. Replied to with `Opened`."""
+
+    flow: int
+    peer: Address
+
+
+class Opened(msgspec.Struct, frozen=True, tag="relay-opened"):
+    """The number that goes before each packet, by four bytes."""
+
+    flow: int
+
+
+class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
+    """An end needs `flow` no more, or the relay (`by_relay`) carries it no more. Replied to with `Opened`."""
+
+    flow: int
+    by_relay: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RelayLimits:
+    """`bytes_s`: what is carried in a second, for all together, 0 for no limit. The others say whose they are."""
+
+    reservations: int = 512
+    reservations_of_subnet: int = 128
+    reservations_of_host: int = 32
+    circuits: int = 256
+    circuits_of_wallet: int = 16
+    circuits_of_host: int = 64
+    circuit_bytes: int = 4 << 30
+    circuit_s: float = 7200.0
+    idle_s: float = 60.0
+    bytes_s: float = 0.0
+
+
+class Shares:
+    """Divides `bytes_s` between those who use it now: each may send its share, whatever the others want."""
+
+    def __init__(self, bytes_s: float) -> None:
+        self._bytes_s = bytes_s
+        self._users: dict[str, tuple[float, float]] = {}
+        """What is saved up, in bytes, and when it was counted."""
+        self._swept_at = 0.0
+
+    def take(self, user: str, size: int, now: float) -> bool:
+        """Whether `user` may have `size` bytes carried."""
+        if not self._bytes_s:
+            return True
+        if now - self._swept_at > SHARE_BURST_S:
+            self._users = {key: each for key, each in self._users.items() if now - each[1] < ACTIVE_S}
+            self._swept_at = now
+        if len(self._users) >= USERS and user not in self._users:
+            return False
+        saved, at = self._users.get(user, (0.0, now - SHARE_BURST_S))
+        share = self._bytes_s / (len(self._users) + (user not in self._users))
+        saved = min(share * SHARE_BURST_S, saved + share * (now - at))
+        self._users[user] = (saved - size if saved >= size else saved, now)
+        return saved >= size
+
+
+@dataclass(eq=False)
+class _Circuit:
+    caller: Connection
+    host: Connection
+    flows: dict[Link, int]
+    user: str
+    begun: float
+    used: float
+    carried: int = 0
+
+    def other(self, link: Link) -> Link:
+        return next(each for each in self.flows if each is not link)
+
+
+class Relay:
+    """The relay of one endpoint; `carried_bytes` is what it has carried in all."""
+
+    def __init__(self, limits: RelayLimits | None = None) -> None:
+        self.limits = limits or RelayLimits()
+        self.carried_bytes = 0
+        self.circuits_opened = 0
+        self._shares = Shares(self.limits.bytes_s)
+        self._places: Places[Link] = Places(
+            self.limits.reservations,
+            of_subnet=self.limits.reservations_of_subnet,
+            of_host=self.limits.reservations_of_host,
+            patience_s=PATIENCE_S,
+        )
+        self._hosts: dict[Address, Connection] = {}
+        self._legs: dict[tuple[Link, int], _Circuit] = {}
+        self._count = 0
+
+    @property
+    def reservations(self) -> int:
+        return len(self._hosts)
+
+    @property
+    def circuits(self) -> int:
+        return len(self._legs) // 2
+
+    async def reserve(self, connection: Connection, _message: Reserve, _body: Body) -> Reserved:
+        link, now = connection.link, _now()
+        if is_carried(link.address[0]):
+            raise RequestFailed("failed", "a relay is reached directly, not through another one")
+        caller = Caller.at(*connection.remote)
+        if link not in self._places:
+            if self._places.is_full(caller):
+                other = self._places.to_give_way(caller, now)
+                if other is None:
+                    raise RequestFailed("busy", "this relay has no place left; ask another one")
+                self._forget(other)
+            self._places.take(link, caller, now)
+        self._hosts[connection.peer] = connection
+        return Reserved(self.limits.circuit_bytes, self.limits.circuit_s)
+
+    async def through(self, connection: Connection, message: Through, _body: Body) -> Opened:
+        limits, user = self.limits, host_key(*connection.remote)
+        if is_carried(connection.link.address[0]):
+            raise RequestFailed("failed", "a relay is reached directly, not through another one")
+        self._sweep()
+        host = self._hosts.get(message.peer)
+        if host is None or host.closed.is_set() or host.peer == connection.peer:
+            raise RequestFailed("failed", f"{message.peer[:42]} has no reservation here")
+        circuits = set(self._legs.values())
+        of_wallet = sum(connection.peer in (each.caller.peer, each.host.peer) for each in circuits)
+        of_host = sum(each.user == user for each in circuits)
+        if (
+            len(circuits) >= limits.circuits
+            or of_wallet >= limits.circuits_of_wallet
+            or of_host >= limits.circuits_of_host
+        ):
+            raise RequestFailed("busy", "this relay carries as much as it may, in all or for you; ask another one")
+        self._count = (self._count + 2) % (FROM_RELAY - 2)
+        flows, now = {connection.link: self._count, host.link: self._count + 1}, _now()
+        circuit = _Circuit(connection, host, flows, user, now, now)
+        self._legs |= dict.fromkeys(flows.items(), circuit)
+        try:
+            await host.request(Coming(flows[host.link], connection.peer), reply=Opened, timeout=COMING_S)
+        except TransportError as error:
+            self._drop(circuit)
+            raise RequestFailed("failed", f"{message.peer} does not answer this relay: {error}") from None
+        except BaseException:
+            self._drop(circuit)
+            raise
+        self.circuits_opened += 1
+        return Opened(flows[connection.link])
+
+    async def hang_up(self, connection: Connection, message: HangUp, _body: Body) -> Opened:
+        circuit = self._legs.get((connection.link, message.flow))
+        if circuit is not None:
+            self._drop(circuit)
+            other = circuit.host if circuit.caller is connection else circuit.caller
+            other.tell(HangUp(circuit.flows[other.link], True, "the other end needs it no more"), reply=Opened)
+        return Opened(message.flow)
+
+    def carry(self, link: Link, data: bytes) -> None:
+        """A DATAGRAM frame from one end; what belongs to no circuit, or is over a limit, goes no further."""
+        circuit = self._legs.get((link, int.from_bytes(data[:HEAD_BYTES], "big")))
+        if circuit is None:
+            return
+        now = circuit.used = _now()
+        circuit.carried += len(data)
+        if circuit.carried > self.limits.circuit_bytes or now - circuit.begun > self.limits.circuit_s:
+            self._end(circuit, "the circuit has carried all that it may; open another one")
+        elif self._shares.take(circuit.user, len(data), now):
+            other = circuit.other(link)
+            head = (circuit.flows[other] | FROM_RELAY).to_bytes(HEAD_BYTES, "big")
+            if other.carry(head + data[HEAD_BYTES:]):
+                self.carried_bytes += len(data)
+
+    def left(self, connection: Connection) -> None:
+        """A connection has ended, and with it what was carried on it."""
+        if self._hosts.get(connection.peer) is connection:
+            del self._hosts[connection.peer]
+        self._places.leave(connection.link)
+        for circuit in {each for (link, _), each in self._legs.items() if link is connection.link}:
+            self._end(circuit, "the other end has left")
+
+    def _forget(self, link: Link) -> None:
+        self._places.leave(link)
+        self._hosts = {peer: each for peer, each in self._hosts.items() if each.link is not link}
+
+    def _sweep(self) -> None:
+        """End what nobody has used for long."""
+        now = _now()
+        for circuit in {each for each in self._legs.values() if now - each.used > self.limits.idle_s}:
+            self._end(circuit, "nothing was carried for long")
+
+    def _end(self, circuit: _Circuit, reason: str) -> None:
+        self._drop(circuit)
+        for end in (circuit.caller, circuit.host):
+            if not end.closed.is_set():
+                end.tell(HangUp(circuit.flows[end.link], True, reason), reply=Opened)
+
+    def _drop(self, circuit: _Circuit) -> None:
+        for leg in circuit.flows.items():
+            self._legs.pop(leg, None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

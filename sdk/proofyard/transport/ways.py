@@ -1,0 +1,194 @@
+"""The ways to and from one endpoint that are not a plain address: relays, and what relayed connections become.
+
+`Endpoint` has one of these. It keeps the reservations, takes what relays announce, races the routes to a peer, and
+turns relayed connections into direct ones.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from proofyard.protocol.routes import Route
+from proofyard.protocol.types import Address
+from proofyard.transport.carried import Carrier, is_carried
+from proofyard.transport.connection import Answer, Connection
+from proofyard.transport.errors import PeerUnreachable, RequestFailed
+from proofyard.transport.frames import Body
+from proofyard.transport.link import Link
+from proofyard.transport.punching import Go, Meet, Met, Puncher, upgrade
+from proofyard.transport.quic import OVERLAP_S
+from proofyard.transport.reachability import DialBack, Observe, Observer, observe
+from proofyard.transport.relay import Coming, HangUp, Opened, Relay, Reserve, Reserved, Through
+from proofyard.transport.udp import SocketAddress
+
+logger = logging.getLogger("proofyard.transport")
+
+HEAD_START_S, RELAY_HEAD_START_S = 0.1, 0.4
+"""Before the next route is tried beside those under way (RFC 8305), and before the first by a relay is."""
+
+RESERVE_S = 5.0
+ARRIVAL_S = 10.0
+"""How long a caller that a relay has announced is waited for."""
+
+
+class Home(Protocol):
+    """What this needs of its endpoint."""
+
+    host: str
+    port: int
+
+    @property
+    def carrier(self) -> Carrier: ...
+    @property
+    def relay(self) -> Relay | None: ...
+    @property
+    def connections(self) -> Mapping[Address, Connection]: ...
+    def on(self, kind: type[Any], handler: Callable[[Connection, Any, Body], Awaitable[Answer]]) -> None: ...
+    def spawn(self, work: Awaitable[None]) -> None: ...
+    def connection_on(self, link: Link) -> Connection | None: ...
+    def is_used(self, address: SocketAddress) -> bool: ...
+    def hang_up(self, outer: Link, flow: int, reason: str) -> list[SocketAddress]: ...
+    async def connect(self, host: str, port: int, *, expect: Address | None = None) -> Connection: ...
+    async def certificate_at(self, host: str, port: int, timeout: float) -> bytes | None: ...
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        expect: Address | None,
+        timeout: float,
+        carried: SocketAddress | None = None,
+    ) -> Connection: ...
+
+
+class Ways:
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._puncher: Puncher
+        self._reserved: dict[Connection, Route] = {}
+        self._outer: dict[SocketAddress, Connection] = {}
+        """The connections to the relays that carry to these addresses."""
+
+    def begin(self) -> None:
+        """The endpoint is bound."""
+        home = self._home
+        self._puncher = Puncher(home.host, home.port)
+        observer = Observer(home.certificate_at)
+        home.on(Observe, observer.observe)
+        home.on(DialBack, observer.dial_back)
+        home.on(Coming, self._coming)
+        home.on(HangUp, self._hung_up)
+        home.on(Meet, self._meet)
+        home.on(Go, self._puncher.go)
+
+    # Towards others
+
+    async def first(self, routes: Sequence[Route], expect: Address, timeout: float) -> Connection:
+        """A connection by whichever route answers first. Raises what the last one failed with."""
+        waiting, asked = list(routes), set[asyncio.Task[Connection]]()
+        failure: BaseException = PeerUnreachable(expect, 0, "no route to it is known")
+        try:
+            while waiting or asked:
+                if waiting:
+                    asked.add(asyncio.create_task(self._by(waiting.pop(0), expect, timeout)))
+                done, _ = await asyncio.wait(asked, timeout=_head_start(waiting), return_when=asyncio.FIRST_COMPLETED)
+                asked -= done
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    failure = error
+            raise failure
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _by(self, route: Route, expect: Address, timeout: float) -> Connection:
+        if route.kind != "relayed":
+            return await self._home.dial(route.host, route.port, expect, timeout)
+        relay = await self._home.connect(route.host, route.port, expect=Address(route.relay))
+        opened = await relay.request(Through(expect), reply=Opened, timeout=timeout)
+        address = self._home.carrier.open(relay.link, opened.flow, incoming=False)
+        if address is None:
+            relay.tell(HangUp(opened.flow), reply=Opened)
+            raise RequestFailed("busy", "too many connections go by relays already")
+        self._outer[address] = relay
+        try:
+            connection = await self._home.dial(route.host, route.port, expect, timeout, carried=address)
+        except BaseException:
+            self._let_go(address)
+            raise
+        logger.info("reached %s by the relay %s", expect, relay.peer)
+        self._home.spawn(self._upgrade(connection, relay))
+        return connection
+
+    async def _upgrade(self, connection: Connection, relay: Connection) -> None:
+        if await upgrade(self._puncher, connection, await observe(relay)):
+            logger.info("%s is reached at %s:%s without the relay now", connection.peer, *connection.remote)
+            await asyncio.sleep(OVERLAP_S)
+            self._let_go(connection.link.remote)
+
+    # From others
+
+    async def reserve(self, relay: Route) -> Connection:
+        connection = await self._home.connect(relay.host, relay.port, expect=Address(relay.relay))
+        await connection.request(Reserve(), reply=Reserved, timeout=RESERVE_S)
+        self._reserved[connection] = relay
+        return connection
+
+    def relays(self) -> list[Route]:
+        return [route for connection, route in self._reserved.items() if not connection.closed.is_set()]
+
+    async def _coming(self, connection: Connection, message: Coming, _body: Body) -> Opened:
+        if connection not in self._reserved:
+            raise RequestFailed("failed", "this peer has no reservation there")
+        address = self._home.carrier.open(connection.link, message.flow, incoming=True)
+        if address is None:
+            raise RequestFailed("busy", "too many connections go by relays already")
+        self._outer[address] = connection
+        self._home.spawn(self._forget_unless_used(address))
+        return Opened(message.flow)
+
+    async def _forget_unless_used(self, address: SocketAddress) -> None:
+        """A caller that a relay has announced has to come."""
+        await asyncio.sleep(ARRIVAL_S)
+        if not self._home.is_used(address):
+            self._let_go(address)
+
+    async def _hung_up(self, connection: Connection, message: HangUp, body: Body) -> Opened:
+        if message.by_relay:
+            for address in self._home.hang_up(connection.link, message.flow, message.reason):
+                self._outer.pop(address, None)
+        elif self._home.relay is not None:
+            return await self._home.relay.hang_up(connection, message, body)
+        return Opened(message.flow)
+
+    async def _meet(self, connection: Connection, message: Meet, _body: Body) -> Met:
+        outer = self._outer.get(connection.link.remote)
+        return await self._puncher.meet(connection, message, None if outer is None else await observe(outer))
+
+    # Ends
+
+    def closed(self, link: Link) -> None:
+        """A link has ended: let go of what belongs to it."""
+        connection = self._home.connection_on(link)
+        if connection is not None:
+            self._puncher.forget(connection)
+            self._reserved.pop(connection, None)
+            self._outer = {address: each for address, each in self._outer.items() if each is not connection}
+        if is_carried(link.remote[0]):
+            self._let_go(link.remote)
+
+    def _let_go(self, address: SocketAddress) -> None:
+        """Nothing goes by this address any more."""
+        outer = self._outer.pop(address, None)
+        flow = self._home.carrier.release(address)
+        if flow is not None and outer is not None and not outer.closed.is_set():
+            outer.tell(HangUp(flow[1]), reply=Opened)
+
+
+def _head_start(waiting: Sequence[Route]) -> float | None:
+    if not waiting:
+        return None
+    return RELAY_HEAD_START_S if waiting[0].kind == "relayed" else HEAD_START_S
