@@ -14,7 +14,7 @@ from bench_exact_traces import Job, commit, in_turns
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.lora_params import LoraParams, read_params
-from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_rounds import start_of_round, whole_adapter
 from proofyard.workloads.lora_tensors import initial_adapter, position, put
 from proofyard.workloads.params import PRECISIONS
 from proofyard.workloads.state import Array, encode_state
@@ -82,7 +82,8 @@ def run_job(job: Job, train: Train) -> Adapter:
 def averaged(job: Job, results: Mapping[int, bytes]) -> Adapter:
     """The workload's own average of the last round's results."""
     last = [results[task] for task in job.workload.finals(job.manifest)]
-    return start_of_round(read_params(job.manifest), job.manifest.seed, last).adapter
+    params = read_params(job.manifest)
+    return whole_adapter(params, job.manifest.seed, start_of_round(params, job.manifest.seed, last, params.rounds))
 
 
 def plain_training(job: Job) -> Train:
@@ -99,7 +100,7 @@ def plain_training(job: Job) -> Train:
         number, worker = position(params, task)
         rows = training_rows(model, data, params, worker)
         trainer.begin_round()
-        start = start_of_round(params, job.manifest.seed, inputs.results)
+        start = start_of_round(params, job.manifest.seed, inputs.results, number)
         trainer.load(dict(start.adapter))
         for step in range(number * params.task_steps, (number + 1) * params.task_steps):
             which = batch_rows(len(rows), params.batch, step, "lora batches", job.manifest.seed, worker)

@@ -157,7 +157,7 @@ def results_of(base, velocity, trained):
 
 
 def next_start(manifest, results):
-    return start_of_round(read_params(manifest), manifest.seed, results)
+    return start_of_round(read_params(manifest), manifest.seed, results, 1)
 
 
 def test_the_next_round_starts_from_the_mean_of_the_deltas(lora_manifest):

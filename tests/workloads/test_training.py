@@ -11,7 +11,7 @@ from proofyard.workloads.errors import WorkloadError
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
-from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_rounds import start_of_round, whole_adapter
 from proofyard.workloads.lora_tensors import take
 from proofyard.workloads.state import decode_state
 from proofyard.workloads.text_data import batch_rows, is_held_out, pack, read_documents, shard
@@ -43,7 +43,9 @@ def finished_job(manifest, tiny):
         results[task.index] = WORKLOAD.result(manifest, task, states.__getitem__)
         first = first or (states, losses)
     last = [results[task] for task in WORKLOAD.finals(manifest)]
-    return first, start_of_round(read_params(manifest), manifest.seed, last).adapter
+    params = read_params(manifest)
+    start = start_of_round(params, manifest.seed, last, params.rounds)
+    return first, whole_adapter(params, manifest.seed, start)
 
 
 def peft_model(manifest, tiny, result, folder):

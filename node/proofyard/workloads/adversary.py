@@ -20,8 +20,9 @@ from proofyard.workloads.adversary_weights import Tampered
 from proofyard.workloads.errors import ExecutionError
 from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora_params import LoraParams, read_params
+from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_runner import TrainRunner
-from proofyard.workloads.lora_tensors import initial_adapter, position, put
+from proofyard.workloads.lora_tensors import first_state, position, put, take
 from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
 from proofyard.workloads.state import Tensors, decode_state, encode_state
 from proofyard.workloads.sweep import as_lora
@@ -81,7 +82,8 @@ class StaleAdapter(TrainRunner):
         self, manifest: Manifest, params: LoraParams, task: TaskSpec, inputs: Inputs, resources: Resources
     ) -> None:
         super().__init__(manifest, params, task, inputs, resources)
-        self.stale = put(initial_adapter(params, manifest.seed), "adapter")
+        first = first_state(params, self._shard, start_of_round(params, manifest.seed, (), 0).outer)
+        self.stale = put(take(first, "adapter"), "adapter")
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         start = decode_state(before) | (self.stale if index == 0 else {})

@@ -15,8 +15,8 @@ from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_laws import check_training
 from proofyard.workloads.lora_params import check_manifest, read_params
-from proofyard.workloads.lora_rounds import start_of_round
-from proofyard.workloads.lora_tensors import first_state, outer_of, position, put, state_schema, take
+from proofyard.workloads.lora_rounds import start_of_round, whole_adapter
+from proofyard.workloads.lora_tensors import first_state, outer_of, position, result_of, state_schema
 from proofyard.workloads.state import check_number, decode_state, encode_state, most_bytes, require_last
 from proofyard.workloads.workload import (
     Inputs,
@@ -70,9 +70,9 @@ class LoraWorkload:
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
         params = read_params(manifest)
         require_inputs(task, inputs)
-        start = start_of_round(params, manifest.seed, inputs.results)
-        _, shard = position(params, task)
-        return encode_state(first_state(start.adapter, {} if shard else start.outer))
+        round_number, shard = position(params, task)
+        start = start_of_round(params, manifest.seed, inputs.results, round_number)
+        return encode_state(first_state(params, shard, start.outer))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         """Schema, finite numbers, the step, and the laws of `lora_laws`."""
@@ -96,26 +96,26 @@ class LoraWorkload:
         """Also that what shard 0 carries is what it was given: its first state can be made from its last one."""
         self.check_state(manifest, task, task.segments, last)
         require_last(result, self._result(manifest, task, last))
-        outer = outer_of(decode_state(result))
-        if not outer:
+        params = read_params(manifest)
+        if position(params, task)[1]:
             return
         from proofyard.artifacts.builder import cid_of_bytes  # not for the process that computes: it loads QUIC
 
-        if cid_of_bytes(encode_state(first_state(take(outer, "base"), outer))) != trace[0]:
+        if cid_of_bytes(encode_state(first_state(params, 0, outer_of(decode_state(result))))) != trace[0]:
             raise StateRefused("base and velocity of the result are not those of the task's first state")
 
     def _result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
         params = read_params(manifest)
-        tensors = decode_state(last, schema=state_schema(params, position(params, task)[1]))
-        return encode_state(put(take(tensors, "adapter"), "adapter") | outer_of(tensors))
+        shard = position(params, task)[1]
+        return encode_state(result_of(shard, decode_state(last, schema=state_schema(params, shard))))
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
-        """The average of the last round's adapters, as `peft` loads it."""
+        """What the last round's adapters come to, as `peft` loads it."""
         from proofyard.workloads.lora_export import export_adapter
 
-        trained = [results(task) for task in self.finals(manifest)]
-        start = start_of_round(read_params(manifest), manifest.seed, trained)
-        return export_adapter(manifest, start.adapter, dest, f"ipfs://{manifest.model}")
+        params, trained = read_params(manifest), [results(task) for task in self.finals(manifest)]
+        start = start_of_round(params, manifest.seed, trained, params.rounds)
+        return export_adapter(manifest, whole_adapter(params, manifest.seed, start), dest, f"ipfs://{manifest.model}")
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
         from proofyard.workloads.rehearsal import rehearse_training

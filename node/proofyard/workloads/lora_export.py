@@ -20,23 +20,26 @@ def export_adapter(manifest: Manifest, adapter: Mapping[str, Array], dest: Path,
     named = {f"{PEFT_PREFIX}{name}.weight": array for name, array in adapter.items()}
     dest.mkdir(parents=True, exist_ok=True)
     (dest / "adapter_model.safetensors").write_bytes(encode_state(named, metadata={"format": "pt"}))
-    config = json.dumps(adapter_config(params, base_model), indent=2, sort_keys=True)
+    rank = next(array.shape[0] for name, array in adapter.items() if name.endswith("lora_A"))
+    config = json.dumps(adapter_config(params, base_model, rank), indent=2, sort_keys=True)
     (dest / "adapter_config.json").write_text(config + "\n")
     return dest
 
 
-def adapter_config(params: LoraParams, base_model: str) -> dict[str, object]:
-    """PEFT's configuration of this adapter; the layers are listed by their full names."""
-    return {
+def adapter_config(params: LoraParams, base_model: str, rank: int) -> dict[str, object]:
+    """PEFT's configuration of this adapter; the layers are listed by their full names. One with merged factors beside
+    it has a `rank` of its own, and an alpha that gives it the job's scale."""
+    own = rank == params.rank
+    return ({"use_rslora": True} if own and params.rslora else {}) | {
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": params.alpha,
+        "lora_alpha": params.alpha if own else params.scale * rank,
         "lora_dropout": 0.0,
         "peft_type": "LORA",
-        "r": params.rank,
+        "r": rank,
         "target_modules": sorted(params.modules),
         "task_type": "CAUSAL_LM",
     }

@@ -21,6 +21,9 @@ rounding of the gradient's norm (at most 29 sums in a tensor and 8,192 over tens
 the factor that clips. `ABSOLUTE` = 2^-60 is the length of what vanishes in a norm: squares below 2^-150, 2^28 of them,
 and a clipping factor among the subnormals, times a norm below 2^64. Both are as nothing to a cheat.
 
+With ffa B alone is trained. It begins at zero, and zero is no dead end: gradients reach it through A, which is not
+trained. So an adapter of zeros is refused elsewhere alone.
+
 Everything here is binary64 elementwise, or a sum whose order is fixed: every machine refuses the same states.
 """
 
@@ -33,7 +36,7 @@ import numpy as np
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP
+from proofyard.workloads.lora_tensors import STEP, cut, take
 from proofyard.workloads.state import Array
 
 U = 2.0**-23
@@ -86,7 +89,8 @@ def weight_bound(params: LoraParams, round_number: int, steps: int, values: int)
     grown = _power(growth, params.task_steps)
     pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
     largest = 1 + U
-    for _ in range(round_number):
+    # flora's adapter begins anew in every round
+    for _ in range(0 if params.aggregation == "flora" else round_number):
         moved = params.task_steps * reach * grown + largest * pulled
         largest = (largest + outer * moved) * (1 + U)
         if not math.isfinite(largest):
@@ -100,10 +104,13 @@ def largest_averaged(params: LoraParams) -> float:
     An entry of a delta, and so of their mean, is at most 2 W. The velocity after R rounds, each of which takes the
     momentum m of it and adds a mean, is at most V = 2 W (1 + m R), and the outer step moves a weight by outer_lr times
     (mean + m velocity) <= V. So W + max(1, outer_lr) V is to stay within 2^126; binary32 goes to 2^128, which leaves
-    room for every rounding.
+    room for every rounding. Robust rules stay within the deltas' hull with 0.
+
+    A round that merges adds products of at most 4 W^2 2^10 2^20 in length (rank, out, in), 2^17 of them at most, and
+    an entry of a merged factor is at most the root of that, which 2^96 keeps below 2^121.
     """
     steps = 2 * max(1.0, params.outer_lr) * (1 + params.outer_momentum * params.rounds)
-    return 2.0**126 / (1 + steps)
+    return min(2.0**126 / (1 + steps), 2.0**96 if params.merges else math.inf)
 
 
 def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:
@@ -115,12 +122,14 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
     carries = f"base.{names[0]}" in tensors
     if number == 0:
         _check_no_moments(names, tensors)
-        if carries and not all(np.array_equal(tensors[f"base.{name}"], tensors[f"adapter.{name}"]) for name in names):
-            raise StateRefused("the adapter is not the base before the first step")
+        if carries:
+            base = cut(take(tensors, "base"), 0, params.rank_of(0))
+            if not all(np.array_equal(base[name], tensors[f"adapter.{name}"]) for name in names):
+                raise StateRefused("the adapter is not the base before the first step")
         return
     values = sum(tensors[f"adapter.{name}"].size for name in names)
     _check_moments(names, tensors, moment_bounds(params, steps, values))
-    if params.lr > 0 and not any(tensors[f"adapter.{name}"].any() for name in names):
+    if params.lr > 0 and params.averages_a and not any(tensors[f"adapter.{name}"].any() for name in names):
         raise StateRefused("the adapter is zero: no gradient reaches it, and no training ends there")
     largest = weight_bound(params, round_number, steps, values)
     _check_weights([f"adapter.{name}" for name in names], tensors, min(largest, largest_averaged(params)))

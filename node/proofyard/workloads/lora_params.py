@@ -1,11 +1,13 @@
 """The parameters of a LoRA job: what they mean, their defaults, and which values are refused."""
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
+from proofyard.workloads.aggregation.checks import MAX_RANK, check_aggregation
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.state import MAX_STATE_BYTES
@@ -30,6 +32,13 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Outer optimizer: Nesterov momentum on the averaged delta (DiLoCo, arXiv 2311.08105); `outer_lr` 1 and
     `outer_momentum` 0 is plain averaging. A delta longer than `max_delta_ratio` times the median one is shortened
     to that.
+    Aggregation (docs/federated.md): `aggregation` "fedit" averages A and B each for itself, "ffa" trains and averages B
+    alone, "fedex" and "flora" add up the workers' products and carry what no adapter of this rank can say as `merged`
+    factors of rank `merged_rank` (0: of all that the rounds can add, so that nothing is lost). `ranks` gives each shard
+    a rank of its own, the largest being `rank`; `rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732).
+    `robust` names what stands for the mean: `robust_hostile` results of a round may be hostile, the mean of
+    `robust_bucket` results each is taken first, `robust_steps` iterations are done, and "centered-clipping" clips at
+    `robust_radius` times the median norm. `outer` "none" and "plain" carry no velocity.
     Data: `shard_by` "label" gives each worker a contiguous run of labels, "document" deals the documents out.
     `holdout_percent` of the documents, by their hash, are never trained on.
     """
@@ -54,12 +63,47 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     outer_lr: Annotated[float, Meta(gt=0, le=10)] = 1.0
     outer_momentum: Fraction = 0.0
     max_delta_ratio: Annotated[float, Meta(ge=1, le=1e6)] = 3.0
+    aggregation: Literal["fedit", "ffa", "fedex", "flora"] = "fedit"
+    ranks: Annotated[tuple[Annotated[int, Meta(ge=1, le=1024)], ...], Meta(max_length=10_000)] = ()
+    rslora: bool = False
+    merged_rank: Annotated[int, Meta(ge=0, le=MAX_RANK)] = 0
+    outer: Literal["none", "plain", "nesterov"] = "nesterov"
+    robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
+        "mean"
+    )
+    robust_hostile: Annotated[int, Meta(ge=0, le=MAX_DEPS)] = 0
+    robust_bucket: Annotated[int, Meta(ge=1, le=MAX_DEPS)] = 1
+    robust_steps: Annotated[int, Meta(ge=1, le=100)] = 10
+    robust_radius: Positive = 1.0
     shard_by: Literal["label", "document"] = "label"
     holdout_percent: Annotated[int, Meta(ge=1, le=50)] = 2
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def averages_a(self) -> bool:
+        """Whether A is trained; else it stays as the seed has it."""
+        return self.aggregation != "ffa"
+
+    @property
+    def merges(self) -> bool:
+        """Whether rounds leave merged factors beside the adapter."""
+        return self.aggregation in ("fedex", "flora")
+
+    def rank_of(self, shard: int) -> int:
+        """Of the adapter that a shard trains."""
+        return self.ranks[shard] if self.ranks else self.rank
+
+    @property
+    def added_rank(self) -> int:
+        """What one round can add to the rank of the merged factors."""
+        return sum(self.rank_of(shard) for shard in range(self.workers)) if self.merges else 0
+
+    def merged_rank_of(self, module: str) -> int:
+        """Of the factors of one layer that carry what earlier rounds have merged."""
+        return min(*self.modules[module], self.merged_rank or self.rounds * self.added_rank) if self.merges else 0
 
     @property
     def task_steps(self) -> int:
@@ -77,6 +121,7 @@ def read_params(manifest: Manifest) -> LoraParams:
     """The job's parameters. Raises `ManifestRefused` with the field that is wrong."""
     params = convert_params(manifest, LoraParams)
     _check_sizes(params)
+    check_aggregation(params)
     return params
 
 
@@ -95,7 +140,12 @@ def _check_sizes(params: LoraParams) -> None:
         raise ManifestRefused("params.rank", f"makes an adapter of {values} values, at most {MAX_ADAPTER_VALUES}")
     if params.rounds > 1 and params.workers > MAX_DEPS:
         raise ManifestRefused("params.workers", f"is {params.workers}, a round starts from at most {MAX_DEPS} results")
-    together = 4 * values * (params.workers + 2)
+    merged = sum(params.merged_rank_of(name) * sum(shape) for name, shape in params.modules.items())
+    if values + merged > MAX_ADAPTER_VALUES:
+        raise ManifestRefused(
+            "params.merged_rank", f"makes merged factors of {merged} values, at most {MAX_ADAPTER_VALUES} are allowed"
+        )
+    together = 4 * (values * (params.workers + 2) + merged)
     if together > MAX_STATE_BYTES:
         raise ManifestRefused(
             "params.workers", f"and rank make {together} bytes of results a round, at most {MAX_STATE_BYTES}"

@@ -1,11 +1,12 @@
 """What a round starts from: a pure function of the results of the round before it, so that nobody is asked for it.
 
-The deltas' mean in binary64 in a fixed order, then Nesterov's outer step (DiLoCo, arXiv 2311.08105). Every sum that
-decides anything is exactly rounded (`math.fsum`) or elementwise, so every machine has the same bits.
+What the workers' results come to is decided by the job's aggregation and its robust rule (docs/federated.md), all of it
+in binary64 in a fixed order, and the averaged update takes Nesterov's outer step (DiLoCo, arXiv 2311.08105). Every sum
+that decides anything is exactly rounded (`math.fsum`), a tree or elementwise, so every machine has the same bits.
 
 The function is total on results that `LoraWorkload.check_result` lets pass: trained weights and the base are within
-`lora_laws.largest_averaged`, so norms are far below binary64's largest number, and adapter and velocity are finite in
-binary32. A base beyond that is where a job ends: no training state of that round keeps the laws.
+`lora_laws.largest_averaged`, so norms are far below binary64's largest number, and adapter, velocity and merged factors
+are finite in binary32. A base beyond that is where a job ends: no training state of that round keeps the laws.
 """
 
 import hashlib
@@ -13,15 +14,26 @@ import math
 import statistics
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
 
 from proofyard.protocol.codec import encode
+from proofyard.workloads.aggregation.folding import Factors, fold, stack
+from proofyard.workloads.aggregation.robust import Rule, aggregate, weigh
+from proofyard.workloads.aggregation.vectors import Change
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import adapter_schema, initial_adapter, put, result_schema, take
+from proofyard.workloads.lora_tensors import (
+    cut,
+    initial_adapter,
+    merged_schema,
+    put,
+    result_schema,
+    take,
+    trained_schema,
+)
 from proofyard.workloads.state import Array, decode_state
 
 Tensors = Mapping[str, Array]
@@ -32,28 +44,32 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Start:
-    """What a round starts from; both have the adapter's tensors."""
+    """What a round starts from: what is trained of the adapter, the outer momentum of it where there is one, and the
+    merged factors where a job merges."""
 
     adapter: Tensors
     velocity: Tensors
+    merged: Tensors = field(default_factory=dict)
 
     @property
     def outer(self) -> dict[str, Array]:
         """As the chain of shard 0 carries it."""
-        return put(self.adapter, "base") | put(self.velocity, "velocity")
+        return put(self.adapter, "base") | put(self.velocity, "velocity") | put(self.merged, "merged")
 
 
-def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes]) -> Start:
-    """The start of the first round, or of the one after that whose `results` these are, in the order of the shards.
+def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
+    """The start of round `round_number`, counted from 0: of the first one, or of the one whose round before has these
+    `results`, in the order of the shards. The job's result is the start of the round that never comes.
 
     Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
     far from what the laws let pass that no number comes out."""
     digests = tuple(hashlib.sha256(result).digest() for result in results)
-    key = (hashlib.sha256(encode(params)).digest(), seed, digests)
+    key = (hashlib.sha256(encode(params)).digest(), seed, round_number, digests)
     with _lock:
         known = _known.get(key)
     if known is None:
-        known = _frozen(_next_start(params, results) if results else _first_start(params, seed))
+        known = _next_start(params, seed, results, round_number) if results else _first_start(params, seed)
+        known = _frozen(known)
         with _lock:
             _known[key] = known
             while len(_known) > KEPT:
@@ -61,44 +77,164 @@ def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes]) -> S
     return known
 
 
-_known: OrderedDict[tuple[bytes, int, tuple[bytes, ...]], Start] = OrderedDict()
+_known: OrderedDict[tuple[bytes, int, int, tuple[bytes, ...]], Start] = OrderedDict()
 _lock = Lock()
 
 
+def whole_adapter(params: LoraParams, seed: int, start: Start) -> dict[str, Array]:
+    """A and B of all layers that stand for what a job has trained: one rank for all of them, merged factors beside the
+    adapter's own."""
+    if not params.merges:
+        return completed(params, seed, start.adapter)
+    wide = max(map(params.merged_rank_of, params.modules))
+    found: dict[str, Array] = {}
+    for module in params.modules:
+        own, merged = _factors(start.adapter, module), _factors(start.merged, module)
+        parts = [merged] if params.aggregation == "flora" else [own, merged]
+        rank = wide + (0 if params.aggregation == "flora" else params.rank)
+        found |= _tensors(module, fold(stack(parts), rank))
+    return found
+
+
+def completed(params: LoraParams, seed: int, trained: Tensors) -> dict[str, Array]:
+    """A and B of a trained adapter: with ffa A is the seed's."""
+    return dict(trained) if params.averages_a else initial_adapter(params, seed) | dict(trained)
+
+
 def _first_start(params: LoraParams, seed: int) -> Start:
-    adapter = initial_adapter(params, seed)
-    return Start(adapter, {name: np.zeros_like(array) for name, array in adapter.items()})
+    trained = trained_schema(params, params.rank)
+    adapter = {name: array for name, array in initial_adapter(params, seed).items() if name in trained}
+    merged = {name: np.zeros(spec.shape, np.float32) for name, spec in merged_schema(params).items()}
+    return Start(adapter, _no_velocity(params, adapter), take(merged, "merged"))
 
 
-def _next_start(params: LoraParams, results: Sequence[bytes]) -> Start:
+def _no_velocity(params: LoraParams, adapter: Tensors) -> dict[str, Array]:
+    return {name: np.zeros_like(array) for name, array in adapter.items()} if params.outer == "nesterov" else {}
+
+
+def _next_start(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
     if len(results) != params.workers:
         raise StateRefused(f"a round has {params.workers} results, {len(results)} were given")
     tensors = [decode_state(result, schema=result_schema(params, shard)) for shard, result in enumerate(results)]
     trained = [take(each, "adapter") for each in tensors]
+    base, velocity, merged = (take(tensors[0], prefix) for prefix in ("base", "velocity", "merged"))
+    purpose = (seed, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
-        start = outer_step(params, take(tensors[0], "base"), take(tensors[0], "velocity"), trained)
+        if params.merges:
+            start = merge_step(params, base, merged, trained, purpose)
+        else:
+            start = outer_step(params, base, velocity, trained, purpose)
     for name, array in start.outer.items():
         if not np.isfinite(array).all():
             raise StateRefused("is no number after the outer step: the results before it break a law", name)
     return start
 
 
-def outer_step(params: LoraParams, base: Tensors, velocity: Tensors, trained: Sequence[Tensors]) -> Start:
-    """Adapter and velocity after the outer step from `base`, given what each shard has trained it to."""
-    norms = [delta_norm(base, adapter) for adapter in trained]
-    factors = shortening(norms, params.max_delta_ratio)
+def outer_step(
+    params: LoraParams, base: Tensors, velocity: Tensors, trained: Sequence[Tensors], purpose: Sequence[int] = ()
+) -> Start:
+    """Adapter and velocity after the outer step from `base`, given what each shard has trained it to (fedit, ffa).
+    `purpose`, seed and round, keys the order of robust buckets."""
     after: dict[str, Array] = {}
     momentum: dict[str, Array] = {}
-    for name in sorted(adapter_schema(params)):
-        mean = np.zeros(base[name].shape, np.float64)
-        for factor, adapter in zip(factors, trained, strict=True):
-            mean += _delta(base, adapter, name) * factor
-        mean /= params.workers
-        moved = params.outer_momentum * velocity[name].astype(np.float64) + mean
+    for name, mean in _update(params, base, trained, purpose).items():
+        before = velocity[name].astype(np.float64) if velocity else np.zeros(mean.shape)
+        moved = params.outer_momentum * before + mean
         step = params.outer_lr * (mean + params.outer_momentum * moved)
         after[name] = (base[name].astype(np.float64) + step).astype(np.float32)
-        momentum[name] = moved.astype(np.float32)
+        if velocity:
+            momentum[name] = moved.astype(np.float32)
     return Start(after, momentum)
+
+
+def merge_step(
+    params: LoraParams, base: Tensors, merged: Tensors, trained: Sequence[Tensors], purpose: Sequence[int]
+) -> Start:
+    """Adapter and merged factors after a round of fedex or flora: the model's products become what the workers' own
+    come to, each with its weight.
+
+    fedex: the adapter is the average of both factors, and what their product lacks is merged:
+    sum of w (B - mean B)(A - mean A) = sum of w B A - (mean B)(mean A), the weights being 1 together.
+    flora: every product w B A is merged, and the adapter begins anew.
+    """
+    starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
+    factors = shortening([delta_norm(*each) for each in zip(starts, trained, strict=True)], params.max_delta_ratio)
+    changes = [Change(*each) for each in zip(starts, trained, factors, strict=True)]
+    weights = _weights(params, base, changes, purpose)
+    seed, round_number = purpose
+    after = initial_adapter(params, seed, round_number)
+    left: dict[str, Array] = {}
+    for module in sorted(params.modules):
+        own = [_shortened(each, module) for each in changes]
+        if params.aggregation == "fedex":
+            mean = Factors(_mean([each.b for each in own], weights), _mean([each.a for each in own], weights))
+            after |= _tensors(module, mean)
+            own = [Factors(each.b - mean.b, each.a - mean.a) for each in own]
+        added = [Factors(each.b * weight, each.a) for each, weight in zip(own, weights, strict=True)]
+        left |= _tensors(module, fold(stack([_factors(merged, module), *added]), params.merged_rank_of(module)))
+    return Start(after, {}, left)
+
+
+def _update(params: LoraParams, base: Tensors, trained: Sequence[Tensors], purpose: Sequence[int]) -> dict[str, Array]:
+    """The averaged update, binary64, in the order of the names."""
+    starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
+    factors = shortening([delta_norm(*each) for each in zip(starts, trained, strict=True)], params.max_delta_ratio)
+    if params.robust != "mean":
+        changes = [Change(base, each, factor) for each, factor in zip(trained, factors, strict=True)]
+        found = aggregate(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
+        return {name: found[name].reshape(base[name].shape) for name in sorted(base)}
+    # A shard of a smaller rank has no say in the columns that it does not train.
+    counts = np.array([sum(params.rank_of(s) > rank for s in range(params.workers)) for rank in range(params.rank)])
+    update: dict[str, Array] = {}
+    for name in sorted(base):
+        mean = np.zeros(base[name].shape, np.float64)
+        for factor, start, adapter in zip(factors, starts, trained, strict=True):
+            delta = _delta(start, adapter, name) * factor
+            mean[tuple(map(slice, delta.shape))] += delta
+        mean /= counts if name.endswith("lora_B") else counts[:, None]
+        update[name] = mean
+    return update
+
+
+def _weights(params: LoraParams, base: Tensors, changes: Sequence[Change], purpose: Sequence[int]) -> list[float]:
+    """Of each shard's product."""
+    if params.robust == "mean":
+        return [1 / params.workers] * params.workers
+    return weigh(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
+
+
+def _rule(params: LoraParams) -> Rule:
+    return Rule(
+        name=params.robust,
+        hostile=params.robust_hostile,
+        bucket=params.robust_bucket,
+        steps=params.robust_steps,
+        radius=params.robust_radius,
+    )
+
+
+def _shortened(change: Change, module: str) -> Factors:
+    """A worker's factors of one layer, as far from its start as shortening lets them."""
+    before, after = _factors(change.base, module), _factors(change.trained, module)
+    return Factors(*(x + (y - x) * change.factor for x, y in ((before.b, after.b), (before.a, after.a))))
+
+
+def _factors(tensors: Tensors, module: str) -> Factors:
+    return Factors(*(tensors[f"{module}.lora_{kind}"].astype(np.float64) for kind in "BA"))
+
+
+def _tensors(module: str, factors: Factors) -> dict[str, Array]:
+    return {
+        f"{module}.lora_A": np.ascontiguousarray(factors.a, np.float32),
+        f"{module}.lora_B": np.ascontiguousarray(factors.b, np.float32),
+    }
+
+
+def _mean(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
+    total: Array = np.zeros(arrays[0].shape)
+    for array, weight in zip(arrays, weights, strict=True):
+        total = total + array * weight
+    return total
 
 
 def delta_norm(base: Tensors, adapter: Tensors) -> float:
@@ -120,6 +256,6 @@ def _delta(base: Tensors, adapter: Tensors, name: str) -> Array:
 
 
 def _frozen(start: Start) -> Start:
-    for array in (*start.adapter.values(), *start.velocity.values()):
+    for array in (*start.adapter.values(), *start.velocity.values(), *start.merged.values()):
         array.setflags(write=False)
     return start

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -14,11 +16,20 @@ from proofyard.workloads.errors import OutOfMemory, SegmentFailed, StateRefused
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP, outer_of, position, put, state_schema, take
+from proofyard.workloads.lora_tensors import STEP, carried_of, cut, initial_adapter, position, put, state_schema, take
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.text_data import Documents, batch_rows, pack, shard
 from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, require_files
+
+
+@dataclass(frozen=True)
+class Still:
+    """What a task's steps do not change, as the backend's arrays: A where B alone is trained, and the factors `beside`
+    the trained ones, merged ones or the ranks that other shards train."""
+
+    a: dict[str, Any]
+    beside: dict[str, Any]
 
 
 class TrainRunner:
@@ -48,9 +59,10 @@ class TrainRunner:
             raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)
         try:
             optimizer = _optimizer(params, self._model, state)
+            still = self._still(state)
             for step in self.steps(first, last):
-                progress(self._step(optimizer, index, step))
-            after = {**_tensors(optimizer), **outer_of(state), STEP: np.array(last, np.int64)}
+                progress(self._step(optimizer, still, index, step))
+            after = {**_tensors(optimizer), **carried_of(state), STEP: np.array(last, np.int64)}
         except MemoryError as error:
             raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
         if not all(np.isfinite(array).all() for array in after.values()):
@@ -68,11 +80,24 @@ class TrainRunner:
         purpose = ("lora batches", self._seed, self._data)
         return self._rows[batch_rows(len(self._rows), self.params.batch, overall, *purpose)]
 
-    def _step(self, optimizer: AdamW, index: int, step: int) -> Progress:
+    def _still(self, state: Mapping[str, Array]) -> Still:
+        params, rank = self.params, self.params.rank_of(self._shard)
+        merged, rest = take(state, "merged"), take(state, "rest")
+        a = {}
+        if not params.averages_a:
+            adapter = initial_adapter(params, self._seed)
+            a = {name: array for name, array in adapter.items() if name.endswith("lora_A")}
+        beside = merged | (rest | cut(a, rank, params.rank) if rest else {})
+        return Still(self._on_device(cut(a, 0, rank)), self._on_device(beside))
+
+    def _on_device(self, tensors: Mapping[str, Array]) -> dict[str, Any]:
+        return {name: self._model.backend.array(np.array(array)) for name, array in tensors.items()}
+
+    def _step(self, optimizer: AdamW, still: Still, index: int, step: int) -> Progress:
         started = time.perf_counter()
         rows, adapters = self.batch(step), self._model.decoder.adapters
         tokens = rows.shape[0] * (rows.shape[1] - 1)
-        adapters.set(optimizer.weights, self.params.scale)
+        adapters.set(still.a | optimizer.weights, self.params.scale, trains_a=self.params.averages_a, kept=still.beside)
         learned = max(1, int((rows[:, 1:] >= 0).sum()))
         # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
         total = 0.0
@@ -99,6 +124,10 @@ def _optimizer(params: LoraParams, model: AdaptedModel, state: Mapping[str, Arra
     weights, first, second = (take(state, group) for group in ("adapter", "first", "second"))
     hyper = Hyperparameters(params.beta1, params.beta2, params.eps, params.weight_decay, params.clip)
     return AdamW(model.backend, weights, first, second, hyper)
+
+
+def _only_a(adapter: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array for name, array in adapter.items() if name.endswith("lora_A")}
 
 
 def _tensors(optimizer: AdamW) -> dict[str, Array]:

@@ -2,11 +2,15 @@
 
 `adapter.*` is what is trained, `first.*` and `second.*` are AdamW's moments, `step` counts a round's steps. The chain
 of shard 0 carries the round's outer state beside them, unchanged from its first state to its result: `base.*`, the
-adapter that the round started from, and `velocity.*`, the outer momentum. So whatever the next round starts from is in
-the results of this one.
+adapter that the round started from, and, with an outer momentum, `velocity.*`. So whatever the next round starts from
+is in the results of this one.
+How a job aggregates (docs/federated.md) decides what else a state holds, unchanged as well: `merged.*`, the products
+that earlier rounds have left beside the adapter (fedex, flora; also in the result of shard 0), and `rest.*`, the
+columns of B that a shard of a smaller rank does not train (ffa, whose A is the seed's and in no state).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +22,8 @@ from proofyard.workloads.state import Array, Schema, TensorSpec
 
 STEP = "step"
 TRAINED = ("adapter", "first", "second")
-OUTER = ("base", "velocity")
+OUTER = ("base", "velocity", "merged")
+CARRIED = (*OUTER, "rest")
 
 
 class Adapting(Protocol):
@@ -40,15 +45,40 @@ def adapter_schema(params: Adapting) -> dict[str, TensorSpec]:
     return schema
 
 
+def trained_schema(params: LoraParams, rank: int) -> dict[str, TensorSpec]:
+    """What is trained of an adapter of this rank."""
+    schema = adapter_schema(_Shape(params.modules, rank))
+    return {name: spec for name, spec in schema.items() if params.averages_a or name.endswith("lora_B")}
+
+
+def outer_schema(params: LoraParams) -> dict[str, TensorSpec]:
+    """What a round starts from, as the chain of shard 0 carries it."""
+    whole = trained_schema(params, params.rank)
+    velocity = ("velocity",) if params.outer == "nesterov" else ()
+    return prefixed_schema(whole, "base", *velocity) | merged_schema(params)
+
+
+def merged_schema(params: LoraParams) -> dict[str, TensorSpec]:
+    """The merged factors; none where a job merges nothing."""
+    schema: dict[str, TensorSpec] = {}
+    for module, shape in params.modules.items() if params.merges else ():
+        schema |= adapter_schema(_Shape({module: shape}, params.merged_rank_of(module)))
+    return prefixed_schema(schema, "merged")
+
+
 def state_schema(params: LoraParams, shard: int) -> Schema:
     """A training state of a shard's task."""
-    outer = () if shard else OUTER
-    return prefixed_schema(adapter_schema(params), *TRAINED, *outer) | {STEP: TensorSpec("I64", ())}
+    rank = params.rank_of(shard)
+    schema = prefixed_schema(trained_schema(params, rank), *TRAINED) | {STEP: TensorSpec("I64", ())}
+    if params.aggregation == "ffa" and rank < params.rank:
+        schema |= prefixed_schema(trained_schema(params, params.rank - rank), "rest")
+    return schema | (merged_schema(params) if shard else outer_schema(params))
 
 
 def result_schema(params: LoraParams, shard: int) -> Schema:
     """The result of a shard's task."""
-    return prefixed_schema(adapter_schema(params), "adapter", *(() if shard else OUTER))
+    trained = prefixed_schema(trained_schema(params, params.rank_of(shard)), "adapter")
+    return trained if shard else trained | outer_schema(params)
 
 
 def position(params: LoraParams, task: TaskSpec) -> tuple[int, int]:
@@ -71,24 +101,56 @@ def put(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def outer_of(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """What a state or result carries of its round's start; nothing but in the chain of shard 0."""
+    """What the chain of shard 0 says of its round's start; of other states what is merged."""
     return {name: array for name, array in tensors.items() if name.split(".", 1)[0] in OUTER}
 
 
-def initial_adapter(params: LoraParams, seed: int) -> dict[str, Array]:
-    """A uniform in +-1/sqrt(in) (LoRA's Kaiming initialisation) from the job's seed, B zero."""
+def carried_of(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """What no segment of a task changes."""
+    return {name: array for name, array in tensors.items() if name.split(".", 1)[0] in CARRIED}
+
+
+def initial_adapter(params: Adapting, seed: int, round_number: int = 0) -> dict[str, Array]:
+    """A uniform in +-1/sqrt(in) (LoRA's Kaiming initialisation) from the job's seed, B zero. `round_number` beyond 0
+    gives another A, for adapters that begin anew in every round."""
     adapter: dict[str, Array] = {}
+    purpose: tuple[str | int, ...] = ("lora init", seed, round_number) if round_number else ("lora init", seed)
     for name, spec in adapter_schema(params).items():
         if name.endswith("lora_A"):
-            values = uniform(spec.count, float(1 / np.sqrt(np.float64(spec.shape[1]))), "lora init", seed, name)
+            values = uniform(spec.count, float(1 / np.sqrt(np.float64(spec.shape[1]))), *purpose, name)
             adapter[name] = values.astype(np.float32).reshape(spec.shape)
         else:
             adapter[name] = np.zeros(spec.shape, np.float32)
     return adapter
 
 
-def first_state(adapter: Mapping[str, Array], outer: Mapping[str, Array]) -> dict[str, Array]:
-    """The state that a round's training begins in; `outer` as in `outer_of`."""
+def cut(tensors: Mapping[str, Array], first: int, last: int) -> dict[str, Array]:
+    """An adapter's ranks from `first` up to `last`: rows of A, columns of B."""
+    return {
+        name: np.ascontiguousarray(array[first:last] if name.endswith("lora_A") else array[:, first:last])
+        for name, array in tensors.items()
+    }
+
+
+def first_state(params: LoraParams, shard: int, outer: Mapping[str, Array]) -> dict[str, Array]:
+    """The state that a shard's training begins in; `outer` as in `outer_schema`."""
+    base, rank = take(outer, "base"), params.rank_of(shard)
+    adapter = cut(base, 0, rank)
     zeros = {name: np.zeros_like(array) for name, array in adapter.items()}
-    started = put(adapter, "adapter") | put(zeros, "first") | put(zeros, "second")
-    return started | dict(outer) | {STEP: np.zeros((), np.int64)}
+    started = put(adapter, "adapter") | put(zeros, "first") | put(zeros, "second") | {STEP: np.zeros((), np.int64)}
+    if params.aggregation == "ffa" and rank < params.rank:
+        started |= put(cut(base, rank, params.rank), "rest")
+    return started | (put(take(outer, "merged"), "merged") if shard else dict(outer))
+
+
+def result_of(shard: int, last: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors of a task's result from those of its last state."""
+    return put(take(last, "adapter"), "adapter") | ({} if shard else outer_of(last))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """An adapter's modules and rank."""
+
+    modules: Mapping[str, tuple[int, int]]
+    rank: int

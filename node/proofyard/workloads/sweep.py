@@ -22,6 +22,7 @@ from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora import WORKLOAD as LORA
 from proofyard.workloads.lora_export import export_adapter
 from proofyard.workloads.lora_params import read_params
+from proofyard.workloads.lora_rounds import completed
 from proofyard.workloads.lora_tensors import adapter_schema, prefixed_schema, put, result_schema, take
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.randomness import raw_words
@@ -207,9 +208,9 @@ def _adapter(manifest: Manifest) -> dict[str, TensorSpec]:
 
 
 def _trained(manifest: Manifest, number: int, result: bytes) -> dict[str, Array]:
-    """The adapter in the result of a candidate's training."""
-    schema = result_schema(read_params(candidate_manifest(manifest, number)), 0)
-    return take(decode_state(result, schema=schema), "adapter")
+    """The adapter in the result of a candidate's training, A and B."""
+    params = read_params(candidate_manifest(manifest, number))
+    return completed(params, manifest.seed, take(decode_state(result, schema=result_schema(params, 0)), "adapter"))
 
 
 def _loss(last: bytes) -> bytes:
