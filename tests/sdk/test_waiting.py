@@ -139,3 +139,11 @@ async def test_a_job_that_will_not_be_done_is_not_waited_for(changes: dict[str, 
         await AsyncClient._require_hope(teller, JobId(1))
     assert raised.value.exit_code == ExitCode.JOB_OVER
     assert isinstance(await AsyncClient.failure(teller, JobId(1), "x"), JobOver)
+
+
+async def test_what_is_settled_whole_is_said_to_be_there_whatever_its_verifier_gave_up() -> None:
+    teller = Storyteller("failed", step=1)
+    teller._record = record(closed_at=900, units_paid=8)
+    found = await AsyncClient.failure(teller, JobId(1), "it was closed before it was done")
+    assert not isinstance(found, JobOver)
+    assert "settled all the same: proofyard job result 1 DIRECTORY" in str(found)

@@ -433,6 +433,10 @@ def check_job(job: Any) -> None:
 
 def _failure(chain: ChainClient, record: JobRecord, reason: str) -> JobFailed:
     receipt_time, now = chain.params().receipt_time, chain.next_time()
+    if record.units_paid >= record.units:
+        return JobFailed(
+            record.id, reason, f"all of its tasks are settled all the same: proofyard job result {record.id} DIRECTORY"
+        )
     back = what_comes_back(record, receipt_time, now)
     if how := ended_early(record, receipt_time, now):
         return JobOver(record.id, how, back)
