@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
 DOCS = ROOT / "docs"
-COLUMNS, LINES = int(os.environ.get("JC", "80")), 50
+COLUMNS, LINES = 80, 50
 STEP_S, POLL_S = 300.0, 0.1
 """A step that takes longer has failed."""
 KEPT = ("PATH", "LANG", "TMPDIR", "PROOFYARD_TORCH_INDEX")
@@ -409,6 +409,7 @@ class Tmux:
     """A server of tmux of one's own."""
 
     socket: str
+    columns: int = COLUMNS
     session: str = "journey"
     terminals: dict[str, Terminal] = field(default_factory=dict)
 
@@ -417,7 +418,7 @@ class Tmux:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def __enter__(self) -> "Tmux":
-        size = ("-x", str(COLUMNS), "-y", str(LINES))
+        size = ("-x", str(self.columns), "-y", str(LINES))
         self.run("new-session", "-d", "-s", self.session, *size, ";", "set-option", "-g", "history-limit", "50000")
         return self
 
@@ -513,7 +514,7 @@ def _output(command: list[str]) -> str:
 
 
 @contextmanager
-def walk(journey: Journey) -> Iterator[Walk]:
+def walk(journey: Journey, columns: int = COLUMNS) -> Iterator[Walk]:
     """An empty folder and home, and a tmux; all gone afterwards, the transcript kept."""
     with tempfile.TemporaryDirectory(prefix=f"proofyard-{journey.name}-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -523,7 +524,7 @@ def walk(journey: Journey) -> Iterator[Walk]:
         tools = ROOT / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin"
         environ |= {"HOME": str(folder / "home"), "PATH": f"{ROOT}/.venv/bin:{tools}:{environ['PATH']}"}
         journey.prepare(folder)
-        with Tmux(str(folder / "tmux")) as tmux:
+        with Tmux(str(folder / "tmux"), columns) as tmux:
             going = Walk(journey, folder, tmux, environ)
             try:
                 yield going
@@ -553,8 +554,10 @@ def apart() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--columns", type=int, default=COLUMNS, help="of the terminals")
     parser.add_argument("names", nargs="*", choices=[[], *(each.name for each in JOURNEYS)], help="whose; all if empty")
-    names = parser.parse_args().names
+    args = parser.parse_args()
+    names = args.names
     apart()
     for tool in ("tmux", "bash"):
         if shutil.which(tool) is None:
@@ -568,7 +571,7 @@ def main() -> int:
     failed = 0
     for journey in chosen:
         try:
-            with walk(journey) as going:
+            with walk(journey, args.columns) as going:
                 going.go()
         except StepFailed as error:
             print(f"{journey.name}: FAILED: {error}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """A database that is away, or full, is waited for; nothing is answered meanwhile."""
 
 import asyncio
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -154,3 +156,26 @@ async def test_a_full_disk_is_waited_for(tmp_path: Any, caplog: pytest.LogCaptur
         await asyncio.gather(full, after)
     assert len(database.rows(Log)) == 2
     database.close()
+
+
+def test_a_question_that_ends_after_the_end_leaves_no_connection_open(url: str) -> None:
+    """As where a loop is cancelled whose thread asks on."""
+    database, asks, goes_on = Database(url), threading.Event(), threading.Event()
+    opened: list[Any] = []
+
+    def work(session: Session) -> None:
+        opened.append(session.connection().connection.dbapi_connection)
+        asks.set()
+        assert goes_on.wait(30)
+
+    thread = threading.Thread(target=database.ask_here, args=(work,))
+    thread.start()
+    assert asks.wait(30)
+    database.close()
+    goes_on.set()
+    thread.join(30)
+    if url.startswith("sqlite"):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            opened[0].cursor()
+    else:
+        assert opened[0].closed

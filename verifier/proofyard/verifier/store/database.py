@@ -297,7 +297,9 @@ class Database:
         return [row_of(kind, found) for found in connection.execute(query).mappings()]
 
     def close(self) -> None:
-        """Write what is waiting, then let go of the database."""
+        """Write what is waiting, then let go of the database. A thread that is still asking ends its question first;
+        its connection is closed when it comes back."""
+        event.listen(self.engine.pool, "checkin", lambda _, record: record.close())
         with self._lock:
             self._closing.set()
             self._lock.notify()
