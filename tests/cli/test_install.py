@@ -77,7 +77,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "platform", "linux")
-    wallet, secret = tmp_path / "node.json", tmp_path / "node.password"
+    wallet, secret = tmp_path / "node.json", tmp_path / "my node.password"
     wallet.write_text("{}")
     secret.write_text("hush")
     secret.chmod(0o600)
@@ -106,10 +106,10 @@ def test_a_service_is_installed_started_and_taken_away(machine: Callable[..., li
 def test_what_could_not_run_as_a_service_is_refused(
     machine: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "node.password").chmod(0o644)
+    (tmp_path / "my node.password").chmod(0o644)
     machine(code=2)
-    assert "chmod 600" in capsys.readouterr().err
-    (tmp_path / "node.password").unlink()
+    assert f"chmod 600 '{tmp_path / 'my node.password'}'" in capsys.readouterr().err
+    (tmp_path / "my node.password").unlink()
     machine(code=2)
     assert "there is no file" in capsys.readouterr().err
     toml = tmp_path / "proofyard.toml"

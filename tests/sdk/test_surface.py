@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ LIBRARIES = {
     *("torch", "transformers", "peft", "numpy", "tokenizers", "safetensors", "pandas", "matplotlib", "datasets"),
     *("web3", "eth_account", "eth_abi", "py_ecc", "aioquic", "aiohttp", "requests", "ipfshttpclient", "rich", "typer"),
 }
+ROOT = Path(__file__).parents[2]
+INSIDE = re.compile(r"(?:from|import) proofyard\.sdk\.(\w+)")
 COST = """
 import time, sys
 before = set(sys.modules)
@@ -56,3 +59,15 @@ def test_type_checkers_find_each_name_where_it_is_loaded_from() -> None:
         for alias in node.names
     }
     assert found == proofyard.sdk._WHERE
+
+
+def test_nothing_of_the_inside_is_documented_as_public() -> None:
+    """The modules below `proofyard.sdk` are private whatever they are called: pages use its names alone."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "examples").iterdir()]
+    pages += [*(ROOT / "examples").rglob("*.py"), *(ROOT / "examples").rglob("*.md")]
+    texts = {page: page.read_text() for page in pages if page.is_file() and page.name != "decisions.md"}
+    assert {page: found for page, text in texts.items() if (found := INSIDE.findall(text))} == {}
+    names = {name for text in texts.values() for name in re.findall(r"proofyard\.sdk\.(\w+)(?![\w/]*\.py)", text)}
+    assert names <= {*proofyard.sdk.__all__}, "what pages name is public"
+    imported = re.findall(r"from proofyard\.sdk import ([^\n\"\\]+)", "\n".join(texts.values()))
+    assert {each for line in imported for each in re.findall(r"\w+", line)} <= {*proofyard.sdk.__all__}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -86,7 +87,7 @@ def _service(context: typer.Context, user: str) -> Service:
     if not secret.is_file():
         raise UsageError(f"password_file: there is no file {secret}")
     if secret.stat().st_mode & 0o077:
-        raise UsageError(f"password_file: others may read {secret}; next: chmod 600 {secret}")
+        raise UsageError(f"password_file: others may read {secret}; next: chmod 600 {quote(str(secret))}")
     command = (sys.executable, "-m", "proofyard.cli", "--config", str(file), "node", "run")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Service(command, settings.data_dir.absolute(), secret, settings.stop_s, user)

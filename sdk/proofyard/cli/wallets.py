@@ -39,6 +39,7 @@ def named_file(wallet: str, directory: Path | None) -> Path:
     return path
 
 
+CHOICE = " [y/N]: y"
 PASSWORD_FLAG = "--password-file"  # noqa: S105 (a flag's name)
 
 
@@ -68,7 +69,8 @@ def confirm(question: str, *, yes: bool, otherwise: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"there is no terminal to ask on: {question} Give --yes to say so")
-    if not typer.confirm(fitted(question, width_of(sys.stderr)), err=True):
+    width = width_of(sys.stderr)
+    if not typer.confirm(fitted(question, None if width is None else width - len(CHOICE)), err=True):
         raise UsageError(otherwise)
 
 

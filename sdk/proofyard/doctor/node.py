@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from proofyard.chain import NodeRecord, Role
@@ -90,7 +91,7 @@ def bench(setup: Setup, record: NodeRecord | None, node: "NodeSettings", use: Wa
         raise Skipped("jury = false: it sits on none")
     lacking = [name for name in node.workloads if not setup.chain().on_bench(record.owner, workload_bit(name))]
     if lacking:
-        todo = f"proofyard node bench {use.keystore.stem} --owner WALLET"
+        todo = f"proofyard node bench {quote(use.keystore.stem)} --owner WALLET"
         return note(record.owner, f"not on the bench of {', '.join(lacking)}", todo)
     return fine(record.owner, "on the bench of all its workloads")
 
