@@ -5,7 +5,7 @@ import re
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.runtime.fitting import fitted, table, width_of
@@ -44,6 +44,7 @@ def test_a_line_goes_on_where_its_text_began() -> None:
     assert fitted(f"    shown by batch 1, record {CID}", 60).splitlines()[-1].strip() == CID
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "job", "`proofyard node run`", ADDRESS, CID, "of the network;", "  "]), min_size=1),
     st.integers(20, 80),

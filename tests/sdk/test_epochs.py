@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.protocol.cid import make_cid
@@ -73,6 +73,7 @@ def test_rows_are_counted_as_they_are_packed(kind: str, workers: int, model: Pat
     assert found.documents == len(list(documents))
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 50), st.integers(1, 100_000), st.integers(1, 8), st.integers(1, 64), st.integers(1, 64))
 def test_training_is_as_long_as_was_asked_for_and_little_longer(
     epochs: float, rows: int, workers: int, segments: int, segment_steps: int
