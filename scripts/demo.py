@@ -164,6 +164,7 @@ def fine_tune(
             gas=gas,
             adapter_cid=report.result,
             adapter_dir=str(adapter),
+            sent=job.sent_bytes(),
         )
 
 

@@ -37,7 +37,7 @@ class Evaluation:
 class Outcome:
     """Everything that was measured. `before`, `after`: whose every token was, by owner. `slashes`: as the chain has
     them. `refundable`: what the requester gets back once nothing can be disputed any more. `gas`: of the commits and
-    settlements of the job's batches. `seconds`: the whole run."""
+    settlements of the job's batches. `sent`: bytes of the results of its last tasks. `seconds`: the whole run."""
 
     model: str
     prompt: str
@@ -61,6 +61,7 @@ class Outcome:
     conserved: bool
     adapter_cid: Cid
     adapter_dir: str
+    sent: Sequence[int]
 
     @property
     def nodes(self) -> list[Member]:
@@ -73,6 +74,10 @@ class Outcome:
     @property
     def names(self) -> dict[Address, str]:
         return {address: m.name for m in self.members for address in (m.key.address, m.owner.address)}
+
+    @property
+    def result_bytes(self) -> int:
+        return sum(self.sent) // len(self.sent)
 
     @property
     def gas_per_task(self) -> float:
@@ -147,6 +152,7 @@ class Outcome:
             "verifiers_earned": str(self.verifiers_earned),
             "batches": len(self.batches),
             "gas_per_task": round(self.gas_per_task),
+            "result_bytes": self.result_bytes,
             "conserved": self.conserved,
         }
 
@@ -171,6 +177,7 @@ class Outcome:
             verifiers_earned=self.verifiers_earned,
             batches=len(self.batches),
             gas_per_task=round(self.gas_per_task),
+            result_bytes=self.result_bytes,
             refundable=self.refundable,
             nodes=tuple(member.name for member in self.nodes),
             losses=losses_of(self.log, self.tasks, names, since=opened),
@@ -239,6 +246,7 @@ class Outcome:
             ("books", "every token accounted for" if run.conserved else "NOT CONSERVED"),
             ("verifiers", f"{earned}, {run.gas_per_task:,} gas a task"),
             ("refund", f"{_credit(run.refundable)} CREDIT go back to the requester once nothing can be disputed"),
+            ("results", f"{run.result_bytes:,} bytes a task"),
             ("adapter", f"{run.adapter_dir}  {run.adapter_cid}"),
             ("took", f"{run.seconds:.0f} s, {run.peak_rss_bytes / 1e9:.1f} GB at the peak"),
             ("prompt", run.sample_prompt),

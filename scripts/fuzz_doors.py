@@ -46,6 +46,7 @@ from proofyard.transport.frames import ReplyHeader, RequestHeader, frame, read_f
 from proofyard.transport.handshake import Challenge, Hello, Proof, Refusal, Welcome
 from proofyard.transport.quic import Credentials, PeerQuic, configuration
 from proofyard.transport.stream import Stream
+from proofyard.workloads.compression import INT4, INT8, Codec, SignCodec, TopKCodec
 from proofyard.workloads.errors import ManifestRefused, StateRefused
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.workload import load_workload, task_graph
@@ -267,6 +268,22 @@ async def states(chance: random.Random) -> AsyncIterator[Knock]:
     yield knock
 
 
+@asynccontextmanager
+async def encodings(chance: random.Random) -> AsyncIterator[Knock]:
+    """Small deltas, as results have them."""
+    codecs: list[Codec] = [INT8, INT4, SignCodec(3, 1), TopKCodec(64), TopKCodec(400)]
+    values = np.array([chance.gauss(0, 1) for _ in range(900)], np.float32)
+    corpus = [(codec, codec.encode(values).tobytes()) for codec in codecs]
+
+    async def knock() -> None:
+        codec, data = chance.choice(corpus)
+        mutated = mutate(chance, [data])
+        with contextlib.suppress(StateRefused):
+            codec.decode(np.frombuffer(mutated[: len(data)].ljust(len(data), b"\0"), np.uint8), values.size)
+
+    yield knock
+
+
 def _joined() -> tuple[PeerQuic, PeerQuic, list[bytes]]:
     """A client and a server that have shaken hands, and every datagram that it took."""
     client = PeerQuic(configuration=configuration(None))
@@ -420,7 +437,8 @@ DOORS = (
     Door("cars", 4, cars),
     Door("graphs", 0.2, graphs),
     Door("names", 9.8, names),
-    Door("states", 10, states),
+    Door("states", 6, states),
+    Door("encodings", 4, encodings),
     Door("manifests", 9, manifests),
     Door("datagrams", 2, datagrams),
     Door("packets", 1, packets),

@@ -106,6 +106,7 @@ def sample_run() -> RunReport:
         verifiers_earned=Wei(5 * 10**18),
         batches=2,
         gas_per_task=51_000,
+        result_bytes=61_380,
         nodes=("node-1", "node-2"),
         losses=losses_of(LOG, TASKS, NAMES, since=100),
         spans=spans_of(LOG, TASKS, NAMES, since=100),

@@ -89,7 +89,7 @@ def test_a_state_and_a_result_have_their_schema_and_size(lora_manifest, method):
         for task in WORKLOAD.graph(manifest)[2 * number - 2 : 2 * number]:
             shard = task.index % 2
             state = encode_state(first_state(params, shard, start.outer))
-            assert decode_state(state, schema=state_schema(params, shard))
+            assert decode_state(state, schema=state_schema(params, 0, shard))
             assert len(state) <= WORKLOAD.max_bytes(manifest, task)
             WORKLOAD.check_state(manifest, task, 0, state)
         results, start = round_of(params, manifest.seed, start, number)

@@ -378,7 +378,7 @@ def test_the_number_of_inputs_must_fit_the_task(lora_manifest):
     _, _, (one, _) = adapters(manifest, 1.0, 1.0)
     with pytest.raises(StateRefused, match="2 inputs, 1"):
         WORKLOAD.initial_state(manifest, WORKLOAD.graph(manifest)[2], Inputs(results=(one,)))
-    with pytest.raises(StateRefused, match="has 2 results, 1"):
+    with pytest.raises(StateRefused, match="rests on 2 results, 1"):
         next_start(manifest, (one,))
 
 

@@ -24,7 +24,7 @@ from proofyard.protocol.seal import CANNOT_EXECUTE, REFUSED_STATE, UNAVAILABLE
 from proofyard.protocol.types import BatchId, Cid, Digest, ExitCode, JobId, SegmentIndex, TaskIndex
 from proofyard.workloads.errors import StateRefused, WorkloadError
 from proofyard.workloads.executor import Executor
-from proofyard.workloads.workload import InexactWorkload, Inputs, load_workload
+from proofyard.workloads.workload import InexactWorkload, Inputs, carried_by, load_workload
 
 MAX_CANDIDATES = 10_000
 """Combinations of earlier results that are tried as a task's inputs; there are several where tasks were done again."""
@@ -137,7 +137,7 @@ class Replayer:
     async def whole(self, job: JobId, index: TaskIndex, executor: Executor) -> list[Cid]:
         """Execute a whole task from its inputs: the CIDs of its states, as an honest worker commits to them."""
         self._batch.position(job, index)
-        inputs = await self._inputs(job, await self._input_cids(job, index))
+        inputs = await self._inputs(job, await self._input_cids(job, index), self._batch.spec(job, index))
         trace = await executor.run_task(self._batch.manifests[job], self._batch.spec(job, index), inputs)
         return [cid_of_bytes(await asyncio.to_thread(path.read_bytes)) for path in trace.states]
 
@@ -183,7 +183,7 @@ class Replayer:
 
     async def _check_first(self, job: JobId, index: TaskIndex, first: bytes) -> None:
         manifest, spec = self._batch.manifests[job], self._batch.spec(job, index)
-        inputs = await self._inputs(job, await self._input_cids(job, index))
+        inputs = await self._inputs(job, await self._input_cids(job, index), spec)
         make = load_workload(manifest.workload).initial_state
         if await asyncio.to_thread(make, manifest, spec, inputs) != first:
             raise _Wrong("the first state does not follow from the manifest and the task's inputs")
@@ -210,13 +210,18 @@ class Replayer:
     def _patience(self) -> float:
         return max(0.0, min(self._patience_s, self._give_up - asyncio.get_running_loop().time()))
 
-    async def _inputs(self, job: JobId, results: tuple[Cid, ...]) -> Inputs:
-        manifest = self._batch.manifests[job]
-        found = [await self._network.read(cid, self._network.max_state_bytes) for cid in results]
+    async def _inputs(self, job: JobId, results: tuple[Cid, ...], spec: TaskSpec | None = None) -> Inputs:
+        """`spec`: the task whose first state is to be made of these results."""
+        manifest, most = self._batch.manifests[job], self._network.max_state_bytes
+        found = [await self._network.read(cid, most) for cid in results]
+        named: tuple[Cid, ...] = ()
+        if spec is not None:
+            named = await asyncio.to_thread(carried_by, load_workload(manifest.workload), manifest, spec, found)
+        carried = [await self._network.read(cid, most) for cid in named]
         model = await self._network.on_disk(manifest.model) if manifest.model else None
         data = await self._network.on_disk(manifest.data) if manifest.data else None
         adapter = await self._network.on_disk(manifest.adapter) if manifest.adapter else None
-        return Inputs(model, data, tuple(found), adapter)
+        return Inputs(model, data, tuple(found), adapter, tuple(carried))
 
     async def _input_cids(self, job: JobId, index: TaskIndex) -> tuple[Cid, ...]:
         """The results that a task was given: those of the tasks before it, as they were committed in batches of its

@@ -66,7 +66,7 @@ class GarbageThenHonest(Agent):
     """Commits to garbage at once, and computes honestly only when that is done."""
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
-        manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
+        manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers, offer.task)
         first = load_workload(manifest.workload).initial_state(manifest, offer.task, inputs)
         garbage = tuple(cid_of_bytes(secrets.token_bytes(64)) for _ in range(offer.task.segments))
         result = await asyncio.to_thread(self._store.put_bytes, first)

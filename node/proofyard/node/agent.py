@@ -39,7 +39,7 @@ from proofyard.node.work import Owed, Work
 from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.cid import cid_bytes, cid_digest
 from proofyard.protocol.commitment import Commitment, Domain
-from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.mark import SALT_BYTES, mark_of
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import (
@@ -629,7 +629,7 @@ class Agent:
             task = offer if isinstance(offer, TaskOffer) else offer.held.offer
             if isinstance(offer, TaskOffer):
                 await self._offers.check_task(verifier, offer, accepted=True)
-            await self._prepare(verifier, task.manifest, task.inputs, task.providers)
+            await self._prepare(verifier, task.manifest, task.inputs, task.providers, task.task)
 
     async def _do(self, work: Work) -> None:
         """The second step. What comes of it is delivered in the background."""
@@ -648,7 +648,7 @@ class Agent:
 
     async def _execute(self, work: Work, offer: TaskOffer) -> SubmitCommitment:
         """Run a whole task and sign for it. The signature leaves once the states are on the disk."""
-        manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers)
+        manifest, inputs = await self._prepare(work.verifier, offer.manifest, offer.inputs, offer.providers, offer.task)
         async with Keeping(self._retention, offer.task.segments) as keeping:
             trace = await self._run(work, offer, manifest, inputs, keeping)
             states, every = await keeping.finish(trace)
@@ -710,7 +710,8 @@ class Agent:
         """Compute a state that was not kept, or was lost, from an earlier one that is whole."""
         offer = owed.held.offer
         self._hopeless[owed.cid] = asyncio.get_running_loop().time() + AGAIN_S
-        manifest, inputs = await self._prepare(owed.held.verifier, offer.manifest, offer.inputs, offer.providers)
+        verifier = owed.held.verifier
+        manifest, inputs = await self._prepare(verifier, offer.manifest, offer.inputs, offer.providers, offer.task)
         if await self._workshop.make(owed, manifest, inputs):
             del self._hopeless[owed.cid]
             logger.info("%s of job %s task %s is here again", owed.cid, offer.job, offer.task.index)
@@ -780,11 +781,16 @@ class Agent:
         self._consider(at_border=True)
 
     async def _prepare(
-        self, verifier: Address, manifest_cid: Cid, inputs: tuple[Cid, ...], providers: tuple[PeerHint, ...]
+        self,
+        verifier: Address,
+        manifest_cid: Cid,
+        inputs: tuple[Cid, ...],
+        providers: tuple[PeerHint, ...],
+        task: TaskSpec | None = None,
     ) -> tuple[Manifest, Inputs]:
         """Everything a task needs, on this disk and checked against its CID."""
         manifest = await self._supplies.manifest(verifier, manifest_cid, providers)
-        return manifest, await self._supplies.inputs(verifier, manifest, inputs, providers)
+        return manifest, await self._supplies.inputs(verifier, manifest, inputs, providers, task)
 
     # Deliveries
 

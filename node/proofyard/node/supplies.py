@@ -18,12 +18,12 @@ from proofyard.node.limits import OfferRefused
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import RAW, cid_codec
-from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
+from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import PeerHint
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
-from proofyard.workloads.workload import Inputs, load_workload
+from proofyard.workloads.workload import Inputs, carried_by, load_workload
 
 logger = logging.getLogger("proofyard.node")
 
@@ -68,9 +68,15 @@ class Supplies:
         return known
 
     async def inputs(
-        self, verifier: Address, manifest: Manifest, results: Sequence[Cid], hints: Sequence[PeerHint]
+        self,
+        verifier: Address,
+        manifest: Manifest,
+        results: Sequence[Cid],
+        hints: Sequence[PeerHint],
+        task: TaskSpec | None = None,
     ) -> Inputs:
-        """Everything that a runner reads. Raises `OfferRefused` for what is over a limit."""
+        """Everything that a runner reads; of a `task` also what its first state is made from. Raises `OfferRefused` for
+        what is over a limit."""
         turn = asyncio.Semaphore(RESULTS_AT_ONCE)
 
         async def one(cid: Cid) -> bytes:
@@ -78,10 +84,14 @@ class Supplies:
                 return await self._result(verifier, cid, hints)
 
         found = await asyncio.gather(*map(one, results))
+        carried: list[bytes] = []
+        if task is not None:
+            named = await asyncio.to_thread(carried_by, load_workload(manifest.workload), manifest, task, found)
+            carried = await asyncio.gather(*map(one, named))
         model = await self._on_disk(verifier, manifest.model, hints, "model", self._settings.max_model_bytes)
         data = await self._on_disk(verifier, manifest.data, hints, "data", self._settings.max_data_bytes)
         adapter = await self._on_disk(verifier, manifest.adapter, hints, "adapter", self._settings.max_state_bytes)
-        return Inputs(model, data, tuple(found), adapter)
+        return Inputs(model, data, tuple(found), adapter, tuple(carried))
 
     async def _result(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> bytes:
         """The content of another task's result."""

@@ -17,6 +17,7 @@ from proofyard.workloads import adversary_states as states
 from proofyard.workloads.adversary_states import Altering, AlteringRows, Fading, MadeUp, Planting
 from proofyard.workloads.adversary_weights import KINDS as TAMPERED
 from proofyard.workloads.adversary_weights import Tampered
+from proofyard.workloads.compression.runner import compressing
 from proofyard.workloads.errors import ExecutionError
 from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora_params import LoraParams, read_params
@@ -196,7 +197,9 @@ def corrupt(
         return Tampered(lambda: workload.runner(manifest, task, inputs, resources), TAMPERED[kind])
     if task.kind == TRAIN and kind in TRAINING:
         lora, spec = as_lora(manifest, task) if workload.name == "sweep" else (manifest, task)
-        return TRAINING[kind](lora, read_params(lora), spec, inputs, resources)
+        params = read_params(lora)
+        cheat = TRAINING[kind](lora, params, spec, inputs, resources)
+        return compressing(cheat, params, spec)
     honest = workload.runner(manifest, task, inputs, resources)
     if task.kind == COMPUTE and isinstance(honest, RowsRunner):
         return ROWS[kind](honest) if kind in ROWS else honest

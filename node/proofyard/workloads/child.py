@@ -174,6 +174,7 @@ def _inputs(paths: InputPaths) -> Inputs:
         data=Path(paths.data) if paths.data else None,
         results=paths.results,
         adapter=Path(paths.adapter) if paths.adapter else None,
+        carried=paths.carried,
     )
 
 

@@ -284,6 +284,7 @@ def _paths(inputs: Inputs) -> InputPaths:
         data=str(inputs.data) if inputs.data else None,
         results=inputs.results,
         adapter=str(inputs.adapter) if inputs.adapter else None,
+        carried=inputs.carried,
     )
 
 

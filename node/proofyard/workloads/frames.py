@@ -19,6 +19,7 @@ class InputPaths(msgspec.Struct, frozen=True):
     data: str | None
     results: tuple[bytes, ...]
     adapter: str | None = None
+    carried: tuple[bytes, ...] = ()
 
 
 class RunTask(msgspec.Struct, frozen=True, tag=True):

@@ -1,6 +1,7 @@
 """LoRA fine-tuning in rounds: workers train on their own shards, their adapters are averaged, and so on.
 
-Task r * workers + w trains in round r on shard w, and depends on the results of round r - 1 alone. What a round starts
+Task r * workers + w trains in round r on shard w, and depends on the results of round r - 1 alone (with compression,
+on those of some rounds: `lora_tensors`). What a round starts
 from is a function of those (`lora_rounds`), which every worker computes and every verifier computes again; the job's
 result is the same function of the last round's results. A training state is the adapter, AdamW's two moments and the
 number of steps done in this round; batches follow from the seed. The chain of shard 0 carries the round's start as well
@@ -12,11 +13,23 @@ from pathlib import Path
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
+from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.lora_laws import check_training
-from proofyard.workloads.lora_params import check_manifest, read_params
+from proofyard.workloads.lora_laws import check_finished, check_training
+from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
 from proofyard.workloads.lora_rounds import start_of_round, whole_adapter
-from proofyard.workloads.lora_tensors import first_state, outer_of, position, result_of, state_schema
+from proofyard.workloads.lora_tensors import (
+    ORIGIN,
+    carries_outer,
+    first_round,
+    first_state,
+    outer_of,
+    position,
+    put,
+    result_of,
+    state_schema,
+    take,
+)
 from proofyard.workloads.state import check_number, decode_state, encode_state, most_bytes, require_last
 from proofyard.workloads.workload import (
     Inputs,
@@ -44,9 +57,8 @@ class LoraWorkload:
     def graph(self, manifest: Manifest) -> list[TaskSpec]:
         params = check_manifest(manifest)
         tasks: list[TaskSpec] = []
-        before: tuple[TaskIndex, ...] = ()
         for number in range(params.rounds):
-            first = number * params.workers
+            first, before = number * params.workers, _rests_on(params, number)
             tasks += [
                 TaskSpec(
                     index=TaskIndex(first + shard),
@@ -58,56 +70,81 @@ class LoraWorkload:
                 )
                 for shard in range(params.workers)
             ]
-            before = tuple(TaskIndex(first + shard) for shard in range(params.workers))
         return tasks
 
     def finals(self, manifest: Manifest) -> tuple[TaskIndex, ...]:
-        """The last round's tasks."""
+        """The last round's tasks, or with compression all that a round after it would rest on."""
         params = check_manifest(manifest)
-        last = (params.rounds - 1) * params.workers
-        return tuple(TaskIndex(last + shard) for shard in range(params.workers))
+        return _rests_on(params, params.rounds)
+
+    def carries(self, manifest: Manifest) -> bool:
+        """With compression."""
+        return manifest.params.get("compression") is not None
+
+    def carried(self, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:
+        """The last state of the shard's task before this one: what that has left out is in it."""
+        params = read_params(manifest)
+        number, shard = position(params, task)
+        require_inputs(task, Inputs(results=tuple(results)))
+        own = results[len(results) - params.workers + shard]
+        return (delta.last_named(params, number - 1, shard, own),)
 
     def initial_state(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> bytes:
         params = read_params(manifest)
         require_inputs(task, inputs)
         round_number, shard = position(params, task)
         start = start_of_round(params, manifest.seed, inputs.results, round_number)
-        return encode_state(first_state(params, shard, start.outer))
+        if not params.compression:
+            return encode_state(first_state(params, shard, start.outer))
+        if len(inputs.carried) != min(round_number, 1):
+            raise StateRefused(f"task {task.index} was given {len(inputs.carried)} last states of its shard")
+        left_out = delta.residual_in(params, round_number - 1, shard, inputs.carried[0]) if round_number else None
+        return encode_state(delta.begun(params, round_number, shard, start.outer, left_out))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
         """Schema, finite numbers, the step, and the laws of `lora_laws`."""
         check_number(task, number)
         params = read_params(manifest)
         round_number, shard = position(params, task)
-        check_training(params, round_number, number, decode_state(state, schema=state_schema(params, shard)))
+        if params.compression and number == task.segments:
+            tensors = decode_state(state, schema=delta.last_schema(params, round_number, shard))
+            check_finished(params, round_number, shard, tensors)
+        else:
+            tensors = decode_state(state, schema=state_schema(params, round_number, shard))
+            check_training(params, round_number, number, tensors)
 
     def max_bytes(self, manifest: Manifest, task: TaskSpec) -> int:
-        """Those of a state, whose tensors a result has some of."""
+        """Those of a state before the last one: a result has some of its tensors, or what encodes them."""
         params = read_params(manifest)
-        return most_bytes(state_schema(params, position(params, task)[1]))
+        return most_bytes(state_schema(params, *position(params, task)))
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
-        """The trained adapter; of shard 0 also what the round started from."""
-        return self._result(manifest, task, states(task.segments))
+        """The trained adapter, or what it has changed; of shard 0 also what the round started from."""
+        last = states(task.segments)
+        return self._result(manifest, task, last, _cid_of(last) if self.carries(manifest) else None)
 
     def check_result(
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
     ) -> None:
         """Also that what shard 0 carries is what it was given: its first state can be made from its last one."""
         self.check_state(manifest, task, task.segments, last)
-        require_last(result, self._result(manifest, task, last))
+        require_last(result, self._result(manifest, task, last, trace[-1] if self.carries(manifest) else None))
         params = read_params(manifest)
-        if position(params, task)[1]:
+        if not carries_outer(params, *position(params, task)):
             return
-        from proofyard.artifacts.builder import cid_of_bytes  # not for the process that computes: it loads QUIC
-
-        if cid_of_bytes(encode_state(first_state(params, 0, outer_of(decode_state(result))))) != trace[0]:
+        tensors = decode_state(last)
+        origin = put(take(tensors, ORIGIN), ORIGIN)
+        if _cid_of(encode_state(first_state(params, 0, outer_of(tensors)) | origin)) != trace[0]:
             raise StateRefused("base and velocity of the result are not those of the task's first state")
 
-    def _result(self, manifest: Manifest, task: TaskSpec, last: bytes) -> bytes:
+    def _result(self, manifest: Manifest, task: TaskSpec, last: bytes, named: Cid | None) -> bytes:
+        """`named`: the CID of the last state, which results with compression name."""
         params = read_params(manifest)
-        shard = position(params, task)[1]
-        return encode_state(result_of(shard, decode_state(last, schema=state_schema(params, shard))))
+        number, shard = position(params, task)
+        if named is not None:
+            tensors = decode_state(last, schema=delta.last_schema(params, number, shard))
+            return encode_state(delta.result_of(tensors, named))
+        return encode_state(result_of(shard, decode_state(last, schema=state_schema(params, number, shard))))
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """What the last round's adapters come to, as `peft` loads it."""
@@ -129,9 +166,23 @@ class LoraWorkload:
         adapted_model(model, read_params(manifest).modules, manifest.precision, resources)
 
     def runner(self, manifest: Manifest, task: TaskSpec, inputs: Inputs, resources: Resources) -> SegmentRunner:
+        from proofyard.workloads.compression.runner import compressing
         from proofyard.workloads.lora_runner import TrainRunner
 
-        return TrainRunner(manifest, check_manifest(manifest), task, inputs, resources)
+        params = check_manifest(manifest)
+        return compressing(TrainRunner(manifest, params, task, inputs, resources), params, task)
+
+
+def _rests_on(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
+    """The tasks whose results round `number` starts from."""
+    first = first_round(params, number) if number else 0
+    return tuple(map(TaskIndex, range(first * params.workers, number * params.workers)))
+
+
+def _cid_of(state: bytes) -> Cid:
+    from proofyard.artifacts.builder import cid_of_bytes  # it loads QUIC, which training does without
+
+    return cid_of_bytes(state)
 
 
 WORKLOAD = LoraWorkload()

@@ -33,10 +33,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from proofyard.workloads.compression.delta import check_last
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP, cut, take
+from proofyard.workloads.lora_tensors import STEP, cut, key_rounds, take, trained_schema
 from proofyard.workloads.state import Array
 
 U = 2.0**-23
@@ -88,14 +89,27 @@ def weight_bound(params: LoraParams, round_number: int, steps: int, values: int)
     outer = params.outer_lr / rest if rest > 0 else math.inf
     grown = _power(growth, params.task_steps)
     pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
-    largest = 1 + U
+    largest, sent = 1 + U, 0.0
     # flora's adapter begins anew in every round
     for _ in range(0 if params.aggregation == "flora" else round_number):
-        moved = params.task_steps * reach * grown + largest * pulled
-        largest = (largest + outer * moved) * (1 + U)
+        sent = _sent(params, params.task_steps * reach * grown + largest * pulled, sent, largest)
+        largest = (largest + outer * sent) * (1 + U)
         if not math.isfinite(largest):
             return math.inf
     return (largest + steps * reach) * _power(growth, steps)
+
+
+def sent_bound(params: LoraParams, round_number: int, values: int) -> float:
+    """With compression the largest number in a round's deltas and in what they leave out: of no number more is left out
+    than the largest one of its block, so each round adds to it no more than its steps move a weight, which is less than
+    twice the largest weight."""
+    largest = weight_bound(params, round_number, params.task_steps, values)
+    return (round_number + 1) * (2 + 4 * U) * largest * _power((1 + U) * (1 + U), round_number + 1)
+
+
+def _sent(params: LoraParams, moved: float, left_out: float, largest: float) -> float:
+    """The largest number in a delta, whose rounding is relative to the weights."""
+    return (moved + left_out + 4 * U * largest) * (1 + U) * (1 + U) if params.compression else moved
 
 
 def largest_averaged(params: LoraParams) -> float:
@@ -104,13 +118,25 @@ def largest_averaged(params: LoraParams) -> float:
     An entry of a delta, and so of their mean, is at most 2 W. The velocity after R rounds, each of which takes the
     momentum m of it and adds a mean, is at most V = 2 W (1 + m R), and the outer step moves a weight by outer_lr times
     (mean + m velocity) <= V. So W + max(1, outer_lr) V is to stay within 2^126; binary32 goes to 2^128, which leaves
-    room for every rounding. Robust rules stay within the deltas' hull with 0.
+    room for every rounding. Robust rules stay within the deltas' hull with 0. With compression so many steps are made
+    one after another as there are rounds between two of which the base is known.
 
     A round that merges adds products of at most 4 W^2 2^10 2^20 in length (rank, out, in), 2^17 of them at most, and
     an entry of a merged factor is at most the root of that, which 2^96 keeps below 2^121.
     """
     steps = 2 * max(1.0, params.outer_lr) * (1 + params.outer_momentum * params.rounds)
-    return min(2.0**126 / (1 + steps), 2.0**96 if params.merges else math.inf)
+    return min(2.0**126 / (1 + steps * key_rounds(params)), 2.0**96 if params.merges else math.inf)
+
+
+def check_finished(params: LoraParams, round_number: int, shard: int, tensors: Mapping[str, Array]) -> None:
+    """Raise `StateRefused` for a last state of a task with compression that breaks a law; it has its schema already."""
+    if tensors[STEP] != params.task_steps:
+        raise StateRefused(f"is {tensors[STEP]} in the last state, expected {params.task_steps}", STEP)
+    values = sum(spec.count for spec in trained_schema(params, params.rank_of(shard)).values())
+    largest = min(sent_bound(params, round_number, values), largest_averaged(params))
+    check_last(params, round_number, shard, tensors, largest)
+    carried = [name for name in tensors if name.startswith(("base.", "origin."))]
+    _check_weights(carried, tensors, largest_averaged(params))
 
 
 def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
 from proofyard.workloads.aggregation.checks import MAX_RANK, check_aggregation
+from proofyard.workloads.compression import MAX_BLOCK, MAX_TURNS, MIN_BLOCK, Compression
 from proofyard.workloads.errors import ManifestRefused
 from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.state import MAX_STATE_BYTES
@@ -41,6 +42,10 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `robust_radius` times the median norm. `outer` "none" and "plain" carry no velocity.
     Data: `shard_by` "label" gives each worker a contiguous run of labels, "document" deals the documents out.
     `holdout_percent` of the documents, by their hash, are never trained on.
+    Results: with `compression` a task sends what it has changed in a small encoding, and what that leaves out with the
+    next round's (`proofyard.workloads.compression`); without, its adapter as it is. `topk-2bit` keeps eight of every
+    `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the
+    first `compression_warmup` rounds are sent in `int8`.
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -77,6 +82,10 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     robust_radius: Positive = 1.0
     shard_by: Literal["label", "document"] = "label"
     holdout_percent: Annotated[int, Meta(ge=1, le=50)] = 2
+    compression: Compression | None = None
+    compression_block: Annotated[int, Meta(ge=MIN_BLOCK, le=MAX_BLOCK)] = 400
+    compression_turns: Annotated[int, Meta(ge=1, le=MAX_TURNS)] = 1
+    compression_warmup: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
 
     @property
     def scale(self) -> float:
@@ -132,6 +141,11 @@ def check_manifest(manifest: Manifest) -> LoraParams:
 
 
 def _check_sizes(params: LoraParams) -> None:
+    if params.compression and params.merges:
+        reason = (
+            f"is {params.compression!r}; {params.aggregation} carries products that no delta says, use fedit or ffa"
+        )
+        raise ManifestRefused("params.compression", reason)
     tasks = params.rounds * params.workers
     if tasks > MAX_TASKS:
         raise ManifestRefused("params.rounds", f"and workers make {tasks} tasks, at most {MAX_TASKS} are allowed")

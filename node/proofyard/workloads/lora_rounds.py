@@ -23,10 +23,13 @@ from proofyard.protocol.codec import encode
 from proofyard.workloads.aggregation.folding import Factors, fold, stack
 from proofyard.workloads.aggregation.robust import Rule, aggregate, weigh
 from proofyard.workloads.aggregation.vectors import Change
+from proofyard.workloads.compression import delta
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import (
+    carries_outer,
     cut,
+    first_round,
     initial_adapter,
     merged_schema,
     put,
@@ -59,7 +62,8 @@ class Start:
 
 def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
     """The start of round `round_number`, counted from 0: of the first one, or of the one whose round before has these
-    `results`, in the order of the shards. The job's result is the start of the round that never comes.
+    `results`, in the order of the shards; with compression those of all rounds since `first_round`, one after another.
+    The job's result is the start of the round that never comes.
 
     Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
     far from what the laws let pass that no number comes out."""
@@ -113,21 +117,41 @@ def _no_velocity(params: LoraParams, adapter: Tensors) -> dict[str, Array]:
 
 
 def _next_start(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
-    if len(results) != params.workers:
-        raise StateRefused(f"a round has {params.workers} results, {len(results)} were given")
-    tensors = [decode_state(result, schema=result_schema(params, shard)) for shard, result in enumerate(results)]
-    trained = [take(each, "adapter") for each in tensors]
-    base, velocity, merged = (take(tensors[0], prefix) for prefix in ("base", "velocity", "merged"))
+    rounds = round_number - first_round(params, round_number)
+    if len(results) != rounds * params.workers:
+        raise StateRefused(f"a round rests on {rounds * params.workers} results, {len(results)} were given")
+    before, trained = _round(params, seed, results, round_number)
     purpose = (seed, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
         if params.merges:
-            start = merge_step(params, base, merged, trained, purpose)
+            start = merge_step(params, before.adapter, before.merged, trained, purpose)
         else:
-            start = outer_step(params, base, velocity, trained, purpose)
+            start = outer_step(params, before.adapter, before.velocity, trained, purpose)
     for name, array in start.outer.items():
         if not np.isfinite(array).all():
             raise StateRefused("is no number after the outer step: the results before it break a law", name)
     return start
+
+
+def _round(
+    params: LoraParams, seed: int, results: Sequence[bytes], round_number: int
+) -> tuple[Start, list[dict[str, Array]]]:
+    """What the round before `round_number` started from, and what its shards have trained."""
+    number, last = round_number - 1, results[-params.workers :]
+    if not params.compression:
+        tensors = [decode_state(result, schema=result_schema(params, shard)) for shard, result in enumerate(last)]
+        return _carried(tensors[0]), [take(each, "adapter") for each in tensors]
+    tensors = [
+        decode_state(result, schema=delta.result_schema(params, number, shard)) for shard, result in enumerate(last)
+    ]
+    carries = carries_outer(params, number, 0)
+    start = _carried(tensors[0]) if carries else start_of_round(params, seed, results[: -params.workers], number)
+    return start, [delta.trained(params, number, shard, start.adapter, each) for shard, each in enumerate(tensors)]
+
+
+def _carried(tensors: Tensors) -> Start:
+    """The start of a round in the result of its shard 0."""
+    return Start(take(tensors, "base"), take(tensors, "velocity"), take(tensors, "merged"))
 
 
 def outer_step(

@@ -53,7 +53,7 @@ class TrainRunner:
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         params = self.params
-        state = decode_state(before, schema=state_schema(params, self._shard))
+        state = decode_state(before, schema=state_schema(params, self._round, self._shard))
         first, last = index * params.segment_steps, (index + 1) * params.segment_steps
         if state[STEP] != first:
             raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)

@@ -7,6 +7,10 @@ is in the results of this one.
 How a job aggregates (docs/federated.md) decides what else a state holds, unchanged as well: `merged.*`, the products
 that earlier rounds have left beside the adapter (fedex, flora; also in the result of shard 0), and `rest.*`, the
 columns of B that a shard of a smaller rank does not train (ffa, whose A is the seed's and in no state).
+
+With compression the chain of shard 0 carries its round's start in key rounds only, and a round rests on the results of
+all rounds since the last one. `origin.*` of each chain is what its adapter starts from without what this shard's
+results have left out so far: what training leads to, less the origin, is what the result says (`compression.delta`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from proofyard.protocol.manifest import TaskSpec
+from proofyard.protocol.manifest import MAX_DEPS, TaskSpec
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.randomness import uniform
 from proofyard.workloads.state import Array, Schema, TensorSpec
@@ -23,7 +27,10 @@ from proofyard.workloads.state import Array, Schema, TensorSpec
 STEP = "step"
 TRAINED = ("adapter", "first", "second")
 OUTER = ("base", "velocity", "merged")
-CARRIED = (*OUTER, "rest")
+ORIGIN = "origin"
+CARRIED = (*OUTER, "rest", ORIGIN)
+KEY_ROUNDS = 32
+"""With compression the chain of shard 0 carries its round's start in one of so many rounds at most."""
 
 
 class Adapting(Protocol):
@@ -66,17 +73,40 @@ def merged_schema(params: LoraParams) -> dict[str, TensorSpec]:
     return prefixed_schema(schema, "merged")
 
 
-def state_schema(params: LoraParams, shard: int) -> Schema:
+def state_schema(params: LoraParams, round_number: int, shard: int) -> Schema:
     """A training state of a shard's task."""
     rank = params.rank_of(shard)
     schema = prefixed_schema(trained_schema(params, rank), *TRAINED) | {STEP: TensorSpec("I64", ())}
     if params.aggregation == "ffa" and rank < params.rank:
         schema |= prefixed_schema(trained_schema(params, params.rank - rank), "rest")
-    return schema | (merged_schema(params) if shard else outer_schema(params))
+    if params.compression:
+        schema |= prefixed_schema(trained_schema(params, rank), ORIGIN)
+    return schema | (outer_schema(params) if carries_outer(params, round_number, shard) else merged_schema(params))
+
+
+def carries_outer(params: LoraParams, round_number: int, shard: int) -> bool:
+    """Whether a shard's chain carries what its round started from."""
+    return not shard and (not params.compression or is_key_round(params, round_number))
+
+
+def is_key_round(params: LoraParams, round_number: int) -> bool:
+    """Whether, with compression, later rounds rest on nothing before this one: what it started from is in its results.
+    The first round's start is the manifest's."""
+    return round_number > 0 and round_number % key_rounds(params) == 0
+
+
+def key_rounds(params: LoraParams) -> int:
+    """From one key round to the next: as many as have their results in one task's inputs."""
+    return max(1, min(KEY_ROUNDS, MAX_DEPS // params.workers)) if params.compression else 1
+
+
+def first_round(params: LoraParams, round_number: int) -> int:
+    """The first of the rounds whose results a round starts from."""
+    return (round_number - 1) // key_rounds(params) * key_rounds(params)
 
 
 def result_schema(params: LoraParams, shard: int) -> Schema:
-    """The result of a shard's task."""
+    """The result of a shard's task, without compression."""
     trained = prefixed_schema(trained_schema(params, params.rank_of(shard)), "adapter")
     return trained if shard else trained | outer_schema(params)
 

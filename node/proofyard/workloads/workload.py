@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -26,12 +26,13 @@ ENTRY_POINT_GROUP = "proofyard.workloads"
 @dataclass(frozen=True)
 class Inputs:
     """A task's inputs, fetched and checked against their CIDs: the model directory, data file and adapter of the
-    manifest, and the result artifacts of `TaskSpec.deps`, in that order."""
+    manifest, the result artifacts of `TaskSpec.deps`, in that order, and the artifacts that `carried` finds in them."""
 
     model: Path | None = None
     data: Path | None = None
     results: tuple[bytes, ...] = ()
     adapter: Path | None = None
+    carried: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,21 @@ class Workload(Protocol):
         ...
 
 
+class CarryingWorkload(Workload, Protocol):
+    """A workload whose tasks need more of earlier ones than their results: what only some tasks need, so that not
+    everybody who needs the results has to fetch it."""
+
+    def carries(self, manifest: Manifest) -> bool:
+        """Whether tasks of this job do."""
+        ...
+
+    def carried(self, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:
+        """The artifacts that `initial_state` needs beside the results of the task's `deps`, named in these. What
+        `check_result` lets pass names last states of the tasks that it is of, and nothing else: those are delivered and
+        kept as inputs are. Raises `StateRefused`."""
+        ...
+
+
 class InexactWorkload(Workload, Protocol):
     """A workload whose segments differ from machine to machine by something like rounding (`exact` is False).
 
@@ -218,6 +234,24 @@ def require_inputs(task: TaskSpec, inputs: Inputs) -> None:
     """Raise `StateRefused` unless there is one result for each of a task's `deps`."""
     if len(inputs.results) != len(task.deps):
         raise StateRefused(f"task {task.index} has {len(task.deps)} inputs, {len(inputs.results)} were given")
+
+
+def carries(workload: Workload, manifest: Manifest) -> bool:
+    """Whether tasks of a job need more of earlier ones than their results."""
+    return hasattr(workload, "carries") and cast(CarryingWorkload, workload).carries(manifest)
+
+
+def carried_by(workload: Workload, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:
+    """The artifacts that a task's results name and its first state is made from as well, at most `MAX_DEPS`. Named in
+    the results, they are bound by whatever binds those. Raises `StateRefused` for what are no results."""
+    if not results or not carries(workload, manifest):
+        return ()
+    found = cast(CarryingWorkload, workload).carried(manifest, task, results)
+    if len(found) > MAX_DEPS:
+        raise StateRefused(
+            f"task {task.index} rests on {len(found)} artifacts beside its inputs, at most {MAX_DEPS} fit"
+        )
+    return found
 
 
 def require_files(inputs: Inputs) -> tuple[Path, Path]:

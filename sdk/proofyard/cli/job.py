@@ -263,8 +263,10 @@ def result(
             model=model,
             on_replace=lambda found: note(f"replacing in {dest}: {names(found)}"),
         )
-        final_in = handle.prove().final_at - client.chain.now()
-    emit({"job": str(job), "path": str(path), "final_in": str(max(0, final_in))}, as_json=as_json, text=str(path))
+        final_in, sent = handle.prove().final_at - client.chain.now(), handle.sent_bytes()
+    facts = {"job": str(job), "path": str(path), "final_in": str(max(0, final_in)), "results": len(sent)}
+    emit(facts | {"result_bytes": str(sum(sent))}, as_json=as_json, text=str(path))
+    note(f"made of {len(sent)} results of {sum(sent) // len(sent):,} bytes on average")
     if final_in > 0:
         note(f"what it rests on can be challenged for {span(final_in)} more")
     if (path / "adapter_config.json").is_file():

@@ -100,6 +100,7 @@ lr = 0.001
 # alpha = 16.0
 # targets = ["q_proj", "v_proj"]   # or "all-linear"
 # precision = "exact"        # "exact8" is faster, "exact4" (QLoRA) takes the least memory
+# compression = "int8"       # or "int4", "sign", "topk-2bit": what a task sends, for slow lines
 seed = 0
 """
 _ROWS = """\

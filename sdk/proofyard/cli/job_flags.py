@@ -90,6 +90,10 @@ class JobFlags:
             rich_help_panel=TRAINING,
         ),
     ] = None
+    compression: Annotated[
+        str | None,
+        typer.Option(help="lora: int8, int4, sign or topk-2bit: what tasks send is small.", rich_help_panel=TRAINING),
+    ] = None
     chat_template: Annotated[
         str | None,
         typer.Option(

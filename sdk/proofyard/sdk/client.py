@@ -228,6 +228,10 @@ class Client:
         work = self._core.result(job, dest, force=force, model=model, on_replace=on_replace)
         return self._portal.run(work)
 
+    def sent_bytes(self, job: JobId) -> tuple[int, ...]:
+        """What the tasks of a job that is done handed over: see `JobHandle.sent_bytes`."""
+        return self._portal.run(self._core.sent_bytes(job))
+
     def read(self, cid: Cid, max_bytes: int) -> bytes:
         """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
         return self._portal.run(self._core.read(cid, max_bytes))

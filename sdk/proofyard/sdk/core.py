@@ -390,6 +390,12 @@ class AsyncClient:
         return await asyncio.to_thread(work)
 
     @mapped
+    async def sent_bytes(self, job: JobId) -> tuple[int, ...]:
+        """What the tasks of a job that is done handed over: see `JobHandle.sent_bytes`."""
+        proven = await self.prove(job)
+        return tuple([len(await self.peers.read(cid, self.limits.result_bytes)) for cid in proven.results.values()])
+
+    @mapped
     async def read(self, cid: Cid, max_bytes: int) -> bytes:
         """The bytes of a file artifact of at most `max_bytes`, fetched and checked where it is not here yet."""
         return await self.peers.read(cid, max_bytes)

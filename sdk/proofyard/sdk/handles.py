@@ -91,6 +91,10 @@ class AsyncJobHandle:
     async def prove(self) -> "Proven":
         return await self.client.prove(self.job_id)
 
+    async def sent_bytes(self) -> tuple[int, ...]:
+        """What its last tasks handed over: see `JobHandle.sent_bytes`."""
+        return await self.client.sent_bytes(self.job_id)
+
     async def result(
         self,
         dest: Path | str,
@@ -189,6 +193,11 @@ class JobHandle:
         Raises `ResultUnproven` where that is not the whole job.
         """
         return self.client.prove(self.job_id)
+
+    def sent_bytes(self) -> tuple[int, ...]:
+        """The bytes of each task's result that the job's result is made of, as they were handed over: with
+        `compression` a small part of an adapter. Fetched where they are not here. Raises as `prove` does."""
+        return self.client.sent_bytes(self.job_id)
 
     def result(
         self,

@@ -17,6 +17,7 @@ from proofyard.sdk.epochs import check_epochs, training_length
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
+from proofyard.workloads.compression import Compression
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.rehearsal import count_training_rows
@@ -60,7 +61,9 @@ class LoraJob:
     `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
     and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
     `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
-    again. `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least
+    again. `compression`: what a task hands over is a small encoding of what it has changed, "int8" (a quarter of the
+    bytes), "sign" (a thirtieth) or others, and what that leaves out comes with later rounds (docs/federated.md).
+    `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least
     memory); see docs/exact.md.
     """
 
@@ -82,6 +85,7 @@ class LoraJob:
     precision: str = "exact"
     look_ahead: int = 1
     chat_template: str = ""
+    compression: Compression | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -146,6 +150,7 @@ class LoraJob:
             "segment_steps": self.segment_steps,
             "batch": self.batch,
             "seq_len": self.seq_len,
+            "compression": self.compression,
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
         }

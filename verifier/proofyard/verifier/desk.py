@@ -69,7 +69,7 @@ from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import Inputs, Workload, require_size
+from proofyard.workloads.workload import Inputs, Workload, carried_by, carries, require_size
 
 logger = logging.getLogger(__name__)
 
@@ -430,17 +430,33 @@ class Desk:
             if key not in self._first_states:
                 for result in work.inputs:
                     await context.have(result, None, max_bytes=MAX_STATE_BYTES)
-                sizes = [await asyncio.to_thread(context.store.size, result) for result in work.inputs]
+                named: tuple[Cid, ...] = ()
+                if carries(context.workload(manifest), manifest):
+                    named = await asyncio.to_thread(self._carried, manifest, spec, work.inputs)
+                for artifact in named:
+                    await context.have(artifact, None, max_bytes=MAX_STATE_BYTES)
+                needed = (*work.inputs, *named)
+                sizes = [await asyncio.to_thread(context.store.size, result) for result in needed]
                 async with room(context, *sizes):
-                    self._first_states[key] = await asyncio.to_thread(self._make_first, manifest, spec, work.inputs)
+                    make = partial(self._make_first, manifest, spec, work.inputs, named)
+                    self._first_states[key] = await asyncio.to_thread(make)
                 while len(self._first_states) > FIRST_STATES:
                     self._first_states.popitem(last=False)
             return self._first_states[key], inputs
 
-    def _make_first(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> Cid:
-        store, make = self._context.store, self._context.workload(manifest).initial_state
-        data = tuple(store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in inputs)
-        return cid_of_bytes(make(manifest, spec, Inputs(results=data)))
+    def _make_first(
+        self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...], named: tuple[Cid, ...] = ()
+    ) -> Cid:
+        """`named`: the artifacts that the inputs name, and that the first state is made from as well."""
+        make = self._context.workload(manifest).initial_state
+        given = Inputs(results=self._contents(inputs), carried=self._contents(named))
+        return cid_of_bytes(make(manifest, spec, given))
+
+    def _carried(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> tuple[Cid, ...]:
+        return carried_by(self._context.workload(manifest), manifest, spec, self._contents(inputs))
+
+    def _contents(self, cids: tuple[Cid, ...]) -> tuple[bytes, ...]:
+        return tuple(self._context.store.get_bytes(cid, max_bytes=MAX_STATE_BYTES) for cid in cids)
 
     # Audits
 

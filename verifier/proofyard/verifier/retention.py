@@ -13,12 +13,14 @@ from collections import defaultdict
 from proofyard.artifacts import Keeper, cid_of_bytes
 from proofyard.artifacts.keeper import GRACE_SECONDS
 from proofyard.protocol.codec import decode
+from proofyard.protocol.messages import SubmitCommitment
 from proofyard.protocol.types import BatchId, Cid, JobId, ProofyardError
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine.rows import Batch, BatchState, Job, JobState, Work
 from proofyard.verifier.leading import MAX_COUNTED_BYTES
 from proofyard.verifier.membership import members_of
 from proofyard.verifier.store.tables import TABLES
+from proofyard.workloads.workload import carries
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +79,16 @@ def _needed(context: Context, job: Job, batches: list[Batch], now: float) -> set
         return set()
     needed: set[Cid | None] = {job.manifest, job.result, *(batch.record for batch in batches)}
     if not over:
-        works = context.database.rows(Work, TABLES[Work].c.job == job.id)
-        needed |= {work.result for work in works if isinstance(work, Work)}
+        rows = context.database.rows(Work, TABLES[Work].c.job == job.id)
+        works = [work for work in rows if isinstance(work, Work)]
+        needed |= {work.result for work in works}
         if context.store.has(job.manifest):
             content = context.manifest(job.manifest)
             needed |= {content.model, content.data}
+            if carries(context.workload(content), content):
+                # Named in results: a task that is done again later is made of them as well.
+                submitted = [work.submission for work in works if work.submission]
+                needed |= {decode(each, SubmitCommitment).trace[-1] for each in submitted}
     return {cid for cid in needed if cid is not None}
 
 

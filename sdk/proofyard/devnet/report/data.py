@@ -75,7 +75,8 @@ class Slash:
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """A run, complete. `seconds`: the whole run. `refundable`: what goes back to the requester later, in base units, as
-    is what the verifiers earned. `gas_per_task`: of committing and settling the batches."""
+    is what the verifiers earned. `gas_per_task`: of committing and settling the batches. `result_bytes`: of the results
+    of the last tasks, on average."""
 
     title: str
     started: str
@@ -96,6 +97,7 @@ class RunReport:
     verifiers_earned: Wei
     batches: int
     gas_per_task: int
+    result_bytes: int
     nodes: tuple[str, ...]
     losses: tuple[LossPoint, ...]
     spans: tuple[Span, ...]

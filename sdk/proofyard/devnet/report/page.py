@@ -56,6 +56,7 @@ def _facts(run: RunReport) -> str:
         ),
         (_credit(run.verifiers_earned), "CREDIT earned by verifiers", "good" if run.verifiers_earned > 0 else "bad"),
         (f"{run.gas_per_task:,}", f"gas a task, in {run.batches} batches", ""),
+        (f"{run.result_bytes:,}", "bytes in a task's result", ""),
         (f"{int(run.seconds) // 60}:{int(run.seconds) % 60:02d} min", "from start to end", ""),
         (f"{run.peak_rss_bytes / 1e9:.1f} GB", "peak memory, all processes", ""),
     )
