@@ -74,6 +74,13 @@ class Unmatched(ProofyardError):
         (KeyError("x"), 1, "error: unexpected KeyError: 'x'; run it again with PROOFYARD_DEBUG=1"),
         (KeyboardInterrupt(), 130, "interrupted; what was sent before stays"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: /x: Permission denied; check the path"),
+        (FileNotFoundError(2, "No such file", "/x"), 1, "error: /x: No such file; check the path; make the folder"),
+        (
+            NotADirectoryError(20, "Not a directory"),
+            1,
+            "error: Not a directory; check the path: something else is there",
+        ),
+        (OSError(30, "Read-only file system"), 1, "error: Read-only file system; check the path and who may use it"),
         (OSError(28, "No space left on device"), 1, "error: No space left on device; check the path"),
     ],
 )

@@ -1,9 +1,11 @@
+import sys
+
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofyard.cli.output import format_credits, names, parse_credits, table
+from proofyard.cli.output import emit, format_credits, names, note, parse_credits, table
 from proofyard.protocol.amounts import MOST
 
 
@@ -56,3 +58,14 @@ def test_text_that_is_no_amount_is_refused(text: str) -> None:
 
 def test_a_table_lines_up() -> None:
     assert table([["a", "1"], ["long", "22"]], ["NAME", "N"]) == "NAME  N\na     1\nlong  22"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_takes_nothing_and_breaks_nothing(
+    stream: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, stream, None)
+    emit({}, as_json=False, text="data")
+    note("said")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (("", "said\n") if stream == "stdout" else ("data\n", ""))

@@ -1,5 +1,6 @@
 """The command tree and its single exit: every error becomes one line on stderr and an exit code."""
 
+import errno
 import os
 import platform
 import sys
@@ -164,14 +165,24 @@ def guard(run: Callable[[], object]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        what = f"{where}{error.strerror or error}; check the path, who may write there, and the space that is left"
-        return _fail(what, error, 1)
+        return _fail(f"{where}{error.strerror or error}; {_advice(error)}", error, 1)
     except Exception as error:
         what = f"unexpected {type(error).__name__}: {error}"
         return _fail(f"{what}; run it again with PROOFYARD_DEBUG=1 to see where it comes from", error, 1)
     if code == INTERRUPTED:  # typer turns an interrupt of a command into this
         return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _advice(error: OSError) -> str:
+    """What to do about what the operating system refuses."""
+    if isinstance(error, FileNotFoundError):
+        return "check the path; make the folder that it is in, or name another one"
+    if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
+        return "check the path: something else is there; name another one"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "check the path and who may use it, or name another one (HOME and XDG_CONFIG_HOME say where it is)"
+    return "check the path, who may write there, and the space that is left"
 
 
 def _interrupted() -> int:

@@ -39,7 +39,8 @@ def names(found: Sequence[str], most: int = 20) -> str:
 
 def note(text: str) -> None:
     """Tell the person at the terminal something that is not data: progress, the next command to type."""
-    print(fitted(plain(text), width_of(sys.stderr)), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed by whoever called: print would take stdout in its place
+        print(fitted(plain(text), width_of(sys.stderr)), file=sys.stderr, flush=True)
 
 
 def parse_credits(text: str, unit: str = "CREDIT") -> Wei:

@@ -20,11 +20,14 @@ _SENTENCE = re.compile(r"[,;:.] |[;,.]$")
 _LABEL = re.compile(r"\s*\S.*?\s{2,}(?=\S)|\s*")
 
 
-def width_of(stream: IO[str]) -> int | None:
-    """The columns of whoever reads a stream: what COLUMNS says, else the terminal's; None where a program reads it."""
+def width_of(stream: IO[str] | None) -> int | None:
+    """The columns of whoever reads a stream: what COLUMNS says, else the terminal's; None where a program reads it, or
+    nobody, since it is closed."""
     said = os.environ.get("COLUMNS", "")
     if said.isascii() and said.isdecimal() and int(said):
         return max(LEAST, int(said))
+    if stream is None:
+        return None
     try:
         return max(LEAST, os.get_terminal_size(stream.fileno()).columns)
     except (OSError, ValueError):
