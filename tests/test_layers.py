@@ -13,14 +13,15 @@ ROOTS = ("sdk", "node", "verifier")
 ALLOWED = {
     "protocol": set(),
     "runtime": {"protocol"},
+    "pages": set(),
     "chain": {"protocol", "runtime"},
     "transport": {"protocol"},
     "artifacts": {"protocol", "runtime", "transport"},
     "workloads": {"protocol", "runtime", "artifacts"},
     "sdk": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
     "disputes": {"protocol", "chain", "transport", "artifacts", "workloads"},
-    "node": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
-    "verifier": {"disputes", "protocol", "runtime", "chain", "transport", "artifacts", "workloads"},
+    "node": {"disputes", "protocol", "runtime", "pages", "chain", "transport", "artifacts", "workloads"},
+    "verifier": {"disputes", "protocol", "runtime", "pages", "chain", "transport", "artifacts", "workloads"},
     "devnet": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "sdk"},
     "doctor": {"protocol", "runtime", "chain", "transport", "artifacts", "workloads", "node", "verifier"},
     "cli": {

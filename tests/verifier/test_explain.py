@@ -103,13 +103,14 @@ def test_a_fault_says_what_it_took() -> None:
         operator="4",
         kind="mismatch",
         reason="another state",
+        shown=shown_by("5", "bafy", "1:3:2"),
     )
     slashes = [Slashed("9", 1, 3, 2, 7, False), Slashed("4", 1, 3, 2, 25 * 10**17, True)]
-    found = of_fault(fault, slashes, shown_by("5", "bafy", "1:3:2"))
+    found = of_fault(fault, slashes)
     assert (found.about, found.facts["slashed"]) == ("slashed", str(25 * 10**17))
     assert "2.5 CREDIT" in found.text and "given back" in found.text
     assert found.shown.replay == "proofyard verifier dispute replay 5 --segment 1:3:2"
-    assert of_fault(fault, (), shown_by("5", None)).about == "fault"
+    assert of_fault(fault, ()).about == "fault"
 
 
 def test_pay_is_said_exactly() -> None:

@@ -1,75 +1,76 @@
-"""The page for people: what there is, where the rest is, and nothing in it that strangers wrote is taken for HTML."""
+"""The page's files as a verifier serves them: everything that they name is there, nothing of it is elsewhere, and their
+policy lets no string become a script. What the page does in a browser is in tests/pages."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import msgspec
 import pytest
-from api_scene import Scene, address, everything, job_row
+from api_scene import Scene
 
-from proofyard.verifier.engine.rows import Batch, BatchState, Row
-
-EVIL = "<script>alert(1)</script>\"'><img src=http://evil/x>&amp;"
+from proofyard import pages
 
 
-class Links(HTMLParser):
+class Named(HTMLParser):
+    """The files that a page loads and links to, and whether it has anything inline."""
+
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
+        self.files: list[str] = []
+        self.inline: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [value or "" for name, value in attrs if name == "href"]
+        given = dict(attrs)
+        self.files += [given[name] or "" for name in ("href", "src") if name in given]
+        self.inline += [name for name in given if name.startswith("on") or name == "style"]
+        self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in given) else []
 
 
-def test_every_link_of_the_page_leads_somewhere(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
-    answer = scene.client.get("/")
+def test_a_verifier_serves_everything_that_its_page_names(tmp_path: Path) -> None:
+    client = Scene(tmp_path).client
+    answer = client.get("/")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    links = Links(answer.text).links
-    assert {"/v1/jobs", "/v1/jobs/1/explain", "/v1/batches/5/audits", f"/v1/nodes/{address(1)}"} <= set(links)
-    for path in set(links) - {"/v1/events"}:
-        assert scene.client.get(path).status_code in (200, 503), path
-    assert "not ready: seat: not looked at yet" in answer.text
+    page = Named(answer.text)
+    assert page.inline == [] and "/pages/network.js" in page.files
+    for path in page.files:
+        assert path.startswith(("/", "#")) and not path.startswith("//")
+        assert path.startswith("#") or client.get(path).status_code == 200, path
+    for name in pages.PARTS:
+        answer = client.get(pages.FOLDER + name)
+        assert answer.status_code == 200 and answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/pages/../pyproject.toml").status_code == 404
+    assert client.get("/pages/network.html").status_code == 404
 
 
-@pytest.mark.parametrize("kind", ["job", "batch", "node", "check"])
-def test_what_strangers_wrote_is_text(tmp_path: Path, kind: str) -> None:
-    rows: list[Row] = everything()
-    if kind == "job":
-        rows = [job_row(1, reason=EVIL)]
-        rows[0].workload_name = EVIL  # type: ignore[attr-defined]
-    if kind == "batch":
-        rows.append(
-            Batch(id=9, root=bytes(32), members=b"", lines=(), chain_id=9, state=BatchState.DROPPED, reason=EVIL)
-        )  # type: ignore[arg-type]
-    scene = Scene(tmp_path, rows)
-    if kind == "node":
-        for member in scene.members.values():
-            member.announce = msgspec.structs.replace(member.announce, software=EVIL, workloads=(EVIL,))
-    if kind == "check":
-        scene.context.wallet.address = EVIL
-    text = scene.client.get("/").text
-    found = Links(text)
-    assert "alert(1)" in text, "it is shown"
-    assert found.tags.isdisjoint({"script", "img", "iframe", "link"})
-    assert not {name for name in found.attributes if name.startswith("on")}
-    assert all(link.startswith("/") and not link.startswith("//") for link in found.links)
+def test_the_policy_lets_nothing_in_and_no_string_become_html(tmp_path: Path) -> None:
+    policy = Scene(tmp_path).client.get("/").headers["content-security-policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["script-src"] == rules["connect-src"] == rules["style-src"] == "'self'"
+    assert rules["require-trusted-types-for"] == "'script'" and rules["trusted-types"] == "'none'"
 
 
-def test_an_empty_verifier_says_so(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, [])
-    scene.members.clear()
-    text = scene.client.get("/").text
-    assert "No jobs yet." in text and "No batches yet." in text and "No nodes yet." in text
+@pytest.mark.parametrize("name", [each for each in pages.PARTS if each.endswith(".js")])
+def test_scripts_make_no_html_of_text_and_ask_nobody_else(name: str) -> None:
+    text = pages.read(name).body.decode()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
+    assert set(re.findall(r"https?://[^\"'` ]+", text)) <= {"http://www.w3.org/2000/svg"}
 
 
-def test_a_long_list_names_where_all_of_it_is(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, [job_row(number) for number in range(1, 60)])
-    assert scene.client.get("/").text.count('/explain">') == 20
-    assert 'The first 20; <a href="/v1/jobs">all of them</a>' in scene.client.get("/").text
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        *(("127.0.0.1:8790", True), ("localhost", True), ("[::1]:8790", True), ("192.168.1.9", True)),
+        *(("Proxy.example.org:443", True), ("evil.test:8790", False), ("127.0.0.1.evil.test", False), ("", False)),
+    ],
+)
+def test_on_loopback_it_answers_to_no_name_of_others(tmp_path: Path, host: str, answered: bool) -> None:
+    scene = Scene(tmp_path)
+    scene.api.names = ("proxy.example.org",)
+    for path in ("/", "/v1/jobs", "/pages/parts.js"):
+        answer = scene.client.get(path, headers={"Host": host})
+        assert answer.status_code == (200 if answered else 421)
+        assert answered or answer.json()["error"] == "misdirected"
+    scene.api.names = None
+    assert scene.client.get("/v1/jobs", headers={"Host": host}).status_code == 200

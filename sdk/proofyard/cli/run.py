@@ -1,6 +1,7 @@
 """`node run` and `verifier run`: settings in, service on, until Ctrl-C or SIGTERM."""
 
 import ipaddress
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,12 @@ class NodeFlags(ServiceFlags):
     power_price: Annotated[
         str | None, typer.Option(metavar="CREDIT", help="Price of a kilowatt hour.", rich_help_panel=OWNER)
     ] = None
+    page: Annotated[
+        bool | None, typer.Option("--page/--no-page", help="Serve a page on this machine.", rich_help_panel=OWNER)
+    ] = None
+    page_port: Annotated[
+        int | None, typer.Option(help="Its TCP port, 0 for 8791 or a free one.", rich_help_panel=OWNER)
+    ] = None
     max_decoys_bps: Annotated[
         int | None,
         typer.Option(
@@ -200,6 +207,12 @@ class VerifierFlags(ServiceFlags):
     api_streams: Annotated[int | None, typer.Option(help="Readers of live events at a time.", rich_help_panel=API)] = (
         None
     )
+    api_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="A name that it is asked for by, if on loopback; may be repeated.", rich_help_panel=API
+        ),
+    ] = None
     database_url: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL; SQLite in the data directory if empty.", rich_help_panel=STORE)
     ] = None
@@ -276,6 +289,11 @@ class VerifierFlags(ServiceFlags):
         None
     )
     blind: Annotated[bool | None, typer.Option("--blind", hidden=True)] = None
+
+    def given(self) -> dict[str, Any]:
+        flags = super().given()
+        flags["api_names"] = flags.pop("api_name")
+        return flags
 
 
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
@@ -400,7 +418,13 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
     _require_node_values(settings)
     password = password_for(settings.wallet, settings.password_file)
     with own_folder(settings.data_dir):
-        service.run(settings, password=password)
+        service.run(settings, password=password, on_page=_tell_page)
+
+
+def _tell_page(url: str) -> None:
+    """The page's address with its token, once, and to a person alone: what goes to a file is a log."""
+    if sys.stdout.isatty():
+        typer.echo(f"This node's page, for this machine alone: {url}")
 
 
 def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:

@@ -60,12 +60,13 @@ FRESH_S = 5.0
 @dataclass
 class Member:
     """A node that is connected and has announced itself; `record` is what the Registry says of it, asked for at
-    `read_at` by the monotonic clock and followed since."""
+    `read_at` by the monotonic clock and followed since. `tokens_per_s`: what it last said of a task's speed."""
 
     connection: Connection
     announce: Announce
     record: NodeRecord
     read_at: float = float("-inf")
+    tokens_per_s: float | None = None
 
     @property
     def hint(self) -> PeerHint:

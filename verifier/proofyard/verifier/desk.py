@@ -77,6 +77,8 @@ MIN_PROMISE_S = 30.0
 """A receipt that falls due sooner is not given: the chain may be away for a while."""
 FIRST_STATES = 256
 """First states whose CIDs are kept: a round's are the same for many tasks."""
+FASTEST = 1e12
+"""Tokens a second that a node may say of itself; more are no number to show."""
 RESULT_S = 20.0
 """How long a result that others start from is waited for; its node asks again, and what has come stays."""
 KEPT = 256
@@ -198,7 +200,9 @@ class Desk:
             connection.penalise(float(over), "it goes on about tasks and seats that are not its own")
 
     def _progressed(self, node: Address, message: TaskProgress) -> TaskProgressed:
-        key = (message.job, message.task)
+        key, member = (message.job, message.task), self._context.members.get(node)
+        if member is not None and 0 <= message.tokens_per_s < FASTEST:
+            member.tokens_per_s = message.tokens_per_s
         if message.loss is None or not self._progress.allows(node):
             return TaskProgressed(node, key)
         text = f"step {message.step}, {message.tokens_per_s:.0f} tokens/s"

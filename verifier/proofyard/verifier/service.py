@@ -29,7 +29,7 @@ from proofyard.transport.reach import (
     split_endpoint,
 )
 from proofyard.verifier import leading, looking, marks, peers, sending
-from proofyard.verifier.api.serving import StatusApi
+from proofyard.verifier.api.serving import StatusApi, is_loopback
 from proofyard.verifier.api.telling import Teller
 from proofyard.verifier.api.wire import Begin
 from proofyard.verifier.context import Context
@@ -156,7 +156,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         metrics.describe(version(), wallet.address, chain.registry, chain.court, chain.chain_id)
         for each in (chain.observers, outbox.observers):
             each.append(metrics.note_request)
-        begin = Begin(url, str(store.path), settings.api_streams)
+        names = tuple(settings.api_names) if is_loopback(settings.api_host) else None
+        begin = Begin(url, str(store.path), settings.api_streams, names=names)
         teller = Teller(context, metrics, watch)
         async with StatusApi(settings.api_host, settings.api_port, begin, teller) as api:
             runner.listeners += [metrics.note_line, api.publish, log_line]

@@ -16,7 +16,9 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     `host`, `port`: UDP address to listen on. `endpoint`: where others reach it, written into the Registry; without it
     what is registered stays. Where `host` is empty or `port` 0 they follow from that: every address and its port,
     where it is for other machines, else loopback and a free one. `api_host`, `api_port`: the HTTP API, which
-    anybody who reaches it may read; `api_streams`: so many readers of live events at a time.
+    anybody who reaches it may read; `api_streams`: so many readers of live events at a time. On loopback it is asked
+    for as localhost, by an address, or as one of `api_names`, such as that of a proxy before it: a page of elsewhere
+    whose name was made to lead here reads nothing.
     `data_dir`: blocks and, by default, the database. `database_url`: an SQLAlchemy URL, SQLite in `data_dir` if empty.
     `process`: this process's name, where several of one wallet share a PostgreSQL: one leads, the others stand by. They
     share `blocks_dir` as well, by default a folder in `data_dir`.
@@ -53,6 +55,7 @@ class VerifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_host: str = "127.0.0.1"
     api_port: Port = 0
     api_streams: Most = 100
+    api_names: tuple[str, ...] = ()
     data_dir: Path
     database_url: str = ""
     process: str = ""

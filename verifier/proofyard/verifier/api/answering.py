@@ -30,10 +30,12 @@ EXPLAINED_AT_ONCE = 2
 
 
 class Api:
-    """What the routes answer from."""
+    """What the routes answer from. `names`: see `wire.Begin`."""
 
-    def __init__(self, engine: Engine, store: BlockStore, told: Told, streams: Streams) -> None:
-        self.engine, self.told, self.streams = engine, told, streams
+    def __init__(
+        self, engine: Engine, store: BlockStore, told: Told, streams: Streams, names: tuple[str, ...] | None = None
+    ) -> None:
+        self.engine, self.told, self.streams, self.names = engine, told, streams, names
         self.metrics = ApiMetrics()
         self.explainer = Explainer(engine, store, self._ask_from_thread)
         self._loop: asyncio.AbstractEventLoop | None = None

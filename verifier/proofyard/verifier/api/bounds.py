@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proofyard import pages
 from proofyard.protocol.types import ProofyardError
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.answering import Api, answer
@@ -68,6 +69,12 @@ class Bounded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        names = self._api.names
+        if names is not None and not pages.is_meant(_host_of(scope), names):
+            reason = "this API is asked for by an address, localhost, or a name in api_names"
+            await answer(out.Error(error="misdirected", reason=reason), 421)(scope, receive, send)
+            self._api.metrics.requests.labels("none", "421").inc()
+            return
         if self._running >= AT_ONCE:
             reason = f"{AT_ONCE} requests are being answered; try again later"
             await answer(out.Error(error="busy", reason=reason), 503)(scope, receive, send)
@@ -103,3 +110,7 @@ class Bounded:
             self._api.metrics.requests.labels(route, str(status)).inc()
             if not stream:
                 self._api.metrics.request_seconds.labels(route).observe(time.monotonic() - start)
+
+
+def _host_of(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")

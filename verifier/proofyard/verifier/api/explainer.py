@@ -169,18 +169,17 @@ class Explainer:
         if dial is not None:
             yield of_dial(dial, len(audits), task, node, shown_by(batch, record))
         for audit in audits:
-            yield of_audit(audit, shown_by(batch, record, f"{audit.job}:{audit.task}:{audit.segment}"))
+            yield of_audit(audit)
 
     def _fault(self, row: Any) -> out.Because:
         fault, batch, record = queries.FAULTS.item(row), row["chain_id"], row["record"]
-        place = "" if fault.segment is None else f"{fault.job}:{fault.task}:{fault.segment}"
         slashed: Sequence[Slashed] = ()
         if record is not None and batch is not None:
             try:
                 slashed = self._slashes_of(batch, record)
             except ProofyardError as error:
                 logger.info("the slashes of batch %s cannot be read: %s", batch, error)
-        return of_fault(fault, slashed, shown_by(fault.batch, record, place))
+        return of_fault(fault, slashed)
 
     def _paid(
         self, batch: int, record: str | None, nodes: set[str] | None = None, task: int | None = None

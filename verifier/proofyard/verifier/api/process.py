@@ -53,7 +53,7 @@ async def serve(link: socket.socket, listening: socket.socket) -> None:
     begin: wire.Begin = await wire.received(reader, wire.Begin, wire.MAX_TOLD)
     streams = Streams(begin.streams)
     told = Link(writer.write, streams)
-    api = Api(open_for_reading(begin.database), BlockStore(Path(begin.blocks)), told, streams)
+    api = Api(open_for_reading(begin.database), BlockStore(Path(begin.blocks)), told, streams, begin.names)
     config = uvicorn.Config(
         build_app(api),
         log_config=None,

@@ -26,6 +26,7 @@ from proofyard.protocol.settlement import FaultReason
 from proofyard.verifier.api import types as out
 from proofyard.verifier.api.listing import Listing, statement_of
 from proofyard.verifier.api.reading import Found, read, read_all
+from proofyard.verifier.api.statements import shown_by
 from proofyard.verifier.engine import rows
 from proofyard.verifier.store.tables import TABLES, TOLD_OF_TASK
 
@@ -102,6 +103,7 @@ def _task(row: Row) -> out.Task:
         job=str(row["job"]),
         task=row["index"],
         label=spec.label or spec.kind,
+        deps=list(spec.deps),
         state=row["state"],
         segments=spec.segments,
         units=str(spec.work_units),
@@ -218,6 +220,7 @@ def _audit(row: Row) -> out.Audit:
         reason=row["reason"],
         auditors=_texts(row["auditors"])[:LISTED],
         seats=[_seat(seat, decided) for seat in row["seats"]],
+        shown=shown_by(_text(row["chain_id"]), row["record"], f"{row['job']}:{row['task']}:{row['index']}"),
     )
 
 
@@ -253,7 +256,9 @@ _TASKS_BATCHES = (
     for each in (_WORK.c.batch, _WORK.c.decoy_batch)
 )
 AUDITS = Audits(
-    select(*_OF_SEGMENT, _BATCH.c.chain_id).join_from(_SEGMENT, _BATCH, _BATCH.c.id == _SEGMENT.c.batch),
+    select(*_OF_SEGMENT, _BATCH.c.chain_id, _BATCH.c.record).join_from(
+        _SEGMENT, _BATCH, _BATCH.c.id == _SEGMENT.c.batch
+    ),
     (_SEGMENT.c.batch, _SEGMENT.c.job, _SEGMENT.c.task, _SEGMENT.c.index),
     _audit,
     {
@@ -295,7 +300,12 @@ def _fault(row: Row) -> out.Fault:
         operator=str(row["operator"]),
         kind=fault_name(row["kind"]),
         reason=row["reason"],
+        shown=shown_by(_text(row["chain_id"]), row["record"], _place_of(row)),
     )
+
+
+def _place_of(fault: Row) -> str:
+    return "" if fault["segment"] < 0 else f"{fault['job']}:{fault['task']}:{fault['segment']}"
 
 
 FAULTS = Listing(

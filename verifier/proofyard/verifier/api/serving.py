@@ -5,6 +5,7 @@ no audit, and whoever finds a hole in it has found neither wallet nor password.
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
@@ -217,6 +218,14 @@ async def _gone(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens on `host` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -284,13 +284,15 @@ def of_dial(dial: Dial, drawn: int, task: int, node: str, shown: out.Shown) -> o
     )
 
 
-def of_audit(audit: out.Audit, shown: out.Shown) -> out.Because:
+def of_audit(audit: out.Audit) -> out.Because:
     """What auditors said of a segment, and what that came to."""
     said = [f"{seat.auditor} {_vote(seat, audit)}" for seat in audit.seats]
     text = f"segment {audit.segment}: {audit.verdict}"
     text += f" ({audit.fault}: {audit.reason})" if audit.fault else ""
     text += f"; {', '.join(said)}" if said else "; nobody was asked"
-    return because("audit", text, task=audit.task, node=audit.worker, shown=shown, list=" ".join(audit.auditors[:8]))
+    return because(
+        "audit", text, task=audit.task, node=audit.worker, shown=audit.shown, list=" ".join(audit.auditors[:8])
+    )
 
 
 def _vote(seat: out.Seat, audit: out.Audit) -> str:
@@ -305,7 +307,7 @@ def _vote(seat: out.Seat, audit: out.Audit) -> str:
     return "came to the same state" if seat.answer == audit.claimed else "came to another state"
 
 
-def of_fault(fault: out.Fault, slashed: Sequence[Slashed], shown: out.Shown) -> out.Because:
+def of_fault(fault: out.Fault, slashed: Sequence[Slashed]) -> out.Because:
     """A fault, and what it took. `slashed`: by the settlement."""
     where = f"segment {fault.segment}" if fault.segment is not None else "its result"
     took = [
@@ -323,7 +325,7 @@ def of_fault(fault: out.Fault, slashed: Sequence[Slashed], shown: out.Shown) -> 
         f"{fault.kind} in {where}: {fault.reason}{money}",
         task=fault.task,
         node=fault.node,
-        shown=shown,
+        shown=fault.shown,
         owner=fault.owner,
         operator=fault.operator,
         **({"slashed": took[0].amount} if took else {}),

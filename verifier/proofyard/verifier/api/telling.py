@@ -121,6 +121,7 @@ def _node_of(context: Context, member: Connected) -> out.Node:
         in_flight=str(in_flight),
         faults=world.rows.guilty.get(record.owner, 0),
         lost=board.losses.get(record.node, 0),
+        tokens_per_s=member.tokens_per_s if node and node.holds else None,
     )
 
 

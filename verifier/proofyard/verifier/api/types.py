@@ -97,12 +97,14 @@ class JobDetail(Out, frozen=True, kw_only=True):
 
 
 class Task(Out, frozen=True, kw_only=True):
-    """`node` and `owner`: who has, or had last, the attempt that counts. `lost`, `refused`: how often nodes let it go,
-    and how many owners could not finish it; `barred`: nodes that may not have it again."""
+    """`deps`: the tasks whose results it takes in. `node` and `owner`: who has, or had last, the attempt that counts.
+    `lost`, `refused`: how often nodes let it go, and how many owners could not finish it; `barred`: nodes that may not
+    have it again."""
 
     job: str
     task: int
     label: str
+    deps: list[int]
     state: str
     segments: int
     units: str
@@ -169,6 +171,15 @@ class Seat(Out, frozen=True, kw_only=True):
     reason: str
 
 
+class Shown(Out, frozen=True, kw_only=True):
+    """Where a statement can be checked: a batch's record, and the command that replays it. Empty where only this
+    verifier knows."""
+
+    batch: str | None
+    record: str | None
+    replay: str
+
+
 class Audit(Out, frozen=True, kw_only=True):
     """A segment that the plan of a batch drew. `fault`: of what kind, empty for none. `claimed`: the digest of the
     worker's state after it, shown once it has its verdict; `auditors`: the plan's order, the first 64."""
@@ -185,6 +196,7 @@ class Audit(Out, frozen=True, kw_only=True):
     reason: str
     auditors: list[str]
     seats: list[Seat]
+    shown: Shown
 
 
 class Fault(Out, frozen=True, kw_only=True):
@@ -199,6 +211,7 @@ class Fault(Out, frozen=True, kw_only=True):
     operator: str
     kind: str
     reason: str
+    shown: Shown
 
 
 class LogLine(Out, frozen=True, kw_only=True):
@@ -218,7 +231,8 @@ class LogLine(Out, frozen=True, kw_only=True):
 class Node(Out, frozen=True, kw_only=True):
     """A node that is connected. `in_flight`: its owner's reward that is not settled, here and with other verifiers;
     `faults`: what costs its owner stake, as far as this verifier has it; `lost`: tasks that it let go in jobs that
-    run. `holds`: its tasks, as job:task; `room`, `audits`: how many tasks and audits it takes at a time."""
+    run. `holds`: its tasks, as job:task; `room`, `audits`: how many tasks and audits it takes at a time.
+    `tokens_per_s`: what it says of the task under way, null where it says nothing."""
 
     address: str
     owner: str
@@ -233,6 +247,7 @@ class Node(Out, frozen=True, kw_only=True):
     in_flight: str
     faults: int
     lost: int
+    tokens_per_s: float | None
 
 
 class Dispute(Out, frozen=True, kw_only=True):
@@ -252,15 +267,6 @@ class Dispute(Out, frozen=True, kw_only=True):
     until: int
     votes_wrong: int
     votes_right: int
-
-
-class Shown(Out, frozen=True, kw_only=True):
-    """Where a statement can be checked: a batch's record, and the command that replays it. Empty where only this
-    verifier knows."""
-
-    batch: str | None
-    record: str | None
-    replay: str
 
 
 class Because(Out, frozen=True, kw_only=True):

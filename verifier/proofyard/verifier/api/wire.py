@@ -89,13 +89,15 @@ AnyQuestion = Nodes | OneNode | Around | Disputes | Fees | Slashes | DialOf | Me
 class Begin(msgspec.Struct, frozen=True, tag=True):
     """The first message. `database`: an SQLAlchemy URL. `blocks`: the folder of the artifacts. `streams`: so many
     readers of live events at a time; of other connections more than `connections` are closed at once, and those on
-    which no whole request comes within `request_s` seconds."""
+    which no whole request comes within `request_s` seconds. `names`: hosts that it may be asked as, beside localhost
+    and addresses; None for any."""
 
     database: str
     blocks: str
     streams: int
     connections: int = 500
     request_s: float = 10.0
+    names: tuple[str, ...] | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
