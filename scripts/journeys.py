@@ -33,6 +33,8 @@ DOCS = ROOT / "docs"
 COLUMNS, LINES = 80, 50
 STEP_S, POLL_S = 300.0, 0.1
 """A step that takes longer has failed."""
+SCRIPTS_MS = 5000
+"""Of a page's own time, for its scripts to show what they ask for."""
 KEPT = ("PATH", "LANG", "TMPDIR", "PROOFYARD_TORCH_INDEX")
 INSTALLING = ("pip install", "python3 -m venv")
 """What a person does before the clock starts."""
@@ -498,6 +500,7 @@ class Walk:
             raise StepFailed(f"no browser is installed; tried {', '.join(CHROMIUM)}")
         picture = OUT / "journeys" / f"{self.journey.name}.png"
         common = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={self.folder / 'browser'}"]
+        common += [f"--virtual-time-budget={SCRIPTS_MS}"]
         until = time.monotonic() + STEP_S
         while True:
             shown = _output([*common, "--dump-dom", api + step.path])

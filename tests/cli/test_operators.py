@@ -363,7 +363,7 @@ def test_a_machine_becomes_a_node_by_one_command_and_a_second_one_says_what_is_t
     assert written.startswith(before) and secret not in written and "password_file" in written
     assert (bench.wallets / "node.password").stat().st_mode & 0o777 == 0o600
     ran: list[Any] = []
-    monkeypatch.setattr("proofyard.node.service.run", lambda settings, password: ran.append((settings, password)))
+    monkeypatch.setattr("proofyard.node.service.run", lambda settings, password, **_: ran.append((settings, password)))
     assert main(["--config", str(toml), "node", "run"]) == 0, "it needs no flag"
     ((settings, password),) = ran
     assert (settings.data_dir, password) == (tmp_path / "a $folder", None)

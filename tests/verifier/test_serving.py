@@ -47,7 +47,7 @@ def api(scene: Scene) -> Iterator[StatusApi]:
     os.environ |= {"PROOFYARD_PASSWORD": SECRET, "HTTPS_PROXY": SECRET}
     try:
         with in_its_process(scene) as found:
-            httpx.get(f"{found.url}/health")  # it has come up
+            httpx.get(f"{found.url}/health", timeout=60)  # it has come up
             yield found
     finally:
         os.environ.clear()

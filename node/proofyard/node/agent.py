@@ -35,6 +35,7 @@ from proofyard.node.repair import Workshop
 from proofyard.node.retention import Retention
 from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
+from proofyard.node.tally import Tally
 from proofyard.node.work import Owed, Work
 from proofyard.protocol.audit import UNDECIDED_AFTER_S
 from proofyard.protocol.cid import cid_bytes, cid_digest
@@ -145,6 +146,7 @@ class Agent:
         self._due: asyncio.TimerHandle | None = None
         self._count = itertools.count()
         self._current: Work | None = None
+        self.tally = Tally()
         self.on_turn: Callable[[Work | None], None] = lambda _: None
         """Hears what is executed from now on, None for nothing."""
         self._closed = ""
@@ -201,6 +203,8 @@ class Agent:
             if not reason:
                 self._journal.accept_task(connection.peer, offer)
                 self._enqueue(work)
+        if reason:
+            self.tally.refuse(work.name, reason, time.time())
         return Ack(not reason, reason)
 
     async def offer_audit(self, connection: Connection, offer: AuditOffer, _body: Body) -> Ack:
@@ -605,6 +609,7 @@ class Agent:
             self._journal.drop_audit(work.verifier, offer)
         if work.cancelled:
             return
+        self.tally.give_back(work.name, reason, time.time())
         message = (
             AuditFailed(offer.batch, offer.job, offer.task.index, offer.segment, reason[:500])
             if isinstance(offer, AuditOffer)
@@ -643,6 +648,7 @@ class Agent:
             if self._agenda.segment_s(work.offer) is None:
                 self._agenda.took(work.offer, asyncio.get_running_loop().time() - start, work.offer.task.segments)
             await self._retention.note_finished(work.verifier, work.offer)
+            self.tally.tasks += 1
             if not work.cancelled:
                 self._deliver_commitment(work.verifier, work.offer, submission, work)
 
@@ -727,6 +733,7 @@ class Agent:
         place = (offer.batch, offer.job, offer.task.index, offer.segment)
         opening = msgspec.structs.replace(opening, signature=self._signed_seal(place, opening))
         self._journal.seal(work.verifier, offer, opening, time.time())
+        self.tally.audits += 1
         self._deliver_seal(work.verifier, offer, opening)
 
     async def _reexecute(

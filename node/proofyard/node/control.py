@@ -45,8 +45,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
-    holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `left`: how
-    a node that has stopped left its work, or a running one its last."""
+    holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
+    where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
+    last."""
 
     pid: int
     at: float
@@ -58,6 +59,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     blind: tuple[str, ...] = ()
     sample: dict[str, Any] = {}
+    page: str = ""
     left: tuple[str, ...] = ()
 
 
@@ -68,7 +70,7 @@ def limits_of(settings: NodeSettings) -> Limits:
 
 def read_orders(folder: Path) -> Orders:
     """What was commanded; nothing where nothing was. Raises `ControlUnfit`."""
-    data = _read(folder / LIMITS)
+    data = read_own(folder / LIMITS)
     if data is None:
         return Orders()
     try:
@@ -88,7 +90,7 @@ def apply(limits: Limits, orders: Orders) -> Limits:
 def write_orders(folder: Path, orders: Orders) -> None:
     """Raises `ValueError` for limits that are none, and `OSError`."""
     apply(Limits(), orders)
-    _write(folder / LIMITS, msgspec.json.encode(orders))
+    write_own(folder / LIMITS, msgspec.json.encode(orders))
 
 
 def change(folder: Path, changes: dict[str, Any], *, hand_back: bool = False) -> Orders:
@@ -101,7 +103,7 @@ def change(folder: Path, changes: dict[str, Any], *, hand_back: bool = False) ->
 
 def read_status(folder: Path) -> Status | None:
     """What the node in a folder says of itself; None where none has run there. Raises `ControlUnfit`."""
-    data = _read(folder / STATUS)
+    data = read_own(folder / STATUS)
     if data is None:
         return None
     try:
@@ -115,11 +117,16 @@ def is_alive(status: Status, now: float | None = None) -> bool:
     return status.running and abs((time.time() if now is None else now) - status.at) < STALE_S
 
 
+def later(minutes: float) -> float:
+    """The time in so many minutes, in Unix seconds: what a pause is commanded until."""
+    return time.time() + 60 * minutes
+
+
 def write_status(folder: Path, status: Status) -> None:
-    _write(folder / STATUS, msgspec.json.encode(status))
+    write_own(folder / STATUS, msgspec.json.encode(status))
 
 
-def _read(file: Path) -> bytes | None:
+def read_own(file: Path) -> bytes | None:
     """A file that nobody but the folder's owner may write, and root, who may anything."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -139,7 +146,8 @@ def _read(file: Path) -> bytes | None:
     return data
 
 
-def _write(file: Path, data: bytes) -> None:
+def write_own(file: Path, data: bytes) -> None:
+    """Put a file in place whole, which its owner alone may read: whoever owns the folder."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -108,12 +108,15 @@ class Sensors:
 
     def __init__(self, *, on_gpu: bool) -> None:
         self._on_gpu = on_gpu
+        self.cards: tuple[Gpu, ...] = ()
+        """As of the last sample; none for a node that does not compute on a GPU."""
         self._me = psutil.Process()
         self._own_s, self._busy_s, self._at = self._times()
 
     def sample(self) -> Sample:
         """What is measured now; how busy others are is since the last sample."""
         cards = gpus() if self._on_gpu else []
+        self.cards = tuple(cards)
         own, busy, at = self._times()
         seconds = at - self._at
         others = max(0.0, (busy - self._busy_s) - (own - self._own_s)) / seconds if seconds > 0 else None

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +28,8 @@ from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
 from proofyard.node.meter import Meter
 from proofyard.node.news import News
+from proofyard.node.overview import Looking
+from proofyard.node.page import OperatorPage, listen, token_of, url_of
 from proofyard.node.pay import Pay, involved, keep_on_bench
 from proofyard.node.promises import Promises
 from proofyard.node.purse import CREDIT, Purse
@@ -60,13 +62,14 @@ UNREGISTERED_S = 10.0
 """Between two looks whether a node that was started before it was registered is by now."""
 
 
-def run(settings: NodeSettings, password: str | None = None) -> None:
-    """Run a node until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it."""
+def run(settings: NodeSettings, password: str | None = None, on_page: Callable[[str], None] = lambda _: None) -> None:
+    """Run a node until SIGINT or SIGTERM; `password` unlocks the wallet where the settings name no file for it.
+    `on_page` is told the address of its page, with the token, when that is made."""
     stop = Stop()
-    run_service(_serve(settings, password, stop), stop)
+    run_service(_serve(settings, password, stop, on_page), stop)
 
 
-async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> None:
+async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_page: Callable[[str], None]) -> None:
     wallet = Wallet.unlock(settings.wallet, password=password, password_file=settings.password_file)
     # It asks the chain, which may not answer: a signal ends this all the same.
     chain = await asyncio.to_thread(
@@ -127,7 +130,8 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> No
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         meter = Meter(settings.data_dir, settings.watts)
-        watch = Watch(settings, agent, links, endpoint, Sensors(on_gpu="cuda" in executor.backend), meter)
+        sensors = Sensors(on_gpu="cuda" in executor.backend)
+        watch = Watch(settings, agent, links, endpoint, sensors, meter)
         agent.leave_for_later(watch.waits)
         clock = asyncio.get_running_loop().time
         agent.on_turn = lambda work: meter.turn_to(work, clock())
@@ -154,6 +158,19 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop) -> No
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]
+        if settings.page:
+            looking = Looking(
+                *(settings.data_dir, chain, network, wallet.address, journal, agent, sensors, watch.status, news),
+                software=announce().software,
+                backend=executor.backend,
+            )
+            token, made = token_of(settings.data_dir)
+            page = OperatorPage(listen(settings.page_port), settings.data_dir, looking, token)
+            watch.page = page.address
+            logger.info("its page is at %s; `proofyard node page` opens it for changes", page.address)
+            if made:
+                on_page(url_of(page.address, token))
+            parts.append(page.run())
         try:
             await run_together(*parts)
         finally:

@@ -53,6 +53,9 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     `watts`: what the machine draws while it works, where no power draw can be read; 0 for not known. `power_price`:
     CREDIT for a kilowatt hour.
 
+    `page`: serve a page about this node on 127.0.0.1, for whoever has its token; `page_port`: its TCP port, 0 for 8791,
+    or any other where that is taken.
+
     `ready_file`: written with the node's address and port once it serves.
     `adversary`: on a local test network only, the way in which this node cheats. `accomplices`: the folder through
     which cheats that belong together share their answers.
@@ -103,6 +106,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     stop_s: Amount = 30
     watts: Amount = 0
     power_price: str = ""
+    page: bool = True
+    page_port: Port = 0
     ready_file: Path | None = None
     adversary: str | None = None
     accomplices: Path | None = None

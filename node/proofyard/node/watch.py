@@ -57,6 +57,8 @@ class Watch:
         self._sample = Sample()
         self._seen: tuple[int, int] | None = None
         self._left: tuple[str, ...] = ()
+        self.page = ""
+        """Where the node's page is, "" where there is none."""
 
     def waits(self, job: JobRecord) -> str:
         """Why a job is left to hours in which power is cheap; empty where it is not."""
@@ -85,7 +87,7 @@ class Watch:
     def stopped(self, left: list[str]) -> None:
         """Note how the node has ended."""
         self._left = tuple(left)
-        write_status(self._folder, self._status(running=False))
+        write_status(self._folder, self.status(running=False))
 
     def _read_orders(self) -> bool:
         """Whether something was commanded since. What cannot be obeyed changes nothing, and is told once."""
@@ -111,7 +113,7 @@ class Watch:
     async def _look(self) -> None:
         self._gate.look(self._limits, self._sample, time.time(), _minute())
         await self._obey()
-        await asyncio.to_thread(write_status, self._folder, self._status())
+        await asyncio.to_thread(write_status, self._folder, self.status())
 
     async def _obey(self) -> None:
         closed = self._gate.closed
@@ -130,7 +132,8 @@ class Watch:
         if now_closed != bool(said):
             self._links.announce_again()
 
-    def _status(self, *, running: bool = True) -> Status:
+    def status(self, *, running: bool = True) -> Status:
+        """What the node is about now."""
         closed = self._gate.closed
         return Status(
             pid=os.getpid(),
@@ -143,6 +146,7 @@ class Watch:
             limits=self._limits,
             blind=tuple(blind_spots(self._limits, self._sample)),
             sample={name: value for name, value in asdict(self._sample).items() if value is not None},
+            page=self.page if running else "",
             left=self._left,
         )
 

@@ -37,9 +37,10 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Take no new work. What is under way is finished; what is owed for past work goes on."""
+    from proofyard.node.control import later
     from proofyard.node.gate import UNTIL_RESUMED
 
-    until = UNTIL_RESUMED if minutes is None else time.time() + 60 * minutes
+    until = UNTIL_RESUMED if minutes is None else later(minutes)
     _command(context, folder, {"paused_until": until}, as_json, hand_back=now)
 
 

@@ -14,7 +14,7 @@ from proofyard.cli.errors import UsageError
 from proofyard.cli.install import install
 from proofyard.cli.limits import limits, pause, resume
 from proofyard.cli.node_init import init
-from proofyard.cli.node_status import address_in_settings, local_status, shown
+from proofyard.cli.node_status import address_in_settings, local_status, page, shown
 from proofyard.cli.options import KEYS, KeystoreDir, NetworkFlags, PasswordFile, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note, parse_credits, table
 from proofyard.cli.run import node_run, require_endpoint, verifier_run
@@ -349,6 +349,7 @@ node.verb("earnings", "node earnings")(earnings)
 node.verb("claim", "node claim 1")(claim)
 node.verb("pause", "node pause --for 90")(pause)
 node.verb("resume", "node resume")(resume)
+node.verb("page", "node page")(page)
 node.verb("limits", "node limits --hours 22-6 --idle-only")(limits)
 verifier.verb("run", "verifier run --wallet home --port 4433")(verifier_run)
 verifier.add_typer(dispute, name="dispute")

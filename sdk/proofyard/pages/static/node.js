@@ -7,6 +7,7 @@ const KEY = "proofyard-node-token", HEADER = "X-Proofyard-Token";
 const main = document.getElementById("main");
 
 let shown = null, said = "", wrong = "", since = null;
+let passing = false; // what is said holds until the node's state changes
 
 function takeToken() {
   const given = location.hash.slice(1);
@@ -128,11 +129,12 @@ const FIELDS = [
   ["max_celsius", "Most warmth, °C", "number"], ["max_upload", "Most upload, bytes a second", "number"], ["least_free_bytes", "Memory left free, bytes", "number"],
 ];
 
-/** Drawn once: what is typed stays. Whoever changes limits elsewhere gets a fresh form here, unless something is typed. */
+/** Drawn once: what is typed stays. Whoever changes limits elsewhere gets a fresh form here, unless somebody is at it. */
 function limitsForm(limits) {
   const { paused_until: _, ...own } = limits;
   const form = document.getElementById("limits");
-  const key = form?.dataset.dirty ? form.dataset.key : JSON.stringify(own);
+  const busy = form && (form.dataset.dirty || form.contains(document.activeElement));
+  const key = busy ? form.dataset.key : JSON.stringify(own);
   return el("form", { id: "limits", "data-keep": true, "data-key": key },
     el("div", { class: "fields" }, FIELDS.map(([name, label, type]) => el("div", {}, el("label", { for: name }, label),
       el("input", { id: name, name, type, min: type === "number" ? 0 : null, maxlength: 200, value: own[name] || "", placeholder: "no limit", autocomplete: "off" }))),
@@ -151,7 +153,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target, changes = { idle_only: form.elements.idle_only.checked };
   for (const [name, , type] of FIELDS) changes[name] = type === "number" ? Number(form.elements[name].value) : form.elements[name].value;
-  if (await order("/v1/limits", changes)) told("The node keeps to these limits within seconds.", () => delete form.dataset.dirty);
+  if (await order("/v1/limits", changes)) told("The node keeps to these limits within seconds.", false, () => delete form.dataset.dirty);
 });
 
 document.addEventListener("click", async (event) => {
@@ -162,11 +164,11 @@ document.addEventListener("click", async (event) => {
   const body = act === "pause" ? { minutes: minutes ? Number(minutes) : null, hand_back: handBack !== undefined } : {};
   const done = await order(`/v1/${act}`, body);
   button.disabled = false;
-  if (done) told(act === "pause" ? "It takes nothing new; this shows within seconds." : "It takes work again within seconds.");
+  if (done) told(act === "pause" ? "It takes nothing new; this shows within seconds." : "It takes work again within seconds.", true);
 });
 
-function told(text, also = () => {}) {
-  [said, wrong] = [text, ""];
+function told(text, untilChange, also = () => {}) {
+  [said, wrong, passing] = [text, "", untilChange];
   also();
   draw();
 }
@@ -185,7 +187,7 @@ function listen() {
     onEvent: (found) => {
       const before = shown?.status.reason;
       shown = found;
-      if (before !== undefined && before !== found.status.reason) said = "";
+      if (passing && before !== undefined && before !== found.status.reason) said = "";
       draw();
     },
     onAway: (error) => {
