@@ -21,7 +21,7 @@ from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_reco
 from proofyard.protocol.seal import keyed_is_checked
 from proofyard.protocol.settlement import FaultReason, settlement_digest
 from proofyard.protocol.settling import settlement_of
-from proofyard.protocol.types import BatchId, Cid, ProofyardError
+from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
 from proofyard.protocol.view import BatchView
 from proofyard.transport import Connection
 from proofyard.verifier.context import Context
@@ -51,8 +51,9 @@ from proofyard.workloads.errors import StateRefused
 logger = logging.getLogger(__name__)
 
 BLOCK_POLL_S = 0.2
-PUSH_S = 20.0
-"""How long the other seats have to take a member list before it is committed to."""
+SHOW_S, SHOW_AGAIN_S = 20.0, 1.0
+"""How long the other seats have to take a member list before it is committed to, and how often those are asked again
+that did not."""
 MAX_COUNTED_BYTES = 16 << 20
 EVENT_S = 60.0
 """How long the event of a transaction that is mined is waited for; then it is looked for again."""
@@ -71,7 +72,7 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
-        await _push(context, cid, len(batch.members))
+        await _show(context, cid, len(batch.members))
         await context.send(
             commit_subject(batch, anchor),
             lambda chain: chain.commit_batch(effect.root, size, cid_digest(cid), lines, anchor),
@@ -108,15 +109,35 @@ class UnitsHeld(ProofyardError):
         super().__init__(f"job {job} has {left} units free and the batch holds {units}; its open batches settle first")
 
 
-async def _push(context: Context, cid: Cid, size: int) -> None:
-    """Have every other seat fetch the member list: it signs for no batch whose list it did not hold at the draw."""
+async def _show(context: Context, cid: Cid, size: int) -> None:
+    """Have two thirds of the seats hold the member list before its root is posted. A seat signs for no batch whose list
+    it did not hold at the draw, and who posted may be gone until then. The others may take it later, and nobody is
+    waited for beyond `SHOW_S`: receipts fall due."""
     message = Publish(artifacts=(cid,), total_bytes=size)
+    seats = {seat.node for seat in await context.verifiers()}
+    needed = -(-2 * len(seats) // 3) - (context.wallet.address in seats)
+    holding, asked, enough = set[Address](), set[Address](), asyncio.Event()
 
     async def to(peer: Connection) -> None:
-        with contextlib.suppress(ProofyardError):
-            await peer.request(message, reply=Ack, timeout=PUSH_S)
+        try:
+            with contextlib.suppress(ProofyardError):
+                if (await peer.request(message, reply=Ack, timeout=SHOW_S)).proceed:
+                    holding.add(peer.peer)
+        finally:
+            asked.discard(peer.peer)
+        if len(holding) >= needed:
+            enough.set()
 
-    await asyncio.gather(*(to(peer) for peer in await context.others()))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SHOW_S):
+            while len(holding) < needed:
+                for peer in await context.others():
+                    if peer.peer not in holding | asked:
+                        asked.add(peer.peer)
+                        context.spawn(to(peer))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SHOW_AGAIN_S):
+                        await enough.wait()
 
 
 async def draw(context: Context, effect: effects.Draw) -> None:
