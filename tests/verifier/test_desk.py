@@ -482,7 +482,7 @@ async def test_a_wallet_has_one_session_and_the_second_is_told_where_the_first_r
     first.silent_s = silent_s
     record = object()
     monkeypatch.setattr("proofyard.verifier.desk.active_node", lambda chain, peer: record)
-    monkeypatch.setattr("proofyard.verifier.desk.joined", lambda record, message: Published(counter.manifest))
+    monkeypatch.setattr("proofyard.verifier.desk.joined", lambda *_: Published(counter.manifest))
     announce = Announce(("lora",), 0, 0, "", session="a")
     assert (await counter.desk.announce(first, announce, cast(Any, None))).proceed
     assert first.vouched

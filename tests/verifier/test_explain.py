@@ -41,7 +41,7 @@ NODE = Standing(
     others=10,
 )
 KIND = Kind(reward=10**18, segments=4, ready=1)
-HERE = Here((NODE,), (KIND,), 1000, 1500)
+HERE = Here((NODE,), (KIND,), 1000, 1500, 2 << 30)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ HERE = Here((NODE,), (KIND,), 1000, 1500)
         ({"rests": True}, (), "asked again in seconds"),
         ({}, (address(1),), "may not have this task again"),
         ({"in_flight": 10**21}, (), "no owner's stake backs it"),
+        ({"memory_bytes": 1 << 30}, (), "takes at least 2.0 GiB of memory, more than the 1.0 GiB"),
         ({"others": 2}, (), "2 other owners are here to audit it"),
     ],
 )

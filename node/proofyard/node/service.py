@@ -32,12 +32,14 @@ from proofyard.node.overview import Looking
 from proofyard.node.page import OperatorPage, listen, token_of, url_of
 from proofyard.node.pay import Pay, involved, keep_on_bench
 from proofyard.node.promises import Promises
+from proofyard.node.proving import Proving
 from proofyard.node.purse import CREDIT, Purse
 from proofyard.node.retention import Retention
 from proofyard.node.sensors import Sensors
 from proofyard.node.serving import serve_owed_blocks
 from proofyard.node.settings import NodeSettings
 from proofyard.node.watch import Watch
+from proofyard.node.work import Work
 from proofyard.protocol.amounts import read_amount
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.settlement import OperatorId
@@ -121,6 +123,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
                 tasks=settings.tasks_held,
                 audits=AUDITS_HELD,
                 session=session,
+                capability=proving.record,
             )
 
         news = News()
@@ -130,11 +133,19 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         meter = Meter(settings.data_dir, settings.watts)
+        proving = Proving(settings, wallet, chain, endpoint, links, agent, executor)
         sensors = Sensors(on_gpu="cuda" in executor.backend)
         watch = Watch(settings, agent, links, endpoint, sensors, meter)
         agent.leave_for_later(watch.waits)
         clock = asyncio.get_running_loop().time
-        agent.on_turn = lambda work: meter.turn_to(work, clock())
+
+        def on_turn(work: Work | None) -> None:
+            meter.turn_to(work, clock())
+            if work is not None:
+                proving.make_way()
+
+        agent.on_turn = on_turn
+        watch.claims = proving.said
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
@@ -155,6 +166,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             follow_logs(settings.ws_url or websocket_of(settings.rpc_url), [chain.registry, chain.court], news),
             _in_court(settings, chain, wallet, network, spare, journal, news),
             watch.run(),
+            proving.run(),
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]

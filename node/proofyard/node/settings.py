@@ -50,6 +50,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
     `stop_s`: seconds in which the segment under way may end when the node is stopped.
+    `prove_s`: seconds that the memory which this node claims may take to fill when a verifier checks it, and so how
+    much is claimed (see `proofyard.node.proving`); 0 claims nothing.
     `watts`: what the machine draws while it works, where no power draw can be read; 0 for not known. `power_price`:
     CREDIT for a kilowatt hour.
 
@@ -104,6 +106,7 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     hold_bytes: Amount = 16 << 30
     ipfs: str = ""
     stop_s: Amount = 30
+    prove_s: Amount = 60
     watts: Amount = 0
     power_price: str = ""
     page: bool = True

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class Watch:
         self._left: tuple[str, ...] = ()
         self.page = ""
         """Where the node's page is, "" where there is none."""
+        self.claims: Callable[[], tuple[str, ...]] = tuple
+        """What this node claims of its machine, and what verifiers say of that, in words."""
 
     def waits(self, job: JobRecord) -> str:
         """Why a job is left to hours in which power is cheap; empty where it is not."""
@@ -148,6 +151,7 @@ class Watch:
             sample={name: value for name, value in asdict(self._sample).items() if value is not None},
             page=self.page if running else "",
             left=self._left,
+            claims=self.claims()[:MOST_WORKS],
         )
 
 

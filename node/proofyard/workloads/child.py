@@ -189,7 +189,7 @@ def _receive(stream: BinaryIO, orders: "queue.Queue[Order]", child: Child) -> No
     os._exit(0)
 
 
-def _limit(memory_bytes: int | None) -> None:
+def limit_memory(memory_bytes: int | None) -> None:
     """Bound what a job can take from this machine. Memory is what the process has allocated or mapped for itself, the
     model included, although its pages are shared with other executors."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_STATE_BYTES, MAX_STATE_BYTES))
@@ -199,7 +199,7 @@ def _limit(memory_bytes: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _private_stdout() -> Iterator[BinaryIO]:
+def private_stdout() -> Iterator[BinaryIO]:
     """The real stdout for reports alone; prints of libraries go to stderr from here on."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
@@ -213,11 +213,11 @@ def main() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     resources = Resources(**settings["resources"])
-    with _private_stdout() as out:
+    with private_stdout() as out:
         child = Child(out, resources, settings["adversary"])
         orders: queue.Queue[Order] = queue.Queue()
         threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
-        _limit(resources.memory_bytes)
+        limit_memory(resources.memory_bytes)
         from proofyard.workloads.exact import choose_backend
 
         child.report(Ready(choose_backend(resources)))

@@ -177,6 +177,12 @@ class Executor:
             async with self._turn:
                 await self._kill()
 
+    async def wake(self) -> None:
+        """Start the child again after `rest`, so that the next order need not wait for it."""
+        if not self._turn.locked():
+            async with self._turn:
+                await self._start()
+
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
         if self._process is not None and self._turn.locked():

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proofyard.node.advice import Advice
     from proofyard.node.hardware import Hardware
     from proofyard.node.lately import Lately
+    from proofyard.node.settings import NodeSettings
 
 GAS_PURSE = "0.02"
 OWNER_PASSWORD_FLAG = "--owner-password-file"  # noqa: S105 (a flag's name)
@@ -82,6 +83,9 @@ def init(
         Path | None, typer.Option(OWNER_PASSWORD_FLAG, help="File with the owner's password.", rich_help_panel=KEYS)
     ] = None,
     keystore_dir: KeystoreDir = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure memory and speed now, not in a quiet minute.")
+    ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only; write and send nothing.")] = False,
     as_json: AsJson = False,
@@ -131,6 +135,8 @@ def init(
     if short:
         paying.transfer(hot.address, short, ether=True)
     operator = paying.register_node(hot, amount, _bits(advice), endpoint)
+    if measure:
+        facts["measured"] = asyncio.run(_measured(paying, found, node_settings(context)))
     facts |= {"operator": str(operator), "address": hot.address, "stake": str(amount)}
     _told(facts, as_json, f"operator {operator}: {hot.address} with {format_credits(amount)} at stake")
     _next(file)
@@ -205,6 +211,20 @@ async def _find(chain: "ChainClient", folder: Path) -> Found:
     lately = await asyncio.to_thread(read_lately, chain)
     hardware = await asyncio.to_thread(find_hardware, folder, await backend_of())
     return Found(hardware, lately, uplink)
+
+
+async def _measured(chain: "ChainClient", found: Found, settings: "NodeSettings") -> dict[str, Any] | None:
+    """What this machine can show, kept for the node; None where that is nothing."""
+    import msgspec
+
+    from proofyard.node.measuring import measured_here, shown
+
+    note(f"measuring memory and speed; this takes up to {settings.prove_s} s")
+    measured = await measured_here(found.hardware, settings, chain.now())
+    if measured is None:
+        return None
+    note(f"it can show {shown(measured.blocks)}, at {measured.steps_per_s} steps a second on {measured.device}")
+    return {name: value for name, value in msgspec.to_builtins(measured).items() if name != "machine"}
 
 
 def _advised(found: Found, preset: str) -> "Advice":

@@ -124,6 +124,10 @@ class NodeFlags(ServiceFlags):
     stop_s: Annotated[
         int | None, typer.Option(help="Seconds for the segment under way when it is stopped.", rich_help_panel=LIMITS)
     ] = None
+    prove_s: Annotated[
+        int | None,
+        typer.Option(help="Seconds that a check of its memory may take, 0 to claim none.", rich_help_panel=LIMITS),
+    ] = None
     watts: Annotated[
         int | None, typer.Option(help="What the machine draws at work, where it cannot be read.", rich_help_panel=OWNER)
     ] = None

@@ -313,7 +313,7 @@ class DevNetwork:
             settings |= {"blind": True} if self.plan.blind else {}
             settings |= {} if self.plan.decoys_bps is None else {"decoys_bps": self.plan.decoys_bps}
         else:
-            settings |= {"threads": self.plan.threads, "stop_s": 0, "page": False}
+            settings |= {"threads": self.plan.threads, "stop_s": 0, "prove_s": 0, "page": False}
             settings |= {} if self.plan.decoys_bps is None else {"max_decoys_bps": self.plan.decoys_bps}
         if member.adversary:
             settings["adversary"] = member.adversary

@@ -9,9 +9,11 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from proofyard.protocol.capability import BLOCK_BYTES, MAX_CAPABILITY_BYTES
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Membership
+from proofyard.protocol.merkle import MAX_DEPTH
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
@@ -60,8 +62,9 @@ class Acks(msgspec.Struct, frozen=True, tag="acks"):
 class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     """A node to a verifier, on every new connection: what it offers to execute, and how many tasks and audits it holds
     at a time, the ones that wait for their turn included. `session` is the same as long as it runs on the same files:
-    a wallet has one at a time, and who announces another while that is alive is told where it runs. Replied to with
-    `Ack`."""
+    a wallet has one at a time, and who announces another while that is alive is told where it runs. `capability` is
+    what it measured of its machine, signed (`proofyard.protocol.capability`); empty where it claims nothing. Replied to
+    with `Ack`."""
 
     workloads: tuple[str, ...]
     memory_bytes: Count
@@ -70,6 +73,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     tasks: Count = 1
     audits: Count = 4
     session: Annotated[str, Meta(max_length=64)] = ""
+    capability: Annotated[bytes, Meta(max_length=MAX_CAPABILITY_BYTES)] = b""
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
@@ -372,6 +376,54 @@ class LineProbe(msgspec.Struct, frozen=True, tag="line-probe"):
     all together."""
 
 
+class PrepareMemory(msgspec.Struct, frozen=True, tag="prepare-memory"):
+    """A verifier wants to check what a node claims: have a process ready that can fill so many blocks. Replied to with
+    `Ack` once it is; a node that has work, or was checked lately, does not proceed, with a reason that begins with
+    "busy"."""
+
+    blocks: Count
+
+
+class FillMemory(msgspec.Struct, frozen=True, tag="fill-memory"):
+    """Fill the blocks that were prepared from this seed (`proofyard.workloads.filling`), hold them, and say their root
+    in the time that follows from the claim. Replied to with `MemoryFilled`; refused with `busy` where work has come."""
+
+    seed: Bytes32
+
+
+MerklePath = Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_DEPTH)]
+
+
+class MemoryFilled(msgspec.Struct, frozen=True, tag="memory-filled"):
+    """The Merkle root of the SHA-256 of each block, and the path of the first block, which follows from the seed."""
+
+    root: Bytes32
+    path: MerklePath
+
+
+class ShowStep(msgspec.Struct, frozen=True, tag="show-step"):
+    """A verifier draws a step of the memory that it had filled with this seed. Replied to with `StepShown`."""
+
+    seed: Bytes32
+    number: Count
+
+
+class StepShown(msgspec.Struct, frozen=True, tag="step-shown"):
+    """The two blocks that the step multiplies, and the Merkle paths of these and of the block that comes out."""
+
+    before: Annotated[bytes, Meta(max_length=BLOCK_BYTES)]
+    earlier: Annotated[bytes, Meta(max_length=BLOCK_BYTES)]
+    paths: tuple[MerklePath, MerklePath, MerklePath]
+
+
+class MemoryChecked(msgspec.Struct, frozen=True, tag="memory-checked"):
+    """A verifier tells a node what it takes as shown from now on, in blocks, and why that is less than claimed; empty
+    where it is not. Replied to with `Ack`."""
+
+    blocks: Count
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
 REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Announce,
     TaskOffers,
@@ -389,6 +441,10 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     Publish,
     JobQuery,
     LineProbe,
+    PrepareMemory,
+    FillMemory,
+    ShowStep,
+    MemoryChecked,
 )
 """What one peer may ask another; everything else is an item or a reply. `docs/protocol.md` shows an example of each in
 bytes."""

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from enginetown import STAKE, UNITS, Person, Town, address, check_nothing_idle, job_row, rounds
@@ -19,7 +20,7 @@ from proofyard.protocol.dial import (
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import JobId, TaskIndex, Wei
 from proofyard.verifier.engine.effects import OfferTasks
-from proofyard.verifier.engine.events import Elsewhere, NodeJoined, TaskAnswered, TaskHandedBack
+from proofyard.verifier.engine.events import Elsewhere, JobSized, NodeJoined, TaskAnswered, TaskHandedBack
 from proofyard.verifier.engine.rows import Fault, TaskState
 from proofyard.verifier.engine.scheduling import MAX_SCAN, Board, objection
 
@@ -134,6 +135,30 @@ def test_what_an_owner_has_in_flight_counts_over_its_nodes_until_it_is_settled()
     while left := [e for e in made.effects if not isinstance(e, OfferTasks)]:
         made.run(left[0])
     assert states(made) == {"accepted": 2, "given": 2, "ready": 6}
+    made.check()
+
+
+def test_work_goes_to_who_has_shown_the_memory_that_it_takes() -> None:
+    made = Town([(0, 1, 5), (1, 2, 5), *((n, n + 2, 0) for n in range(2, 22))])
+    little, much = made.people[address(1)], made.people[address(2)]
+    gib = 1 << 30
+
+    def shows(person: Person, memory_bytes: int) -> None:
+        event = NodeJoined(person.node, person.owner, 1, Wei(STAKE), 0, frozenset({"lora"}), person.tasks, 1)
+        made.tell(replace(event, memory_bytes=memory_bytes))
+
+    for person in made.people.values():
+        if person not in (little, much):
+            made.join(person)
+    opened(made, [[]] * 4)
+    made.tell(JobSized(JOB, 12 * gib))
+    shows(little, 8 * gib)
+    shows(much, 8 * gib)
+    assert states(made) == {"ready": 4}
+    assert "takes at least 12.0 GiB of memory, more than the 8.0 GiB" in job_row(made, JOB).reason
+    shows(much, 12 * gib)
+    assert states(made) == {"given": 4} and set(holders(made).values()) == {much.node}
+    assert "memory" not in job_row(made, JOB).reason
     made.check()
 
 

@@ -29,6 +29,7 @@ from proofyard.verifier.engine.world import Rows
 from proofyard.verifier.mail import Mail
 from proofyard.verifier.outbox import Outbox
 from proofyard.verifier.planned import Planned
+from proofyard.verifier.proven import Proven
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.claims import Claims
@@ -60,12 +61,14 @@ FRESH_S = 5.0
 @dataclass
 class Member:
     """A node that is connected and has announced itself; `record` is what the Registry says of it, asked for at
-    `read_at` by the monotonic clock and followed since. `tokens_per_s`: what it last said of a task's speed."""
+    `read_at` by the monotonic clock and followed since; `proven` what it has shown of its machine. `tokens_per_s`: what
+    it last said of a task's speed."""
 
     connection: Connection
     announce: Announce
     record: NodeRecord
     read_at: float = float("-inf")
+    proven: Proven = field(default_factory=Proven)
     tokens_per_s: float | None = None
 
     @property
@@ -136,6 +139,8 @@ class Context:
     """Member lists of own batches that are looked at, decoded."""
     hops: Hops = field(default_factory=lambda: Hops("short"))
     """Short work on the bytes and signatures that peers send."""
+    sizes: dict[JobId, int] = field(default_factory=dict)
+    """Bytes of memory that the work of a job takes at least, as far as that is known."""
     mail: Mail = field(default_factory=Mail)
     takings: list[Taking] = field(default_factory=list)
     """Jobs that the next transaction takes."""

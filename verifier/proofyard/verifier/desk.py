@@ -65,6 +65,7 @@ from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatS
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.lines import Lines
 from proofyard.verifier.marks import objection_to_decoy
+from proofyard.verifier.proving import Proofs
 from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
@@ -134,6 +135,7 @@ class Desk:
         self._first_states: OrderedDict[FirstKey, Cid] = OrderedDict()
         self._needed: OrderedDict[Cid, frozenset[TaskIndex]] = OrderedDict()
         self._making = asyncio.Lock()
+        self.proofs = Proofs(context)
         context.runner.recall.append(self._here)
         endpoint = context.endpoint
         endpoint.on(Announce, self.announce)
@@ -168,14 +170,16 @@ class Desk:
             leave(context, connection.peer)
             return Ack(False, f"{connection.peer} is not an active node; register it with `proofyard node register`")
         connection.vouch()
-        context.members[connection.peer] = Member(connection, message, record, read_at)
+        proven = self.proofs.take(connection.peer, message)
+        context.members[connection.peer] = Member(connection, message, record, read_at, proven)
         self._were_here.put(connection.peer, True)
-        context.runner.post(joined(record, message))
+        context.runner.post(joined(record, message, proven.memory_bytes))
         return Ack()
 
     def _here(self) -> list[Event]:
         """Who is connected, for an engine that begins anew."""
-        return [joined(member.record, member.announce) for member in self._context.members.values()]
+        members = self._context.members.values()
+        return [joined(member.record, member.announce, member.proven.memory_bytes) for member in members]
 
     def left(self, connection: Connection) -> None:
         """A connection ended. Leases run on: the node may come back in time."""

@@ -30,6 +30,7 @@ from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
 from proofyard.verifier.publications import MAX_PUBLISH_BYTES
 from proofyard.verifier.runner import Permanent
+from proofyard.verifier.sizing import tell_size
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.workload import InexactWorkload, require_size
 
@@ -55,6 +56,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
     if objection and job is not None and job.manifest == effect.manifest:
         raise Permanent(objection)
     paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()
+    await tell_size(context, effect.job, effect.manifest)
     context.runner.post(
         Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph, paid)
     )

@@ -50,6 +50,7 @@ from proofyard.verifier.retention import look_after_store
 from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.sharing import Door, keep_claims
+from proofyard.verifier.sizing import watch_sizes
 from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import open_patiently
 from proofyard.workloads.model_files import link_model
@@ -177,6 +178,8 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
                     answer_receipts(context),
                     do_duties(context),
                     watch.run(),
+                    desk.proofs.run(),
+                    watch_sizes(context),
                 )
             finally:
                 await context.close()

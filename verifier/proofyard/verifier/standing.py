@@ -22,7 +22,7 @@ from proofyard.chain.events import (
 from proofyard.protocol.messages import Announce
 from proofyard.protocol.types import Address
 from proofyard.verifier.context import Context, Member
-from proofyard.verifier.engine.events import NodeJoined, NodeLeft
+from proofyard.verifier.engine.events import UNBOUND, NodeJoined, NodeLeft
 
 MAX_TASKS_HELD, MAX_AUDITS_HELD = 64, 256
 """However much a node says that it holds at a time."""
@@ -32,8 +32,8 @@ CONCERNING: tuple[type[ChainNews], ...] = (StakeChanged, Claimed, *OF_OPERATORS)
 """Events after which a connected node may be another than it was."""
 
 
-def joined(record: NodeRecord, announce: Announce) -> NodeJoined:
-    """What the engine is told of a node that is here."""
+def joined(record: NodeRecord, announce: Announce, memory_bytes: int = UNBOUND) -> NodeJoined:
+    """What the engine is told of a node that is here; `memory_bytes` is the most that its work may take."""
     return NodeJoined(
         node=record.node,
         owner=record.owner,
@@ -43,6 +43,7 @@ def joined(record: NodeRecord, announce: Announce) -> NodeJoined:
         workloads=frozenset(announce.workloads),
         tasks=max(1, min(announce.tasks, MAX_TASKS_HELD)),
         audits=max(1, min(announce.audits, MAX_AUDITS_HELD)),
+        memory_bytes=memory_bytes,
     )
 
 
@@ -64,7 +65,7 @@ async def follow_members(context: Context, events: Iterable[ChainNews | Rollback
         elif isinstance(event, Claimed):
             for member in _members(context, event):
                 member.record = replace(member.record, consecutive_valid=event.consecutive_valid)
-                context.runner.post(joined(member.record, member.announce))
+                context.runner.post(joined(member.record, member.announce, member.proven.memory_bytes))
         elif isinstance(event, CONCERNING):
             concerned.update((member.record.node, member) for member in _members(context, event))
     for node, member in concerned.items():
@@ -75,7 +76,7 @@ async def follow_members(context: Context, events: Iterable[ChainNews | Rollback
             leave(context, node)
         elif record != member.record:
             member.record = record
-            context.runner.post(joined(record, member.announce))
+            context.runner.post(joined(record, member.announce, member.proven.memory_bytes))
 
 
 def _members(context: Context, event: ChainNews) -> list[Member]:

@@ -19,6 +19,7 @@ from proofyard.protocol.types import Address, BatchId, JobId, Wei
 from proofyard.protocol.view import BatchView
 from proofyard.verifier.api import types as out
 from proofyard.verifier.engine import rows, scheduling
+from proofyard.verifier.engine.events import UNBOUND
 from proofyard.verifier.engine.world import World
 
 NODES = 100
@@ -59,6 +60,10 @@ class Standing:
     done: int
     others: int
     """Owners here that could audit it."""
+    memory_bytes: int = UNBOUND
+    """The most that its work may take."""
+    machine: str = ""
+    """What it claims of its machine and has shown, in words."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Here:
     kinds: tuple[Kind, ...]
     collusion_bps: int
     given_back_bps: int
+    least_bytes: int = 0
+    """Of memory that the job's work takes."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,8 @@ class Slashed:
 # What the engine knows: called in the verifier's loop
 
 
-def look_around(world: World, number: int) -> Here:
-    """In one go over the nodes that are connected, `NODES` at most."""
+def look_around(world: World, number: int, machines: Mapping[Address, str]) -> Here:
+    """In one go over the nodes that are connected, `NODES` at most; `machines`: what each has shown, in words."""
     board, job = world.memory(scheduling.Board), world.rows.jobs.get(JobId(number))
     workload = job.workload_name if job else ""
     owners = board.here.get(workload) or Tally[Address]()
@@ -126,6 +133,8 @@ def look_around(world: World, number: int) -> Here:
                 lost=board.losses.get(node.node, 0),
                 done=board.load.get(node.node, 0),
                 others=len(owners) - (node.owner in owners) - requester,
+                memory_bytes=node.memory_bytes,
+                machine=machines.get(node.node, ""),
             )
         )
     kinds = [
@@ -134,7 +143,8 @@ def look_around(world: World, number: int) -> Here:
         if key[0] == number
     ]
     rules = world.rules
-    return Here(tuple(found), tuple(kinds[:NODES]), rules.collusion_bps, rules.given_back_bps)
+    least = board.sizes.get(JobId(number), 0)
+    return Here(tuple(found), tuple(kinds[:NODES]), rules.collusion_bps, rules.given_back_bps, least)
 
 
 # Statements
@@ -184,6 +194,8 @@ def why_not(node: Standing, job: rows.Job, kind: Kind | None, barred: Sequence[s
         return f"it is busy: it holds {node.holds} of the {node.room} tasks that it takes at a time"
     if node.rests:
         return "it declined or was away a moment ago, and is asked again in seconds"
+    if too_large := scheduling.too_large(node.memory_bytes, here.least_bytes):
+        return too_large
     if kind is None:
         return ""
     return _objection(
@@ -229,6 +241,8 @@ def of_nodes(
                 lost=node.lost,
                 done=node.done,
                 other_owners=node.others,
+                memory_bytes=node.memory_bytes,
+                machine=node.machine,
             )
         )
     return found

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, select
 
 from proofyard.artifacts import ArtifactError
 from proofyard.chain.records import ChallengeId, ChallengeRecord
+from proofyard.protocol.capability import BLOCK_BYTES
 from proofyard.protocol.codec import CodecError, decode
 from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, decode_members
 from proofyard.protocol.types import BatchId, Cid, JobId
@@ -54,7 +55,8 @@ class Teller:
             case wire.OneNode(address):
                 return _node(context, address)
             case wire.Around(job):
-                return look_around(context.runner.engine.world, job)
+                machines = {node: member.proven.said() for node, member in context.members.items()}
+                return look_around(context.runner.engine.world, job, machines)
             case wire.Measured():
                 return (await asyncio.to_thread(self._metrics.text)).decode()
             case wire.Disputes(before, limit):
@@ -106,6 +108,7 @@ def _node(context: Context, address: str) -> out.Node | None:
 def _node_of(context: Context, member: Connected) -> out.Node:
     world, record = context.runner.engine.world, member.record
     board, node = world.memory(scheduling.Board), world.nodes.get(record.node)
+    proven, claim = member.proven, member.proven.claim
     in_flight = board.exposure.get(record.owner, 0) + world.elsewhere.get(record.owner, 0)
     return out.Node(
         address=record.node,
@@ -122,6 +125,13 @@ def _node_of(context: Context, member: Connected) -> out.Node:
         faults=world.rows.guilty.get(record.owner, 0),
         lost=board.losses.get(record.node, 0),
         tokens_per_s=member.tokens_per_s if node and node.holds else None,
+        memory_bytes=str(proven.memory_bytes),
+        claimed_bytes=str(claim.memory_bytes if claim else 0),
+        shown_bytes=str(proven.blocks * BLOCK_BYTES),
+        device=claim.device if claim else "",
+        steps_per_s=claim.steps_per_s if claim else 0,
+        checked_at=proven.checked_at,
+        proven=proven.said(),
     )
 
 

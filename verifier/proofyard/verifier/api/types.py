@@ -232,7 +232,10 @@ class Node(Out, frozen=True, kw_only=True):
     """A node that is connected. `in_flight`: its owner's reward that is not settled, here and with other verifiers;
     `faults`: what costs its owner stake, as far as this verifier has it; `lost`: tasks that it let go in jobs that
     run. `holds`: its tasks, as job:task; `room`, `audits`: how many tasks and audits it takes at a time.
-    `tokens_per_s`: what it says of the task under way, null where it says nothing."""
+    `tokens_per_s`: what it says of the task under way, null where it says nothing.
+    `memory_bytes`: the most that its work may take; `claimed_bytes`, `device`, `steps_per_s`: what it claims of its
+    machine, with nothing as 0 or ""; `shown_bytes`, of them what it has shown, at `checked_at` (Unix seconds, 0 for
+    never), and `proven` the same in words."""
 
     address: str
     owner: str
@@ -248,6 +251,13 @@ class Node(Out, frozen=True, kw_only=True):
     faults: int
     lost: int
     tokens_per_s: float | None
+    memory_bytes: str
+    claimed_bytes: str
+    shown_bytes: str
+    device: str
+    steps_per_s: int
+    checked_at: int
+    proven: str
 
 
 class Dispute(Out, frozen=True, kw_only=True):

@@ -29,9 +29,14 @@ class Now:
 # Peers
 
 
+UNBOUND = 1 << 62
+"""Bytes that nobody's work takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """A registered node is connected, or said again what it offers. `tasks`, `audits`: how many it holds at a time."""
+    """A registered node is connected, or said again what it offers. `tasks`, `audits`: how many it holds at a time;
+    `memory_bytes`: the most that work for it may take."""
 
     node: Address
     owner: Address
@@ -41,6 +46,7 @@ class NodeJoined:
     workloads: frozenset[str]
     tasks: int
     audits: int
+    memory_bytes: int = UNBOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +413,14 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class JobSized:
+    """The memory that the work of a job takes at least."""
+
+    job: JobId
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodesListed:
     """All nodes that the Registry lists, connected or not: (node, owner, bitmap of workloads) each. What only some of
     them cannot do is not impossible."""
@@ -450,4 +464,5 @@ Event = (
     | Tick
     | Elsewhere
     | NodesListed
+    | JobSized
 )

@@ -24,6 +24,7 @@ REST_S = 3.0
 MAX_SCAN = 16
 """Tasks that not everybody may have are looked at so many at a time for a node that gets room."""
 MAX_CACHED = 1 << 16
+GIB = 1 << 30
 
 WorkKey = tuple[JobId, TaskIndex, int]
 NodeKey = tuple[int, int, int, Address]
@@ -94,6 +95,8 @@ class Board:
     rests: defaultdict[TaskKey, dict[Address, float]] = field(default_factory=lambda: defaultdict(dict))
     guilty: set[Address] = field(default_factory=set)
     """Nodes with room that get nothing because of their owner."""
+    sizes: dict[JobId, int] = field(default_factory=dict)
+    """Bytes of memory that the work of a job takes at least, as far as that is known."""
     absolutions: int = 0
     new_nodes: dict[Address, None] = field(default_factory=dict)
     new_queues: dict[QueueKey, None] = field(default_factory=dict)
@@ -256,6 +259,14 @@ def depart(world: World, node: Node) -> None:
         if not owners:
             del board.here[workload]
             board.heaps.pop(workload, None)
+
+
+def size(world: World, job: JobId, memory_bytes: int) -> None:
+    """What the work of a job takes is known, or is another."""
+    board = world.memory(Board)
+    if board.sizes.get(job, 0) != memory_bytes:
+        board.sizes[job] = memory_bytes
+        board.new_queues.update(dict.fromkeys(key for key in board.queues if key[0] == job))
 
 
 def look_at_all(world: World) -> None:
@@ -457,7 +468,19 @@ def _tell(world: World, board: Board, queue: Queue, why: str) -> None:
 # The stake
 
 
+def too_large(memory_bytes: int, least_bytes: int) -> str:
+    """Why a node whose work may take so much memory is not offered what takes so much at least; empty if it may be."""
+    if least_bytes <= memory_bytes:
+        return ""
+    return (
+        f"its model takes at least {least_bytes / GIB:.1f} GiB of memory, more than the {memory_bytes / GIB:.1f} GiB "
+        "that a free node has shown"
+    )
+
+
 def _objection(world: World, board: Board, node: Node, queue: Queue) -> str:
+    if why := too_large(node.memory_bytes, board.sizes.get(queue.job.id, 0)):
+        return why
     owners, job = board.here[queue.job.workload_name], queue.job
     others = len(owners) - (node.owner in owners) - (job.requester in owners and job.requester != node.owner)
     in_flight = board.exposure[node.owner] + world.elsewhere.get(node.owner, 0)

@@ -22,6 +22,7 @@ from proofyard.verifier.engine.effects import CancelTasks, OfferTasks
 from proofyard.verifier.engine.events import (
     Elsewhere,
     Expanded,
+    JobSized,
     NodeJoined,
     NodeLeft,
     NodesListed,
@@ -261,6 +262,7 @@ def _close(world: World, job_id: JobId, reason: str) -> Book | None:
         backing.forget(world, work)
         _not_to_batch(memory, work)
     backing.forget_job(world, job_id)
+    board.sizes.pop(job_id, None)
     memory.decoys.pop(job_id, None)
     for node, losses in book.losses.items():
         scheduling.lose(world, node, -losses)
@@ -365,6 +367,7 @@ def join(world: World, event: NodeJoined, now: Now) -> None:
         workloads=event.workloads,
         tasks=event.tasks,
         audits=event.audits,
+        memory_bytes=event.memory_bytes,
         holds=board.held[event.node],
     )
     if node == old:
@@ -391,6 +394,15 @@ def leave(world: World, event: NodeLeft, now: Now) -> None:
 def elsewhere(world: World, event: Elsewhere, now: Now) -> None:
     world.elsewhere = dict(event.exposure)
     scheduling.look_at_all(world)
+
+
+def sized(world: World, event: JobSized, now: Now) -> None:
+    """What the work of a job takes is known."""
+    sizes = world.memory(Board).sizes
+    for gone in [job for job in sizes if job not in world.rows.jobs]:
+        del sizes[gone]
+    if event.job in world.rows.jobs:
+        scheduling.size(world, event.job, event.memory_bytes)
 
 
 def listed(world: World, event: NodesListed, now: Now) -> None:

@@ -70,7 +70,8 @@ class Rules:
 
 @dataclass
 class Node:
-    """A node that is connected. `tasks`, `audits`: how many of each it holds at a time."""
+    """A node that is connected. `tasks`, `audits`: how many of each it holds at a time; `memory_bytes`: the most that
+    work for it may take."""
 
     node: Address
     owner: Address
@@ -80,6 +81,7 @@ class Node:
     workloads: frozenset[str]
     tasks: int
     audits: int
+    memory_bytes: int
     holds: set[TaskKey] = field(default_factory=set)
 
 
