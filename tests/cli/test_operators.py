@@ -352,8 +352,11 @@ def test_a_machine_becomes_a_node_by_one_command_and_a_second_one_says_what_is_t
 
     code, _, said = bench.run("node", "init", "--yes", "--preset", "house", *folder, passwords=OWNER)
     assert code == 2 and "there is none named 'house'; there are small: 8 GB" in said
+    monkeypatch.setenv("PROOFYARD_NODE_PROVE_S", "1")
     code, made, said = bench.run("node", "init", "--yes", "--preset", "home", *folder, passwords=OWNER)
     assert code == 0, said
+    assert made["measured"]["blocks"] >= 1024 and "it can show" in said
+    assert (tmp_path / "a $folder" / "capability.json").exists(), "so that its first start need not measure"
     assert "node run" in said and made["stake"] == str(100 * CREDIT)
     record = bench.treasury.operator(OperatorId(int(made["operator"])))
     assert (record.node, record.owner, record.active) == (made["address"], owner, True)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofyard.chain import Wallet
@@ -41,6 +41,7 @@ def sealed(claim: Capability, wallet: Wallet = WALLET, domain: Domain = DOMAIN) 
     return seal_capability(claim, wallet.sign_digest(domain.typed_digest(claim.struct_hash())))
 
 
+@settings(deadline=None)
 @given(claims)
 def test_what_is_signed_is_what_is_read(claim: Capability) -> None:
     data = sealed(claim)
@@ -48,6 +49,7 @@ def test_what_is_signed_is_what_is_read(claim: Capability) -> None:
     assert read_capability(data, WALLET.address, DOMAIN, NOW) == claim
 
 
+@settings(deadline=None)
 @given(claims, claims)
 def test_a_signature_stands_for_one_record(one: Capability, other: Capability) -> None:
     assert (one.struct_hash() == other.struct_hash()) == (one == other)
@@ -103,6 +105,7 @@ def test_a_record_keeps_its_bounds(change: dict[str, object]) -> None:
         )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_whatever_is_announced_is_read_or_refused(data: bytes) -> None:
     with pytest.raises(CodecError):
