@@ -297,11 +297,11 @@ async def test_what_nobody_signed_counts_as_no_claim(
 
 
 async def test_what_a_machine_can_do_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "TRIAL_BLOCKS", 64)
+    monkeypatch.setattr(measuring, "TRIAL_BLOCKS", 16)
     settings = NodeSettings(registry="", wallet=tmp_path, data_dir=tmp_path / "data", prove_s=1)
     found = await measure(cast(Any, Machine()), HARDWARE, settings, 1000)
     assert found is not None
-    assert 64 <= found.blocks <= 0.9 * PACE and found.steps_per_s <= PACE and found.cores == 2
+    assert 16 <= found.blocks <= 0.9 * PACE and found.steps_per_s <= PACE and found.cores == 2
     write_measured(settings.data_dir, found)
     machine = machine_of(HARDWARE, settings)
     assert read_measured(settings.data_dir, machine, 2000) == found
@@ -326,7 +326,7 @@ def test_a_check_keeps_to_the_operators_limits(tmp_path: Path) -> None:
 
 async def test_a_node_measures_itself_in_a_quiet_minute(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proving, "QUIET_S", 0.5)
-    monkeypatch.setattr(measuring, "TRIAL_BLOCKS", 64)
+    monkeypatch.setattr(measuring, "TRIAL_BLOCKS", 16)
     monkeypatch.setattr(proving, "find_hardware", lambda *_: HARDWARE)
     await scene.begin(Machine)
     node = scene.proving
