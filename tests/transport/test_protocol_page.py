@@ -8,7 +8,7 @@ import pytest
 from scripts.protocol_docs import PAGE, page
 
 from proofyard.artifacts import builder, dag, exchange, hamt, unixfs
-from proofyard.protocol import commitment, manifest, mark, members, record, seal, settlement
+from proofyard.protocol import capability, commitment, manifest, mark, members, record, seal, settlement
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.transport import bounds, connection, endpoint, frames, guard, handshake, link, memory, places, quic
 from proofyard.transport import switchboard as board
@@ -23,7 +23,7 @@ ON_CHAIN = {
     settlement.VERIFIER_KEY_TYPE,
     settlement.SETTLEMENT_TYPE,
 }
-SIGNED = ON_CHAIN | {seal.SEAL_TYPE, handshake.HANDSHAKE_TYPE}
+SIGNED = ON_CHAIN | {capability.CAPABILITY_TYPE, seal.SEAL_TYPE, handshake.HANDSHAKE_TYPE}
 KIB, MIB = 1 << 10, 1 << 20
 
 

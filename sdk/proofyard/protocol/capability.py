@@ -24,11 +24,11 @@ MOST_BLOCKS = 1 << 24
 OLDEST_S, AHEAD_S = 90 * 86_400, 3600
 """How old a record may be by the chain's clock, and how far ahead of it."""
 
-TYPE = (
+CAPABILITY_TYPE = (
     "Capability(uint32 version,address node,string device,uint32 cores,uint64 blocks,uint64 stepsPerSecond,"
     "uint64 measuredAt)"
 )
-TYPEHASH = Digest(keccak(TYPE.encode()))
+CAPABILITY_TYPEHASH = Digest(keccak(CAPABILITY_TYPE.encode()))
 
 
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
             keccak(
                 b"".join(
                     (
-                        TYPEHASH,
+                        CAPABILITY_TYPEHASH,
                         word(self.version, 4),
                         address_word(self.node),
                         keccak(self.device.encode()),
