@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -45,6 +45,10 @@ bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: ou
 
 bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)
 	@$(PY) scripts/bench_exact.py
+
+bench-federated: setup ## ways of averaging at equal tokens, hostile workers under robust rules: out/bench (hours; FEDERATED="--rounds 2 --steps 2")
+	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
+	@$(PY) scripts/bench_federated.py $(FEDERATED)
 
 bench-pipeline: setup ## what verification costs a running job: time, waits, redone work, gas: docs/performance.md (about 25 minutes)
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null

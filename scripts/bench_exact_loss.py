@@ -52,7 +52,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
 def jobs(bench: Bench) -> list[Job]:
     """The demo's job in each precision; a quick run does one round of one segment."""
     size = {"rounds": 1, "workers": 2, "segments": 1} if bench.quick else {}
-    return [demo_job(bench, precision=precision, **size) for precision in PRECISIONS]
+    return [demo_job(bench, precision=precision, aggregation="fedit", **size) for precision in PRECISIONS]
 
 
 async def exact_result(bench: Bench, job: Job) -> Adapter:

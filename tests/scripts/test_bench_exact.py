@@ -41,6 +41,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def job(bench: Bench) -> Job:
     size = {"rounds": 2, "workers": 2, "segments": 6, "segment_steps": 2, "batch": 2, "seq_len": 8, "rank": 2}
+    size |= {"aggregation": "fedit"}  # as the plain loop trains
     spec = LoraJob(model=bench.tiny, data=bench.patterns, lr=1e-2, **size)
     return Job("job", "tiny", spec.manifest(Cid("model"), Cid("data")), Inputs(spec.model, spec.data))
 

@@ -116,3 +116,36 @@ def test_data_is_dealt_by_document_where_it_has_too_few_labels(
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     job = LoraJob(model=inputs["model"], data=tmp_path / "rows.jsonl", workers=workers, options=options)
     assert job.manifest(*CIDS).params["shard_by"] == by
+
+
+def test_a_lora_job_averages_b_alone_unless_it_says_otherwise(inputs: dict[str, Any]) -> None:
+    params = LoraJob(**inputs, workers=2).manifest(*CIDS).params
+    assert (params["aggregation"], params["robust"], params["outer"], params["rslora"]) == (
+        "ffa",
+        "mean",
+        "none",
+        False,
+    )
+    momentum = {"outer_lr": 0.7, "outer_momentum": 0.9}
+    assert LoraJob(**inputs, workers=2, options=momentum).manifest(*CIDS).params["outer"] == "nesterov"
+    assert LoraJob(**inputs, workers=2, options={"outer_lr": 0.7}).manifest(*CIDS).params["outer"] == "plain"
+    said = LoraJob(**inputs, workers=2, ranks=[4, 8], rslora=True).manifest(*CIDS).params
+    assert (list(said["ranks"]), said["rslora"]) == ([4, 8], True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "allowed"),
+    [
+        ({"robust": "multi-krum", "workers": 5}, "params.robust_hostile", "5 votes allows 1 to 1"),
+        ({"ranks": [8]}, "params.ranks", "one for each of 2 workers"),
+        ({"aggregation": "fedit", "ranks": [4, 8]}, "params.ranks", "take ffa or flora"),
+        ({"aggregation": "fedex", "options": {"outer_lr": 0.5}}, "params.outer", "none"),
+        ({"rslora": True, "options": {"use_rslora": True}}, "options.use_rslora", "one of them"),
+    ],
+)
+def test_ways_of_averaging_that_do_not_go_together_are_refused(
+    inputs: dict[str, Any], changes: dict[str, Any], field: str, allowed: str
+) -> None:
+    with pytest.raises(ProofyardError, match=field) as caught:
+        LoraJob(**{**inputs, "workers": 2, **changes}).manifest(*CIDS)
+    assert allowed in str(caught.value)

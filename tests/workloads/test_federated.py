@@ -11,6 +11,7 @@ from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import completed, start_of_round, whole_adapter
 from proofyard.workloads.lora_tensors import (
+    cut,
     first_state,
     initial_adapter,
     put,
@@ -216,6 +217,29 @@ def test_a_whole_job_trains_keeps_the_laws_and_gives_peft_the_same_logits(tiny, 
     assert np.linalg.norm(plain - theirs) > 0.02 * np.linalg.norm(plain)
     assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs - theirs.mean(axis=1, keepdims=True))
     assert json.loads((folder / "adapter_config.json").read_text()).get("use_rslora", False) is params.rslora
+
+
+def test_gradients_beside_kept_factors_are_those_of_the_whole_adapter(tiny, lora_manifest):
+    """Half of an adapter's ranks kept still: the other gradients, in every layer, as with all trained."""
+    from proofyard.workloads.causal_lm import adapted_model
+
+    params = read_params(lora_manifest())
+    model = adapted_model(tiny.model, params.modules, "exact", Resources())
+    rng = np.random.default_rng(3)
+    whole = {n: rng.normal(0, 0.05, a.shape).astype(np.float32) for n, a in initial_adapter(params, 1).items()}
+    rows = rng.integers(0, 256, (2, 17))
+    found = []
+    for trained, kept in ((whole, {}), (cut(whole, 0, 2), cut(whole, 2, 4))):
+        for trains_a in (True, False):
+            model.decoder.adapters.set(trained, 2.0, trains_a=trains_a, kept=kept)
+            loss = model.train(rows, 1 / 32)
+            found.append((loss, {n: model.backend.numpy(g) for n, g in model.decoder.adapters.gradients().items()}))
+    assert not [name for name in found[1][1] if name.endswith("lora_A")]
+    for loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-3)
+        expected = cut({name: found[0][1][name] for name in gradients}, 0, 2)
+        for name, gradient in cut(gradients, 0, 2).items():
+            np.testing.assert_allclose(gradient, expected[name], atol=0.02 * np.abs(expected[name]).max())
 
 
 def test_manifests_without_these_fields_mean_what_they_meant(lora_manifest):

@@ -153,7 +153,11 @@ def sweep_manifest(lora_manifest, **params):
 
 
 def test_a_sweep_ranks_its_candidates_and_delivers_the_best(tiny, lora_manifest, tmp_path):
-    manifest = sweep_manifest(lora_manifest)
+    """One of them trains B alone, and is scored and delivered with its A."""
+    base = lora_manifest(aggregation="ffa").params
+    manifest = sweep_manifest(
+        lora_manifest, base={k: v for k, v in base.items() if k not in ("lr", "rounds", "workers")}
+    )
     runs, results = run_job(manifest, tiny)
     assert [task.kind for task, _ in runs] == ["train", "score"] * 4
     assert runs[0][0].label == "train batch 2, lr 1e-09"

@@ -98,6 +98,8 @@ seq_len = 128                # tokens in a sequence
 rank = 8                     # of the adapter
 lr = 0.001
 # alpha = 16.0
+# aggregation = "ffa"        # trains B alone, which averages exactly; or fedit, fedex, flora
+# robust = "multi-krum"      # outvotes hostile results, robust_hostile = 1 of 5 workers or more
 # targets = ["q_proj", "v_proj"]   # or "all-linear"
 # precision = "exact"        # "exact8" is faster, "exact4" (QLoRA) takes the least memory
 # compression = "int8"       # or "int4", "sign", "topk-2bit": what a task sends, for slow lines

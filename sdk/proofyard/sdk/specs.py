@@ -65,6 +65,11 @@ class LoraJob:
     bytes), "sign" (a thirtieth) or others, and what that leaves out comes with later rounds (docs/federated.md).
     `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least
     memory); see docs/exact.md.
+
+    How a round's results are averaged (docs/federated.md): `aggregation` "ffa" trains and averages B alone, which is
+    exact; "fedit" averages A and B, each for itself; "fedex" and "flora" keep the workers' products. `robust` names a
+    rule that outvotes hostile results, of which `options={"robust_hostile": ...}` says how many there may be. `ranks`:
+    one rank for each worker, `rank` being the largest. `rslora` scales by alpha / sqrt(rank).
     """
 
     model: Path | str
@@ -86,6 +91,12 @@ class LoraJob:
     look_ahead: int = 1
     chat_template: str = ""
     compression: Compression | None = None
+    aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
+    robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
+        "mean"
+    )
+    ranks: Sequence[int] | None = None
+    rslora: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -131,12 +142,20 @@ class LoraJob:
         )
         return executable(manifest, self.model, self.data)
 
+    def _outer(self) -> str:
+        """The outer optimizer that its options come to."""
+        if self.options.get("outer_momentum", 0):
+            return "nesterov"
+        return "none" if self.options.get("outer_lr", 1) == 1 else "plain"
+
     def _params(self) -> LoraParams:
         if twice := sorted(self.options.keys() & {each.name for each in fields(self)}):
             raise JobRefused(
                 f"options.{twice[0]}: is a parameter of the job itself; give it there, LoraJob({twice[0]}=...)"
             )
         words = {name: value for name, value in self.options.items() if name in WORDS}
+        if self.rslora and words.get("use_rslora"):
+            raise JobRefused("options.use_rslora: is rslora; give one of them")
         said = from_peft(words, self.rank, self.alpha, self._set())
         targets, layers = said.pop("targets", self.targets), said.pop("layers", self.layers)
         values = {
@@ -151,6 +170,11 @@ class LoraJob:
             "batch": self.batch,
             "seq_len": self.seq_len,
             "compression": self.compression,
+            "aggregation": self.aggregation,
+            "robust": self.robust,
+            "ranks": tuple(self.ranks or ()),
+            "rslora": self.rslora,
+            "outer": self._outer(),
             **{name: value for name, value in self.options.items() if name not in WORDS},
             **said,
         }
