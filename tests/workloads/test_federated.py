@@ -162,6 +162,13 @@ def test_lies_about_what_a_round_started_from_are_refused(lora_manifest, method)
     result = WORKLOAD.result(manifest, other, lambda _: last)
     assert set(decode_state(result)) == {f"adapter.{name}" for name in trained_schema(params, params.rank_of(1))}
     WORKLOAD.check_result(manifest, other, result, last, [])
+    for name in [name for name in state_schema(params, 1) if name.startswith(("merged", "rest"))][:1]:
+        planted = {
+            **trained_state(params, 1, start),
+            name: np.full(state_schema(params, 1)[name].shape, 1e-3, np.float32),
+        }
+        with pytest.raises(StateRefused, match="farther from its start"):
+            WORKLOAD.check_state(manifest, other, 1, encode_state(planted))
     grown = dict(trained)
     name = next(name for name in grown if name.startswith("adapter."))
     grown[name] = grown[name] + np.float32(100)
@@ -348,6 +355,29 @@ def test_a_larger_delta_is_shortened_in_every_method(lora_manifest):
         after = start_of_round(params, 7, results, 1)
         assert np.isfinite(model_product(params, 7, after, "a")).all()
         assert np.linalg.norm(take(after.outer, "base")["a.lora_B"]) < 10
+
+
+@pytest.mark.parametrize("method", ["fedex", "fedex-bounded", "flora", "flora-bounded"])
+def test_whatever_training_can_reach_may_be_merged_and_more_may_not(lora_manifest, method):
+    """Every trained weight as large as the laws let it be, in every round; then twice the largest merged entry."""
+    from proofyard.workloads.lora_laws import check_training, largest_merged, weight_bound
+
+    manifest = lora_manifest(**METHODS[method], rounds=6, segments=1, max_delta_ratio=1e6, modules={"a": (12, 9)})
+    params, values = read_params(manifest), 4 * 21
+    rng = np.random.default_rng(2)
+    start = start_of_round(params, 7, (), 0)
+    for number in range(1, 6):
+        results = []
+        for shard in range(2):
+            most = weight_bound(params, number - 1, params.task_steps, values)
+            trained = {n: (most * rng.choice([-1, 1], a.shape)).astype(np.float32) for n, a in start.adapter.items()}
+            results.append(encode_state(put(trained, "adapter") | ({} if shard else start.outer)))
+        start = start_of_round(params, 7, results, number)
+        state = first_state(params, 1, start.outer)
+        check_training(params, number, 0, state)
+    state["merged.a.lora_A"] = np.full_like(state["merged.a.lora_A"], 2 * largest_merged(params, "a", 5, values))
+    with pytest.raises(StateRefused, match="farther from its start"):
+        check_training(params, 5, 0, state)
 
 
 def test_weights_as_large_as_the_laws_let_pass_can_be_merged():

@@ -139,6 +139,20 @@ def check_finished(params: LoraParams, round_number: int, shard: int, tensors: M
     _check_weights(carried, tensors, largest_averaged(params))
 
 
+def largest_merged(params: LoraParams, module: str, round_number: int, values: int) -> float:
+    """The largest |entry| of a layer's merged factors in a round, counted from 0.
+
+    With L the largest weight so far, a product B A, or (B - mean B)(A - mean A), is at most 4 rank L^2 sqrt(out in) in
+    length; of `round_number` such the factors have at most twice the root (`aggregation.folding`). Factors that are
+    stacked are within 2 L, which is less.
+    """
+    if not round_number:
+        return 0.0
+    largest = weight_bound(params, round_number, params.task_steps, values)
+    spread = math.sqrt(float(math.prod(params.modules[module])))
+    return min(2 * largest * math.sqrt(4 * params.rank * round_number) * math.sqrt(spread) * (1 + RELATIVE), 2.0**121)
+
+
 def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:
     """Raise `StateRefused` for a state `number` of a training task that breaks a law; it has its schema already."""
     steps = number * params.segment_steps
@@ -146,6 +160,8 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
         raise StateRefused(f"is {tensors[STEP]} in state {number}, expected {steps}", STEP)
     names = sorted(name.removeprefix("adapter.") for name in tensors if name.startswith("adapter."))
     carries = f"base.{names[0]}" in tensors
+    values = sum(tensors[f"adapter.{name}"].size for name in names)
+    _check_kept(params, round_number, tensors, values)
     if number == 0:
         _check_no_moments(names, tensors)
         if carries:
@@ -153,7 +169,6 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
             if not all(np.array_equal(base[name], tensors[f"adapter.{name}"]) for name in names):
                 raise StateRefused("the adapter is not the base before the first step")
         return
-    values = sum(tensors[f"adapter.{name}"].size for name in names)
     _check_moments(names, tensors, moment_bounds(params, steps, values))
     if params.lr > 0 and params.averages_a and not any(tensors[f"adapter.{name}"].any() for name in names):
         raise StateRefused("the adapter is zero: no gradient reaches it, and no training ends there")
@@ -226,6 +241,17 @@ def _power(base: float, exponent: int) -> float:
     for bit in format(exponent, "b"):
         power = power * power * (base if bit == "1" else 1.0)
     return power
+
+
+def _check_kept(params: LoraParams, round_number: int, tensors: Mapping[str, Array], values: int) -> None:
+    """What stands beside the trained factors: no larger than the rounds so far can have made it."""
+    for name in sorted(tensors):
+        group, _, rest = name.partition(".")
+        if group == "merged":
+            _check_weights([name], tensors, largest_merged(params, rest.rpartition(".")[0], round_number, values))
+        elif group == "rest":
+            largest = weight_bound(params, round_number, 0, values) if round_number else 0.0
+            _check_weights([name], tensors, min(largest, largest_averaged(params)))
 
 
 def _check_no_moments(names: list[str], tensors: Mapping[str, Array]) -> None:
