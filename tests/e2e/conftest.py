@@ -36,7 +36,7 @@ def client(network: DevNetwork) -> Iterator[Client]:
 
 @pytest.fixture
 def job(inputs: Path) -> LoraJob:
-    """Two rounds of four workers, a second or so of computing; B alone is averaged, under a robust rule."""
+    """Two rounds of four workers, a second or so of computing."""
     return LoraJob(
         model=inputs / "model",
         data=inputs / "text.jsonl",
@@ -48,6 +48,4 @@ def job(inputs: Path) -> LoraJob:
         batch=2,
         seq_len=16,
         seed=7,
-        robust="trimmed-mean",
-        options={"robust_hostile": 1},
     )

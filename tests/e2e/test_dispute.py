@@ -98,7 +98,8 @@ def test_a_faked_entry_is_replayed_challenged_and_slashed_and_malice_costs_the_c
     network, chain = scene.network, scene.chain
     cheat = next(node for node in network.nodes if node.adversary)
     with Client(network.rpc_url, network.deployment.registry, network.requester.key) as client:
-        handle = submit_job(replace(job, rounds=1), reward=credits(40), audit_fee=credits(10), client=client)
+        robust = replace(job, rounds=1, robust="trimmed-mean", options={"robust_hostile": 1})
+        handle = submit_job(robust, reward=credits(40), audit_fee=credits(10), client=client)
         handle.wait(DEADLINE_S)
         record = settled_batches(client, handle.job_id)[0].record
     assert record.faults == ()

@@ -41,6 +41,7 @@ def test_a_cheat_is_caught_the_honest_are_paid_and_nothing_is_lost(
     network: DevNetwork, client: Client, job: LoraJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cheat = next(node for node in network.nodes if node.adversary)
+    job = replace(job, robust="trimmed-mean", options={"robust_hostile": 1})
     handle = submit_job(job, reward=credits(40), audit_fee=credits(10), client=client)
     events: list[LogLine] = []
     report = handle.wait(250, on_event=events.append)
