@@ -162,10 +162,10 @@ def test_lies_about_what_a_round_started_from_are_refused(lora_manifest, method)
     result = WORKLOAD.result(manifest, other, lambda _: last)
     assert set(decode_state(result)) == {f"adapter.{name}" for name in trained_schema(params, params.rank_of(1))}
     WORKLOAD.check_result(manifest, other, result, last, [])
-    for name in [name for name in state_schema(params, 1) if name.startswith(("merged", "rest"))][:1]:
+    for name in [name for name in state_schema(params, 0, 1) if name.startswith(("merged", "rest"))][:1]:
         planted = {
             **trained_state(params, 1, start),
-            name: np.full(state_schema(params, 1)[name].shape, 1e-3, np.float32),
+            name: np.full(state_schema(params, 0, 1)[name].shape, 1e-3, np.float32),
         }
         with pytest.raises(StateRefused, match="farther from its start"):
             WORKLOAD.check_state(manifest, other, 1, encode_state(planted))
