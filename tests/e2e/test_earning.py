@@ -48,7 +48,7 @@ def is_readable(line: str) -> bool:
     if len(line) <= COLUMNS or line.startswith("$ ") or LOGGED.search(line):
         return True
     words = line.split()
-    return len(words) == 1 or words[0] == "export" or line.startswith(("Password of ", "New password "))
+    return len(words) == 1 or words[0] in ("cd", "export") or line.startswith(("Password of ", "New password "))
 
 
 @pytest.mark.timeout(600)
