@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-nat bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -42,6 +42,9 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 
 bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
+
+bench-nat: setup ## who reaches whom from behind real NATs, how soon and how fast: out/bench/nat.json (about 5 minutes)
+	@$(PY) scripts/bench_nat.py
 
 bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)
 	@$(PY) scripts/bench_exact.py

@@ -47,7 +47,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
     holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
     where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
-    last; `claims`: what it says its machine can do, and what verifiers that checked it said."""
+    last; `claims`: what it says its machine can do, and what verifiers that checked it said;
+    `reached`: how others reach it."""
 
     pid: int
     at: float
@@ -62,6 +63,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     page: str = ""
     left: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    reached: str = ""
 
 
 def limits_of(settings: NodeSettings) -> Limits:

@@ -31,6 +31,7 @@ from proofyard.node.news import News
 from proofyard.node.overview import Looking
 from proofyard.node.page import OperatorPage, listen, token_of, url_of
 from proofyard.node.pay import Pay, involved, keep_on_bench
+from proofyard.node.presence import Presence
 from proofyard.node.promises import Promises
 from proofyard.node.proving import Proving
 from proofyard.node.purse import CREDIT, Purse
@@ -54,6 +55,7 @@ from proofyard.transport.reach import (
     listening_port,
     split_endpoint,
 )
+from proofyard.transport.relay import RelayLimits
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.workload import Resources, load_workload
@@ -124,18 +126,23 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
                 audits=AUDITS_HELD,
                 session=session,
                 capability=proving.record,
+                routes=presence.routes(),
+                relay=settings.relay,
             )
 
         news = News()
         court = chain.params().court
         news.check_within(chain.params().challenge_window, court.vote_time, court.reveal_time, court.draw_time)
         links = VerifierLinks(endpoint, chain, announce, news)
+        presence = Presence(settings, endpoint, links)
+        if settings.relay:
+            endpoint.become_relay(RelayLimits(bytes_s=settings.relay_bytes_s))
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         meter = Meter(settings.data_dir, settings.watts)
         proving = Proving(settings, wallet, chain, endpoint, links, agent, executor)
         sensors = Sensors(on_gpu="cuda" in executor.backend)
-        watch = Watch(settings, agent, links, endpoint, sensors, meter)
+        watch = Watch(settings, agent, links, endpoint, sensors, meter, presence.summary)
         agent.leave_for_later(watch.waits)
         clock = asyncio.get_running_loop().time
 
@@ -167,6 +174,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             _in_court(settings, chain, wallet, network, spare, journal, news),
             watch.run(),
             proving.run(),
+            presence.run(),
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]

@@ -47,6 +47,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     `second_holder`: who is handed every state when this node commits to it, so that it can be had while this node is
     away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
     nodes whose states this node takes in that way, within `hold_bytes`.
+    `relays`: WALLET@HOST:PORT of peers that carry for this node where nobody reaches it directly, before those that
+    verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
     `stop_s`: seconds in which the segment under way may end when the node is stopped.
@@ -104,6 +106,9 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     second_holder: str = ""
     hold_for: tuple[str, ...] = ()
     hold_bytes: Amount = 16 << 30
+    relays: tuple[str, ...] = ()
+    relay: bool = False
+    relay_bytes_s: Amount = 0
     ipfs: str = ""
     stop_s: Amount = 30
     prove_s: Amount = 60

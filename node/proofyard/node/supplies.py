@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofyard.artifacts import ArtifactError, ArtifactTooLarge, BlockMissing, BlockStore, fetch
+from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockMissing, BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Wallet
 from proofyard.node.aside import aside, at_once
@@ -20,6 +20,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.messages import PeerHint
+from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, Endpoint, TransportError
@@ -28,6 +29,9 @@ from proofyard.workloads.workload import Inputs, carried_by, load_workload
 logger = logging.getLogger("proofyard.node")
 
 SILENCE_S = 60.0
+ALONE_S, ALONE_BYTES = 3.0, 3 << 20
+"""Peers that bring so many bytes in so many seconds are left to it; else the verifier brings a part as well."""
+
 MAX_HINTS = 32
 UNKNOWN_BYTES = 1 << 62
 RESULTS_AT_ONCE = 8
@@ -139,17 +143,33 @@ class Supplies:
             return
         others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]
         peers = await asyncio.gather(*(self._dial(hint) for hint in others))
-        connections = [peer for peer in (*peers, self._links.connection(verifier)) if peer is not None]
-        clock = asyncio.get_running_loop().time
+        providers = [peer for peer in peers if peer is not None]
+        # What peers bring among themselves the verifier need not: it serves everybody.
+        if providers:
+            with contextlib.suppress(ArtifactUnavailable, TimeoutError):
+                await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
+                return
+        connection = self._links.connection(verifier)
+        everybody = [*providers, *([] if connection is None else [connection])]
         try:
-            async with asyncio.timeout(SILENCE_S) as patience:
-
-                def moved(*_: int) -> None:
-                    patience.reschedule(clock() + SILENCE_S)
-
-                await fetch(self._store, cid, connections, max_bytes=max_bytes, on_progress=moved)
+            await self._bring(cid, everybody, max_bytes, SILENCE_S, 1)
         except TimeoutError:
             raise NothingComes(f"{what} ({cid})", SILENCE_S) from None
+
+    async def _bring(
+        self, cid: Cid, providers: Sequence[Connection], max_bytes: int, within_s: float, least_bytes: int
+    ) -> None:
+        """Raises `TimeoutError` once fewer than `least_bytes` came in `within_s` seconds."""
+        clock, wanted = asyncio.get_running_loop().time, 0
+        async with asyncio.timeout(within_s) as patience:
+
+            def moved(fetched: int, _missing: int) -> None:
+                nonlocal wanted
+                if fetched >= wanted:
+                    wanted = fetched + least_bytes
+                    patience.reschedule(clock() + within_s)
+
+            await fetch(self._store, cid, providers, max_bytes=max_bytes, on_progress=moved)
 
     async def _on_disk(
         self, verifier: Address, cid: Cid | None, hints: Sequence[PeerHint], what: str, max_bytes: int
@@ -169,7 +189,8 @@ class Supplies:
 
     async def _dial(self, hint: PeerHint) -> Connection | None:
         try:
-            return await self._endpoint.connect(hint.host, hint.port, expect=hint.address)
+            routes = hint.routes or (Route("direct", hint.host, hint.port),)
+            return await self._endpoint.connect_by(routes, expect=hint.address)
         except TransportError as error:
-            logger.info("%s at %s:%s cannot help: %s", hint.address, hint.host, hint.port, error)
+            logger.info("%s cannot help: %s", hint.address, error)
             return None

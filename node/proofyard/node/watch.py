@@ -47,11 +47,13 @@ class Watch:
         endpoint: Endpoint,
         sensors: Sensors,
         meter: Meter,
+        reached: Callable[[], str] = str,
     ) -> None:
         self._folder: Path = settings.data_dir
         self._settings = limits_of(settings)
         self._agent, self._links, self._endpoint = agent, links, endpoint
         self._sensors, self._meter = sensors, meter
+        self._reached = reached
         self._gate = Gate()
         self._limits: Limits = self._settings
         self._orders = Orders()
@@ -152,6 +154,7 @@ class Watch:
             page=self.page if running else "",
             left=self._left,
             claims=self.claims()[:MOST_WORKS],
+            reached=self._reached(),
         )
 
 

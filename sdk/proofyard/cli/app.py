@@ -37,6 +37,7 @@ class Root(Group):
         "node": Place(OPERATORS, "node", "Lend a GPU: register a node, run it, claim its pay."),
         "job": Place("proofyard.cli.job", "app", "Have work done: submit a job, follow it, fetch the result."),
         "verifier": Place(OPERATORS, "verifier", "Run a verifier: schedule, audit, settle."),
+        "relay": Place("proofyard.cli.relay", "app", "Carry for nodes that nobody reaches, without a stake or a GPU."),
         "artifact": Place(
             "proofyard.cli.artifact", "app", "Files and folders by content: put, get, list, pin, verify."
         ),

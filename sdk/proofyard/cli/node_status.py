@@ -61,6 +61,7 @@ def shown(status: "Status") -> tuple[dict[str, Any], list[str]]:
     lines += [f"{'verifiers':<18} {len(status.verifiers)} joined"] if alive else []
     lines += [f"{'claims' if not at else 'checked':<18} {claim}" for at, claim in enumerate(status.claims)]
     lines += [f"{'page':<18} {status.page}; open it by `proofyard node page`"] if alive and status.page else []
+    lines += [f"{'reached':<18} {status.reached}"] if alive and status.reached else []
     lines += [f"{'holds':<18} {work}" for work in status.works if alive]
     lines += [f"{'not measured':<18} {spot}" for spot in status.blind]
     lines += [f"{'left':<18} {line}" for line in status.left]

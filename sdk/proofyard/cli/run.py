@@ -12,7 +12,7 @@ import typer
 
 from proofyard.cli.context import config_of, serve_logs
 from proofyard.cli.extras import require
-from proofyard.cli.options import NETWORK, ServiceFlags
+from proofyard.cli.options import NETWORK, PEERS, ServiceFlags
 from proofyard.cli.wallets import password_for
 from proofyard.runtime.folder import own_folder
 from proofyard.sdk.errors import BadSetting
@@ -180,6 +180,20 @@ class NodeFlags(ServiceFlags):
             help="Who is handed every state: an IPFS RPC's multiaddress, or WALLET@HOST:PORT.",
             rich_help_panel=DISK,
         ),
+    ] = None
+    relays: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WALLET@HOST:PORT", help="Who carries for it where nobody reaches it.", rich_help_panel=PEERS
+        ),
+    ] = None
+    relay: Annotated[
+        bool | None,
+        typer.Option("--relay/--no-relay", help="Carry for nodes that nobody reaches.", rich_help_panel=PEERS),
+    ] = None
+    relay_bytes_s: Annotated[
+        int | None,
+        typer.Option(help="Most bytes a second that it carries for others, 0 for any.", rich_help_panel=PEERS),
     ] = None
     hold_for: Annotated[
         list[str] | None,
@@ -358,6 +372,7 @@ def _require_node_values(settings: "NodeSettings") -> None:
     from proofyard.node.prices import parse_prices
     from proofyard.protocol.addresses import read_address
     from proofyard.protocol.amounts import read_amount
+    from proofyard.protocol.routes import read_relay
 
     readers: dict[str, Callable[[Any], object]] = {
         "min_price": parse_prices,
@@ -380,6 +395,11 @@ def _require_node_values(settings: "NodeSettings") -> None:
             raise BadSetting(field, f"{field}: {error}") from None
     if not settings.workloads:
         raise BadSetting("workloads", "workloads: there is none to be executed; name one, or leave the setting out")
+    try:
+        for relay in settings.relays:
+            read_relay(relay)
+    except ValueError as error:
+        raise BadSetting("relays", f"relays: {error}") from None
     try:
         for address in settings.hold_for:
             read_address(address)

@@ -41,12 +41,24 @@ def _looks(setup: Setup, node: "NodeSettings") -> dict[str, Callable[[], Seen]]:
         "bench": lambda: bench(setup, record(), node, use),
         "listening": lambda: service.udp(node.host, node.port, node.endpoint or service.endpoint_of(record), process()),
         "endpoint": lambda: service.reach(node.endpoint or service.endpoint_of(record), needed=False),
+        "reached": lambda: reached(node.data_dir),
         "verifiers": lambda: service.peers(setup, ""),
         "folder": lambda: service.folder(node.data_dir, "node", setup, use),
         "disk": lambda: service.disk(node.data_dir, node.state_budget_bytes + node.cache_bytes),
         "models": lambda: models(node.model_dirs),
         "ipfs": lambda: service.ipfs(node.ipfs),
     }
+
+
+def reached(data_dir: Path) -> Seen:
+    """How others reach the node, as it says itself while it runs."""
+    from proofyard.node.control import is_alive, read_status
+
+    status = read_status(data_dir)
+    if status is None or not is_alive(status) or not status.reached:
+        raise Skipped("the node does not run: proofyard node run")
+    found, _, todo = status.reached.partition(": ")
+    return note("others", found, todo) if status.reached.startswith("not at all") else fine("others", status.reached)
 
 
 def workloads(record: NodeRecord | None, executed: Sequence[str]) -> Seen:

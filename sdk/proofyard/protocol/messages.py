@@ -14,6 +14,7 @@ from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.members import Membership
 from proofyard.protocol.merkle import MAX_DEPTH
+from proofyard.protocol.routes import MAX_ROUTES, Route
 from proofyard.protocol.seal import Bytes32, Opening, Reason, Salt
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex
 
@@ -39,11 +40,13 @@ Count = Annotated[int, _BOUND]
 
 
 class PeerHint(msgspec.Struct, frozen=True):
-    """Where a peer can be reached: wallet address, IP address or name, UDP port."""
+    """Where a peer can be reached: wallet address, IP address or name, UDP port; `routes`, where there are any, say it
+    better."""
 
     address: Address
     host: str
     port: Count
+    routes: Annotated[tuple[Route, ...], Meta(max_length=MAX_ROUTES)] = ()
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
@@ -63,8 +66,9 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     """A node to a verifier, on every new connection: what it offers to execute, and how many tasks and audits it holds
     at a time, the ones that wait for their turn included. `session` is the same as long as it runs on the same files:
     a wallet has one at a time, and who announces another while that is alive is told where it runs. `capability` is
-    what it measured of its machine, signed (`proofyard.protocol.capability`); empty where it claims nothing. Replied to
-    with `Ack`."""
+    what it measured of its machine, signed (`proofyard.protocol.capability`); empty where it claims nothing. `routes`:
+    how others reach it, as far as peers have confirmed that; `relay`: whether it carries for others. Replied to with
+    `Ack`."""
 
     workloads: tuple[str, ...]
     memory_bytes: Count
@@ -74,6 +78,20 @@ class Announce(msgspec.Struct, frozen=True, tag="announce-3"):
     audits: Count = 4
     session: Annotated[str, Meta(max_length=64)] = ""
     capability: Annotated[bytes, Meta(max_length=MAX_CAPABILITY_BYTES)] = b""
+    routes: Annotated[tuple[Route, ...], Meta(max_length=MAX_ROUTES)] = ()
+    relay: bool = False
+
+
+class RelaysQuery(msgspec.Struct, frozen=True, tag="relays-query"):
+    """A node that nobody reaches asks a verifier which nodes relay. Replied to with `Relays`."""
+
+    idempotent: ClassVar[bool] = True
+
+
+class Relays(msgspec.Struct, frozen=True, tag="relays"):
+    """Some of them, in no order."""
+
+    routes: Annotated[tuple[Route, ...], Meta(max_length=MAX_ROUTES)]
 
 
 class TaskOffer(msgspec.Struct, frozen=True, tag="task-offer-2"):
@@ -436,6 +454,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     AuditFailed,
     OpenSeal,
     OpenSeals,
+    RelaysQuery,
     CoSign,
     ObtainState,
     Publish,

@@ -1,17 +1,17 @@
 """Ways to a peer, as peers tell them to each other: on the same network, directly, by a mapped port, or by a relay.
 
 A route is a claim of whoever says it. What answers at its end proves its wallet in the handshake, so a wrong route
-costs time and nothing else; `readable` keeps what nobody should ever send a packet to out of it.
+costs time and nothing else; `believable` is what may be passed on of it.
 """
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from proofyard.protocol.types import Address
+from proofyard.protocol.addresses import read_address
 
 Kind = Literal["lan", "direct", "mapped", "punched", "relayed"]
 ORDER: tuple[Kind, ...] = ("lan", "direct", "mapped", "punched", "relayed")
@@ -19,6 +19,9 @@ ORDER: tuple[Kind, ...] = ("lan", "direct", "mapped", "punched", "relayed")
 
 MAX_ROUTES = 8
 """Ways to one peer that are told and tried."""
+
+MAX_RELAYS = 3
+"""Relays that one peer may be reached by, as others are told."""
 
 HOME_RANGES = tuple(
     map(
@@ -58,6 +61,24 @@ def direct(host: str, port: int) -> Route:
     return Route("lan" if is_home_address(host) else "direct", host, port)
 
 
-def relays_of(routes: Sequence[Route]) -> dict[Address, Route]:
-    """The relays that somebody can be reached by."""
-    return {Address(route.relay): route for route in routes if route.kind == "relayed" and route.relay}
+def believable(routes: Iterable[Route], seen: str) -> tuple[Route, ...]:
+    """What may be passed on of the routes that a peer names whose packets come from the IP address `seen`: its own
+    address, its home network, and few relays. Others would be dialled by whoever is told of them."""
+    found, relays = [], 0
+    for route in best_first(routes):
+        if route.kind == "relayed":
+            relays += 1
+            if relays <= MAX_RELAYS and route.relay:
+                found.append(route)
+        elif route.kind in ("direct", "mapped") and route.host == seen:
+            found.append(route)
+    return tuple(found)
+
+
+def read_relay(text: str) -> Route:
+    """The route by a relay written as WALLET@HOST:PORT. Raises `ValueError`."""
+    wallet, at, place = text.partition("@")
+    host, colon, port = place.rpartition(":")
+    if not at or not colon or not port.isdecimal() or not 0 < int(port) < 65_536 or not host:
+        raise ValueError(f"{text[:100]!r} is not WALLET@HOST:PORT")
+    return Route("relayed", host.removeprefix("[").removesuffix("]"), int(port), read_address(wallet))

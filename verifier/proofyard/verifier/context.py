@@ -19,6 +19,7 @@ from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, 
 from proofyard.protocol.members import Member as CommittedMember
 from proofyard.protocol.members import MemberTree
 from proofyard.protocol.messages import Announce, PeerHint
+from proofyard.protocol.routes import Route, believable
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.runtime.hops import Hops
@@ -73,7 +74,16 @@ class Member:
 
     @property
     def hint(self) -> PeerHint:
-        return PeerHint(self.connection.peer, self.connection.remote[0], self.announce.port)
+        seen = self.connection.remote[0]
+        return PeerHint(self.connection.peer, seen, self.announce.port, believable(self.announce.routes, seen))
+
+    @property
+    def relay(self) -> Route | None:
+        """The route by this node for others; None where it is no relay, or nobody has got through to it."""
+        direct = [route for route in self.hint.routes if route.kind != "relayed"]
+        if not self.announce.relay or not direct:
+            return None
+        return Route("relayed", direct[0].host, direct[0].port, self.connection.peer)
 
 
 @dataclass

@@ -3,6 +3,7 @@ decided by the engine, answered once that lasts."""
 
 import asyncio
 import logging
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from proofyard.protocol.messages import (
     Receipt,
     Receipts,
     Refusal,
+    Relays,
+    RelaysQuery,
     SubmitCommitment,
     SubmitCommitments,
     SubmitSeal,
@@ -42,6 +45,7 @@ from proofyard.protocol.messages import (
     TaskProgress,
     Working,
 )
+from proofyard.protocol.routes import MAX_ROUTES
 from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import SignatureInvalid, require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
@@ -147,6 +151,7 @@ class Desk:
         endpoint.on(Publish, Publications(context).publish)
         endpoint.on(JobQuery, self.job_query)
         endpoint.on(LineProbe, Lines().probe)
+        endpoint.on(RelaysQuery, self.relays_query)
 
     # Who is here
 
@@ -186,6 +191,13 @@ class Desk:
         member = self._context.members.get(connection.peer)
         if member is not None and member.connection is connection:
             leave(self._context, connection.peer)
+
+    async def relays_query(self, connection: Connection, _message: RelaysQuery, _body: Body) -> Relays:
+        """Nodes that relay, for one that nobody reaches."""
+        self._announcing.take(connection.peer)
+        others = [member.relay for node, member in self._context.members.items() if node != connection.peer]
+        known = [relay for relay in others if relay is not None]
+        return Relays(tuple(random.sample(known, min(MAX_ROUTES, len(known)))))
 
     # Work
 

@@ -1,0 +1,136 @@
+"""Who reaches whom from behind real NATs, how soon, and how fast: `make bench-nat`, out/bench/nat.json.
+
+Each figure is of peers in network namespaces of their own, behind the kernel's NAT (`home_networks.py`). The caller
+knows where the other would be without a router, and a relay. Needs Linux, root and nftables.
+
+python scripts/bench_nat.py [--tries 100]
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from home_networks import Host, Internet, Kind, Peer, Peers, unavailable
+
+RESULT = Path(__file__).parents[1] / "out" / "bench" / "nat.json"
+DIRECT_S, SERVED_S = 3.0, 5.0
+SIZE = 4_000_000
+SMALL = 50_000
+
+
+class Pair:
+    """A caller, a host, and the relay between them."""
+
+    def __init__(self, net: Internet, programs: Peers, caller: Kind, host: Kind) -> None:
+        places: list[Host] = [net.public(), net.home(caller), net.home(host)]
+        self.relay, self.caller, self.host = map(programs.start, places)
+        self.relay.tell("relay")
+        self.host.tell("reserve", route=self.relay.route("relayed"))
+
+    def reach(self, wait_s: float) -> tuple[float, str, float]:
+        """Seconds until the first connection, how it goes in the end, and seconds until then."""
+        routes = [self.host.route(), self.relay.route("relayed")]
+        first = self.caller.tell("reach", wallet=self.host.wallet, routes=routes)
+        if "error" in first:
+            return float("inf"), "none", float("inf")
+        last = self.caller.tell("wait", wallet=self.host.wallet, seconds=wait_s)
+        return first["seconds"], last["way"], last["seconds"]
+
+    def leave(self) -> None:
+        self.caller.tell("leave", wallet=self.host.wallet)
+        self.host.tell("forgets", wallet=self.caller.wallet)
+
+    def rate(self, peer: Peer, wallet: str) -> float:
+        """Bytes a second from a peer."""
+        found = peer.tell("fetch", wallet=wallet, size=SIZE)
+        return float(found["bytes"] / found["seconds"])
+
+
+def cone_cone(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    pair, direct, quiet, times = Pair(net, programs, "port-restricted", "port-restricted"), 0, 0, []
+    for _ in range(tries):
+        _, way, seconds = pair.reach(DIRECT_S)
+        direct += way == "punched" and seconds < DIRECT_S
+        times.append(seconds)
+        pair.caller.tell("fetch", wallet=pair.host.wallet, size=1000)
+        before = pair.relay.tell("carried")["bytes"]
+        pair.caller.tell("fetch", wallet=pair.host.wallet, size=SMALL)
+        quiet += pair.relay.tell("carried")["bytes"] - before < SMALL / 20
+        pair.leave()
+    return {
+        "cone_cone_direct": direct / tries,
+        "cone_cone_quiet_relay": quiet / tries,
+        "cone_cone_direct_s_median": sorted(times)[len(times) // 2],
+        "tries": tries,
+    }
+
+
+def cone_symmetric(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    """Half of the cones let in everybody, half only whom they have sent to; either side calls."""
+    served = direct = count = 0
+    for cone in ("full-cone", "port-restricted"):
+        for kinds in ((cone, "symmetric"), ("symmetric", cone)):
+            pair = Pair(net, programs, *kinds)
+            for _ in range(max(1, tries // 4)):
+                first, way, _ = pair.reach(1.0)
+                served, direct, count = served + (first < SERVED_S), direct + (way == "punched"), count + 1
+                pair.leave()
+    return {"cone_symmetric_served": served / count, "cone_symmetric_direct": direct / count}
+
+
+def symmetric_symmetric(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    pair, served = Pair(net, programs, "symmetric", "symmetric"), 0
+    for _ in range(max(1, tries // 4)):
+        first, way, _ = pair.reach(0.1)
+        served += first < SERVED_S and way == "relayed"
+        pair.leave()
+    pair.reach(0.1)
+    relayed = sorted(pair.rate(pair.caller, pair.host.wallet) for _ in range(3))[1]
+    own = sorted(pair.rate(pair.caller, pair.relay.wallet) for _ in range(3))[1]
+    return {
+        "symmetric_symmetric_relayed": served / max(1, tries // 4),
+        "relayed_mb_s": relayed / 1e6,
+        "from_relay_itself_mb_s": own / 1e6,
+        "relayed_share": relayed / own,
+    }
+
+
+def double_nat(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    relay, outer = programs.start(net.public()), net.home("port-restricted")
+    caller, host = (
+        programs.start(net.home("port-restricted", behind=outer)),
+        programs.start(net.home("port-restricted")),
+    )
+    relay.tell("relay")
+    host.tell("reserve", route=relay.route("relayed"))
+    direct = 0
+    for _ in range(max(1, tries // 10)):
+        caller.tell("reach", wallet=host.wallet, routes=[relay.route("relayed")])
+        direct += caller.tell("wait", wallet=host.wallet, seconds=DIRECT_S)["way"] == "punched"
+        caller.tell("leave", wallet=host.wallet)
+        host.tell("forgets", wallet=caller.wallet)
+    return {"double_nat_direct": direct / max(1, tries // 10)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tries", type=int, default=100)
+    options = parser.parse_args()
+    if reason := unavailable():
+        sys.exit(f"bench-nat is left out: it {reason}")
+    found: dict[str, Any] = {}
+    for scenario in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat):
+        start = time.perf_counter()
+        with Internet() as net, Peers() as programs:
+            found |= scenario(net, programs, options.tries)
+        print(f"{scenario.__name__}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A node behind a router keeps several relays, says so, and brings what it needs from peers that are behind others."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from stand_ins import DOMAIN
+
+from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.chain import Wallet
+from proofyard.node import presence
+from proofyard.node.links import VerifierLinks
+from proofyard.node.presence import Presence
+from proofyard.node.settings import NodeSettings
+from proofyard.node.supplies import Supplies
+from proofyard.protocol.messages import PeerHint, Relays, RelaysQuery
+from proofyard.protocol.routes import Route
+from proofyard.transport import Connection, Endpoint
+from proofyard.transport.reachability import Nat, Reachability
+
+CONE = Reachability(Nat.CONE, (("192.0.2.1", 40_000),))
+
+
+class Links:
+    """The verifiers that a node has joined."""
+
+    def __init__(self, *joined: Connection) -> None:
+        self._joined = joined
+        self.announced = 0
+
+    def live(self) -> list[Connection]:
+        return list(self._joined)
+
+    def connection(self, verifier: str) -> Connection | None:
+        return next((each for each in self._joined if each.peer == verifier), None)
+
+    def announce_again(self) -> None:
+        self.announced += 1
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def start(stack: AsyncExitStack, **options: Any) -> Endpoint:
+    return await stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN, **options))
+
+
+def at(relay: Endpoint) -> Route:
+    return Route("relayed", "127.0.0.1", relay.port, relay.address)
+
+
+async def test_a_node_keeps_relays_and_replaces_one_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "LOOK_S", 0.1)
+    monkeypatch.setattr(presence, "MAX_RELAYS", 2)
+    async with AsyncExitStack() as stack:
+        relays = [await start(stack) for _ in range(3)]
+        for relay in relays:
+            relay.become_relay()
+        verifier, node = await start(stack), await start(stack)
+
+        async def known(*_: Any) -> Relays:
+            return Relays((at(relays[1]), at(relays[2])))
+
+        verifier.on(RelaysQuery, known)
+        links = Links(await node.connect("127.0.0.1", verifier.port))
+
+        async def found(**_: Any) -> Reachability:
+            return CONE
+
+        monkeypatch.setattr(node, "examine", found)
+        monkeypatch.setattr(Presence, "is_local", False)
+        named = f"{relays[0].address}@127.0.0.1:{relays[0].port}"
+        settings = cast(NodeSettings, SimpleNamespace(relays=(named,)))
+        here = Presence(settings, node, cast(VerifierLinks, links))
+        running = asyncio.create_task(here.run())
+        await until(lambda: len(here.routes()) == 2)
+        assert at(relays[0]) in here.routes()
+        assert here.summary().startswith("by 2 relays")
+        await relays[0].close()
+        await until(lambda: set(here.routes()) == {at(relays[1]), at(relays[2])})
+        assert links.announced >= 2
+        for relay in relays:
+            await relay.close()
+        await until(lambda: not here.routes())
+        assert here.summary().startswith("not at all")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_state_comes_from_the_peer_that_has_it_and_not_from_the_verifier(tmp_path: Any) -> None:
+    data = bytes(range(256)) * 8192
+    (tmp_path / "state").write_bytes(data)
+    async with AsyncExitStack() as stack:
+        relay, verifier, worker, auditor = [await start(stack) for _ in range(4)]
+        relay.become_relay()
+        stores = {name: BlockStore(tmp_path / name) for name in ("verifier", "worker", "auditor")}
+        asked: list[int] = []
+        for endpoint, name in ((verifier, "verifier"), (worker, "worker")):
+            serve_blocks(endpoint, stores[name])
+            cid = stores[name].put_file(tmp_path / "state")
+        bring = stores["verifier"].get_block
+        stores["verifier"].get_block = lambda *each: (asked.append(1), bring(*each))[1]  # type: ignore[method-assign]
+        await worker.reserve(at(relay))
+        links = Links(await auditor.connect("127.0.0.1", verifier.port))
+        supplies = Supplies(
+            cast(NodeSettings, None),
+            cast(Any, auditor.identity),
+            auditor,
+            cast(VerifierLinks, links),
+            stores["auditor"],
+        )
+        hints = [PeerHint(worker.address, "127.0.0.1", 9, (at(relay),))]
+        await supplies.fetch(verifier.address, cid, hints, 1 << 30, "a state")
+        assert stores["auditor"].get_bytes(cid, max_bytes=1 << 30) == data
+        assert auditor.connections[worker.address].way in ("relayed", "punched")
+        assert len(asked) <= 1, "of nine blocks the root, which is asked for before anybody is dialled"
