@@ -234,6 +234,38 @@ async def test_peers_say_where_one_is_seen_and_get_through_to_it(peer):
     assert [(each.host, each.port) for each in found.confirmed] == [("127.0.0.1", client.port)]
 
 
+async def test_a_peer_that_only_says_that_it_got_through_is_not_believed(peer):
+    liar, client = await peer(), await peer()
+
+    async def lie(*_):
+        return DialledBack(True)
+
+    liar.on(DialBack, lie)
+    await client.connect("127.0.0.1", liar.port)
+    assert not (await client.examine()).confirmed
+
+
+async def test_a_relay_that_does_not_answer_is_left_alone(peer, new_identity):
+    """Peers name relays: one could name a victim."""
+    caller, victim = await peer(), Route("relayed", "127.0.0.1", 9, new_identity().address)
+    for _ in range(3):
+        with pytest.raises(PeerUnreachable):
+            await caller.connect_by([victim], expect=new_identity().address, timeout=0.2)
+    start = asyncio.get_running_loop().time()
+    with pytest.raises(PeerUnreachable, match="a moment ago"):
+        await caller.connect_by([victim], expect=new_identity().address)
+    assert asyncio.get_running_loop().time() - start < 5
+
+
+async def test_a_relay_cannot_make_up_callers_without_end(three):
+    host, relay, _, _, _ = three
+    (connection,) = relay.connections.values()
+    with pytest.raises(RequestFailed, match="too many"):
+        for flow in range(1000, 2000):
+            await connection.request(Coming(flow, relay.address), reply=Opened)
+    assert len(host.carrier) < 100
+
+
 async def test_nobody_is_dialled_back_elsewhere_or_often(peer):
     server, client = await peer(), await peer()
     connection = await client.connect("127.0.0.1", server.port)

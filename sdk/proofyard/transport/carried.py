@@ -24,6 +24,9 @@ PIECE_BYTES = 1150
 MAX_FLOWS = 256
 """Connections that are carried for one endpoint at a time."""
 
+MAX_FLOWS_OF_RELAY = 96
+"""The same by one relay, which could make up callers so that no other relay has a place."""
+
 HALVES_KEPT = 4
 _WHOLE, _FIRST, _SECOND = 0, 1, 2
 
@@ -100,7 +103,8 @@ class Carrier:
 
     def open(self, outer: Outer, number: int, *, incoming: bool) -> SocketAddress | None:
         """An address for the peer at the other end of a flow; None where too many are carried already."""
-        if len(self._flows) >= MAX_FLOWS or (outer, number) in self._by_number:
+        of_relay = sum(flow.outer is outer for flow in self._flows.values())
+        if len(self._flows) >= MAX_FLOWS or of_relay >= MAX_FLOWS_OF_RELAY or (outer, number) in self._by_number:
             return None
         self._count += 1
         address = (f"{PREFIX}{self._count >> 16 & 0xFFFF:x}:{self._count & 0xFFFF:x}", 1, 0, 0)

@@ -34,6 +34,9 @@ PROBE_SECONDS = 0.2
 LOSS_LIMIT = 0.10
 LOSS_BACKOFF = 0.85
 BURST_SECONDS = 0.02
+RELAYED_BURST_SECONDS = 3 * BURST_SECONDS
+"""The same by way of a relay, where three programs may be busy at either end and between."""
+
 MINIMUM_PACKETS = 4
 LEAST_ROUND_TRIP = 1e-4
 
@@ -57,6 +60,7 @@ class PathModel(QuicCongestionControl):
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self.packet_bytes = self._smallest_bytes = max_datagram_size
+        self.burst_s = BURST_SECONDS
         self.large_lost = 0
         """Packets above the size the connection began with that were lost since one of them arrived."""
         self._sent: dict[int, _Sent] = {}
@@ -142,6 +146,7 @@ class PathModel(QuicCongestionControl):
     def restart(self) -> None:
         """Another path begins: nothing that was learnt on the old one holds (RFC 9000 section 9.4)."""
         self.on_persistent_congestion()
+        self.burst_s = BURST_SECONDS
         self._round_trip, self._probing_until = math.inf, 0.0
         self._limited_until, self.large_lost = 0, 0
         self.congestion_window = K_INITIAL_WINDOW * self.packet_bytes
@@ -199,7 +204,7 @@ class PathModel(QuicCongestionControl):
             self.congestion_window = max(int(self._in_path() / 2), MINIMUM_PACKETS * self.packet_bytes)
             return
         gain = STARTUP_GAIN if self._startup else WINDOW_GAIN
-        wanted = int(gain * self._in_path() + BURST_SECONDS * self.rate)
+        wanted = int(gain * self._in_path() + self.burst_s * self.rate)
         if self._startup:
             wanted = max(wanted, self.congestion_window)
         self.congestion_window = max(wanted, MINIMUM_PACKETS * self.packet_bytes)

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -77,6 +78,7 @@ GIVE_BACK_BYTES, GIVE_BACK_S = 4 << 20, (2.0, 20.0)
 """After connections for which so much was kept in all have ended, and so much later, free memory goes to the system: at
 once, and again once Python has found what lies in rings."""
 
+MAX_KNOCKS = 512
 MAX_ADDRESSES = 4
 """Addresses of a name that are tried."""
 
@@ -142,6 +144,8 @@ class Endpoint:
         self._freed = 0
         self._ways = Ways(self)
         self._relay: Relay | None = None
+        self._knocks: deque[SocketAddress] = deque(maxlen=MAX_KNOCKS)
+        """Where connections came in from of late."""
 
     async def __aenter__(self) -> Self:
         self.host, self.port = self._board.bind(self.host, self.port)
@@ -270,7 +274,15 @@ class Endpoint:
         """Have the peers that this one has dialled directly say how others reach it (`proofyard.transport.
         reachability`). `published`: the port that a router was told to map."""
         peers = [each for each in self._connections.values() if each.is_client and each.way != "relayed"]
-        return await examine(peers, host=self.host, port=self.port, certificate=self._fingerprint, published=published)
+        self._knocks.clear()
+        return await examine(
+            peers,
+            host=self.host,
+            port=self.port,
+            certificate=self._fingerprint,
+            has_knocked=lambda host, port: any(each[0] == host and each[1] != port for each in self._knocks),
+            published=published,
+        )
 
     async def runs_elsewhere(self, host: str, port: int, *, timeout: float) -> bool:
         """Whether another process answers at `host`:`port` with this peer's own wallet."""
@@ -567,6 +579,7 @@ class Endpoint:
 
     def _incoming(self, link: Link) -> None:
         self._open[link] = None
+        self._knocks.append(link.remote)
         self._spawn(self._welcome(link))
 
     def _closed(self, link: Link) -> None:

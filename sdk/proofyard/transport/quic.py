@@ -353,6 +353,7 @@ class PeerQuic(QuicConnection):
             self._sizes_tried = True
             if is_carried(self._network_paths[0].addr[0]):
                 self._set_datagram_size(PIECE_BYTES)
+                self._model.burst_s = congestion.RELAYED_BURST_SECONDS
             for size in datagram_sizes(self._network_paths[0].addr[0]):
                 datagrams += self._size_probe(size, now)
         if self._pacing_at is None and self._model.bytes_in_flight < self._model.congestion_window:

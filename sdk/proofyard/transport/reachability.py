@@ -111,10 +111,17 @@ def own_addresses() -> list[str]:
 
 
 async def examine(
-    peers: Sequence[Connection], *, host: str, port: int, certificate: bytes, published: int = 0
+    peers: Sequence[Connection],
+    *,
+    host: str,
+    port: int,
+    certificate: bytes,
+    has_knocked: Callable[[str, int], bool],
+    published: int = 0,
 ) -> Reachability:
-    """Ask `peers`, which are reached directly over the socket bound to `host` and `port`. `published`: the port that a
-    router was told to map, 0 for none."""
+    """Ask `peers`, which are reached directly over the socket bound to `host` and `port`. `has_knocked`: whether a
+    connection from this host, but another port than this, has come in; a peer that only says so is not believed.
+    `published`: the port that a router was told to map, 0 for none."""
     answers = await asyncio.gather(*(observe(peer) for peer in peers[:MOST_ASKED]))
     observed = [seen for seen in answers if seen is not None]
     if not observed:
@@ -123,7 +130,7 @@ async def examine(
     for peer, seen in zip(peers, answers, strict=False):
         if seen is not None:
             for wanted in dict.fromkeys((seen[1], published or seen[1])):
-                if await _is_reached(peer, wanted, certificate):
+                if await _is_reached(peer, wanted, certificate) and has_knocked(*peer.remote):
                     reached.append((seen[0], wanted))
             if reached:
                 break

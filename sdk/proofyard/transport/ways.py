@@ -13,8 +13,9 @@ from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address
 from proofyard.transport.carried import Carrier, is_carried
 from proofyard.transport.connection import Answer, Connection
-from proofyard.transport.errors import PeerUnreachable, RequestFailed
+from proofyard.transport.errors import PeerUnreachable, RequestFailed, TransportError
 from proofyard.transport.frames import Body
+from proofyard.transport.handshake import HANDSHAKE_SECONDS
 from proofyard.transport.link import Link
 from proofyard.transport.punching import Go, Meet, Met, Puncher, upgrade
 from proofyard.transport.quic import OVERLAP_S
@@ -28,6 +29,9 @@ HEAD_START_S, RELAY_HEAD_START_S = 0.1, 0.4
 """Before the next route is tried beside those under way (RFC 8305), and before the first by a relay is."""
 
 RESERVE_S = 5.0
+SILENT_S, MAX_SILENT = 60.0, 256
+"""How long a relay that did not answer is left alone, and how many of them are remembered."""
+
 ARRIVAL_S = 10.0
 """How long a caller that a relay has announced is waited for."""
 
@@ -49,7 +53,9 @@ class Home(Protocol):
     def connection_on(self, link: Link) -> Connection | None: ...
     def is_used(self, address: SocketAddress) -> bool: ...
     def hang_up(self, outer: Link, flow: int, reason: str) -> list[SocketAddress]: ...
-    async def connect(self, host: str, port: int, *, expect: Address | None = None) -> Connection: ...
+    async def connect(
+        self, host: str, port: int, *, expect: Address | None = None, timeout: float = HANDSHAKE_SECONDS
+    ) -> Connection: ...
     async def certificate_at(self, host: str, port: int, timeout: float) -> bytes | None: ...
     async def dial(
         self,
@@ -68,6 +74,7 @@ class Ways:
         self._reserved: dict[Connection, Route] = {}
         self._outer: dict[SocketAddress, Connection] = {}
         """The connections to the relays that carry to these addresses."""
+        self._silent: dict[tuple[str, int], float] = {}
 
     def begin(self) -> None:
         """The endpoint is bound."""
@@ -107,7 +114,7 @@ class Ways:
     async def _by(self, route: Route, expect: Address, timeout: float) -> Connection:
         if route.kind != "relayed":
             return await self._home.dial(route.host, route.port, expect, timeout)
-        relay = await self._home.connect(route.host, route.port, expect=Address(route.relay))
+        relay = await self._relay_at(route, timeout)
         opened = await relay.request(Through(expect), reply=Opened, timeout=timeout)
         address = self._home.carrier.open(relay.link, opened.flow, incoming=False)
         if address is None:
@@ -122,6 +129,19 @@ class Ways:
         logger.info("reached %s by the relay %s", expect, relay.peer)
         self._home.spawn(self._upgrade(connection, relay))
         return connection
+
+    async def _relay_at(self, route: Route, timeout: float) -> Connection:
+        """Whoever names a relay could name a victim: one that did not answer is left alone for a time."""
+        now, place = asyncio.get_running_loop().time(), (route.host, route.port)
+        if self._silent.get(place, 0.0) > now:
+            raise PeerUnreachable(*place, "that relay did not answer a moment ago")
+        try:
+            return await self._home.connect(*place, expect=Address(route.relay), timeout=timeout)
+        except TransportError:
+            self._silent[place] = now + SILENT_S
+            if len(self._silent) > MAX_SILENT:
+                del self._silent[next(iter(self._silent))]
+            raise
 
     async def _upgrade(self, connection: Connection, relay: Connection) -> None:
         if await upgrade(self._puncher, connection, await observe(relay)):
