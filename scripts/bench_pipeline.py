@@ -203,6 +203,7 @@ class Bench:
             raise BenchFailed(f"these nodes have too short a history: {', '.join(short)}")
 
     def _follow(self, network: DevNetwork, client: Client, job: LoraJob, block_time: int, *, known: bool) -> Run:
+        assert job.rounds is not None
         tasks = job.rounds * job.workers
         prepared: Prepared = client.prepare(job, Offer(reward=credits(tasks / 4), audit_fee=credits(2 * tasks)))
         load, block = os.getloadavg()[0], client.chain.block_number()
