@@ -96,7 +96,7 @@ segment_steps = 2            # optimizer steps in a segment
 batch = 4                    # sequences in a step
 seq_len = 128                # tokens in a sequence
 rank = 8                     # of the adapter
-lr = 0.001
+lr = 0.003
 # alpha = 16.0
 # aggregation = "ffa"        # trains B alone, which averages exactly; or fedit, fedex, flora
 # robust = "multi-krum"      # outvotes hostile results, robust_hostile = 1 of 5 workers or more

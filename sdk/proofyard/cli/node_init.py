@@ -74,9 +74,7 @@ def init(
         Any, typer.Option(parser=parse_ether, metavar="ETHER", help="Ether that the hot key gets for gas.")
     ] = GAS_PURSE,
     endpoint: Annotated[str, typer.Option(help="HOST:PORT, for a node that others can reach.")] = "",
-    preset: Annotated[
-        str, typer.Option(metavar="NAME", help="Limits by kind: small, medium, large, home (others use it), farm.")
-    ] = "",
+    preset: Annotated[str, typer.Option(metavar="NAME", help="Limits: small, medium, large, home or farm.")] = "",
     folder: Annotated[Path | None, typer.Option("--data-dir", help="Where the node keeps its files.")] = None,
     password_file: PasswordFile = None,
     owner_password_file: Annotated[

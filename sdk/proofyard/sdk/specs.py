@@ -78,7 +78,7 @@ class LoraJob:
     layers: Sequence[int] | None = None
     rank: int = 8
     alpha: float = 16.0
-    lr: float = 1e-3
+    lr: float = 3e-3
     rounds: int | None = None
     epochs: float | None = None
     workers: int = 4
