@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from browser import FOREIGN, Tab
 from pages_scene import PageScene, hurry
-from stage import Stage, story
+from pages_stage import Stage, story
 from test_operator_page import served
 
 from proofyard.node import control

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from api_scene import job_row
 from browser import Tab
-from stage import NOW, Disputed, Stage, key, losses, story
+from pages_stage import NOW, Disputed, Stage, key, losses, story
 
 from proofyard.chain.records import Phase
 from proofyard.protocol.types import JobId

@@ -170,7 +170,7 @@ def test_a_bad_conversation_is_refused_by_line_and_field(model, tmp_path, row, r
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "line 1 .*took too long"),
         ("{{ 9 ** (9 ** 9) }}", "line 1 .*took too long"),
         ("{{ ('x' * 99999999999) }}", "line 1.*takes more than"),
-        ("{{ ('x' * 99999999) }}", "makes more than"),
+        ("{{ ('x' * 9999999) }}", "makes more than"),
         ("{{ messages.__class__.__mro__[-1].__subclasses__() }}", "line 1.*the chat template"),
         ("{{ ''.__class__.__init__.__globals__ }}", "line 1.*the chat template"),
         ("{{ cycler.__init__.__globals__.os.system('true') }}", "line 1.*the chat template"),

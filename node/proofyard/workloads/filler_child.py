@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from proofyard.protocol.codec import Bytes32
+from proofyard.protocol.codec import Bytes32, prepared
 from proofyard.runtime.parent import end_with_parent
 from proofyard.workloads.child import limit_memory, private_stdout
 from proofyard.workloads.filling import (
@@ -88,8 +88,8 @@ class NoRoom(msgspec.Struct, frozen=True, tag=True):
 
 Asked = Fill | Show
 Told = Began | Filled | Shown | NoRoom
-_asked = msgspec.msgpack.Decoder(Asked)
-_told = msgspec.msgpack.Decoder(Told)
+_asked = msgspec.msgpack.Decoder(prepared(Asked))
+_told = msgspec.msgpack.Decoder(prepared(Told))
 
 
 class Memory:

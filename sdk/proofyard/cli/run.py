@@ -448,7 +448,7 @@ def node_run(context: typer.Context, flags: NodeFlags) -> None:
 def _tell_page(url: str) -> None:
     """The page's address with its token, once, and to a person alone: what goes to a file is a log."""
     if sys.stdout.isatty():
-        typer.echo(f"This node's page, for this machine alone: {url}")
+        typer.echo(f"This node's page, for this machine alone:\n{url}")
 
 
 def verifier_run(context: typer.Context, flags: VerifierFlags) -> None:
