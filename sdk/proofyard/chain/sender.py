@@ -40,8 +40,9 @@ REPLACEMENT_BUMP = 1.25
 """Nodes take a replacement that pays at least 10% more, some 12.5%."""
 MIN_TIP = 10**6
 """Wei per gas to the proposer where the chain suggests less."""
-OWN_WEI = 1000
-"""The last digits of a tip are random below this."""
+OWN_WEI = 1 << 20
+"""The last digits of a tip are random below this, a thousandth of a gwei. Where two programs that send the same under
+the same nonce draw the same ones it is one transaction, and one of two payments is lost."""
 SLOWEST_POLL_S = 1.0
 UNSURE_S = 3.0
 """After an answer that was lost the same bytes are sent again, so long after."""

@@ -49,7 +49,7 @@ def test_votes_are_told_with_the_verdict() -> None:
     engine = Engine(Rules(own=1), [job_row(1), task_row(1, 0, TaskState.COMMITTED), batch, segment, *seats])
     world = engine.world
     for number, auditor in enumerate(AUDITORS, 1):
-        world.nodes[auditor] = Node(auditor, address(10 + number), number, 10**20, 0, frozenset(("lora",)), 1, 4)
+        world.nodes[auditor] = Node(auditor, address(10 + number), number, 10**20, 0, frozenset(("lora",)), 1, 4, 2**40)
     audits.begin(world, batch, NOW)
     audits.seat(world, NOW)
     world.step()
