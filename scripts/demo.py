@@ -210,7 +210,8 @@ def bible_scenario(out: Path, seed: int) -> Scenario:
     job = LoraJob(
         model=model,
         data=write_bible_corpus(out / "inputs" / "kjv.jsonl"),
-        lr=2e-2,
+        lr=6e-3,
+        aggregation="fedit",
         rounds=5,
         workers=4,
         segments=3,
