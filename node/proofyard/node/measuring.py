@@ -115,7 +115,7 @@ async def measure(
         return None
     start = clock()
     await filler.fill(seed, TRIAL_BLOCKS, SLACK * settings.prove_s + 30)
-    rate = TRIAL_BLOCKS / (clock() - start)
+    rate = (TRIAL_BLOCKS - 1) / (clock() - start)  # the first block is no step
     blocks = min(room, int(rate * settings.prove_s * SHARE_OF_TIME))
     for _ in range(HALVINGS):
         start = clock()
@@ -130,7 +130,7 @@ async def measure(
             device=began.device,
             cores=began.cores,
             blocks=blocks,
-            steps_per_s=max(1, int(blocks / (clock() - start))),
+            steps_per_s=max(1, int((blocks - 1) / (clock() - start))),
             measured_at=now,
         )
     return None
