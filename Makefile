@@ -9,7 +9,7 @@ help: ## show this list
 setup: ## virtual environment, Python packages, Foundry, contract libraries
 	@scripts/setup.sh
 
-demo: setup ## fine-tune a real model on a local network: checked, slashed, paid (about 3 minutes)
+demo: setup ## fine-tune a real model on a local network: checked, slashed, paid (about 4 minutes)
 	@$(PY) scripts/demo.py
 
 test: setup ## the whole test suite, contracts included

@@ -89,6 +89,7 @@ class Proving:
         self.record = b""
         """The claim as it is announced; empty while nothing is claimed."""
         self._held: Held | None = None
+        self._holds = asyncio.Event()
         self._own_turn = False
         """While the executor is busy for no more than being ended or started for a check."""
         self._asked: Recent[Address, float] = Recent(ASKERS)
@@ -121,6 +122,7 @@ class Proving:
 
     async def _keep_out(self) -> None:
         while True:
+            await self._holds.wait()
             held = self._held
             if held is not None and (_now() >= held.until or not self._idle()):
                 self.make_way()
@@ -149,7 +151,7 @@ class Proving:
     async def _measure(self, hardware: Hardware, now: int) -> tuple[Measured | None, bool]:
         """A measurement, and whether it was ended for work."""
         filler = self._fillers(hardware, self._settings)
-        held = self._held = Held(self._wallet.address, 0, filler, math.inf)
+        held = self._hold(Held(self._wallet.address, 0, filler, math.inf))
         try:
             await self._rest()
             async with filler:
@@ -197,7 +199,7 @@ class Proving:
         if reason:
             return Ack(False, reason)
         filler = self._fillers(hardware, self._settings)
-        held = self._held = Held(verifier, message.blocks, filler, math.inf)
+        held = self._hold(Held(verifier, message.blocks, filler, math.inf))
         try:
             if hardware.on_gpu or psutil.virtual_memory().available * SHARE_OF_FREE < message.blocks * BLOCK_BYTES:
                 await self._rest()
@@ -234,9 +236,15 @@ class Proving:
         held.until = _now() + HOLD_S
         return MemoryFilled(filled.root, filled.path)
 
+    def _hold(self, held: Held) -> Held:
+        self._held = held
+        self._holds.set()
+        return held
+
     def make_way(self) -> None:
         """There is work, or nothing more to show: give up the memory at once."""
         held, self._held = self._held, None
+        self._holds.clear()
         if held is not None:
             held.filler.end()
 

@@ -2,7 +2,7 @@
 
 About a 2-bit code and where it stands, so of 384 numbers 8 * 2 + 53 + 16 bits (SparseLoCo, arXiv 2508.15706, keeps 64
 of 4,096 in 12 bits each and a value). The scale is the one of some fixed shares of the largest number that leaves the
-smallest squared error; what is lost is for the next round (`proofyard.workloads.lora_delta`).
+smallest squared error; what is lost is for the next round (`proofyard.workloads.compression.delta`).
 """
 
 import math
