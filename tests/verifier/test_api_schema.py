@@ -31,7 +31,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def operations(url: str) -> list[schemathesis.APIOperation]:
     """All but the streams, which do not end."""
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", timeout=60)
     return [found.ok() for found in schema.exclude(tag="stream").get_all_operations()]
 
 

@@ -19,10 +19,12 @@ share of it.
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
+from proofyard.protocol.codec import Key
 from proofyard.protocol.types import Address
 from proofyard.transport.carried import FROM_RELAY, HEAD_BYTES, is_carried
 from proofyard.transport.connection import Connection
@@ -63,14 +65,14 @@ class Reserved(msgspec.Struct, frozen=True, tag="relay-reserved"):
 class Through(msgspec.Struct, frozen=True, tag="relay-through"):
     """A caller asks for a circuit to `peer`. Replied to with `Opened`."""
 
-    peer: Address
+    peer: Key
 
 
 class Coming(msgspec.Struct, frozen=True, tag="relay-coming"):
     """A relay tells a host that `peer` will be at the other end of `flow`. Replied to with `Opened`."""
 
     flow: int
-    peer: Address
+    peer: Key
 
 
 class Opened(msgspec.Struct, frozen=True, tag="relay-opened"):
@@ -84,7 +86,7 @@ class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
 
     flow: int
     by_relay: bool = False
-    reason: str = ""
+    reason: Annotated[str, Meta(max_length=300)] = ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Relay:
         self._sweep()
         host = self._hosts.get(message.peer)
         if host is None or host.closed.is_set() or host.peer == connection.peer:
-            raise RequestFailed("failed", f"{message.peer[:42]} has no reservation here")
+            raise RequestFailed("failed", f"{message.peer} has no reservation here")
         circuits = set(self._legs.values())
         of_wallet = sum(connection.peer in (each.caller.peer, each.host.peer) for each in circuits)
         of_host = sum(each.user == user for each in circuits)
