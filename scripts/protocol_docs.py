@@ -65,7 +65,19 @@ def example(shape: Any, name: str = "") -> Any:
 
 
 def text(name: str) -> str:
-    if name in ("address", "node", "owner", "worker", "verifier", "signer", "registry", "auditor", "absent", "copied"):
+    if name in (
+        "address",
+        "node",
+        "owner",
+        "worker",
+        "verifier",
+        "signer",
+        "registry",
+        "auditor",
+        "absent",
+        "copied",
+        "peer",
+    ):
         return WALLET
     if name in ("work", "audits"):
         return "5"

@@ -41,7 +41,7 @@ def test_what_is_left_out_is_carried_from_node_to_node_and_a_cheat_changes_nothi
     later = 0
     for batch in batches:
         code, found = run(
-            "verifier", "dispute", "replay", str(batch.record.batch), "--model-dir", str(inputs / "model")
+            "verifier", "dispute", "replay", str(batch.record.batch), "--all", "--model-dir", str(inputs / "model")
         )
         wrong = {int(row["task"]) for row in found["executed"] if row["holds"] is False}
         accused = {task.commitment.task for task in batch.record.tasks if task.commitment.node == cheat.key.address}

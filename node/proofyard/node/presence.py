@@ -7,13 +7,13 @@ there are none the relays that this node has reservations at, several of them. O
 import asyncio
 import ipaddress
 import logging
-import random
 from collections.abc import Sequence
 
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.messages import Relays, RelaysQuery
 from proofyard.protocol.routes import MAX_RELAYS, Route, read_relay
+from proofyard.runtime.chance import chance
 from proofyard.transport import Endpoint, RequestFailed, TransportError
 from proofyard.transport.reachability import Nat, Reachability
 
@@ -115,5 +115,5 @@ class Presence:
                 told += (await connection.request(RelaysQuery(), reply=Relays, timeout=LOOK_S)).routes
             except TransportError as error:
                 logger.debug("%s names no relays: %s", connection.peer, error)
-        random.shuffle(told)
+        chance.shuffle(told)
         return [*self._named, *(route for route in told if route.kind == "relayed")]

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -25,6 +24,7 @@ from proofyard.artifacts.store import BlockStore
 from proofyard.artifacts.walking import walk
 from proofyard.protocol.cid import DAG_PB, cid_codec
 from proofyard.protocol.types import Cid
+from proofyard.runtime.chance import chance
 from proofyard.transport import Connection, ProtocolViolation, TransportError
 
 logger = logging.getLogger("proofyard.artifacts")
@@ -325,7 +325,7 @@ class _Job:
         self._seen.update(fresh)
         self._require_room(BLOCK_COST * len(self._seen))
         if self.providers > 1:
-            random.shuffle(fresh)
+            chance.shuffle(fresh)
         for cid in fresh:
             self._wanted.add(cid, 0)
 

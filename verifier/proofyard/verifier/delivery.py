@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
 from proofyard.artifacts import ArtifactTooLarge, ArtifactUnavailable, CorruptArtifact, fetch
 from proofyard.protocol.types import Address, Cid, ProofyardError
+from proofyard.runtime.chance import chance
 from proofyard.verifier.context import Context, Turns
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.state import MAX_STATE_BYTES as MAX_STATE_BYTES
@@ -101,7 +101,7 @@ async def _fetched(context: Context, worker: Address, cid: Cid, *, patience_s: f
             await get([own], max_bytes=MAX_STATE_BYTES, patience_s=patience_s, within_s=within_s)
             return
     others = [member.connection for node, member in context.members.items() if node != worker]
-    peers = [*await context.others(), *random.sample(others, min(len(others), ASKED_AT_ONCE))]
+    peers = [*await context.others(), *chance.sample(others, min(len(others), ASKED_AT_ONCE))]
     left = max(0.0, end - time.monotonic())
     await get(peers, max_bytes=MAX_STATE_BYTES, patience_s=patience_s, within_s=left)
 

@@ -3,7 +3,6 @@ decided by the engine, answered once that lasts."""
 
 import asyncio
 import logging
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -50,6 +49,7 @@ from proofyard.protocol.seal import seal_struct_hash
 from proofyard.protocol.signature import SignatureInvalid, require_signer
 from proofyard.protocol.types import Address, Cid, Digest, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.validate import trace_is_usable
+from proofyard.runtime.chance import chance
 from proofyard.runtime.hops import SMALL_BYTES
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Body, Connection, RequestFailed
@@ -197,7 +197,7 @@ class Desk:
         self._announcing.take(connection.peer)
         others = [member.relay for node, member in self._context.members.items() if node != connection.peer]
         known = [relay for relay in others if relay is not None]
-        return Relays(tuple(random.sample(known, min(MAX_ROUTES, len(known)))))
+        return Relays(tuple(chance.sample(known, min(MAX_ROUTES, len(known)))))
 
     # Work
 

@@ -10,7 +10,6 @@ All of it is kept in memory alone: after a restart nodes are checked anew, and u
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from functools import partial
@@ -28,6 +27,7 @@ from proofyard.protocol.messages import (
     StepShown,
 )
 from proofyard.protocol.types import Address, Digest
+from proofyard.runtime.chance import chance
 from proofyard.runtime.recent import Recent
 from proofyard.transport import Connection, DeadlineExceeded, RequestFailed, TransportError
 from proofyard.verifier.context import Context, Member
@@ -70,7 +70,7 @@ class Proofs:
         proven.claims(claim)
         if claim is not None:
             # Who goes and comes back is due when it was.
-            self._next_at.setdefault(node, _now() + random.uniform(0, FIRST_S))
+            self._next_at.setdefault(node, _now() + chance.uniform(0, FIRST_S))
         return proven
 
     def _claim(self, node: Address, message: Announce) -> Capability | None:
@@ -194,7 +194,7 @@ class Proofs:
 
 
 def _spread(least_s: float, spread_s: float) -> float:
-    return least_s + random.uniform(0, spread_s)
+    return least_s + chance.uniform(0, spread_s)
 
 
 def _now() -> float:
