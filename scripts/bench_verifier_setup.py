@@ -112,6 +112,7 @@ class BenchNetwork:
         self._stack.close()
 
     def _start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.anvil = self._stack.enter_context(Anvil(log=self.folder / "anvil.log"))
         treasury = self.anvil.wallet(0)
         self.deployment = deploy_network(self.anvil.rpc_url, treasury, self._params)
