@@ -19,6 +19,7 @@ RESULT = Path(__file__).parents[1] / "out" / "bench" / "nat.json"
 DIRECT_S, SERVED_S = 3.0, 5.0
 SIZE = 4_000_000
 SMALL = 50_000
+RESUMED_BYTES, RESUMED_BYTES_S = 12_000_000, 2_000_000
 
 
 class Pair:
@@ -115,6 +116,41 @@ def double_nat(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
     return {"double_nat_direct": direct / max(1, tries // 10)}
 
 
+MOVED = {
+    "resume_fetcher_direct_s": ("public", "port-restricted", "fetcher"),
+    "resume_fetcher_punched_s": ("port-restricted", "port-restricted", "fetcher"),
+    "resume_provider_punched_s": ("port-restricted", "port-restricted", "provider"),
+    "resume_fetcher_relayed_s": ("symmetric", "symmetric", "fetcher"),
+    "resume_provider_relayed_s": ("symmetric", "symmetric", "provider"),
+}
+"""Where the provider is and where the fetcher, and which of them gets another address."""
+
+
+def resume(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
+    """The longest time without a block when an address changes in mid-transfer; `resume_s` is the longest of all."""
+    found: dict[str, Any] = {}
+    twice = 0
+    for name, (there, here, moves) in MOVED.items():
+        places = [net.public(), net.public() if there == "public" else net.home(there), net.home(here)]
+        relay, provider, fetcher = map(programs.start, places)
+        relay.tell("relay")
+        routes = [provider.route(), relay.route("relayed")]
+        if there != "public":
+            provider.tell("reserve", route=relay.route("relayed"))
+        fetcher.tell("reach", wallet=provider.wallet, routes=routes)
+        fetcher.tell("wait", wallet=provider.wallet, seconds=DIRECT_S if there == here == "port-restricted" else 0.1)
+        provider.tell("limit", bytes_s=RESUMED_BYTES_S)
+        cid = provider.tell("put", size=RESUMED_BYTES)["cid"]
+        provider.tell("served")
+        fetcher.begin("get", cid=cid, wallets=[provider.wallet])
+        time.sleep(RESUMED_BYTES / RESUMED_BYTES_S / 3)
+        net.move((provider if moves == "provider" else fetcher).host)
+        got, served = fetcher.answer(), provider.tell("served")
+        found[name] = got["pause"]
+        twice += served["bytes"] - RESUMED_BYTES > RESUMED_BYTES / 100
+    return found | {"resume_s": max(found.values()), "resume_blocks_twice": twice}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tries", type=int, default=100)
@@ -122,7 +158,7 @@ def main() -> None:
     if reason := unavailable():
         sys.exit(f"bench-nat is left out: it {reason}")
     found: dict[str, Any] = {}
-    for scenario in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat):
+    for scenario in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat, resume):
         start = time.perf_counter()
         with Internet() as net, Peers() as programs:
             found |= scenario(net, programs, options.tries)

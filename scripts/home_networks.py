@@ -115,6 +115,13 @@ class Internet:
         _at_home(home.router, name, inner, number)
         return Host(name, f"{inner}.{number}", home.public, home.router)
 
+    def move(self, home: Host, number: int = 77) -> None:
+        """Give a host another address in its network, as a machine has that moves, or a router that dials in again:
+        what it sends comes from elsewhere then, and nothing reaches it where it was."""
+        inner = home.address.rpartition(".")[0]
+        _in(home.namespace, f"addr del {home.address}/24 dev eth0", f"addr add {inner}.{number}/24 dev eth0")
+        _in(home.namespace, f"route replace default via {inner}.1")
+
     def _space(self) -> str:
         name = f"{self._prefix}n{len(self._spaces)}"
         subprocess.run(["ip", "netns", "add", name], check=True)

@@ -9,7 +9,8 @@ has. Importing takes seconds, so one process imports and then forks for each pee
     fetch WALLET SIZE      have so many bytes sent        way WALLET             how a peer is reached now
     wait WALLET SECONDS    until it is direct             carried                bytes that this relay has carried
     leave WALLET           close the connection           forgets WALLET         until the peer has done so
-    put SIZE / get CID     artifacts
+    put SIZE / get CID     artifacts                      limit BYTES_S          send no more than that
+    served                 blocks that others were sent
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,8 +53,9 @@ class Peer:
         self._endpoint = endpoint
         self._store = store
         self._tried: dict[Address, float] = {}
+        self._served: list[int] = []
         endpoint.on(Send, self._send)
-        serve_blocks(endpoint, store)
+        serve_blocks(endpoint, store, on_sent=lambda _, size: self._served.append(size))
 
     async def _send(self, connection: Connection, message: Send, _body: Body) -> tuple[Sent, bytes]:
         return Sent(connection.way), bytes(message.size)
@@ -116,16 +119,28 @@ class Peer:
         return {}
 
     async def put(self, size: int) -> dict[str, Any]:
-        data = size.to_bytes(8, "big") * (size // 8)
+        data = os.urandom(size)
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)
             file.flush()
             return {"cid": await asyncio.to_thread(self._store.put_file, file.name)}
 
     async def get(self, cid: str, wallets: list[str]) -> dict[str, Any]:
-        start = time.perf_counter()
-        await fetch(self._store, Cid(cid), [self._connection(each) for each in wallets], max_bytes=1 << 32)
-        return {"bytes": self._store.size(Cid(cid)), "seconds": time.perf_counter() - start}
+        """`pause`: the longest time without a block, in seconds."""
+        times = [time.perf_counter()]
+        providers = [self._connection(each) for each in wallets]
+        note = lambda *_: times.append(time.perf_counter())  # noqa: E731
+        await fetch(self._store, Cid(cid), providers, max_bytes=1 << 32, on_progress=note)
+        pause = max(after - before for before, after in pairwise(times))
+        return {"bytes": self._store.size(Cid(cid)), "seconds": times[-1] - times[0], "pause": pause}
+
+    async def limit(self, bytes_s: float) -> dict[str, Any]:
+        self._endpoint.limit_upload(bytes_s)
+        return {}
+
+    async def served(self) -> dict[str, Any]:
+        found, self._served[:] = list(self._served), []
+        return {"blocks": len(found), "bytes": sum(found)}
 
 
 async def run(orders: TextIO, answers: TextIO, host: str, port: int) -> None:

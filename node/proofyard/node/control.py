@@ -48,7 +48,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
     where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
     last; `claims`: what it says its machine can do, and what verifiers that checked it said;
-    `reached`: how others reach it."""
+    `reached`: how others reach it; `sent`: bytes of artifacts since it started, to verifiers and to others."""
 
     pid: int
     at: float
@@ -64,6 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     reached: str = ""
+    sent: dict[str, int] = {}
 
 
 def limits_of(settings: NodeSettings) -> Limits:

@@ -153,7 +153,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
 
         agent.on_turn = on_turn
         watch.claims = proving.said
-        serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark)
+        serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark, watch.on_sent)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
         spare = SpareExecutor(executor, resources, settings.data_dir / "jury")

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.artifacts import ArtifactError, BlockStore, serve_blocks
+from proofyard.artifacts.exchange import OnSent
 from proofyard.node.aside import aside, at_once
 from proofyard.node.journal import HeldTask
 from proofyard.node.repair import Debts
@@ -28,7 +29,12 @@ OpenMark = Callable[[HeldTask], Awaitable[None]]
 
 
 def serve_owed_blocks(
-    endpoint: Endpoint, store: BlockStore, debts: Debts, mend: Mend, open_mark: OpenMark | None = None
+    endpoint: Endpoint,
+    store: BlockStore,
+    debts: Debts,
+    mend: Mend,
+    open_mark: OpenMark | None = None,
+    on_sent: OnSent = lambda peer, size: None,
 ) -> None:
     """Answer requests for blocks from `store`, and have `mend` make what is owed and missing or damaged. What is owed
     counts as here: it can be had from this node and perhaps from nobody else."""
@@ -46,7 +52,10 @@ def serve_owed_blocks(
             async with asyncio.timeout(MEND_S):
                 await asyncio.gather(*map(mend, missing))
 
-    serve_blocks(endpoint, store, short=at_once, prepare=prepare, owes=lambda cid: debts.of(cid) is not None)
+    def owes(cid: Cid) -> bool:
+        return debts.of(cid) is not None
+
+    serve_blocks(endpoint, store, short=at_once, prepare=prepare, owes=owes, on_sent=on_sent)
 
 
 def _lacking(store: BlockStore, debts: Debts, cids: Sequence[Cid]) -> list[Owed]:

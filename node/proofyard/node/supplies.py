@@ -32,6 +32,10 @@ SILENCE_S = 60.0
 ALONE_S, ALONE_BYTES = 3.0, 3 << 20
 """Peers that bring so many bytes in so many seconds are left to it; else the verifier brings a part as well."""
 
+FROM_VERIFIER_BYTES = 16 << 10
+"""What is so small the verifier that made the offer is asked for first: it has it, and one request to it is less than a
+connection to whoever made it."""
+
 MAX_HINTS = 32
 UNKNOWN_BYTES = 1 << 62
 RESULTS_AT_ONCE = 8
@@ -58,7 +62,7 @@ class Supplies:
         self._endpoint = endpoint
         self._links = links
         self._store = store
-        self._gatherer = Gatherer(store, at_once)
+        self._gatherer = Gatherer(store, at_once, largest=FROM_VERIFIER_BYTES)
         self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
 
     async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
@@ -126,8 +130,8 @@ class Supplies:
         return bool(data)
 
     async def expect(self, verifier: Address, cids: Sequence[Cid]) -> None:
-        """Have those of these artifacts that are single blocks and that a verifier has itself: it has looked at the
-        states that it has audited, and one request is less than a connection to each worker."""
+        """Have those of these artifacts that are small and that a verifier has itself: it has looked at the states that
+        it has audited."""
         await self._gatherer.gather(verifier, self._links.connection(verifier), cids)
 
     async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:

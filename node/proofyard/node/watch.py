@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from proofyard.node.links import VerifierLinks
 from proofyard.node.meter import Meter
 from proofyard.node.sensors import Sensors
 from proofyard.node.settings import NodeSettings
+from proofyard.protocol.types import Address
 from proofyard.transport import Endpoint
 
 logger = logging.getLogger("proofyard.node")
@@ -60,10 +62,15 @@ class Watch:
         self._sample = Sample()
         self._seen: tuple[int, int] | None = None
         self._left: tuple[str, ...] = ()
+        self._sent: Counter[str] = Counter()
         self.page = ""
         """Where the node's page is, "" where there is none."""
         self.claims: Callable[[], tuple[str, ...]] = tuple
         """What this node claims of its machine, and what verifiers say of that, in words."""
+
+    def on_sent(self, peer: Address, size: int) -> None:
+        """A peer is sent so many bytes of an artifact."""
+        self._sent["others" if self._links.connection(peer) is None else "verifiers"] += size
 
     def waits(self, job: JobRecord) -> str:
         """Why a job is left to hours in which power is cheap; empty where it is not."""
@@ -155,6 +162,7 @@ class Watch:
             left=self._left,
             claims=self.claims()[:MOST_WORKS],
             reached=self._reached(),
+            sent=dict(self._sent),
         )
 
 

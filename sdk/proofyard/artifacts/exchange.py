@@ -48,14 +48,17 @@ REPLY_SECONDS = 15.0
 
 
 class GetBlocks(msgspec.Struct, frozen=True, tag="get-blocks"):
-    """Ask for at most `MAX_BLOCKS` blocks; `cids` are the CIDs' 36 bytes, joined. Idempotent."""
+    """Ask for at most `MAX_BLOCKS` blocks of at most `largest` bytes; `cids` are the CIDs' 36 bytes, joined.
+    Idempotent."""
 
     idempotent: ClassVar[bool] = True
     cids: Annotated[bytes, msgspec.Meta(max_length=MAX_BLOCKS * CID_BYTES)]
+    largest: int = MAX_BLOCK_BYTES
 
 
 class Blocks(msgspec.Struct, frozen=True, tag="blocks"):
-    """The size of each block in the body, in the order of the request; `ABSENT` where the peer does not have it."""
+    """The size of each block in the body, in the order of the request; `ABSENT` where the peer does not have it, or it
+    is larger than was asked for."""
 
     sizes: tuple[int, ...]
 
@@ -108,6 +111,9 @@ class Looks:
 Prepare = Callable[[Sequence[Cid], bool], Awaitable[None]]
 """Has blocks made that are owed and not here; the flag says that they are to be sent, and not only asked about."""
 
+OnSent = Callable[[Address, int], object]
+"""A peer, and the bytes of a block that it is sent."""
+
 
 def serve_blocks(
     endpoint: Endpoint,
@@ -117,9 +123,11 @@ def serve_blocks(
     short: Aside = asyncio.to_thread,
     prepare: Prepare | None = None,
     owes: Callable[[Cid], bool] = lambda cid: False,
+    on_sent: OnSent = lambda peer, size: None,
 ) -> None:
     """Answer `GetBlocks` and `HasBlocks` on every connection of `endpoint` from `store`, at no more than the given rate
-    in all. `short` is for reading little. What it `owes` counts as here."""
+    in all. `short` is for reading little. What it `owes` counts as here. `on_sent` hears of every block that goes out.
+    """
     throttle = None if upload_bytes_per_s is None else Throttle(upload_bytes_per_s)
     turns: WeakValueDictionary[Address, asyncio.Semaphore] = WeakValueDictionary()
     looks = Looks()
@@ -133,6 +141,7 @@ def serve_blocks(
                 for block in await aside(partial(list, map(store.get_block, part))):
                     if throttle is not None:
                         await throttle.wait(len(block))
+                    on_sent(peer, len(block))
                     yield block
                     del block  # whoever waits for its next turn holds nothing
 
@@ -146,6 +155,7 @@ def serve_blocks(
     async def get_blocks(connection: Connection, request: GetBlocks, body: Body) -> tuple[Blocks, Source]:
         cids = await asked(connection, request.cids, to_send=True)
         sizes = [store.block_size(cid) for cid in cids]
+        sizes = [None if size is not None and size > request.largest else size for size in sizes]
         present = [(cid, size) for cid, size in zip(cids, sizes, strict=True) if size is not None]
         answer = Blocks(tuple(ABSENT if size is None else size for size in sizes))
         return answer, Source(sum(size or 0 for size in sizes), read(connection.peer, present))
@@ -194,15 +204,16 @@ class BlockProvider(Protocol):
 
 
 class PeerBlocks:
-    """A connected peer as a provider of blocks. Its methods raise `TransportError`, of which `ProtocolViolation` for
-    an answer that cannot be right."""
+    """A connected peer as a provider of blocks of at most `largest` bytes. Its methods raise `TransportError`, of which
+    `ProtocolViolation` for an answer that cannot be right."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, largest: int = MAX_BLOCK_BYTES) -> None:
         self._connection = connection
+        self._largest = largest
         self.name: str = connection.peer
 
     async def blocks(self, cids: Sequence[Cid]) -> AsyncGenerator[tuple[Cid, bytes | None], None]:
-        request = GetBlocks(_join(cids))
+        request = GetBlocks(_join(cids), self._largest)
         async with self._exchange(request, Blocks) as reply:
             sizes = reply.message.sizes
             if len(sizes) != len(cids) or any(not ABSENT <= size <= MAX_BLOCK_BYTES for size in sizes):
@@ -235,6 +246,7 @@ class RemoteBlocks(PeerBlocks):
     def __init__(self, endpoint: Endpoint, host: str, port: int, wallet: Address | None = None) -> None:
         self.name = f"{host}:{port}"
         self._connect = partial(endpoint.connect, host, port, early=True)
+        self._largest = MAX_BLOCK_BYTES
         self._wallet = wallet
 
     @asynccontextmanager

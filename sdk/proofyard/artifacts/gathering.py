@@ -16,6 +16,7 @@ from proofyard.artifacts.errors import ArtifactTooLarge, CorruptArtifact
 from proofyard.artifacts.exchange import MAX_BLOCKS, PeerBlocks
 from proofyard.artifacts.fetcher import FORGERY_POINTS
 from proofyard.artifacts.store import BlockStore
+from proofyard.artifacts.unixfs import MAX_BLOCK_BYTES
 from proofyard.protocol.cid import RAW, cid_codec
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.runtime.hops import SMALL_BYTES, Aside
@@ -33,9 +34,9 @@ class Gatherer:
     """One queue for each peer. Everything that came while a request was under way goes into the next one, but for what
     that request asks for already."""
 
-    def __init__(self, store: BlockStore, short: Aside = asyncio.to_thread) -> None:
-        """`short` runs what takes a moment in some thread."""
-        self._store, self._short = store, short
+    def __init__(self, store: BlockStore, short: Aside = asyncio.to_thread, *, largest: int = MAX_BLOCK_BYTES) -> None:
+        """`short` runs what takes a moment in some thread. Larger artifacts than `largest` bytes are not asked for."""
+        self._store, self._short, self._largest = store, short, largest
         self._wanted: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
         self._asked: defaultdict[Address, dict[Cid, asyncio.Future[int | None]]] = defaultdict(dict)
         self._running: dict[Address, asyncio.Task[None]] = {}
@@ -83,7 +84,7 @@ class Gatherer:
         if not lacking or connection is None:
             return sizes
         found: list[tuple[Cid, bytes]] = []
-        source = PeerBlocks(connection) if isinstance(connection, Connection) else connection
+        source = PeerBlocks(connection, self._largest) if isinstance(connection, Connection) else connection
         async with aclosing(source.blocks(lacking)) as blocks:
             async for cid, data in blocks:
                 if data is not None:

@@ -53,7 +53,7 @@ class Deployment:
 
 
 class Anvil:
-    """A running anvil on 127.0.0.1, for use in a `with` statement. `port` 0 takes a free one.
+    """A running anvil that listens on `host`, for use in a `with` statement. `port` 0 takes a free one.
 
     `block_time` seconds between blocks, with `mixed` one more for each transaction; None mines only those. Its clock
     is the machine's, `warp` moves it forward. The process ends with this one. Raises `ToolNotFound`, `PortInUse` or
@@ -63,12 +63,14 @@ class Anvil:
     def __init__(
         self,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         block_time: int | None = None,
         mixed: bool = False,
         accounts: int = 10,
         log: Path | None = None,
     ) -> None:
+        self._host = host
         self._port = port
         self._block_time = block_time
         self._mixed = mixed
@@ -80,12 +82,12 @@ class Anvil:
 
     @property
     def rpc_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def __enter__(self) -> Self:
         tool = find_tool("anvil")
-        self.port = _free_port(self._port)
-        command = [str(tool), "--host", "127.0.0.1", "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
+        self.port = _free_port(self._host, self._port)
+        command = [str(tool), "--host", self._host, "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
         command += ["--accounts", str(self._accounts), "--mnemonic", DEV_MNEMONIC, "--hardfork", "prague"]
         # By default anvil leaves gigabytes in the home folder, for good where it is killed.
         self._states = TemporaryDirectory(prefix="proofyard-anvil-", ignore_cleanup_errors=True)
@@ -249,12 +251,12 @@ class _Deployer:
         return Address(Web3.to_checksum_address(address)), int(receipt["blockNumber"])
 
 
-def _free_port(wanted: int) -> int:
+def _free_port(host: str, wanted: int) -> int:
     """`wanted` after checking that it is free, or any free one. Raises `PortInUse`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind((host, wanted))
         except OSError:
             raise PortInUse(wanted) from None
         return int(probe.getsockname()[1])

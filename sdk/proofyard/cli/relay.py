@@ -18,7 +18,7 @@ from proofyard.protocol.types import Address
 if TYPE_CHECKING:
     from proofyard.chain import Wallet
     from proofyard.protocol.commitment import Domain
-    from proofyard.transport.relay import RelayLimits
+    from proofyard.transport.relay import Relay, RelayLimits
 
 logger = logging.getLogger("proofyard.transport")
 
@@ -92,11 +92,18 @@ async def _serve(
             'nodes use it by relays = ["%s@HOST:%s"], HOST being where they reach it', wallet.address, endpoint.port
         )
         write_ready(ready_file, wallet.address, endpoint.port)
-        while True:
-            await asyncio.sleep(SAY_S)
-            logger.info(
-                "carries for %s nodes, %s connections, %s bytes in all",
-                relay.reservations,
-                relay.circuits,
-                relay.carried_bytes,
-            )
+        try:
+            while True:
+                await asyncio.sleep(SAY_S)
+                _say(relay)
+        finally:
+            _say(relay)
+
+
+def _say(relay: "Relay") -> None:
+    logger.info(
+        "carries for %s nodes, %s connections, %s bytes in all",
+        relay.reservations,
+        relay.circuits,
+        relay.carried_bytes,
+    )

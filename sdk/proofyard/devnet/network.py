@@ -1,7 +1,7 @@
 """`DevNetwork`: anvil, contracts, nodes and verifiers, from nothing to ready, and all gone again at the end."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ class Plan:
     """What to start. `nodes` honest ones come first, then one node for each of `adversaries` (names in
     `proofyard.workloads.zoo`), two for a colluding pair.
 
+    `host`: the address of this machine that chain and verifiers listen on.
     `threads`: CPU threads of each node's executor. `model_dirs`: used in place by all. `rpc_port` 0 takes a free
     port. `block_time` in seconds. `ready_timeout` in seconds, for each process. `purse`: what each owner and
     the requester are given beside their stake, in base units. `bonds`: what the owner of each honest node stakes beside
@@ -55,6 +56,7 @@ class Plan:
     verifiers: int = 1
     blind: bool = False
     decoys_bps: int | None = None
+    host: str = "127.0.0.1"
     threads: int = 1
     model_dirs: tuple[Path, ...] = ()
     rpc_port: int = 0
@@ -115,6 +117,11 @@ class DevNetwork:
     ) -> None:
         self._stack.close()
 
+    def place_of(self, _member: Member) -> tuple[Sequence[str], Mapping[str, Any]]:
+        """What a member's command runs within, and the settings that it has for that: for networks that span more than
+        this machine's own addresses."""
+        return (), {}
+
     # What runs
 
     @property
@@ -149,7 +156,7 @@ class DevNetwork:
 
     def endpoint(self, name: str) -> str:
         """Where a running member listens for QUIC."""
-        return f"127.0.0.1:{self._ready[name]['port']}"
+        return f"{self.plan.host}:{self._ready[name]['port']}"
 
     def api_url(self, verifier: str) -> str:
         """A verifier's HTTP status API."""
@@ -237,7 +244,13 @@ class DevNetwork:
         logs.mkdir()
         with self._interrupts.held():
             self.anvil = self._stack.enter_context(
-                Anvil(port=self.plan.rpc_port, block_time=self.plan.block_time, mixed=True, log=logs / "anvil.log")
+                Anvil(
+                    host=self.plan.host,
+                    port=self.plan.rpc_port,
+                    block_time=self.plan.block_time,
+                    mixed=True,
+                    log=logs / "anvil.log",
+                )
             )
         self.treasury = self.anvil.wallet(0)
         self.deployment: Deployment = deploy_network(self.rpc_url, self.treasury, self.plan.params)
@@ -318,6 +331,8 @@ class DevNetwork:
         if member.adversary:
             settings["adversary"] = member.adversary
             settings["accomplices"] = str(self.directory / "accomplices")
+        within, own = self.place_of(member)
+        settings |= own
         toml = home / "proofyard.toml"
         toml.write_text(toml_text({member.role: settings}))
         with self._interrupts.held():
@@ -329,6 +344,7 @@ class DevNetwork:
                 ],
                 log=self.directory / "logs" / f"{member.name}.log",
                 ready=home / "ready.json",
+                within=within,
             )
 
 

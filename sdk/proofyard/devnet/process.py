@@ -25,7 +25,7 @@ class Child:
 
     It has a process group of its own, so Ctrl-C reaches only us and we end everything in order. On Linux the kernel
     ends it when we are killed; start it from the main thread, since the kernel counts the thread that forked as the
-    parent.
+    parent. `within`: a command that becomes the one after it, such as one that enters a namespace.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Child:
         log: Path,
         ready: Path,
         env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log = log
@@ -44,7 +45,7 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter, our own arguments)
-                [sys.executable, "-m", "proofyard.cli", *args],
+                [*within, sys.executable, "-m", "proofyard.cli", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,

@@ -51,7 +51,7 @@ from proofyard.transport.reachability import Reachability, examine
 from proofyard.transport.relay import Relay, RelayLimits, Reserve, Through
 from proofyard.transport.resumption import Ticket, Tickets
 from proofyard.transport.switchboard import REFUSED, Switchboard
-from proofyard.transport.udp import SocketAddress
+from proofyard.transport.udp import Datagram, SocketAddress
 from proofyard.transport.ways import Ways
 
 logger = logging.getLogger("proofyard.transport")
@@ -77,6 +77,9 @@ OWN_WALLET = "this wallet is already this peer's own"
 GIVE_BACK_BYTES, GIVE_BACK_S = 4 << 20, (2.0, 20.0)
 """After connections for which so much was kept in all have ended, and so much later, free memory goes to the system: at
 once, and again once Python has found what lies in rings."""
+
+LOOK_S = 1.0
+"""Between two looks at whether a path is gone."""
 
 MAX_KNOCKS = 512
 MAX_ADDRESSES = 4
@@ -128,7 +131,7 @@ class Endpoint:
             on_ticket=self._ticket_made,
             on_abuse=self._abused,
             on_misconduct=lambda link: self._hold_against(link, VIOLATION_POINTS, "what it sends is no valid QUIC"),
-            on_carried=self._carry,
+            relay=self._pass_on,
             qlog=qlog,
         )
         self._strangers: Places[Link] = Places(strangers, of_subnet=strangers, of_host=strangers, patience_s=0.0)
@@ -524,10 +527,10 @@ class Endpoint:
         return self._open.get(link)
 
     def is_used(self, address: SocketAddress) -> bool:
-        """Whether some link began at `address`."""
-        return any(link.remote == address for link in self._open)
+        """Whether some link began at `address`, or is there now."""
+        return any(address in (link.remote, link.address) for link in self._open)
 
-    def hang_up(self, outer: Link, flow: int, reason: str) -> list[SocketAddress]:
+    def hang_up(self, outer: Link, flow: bytes, reason: str) -> list[SocketAddress]:
         """A relay carries `flow` no more."""
         return self._board.hang_up(outer, flow, reason)
 
@@ -541,9 +544,8 @@ class Endpoint:
         """What this peer carries for others."""
         return self._relay
 
-    def _carry(self, link: Link, data: bytes) -> None:
-        if self._relay is not None and self._open.get(link) is not None:
-            self._relay.carry(link, data)
+    def _pass_on(self, tag: bytes, datagram: bytes, address: SocketAddress) -> Datagram | None:
+        return None if self._relay is None else self._relay.pass_on(tag, datagram, address)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Do something that ends with this endpoint."""
@@ -560,7 +562,7 @@ class Endpoint:
             on_ticket=lambda *_: None,
             on_abuse=lambda *_: None,
             on_misconduct=lambda _: None,
-            on_carried=lambda *_: None,
+            relay=lambda *_: None,
         )
         board.bind(ANYWHERE if ":" in host else ANYWHERE_IPV4, 0)
         link: Link | None = None
@@ -620,11 +622,19 @@ class Endpoint:
     # Housekeeping
 
     async def _keep_alive(self) -> None:
+        """Ping whom this peer has dialled every so often, and at once who may no longer be reached, or reach us: a
+        router that gives this machine another address tells nobody."""
+        pinged_at = self._now()
         while True:
-            await asyncio.sleep(KEEP_ALIVE)
+            await asyncio.sleep(LOOK_S)
+            due = self._now() - pinged_at >= KEEP_ALIVE
+            pinged_at = self._now() if due else pinged_at
             for link, connection in list(self._open.items()):
-                if connection is not None and connection.is_client:
+                stalled = link.is_stalled()
+                if connection is not None and (stalled or (due and connection.is_client)):
                     link.ping()
+                if connection is not None and stalled:
+                    self._ways.stalled(connection)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -29,6 +29,11 @@ MOST_WAITING = 4 << 20
 """Bytes of one connection that wait for its turn: what the socket holds for all."""
 
 
+STALL_S, STALLS_S = 1.5, 6.0
+"""A peer of which no packet came for so long, while a request is under way, may be out of reach; and how long after the
+last of the request it is asked for beside the usual pings. Most requests that take longer only wait for an answer."""
+
+
 class LinkOwner(Protocol):
     """What a link needs of its endpoint."""
 
@@ -40,7 +45,6 @@ class LinkOwner(Protocol):
     def link_abused(self, link: "Link", reason: str) -> None: ...
     def link_misbehaved(self, link: "Link") -> None: ...
     def link_closed(self, link: "Link") -> None: ...
-    def link_carried(self, link: "Link", data: bytes) -> None: ...
 
 
 class Link:
@@ -69,6 +73,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         """When the last packet of the peer's came, by the loop's clock."""
+        self._moved_at = self.heard_at
+        """When something of a stream came or went."""
         self._streams: dict[int, Stream] = {}
         self._openers: list[asyncio.Future[None]] = []
         self._waiting: asyncio.Queue[Stream | None] = asyncio.Queue()
@@ -123,17 +129,22 @@ class Link:
         self.quic.send_ping(0)
         self._transmit_soon()
 
+    def is_stalled(self) -> bool:
+        """Whether the path may be gone under a request."""
+        now = self._loop.time()
+        if now - self.heard_at < STALL_S:
+            return False
+        return (bool(self._streams) and now - self._moved_at < STALLS_S) or self.quic.buffered() > 0
+
     @property
     def address(self) -> SocketAddress:
         """Where the peer is now."""
         return self.quic.get_peer_address() or self.remote
 
-    def carry(self, data: bytes) -> bool:
-        """Send a DATAGRAM frame; False where it is lost at once."""
-        if self.closed.is_set() or not self.quic.carry(data):
-            return False
-        self._transmit_soon()
-        return True
+    @property
+    def proved_address(self) -> SocketAddress | None:
+        """The same, once the peer has shown that it receives there."""
+        return self.quic.get_peer_address() if self.quic.address_proved() else None
 
     def probe(self, addresses: Iterable[SocketAddress]) -> None:
         """Look for the peer at further addresses; a connection goes on at the first of them that answers."""
@@ -263,6 +274,7 @@ class Link:
     def _handle(self, event: events.QuicEvent) -> None:
         match event:
             case events.StreamDataReceived(data=data, end_stream=end, stream_id=stream_id):
+                self._moved_at = self._loop.time()
                 self._stream_of_peer(stream_id).feed(data, end)
                 self._forget_if_finished(stream_id)
             case events.StreamReset(error_code=code, stream_id=stream_id):
@@ -278,8 +290,6 @@ class Link:
                 self.resumed, self.early_accepted = resumed, early
                 self.secured.set()
                 self.recognised.set()
-            case events.DatagramFrameReceived(data=data):
-                self._owner.link_carried(self, data)
             case events.ConnectionIdIssued(connection_id=connection_id):
                 self._owner.connection_id_issued(self, connection_id)
             case events.ConnectionIdRetired(connection_id=connection_id):
@@ -339,6 +349,7 @@ class Link:
         if not self.closed.is_set() and self.quic.writable(stream_id):
             self.quic.send_stream_data(stream_id, data, end_stream=end)  # type: ignore[arg-type]
             self.account.sent(len(data))
+            self._moved_at = self._loop.time()
             self._transmit_soon()
         self._forget_if_finished(stream_id)
 

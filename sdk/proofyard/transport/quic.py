@@ -37,7 +37,7 @@ from cryptography.x509.oid import NameOID
 
 from proofyard.transport import congestion
 from proofyard.transport.bounds import MAX_ACK_RANGES, MAX_CRYPTO_BYTES, Frames, Pieces, Streams, Tally
-from proofyard.transport.carried import PIECE_BYTES, is_carried
+from proofyard.transport.carried import HEAD_BYTES, is_carried
 
 ALPN = "proofyard/1"
 
@@ -80,12 +80,6 @@ ACK_PACKETS = 2
 
 BLACK_HOLE_PACKETS = 10
 """So many larger packets lost, and none delivered: the path no longer passes them, back to `BASE_DATAGRAM`."""
-
-MAX_FRAME = 65_535
-"""Bytes of a DATAGRAM frame that is taken; `MAX_DATAGRAM` is less."""
-
-MAX_CARRIED_WAITING = 256
-"""Packets of others' that wait in one connection; further ones are lost, as in a router."""
 
 PROBE_BYTES = 100
 """UDP payload of a packet that looks for the peer at another address. Small, as that may be nobody's, or a victim's."""
@@ -168,7 +162,7 @@ def _token(data: bytes, at: int) -> bytes:
 def datagram_sizes(host: str) -> tuple[int, ...]:
     """UDP payloads in bytes worth trying towards `host`, an IP address."""
     if is_carried(host):
-        return ()
+        return tuple(size - HEAD_BYTES for size in INTERNET_SIZES)
     return LOOPBACK_SIZES if ipaddress.ip_address(host.split("%")[0]).is_loopback else INTERNET_SIZES
 
 
@@ -183,7 +177,6 @@ def configuration(
         max_data=GREETING_WINDOW,
         max_stream_data=STREAM_WINDOW,
         max_datagram_size=BASE_DATAGRAM,
-        max_datagram_frame_size=MAX_FRAME,
         congestion_control_algorithm=congestion.NAME,
         quic_logger=logger,
         session_ticket=ticket,
@@ -292,7 +285,6 @@ class PeerQuic(QuicConnection):
             or self._handshake_done_pending
             or self._streams_blocked_pending
             or self._retire_connection_ids
-            or self._datagrams_pending
             or path.remote_challenges
             or not self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
         ):
@@ -352,7 +344,6 @@ class PeerQuic(QuicConnection):
         if self._handshake_confirmed and not self._sizes_tried:
             self._sizes_tried = True
             if is_carried(self._network_paths[0].addr[0]):
-                self._set_datagram_size(PIECE_BYTES)
                 self._model.burst_s = congestion.RELAYED_BURST_SECONDS
             for size in datagram_sizes(self._network_paths[0].addr[0]):
                 datagrams += self._size_probe(size, now)
@@ -465,16 +456,6 @@ class PeerQuic(QuicConnection):
         self._set_datagram_size(BASE_DATAGRAM)
         self._model.restart()
         self._loss._rtt_initialized, self._loss._rtt_min = False, math.inf
-
-    # Others' packets (RFC 9221)
-
-    def carry(self, data: bytes) -> bool:
-        """Send a DATAGRAM frame; False where it is lost because the peer takes none or too many wait."""
-        most = self._remote_max_datagram_frame_size or 0
-        if len(data) + 8 > most or len(self._datagrams_pending) >= MAX_CARRIED_WAITING:
-            return False
-        self.send_datagram_frame(data)
-        return True
 
     def grant_stream(self, stream_id: int, limit: int) -> bool:
         """Let the peer send up to offset `limit` on a stream. True when that is news to the peer."""

@@ -7,13 +7,13 @@
     Coming(flow, caller)   <-
                            ->    Opened
                                  Opened(flow)        ->
-    DATAGRAM frames       <->                       <->       DATAGRAM frames
+    tagged datagrams      <->                       <->       tagged datagrams
 
-It carries to wallets that hold a reservation and to nobody else, inside connections that both ends have opened and
-proved a wallet on: it sends to no address that somebody names. What it carries is a QUIC connection between the two,
-which it can delay and drop but neither read nor change. What it gives is bounded: reservations and circuits in all, by
-subnet, host and wallet; bytes and time of a circuit; and where its rate is limited every caller's host has an equal
-share of it.
+It carries to wallets that hold a reservation and to nobody else, between the two addresses that connections with proved
+wallets have come from: it sends to no address that somebody names, and never more than it got. What it carries is a
+QUIC connection between the two, which it can delay and drop but neither read nor change. What it gives is bounded:
+reservations and circuits in all, by subnet, host and wallet; bytes and time of a circuit; and where its rate is limited
+every caller's host has an equal share of it.
 """
 
 import asyncio
@@ -26,13 +26,14 @@ from msgspec import Meta
 
 from proofyard.protocol.codec import Key
 from proofyard.protocol.types import Address
-from proofyard.transport.carried import FROM_RELAY, HEAD_BYTES, is_carried
+from proofyard.transport.carried import HEAD_BYTES, Tag, head_of, is_carried, new_tag
 from proofyard.transport.connection import Connection
 from proofyard.transport.errors import RequestFailed, TransportError
 from proofyard.transport.frames import Body
 from proofyard.transport.guard import host_key
 from proofyard.transport.link import Link
 from proofyard.transport.places import Caller, Places
+from proofyard.transport.udp import Datagram, SocketAddress
 
 logger = logging.getLogger("proofyard.transport")
 
@@ -62,29 +63,29 @@ class Reserved(msgspec.Struct, frozen=True, tag="relay-reserved"):
     circuit_s: float
 
 
-class Through(msgspec.Struct, frozen=True, tag="relay-through"):
+class Through(msgspec.Struct, frozen=True, tag="relay-through-2"):
     """A caller asks for a circuit to `peer`. Replied to with `Opened`."""
 
     peer: Key
 
 
-class Coming(msgspec.Struct, frozen=True, tag="relay-coming"):
+class Coming(msgspec.Struct, frozen=True, tag="relay-coming-2"):
     """A relay tells a host that `peer` will be at the other end of `flow`. Replied to with `Opened`."""
 
-    flow: int
+    flow: Tag
     peer: Key
 
 
-class Opened(msgspec.Struct, frozen=True, tag="relay-opened"):
-    """The number that goes before each packet, by four bytes."""
+class Opened(msgspec.Struct, frozen=True, tag="relay-opened-2"):
+    """The tag that goes before each packet, in either direction."""
 
-    flow: int
+    flow: Tag
 
 
-class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
+class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up-2"):
     """An end needs `flow` no more, or the relay (`by_relay`) carries it no more. Replied to with `Opened`."""
 
-    flow: int
+    flow: Tag
     by_relay: bool = False
     reason: Annotated[str, Meta(max_length=300)] = ""
 
@@ -132,16 +133,26 @@ class Shares:
 
 @dataclass(eq=False)
 class _Circuit:
-    caller: Connection
-    host: Connection
-    flows: dict[Link, int]
+    caller: "_Leg"
+    host: "_Leg"
     user: str
     begun: float
     used: float
     carried: int = 0
 
-    def other(self, link: Link) -> Link:
-        return next(each for each in self.flows if each is not link)
+
+@dataclass(eq=False)
+class _Leg:
+    """One end's part of a circuit."""
+
+    end: Connection
+    tag: bytes
+    head: bytes
+
+    @classmethod
+    def to(cls, end: Connection) -> "_Leg":
+        tag = new_tag()
+        return cls(end, tag, head_of(tag))
 
 
 class Relay:
@@ -159,8 +170,8 @@ class Relay:
             patience_s=PATIENCE_S,
         )
         self._hosts: dict[Address, Connection] = {}
-        self._legs: dict[tuple[Link, int], _Circuit] = {}
-        self._count = 0
+        self._legs: dict[bytes, tuple[_Circuit, _Leg, _Leg]] = {}
+        """By the tag of what an end sends: its leg, and the one that it goes on by."""
 
     @property
     def reservations(self) -> int:
@@ -193,8 +204,8 @@ class Relay:
         host = self._hosts.get(message.peer)
         if host is None or host.closed.is_set() or host.peer == connection.peer:
             raise RequestFailed("failed", f"{message.peer} has no reservation here")
-        circuits = set(self._legs.values())
-        of_wallet = sum(connection.peer in (each.caller.peer, each.host.peer) for each in circuits)
+        circuits = self._circuits()
+        of_wallet = sum(connection.peer in (each.caller.end.peer, each.host.end.peer) for each in circuits)
         of_host = sum(each.user == user for each in circuits)
         if (
             len(circuits) >= limits.circuits
@@ -202,12 +213,11 @@ class Relay:
             or of_host >= limits.circuits_of_host
         ):
             raise RequestFailed("busy", "this relay carries as much as it may, in all or for you; ask another one")
-        self._count = (self._count + 2) % (FROM_RELAY - 2)
-        flows, now = {connection.link: self._count, host.link: self._count + 1}, _now()
-        circuit = _Circuit(connection, host, flows, user, now, now)
-        self._legs |= dict.fromkeys(flows.items(), circuit)
+        caller, called, now = _Leg.to(connection), _Leg.to(host), _now()
+        circuit = _Circuit(caller, called, user, now, now)
+        self._legs |= {caller.tag: (circuit, caller, called), called.tag: (circuit, called, caller)}
         try:
-            await host.request(Coming(flows[host.link], connection.peer), reply=Opened, timeout=COMING_S)
+            await host.request(Coming(called.tag, connection.peer), reply=Opened, timeout=COMING_S)
         except TransportError as error:
             self._drop(circuit)
             raise RequestFailed("failed", f"{message.peer} does not answer this relay: {error}") from None
@@ -215,37 +225,43 @@ class Relay:
             self._drop(circuit)
             raise
         self.circuits_opened += 1
-        return Opened(flows[connection.link])
+        return Opened(caller.tag)
 
     async def hang_up(self, connection: Connection, message: HangUp, _body: Body) -> Opened:
-        circuit = self._legs.get((connection.link, message.flow))
-        if circuit is not None:
+        found = self._legs.get(message.flow)
+        if found is not None and found[1].end is connection:
+            circuit, _, other = found
             self._drop(circuit)
-            other = circuit.host if circuit.caller is connection else circuit.caller
-            other.tell(HangUp(circuit.flows[other.link], True, "the other end needs it no more"), reply=Opened)
+            other.end.tell(HangUp(other.tag, True, "the other end needs it no more"), reply=Opened)
         return Opened(message.flow)
 
-    def carry(self, link: Link, data: bytes) -> None:
-        """A DATAGRAM frame from one end; what belongs to no circuit, or is over a limit, goes no further."""
-        circuit = self._legs.get((link, int.from_bytes(data[:HEAD_BYTES], "big")))
-        if circuit is None:
-            return
-        now = circuit.used = _now()
-        circuit.carried += len(data)
+    def pass_on(self, tag: bytes, datagram: bytes, address: SocketAddress) -> Datagram | None:
+        """What a datagram from `address` goes on as, and where to; None for what belongs to no circuit, does not come
+        from where its end is, or is over a limit."""
+        found = self._legs.get(tag)
+        if found is None:
+            return None
+        circuit, leg, other = found
+        target = other.end.link.proved_address
+        if target is None or address != leg.end.link.proved_address:
+            return None
+        size, now = len(datagram), _now()
+        circuit.used = now
+        circuit.carried += size
         if circuit.carried > self.limits.circuit_bytes or now - circuit.begun > self.limits.circuit_s:
             self._end(circuit, "the circuit has carried all that it may; open another one")
-        elif self._shares.take(circuit.user, len(data), now):
-            other = circuit.other(link)
-            head = (circuit.flows[other] | FROM_RELAY).to_bytes(HEAD_BYTES, "big")
-            if other.carry(head + data[HEAD_BYTES:]):
-                self.carried_bytes += len(data)
+            return None
+        if not self._shares.take(circuit.user, size, now):
+            return None
+        self.carried_bytes += size
+        return other.head + datagram[HEAD_BYTES:], target
 
     def left(self, connection: Connection) -> None:
         """A connection has ended, and with it what was carried on it."""
         if self._hosts.get(connection.peer) is connection:
             del self._hosts[connection.peer]
         self._places.leave(connection.link)
-        for circuit in {each for (link, _), each in self._legs.items() if link is connection.link}:
+        for circuit in [each for each in self._circuits() if connection in (each.caller.end, each.host.end)]:
             self._end(circuit, "the other end has left")
 
     def _forget(self, link: Link) -> None:
@@ -255,18 +271,21 @@ class Relay:
     def _sweep(self) -> None:
         """End what nobody has used for long."""
         now = _now()
-        for circuit in {each for each in self._legs.values() if now - each.used > self.limits.idle_s}:
+        for circuit in [each for each in self._circuits() if now - each.used > self.limits.idle_s]:
             self._end(circuit, "nothing was carried for long")
 
     def _end(self, circuit: _Circuit, reason: str) -> None:
         self._drop(circuit)
-        for end in (circuit.caller, circuit.host):
-            if not end.closed.is_set():
-                end.tell(HangUp(circuit.flows[end.link], True, reason), reply=Opened)
+        for leg in (circuit.caller, circuit.host):
+            if not leg.end.closed.is_set():
+                leg.end.tell(HangUp(leg.tag, True, reason), reply=Opened)
 
     def _drop(self, circuit: _Circuit) -> None:
-        for leg in circuit.flows.items():
-            self._legs.pop(leg, None)
+        for leg in (circuit.caller, circuit.host):
+            self._legs.pop(leg.tag, None)
+
+    def _circuits(self) -> set[_Circuit]:
+        return {circuit for circuit, _, _ in self._legs.values()}
 
 
 def _now() -> float:

@@ -9,7 +9,7 @@ places of those that have most (`places`).
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from aioquic.quic.logger import QuicFileLogger
@@ -17,7 +17,7 @@ from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, encode_q
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.tls import SessionTicket
 
-from proofyard.transport.carried import FROM_RELAY, HEAD_BYTES, Carrier, is_carried
+from proofyard.transport.carried import Carrier, is_carried, tag_of
 from proofyard.transport.guard import Allowance, host_key
 from proofyard.transport.link import TURN_S, Link
 from proofyard.transport.memory import Memory
@@ -58,7 +58,7 @@ class Switchboard:
 
     `redeem` gets the link and the ticket that a client resumes with, and says which session that was; `on_ticket` gets
     every ticket for a link's session, on both sides. `on_abuse` is told of a peer that broke a bound, `on_misconduct`
-    of one whose packets QUIC refused, `on_carried` of DATAGRAM frames of a link's that are not from a relay.
+    of one whose packets QUIC refused; `relay` says where a datagram with a tag that is no flow's of ours goes on to.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Switchboard:
         on_ticket: Callable[[Link, SessionTicket], None],
         on_abuse: Callable[[Link, str], None],
         on_misconduct: Callable[[Link], None],
-        on_carried: Callable[[Link, bytes], None],
+        relay: Callable[[bytes, bytes, SocketAddress], Datagram | None],
         qlog: Path | None = None,
     ) -> None:
         self._credentials = credentials
@@ -83,9 +83,8 @@ class Switchboard:
         self._on_ticket = on_ticket
         self._on_abuse = on_abuse
         self._on_misconduct = on_misconduct
-        self._on_carried = on_carried
-        self.carrier = Carrier(self._arrived_by_relay)
-        self._relayed: list[tuple[Datagram, bool]] = []
+        self._relay = relay
+        self.carrier = Carrier(_now)
         self.memory = Memory()
         self._logger = None if qlog is None else QuicFileLogger(str(qlog))
         self._links: dict[bytes, Link] = {}
@@ -142,25 +141,27 @@ class Switchboard:
 
     def receive(self, batch: list[Datagram], newcomers: bool = True) -> None:
         """Datagrams from a socket, in order of arrival; `newcomers` may open connections with them."""
-        self._hand_out((datagram, newcomers) for datagram in batch if not is_carried(datagram[1][0]))
-
-    def _hand_out(self, datagrams: Iterable[tuple[Datagram, bool]]) -> None:
         by_link: dict[Link, list[Datagram]] = {}
-        for datagram, newcomers in datagrams:
-            link = self._find(*datagram, newcomers)
+        onward: list[Datagram] = []
+        for datagram in batch:
+            data, address = datagram
+            may_open, tag = newcomers, tag_of(data)
+            if tag is not None:
+                carried = self.carrier.unwrap(tag, data, address)
+                if carried is None:
+                    passed_on = self._relay(tag, data, address)
+                    onward += [] if passed_on is None else [passed_on]
+                    continue
+                datagram, may_open = carried
+            elif is_carried(address[0]):
+                continue
+            link = self._find(*datagram, may_open)
             if link is not None:
                 by_link.setdefault(link, []).append(datagram)
+        if onward:
+            self._sockets.send(onward)
         for link, arrived in by_link.items():
             link.receive(arrived, TURN_S / len(by_link))
-
-    def _arrived_by_relay(self, packet: bytes, address: SocketAddress, newcomers: bool) -> None:
-        if not self._relayed:
-            asyncio.get_running_loop().call_soon(self._take_relayed)
-        self._relayed.append(((packet, address), newcomers))
-
-    def _take_relayed(self) -> None:
-        relayed, self._relayed = self._relayed, []
-        self._hand_out(relayed)
 
     def _find(self, data: bytes, address: SocketAddress, newcomers: bool) -> Link | None:
         if len(data) > MAX_DATAGRAM:
@@ -214,9 +215,9 @@ class Switchboard:
         self._on_incoming(link)
         return link
 
-    def hang_up(self, outer: Link, number: int | None, reason: str) -> list[SocketAddress]:
+    def hang_up(self, outer: Link, tag: bytes | None, reason: str) -> list[SocketAddress]:
         """A relay carries a flow no more, or none: end what still needs it. The addresses that nobody has any more."""
-        gone = self.carrier.ended(outer, number)
+        gone = self.carrier.ended(outer, tag)
         for link in set(self._links.values()) if gone else ():
             if link.address in gone:
                 link.close(REFUSED, reason)
@@ -242,18 +243,10 @@ class Switchboard:
     # LinkOwner
 
     def send(self, datagrams: list[Datagram]) -> None:
-        carried = [datagram for datagram in datagrams if is_carried(datagram[1][0])]
-        for packet, address in carried:
-            self.carrier.send(packet, address)
-        if carried:
-            datagrams = [datagram for datagram in datagrams if not is_carried(datagram[1][0])]
+        if any(is_carried(address[0]) for _, address in datagrams):
+            wrapped = [self.carrier.wrap(*each) if is_carried(each[1][0]) else each for each in datagrams]
+            datagrams = [each for each in wrapped if each is not None]
         self._sockets.send(datagrams)
-
-    def link_carried(self, link: Link, data: bytes) -> None:
-        if len(data) > HEAD_BYTES and data[0] & FROM_RELAY >> 24:
-            self.carrier.receive(link, data)
-        else:
-            self._on_carried(link, data)
 
     def connection_id_issued(self, link: Link, connection_id: bytes) -> None:
         self._links[connection_id] = link

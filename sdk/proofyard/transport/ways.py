@@ -32,6 +32,9 @@ RESERVE_S = 5.0
 SILENT_S, MAX_SILENT = 60.0, 256
 """How long a relay that did not answer is left alone, and how many of them are remembered."""
 
+AGAIN, AGAIN_S = 10, 0.2
+"""Looks for a peer by way of a relay, where the direct path to it is gone, and between them."""
+
 ARRIVAL_S = 10.0
 """How long a caller that a relay has announced is waited for."""
 
@@ -52,7 +55,7 @@ class Home(Protocol):
     def spawn(self, work: Awaitable[None]) -> None: ...
     def connection_on(self, link: Link) -> Connection | None: ...
     def is_used(self, address: SocketAddress) -> bool: ...
-    def hang_up(self, outer: Link, flow: int, reason: str) -> list[SocketAddress]: ...
+    def hang_up(self, outer: Link, flow: bytes, reason: str) -> list[SocketAddress]: ...
     async def connect(
         self, host: str, port: int, *, expect: Address | None = None, timeout: float = HANDSHAKE_SECONDS
     ) -> Connection: ...
@@ -75,6 +78,8 @@ class Ways:
         self._outer: dict[SocketAddress, Connection] = {}
         """The connections to the relays that carry to these addresses."""
         self._silent: dict[tuple[str, int], float] = {}
+        self._punched: dict[Connection, Route] = {}
+        """By which relay they were met."""
 
     def begin(self) -> None:
         """The endpoint is bound."""
@@ -114,21 +119,26 @@ class Ways:
     async def _by(self, route: Route, expect: Address, timeout: float) -> Connection:
         if route.kind != "relayed":
             return await self._home.dial(route.host, route.port, expect, timeout)
-        relay = await self._relay_at(route, timeout)
-        opened = await relay.request(Through(expect), reply=Opened, timeout=timeout)
-        address = self._home.carrier.open(relay.link, opened.flow, incoming=False)
-        if address is None:
-            relay.tell(HangUp(opened.flow), reply=Opened)
-            raise RequestFailed("busy", "too many connections go by relays already")
-        self._outer[address] = relay
+        address = await self._through(route, expect, timeout)
         try:
             connection = await self._home.dial(route.host, route.port, expect, timeout, carried=address)
         except BaseException:
             self._let_go(address)
             raise
-        logger.info("reached %s by the relay %s", expect, relay.peer)
-        self._home.spawn(self._upgrade(connection, relay))
+        logger.info("reached %s by the relay %s", expect, route.relay)
+        self._home.spawn(self._upgrade(connection, route))
         return connection
+
+    async def _through(self, route: Route, peer: Address, timeout: float) -> SocketAddress:
+        """What stands for a peer that a relay carries to."""
+        relay = await self._relay_at(route, timeout)
+        opened = await relay.request(Through(peer), reply=Opened, timeout=timeout)
+        address = self._home.carrier.open(relay.link, opened.flow, incoming=False)
+        if address is None:
+            relay.tell(HangUp(opened.flow), reply=Opened)
+            raise RequestFailed("busy", "too many connections go by relays already")
+        self._outer[address] = relay
+        return address
 
     async def _relay_at(self, route: Route, timeout: float) -> Connection:
         """Whoever names a relay could name a victim: one that did not answer is left alone for a time."""
@@ -143,11 +153,46 @@ class Ways:
                 del self._silent[next(iter(self._silent))]
             raise
 
-    async def _upgrade(self, connection: Connection, relay: Connection) -> None:
-        if await upgrade(self._puncher, connection, await observe(relay)):
+    async def _upgrade(self, connection: Connection, route: Route) -> None:
+        address = connection.link.address
+        relay = self._outer.get(address)
+        if relay is not None and await upgrade(self._puncher, connection, await observe(relay)):
             logger.info("%s is reached at %s:%s without the relay now", connection.peer, *connection.remote)
+            self._punched[connection] = route
             await asyncio.sleep(OVERLAP_S)
-            self._let_go(connection.link.remote)
+            self._let_go(address)
+
+    def stalled(self, connection: Connection) -> None:
+        """Nothing comes on a connection that something should come on. This machine may have another address, which
+        relays are to know of; or the other one may, which is then met by the relay as before."""
+        for relay in self._reserved:
+            relay.link.ping()
+        route = self._punched.pop(connection, None)
+        if route is not None:
+            self._home.spawn(self._meet_again(connection, route))
+
+    async def _meet_again(self, connection: Connection, route: Route) -> None:
+        """By the relay, with all that is under way, and from there directly."""
+        link = connection.link
+        try:
+            address = await self._through(route, connection.peer, RESERVE_S)
+        except TransportError as error:
+            logger.info("%s is not met again: %s", connection.peer, error)
+            if not link.closed.is_set():
+                self._punched[connection] = route
+            return
+        for _ in range(AGAIN):
+            if link.address == address or link.closed.is_set() or not link.is_stalled():
+                break
+            link.probe([address])
+            await asyncio.sleep(AGAIN_S)
+        if link.address == address:
+            logger.info("%s is reached by the relay %s again", connection.peer, route.relay)
+            await self._upgrade(connection, route)
+            return
+        self._let_go(address)
+        if not link.closed.is_set():
+            self._punched[connection] = route
 
     # From others
 
@@ -185,7 +230,7 @@ class Ways:
         return Opened(message.flow)
 
     async def _meet(self, connection: Connection, message: Meet, _body: Body) -> Met:
-        outer = self._outer.get(connection.link.remote)
+        outer = self._outer.get(connection.link.address)
         return await self._puncher.meet(connection, message, None if outer is None else await observe(outer))
 
     # Ends
@@ -196,9 +241,11 @@ class Ways:
         if connection is not None:
             self._puncher.forget(connection)
             self._reserved.pop(connection, None)
+            self._punched.pop(connection, None)
             self._outer = {address: each for address, each in self._outer.items() if each is not connection}
-        if is_carried(link.remote[0]):
-            self._let_go(link.remote)
+        for address in {link.remote, link.address}:
+            if is_carried(address[0]):
+                self._let_go(address)
 
     def _let_go(self, address: SocketAddress) -> None:
         """Nothing goes by this address any more."""

@@ -86,6 +86,7 @@ class Metrics:
         self.commits = counter("database_commits", "Transactions of the engine's rows.")
         self.commit_rows = counter("database_rows", "Rows in them.")
         self.commit_seconds = histogram("database_commit_seconds", "How long they take.", buckets=seconds)
+        self.sent = counter("artifact_bytes_sent", "Bytes of artifacts that peers were sent.")
         self.disk_free = gauge("disk_free_bytes", "What is free on the disk of the data directory.")
         self.rpc = counter("rpc_requests", "Requests to the chain, by method and outcome.", "method", "outcome")
         self.rpc_seconds = histogram("rpc_seconds", "How long they take.", "method", buckets=seconds)

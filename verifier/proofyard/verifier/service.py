@@ -148,7 +148,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         rules = rules_of(settings, params, own or 0, context.claims)
         runner = Runner(rules, database, observed, context.clock, process=settings.process)
         context.runner = runner
-        serve_blocks(endpoint, store, short=context.hops.run)
+        serve_blocks(endpoint, store, short=context.hops.run, on_sent=lambda _, size: metrics.sent.inc(size))
         desk = Desk(context)
         CoSigner(context)
         StateDesk(context)
