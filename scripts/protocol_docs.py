@@ -50,8 +50,8 @@ def example(shape: Any, name: str = "") -> Any:
             return 5
         case shapes.FloatType():
             return 2.5
-        case shapes.BytesType():
-            return bytes(65 if name == "signature" else 36 if name == "cids" else 32)
+        case shapes.BytesType(min_length=least):
+            return bytes(least or (65 if name == "signature" else 36 if name == "cids" else 32))
         case shapes.LiteralType(values=values):
             return values[0]
         case shapes.StrType():

@@ -10,7 +10,19 @@ from scripts.protocol_docs import PAGE, page
 from proofyard.artifacts import builder, dag, exchange, hamt, unixfs
 from proofyard.protocol import capability, commitment, manifest, mark, members, record, seal, settlement
 from proofyard.protocol.manifest import Manifest, TaskSpec
-from proofyard.transport import bounds, connection, endpoint, frames, guard, handshake, link, memory, places, quic
+from proofyard.transport import (
+    bounds,
+    carried,
+    connection,
+    endpoint,
+    frames,
+    guard,
+    handshake,
+    link,
+    memory,
+    places,
+    quic,
+)
 from proofyard.transport import switchboard as board
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -91,7 +103,10 @@ def test_manifests_and_tasks_have_the_fields_that_the_page_lists_in_their_order(
         f"allowed {bounds.EXTRA_FRAMES_PER_S:,.0f} a second, {bounds.EXTRA_FRAMES:,.0f} saved up",
         f"begins with {quic.BASE_DATAGRAM:,} bytes of UDP payload",
         f"({quic.LOOPBACK_SIZES[0]:,} on loopback; 1,350, 1,452 and 8,900 elsewhere)",
-        f"pings every {quic.KEEP_ALIVE:.0f} seconds; {quic.IDLE_TIMEOUT:.0f} seconds without a packet",
+        f"pings every {quic.KEEP_ALIVE:.0f} seconds",
+        f"no packet came for {link.STALL_S} seconds; {quic.IDLE_TIMEOUT:.0f} seconds without a packet",
+        f"behind the byte `{carried.MARK:#04x}` and the {carried.TAG_BYTES} bytes of `flow`",
+        f"Packets of {carried.HEAD_BYTES} bytes less",
         f"with error `{connection.VIOLATION:#x}` and costs {guard.VIOLATION_POINTS:.0f} points",
         f"at {guard.BAN_SCORE:.0f} the wallet is banned for ten minutes",
         f"msgpack, at most {frames.MAX_HEADER_BYTES // MIB} MiB",

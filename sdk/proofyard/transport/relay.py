@@ -63,26 +63,26 @@ class Reserved(msgspec.Struct, frozen=True, tag="relay-reserved"):
     circuit_s: float
 
 
-class Through(msgspec.Struct, frozen=True, tag="relay-through-2"):
+class Through(msgspec.Struct, frozen=True, tag="relay-through"):
     """A caller asks for a circuit to `peer`. Replied to with `Opened`."""
 
     peer: Key
 
 
-class Coming(msgspec.Struct, frozen=True, tag="relay-coming-2"):
+class Coming(msgspec.Struct, frozen=True, tag="relay-coming"):
     """A relay tells a host that `peer` will be at the other end of `flow`. Replied to with `Opened`."""
 
     flow: Tag
     peer: Key
 
 
-class Opened(msgspec.Struct, frozen=True, tag="relay-opened-2"):
+class Opened(msgspec.Struct, frozen=True, tag="relay-opened"):
     """The tag that goes before each packet, in either direction."""
 
     flow: Tag
 
 
-class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up-2"):
+class HangUp(msgspec.Struct, frozen=True, tag="relay-hang-up"):
     """An end needs `flow` no more, or the relay (`by_relay`) carries it no more. Replied to with `Opened`."""
 
     flow: Tag
