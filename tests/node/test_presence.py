@@ -9,8 +9,10 @@ import pytest
 from stand_ins import DOMAIN
 
 from proofyard.artifacts import BlockStore, serve_blocks
+from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.chain import Wallet
 from proofyard.node import presence
+from proofyard.node import supplies as supplies_module
 from proofyard.node.links import VerifierLinks
 from proofyard.node.presence import Presence
 from proofyard.node.settings import NodeSettings
@@ -52,6 +54,10 @@ async def start(stack: AsyncExitStack, **options: Any) -> Endpoint:
 
 def at(relay: Endpoint) -> Route:
     return Route("relayed", "127.0.0.1", relay.port, relay.address)
+
+
+def supplies_of(endpoint: Endpoint, links: Links, store: BlockStore) -> Supplies:
+    return Supplies(cast(NodeSettings, None), cast(Any, endpoint.identity), endpoint, cast(VerifierLinks, links), store)
 
 
 async def test_a_node_keeps_relays_and_replaces_one_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +113,45 @@ async def test_a_state_comes_from_the_peer_that_has_it_and_not_from_the_verifier
         stores["verifier"].get_block = lambda *each: (asked.append(1), bring(*each))[1]  # type: ignore[method-assign]
         await worker.reserve(at(relay))
         links = Links(await auditor.connect("127.0.0.1", verifier.port))
-        supplies = Supplies(
-            cast(NodeSettings, None),
-            cast(Any, auditor.identity),
-            auditor,
-            cast(VerifierLinks, links),
-            stores["auditor"],
-        )
+        supplies = supplies_of(auditor, links, stores["auditor"])
         hints = [PeerHint(worker.address, "127.0.0.1", 9, (at(relay),))]
         await supplies.fetch(verifier.address, cid, hints, 1 << 30, "a state")
         assert stores["auditor"].get_bytes(cid, max_bytes=1 << 30) == data
         assert auditor.connections[worker.address].way in ("relayed", "punched")
         assert len(asked) <= 1, "of nine blocks the root, which is asked for before anybody is dialled"
+
+
+async def test_nodes_that_begin_with_a_job_take_its_data_from_the_verifier_once(tmp_path: Any) -> None:
+    blocks, sent = 16, list[int]()
+    (tmp_path / "data").write_bytes(b"".join(bytes([number]) * CHUNK_BYTES for number in range(blocks)))
+    async with AsyncExitStack() as stack:
+        verifier, *nodes = [await start(stack) for _ in range(5)]
+        source = BlockStore(tmp_path / "verifier")
+        cid = source.put_file(tmp_path / "data")
+        serve_blocks(verifier, source, on_sent=lambda _, size: sent.append(size))
+        fetches = []
+        for node in nodes:
+            store = BlockStore(tmp_path / node.address)
+            serve_blocks(node, store)
+            supplies = supplies_of(node, Links(await node.connect("127.0.0.1", verifier.port)), store)
+            hints = [PeerHint(each.address, "127.0.0.1", each.port) for each in nodes if each is not node]
+            fetches.append((store, supplies.fetch(verifier.address, cid, hints, 1 << 30, "the data")))
+        await asyncio.gather(*(fetch for _, fetch in fetches))
+        for store, _ in fetches:
+            assert store.get_bytes(cid, max_bytes=1 << 30) == (tmp_path / "data").read_bytes()
+        assert sum(sent) < 2 * blocks * CHUNK_BYTES, "each would be four times as much"
+
+
+async def test_data_that_no_other_node_brings_comes_from_the_verifier(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(supplies_module, "SHARED_S", 0.5)
+    (tmp_path / "data").write_bytes(b"".join(bytes([number]) * CHUNK_BYTES for number in range(16)))
+    async with AsyncExitStack() as stack:
+        verifier, node, idle = [await start(stack) for _ in range(3)]
+        source, store = BlockStore(tmp_path / "verifier"), BlockStore(tmp_path / "node")
+        cid = source.put_file(tmp_path / "data")
+        serve_blocks(verifier, source)
+        serve_blocks(idle, BlockStore(tmp_path / "idle"))
+        supplies = supplies_of(node, Links(await node.connect("127.0.0.1", verifier.port)), store)
+        hints = [PeerHint(idle.address, "127.0.0.1", idle.port)]
+        await supplies.fetch(verifier.address, cid, hints, 1 << 30, "the data")
+        assert store.get_bytes(cid, max_bytes=1 << 30) == (tmp_path / "data").read_bytes()

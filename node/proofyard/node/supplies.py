@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockMissing, BlockStore, fetch
+from proofyard.artifacts.exchange import BlockProvider, PeerBlocks
 from proofyard.artifacts.gathering import Gatherer
+from proofyard.artifacts.portion import Portion
 from proofyard.chain import Wallet
 from proofyard.node.aside import aside, at_once
 from proofyard.node.limits import OfferRefused
@@ -35,6 +37,10 @@ ALONE_S, ALONE_BYTES = 3.0, 3 << 20
 FROM_VERIFIER_BYTES = 16 << 10
 """What is so small the verifier that made the offer is asked for first: it has it, and one request to it is less than a
 connection to whoever made it."""
+
+SHARED_BLOCKS, SHARED_S, SHARED_POLL_S = 8, 4.0, 0.25
+"""Peers of one job that all lack so many blocks of an artifact fetch it together, as long as more of it comes every so
+often; and when they look again what the others have by now."""
 
 MAX_HINTS = 32
 UNKNOWN_BYTES = 1 << 62
@@ -153,6 +159,8 @@ class Supplies:
             with contextlib.suppress(ArtifactUnavailable, TimeoutError):
                 await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
                 return
+            if await self._share(cid, providers, self._links.connection(verifier), max_bytes):
+                return
         connection = self._links.connection(verifier)
         everybody = [*providers, *([] if connection is None else [connection])]
         try:
@@ -160,8 +168,39 @@ class Supplies:
         except TimeoutError:
             raise NothingComes(f"{what} ({cid})", SILENCE_S) from None
 
+    async def _share(self, cid: Cid, peers: Sequence[Connection], verifier: Connection | None, max_bytes: int) -> bool:
+        """Have an artifact that the peers of the same job fetch as well: each a portion from the verifier, the rest
+        from each other. False where that is not worth it, or does not come further."""
+        missing = await self._missing(cid)
+        if verifier is None or missing < SHARED_BLOCKS:
+            return False
+        portion = Portion(PeerBlocks(verifier), self._wallet.address, [peer.peer for peer in peers])
+        clock = asyncio.get_running_loop().time
+        until = clock() + SHARED_S
+        while clock() < until:
+            try:
+                await self._bring(cid, [portion, *peers], max_bytes, SHARED_S, 1)
+                return True
+            except TimeoutError:
+                return False
+            except ArtifactUnavailable:
+                left = await self._missing(cid)
+                if left < missing:
+                    missing, until = left, clock() + SHARED_S
+                await asyncio.sleep(SHARED_POLL_S)
+        return False
+
+    async def _missing(self, cid: Cid) -> int:
+        """Blocks that are known not to be here."""
+        return await asyncio.to_thread(lambda: sum(1 for _ in self._store.missing(cid)))
+
     async def _bring(
-        self, cid: Cid, providers: Sequence[Connection], max_bytes: int, within_s: float, least_bytes: int
+        self,
+        cid: Cid,
+        providers: Sequence[Connection | BlockProvider],
+        max_bytes: int,
+        within_s: float,
+        least_bytes: int,
     ) -> None:
         """Raises `TimeoutError` once fewer than `least_bytes` came in `within_s` seconds."""
         clock, wanted = asyncio.get_running_loop().time, 0

@@ -26,6 +26,7 @@ from proofyard.protocol.messages import (
     TaskOffers,
 )
 from proofyard.protocol.types import Address, JobId, ProofyardError
+from proofyard.runtime.chance import chance
 from proofyard.verifier.case import case_of
 from proofyard.verifier.context import Context
 from proofyard.verifier.engine import effects
@@ -39,6 +40,8 @@ AT_ONCE = 64
 SMALL_LIST = 32
 """A batch of so many tasks has its auditors read its list, once for all their audits; in a larger one each audit comes
 with a proof, or every node would read all that all others have done."""
+MATES, TASKS_DRAWN = 4, 32
+"""Nodes at the same job that each of them is told of, and tasks that are looked at for them."""
 T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -71,7 +74,7 @@ def _task_offer(
         manifest=rows.jobs[key[0]].manifest,
         task=decode(rows.tasks[key].spec, TaskSpec),
         inputs=inputs,  # type: ignore[arg-type]
-        providers=_hints(context, makers),
+        providers=_hints(context, (*makers, *_mates(context, key[0]))),
         lease_s=context.settings.lease_s,
         decoy=work is not None and work.decoy,
     )
@@ -181,6 +184,15 @@ def _each(answers: Acks | str, count: int) -> tuple[Ack, ...]:
 
 def _hints(context: Context, nodes: Sequence[Address]) -> tuple[PeerHint, ...]:
     return tuple(context.members[node].hint for node in dict.fromkeys(nodes) if node in context.members)
+
+
+def _mates(context: Context, job: JobId) -> list[Address]:
+    """Some nodes that have, or fetch, what every task of a job takes: its model and its data."""
+    rows = context.rows
+    tasks = rows.tasks_of.get(job, [])
+    drawn = chance.sample(tasks, min(len(tasks), TASKS_DRAWN))
+    works = [rows.works.get((job, task.index, task.attempt)) for task in drawn]
+    return list(dict.fromkeys(work.node for work in works if work is not None))[:MATES]
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
