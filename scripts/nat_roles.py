@@ -10,7 +10,7 @@ has. Importing takes seconds, so one process imports and then forks for each pee
     wait WALLET SECONDS    until it is direct             carried                bytes that this relay has carried
     leave WALLET           close the connection           forgets WALLET         until the peer has done so
     put SIZE / get CID     artifacts                      limit BYTES_S          send no more than that
-    served                 blocks that others were sent
+    served                 blocks that others were sent  map / unmap            have the router map its port
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from proofyard.artifacts import BlockStore, fetch, serve_blocks
 from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.transport import Body, Connection, Endpoint
+from proofyard.transport.mapping import Mapper
 from proofyard.transport.relay import RelayLimits
 from transport_roles import NETWORK, Identity
 
@@ -54,6 +55,7 @@ class Peer:
         self._store = store
         self._tried: dict[Address, float] = {}
         self._served: list[int] = []
+        self._mapper = Mapper(endpoint.port)
         endpoint.on(Send, self._send)
         serve_blocks(endpoint, store, on_sent=lambda _, size: self._served.append(size))
 
@@ -101,6 +103,15 @@ class Peer:
     async def examine(self) -> dict[str, Any]:
         found = await self._endpoint.examine()
         return {"nat": found.nat, "observed": found.observed, "confirmed": [str(each) for each in found.confirmed]}
+
+    async def map(self) -> dict[str, Any]:
+        await self._mapper.ask()
+        found = await self._endpoint.examine(published=self._mapper.public)
+        return {"port": self._mapper.public, "confirmed": [str(each) for each in found.confirmed]}
+
+    async def unmap(self) -> dict[str, Any]:
+        await self._mapper.release()
+        return {}
 
     async def carried(self) -> dict[str, Any]:
         relay = self._endpoint.relay

@@ -15,6 +15,7 @@ from proofyard.protocol.messages import Relays, RelaysQuery
 from proofyard.protocol.routes import MAX_RELAYS, Route, read_relay
 from proofyard.runtime.chance import chance
 from proofyard.transport import Endpoint, RequestFailed, TransportError
+from proofyard.transport.mapping import Mapper
 from proofyard.transport.reachability import Nat, Reachability
 
 logger = logging.getLogger("proofyard.node")
@@ -24,6 +25,9 @@ LOOK_S = 10.0
 
 EXAMINE_S = 300.0
 """Between two examinations by peers; whenever other peers are connected there is one more."""
+
+UNMAPPED_S = 900.0
+"""Between two times that a router is asked for a port which gives none."""
 
 AVOID_S = 120.0
 """How long a relay that had no place, or did not answer, is left alone."""
@@ -41,6 +45,8 @@ class Presence:
         self._asked: frozenset[str] = frozenset()
         self._avoided: dict[Route, float] = {}
         self._told: tuple[Route, ...] = ()
+        self._mapper = Mapper(endpoint.port) if settings.map_port else None
+        self._map_at = float("-inf")
 
     @property
     def is_local(self) -> bool:
@@ -66,29 +72,49 @@ class Presence:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while not self.is_local:
-            try:
-                await self._look()
-            except Exception:
-                logger.exception("how others reach this node cannot be looked at")
-            await asyncio.sleep(LOOK_S)
-        await asyncio.Event().wait()
+        try:
+            while not self.is_local:
+                try:
+                    await self._look()
+                except Exception:
+                    logger.exception("how others reach this node cannot be looked at")
+                await asyncio.sleep(LOOK_S)
+            await asyncio.Event().wait()
+        finally:
+            if self._mapper is not None:
+                await self._mapper.release()
 
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         peers = frozenset(peer for peer, each in self._endpoint.connections.items() if each.is_client)
         if peers and (peers - self._asked or now - self._examined_at > EXAMINE_S):
             self._examined_at, self._asked = now, peers
-            found = await self._endpoint.examine()
-            if found != self._found:
-                logger.info("what lies between this node and others: %s", found.summary)
-            self._found = found
+            await self._examine()
+        if self._mapper is not None and now >= self._map_at and self._found.nat not in (Nat.UNKNOWN, Nat.FIREWALL):
+            await self._map(self._mapper, now)
         if not self._found.confirmed:
             await self._reserve(now)
         if self.routes() != self._told:
             self._told = self.routes()
             logger.info("others reach this node %s", self.summary())
             self._links.announce_again()
+
+    async def _examine(self) -> None:
+        found = await self._endpoint.examine(published=self._mapper.public if self._mapper is not None else 0)
+        if found != self._found:
+            logger.info("what lies between this node and others: %s", found.summary)
+        self._found = found
+
+    async def _map(self, mapper: Mapper, now: float) -> None:
+        """Have the router map this node's port, or go on with it, where nobody gets through otherwise."""
+        before = mapper.public
+        if self._found.confirmed and not before:
+            return
+        found = await mapper.ask()
+        self._map_at = now + (UNMAPPED_S if found is None else found.lifetime_s / 2)
+        if mapper.public != before:
+            logger.info("the router maps %s", f"its UDP port {mapper.public} to this node" if found else "no port")
+            await self._examine()
 
     async def _reserve(self, now: float) -> None:
         """Have reservations at as many relays as others may be told of."""

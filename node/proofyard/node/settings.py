@@ -48,7 +48,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     away: the multiaddress of an IPFS daemon's RPC, or WALLET@HOST:PORT of another node. `hold_for`: wallets of the
     nodes whose states this node takes in that way, within `hold_bytes`.
     `relays`: WALLET@HOST:PORT of peers that carry for this node where nobody reaches it directly, before those that
-    verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit.
+    verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit. `map_port`: have
+    the router let others reach this node, by PCP or NAT-PMP.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
     `stop_s`: seconds in which the segment under way may end when the node is stopped.
@@ -109,6 +110,7 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     relays: tuple[str, ...] = ()
     relay: bool = False
     relay_bytes_s: Amount = 0
+    map_port: bool = True
     ipfs: str = ""
     stop_s: Amount = 30
     prove_s: Amount = 60

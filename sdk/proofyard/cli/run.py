@@ -195,6 +195,10 @@ class NodeFlags(ServiceFlags):
         int | None,
         typer.Option(help="Most bytes a second that it carries for others, 0 for any.", rich_help_panel=PEERS),
     ] = None
+    map_port: Annotated[
+        bool | None,
+        typer.Option("--map-port/--no-map-port", help="Ask the router for a port.", rich_help_panel=PEERS),
+    ] = None
     hold_for: Annotated[
         list[str] | None,
         typer.Option(
