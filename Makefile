@@ -43,7 +43,8 @@ contracts: setup ## compile the contracts and regenerate sdk/proofyard/chain/abi
 bench-transport: setup ## transport against stock aioquic, py-libp2p and TCP: out/bench (about 6 minutes)
 	@$(PY) scripts/bench_transport.py
 
-bench-nat: setup ## who reaches whom from behind real NATs, how soon and how fast: out/bench/nat.json (about 5 minutes)
+bench-nat: setup ## who reaches whom from behind real NATs, how soon and how fast: out/bench/nat.json (about 15 minutes)
+	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
 	@$(PY) scripts/bench_nat.py
 
 bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs/verification.md (about 45 minutes)

@@ -3,14 +3,17 @@
 Each figure is of peers in network namespaces of their own, behind the kernel's NAT (`home_networks.py`). The caller
 knows where the other would be without a router, and a relay. Needs Linux, root and nftables.
 
-python scripts/bench_nat.py [--tries 100]
+python scripts/bench_nat.py [--tries 100] [--only demo ...]
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from home_networks import Host, Internet, Kind, Peer, Peers, unavailable
@@ -151,18 +154,39 @@ def resume(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
     return found | {"resume_s": max(found.values()), "resume_blocks_twice": twice}
 
 
+HOMES: tuple[Kind, ...] = ("port-restricted", "full-cone", "symmetric", "port-restricted")
+
+
+def demo(net: Internet, _programs: Peers, _tries: int) -> dict[str, Any]:
+    """The demo's job with each node behind a router of its own."""
+    here, relay, homes = net.public(), net.public(), [net.home(kind) for kind in HOMES]
+    options = ["--here", here.address, "--relay", f"{relay.namespace}={relay.address}"]
+    options += [part for home in homes for part in ("--home", home.namespace)]
+    with TemporaryDirectory() as folder:
+        command = here.command(sys.executable, str(Path(__file__).with_name("home_demo.py")), folder, *options)
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    share = found.pop("verifier_bytes_share")
+    done = found.pop("done") and found.pop("same_adapter")
+    return {"demo_behind_nat": done, "verifier_bytes_share": share, "demo": found}
+
+
+SCENARIOS = {each.__name__: each for each in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat, resume, demo)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tries", type=int, default=100)
+    parser.add_argument("--only", choices=SCENARIOS, action="append", help="leave the other figures as they are")
     options = parser.parse_args()
     if reason := unavailable():
         sys.exit(f"bench-nat is left out: it {reason}")
-    found: dict[str, Any] = {}
-    for scenario in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat, resume):
-        start = time.perf_counter()
+    found: dict[str, Any] = json.loads(RESULT.read_text()) if options.only and RESULT.exists() else {}
+    for name in options.only or SCENARIOS:
+        start, load = time.perf_counter(), os.getloadavg()[0]
         with Internet() as net, Peers() as programs:
-            found |= scenario(net, programs, options.tries)
-        print(f"{scenario.__name__}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            found |= SCENARIOS[name](net, programs, options.tries)
+        found["load"] = found.get("load", {}) | {name: [round(load, 1), round(os.getloadavg()[0], 1)]}
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -116,7 +116,7 @@ def small_job(out: Path) -> LoraJob:
     """The demo's tiny job in two rounds, with states that are worth fetching from whoever made them."""
     job = tiny_scenario(out, SEED).job
     data = write_tiny_corpus(out / "inputs" / "text.jsonl")
-    return replace(job, data=data, rounds=2, workers=3, look_ahead=0, rank=64)
+    return replace(job, data=data, rounds=2, workers=2, look_ahead=0, rank=64)
 
 
 def _inside(space: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "home_demo.py"
-KINDS = ("port-restricted", "full-cone", "port-restricted")
+KINDS = ("port-restricted", "full-cone", "port-restricted", "symmetric")
 
 
 @pytest.mark.timeout(300)

@@ -311,7 +311,7 @@ async def _advertise(context: Context) -> None:
     if own is None:
         raise NotRegistered(context.wallet.address)
     endpoint = endpoint_of(context, own.endpoint)
-    if is_dialled_from_elsewhere(endpoint) and not is_dialled_from_elsewhere(f"{context.endpoint.host}:1"):
+    if is_dialled_from_elsewhere(endpoint) and is_loopback(context.endpoint.host):
         logger.warning("others dial %s, but this verifier listens on loopback only: give another --host", endpoint)
     if own.endpoint != endpoint:
         number = own.id
