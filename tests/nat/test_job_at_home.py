@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "home_demo.py"
 KINDS = ("port-restricted", "full-cone", "port-restricted", "symmetric")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nodes_behind_routers_do_a_job_and_bring_each_other_what_it_takes(internet, tmp_path):
     here, relay = internet.public(), internet.public()
     homes = [internet.home(kind) for kind in KINDS]
