@@ -119,14 +119,14 @@ def double_nat(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
     return {"double_nat_direct": direct / max(1, tries // 10)}
 
 
-MOVED = {
-    "resume_fetcher_direct_s": ("public", "port-restricted", "fetcher"),
+MOVED: dict[str, tuple[Kind | None, Kind, str]] = {
+    "resume_fetcher_direct_s": (None, "port-restricted", "fetcher"),
     "resume_fetcher_punched_s": ("port-restricted", "port-restricted", "fetcher"),
     "resume_provider_punched_s": ("port-restricted", "port-restricted", "provider"),
     "resume_fetcher_relayed_s": ("symmetric", "symmetric", "fetcher"),
     "resume_provider_relayed_s": ("symmetric", "symmetric", "provider"),
 }
-"""Where the provider is and where the fetcher, and which of them gets another address."""
+"""What the provider is behind, if anything, and the fetcher, and which of them gets another address."""
 
 
 def resume(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
@@ -134,11 +134,11 @@ def resume(net: Internet, programs: Peers, tries: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     twice = 0
     for name, (there, here, moves) in MOVED.items():
-        places = [net.public(), net.public() if there == "public" else net.home(there), net.home(here)]
+        places = [net.public(), net.public() if there is None else net.home(there), net.home(here)]
         relay, provider, fetcher = map(programs.start, places)
         relay.tell("relay")
         routes = [provider.route(), relay.route("relayed")]
-        if there != "public":
+        if there is not None:
             provider.tell("reserve", route=relay.route("relayed"))
         fetcher.tell("reach", wallet=provider.wallet, routes=routes)
         fetcher.tell("wait", wallet=provider.wallet, seconds=DIRECT_S if there == here == "port-restricted" else 0.1)
