@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NewType, Protocol
 
 from py_ecc.bls import G2ProofOfPossession as _reference
-from py_ecc.bls.g2_primitives import G2_to_signature, pubkey_to_G1, signature_to_G2
+from py_ecc.bls.g2_primitives import G2_to_signature, pubkey_to_G1, signature_to_G2, subgroup_check
 from py_ecc.bls.hash_to_curve import hash_to_G2
-from py_ecc.optimized_bls12_381 import multiply, normalize
+from py_ecc.optimized_bls12_381 import FQ12, G1, final_exponentiate, multiply, neg, normalize, pairing
 
 from proofyard.protocol.types import ProofyardError
 
@@ -129,6 +129,21 @@ def prove_possession(secret: SecretKey, digest: bytes) -> BlsSignature:
     """A signature over `settlement.possession_digest` under the tag of proofs of possession. About 0.3 s."""
     point = hash_to_G2(digest, POSSESSION_TAG, hashlib.sha256)
     return BlsSignature(bytes(G2_to_signature(multiply(point, secret))))
+
+
+def verify_possession(key: PublicKey, digest: bytes, proof: BlsSignature) -> bool:
+    """Whether `prove_possession` made `proof` with the secret of this key. About 0.7 s, with either backend."""
+    try:
+        if not _reference.KeyValidate(key):
+            return False
+        signed, named = signature_to_G2(proof), pubkey_to_G1(key)
+        if not subgroup_check(signed):
+            return False
+        ours = pairing(signed, G1, final_exponentiate=False)
+        theirs = pairing(hash_to_G2(digest, POSSESSION_TAG, hashlib.sha256), neg(named), final_exponentiate=False)
+        return bool(final_exponentiate(ours * theirs) == FQ12.one())
+    except Exception:  # malformed points, in py_ecc's words
+        return False
 
 
 def public_key_point(key: PublicKey) -> bytes:
