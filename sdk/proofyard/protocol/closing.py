@@ -1,0 +1,137 @@
+"""When a round closes that does not wait for everybody, and which deltas it takes: docs/federated.md.
+
+Task r * workers + w is that of shard w in round r. A round opens when the one before closes, the first one with its
+job. It closes once it is whole or, after its time-out, once a quorum of its tasks is committed; it takes what is
+committed by then, and of earlier rounds what came too late for them. Times are those of the blocks that batches were
+committed in, so everybody computes the same sets. A verifier can make a delta late by committing it late, within what
+the receipt that its worker holds allows; it cannot name a set.
+
+A set is one of tasks. Whose result of a task counts, verdicts say: work that is done again has the same bits and the
+same place, whenever it comes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from proofyard.protocol.certificate import Delta, Terms
+from proofyard.protocol.manifest import MAX_DEPS
+from proofyard.protocol.types import ProofyardError, TaskIndex
+
+BPS = 10_000
+Commit = tuple[int, TaskIndex]
+"""A batch with a signed commitment to a task was committed at this time (Unix seconds of its block)."""
+
+
+class ClosingRefused(ProofyardError, ValueError):
+    """Rules that no round could close by, or whose sets are too large."""
+
+
+class Closing(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules, as a manifest has them. `quorum` tasks of a round are enough after `timeout_s`. A delta that is n
+    rounds late, `late_rounds` at most, counts (`discount_bps` / 10,000)^n of itself (staleness as in FedBuff, arXiv
+    2106.06639)."""
+
+    quorum: Annotated[int, Meta(ge=1, le=MAX_DEPS)]
+    timeout_s: Annotated[int, Meta(ge=1, le=30 * 86_400)]
+    late_rounds: Annotated[int, Meta(ge=0, le=8)] = 1
+    discount_bps: Annotated[int, Meta(ge=0, le=BPS)] = BPS // 2
+
+    def scale(self, late: int) -> float:
+        """What a delta that is so many rounds late counts, correctly rounded."""
+        return float(Fraction(self.discount_bps, BPS) ** late)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A task whose delta a round takes, `late` rounds after its own."""
+
+    task: TaskIndex
+    late: int
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """`taken` in ascending order of tasks; `dropped`: tasks that no round takes any more."""
+
+    number: int
+    closed_at: int
+    taken: tuple[Taken, ...]
+    dropped: tuple[TaskIndex, ...]
+
+
+def check_closing(closing: Closing, workers: int) -> None:
+    """Raise `ClosingRefused` where rounds of so many workers cannot close by these rules."""
+    if closing.quorum > workers:
+        raise ClosingRefused(f"a quorum of {closing.quorum} is more than the {workers} workers of a round; give less")
+    most = workers * (1 + closing.late_rounds)
+    if most > MAX_DEPS:
+        raise ClosingRefused(
+            f"with {closing.late_rounds} late rounds a set may have {most} deltas, at most {MAX_DEPS} fit; give less"
+        )
+
+
+def close_rounds(
+    closing: Closing, workers: int, rounds: int, opened_at: int, commits: Iterable[Commit], now: int
+) -> tuple[ClosedRound, ...]:
+    """The rounds that are closed for good at `now`, the time of a block: no later block changes them. `commits` are all
+    of the job's on chain, in any order; those after `now` do not matter."""
+    times = _times(commits)
+    came: dict[TaskIndex, int] = {}
+    """When each task was first committed after its round had opened: before, it rested on something else."""
+    closed: list[ClosedRound] = []
+    left: set[TaskIndex] = set()
+    for number in range(rounds):
+        own = _tasks(workers, number)
+        came |= {task: at for task in own if (at := _first_after(opened_at, times.get(task, ()))) is not None}
+        at = _closes_at(closing, opened_at, [came[task] for task in own if task in came], workers)
+        if at is None or at >= now:
+            break
+        left.update(own)
+        taken = sorted(task for task in left if task in came and came[task] <= at)
+        left.difference_update(taken)
+        last = number == rounds - 1
+        dropped = sorted(task for task in left if last or task // workers <= number - closing.late_rounds)
+        left.difference_update(dropped)
+        late = (Taken(task, number - task // workers) for task in taken)
+        closed.append(ClosedRound(number, at, tuple(late), tuple(dropped)))
+        opened_at = at
+    return tuple(closed)
+
+
+def terms_of(closing: Closing, workers: int, sets: Sequence[Iterable[Delta]]) -> Terms:
+    """What the next round may take where nodes decide: `sets` are those that all rounds before it took."""
+    number = len(sets)
+    taken = {delta.task for each in sets[-closing.late_rounds - 1 :] for delta in each}
+    earlier = range(max(0, number - closing.late_rounds), number)
+    late = (task for each in earlier for task in _tasks(workers, each) if task not in taken)
+    own = range(number * workers, (number + 1) * workers)
+    return Terms(own, closing.quorum, frozenset(late))
+
+
+def _times(commits: Iterable[Commit]) -> Mapping[TaskIndex, Sequence[int]]:
+    times: defaultdict[TaskIndex, list[int]] = defaultdict(list)
+    for at, task in commits:
+        times[task].append(at)
+    return times
+
+
+def _tasks(workers: int, number: int) -> tuple[TaskIndex, ...]:
+    return tuple(map(TaskIndex, range(number * workers, (number + 1) * workers)))
+
+
+def _first_after(opened_at: int, times: Sequence[int]) -> int | None:
+    return min((at for at in times if at > opened_at), default=None)
+
+
+def _closes_at(closing: Closing, opened_at: int, came: Sequence[int], workers: int) -> int | None:
+    """When the last task has come, or time-out and quorum both: whichever is first."""
+    ordered = sorted(came)
+    whole = [ordered[-1]] if len(ordered) == workers else []
+    enough = [max(opened_at + closing.timeout_s, ordered[closing.quorum - 1])] if len(ordered) >= closing.quorum else []
+    return min(whole + enough, default=None)
