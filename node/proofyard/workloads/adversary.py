@@ -95,7 +95,7 @@ class Crashing(TrainRunner):
     """Ends its process in the middle of every task."""
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
-        if index >= self.params.segments // 2:
+        if index >= self.params.segments_of(self._shard) // 2:
             os._exit(3)
         return super().run(index, before, progress)
 

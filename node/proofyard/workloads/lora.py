@@ -64,8 +64,8 @@ class LoraWorkload:
                     index=TaskIndex(first + shard),
                     kind=TRAIN,
                     deps=before,
-                    segments=params.segments,
-                    work_units=params.task_steps * params.batch * params.seq_len,
+                    segments=params.segments_of(shard),
+                    work_units=params.steps_of(shard) * params.batch * params.seq_len,
                     label=f"round {number + 1}, shard {shard + 1}",
                 )
                 for shard in range(params.workers)

@@ -130,8 +130,8 @@ def largest_averaged(params: LoraParams) -> float:
 
 def check_finished(params: LoraParams, round_number: int, shard: int, tensors: Mapping[str, Array]) -> None:
     """Raise `StateRefused` for a last state of a task with compression that breaks a law; it has its schema already."""
-    if tensors[STEP] != params.task_steps:
-        raise StateRefused(f"is {tensors[STEP]} in the last state, expected {params.task_steps}", STEP)
+    if tensors[STEP] != params.steps_of(shard):
+        raise StateRefused(f"is {tensors[STEP]} in the last state, expected {params.steps_of(shard)}", STEP)
     values = sum(spec.count for spec in trained_schema(params, params.rank_of(shard)).values())
     largest = min(sent_bound(params, round_number, values), largest_averaged(params))
     check_last(params, round_number, shard, tensors, largest)

@@ -30,6 +30,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     job), `beta1`, `beta2`, `eps`, `weight_decay`; gradients are clipped to the norm `clip`. Moments start at zero in
     every round. With `lr` 0 only the moments change.
     A step takes `batch` sequences of `seq_len` predicted tokens; a task has `segments` segments of `segment_steps`.
+    `shard_segments` gives each shard a number of its own, the largest being `segments`, for machines that are slower; a
+    shard's delta counts in a mean by its work.
     Outer optimizer: Nesterov momentum on the averaged delta (DiLoCo, arXiv 2311.08105); `outer_lr` 1 and
     `outer_momentum` 0 is plain averaging. A delta longer than `max_delta_ratio` times the median one is shortened
     to that.
@@ -71,6 +73,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     aggregation: Literal["fedit", "ffa", "fedex", "flora"] = "fedit"
     ranks: Annotated[tuple[Annotated[int, Meta(ge=1, le=1024)], ...], Meta(max_length=10_000)] = ()
     rslora: bool = False
+    shard_segments: Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], Meta(max_length=10_000)] = ()
     merged_rank: Annotated[int, Meta(ge=0, le=MAX_RANK)] = 0
     outer: Literal["none", "plain", "nesterov"] = "nesterov"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
@@ -116,7 +119,22 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def task_steps(self) -> int:
+        """Of a round: those of the shard that does most."""
         return self.segments * self.segment_steps
+
+    def segments_of(self, shard: int) -> int:
+        """Of a task of a shard."""
+        return self.shard_segments[shard] if self.shard_segments else self.segments
+
+    def steps_of(self, shard: int) -> int:
+        """Of a task of a shard."""
+        return self.segments_of(shard) * self.segment_steps
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The work of each shard's tasks as the smallest whole numbers; 1 where all do the same."""
+        segments = [self.segments_of(shard) for shard in range(self.workers)]
+        return tuple(each // math.gcd(*segments) for each in segments)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0 over all rounds."""

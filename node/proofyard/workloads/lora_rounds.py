@@ -182,7 +182,7 @@ def merge_step(
     flora: every product w B A is merged, and the adapter begins anew.
     """
     starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    factors = shortening([delta_norm(*each) for each in zip(starts, trained, strict=True)], params.max_delta_ratio)
+    factors = _shortened_by(params, starts, trained)
     changes = [Change(*each) for each in zip(starts, trained, factors, strict=True)]
     weights = _weights(params, base, changes, purpose)
     seed, round_number = purpose
@@ -202,20 +202,22 @@ def merge_step(
 def _update(params: LoraParams, base: Tensors, trained: Sequence[Tensors], purpose: Sequence[int]) -> dict[str, Array]:
     """The averaged update, binary64, in the order of the names."""
     starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    factors = shortening([delta_norm(*each) for each in zip(starts, trained, strict=True)], params.max_delta_ratio)
+    factors = _shortened_by(params, starts, trained)
     if params.robust != "mean":
         changes = [Change(base, each, factor) for each, factor in zip(trained, factors, strict=True)]
         found = aggregate(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
         return {name: found[name].reshape(base[name].shape) for name in sorted(base)}
     # A shard of a smaller rank has no say in the columns that it does not train.
-    counts = np.array([sum(params.rank_of(s) > rank for s in range(params.workers)) for rank in range(params.rank)])
+    shares = params.shares
+    columns = range(params.rank)
+    totals = np.array([sum(share for s, share in enumerate(shares) if params.rank_of(s) > rank) for rank in columns])
     update: dict[str, Array] = {}
     for name in sorted(base):
         mean = np.zeros(base[name].shape, np.float64)
-        for factor, start, adapter in zip(factors, starts, trained, strict=True):
-            delta = _delta(start, adapter, name) * factor
+        for share, factor, start, adapter in zip(shares, factors, starts, trained, strict=True):
+            delta = _delta(start, adapter, name) * (factor * share)
             mean[tuple(map(slice, delta.shape))] += delta
-        mean /= counts if name.endswith("lora_B") else counts[:, None]
+        mean /= totals if name.endswith("lora_B") else totals[:, None]
         update[name] = mean
     return update
 
@@ -223,7 +225,7 @@ def _update(params: LoraParams, base: Tensors, trained: Sequence[Tensors], purpo
 def _weights(params: LoraParams, base: Tensors, changes: Sequence[Change], purpose: Sequence[int]) -> list[float]:
     """Of each shard's product."""
     if params.robust == "mean":
-        return [1 / params.workers] * params.workers
+        return [share / sum(params.shares) for share in params.shares]
     return weigh(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
 
 
@@ -259,6 +261,12 @@ def _mean(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
     for array, weight in zip(arrays, weights, strict=True):
         total = total + array * weight
     return total
+
+
+def _shortened_by(params: LoraParams, starts: Sequence[Tensors], trained: Sequence[Tensors]) -> list[float]:
+    """The factor of each shard's delta; compared are their lengths for the same work."""
+    norms = [delta_norm(*each) for each in zip(starts, trained, strict=True)]
+    return shortening([norm / share for norm, share in zip(norms, params.shares, strict=True)], params.max_delta_ratio)
 
 
 def delta_norm(base: Tensors, adapter: Tensors) -> float:

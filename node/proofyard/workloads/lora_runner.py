@@ -112,7 +112,7 @@ class TrainRunner:
         return Progress(
             segment=index,
             step=step + 1,
-            steps=self.params.task_steps,
+            steps=self.params.steps_of(self._shard),
             loss=total / learned,
             tokens_per_s=tokens / seconds,
             rss_bytes=psutil.Process().memory_info().rss,

@@ -48,6 +48,8 @@ def training_length(epochs: float, rows: int, params: LoraParams) -> TrainingLen
     """The shortest training of at least so many epochs, of data that make `rows` sequences for all workers together.
     A round has at most the segments and steps of `params`; what is left over is spread over all of them. Raises
     `JobRefused` where that makes too many tasks."""
+    if params.shard_segments:
+        raise JobRefused("epochs: shards train for different lengths, options.shard_segments says; give rounds instead")
     steps = max(1, math.ceil(epochs * rows / (params.workers * params.batch)))
     rounds = math.ceil(steps / params.task_steps)
     if rounds * params.workers > MAX_TASKS:

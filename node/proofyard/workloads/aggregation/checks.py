@@ -19,6 +19,7 @@ COORDINATEWISE = ("trimmed-mean", "median")
 def check_aggregation(params: "LoraParams") -> None:
     """Raise `ManifestRefused` for choices of aggregation that do not go together, by the first field that is wrong."""
     _check_ranks(params)
+    _check_segments(params)
     _check_outer(params)
     _check_robust(params)
     if params.merges:
@@ -41,6 +42,23 @@ def _check_ranks(params: "LoraParams") -> None:
     if params.robust != "mean" and len(set(params.ranks)) > 1:
         raise ManifestRefused(
             "params.ranks", f"differ, but robust {params.robust!r} compares updates of one shape; give mean or one rank"
+        )
+
+
+def _check_segments(params: "LoraParams") -> None:
+    said = params.shard_segments
+    if not said:
+        return
+    if len(said) != params.workers:
+        raise ManifestRefused("params.shard_segments", f"are {len(said)}, one for each of {params.workers} workers")
+    if max(said) != params.segments:
+        raise ManifestRefused(
+            "params.shard_segments", f"go up to {max(said)}, the largest must be segments {params.segments}"
+        )
+    if params.robust != "mean" and len(set(said)) > 1:
+        raise ManifestRefused(
+            "params.shard_segments",
+            f"differ, but robust {params.robust!r} compares updates of one length; give mean or one number",
         )
 
 

@@ -21,7 +21,7 @@ class CompressingRunner:
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         after = self.training.run(index, before, progress)
-        if index < self.params.segments - 1:
+        if index < self.params.segments_of(self.shard) - 1:
             return after
         return encode_state(finished(self.params, self.round_number, self.shard, decode_state(after)))
 
