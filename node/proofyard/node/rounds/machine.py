@@ -360,22 +360,20 @@ class RoundMachine:
 
     def _require_justified(self, proposal: Proposal) -> None:
         """That a quorum entered the view, and that none of it knew of a later prepared certificate than `high`."""
-        signers: list[Address] = []
-        for group in proposal.entered:
-            voters = self.roster.signed_by(group.signers)
-            self._require(bool(voters) and group.high < proposal.view)
-            nodes = [voter.node for voter in voters or ()]
-            subject = Digest(word(group.high))
-            self._require(self._signed(nodes, Phase.NEW_VIEW, proposal.view, subject, group.signature))
-            signers += nodes
+        groups = [(group, self.roster.signed_by(group.signers) or ()) for group in proposal.entered]
+        signers = [voter.node for _, voters in groups for voter in voters]
         self._require(len(set(signers)) == len(signers))
         self._require(proposal.view == 1 or self.roster.is_quorum(self.roster.weight(signers)))
+        latest = max((group.high for group in proposal.entered), default=0)
         if proposal.high is None:
-            self._require(all(group.high == 0 for group in proposal.entered))
-            self._require(not self.terms.objection(proposal.deltas))
+            self._require(latest == 0 and not self.terms.objection(proposal.deltas))
         else:
-            self._require(all(group.high <= proposal.high.view for group in proposal.entered) and not proposal.deltas)
+            self._require(latest <= proposal.high.view and not proposal.deltas)
             self._require_prepared(proposal.high, proposal.view)
+        for group, voters in groups:
+            nodes = [voter.node for voter in voters]
+            subject = Digest(word(group.high))
+            self._require(self._signed(nodes, Phase.NEW_VIEW, proposal.view, subject, group.signature))
 
     def _consider(self) -> None:
         """Vote for this view's proposal once everything in it is here. What was prepared a quorum has looked at."""
