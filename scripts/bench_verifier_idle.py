@@ -79,9 +79,9 @@ def main() -> None:
     asked = rpc.Provider._at
     with Path(told["counted"]).open("ab", buffering=0) as sink:
 
-        def count(self: Any, *question: Any, needs: bool) -> Any:
-            sink.write(b".")
-            return asked(self, *question, needs=needs)
+        def count(self: Any, *question: Any, needs: bool, many: int = 0) -> Any:
+            sink.write(b"." * (many or 1))
+            return asked(self, *question, needs=needs, many=many)
 
         rpc.Provider._at = count  # type: ignore[method-assign, assignment]
         service.run(settings)

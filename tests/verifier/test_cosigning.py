@@ -261,6 +261,23 @@ async def test_two_settlements_of_one_attempt_are_never_signed(court: Callable[.
             await show(here, again, sign=sign)
 
 
+async def test_a_record_that_was_looked_at_is_looked_at_again_once_its_batch_is_drawn_anew(
+    court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = court(honest, honest, honest)
+    await here.commit({0: (RIGHT, True)})
+    record = await here.evidence()
+    assert (await show(here, record, sign=False)).signature == b""
+    chain = here.signer.context.chain
+    anew = replace(chain.view(BATCH), seed=Digest(bytes(32)))
+    monkeypatch.setattr(chain, "view", lambda *_: anew)
+    with pytest.raises(RecordInvalid):
+        await show(here, record)
+    assert not signed(here), "a reorganisation would have bound it to a record that holds nowhere"
+    monkeypatch.undo()
+    assert (await show(here, record)).signature
+
+
 async def test_what_is_signed_is_written_down_first(
     court: Callable[..., Court], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,8 @@ class CoSigner:
         await fetch(context.store, message.record, [connection], max_bytes=MAX_RECORD_BYTES)
         data = await asyncio.to_thread(context.store.get_bytes, message.record, max_bytes=MAX_RECORD_BYTES)
         record = await asyncio.to_thread(decode_record, data)
-        key = (message.record, view.attempt, view.leader)
+        # What a record was held against: a reorganisation may draw the batch anew between a look and a signature.
+        key = (message.record, view.ref, view.leader, view.claimed_before, view.settled_before)
         if self._seen.get(key) is None and not context.settings.blind:
             try:
                 await self._check(view, record, connection)
