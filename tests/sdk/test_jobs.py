@@ -131,6 +131,8 @@ def test_a_lora_job_averages_b_alone_unless_it_says_otherwise(inputs: dict[str, 
     assert LoraJob(**inputs, workers=2, options={"outer_lr": 0.7}).manifest(*CIDS).params["outer"] == "plain"
     said = LoraJob(**inputs, workers=2, ranks=[4, 8], rslora=True).manifest(*CIDS).params
     assert (list(said["ranks"]), said["rslora"]) == ([4, 8], True)
+    unequal = LoraJob(**inputs, workers=2, segments=4, options={"shard_segments": [1, 4]}).manifest(*CIDS)
+    assert [task.segments for task in task_graph(load_workload("lora"), unequal)][:2] == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,7 @@ def test_a_lora_job_averages_b_alone_unless_it_says_otherwise(inputs: dict[str, 
         ({"ranks": [8]}, "params.ranks", "one for each of 2 workers"),
         ({"aggregation": "fedit", "ranks": [4, 8]}, "params.ranks", "take ffa or flora"),
         ({"aggregation": "fedex", "options": {"outer_lr": 0.5}}, "params.outer", "none"),
+        ({"options": {"shard_segments": [1, 2]}}, "params.shard_segments", "the largest must be segments 4"),
         ({"rslora": True, "options": {"use_rslora": True}}, "options.use_rslora", "one of them"),
     ],
 )
