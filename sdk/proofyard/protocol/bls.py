@@ -132,7 +132,7 @@ def prove_possession(secret: SecretKey, digest: bytes) -> BlsSignature:
 
 
 def verify_possession(key: PublicKey, digest: bytes, proof: BlsSignature) -> bool:
-    """Whether `prove_possession` made `proof` with the secret of this key. About 0.7 s, with either backend."""
+    """Whether `prove_possession` made `proof` with the secret of this key. About 0.3 s, with either backend."""
     try:
         if not _reference.KeyValidate(key):
             return False
