@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-nat bench-pipeline bench-transport bench-verifier gpu-check journeys soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -63,6 +63,9 @@ bench-verifier: setup ## tasks a second, cost, gas and memory of a verifier with
 
 bench-economics: setup ## honest against strategic owners with the shipped parameters: docs/economics.md (a few minutes)
 	@$(PY) scripts/bench_economics.py
+
+bench-sandbox: setup ## attempts to get out of the sandbox, and what it costs: out/bench/sandbox.json (about 2 minutes)
+	@$(PY) scripts/bench_sandbox.py
 
 gpu-check: setup ## exact execution on a CUDA device against this machine's CPU: bits and times
 	@$(PY) scripts/gpu_check.py

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench_exact_setup import CACHE, ROOT, Bench, say
 from proofyard.workloads.executor import Executor
+from proofyard.workloads.sandbox import Mechanisms, Sandbox
 from proofyard.workloads.workload import Resources
 
 SLOW = ("reference",)
@@ -32,7 +33,8 @@ class Variant:
 
     def executor(self, folder: Path) -> Executor:
         """A process of its own for this variant; it is started again with the same variables where it ends."""
-        return Executor(folder, resources=self.resources, python=str(self._launcher(folder)))
+        sandbox = Sandbox(mechanisms=Mechanisms())  # another build of torch, on jobs of our own
+        return Executor(folder, resources=self.resources, python=str(self._launcher(folder)), sandbox=sandbox)
 
     def libraries(self, folder: Path) -> str:
         """The release of torch and the kernels that it says it uses."""

@@ -21,7 +21,7 @@ from bench_pipeline_timeline import Span
 from proofyard.artifacts import BlockStore
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid, TaskIndex
-from proofyard.workloads.executor import environment
+from proofyard.workloads.warmup import environment
 from proofyard.workloads.workload import Inputs, Progress, Resources, load_workload, task_graph
 
 

@@ -47,7 +47,7 @@ async def test_what_others_need_at_once_is_given_back_with_its_memory(start: Cal
     given_back = await node.agent.close("blender uses the GPU", at_once=True)
     assert len(given_back) == 2
     await until(lambda: len(node.links.told(TaskFailed)) == 2)
-    await until(lambda: node.agent._executor._process is None)  # its memory is free
+    await until(lambda: node.agent._executor._child is None)  # its memory is free
     assert node.agent.current is None and not node.agent.works and not node.links.delivered
     assert not node.journal.open_tasks(), "a restart does not take up what was given back"
     node.agent.open()

@@ -196,12 +196,13 @@ def test_a_template_that_means_harm_or_errs_is_refused(model, tmp_path, template
         rendered(model, tmp_path, TALK, seq_len=512, chat_template=str(file))
 
 
-def test_the_process_that_renders_knows_no_secret(monkeypatch):
+def test_the_process_that_renders_knows_no_secret(monkeypatch, tmp_path):
     given = {}
     monkeypatch.setenv("PROOFYARD_PASSWORD_FILE", "/secret")
-    monkeypatch.setattr(chat_child.subprocess, "run", lambda *_, **more: given.update(more) or 1 / 0)
+    monkeypatch.setattr(chat_child.Sandbox, "run", lambda *_, **more: given.update(more) or 1 / 0)
+    (tmp_path / "data").touch()
     with pytest.raises(ZeroDivisionError):
-        chat_child.render_chats(chat_child.Order("m", "", "d", "o", 1))
+        chat_child.render_chats(chat_child.Order("m", "", str(tmp_path / "data"), str(tmp_path / "out"), 1))
     assert "PROOFYARD_PASSWORD_FILE" in os.environ
     assert set(given["env"]) <= {*["PATH", "PYTHONPATH", "LANG", "TMPDIR", "PYTHONHASHSEED", "TOKENIZERS_PARALLELISM"]}
 

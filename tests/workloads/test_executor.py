@@ -29,6 +29,7 @@ from proofyard.workloads.errors import (
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.state import decode_state, encode_state
+from proofyard.workloads.state_store import job_folder
 from proofyard.workloads.workload import Inputs, Resources, load_workload
 
 
@@ -126,7 +127,10 @@ async def test_errors_of_the_computation_come_back_typed_and_the_executor_lives_
             await executor.run_task(lora_manifest(modules={"model.nothing": (64, 64)}), task, tiny)
         with pytest.raises(InputRefused, match=r"config\.json"):
             await executor.run_task(manifest, task, Inputs(tmp_path, tiny.data))
+        await executor.run_segment(manifest, task, 0, state, tiny)
         pid = executors()[0].pid
+        with pytest.raises(StateRefused):
+            await executor.run_segment(manifest, task, 1, state, tiny)
         await executor.run_segment(manifest, task, 0, state, tiny)
         assert executors()[0].pid == pid
 
@@ -186,7 +190,9 @@ async def test_cancelling_a_call_leaves_no_process_and_the_next_call_works(tiny,
 async def test_a_silent_executor_is_ended(tiny, lora_manifest, tmp_path):
     manifest = lora_manifest()
     async with Executor(tmp_path) as executor:
-        executors()[0].suspend()
+        await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
+        for process in (*executors(), *executors()[0].children(recursive=True)):
+            process.suspend()
         executor._silence_s = 0.2
         with pytest.raises(TimeLimit, match="silent"):
             await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
@@ -249,25 +255,45 @@ async def test_an_unknown_adversary_is_named(tiny, lora_manifest, tmp_path):
             await executor.run_task(manifest, WORKLOAD.graph(manifest)[0], tiny)
 
 
-def test_the_child_dies_with_its_parent(tmp_path):
+async def test_another_job_gets_another_process_and_nothing_of_the_first(tiny, tmp_path):
+    params = {"rows": 100, "segment_rows": 100, "segments": 1}
+    one, other = (Manifest(workload="map", data=Cid("data"), params=params, seed=seed) for seed in (1, 2))
+    async with Executor(tmp_path) as executor:
+        await executor.run_task(one, load_workload("map").graph(one)[0], tiny)
+        (first,) = executors()
+        await executor.run_task(other, load_workload("map").graph(other)[0], tiny)
+        (second,) = executors()
+        assert first.pid != second.pid
+        assert str(job_folder(tmp_path, one)) not in " ".join(second.cmdline())
+
+
+def test_the_child_dies_with_its_parent(tiny, tmp_path):
     code = (
         "import asyncio, sys, psutil\n"
         "from pathlib import Path\n"
+        "from proofyard.protocol.manifest import Manifest\n"
         "from proofyard.workloads.executor import Executor\n"
+        "from proofyard.workloads.workload import Inputs, load_workload\n"
+        "job = Manifest(workload='map', data='data', params={'rows': 100, 'segment_rows': 100, 'segments': 1})\n"
         "async def main():\n"
-        "    async with Executor(Path(sys.argv[1])):\n"
-        "        print(psutil.Process().children()[0].pid, flush=True)\n"
+        "    async with Executor(Path(sys.argv[1])) as executor:\n"
+        "        task = load_workload('map').graph(job)[0]\n"
+        "        await executor.run_task(job, task, Inputs(data=Path(sys.argv[2])))\n"
+        "        found = psutil.Process().children(recursive=True)\n"
+        "        print(*(each.pid for each in found), flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(tiny.data)], stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    psutil.wait_procs([child], timeout=10)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    psutil.wait_procs(children, timeout=10)
+    assert children and not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_importing_the_parent_side_does_not_load_torch():

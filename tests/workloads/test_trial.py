@@ -18,6 +18,7 @@ from proofyard.workloads import trial
 from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread, OutOfMemory, to_wire
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.trial import try_model
+from proofyard.workloads.warmup import Warm
 
 CIDS = (Cid("model"), Cid("data"))
 
@@ -80,13 +81,14 @@ def answering(monkeypatch: pytest.MonkeyPatch, output: bytes | Exception) -> Non
             raise output
         return SimpleNamespace(stdout=output)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(trial.Sandbox, "run", run)
+    monkeypatch.setattr(trial, "warm_up", lambda resources: Warm())
 
 
 def test_a_model_that_is_misread_is_refused_before_it_is_paid_for(
     model: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answering(monkeypatch, msgspec.json.encode(to_wire(ModelMisread("it computes 30% apart"))))
+    answering(monkeypatch, msgspec.json.encode((to_wire(ModelMisread("it computes 30% apart")), [])))
     with (
         pytest.raises(JobRefused, match=r"^model: it computes 30% apart; nothing was published or paid"),
         refusing(),
@@ -101,8 +103,8 @@ def test_a_model_that_is_misread_is_refused_before_it_is_paid_for(
         b"Killed",
         b"[1]",
         subprocess.TimeoutExpired("x", 1),
-        msgspec.json.encode(to_wire(OutOfMemory("no room"))),
-        msgspec.json.encode(to_wire(ExecutionError("transformers cannot load model to check it"))),
+        msgspec.json.encode((to_wire(OutOfMemory("no room")), [])),
+        msgspec.json.encode((to_wire(ExecutionError("transformers cannot load model to check it")), [])),
     ],
 )
 def test_what_this_machine_alone_lacks_stops_nobody(

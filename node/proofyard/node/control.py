@@ -45,7 +45,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
-    holds, what is under way first; `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
+    holds, what is under way first; `sandbox`: what holds it;
+    `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
     where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
     last; `claims`: what it says its machine can do, and what verifiers that checked it said;
     `reached`: how others reach it; `sent`: bytes of artifacts since it started, to verifiers and to others."""
@@ -58,6 +59,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     works: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
     limits: Limits = Limits()
+    sandbox: str = ""
     blind: tuple[str, ...] = ()
     sample: dict[str, Any] = {}
     page: str = ""

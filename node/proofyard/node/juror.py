@@ -18,6 +18,7 @@ from proofyard.disputes.voting import Seat
 from proofyard.node.duties import Duties
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.executor import Executor
+from proofyard.workloads.sandbox import Sandbox
 from proofyard.workloads.workload import Inputs, Resources
 
 logger = logging.getLogger("proofyard.node")
@@ -35,16 +36,17 @@ class SpareExecutor:
     """The node's own executor while it is idle. A vote cannot wait for the end of a long task, so while one is computed
     a second process is started under `folder`."""
 
-    def __init__(self, executor: Executor, resources: Resources, folder: Path) -> None:
+    def __init__(self, executor: Executor, resources: Resources, folder: Path, sandbox: Sandbox | None = None) -> None:
         self._executor = executor
         self._resources = resources
         self._folder = folder
+        self._sandbox = sandbox
         self._turn = asyncio.Lock()
 
     async def run_segment(self, manifest: Manifest, task: TaskSpec, index: int, before: bytes, inputs: Inputs) -> bytes:
         if not self._executor.busy:
             return await self._executor.run_segment(manifest, task, index, before, inputs)
-        async with self._turn, Executor(self._folder, resources=self._resources) as executor:
+        async with self._turn, Executor(self._folder, resources=self._resources, sandbox=self._sandbox) as executor:
             return await executor.run_segment(manifest, task, index, before, inputs)
 
 

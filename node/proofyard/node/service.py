@@ -58,6 +58,7 @@ from proofyard.transport.reach import (
 from proofyard.transport.relay import RelayLimits
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.model_files import link_model
+from proofyard.workloads.sandbox import Sandbox
 from proofyard.workloads.workload import Resources, load_workload
 
 logger = logging.getLogger("proofyard.node")
@@ -101,12 +102,19 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         memory_bytes=settings.memory_limit_bytes or None,
         micro_batch=settings.micro_batch or None,
     )
+    sandbox = _sandbox(settings)
     known = settings.endpoint or await asyncio.to_thread(_registered, chain, wallet.address)
     seats = [each.endpoint for each in await asyncio.to_thread(chain.active_verifiers)]
     host, port = listening_host(settings.host, known, *seats), listening_port(settings.port, known)
     journal = Journal(settings.data_dir / "node.db")
     async with (
-        Executor(settings.data_dir / "executor", resources=resources, adversary=executor_adversary) as executor,
+        Executor(
+            settings.data_dir / "executor",
+            resources=resources,
+            adversary=executor_adversary,
+            silence_s=settings.max_step_s,
+            sandbox=sandbox,
+        ) as executor,
         Endpoint(wallet, network=chain.domain, host=host, port=port) as endpoint,
     ):
         if withheld := sorted(set(settings.workloads) - set(offered(settings.workloads, executor.backend))):
@@ -140,9 +148,10 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
         meter = Meter(settings.data_dir, settings.watts)
+        held = sandbox.described() if sandbox.holds else ""
         proving = Proving(settings, wallet, chain, endpoint, links, agent, executor)
         sensors = Sensors(on_gpu="cuda" in executor.backend)
-        watch = Watch(settings, agent, links, endpoint, sensors, meter, presence.summary)
+        watch = Watch(settings, agent, links, endpoint, sensors, meter, presence.summary, held)
         agent.leave_for_later(watch.waits)
         clock = asyncio.get_running_loop().time
 
@@ -156,7 +165,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark, watch.on_sent)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
-        spare = SpareExecutor(executor, resources, settings.data_dir / "jury")
+        spare = SpareExecutor(executor, resources, settings.data_dir / "jury", sandbox)
         network = Network(
             chain,
             endpoint,
@@ -250,6 +259,22 @@ async def _in_court(
     )
     bench = [keep_on_bench(chain, owner, settings.workloads)] if settings.jury else []
     await run_together(watch.run(), *bench)
+
+
+def _sandbox(settings: NodeSettings) -> Sandbox:
+    """What holds strangers' work here, which the log says. Raises `SandboxRefused` where nothing does."""
+    box = Sandbox(
+        engine=settings.sandbox,
+        image=settings.sandbox_image,
+        hidden=(settings.wallet.absolute(), settings.data_dir.absolute()),
+        required=not settings.unsandboxed,
+    )
+    box.check()
+    if not box.holds:
+        logger.warning("strangers' work runs without a sandbox, as unsandboxed says: it can do what this user can")
+    else:
+        logger.info("strangers' work is held by %s", box.described())
+    return box
 
 
 def _registered(chain: ChainClient, wallet: Address) -> str:

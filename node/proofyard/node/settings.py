@@ -52,6 +52,11 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     the router let others reach this node, by PCP or NAT-PMP.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
+    What holds strangers' work (see docs/sandbox.md). `sandbox`: `docker` or `podman` for a container of
+    `sandbox_image`, which is named by its digest; without it bubblewrap, Landlock and seccomp, as far as they are
+    there. `unsandboxed`: take strangers' work even where nothing of these holds it. `max_step_s`: seconds in which a
+    job has to show a sign of life.
+
     `stop_s`: seconds in which the segment under way may end when the node is stopped.
     `prove_s`: seconds that the memory which this node claims may take to fill when a verifier checks it, and so how
     much is claimed (see `proofyard.node.proving`); 0 claims nothing.
@@ -112,6 +117,10 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     relay_bytes_s: Amount = 0
     map_port: bool = True
     ipfs: str = ""
+    sandbox: Literal["", "docker", "podman"] = ""
+    sandbox_image: str = ""
+    unsandboxed: bool = False
+    max_step_s: Seconds = 900.0
     stop_s: Amount = 30
     prove_s: Amount = 60
     watts: Amount = 0

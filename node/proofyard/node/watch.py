@@ -50,7 +50,9 @@ class Watch:
         sensors: Sensors,
         meter: Meter,
         reached: Callable[[], str] = str,
+        sandbox: str = "",
     ) -> None:
+        self._sandbox = sandbox
         self._folder: Path = settings.data_dir
         self._settings = limits_of(settings)
         self._agent, self._links, self._endpoint = agent, links, endpoint
@@ -156,6 +158,7 @@ class Watch:
             works=tuple(work.name for work in self._agent.works[:MOST_WORKS]),
             verifiers=tuple(sorted(connection.peer for connection in self._links.live())),
             limits=self._limits,
+            sandbox=self._sandbox,
             blind=tuple(blind_spots(self._limits, self._sample)),
             sample={name: value for name, value in asdict(self._sample).items() if value is not None},
             page=self.page if running else "",

@@ -1,19 +1,19 @@
 """Conversations rendered by a model's chat template, in a process of its own: `render_chats` starts it.
 
-A template is a stranger's program, so this process is given no key: no environment but what Python needs, no open file
-but the ones named here; and it has limits on memory, on what it writes, and on the time of one conversation, which the
+A template is a stranger's program, so this process is in the sandbox: no environment but what Python needs, no file but
+the ones named here; and it has limits on memory, on what it writes, and on the time of one conversation, which the
 kernel enforces. Beside the text of a conversation it writes which of its tokens are learned, so that no node ever runs
 a template.
 """
 
 import os
 import signal
-import subprocess
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import msgspec
@@ -22,6 +22,8 @@ from proofyard.protocol.codec import prepared
 from proofyard.workloads.chat import ASSISTANT, Turn, is_conversation, read_turns
 from proofyard.workloads.chat_templates import Rendered, Span, Template, special_tokens, template_of
 from proofyard.workloads.errors import InputRefused, from_wire, to_wire
+from proofyard.workloads.model_files import files_of
+from proofyard.workloads.sandbox import Policy, Sandbox
 from proofyard.workloads.text_data import Document, numbered_lines
 from proofyard.workloads.tokenizer import Tokenizer
 
@@ -74,13 +76,28 @@ class _Ended(msgspec.Struct, frozen=True):
 def render_chats(order: Order) -> Done:
     """Have a process of its own render a file of conversations. Raises `InputRefused` with the line that cannot be."""
     passed = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "TMPDIR") if name in os.environ}
-    ran = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", __name__],
-        input=msgspec.json.encode(order),
-        capture_output=True,
-        check=False,
-        env=passed | {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
-    )
+    most = GROWTH * Path(order.data).stat().st_size + (64 << 20)
+    with TemporaryDirectory(prefix="rendering-", dir=Path(order.dest).absolute().parent) as folder:
+        written = Path(folder) / "rendered"
+        written.touch(0o600)
+        template = Path(order.template)
+        own = (template.absolute(),) if template.is_file() else ()
+        given = msgspec.structs.replace(
+            order,
+            model=str(Path(order.model).absolute()),
+            template=str(own[0]) if own else order.template,
+            data=str(Path(order.data).absolute()),
+            dest=str(written),
+        )
+        reads = tuple(file for path in (Path(given.model), Path(given.data), *own) for file in files_of(path))
+        policy = Policy(read=reads, write=(folder,), file_bytes=most)
+        ran = Sandbox().run(
+            policy,
+            __name__,
+            data=msgspec.json.encode(given),
+            env=passed | {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        written.replace(order.dest)
     lines = ran.stdout.split(b"\n")
     with suppress(msgspec.MsgspecError):
         ended = msgspec.json.decode(lines[-1], type=prepared(_Ended))
@@ -170,7 +187,7 @@ def _rendered(order: Order, out: BinaryIO) -> Iterator[tuple[Document, int, bool
 def render(order: Order, out: BinaryIO) -> Done:
     """Write the documents; `out` is told which line is next."""
     conversations = shortened = learned = tokens = 0
-    with Path(order.dest).open("wb") as stream:
+    with Path(order.dest).open("r+b") as stream:  # it is there: in the sandbox no file is made
         for document, count, cut in _rendered(order, out):
             stream.write(msgspec.json.encode(document) + b"\n")
             conversations, shortened, tokens = conversations + 1, shortened + cut, tokens + count
@@ -183,9 +200,7 @@ def main() -> None:
     import resource
 
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=prepared(Order))
-    most = GROWTH * Path(order.data).stat().st_size + (64 << 20)
-    for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, most), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(kind, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         ended = _Ended(done=render(order, sys.stdout.buffer))
     except InputRefused as error:

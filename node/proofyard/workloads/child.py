@@ -1,25 +1,27 @@
-"""The process that computes: `python -m proofyard.workloads.child`, started and fed by an `Executor`.
+"""The process that computes: `proofyard.workloads.child` in a sandbox, started and fed by an `Executor`, for one job.
 
-Orders come in on stdin, reports go out on what was stdout; anything that a library prints goes to stderr. The
-process ends when its parent does: stdin closes then, and Linux is asked to kill it as well.
+Orders come in on stdin, reports go out on what was stdout; anything that a library prints goes to stderr. What is
+computed goes to files that are there already (`Outbox`); whoever started it takes it from there. The process ends when
+its parent does: stdin closes then, and Linux is asked to kill it as well.
 """
 
 import contextlib
-import json
 import logging
 import os
 import queue
 import resource
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, assert_never
 
-from proofyard.runtime.parent import end_with_parent
+import msgspec
+
+from proofyard.workloads.checked import Checked, use
 from proofyard.workloads.errors import (
     ExecutionError,
     OutOfMemory,
@@ -33,29 +35,47 @@ from proofyard.workloads.frames import (
     Failed,
     FromChild,
     InputPaths,
+    ModelChecked,
     Order,
     Ready,
     RunSegment,
     RunTask,
     SegmentDone,
+    StateFound,
     StateWritten,
     Step,
     Stop,
+    Taken,
     TaskDone,
     frame,
     read_order,
 )
 from proofyard.workloads.state import MAX_STATE_BYTES
-from proofyard.workloads.state_store import StateStore, write_durably
+from proofyard.workloads.state_store import Outbox, StateStore, state_digest
+from proofyard.workloads.warmup import Warm
 from proofyard.workloads.workload import Inputs, Progress, Resources, SegmentRunner, Workload, load_workload
 
 logger = logging.getLogger("proofyard.workloads")
 
 
+class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is started with. `warm`: the arithmetic that it computes in. `outbox`
+    and its `slots`: where it writes to. `checked`: see `checked.Checked`, of the model called `model`."""
+
+    resources: Resources
+    warm: Warm
+    adversary: str | None
+    outbox: str
+    slots: tuple[str, ...]
+    checked: str
+    model: str
+
+
 class Child:
     """Executes one order at a time."""
 
-    def __init__(self, out: BinaryIO, resources: Resources, adversary: str | None) -> None:
+    def __init__(self, out: BinaryIO, outbox: Outbox, resources: Resources, adversary: str | None) -> None:
+        self.outbox = outbox
         self._out = out
         self._resources = resources
         self._adversary = adversary
@@ -93,21 +113,21 @@ class Child:
         workload.check(manifest)
         store = StateStore(Path(order.folder))
         state = workload.initial_state(manifest, task, inputs)
-        self.report(StateWritten(0, str(store.write(0, state))))
+        self._keep(0, state)
         resumed = 0
         for number in range(1, task.segments + 1):
             if (found := store.read(number)) is None:
                 break
             path, state = found
             resumed = number
-            self.report(StateWritten(number, str(path)))
+            self.report(StateFound(number, path.stem.partition("-")[2]))
         if resumed < task.segments:
             runner = self._runner(order, inputs)
 
             def keep(index: int, state: bytes) -> None:
                 if not self._adversary:
                     _check_after(workload, order, index, state)
-                self.report(StateWritten(index + 1, str(store.write(index + 1, state))))
+                self._keep(index + 1, state)
 
             # A state is checked and written while the next segment is computed.
             with ThreadPoolExecutor(1) as beside:
@@ -119,13 +139,17 @@ class Child:
                     kept = beside.submit(keep, index, state)
                 if kept is not None:
                     kept.result()
+        self.outbox.settle()
         result = workload.result(manifest, task, lambda number: _stored(store, number))
         if self._adversary:
             from proofyard.workloads.adversary import corrupt_result
 
             result = corrupt_result(self._adversary, result)
-        path = write_durably(Path(order.folder) / "result.bin", result)
-        return TaskDone(str(path), resumed, time.process_time() - began)
+        return TaskDone(self.outbox.write(result), resumed, time.process_time() - began)
+
+    def _keep(self, number: int, state: bytes) -> None:
+        """Have state `number` kept."""
+        self.report(StateWritten(number, self.outbox.write(state), state_digest(state)))
 
     def _run_segment(self, order: RunSegment) -> SegmentDone:
         began = time.process_time()
@@ -136,8 +160,7 @@ class Child:
         runner = self._runner(order, _inputs(order.inputs))
         after = runner.run(order.index, before, self._progress)
         _check_after(workload, order, order.index, after)
-        write_durably(Path(order.after), after)
-        return SegmentDone(time.process_time() - began)
+        return SegmentDone(self.outbox.write(after), time.process_time() - began)
 
     def _runner(self, order: RunTask | RunSegment, inputs: Inputs) -> SegmentRunner:
         workload = load_workload(order.manifest.workload)
@@ -183,6 +206,8 @@ def _receive(stream: BinaryIO, orders: "queue.Queue[Order]", child: Child) -> No
     while (message := read_order(stream)) is not None:
         if isinstance(message, Stop):
             child.stopping.set()
+        elif isinstance(message, Taken):
+            child.outbox.taken(message.slot)
         else:
             child.stopping.clear()
             orders.put(message)
@@ -207,20 +232,22 @@ def private_stdout() -> Iterator[BinaryIO]:
 
 
 def main() -> None:
-    settings = json.loads(sys.argv[1])
-    end_with_parent(settings["parent"], signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    settings = msgspec.json.decode(sys.argv[1], type=ChildSettings)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    resources = Resources(**settings["resources"])
+    resources = settings.warm.used(settings.resources)
     with private_stdout() as out:
-        child = Child(out, resources, settings["adversary"])
+        outbox = Outbox(Path(settings.outbox), settings.slots)
+        child = Child(out, outbox, resources, settings.adversary)
+        known = Checked(Path(settings.checked), settings.model)
+
+        def tell(key: str, apart: float) -> None:
+            child.report(ModelChecked(key, apart))
+            known.wait(key)
+
+        use(replace(known, tell=tell))
         orders: queue.Queue[Order] = queue.Queue()
         threading.Thread(target=_receive, args=(sys.stdin.buffer, orders, child), daemon=True).start()
-        limit_memory(resources.memory_bytes)
-        from proofyard.workloads.exact import choose_backend
-
-        child.report(Ready(choose_backend(resources)))
+        child.report(Ready())
         while True:
             child.execute(orders.get())
 

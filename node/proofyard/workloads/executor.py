@@ -1,49 +1,62 @@
-"""Runs tasks and segments in a separate process, so that a crash, a leak or a lack of memory there is survived here.
+"""Runs tasks and segments in a process of their own in the sandbox, so that what a job does is not done to this one: it
+cannot harm the machine, and a crash, a leak or a lack of memory there is survived here.
 
     async with Executor(folder) as executor:
         trace = await executor.run_task(manifest, task, inputs, on_progress=print)
         after = await executor.run_segment(manifest, task, 3, before, inputs)
 
-One order runs at a time; others wait their turn. The child keeps the model loaded between orders and is started
-again after a crash. This module never imports torch.
+One order runs at a time; others wait their turn. The child keeps the model loaded between orders of one job on the same
+files; another job gets another child, which can reach nothing of the first. Nothing that a child says is believed: its
+messages have a limit, its files are looked at before they are taken. This module never imports torch.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.workloads.checked import Checked, checked_folder
+from proofyard.workloads.child import ChildSettings
+from proofyard.workloads.confined import Confined, Limit, erase
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfMemory, TimeLimit, from_wire
 from proofyard.workloads.frames import (
     LENGTH,
+    MAX_REPORT_BYTES,
     Failed,
     FromChild,
     InputPaths,
+    ModelChecked,
     Order,
     Ready,
     RunSegment,
     RunTask,
     SegmentDone,
+    StateFound,
     StateWritten,
     Step,
     Stop,
+    Taken,
     TaskDone,
     ToChild,
     decode_report,
     frame,
 )
-from proofyard.workloads.state_store import task_folder
-from proofyard.workloads.workload import Inputs, OnProgress, Resources
+from proofyard.workloads.model_files import files_of
+from proofyard.workloads.sandbox import Policy, Sandbox
+from proofyard.workloads.state import MAX_STATE_BYTES
+from proofyard.workloads.state_store import job_folder, state_name, task_folder
+from proofyard.workloads.warmup import Warm, environment, warm_up
+from proofyard.workloads.workload import Inputs, OnProgress, Resources, load_workload
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +65,11 @@ Done = TypeVar("Done", TaskDone, SegmentDone)
 
 OUT_OF_MEMORY_EXIT = 77
 """How the child ends where native.c gets no memory."""
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT")
-_KEPT_PREFIXES = ("CUDA_", "HIP_", "ROCR_", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OPENBLAS_")
+CHILD = "proofyard.workloads.child"
+MOST_CHECKS = 16
+"""Comparisons of one job's model that are noted."""
+REPORTS_AT_ONCE = 64
+"""After so many reports others have their turn, however fast a child talks."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +86,10 @@ class Executor:
     """A child process that computes. States and logs go under `folder`.
 
     `silence_s` bounds the time between two signs of life of an order. `adversary` makes the child cheat, for tests
-    and the devnet. `python`: the interpreter of the child, to compute with another build of torch. After `__aenter__`,
-    `backend` names the arithmetic that reproduced the golden vectors on this machine; where it is "", workloads with
-    `arithmetic` are not to be offered here.
+    and the devnet. `python`: the interpreter of the child, to compute with another build of torch. `sandbox`: what
+    holds the child; the best that this machine has, unless it is given. After `__aenter__`, `backend` names the
+    arithmetic that reproduced the golden vectors on this machine; where it is "", workloads with `arithmetic` are not
+    to be offered here.
     """
 
     def __init__(
@@ -83,19 +100,24 @@ class Executor:
         adversary: str | None = None,
         silence_s: float = 900.0,
         python: str = sys.executable,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.backend = ""
-        self._folder = folder
+        self._library = ""
+        self._sandbox = sandbox or Sandbox()
+        self._folder = folder.absolute()
         self._resources = resources or Resources()
         self._adversary = adversary
         self._silence_s = silence_s
         self._python = python
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Confined | None = None
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         async with self._turn:
-            await self._start()
+            self._sandbox.check()
+            warm = await asyncio.to_thread(warm_up, self._resources, self._python)
+            self.backend, self._library = warm.backend, warm.library
         return self
 
     async def __aexit__(
@@ -118,6 +140,7 @@ class Executor:
         `TaskStopped` after `stop`, `ExecutorCrashed`, `OutOfMemory`, `OutOfDisk`, `SegmentFailed` and refusals.
         """
         folder = task_folder(self._folder, manifest, task, inputs)
+        folder.mkdir(parents=True, exist_ok=True)
         states: dict[int, Path] = {}
 
         def note(number: int, path: Path) -> None:
@@ -126,8 +149,10 @@ class Executor:
                 on_state(number, path)
 
         order = RunTask(manifest, task, _paths(inputs), str(folder))
-        done = await self._call(order, TaskDone, on_progress, note)
-        return TaskTrace(tuple(states[number] for number in range(task.segments + 1)), Path(done.result), done.resumed)
+        done, result = await self._call(order, inputs, TaskDone, on_progress, note, folder)
+        if missing := set(range(task.segments + 1)) - states.keys():
+            raise ExecutorCrashed(f"the executor gave no state {min(missing)} of the task")
+        return TaskTrace(tuple(states[number] for number in range(task.segments + 1)), result, done.resumed)
 
     async def run_segment(
         self,
@@ -140,13 +165,13 @@ class Executor:
         on_progress: OnProgress | None = None,
     ) -> bytes:
         """Execute one segment from the state `before` and return the state after it. Raises as `run_task` does."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="segment-", dir=self._folder) as name:
-            start, end = Path(name) / "before.safetensors", Path(name) / "after.safetensors"
+        job_folder(self._folder, manifest).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="segment-", dir=job_folder(self._folder, manifest)) as name:
+            start, end = Path(name) / "before.safetensors", Path(name)
             start.write_bytes(before)
-            order = RunSegment(manifest, task, _paths(inputs), index, str(start), str(end))
-            await self._call(order, SegmentDone, on_progress, None)
-            return end.read_bytes()
+            order = RunSegment(manifest, task, _paths(inputs), index, str(start))
+            _, result = await self._call(order, inputs, SegmentDone, on_progress, None, end)
+            return await asyncio.to_thread(result.read_bytes)
 
     async def advance(
         self, manifest: Manifest, task: TaskSpec, inputs: Inputs, state: bytes, first: int, last: int
@@ -159,6 +184,8 @@ class Executor:
     def forget(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> None:
         """Delete what a task left here; it can no longer be resumed."""
         shutil.rmtree(task_folder(self._folder, manifest, task, inputs), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            job_folder(self._folder, manifest).rmdir()
 
     @property
     def busy(self) -> bool:
@@ -167,9 +194,13 @@ class Executor:
 
     def sweep(self, before: float) -> None:
         """Delete what tasks left here that nothing was written for since `before` (Unix seconds)."""
-        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
-            if folder.is_dir() and folder.stat().st_mtime < before:
-                shutil.rmtree(folder, ignore_errors=True)
+        for job in self._folder.iterdir() if self._folder.is_dir() else ():
+            for folder in job.iterdir() if job.is_dir() else ():
+                if folder.is_dir() and folder.stat().st_mtime < before:
+                    erase(folder)
+            if job.is_dir() and job.stat().st_mtime < before:
+                with contextlib.suppress(OSError):
+                    job.rmdir()
 
     async def rest(self) -> None:
         """End the child between two orders, so that its memory is free for others; the next order starts it again."""
@@ -178,110 +209,226 @@ class Executor:
                 await self._kill()
 
     async def wake(self) -> None:
-        """Start the child again after `rest`, so that the next order need not wait for it."""
-        if not self._turn.locked():
-            async with self._turn:
-                await self._start()
+        """After `rest` there is nothing to start: a child is a job's, and starts with its first order."""
 
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
-        if self._process is not None and self._turn.locked():
-            await _send(self._process, Stop())
+        if self._child is not None and self._turn.locked():
+            await _send(self._child, Stop())
 
     async def _call(
-        self, order: Order, expected: type[Done], on_progress: OnProgress | None, on_state: OnState | None
-    ) -> Done:
-        """Send an order and pass its reports on until it ends. Whatever else ends it leaves no child behind."""
+        self,
+        order: Order,
+        inputs: Inputs,
+        expected: type[Done],
+        on_progress: OnProgress | None,
+        on_state: OnState | None,
+        kept: Path,
+    ) -> tuple[Done, Path]:
+        """Send an order and pass its reports on until it ends; what it writes is put into `kept`, its result is the
+        file returned. Whatever else ends it leaves no child behind."""
         async with self._turn:
-            process = await self._start()
+            child = await self._start(order, inputs)
             about = {"task": order.task.index} | ({"segment": order.index} if isinstance(order, RunSegment) else {})
             logger.debug("begins", extra=about)
             try:
-                await _send(process, order)
-                report = await self._receive(process)
-                while isinstance(report, Step | StateWritten):
+                await _send(child, order)
+                child.watch()
+                report = await self._receive(child)
+                while not isinstance(report, Failed | TaskDone | SegmentDone):
                     if isinstance(report, Step):
                         logger.debug("step: %.4f s", report.progress.seconds, extra=about)
-                    if isinstance(report, Step) and on_progress:
-                        on_progress(report.progress)
-                    if isinstance(report, StateWritten) and on_state:
-                        on_state(report.number, Path(report.path))
-                    report = await self._receive(process)
+                    await self._heed(child, report, order, on_progress, on_state, kept)
+                    report = await self._receive(child)
+                if isinstance(report, expected):
+                    result = await self._take(child, report.slot, kept / "result.bin")
+                child.rest()
             except BaseException:
                 await self._kill()
                 raise
         if isinstance(report, Failed):
             logger.debug("ends: %s", report.name, extra=about)
-            raise from_wire(report.name, report.operands)
+            raise _failure(report)
         if not isinstance(report, expected):
             raise ExecutorCrashed(f"the executor answered {type(report).__name__} instead of {expected.__name__}")
         logger.debug("ends: %.4f s of CPU", report.cpu_s, extra=about)
-        return report
+        return report, result
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._process.returncode is None:
-            return self._process
-        self._folder.mkdir(parents=True, exist_ok=True)
-        settings = {"parent": os.getpid(), "resources": asdict(self._resources), "adversary": self._adversary}
-        with self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(self._python, "-m", "proofyard.workloads.child", json.dumps(settings)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=environment(self._resources.threads),
-            )
+    async def _heed(
+        self,
+        child: Confined,
+        report: FromChild,
+        order: Order,
+        on_progress: OnProgress | None,
+        on_state: OnState | None,
+        kept: Path,
+    ) -> None:
+        """What a report that is not the last one asks for."""
+        match report:
+            case Step():
+                if on_progress:
+                    on_progress(report.progress)
+            case ModelChecked():
+                child.checks += 1
+                if child.checks > MOST_CHECKS:
+                    raise ExecutorCrashed(f"the executor compares its model more than {MOST_CHECKS} times")
+                Checked(checked_folder(), order.manifest.model or "").add(report.key, report.apart)
+            case StateWritten() | StateFound():
+                path = kept / state_name(_number(report, order, child), _hexadecimal(report.digest))
+                if isinstance(report, StateWritten):
+                    await self._take(child, report.slot, path)
+                elif not path.is_file():
+                    raise ExecutorCrashed(f"the executor found a state that is not there: {path.name}")
+                if on_state:
+                    on_state(report.number, path)
+            case _:
+                raise ExecutorCrashed(f"the executor answered {type(report).__name__} in the middle of an order")
+
+    async def _take(self, child: Confined, slot: str, path: Path) -> Path:
+        await asyncio.to_thread(child.take, slot, path)
+        await _send(child, Taken(slot))
+        return path
+
+    async def _start(self, order: Order, inputs: Inputs) -> Confined:
+        """The child for an order: the one that is there where it may read what the order needs and nothing else."""
+        workload = load_workload(order.manifest.workload)
+        workload.check(order.manifest)
+        most = MAX_STATE_BYTES if self._adversary else workload.max_bytes(order.manifest, order.task)
+        reads = _files(inputs)
+        child = self._child
+        if child is not None and child.is_for(order.manifest, reads, most) and child.process.returncode is None:
+            return child
+        await self._kill()
+        job = job_folder(self._folder, order.manifest)
+        job.mkdir(parents=True, exist_ok=True)
+        gpu = self.backend.startswith("cuda")
+        policy = Policy(
+            read=(*reads, str(job), str(checked_folder()), *([self._library] if self._library else [])),
+            builds=self.backend == "cuda-triton",
+            helper=True,
+            gpu=gpu,
+            memory_bytes=self._resources.memory_bytes,
+            file_bytes=most,
+            tasks=64 + 8 * self._resources.threads,
+        )
+        limit = Limit(threads=None if gpu else self._resources.threads)
+        self._child = child = await Confined.start(
+            self._folder,
+            self._sandbox,
+            policy,
+            self._settings_of(order),
+            self._python,
+            limit,
+            environment(self._resources.threads),
+        )
+        child.assign(order.manifest, reads, most)
         try:
-            report = await self._receive(self._process)
+            report = await self._receive(child)
         except BaseException:
             await self._kill()
             raise
         if not isinstance(report, Ready):
+            await self._kill()
             raise ExecutorCrashed(f"the executor answered {type(report).__name__} at its start")
-        self.backend = report.backend
-        return self._process
+        return child
 
-    async def _receive(self, process: asyncio.subprocess.Process) -> FromChild:
-        assert process.stdout is not None
+    def _settings_of(self, order: Order) -> Callable[[Path, tuple[str, ...]], str]:
+        """What a child is started with, once it is known where it writes to."""
+
+        def settings(outbox: Path, slots: tuple[str, ...]) -> str:
+            said = ChildSettings(
+                resources=self._resources,
+                warm=Warm(self.backend, self._library),
+                adversary=self._adversary,
+                outbox=str(outbox),
+                slots=slots,
+                checked=str(checked_folder()),
+                model=order.manifest.model or "",
+            )
+            return msgspec.json.encode(said).decode()
+
+        return settings
+
+    async def _receive(self, child: Confined) -> FromChild:
+        """The next report. Raises `TimeLimit`, and what ended the child."""
+        stream = child.stdout
         try:
             async with asyncio.timeout(self._silence_s):
-                (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-                return decode_report(await process.stdout.readexactly(size))
+                child.reports += 1
+                if child.reports % REPORTS_AT_ONCE == 0:
+                    await asyncio.sleep(0.001)
+                (size,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
+                if size > MAX_REPORT_BYTES:
+                    raise ExecutorCrashed(f"the executor announces a report of {size} bytes")
+                return decode_report(await stream.readexactly(size))
         except TimeoutError:
             raise TimeLimit(f"the executor was silent for {self._silence_s:.0f} s and was ended") from None
+        except msgspec.MsgspecError as error:
+            raise ExecutorCrashed(f"the executor's report cannot be read: {error}") from None
         except asyncio.IncompleteReadError:
-            raise self._end(await process.wait()) from None
+            raise await self._end(child) from None
 
-    def _end(self, code: int) -> ExecutionError:
+    async def _end(self, child: Confined) -> ExecutionError:
+        """Why a child ended."""
+        code = await child.ended()
+        if child.broken is not None:
+            return child.broken
         if code == OUT_OF_MEMORY_EXIT:
             return OutOfMemory("the memory limit was reached; raise it or use a smaller batch")
-        return ExecutorCrashed(self._obituary(code))
-
-    def _obituary(self, code: int) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        signalled = code - 128 if code > 128 else -code if code < 0 else 0
         cause = (
-            f"signal {-code}" + (" (often: out of memory)" if code == -9 else "") if code < 0 else f"exit code {code}"
+            f"signal {signalled}" + (" (often: out of memory)" if signalled == 9 else "")
+            if signalled
+            else f"exit code {code}"
         )
-        return f"the executor ended with {cause}; its last words in {self._log}: {lines[-1] if lines else 'none'}"
+        words = child.last_words().strip().splitlines()
+        self._log.write_text("\n".join(words))
+        return ExecutorCrashed(
+            f"the executor ended with {cause}; its last words in {self._log}: {words[-1] if words else 'none'}"
+        )
 
     @property
     def _log(self) -> Path:
         return self._folder / "executor.log"
 
     async def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await asyncio.shield(process.wait())
+        child, self._child = self._child, None
+        if child is not None:
+            await asyncio.shield(child.close())
 
 
-async def _send(process: asyncio.subprocess.Process, message: ToChild) -> None:
-    assert process.stdin is not None
-    process.stdin.write(frame(message))
+async def _send(child: Confined, message: ToChild) -> None:
+    child.stdin.write(frame(message))
     with contextlib.suppress(ConnectionError):  # a dead child is noticed, and explained, when its report is awaited
-        await process.stdin.drain()
+        await child.stdin.drain()
+
+
+def _failure(report: Failed) -> Exception:
+    """The error that a child reports."""
+    try:
+        return from_wire(report.name, report.operands)
+    except (KeyError, TypeError, ValueError):
+        return ExecutorCrashed(f"the executor failed with an error that does not exist: {report.name[:64]!r}")
+
+
+def _number(report: StateWritten | StateFound, order: Order, child: Confined) -> int:
+    """States come once each and in order: whoever keeps them keeps no more than a task has."""
+    if report.number != child.states or not isinstance(order, RunTask) or child.states > order.task.segments:
+        raise ExecutorCrashed(f"the executor names state {report.number}, expected is {child.states}")
+    child.states += 1
+    return report.number
+
+
+def _hexadecimal(digest: str) -> str:
+    if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
+        raise ExecutorCrashed(f"the executor names a state by {digest[:64]!r}")
+    return digest
+
+
+def _files(inputs: Inputs) -> tuple[str, ...]:
+    """What a job's inputs need to be read."""
+    given = (path for path in (inputs.model, inputs.data, inputs.adapter) if path is not None)
+    return tuple(file for path in given for file in files_of(path))
 
 
 def _paths(inputs: Inputs) -> InputPaths:
@@ -292,14 +439,3 @@ def _paths(inputs: Inputs) -> InputPaths:
         adapter=str(inputs.adapter) if inputs.adapter else None,
         carried=inputs.carried,
     )
-
-
-def environment(threads: int) -> dict[str, str]:
-    """What the child gets to see: no secrets of the node, no network for libraries that would look for a hub."""
-    kept = {n: v for n, v in os.environ.items() if n in _KEPT_VARIABLES or n.startswith(_KEPT_PREFIXES)}
-    return kept | {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the core from those that compute
-        "TOKENIZERS_PARALLELISM": "false",
-    }

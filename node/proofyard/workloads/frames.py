@@ -23,6 +23,8 @@ class InputPaths(msgspec.Struct, frozen=True):
 
 
 class RunTask(msgspec.Struct, frozen=True, tag=True):
+    """`folder` holds the states that are kept of it."""
+
     manifest: Manifest
     task: TaskSpec
     inputs: InputPaths
@@ -30,24 +32,34 @@ class RunTask(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunSegment(msgspec.Struct, frozen=True, tag=True):
-    """Segment `index` from the state in the file `before`, to the file `after`."""
+    """Segment `index` from the state in the file `before`."""
 
     manifest: Manifest
     task: TaskSpec
     inputs: InputPaths
     index: int
     before: str
-    after: str
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the request in progress at the next safe point."""
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The child is up. `backend` is the arithmetic that it computes in, "" where none is exact on this machine."""
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    """What was written to `slot` is kept elsewhere; it may be written to again."""
 
-    backend: str
+    slot: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The child is up, in its sandbox."""
+
+
+class ModelChecked(msgspec.Struct, frozen=True, tag=True):
+    """The comparison `key` of the job's model passed, `apart` from each other; see `checked`."""
+
+    key: str
+    apart: float
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
@@ -55,19 +67,32 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 class StateWritten(msgspec.Struct, frozen=True, tag=True):
+    """State `number` is in `slot`. `digest`: how its file is called, see `state_store`."""
+
     number: int
-    path: str
+    slot: str
+    digest: str
+
+
+class StateFound(msgspec.Struct, frozen=True, tag=True):
+    """State `number` was there from an earlier run."""
+
+    number: int
+    digest: str
 
 
 class TaskDone(msgspec.Struct, frozen=True, tag=True):
-    """`cpu_s`: seconds of CPU, of all threads."""
+    """The result is in `slot`. `cpu_s`: seconds of CPU, of all threads."""
 
-    result: str
+    slot: str
     resumed: int
     cpu_s: float
 
 
 class SegmentDone(msgspec.Struct, frozen=True, tag=True):
+    """The state after the segment is in `slot`."""
+
+    slot: str
     cpu_s: float
 
 
@@ -79,8 +104,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Order = RunTask | RunSegment
-ToChild = Order | Stop
-FromChild = Ready | Step | StateWritten | TaskDone | SegmentDone | Failed
+ToChild = Order | Stop | Taken
+FromChild = Ready | ModelChecked | Step | StateWritten | StateFound | TaskDone | SegmentDone | Failed
+
+MAX_REPORT_BYTES = 1 << 20
+"""The longest message of a child: states come in files."""
 
 _encoder = msgspec.msgpack.Encoder()
 _to_child = msgspec.msgpack.Decoder(prepared(ToChild))

@@ -186,6 +186,13 @@ def weight_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for file in weight_files(model) for name, tensor in stored_tensors(file).items()}
 
 
+def files_of(path: Path) -> tuple[str, ...]:
+    """Where a file or a model's directory lies, with what its links lead to: what a process needs to read it."""
+    found = [path.absolute(), path.resolve()]
+    found += [each.resolve() for each in path.iterdir() if each.is_symlink()] if path.is_dir() else []
+    return tuple(dict.fromkeys(map(str, found)))
+
+
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())

@@ -15,9 +15,12 @@ import msgspec
 import psutil
 
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
-from proofyard.workloads.errors import InputRefused, ModelMisread, WorkloadError, from_wire, to_wire
-from proofyard.workloads.exact.selfcheck import marker_of
-from proofyard.workloads.model_files import weight_files
+from proofyard.workloads.checked import Checked, checked_folder, use
+from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread, WorkloadError, from_wire, to_wire
+from proofyard.workloads.exact.selfcheck import comparison
+from proofyard.workloads.model_files import files_of, weight_files
+from proofyard.workloads.sandbox import Policy, Sandbox
+from proofyard.workloads.warmup import Warm, warm_up
 from proofyard.workloads.workload import Resources, load_workload
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ NEEDED = ("torch", "transformers")
 TIMEOUT_S = 1800.0
 FACTOR = 3
 """A model's weights as they are stored, times this, are more than both ways of computing it take."""
+
+_Ended = tuple[tuple[str, dict[str, Any]] | None, list[tuple[str, float]]]
 
 
 def try_model(manifest: Manifest, model: Path) -> None:
@@ -39,20 +44,19 @@ def try_model(manifest: Manifest, model: Path) -> None:
         why = f"{lacking[0]} is not installed" if lacking else "there is not enough memory"
         logger.info("model %s is not tried here: %s; nodes do it", model.name, why)
         return
-    marker = marker_of(model, f"tried by {manifest.workload}", manifest.precision)
-    if marker.exists():
+    known = Checked(checked_folder(), manifest.model or "")
+    tried = comparison(model, f"tried by {manifest.workload}", manifest.precision)
+    if known.has(tried):
         return
-    command = [sys.executable, "-m", __name__, str(model)]
     try:
-        done = subprocess.run(  # noqa: S603
-            command, input=encode_manifest(manifest), capture_output=True, check=False, timeout=TIMEOUT_S
-        )
-        found = msgspec.json.decode(done.stdout, type=tuple[str, dict[str, Any]] | None)
-    except (subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
+        found, checked = _tried(manifest, model, known)
+    except (subprocess.TimeoutExpired, msgspec.MsgspecError, ExecutionError) as error:
         logger.warning("model %s could not be tried here (%s); nodes do it", model.name, type(error).__name__)
         return
+    for key, apart in checked:
+        known.add(key, apart)
     if found is None:
-        marker.touch()
+        known.add(tried, 0.0)
         return
     refusal = from_wire(*found)
     if isinstance(refusal, InputRefused | ModelMisread):
@@ -60,16 +64,30 @@ def try_model(manifest: Manifest, model: Path) -> None:
     logger.warning("model %s could not be tried here (%s); nodes do it", model.name, refusal)
 
 
+def _tried(manifest: Manifest, model: Path, known: Checked) -> _Ended:
+    """What a process in the sandbox finds. Raises `TimeoutExpired`, `MsgspecError` and `ExecutionError`."""
+    warm = warm_up(Resources())
+    reads = (*files_of(model), str(known.folder), *([warm.library] if warm.library else []))
+    gpu = warm.backend.startswith("cuda")
+    policy = Policy(read=reads, helper=True, gpu=gpu)
+    arguments = [str(model.absolute()), msgspec.json.encode(warm).decode(), str(known.folder)]
+    done = Sandbox().run(policy, __name__, arguments, data=encode_manifest(manifest), timeout_s=TIMEOUT_S)
+    found: _Ended = msgspec.json.decode(done.stdout, type=_Ended)
+    return found
+
+
 def main() -> None:
     """Load the model of the manifest on stdin, as the directory MODEL; print the error that it ends with as JSON, or
-    null."""
+    null, and the comparisons that passed."""
     manifest = decode_manifest(sys.stdin.buffer.read())
-    found = None
+    model, warm, folder = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Warm), Path(sys.argv[3])
+    found, checked = None, list[tuple[str, float]]()
+    use(Checked(folder, manifest.model or "", lambda key, apart: checked.append((key, apart))))
     try:
-        load_workload(manifest.workload).load_model(manifest, Path(sys.argv[1]), Resources())
+        load_workload(manifest.workload).load_model(manifest, model, warm.used(Resources()))
     except WorkloadError as error:
         found = to_wire(error)
-    sys.stdout.buffer.write(msgspec.json.encode(found))
+    sys.stdout.buffer.write(msgspec.json.encode((found, checked)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from proofyard.chain.errors import ToolNotFound
 from proofyard.chain.foundry import find_tool
 from proofyard.doctor.checking import Check, Seen, Skipped, fault, fine, note
 from proofyard.doctor.setup import Setup
+from proofyard.workloads.sandbox import Mechanisms, found_here
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 """Releases that it is tried with."""
@@ -48,6 +49,7 @@ def checks(setup: Setup) -> list[Check]:
         "packages": lambda: packages(requirements(), installed),
         "gpu": lambda: gpu(cards(PCI), nvidia_driver(), installed("torch"), cuda_of_torch()),
         "arithmetic": partial(arithmetic, threads, sys.executable),
+        "sandbox": lambda: sandbox(found_here()),
         "compiler": lambda: compiler(next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)),
         "memory": lambda: memory(free_memory(), limit),
         "descriptors": lambda: descriptors(*resource.getrlimit(resource.RLIMIT_NOFILE)),
@@ -185,6 +187,18 @@ def arithmetic(threads: int, python: str) -> Seen:
         )
         return fault(where, "this machine does not compute the bits that everybody else does", todo)
     return fine(where, f"the same bits as everybody's, by {backend}")
+
+
+def sandbox(found: Mechanisms) -> Seen:
+    """Whether strangers' work can be held here, and by what."""
+    where = "bubblewrap, Landlock, seccomp"
+    lacking = "; ".join(f"{name}: {why}" for name, why in found.lacking)
+    if not found.holds:
+        todo = "apt install bubblewrap, or a Linux kernel with Landlock; else no work is taken without `unsandboxed`"
+        return fault(where, f"nothing holds strangers' work ({lacking})", todo)
+    if lacking:
+        return note(where, f"held by {', '.join(found.names)}; not by {lacking}", "apt install bubblewrap")
+    return fine(where, f"held by {', '.join(found.names)}")
 
 
 async def _backend(threads: int, python: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,6 +22,7 @@ from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.packed import unpacked
 from proofyard.workloads.chat import COLUMNS as CHATS
 from proofyard.workloads.chat import is_conversation
+from proofyard.workloads.parquet_child import ParquetUnread, read_parquet
 from proofyard.workloads.text_data import MAX_LINE_BYTES
 
 COLUMNS = ("text", "shard", "choices", "answer", *CHATS, "system", "tools", "functions")
@@ -145,20 +147,15 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 
 
 def _parquet(path: Path) -> Rows:
+    """The rows of a Parquet file, which a process in the sandbox reads: the file may be a stranger's."""
+    if find_spec("pyarrow") is None:
+        raise JobRefused("data: Parquet is read with pyarrow; `pip install pyarrow`, or give JSONL or CSV")
     try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise JobRefused("data: Parquet is read with pyarrow; `pip install pyarrow`, or give JSONL or CSV") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
+        with read_parquet(path, COLUMNS) as (names, rows):
             _check_header(path, names)
-            batches = file.iter_batches(batch_size=1024, columns=[name for name in names if name in COLUMNS])
-            yield from _numbered(row for batch in batches for row in batch.to_pylist())
-    except (ArrowException, OSError) as error:
-        raise JobRefused(
-            f"data: {path.name} is no Parquet file that can be read ({' '.join(str(error).split())})"
-        ) from None
+            yield from _numbered(rows)
+    except ParquetUnread as error:
+        raise JobRefused(f"data: {path.name} is no Parquet file that can be read ({error})") from None
 
 
 def _write(rows: Rows, folder: Path, limits: Limits) -> Path:

@@ -9,7 +9,6 @@ A model that is too far away is not executed here, but that is no defined failur
 digits on this machine and on the release of transformers, and a model could be made to stand right at the limit.
 """
 
-import fcntl
 import hashlib
 import resource
 import subprocess
@@ -23,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import psutil
 
+from proofyard.workloads.checked import current
 from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread
 from proofyard.workloads.exact.backend import Backend
 from proofyard.workloads.exact.bert import Encoder
@@ -33,6 +32,7 @@ from proofyard.workloads.exact.causal import CausalModel
 from proofyard.workloads.exact.slicing import frozen_values
 from proofyard.workloads.exact.tampering import active
 from proofyard.workloads.model_files import read_config, weight_files, weight_shapes
+from proofyard.workloads.sandbox import helper
 
 TOKENS = 24
 LIMIT = 0.05
@@ -103,10 +103,11 @@ def _apart(one: Seen, other: Seen) -> float:
 def _check(model: Path, kind: str, precision: str, ids: npt.NDArray[Any], own: Callable[[], Seen]) -> None:
     if active():
         return  # a cheat knows what it does
-    marker = marker_of(model, kind, precision)
-    with marker.with_name("lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several nodes on one machine start at once
-        if marker.exists():
+    checked, key = current(), comparison(model, kind, precision)
+    if checked.has(key):
+        return
+    with checked.turn(model):
+        if checked.has(key):
             return
         dtype, limit = ("float32", LIMIT) if _fits(model) else ("auto", HALF_LIMIT)
         try:
@@ -118,7 +119,7 @@ def _check(model: Path, kind: str, precision: str, ids: npt.NDArray[Any], own: C
                 f"model directory {model.name} computes {found:.1%} apart from transformers here, expected is at most "
                 f"{limit:.0%}: its config.json or its loss asks for something that exact execution does not cover"
             )
-        marker.write_text(f"{found:.6f}\n")
+        checked.add(key, found)
 
 
 def _ids(model: Path, vocabulary: int, room: int) -> npt.NDArray[np.int64]:
@@ -131,14 +132,7 @@ def _ids(model: Path, vocabulary: int, room: int) -> npt.NDArray[np.int64]:
     return ids
 
 
-def marker_of(model: Path, kind: str, precision: str) -> Path:
-    """The file in this user's cache that says that a model was checked."""
-    folder = Path(platformdirs.user_cache_dir("proofyard")) / "checked"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder / _key(model, kind, precision)
-
-
-def _key(model: Path, kind: str, precision: str) -> str:
+def comparison(model: Path, kind: str, precision: str) -> str:
     """A name for what is checked: the model, and the code on both sides."""
     found = hashlib.sha256("\0".join([kind, precision, version("transformers")]).encode())
     for source in _SOURCES:
@@ -162,9 +156,9 @@ def _fits(model: Path) -> bool:
 
 
 def _theirs(model: Path, kind: str, precision: str, dtype: str, ids: npt.NDArray[Any]) -> Seen:
-    command = [sys.executable, "-m", __name__, str(model), kind, precision, dtype, *map(str, ids)]
+    arguments = (str(model), kind, precision, dtype, *map(str, ids))
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
+        done = helper.run("proofyard.workloads.exact.selfcheck", arguments, TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise ExecutionError(f"transformers takes over {TIMEOUT_S:.0f} s to check {model.name}") from None
     if done.returncode != 0:
