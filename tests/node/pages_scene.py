@@ -116,7 +116,8 @@ class PageScene:
         verifiers = [SimpleNamespace(peer="0x" + "77" * 20)]
         links: Any = SimpleNamespace(announce_again=lambda: None, live=lambda: verifiers)
         endpoint: Any = SimpleNamespace(address=KEY, limit_upload=lambda _: None)
-        self.watch = Watch(settings, cast(Any, self.agent), links, endpoint, cast(Any, self.eyes), self.meter)
+        held = {"sandbox": "bubblewrap, seccomp"}
+        self.watch = Watch(settings, cast(Any, self.agent), links, endpoint, cast(Any, self.eyes), self.meter, **held)
         self.looking = Looking(
             *(folder, cast(Any, chain), cast(Any, None), KEY, self.journal, cast(Any, self.agent)),
             *(cast(Any, self.eyes), self.watch.status, News()),

@@ -127,7 +127,7 @@ class Scene:
         async def nothing() -> None:
             """The executor has nothing to do."""
 
-        executor = SimpleNamespace(busy=False, backend="native", rest=nothing, wake=nothing)
+        executor = SimpleNamespace(busy=False, backend="native", rest=nothing)
         wallet = Wallet.generate()
         self.node = await self._stack.enter_async_context(Endpoint(wallet, network=DOMAIN))
         self.verifier = await self._stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN))

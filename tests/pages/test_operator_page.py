@@ -76,7 +76,7 @@ def test_everything_an_operator_asks_for_is_there(tab: Tab, scene: PageScene, tm
         tab.go(url)
         tab.shows("At work", "5 of 8 segments", "9.215", "7.004 can be claimed", "4.485", "31.4")
         tab.shows("250", "2 of 5 nodes", "RTX 4090", "97 %", "17 GiB of 24 GiB", "66 °C", "312 W", "not told")
-        tab.shows("min_price is 0.001", "given back", "41 audits", "31", "58")
+        tab.shows("min_price is 0.001", "given back", "41 audits", "31", "58", "bubblewrap, seccomp")
         take_pictures(tab, "node", tmp_path)
         scene.eyes.cards = ()
         tab.shows("nvidia-smi says nothing here")

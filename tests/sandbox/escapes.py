@@ -134,6 +134,63 @@ def read_another_task_s_scratch(facts: Facts) -> object:
 
 
 @attempt("read")
+def read_what_was_left_open(facts: Facts) -> object:
+    """Whoever started this process had the keystore open, for its children too."""
+    for end in range(3, 1024):
+        with suppress(OSError):
+            if facts["secret"].encode() in os.pread(end, 4096, 0):
+                return end
+    return False
+
+
+@attempt("read")
+def read_secrets_that_lie_about(_: Facts) -> object:
+    for path in (
+        "/proc/kcore",
+        "/proc/kmsg",
+        "/etc/ssl/private",
+        "/run/secrets",
+        "/etc/ssh",
+    ):
+        with suppress(OSError):
+            return (path, os.listdir(path) if os.path.isdir(path) else os.read(os.open(path, os.O_RDONLY), 16))
+    return False
+
+
+@attempt("read")
+def read_where_the_node_s_links_lead(facts: Facts) -> object:
+    return [os.readlink(f"/proc/{facts['node']}/{name}") for name in ("cwd", "exe", "root")]
+
+
+@attempt("read")
+def read_how_the_node_is_doing(facts: Facts) -> object:
+    return Path(f"/proc/{facts['node']}/status").read_text()
+
+
+@attempt("read")
+def open_a_device(_: Facts) -> object:
+    """Disks, memory, machines, and what makes them."""
+    names = (
+        "mem",
+        "kmem",
+        "port",
+        "kmsg",
+        "fuse",
+        "kvm",
+        "loop-control",
+        "net/tun",
+        "uinput",
+        "userfaultfd",
+        "vda",
+        "sda",
+    )
+    for name in (*names, "vhost-net", "vsock", "vfio/vfio", "tty", "console", "ptmx", "input/event0", "snd/timer"):
+        with suppress(OSError):
+            return os.open(f"/dev/{name}", os.O_RDONLY | os.O_NONBLOCK)
+    return False
+
+
+@attempt("read")
 def move_the_keystore_here(facts: Facts) -> object:
     os.rename(facts["keystore"], facts["outbox"] + "/moved")
     os.rename(facts["outbox"] + "/moved", facts["keystore"])
@@ -204,6 +261,55 @@ def exchange_a_slot_for_a_link(facts: Facts) -> object:
 def change_the_model(facts: Facts) -> object:
     end = os.open(facts["model"] + "/config.json", os.O_RDWR)
     return os.write(end, b"x")
+
+
+@attempt("write")
+def open_the_model_again_for_writing(facts: Facts) -> object:
+    end = os.open(facts["model"] + "/config.json", os.O_RDONLY)
+    return os.open(f"/proc/self/fd/{end}", os.O_RDWR)
+
+
+@attempt("write")
+def set_what_the_kernel_does(_: Facts) -> object:
+    """What it starts as root, what it writes, and what it frees."""
+    names = ("kernel/core_pattern", "kernel/modprobe", "kernel/sysrq", "vm/drop_caches", "fs/suid_dumpable")
+    places = ("/proc/sysrq-trigger", "/sys/power/state", "/sys/kernel/uevent_helper", "/sys/fs/cgroup/cgroup.procs")
+    for path in (*(f"/proc/sys/{name}" for name in names), *places):
+        with suppress(OSError):
+            return os.open(path, os.O_WRONLY)
+    return False
+
+
+@attempt("write")
+def be_the_last_to_be_killed(_: Facts) -> object:
+    end = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    return os.write(end, b"-1000")
+
+
+@attempt("write")
+def give_a_slot_a_second_name(facts: Facts) -> object:
+    end = os.open(facts["outbox"] + "/0", os.O_RDWR)
+    with suppress(OSError):
+        os.link(f"/proc/self/fd/{end}", facts["outbox"] + "/second", follow_symlinks=True)
+        return True
+    return call(265, 37, end, b"", -100, facts["outbox"].encode() + b"/second", 0x1000) == 0  # AT_EMPTY_PATH
+
+
+@attempt("write")
+def exchange_two_slots(facts: Facts) -> object:
+    one, other = (facts["outbox"].encode() + name for name in (b"/0", b"/1"))
+    return call(316, 276, -100, one, -100, other, 2) == 0  # RENAME_EXCHANGE
+
+
+@attempt("write")
+def seal_a_slot_against_its_taker(facts: Facts) -> object:
+    """A lease, or an attribute, with which the file cannot be opened, moved or removed."""
+    end = os.open(facts["outbox"] + "/1", os.O_RDWR)
+    with suppress(OSError):
+        fcntl.fcntl(end, 1024, fcntl.F_WRLCK)  # F_SETLEASE
+        return True
+    fcntl.ioctl(end, 0x40086602, struct.pack("l", 0x10))  # FS_IOC_SETFLAGS, immutable
+    return True
 
 
 @attempt("write")
@@ -282,6 +388,71 @@ def read_the_node_s_memory_by_a_call(facts: Facts) -> object:
     remote = struct.pack("QQ", facts["address"], 64)
     call(310, 270, facts["node"], ctypes.create_string_buffer(local), 1, ctypes.create_string_buffer(remote), 1, 0)
     return True
+
+
+@attempt("node")
+def write_to_the_node_s_memory_by_a_call(facts: Facts) -> object:
+    ours = ctypes.create_string_buffer(b"x" * 16)
+    local, remote = (struct.pack("QQ", place, 16) for place in (ctypes.addressof(ours), facts["address"]))
+    given = [ctypes.create_string_buffer(each) for each in (local, remote)]
+    return call(311, 271, facts["node"], given[0], 1, given[1], 1, 0) > 0
+
+
+@attempt("node")
+def write_to_the_memory_of_any_other_process(_: Facts) -> object:
+    """Of the one that holds this sandbox together, of the one that starts others for this one."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with suppress(OSError):
+                found.append((name, os.open(f"/proc/{name}/mem", os.O_RDWR)))
+    return found
+
+
+@attempt("node")
+def write_to_the_memory_of_whoever_is_near(_: Facts) -> object:
+    """Where no list can be had, numbers can be tried."""
+    found = []
+    for pid in {1, 2, 3, 4, os.getppid(), *range(os.getpid() - 3, os.getpid() + 4)} - {os.getpid(), 0}:
+        with suppress(OSError):
+            found.append((pid, os.open(f"/proc/{pid}/mem", os.O_RDWR)))
+        with suppress(OSError):
+            found.append((pid, os.open(f"/proc/{pid}/task/{pid}/mem", os.O_RDWR)))
+    return found
+
+
+@attempt("node")
+def trace_whoever_is_near(_: Facts) -> object:
+    for pid in (1, os.getppid(), os.getpid() + 1):
+        with suppress(OSError):
+            call(101, 117, 0x4206, pid, 0, 0)
+            return pid
+    return False
+
+
+@attempt("node")
+def move_the_node_s_memory(facts: Facts) -> object:
+    mask = ctypes.create_string_buffer(struct.pack("Q", 1))
+    with suppress(OSError):
+        return call(256, 238, facts["node"], 64, mask, mask) >= 0
+    return call(279, 239, facts["node"], 0, None, None, None, 0) >= 0
+
+
+@attempt("node")
+def put_the_node_s_disk_last(facts: Facts) -> object:
+    return call(251, 30, 1, facts["node"], 3 << 13) >= 0
+
+
+@attempt("node")
+def find_the_node_s_locks(facts: Facts) -> object:
+    head, size = ctypes.create_string_buffer(8), ctypes.create_string_buffer(8)
+    return call(274, 100, facts["node"], head, size) >= 0
+
+
+@attempt("node")
+def share_a_core_s_secrets_with_the_node(facts: Facts) -> object:
+    """Core scheduling: who shares a cookie may run beside it."""
+    return call(157, 167, 62, 3, facts["node"], 0, 0) >= 0
 
 
 @attempt("node")
@@ -600,6 +771,139 @@ def name_the_machine(_: Facts) -> object:
 
 
 @attempt("kernel")
+def send_through_queues_by_system_v(_: Facts) -> object:
+    return call(68, 186, 4711, 0o1600) >= 0
+
+
+@attempt("kernel")
+def type_into_the_terminal(_: Facts) -> object:
+    """TIOCSTI and TIOCLINUX: what is typed runs in the shell that started the node."""
+    ends = [0, 1, 2]
+    with suppress(OSError):
+        ends.append(os.open("/dev/tty", os.O_RDWR))
+    for end in ends:
+        for request, what in ((0x5412, b"x"), (0x541C, b"\x03x")):
+            with suppress(OSError):
+                fcntl.ioctl(end, request, what)
+                return end
+    return False
+
+
+@attempt("kernel")
+def take_the_terminal(_: Facts) -> object:
+    with suppress(OSError):
+        os.setsid()
+        return True
+    fcntl.ioctl(0, 0x540E, 1)  # TIOCSCTTY
+    return True
+
+
+@attempt("kernel")
+def run_a_program_from_memory(_: Facts) -> object:
+    end = call(319, 279, b"program", 0)
+    os.write(end, Path("/bin/true").read_bytes())
+    call(322, 281, end, b"", None, None, 0x1000)  # it does not come back where it works
+    return True
+
+
+@attempt("kernel")
+def run_a_program_from_a_slot(facts: Facts) -> object:
+    slot = os.open(facts["outbox"] + "/0", os.O_WRONLY)
+    os.write(slot, b"#!/bin/sh\n")
+    os.ftruncate(slot, 0)
+    os.execv(facts["outbox"] + "/0", ["x"])
+    return True
+
+
+@attempt("kernel")
+def be_handed_to_the_program_for_cores(_: Facts) -> object:
+    """A core is read by a program of the machine, often as root."""
+    return call(157, 167, 3, 0, 0, 0, 0) != 0  # PR_GET_DUMPABLE
+
+
+@attempt("kernel")
+def let_everybody_trace_this(_: Facts) -> object:
+    for option, value in ((4, 1), (0x59616D61, -1)):  # PR_SET_DUMPABLE, PR_SET_PTRACER
+        with suppress(OSError):
+            call(157, 167, option, value, 0, 0, 0)
+            return option
+    return False
+
+
+@attempt("kernel")
+def listen_to_the_system_calls_of_others(_: Facts) -> object:
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
+    header = struct.pack("HxxxxxxQ", 1, ctypes.addressof(program))
+    return call(317, 277, 1, 8, ctypes.create_string_buffer(header)) >= 0  # SECCOMP_FILTER_FLAG_NEW_LISTENER
+
+
+@attempt("kernel")
+def watch_everything_in_the_file_system(_: Facts) -> object:
+    return call(300, 262, 0, 0) >= 0
+
+
+@attempt("kernel")
+def take_a_mount_away(_: Facts) -> object:
+    for path in (b"/proc/1", b"/tmp", b"/proc", b"/"):
+        with suppress(OSError):
+            call(166, 39, path, 2)
+            return path
+    return False
+
+
+@attempt("kernel")
+def make_a_mount_writable(_: Facts) -> object:
+    attributes = ctypes.create_string_buffer(struct.pack("QQQQ", 0, 1, 0, 0))  # without MOUNT_ATTR_RDONLY
+    with suppress(OSError):
+        return call(442, 442, -100, b"/usr", 0, attributes, 32) == 0
+    return call(165, 40, None, b"/usr", None, 0x1020, None) == 0
+
+
+@attempt("kernel")
+def exchange_the_root(_: Facts) -> object:
+    return call(155, 41, b"/usr", b"/usr") == 0
+
+
+@attempt("kernel")
+def set_the_clock(_: Facts) -> object:
+    return call(227, 112, 0, ctypes.create_string_buffer(struct.pack("qq", 1, 0))) == 0
+
+
+@attempt("kernel")
+def start_another_kernel(_: Facts) -> object:
+    with suppress(OSError):
+        return call(246, 104, 0, 0, None, 0) == 0
+    return call(169, 142, 0xFEE1DEAD, 672274793, 0, None) == 0  # reboot, with ctrl-alt-del switched off
+
+
+@attempt("kernel")
+def reach_the_ports_of_the_machine(_: Facts) -> object:
+    return X86 and call(172, 0, 3) == 0  # iopl
+
+
+@attempt("kernel")
+def make_segments_of_one_s_own(_: Facts) -> object:
+    return X86 and call(154, 0, 1, ctypes.create_string_buffer(16), 16) == 0  # modify_ldt
+
+
+@attempt("kernel")
+def open_by_the_newer_call(facts: Facts) -> object:
+    how = ctypes.create_string_buffer(struct.pack("QQQ", os.O_RDWR | os.O_CREAT, 0o600, 0))
+    return call(437, 437, -100, facts["outbox"].encode() + b"/made", how, 24) >= 0
+
+
+@attempt("kernel")
+def make_a_process_by_the_newer_call(_: Facts) -> object:
+    arguments = ctypes.create_string_buffer(
+        struct.pack("Q", 0) + bytes(24) + struct.pack("Q", signal.SIGCHLD) + bytes(24)
+    )
+    child = call(435, 435, arguments, 64)
+    if child == 0:
+        os._exit(0)
+    return child
+
+
+@attempt("kernel")
 def switch_randomisation_off(_: Facts) -> object:
     return call(135, 92, 0x0040000) >= 0
 
@@ -685,6 +989,37 @@ def take_memory_that_may_be_written_later(facts: Facts) -> object:
     size = 2 * facts["memory"]
     place = LIBC.mmap(None, ctypes.c_size_t(size), 0, 0x22, -1, ctypes.c_long(0))
     return LIBC.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(size), 3) == 0
+
+
+@attempt("resources")
+def take_memory_as_tables_of_pages(_: Facts) -> object:
+    """A page that is only read costs nothing but its entry in a table, which no limit on memory counts."""
+    LIBC.mmap.restype = ctypes.c_void_p
+    size, got = 1 << 40, []
+    for _number in range(32):
+        place = LIBC.mmap(None, ctypes.c_size_t(size), 1, 0x4022, -1, ctypes.c_long(0))
+        if place in (None, ctypes.c_void_p(-1).value):
+            break
+        got.append(place)
+    for place in got:
+        LIBC.munmap(ctypes.c_void_p(place), ctypes.c_size_t(size))
+    return len(got)
+
+
+@attempt("resources")
+def take_memory_that_even_the_kernel_cannot_read(_: Facts) -> object:
+    return call(447, 447, 0) >= 0  # memfd_secret
+
+
+@attempt("resources")
+def keep_memory_from_being_swapped(_: Facts) -> object:
+    return call(151, 230, 1) == 0  # mlockall
+
+
+@attempt("resources")
+def take_timers_without_end(_: Facts) -> object:
+    made = ctypes.create_string_buffer(8)
+    return call(222, 107, 1, None, made) == 0
 
 
 @attempt("resources")
@@ -788,6 +1123,15 @@ def run_a_program_from_a_pickled_model(facts: Facts) -> object:
 
     pickle.loads(bytes.fromhex(facts["pickle"]))
     return Path(facts["pwned"]).exists()
+
+
+@attempt("model")
+def have_the_helper_run_something_else(_: Facts) -> object:
+    """What is asked to run known modules is asked for another."""
+    from proofyard.workloads.sandbox import helper
+
+    assert helper._ends, "there is one"
+    return helper.run("this", [], 10.0).stdout
 
 
 @attempt("model")

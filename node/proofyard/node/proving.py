@@ -91,7 +91,7 @@ class Proving:
         self._held: Held | None = None
         self._holds = asyncio.Event()
         self._own_turn = False
-        """While the executor is busy for no more than being ended or started for a check."""
+        """While the executor is busy for no more than being ended for a check."""
         self._asked: Recent[Address, float] = Recent(ASKERS)
         self._saved_s, self._saved_at = SAVED_S, math.inf
         self._said: dict[Address, str] = {}
@@ -126,7 +126,6 @@ class Proving:
             held = self._held
             if held is not None and (_now() >= held.until or not self._idle()):
                 self.make_way()
-                await self._wake()
             await asyncio.sleep(LOOK_S)
 
     async def _find_out(self) -> None:
@@ -166,7 +165,6 @@ class Proving:
         finally:
             if self._held is held:
                 self.make_way()
-            await self._wake()
 
     def take(self, hardware: Hardware, measured: Measured) -> None:
         """Claim what was measured."""
@@ -212,7 +210,6 @@ class Proving:
             held.until = _now() + HOLD_S
         if reason and self._held is held:
             self.make_way()
-            await self._wake()
         return Ack(not reason, reason)
 
     async def fill(self, connection: Connection, message: FillMemory, _body: Body) -> MemoryFilled:
@@ -270,7 +267,6 @@ class Proving:
         (logger.warning if message.reason else logger.info)("%s", text)
         if self._held is not None and self._held.verifier == connection.peer:
             self.make_way()
-            await self._wake()
         return Ack()
 
     def _too_often(self, verifier: Address, seconds: float) -> str:
@@ -298,15 +294,6 @@ class Proving:
             await self._executor.rest()
         finally:
             self._own_turn = False
-
-    async def _wake(self) -> None:
-        """Have the executor ready again for what comes next."""
-        if self._idle():
-            self._own_turn = True
-            try:
-                await self._executor.wake()
-            finally:
-                self._own_turn = False
 
 
 def _now() -> float:

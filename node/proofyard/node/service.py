@@ -273,7 +273,8 @@ def _sandbox(settings: NodeSettings) -> Sandbox:
     if not box.holds:
         logger.warning("strangers' work runs without a sandbox, as unsandboxed says: it can do what this user can")
     else:
-        logger.info("strangers' work is held by %s", box.described())
+        lacking = "".join(f"; not by {name}: {why}" for name, why in box.mechanisms.lacking if not box.engine)
+        logger.info("strangers' work is held by %s%s", box.described(), lacking)
     return box
 
 

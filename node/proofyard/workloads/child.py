@@ -21,6 +21,7 @@ from typing import BinaryIO, assert_never
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.workloads.checked import Checked, use
 from proofyard.workloads.errors import (
     ExecutionError,
@@ -232,7 +233,7 @@ def private_stdout() -> Iterator[BinaryIO]:
 
 
 def main() -> None:
-    settings = msgspec.json.decode(sys.argv[1], type=ChildSettings)
+    settings = msgspec.json.decode(sys.argv[1], type=prepared(ChildSettings))
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     resources = settings.warm.used(settings.resources)
     with private_stdout() as out:

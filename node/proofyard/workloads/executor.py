@@ -25,6 +25,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.runtime.plain import plain
 from proofyard.workloads.checked import Checked, checked_folder
 from proofyard.workloads.child import ChildSettings
 from proofyard.workloads.confined import Confined, Limit, erase
@@ -56,7 +57,7 @@ from proofyard.workloads.sandbox import Policy, Sandbox
 from proofyard.workloads.state import MAX_STATE_BYTES
 from proofyard.workloads.state_store import job_folder, state_name, task_folder
 from proofyard.workloads.warmup import Warm, environment, warm_up
-from proofyard.workloads.workload import Inputs, OnProgress, Resources, load_workload
+from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, load_workload
 
 logger = logging.getLogger(__name__)
 
@@ -208,9 +209,6 @@ class Executor:
             async with self._turn:
                 await self._kill()
 
-    async def wake(self) -> None:
-        """After `rest` there is nothing to start: a child is a job's, and starts with its first order."""
-
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
         if self._child is not None and self._turn.locked():
@@ -266,6 +264,8 @@ class Executor:
         """What a report that is not the last one asks for."""
         match report:
             case Step():
+                if not _is_possible(report.progress, order.task):
+                    raise ExecutorCrashed(f"the executor names a step that its task does not have: {report.progress}")
                 if on_progress:
                     on_progress(report.progress)
             case ModelChecked():
@@ -382,7 +382,7 @@ class Executor:
             else f"exit code {code}"
         )
         words = child.last_words().strip().splitlines()
-        self._log.write_text("\n".join(words))
+        self._log.write_text(plain("\n".join(words)))
         return ExecutorCrashed(
             f"the executor ended with {cause}; its last words in {self._log}: {words[-1] if words else 'none'}"
         )
@@ -409,6 +409,12 @@ def _failure(report: Failed) -> Exception:
         return from_wire(report.name, report.operands)
     except (KeyError, TypeError, ValueError):
         return ExecutorCrashed(f"the executor failed with an error that does not exist: {report.name[:64]!r}")
+
+
+def _is_possible(progress: Progress, task: TaskSpec) -> bool:
+    """Whether a step may be told to others, who end the connection of whoever says what cannot be."""
+    counts = (progress.step, progress.steps, progress.rss_bytes)
+    return 0 <= progress.segment < task.segments and all(0 <= count < 1 << 63 for count in counts)
 
 
 def _number(report: StateWritten | StateFound, order: Order, child: Confined) -> int:

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfMemory, TimeLimit
-from proofyard.workloads.executor import environment
 from proofyard.workloads.filler_child import Began, Fill, Filled, NoRoom, Show, Shown, Told, frame, read_told
 from proofyard.workloads.filling import Opening
 from proofyard.workloads.frames import LENGTH
+from proofyard.workloads.warmup import environment
 
 T = TypeVar("T", Began, Filled, Shown)
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from proofyard.protocol.codec import prepared
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
 from proofyard.workloads.checked import Checked, checked_folder, use
 from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread, WorkloadError, from_wire, to_wire
@@ -72,7 +73,7 @@ def _tried(manifest: Manifest, model: Path, known: Checked) -> _Ended:
     policy = Policy(read=reads, helper=True, gpu=gpu)
     arguments = [str(model.absolute()), msgspec.json.encode(warm).decode(), str(known.folder)]
     done = Sandbox().run(policy, __name__, arguments, data=encode_manifest(manifest), timeout_s=TIMEOUT_S)
-    found: _Ended = msgspec.json.decode(done.stdout, type=_Ended)
+    found: _Ended = msgspec.json.decode(done.stdout, type=prepared(_Ended))
     return found
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     """Load the model of the manifest on stdin, as the directory MODEL; print the error that it ends with as JSON, or
     null, and the comparisons that passed."""
     manifest = decode_manifest(sys.stdin.buffer.read())
-    model, warm, folder = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Warm), Path(sys.argv[3])
+    model, warm, folder = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=prepared(Warm)), Path(sys.argv[3])
     found, checked = None, list[tuple[str, float]]()
     use(Checked(folder, manifest.model or "", lambda key, apart: checked.append((key, apart))))
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from proofyard.protocol.codec import prepared
 from proofyard.workloads.errors import ExecutorCrashed
 from proofyard.workloads.workload import Resources
 
@@ -49,7 +50,7 @@ def warm_up(resources: Resources, python: str = sys.executable) -> Warm:
             command, capture_output=True, check=False, env=environment(resources.threads), timeout=TIMEOUT_S
         )
         words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return msgspec.json.decode(done.stdout, type=Warm)
+        return msgspec.json.decode(done.stdout, type=prepared(Warm))
     except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
         raise ExecutorCrashed(f"the arithmetic of this machine cannot be tried: {words or error}") from None
 
@@ -70,7 +71,7 @@ def main() -> None:
     from proofyard.workloads.exact import choose_backend
     from proofyard.workloads.exact.native import MACHINES, build
 
-    resources = msgspec.json.decode(sys.argv[1], type=Resources)
+    resources = msgspec.json.decode(sys.argv[1], type=prepared(Resources))
     compileall.compile_dir(Path(__file__).parent, quiet=2)
     backend = choose_backend(resources)
     library = str(build(MACHINES[backend])) if backend in MACHINES else ""

@@ -63,7 +63,8 @@ def shown(status: "Status") -> tuple[dict[str, Any], list[str]]:
     lines += [f"{'page':<18} {status.page}; open it by `proofyard node page`"] if alive and status.page else []
     lines += [f"{'reached':<18} {status.reached}"] if alive and status.reached else []
     lines += [f"{'holds':<18} {work}" for work in status.works if alive]
-    lines += [f"{'sandbox':<18} {status.sandbox or 'nothing holds strangers work'}"] if alive else []
+    held = status.sandbox or "nothing holds strangers' work"
+    lines += [f"{'sandbox':<18} {held}"] if alive else []
     lines += [f"{'not measured':<18} {spot}" for spot in status.blind]
     lines += [f"{'left':<18} {line}" for line in status.left]
     return facts, lines

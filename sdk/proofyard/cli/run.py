@@ -81,6 +81,9 @@ class NodeFlags(ServiceFlags):
     max_task_s: Annotated[
         float | None, typer.Option(help="Most seconds that a task may compute.", rich_help_panel=LIMITS)
     ] = None
+    max_step_s: Annotated[
+        float | None, typer.Option(help="Most seconds without a sign of life of a job.", rich_help_panel=LIMITS)
+    ] = None
     max_model_bytes: Annotated[
         int | None, typer.Option(help="Largest model that is fetched.", rich_help_panel=LIMITS)
     ] = None
@@ -100,6 +103,19 @@ class NodeFlags(ServiceFlags):
     ] = None
     unpaid: Annotated[
         bool | None, typer.Option("--unpaid/--no-unpaid", help="Take jobs that pay nothing.", rich_help_panel=OWNER)
+    ] = None
+    sandbox: Annotated[
+        str | None,
+        typer.Option(metavar="ENGINE", help="docker or podman, to hold jobs in a container.", rich_help_panel=OWNER),
+    ] = None
+    sandbox_image: Annotated[
+        str | None, typer.Option(metavar="NAME@sha256:HEX", help="That container's image.", rich_help_panel=OWNER)
+    ] = None
+    unsandboxed: Annotated[
+        bool | None,
+        typer.Option(
+            "--unsandboxed/--no-unsandboxed", help="Compute jobs even where nothing holds them.", rich_help_panel=OWNER
+        ),
     ] = None
     hours: Annotated[
         str | None, typer.Option(help="Hours of the day in which it takes work, such as 22-6.", rich_help_panel=OWNER)

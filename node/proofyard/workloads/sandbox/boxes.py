@@ -167,7 +167,7 @@ def _bubblewrap(program: str, policy: Policy) -> list[str]:
     return [
         program,
         *spaces(),
-        *("--die-with-parent", "--new-session", "--proc", "/proc"),
+        *("--die-with-parent", "--new-session"),
         *(word for path in devices for word in ("--dev-bind", path, path)),
         *("--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp"),  # noqa: S108 (inside)
         *(word for path in reads for word in ("--ro-bind-try", path, path)),

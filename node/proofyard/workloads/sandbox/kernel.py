@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBC: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 8, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
@@ -33,6 +33,12 @@ def prctl(option: int, *arguments: int) -> int:
 def no_new_privileges() -> None:
     """No program that is started gives this process more rights than it has."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def keep_memory_private() -> None:
+    """Nobody of the same user reads or writes this process's memory, and its end hands no core to the machine's program
+    for cores, which may be root's."""
+    prctl(_PR_SET_DUMPABLE, 0)
 
 
 def capabilities() -> int:

@@ -74,8 +74,10 @@ def owner(number: int) -> int:
 
 def spaces() -> list[str]:
     """What bubblewrap is asked for: spaces of its own for everything, and of root's rights those to become another user
-    and to read others' files."""
+    and to read others' files. Process 1 is bubblewrap's own, no filter holds it, and who is the same user could write
+    to its memory: its folder is covered."""
     found = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    found += ["--proc", "/proc", "--perms", "0000", "--size", "4096", "--tmpfs", "/proc/1"]
     if os.getuid() != 0:
         return [*found, "--unshare-user"]
     rights = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
@@ -87,7 +89,7 @@ def _bubblewrap() -> tuple[str, str]:
     program = shutil.which("bwrap")
     if program is None:
         return "", "not installed (apt install bubblewrap)"
-    command = [program, *spaces(), "--ro-bind", "/", "/", "--proc", "/proc", "--die-with-parent", "true"]
+    command = [program, "--ro-bind", "/", "/", *spaces(), "--die-with-parent", "true"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TRIAL_S)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -18,7 +18,7 @@ from proofyard.workloads.sandbox.syscalls import AUDIT_ARCH, known
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _JEQ, _JGE, _JSET, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _X32 = 0x40000000
-_SET_MODE_FILTER, _FLAG_TSYNC = 1, 1
+_SET_MODE_FILTER, _FLAG_TSYNC, _FLAG_SPEC_ALLOW = 1, 1, 4
 
 _O_CREAT, _O_TRUNC, _O_TMPFILE = 0o100, 0o1000, 0o20000000
 _CLONE_THREAD, _NAMESPACES = 0x00010000, 0x7E020000
@@ -29,7 +29,7 @@ _PLAIN_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _TERMINAL_IOCTL = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX type into a terminal."""
 _PLAIN_PRCTL = (3, 15, 16, 21, 23, 39, 0x53564D41)
-_SECURING_PRCTL = (1, 24, 38, 47)
+_SECURING_PRCTL = (1, 4, 24, 38, 47)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ _FREE = (
     *("sched_getaffinity", "getdents64", "set_tid_address", "restart_syscall", "fadvise64", "clock_gettime"),
     *("clock_getres", "clock_nanosleep", "exit_group", "epoll_wait", "epoll_ctl", "mbind", "set_mempolicy"),
     *("get_mempolicy", "waitid", "newfstatat", "readlinkat", "faccessat", "pselect6", "ppoll", "set_robust_list"),
-    *("get_robust_list", "sync_file_range", "epoll_pwait", "fallocate", "eventfd2", "epoll_create1", "dup3"),
+    *("sync_file_range", "epoll_pwait", "fallocate", "eventfd2", "epoll_create1", "dup3"),
     *("pipe2", "preadv", "pwritev", "getcpu", "getrandom", "membarrier", "copy_file_range", "preadv2", "pwritev2"),
     *("statx", "rseq", "close_range", "faccessat2", "futex_waitv"),
 )
@@ -75,11 +75,11 @@ def rules(pid: int, *, builds: bool, gpu: bool, starts: bool) -> dict[str, tuple
     own = () if starts else (Rule(0, of=(pid,)),)
     forks = builds or starts
     restricting = ("seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
-    return {
-        **dict.fromkeys((*_FREE, *(_BUILDING if builds else ()), *(restricting if starts else ())), ()),
+    # The kernel looks at what is free once; calls with conditions go through the filter each time, so they come first.
+    conditional: dict[str, tuple[Rule, ...]] = {
+        "mmap": (Rule(3, without=_MAP_GROWSDOWN, apart=0 if gpu else _MAP_SHARED | _MAP_ANONYMOUS),),
         "open": (Rule(1, without=makes),),
         "openat": (Rule(2, without=makes),),
-        "mmap": (Rule(3, without=_MAP_GROWSDOWN, apart=0 if gpu else _MAP_SHARED | _MAP_ANONYMOUS),),
         "clone": (Rule(0, wants=0 if forks else _CLONE_THREAD, without=_NAMESPACES),),
         "fcntl": (Rule(1, of=_PLAIN_FCNTL),),
         "ioctl": () if gpu else (Rule(1, of=_PLAIN_IOCTL),),
@@ -88,9 +88,10 @@ def rules(pid: int, *, builds: bool, gpu: bool, starts: bool) -> dict[str, tuple
         "tgkill": own,
         "prlimit64": (Rule(0, of=(0, pid)),),
         "sched_setaffinity": (Rule(0, of=(0,)),),
-        **({"memfd_create": ()} if gpu else {}),
-        **({"fork": (), "vfork": ()} if starts else {}),
     }
+    more = (*(_BUILDING if builds else ()), *(restricting if starts else ()), *(("memfd_create",) if gpu else ()))
+    free = (*_FREE, *more, *(("fork", "vfork") if starts else ()))
+    return conditional | dict.fromkeys((name for name in free if name not in conditional), ())
 
 
 def program(allowed: dict[str, tuple[Rule, ...]], machine: str | None = None) -> bytes:
@@ -114,7 +115,9 @@ def restrict(allowed: dict[str, tuple[Rule, ...]]) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     no_new_privileges()
-    syscall(known()["seccomp"], _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.create_string_buffer(header, len(header)))
+    # What slows speculation down keeps parts of one process from each other, and all here is one job's (prctl(2)).
+    flags = _FLAG_TSYNC | _FLAG_SPEC_ALLOW
+    syscall(known()["seccomp"], _SET_MODE_FILTER, flags, ctypes.create_string_buffer(header, len(header)))
 
 
 def is_there() -> bool:

@@ -131,7 +131,6 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "pselect6": (270, 72),
     "ppoll": (271, 73),
     "set_robust_list": (273, 99),
-    "get_robust_list": (274, 100),
     "sync_file_range": (277, 84),
     "epoll_pwait": (281, 22),
     "fallocate": (285, 47),

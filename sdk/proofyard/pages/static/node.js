@@ -63,7 +63,7 @@ function draw() {
     section("Earnings", earnings(shown.pay, shown.energy)),
     el("div", { class: "pair" },
       section("At stake", stake(shown.standing)),
-      section("This machine", machine(shown.gpus, status.sample, shown.backend))),
+      section("This machine", machine(shown.gpus, status, shown.backend))),
     section("Done and refused",
       tiles(["Tasks done", count(done.tasks)], ["Audits done", count(done.audits)], ["Refused", count(Object.values(done.refused).reduce((a, b) => a + b, 0))],
         ["Given back", count(done.given_back)], ["Came while busy", count(done.later)]),
@@ -112,14 +112,15 @@ function stake(standing) {
     ["Operator", `${standing.operator}, of ${standing.owner}`]);
 }
 
-function machine(gpus, sample, backend) {
+function machine(gpus, { sample, sandbox }, backend) {
   const told = (value, unit) => (value === null || value === undefined ? "not told" : `${Math.round(value)} ${unit}`);
   const cards = gpus.map((gpu) => el("li", {}, el("strong", {}, `GPU ${gpu.index}: ${gpu.name}`),
     facts(["Load", told(gpu.utilization, "%")], ["Memory", gpu.used_bytes === null ? bytes(gpu.memory_bytes) : bar(gpu.used_bytes, gpu.memory_bytes, `${bytes(gpu.used_bytes)} of ${bytes(gpu.memory_bytes)}`)],
       ["Temperature", told(gpu.celsius, "°C")], ["Power", told(gpu.watts, "W")])));
   return [
     cards.length ? el("ul", { class: "plain" }, cards) : el("p", { class: "quiet" }, backend.includes("cuda") ? "nvidia-smi says nothing here: load, memory, temperature and power of the GPU are not known." : "This node computes on the processor: there is no GPU to be measured."),
-    facts(["Computes by", backend || "nothing: this machine does not give the right bits"], sample.free_bytes === undefined ? null : ["Free memory", bytes(sample.free_bytes)],
+    facts(["Computes by", backend || "nothing: this machine does not give the right bits"],
+      ["Jobs are held by", sandbox || el("span", { class: "bad" }, "nothing: they can do what the node's user can")], sample.free_bytes === undefined ? null : ["Free memory", bytes(sample.free_bytes)],
       sample.celsius === undefined || cards.length ? null : ["Processor", told(sample.celsius, "°C")], sample.others_cores === undefined ? null : ["Others keep busy", `${sample.others_cores.toFixed(1)} of ${plural(sample.cores, "core")}`]),
   ];
 }
