@@ -1,26 +1,29 @@
 """The sandbox's parts: numbers of calls, the filter as a machine of its own, command lines, what is handed over."""
 
+import asyncio
 import errno
 import os
 import re
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
-from proofyard.workloads.confined import Confined, erase
-from proofyard.workloads.errors import ExecutorCrashed
+from proofyard.workloads.checked import Checked
+from proofyard.workloads.confined import Confined, Limit, erase
+from proofyard.workloads.errors import ExecutorCrashed, OutOfDisk, TimeLimit
 from proofyard.workloads.executor import Executor, _failure
-from proofyard.workloads.frames import Failed, InputPaths, ModelChecked, Ready, RunTask, StateFound, StateWritten
+from proofyard.workloads.frames import Failed, InputPaths, ModelChecked, Ready, RunTask, StateFound, StateWritten, Step
 from proofyard.workloads.sandbox import Mechanisms, Policy, Sandbox, SandboxRefused, found_here, seccomp
 from proofyard.workloads.sandbox.boxes import Command
 from proofyard.workloads.sandbox.policy import python_paths
 from proofyard.workloads.sandbox.syscalls import AUDIT_ARCH, known
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import Progress, load_workload
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -182,9 +185,9 @@ def test_a_folder_of_any_depth_is_removed_and_no_link_followed(tmp_path: Path) -
     deep.mkdir()
     (tmp_path / "key").write_text("secret")
     at = os.open(deep, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=at)
-        below = os.open("d", os.O_RDONLY, dir_fd=at)
+    for _ in range(1100):
+        os.mkdir("deep", dir_fd=at)
+        below = os.open("deep", os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = below
     os.symlink(tmp_path / "key", "link", dir_fd=at)
@@ -233,3 +236,76 @@ async def test_only_so_many_comparisons_are_noted(
 async def test_an_error_that_does_not_exist_is_none() -> None:
     for name, operands in (("SystemExit", {}), ("InputRefused", {"what": 1}), ("OutOfMemory", {"nothing": 1})):
         assert isinstance(_failure(Failed(name, operands)), ExecutorCrashed)
+
+
+async def test_a_job_that_keeps_more_cores_busy_than_its_threads_is_ended(
+    confined: Confined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = iter(range(0, 1000, 10))
+    monkeypatch.setattr("proofyard.workloads.confined.LOOK_S", 0.01)
+    monkeypatch.setattr("proofyard.workloads.confined._seconds", lambda _: float(next(used)))
+    ended = confined_process(confined, threads=2)
+    with pytest.raises(TimeLimit, match=r"cores busy, this node's threads are 2"):
+        await broken(confined)
+    assert ended
+
+
+async def test_a_job_that_fills_its_scratch_folder_is_ended(
+    confined: Confined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proofyard.workloads.confined.LOOK_S", 0.01)
+    monkeypatch.setattr("proofyard.workloads.confined.SCRATCH_ENTRIES", 10)
+    ended = confined_process(confined, threads=None)
+    (tmp_path / "scratch").mkdir()
+    for number in range(11):
+        (tmp_path / "scratch" / str(number)).touch()
+    with pytest.raises(OutOfDisk, match="beside its states"):
+        await broken(confined)
+    assert ended
+
+
+def confined_process(confined: Confined, threads: int | None) -> list[bool]:
+    """Give it a process that does nothing; what is returned is filled once that is ended."""
+    ended: list[bool] = []
+    process: Any = SimpleNamespace(pid=os.getpid(), kill=lambda: ended.append(True))
+    confined.process, confined._limit, confined.broken, confined._watch = process, Limit(threads), None, None
+    return ended
+
+
+async def broken(confined: Confined) -> None:
+    """Raise what it was ended for."""
+    confined.watch()
+    async with asyncio.timeout(30):
+        while confined.broken is None:
+            await asyncio.sleep(0.01)
+    confined.rest()
+    raise confined.broken
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        Progress(segment=-1, step=1, steps=1),
+        Progress(segment=2, step=1, steps=1),
+        Progress(segment=0, step=1 << 63, steps=1),
+        Progress(segment=0, step=1, steps=1, rss_bytes=-1),
+    ],
+)
+async def test_no_step_is_told_that_the_task_does_not_have(
+    progress: Progress, confined: Confined, tmp_path: Path
+) -> None:
+    """A verifier would take the node for one that sends what cannot be."""
+    manifest = Manifest(workload="map", data=Cid("data"), params={"rows": 2, "segment_rows": 1, "segments": 2})
+    order = RunTask(manifest, load_workload("map").graph(manifest)[0], InputPaths(None, None, ()), str(tmp_path))
+    told: list[Progress] = []
+    with pytest.raises(ExecutorCrashed, match="a step that its task does not have"):
+        await Executor(tmp_path)._heed(confined, Step(progress), order, told.append, None, tmp_path)
+    assert not told
+
+
+def test_whoever_keeps_a_model_s_lock_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may read a file may lock it."""
+    monkeypatch.setattr("proofyard.workloads.checked.TURN_S", 0.2)
+    (tmp_path / "config.json").write_text("{}")
+    with Checked(tmp_path).turn(tmp_path), Checked(tmp_path).turn(tmp_path):
+        pass

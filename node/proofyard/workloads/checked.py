@@ -21,6 +21,7 @@ from proofyard.workloads.errors import ExecutionError
 
 WRITTEN_S = 10.0
 """Whoever is told has written it by then."""
+TURN_S, LOOK_S = 300.0, 0.1
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -57,10 +58,16 @@ class Checked:
 
     @contextlib.contextmanager
     def turn(self, model: Path) -> Iterator[None]:
-        """One process at a time compares the model in a directory: several nodes on one machine start at once."""
+        """One process at a time compares the model in a directory: several nodes on one machine start at once. Whoever
+        may read it can keep the lock, so nobody waits for it longer than `TURN_S`."""
         lock = os.open(model / "config.json", os.O_RDONLY | os.O_CLOEXEC)
+        until = time.monotonic() + TURN_S
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while time.monotonic() < until:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(LOOK_S)
             yield
         finally:
             os.close(lock)
