@@ -29,6 +29,7 @@ from proofyard.devnet.process import Child, Interrupts, free_udp_port, stop_all
 from proofyard.protocol.settlement import FaultReason
 from proofyard.protocol.types import Address, BatchId, Wei
 from proofyard.protocol.workload_bits import WORKLOADS, workload_bits
+from proofyard.workloads.sandbox import found_here
 
 WATCH_S = 0.5
 PAIR = "colluding-pair"
@@ -266,6 +267,9 @@ class DevNetwork:
             self._join(f"node-{number}", "node", cheat, key)
         self.members = dict(sorted(self.members.items()))
         self._tell(f"{len(self.members)} members registered")
+        held = found_here()
+        why = "; ".join(f"{name}: {why}" for name, why in held.lacking)
+        self._tell(f"jobs are held by {', '.join(held.names)}" if held.holds else f"nothing here holds jobs ({why})")
         self._write_settings()
         for group in (self.verifiers, self.nodes):
             for member in group:
@@ -327,6 +331,7 @@ class DevNetwork:
             settings |= {} if self.plan.decoys_bps is None else {"decoys_bps": self.plan.decoys_bps}
         else:
             settings |= {"threads": self.plan.threads, "stop_s": 0, "prove_s": 0, "page": False}
+            settings |= {} if found_here().holds else {"unsandboxed": True}  # the jobs here are one's own
             settings |= {} if self.plan.decoys_bps is None else {"max_decoys_bps": self.plan.decoys_bps}
         if member.adversary:
             settings["adversary"] = member.adversary

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from proofyard.workloads.sandbox import landlock, seccomp
+from proofyard.workloads.sandbox import kernel, landlock, seccomp
 
 TRIAL_S = 10.0
 _FIRST_OWNER = 1 << 30
 _NOBODY = 65534
+_CHANGING = 1 << 0 | 1 << 6 | 1 << 7
+"""CAP_CHOWN, CAP_SETGID and CAP_SETUID."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def found_here() -> Mechanisms:
 
 def owner(number: int) -> int:
     """A user that nothing else is, for process `number` of this one; nobody where such users do not exist here, 0 where
-    none does."""
+    none does, or this process may not have another become one."""
+    if kernel.capabilities() & _CHANGING != _CHANGING:
+        return 0
     wanted = _FIRST_OWNER + ((os.getpid() & 0x3FFFFF) << 8) + (number & 0xFF)
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
