@@ -74,10 +74,12 @@ async def test_a_job_runs_task_by_task_and_any_segment_can_be_repeated_exactly(t
 
 async def test_a_killed_executor_is_named_and_the_next_order_starts_another(tiny, lora_manifest, tmp_path):
     manifest = lora_manifest()
-    task = WORKLOAD.graph(manifest)[1]
+    first, task = WORKLOAD.graph(manifest)[:2]
     async with Executor(tmp_path) as executor:
+        await executor.run_task(manifest, first, tiny)
         (process,) = executors()
-        process.suspend()  # It would be through before a loaded machine comes to the kill.
+        for each in (process, *process.children(recursive=True)):
+            each.suspend()  # It would be through before a loaded machine comes to the kill.
         running = asyncio.create_task(executor.run_task(manifest, task, tiny))
         await asyncio.sleep(0)
         process.send_signal(signal.SIGKILL)
