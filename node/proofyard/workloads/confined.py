@@ -30,6 +30,7 @@ SLOTS = ("0", "1", "2")
 WORDS_BYTES = 64 << 10
 """Of what a process says on its standard error the last is kept."""
 LOOK_S = 5.0
+GONE_S = 10.0
 SLACK = 1.5
 """A process may keep so many more cores busy than it has threads: states are written beside the computation."""
 SCRATCH_BYTES = 1 << 30
@@ -158,7 +159,11 @@ class Confined:
         self.rest()
         self._stop()
         await self.process.wait()
+        with contextlib.suppress(TimeoutError):  # what it started ends with it, and has its standard error until then
+            async with asyncio.timeout(GONE_S):
+                await asyncio.shield(self._listener)
         self._listener.cancel()
+        self.process._transport.close()  # type: ignore[attr-defined]  # pipes that were not read to their end
         if self._command.end:
             await asyncio.to_thread(subprocess.run, self._command.end, capture_output=True, check=False)
         await asyncio.to_thread(erase, self._folder)

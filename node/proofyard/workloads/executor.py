@@ -112,6 +112,7 @@ class Executor:
         self._silence_s = silence_s
         self._python = python
         self._child: Confined | None = None
+        self._endings: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -394,7 +395,11 @@ class Executor:
     async def _kill(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            await asyncio.shield(child.close())
+            ending = asyncio.create_task(child.close())
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        # One whose end nobody waits for any more, being cancelled, is waited for by whoever comes next.
+        await asyncio.shield(asyncio.gather(*self._endings))
 
 
 async def _send(child: Confined, message: ToChild) -> None:
