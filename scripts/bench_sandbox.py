@@ -77,7 +77,7 @@ async def steps(folder: Path, box: Sandbox, manifest: Manifest, inputs: Inputs) 
 def used(process: psutil.Process) -> float:
     """Seconds of CPU of a process and all that it started."""
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def ratios(inside: list[Cost], outside: list[Cost]) -> Cost:

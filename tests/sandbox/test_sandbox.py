@@ -142,7 +142,7 @@ def test_bubblewrap_is_given_the_policy_alone() -> None:
 def confined(tmp_path: Path) -> Confined:
     """One whose process does not matter."""
     found = object.__new__(Confined)
-    found._folder, found._command = tmp_path, Command(())
+    found.folder, found._command = tmp_path, Command(())
     (tmp_path / "out").mkdir()
     (tmp_path / "kept").mkdir()
     for slot in ("0", "1", "2"):

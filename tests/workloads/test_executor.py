@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import msgspec
 import numpy as np
@@ -267,6 +268,21 @@ async def test_another_job_gets_another_process_and_nothing_of_the_first(tiny, t
         (second,) = executors()
         assert first.pid != second.pid
         assert str(job_folder(tmp_path, one)) not in " ".join(second.cmdline())
+
+
+async def test_a_child_goes_on_with_its_job_after_a_task_was_forgotten_and_what_is_old_was_swept(tiny, tmp_path):
+    params = {"rows": 100, "segment_rows": 50, "segments": 2}
+    manifest = Manifest(workload="map", data=Cid("data"), params=params)
+    (task,) = load_workload("map").graph(manifest)
+    async with Executor(tmp_path) as executor:
+        trace = await executor.run_task(manifest, task, tiny)
+        before, after = trace.states[0].read_bytes(), trace.states[1].read_bytes()
+        (first,) = executors()
+        executor.forget(manifest, task, tiny)
+        executor.sweep(time.time() + 60)
+        assert await executor.run_segment(manifest, task, 0, before, tiny) == after
+        assert executors() == [first]
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_child_dies_with_its_parent(tiny, tmp_path):

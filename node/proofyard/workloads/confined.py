@@ -45,8 +45,8 @@ class Limit:
 
 
 class Confined:
-    """A running process; `close` ends it and removes its files. `broken`: the limit that it was ended for.
-    `reports`, `checks`: how much it has said so far; `states`: of the order under way."""
+    """A running process; `close` ends it and removes its files, which are in `folder`. `broken`: the limit that it was
+    ended for. `reports`, `checks`: how much it has said so far; `states`: of the order under way."""
 
     def __init__(self, process: asyncio.subprocess.Process, command: Command, folder: Path, limit: Limit) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -55,7 +55,7 @@ class Confined:
         self.broken: ExecutionError | None = None
         self.reports = self.checks = self.states = 0
         self._command = command
-        self._folder = folder
+        self.folder = folder
         self._limit = limit
         self._words: deque[bytes] = deque()
         self._listener = asyncio.create_task(self._listen(process.stderr))
@@ -111,7 +111,7 @@ class Confined:
         """Move what is in `slot` to `path`, and make the slot anew. Raises `ExecutorCrashed` for any other file."""
         if slot not in SLOTS:
             raise ExecutorCrashed(f"the executor names a file {slot[:64]!r}")
-        source = self._folder / "out" / slot
+        source = self.folder / "out" / slot
         most = self._job[2] if self._job else 0
         try:
             end = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -166,7 +166,7 @@ class Confined:
         self.process._transport.close()  # type: ignore[attr-defined]  # pipes that were not read to their end
         if self._command.end:
             await asyncio.to_thread(subprocess.run, self._command.end, capture_output=True, check=False)
-        await asyncio.to_thread(erase, self._folder)
+        await asyncio.to_thread(erase, self.folder)
 
     def _stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -191,7 +191,7 @@ class Confined:
                     self._break(
                         TimeLimit(f"the job kept {cores:.1f} cores busy, this node's threads are {self._limit.threads}")
                     )
-            if await asyncio.to_thread(_is_full, self._folder / "scratch"):
+            if await asyncio.to_thread(_is_full, self.folder / "scratch"):
                 self._break(OutOfDisk(f"the job wrote more than {SCRATCH_BYTES >> 20} MiB beside its states"))
             at, used = now, then
 

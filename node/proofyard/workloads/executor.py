@@ -113,6 +113,8 @@ class Executor:
         self._python = python
         self._child: Confined | None = None
         self._endings: set[asyncio.Task[None]] = set()
+        self._seen: Path | None = None
+        """The job's folder that the child sees."""
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -186,8 +188,7 @@ class Executor:
     def forget(self, manifest: Manifest, task: TaskSpec, inputs: Inputs) -> None:
         """Delete what a task left here; it can no longer be resumed."""
         shutil.rmtree(task_folder(self._folder, manifest, task, inputs), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            job_folder(self._folder, manifest).rmdir()
+        self._clear(job_folder(self._folder, manifest))
 
     @property
     def busy(self) -> bool:
@@ -197,12 +198,19 @@ class Executor:
     def sweep(self, before: float) -> None:
         """Delete what tasks left here that nothing was written for since `before` (Unix seconds)."""
         for job in self._folder.iterdir() if self._folder.is_dir() else ():
+            if self._child is not None and job == self._child.folder:
+                continue
             for folder in job.iterdir() if job.is_dir() else ():
                 if folder.is_dir() and folder.stat().st_mtime < before:
                     erase(folder)
             if job.is_dir() and job.stat().st_mtime < before:
-                with contextlib.suppress(OSError):
-                    job.rmdir()
+                self._clear(job)
+
+    def _clear(self, job: Path) -> None:
+        """Remove a job's folder where nothing is in it. The child would not see another one of the same name."""
+        if job != self._seen:
+            with contextlib.suppress(OSError):
+                job.rmdir()
 
     async def rest(self) -> None:
         """End the child between two orders, so that its memory is free for others; the next order starts it again."""
@@ -300,7 +308,7 @@ class Executor:
         if child is not None and child.is_for(order.manifest, reads, most) and child.process.returncode is None:
             return child
         await self._kill()
-        job = job_folder(self._folder, order.manifest)
+        self._seen = job = job_folder(self._folder, order.manifest)
         job.mkdir(parents=True, exist_ok=True)
         gpu = self.backend.startswith("cuda")
         policy = Policy(
@@ -398,6 +406,9 @@ class Executor:
             ending = asyncio.create_task(child.close())
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
+        seen, self._seen = self._seen, None
+        if seen is not None:
+            self._clear(seen)
         # One whose end nobody waits for any more, being cancelled, is waited for by whoever comes next.
         await asyncio.shield(asyncio.gather(*self._endings))
 
