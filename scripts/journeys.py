@@ -36,7 +36,7 @@ STEP_S, POLL_S = 300.0, 0.1
 SCRIPTS_MS = 5000
 """Of a page's own time, for its scripts to show what they ask for."""
 KEPT = ("PATH", "LANG", "TMPDIR", "PROOFYARD_TORCH_INDEX")
-INSTALLING = ("pip install", "python3 -m venv")
+INSTALLING = ("pip install", "npm install", "python3 -m venv", ". .venv/bin/activate")
 """What a person does before the clock starts."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -494,7 +494,7 @@ class Walk:
 
     def _look(self, step: Look) -> str:
         """The page, as a browser shows it; a picture of it is kept."""
-        (api,) = re.findall(r"--api (http://\S+)", self.terminal("network").text())[:1]
+        (api,) = re.findall(r"curl (http://\S+)/v1/nodes", self.terminal("network").text())[:1]
         browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
         if browser is None:
             raise StepFailed(f"no browser is installed; tried {', '.join(CHROMIUM)}")

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,19 @@ def test_what_is_no_explanation_is_an_error(
     answers["/v1/jobs/1/explain"] = (status, body)
     assert main(["job", "explain", "1", "--api", url]) == code
     assert says in capsys.readouterr().err
+
+
+def test_the_settings_name_the_verifier_that_is_asked(
+    verifier: tuple[str, dict[str, tuple[int, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, answers = verifier
+    answers["/v1/jobs/1/explain"] = (200, json.dumps(SAID).encode())
+    toml = tmp_path / "proofyard.toml"
+    toml.write_text(f'[requester]\nwallet = "w.json"\napi = "{url}"\n')
+    assert main(["--config", str(toml), "job", "explain", "1"]) == 0
+    monkeypatch.setenv("PROOFYARD_API", "http://127.0.0.1:1")
+    assert main(["--config", str(toml), "job", "explain", "1"]) == 3
+    assert main(["--config", str(toml), "job", "explain", "1", "--api", url]) == 0
 
 
 def test_nobody_there_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

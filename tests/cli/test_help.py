@@ -141,6 +141,34 @@ def test_each_shell_reads_its_script(shell: str, tmp_path: Path, capsys: pytest.
     subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
 
 
+def test_zsh_answers_the_first_time_that_it_loads_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script in `fpath` is read as the body of the function that is to complete, and then has to do so."""
+    assert main(["completion", "zsh"]) == 0
+    loaded, _, sourced = capsys.readouterr().out.partition("\nelse\n")
+    assert loaded.endswith('if [[ ${funcstack[1]} == _proofyard ]]; then\n  _proofyard_completion "$@"')
+    assert sourced.split() == ["compdef", "_proofyard_completion", "proofyard", "fi"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("completion csh", "error: Invalid value for 'SHELL': 'csh' is not one of 'bash', 'zsh', 'fish' (see"),
+        ("devnet --nodes 0", "error: Invalid value for '--nodes': it should be greater than or equal to 1 (see"),
+        ("job status x", "error: Invalid value for 'JOB': it should be a valid integer (see"),
+        ("node claim", "error: Missing argument 'JOB' (see"),
+    ],
+)
+def test_what_was_typed_wrongly_is_said_in_words(typed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed.split()) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(("command", "context"), COMMANDS, ids=lambda each: getattr(each, "command_path", ""))
+def test_help_has_no_marks_twice(command: Any, context: Any) -> None:
+    shown = command.get_help(context)
+    assert [mark for mark in ("[[", "]]", "......", "default: (") if mark in shown] == []
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 @pytest.mark.parametrize(
     ("typed", "offered"),

@@ -153,6 +153,21 @@ def test_the_calculators_fields_are_those_of_its_form() -> None:
     assert shown == set(re.findall(r"^    (\w+): (?:credits|percent|`\$\{found)", script, re.MULTILINE))
 
 
+INSTALLS = [
+    page for page in [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))] if "pip install" in page.read_text()
+]
+
+
+@pytest.mark.parametrize("page", INSTALLS, ids=lambda page: page.stem)
+def test_what_is_installed_comes_from_a_checkout_into_an_environment_of_its_own(page: Path) -> None:
+    """It is on no package index, and Debian's Python refuses packages outside of an environment."""
+    text = page.read_text()
+    assert "install proofyard" not in text and "'proofyard[" not in text
+    assert "python3 -m venv" in text
+    if "proofyard devnet" in text:
+        assert "npm install --no-save" in text
+
+
 def typed(page: Path) -> list[list[str]]:
     """The commands of ours that a page has people type."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)

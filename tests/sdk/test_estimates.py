@@ -64,7 +64,7 @@ def test_time_and_price_are_those_of_the_middle_job_by_units() -> None:
     assert found.seconds(600).middle == 180
     assert found.seconds(1).middle == 60, "a small job waits for blocks as they did"
     assert (found.reward(300).least, found.reward(300).middle, found.reward(300).most) == (3000, 6000, 9000)
-    assert basis_of(found, "lora").startswith("measured of 3 lora jobs settled whole in the blocks 10 to 999")
+    assert basis_of(found, "lora").startswith("measured of 3 lora jobs settled whole in the blocks 0 to 999")
 
 
 def test_a_settlement_that_replaces_a_voided_one_counts_once_and_the_newest_jobs_do() -> None:

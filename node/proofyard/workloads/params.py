@@ -1,7 +1,9 @@
 """What all workloads check of a manifest before they look at their own parameters."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -10,6 +12,9 @@ from proofyard.protocol.manifest import MAX_TASKS, VERSION, Manifest
 from proofyard.workloads.errors import ManifestRefused
 
 P = TypeVar("P", bound=msgspec.Struct)
+
+SHOWN = 80
+"""Characters of a value that does not fit."""
 
 PRECISIONS = ("exact", "exact8", "exact4")
 """How the frozen weights are held: docs/exact.md. Whatever computes without a model knows the first alone."""
@@ -20,9 +25,30 @@ def convert_params(manifest: Manifest, kind: type[P]) -> P:
     try:
         return msgspec.convert(manifest.params, prepared(kind))
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").strip(".") or "params"
-        raise ManifestRefused(field if field == "params" else f"params.{field}", f"are refused: {reason}") from None
+        field, reason = misfit(error, manifest.params, kind)
+        raise ManifestRefused(f"params.{field}" if field else "params", reason) from None
+
+
+def misfit(error: msgspec.ValidationError, values: Mapping[str, Any], kind: type[msgspec.Struct]) -> tuple[str, str]:
+    """Which of the values for a `kind` does not fit, "" for all of them, and what is allowed: `rank`, "is 0; it has to
+    be `int` >= 1"."""
+    reason, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").strip(".")
+    allowed = re.sub(r", got .*$", "", reason).replace("Expected ", "it has to be ")
+    if field not in values:
+        return field, f"does not fit; {allowed}"
+    if words := _words_of(next((each.type for each in msgspec.structs.fields(kind) if each.name == field), None)):
+        allowed = f"it has to be one of {', '.join(map(repr, words))}"
+    value = repr(values[field])
+    return field, f"is {value if len(value) <= SHOWN else value[:SHOWN] + '...'}; {allowed}"
+
+
+def _words_of(kind: Any) -> tuple[str, ...]:
+    """The words that a field of this type may have; none where it has others than words."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return tuple(word for part in parts for word in _words_of(part))
 
 
 def check_common(

@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -160,7 +161,7 @@ def guard(run: Callable[[], object]) -> int:
         early = getattr(error, "option_name", None) in BEFORE_THE_COMMAND
         hint = "; it goes before the command, right after proofyard" if early else ""
         hint += f" (see {usage.command_path} --help)" if usage else ""
-        return _fail(error.format_message() + hint, None, error.exit_code)
+        return _fail(_in_words(error.format_message()) + hint, None, error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -173,6 +174,12 @@ def guard(run: Callable[[], object]) -> int:
     if code == INTERRUPTED:  # typer turns an interrupt of a command into this
         return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _in_words(said: str) -> str:
+    """What a library for types says of a value, for whoever typed it."""
+    said = re.sub(r", unable to (?:parse|interpret) .*$", "", said.removesuffix("."))
+    return re.sub(r"\bValue error, ", "", said).replace("Input should be", "it should be")
 
 
 def _advice(error: OSError) -> str:

@@ -94,7 +94,7 @@ def parse_span(text: str) -> tuple[int, int]:
 
 
 CidArgument = Annotated[Any, typer.Argument(parser=parse_cid, metavar="CID", help="The artifact's CID.")]
-OptionalCid = Annotated[Any, typer.Argument(parser=parse_cid, metavar="[CID]", help="One artifact; all if left out.")]
+OptionalCid = Annotated[Any, typer.Argument(parser=parse_cid, metavar="CID", help="One artifact; all if left out.")]
 
 
 @app.verb("put", "artifact put model/")

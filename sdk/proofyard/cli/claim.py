@@ -23,9 +23,7 @@ def claim(
     flags: WalletFlags,
     job: Annotated[
         list[int],
-        typer.Argument(
-            min=1, max=LARGEST_ID, metavar="JOB...", help="Numbers of the jobs, as the node's log has them."
-        ),
+        typer.Argument(min=1, max=LARGEST_ID, metavar="JOB", help="Numbers of the jobs, as the node's log has them."),
     ],
     node: Annotated[
         list[str] | None,

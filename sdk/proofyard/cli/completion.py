@@ -18,10 +18,17 @@ class Shell(StrEnum):
 
 
 _PLACES = {
-    Shell.BASH: "proofyard completion bash > ~/.local/share/bash-completion/completions/proofyard",
-    Shell.ZSH: "proofyard completion zsh > ~/.zfunc/_proofyard, with fpath+=~/.zfunc before compinit in ~/.zshrc",
-    Shell.FISH: "proofyard completion fish > ~/.config/fish/completions/proofyard.fish",
+    Shell.BASH: "~/.bashrc",
+    Shell.ZSH: "~/.zshrc, after compinit",
+    Shell.FISH: "~/.config/fish/config.fish",
 }
+_SOURCED = "compdef _proofyard_completion proofyard"
+_LOADED_OR_SOURCED = f"""if [[ ${{funcstack[1]}} == _proofyard ]]; then
+  _proofyard_completion "$@"
+else
+  {_SOURCED}
+fi"""
+"""zsh reads the script when it first completes the command, where it lies in `fpath`: then it has to answer at once."""
 
 
 @app.verb("completion", "completion bash >> ~/.bashrc")
@@ -35,5 +42,6 @@ def completion(
 
     from proofyard.cli.app import COMPLETE
 
-    print(get_completion_script(prog_name="proofyard", complete_var=COMPLETE, shell=shell.value))
-    note(f"to have it in every new shell: {_PLACES[shell]}")
+    script = get_completion_script(prog_name="proofyard", complete_var=COMPLETE, shell=shell.value)
+    print(script.replace(_SOURCED, _LOADED_OR_SOURCED))
+    note(f"to have it in every new shell: proofyard completion {shell.value} >> {_PLACES[shell]}")

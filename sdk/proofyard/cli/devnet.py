@@ -173,7 +173,7 @@ def _next_commands(network: "DevNetwork", model: Path | None, text: Path | None)
         "  proofyard job result 1 adapter",
         "  proofyard node claim 1",
         "  proofyard verifier dispute replay 1",
-        f"  proofyard job explain 1 --api {api}",
+        "  proofyard job explain 1",
         f"  curl {api}/v1/nodes",
         "or python, with the lines in README.md: it reads the same settings.",
         "Ctrl-C stops everything.",

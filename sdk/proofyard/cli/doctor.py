@@ -19,7 +19,16 @@ from proofyard.cli.run import node_settings
 from proofyard.cli.tree import App
 from proofyard.runtime.secrets import without_secrets
 from proofyard.sdk.errors import BadSetting
-from proofyard.sdk.settings import NETWORK, NetworkSettings, RequesterSettings, data_dir, is_set, load
+from proofyard.sdk.settings import (
+    NETWORK,
+    SHARED,
+    ApiSettings,
+    NetworkSettings,
+    RequesterSettings,
+    data_dir,
+    is_set,
+    load,
+)
 
 if TYPE_CHECKING:
     from proofyard.doctor import Finding, Setup
@@ -43,9 +52,7 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="SECTION", help="machine, chain, wallet, node, verifier; all if empty."),
     ] = None,
-    api: Annotated[
-        str, typer.Option(envvar="PROOFYARD_API", help="HTTP API of a verifier that runs, to be asked too.")
-    ] = "",
+    api: Annotated[str, typer.Option(help="HTTP API of a verifier, to be asked too, if not as in the settings.")] = "",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also what is in order, and what was skipped.")
     ] = False,
@@ -89,7 +96,7 @@ def _setup(toml: Path | None, flags: Mapping[str, Any], api: str, asked: Sequenc
         if name == "requester" and not (given.get("wallet") or is_set(name, toml)):
             continue
         defaults = {"data_dir": data_dir(name)} if name != "requester" else None
-        shared = NETWORK if name != "requester" else NETWORK | {"wallet", "password_file"}
+        shared = NETWORK if name != "requester" else SHARED
         try:
             if name == "node":
                 found[name] = node_settings(toml, given)
@@ -110,9 +117,17 @@ def _setup(toml: Path | None, flags: Mapping[str, Any], api: str, asked: Sequenc
         wallets=tuple(WalletUse(name, each.wallet, each.password_file) for name, each in found.items()),
         node=found.get("node"),
         verifier=found.get("verifier"),
-        api=api,
+        api=_api(toml, api),
         wrong=wrong,
     )
+
+
+def _api(toml: Path | None, given: str) -> str:
+    """The verifier's API that was named, "" for none: only one that somebody named has to answer."""
+    try:
+        return load(ApiSettings, "requester", toml=toml, flags={"api": given or None}, defaults={"api": ""}).api
+    except BadSetting:  # told already, of the requester's section or the network's
+        return given
 
 
 def _rpc_url(flags: Mapping[str, Any]) -> str:

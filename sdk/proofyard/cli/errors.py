@@ -35,7 +35,8 @@ class ApiUnreachable(CliError):
     def __init__(self, api: str, reason: str) -> None:
         self.api = api
         super().__init__(
-            f"no verifier answers at {api} ({reason}); give --api the address that its log names as `status`"
+            f"no verifier answers at {api} ({reason}); give --api the address that its log names as `status`, or write "
+            "it into the settings as api"
         )
 
 

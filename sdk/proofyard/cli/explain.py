@@ -9,12 +9,13 @@ import msgspec
 import requests
 import typer
 
+from proofyard.cli.context import config_of
 from proofyard.cli.errors import ApiRefused, ApiUnreachable, UsageError
-from proofyard.cli.options import LARGEST_ID, parse_address
+from proofyard.cli.options import LARGEST_ID, KeystoreDir, address_of
 from proofyard.cli.output import AsJson, emit, note
 from proofyard.protocol.codec import prepared
+from proofyard.sdk.settings import SHARED, ApiSettings, load
 
-DEFAULT_API = "http://127.0.0.1:8790"
 TIMEOUT_S = 60.0
 MAX_BYTES = 16 << 20
 ORDER = ("state", "given", "waits", "drawn", "audit", "fault", "slashed", "settled", "paid", "fees", "node")
@@ -33,8 +34,7 @@ _HEADS = {
 }
 
 Api = Annotated[
-    str,
-    typer.Option(envvar="PROOFYARD_API", metavar="URL", help="The HTTP API of the verifier that schedules the job."),
+    str | None, typer.Option(metavar="URL", help="HTTP API of the job's verifier, if not the one in the settings.")
 ]
 
 
@@ -64,10 +64,14 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
+    context: typer.Context,
     job: Annotated[int, typer.Argument(metavar="JOB", min=1, max=LARGEST_ID, help="The job's number.")],
     task: Annotated[int | None, typer.Argument(metavar="TASK", min=0, max=2**31 - 1, help="One of its tasks.")] = None,
-    node: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only what is about this node.")] = None,
-    api: Api = DEFAULT_API,
+    node: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Only of this node: its address, or its wallet's name.")
+    ] = None,
+    api: Api = None,
+    keystore_dir: KeystoreDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why tasks went as they did, and who was paid what.
@@ -76,8 +80,9 @@ def explain(
 
     Each statement names the batch and record that show it, and the command that replays it: nobody has to be believed.
     """
-    key = None if node is None else parse_address(node)
-    found = ask(api, f"/v1/jobs/{job}" + (f"/tasks/{task}" if task is not None else "") + "/explain")
+    key = None if node is None else address_of(node, keystore_dir)
+    settings = load(ApiSettings, "requester", toml=config_of(context), flags={"api": api}, shared=SHARED)
+    found = ask(settings.api, f"/v1/jobs/{job}" + (f"/tasks/{task}" if task is not None else "") + "/explain")
     said = [each for each in found.because if key is None or (each.node or "").lower() == key.lower()]
     said.sort(key=lambda each: ORDER.index(each.about) if each.about in ORDER else len(ORDER))
     data = msgspec.to_builtins(msgspec.structs.replace(found, because=tuple(said)))

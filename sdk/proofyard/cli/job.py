@@ -30,7 +30,7 @@ app = App("Have work done: submit a job, follow it, fetch the result.")
 app.verb("list", "job list")(job_history.list_jobs)
 app.verb("logs", "job logs 1")(job_history.logs)
 app.verb("race", "job race 3 5 --model M --data held-out.jsonl")(race)
-app.verb("explain", "job explain 1 --api http://127.0.0.1:8790")(explain)
+app.verb("explain", "job explain 1")(explain)
 
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
 

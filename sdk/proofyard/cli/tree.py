@@ -175,13 +175,15 @@ _KIND = re.compile(r"<(?:list\[)?([\w ]+)\]?>")
 _FLAG = re.compile(r"--([\w-]+) / --no-\1")
 _UNSAID = re.compile(r"(?:\d+<=)?x<=\d{10,}(?:; )?|x>=[01](?:; )?")
 _EMPTY = re.compile(r" +\[(?:required)?\]$")
-"""Bounds that say nothing, and what is left then; an argument is required unless it stands in brackets."""
+_STATED = re.compile(r"(?<=default: )\(([^()]*)\)")
+"""Bounds that say nothing, and what is left then, as an argument is required unless it stands in brackets; a default
+that is said in words."""
 
 
 def _row(param: Any, ctx: Any) -> tuple[str, str]:
     """An argument or option, and what it means."""
     names, text = param.get_help_record(ctx)
-    text = _UNSAID.sub("", text)
+    text = _STATED.sub(r"\1", _UNSAID.sub("", text))
     if param.param_type_name == "argument":
         return names.split()[0].strip("{}").upper(), _EMPTY.sub("", text)
     names = _FLAG.sub(r"--[no-]\1", _KIND.sub(lambda found: _KINDS.get(found[1].lower(), found[1].upper()), names))

@@ -12,7 +12,8 @@ from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.tree import App
 from proofyard.cli.wallet_names import Name, free_name, saved
 from proofyard.cli.wallets import new_password, wallets_dir
-from proofyard.protocol.types import Address
+from proofyard.protocol.amounts import format_amount
+from proofyard.protocol.types import Address, Wei
 
 app = App("Keys in encrypted files, and what they hold: make, fund, send.")
 
@@ -68,10 +69,10 @@ def balance(
         "stake": account.stake,
         "unbonding": account.unbonding,
     }
-    ether = chain.eth_balance(address)
+    ether = Wei(chain.eth_balance(address))
     facts = {"address": address, "ether": str(ether), **{key: str(amount) for key, amount in amounts.items()}}
     lines = [f"{key:<10} {format_credits(amount)}" for key, amount in amounts.items()]
-    emit(facts, as_json=as_json, text="\n".join([*lines, f"{'ether':<10} {ether / 10**18:.6f}"]))
+    emit(facts, as_json=as_json, text="\n".join([*lines, f"{'ether':<10} {format_amount(ether, funds.ETHER)}"]))
 
 
 app.verb("send", "wallet send bob 12.5 --wallet home")(funds.send)

@@ -270,7 +270,6 @@ class DevNetwork:
         held = found_here()
         why = "; ".join(f"{name}: {why}" for name, why in held.lacking)
         self._tell(f"jobs are held by {', '.join(held.names)}" if held.holds else f"nothing here holds jobs ({why})")
-        self._write_settings()
         for group in (self.verifiers, self.nodes):
             for member in group:
                 self._spawn(member)
@@ -279,10 +278,12 @@ class DevNetwork:
                     self.plan.ready_timeout, self._interrupts.pause
                 )
                 self._tell(f"{member.name} is ready")
+        self._write_settings()
 
     def _write_settings(self) -> None:
         keys = keys_of(self.directory / "wallets", "requester")
         requester = {"wallet": str(keys.keystore), "password_file": str(keys.password_file)}
+        requester |= {"api": self.api_url(self.verifiers[0].name)} if self.verifiers else {}
         network = {
             "rpc_url": self.rpc_url,
             "registry": self.deployment.registry,

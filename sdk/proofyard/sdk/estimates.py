@@ -14,6 +14,7 @@ from statistics import median
 from proofyard.artifacts import BlockStore
 from proofyard.chain import BatchSettled, ChainClient, ChainError, JobOpened
 from proofyard.chain.events import topic_of
+from proofyard.chain.following import MAX_RANGE
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Cid, JobId, ProofyardError, Wei
@@ -153,8 +154,7 @@ def rates_of(chain: ChainClient, read: Read, workload: int) -> Rates:
         for event, end in newest
     ]
     of_workload = [event for event in standing.values() if any(line.job in opened for line in event.lines)]
-    first = min((event.position.block for event in events), default=last)
-    return Rates(tuple(jobs), _audited(read, of_workload[-MOST_RECORDS:]), first, last)
+    return Rates(tuple(jobs), _audited(read, of_workload[-MOST_RECORDS:]), max(0, last - MAX_RANGE + 1), last)
 
 
 def basis_of(rates: Rates, workload: str) -> str:

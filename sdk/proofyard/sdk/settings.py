@@ -23,18 +23,19 @@ from proofyard.runtime.secrets import hide_in
 from proofyard.sdk.errors import BadSetting
 
 S = TypeVar("S", bound=msgspec.Struct)
+_DEVNETS = "; a devnet has written it: export PROOFYARD_CONFIG=out/devnet/proofyard.toml in its folder"
 _WHOLE = re.compile(r"-?[0-9]+")
 
 Block = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 NETWORK = frozenset({"rpc_url", "registry", "from_block", "chain_id"})
 """Shared by every program."""
-SHARED = NETWORK | {"wallet", "password_file"}
+SHARED = NETWORK | {"wallet", "password_file", "api"}
 """What may stand at the top of the file, or in a variable without a section."""
 PREFIX = "PROOFYARD_"
 SECTIONS = ("network", "requester", "node", "verifier", "artifact")
 """The tables of the file."""
-VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "LOG_FORMAT", "KEYSTORE_DIR", "DEBUG", "API"})
+VARIABLES = frozenset({"CONFIG", "LOG_LEVEL", "LOG_FORMAT", "KEYSTORE_DIR", "DEBUG"})
 """Environment variables `PROOFYARD_...` that are no settings of a table."""
 
 
@@ -50,10 +51,18 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequesterSettings(NetworkSettings, frozen=True, kw_only=True):
-    """Who pays. `wallet`: keystore file; `password_file`: file with its password, else it is asked for."""
+    """Who pays. `wallet`: keystore file; `password_file`: file with its password, else it is asked for. `api`: a
+    verifier's HTTP API, to be asked why."""
 
     wallet: Path
     password_file: Path | None = None
+    api: str = ""
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command that only asks a verifier needs of a requester's settings."""
+
+    api: str = "http://127.0.0.1:8790"
 
 
 def requester_settings() -> RequesterSettings:
@@ -103,7 +112,8 @@ def load(
     environ = os.environ if environ is None else environ
     file = toml or default_toml()
     names = {field.name for field in msgspec.structs.fields(kind)}
-    known = {"network": NETWORK, "requester": SHARED, section: names}
+    known: dict[str, Collection[str]] = {"network": NETWORK, "requester": SHARED}
+    known[section] = names.union(known.get(section, ()))
     tables = _read(file, must_exist=toml is not None)
     _require_known(file, tables, known)
     _require_variables(environ, known)
@@ -126,7 +136,7 @@ def load(
                 raise BadSetting(
                     name,
                     f"{section} needs {name}: {flag}set {variable.upper()}, "
-                    f"or write {name} = ... under [{section}] in {file}",
+                    f"or write {name} = ... under [{section}] in {file}{_DEVNETS if name == 'registry' else ''}",
                 )
             continue
         hide_in(str(given.value))

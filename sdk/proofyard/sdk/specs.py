@@ -20,6 +20,7 @@ from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.compression import Compression
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
+from proofyard.workloads.params import misfit
 from proofyard.workloads.rehearsal import count_training_rows
 from proofyard.workloads.text_data import usual_split
 from proofyard.workloads.workload import Inputs, load_workload
@@ -183,7 +184,8 @@ class LoraJob:
         try:
             return msgspec.convert(values, prepared(LoraParams))
         except msgspec.ValidationError as error:
-            raise JobRefused(f"the LoRA job's parameters are refused: {error}; correct that field") from None
+            field, reason = misfit(error, values, LoraParams)
+            raise JobRefused(f"{field or 'options'}: {reason}") from None
 
 
 def executable(
