@@ -12,7 +12,7 @@ def rows() -> Iterator[dict[str, str]]:
 
 
 with Client.from_env() as client:
-    spec = MapJob(data=rows(), segment_rows=16, segments=2)  # type: ignore[arg-type]
+    spec = MapJob(data=rows(), segment_rows=16, segments=2)
     job = client.submit(spec, reward=credits(5), audit_fee=credits(5))
     for event in job.progress(timeout=600):
         if isinstance(event, SettledEvent):

@@ -18,7 +18,7 @@ async def submit(model: str, data: str) -> int:
 
 async def fetch(number: int, dest: str) -> Path:
     async with AsyncClient.from_env() as client:
-        job = client.job(number)  # type: ignore[arg-type]
+        job = client.job(number)
         try:
             await job.wait(timeout=600)
         except JobFailed as error:

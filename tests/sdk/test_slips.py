@@ -167,6 +167,7 @@ def test_a_job_counts_the_owners_that_it_needs() -> None:
     [
         (1000, 1, 4, ""),
         (1000, 1, 3, "this job needs nodes of 4 owners"),
+        (1000, 0, 4, "the reward is 0"),
         (100, 50, 4, "no node can be offered a task of 50 CREDIT now: no owner's stake backs it"),
         (
             100,

@@ -22,12 +22,12 @@ def facts_of(found: "Estimate") -> dict[str, Any]:
 def text_of(found: "Estimate") -> str:
     """For people, a line each."""
     paid = "" if found.usual_reward is None else f" (others paid {_credits(found.usual_reward)} for as much)"
-    gas = UNKNOWN if found.gas is None else f"{found.gas} units, {format_credits(found.gas_cost or 0, 'ETH')} now"
+    gas = UNKNOWN if found.gas is None else f"{found.gas:,} units, {format_credits(found.gas_cost or 0, 'ETH')} now"
     measured = "" if found.audit_overhead is None else f"{found.audit_overhead:.0%} lately, "
     most = f"{found.audit_overhead_most:.0%} at most"
     lines = {
         **({"length": found.length} if found.length else {}),
-        "job": f"{found.workload}, {found.tasks} tasks, {found.units} units of work",
+        "job": f"{found.workload}, {found.tasks:,} task{'s' if found.tasks > 1 else ''}, {found.units:,} units of work",
         "time": UNKNOWN if found.seconds is None else _times(found.seconds),
         "reward": f"{format_credits(found.reward)}{paid}",
         "audits": f"{format_credits(found.audit_fee)}, work done again: {measured}{most}",

@@ -118,8 +118,11 @@ def estimate(context: typer.Context, flags: WalletFlags, what: JobFlags, as_json
     with open_client(context, flags) as client:
         found = client.estimate(spec, what.offer())
     from proofyard.cli.estimate_view import facts_of, text_of
+    from proofyard.sdk.preparing import UNPAID
 
     emit(facts_of(found), as_json=as_json, text=text_of(found))
+    if not found.reward:
+        note(UNPAID)
     note("nothing was published or paid; next: the same with job submit")
 
 

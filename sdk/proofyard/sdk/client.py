@@ -177,7 +177,7 @@ class Client:
         """Give a verifier an open job's manifest and inputs. Safe to repeat. Raises `JobNotPublished`."""
         self._portal.run(self._core.publish(job, artifacts))
 
-    def job(self, job: JobId) -> JobHandle:
+    def job(self, job: int) -> JobHandle:
         """The handle of a job opened earlier. Raises `JobRefused` for what is no job's number."""
         return self._handle(self._core.job(job))
 

@@ -237,10 +237,10 @@ class AsyncClient:
 
     # Following
 
-    def job(self, job: JobId) -> AsyncJobHandle:
+    def job(self, job: int) -> AsyncJobHandle:
         """The handle of a job opened earlier. Raises `JobRefused` for what is no job's number."""
         check_job(job)
-        return AsyncJobHandle(self, job)
+        return AsyncJobHandle(self, JobId(job))
 
     @mapped
     async def report(self, job: JobId, since: int = 0) -> JobReport:

@@ -18,7 +18,7 @@ from proofyard.protocol.types import Cid
 from proofyard.sdk.adapters import Adapter, read_adapter, require_base
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
-from proofyard.sdk.specs import JobSpec, LoraJob, executable, resolve_model
+from proofyard.sdk.specs import Data, JobSpec, LoraJob, executable, resolve_model
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.embed import WORKLOAD as EMBED
 from proofyard.workloads.errors import InputRefused
@@ -38,7 +38,7 @@ SEQ_LEN = 128
 class RowsJob:
     """What jobs over the lines of a JSONL file share: `segments` segments of `segment_rows` lines make a task."""
 
-    data: Path | str
+    data: Data
     segment_rows: int = 64
     segments: int = 8
     seed: int = 0
@@ -141,7 +141,7 @@ class SweepJob:
     """
 
     model: Path | str
-    data: Path | str
+    data: Data
     vary: Mapping[str, Sequence[Any]]
     base: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] | Literal["all-linear"] = ("q_proj", "v_proj")

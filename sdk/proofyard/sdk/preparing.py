@@ -120,10 +120,15 @@ def prepare(
     return Prepared(terms, manifest, (cid, *work.inputs), call, since, work.left_out, work.model, work.length)
 
 
+UNPAID = "the reward is 0: nodes take such a job only where their setting `unpaid` is on, and it waits for one"
+
+
 def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:
-    """A sentence where the network has too few owners for this job now, or none whose stake backs one of its tasks, so
-    that it would wait for more; else empty."""
+    """A sentence where the job pays nothing, the network has too few owners for it now, or none whose stake backs one
+    of its tasks, so that it would wait for more; else empty."""
     name, terms = prepared.manifest.workload, prepared.terms
+    if not terms.reward:
+        return UNPAID
     graph = load_workload(name).graph(prepared.manifest)
     needed = owners_needed(graph, terms)
     nodes = [node for node in chain.active_nodes() if node.workloads >> terms.workload & 1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import UnionType
-from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -27,6 +27,13 @@ from proofyard.workloads.workload import Inputs, load_workload
 
 ROUNDS = 2
 """Of a LoRA job that says neither rounds nor epochs."""
+if TYPE_CHECKING:
+    Data: TypeAlias = Any
+else:
+    Data = Path | str
+"""What holds rows, for whoever makes a job: a path, a dataset, a table, rows. What is no file is written to one
+(`tables`) before a job's fields are looked at."""
+
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -74,7 +81,7 @@ class LoraJob:
     """
 
     model: Path | str
-    data: Path | str
+    data: Data
     targets: Sequence[str] | Literal["all-linear"] = ("q_proj", "v_proj")
     layers: Sequence[int] | None = None
     rank: int = 8
@@ -101,7 +108,7 @@ class LoraJob:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_peft(cls, config: Any, *, model: Path | str, data: Path | str, **more: Any) -> Self:
+    def from_peft(cls, config: Any, *, model: Path | str, data: Data, **more: Any) -> Self:
         """A job from PEFT's `LoraConfig`, or a mapping of its words. Raises `JobRefused` that names what a job cannot
         do."""
         words = config if isinstance(config, Mapping) else config.to_dict()
