@@ -156,6 +156,8 @@ def test_zsh_answers_the_first_time_that_it_loads_the_script(capsys: pytest.Capt
         ("devnet --nodes 0", "error: Invalid value for '--nodes': it should be greater than or equal to 1 (see"),
         ("job status x", "error: Invalid value for 'JOB': it should be a valid integer (see"),
         ("node claim", "error: Missing argument 'JOB' (see"),
+        ("wallet new", "error: Missing argument 'NAME' (see"),
+        ("verifier dispute replay x", "error: Invalid value for 'BATCH': it should be a valid integer (see"),
     ],
 )
 def test_what_was_typed_wrongly_is_said_in_words(typed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,7 +177,8 @@ def guard(run: Callable[[], object]) -> int:
 
 
 def _in_words(said: str) -> str:
-    """What a library for types says of a value, for whoever typed it."""
+    """What a library for types says of a value, for whoever typed it: arguments are called as in help."""
+    said = re.sub(r"(argument|value for) '(\w+)'", lambda found: f"{found[1]} '{found[2].upper()}'", said)
     said = re.sub(r", unable to (?:parse|interpret) .*$", "", said.removesuffix("."))
     return re.sub(r"\bValue error, ", "", said).replace("Input should be", "it should be")
 
