@@ -132,10 +132,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Look:
-    """Look at a page of the verifier in a browser: `path` of its API has to show some text."""
+    """Look at a page in a browser, which has to show some text: `path` of the verifier's, or the node's own page by the
+    address that it printed."""
 
     path: str
     shows: str
+    of: str = "verifier"
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ JOURNEYS = (
             Type("proofyard node status", shows="takes work"),
             Type("proofyard node claim 1"),
             Type("proofyard wallet balance owner", shows="stake"),
-            Look("/v1/nodes", "operator"),
+            Look("", "At stake", of="node"),
             Stop("node"),
             Type("proofyard node unstake node --owner owner", answers=HERS, shows="released"),
             Move(30 * 24 * 3600),
@@ -494,7 +496,11 @@ class Walk:
 
     def _look(self, step: Look) -> str:
         """The page, as a browser shows it; a picture of it is kept."""
-        (api,) = re.findall(r"curl (http://\S+)/v1/nodes", self.terminal("network").text())[:1]
+        terminal, named = (
+            ("node", r"^(http://\S+/#\S+)$") if step.of == "node" else ("network", r"curl (http://\S+)/v1/")
+        )
+        (found,) = re.findall(named, self.terminal(terminal).text(), re.MULTILINE)[:1]
+        url = found + step.path
         browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
         if browser is None:
             raise StepFailed(f"no browser is installed; tried {', '.join(CHROMIUM)}")
@@ -503,13 +509,13 @@ class Walk:
         common += [f"--virtual-time-budget={SCRIPTS_MS}"]
         until = time.monotonic() + STEP_S
         while True:
-            shown = _output([*common, "--dump-dom", api + step.path])
+            shown = _output([*common, "--dump-dom", url])
             if step.shows in html.unescape(shown):
                 break
             if time.monotonic() > until:
-                raise StepFailed(f"{api + step.path} does not show {step.shows!r}: {shown[:500]}")
-        _output([*common, f"--screenshot={picture}", "--window-size=1000,1400", api + step.path])
-        return f"look at {step.path}"
+                raise StepFailed(f"{url} does not show {step.shows!r}: {shown[:500]}")
+        _output([*common, f"--screenshot={picture}", "--window-size=1000,1400", url])
+        return f"look at {step.path or 'the page of the ' + step.of}"
 
 
 def _output(command: list[str]) -> str:

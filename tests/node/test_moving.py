@@ -54,3 +54,4 @@ async def test_a_verifier_that_moves_is_joined_where_it_is(
                 assert await joined.try_request(wallet.address, Announce((), 1, 1, "test"), Ack) == Ack()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        assert connection.reason == "this node is stopping"

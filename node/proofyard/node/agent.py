@@ -79,6 +79,7 @@ from proofyard.protocol.types import (
     Signature,
     TaskIndex,
 )
+from proofyard.runtime.times import moment
 from proofyard.transport import Body, Connection, Endpoint, RequestFailed
 from proofyard.transport.guard import Allowance
 from proofyard.workloads.errors import TaskStopped, TimeLimit, WorkloadError
@@ -823,7 +824,7 @@ class Agent:
         def taken(receipt: Receipt) -> None:
             check_receipt(self._domain, verifier, submission.commitment, receipt)
             self._journal.close_task(verifier, offer, receipt)
-            logger.info("%s is delivered; receipt until %s", name, receipt.deadline)
+            logger.info("%s is delivered; its receipt holds until %s", name, moment(receipt.deadline))
 
         def given_up(reason: str) -> None:
             # It may have arrived all the same, so its states stay until nothing can come of it.

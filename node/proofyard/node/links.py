@@ -53,6 +53,8 @@ class VerifierLinks:
         self._announce = announce
         self._live: dict[Address, Connection] = {}
         self._keepers: dict[Address, tuple[str, asyncio.Task[None]]] = {}
+        self._parting = "this verifier is elsewhere now"
+        """Why a connection is closed whose keeper ends."""
         self._joined = asyncio.Event()
         self._changed = asyncio.Event()
         self._news = news or News()
@@ -72,6 +74,7 @@ class VerifierLinks:
                     logger.exception("the list of verifiers cannot be read")
                 await self._news.wait(self._lookout.next_at() - asyncio.get_running_loop().time())
         finally:
+            self._parting = "this node is stopping"
             for _, task in self._keepers.values():
                 task.cancel()
             await asyncio.gather(*(task for _, task in self._keepers.values()), return_exceptions=True)
@@ -93,7 +96,7 @@ class VerifierLinks:
         finally:
             self._live.pop(verifier, None)
             if verifier in self._endpoint.connections:
-                await self._endpoint.connections[verifier].close("this verifier is elsewhere now")
+                await self._endpoint.connections[verifier].close(self._parting)
 
     async def _stay(self, verifier: Address, endpoint: str) -> None:
         retry = FIRST_RETRY_S

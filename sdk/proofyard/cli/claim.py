@@ -10,12 +10,15 @@ from proofyard.cli.chains import operator_with
 from proofyard.cli.clients import open_client
 from proofyard.cli.options import LARGEST_ID, WalletFlags, address_of
 from proofyard.cli.output import AsJson, emit, format_credits, note
-from proofyard.protocol.types import JobId
+from proofyard.protocol.types import Address, JobId, Wei
 from proofyard.runtime.times import moment
 
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient
     from proofyard.sdk import Due
+
+MOST_SHARES = 20
+"""Owners that are told of one by one."""
 
 
 def claim(
@@ -51,12 +54,23 @@ def claim(
         waiting = [due for due in dues if due.claimable_at > client.chain.now()]
     facts = {"paid": str(paid), "waiting": str(sum(due.amount for due in waiting))}
     emit(facts, as_json=as_json, text=format_credits(paid))
+    shares = shares_of([due for due in dues if due not in waiting])
+    if shares and sum(shares.values()) == paid:
+        for owner, amount in shares.items():
+            note(f"of it {format_credits(amount)} to the owner {owner}")
     if waiting:
         last = max(due.claimable_at for due in waiting)
         amount = format_credits(sum(due.amount for due in waiting))
         note(f"{amount} can be claimed when their challenge window has closed, at {moment(last)}: call this again then")
     elif not dues:
         note("nothing is left to claim: none of it is settled yet, or all is paid")
+
+
+def shares_of(dues: Sequence["Due"]) -> dict[Address, Wei]:
+    """What each owner is due, the largest share first, of at most `MOST_SHARES`."""
+    owners = {due.owner for due in dues}
+    sums = {owner: Wei(sum(due.amount for due in dues if due.owner == owner)) for owner in owners}
+    return dict(sorted(sums.items(), key=lambda each: (-each[1], each[0]))[:MOST_SHARES])
 
 
 def proofs_of(chain: "ChainClient", dues: Sequence["Due"]) -> list[dict[str, Any]]:

@@ -48,12 +48,12 @@ def pay(lately: "Lately") -> list[str]:
 def risk(params: "Params", stake: int) -> list[str]:
     """What is put up, and what it can be lost for."""
     court = params.court
+    lost = "All of it is lost for a result that does not follow from its task, or an accusation that a jury overturns."
+    kept = "Crashes and time-outs before a commitment cost no stake."
+    left_out, late = format_credits(court.juror_fine), format_credits(court.late_fine)
     return [
-        _line("at risk", f"{format_credits(stake)} of stake. All of it is lost for a result that does not follow from"),
-        _line("", "its task, or an accusation that a jury overturns. Crashes and time-outs before a"),
-        _line("", "commitment cost no stake."),
-        _line("fines", f"{format_credits(court.juror_fine)} for a jury that is left out,"),
-        _line("", f"{format_credits(court.late_fine)} for a committed state that comes late"),
+        _line("at risk", f"{format_credits(stake)} of stake. {lost} {kept}"),
+        _line("fines", f"{left_out} for a jury that is left out, {late} for a committed state that comes late"),
         _line("back", f"{duration(params.unstake_delay)} after it leaves: node unstake, then withdraw"),
     ]
 

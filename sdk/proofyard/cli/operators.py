@@ -157,7 +157,8 @@ def _standing(chain: "ChainClient", key: Address) -> tuple[dict[str, Any], str]:
     text = facts | {name: format_credits(int(str(facts[name]))) for name in amounts}
     if account.bound_until > chain.now():
         text["bound_until"] = moment(account.bound_until)
-    return facts, "\n".join(f"{k:<18} {v}" for k, v in text.items() if v is not None)
+    words = {name: ("yes" if value else "no") if isinstance(value, bool) else value for name, value in text.items()}
+    return facts, "\n".join(f"{k:<18} {v}" for k, v in words.items() if v not in (None, ""))
 
 
 @node.verb("stake", "node stake 50 --owner owner")
