@@ -261,7 +261,7 @@ JOURNEYS = (
                 """--set 'vary={"lr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]}' --reward 50 --audit-fee 20 --wait""",
                 shows="is done; next: proofyard job result",
             ),
-            Type("proofyard job result 1 sweep", shows="sweep"),
+            Type("proofyard job result 1 sweep", shows="from_pretrained('sweep/best')"),
             Save("plot.py"),
             Type("python plot.py"),
             File("sweep.png", "PNG"),

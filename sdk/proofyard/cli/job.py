@@ -272,13 +272,16 @@ def result(
     note(f"made of {len(sent)} results of {sum(sent) // len(sent):,} bytes on average")
     if final_in > 0:
         note(f"what it rests on can be challenged for {span(final_in)} more")
-    if (path / "adapter_config.json").is_file():
-        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if (path / "ranking.json").is_file():
+        note(f"the candidates with their losses are in {quote(str(path / 'ranking.json'))}, the best adapter in best")
+    adapter = next((each for each in (path, path / "best") if (each / "adapter_config.json").is_file()), None)
+    if adapter is not None:
+        base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
         if base.startswith("ipfs://"):
             note("the adapter names its model by CID; --model NAME has it name yours")
-            note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(path)!r})")
+            note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(adapter)!r})")
         else:
-            note(f"next, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(path)!r})")
+            note(f"next, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(adapter)!r})")
     elif merge:
         note(f"next, in Python: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
 
