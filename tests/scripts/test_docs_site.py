@@ -176,6 +176,13 @@ def typed(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("proofyard ")]
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "start").glob("*.md")), ids=lambda page: page.stem)
+def test_what_quick_starts_have_people_type_is_seen_whole(page: Path) -> None:
+    """A page of the site shows 76 columns of code without scrolling."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 76] == []
+
+
 @pytest.mark.parametrize("page", [*sorted((DOCS / "start").glob("*.md")), DOCS / "faq.md"], ids=lambda page: page.stem)
 def test_what_quick_starts_have_people_type_is_there(page: Path) -> None:
     commands = typed(page)
