@@ -1,6 +1,7 @@
 """`proofyard job`: have work done, from the shell. Thin over `proofyard.sdk`."""
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -32,6 +33,8 @@ app.verb("logs", "job logs 1")(job_history.logs)
 app.verb("race", "job race 3 5 --model M --data held-out.jsonl")(race)
 app.verb("explain", "job explain 1")(explain)
 
+MOST_NAMES = 8
+"""Of files in a result that are told."""
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
 
 Number = Annotated[
@@ -269,11 +272,17 @@ def result(
         final_in, sent = handle.prove().final_at - client.chain.now(), handle.sent_bytes()
     facts = {"job": str(job), "path": str(path), "final_in": str(max(0, final_in)), "results": len(sent)}
     emit(facts | {"result_bytes": str(sum(sent))}, as_json=as_json, text=str(path))
-    note(f"made of {len(sent)} results of {sum(sent) // len(sent):,} bytes on average")
+    _tell_result(path, sent, final_in, merged=merge)
+
+
+def _tell_result(path: Path, sent: Sequence[int], final_in: int, *, merged: bool) -> None:
+    """What a result is made of, how long it can be challenged, and what to do with it."""
+    files = sorted(f"{each.name}/" if each.is_dir() else each.name for each in path.iterdir())
+    note(f"in it: {names(files, MOST_NAMES)}")
+    mean = sum(sent) // len(sent)
+    note(f"made of {len(sent)} results of {mean:,} bytes on average" if len(sent) > 1 else f"made of {mean:,} bytes")
     if final_in > 0:
         note(f"what it rests on can be challenged for {span(final_in)} more")
-    if (path / "ranking.json").is_file():
-        note(f"the candidates with their losses are in {quote(str(path / 'ranking.json'))}, the best adapter in best")
     adapter = next((each for each in (path, path / "best") if (each / "adapter_config.json").is_file()), None)
     if adapter is not None:
         base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -282,7 +291,7 @@ def result(
             note(f"next, in Python: peft.PeftModel.from_pretrained(model, {str(adapter)!r})")
         else:
             note(f"next, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(adapter)!r})")
-    elif merge:
+    elif merged:
         note(f"next, in Python: transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})")
 
 
