@@ -23,7 +23,7 @@ from proofyard.runtime.secrets import hide_in
 from proofyard.sdk.errors import BadSetting
 
 S = TypeVar("S", bound=msgspec.Struct)
-_DEVNETS = "; a devnet has written it: export PROOFYARD_CONFIG=out/devnet/proofyard.toml in its folder"
+_DEVNETS = "; a devnet leaves it in its folder: export PROOFYARD_CONFIG=out/devnet/proofyard.toml"
 _WHOLE = re.compile(r"-?[0-9]+")
 
 Block = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
