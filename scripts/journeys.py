@@ -327,7 +327,7 @@ JOURNEYS = (
             Type("proofyard verifier dispute open 1 --record --wait", shows="upheld"),
             Type("proofyard verifier dispute show 1", shows="upheld"),
             Type("proofyard verifier dispute withdraw", shows="released"),
-            Look("/v1/disputes", "upheld"),
+            Look("/#disputes", "upheld"),
         ),
     ),
 )

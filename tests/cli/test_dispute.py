@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from proofyard.chain import Phase
 from proofyard.cli import main
+from proofyard.cli.challenge_view import facts_of, lines_of
 from proofyard.cli.dispute import _checks
 from proofyard.cli.errors import UsageError
 from proofyard.cli.evidence import Spoken, job_in, parse_place, place_in
@@ -72,3 +74,15 @@ def test_a_field_that_is_the_settlements_comes_after_all_of_the_records() -> Non
 def test_a_challenge_is_about_one_thing(what: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verifier", "dispute", "open", "1", *what]) == ExitCode.USAGE
     assert "say what is wrong" in capsys.readouterr().err
+
+
+def test_a_challenge_is_shown_with_times_that_people_read() -> None:
+    fields = {"id": 1, "batch": 2, "kind": SimpleNamespace(name="RECORD"), "job": 0, "round": 0, "accused": 3}
+    fields |= {"challenger": "0xc", "bond": 10**18, "votes_wrong": 1, "votes_right": 0, "until": 1_795_798_464}
+    voting: Any = SimpleNamespace(**fields, phase=Phase.VOTE)
+    over: Any = SimpleNamespace(**fields, phase=Phase.UPHELD)
+    shown = dict(line.split(None, 1) for line in lines_of(voting))
+    assert shown["bond"] == "1 CREDIT"
+    assert shown["until"].startswith("2026-11-2") and "job" not in shown
+    assert facts_of(voting)["until"] == "1795798464"
+    assert not [line for line in lines_of(over) if line.startswith("until")]

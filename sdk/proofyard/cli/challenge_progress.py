@@ -31,7 +31,7 @@ def follow_up(chain: "ChainClient", challenge: "ChallengeId", wait: bool, as_jso
 
 def tell(chain: "ChainClient", record: "ChallengeRecord", as_json: bool) -> None:
     facts = {**facts_of(record), "outcome": outcome_of(chain, record)}
-    emit(facts, as_json=as_json, text=f"{record.id} {record.phase.name.lower()}")
+    emit(facts, as_json=as_json, text=f"challenge {record.id}: {record.phase.name.lower()}")
     note(next_step(chain, record))
 
 

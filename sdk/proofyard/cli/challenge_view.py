@@ -44,6 +44,13 @@ def facts_of(record: "ChallengeRecord") -> dict[str, Any]:
     }
 
 
+def lines_of(record: "ChallengeRecord") -> list[str]:
+    """The same for people, without what a challenge that is over waits for."""
+    until = moment(record.until) if record.until and not is_closed(record) else ""
+    words = facts_of(record) | {"bond": format_credits(record.bond), "until": until}
+    return [f"{name:<12} {value}" for name, value in words.items() if value not in (None, "")]
+
+
 def jury_of(chain: "ChainClient", record: "ChallengeRecord") -> list[dict[str, Any]]:
     """The owners on the jury of the latest round and what is known of their votes."""
     from proofyard.chain.events import JurorFined, JuryDrawn, VoteCommitted, VoteRevealed

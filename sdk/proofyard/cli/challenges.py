@@ -10,7 +10,16 @@ import typer
 
 from proofyard.cli.chains import reader, signer
 from proofyard.cli.challenge_progress import follow, follow_up, move_on, sleep_until, tell
-from proofyard.cli.challenge_view import COMMAND, facts_of, is_closed, jury_of, next_step, outcome_of, subject_of
+from proofyard.cli.challenge_view import (
+    COMMAND,
+    facts_of,
+    is_closed,
+    jury_of,
+    lines_of,
+    next_step,
+    outcome_of,
+    subject_of,
+)
 from proofyard.cli.context import config_of
 from proofyard.cli.errors import UsageError
 from proofyard.cli.evidence import ExecuteFlags, Place, Spoken, evidence, parse_place, place_in
@@ -153,8 +162,7 @@ def show(context: typer.Context, flags: NetworkFlags, challenge: Number, as_json
     record = read_challenge(chain, _id(challenge))
     jury = jury_of(chain, record)
     facts = {**facts_of(record), "jury": jury, "outcome": outcome_of(chain, record)}
-    text = {key: value for key, value in facts.items() if key not in ("jury", "outcome") and value not in (None, "")}
-    lines = [f"{key:<12} {value}" for key, value in {**text, "bond": format_credits(record.bond)}.items()]
+    lines = lines_of(record)
     lines += [f"{key:<12} {format_credits(int(amount))}" for key, amount in (facts["outcome"] or {}).items()]
     if jury:
         rows = [(row["owner"], row["vote"], row["evidence"]) for row in jury]

@@ -56,8 +56,8 @@ def claim(
     emit(facts, as_json=as_json, text=format_credits(paid))
     shares = shares_of([due for due in dues if due not in waiting])
     if shares and sum(shares.values()) == paid:
-        for owner, amount in shares.items():
-            note(f"of it {format_credits(amount)} to the owner {owner}")
+        for owner, share in shares.items():
+            note(f"of it {format_credits(share)} to the owner {owner}")
     if waiting:
         last = max(due.claimable_at for due in waiting)
         amount = format_credits(sum(due.amount for due in waiting))
