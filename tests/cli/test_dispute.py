@@ -79,6 +79,7 @@ def test_a_challenge_is_about_one_thing(what: list[str], capsys: pytest.CaptureF
 def test_a_challenge_is_shown_with_times_that_people_read() -> None:
     fields = {"id": 1, "batch": 2, "kind": SimpleNamespace(name="RECORD"), "job": 0, "round": 0, "accused": 3}
     fields |= {"challenger": "0xc", "bond": 10**18, "votes_wrong": 1, "votes_right": 0, "until": 1_795_798_464}
+    fields |= {"task": 0, "segment": 0, "entry": 0}
     voting: Any = SimpleNamespace(**fields, phase=Phase.VOTE)
     over: Any = SimpleNamespace(**fields, phase=Phase.UPHELD)
     shown = dict(line.split(None, 1) for line in lines_of(voting))
