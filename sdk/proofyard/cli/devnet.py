@@ -67,8 +67,7 @@ def devnet(
 
     Its keys guard nothing of value and are printed.
     """
-    require("node", "proofyard devnet")
-    require("verifier", "proofyard devnet")
+    require("node,verifier", "proofyard devnet")
     unknown = sorted(set(adversary or ()) - ZOO.keys())
     if unknown:
         raise UsageError(f"--adversary: no cheat is named {unknown[0]}; known are {', '.join(ZOO)}")
