@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.types import Cid
 from proofyard.workloads.errors import OutOfMemory
 from proofyard.workloads.exact import native
 from proofyard.workloads.exact.golden import check_backend
 from proofyard.workloads.exact.native import NativeBackend, NoCompiler
 from proofyard.workloads.executor import OUT_OF_MEMORY_EXIT, Executor
+from proofyard.workloads.workload import Inputs, load_workload
 
 _NEEDS = {
     "freeze": "backend.freeze(x, 'exact')",
@@ -56,11 +59,14 @@ def test_without_memory_the_process_ends_with_a_word_and_a_code_of_its_own(call:
 
 async def test_an_executor_that_ends_so_was_out_of_memory(tmp_path: Path) -> None:
     fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\nexit {OUT_OF_MEMORY_EXIT}\n")
-    fake.chmod(0o700)
-    with pytest.raises(OutOfMemory, match="memory limit"):
-        async with Executor(tmp_path, python=str(fake)):
-            pass
+    fake.write_text(f"#!/bin/sh\n[ $1 = -m ] && echo {{}} || exit {OUT_OF_MEMORY_EXIT}\n")
+    fake.chmod(0o755)
+    data = tmp_path / "data"
+    data.write_text('{"text": "a"}\n')
+    manifest = Manifest(workload="map", data=Cid("data"), params={"rows": 1, "segment_rows": 1, "segments": 1})
+    async with Executor(tmp_path, python=str(fake)) as executor:
+        with pytest.raises(OutOfMemory, match="memory limit"):
+            await executor.run_task(manifest, load_workload("map").graph(manifest)[0], Inputs(data=data))
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
