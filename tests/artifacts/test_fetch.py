@@ -17,6 +17,7 @@ from proofyard.artifacts import (
 from proofyard.artifacts.builder import CHUNK_BYTES
 from proofyard.artifacts.exchange import LOOKS_PER_S, PEERS, Looks, PeerBlocks, RemoteBlocks
 from proofyard.artifacts.fetcher import _Job
+from proofyard.artifacts.gathering import Gatherer
 from proofyard.artifacts.unixfs import Link, directory_node, file_node, node_cid
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.types import Address
@@ -327,6 +328,16 @@ async def test_a_request_for_half_a_cid_is_refused(store, seeder):
             await connection.request(HasBlocks(cids), reply=Held)
     with pytest.raises(RequestFailed, match="bad-request"):
         await connection.request(GetBlocks(bytes(36 * 65)), reply=Blocks)
+
+
+async def test_what_is_larger_than_was_asked_for_stays_where_it_is(store, seeder, new_store):
+    source = new_store("source")
+    small, large = source.put_bytes(b"s" * 100), source.put_bytes(b"l" * 101)
+    provider = PeerBlocks(await seeder(source), 100)
+    assert [found async for found in provider.blocks([large, small])] == [(large, None), (small, b"s" * 100)]
+    gatherer = Gatherer(store, largest=100)
+    assert await gatherer.gather("0xP", await seeder(source), [small, large]) == {small: 100, large: None}
+    assert store.has(small) and not store.has(large)
 
 
 async def test_a_provider_that_stumbles_is_asked_again(store, seeder, new_store, pattern):

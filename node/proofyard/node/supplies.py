@@ -31,8 +31,9 @@ from proofyard.workloads.workload import Inputs, carried_by, load_workload
 logger = logging.getLogger("proofyard.node")
 
 SILENCE_S = 60.0
-ALONE_S, ALONE_BYTES = 3.0, 3 << 20
-"""Peers that bring so many bytes in so many seconds are left to it; else the verifier brings a part as well."""
+ALONE_S, ALONE_BYTES = 6.0, 1 << 20
+"""Peers that bring so many bytes in so many seconds, which is less than most home lines send, are left to it; else the
+verifier brings a part as well."""
 
 FROM_VERIFIER_BYTES = 16 << 10
 """What is so small the verifier that made the offer is asked for first: it has it, and one request to it is less than a

@@ -32,6 +32,10 @@ RESERVE_S = 5.0
 SILENT_S, MAX_SILENT = 60.0, 256
 """How long a relay that did not answer is left alone, and how many of them are remembered."""
 
+GONE_S = 2.0
+"""A path counts as gone where no packet came for so long, in spite of the first pings. A busy machine is silent for
+shorter times."""
+
 AGAIN, AGAIN_S = 10, 0.2
 """Looks for a peer by way of a relay, where the direct path to it is gone, and between them."""
 
@@ -167,9 +171,8 @@ class Ways:
         relays are to know of; or the other one may, which is then met by the relay as before."""
         for relay in self._reserved:
             relay.link.ping()
-        route = self._punched.pop(connection, None)
-        if route is not None:
-            self._home.spawn(self._meet_again(connection, route))
+        if connection in self._punched and connection.silent_s > GONE_S:
+            self._home.spawn(self._meet_again(connection, self._punched.pop(connection)))
 
     async def _meet_again(self, connection: Connection, route: Route) -> None:
         """By the relay, with all that is under way, and from there directly."""
