@@ -36,6 +36,9 @@ GONE_S = 2.0
 """A path counts as gone where no packet came for so long, in spite of the first pings. A busy machine is silent for
 shorter times."""
 
+AGAIN_PAUSE_S = 10.0
+"""Between two such times: a machine that is too busy to answer has not moved."""
+
 AGAIN, AGAIN_S = 10, 0.2
 """Looks for a peer by way of a relay, where the direct path to it is gone, and between them."""
 
@@ -157,14 +160,17 @@ class Ways:
                 del self._silent[next(iter(self._silent))]
             raise
 
-    async def _upgrade(self, connection: Connection, route: Route) -> None:
+    async def _upgrade(self, connection: Connection, route: Route, *, pause_s: float = 0.0) -> None:
+        """On a direct path, if there is one; it is not doubted before `pause_s`."""
         address = connection.link.address
         relay = self._outer.get(address)
         if relay is not None and await upgrade(self._puncher, connection, await observe(relay)):
             logger.info("%s is reached at %s:%s without the relay now", connection.peer, *connection.remote)
-            self._punched[connection] = route
             await asyncio.sleep(OVERLAP_S)
             self._let_go(address)
+            await asyncio.sleep(pause_s)
+            if not connection.closed.is_set():
+                self._punched[connection] = route
 
     def stalled(self, connection: Connection) -> None:
         """Nothing comes on a connection that something should come on. This machine may have another address, which
@@ -191,7 +197,7 @@ class Ways:
             await asyncio.sleep(AGAIN_S)
         if link.address == address:
             logger.info("%s is reached by the relay %s again", connection.peer, route.relay)
-            await self._upgrade(connection, route)
+            await self._upgrade(connection, route, pause_s=AGAIN_PAUSE_S)
             return
         self._let_go(address)
         if not link.closed.is_set():
