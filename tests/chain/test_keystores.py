@@ -193,6 +193,8 @@ def test_a_password_may_be_typed_in_another_form_of_unicode(made_with: str, form
         (CAST["content"][:-20], "restore it from a backup"),
         (CAST["content"] * 2, "restore it from a backup"),
         ("[" * 30_000, "restore it from a backup"),
+        ('{"version": 3, "crypto": ' + '{"a":' * 600 + "1" + "}" * 601, "restore it from a backup"),
+        ('{"version": 3, "crypto": ' + "9" * 5000 + "}", "restore it from a backup"),
         ("null", "no keystore of version 3"),
         (f"[{CAST['content']}]", "no keystore of version 3"),
     ],
@@ -209,6 +211,7 @@ def test_a_folder_of_wallets_may_hold_anything(tmp_path: Path) -> None:
     for name, target in (("lost", "nowhere"), ("circle", "circle.json"), ("zero", "/dev/zero"), ("also", "alice.json")):
         (tmp_path / f"{name}.json").symlink_to(target)
     os.mkfifo(tmp_path / "pipe.json")
+    written(tmp_path, '{"version": 3, "crypto": ' + '{"a":' * 600 + "1" + "}" * 601, "deep.json")
     assert list_wallets(tmp_path) == [("alice", None), ("also", None)]
     with pytest.raises(UnknownWallet, match="known are alice, also"):
         Wallet.unlock(tmp_path / "lost.json", password="x")

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from proofyard.cli import main
+from proofyard.cli.errors import UsageError
 from proofyard.cli.job_file import TEMPLATES, TERMS, read_job_file, require_known, template
 from proofyard.cli.job_flags import JobFlags
 from proofyard.sdk.jobs import make_job
@@ -75,6 +76,11 @@ def test_flags_say_it_last_and_paths_are_the_files(tmp_path: Path, submitted: li
         ("reward = 1", "audit_fee: how much is it?"),
         ("reward 1", "is not valid TOML"),
         ("\xff", "is not valid TOML"),
+        ("layers = " + "[" * 3000 + "]" * 3000, "nested without end"),
+        ("rank = " + "1" * 5000, "a number in it has thousands of digits"),
+        ("reward = 1e3", "reward: '1e3' is not an amount"),
+        ("reward = nan", "reward: 'nan' is not an amount"),
+        ("reward = 0.1234567890123456789", "at most 18 decimals"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -90,11 +96,32 @@ def test_what_does_not_fit_is_named(
 
 def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for name in ("nowhere.toml", "binary", "."):
+    for name in ("nowhere.toml", "binary", ".", "/dev/zero"):
         assert main(["job", "submit", str(tmp_path / name)]) == 2
         assert "proofyard job init" in capsys.readouterr().err
     with pytest.raises(Exception, match="cannot be read"):
         read_job_file(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        ("100000.000000000000000001", 100_000 * CREDIT + 1),
+        ("9007199254740993.0", None),
+        ("0.1", CREDIT // 10),
+        ("1_000.5", 1000 * CREDIT + CREDIT // 2),
+        ("1_000", 1000 * CREDIT),
+        ("0x10", 16 * CREDIT),
+    ],
+)
+def test_every_digit_of_an_amount_counts(written: str, amount: int | None, tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(f"reward = {written}\n")
+    if amount is None:
+        with pytest.raises(UsageError, match="more CREDIT than there can be"):
+            read_job_file(file)
+    else:
+        assert read_job_file(file) == {"reward": amount}
 
 
 @pytest.mark.parametrize(

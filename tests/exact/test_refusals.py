@@ -1,6 +1,7 @@
 """What exact execution does not cover is refused with one error that names it, whatever a model directory holds."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from proofyard.workloads.exact.native import NoCompiler
 from proofyard.workloads.exact.weights import Weights
 from proofyard.workloads.model_files import weight_files, weight_shapes
 from proofyard.workloads.tiny import HIDDEN, VOCABULARY, write_tiny_model
+from proofyard.workloads.tokenizer import Tokenizer
 
 NAN, INFINITE = float("nan"), float("inf")
 BERT = {
@@ -62,7 +64,8 @@ def configure(model: Path, **changes: Any) -> Path:
         *[({"rope_scaling": {"type": kind, "factor": 2.0}}, kind) for kind in ("dynamic", "su")],
         *[({"rope_parameters": {"rope_type": kind}}, kind) for kind in ("yarn", "longrope", "mrope")],
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": NAN}}, "factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": NAN}}, "has factor nan"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 10**400}}, "has factor 10000"),
         ({"rope_parameters": {"rope_theta": 1e4, "mrope_section": [1]}}, "mrope_section"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
@@ -84,7 +87,10 @@ def configure(model: Path, **changes: Any) -> Path:
             for name in ("hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size", "num_attention_heads")
             for value in (0, -1, 64.0, "64", None, True, 1 << 40, ...)
         ],
-        *[({"rms_norm_eps": value}, "rms_norm_eps") for value in (0, -1e-5, NAN, INFINITE, "1e-5", None, 1e-46)],
+        *[
+            ({"rms_norm_eps": value}, "rms_norm_eps")
+            for value in (0, -1e-5, NAN, INFINITE, 10**400, "1e-5", None, 1e-46)
+        ],
         ({"max_position_embeddings": 0}, "max_position_embeddings"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"head_dim": 15}, "heads"),
@@ -105,6 +111,7 @@ def test_configurations_are_refused_by_name(changes: dict[str, Any], named: str,
         decoder_config(configure(model, **changes))
     assert named in str(refusal.value)
     assert "Traceback" not in str(refusal.value)
+    assert len(str(refusal.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -362,3 +369,26 @@ def test_an_encoder_refuses_what_it_does_not_know(tmp_path: Path, backend: Backe
     save(tmp_path / "model.safetensors", {}, b"")
     with pytest.raises(InputRefused, match="embeddings"):
         Encoder(backend, tmp_path)
+
+
+def _circle(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _circle, Path.mkdir], ids=["pipe", "link in a circle", "folder"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_what_is_no_file_is_refused_and_not_waited_for(name: str, make: Callable[[Path], None], model: Path) -> None:
+    """Artifacts of strangers may hold links; a folder here may hold anything."""
+    (model / name).unlink()
+    make(model / name)
+    with pytest.raises(InputRefused, match=name):
+        _ = decoder_config(model), weight_files(model), Tokenizer(model)
+
+
+def test_an_index_of_names_that_no_file_can_have_is_refused(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "other")
+    for name in ("x" * 5000, "a\0b", "\ud800", "..", "", "."):
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+        with pytest.raises(InputRefused, match="lacks weight files") as refused:
+            weight_files(model)
+        assert len(str(refused.value).encode()) < 300

@@ -4,7 +4,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from proofyard.protocol.codec import CodecError, decode_json, read_json
 
 ROOTS = [Path(__file__).parents[2] / folder for folder in ("sdk", "node", "verifier")]
 MAKES = {"convert", "decode", "Decoder"}
@@ -48,6 +51,42 @@ def test_threads_that_meet_a_type_at_the_same_time_all_go_on(imported: str, use:
     script = textwrap.dedent(RACE).format(imported=imported, use=use)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b'{"a": 1}',
+        b'{"a": ""}}',
+        b'"\\ud800"',
+        b'{"a": "\xff"}',
+        b'{"b": ' + b"[" * 99_999,
+        b'{"b": %s}' % (b"9" * 5000),
+    ],
+    ids=lambda data: repr(data[:12]),
+)
+def test_json_from_outside_has_one_error(data: bytes) -> None:
+    kind = msgspec.defstruct("Named", [("a", str)])
+    with pytest.raises(CodecError, match="Named cannot be decoded: "):
+        decode_json(data, kind)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 99_999, b"9" * 5000, "{"], ids=lambda data: repr(data[:12]))
+def test_json_of_any_shape_has_one_error(data: bytes | str) -> None:
+    with pytest.raises(CodecError, match="it is no JSON"):
+        read_json(data)
+
+
+OWN = {"scorer.py", "answering.py", "reading.py", "chat_child.py", "pushed.py", "codec.py"}
+"""These decode what this program has encoded itself, or catch whatever goes wrong."""
+
+
+def test_json_from_outside_goes_through_one_place() -> None:
+    """msgspec raises three kinds of errors for what is no JSON: a handler of one of them lets the others through."""
+    files = [file for root in ROOTS for file in root.rglob("*.py")]
+    assert {file.name for file in files if "msgspec.json.decode(" in file.read_text()} <= OWN
 
 
 def test_every_type_is_prepared_before_msgspec_makes_one() -> None:

@@ -264,6 +264,9 @@ def test_a_wallet_may_be_meant_by_its_name(tmp_path: Path, toml: Path) -> None:
         (b"port: 7\n", "not valid TOML"),
         (b"[node]\nport = 1\nport = 2\n", "not valid TOML"),
         (b"[node]\n[node]\n", "not valid TOML"),
+        (b"port = " + b"[" * 3000 + b"]" * 3000, "nested without end"),
+        (b"port = " + b"1" * 5000, "a number in it has thousands of digits"),
+        (b"#" * (5 << 20), "more than 4 MiB"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(content: bytes, says: str, toml: Path) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from proofyard.sdk import EvaluateJob, JobRefused, LoraJob
@@ -101,6 +103,7 @@ def test_questions_come_from_a_table_too(tmp_path: Path) -> None:
         ([{"text": float("nan")}], "row 1 has no text"),
         ([{"text": b"a"}], "row 1: column text holds bytes"),
         ([{"text": "a", "answer": 1.5}], "row 1 .* no whole number"),
+        ([{"text": "a", "answer": float("inf")}], "row 1 cannot be written"),
         ([{"text": "a", "choices": [float("inf")]}], "row 1 cannot be written"),
         ([{"text": "a" * (16 << 20)}], "row 1 has more than 16777216 bytes"),
         ("text\na\u00e9\n".encode("latin-1"), "is no UTF-8: line 2, column 2: the byte 0xe9"),
@@ -192,6 +195,20 @@ def test_parquet_that_does_not_fit_is_refused(columns: Any, spoil: Any, said: st
         read(file, tmp_path / "made")
 
 
+def test_arrow_texts_that_are_no_utf8_are_refused_with_their_rows(tmp_path: Path) -> None:
+    """Other programs fill columns of texts with any bytes."""
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    ends = np.array([0, 1, 3], np.int32).tobytes()
+    texts = arrow.Array.from_buffers(arrow.string(), 2, [None, arrow.py_buffer(ends), arrow.py_buffer(b"ab\xff")])
+    table = arrow.table({"text": texts})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    for data in (table, tmp_path / "t.parquet"):
+        with pytest.raises(JobRefused, match=r"data: a text in rows 1 to 2 is no UTF-8 \(byte 0xff\)"):
+            read(data, tmp_path / "made")
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
@@ -246,6 +263,31 @@ def test_a_line_that_is_no_row_says_where_and_what_to_do(content: bytes, said: s
     file.write_bytes(content)
     with pytest.raises(InputRefused, match=said):
         read_documents(file)
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"text": "a", %s, "y": ["text"]}' % b", ".join(b'"k%d": 1' % n for n in range(LONG)), None),
+        (b'{"text": "a", %s, "text": ""}' % b", ".join(b'"k%d": 1' % n for n in range(LONG)), "has 'text' twice"),
+        (b'{"text": "%s", "shard": 3}' % (b"\\ud83d\\ude00" * LONG), "in shard; write it as text"),
+    ],
+    ids=["many keys", "many keys, one twice", "many pairs of surrogates"],
+)
+def test_a_long_line_takes_time_by_its_length_alone(content: bytes, said: str | None, tmp_path: Path) -> None:
+    """Nodes read it too: what takes a second for each megabyte would be a way to stop them. Squared it is minutes."""
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(content)
+    began = time.process_time()
+    if said is None:
+        assert read_documents(file)[0].text == "a"
+    else:
+        with pytest.raises(InputRefused, match=said):
+            read_documents(file)
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 import json
 import struct
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 
-from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.errors import StateRefused, to_wire
 from proofyard.workloads.state import TensorSpec, decode_state, encode_state, schema_of
 
 DTYPES = ["<f4", "<f8", "<f2", "<i8", "<i4", "|u1"]
@@ -52,6 +53,22 @@ def test_bfloat16_words_are_checked_for_nan():
     with pytest.raises(StateRefused, match="'x' holds a value that is NaN"):
         decode_state(data)
     assert decode_state(data, finite=False)["x"][0] == 0x3F80
+
+
+ANYTHING = [None, True, 0, -1, 1.5, 10**400, "", "F32", "x" * 9999, "\ud800", [], [1], {}, {"a": 1}, [[2]]]
+
+
+@pytest.mark.parametrize("value", ANYTHING, ids=lambda value: repr(value)[:20])
+def test_whatever_a_header_says_is_refused_for_everybody(value):
+    """A worker that commits to a state which an auditor's code trips over would have no verdict against it."""
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    headers = [value, {"x": value}, *({"x": entry | {field: value}} for field in entry)]
+    for header in headers if isinstance(value, str) else [*headers, {"\ud800": entry | {"dtype": value}}]:
+        text = json.dumps(header).encode()
+        with pytest.raises(StateRefused) as refused:
+            decode_state(struct.pack("<Q", len(text)) + text + bytes(4))
+        assert len(str(refused.value).encode()) < 300
+        assert msgspec.msgpack.encode(to_wire(refused.value))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -15,7 +15,7 @@ import msgspec
 
 from proofyard.node.gate import Limits, SetLimits
 from proofyard.node.settings import NodeSettings
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LIMITS, STATUS = "limits.json", "status.json"
@@ -80,7 +80,7 @@ def read_orders(folder: Path) -> Orders:
     if data is None:
         return Orders()
     try:
-        orders = msgspec.json.decode(data, type=prepared(Orders))
+        orders = decode_json(data, Orders)
         apply(Limits(), orders)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ControlUnfit(folder / LIMITS, f"cannot be understood ({error})") from None
@@ -113,8 +113,8 @@ def read_status(folder: Path) -> Status | None:
     if data is None:
         return None
     try:
-        return msgspec.json.decode(data, type=prepared(Status))
-    except (msgspec.MsgspecError, ValueError) as error:
+        return decode_json(data, Status)
+    except CodecError as error:
         raise ControlUnfit(folder / STATUS, f"cannot be understood ({error})") from None
 
 

@@ -17,7 +17,7 @@ import msgspec
 from proofyard.node.hardware import Hardware
 from proofyard.node.settings import NodeSettings
 from proofyard.protocol.capability import BLOCK_BYTES, MOST_BLOCKS, Capability
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.types import Address
 from proofyard.workloads.errors import OutOfMemory, WorkloadError
 from proofyard.workloads.filler import Filler
@@ -71,8 +71,8 @@ def machine_of(hardware: Hardware, settings: NodeSettings) -> str:
 def read_measured(folder: Path, machine: str, now: int) -> Measured | None:
     """What was measured on this machine, if that is not too long ago by the chain's clock."""
     try:
-        found = msgspec.json.decode((folder / FILE).read_bytes(), type=prepared(Measured))
-    except (OSError, msgspec.MsgspecError):
+        found = decode_json((folder / FILE).read_bytes(), Measured)
+    except (OSError, CodecError):
         return None
     return found if found.machine == machine and 0 <= now - found.measured_at < RENEWED_S else None
 

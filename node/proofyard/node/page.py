@@ -24,7 +24,7 @@ from proofyard import pages
 from proofyard.node import control
 from proofyard.node.gate import UNTIL_RESUMED, Limits
 from proofyard.node.overview import Looking
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 logger = logging.getLogger("proofyard.node")
@@ -247,8 +247,8 @@ async def _body(request: web.Request, kind: Any) -> Any:
     if request.content_type != "application/json":
         raise Refused(415, "invalid", "Content-Type: give application/json")
     try:
-        return msgspec.json.decode(await request.read() or b"{}", type=prepared(kind))
-    except msgspec.MsgspecError as error:
+        return decode_json(await request.read() or b"{}", kind)
+    except CodecError as error:
         raise Refused(422, "invalid", f"the body: {error}") from None
 
 

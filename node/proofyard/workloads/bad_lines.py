@@ -25,6 +25,7 @@ _OTHER_FILES = {
 """What else files begin with."""
 MAX_NESTING = 100
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_HIGH, _LOW = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}"), re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -50,12 +51,13 @@ def require_single_keys(number: int, line: bytes, kind: str) -> None:
     """Raise `InputRefused` where the object of a line has a key twice: decoders take the last one without a word."""
     text = line.decode()
     pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str)
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
             column = text.rfind(json.dumps(key, ensure_ascii=False)) + 1
             reason = f"column {column}: it has {key!r} twice; keep one of them"
             raise InputRefused(f"data file line {number}", f"is no {kind}: {reason}")
+        seen.add(key)
 
 
 def _why(number: int, line: bytes, error: Exception) -> tuple[int, str]:
@@ -104,11 +106,9 @@ def _no_number(word: str) -> NoReturn:
 
 def _is_lone(text: str, found: "re.Match[str]") -> bool:
     """Whether the escape is not one half of a pair."""
-    low = r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    high = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
-    if re.fullmatch(high, found[0]):
-        return re.match(low, text[found.end() :]) is None
-    return re.fullmatch(high, text[max(0, found.start() - 6) : found.start()]) is None
+    if _HIGH.fullmatch(found[0]):
+        return _LOW.match(text, found.end()) is None
+    return _HIGH.fullmatch(text, max(0, found.start() - 6), found.start()) is None
 
 
 def _advice(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.workloads.chat import ASSISTANT, Turn, is_conversation, read_turns
 from proofyard.workloads.chat_templates import Rendered, Span, Template, special_tokens, template_of
 from proofyard.workloads.errors import InputRefused, from_wire, to_wire
@@ -99,8 +99,8 @@ def render_chats(order: Order) -> Done:
         )
         written.replace(order.dest)
     lines = ran.stdout.split(b"\n")
-    with suppress(msgspec.MsgspecError):
-        ended = msgspec.json.decode(lines[-1], type=prepared(_Ended))
+    with suppress(CodecError):
+        ended = decode_json(lines[-1], _Ended)
         if ended.error is not None:
             raise from_wire(*ended.error)
         if ended.done is not None:

@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from proofyard.workloads.chat import ASSISTANT, Turn
 from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.model_files import is_file
 
 CHATML = (
     "{% for message in messages %}"
@@ -67,6 +68,8 @@ def template_of(model: Path, named: str) -> str:
 
 def _read(file: Path, where: str) -> str:
     try:
+        if not is_file(file):
+            raise FileNotFoundError("there is no such file")
         if file.stat().st_size > MAX_TEMPLATE_BYTES:
             raise InputRefused(where, f"has a chat template of more than {MAX_TEMPLATE_BYTES} bytes")
         return file.read_text(encoding="utf-8")
@@ -81,7 +84,7 @@ def _settings(model: Path) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         try:
-            read = json.loads((model / name).read_bytes())
+            read = json.loads((model / name).read_bytes()) if is_file(model / name) else {}
         except (OSError, ValueError, RecursionError):
             continue
         found |= read if isinstance(read, dict) else {}

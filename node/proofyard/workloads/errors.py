@@ -121,14 +121,24 @@ _CROSSING: dict[str, type[WorkloadError]] = {
 }
 
 
+MAX_TEXT = 2000
+"""Characters of an operand that cross."""
+
+
 def to_wire(error: WorkloadError) -> tuple[str, dict[str, Any]]:
-    """Name and operands of an error, so that it can cross from the executor's child to its parent."""
+    """Name and operands of an error, so that it can cross from the executor's child to its parent, whatever names of a
+    stranger's model or state are in it."""
     if type(error).__name__ not in _CROSSING:
-        return ExecutionError.__name__, {"message": str(error)}
-    operands = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+        return ExecutionError.__name__, {"message": _carried(str(error))}
+    operands = {name: _carried(value) for name, value in vars(error).items() if not name.startswith("_")}
     if isinstance(error, SegmentFailed):
         del operands["message"]
     return type(error).__name__, operands
+
+
+def _carried(value: Any) -> Any:
+    """A text of a bounded length in which half characters, which no encoding has, are spelt out."""
+    return value[:MAX_TEXT].encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def from_wire(name: str, operands: dict[str, Any]) -> WorkloadError:

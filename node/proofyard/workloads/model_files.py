@@ -1,5 +1,6 @@
 """What a Hugging Face model directory says about itself, read from file headers alone."""
 
+import errno
 import hashlib
 import json
 import math
@@ -40,6 +41,17 @@ def end_token(model: Path) -> int:
     return end
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file. A pipe would be waited for, a link in a circle or a name that is too long for any file
+    is none: whoever published the model says what is there."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return False
+        raise
+
+
 def weight_files(model: Path) -> list[Path]:
     """The safetensors files of the model, one or the shards that its index names. Raises `InputRefused`."""
     single, index = model / "model.safetensors", model / "model.safetensors.index.json"
@@ -53,7 +65,7 @@ def weight_files(model: Path) -> list[Path]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise InputRefused(f"model directory {model.name}", f"has no weight_map of file names in {index.name}")
     files = [model / Path(name).name for name in sorted(set(places.values()))]
-    missing = [file.name for file in files if not file.is_file()]
+    missing = [file.name[:100] for file in files if not is_file(file)]
     if missing or not files:
         raise InputRefused(f"model directory {model.name}", f"lacks weight files: {', '.join(missing) or 'all'}")
     return files
@@ -195,8 +207,10 @@ def files_of(path: Path) -> tuple[str, ...]:
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError):
+        value = json.loads(path.read_bytes()) if is_file(path) else None
+    except (FileNotFoundError, ValueError, RecursionError):
+        value = None
+    if value is None:
         raise InputRefused(f"model directory {path.parent.name}", f"has no readable {path.name}") from None
     if not isinstance(value, dict):
         raise InputRefused(f"model directory {path.parent.name}", f"has a {path.name} that is not a JSON object")

@@ -14,6 +14,7 @@ from proofyard.workloads.exact.weights import Weights
 from proofyard.workloads.lora_export import PEFT_PREFIX
 from proofyard.workloads.lora_params import MAX_ADAPTER_VALUES, Count, Positive
 from proofyard.workloads.lora_tensors import adapter_schema
+from proofyard.workloads.model_files import is_file
 from proofyard.workloads.state import Array, decode_state, encode_state
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -53,7 +54,7 @@ class _AdapterWeights(Weights):
 def read_words(folder: Path) -> dict[str, Any]:
     """What an adapter's configuration says, in PEFT's words. Raises `InputRefused`."""
     try:
-        found = json.loads((folder / CONFIG).read_bytes())
+        found = json.loads((folder / CONFIG).read_bytes()) if is_file(folder / CONFIG) else None
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

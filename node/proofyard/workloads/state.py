@@ -179,8 +179,8 @@ def _read_spec(name: str, entry: object) -> TensorSpec:
     if not isinstance(entry, dict) or not isinstance(entry.get("shape"), list):
         raise StateRefused("has no shape in the header", name)
     tag, shape = entry.get("dtype"), entry["shape"]
-    if tag not in _TAGS:
-        raise StateRefused(f"has the type {tag!r}, states carry {', '.join(_TAGS)}", name)
+    if not isinstance(tag, str) or tag not in _TAGS:
+        raise StateRefused(f"has the type {repr(tag)[:40]}, states carry {', '.join(_TAGS)}", name)
     if len(shape) > 8 or any(type(size) is not int or not 0 <= size <= MAX_STATE_BYTES for size in shape):
         raise StateRefused("has an impossible shape", name)
     return TensorSpec(tag, tuple(shape))

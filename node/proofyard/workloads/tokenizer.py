@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.model_files import is_file
 
 Tokens = npt.NDArray[np.int64]
 
@@ -94,9 +95,11 @@ def _load(model: Path) -> Any:
 
     file = model / "tokenizer.json"
     try:
+        if not is_file(file):
+            raise FileNotFoundError
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        has = f"is no UTF-8: {error}" if file.is_file() else "is missing"
+        has = f"is no UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else "is missing"
         raise InputRefused(
             f"model directory {model.name}",
             f"has no usable tokenizer.json: it {has}; write it with "

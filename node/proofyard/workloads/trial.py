@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.protocol.manifest import Manifest, decode_manifest, encode_manifest
 from proofyard.workloads.checked import Checked, checked_folder, use
 from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisread, WorkloadError, from_wire, to_wire
@@ -51,7 +51,7 @@ def try_model(manifest: Manifest, model: Path) -> None:
         return
     try:
         found, checked = _tried(manifest, model, known)
-    except (subprocess.TimeoutExpired, msgspec.MsgspecError, ExecutionError) as error:
+    except (subprocess.TimeoutExpired, CodecError, ExecutionError) as error:
         logger.warning("model %s could not be tried here (%s); nodes do it", model.name, type(error).__name__)
         return
     for key, apart in checked:
@@ -73,7 +73,7 @@ def _tried(manifest: Manifest, model: Path, known: Checked) -> _Ended:
     policy = Policy(read=reads, helper=True, gpu=gpu)
     arguments = [str(model.absolute()), msgspec.json.encode(warm).decode(), str(known.folder)]
     done = Sandbox().run(policy, __name__, arguments, data=encode_manifest(manifest), timeout_s=TIMEOUT_S)
-    found: _Ended = msgspec.json.decode(done.stdout, type=prepared(_Ended))
+    found: _Ended = decode_json(done.stdout, _Ended)
     return found
 
 

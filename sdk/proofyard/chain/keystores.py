@@ -71,15 +71,14 @@ def parse(path: Path, data: bytes) -> dict[str, Any]:
         raise UnsafeKeystore(path, f"it is a private key in the clear; {_import(path)}")
     try:
         found = json.loads(data)
+        other, keystore = _is_rather(found), _lower(found)
     except (ValueError, RecursionError):
         if phrase_in(data) is not None:
             raise UnsafeKeystore(path, f"it is a seed phrase in the clear; {_import(path)}") from None
         raise UnsafeKeystore(path, f"it is no keystore of version 3; {RESTORE}") from None
-    other = _is_rather(found)
     if other:
         raise UnsafeKeystore(path, other)
-    keystore: dict[str, Any] = _lower(found)
-    return keystore | {"version": 3}
+    return dict(keystore) | {"version": 3}
 
 
 def address_in(keystore: Mapping[str, Any]) -> Address | None:

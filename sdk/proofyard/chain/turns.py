@@ -18,7 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from proofyard.chain.errors import WalletBusy
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _read(file: BinaryIO) -> Kept:
     if not data.strip():
         return Kept()
     try:
-        return msgspec.json.decode(data, type=prepared(Kept))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decode_json(data, Kept)
+    except CodecError:
         logger.warning("what this wallet has sent before cannot be read; looking at the chain alone")
         return Kept()

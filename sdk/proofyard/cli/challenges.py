@@ -1,7 +1,6 @@
 """`proofyard verifier dispute open`, `list`, `show`, `draw`, `vote`, `appeal`, `resolve`, `withdraw`: with juries."""
 
 import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +26,7 @@ from proofyard.cli.extras import require
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, note, table
 from proofyard.cli.tree import App
+from proofyard.protocol.codec import read_json
 from proofyard.protocol.types import BatchId, Digest, JobId, Signature, Wei
 from proofyard.runtime.times import moment
 from proofyard.sdk.settings import SHARED, RequesterSettings, data_dir, load
@@ -116,7 +116,8 @@ def _challenge_fault(chain: "ChainClient", court: "Court", batch: BatchId, index
 def _read_receipt(path: Path) -> tuple[Digest, JobId, int, Signature]:
     """Leaf, job, deadline and signature of a receipt in a file."""
     try:
-        facts = json.loads(path.read_bytes()[:MAX_RECEIPT_BYTES])
+        with path.open("rb") as stream:
+            facts = read_json(stream.read(MAX_RECEIPT_BYTES))
         leaf, signature = (bytes.fromhex(facts[name].removeprefix("0x")) for name in ("leaf", "signature"))
         if (len(leaf), len(signature)) != (32, 65):
             raise ValueError("leaf or signature has another length")

@@ -351,13 +351,15 @@ def _read_trace(path: Path) -> list[Cid]:
     import msgspec
 
     from proofyard.protocol.cid import CidError, cid_bytes
+    from proofyard.protocol.codec import CodecError, decode_json
 
     try:
-        data = path.read_bytes()[: MAX_TRACE_BYTES + 1]
-        found = msgspec.json.decode(data, type=dict[str, Any])["trace"]
+        with path.open("rb") as stream:
+            data = stream.read(MAX_TRACE_BYTES + 1)
+        found = decode_json(data, dict[str, Any])["trace"]
         cids = msgspec.convert(found, list[str])
         for cid in cids:
             cid_bytes(Cid(cid))
-    except (OSError, msgspec.MsgspecError, KeyError, CidError) as error:
+    except (OSError, msgspec.MsgspecError, CodecError, KeyError, CidError) as error:
         raise UsageError(f"--trace {path} cannot be read ({error}); write it with `dispute bisect --json`") from None
     return [Cid(cid) for cid in cids]

@@ -13,7 +13,7 @@ from proofyard.cli.context import config_of
 from proofyard.cli.errors import ApiRefused, ApiUnreachable, UsageError
 from proofyard.cli.options import LARGEST_ID, KeystoreDir, address_of
 from proofyard.cli.output import AsJson, emit, note
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json, read_json
 from proofyard.sdk.settings import SHARED, ApiSettings, load
 
 TIMEOUT_S = 60.0
@@ -107,8 +107,8 @@ def ask(api: str, path: str) -> Explanation:
     if answer.status_code != 200:
         raise ApiRefused(url, answer.status_code, _reason(data))
     try:
-        return msgspec.json.decode(data, type=prepared(Explanation))
-    except msgspec.MsgspecError as error:
+        return decode_json(data, Explanation)
+    except CodecError as error:
         raise ApiRefused(url, 200, f"what it says is no explanation ({error})") from None
 
 
@@ -120,9 +120,9 @@ def _what(path: str) -> str:
 
 def _reason(data: bytes) -> str:
     try:
-        found: Any = msgspec.json.decode(data)
+        found: Any = read_json(data)
         return _plain(str(found["reason"]))[:500]
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (CodecError, KeyError, TypeError):
         return "it gives no reason"
 
 

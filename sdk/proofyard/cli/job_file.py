@@ -4,7 +4,6 @@ A file is flat: `workload`, the terms (`reward`, `audit_fee`, ...), and any para
 Amounts are CREDIT, `deadline` is seconds or text such as "24h". Paths are relative to the file.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -16,30 +15,25 @@ import typer
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import parse_duration
 from proofyard.cli.output import parse_credits
+from proofyard.runtime.toml_files import read_toml
 
 AMOUNTS = ("reward", "audit_fee", "verifier_fee")
 TERMS = (*AMOUNTS, "auditors", "segments_per_audit", "deadline", "nonce")
 PATHS = ("model", "data", "adapter", "chat_template")
 OTHERS = ("workload", "preset")
-MAX_BYTES = 1 << 20
 
 
 def read_job_file(file: Path) -> dict[str, Any]:
     """What a job file says, amounts in base units, deadline in seconds, paths as seen from here. Raises `UsageError`
     with the name that does not fit."""
     try:
-        data = file.read_bytes()[: MAX_BYTES + 1]
-    except OSError as error:
-        raise UsageError(
-            f"FILE: {file} cannot be read ({error.strerror}); make one with `proofyard job init`"
-        ) from None
-    try:
-        found = tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UsageError(f"FILE: {file} is no text in UTF-8; make one with `proofyard job init`") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"FILE: {file} is not valid TOML: {error}; correct it") from None
-    return {name: _value(file, name, value) for name, value in found.items()}
+        found, written = read_toml(file), read_toml(file, parse_float=lambda text: text.replace("_", ""))
+    except (OSError, ValueError) as error:
+        what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+        raise UsageError(f"FILE: {file} {what}; `proofyard job init` makes one") from None
+    # Of an amount every digit counts, which a float would round.
+    exact = {name: written[name] for name in AMOUNTS if name in written}
+    return {name: _value(file, name, value) for name, value in (found | exact).items()}
 
 
 def require_known(said: Mapping[str, Any], workload: str) -> None:
@@ -58,7 +52,7 @@ def require_known(said: Mapping[str, Any], workload: str) -> None:
 
 def _value(file: Path, name: str, value: Any) -> Any:
     try:
-        if name in AMOUNTS and type(value) in (int, float, str):
+        if name in AMOUNTS and type(value) in (int, str):
             return parse_credits(str(value))
         if name == "deadline" and isinstance(value, str):
             return parse_duration(value)

@@ -1,6 +1,5 @@
 """What `job submit` and `job estimate` are told: the job and its terms."""
 
-import json
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from proofyard.cli.errors import UsageError
 from proofyard.cli.options import parse_duration
 from proofyard.cli.output import parse_credits
+from proofyard.protocol.codec import read_json
 
 if TYPE_CHECKING:
     from proofyard.sdk import JobSpec, Offer
@@ -194,7 +194,7 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
         if name in found:
             raise UsageError(f"--set {parameter}: {name} is set twice; give it once")
         try:
-            found[name] = _PYTHONS[text] if text in _PYTHONS else json.loads(text)
+            found[name] = _PYTHONS[text] if text in _PYTHONS else read_json(text)
         except ValueError:
             found[name] = text
     return found

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import shlex
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +25,7 @@ from proofyard.cli.wallets import confirm, unlock, wallets_dir
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, Wei
 from proofyard.runtime.presets import NODE_PRESETS, WHAT_NODES_ARE
+from proofyard.runtime.toml_files import NoToml, read_toml
 from proofyard.sdk.errors import BadSetting
 from proofyard.sdk.settings import NetworkSettings, data_dir, default_toml
 
@@ -150,8 +150,10 @@ def _is_configured(file: Path) -> bool:
 
 def _tables(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig")) if file.exists() else {}
-    except (OSError, ValueError) as error:
+        return read_toml(file) if file.exists() else {}
+    except NoToml as error:
+        raise BadSetting("config", f"the settings file {file} {error}, or give --config another file") from None
+    except OSError as error:
         raise BadSetting(
             "config", f"{file} cannot be read ({error}); correct it or give --config another file"
         ) from None

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import msgspec
-
 from proofyard.devnet.errors import ChildDied, ChildNotReady
+from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.runtime.parent import end_with_parent
 
 STOP_SECONDS = 10.0
@@ -69,8 +68,8 @@ class Child:
         while time.monotonic() < deadline:
             if self.exit_code is not None:
                 raise ChildDied(self.name, self.exit_code, self.log, self.last_line())
-            with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-                return msgspec.json.decode(self.ready.read_bytes(), type=dict[str, object])
+            with contextlib.suppress(FileNotFoundError, CodecError):
+                return decode_json(self.ready.read_bytes(), dict[str, object])
             pause(0.05)
         raise ChildNotReady(self.name, timeout, self.log, self.last_line())
 

@@ -16,6 +16,7 @@ from proofyard.chain.troubles import Trouble, trouble_in
 from proofyard.chain.urls import shown
 from proofyard.doctor.checking import Check, Once, Seen, Skipped, fault, fine, note
 from proofyard.doctor.setup import Setup
+from proofyard.protocol.codec import read_json
 from proofyard.protocol.types import Address
 
 BURST = 12
@@ -108,7 +109,7 @@ def _ask(asked: Endpoint, method: str, *params: Any) -> Any:
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     status, body = asked.post(json.dumps(request).encode())
     try:
-        answer = json.loads(body)
+        answer = read_json(body)
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or ("result" not in answer and "error" not in answer):

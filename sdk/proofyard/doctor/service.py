@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from proofyard.artifacts.errors import ArtifactError
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import NodeRecord, Role, VerifierRecord, Wallet
@@ -19,6 +17,7 @@ from proofyard.doctor.checking import Once, Seen, Skipped, fault, fine, note
 from proofyard.doctor.machine import ipv6_addresses
 from proofyard.doctor.setup import Setup, WalletUse
 from proofyard.protocol.amounts import format_amount
+from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.types import Wei
 from proofyard.runtime.folder import BELONGS, LOCK
@@ -59,10 +58,10 @@ def folder(data_dir: Path, service: str, setup: Setup, use: WalletUse) -> Seen:
     if not _writable(at):
         return fault(str(data_dir), f"nothing can be written in {at}", "correct its owner, or give another data_dir")
     try:
-        known = msgspec.json.decode((data_dir / BELONGS).read_bytes(), type=dict[str, str])
+        known = decode_json((data_dir / BELONGS).read_bytes(), dict[str, str])
     except FileNotFoundError:
         return fine(str(data_dir), "nothing is in it yet")
-    except msgspec.MsgspecError:
+    except CodecError:
         return note(str(data_dir / BELONGS), "it was cut off while it was written")
     given: dict[str, str] = {"service": service}
     with suppress(Skipped):

@@ -1,6 +1,5 @@
 """A verifier: its seat, where it listens, its API and database, the others, where it keeps what it knows."""
 
-import json
 import socket
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from proofyard.doctor import service
 from proofyard.doctor.checking import Check, Once, Seen, Skipped, fault, fine, note
 from proofyard.doctor.node import models
 from proofyard.doctor.setup import Setup
+from proofyard.protocol.codec import read_json
 
 if TYPE_CHECKING:
     from proofyard.verifier.settings import VerifierSettings
@@ -91,7 +91,7 @@ def ready(api: str) -> Seen:
         reason = getattr(error, "reason", error)
         return fault(url, f"nobody answers ({reason})", "start the verifier, or correct --api")
     try:
-        wrong = [check for check in json.loads(body)["checks"] if not check["holds"]]
+        wrong = [check for check in read_json(body)["checks"] if not check["holds"]]
         reasons = [f"{check['name']}: {check['reason']}" for check in wrong]
     except (ValueError, KeyError, TypeError):
         return fault(url, "what answers is no verifier", "correct --api")

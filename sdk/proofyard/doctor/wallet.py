@@ -6,14 +6,12 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
-import msgspec
-
 from proofyard.chain.turns import SUFFIX, Kept
 from proofyard.chain.wallet import read_password
 from proofyard.doctor.checking import Check, Seen, Skipped, fault, fine, note
 from proofyard.doctor.setup import Setup, WalletUse
 from proofyard.protocol.amounts import format_amount
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json
 
 GAS = 1_000_000
 """Units of gas for a few transactions of each kind."""
@@ -91,10 +89,10 @@ def on_its_way(path: Path) -> Seen:
     """Whether a transaction was sent and not seen mined: the next command of this wallet follows it to its end."""
     journal = path.with_name(path.name + SUFFIX)
     try:
-        kept = msgspec.json.decode(journal.read_bytes() or b"{}", type=prepared(Kept))
+        kept = decode_json(journal.read_bytes() or b"{}", Kept)
     except FileNotFoundError:
         kept = Kept()
-    except msgspec.MsgspecError:
+    except CodecError:
         return note(str(journal), "it was cut off while it was written", "the next command begins it anew")
     if kept.sent:
         what = ", ".join(sent.what for sent in kept.sent.values())

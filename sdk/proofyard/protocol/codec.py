@@ -7,6 +7,7 @@ elements may be a few bytes has a limit of its own, which is looked at before an
 would take gigabytes, and a minute in which nothing else runs.
 """
 
+import json
 import threading
 from typing import Annotated, Any, TypeVar
 
@@ -53,6 +54,23 @@ def decode(data: bytes | memoryview, kind: type[T], *, max_bytes: int = MAX_STRU
         return msgspec.msgpack.decode(data, type=prepared(kind))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"{_name(kind)} cannot be decoded: {error}") from None
+
+
+def decode_json(data: bytes | str, kind: type[T]) -> T:
+    """The same of JSON, as APIs, endpoints and files of one's own have it; `data` is bounded where it was read. Raises
+    `CodecError`: also for what is no UTF-8, and for values in values without end."""
+    try:
+        return msgspec.json.decode(data, type=prepared(kind))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"{_name(kind)} cannot be decoded: {error}") from None
+
+
+def read_json(data: bytes | str) -> Any:
+    """JSON of whatever shape. Raises `CodecError`: also for numbers and values in values without end."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CodecError(f"it is no JSON: {error}") from None
 
 
 def prepared(kind: Kind) -> Kind:

@@ -61,3 +61,7 @@ class ProofyardError(Exception):
     """
 
     exit_code: int = ExitCode.FAILED
+
+    def __init__(self, message: str = "") -> None:
+        # Names from JSON may hold half characters, which no log, message or terminal takes.
+        super().__init__(message.encode(errors="backslashreplace").decode())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 LOCK = ".lock"
@@ -60,8 +61,8 @@ def keep_for(folder: Path, whose: Mapping[str, str]) -> None:
     """Note whose work a folder holds, by name; what is empty is not known. Raises `FolderOfAnother`."""
     file = folder / BELONGS
     known: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):  # or cut off while written
-        known = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    with contextlib.suppress(FileNotFoundError, CodecError):  # or cut off while written
+        known = decode_json(file.read_bytes(), dict[str, str])
     for field, value in whose.items():
         if known.get(field) and value and known[field] != value:
             raise FolderOfAnother(folder, field, known[field], value)

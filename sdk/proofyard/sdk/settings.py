@@ -8,7 +8,6 @@ to the file, elsewhere to the working directory; `~` and `$NAME` stand for what 
 
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +19,7 @@ import platformdirs
 
 from proofyard.protocol.codec import prepared
 from proofyard.runtime.secrets import hide_in
+from proofyard.runtime.toml_files import NoToml, read_toml
 from proofyard.sdk.errors import BadSetting
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -230,15 +230,13 @@ def _require_variables(environ: Mapping[str, str], known: Mapping[str, Collectio
 
 def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return read_toml(file)
     except FileNotFoundError:
         if not must_exist:
             return {}
         reason = f"there is no settings file {file}; give --config, or PROOFYARD_CONFIG, the path of one"
-    except UnicodeDecodeError as error:
-        reason = f"the settings file {file} is no UTF-8 (byte {error.start + 1}); save it as UTF-8"
-    except tomllib.TOMLDecodeError as error:
-        reason = f"{file} is not valid TOML: {error}; correct it or give --config another file"
+    except NoToml as error:
+        reason = f"the settings file {file} {error}, or give --config another file"
     except (OSError, ValueError) as error:
         reason = f"the settings file {file} cannot be read ({error}); check its owner and its mode"
     raise BadSetting("config", reason)

@@ -70,7 +70,7 @@ def _records(data: Any) -> Any:
     if hasattr(data, "iter_rows"):  # polars
         return data.iter_rows(named=True)
     if hasattr(data, "to_batches"):  # pyarrow
-        return (row for batch in data.to_batches(max_chunksize=1024) for row in batch.to_pylist())
+        return _of_batches(data.to_batches(max_chunksize=1024))
     if hasattr(data, "with_format"):  # datasets, whatever its rows were to be made into
         return data.with_format(None)
     return data
@@ -158,6 +158,22 @@ def _parquet(path: Path) -> Rows:
         raise JobRefused(f"data: {path.name} is no Parquet file that can be read ({error})") from None
 
 
+def _of_batches(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of Arrow's batches, whose texts other programs may have filled with any bytes."""
+    first = 1
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            last = first + batch.num_rows - 1
+            raise JobRefused(
+                f"data: a text in rows {first} to {last} is no UTF-8 (byte 0x{error.object[error.start]:02x}); write "
+                "the table anew from texts in UTF-8"
+            ) from None
+        first += batch.num_rows
+        yield from rows
+
+
 def _write(rows: Rows, folder: Path, limits: Limits) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     digest, found, size = hashlib.sha256(), 0, 0
@@ -204,7 +220,7 @@ def _line(where: str, row: Any) -> bytes:
         line = json.dumps(found, ensure_ascii=False, allow_nan=False, default=list).encode() + b"\n"
     except UnicodeEncodeError:
         raise JobRefused(f"data: {where} holds half a character (a lone surrogate); remove it") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise JobRefused(
             f"data: {where} cannot be written as JSON ({error}); docs/workloads.md says what a row is"
         ) from None

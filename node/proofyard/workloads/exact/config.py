@@ -225,7 +225,7 @@ def _theta(fields: Fields) -> float:
             raise fields.refused("partial_rotary_factor")
     theta = rope.get("rope_theta", raw.get("rope_theta", 10_000.0))
     if type(theta) not in (int, float) or not 1 <= theta <= MOST_POSITIVE:
-        raise fields.refused(f"rope_theta {theta!r}")
+        raise fields.refused(f"rope_theta {repr(theta)[:60]}")
     return float(theta)
 
 
@@ -253,13 +253,13 @@ def _stretch(fields: Fields) -> Stretch | None:
     for name in names:
         value: Any = rope.get(name)
         if type(value) not in (int, float) or not 1e-3 <= value <= 1e9:
-            raise fields.misstated(name, "a number from 0.001 to 1e9")
+            raise fields.misstates(name, value, "a number from 0.001 to 1e9")
         values.append(float(value))
     if len(values) == 1:
         return Stretch(values[0])
     factor, low, high, original = values
     if not low < high or original != int(original):
-        raise fields.misstated("low_freq_factor", "below high_freq_factor, with whole original positions")
+        raise fields.misstates("low_freq_factor", low, "below high_freq_factor, with whole original positions")
     return Stretch(factor, low, high, int(original))
 
 

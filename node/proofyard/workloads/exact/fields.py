@@ -1,6 +1,5 @@
 """The fields of a config.json, typed: what is left out is what transformers takes, what has another type is refused."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class Fields:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > MOST_POSITIVE:
+        if type(value) not in (int, float) or not abs(value) <= MOST_POSITIVE:
             raise self.misstated(name, "a finite number")
         return float(value)
 
@@ -84,7 +83,11 @@ class Fields:
 
     def misstated(self, name: str, expected: str) -> InputRefused:
         """The error for a field that holds something else."""
-        found = repr(self.get(name))
+        return self.misstates(name, self.get(name), expected)
+
+    def misstates(self, name: str, value: Any, expected: str) -> InputRefused:
+        """The same for a value that stands deeper in the configuration."""
+        found = repr(value)
         return InputRefused(
             f"model directory {self._model.name}", f"has {name} {found[:60]} in its config.json, expected {expected}"
         )
