@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +56,9 @@ PASSING: dict[str, Rule] = {
 FATAL: dict[str, tuple[Rule, str]] = {
     "401": (status(401), "HTTP status 401"),
     "404": (status(404), "HTTP status 404"),
+    "403 with an error": (error(-32000, "no such key", 403), "HTTP status 403: no such key"),
+    "an error for the key": (error(-32600, "Must be authenticated!"), "it refuses: must be authenticated"),
+    "no such method": (error(-32601, "method not found"), "does not say which chain it is: method not found"),
     "HTML": (status(200, b"<html>"), "does not speak JSON-RPC"),
     "a list": (status(200, b"[]"), "does not speak JSON-RPC"),
     "no result": (status(200, b'{"jsonrpc":"2.0","id":1}'), "does not speak JSON-RPC"),
@@ -84,6 +88,7 @@ ODD: dict[str, tuple[Answer, str]] = {
     "nothing": (Answer(200, b""), "does not speak JSON-RPC"),
     "100,000 brackets": (Answer(200, b"[" * 100_000), "does not speak JSON-RPC"),
 }
+TIP_METHOD = "eth_maxPriorityFeePerGas"
 SENT: dict[str, Rule] = {
     "502 once it was forwarded": times(1, lost_answer, "eth_sendRawTransaction"),
     "the same, again and again": times(3, lost_answer, "eth_sendRawTransaction"),
@@ -99,6 +104,8 @@ SENT: dict[str, Rule] = {
         1, error(-32010, "OldNonce, Current nonce: 5, nonce of rejected tx: 3"), "eth_sendRawTransaction"
     ),
     "FeeTooLowToCompete": times(3, error(-32010, "FeeTooLowToCompete"), "eth_sendRawTransaction"),
+    "server is busy": times(3, error(-32009, "Server is busy, try again later"), "eth_sendRawTransaction"),
+    "no word on tips": times(99, error(-32601, "the method does not exist/is not available"), TIP_METHOD),
     "Nonce too high": times(1, error(-32006, "Nonce too high"), "eth_sendRawTransaction"),
 }
 NO_BATCHES: dict[str, Rule] = {
@@ -107,6 +114,8 @@ NO_BATCHES: dict[str, Rule] = {
     "batches: 501": status(501),
     "batches: an error": error(-32600, "batch requests are not allowed"),
     "batches: an empty list": status(200, b"[]"),
+    "batches: -32005": error(-32005, "Batched requests are not supported by this server"),
+    "batches: too large": error(-32011, "The batch response was too large"),
 }
 
 
@@ -180,6 +189,25 @@ def test_the_next_endpoint_is_asked_while_the_first_is_not_in_order(network) -> 
     assert ChainClient(f"{gone}, {anvil}", network.deployment.registry).block_number() > 0
     with pytest.raises(ChainUnreachable, match=r"http://127.0.0.1:9: connection refused.*http://127.0.0.1:10: "):
         ChainClient(f"{gone},http://127.0.0.1:10", network.deployment.registry)
+
+
+@pytest.mark.parametrize("refusal", [error(-32000, "no such key", 403), error(-32600, "Unauthorized")])
+def test_the_next_endpoint_is_asked_where_the_first_refuses_the_key_later(network, refusal: Rule) -> None:
+    """A month's allowance ends in the middle of a run, and the body may say so as JSON-RPC does."""
+    with standing_in(network.anvil.rpc_url) as provider:
+        chain = ChainClient(f"{provider.url},{network.anvil.rpc_url}", network.deployment.registry)
+        provider.rules[:] = [refusal]
+        assert chain.active_nodes() == []
+
+
+def test_a_proxy_that_cannot_be_used_is_named(network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5h://user:secret@127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socks", None)
+    for name in ("NO_PROXY", "no_proxy", "http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ChainError, match=r"the proxy that is set for http://127\.0\.0\.1:1 cannot be used") as refused:
+        ChainClient("http://127.0.0.1:1/socks", network.deployment.registry)
+    assert not any(secret in str(refused.value) for secret in SECRETS)
 
 
 def test_an_endpoint_of_another_chain_is_refused(network) -> None:
@@ -532,6 +560,24 @@ def test_a_transaction_that_was_sent_is_followed_and_has_its_effect_once(network
         assert chain.token_balance(target) == CREDIT
         chain.transfer(target, Wei(CREDIT))
     assert network.deployer.token_balance(target) == 2 * CREDIT
+
+
+def test_a_fee_is_not_raised_without_end(network) -> None:
+    """An endpoint that calls every fee too low would have a thousand times of it signed within seconds."""
+    sent: list[str] = []
+
+    def never(data: dict[str, Any], forward: Forward) -> dict[str, Any] | None:
+        if data["method"] != "eth_sendRawTransaction":
+            return None
+        sent.extend(data["params"])
+        return {"error": {"code": -32000, "message": "transaction underpriced"}}
+
+    owner = network.owner(100)
+    with standing_in(network.anvil.rpc_url, never) as provider:
+        chain = ChainClient(provider.url, network.deployment.registry, owner.wallet, patience=0.1)
+        with pytest.raises(ChainError, match=r"was not sent: .* suggests a fee, and calls 87 times as much too low"):
+            chain.add_stake(Wei(CREDIT))
+        assert 2 < len(sent) <= 22
 
 
 def test_a_nonce_that_somebody_elses_transaction_waits_under_is_left_to_it(network) -> None:

@@ -17,7 +17,7 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 from urllib3.util import Timeout
 
-from proofyard.chain.errors import BadRpcUrl
+from proofyard.chain.errors import BadProxy, BadRpcUrl
 from proofyard.chain.urls import shown, split
 
 CONNECT_S, ANSWER_S, BODY_S = 10.0, 30.0, 60.0
@@ -50,7 +50,8 @@ def addresses(rpc_url: str) -> list[str]:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
+            requests.Request("POST", url).prepare()
+        except (ValueError, requests.RequestException):
             usable = False
         if not usable:
             raise BadRpcUrl(shown(url))
@@ -117,10 +118,13 @@ class Endpoint:
         settings = session.merge_environment_settings(url, {}, False, None, None)
         headers = {"Content-Type": "application/json", "User-Agent": "proofyard"}
         first = session.prepare_request(requests.Request("POST", url, headers=headers, data=b"{}"))
-        self._pool = adapter.get_connection_with_tls_context(
-            first, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-        )
-        self._path = adapter.request_url(first, settings["proxies"])
+        try:
+            self._pool = adapter.get_connection_with_tls_context(
+                first, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+            )
+            self._path = adapter.request_url(first, settings["proxies"])
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            raise BadProxy(url, str(error).strip(" .")) from None
         self._headers = {name: str(value) for name, value in first.headers.items() if name != "Content-Length"}
 
     def failed(self, failure: "EndpointFailed") -> None:

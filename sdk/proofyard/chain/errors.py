@@ -14,6 +14,7 @@ ProofyardError
     ├── ChainUnreachable     exit code 3: no answer from the RPC endpoint
     │   └── ChainBehind      it answers, and is not so far yet
     ├── BadRpcUrl            exit code 2: the address of the chain is no URL
+    ├── BadProxy             exit code 2: the environment names a proxy that cannot be used
     ├── WrongChain           exit code 2: an endpoint is of another chain than the others, or than is meant
     ├── BadRegistry          exit code 2: the Registry's address is none
     ├── NoRegistry           exit code 2: no Registry at the address
@@ -22,6 +23,7 @@ ProofyardError
     ├── NotARecipient        exit code 2: nothing sent there would come back
     ├── NoFaucet             exit code 2: tokens are given away on a devnet alone
     ├── TransactionLost      not mined in time
+    ├── FeeRefused           whatever it pays is called too low
     ├── WalletBusy           another program keeps sending from the wallet
     ├── NotDrawn             the block that seeds a batch's audits is not there yet
     ├── EventsMissing        the endpoint does not have the events that something follows from
@@ -35,7 +37,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proofyard.chain.urls import shown_all
+from proofyard.chain.urls import shown, shown_all
 from proofyard.protocol.amounts import format_amount
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 from proofyard.runtime.times import moment
@@ -133,6 +135,17 @@ class BadRpcUrl(ChainError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"rpc_url: {what} is no address of a chain; write it like http://127.0.0.1:8545, several with commas"
+        )
+
+
+class BadProxy(ChainError):
+    exit_code = 2
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the proxy that is set for {shown(url)} cannot be used ({reason}); correct HTTP_PROXY, HTTPS_PROXY or "
+            "ALL_PROXY, or name the host in NO_PROXY"
         )
 
 
@@ -236,6 +249,15 @@ class TransactionLost(ChainError):
         super().__init__(
             f"{what} was not mined in {seconds:.0f} s (sent as {', '.join(hashes)}); it may still be; "
             "look at its effect before trying again"
+        )
+
+
+class FeeRefused(ChainError):
+    def __init__(self, what: str, rpc_url: str, times: float) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} was not sent: {shown_all(rpc_url)} suggests a fee, and calls {times:.0f} times as much too low; "
+            "try again later, or name another rpc_url"
         )
 
 

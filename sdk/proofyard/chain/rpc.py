@@ -6,7 +6,7 @@ same signed bytes have no effect twice.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -42,6 +42,8 @@ CATCH_UP_S, CATCH_UP_POLL_S = 5.0, 0.1
 ASK_AGAIN_S = 60.0
 """How long an endpoint's word on which chain it is holds."""
 BATCH_REFUSED = frozenset({400, 405, 406, 415, 422, 501})
+DENYING_STATUS = frozenset({401, 402, 403, 407})
+"""No contract refuses so, whatever stands in the body."""
 PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NEVER_NULL = frozenset(
     {
@@ -179,6 +181,8 @@ class Provider(HTTPProvider):
         return self.encode_rpc_request(RPCEndpoint("eth_chainId"), [])
 
     def _number(self, answer: Any) -> int:
+        if isinstance(answer, Mapping) and isinstance(error := answer.get("error"), Mapping):
+            raise ChainUnreachable(self._rpc_url, f"it does not say which chain it is: {text_of(error)[:200]}")
         try:
             return int(answer["result"], 16)
         except (KeyError, TypeError, ValueError):
@@ -253,6 +257,8 @@ class Provider(HTTPProvider):
         answer = self._decoded(body)
         error: Any = answer.get("error") if isinstance(answer, dict) else None
         self._require_no_wait(each, method, error)
+        if status in DENYING_STATUS:
+            self._require_status(method, status, error)
         if error is not None:
             return answer
         self._require_status(method, status)
@@ -267,9 +273,10 @@ class Provider(HTTPProvider):
         answer = self._decoded(body)
         said = answer if isinstance(answer, list) else [answer]
         errors = [one.get("error") for one in said if isinstance(one, dict)]
-        for error in errors:
+        batch = isinstance(answer, dict) and trouble_in(answer.get("error")) == Trouble.BATCH
+        for error in [] if batch else errors:
             self._require_no_wait(each, method, error)
-        if isinstance(answer, dict) and trouble_in(answer.get("error")):
+        if isinstance(answer, dict) and not batch and trouble_in(answer.get("error")):
             return [answer] * many  # it is about what was asked for, and not about the batch
         if status not in BATCH_REFUSED and not (isinstance(answer, dict) and "error" in answer):
             self._require_status(method, status)
@@ -298,15 +305,18 @@ class Provider(HTTPProvider):
             each.too_often()
         if means == Trouble.BUSY or (means == Trouble.SLOW and method != "eth_getLogs"):
             raise EndpointFailed(text_of(error)[:200], patience=PATIENCE_S)
+        if means == Trouble.DENIED:
+            raise EndpointFailed(f"it refuses: {text_of(error)[:200]}")
         if means == Trouble.NOT_YET:
             raise EndpointFailed(f"it is behind: {text_of(error)[:200]}", patience=CATCH_UP_S, wait=CATCH_UP_POLL_S)
 
     @staticmethod
-    def _require_status(method: str, status: int) -> None:
+    def _require_status(method: str, status: int, error: Any = None) -> None:
         if not 200 <= status < 300:
             logs = method == "eth_getLogs" and status in (500, 504)  # fewer blocks are asked for instead
             passing = status in PASSING_STATUS and not logs
-            raise EndpointFailed(f"HTTP status {status}", patience=PATIENCE_S if passing else 0.0)
+            said = f": {text_of(error)[:200]}" if isinstance(error, Mapping) else ""
+            raise EndpointFailed(f"HTTP status {status}{said}", patience=PATIENCE_S if passing else 0.0)
 
     def _why(self, each: Endpoint, failed: EndpointFailed) -> str:
         if len(self._endpoints) == 1:

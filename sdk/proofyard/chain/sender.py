@@ -19,10 +19,10 @@ from eth_typing import HexStr
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
-from web3.types import BlockIdentifier, TxParams, TxReceipt
+from web3.types import BlockIdentifier, RPCEndpoint, TxParams, TxReceipt
 from web3.types import Wei as EthWei
 
-from proofyard.chain.errors import ChainError, ChainUnreachable, InsufficientBalance, TransactionLost
+from proofyard.chain.errors import ChainError, ChainUnreachable, FeeRefused, InsufficientBalance, TransactionLost
 from proofyard.chain.rpc import Provider, decode_rpc_error, mapped_errors
 from proofyard.chain.troubles import Trouble, error_of, text_of, trouble_of
 from proofyard.chain.turns import Sent, Turn
@@ -47,6 +47,8 @@ SLOWEST_POLL_S = 1.0
 UNSURE_S = 3.0
 """After an answer that was lost the same bytes are sent again, so long after."""
 MAX_VERSIONS = 32
+MOST_UNDERPAID = 20
+"""So often a fee is raised at once because an endpoint calls it too low: one that calls any fee so is out of order."""
 SAME_CALL_S = 3600
 """A call that was cut off so long ago is not the one that is made again now."""
 
@@ -150,13 +152,17 @@ class Sender:
     def _until_mined(self, turn: Turn, sent: Sent, at: BlockIdentifier | None) -> TxReceipt:
         """The receipt of one of its versions. Under which nonce is decided here, and again when that is taken."""
         chain_id, give_up = int(self._w3.eth.chain_id), time.monotonic() + self._deadline
-        reached = bool(sent.versions)
+        reached, underpaid = bool(sent.versions), 0
         if not sent.versions:
             self._begin(sent, at)
         while time.monotonic() < give_up and len(sent.versions) < MAX_VERSIONS:
             turn.keep(chain_id, sent)
             means, seconds = self._submit(sent)
             reached = reached or means in (None, Trouble.KNOWN)
+            if means == Trouble.UNDERPAID:
+                underpaid += 1
+                if underpaid > MOST_UNDERPAID and not reached:
+                    raise FeeRefused(sent.what, self._rpc_url, REPLACEMENT_BUMP**MOST_UNDERPAID)
             if means in (Trouble.UNDERPAID, Trouble.GAP):
                 time.sleep(self._poll)
                 gone = means == Trouble.GAP and not reached
@@ -260,7 +266,7 @@ class Sender:
     def _sign(self, sent: Sent) -> None:
         """Add a version: at today's fees, and so much above the last one that it replaces it."""
         base = int(self._w3.eth.get_block("latest").get("baseFeePerGas", 0))
-        tip = int(max(self._w3.eth.max_priority_fee, MIN_TIP)) + secrets.randbelow(OWN_WEI)
+        tip = max(self._suggested_tip(base), MIN_TIP) + secrets.randbelow(OWN_WEI)
         sent.tip = max(tip, int(sent.tip * REPLACEMENT_BUMP) + 1)
         sent.max_fee = max(2 * base + sent.tip, int(sent.max_fee * REPLACEMENT_BUMP) + 1)
         transaction: TxParams = {
@@ -273,6 +279,11 @@ class Sender:
         }
         signed = self._wallet.account.sign_transaction(cast(dict[str, Any], transaction))
         sent.versions = [*sent.versions, HexBytes(signed.raw_transaction).to_0x_hex()]
+
+    def _suggested_tip(self, base: int) -> int:
+        """Wei per gas to the proposer, by the endpoint. One that has no word for it has a gas price, tip included."""
+        said = self._w3.provider.make_request(RPCEndpoint("eth_maxPriorityFeePerGas"), []).get("result")
+        return int(said, 16) if isinstance(said, str) else int(self._w3.eth.gas_price) - base
 
     def _call(self, sent: Sent) -> TxParams:
         call: TxParams = {

@@ -27,11 +27,18 @@ class Trouble(StrEnum):
     BUSY = "too many requests"
     RANGE = "too many blocks or logs at once"
     SLOW = "it took too long"
+    BATCH = "it takes no batches, or smaller ones"
+    DENIED = "it refuses the key, or has none"
     NOT_YET = "the endpoint is not so far yet"
     PRUNED = "the endpoint has forgotten it"
 
 
 _TEXTS: tuple[tuple[Trouble, str], ...] = (
+    (
+        Trouble.BATCH,
+        r"batche?[ds]? (?:requests? |response )?(?:are|is|was) (?:not supported|too large)|batch too large",
+    ),
+    (Trouble.TAKEN, r"with (?:the )?same nonce|with nonce \d+ already"),
     (
         Trouble.KNOWN,
         r"already known|alreadyknown|(?<!un)known transaction|already imported|existing tx with same hash"
@@ -40,7 +47,7 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
     (
         Trouble.TAKEN,
         r"replacement|could not replace existing tx|another transaction with same nonce|ownnoncealreadyused"
-        r"|replace pending|in-?flight transaction limit|not replaced|already reserved",
+        r"|replace pending|replaced by transaction|in-?flight transaction limit|not replaced|already reserved",
     ),
     (
         Trouble.GAP,
@@ -50,11 +57,13 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
     (
         Trouble.USED,
         r"nonce too low|oldnonce|nonce is too low|incorrect nonce|nonce has already been used"
-        r"|lower than the current nonce|correct nonce|invalid (?:transaction )?nonce",
+        r"|lower than (?:the current|account) nonce|correct nonce|invalid (?:transaction )?nonce"
+        r"|incorrect account sequence",
     ),
     (
         Trouble.FUNDS,
         r"insufficient ?funds|insufficient balance|doesn't have enough funds|not have enough funds"
+        r"|insufficient maxfeepergas for sender"
         r"|not enough balance|upfront cost exceeds|exceeds account balance|gas required exceeds allowance",
     ),
     (
@@ -62,6 +71,7 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
         r"underpriced|fee ?too ?low|feetoolowtocompete|gas price (?:is )?(?:too low|below)|fee is too low"
         r"|gas price .*is too low|base ?fee|sub-pool is full|pool is full|txpool.*full"
         r"|too many transactions in the queue|cap less than|tip too low|cap too low|pool overflow|queue full"
+        r"|tip cap \d+, minimum needed|insufficient fees?\b|minimum global fee"
         r"|discarded on insert|pool size constraints|feepergas too low",
     ),
     (
@@ -77,26 +87,34 @@ _TEXTS: tuple[tuple[Trouble, str], ...] = (
         r"rate.?limit|too many requests|request limit|compute units per second|exceeded its .*capacity"
         r"|requests per second|daily request|call rate|request rate|rps limit|usage limit|free limit exceeded"
         r"|capacity (?:limit )?exceeded|too busy|no backend is currently|temporarily unavailable"
-        r"|cannot fulfill request",
+        r"|cannot fulfill request|is busy|overloaded|please (?:retry|try again)|temporary internal error"
+        r"|upstream connect error|service unavailable|too many connections|exceeded the capacity",
     ),
     (
         Trouble.NOT_YET,
         r"beyond (?:current )?head|unknown block|header not found|block not found|sync is still in progress"
         r"|is not available yet|after last accepted block|blockoutofrange"
         r"|\bsyncing\b|node is not synced|world state not available|unable to find block header|unfinalized data"
+        r"|header for hash not found|greater than (?:the )?latest block"
         r"|block is in the future|indexing is in progress|block \S+ not found|cannot be found|resource not found",
     ),
     (
         Trouble.RANGE,
         r"block.?range|more than \d+ (?:results|logs)|response size|range .*(?:limit|large|exceed|wide|max)"
-        r"|ranges over|number of requested blocks|response too large|too many (?:logs|results|blocks)|limited to"
+        r"|ranges over|number of requested blocks|response (?:is )?too (?:large|big)|limit the query"
+        r"|query must be smaller|range allowed|query exceeds limit|too many (?:logs|results|blocks)|limited to"
         r"|max(?:imum)? .*range|exceeds max results",
     ),
-    (Trouble.SLOW, r"query timeout|request time(?:d )?out|deadline exceeded"),
+    (Trouble.SLOW, r"query timeout|request time(?:d )?out|deadline exceeded|execution (?:timeout|aborted \(timeout)"),
+    (
+        Trouble.DENIED,
+        r"project id settings|must be authenticated|unauthori[sz]ed|authenticate your request|invalid api key"
+        r"|api key is not|invalid project id|invalid access key|access denied|forbidden",
+    ),
     (
         Trouble.PRUNED,
         r"pruned|missing trie node|archive|history .*not available|historical state|no state available"
-        r"|world state unavailable|state \S+ is not available|proof window",
+        r"|world state unavailable|state (?:\S+ )?(?:is )?not available|proof window",
     ),
 )
 _PATTERNS = tuple((trouble, re.compile(pattern)) for trouble, pattern in _TEXTS)
