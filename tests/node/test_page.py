@@ -40,6 +40,29 @@ async def test_nothing_is_told_or_changed_without_the_token(tmp_path: Path) -> N
         assert found["standing"]["rank"] == 2 and found["pay"]["unpaid"] == "9215000000000000000"
 
 
+async def test_a_malformed_request_is_answered_and_no_error_of_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any process of the machine may send some, again and again."""
+    scene, host = PageScene(tmp_path), b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    token = TOKEN_HEADER.encode()
+    async with scene.up() as url:
+        for sent, status in (
+            (b"GET /v1/node" + host + token + b": \xff\xfe\r\n\r\n", 401),
+            (b"GET /\xff" + host + b"\r\n", 400),
+            (b"GET / HTTP/9.9\r\n\r\n", 400),
+            (b"G\xffT /" + host + b"\r\n", 400),
+            (b"GET /" + host + b"X: " + b"a" * 9999 + b"\r\n\r\n", 400),
+            (b"\x16\x03\x01\x02\x00", 400),
+            (b"GET /v1/%ed%a0%80" + host + token + b": " + scene.token.encode() + b"\r\n\r\n", 404),
+        ):
+            reader, writer = await asyncio.open_connection(HOST, int(url.rpartition(":")[2]))
+            writer.write(sent)
+            assert int((await reader.readline()).split()[1]) == status, sent
+            writer.close()
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+
+
 async def test_a_foreign_origin_is_answered_nothing(tmp_path: Path) -> None:
     """Also with the token, should it ever have it: a browser says where a page is from, and what it asked for."""
     scene = PageScene(tmp_path)

@@ -165,6 +165,26 @@ async def test_connections_that_ask_nothing_are_closed_and_never_many(tmp_path: 
             assert (await client.get("/health")).status_code == 200, "whoever asks is answered again"
 
 
+async def test_whoever_does_not_take_what_it_asked_for_is_let_go(tmp_path: Path) -> None:
+    """Readers that stop reading would keep every connection that there may be."""
+    scene = Scene(tmp_path)
+    async with scene.serving(streams=1, connections=1, request_s=0.3) as api:
+        ask = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        opened = [await asyncio.open_connection("127.0.0.1", api.port, limit=1) for _ in range(2)]
+        for _, writer in opened:
+            writer.write(ask * 400)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    async with httpx.AsyncClient(base_url=api.url) as client:
+                        assert (await client.get("/health", timeout=1)).status_code in (200, 503)
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+        for _, writer in opened:
+            writer.transport.abort()
+
+
 async def test_it_stops_with_streams_open(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     async with httpx.AsyncClient(timeout=30) as client:

@@ -92,6 +92,14 @@ async def test_who_asks_for_what_is_forgotten_is_told_so(scene: Scene, last: str
     await stream.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_number_of_any_length_is_one_that_is_not_known(scene: Scene) -> None:
+    say(scene.streams, line(6))
+    for number in ("0" * 5000, "0" * 20 + "9" * 5000, "\N{ARABIC-INDIC DIGIT ONE}"):
+        stream = scene.streams.of_all(scene.streams.enter(), f"{scene.streams._boot}-{number}")
+        assert await anext(stream) == b"event: gap\ndata: {}\n\n"
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_reader_that_is_too_slow_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUEUE", 3)
     streams = Streams(2)

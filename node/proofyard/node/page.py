@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proofyard import pages
 from proofyard.node import control
@@ -28,6 +29,16 @@ from proofyard.protocol.codec import CodecError, decode_json
 from proofyard.protocol.types import ExitCode, ProofyardError
 
 logger = logging.getLogger("proofyard.node")
+http_logger = logging.getLogger("proofyard.node.page")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a line is about an error here, and not about somebody's malformed request, which gets its answer."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+http_logger.addFilter(_is_ours)
 
 HOST, USUAL_PORT = "127.0.0.1", 8791
 TOKEN_FILE, TOKEN_HEADER = "page-token", "X-Proofyard-Token"
@@ -120,6 +131,7 @@ class OperatorPage:
         app.router.add_post("/v1/resume", self._resume)
         app.router.add_post("/v1/limits", self._limits)
         bounds: dict[str, Any] = {"max_line_size": MAX_HEADER, "max_field_size": MAX_HEADER}
+        bounds["logger"] = http_logger
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_S, **bounds)
         await runner.setup()
         served = runner.server
@@ -164,7 +176,7 @@ class OperatorPage:
         if not request.path.startswith("/v1/"):
             return
         given = headers.get(TOKEN_HEADER, "")
-        if not hmac.compare_digest(given.encode(), self._token.encode()):
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
             raise Refused(401, "no-token", f"{TOKEN_HEADER} has to have the token: `proofyard node page` shows it")
 
     # What is told

@@ -84,10 +84,11 @@ async def serve(link: socket.socket, listening: socket.socket) -> None:
 
 
 def _connection(most: int, request_s: float) -> type[H11Protocol]:
-    """A connection of at most so many; one that asks for nothing is closed."""
+    """A connection of at most so many; one that asks for nothing, or does not take what it asked for, is closed."""
 
     class Connection(H11Protocol):
         _silent: asyncio.TimerHandle | None = None
+        _stalled: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -100,8 +101,17 @@ def _connection(most: int, request_s: float) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stalled = self.loop.call_later(request_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._take_again()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_watch()
+            self._take_again()
             super().connection_lost(exc)
 
         def _watch(self) -> None:
@@ -118,6 +128,11 @@ def _connection(most: int, request_s: float) -> type[H11Protocol]:
             self._silent = None
             if self._waits():
                 self.transport.abort()
+
+        def _take_again(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
 
         def _stop_watch(self) -> None:
             if self._silent is not None:

@@ -22,6 +22,8 @@ from proofyard.verifier.engine.rows import Log
 KEPT = 5000
 QUEUE = 1000
 PAGE = 500
+MOST_DIGITS = 20
+"""Of a number that a reader names."""
 ALIVE_S = 15.0
 """A stream on which nothing happens says at least so often that it lives."""
 
@@ -127,7 +129,8 @@ class Streams:
                 boot, _, number = last.partition("-")
                 kept = list(self._kept)
                 oldest = kept[0][0] if kept else self._count + 1
-                known = boot == self._boot and number.isdecimal() and oldest - 1 <= int(number[:20]) <= self._count
+                counted = number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS
+                known = boot == self._boot and counted and oldest - 1 <= int(number) <= self._count
                 if known:
                     for count, row in kept:
                         if int(number) < count:
