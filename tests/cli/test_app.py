@@ -141,6 +141,20 @@ sys.exit(min(numbers))
     assert (tmp_path / "text.txt").read_text() == "kept"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_of_another_encoding_gets_escapes(encoding: str, tmp_path: Path) -> None:
+    """What was done is said, whatever a file is called: an error here would come after the work."""
+    (tmp_path / "\N{CJK UNIFIED IDEOGRAPH-65E5}.txt").write_text("x")
+    environ = os.environ | {"PYTHONIOENCODING": encoding, "PROOFYARD_ARTIFACT_STORE": str(tmp_path / "store")}
+    said = ""
+    for args in (["put", str(next(tmp_path.iterdir()))], ["ls"]):
+        command = [sys.executable, "-m", "proofyard.cli", "artifact", *args]
+        done = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=60)
+        assert (done.returncode, b"unexpected" in done.stderr) == (0, False), done.stderr
+        said = done.stdout.decode(encoding)
+    assert ("\N{CJK UNIFIED IDEOGRAPH-65E5}.txt" if encoding == "utf-8" else "\\u65e5.txt") in said
+
+
 def test_a_question_to_nobody_is_one_line(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m proofyard.cli wallet new home <&-"
     environ = os.environ | {"HOME": str(tmp_path)}

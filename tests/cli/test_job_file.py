@@ -1,5 +1,6 @@
 """Job files and flags come to one call; what is wrong is named before anything is sent or read."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "proofyard job init" in capsys.readouterr().err
     with pytest.raises(Exception, match="cannot be read"):
         read_job_file(tmp_path / "nowhere.toml")
+
+
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(bytes(tmp_path) + b"/job\xff.toml")
+    assert main(["job", "init", "lora", name]) == 0
+    assert read_job_file(Path(name))["workload"] == "lora"
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `PROOFYARD_DEBUG=1` shows tracebacks. Without `args` the process ends
     with the command, also where threads of a service hang."""
     _occupy_standard_streams()
+    output.take_any_character()
     typed = sys.argv[1:] if args is None else list(args)
     hide_what_is_given([*typed, *(value for name, value in os.environ.items() if name.startswith("PROOFYARD_"))])
     code = guard(lambda: _run(typed))

@@ -63,7 +63,7 @@ def init(
     from proofyard.cli.job_file import template
 
     try:
-        with file.open("x", encoding="utf-8") as out:
+        with file.open("x", encoding="utf-8", errors="backslashreplace") as out:
             out.write(template(kind.value, file))
     except FileExistsError:
         raise UsageError(f"FILE: there is something at {file} already; give a new file") from None

@@ -1,5 +1,6 @@
 """Printing: data on stdout, as text or as JSON; everything else on stderr."""
 
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,13 @@ format_credits = format_amount
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, ids and amounts as text.")]
 """The option that every command with data on stdout takes."""
+
+
+def take_any_character() -> None:
+    """Have no character end a command: a terminal of another encoding gets escapes for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
