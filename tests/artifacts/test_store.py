@@ -148,6 +148,15 @@ def test_a_missing_source_is_reported(store, tmp_path):
         store.put_file(tmp_path / "nothing")
 
 
+def test_a_place_that_cannot_be_written_is_not_called_the_store(store, pattern, tmp_path):
+    cid = store.put_bytes(pattern(10))
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / ("n" * 300), tmp_path / "file" / "below"):
+        with pytest.raises(StoreUnusable, match=r"cannot be written: (File name too long|Not a directory|File exists)") as refused:
+            store.export(cid, place)
+        assert "store" not in str(refused.value).replace(str(tmp_path), "")
+
+
 def test_a_full_disk_is_reported_and_leaves_no_torn_block(store, pattern, monkeypatch):
     kept = store.put_bytes(pattern(10))
 

@@ -1,5 +1,6 @@
 """Endpoints that behave as public providers do."""
 
+import errno
 import gzip
 import json
 import sys
@@ -717,6 +718,20 @@ def test_notes_that_were_cut_off_are_no_obstacle(network, tmp_path: Path, conten
     target = network.key().address
     network.client(wallet).transfer(target, Wei(3))
     assert network.deployer.token_balance(target) == 3
+
+
+def test_a_disk_without_locks_is_no_obstacle(
+    network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    wallet = Wallet(network.deployer.wallet.account, tmp_path / "alice.json")
+    target = network.key().address
+    network.client(wallet).transfer(target, Wei(3))
+    assert network.deployer.token_balance(target) == 3
+    assert "take no turns with this wallet" in caplog.text
 
 
 def test_no_registry_is_still_told_from_no_chain(network) -> None:

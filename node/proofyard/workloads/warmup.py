@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from proofyard.protocol.codec import prepared
+from proofyard.protocol.codec import CodecError, decode_json, prepared
 from proofyard.workloads.errors import ExecutorCrashed
 from proofyard.workloads.workload import Resources
 
@@ -50,8 +50,8 @@ def warm_up(resources: Resources, python: str = sys.executable) -> Warm:
             command, capture_output=True, check=False, env=environment(resources.threads), timeout=TIMEOUT_S
         )
         words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return msgspec.json.decode(done.stdout, type=prepared(Warm))
-    except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
+        return decode_json(done.stdout, Warm)
+    except (OSError, subprocess.TimeoutExpired, CodecError) as error:
         raise ExecutorCrashed(f"the arithmetic of this machine cannot be tried: {words or error}") from None
 
 

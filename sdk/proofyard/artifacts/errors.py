@@ -10,11 +10,13 @@ ArtifactError
 ├── BadMultiaddress       an address of an IPFS daemon that is none
 ├── IpfsUnavailable       the daemon does not answer, or refuses
 ├── StoreUnusable         the store's folder cannot be written: disk full, no permission
+│   └── TargetUnusable    the same of the place that an artifact is written to
 ├── SourceUnusable        a file or folder that should become an artifact cannot
 └── UnusableCar           a file is no CAR file that can be read
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from proofyard.protocol.types import Cid, ProofyardError
 
@@ -84,11 +86,15 @@ class ArtifactTooLarge(ArtifactError):
 class StoreUnusable(ArtifactError):
     """The operating system refuses to read or write the store."""
 
+    what: ClassVar[str] = "the artifact store at {} cannot be used"
+
     def __init__(self, path: object, reason: str) -> None:
         self.path = path
-        super().__init__(
-            f"the artifact store at {path} cannot be used: {reason}; free some space or choose another folder"
-        )
+        super().__init__(f"{self.what.format(path)}: {reason}; free some space or choose another folder")
+
+
+class TargetUnusable(StoreUnusable):
+    what = "{} cannot be written"
 
 
 class SourceUnusable(ArtifactError):

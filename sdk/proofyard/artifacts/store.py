@@ -31,6 +31,7 @@ from proofyard.artifacts.errors import (
     PartlySupported,
     SourceUnusable,
     StoreUnusable,
+    TargetUnusable,
 )
 from proofyard.artifacts.exporting import write_out
 from proofyard.artifacts.files import is_being_written, new_name, sync, write_whole
@@ -267,7 +268,7 @@ class BlockStore:
         try:
             left_out = write_out(entries, root, self.read_range, outside_links=outside_links)
         except OSError as error:
-            raise StoreUnusable(root, error.strerror or str(error)) from None
+            raise TargetUnusable(root, error.strerror or str(error)) from None
         if left_out:
             raise PartlySupported(cid, root, [("/".join(path), why) for path, why in left_out.items()])
         # What was there before makes it another folder, or none that could be an artifact.
@@ -422,7 +423,7 @@ class BlockStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_whole(target, pieces)
         except OSError as error:
-            raise StoreUnusable(target, error.strerror or str(error)) from None
+            raise TargetUnusable(target, error.strerror or str(error)) from None
 
     def write_whole(self, target: Path, data: bytes) -> None:
         """Write one of the store's own files, whole or not at all. Raises `StoreUnusable`."""

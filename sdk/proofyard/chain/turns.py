@@ -2,7 +2,8 @@
 
 Programs on one machine agree over a file beside the keystore: one sends at a time, and what is sent stands in the file
 until it is mined. So whoever sends next, also after a crash, follows that to its end first, and no two of them give
-out the same nonce. Where there is no keystore, or nothing can be written beside it, this holds within one process.
+out the same nonce. Where there is no keystore, or nothing can be written or locked beside it (as on some
+network disks), this holds within one process.
 """
 
 import fcntl
@@ -150,6 +151,9 @@ class Turns:
             except BlockingIOError:
                 if time.monotonic() > until:
                     raise WalletBusy(str(self._path), WAIT_S) from None
+            except OSError as error:
+                logger.warning("programs take no turns with this wallet (%s): %s", self._path, error.strerror)
+                return
             if not told:
                 logger.info("another program sends with this wallet; waiting for it")
                 told = True

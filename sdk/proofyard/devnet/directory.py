@@ -26,10 +26,12 @@ def fresh_directory(path: Path) -> Iterator[Path]:
     with marker.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise DirectoryTaken(
                 path, "belongs to a network that is running; stop it or choose another --dir"
             ) from None
+        except OSError as error:
+            raise DirectoryTaken(path, f"cannot be locked ({error.strerror}); choose another --dir") from None
         for entry in path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
