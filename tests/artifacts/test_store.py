@@ -152,7 +152,7 @@ def test_a_place_that_cannot_be_written_is_not_called_the_store(store, pattern, 
     cid = store.put_bytes(pattern(10))
     (tmp_path / "file").write_bytes(b"")
     for place in (tmp_path / ("n" * 300), tmp_path / "file" / "below"):
-        with pytest.raises(StoreUnusable, match=r"cannot be written: (File name too long|Not a directory|File exists)") as refused:
+        with pytest.raises(StoreUnusable, match="cannot be written: ") as refused:
             store.export(cid, place)
         assert "store" not in str(refused.value).replace(str(tmp_path), "")
 
