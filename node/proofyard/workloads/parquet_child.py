@@ -91,6 +91,8 @@ def main() -> None:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     say(_ROW, row)
+    except UnicodeDecodeError as error:  # other programs fill columns of texts with any bytes
+        say(_ERROR, f"a text in it is no UTF-8: it has the byte 0x{error.object[error.start]:02x}")
     except (ArrowException, OSError) as error:
         say(_ERROR, " ".join(str(error).split()))
 

@@ -13,16 +13,15 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 from urllib3.util import Timeout
 
 from proofyard.chain.errors import BadProxy, BadRpcUrl
 from proofyard.chain.urls import shown, split
+from proofyard.runtime.answers import NoAnswer, read_body
 
 CONNECT_S, ANSWER_S, BODY_S = 10.0, 30.0, 60.0
 """To connect, without a byte, and for a whole answer."""
-PART_BYTES = 1 << 16
 RECONNECT_S = 1.0
 """So long a connection that is refused or lost is made again, where there is no other endpoint."""
 CONNECTIONS = 64
@@ -157,7 +156,9 @@ class Endpoint:
                 timeout=Timeout(connect=CONNECT_S, read=ANSWER_S),
                 preload_content=False,
             )
-            body = _read(answer)
+            body = read_body(answer, MAX_ANSWER_BYTES, BODY_S)
+        except NoAnswer as error:
+            raise EndpointFailed(error.reason) from None
         except HTTPError as error:
             if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
                 raise EndpointFailed(f"no answer in {ANSWER_S:.0f} s") from None
@@ -180,20 +181,6 @@ class Endpoint:
 def endpoint(url: str) -> Endpoint:
     """The one `Endpoint` of a URL in this process: its budget is shared by all who ask it."""
     return Endpoint(url)
-
-
-def _read(answer: BaseHTTPResponse) -> bytes:
-    """The body, unpacked. Raises `EndpointFailed` for one that is too large, or does not end."""
-    parts, size, until = [], 0, time.monotonic() + BODY_S
-    while part := answer.read1(PART_BYTES, decode_content=True):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER_BYTES or time.monotonic() > until:
-            answer.close()
-            if size > MAX_ANSWER_BYTES:
-                raise EndpointFailed(f"its answer is over the limit of {MAX_ANSWER_BYTES} bytes")
-            raise EndpointFailed(f"no answer in {BODY_S:.0f} s: it does not end")
-    return b"".join(parts)
 
 
 def _retry_after(header: str) -> float | None:

@@ -6,7 +6,6 @@ import re
 from typing import Annotated, Any
 
 import msgspec
-import requests
 import typer
 
 from proofyard.cli.context import config_of
@@ -14,6 +13,7 @@ from proofyard.cli.errors import ApiRefused, ApiUnreachable, UsageError
 from proofyard.cli.options import LARGEST_ID, KeystoreDir, address_of
 from proofyard.cli.output import AsJson, emit, note
 from proofyard.protocol.codec import CodecError, decode_json, read_json
+from proofyard.runtime import answers
 from proofyard.sdk.settings import SHARED, ApiSettings, load
 
 TIMEOUT_S = 60.0
@@ -98,14 +98,13 @@ def ask(api: str, path: str) -> Explanation:
     """What the API at `api` says at `path`. Raises `ApiUnreachable`, `ApiRefused`."""
     url = api.rstrip("/") + path
     try:
-        answer = requests.get(url, timeout=TIMEOUT_S, stream=True)
-        data = answer.raw.read(MAX_BYTES + 1, decode_content=True)
-    except (requests.RequestException, ValueError, OSError) as error:
-        raise ApiUnreachable(api, type(error).__name__) from None
-    if answer.status_code == 404:
+        status, data = answers.get(url, MAX_BYTES, TIMEOUT_S)
+    except answers.NoAnswer as error:
+        raise ApiUnreachable(api, error.reason) from None
+    if status == 404:
         raise UsageError(f"the verifier at {api} knows no {_what(path)}; `proofyard job list` shows the jobs there are")
-    if answer.status_code != 200:
-        raise ApiRefused(url, answer.status_code, _reason(data))
+    if status != 200:
+        raise ApiRefused(url, status, _reason(data))
     try:
         return decode_json(data, Explanation)
     except CodecError as error:

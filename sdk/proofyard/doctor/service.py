@@ -161,7 +161,7 @@ def reach(endpoint: str, *, needed: bool) -> Seen:
         host = endpoint.rpartition(":")[0]
         try:
             socket.getaddrinfo(host, None)
-        except OSError:
+        except (OSError, UnicodeError):  # the latter for what can be no name
             return fault(
                 "endpoint", f"the name {host} leads to no address", "correct endpoint, or the name's DNS entry"
             )

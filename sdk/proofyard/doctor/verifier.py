@@ -1,8 +1,6 @@
 """A verifier: its seat, where it listens, its API and database, the others, where it keeps what it knows."""
 
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from proofyard.doctor.checking import Check, Once, Seen, Skipped, fault, fine, n
 from proofyard.doctor.node import models
 from proofyard.doctor.setup import Setup
 from proofyard.protocol.codec import read_json
+from proofyard.runtime import answers
 
 if TYPE_CHECKING:
     from proofyard.verifier.settings import VerifierSettings
@@ -83,13 +82,9 @@ def ready(api: str) -> Seen:
     if urlsplit(url).scheme not in ("http", "https"):
         return fault(api, "it is no HTTP address", "give --api like http://127.0.0.1:8790")
     try:
-        with urllib.request.urlopen(url, timeout=ASK_S) as answer:  # noqa: S310 (the scheme was looked at)
-            body = answer.read(MAX_ANSWER_BYTES)
-    except urllib.error.HTTPError as error:
-        body = error.read(MAX_ANSWER_BYTES)
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        return fault(url, f"nobody answers ({reason})", "start the verifier, or correct --api")
+        _, body = answers.get(url, MAX_ANSWER_BYTES, ASK_S)
+    except answers.NoAnswer as error:
+        return fault(url, f"nobody answers ({error.reason})", "start the verifier, or correct --api")
     try:
         wrong = [check for check in read_json(body)["checks"] if not check["holds"]]
         reasons = [f"{check['name']}: {check['reason']}" for check in wrong]
