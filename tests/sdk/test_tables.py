@@ -205,7 +205,7 @@ def test_arrow_texts_that_are_no_utf8_are_refused_with_their_rows(tmp_path: Path
     table = arrow.table({"text": texts})
     parquet.write_table(table, tmp_path / "t.parquet")
     for data in (table, tmp_path / "t.parquet"):
-        with pytest.raises(JobRefused, match="a text in (it|rows 1 to 2) is no UTF-8.*byte 0xff"):
+        with pytest.raises(JobRefused, match=r"a text in (it|rows 1 to 2) is no UTF-8.*byte 0xff"):
             read(data, tmp_path / "made")
 
 
