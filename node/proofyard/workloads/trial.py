@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psutil
@@ -73,7 +73,7 @@ def _tried(manifest: Manifest, model: Path, known: Checked) -> _Ended:
     policy = Policy(read=reads, helper=True, gpu=gpu)
     arguments = [str(model.absolute()), msgspec.json.encode(warm).decode(), str(known.folder)]
     done = Sandbox().run(policy, __name__, arguments, data=encode_manifest(manifest), timeout_s=TIMEOUT_S)
-    found: _Ended = decode_json(done.stdout, _Ended)
+    found: _Ended = decode_json(done.stdout, cast(Any, _Ended))
     return found
 
 
