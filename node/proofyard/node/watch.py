@@ -34,6 +34,8 @@ logger = logging.getLogger("proofyard.node")
 POLL_S = 0.5
 """How long a command waits to be seen."""
 SAMPLE_S = 5.0
+IDLE_SAMPLES = 6
+"""A node that takes work and has none measures every so many times `SAMPLE_S`: what it finds would change nothing."""
 MOST_WORKS = 16
 """Of what the node holds, what its status names."""
 
@@ -80,17 +82,18 @@ class Watch:
 
     async def run(self) -> None:
         """Until cancelled."""
-        sampled = float("-inf")
+        sampled, told = float("-inf"), None
         while True:
             now = asyncio.get_running_loop().time()
-            fresh = now - sampled >= SAMPLE_S
+            idle = not self._agent.works and self._gate.closed is None
             try:
-                changed = await asyncio.to_thread(self._read_orders)
-                if fresh:
-                    self._sample = await asyncio.to_thread(self._sensors.sample)
-                    await asyncio.to_thread(self._meter.sample, self._sample, now, time.time())
-                    sampled = now
-                if fresh or changed:
+                changed = self._is_commanded() and await asyncio.to_thread(self._read_orders)
+                if now - sampled >= SAMPLE_S * (IDLE_SAMPLES if idle else 1):
+                    await asyncio.to_thread(self._measure, now)
+                    sampled, changed = now, True
+                tells = self._tells()
+                if changed or tells != told:
+                    told = tells
                     await self._look()
             except OSError as error:
                 logger.warning("what this node is about cannot be written to %s: %s", self._folder, error)
@@ -103,16 +106,27 @@ class Watch:
         self._left = tuple(left)
         write_status(self._folder, self.status(running=False))
 
-    def _read_orders(self) -> bool:
-        """Whether something was commanded since. What cannot be obeyed changes nothing, and is told once."""
+    def _measure(self, now: float) -> None:
+        self._sample = self._sensors.sample()
+        self._meter.sample(self._sample, now, time.time())
+
+    def _tells(self) -> tuple[object, ...]:
+        """What a status says that changes by itself, measurements aside."""
+        works = tuple(work.name for work in self._agent.works[:MOST_WORKS])
+        return works, {connection.peer for connection in self._links.live()}, self._reached(), self.claims(), self.page
+
+    def _is_commanded(self) -> bool:
+        """Whether something was commanded since the last look. A look costs less than a thread to look in."""
         try:
             found = (self._folder / LIMITS).lstat()
             seen = (found.st_mtime_ns, found.st_ino)
         except FileNotFoundError:
             seen = (0, 0)
-        if seen == self._seen:
-            return False
-        self._seen = seen
+        changed, self._seen = seen != self._seen, seen
+        return changed
+
+    def _read_orders(self) -> bool:
+        """Whether they are obeyed. What cannot be obeyed changes nothing, and is told once."""
         try:
             self._orders = read_orders(self._folder)
         except ControlUnfit as error:
