@@ -1,7 +1,8 @@
 """Who reaches whom from behind real NATs, how soon, and how fast: `make bench-nat`, out/bench/nat.json.
 
 Each figure is of peers in network namespaces of their own, behind the kernel's NAT (`home_networks.py`). The caller
-knows where the other would be without a router, and a relay. Needs Linux, root and nftables.
+knows where the other would be without a router, and a relay. Needs Linux, root and nftables. What a crowd costs and can
+do is `bench_nat_swarm.py`'s.
 
 python scripts/bench_nat.py [--tries 100] [--only demo ...]
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench_nat_swarm import eclipse, swarm
 from home_networks import Host, Internet, Kind, Peer, Peers, unavailable
 
 RESULT = Path(__file__).parents[1] / "out" / "bench" / "nat.json"
@@ -170,21 +172,26 @@ def demo(net: Internet, _programs: Peers, _tries: int) -> dict[str, Any]:
     return {"demo_behind_nat": done, "verifier_bytes_share": share, "demo": found}
 
 
+CROWDS = {each.__name__: each for each in (swarm, eclipse)}
 SCENARIOS = {each.__name__: each for each in (cone_cone, cone_symmetric, symmetric_symmetric, double_nat, resume, demo)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tries", type=int, default=100)
-    parser.add_argument("--only", choices=SCENARIOS, action="append", help="leave the other figures as they are")
+    names = [*SCENARIOS, *CROWDS]
+    parser.add_argument("--only", choices=names, action="append", help="leave the other figures as they are")
     options = parser.parse_args()
     if reason := unavailable():
         sys.exit(f"bench-nat is left out: it {reason}")
     found: dict[str, Any] = json.loads(RESULT.read_text()) if options.only and RESULT.exists() else {}
-    for name in options.only or SCENARIOS:
+    for name in options.only or names:
         start, load = time.perf_counter(), os.getloadavg()[0]
-        with Internet() as net, Peers() as programs:
-            found |= SCENARIOS[name](net, programs, options.tries)
+        if name in CROWDS:
+            found |= CROWDS[name]()
+        else:
+            with Internet() as net, Peers() as programs:
+                found |= SCENARIOS[name](net, programs, options.tries)
         found["load"] = found.get("load", {}) | {name: [round(load, 1), round(os.getloadavg()[0], 1)]}
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     RESULT.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from proofyard.artifacts import BlockStore, GetBlocks, serve_blocks
 from proofyard.artifacts.exchange import Blocks, HasBlocks
 from proofyard.artifacts.unixfs import Link as UnixLink
 from proofyard.artifacts.unixfs import Node, directory_node, node_cid
+from proofyard.discovery import messages as discovery
 from proofyard.protocol import messages
 from proofyard.protocol.cid import cid_bytes
 from proofyard.protocol.codec import encode
@@ -344,7 +345,7 @@ async def silent(attack: Attack) -> None:
 
 def requests() -> dict[str, msgspec.Struct]:
     """One of every kind, about things that there may be."""
-    kinds: list[type[msgspec.Struct]] = [*messages.REQUESTS, GetBlocks, HasBlocks]
+    kinds: list[type[msgspec.Struct]] = [*messages.REQUESTS, *discovery.REQUESTS, GetBlocks, HasBlocks]
     return {tag_of(kind): example(shapes.type_info(kind)) for kind in kinds}
 
 

@@ -11,6 +11,7 @@ has. Importing takes seconds, so one process imports and then forks for each pee
     leave WALLET           close the connection           forgets WALLET         until the peer has done so
     put SIZE / get CID     artifacts                      limit BYTES_S          send no more than that
     served                 blocks that others were sent  map / unmap            have the router map its port
+    at_home [seconds]      who is found in the local network
 """
 
 import asyncio
@@ -29,6 +30,8 @@ from typing import Any, TextIO
 import msgspec
 
 from proofyard.artifacts import BlockStore, fetch, serve_blocks
+from proofyard.discovery import Gossip
+from proofyard.discovery.local import LocalNetwork
 from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.transport import Body, Connection, Endpoint
@@ -54,6 +57,9 @@ class Peer:
         self._endpoint = endpoint
         self._store = store
         self._tried: dict[Address, float] = {}
+        self._local = LocalNetwork(endpoint)
+        self._gossip = Gossip(endpoint, local=self._local.peers)
+        self._looking: set[asyncio.Task[None]] = set()
         self._served: list[int] = []
         self._mapper = Mapper(endpoint.port)
         endpoint.on(Send, self._send)
@@ -135,6 +141,15 @@ class Peer:
             file.write(data)
             file.flush()
             return {"cid": await asyncio.to_thread(self._store.put_file, file.name)}
+
+    async def at_home(self, seconds: float = 0.0) -> dict[str, Any]:
+        """Look around in the local network, for so long or until somebody is there."""
+        if not self._looking:
+            self._looking = {asyncio.create_task(each.run()) for each in (self._local, self._gossip)}
+        end = time.perf_counter() + seconds
+        while not self._gossip.at_home() and time.perf_counter() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return {"peers": {each.peer: each.way for each in self._gossip.at_home()}}
 
     async def get(self, cid: str, wallets: list[str]) -> dict[str, Any]:
         """`pause`: the longest time without a block, in seconds."""

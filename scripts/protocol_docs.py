@@ -14,7 +14,8 @@ import msgspec
 from msgspec import inspect as shapes
 
 from proofyard.artifacts import exchange
-from proofyard.protocol import members, messages, record, routes
+from proofyard.discovery import messages as discovery
+from proofyard.protocol import members, messages, peer_record, record, routes
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.codec import encode
 from proofyard.transport import frames, handshake, punching, reachability, relay
@@ -143,6 +144,7 @@ def page() -> str:
         ("Handshake", tagged(handshake)),
         ("Blocks", tagged(exchange)),
         ("Routes", [routes.Route, *tagged(reachability), *tagged(relay), *tagged(punching)]),
+        ("Peers", [*structs(peer_record), *tagged(discovery)]),
         ("Work", tagged(messages)),
         ("Evidence", evidence()),
     ]

@@ -81,7 +81,7 @@ async def test_a_node_keeps_relays_and_replaces_one_that_goes(monkeypatch: pytes
         monkeypatch.setattr(node, "examine", found)
         monkeypatch.setattr(Presence, "is_local", False)
         named = f"{relays[0].address}@127.0.0.1:{relays[0].port}"
-        settings = cast(NodeSettings, SimpleNamespace(relays=(named,), map_port=False))
+        settings = cast(NodeSettings, SimpleNamespace(relays=(named,), map_port=False, hide_address=False))
         here = Presence(settings, node, cast(VerifierLinks, links))
         running = asyncio.create_task(here.run())
         await until(lambda: len(here.routes()) == 2)

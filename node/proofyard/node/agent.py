@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -296,6 +296,10 @@ class Agent:
     def leave_for_later(self, waits: Callable[[JobRecord], str]) -> None:
         """Take no job that `waits` has a reason for."""
         self._offers.waits = waits
+
+    def find_by(self, nearby: Callable[[Cid], Awaitable[list[Connection]]], have: Callable[[Cid], object]) -> None:
+        """Fetch from the peers that `nearby` finds before the verifier, and tell `have` what is here."""
+        self._supplies.nearby, self._supplies.have = nearby, have
 
     @property
     def closed(self) -> str:

@@ -49,7 +49,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
     where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
     last; `claims`: what it says its machine can do, and what verifiers that checked it said;
-    `reached`: how others reach it; `sent`: bytes of artifacts since it started, to verifiers and to others."""
+    `reached`: how others reach it; `knows`: the peers that it has found beside its verifiers; `sent`: bytes of
+    artifacts since it started, to verifiers and to others."""
 
     pid: int
     at: float
@@ -66,6 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     reached: str = ""
+    knows: str = ""
     sent: dict[str, int] = {}
 
 

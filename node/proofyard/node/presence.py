@@ -37,6 +37,7 @@ class Presence:
     """Of one node. `routes` is what it announces."""
 
     def __init__(self, settings: NodeSettings, endpoint: Endpoint, links: VerifierLinks) -> None:
+        self._hidden = settings.hide_address
         self._named = [read_relay(each) for each in settings.relays]
         self._endpoint = endpoint
         self._links = links
@@ -54,21 +55,33 @@ class Presence:
         return ipaddress.ip_address(self._endpoint.host.split("%")[0]).is_loopback
 
     def routes(self) -> tuple[Route, ...]:
-        return self._found.confirmed or tuple(self._endpoint.relays()[:MAX_RELAYS])
+        direct = () if self._hidden else self._found.confirmed
+        return direct or tuple(self._endpoint.relays()[:MAX_RELAYS])
 
     def summary(self) -> str:
         """One line for people: how others reach this node, or the one thing to do about it."""
         if self.is_local:
             return "by programs of this machine alone"
-        if self._found.confirmed:
+        if self._found.confirmed and not self._hidden:
             return "directly, at " + ", ".join(f"{each.host}:{each.port}" for each in self._found.confirmed)
         relays = self._endpoint.relays()
         if relays:
-            return f"by {len(relays)} relays, then directly where both routers allow it ({self._found.summary})"
+            then = "" if self._hidden else ", then directly where both routers allow it"
+            return f"by {len(relays)} relays{then} ({self._found.summary})"
+        if not self._endpoint.connections:
+            return "not at all (no peer answers): see that a firewall lets UDP out, and that [node] names the network"
         if self._found.nat is Nat.UNKNOWN:
             return "not known yet: fewer than two peers have been asked"
+        return f"not at all ({self._found.summary}): {self._advice()}"
+
+    def _advice(self) -> str:
+        """The one thing to do for a node that nobody reaches."""
         port = self._endpoint.port
-        return f"not at all ({self._found.summary}): name relays in [node], or have the router forward UDP port {port}"
+        if self._hidden:
+            return "name relays in [node], or set hide_address = false"
+        if self._found.nat is Nat.FIREWALL:
+            return f"have the firewall let UDP port {port} in, or name relays in [node]"
+        return f"name relays in [node], or have the router forward UDP port {port}"
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -92,7 +105,7 @@ class Presence:
             await self._examine()
         if self._mapper is not None and now >= self._map_at and self._found.nat not in (Nat.UNKNOWN, Nat.FIREWALL):
             await self._map(self._mapper, now)
-        if not self._found.confirmed:
+        if self._hidden or not self._found.confirmed:
             await self._reserve(now)
         if self.routes() != self._told:
             self._told = self.routes()

@@ -27,6 +27,7 @@ from proofyard.node.journal import Journal
 from proofyard.node.juror import Juror, SpareExecutor
 from proofyard.node.links import VerifierLinks
 from proofyard.node.meter import Meter
+from proofyard.node.neighbourhood import Neighbourhood
 from proofyard.node.news import News
 from proofyard.node.overview import Looking
 from proofyard.node.page import OperatorPage, listen, token_of, url_of
@@ -92,8 +93,10 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
     keep_for(settings.data_dir, whose)
     store = BlockStore(settings.data_dir / "blocks", packs=True)
     store.fallback = IpfsNode(settings.ipfs) if settings.ipfs else None
+    models = []
     for directory in settings.model_dirs:
-        logger.info("using model %s as %s", directory, (await asyncio.to_thread(link_model, store, directory))[0])
+        models.append((await asyncio.to_thread(link_model, store, directory))[0])
+        logger.info("using model %s as %s", directory, models[-1])
     agent_type, executor_adversary = conduct(settings.adversary)
     if settings.adversary:
         logger.warning("this node cheats on purpose: %s", settings.adversary)
@@ -143,10 +146,16 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
         news.check_within(chain.params().challenge_window, court.vote_time, court.reveal_time, court.draw_time)
         links = VerifierLinks(endpoint, chain, announce, news)
         presence = Presence(settings, endpoint, links)
+        if settings.hide_address:
+            endpoint.stay_relayed()
         if settings.relay:
             endpoint.become_relay(RelayLimits(bytes_s=settings.relay_bytes_s))
         retention = Retention(settings, chain, links, store, executor, journal)
         agent = agent_type(settings, wallet, chain, endpoint, links, store, executor, journal, retention)
+        neighbourhood = Neighbourhood(settings, chain, endpoint, links, presence, store)
+        agent.find_by(neighbourhood.nearby, neighbourhood.have)
+        for model in models:
+            neighbourhood.have(model)
         meter = Meter(settings.data_dir, settings.watts)
         held = sandbox.described() if sandbox.holds else ""
         proving = Proving(settings, wallet, chain, endpoint, links, agent, executor)
@@ -161,7 +170,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
                 proving.make_way()
 
         agent.on_turn = on_turn
-        watch.claims = proving.said
+        watch.claims, watch.knows = proving.said, neighbourhood.summary
         serve_owed_blocks(endpoint, store, retention.debts, agent.mend, agent.decoys.open_mark, watch.on_sent)
         Holder(settings, chain, endpoint, store)
         logger.info("node %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
@@ -184,6 +193,7 @@ async def _serve(settings: NodeSettings, password: str | None, stop: Stop, on_pa
             watch.run(),
             proving.run(),
             presence.run(),
+            neighbourhood.run(),
             _ready(settings, links, wallet, endpoint),
             _until_stopped(stop, agent, links, watch, settings.stop_s),
         ]

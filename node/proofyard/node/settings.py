@@ -50,6 +50,8 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     `relays`: WALLET@HOST:PORT of peers that carry for this node where nobody reaches it directly, before those that
     verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit. `map_port`: have
     the router let others reach this node, by PCP or NAT-PMP.
+    `discover`: tell peers who is there, and be told; `peers`: WALLET@HOST:PORT of some to begin with. `lan`: find nodes
+    of the same local network by mDNS. `hide_address`: have nobody pass on this node's address, but its relays alone.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.
 
     What holds strangers' work (see docs/sandbox.md). `sandbox`: `docker` or `podman` for a container of
@@ -115,6 +117,10 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     relays: tuple[str, ...] = ()
     relay: bool = False
     relay_bytes_s: Amount = 0
+    discover: bool = True
+    peers: tuple[str, ...] = ()
+    lan: bool = True
+    hide_address: bool = False
     map_port: bool = True
     ipfs: str = ""
     sandbox: Literal["", "docker", "podman"] = ""

@@ -7,7 +7,7 @@ name gigabytes. A peer that sends nothing for `SILENCE_S` is given up; whoever w
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from proofyard.artifacts import ArtifactError, ArtifactTooLarge, ArtifactUnavailable, BlockMissing, BlockStore, fetch
@@ -71,6 +71,10 @@ class Supplies:
         self._store = store
         self._gatherer = Gatherer(store, at_once, largest=FROM_VERIFIER_BYTES)
         self._manifests: Recent[Cid, Manifest] = Recent(MANIFESTS)
+        self.nearby: Callable[[Cid], Awaitable[list[Connection]]] = _nobody
+        """Finds further peers that may have an artifact, the nearest first."""
+        self.have: Callable[[Cid], object] = lambda _: None
+        """Hears of models, data and adapters of several blocks that are here whole now."""
 
     async def manifest(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint]) -> Manifest:
         """A job's manifest that its workload can execute."""
@@ -141,8 +145,18 @@ class Supplies:
         it has audited."""
         await self._gatherer.gather(verifier, self._links.connection(verifier), cids)
 
-    async def fetch(self, verifier: Address, cid: Cid, hints: Sequence[PeerHint], max_bytes: int, what: str) -> None:
-        """Have an artifact in the store; only what is not here yet is asked for."""
+    async def fetch(
+        self,
+        verifier: Address,
+        cid: Cid,
+        hints: Sequence[PeerHint],
+        max_bytes: int,
+        what: str,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """Have an artifact in the store; only what is not here yet is asked for. What is `shared` by many nodes is
+        looked for nearby as well."""
         if cid_codec(cid) == RAW and self._store.block_size(cid) is not None:
             return
         connection = self._links.connection(verifier)
@@ -153,14 +167,16 @@ class Supplies:
         if not await asyncio.to_thread(lambda: any(self._store.missing(cid))):
             return
         others = [hint for hint in hints[:MAX_HINTS] if hint.address != self._wallet.address]
-        peers = await asyncio.gather(*(self._dial(hint) for hint in others))
-        providers = [peer for peer in peers if peer is not None]
+        dials = asyncio.gather(*(self._dial(hint) for hint in others))
+        nearby, peers = await asyncio.gather(self.nearby(cid) if shared else _nobody(cid), dials)
+        named = [peer for peer in peers if peer is not None]
+        providers = list(dict.fromkeys([*nearby, *named]))
         # What peers bring among themselves the verifier need not: it serves everybody.
         if providers:
             with contextlib.suppress(ArtifactUnavailable, TimeoutError):
                 await self._bring(cid, providers, max_bytes, ALONE_S, ALONE_BYTES)
                 return
-            if await self._share(cid, providers, self._links.connection(verifier), max_bytes):
+            if await self._share(cid, named, self._links.connection(verifier), max_bytes):
                 return
         connection = self._links.connection(verifier)
         everybody = [*providers, *([] if connection is None else [connection])]
@@ -225,7 +241,9 @@ class Supplies:
         if local is not None:
             return local
         try:
-            await self.fetch(verifier, cid, hints, max_bytes, f"the {what}")
+            await self.fetch(verifier, cid, hints, max_bytes, f"the {what}", shared=True)
+            if cid_codec(cid) != RAW:
+                self.have(cid)
             target = self._settings.data_dir / "inputs" / cid
             return await asyncio.to_thread(self._store.export, cid, target, max_bytes)
         except ArtifactTooLarge as error:
@@ -238,3 +256,7 @@ class Supplies:
         except TransportError as error:
             logger.info("%s cannot help: %s", hint.address, error)
             return None
+
+
+async def _nobody(_cid: Cid) -> list[Connection]:
+    return []

@@ -71,6 +71,8 @@ class Watch:
         """Where the node's page is, "" where there is none."""
         self.claims: Callable[[], tuple[str, ...]] = tuple
         """What this node claims of its machine, and what verifiers say of that, in words."""
+        self.knows: Callable[[], str] = str
+        """Whom it has found beside its verifiers, in words."""
 
     def on_sent(self, peer: Address, size: int) -> None:
         """A peer is sent so many bytes of an artifact."""
@@ -179,6 +181,7 @@ class Watch:
             left=self._left,
             claims=self.claims()[:MOST_WORKS],
             reached=self._reached(),
+            knows=self.knows(),
             sent=dict(self._sent),
         )
 

@@ -62,6 +62,7 @@ def shown(status: "Status") -> tuple[dict[str, Any], list[str]]:
     lines += [f"{'claims' if not at else 'checked':<18} {claim}" for at, claim in enumerate(status.claims)]
     lines += [f"{'page':<18} {status.page}; open it by `proofyard node page`"] if alive and status.page else []
     lines += [f"{'reached':<18} {status.reached}"] if alive and status.reached else []
+    lines += [f"{'knows':<18} {status.knows}"] if alive and status.knows else []
     lines += [f"{'holds':<18} {work}" for work in status.works if alive]
     held = status.sandbox or "nothing holds strangers' work"
     lines += [f"{'sandbox':<18} {held}"] if alive else []

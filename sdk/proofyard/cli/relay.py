@@ -81,12 +81,14 @@ def run(
 async def _serve(
     wallet: "Wallet", network: "Domain", host: str, port: int, limits: "RelayLimits", ready_file: Path | None
 ) -> None:
+    from proofyard.discovery import Gossip
     from proofyard.runtime.service import write_ready
     from proofyard.transport import Endpoint
     from proofyard.transport.reach import exposure
 
     async with Endpoint(wallet, network=network, host=host, port=port) as endpoint:
         relay = endpoint.become_relay(limits)
+        Gossip(endpoint).serve()
         logger.info("relay %s: %s", wallet.address, exposure(endpoint.host, endpoint.port))
         logger.info(
             'nodes use it by relays = ["%s@HOST:%s"], HOST being where they reach it', wallet.address, endpoint.port

@@ -211,6 +211,26 @@ class NodeFlags(ServiceFlags):
         int | None,
         typer.Option(help="Most bytes a second that it carries for others, 0 for any.", rich_help_panel=PEERS),
     ] = None
+    discover: Annotated[
+        bool | None,
+        typer.Option("--discover/--no-discover", help="Tell peers who is there, and be told.", rich_help_panel=PEERS),
+    ] = None
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WALLET@HOST:PORT", help="A peer to begin with; may be repeated.", rich_help_panel=PEERS),
+    ] = None
+    lan: Annotated[
+        bool | None,
+        typer.Option("--lan/--no-lan", help="Find nodes of the same local network by mDNS.", rich_help_panel=PEERS),
+    ] = None
+    hide_address: Annotated[
+        bool | None,
+        typer.Option(
+            "--hide-address/--no-hide-address",
+            help="Have nobody pass on this node's address, but its relays alone.",
+            rich_help_panel=PEERS,
+        ),
+    ] = None
     map_port: Annotated[
         bool | None,
         typer.Option("--map-port/--no-map-port", help="Ask the router for a port.", rich_help_panel=PEERS),
@@ -415,11 +435,12 @@ def _require_node_values(settings: "NodeSettings") -> None:
             raise BadSetting(field, f"{field}: {error}") from None
     if not settings.workloads:
         raise BadSetting("workloads", "workloads: there is none to be executed; name one, or leave the setting out")
-    try:
-        for relay in settings.relays:
-            read_relay(relay)
-    except ValueError as error:
-        raise BadSetting("relays", f"relays: {error}") from None
+    for field in ("relays", "peers"):
+        try:
+            for peer in getattr(settings, field):
+                read_relay(peer)
+        except ValueError as error:
+            raise BadSetting(field, f"{field}: {error}") from None
     try:
         for address in settings.hold_for:
             read_address(address)

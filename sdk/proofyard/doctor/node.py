@@ -42,6 +42,7 @@ def _looks(setup: Setup, node: "NodeSettings") -> dict[str, Callable[[], Seen]]:
         "listening": lambda: service.udp(node.host, node.port, node.endpoint or service.endpoint_of(record), process()),
         "endpoint": lambda: service.reach(node.endpoint or service.endpoint_of(record), needed=False),
         "reached": lambda: reached(node.data_dir),
+        "known": lambda: known(node.data_dir),
         "verifiers": lambda: service.peers(setup, ""),
         "folder": lambda: service.folder(node.data_dir, "node", setup, use),
         "disk": lambda: service.disk(node.data_dir, node.state_budget_bytes + node.cache_bytes),
@@ -59,6 +60,20 @@ def reached(data_dir: Path) -> Seen:
         raise Skipped("the node does not run: proofyard node run")
     found, _, todo = status.reached.partition(": ")
     return note("others", found, todo) if status.reached.startswith("not at all") else fine("others", status.reached)
+
+
+def known(data_dir: Path) -> Seen:
+    """Whom the node has found beside its verifiers."""
+    from proofyard.node.control import is_alive, read_status
+
+    status = read_status(data_dir)
+    if status is None or not is_alive(status):
+        raise Skipped("the node does not run: proofyard node run")
+    if not status.knows:
+        raise Skipped("it looks for nobody: discover = false, or a network on this machine alone")
+    if status.knows.startswith("0 peers"):
+        return note("peers", "none found beside its verifiers", "name some as peers in [node], as WALLET@HOST:PORT")
+    return fine("peers", status.knows)
 
 
 def workloads(record: NodeRecord | None, executed: Sequence[str]) -> Seen:

@@ -261,6 +261,10 @@ class Endpoint:
         `RequestFailed` where the relay has no place."""
         return await self._ways.reserve(relay)
 
+    def stay_relayed(self) -> None:
+        """Tell no peer behind a relay where this one is: what goes by a relay stays there."""
+        self._ways.stays = True
+
     def relays(self) -> list[Route]:
         """The relays that this peer can be reached through now."""
         return self._ways.relays()

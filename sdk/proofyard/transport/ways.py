@@ -80,6 +80,8 @@ class Home(Protocol):
 class Ways:
     def __init__(self, home: Home) -> None:
         self._home = home
+        self.stays = False
+        """Whether relayed connections stay relayed."""
         self._puncher: Puncher
         self._reserved: dict[Connection, Route] = {}
         self._outer: dict[SocketAddress, Connection] = {}
@@ -162,6 +164,8 @@ class Ways:
 
     async def _upgrade(self, connection: Connection, route: Route, *, pause_s: float = 0.0) -> None:
         """On a direct path, if there is one; it is not doubted before `pause_s`."""
+        if self.stays:
+            return
         address = connection.link.address
         relay = self._outer.get(address)
         if relay is not None and await upgrade(self._puncher, connection, await observe(relay)):
@@ -239,6 +243,8 @@ class Ways:
         return Opened(message.flow)
 
     async def _meet(self, connection: Connection, message: Meet, _body: Body) -> Met:
+        if self.stays:
+            raise RequestFailed("failed", "this peer stays behind its relays")
         outer = self._outer.get(connection.link.address)
         return await self._puncher.meet(connection, message, None if outer is None else await observe(outer))
 

@@ -14,7 +14,10 @@ from typing import Any
 from proofyard.artifacts import BlockStore, serve_blocks
 from proofyard.artifacts.ipfs import IpfsNode
 from proofyard.chain import ChainClient, Params, Wallet
+from proofyard.discovery import Gossip
+from proofyard.discovery.finder import Finder
 from proofyard.protocol.commitment import Domain
+from proofyard.protocol.routes import Route
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
 from proofyard.runtime.about import being_about, set_about
 from proofyard.runtime.folder import keep_for
@@ -149,6 +152,7 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
         runner = Runner(rules, database, observed, context.clock, process=settings.process)
         context.runner = runner
         serve_blocks(endpoint, store, short=context.hops.run, on_sent=lambda _, size: metrics.sent.inc(size))
+        _introduce(context, known)
         desk = Desk(context)
         CoSigner(context)
         StateDesk(context)
@@ -185,6 +189,22 @@ async def _serve(settings: VerifierSettings, password: str | None) -> None:
                 await context.close()
                 await _leave(context)
                 database.close()
+
+
+def _introduce(context: Context, registered: str) -> None:
+    """Tell peers of each other, and of who has what, without looking for anybody: they come by themselves."""
+    routes: tuple[Route, ...] = ()
+    if is_dialled_from_elsewhere(registered):
+        routes = (Route("direct", *split_endpoint(registered)),)
+
+    def owner_of(node: Address) -> str:
+        member = context.members.get(node)
+        return "" if member is None else member.record.owner
+
+    endpoint = context.endpoint
+    gossip = Gossip(endpoint, routes=lambda: routes, owner_of=owner_of, trusts=context.members.__contains__)
+    gossip.serve()
+    Finder(endpoint, gossip).serve()
 
 
 async def _leave(context: Context) -> None:
