@@ -74,8 +74,12 @@ class Member:
 
     @property
     def hint(self) -> PeerHint:
+        """Where others find it: by the routes that it announced. Where it is seen they are told only if it named
+        none."""
         seen = self.connection.remote[0]
-        return PeerHint(self.connection.peer, seen, self.announce.port, believable(self.announce.routes, seen))
+        routes = believable(self.announce.routes, seen)
+        host, port = (routes[0].host, routes[0].port) if routes else (seen, self.announce.port)
+        return PeerHint(self.connection.peer, host, port, routes)
 
     @property
     def relay(self) -> Route | None:
