@@ -29,8 +29,8 @@ FIRST_S, STEP_S, LONELY_S = 2.0, 5.0, 60.0
 """Before the first look at what there is to do, between two, and at most between two that find nobody."""
 NEIGHBOURS = 6
 """Connections that a peer keeps to peers that it chose."""
-ENOUGH = 48
-"""A table with fewer is filled at every step, a larger one refreshed every `REFRESH_S` seconds."""
+ENOUGH, MANY, FEW = 48, 24, 8
+"""A table with fewer asks for many at every step; a larger one for few, every `REFRESH_S` seconds."""
 REFRESH_S, TRY_S = 60.0, 30.0
 SAVE_S = 300.0
 DIAL_S, ANSWER_S = 8.0, 5.0
@@ -150,18 +150,19 @@ class Gossip:
         self.table.hold_to(self._owner_of)
         self._neighbours = _alive(self._neighbours)
         await self._join_local()
+        asked = list(self._neighbours.values())
+        work = []
         if len(self._neighbours) < NEIGHBOURS:
-            await asyncio.gather(*(self._join(seed, keep=True) for seed in self._to_dial(AT_ONCE)))
+            work += [self._join(seed, keep=True) for seed in self._to_dial(AT_ONCE)]
         elif loop.time() - self._tried_at > TRY_S:
             self._tried_at = loop.time()
             known = self.table.to_try(now, self._endpoint.connections, only_heard=True)
             if known is not None:
-                await self._join((known.record.node, known.record.routes), keep=False)
-        if len(self.table) < ENOUGH or loop.time() - self._asked_at > REFRESH_S:
+                work.append(self._join((known.record.node, known.record.routes), keep=False))
+        if asked and (len(self.table) < ENOUGH or loop.time() - self._asked_at > REFRESH_S):
             self._asked_at = loop.time()
-            asked = list(self._neighbours.values())
-            if asked:
-                await self._ask(chance.choice(asked))
+            work.append(self._ask(chance.choice(asked)))
+        await asyncio.gather(*work)
         if self.on_save is not None and loop.time() - self._saved_at > SAVE_S:
             self._saved_at = loop.time()
             await self.on_save()
@@ -238,7 +239,7 @@ class Gossip:
 
     async def _ask(self, connection: Connection) -> None:
         try:
-            message = ExchangePeers(self.record(), MOST_TOLD)
+            message = ExchangePeers(self.record(), MANY if len(self.table) < ENOUGH else FEW)
             answer = await connection.request(message, reply=KnownPeers, timeout=ANSWER_S)
         except TransportError as error:
             logger.debug("%s tells of nobody: %s", connection.peer, error)
