@@ -52,11 +52,11 @@ class Crowd:
 
 @contextmanager
 def alone() -> Iterator[str]:
-    """A network namespace with nothing but loopback."""
+    """A network namespace with nothing but loopback, whose packets are as large as on the internet."""
     name = f"pw{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "mtu", "1500", "up"], check=True)
         yield name
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
