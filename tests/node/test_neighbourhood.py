@@ -13,7 +13,9 @@ from proofyard.chain import Wallet
 from proofyard.discovery import Gossip
 from proofyard.node.neighbourhood import FILE, Neighbourhood
 from proofyard.node.presence import Presence
+from proofyard.node.settings import NodeSettings
 from proofyard.node.supplies import Supplies
+from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.routes import Route
 from proofyard.transport import Endpoint, PeerUnreachable
 from proofyard.transport.reachability import Nat, Reachability
@@ -111,3 +113,18 @@ async def test_a_node_that_hides_its_address_names_relays_alone(tmp_path: Any) -
         assert connection.way == "relayed"
         await asyncio.sleep(1.0)
         assert connection.way == "relayed"
+
+
+async def test_a_node_of_this_machine_alone_looks_for_nobody(tmp_path: Any) -> None:
+    settings = NodeSettings(registry=DOMAIN.registry, wallet=tmp_path / "wallet", data_dir=tmp_path)
+    async with Endpoint(Wallet.generate(), network=DOMAIN) as endpoint:
+        links, store = cast(Any, Links()), BlockStore(tmp_path / "blocks")
+        presence = Presence(settings, endpoint, links)
+        company = Neighbourhood(settings, cast(Any, Chain()), endpoint, links, presence, store)
+        company.have(raw_cid(b"a model"))
+        running = asyncio.create_task(company.run())
+        assert await company.nearby(raw_cid(b"a model")) == []
+        assert company.summary() == ""
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not (tmp_path / FILE).exists()
