@@ -113,6 +113,7 @@ class Executor:
         self._python = python
         self._child: Confined | None = None
         self._endings: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self._seen: Path | None = None
         """The job's folder that the child sees."""
         self._turn = asyncio.Lock()
@@ -220,8 +221,10 @@ class Executor:
 
     async def stop(self) -> None:
         """Ask the order in progress to end after its current step; its call raises `TaskStopped`."""
-        if self._child is not None and self._turn.locked():
-            await _send(self._child, Stop())
+        if self._turn.locked():
+            self._stopped = True
+            if self._child is not None:
+                await _send(self._child, Stop())
 
     async def _call(
         self,
@@ -235,11 +238,14 @@ class Executor:
         """Send an order and pass its reports on until it ends; what it writes is put into `kept`, its result is the
         file returned. Whatever else ends it leaves no child behind."""
         async with self._turn:
+            self._stopped = False
             child = await self._start(order, inputs)
             about = {"task": order.task.index} | ({"segment": order.index} if isinstance(order, RunSegment) else {})
             logger.debug("begins", extra=about)
             try:
                 await _send(child, order)
+                if self._stopped:  # while the child started
+                    await _send(child, Stop())
                 child.watch()
                 report = await self._receive(child)
                 while not isinstance(report, Failed | TaskDone | SegmentDone):
