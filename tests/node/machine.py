@@ -42,6 +42,12 @@ class Node:
         answer, _ = await self.asked[GetBlocks](CONNECTION, GetBlocks(cid_bytes(cid)), UNUSED)
         return bool(answer.sizes[0] != ABSENT)
 
+    async def given(self, cid: Cid) -> None:
+        """A peer asks until it is given a block, which may have to be made again first."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not await self.get(cid):
+                await asyncio.sleep(0.05)
+
     def lose(self, cid: Cid) -> None:
         """The file of a block is gone."""
         assert self.store.has(cid)

@@ -45,7 +45,7 @@ async def test_a_state_that_was_not_kept_is_computed_again_when_a_peer_asks(star
     await node.agent.offer_task(CONNECTION, node.offer(1), UNUSED)
     held = await node.asked[HasBlocks](CONNECTION, HasBlocks(cid_bytes(trace[5])), UNUSED)
     assert held.held == b"\x01", "it can be had from here, and from nobody else"
-    assert await node.get(trace[5])
+    await node.given(trace[5])
     assert cid_of_bytes(node.store.get_bytes(trace[5])) == trace[5]
     assert not await node.get(cid_of_bytes(b"something else"))
 
@@ -62,7 +62,7 @@ async def test_damage_to_a_kept_state_is_repaired_before_anybody_is_told_that_it
         data = bytearray(node.file(trace[2]).read_bytes())
         data[-9] ^= 1
         node.file(trace[2]).write_bytes(data)
-    assert await node.get(trace[2])
+    await node.given(trace[2])
     assert cid_of_bytes(node.store.get_bytes(trace[2])) == trace[2]
 
 
@@ -73,7 +73,7 @@ async def test_a_state_is_made_again_although_the_one_that_it_was_thinned_to_is_
     trace = await node.work()
     for cid in (trace[0], trace[3]):
         node.lose(cid)
-    assert await node.get(trace[5])
+    await node.given(trace[5])
     assert node.file(trace[3]).exists() and node.file(trace[0]).exists(), "what is kept is whole again too"
 
 
@@ -84,7 +84,7 @@ async def test_a_result_that_was_lost_is_made_again_from_the_states(start: Calla
     if result not in trace:
         node.lose(result)
         node.lose(trace[3])
-        assert await node.get(result)
+        await node.given(result)
 
 
 async def test_damage_is_found_before_anybody_asks(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ async def test_whoever_asks_waits_no_longer_than_peers_do(
     assert not await node.get(trace[3])
     may_stop.set()
     await until(lambda: node.file(trace[3]).exists())
-    assert await node.get(trace[3])
+    await node.given(trace[3])
 
 
 async def test_a_running_task_makes_way_for_a_state_that_is_owed_and_goes_on(start: Callable[..., Any]) -> None:
@@ -171,7 +171,7 @@ async def test_a_running_task_makes_way_for_a_state_that_is_owed_and_goes_on(sta
     answer = await node.agent.offer_task(CONNECTION, longer(node), UNUSED)
     assert answer.proceed, answer.reason
     await until(lambda: node.agent._executor.busy)
-    assert await node.get(trace[2])
+    await node.given(trace[2])
     assert len(node.links.delivered) == 1, "the state is there before the task that was interrupted is done"
     assert [offer.job for _, offer, done in node.journal.open_tasks() if done is None] == [JobId(2)]
     await until(lambda: node.agent._executor.busy)

@@ -26,6 +26,7 @@ from proofyard.workloads.errors import (
     UnknownWorkload,
     from_wire,
     to_wire,
+    within_memory,
 )
 from proofyard.workloads.executor import Executor
 from proofyard.workloads.lora import WORKLOAD
@@ -343,3 +344,21 @@ def test_errors_cross_the_process_boundary_whole(error):
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 1 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+    ],
+)
+def test_a_lack_of_memory_has_one_name_whoever_says_it(error):
+    with pytest.raises(OutOfMemory, match="the model does not fit"), within_memory("the model"):
+        raise error
+
+
+def test_what_else_a_library_says_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shapes"), within_memory("the model"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -25,12 +25,12 @@ from proofyard.protocol.codec import prepared
 from proofyard.workloads.checked import Checked, use
 from proofyard.workloads.errors import (
     ExecutionError,
-    OutOfMemory,
     SegmentFailed,
     StateRefused,
     TaskStopped,
     WorkloadError,
     to_wire,
+    within_memory,
 )
 from proofyard.workloads.frames import (
     Failed,
@@ -91,17 +91,16 @@ class Child:
     def execute(self, order: Order) -> None:
         """Carry out an order and report how it ended."""
         try:
-            match order:
-                case RunTask():
-                    self.report(self._run_task(order))
-                case RunSegment():
-                    self.report(self._run_segment(order))
-                case _:
-                    assert_never(order)
+            with within_memory("the task, within this machine's limit,"):
+                match order:
+                    case RunTask():
+                        self.report(self._run_task(order))
+                    case RunSegment():
+                        self.report(self._run_segment(order))
+                    case _:
+                        assert_never(order)
         except WorkloadError as error:
             self.report(Failed(*to_wire(error)))
-        except MemoryError:
-            self.report(Failed(*to_wire(OutOfMemory("the memory limit was reached; raise it or use a smaller batch"))))
         except Exception as error:
             logger.exception("order failed")
             reason = ExecutionError(f"the computation failed unexpectedly: {type(error).__name__}: {error}")

@@ -18,7 +18,8 @@ WorkloadError
 answer ("this segment cannot be executed"). Whatever depends on the machine must never be raised as one of these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from proofyard.protocol.types import ProofyardError
@@ -102,6 +103,20 @@ class TaskStopped(ExecutionError):
 
 class ExecutorCrashed(ExecutionError):
     pass
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Raise `OutOfMemory`, of `what` does not fit, for a lack of memory in any library's words: Python's and numpy's
+    `MemoryError`, and the `RuntimeError`s of torch for processors and cards."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"{what} does not fit in memory: {error}") from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(f"{what} does not fit in memory: {error}") from None
 
 
 _CROSSING: dict[str, type[WorkloadError]] = {

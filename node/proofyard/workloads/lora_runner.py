@@ -12,7 +12,7 @@ import psutil
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
-from proofyard.workloads.errors import OutOfMemory, SegmentFailed, StateRefused
+from proofyard.workloads.errors import SegmentFailed, StateRefused, within_memory
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
@@ -57,14 +57,12 @@ class TrainRunner:
         first, last = index * params.segment_steps, (index + 1) * params.segment_steps
         if state[STEP] != first:
             raise StateRefused(f"is {state[STEP]} at segment {index}, expected {first}", STEP)
-        try:
+        with within_memory(f"segment {index}"):
             optimizer = _optimizer(params, self._model, state)
             still = self._still(state)
             for step in self.steps(first, last):
                 progress(self._step(optimizer, still, index, step))
             after = {**_tensors(optimizer), **carried_of(state), STEP: np.array(last, np.int64)}
-        except MemoryError as error:
-            raise OutOfMemory(f"segment {index} does not fit in memory: {error}") from None
         if not all(np.isfinite(array).all() for array in after.values()):
             raise SegmentFailed(index, "the adapter or a moment is no longer finite")
         check_progress(params, state, after)
