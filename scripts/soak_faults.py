@@ -184,6 +184,7 @@ class Faults:
         share, late, shorter = rng.choice((0.0, 0.5, 1.0)), rng.random() < 0.3, rng.random() < 0.3
         mine, others = _transactions(network, head - depth + 1, head)
         network.anvil._request("anvil_rollback" if shorter else "anvil_reorg", [depth] if shorter else [depth, []])
+        _close_hole(network, head - depth)
         back = [raw for raw in others if rng.random() < share]
         self._told(
             "reorg",
@@ -282,3 +283,13 @@ def _send(network: SoakNetwork, raws: list[str]) -> None:
     for raw in raws:
         with suppress(Exception):
             network.anvil._request("eth_sendRawTransaction", [raw])
+
+
+def _close_hole(network: SoakNetwork, since: int) -> None:
+    """An anvil that mines in the middle of a reorganisation may be left without a block that others rest on, which no
+    chain is: what is above is made anew."""
+    head = network.chain().block_number()
+    for number in range(since, head + 1):
+        if network.anvil._request("eth_getBlockByNumber", [hex(number), False]) is None:
+            network.anvil._request("anvil_reorg", [head - number + 1, []])
+            return
