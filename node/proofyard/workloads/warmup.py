@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -42,12 +43,18 @@ class Warm(msgspec.Struct, frozen=True):
 
 
 def warm_up(resources: Resources, python: str = sys.executable) -> Warm:
-    """What a process of `python` finds. Raises `ExecutorCrashed` where it finds nothing."""
-    command = [python, "-m", __name__, msgspec.json.encode(resources).decode()]
+    """What a process of `python` finds; looked for once. Raises `ExecutorCrashed` where it finds nothing."""
+    variables = tuple(sorted(environment(resources.threads).items()))
+    return _found(msgspec.json.encode(resources).decode(), python, variables)
+
+
+@lru_cache(maxsize=8)
+def _found(resources: str, python: str, variables: tuple[tuple[str, str], ...]) -> Warm:
+    command = [python, "-m", __name__, resources]
     words: object = ""
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, check=False, env=environment(resources.threads), timeout=TIMEOUT_S
+            command, capture_output=True, check=False, env=dict(variables), timeout=TIMEOUT_S
         )
         words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return decode_json(done.stdout, Warm)
