@@ -48,7 +48,7 @@ class Cost:
 
 
 def modes() -> tuple[list[str], list[str]]:
-    """Those of tests/sandbox/world.py that this machine has: that hold, and of one mechanism alone."""
+    """Those of tests/sandbox/surroundings.py that this machine has: that hold, and of one mechanism alone."""
     here = found_here()
     lacking = [name for name, there in (("bubblewrap", here.bubblewrap), ("landlock", here.landlock)) if not there]
     there = [mode for mode in (*HELD, *ALONE) if not any(name in mode for name in lacking)]
@@ -56,8 +56,8 @@ def modes() -> tuple[list[str], list[str]]:
 
 
 def escapes(mode: str, *more: str) -> dict[str, str]:
-    """What each attempt got in a mode of tests/sandbox/world.py."""
-    command = [sys.executable, str(ROOT / "tests" / "sandbox" / "world.py"), mode, *more]
+    """What each attempt got in a mode of tests/sandbox/surroundings.py."""
+    command = [sys.executable, str(ROOT / "tests" / "sandbox" / "surroundings.py"), mode, *more]
     found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=600).stdout)
     return found
 

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import escapes
-import world
+import surroundings
 
 from proofyard.workloads.sandbox import found_here
 
@@ -25,7 +25,7 @@ LACKING = {
 
 def tried(mode: str, *more: str) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "world.py"), mode, *more],
+        [sys.executable, str(Path(__file__).parent / "surroundings.py"), mode, *more],
         capture_output=True,
         check=False,
         timeout=300,
@@ -67,4 +67,4 @@ def test_what_holds_is_two_things_together() -> None:
 
 
 def test_modes_are_named_for_what_is_there() -> None:
-    assert {"seccomp-alone"} <= world.modes().keys()
+    assert {"seccomp-alone"} <= surroundings.modes().keys()

@@ -70,6 +70,8 @@ def environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the core from those that compute
         "TOKENIZERS_PARALLELISM": "false",
+        # What torch might compile for transformers goes nowhere: the sandbox makes no folders, this one is there.
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp",  # noqa: S108 (inside)
     }
 
 

@@ -1,5 +1,6 @@
 """A machine to break out into: a node with a key in its files, environment, memory and descriptors, sockets that it
-listens on, and another task's files. `python world.py MODE GROUP...` tries from there and prints what was got as JSON.
+listens on, and another task's files. `python surroundings.py MODE GROUP...` tries from there and prints what was got
+as JSON.
 
 Started by root it all happens in namespaces of its own, mounts and processes among them: what gets out of the sandbox
 under test does not get to the machine that tests it.
