@@ -45,12 +45,11 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a node was about at `at` (Unix seconds). `reason`: why it takes no work, "" where it does; `works`: what it
-    holds, what is under way first; `sandbox`: what holds it;
-    `blind`: limits that nothing measures here; `sample`: what was measured; `page`:
-    where its page is, "" where there is none; `left`: how a node that has stopped left its work, or a running one its
-    last; `claims`: what it says its machine can do, and what verifiers that checked it said;
-    `reached`: how others reach it; `knows`: the peers that it has found beside its verifiers; `sent`: bytes of
-    artifacts since it started, to verifiers and to others."""
+    holds, what is under way first; `sandbox`: what holds it; `blind`: limits that nothing measures here; `sample`: what
+    was measured, by an idle node every half minute; `page`: where its page is, "" where there is none; `left`: how a
+    node that has stopped left its work, or a running one its last; `claims`: what it says its machine can do, and what
+    verifiers that checked it said; `reached`: how others reach it; `knows`: the peers that it has found beside its
+    verifiers; `sent`: bytes of artifacts since it started, to verifiers and to others."""
 
     pid: int
     at: float

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proofyard.artifacts.files import sync
 from proofyard.node.receipts import KeptReceipt
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.messages import AuditOffer, OpenSeal, Receipt, SealOpened, SubmitCommitment, TaskOffer
@@ -90,7 +91,7 @@ class Journal:
             self._db.execute("pragma user_version=1")
             self._db.commit()
             self._wal = os.open(f"{path}-wal", os.O_RDONLY)
-            _sync_folder(path.parent)
+            sync(path.parent)
             total = self._db.execute("select coalesce(sum(kept_bytes), 0) from node_work").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"the journal {path} cannot be opened ({error}); check data_dir") from None
@@ -404,11 +405,3 @@ def _place(offer: AuditOffer) -> tuple[int, int, int, int]:
 
 def _key(verifier: Address, offer: AuditOffer) -> tuple[int, int, int, int, str]:
     return (*_place(offer), verifier)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

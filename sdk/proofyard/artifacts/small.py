@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from proofyard.artifacts.errors import StoreUnusable
+from proofyard.artifacts.files import sync
 from proofyard.protocol.cid import cid_bytes, cid_from_bytes
 from proofyard.protocol.types import Cid
 
@@ -39,7 +40,7 @@ class SmallBlocks:
                 self._db.execute(f"pragma {pragma}")
             self._db.execute(SCHEMA)
             self._wal = os.open(f"{path}-wal", os.O_RDONLY)
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def get(self, cid: Cid) -> bytes | None:
         """A block as it is on disk; None where it is not here."""
@@ -107,11 +108,3 @@ class SmallBlocks:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreUnusable(self._path, str(error)) from None
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
