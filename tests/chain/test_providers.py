@@ -241,7 +241,8 @@ def other_blocks(first: int) -> Rule:
         block = forward(data)["result"]
         if block is None or int(block["number"], 16) < first:
             return {"result": block}
-        return {"result": block | {"hash": "0x" + "5a" + block["hash"][4:]}}
+        first_byte = int(block["hash"][2:4], 16) ^ 0xFF
+        return {"result": block | {"hash": f"0x{first_byte:02x}{block['hash'][4:]}"}}
 
     return rule
 

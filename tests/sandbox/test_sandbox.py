@@ -264,6 +264,18 @@ async def test_a_job_that_fills_its_scratch_folder_is_ended(
     assert ended
 
 
+async def test_a_process_that_said_more_than_was_read_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec("yes", stdin=pipe, stdout=pipe, stderr=pipe)
+    confined = Confined(process, Command(()), tmp_path / "box", Limit())
+    assert await confined.stdout.readexactly(2) == b"y\n"
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(60):
+        await confined.close()
+    assert process.returncode == -9 and not (tmp_path / "box").exists()
+
+
 def confined_process(confined: Confined, threads: int | None) -> list[bool]:
     """Give it a process that does nothing; what is returned is filled once that is ended."""
     ended: list[bool] = []

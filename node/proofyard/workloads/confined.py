@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 from proofyard.protocol.manifest import Manifest
+from proofyard.runtime.processes import exit_code
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfDisk, TimeLimit
 from proofyard.workloads.sandbox import Policy, Sandbox
 from proofyard.workloads.sandbox.boxes import Command
@@ -145,7 +146,7 @@ class Confined:
 
     async def ended(self) -> int:
         """How the process ended, once it has and all that it said is here."""
-        code = await self.process.wait()
+        code = await exit_code(self.process)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.shield(self._listener)
@@ -158,7 +159,7 @@ class Confined:
         """End the process and all that it started, and remove its files."""
         self.rest()
         self._stop()
-        await self.process.wait()
+        await exit_code(self.process)
         with contextlib.suppress(TimeoutError):  # what it started ends with it, and has its standard error until then
             async with asyncio.timeout(GONE_S):
                 await asyncio.shield(self._listener)

@@ -13,6 +13,7 @@ import sys
 from types import TracebackType
 from typing import Self, TypeVar
 
+from proofyard.runtime.processes import exit_code
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfMemory, TimeLimit
 from proofyard.workloads.filler_child import Began, Fill, Filled, NoRoom, Show, Shown, Told, frame, read_told
 from proofyard.workloads.filling import Opening
@@ -65,7 +66,7 @@ class Filler:
     ) -> None:
         self.end()
         if self._process is not None:
-            await asyncio.shield(self._process.wait())
+            await asyncio.shield(exit_code(self._process))
 
     def end(self) -> None:
         """End it at once, whatever it does; whoever waits for it is told `ExecutorCrashed`."""
@@ -101,7 +102,7 @@ class Filler:
             self.end()
             raise TimeLimit(f"the memory was not filled within {within_s:.0f} s") from None
         except asyncio.IncompleteReadError:
-            code = await self._process.wait()
+            code = await exit_code(self._process)
             raise ExecutorCrashed(f"the process that fills memory ended with {code}") from None
         if isinstance(told, NoRoom):
             raise OutOfMemory(f"the memory that was to be filled is not there: {told.reason}")
