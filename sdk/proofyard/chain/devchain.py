@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -32,8 +32,9 @@ from proofyard.runtime.parent import end_with_parent
 CHAIN_ID = 31337
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
-STATES_ON_DISK = 1000
-"""Blocks whose state anvil keeps beside those in memory; each is as large as the chain's whole state."""
+STATES_KEPT = 500
+"""Blocks whose state anvil keeps, in memory. Left to itself it writes older ones to the disk, the chain's whole state
+for each block, and does little else once a chain is some hundred blocks long."""
 SUPPLY = Wei(1_000_000_000 * 10**18)
 DEV_MNEMONIC = "test test test test test test test test test test test junk"
 """The mnemonic that anvil's rich accounts are derived from, known to everybody."""
@@ -77,7 +78,6 @@ class Anvil:
         self._accounts = accounts
         self._log_path = log
         self._process: subprocess.Popen[bytes] | None = None
-        self._states: TemporaryDirectory[str] | None = None
         self.port = port
 
     @property
@@ -89,10 +89,7 @@ class Anvil:
         self.port = _free_port(self._host, self._port)
         command = [str(tool), "--host", self._host, "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
         command += ["--accounts", str(self._accounts), "--mnemonic", DEV_MNEMONIC, "--hardfork", "prague"]
-        # By default anvil leaves gigabytes in the home folder, for good where it is killed.
-        self._states = TemporaryDirectory(prefix="proofyard-anvil-", ignore_cleanup_errors=True)
-        command += ["--cache-path", self._states.name, "--max-persisted-states", str(STATES_ON_DISK)]
-        command += ["--no-request-size-limit"]
+        command += ["--prune-history", str(STATES_KEPT), "--no-request-size-limit"]
         if self._block_time is not None:
             command += ["--block-time", str(self._block_time)]
             command += ["--mixed-mining"] if self._mixed else []
@@ -126,7 +123,6 @@ class Anvil:
     def stop(self) -> None:
         """End the process. Idempotent."""
         process, self._process = self._process, None
-        states, self._states = self._states, None
         if process is not None:
             process.terminate()
             try:
@@ -134,8 +130,6 @@ class Anvil:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if states is not None:
-            states.cleanup()
 
     def wallet(self, index: int) -> Wallet:
         """One of anvil's own accounts, which have 10,000 ether each."""
