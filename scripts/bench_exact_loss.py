@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from bench_exact_jobs import demo_job
 from bench_exact_setup import Bench, say
 from bench_exact_traces import Job, commit, in_turns
@@ -88,7 +90,7 @@ def averaged(job: Job, results: Mapping[int, bytes]) -> Adapter:
 
 def plain_training(job: Job) -> Train:
     from bench_exact_plain import PlainTrainer
-    from proofyard.workloads.lora_runner import training_rows
+    from proofyard.workloads.lora_runner import shard_rows
     from proofyard.workloads.text_data import batch_rows
 
     params = read_params(job.manifest)
@@ -98,13 +100,13 @@ def plain_training(job: Job) -> Train:
 
     def train(job: Job, task: TaskSpec, inputs: Inputs) -> bytes:
         number, worker = position(params, task)
-        rows = training_rows(model, data, params, worker)
+        rows = shard_rows(model, data, params, worker)
         trainer.begin_round()
         start = start_of_round(params, job.manifest.seed, inputs.results, number)
         trainer.load(dict(start.adapter))
         for step in range(number * params.task_steps, (number + 1) * params.task_steps):
             which = batch_rows(len(rows), params.batch, step, "lora batches", job.manifest.seed, worker)
-            trainer.step(rows[which], params.lr_at(step))
+            trainer.step(np.concatenate(rows.take(which)), params.lr_at(step))
         return encode_state(put(trainer.adapter(), "adapter") | ({} if worker else start.outer))
 
     return train

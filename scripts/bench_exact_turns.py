@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import end_token
+from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, Resources, load_workload
 
 Work = Callable[[], Any]
@@ -62,14 +64,14 @@ def exact_training(order: dict[str, Any]) -> Work:
 def plain_training(order: dict[str, Any]) -> Work:
     """As many steps as a segment has."""
     from bench_exact_plain import PlainTrainer
-    from proofyard.workloads.lora_runner import training_rows
+    from proofyard.workloads.lora_runner import shard_rows
     from proofyard.workloads.lora_tensors import initial_adapter
     from proofyard.workloads.text_data import batch_rows
 
     manifest, inputs = _manifest(order), _inputs(order)
     params = msgspec.convert(manifest.params, LoraParams)
     assert inputs.model and inputs.data
-    rows = training_rows(inputs.model, inputs.data, params, 0)
+    rows = shard_rows(inputs.model, inputs.data, params, 0)
     trainer = PlainTrainer(inputs.model, params)
     trainer.load(initial_adapter(params, manifest.seed))
     step, loss = 0, 0.0
@@ -77,7 +79,8 @@ def plain_training(order: dict[str, Any]) -> Work:
     def segment() -> float:
         nonlocal step, loss
         for _ in range(params.segment_steps):
-            batch = rows[batch_rows(len(rows), params.batch, step, "lora batches", manifest.seed, 0)]
+            which = batch_rows(len(rows), params.batch, step, "lora batches", manifest.seed, 0)
+            batch: Tokens = np.concatenate(rows.take(which))
             loss = trainer.step(batch, params.lr_at(step))
             step += 1
         return loss

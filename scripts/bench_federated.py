@@ -33,11 +33,11 @@ from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import Start, start_of_round, whole_adapter
 from proofyard.workloads.lora_runner import TrainRunner
 from proofyard.workloads.lora_tensors import put, take
+from proofyard.workloads.packing import Row
 from proofyard.workloads.randomness import permutation, uniform
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.sweep_score import held_out_loss
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
-from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, Resources
 
 OUT = ROOT / "out" / "bench" / "federated.json"
@@ -58,9 +58,9 @@ Attack = Callable[[Sequence[Delta], int], Delta]
 class Shuffled(TrainRunner):
     """Trains on rows whose tokens are in random order: every label is a wrong one."""
 
-    def batch(self, step: int) -> Tokens:
-        rows = super().batch(step)
-        return rows[:, permutation(rows.shape[1], "shuffled", self._seed, step)]
+    def batch(self, step: int) -> list[Row]:
+        order = permutation(self.params.seq_len + 1, "shuffled", self._seed, step)
+        return [[tokens[order] for tokens in row] for row in super().batch(step)]
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_runner import TrainRunner
 from proofyard.workloads.lora_tensors import first_state, position, put, take
+from proofyard.workloads.packing import Row
 from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
 from proofyard.workloads.state import Tensors, decode_state, encode_state
 from proofyard.workloads.sweep import as_lora
-from proofyard.workloads.tokenizer import Tokens
 from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload
 
 NOISE, TINY_NOISE = 0.01, 0.0005
@@ -58,15 +58,14 @@ class SkipTenth(Skipping):
 
 
 class HalfBatch(TrainRunner):
-    def batch(self, step: int) -> Tokens:
+    def batch(self, step: int) -> list[Row]:
         rows = super().batch(step)
         return rows[: max(1, len(rows) // 2)]
 
 
 class ShortSequences(TrainRunner):
-    def batch(self, step: int) -> Tokens:
-        rows = super().batch(step)
-        return rows[:, : rows.shape[1] // 2 + 1]
+    def batch(self, step: int) -> list[Row]:
+        return [[tokens[: len(tokens) // 2 + 1] for tokens in row] for row in super().batch(step)]
 
 
 class WrongShard(TrainRunner):

@@ -35,15 +35,15 @@ class AdaptedModel:
         self.decoder = causal_model(self.backend, path, precision, modules)
         check_decoder(path, self.decoder, precision)
 
-    def train(self, rows: Tokens, scale: float) -> float:
-        """The summed loss in nats of `rows` of tokens (count, seq_len + 1), without those that are not learned
-        (`text_data.pack`); the gradient of that sum times `scale` is added to the adapters' gradients. The sum is
-        exactly rounded."""
-        return self._sum(self.decoder.train(*_flat(rows), scale, _learned(rows)))
+    def train(self, sequences: Sequence[Tokens], scale: float) -> float:
+        """The summed loss in nats of sequences of tokens, of each the first one and those that are not learned left
+        out (`text_data.pack`); the gradient of that sum times `scale` is added to the adapters' gradients, sequence by
+        sequence. The sum is exactly rounded."""
+        return self._sum(self.decoder.train(*_flat(sequences), scale, _learned(sequences)))
 
-    def loss_sum(self, rows: Tokens) -> float:
+    def loss_sum(self, sequences: Sequence[Tokens]) -> float:
         """The summed loss alone."""
-        return self._sum(self.decoder.losses(*_flat(rows), _learned(rows)))
+        return self._sum(self.decoder.losses(*_flat(sequences), _learned(sequences)))
 
     def scored_losses(self, texts: Sequence[Tokens], wanted: Sequence[Array]) -> list[Array]:
         """For each text the losses, binary32, of the tokens that follow the positions `wanted`."""
@@ -60,16 +60,16 @@ class AdaptedModel:
         return math.fsum(losses)
 
 
-def _flat(rows: Tokens) -> tuple[Tokens, Tokens, list[int]]:
-    """Inputs and targets of rows of equal length, end to end, and the lengths."""
-    count, length = rows.shape
-    rows = np.where(rows < 0, ~rows, rows)
-    return rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1), [length - 1] * count
+def _flat(sequences: Sequence[Tokens]) -> tuple[Tokens, Tokens, list[int]]:
+    """Inputs and targets of sequences, end to end, and how many each has."""
+    plain = [np.where(tokens < 0, ~tokens, tokens) for tokens in sequences]
+    inputs, targets = (np.concatenate([tokens[part] for tokens in plain]) for part in (slice(-1), slice(1, None)))
+    return inputs.astype(np.int64), targets.astype(np.int64), [len(tokens) - 1 for tokens in plain]
 
 
-def _learned(rows: Tokens) -> npt.NDArray[np.intp] | None:
+def _learned(sequences: Sequence[Tokens]) -> npt.NDArray[np.intp] | None:
     """Which targets of `_flat` are learned; None where all are."""
-    learned = rows[:, 1:].reshape(-1) >= 0
+    learned = np.concatenate([tokens[1:] for tokens in sequences]) >= 0
     return None if learned.all() else np.flatnonzero(learned)
 
 

@@ -43,7 +43,9 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `robust_bucket` results each is taken first, `robust_steps` iterations are done, and "centered-clipping" clips at
     `robust_radius` times the median norm. `outer` "none" and "plain" carry no velocity.
     Data: `shard_by` "label" gives each worker a contiguous run of labels, "document" deals the documents out.
-    `holdout_percent` of the documents, by their hash, are never trained on.
+    `holdout_percent` of the documents, by their hash, are never trained on. Without `packing` texts stand end to end
+    and each row of `seq_len` tokens is one sequence; with it a row is whole documents, each a sequence of its own
+    (`proofyard.workloads.packing`), so that none sees another.
     Results: with `compression` a task sends what it has changed in a small encoding, and what that leaves out with the
     next round's (`proofyard.workloads.compression`); without, its adapter as it is. `topk-2bit` keeps eight of every
     `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the
@@ -85,6 +87,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     robust_radius: Positive = 1.0
     shard_by: Literal["label", "document"] = "label"
     holdout_percent: Annotated[int, Meta(ge=1, le=50)] = 2
+    packing: bool = False
     compression: Compression | None = None
     compression_block: Annotated[int, Meta(ge=MIN_BLOCK, le=MAX_BLOCK)] = 400
     compression_turns: Annotated[int, Meta(ge=1, le=MAX_TURNS)] = 1

@@ -17,9 +17,9 @@ from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import STEP, carried_of, cut, initial_adapter, position, put, state_schema, take
+from proofyard.workloads.packing import Row, Rows, training_rows
 from proofyard.workloads.state import Array, decode_state, encode_state
-from proofyard.workloads.text_data import Documents, batch_rows, pack, shard
-from proofyard.workloads.tokenizer import Tokens
+from proofyard.workloads.text_data import Documents, batch_rows, shard
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, require_files
 
 
@@ -44,7 +44,7 @@ class TrainRunner:
         self._round, self._shard = position(params, task)
         self._micro_batch = resources.micro_batch or params.batch
         self._data = self.data_shard(self._shard)
-        self._rows = training_rows(model, data, params, self._data)
+        self._rows = shard_rows(model, data, params, self._data)
         self._model = adapted_model(model, params.modules, manifest.precision, resources)
 
     def data_shard(self, shard: int) -> int:
@@ -72,11 +72,11 @@ class TrainRunner:
         """The steps of a segment, counted from 0 in this round."""
         return range(first, last)
 
-    def batch(self, step: int) -> Tokens:
-        """The rows of a step, (batch, seq_len + 1) tokens."""
+    def batch(self, step: int) -> list[Row]:
+        """The `batch` rows of a step."""
         overall = self._round * self.params.task_steps + step
         purpose = ("lora batches", self._seed, self._data)
-        return self._rows[batch_rows(len(self._rows), self.params.batch, overall, *purpose)]
+        return self._rows.take(batch_rows(len(self._rows), self.params.batch, overall, *purpose))
 
     def _still(self, state: Mapping[str, Array]) -> Still:
         params, rank = self.params, self.params.rank_of(self._shard)
@@ -94,13 +94,14 @@ class TrainRunner:
     def _step(self, optimizer: AdamW, still: Still, index: int, step: int) -> Progress:
         started = time.perf_counter()
         rows, adapters = self.batch(step), self._model.decoder.adapters
-        tokens = rows.shape[0] * (rows.shape[1] - 1)
+        predicted = [tokens[1:] for row in rows for tokens in row]
         adapters.set(still.a | optimizer.weights, self.params.scale, trains_a=self.params.averages_a, kept=still.beside)
-        learned = max(1, int((rows[:, 1:] >= 0).sum()))
+        learned = max(1, sum(int((tokens >= 0).sum()) for tokens in predicted))
         # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
         total = 0.0
         for start in range(0, len(rows), self._micro_batch):
-            total += self._model.train(rows[start : start + self._micro_batch], 1 / learned)
+            part = [tokens for row in rows[start : start + self._micro_batch] for tokens in row]
+            total += self._model.train(part, 1 / learned)
         norm = optimizer.step(
             adapters.gradients(), step + 1, self.params.lr_at(self._round * self.params.task_steps + step)
         )
@@ -112,7 +113,7 @@ class TrainRunner:
             step=step + 1,
             steps=self.params.steps_of(self._shard),
             loss=total / learned,
-            tokens_per_s=tokens / seconds,
+            tokens_per_s=sum(map(len, predicted)) / seconds,
             rss_bytes=psutil.Process().memory_info().rss,
             seconds=seconds,
         )
@@ -133,11 +134,14 @@ def _tensors(optimizer: AdamW) -> dict[str, Array]:
     return put(adapter, "adapter") | put(first, "first") | put(second, "second")
 
 
-def training_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Tokens:
-    """A worker's packed shard. The last ones stay in memory, for the audits of other workers' segments."""
-    return _training_rows(model, data, params.holdout_percent, params.shard_by, params.workers, worker, params.seq_len)
+def shard_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Rows:
+    """A worker's rows. The last ones stay in memory, for the audits of other workers' segments."""
+    split = (params.holdout_percent, params.shard_by, params.workers, worker)
+    return _shard_rows(model, data, *split, params.seq_len, params.packing)
 
 
 @lru_cache(maxsize=4)
-def _training_rows(model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int) -> Tokens:
-    return pack(shard(Documents(data, percent), workers, worker, by), model, seq_len)
+def _shard_rows(
+    model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int, packing: bool
+) -> Rows:
+    return training_rows(shard(Documents(data, percent), workers, worker, by), model, seq_len, packing=packing)

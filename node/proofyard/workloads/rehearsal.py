@@ -20,6 +20,7 @@ from proofyard.workloads.exact.config import check_tokens
 from proofyard.workloads.exact.models import causal_blueprint, encoder_blueprint
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import end_token
+from proofyard.workloads.packing import FirstFit, sequence_lengths
 from proofyard.workloads.text_data import Document, Documents, check_fits, dealt, learned_places
 from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 
@@ -30,7 +31,7 @@ def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
     texts = _Texts(model, config.vocabulary)
     check_length(params.seq_len, config.room)
     trained = dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)
-    for worker, tokens in texts.short_of_a_row(trained, params.workers, params.seq_len).items():
+    for worker, tokens in texts.short_of_a_row(trained, params.workers, params).items():
         where = "data file" if params.workers == 1 else f"shard {worker + 1} of {params.workers} of the data file"
         raise InputRefused(
             where,
@@ -48,15 +49,30 @@ class TrainingRows:
 
 
 def count_training_rows(model: Path, data: Path, params: LoraParams) -> TrainingRows:
-    """The rows of all shards, as `text_data.pack` makes them, without holding one. Raises `InputRefused`."""
+    """The rows of all shards, as `packing.training_rows` makes them, without holding one. Raises `InputRefused`."""
     texts = _Texts(model, causal_blueprint(model, params.modules).config.vocabulary)
-    shards = [_Shard(params.seq_len) for _ in range(params.workers)]
+    shards = [(_PackedShard if params.packing else _Shard)(params.seq_len) for _ in range(params.workers)]
     documents = 0
     for part in _parts(dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)):
         documents += len(part)
         for (worker, document), ids in zip(part, texts.tokens(each.text for _, each in part), strict=True):
             shards[worker].add(document, ids.size)
     return TrainingRows(documents, tuple(shard.rows() for shard in shards))
+
+
+class _PackedShard:
+    """How many rows whole documents make."""
+
+    def __init__(self, seq_len: int) -> None:
+        self._seq_len, self._fit = seq_len, FirstFit(seq_len)
+
+    def add(self, document: Document, tokens: int) -> None:
+        """A document of so many tokens."""
+        for length in sequence_lengths(document, tokens, self._seq_len):
+            self._fit.put(length)
+
+    def rows(self) -> int:
+        return self._fit.rows
 
 
 class _Shard:
@@ -94,7 +110,7 @@ def rehearse_scoring(model: Path, data: Path, params: LoraParams) -> None:
     """The same for a sweep's scores, which are those of the held-out documents."""
     texts = _Texts(model, causal_blueprint(model).config.vocabulary)
     held_out = ((0, document) for document in Documents(data, params.holdout_percent, held_out=True))
-    for tokens in texts.short_of_a_row(held_out, 1, params.seq_len).values():
+    for tokens in texts.short_of_a_row(held_out, 1, params).values():
         raise InputRefused(
             "data file",
             f"leaves {tokens} tokens, too few for one sequence of {params.seq_len} "
@@ -143,8 +159,11 @@ class _Texts:
             check_tokens(ids, self._vocabulary)
             yield ids
 
-    def short_of_a_row(self, documents: Iterable[tuple[int, Document]], workers: int, seq_len: int) -> dict[int, int]:
-        """The workers whose documents make no row of `seq_len` (`text_data.pack`), with how many tokens they make."""
+    def short_of_a_row(
+        self, documents: Iterable[tuple[int, Document]], workers: int, params: LoraParams
+    ) -> dict[int, int]:
+        """The workers whose documents make no row (`packing.training_rows`), with how many tokens they make."""
+        seq_len = params.seq_len
         short = dict.fromkeys(range(workers), 0)
         wanted = (
             (worker, document)
@@ -154,9 +173,8 @@ class _Texts:
         for part in _parts(wanted):
             for (worker, document), ids in zip(part, self.tokens(each.text for _, each in part), strict=True):
                 count = ids.size + 1
-                if document.trained is not None:
-                    check_fits(ids.size, seq_len)
-                    count = seq_len if learned_places(document.trained, ids.size) else 0
+                if document.trained is not None or params.packing:
+                    count = seq_len if any(sequence_lengths(document, ids.size, seq_len)) else 0
                 if worker in short:
                     short[worker] += count
                     if short[worker] >= seq_len:

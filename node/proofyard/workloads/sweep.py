@@ -48,7 +48,7 @@ from proofyard.workloads.workload import (
 SCORE = "score"
 LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
-FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "compression")
+FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "compression")
 
 
 class SweepParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +75,7 @@ def candidates(manifest: Manifest) -> list[dict[str, Any]]:
         )
     for name, tried in params.vary.items():
         if name in FIXED:
-            raise ManifestRefused(f"params.vary.{name}", "cannot vary within a sweep, its states would not compare")
+            raise ManifestRefused(f"params.vary.{name}", "cannot vary within a sweep, its candidates would not compare")
         if len(set(map(repr, tried))) < len(tried):
             raise ManifestRefused(f"params.vary.{name}", "has a value twice; each is paid for, name it once")
     names = sorted(params.vary)

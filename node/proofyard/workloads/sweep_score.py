@@ -9,8 +9,9 @@ from proofyard.workloads.causal_lm import adapted_model
 from proofyard.workloads.errors import InputRefused, SegmentFailed
 from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.lora_tensors import take
+from proofyard.workloads.packing import training_rows
 from proofyard.workloads.state import Schema, decode_state, encode_state
-from proofyard.workloads.text_data import Documents, pack
+from proofyard.workloads.text_data import Documents
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources
 
 
@@ -25,9 +26,9 @@ def held_out_loss(
     model = adapted_model(inputs.model, params.modules, manifest.precision, resources)
     model.decoder.adapters.set(take(decode_state(adapter), "adapter") if adapter else {}, params.scale)
     held_out = Documents(inputs.data, params.holdout_percent, held_out=True)
-    rows = pack(held_out, inputs.model, params.seq_len, most=sequences)
-    total = math.fsum(model.loss_sum(row[None]) for row in rows)
-    return total / int((rows[:, 1:] >= 0).sum())
+    rows = training_rows(held_out, inputs.model, params.seq_len, packing=params.packing, most=sequences)
+    total = math.fsum(model.loss_sum(row) for row in rows.take(range(len(rows))))
+    return total / rows.learned
 
 
 class ScoreRunner:

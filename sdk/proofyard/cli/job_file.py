@@ -89,6 +89,7 @@ segments = 4                 # parts of a task that can be audited
 segment_steps = 2            # optimizer steps in a segment
 batch = 4                    # sequences in a step
 seq_len = 128                # tokens in a sequence
+# packing = true             # rows of whole documents that do not see each other: for short ones
 rank = 8                     # of the adapter
 lr = 0.003
 # alpha = 16.0

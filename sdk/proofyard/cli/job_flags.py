@@ -83,6 +83,14 @@ class JobFlags:
     seq_len: Annotated[int | None, typer.Option(help="lora: tokens in a sequence.", rich_help_panel=TRAINING)] = None
     rank: Annotated[int | None, typer.Option(help="lora: rank of the adapter.", rich_help_panel=TRAINING)] = None
     lr: Annotated[float | None, typer.Option(help="lora: learning rate.", rich_help_panel=TRAINING)] = None
+    packing: Annotated[
+        bool | None,
+        typer.Option(
+            "--packing/--no-packing",
+            help="lora: rows of whole documents that do not see each other.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None
     look_ahead: Annotated[
         int | None,
         typer.Option(

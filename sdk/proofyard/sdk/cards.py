@@ -116,7 +116,7 @@ def _training(told: Told) -> str:
     return "## Training\n\n" + _table(("what", "value"), rows)
 
 
-_NAMES = ("rank", "alpha", "lr", "rounds", "workers", "segments", "segment_steps", "batch", "seq_len")
+_NAMES = ("rank", "alpha", "lr", "rounds", "workers", "segments", "segment_steps", "batch", "seq_len", "packing")
 
 
 def _losses(told: Told) -> str:

@@ -26,11 +26,12 @@ class TrainingLength:
 
     def told(self, epochs: float, documents: int, params: LoraParams) -> str:
         """In a sentence, for whoever pays."""
+        row = "packed row" if params.packing else "sequence"
         more = f" (that is {self.trained:.3g})" if f"{self.trained:.3g}" != f"{epochs:.3g}" else ""
         return (
             f"{_counted(epochs, 'epoch')} of {_counted(documents, 'line')}{more}: {_counted(self.rounds, 'round')} of "
             f"{_counted(params.workers, 'task')}, each {_counted(self.segments, 'segment')} of "
-            f"{_counted(self.segment_steps, 'step')} of {_counted(params.batch, 'sequence')} of {params.seq_len} tokens"
+            f"{_counted(self.segment_steps, 'step')} of {_counted(params.batch, row)} of {params.seq_len} tokens"
         )
 
 

@@ -69,10 +69,11 @@ class LoraJob:
     `proofyard.workloads.lora_params.LoraParams`; PEFT's words are understood there (`use_rslora`) or refused by name,
     and `LoraJob.from_peft` takes its LoraConfig. A round starts on results whose verdicts are still to come, at most
     `look_ahead` rounds before the last verdict; 0 waits for them. The result is the same; what a cheat spoils is done
-    again. `compression`: what a task hands over is a small encoding of what it has changed, "int8" (a quarter of the
-    bytes), "sign" (a thirtieth) or others, and what that leaves out comes with later rounds (docs/federated.md).
-    `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or "exact4" (QLoRA, the least
-    memory); see docs/exact.md.
+    again. `packing` fills the rows of `seq_len` tokens with whole documents that do not see each other; without it they
+    stand end to end, and each sees what is before it in its row (docs/workloads.md). `compression`: what a task hands
+    over is a small encoding of what it has changed, "int8" (a quarter of the bytes), "sign" (a thirtieth) or others,
+    and what that leaves out comes with later rounds (docs/federated.md). `precision` of the frozen weights: "exact",
+    "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
 
     How a round's results are averaged (docs/federated.md): `aggregation` "ffa" trains and averages B alone, which is
     exact; "fedit" averages A and B, each for itself; "fedex" and "flora" keep the workers' products. `robust` names a
@@ -98,6 +99,7 @@ class LoraJob:
     precision: str = "exact"
     look_ahead: int = 1
     chat_template: str = ""
+    packing: bool = False
     compression: Compression | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
@@ -177,6 +179,7 @@ class LoraJob:
             "segment_steps": self.segment_steps,
             "batch": self.batch,
             "seq_len": self.seq_len,
+            "packing": self.packing,
             "compression": self.compression,
             "aggregation": self.aggregation,
             "robust": self.robust,
