@@ -1,8 +1,9 @@
 """What packing gains on a data set: rows, tokens and steps with one document a row, with documents end to end, packed.
 
 `python scripts/bench_packing.py --model DIRECTORY --data FILE --seq-len 256`; FILE as for `job submit`. Prints a line a
-layout: rows of an epoch, tokens learned and computed a row, and, with `--steps`, the median seconds of the processor, all threads together, in a step of
-`--batch` rows (losses and gradients of adapters of rank 8 on q_proj and v_proj) and the learned tokens a second.
+layout: rows of an epoch, tokens learned and computed a row, and, with `--steps`, the median seconds that a step of
+`--batch` rows takes of the processor, all threads together (losses and gradients of adapters of rank 8 on q_proj and
+v_proj), and the tokens learned in such a second.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
         line = f"{name}: {len(rows)} rows, {rows.learned / len(rows):.1f} learned of {computed / len(rows):.1f} a row"
         if name in found:
             seconds, rate = found[name]
-            line += f", {seconds:.3f} s of the processor a step, {rate:.1f} learned tokens in each"
+            line += f", {seconds:.3f} s of the processor a step, {rate:.1f} tokens learned a second"
         print(line)
 
 
@@ -55,7 +56,7 @@ def one_a_row(documents: Iterable[Document], model: Path, seq_len: int) -> Rows:
 
 
 def timed(layouts: dict[str, Rows], args: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Of each layout the median seconds of a step, in turns, and learned tokens a second."""
+    """Of each layout the median seconds of a step, in turns, and the tokens learned a second."""
     modules = linear_modules(args.model, ["q_proj", "v_proj"], None)
     sizes = {"rounds": 1, "workers": 1, "segments": 1, "segment_steps": 1, "batch": args.batch, "seq_len": args.seq_len}
     params = LoraParams(modules=modules, rank=8, alpha=16.0, lr=1e-3, **sizes)
