@@ -26,9 +26,9 @@ fuzz: setup ## violations, bombs, floods, the API's document, 10 million mutated
 check: setup ## formatting, lint, types, generated files; Slither and line coverage of the contracts
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@$(PY) -m mypy sdk/proofyard node/proofyard verifier/proofyard scripts
-	@$(PY) scripts/contracts.py check
-	@$(PY) scripts/contracts.py coverage
+	@# Types and contracts keep one core busy each.
+	@trap wait EXIT; $(PY) -m mypy sdk/proofyard node/proofyard verifier/proofyard scripts & \
+		$(PY) scripts/contracts.py check && $(PY) scripts/contracts.py coverage && wait $$!
 
 docs: setup ## the documentation's site: out/site, with warnings as errors
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build && echo "out/site/index.html"

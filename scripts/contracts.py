@@ -133,8 +133,9 @@ def program(name: str, place: Path, wanted: Path) -> Path:
 
 
 def test() -> None:
-    """All Solidity tests; where CI says so (`CI` is set), with 10,000 runs of each fuzz test instead of 1,000. They
-    compile without the IR pipeline, in a fifth of the time; what is deployed is tested by tests/chain."""
+    """All Solidity tests; where CI says so (`CI` is set), with 10,000 runs of each fuzz test instead of 1,000, unless
+    it says itself how many its cases need. They compile without the IR pipeline, in a fifth of the time; what is
+    deployed is tested by tests/chain."""
     runs = ["--fuzz-runs", "10000"] if os.environ.get("CI") else []
     forge("test", *runs, FOUNDRY_PROFILE="analysis")
 

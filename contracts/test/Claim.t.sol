@@ -110,6 +110,7 @@ contract ClaimTest is Base {
         vm.assertEq(registry.operatorState(node).consecutiveValid, type(uint32).max, "at its limit");
     }
 
+    /// forge-config: default.fuzz.runs = 500
     function testFuzz_each_place_has_its_own_bit(uint8 place) public {
         place = place % 64;
         IRegistry.Settlement memory s = settlement(batch, node, 64e18);

@@ -113,6 +113,7 @@ contract JuryEvidenceTest is CourtBase {
         vm.assertGe(stakeOf(owner(10)), NODE_STAKE, "but none says the same");
     }
 
+    /// forge-config: default.fuzz.runs = 32
     function testFuzz_a_worker_is_not_convicted_by_what_it_committed_to(bool had) public {
         settleFalseAudit();
         ChallengeId id = challengeAudit(10, SEGMENT);
