@@ -131,6 +131,10 @@ class Soak:
         self._until(lambda: not self.books.settling(), SETTLE_S)
         settled = time.monotonic() - start - ended
         self.books.check()
+        self._until(lambda: all(program.alive for program in self.network.programs.values()), CALM_S)
+        for name, program in self.network.programs.items():
+            if not program.alive:
+                self.findings.add("stuck", f"{name} does not start any more")
         self._look_for_hot_loops()
         counts = Counter(kind for kind, _ in self.findings.found)
         print(
@@ -149,7 +153,7 @@ class Soak:
 
     def _look_for_hot_loops(self) -> None:
         """Nobody has anything to do now."""
-        before = {program.name: (program.pid, program.cpu_s()) for program in self.network.programs.values()}
+        before = {name: (program.pid, program.cpu_s()) for name, program in self.network.programs.items()}
         time.sleep(IDLE_S)
         for name, (pid, cpu_s) in before.items():
             program = self.network.programs[name]

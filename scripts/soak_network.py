@@ -80,7 +80,11 @@ class Program:
         return self.folder / f"{self.name}.clock"
 
     def cpu_s(self) -> float:
-        times = psutil.Process(self.pid).cpu_times()
+        """Of CPU that its process has used; 0 where that has ended."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
         return float(times.user + times.system)
 
 

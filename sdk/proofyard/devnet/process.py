@@ -14,9 +14,11 @@ from types import FrameType
 
 from proofyard.devnet.errors import ChildDied, ChildNotReady
 from proofyard.protocol.codec import CodecError, decode_json
+from proofyard.runtime.chance import chance
 from proofyard.runtime.parent import end_with_parent
 
 STOP_SECONDS = 10.0
+PORTS = (10_000, 32_000)
 
 
 class Child:
@@ -154,7 +156,10 @@ def terminated_like_interrupted() -> Iterator[Interrupts]:
 
 
 def free_udp_port() -> int:
-    """A UDP port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A UDP port on 127.0.0.1 that nobody listens on now. The system hands it to nobody by itself, as it does those
+    from 32,768 on, so it is still free when whoever listens there ends and starts again."""
+    while True:
+        port = chance.randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
