@@ -42,8 +42,11 @@ from proofyard.protocol.signature import SignatureInvalid, recover
 from proofyard.protocol.types import Address, Digest, ProofyardError, Signature
 from proofyard.transport import Endpoint, TransportError
 from proofyard.transport.connection import Connection, Handlers
+from proofyard.transport.errors import RouterFailed
 from proofyard.transport.frames import ReplyHeader, RequestHeader, frame, read_frame
 from proofyard.transport.handshake import Challenge, Hello, Proof, Refusal, Welcome
+from proofyard.transport.mapping import discovery, fetching, igd, pcp
+from proofyard.transport.mapping.places import Place
 from proofyard.transport.quic import Credentials, PeerQuic, configuration
 from proofyard.transport.stream import Stream
 from proofyard.workloads.compression import INT4, INT8, Codec, SignCodec, TopKCodec
@@ -227,6 +230,40 @@ async def names(chance: random.Random) -> AsyncIterator[Knock]:
             cid_bytes(mutate(chance, cids).decode(errors="replace"))
         with contextlib.suppress(BadPeer):
             PeerAddress.parse(mutate(chance, peers).decode(errors="replace"))
+
+    yield knock
+
+
+@asynccontextmanager
+async def routers(chance: random.Random) -> AsyncIterator[Knock]:
+    """What a home's router, or whoever speaks for it, says by UPnP, PCP and NAT-PMP."""
+    service = igd.Service(igd.KINDS[0], Place(80, "/control"))
+    fields = f"<serviceType>{igd.KINDS[1]}</serviceType><controlURL>/control?a=b</controlURL>"
+    described = f'<?xml version="1.0"?><root><URLBase>http://10.0.0.1:80</URLBase><service>{fields}</service></root>'
+    corpus = [
+        b"HTTP/1.1 200 OK\r\nST: upnp:rootdevice\r\nLocation: http://10.0.0.1:5000/root.xml\r\n\r\n",
+        described.encode(),
+        igd.call(service, "AddPortMapping", igd.mapping_of(50_000, "10.0.0.2", 4433, "proofyard", 0))[1],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n<a/>\r\n0\r\n\r\n",
+        b"HTTP/1.1 500 No\r\nContent-Length: 4\r\n\r\n<a/>",
+        bytes((2, 0x81)) + bytes(58),
+        bytes((0, 0x81)) + bytes(14),
+    ]
+
+    async def knock() -> None:
+        data = mutate(chance, corpus)
+        discovery.read_answer(data, "10.0.0.1")
+        for found in (pcp.pcp_mapping(data, bytes(12), 0), pcp.pmp_mapping(data, 0)):
+            if found is not None and not 0 < found.port < 65_536:
+                raise RuntimeError("a port that is none")
+        pcp.pmp_outside(data), pcp.is_spoken(data)
+        with contextlib.suppress(ValueError):
+            if any(each.kind not in igd.KINDS for each in igd.read_services(data, "10.0.0.1", service.control)):
+                raise RuntimeError("a service that nobody asked for")
+        with contextlib.suppress(ValueError):
+            igd.read_reply(data)
+        with contextlib.suppress(RouterFailed):
+            fetching.read(data, "10.0.0.1", 80)
 
     yield knock
 
@@ -436,7 +473,8 @@ DOORS = (
     Door("nodes", 14, nodes),
     Door("cars", 4, cars),
     Door("graphs", 0.2, graphs),
-    Door("names", 9.8, names),
+    Door("names", 7.8, names),
+    Door("routers", 2, routers),
     Door("states", 6, states),
     Door("encodings", 4, encodings),
     Door("manifests", 9, manifests),

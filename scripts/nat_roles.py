@@ -10,7 +10,7 @@ has. Importing takes seconds, so one process imports and then forks for each pee
     wait WALLET SECONDS    until it is direct             carried                bytes that this relay has carried
     leave WALLET           close the connection           forgets WALLET         until the peer has done so
     put SIZE / get CID     artifacts                      limit BYTES_S          send no more than that
-    served                 blocks that others were sent  map / unmap            have the router map its port
+    served                 blocks that others were sent  map / renew / unmap    have the router map its port
     at_home [seconds]      who is found in the local network
 """
 
@@ -61,7 +61,7 @@ class Peer:
         self._gossip = Gossip(endpoint, local=self._local.peers)
         self._looking: set[asyncio.Task[None]] = set()
         self._served: list[int] = []
-        self._mapper = Mapper(endpoint.port)
+        self._mapper = Mapper(endpoint.port, endpoint.address)
         endpoint.on(Send, self._send)
         serve_blocks(endpoint, store, on_sent=lambda _, size: self._served.append(size))
 
@@ -113,7 +113,16 @@ class Peer:
     async def map(self) -> dict[str, Any]:
         await self._mapper.ask()
         found = await self._endpoint.examine(published=self._mapper.public)
-        return {"port": self._mapper.public, "confirmed": [str(each) for each in found.confirmed]}
+        return {
+            "port": self._mapper.public,
+            "by": self._mapper.found and self._mapper.found.protocol,
+            "outside": self._mapper.outside,
+            "confirmed": [str(each) for each in found.confirmed],
+        }
+
+    async def renew(self) -> dict[str, Any]:
+        await self._mapper.ask()
+        return {"port": self._mapper.public}
 
     async def unmap(self) -> dict[str, Any]:
         await self._mapper.release()

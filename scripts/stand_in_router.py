@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 PORT, UDP, GIVEN_S, FIRST = 5351, 17, 3600, 50_001
+OUTSIDE = "100.64.0.2"
+"""What it says that its address outside is: one of another router's network."""
 TABLE = """table ip mapped {{
  chain in {{
   type nat hook prerouting priority -101;
@@ -32,6 +34,8 @@ def answer(data: bytes, host: str, speaks: str, given: dict[tuple[str, int], int
     """What a request is answered with, and done for it."""
     if data[0] == 2 and speaks == "nat-pmp":
         return struct.pack("!BBHI", 0, 0x81, 1, 0)
+    if data == bytes(2):
+        return struct.pack("!BBHI4s", 0, 0x80, 0, 0, socket.inet_aton(OUTSIDE))
     port, lifetime = struct.unpack_from("!H", data, 40 if data[0] == 2 else 4)[0], struct.unpack_from("!I", data, 4)[0]
     if data[0] == 0:
         lifetime = struct.unpack_from("!I", data, 8)[0]
@@ -42,7 +46,7 @@ def answer(data: bytes, host: str, speaks: str, given: dict[tuple[str, int], int
     if data[0] == 0:
         return struct.pack("!BBHIHHI", 0, 0x81, 0, 0, port, public, min(lifetime, GIVEN_S))
     head = struct.pack("!BBBBII12x", 2, 0x81, 0, 0, min(lifetime, GIVEN_S), 0)
-    return head + data[24:40] + struct.pack("!HH", port, public) + data[44:60]
+    return head + data[24:40] + struct.pack("!HH", port, public) + bytes(10) + b"\xff\xff" + socket.inet_aton(OUTSIDE)
 
 
 def main() -> None:

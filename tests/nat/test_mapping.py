@@ -7,6 +7,8 @@ from pathlib import Path
 
 STAND_IN = Path(__file__).parents[2] / "scripts" / "stand_in_router.py"
 ROUTERS = {"port-restricted": "pcp", "symmetric": "nat-pmp"}
+OUTSIDE = "100.64.0.2"
+"""What the stand-in says that its address outside is: of another router's network."""
 
 
 def test_strangers_reach_a_node_by_the_port_that_its_router_maps(internet, home_networks):
@@ -28,8 +30,9 @@ def test_strangers_reach_a_node_by_the_port_that_its_router_maps(internet, home_
             for peer in (one, other):
                 node.tell("connect", wallet=peer.wallet, host=peer.host.public, port=4433)
             node.begin("map")
-        for router, node in nodes:
+        for (router, node), speaks in zip(nodes, ROUTERS.values(), strict=True):
             found = node.answer()
+            assert (found["by"].lower(), found["outside"]) == (speaks, OUTSIDE)
             assert found["confirmed"] == [f"mapped {router.public}:{found['port']}"]
             routes = [{"kind": "mapped", "host": router.public, "port": found["port"]}]
             assert stranger.tell("reach", wallet=node.wallet, routes=routes)["way"] == "direct"

@@ -20,6 +20,7 @@ from proofyard.node.supplies import Supplies
 from proofyard.protocol.messages import PeerHint, Relays, RelaysQuery
 from proofyard.protocol.routes import Route
 from proofyard.transport import Connection, Endpoint
+from proofyard.transport.mapping import Mapper, Mapping
 from proofyard.transport.reachability import Nat, Reachability
 
 CONE = Reachability(Nat.CONE, (("192.0.2.1", 40_000),))
@@ -96,6 +97,48 @@ async def test_a_node_keeps_relays_and_replaces_one_that_goes(monkeypatch: pytes
         assert here.summary().startswith("not at all")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_node_waits_for_no_router_and_gives_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "LOOK_S", 0.05)
+    monkeypatch.setattr(presence, "UNMAPPED_S", 0.0)
+    monkeypatch.setattr(Presence, "is_local", False)
+    asked, released, examined, answers = list[str](), list[str](), list[int](), asyncio.Event()
+
+    async def ask(mapper: Mapper) -> Mapping:
+        asked.append(mapper._name)
+        await answers.wait()
+        mapper.found = Mapping(50_001, 7200, "UPnP", "192.0.2.1")
+        return mapper.found
+
+    async def release(mapper: Mapper) -> None:
+        released.append(mapper._name)
+
+    async def examine(published: int = 0) -> Reachability:
+        examined.append(published)
+        return CONE
+
+    monkeypatch.setattr(Mapper, "ask", ask)
+    monkeypatch.setattr(Mapper, "release", release)
+    async with AsyncExitStack() as stack:
+        relay, node = [await start(stack) for _ in range(2)]
+        relay.become_relay()
+        monkeypatch.setattr(node, "examine", examine)
+        links = Links(await node.connect("127.0.0.1", relay.port))
+        named = f"{relay.address}@127.0.0.1:{relay.port}"
+        settings = cast(NodeSettings, SimpleNamespace(relays=(named,), map_port=True, hide_address=False))
+        here = Presence(settings, node, cast(VerifierLinks, links))
+        running = asyncio.create_task(here.run())
+        await until(lambda: asked and here.routes())
+        assert examined == [0], "a relay carries while the router says nothing"
+        answers.set()
+        await until(lambda: 50_001 in examined)
+        assert "the router maps UDP port 50001 by UPnP" in here.summary()
+        await until(lambda: len(asked) > 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert set(asked) == {node.address}
+        assert released == [node.address]
 
 
 async def test_a_state_comes_from_the_peer_that_has_it_and_not_from_the_verifier(tmp_path: Any) -> None:

@@ -7,7 +7,7 @@ there are none the relays that this node has reservations at, several of them. O
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from proofyard.node.links import VerifierLinks
 from proofyard.node.settings import NodeSettings
@@ -15,7 +15,7 @@ from proofyard.protocol.messages import Relays, RelaysQuery
 from proofyard.protocol.routes import MAX_RELAYS, Route, read_relay
 from proofyard.runtime.chance import chance
 from proofyard.transport import Endpoint, RequestFailed, TransportError
-from proofyard.transport.mapping import Mapper
+from proofyard.transport.mapping import Mapper, is_public
 from proofyard.transport.reachability import Nat, Reachability
 
 logger = logging.getLogger("proofyard.node")
@@ -46,8 +46,9 @@ class Presence:
         self._asked: frozenset[str] = frozenset()
         self._avoided: dict[Route, float] = {}
         self._told: tuple[Route, ...] = ()
-        self._mapper = Mapper(endpoint.port) if settings.map_port else None
-        self._map_at = float("-inf")
+        self._mapper = Mapper(endpoint.port, endpoint.address) if settings.map_port else None
+        self._mapped_at = self._map_at = float("-inf")
+        self._examining = asyncio.Lock()
 
     @property
     def is_local(self) -> bool:
@@ -63,16 +64,18 @@ class Presence:
         if self.is_local:
             return "by programs of this machine alone"
         if self._found.confirmed and not self._hidden:
-            return "directly, at " + ", ".join(f"{each.host}:{each.port}" for each in self._found.confirmed)
+            at = ", ".join(f"{each.host}:{each.port}" for each in self._found.confirmed)
+            return f"directly, at {at}{self._mapped_by()}"
+        between = self._found.summary + self._router_says()
         relays = self._endpoint.relays()
         if relays:
             then = "" if self._hidden else ", then directly where both routers allow it"
-            return f"by {len(relays)} relays{then} ({self._found.summary})"
+            return f"by {len(relays)} relays{then} ({between})"
         if not self._endpoint.connections:
             return "not at all (no peer answers): see that a firewall lets UDP out, and that [node] names the network"
         if self._found.nat is Nat.UNKNOWN:
             return "not known yet: fewer than two peers have been asked"
-        return f"not at all ({self._found.summary}): {self._advice()}"
+        return f"not at all ({between}): {self._advice()}"
 
     def _advice(self) -> str:
         """The one thing to do for a node that nobody reaches."""
@@ -81,18 +84,42 @@ class Presence:
             return "name relays in [node], or set hide_address = false"
         if self._found.nat is Nat.FIREWALL:
             return f"have the firewall let UDP port {port} in, or name relays in [node]"
+        if self._is_behind_two():
+            return "name relays in [node], or ask whoever runs the router beyond, or the provider, for a public address"
         return f"name relays in [node], or have the router forward UDP port {port}"
 
+    def _mapped_by(self) -> str:
+        mapping = self._mapper.found if self._mapper is not None else None
+        if mapping is None or all((each.kind, each.port) != ("mapped", mapping.port) for each in self._found.confirmed):
+            return ""
+        return f", a port that the router maps by {mapping.protocol}"
+
+    def _router_says(self) -> str:
+        """What the router was asked, where nobody gets through for all that."""
+        if self._mapper is None:
+            return ""
+        mapping, outside = self._mapper.found, self._mapper.outside
+        maps = "" if mapping is None else f"; the router maps UDP port {mapping.port} by {mapping.protocol}"
+        if self._is_behind_two():
+            return f"{maps}; the router's own address {outside} is not public, another router lies beyond it"
+        if outside and self._found.observed and all(outside != host for host, _ in self._found.observed):
+            return f"{maps}; the router says that its address is {outside}, where nobody sees this node"
+        return maps
+
+    def _is_behind_two(self) -> bool:
+        """Whether the router says that another one lies beyond it: at home, or at the provider (RFC 6598)."""
+        outside = self._mapper.outside if self._mapper is not None else ""
+        return bool(outside) and not is_public(outside)
+
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. The router is asked beside everything else, so nothing waits for one that is slow."""
         try:
-            while not self.is_local:
-                try:
-                    await self._look()
-                except Exception:
-                    logger.exception("how others reach this node cannot be looked at")
-                await asyncio.sleep(LOOK_S)
-            await asyncio.Event().wait()
+            if self.is_local:
+                await asyncio.Event().wait()
+            await asyncio.gather(
+                _again_and_again(self._look, "how others reach this node cannot be looked at"),
+                _again_and_again(self._map, "the router cannot be asked for a port"),
+            )
         finally:
             if self._mapper is not None:
                 await self._mapper.release()
@@ -103,8 +130,6 @@ class Presence:
         if peers and (peers - self._asked or now - self._examined_at > EXAMINE_S):
             self._examined_at, self._asked = now, peers
             await self._examine()
-        if self._mapper is not None and now >= self._map_at and self._found.nat not in (Nat.UNKNOWN, Nat.FIREWALL):
-            await self._map(self._mapper, now)
         if self._hidden or not self._found.confirmed:
             await self._reserve(now)
         if self.routes() != self._told:
@@ -113,20 +138,27 @@ class Presence:
             self._links.announce_again()
 
     async def _examine(self) -> None:
-        found = await self._endpoint.examine(published=self._mapper.public if self._mapper is not None else 0)
+        async with self._examining:
+            found = await self._endpoint.examine(published=self._mapper.public if self._mapper is not None else 0)
         if found != self._found:
             logger.info("what lies between this node and others: %s", found.summary)
         self._found = found
 
-    async def _map(self, mapper: Mapper, now: float) -> None:
+    async def _map(self) -> None:
         """Have the router map this node's port, or go on with it, where nobody gets through otherwise."""
+        mapper, now = self._mapper, asyncio.get_running_loop().time()
+        if mapper is None or self._found.nat in (Nat.UNKNOWN, Nat.FIREWALL):
+            return
         before = mapper.public
-        if self._found.confirmed and not before:
+        is_lost = before and not self._found.confirmed and now >= self._mapped_at + UNMAPPED_S
+        if (now < self._map_at and not is_lost) or (self._found.confirmed and not before):
             return
         found = await mapper.ask()
+        self._mapped_at = now
         self._map_at = now + (UNMAPPED_S if found is None else found.lifetime_s / 2)
         if mapper.public != before:
-            logger.info("the router maps %s", f"its UDP port {mapper.public} to this node" if found else "no port")
+            by = f"its UDP port {found.port} to this node, by {found.protocol}" if found else "no port"
+            logger.info("the router maps %s", by)
             await self._examine()
 
     async def _reserve(self, now: float) -> None:
@@ -156,3 +188,12 @@ class Presence:
                 logger.debug("%s names no relays: %s", connection.peer, error)
         chance.shuffle(told)
         return [*self._named, *(route for route in told if route.kind == "relayed")]
+
+
+async def _again_and_again(look: Callable[[], Awaitable[None]], trouble: str) -> None:
+    while True:
+        try:
+            await look()
+        except Exception:
+            logger.exception(trouble)
+        await asyncio.sleep(LOOK_S)

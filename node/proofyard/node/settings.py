@@ -49,7 +49,7 @@ class NodeSettings(SetLimits, frozen=True, kw_only=True):
     nodes whose states this node takes in that way, within `hold_bytes`.
     `relays`: WALLET@HOST:PORT of peers that carry for this node where nobody reaches it directly, before those that
     verifiers know. `relay`: carry for others, `relay_bytes_s` bytes a second in all, 0 for no limit. `map_port`: have
-    the router let others reach this node, by PCP or NAT-PMP.
+    the router let others reach this node, by PCP, NAT-PMP or UPnP.
     `discover`: tell peers who is there, and be told; `peers`: WALLET@HOST:PORT of some to begin with. `lan`: find nodes
     of the same local network by mDNS. `hide_address`: have nobody pass on this node's address, but its relays alone.
     `ipfs`: multiaddress of an IPFS daemon's RPC that is asked for what no peer has, empty for none.

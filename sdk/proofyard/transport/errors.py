@@ -10,7 +10,9 @@ TransportError
 │   └── MessageTooLarge     it claims or sends more than the limit
 ├── RequestFailed           the peer answered with a typed error, or a handler wants to
 ├── RequestCancelled        one side reset the stream of a request
-└── DeadlineExceeded        no answer, or no progress of a body, in time
+├── DeadlineExceeded        no answer, or no progress of a body, in time
+└── RouterFailed            this home's router gives no answer of use
+    └── RouterRefused       it answered with an error of UPnP
 """
 
 from proofyard.protocol.types import Address, ExitCode, ProofyardError
@@ -108,3 +110,21 @@ class DeadlineExceeded(TransportError):
     def __init__(self, what: str, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"{what} did not finish within {seconds:g} s")
+
+
+class RouterFailed(TransportError):
+    """The router at `router` was asked for something by UPnP, and what came back is of no use."""
+
+    exit_code = 3
+
+    def __init__(self, router: str, reason: str) -> None:
+        self.router, self.reason = router, reason
+        super().__init__(f"the router {router} is of no use by UPnP: {reason}; forward a UDP port by hand")
+
+
+class RouterRefused(RouterFailed):
+    """It answered `action` with the error `code` of UPnP, 0 where it names none."""
+
+    def __init__(self, router: str, action: str, code: int) -> None:
+        self.action, self.code = action, code
+        super().__init__(router, f"it refuses {action} with error {code}")
