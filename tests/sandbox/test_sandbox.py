@@ -16,9 +16,9 @@ from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
 from proofyard.workloads.checked import Checked
 from proofyard.workloads.confined import Confined, Limit, erase
-from proofyard.workloads.errors import ExecutorCrashed, OutOfDisk, TimeLimit
-from proofyard.workloads.executor import Executor, _failure
-from proofyard.workloads.frames import Failed, InputPaths, ModelChecked, Ready, RunTask, StateFound, StateWritten, Step
+from proofyard.workloads.errors import ExecutorCrashed, OutOfDisk, TimeLimit, from_wire
+from proofyard.workloads.executor import Executor
+from proofyard.workloads.frames import InputPaths, ModelChecked, Ready, RunTask, StateFound, StateWritten, Step
 from proofyard.workloads.sandbox import Mechanisms, Policy, Sandbox, SandboxRefused, found_here, seccomp
 from proofyard.workloads.sandbox.boxes import Command
 from proofyard.workloads.sandbox.policy import python_paths
@@ -235,7 +235,7 @@ async def test_only_so_many_comparisons_are_noted(
 
 async def test_an_error_that_does_not_exist_is_none() -> None:
     for name, operands in (("SystemExit", {}), ("InputRefused", {"what": 1}), ("OutOfMemory", {"nothing": 1})):
-        assert isinstance(_failure(Failed(name, operands)), ExecutorCrashed)
+        assert isinstance(from_wire(name, operands), ExecutorCrashed)
 
 
 async def test_a_job_that_keeps_more_cores_busy_than_its_threads_is_ended(

@@ -157,5 +157,8 @@ def _carried(value: Any) -> Any:
 
 
 def from_wire(name: str, operands: dict[str, Any]) -> WorkloadError:
-    """The error that `to_wire` took apart."""
-    return _CROSSING[name](**operands)
+    """The error that `to_wire` took apart; `ExecutorCrashed` where whoever sent it made it up."""
+    try:
+        return _CROSSING[name](**operands)
+    except (KeyError, TypeError, ValueError):
+        return ExecutorCrashed(f"the executor failed with an error that does not exist: {name[:64]!r}")

@@ -261,7 +261,7 @@ class Executor:
                 raise
         if isinstance(report, Failed):
             logger.debug("ends: %s", report.name, extra=about)
-            raise _failure(report)
+            raise from_wire(report.name, report.operands)
         if not isinstance(report, expected):
             raise ExecutorCrashed(f"the executor answered {type(report).__name__} instead of {expected.__name__}")
         logger.debug("ends: %.4f s of CPU", report.cpu_s, extra=about)
@@ -423,14 +423,6 @@ async def _send(child: Confined, message: ToChild) -> None:
     child.stdin.write(frame(message))
     with contextlib.suppress(ConnectionError):  # a dead child is noticed, and explained, when its report is awaited
         await child.stdin.drain()
-
-
-def _failure(report: Failed) -> Exception:
-    """The error that a child reports."""
-    try:
-        return from_wire(report.name, report.operands)
-    except (KeyError, TypeError, ValueError):
-        return ExecutorCrashed(f"the executor failed with an error that does not exist: {report.name[:64]!r}")
 
 
 def _is_possible(progress: Progress, task: TaskSpec) -> bool:

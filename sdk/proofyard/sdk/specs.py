@@ -18,10 +18,10 @@ from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.compression import Compression
+from proofyard.workloads.inspection import check_inputs, training_rows
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.params import misfit
-from proofyard.workloads.rehearsal import count_training_rows
 from proofyard.workloads.text_data import usual_split
 from proofyard.workloads.workload import Inputs, load_workload
 
@@ -134,7 +134,7 @@ class LoraJob:
         check_epochs(self.epochs, self.rounds)
         one_round = replace(self, epochs=None, rounds=1)
         params = one_round._params()
-        rows = count_training_rows(resolve_model(self.model), Path(self.data), params)
+        rows = training_rows(resolve_model(self.model), Path(self.data), params)
         length = training_length(self.epochs, sum(rows.of_workers), params)
         return replace(one_round, **length.fields()), length.told(self.epochs, rows.documents, params)
 
@@ -203,15 +203,14 @@ def executable(
 ) -> Manifest:
     """The manifest, once the code that nodes run has found nothing in model, data and adapter that it would refuse.
     Raises `ManifestRefused` and `InputRefused`."""
-    workload = load_workload(manifest.workload)
-    workload.check(manifest)
+    load_workload(manifest.workload).check(manifest)
     inputs = Inputs(None if model is None else resolve_model(model), Path(data))
     with TemporaryDirectory(prefix="proofyard-adapter-") as folder:
         if adapter is not None:
             file = Path(folder) / "adapter"
             file.write_bytes(adapter)
             inputs = replace(inputs, adapter=file)
-        workload.check_inputs(manifest, inputs)
+        check_inputs(manifest, inputs)
     return manifest
 
 
