@@ -117,6 +117,7 @@ class Peer:
             "port": self._mapper.public,
             "by": self._mapper.found and self._mapper.found.protocol,
             "outside": self._mapper.outside,
+            "refused": self._mapper.refused,
             "confirmed": [str(each) for each in found.confirmed],
         }
 

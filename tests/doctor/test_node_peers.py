@@ -42,8 +42,8 @@ def test_a_node_that_nobody_reaches_is_told_one_thing_to_do(tmp_path, here, todo
     assert (seen.state, seen.todo) == (State.NOTE, todo)
 
 
-def mapped(here, mapping=None, outside=""):
-    here._mapper = SimpleNamespace(found=mapping, outside=mapping.outside if mapping else outside)
+def mapped(here, mapping=None, outside="", refused=""):
+    here._mapper = SimpleNamespace(found=mapping, outside=mapping.outside if mapping else outside, refused=refused)
     return here
 
 
@@ -67,6 +67,18 @@ def test_a_router_behind_another_one_is_said_to_be_that(tmp_path, mapping):
     assert seen.found.endswith("the router's own address 100.64.3.2 is not public, another router lies beyond it)")
     assert ("maps UDP port 50001 by NAT-PMP" in seen.found) == (mapping is not None)
     assert seen.todo.startswith("name relays in [node], or ask whoever runs the router beyond")
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("UPnP with error 501", "UPnP with error 501 and says no address of its own, as one does that has another"),
+        ("PCP", "the router refuses a port by PCP)"),
+    ],
+)
+def test_a_router_that_refuses_is_said_to_do_so(tmp_path, refused, said):
+    seen = looked(tmp_path, reached, reached=mapped(presence(Nat.CONE), refused=refused).summary())
+    assert said in seen.found
 
 
 def test_an_address_that_is_somebody_elses_is_said_and_not_announced(tmp_path):

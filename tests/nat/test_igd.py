@@ -30,8 +30,7 @@ enable_natpmp={natpmp}
 enable_upnp=yes
 secure_mode=yes
 force_igd_desc_v1={first}
-ext_ip={outside}
-uuid=00000000-0000-0000-0000-000000000001
+{outside}uuid=00000000-0000-0000-0000-000000000001
 allow 1024-65535 0.0.0.0/0 1024-65535
 """
 OUTSIDE = "9.9.9.9"
@@ -44,14 +43,17 @@ LISTENS = {"PCP": ":14E7 ", "UPnP": ":076C "}
 ROUTERS = (("port-restricted", "UPnP", "yes"), ("symmetric", "UPnP", "no"), ("port-restricted", "PCP", "no"))
 """What a home's router does, by which protocol it maps ports, and whether it is a gateway of the first version."""
 
+REFUSED = "UPnP with error 501"
+
 
 @contextmanager
-def miniupnpd(router: Any, folder: Path, speaks: str, first: str) -> Iterator[None]:
-    """Run it on a home's router."""
+def miniupnpd(router: Any, folder: Path, speaks: str, first: str, outside: str = "") -> Iterator[None]:
+    """Run it on a home's router, which says that it has the address `outside`, or finds out which."""
     subprocess.run(router.command("nft", "-f", "-"), input=TABLE, text=True, check=True)
     folder.mkdir()
     settings = folder / "miniupnpd.conf"
-    settings.write_text(SETTINGS.format(natpmp="yes" if speaks == "PCP" else "no", first=first, outside=OUTSIDE))
+    said = f"ext_ip={outside}\n" if outside else ""
+    settings.write_text(SETTINGS.format(natpmp="yes" if speaks == "PCP" else "no", first=first, outside=said))
     command = router.command(DAEMON, "-d", "-f", str(settings), "-P", str(folder / "pid"))
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
@@ -73,9 +75,13 @@ def test_strangers_reach_a_node_by_the_port_that_a_real_router_maps(internet: An
             home = internet.home(kind)
             inner = home.address.rpartition(".")[0] + ".1"
             router = home_networks.Host(home.router, inner, home.public)
-            stack.enter_context(miniupnpd(router, tmp_path / home.namespace, speaks, first))
+            stack.enter_context(miniupnpd(router, tmp_path / home.namespace, speaks, first, OUTSIDE))
             nodes.append((router, speaks, programs.start(home)))
-        for _, _, node in nodes:
+        behind_two = internet.home("port-restricted", behind=internet.home("port-restricted"))
+        router = home_networks.Host(behind_two.router, behind_two.address.rpartition(".")[0] + ".1", "")
+        stack.enter_context(miniupnpd(router, tmp_path / behind_two.namespace, "UPnP", "no"))
+        refused = programs.start(behind_two)
+        for node in (*(node for _, _, node in nodes), refused):
             for peer in (one, other):
                 node.tell("connect", wallet=peer.wallet, host=peer.host.public, port=4433)
             node.begin("map")
@@ -90,3 +96,5 @@ def test_strangers_reach_a_node_by_the_port_that_a_real_router_maps(internet: An
             node.tell("unmap")
             rules = subprocess.check_output(router.command("nft", "list", "table", "inet", "filter"), text=True)
             assert "dnat" not in rules
+        found = refused.answer()
+        assert (found["port"], found["outside"], found["refused"]) == (0, "", REFUSED)

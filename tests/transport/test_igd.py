@@ -180,6 +180,15 @@ async def test_what_an_ended_program_left_for_ever_is_taken_over(start: Any) -> 
     assert [entry[1] for entry in router.entries.values()] == [5544]
 
 
+async def test_a_mapping_is_known_again_where_the_router_loses_its_description(start: Any) -> None:
+    router = Router()
+    here = await start(router)
+    found = await here.ask()
+    router.entries[found.port] = (HOST, 4433, "UDP", 7200)
+    assert await here.ask() == found
+    assert list(router.entries) == [found.port]
+
+
 async def test_a_port_that_somebody_else_has_is_left_alone_and_another_one_asked_for(start: Any) -> None:
     router = Router()
     here = await start(router)
@@ -208,6 +217,7 @@ async def test_a_router_that_refuses_is_asked_once(start: Any, code: int) -> Non
     here = await start(router)
     assert await here.ask() is None
     assert router.actions.count("AddPortMapping") == 1
+    assert here.error == code
     await here.release()
     assert "DeletePortMapping" not in router.actions
 

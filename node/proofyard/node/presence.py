@@ -95,21 +95,25 @@ class Presence:
         return f", a port that the router maps by {mapping.protocol}"
 
     def _router_says(self) -> str:
-        """What the router was asked, where nobody gets through for all that."""
+        """What came of asking the router, where nobody gets through for all that."""
         if self._mapper is None:
             return ""
-        mapping, outside = self._mapper.found, self._mapper.outside
+        mapping, outside, refused = self._mapper.found, self._mapper.outside, self._mapper.refused
         maps = "" if mapping is None else f"; the router maps UDP port {mapping.port} by {mapping.protocol}"
-        if self._is_behind_two():
+        maps = f"; the router refuses a port by {refused}" if refused else maps
+        if outside and not is_public(outside):
             return f"{maps}; the router's own address {outside} is not public, another router lies beyond it"
+        if self._is_behind_two():
+            return f"{maps} and says no address of its own, as one does that has another router beyond it"
         if outside and self._found.observed and all(outside != host for host, _ in self._found.observed):
             return f"{maps}; the router says that its address is {outside}, where nobody sees this node"
         return maps
 
     def _is_behind_two(self) -> bool:
-        """Whether the router says that another one lies beyond it: at home, or at the provider (RFC 6598)."""
-        outside = self._mapper.outside if self._mapper is not None else ""
-        return bool(outside) and not is_public(outside)
+        """Whether another router lies beyond this one, as far as it says: at home, or at the provider (RFC 6598).
+        miniupnpd, which many routers run, refuses there every port and names no address."""
+        outside, refused = (self._mapper.outside, self._mapper.refused) if self._mapper is not None else ("", "")
+        return not is_public(outside) if outside else refused.startswith("UPnP")
 
     async def run(self) -> None:
         """Until cancelled. The router is asked beside everything else, so nothing waits for one that is slow."""

@@ -37,6 +37,8 @@ class Gateway:
     def __init__(self, router: str, own: str, port: int, name: str) -> None:
         self.outside = ""
         """The IPv4 address that the router says it has outside."""
+        self.error: int | None = None
+        """Of UPnP, with which it refused a port when it was last asked; 0 for one without a number."""
         self.router, self._own, self._port = router, own, port
         mark = hashlib.sha256(name.encode()).digest()
         self._ports = [FIRST_PORT + int.from_bytes(mark[2 * n : 2 * n + 2], "big") % PORTS for n in range(MOST_TRIED)]
@@ -52,7 +54,7 @@ class Gateway:
 
     async def ask(self) -> Mapping | None:
         """Find the router's services anew and have one map the port."""
-        self.outside = ""
+        self.outside, self.error = "", None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ASK_S):
                 for place in await discover(self.router, self._own):
@@ -61,6 +63,7 @@ class Gateway:
                             return await self._map(service)
                         except RouterFailed as error:
                             logger.debug("%s", error)
+                            self.error = error.code if isinstance(error, RouterRefused) else self.error
                         if self._held:
                             return None
         return None
@@ -111,7 +114,7 @@ class Gateway:
 
     async def _map(self, service: Service) -> Mapping:
         """Raises `RouterFailed`."""
-        self._service = service
+        self._service, refused = service, RouterFailed(self.router, "each port that is asked for is somebody else's")
         for port in [self._held, *self._ports] if self._held else self._ports:
             entry = await self._entry(service, port)
             if entry and not self._is_ours(entry):
@@ -121,9 +124,10 @@ class Gateway:
             except RouterRefused as error:
                 if error.code not in igd.TAKEN:
                     raise
+                refused = error
             else:
                 return await self._mapping(service)
-        raise RouterFailed(self.router, "each port that was asked for is somebody else's")
+        raise refused
 
     async def _take(self, service: Service, port: int) -> None:
         """Raises `RouterFailed`."""
@@ -169,8 +173,10 @@ class Gateway:
             return {}
 
     def _is_ours(self, entry: dict[str, str]) -> bool:
-        here = entry.get("NewInternalClient"), entry.get("NewPortMappingDescription")
-        return here == (self._own, self._description)
+        """Whether it leads to this program, or was left by one of its name."""
+        of_name = entry.get("NewPortMappingDescription") == self._description
+        to_port = entry.get("NewInternalPort") == str(self._port)
+        return entry.get("NewInternalClient") == self._own and (of_name or to_port)
 
     def _mapping_to(self, port: int) -> dict[str, object]:
         return igd.mapping_of(port, self._own, self._port, self._description, self._lease_s)

@@ -11,10 +11,11 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from proofyard.protocol.routes import is_home_address
 from proofyard.transport.mapping import pcp
-from proofyard.transport.mapping.claims import LIFETIME_S, Mapping
+from proofyard.transport.mapping.claims import LIFETIME_S, Mapping, Protocol
 from proofyard.transport.mapping.gateway import Gateway
 
 ROUTES = Path("/proc/net/route")
@@ -32,6 +33,7 @@ class Mapper:
         self._nonce = os.urandom(12)
         self._gateway: Gateway | None = None
         """Who is asked by UPnP, and may have a mapping for this machine."""
+        self._refused = ""
 
     @property
     def public(self) -> int:
@@ -44,6 +46,13 @@ class Mapper:
         if self.found is not None:
             return self.found.outside
         return "" if self._gateway is None else self._gateway.outside
+
+    @property
+    def refused(self) -> str:
+        """By which protocol the router refused a port, and with which error if it is known; "" where it did not."""
+        if self.found is not None or self._gateway is None or self._gateway.error is None:
+            return self._refused
+        return f"UPnP with error {self._gateway.error}"
 
     async def ask(self) -> Mapping | None:
         """Have the port mapped, or its mapping renewed; None where the router does not."""
@@ -69,11 +78,12 @@ class Mapper:
 
     async def _asked(self, router: str) -> Mapping | None:
         said, own = await self._by_datagrams(router, self.public, LIFETIME_S), _own(router)
-        if self._gateway is not None and (said.is_spoken or not self._gateway.is_at(router, own)):
+        self._refused = "" if said.mapping is not None else said.spoken
+        if self._gateway is not None and (said.spoken or not self._gateway.is_at(router, own)):
             if self._gateway.router == router:
                 await self._gateway.release()
             self._gateway = None
-        if said.is_spoken or own is None:
+        if said.spoken or own is None:
             return said.mapping
         if self._gateway is None:
             self._gateway = Gateway(router, own, self._port, self._name)
@@ -86,20 +96,20 @@ class Mapper:
             request = pcp.pcp_request(self._nonce, sock.getsockname()[0], self._port, wanted, lifetime_s)
             answer = await pcp.exchange(sock, request)
             if answer is not None and answer[:1] != bytes((pcp.NAT_PMP,)):
-                return _Said(pcp.is_spoken(answer), pcp.pcp_mapping(answer, self._nonce, self._port))
+                return _Said("PCP" if pcp.is_spoken(answer) else "", pcp.pcp_mapping(answer, self._nonce, self._port))
             answer = await pcp.exchange(sock, pcp.pmp_request(self._port, wanted, lifetime_s))
             if answer is not None and pcp.pmp_mapping(answer, self._port) is not None:
                 outside = ""
                 with contextlib.suppress(OSError):
                     outside = pcp.pmp_outside(await pcp.exchange(sock, pcp.OUTSIDE) or b"")
-                return _Said(True, pcp.pmp_mapping(answer, self._port, outside))
-        return _Said(answer is not None and pcp.is_spoken(answer))
+                return _Said("NAT-PMP", pcp.pmp_mapping(answer, self._port, outside))
+        return _Said("NAT-PMP" if answer is not None and pcp.is_spoken(answer) else "")
 
 
 @dataclass(frozen=True)
 class _Said:
-    is_spoken: bool
-    """Whether the router maps ports by one of these protocols, be it that it refused."""
+    spoken: Protocol | Literal[""]
+    """By which of these protocols the router maps ports, be it that it refused this one."""
     mapping: Mapping | None = None
 
 
