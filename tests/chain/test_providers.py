@@ -29,7 +29,17 @@ from rpc_stand_in import (
 from scripts.compatibility import section
 from world import CREDIT, MANIFEST
 
-from proofyard.chain import Anvil, ChainClient, ChainUnreachable, Cursor, JobTerms, Rollback, Wallet, endpoints
+from proofyard.chain import (
+    Anvil,
+    ChainClient,
+    ChainUnreachable,
+    Cursor,
+    JobTerms,
+    Rollback,
+    Wallet,
+    deploy_network,
+    endpoints,
+)
 from proofyard.chain.endpoints import Budget
 from proofyard.chain.errors import AnotherChain, BadRpcUrl, ChainBehind, ChainError, NoRegistry, WrongChain
 from proofyard.chain.events import StakeChanged
@@ -530,22 +540,22 @@ def test_a_packed_answer_is_unpacked(network) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10**6])
-def test_the_registrys_block_is_found_as_far_as_there_is_state(
-    network, kept: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_registrys_block_is_found_as_far_as_there_is_state(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proofyard.chain.reader.MAX_RANGE", 2)
-    network.anvil.mine(10)
-    head = network.deployer.block_number()
+    with Anvil() as anvil:  # a long chain's first states are gone
+        deployment = deploy_network(anvil.rpc_url, anvil.wallet(0))
+        anvil.mine(10)
+        head = ChainClient(anvil.rpc_url, deployment.registry).block_number()
 
-    def forgotten(data: dict[str, Any], forward: Forward) -> Answer | None:
-        if data["method"] != "eth_getCode" or data["params"][1] == "latest":
-            return None
-        late = int(data["params"][1], 16) < head - kept
-        return error(-32000, "missing trie node 56e81f (path )")(data, forward) if late else None  # type: ignore[return-value]
+        def forgotten(data: dict[str, Any], forward: Forward) -> Answer | None:
+            if data["method"] != "eth_getCode" or data["params"][1] == "latest":
+                return None
+            late = int(data["params"][1], 16) < head - kept
+            return error(-32000, "missing trie node 56e81f (path )")(data, forward) if late else None  # type: ignore[return-value]
 
-    with standing_in(network.anvil.rpc_url, forgotten) as provider:
-        found = ChainClient(provider.url, network.deployment.registry).first_block
-    assert (0 if kept < 10 else network.deployment.block - 2) <= found <= network.deployment.block
+        with standing_in(anvil.rpc_url, forgotten) as provider:
+            found = ChainClient(provider.url, deployment.registry).first_block
+    assert (0 if kept < 10 else deployment.block - 2) <= found <= deployment.block
 
 
 # Sending
