@@ -90,6 +90,8 @@ def _why(number: int, line: bytes, error: Exception) -> tuple[int, str]:
         return max(at, 0) + 1, f"{reason} in {field}; {_repair(field, value[field])}"
     if "text" not in value:
         has = ", ".join(map(repr, value))[:100] or "nothing"
+        if "chosen" in value or "rejected" in value:
+            return 1, 'it is a pair of answers; lora takes those with objective "dpo"'
         if "messages" in value or "conversations" in value:
             return 1, 'it is a conversation; lora, sweep and evaluate take those, the others want a "text"'
         return 1, f'{reason}: it has {has}; give every object a "text"'

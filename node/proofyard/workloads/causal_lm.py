@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,21 @@ class AdaptedModel:
         """The summed loss alone."""
         return self._sum(self.decoder.losses(*_flat(sequences), _learned(sequences)))
 
+    def answer_losses(self, sequences: Sequence[Tokens]) -> list[float]:
+        """The summed loss of the learned tokens of each sequence."""
+        losses = self.decoder.losses(*_flat(sequences), np.concatenate(_places(sequences)))
+        return [self._sum(part) for part in _split(losses, sequences)]
+
+    def train_answers(self, sequences: Sequence[Tokens], weigh: Callable[[list[float]], Sequence[float]]) -> None:
+        """The gradient of each sequence's summed loss times its weight is added to the adapters' gradients; the weights
+        are what `weigh` makes of the sums."""
+
+        def weights(losses: Array) -> list[tuple[int, float]]:
+            parts = _split(losses, sequences)
+            return list(zip(map(len, parts), weigh([self._sum(part) for part in parts]), strict=True))
+
+        self.decoder.train_weighed(*_flat(sequences), np.concatenate(_places(sequences)), weights)
+
     def scored_losses(self, texts: Sequence[Tokens], wanted: Sequence[Array]) -> list[Array]:
         """For each text the losses, binary32, of the tokens that follow the positions `wanted`."""
         lengths = [len(text) - 1 for text in texts]
@@ -71,6 +86,17 @@ def _learned(sequences: Sequence[Tokens]) -> npt.NDArray[np.intp] | None:
     """Which targets of `_flat` are learned; None where all are."""
     learned = np.concatenate([tokens[1:] for tokens in sequences]) >= 0
     return None if learned.all() else np.flatnonzero(learned)
+
+
+def _places(sequences: Sequence[Tokens]) -> list[npt.NDArray[np.intp]]:
+    """Which targets of `_flat` are learned, of each sequence."""
+    starts = np.cumsum([0, *(len(tokens) - 1 for tokens in sequences)])
+    return [np.flatnonzero(tokens[1:] >= 0) + start for tokens, start in zip(sequences, starts, strict=False)]
+
+
+def _split(losses: Array, sequences: Sequence[Tokens]) -> list[Array]:
+    """The losses at `_places`, of each sequence."""
+    return np.split(losses, np.cumsum([len(places) for places in _places(sequences)])[:-1])
 
 
 _loaded: dict[tuple[Path, object, str, Resources, Tampering | None], AdaptedModel] = {}

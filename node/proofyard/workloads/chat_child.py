@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -19,12 +20,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 from proofyard.protocol.codec import CodecError, decode_json, prepared
-from proofyard.workloads.chat import ASSISTANT, Turn, is_conversation, read_turns
+from proofyard.workloads.chat import ANSWERS, ASSISTANT, Pair, Turn, is_conversation, read_pair, read_turns
 from proofyard.workloads.chat_templates import Rendered, Span, Template, special_tokens, template_of
 from proofyard.workloads.errors import InputRefused, from_wire, to_wire
 from proofyard.workloads.model_files import files_of
 from proofyard.workloads.sandbox import Policy, Sandbox
-from proofyard.workloads.text_data import Document, numbered_lines
+from proofyard.workloads.text_data import Answer, Document, numbered_lines
 from proofyard.workloads.tokenizer import Tokenizer
 
 CPU_S = 10.0
@@ -35,7 +36,8 @@ GROWTH = 64
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What is rendered: the conversations of the file `data`, each of at most `most` tokens, to the file `dest`."""
+    """What is rendered: the conversations of the file `data`, or the `pairs` of answers, each of at most `most` tokens,
+    to the file `dest`."""
 
     model: str
     template: str
@@ -43,6 +45,7 @@ class Order(msgspec.Struct, frozen=True):
     dest: str
     most: int
     cpu_s: float = CPU_S
+    pairs: bool = False
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -61,6 +64,9 @@ class _Row(msgspec.Struct, frozen=True):
     conversations: Any = None
     text: Any = None
     system: Any = None
+    prompt: Any = None
+    chosen: Any = None
+    rejected: Any = None
     shard: str = ""
     tools: Any = None
     functions: Any = None
@@ -118,9 +124,41 @@ class Renderer:
     """Conversations to documents."""
 
     def __init__(self, model: Path, template: str, most: int) -> None:
-        self._template = Template(template_of(model, template), special_tokens(model))
+        self._model, self._named = model, template
         self._tokenizer = Tokenizer(model)
         self._most = most
+
+    @cached_property
+    def _template(self) -> Template:
+        """Pairs of texts do without."""
+        return Template(template_of(self._model, self._named), special_tokens(self._model))
+
+    def pair(self, pair: Pair, shard: str) -> tuple[Document, int, bool]:
+        """Two answers, each with its prompt; none is shortened. Raises `InputRefused`."""
+        chosen, rejected = (self._answer(field, getattr(pair, field)) for field in ANSWERS)
+        document = Document(chosen[0].text, shard, chosen[0].trained, rejected[0])
+        return document, chosen[1] + rejected[1], False
+
+    def _answer(self, field: str, given: tuple[str, str] | list[Turn]) -> tuple[Answer, int]:
+        """An answer with the runs of its tokens, and how many tokens there are. Of texts the token that closes them is
+        the answer's as well."""
+        if isinstance(given, tuple):
+            text = "".join(given)
+            places = self._tokenizer.places(text)
+            runs = learned_runs([(len(given[0]), len(text))], places)
+            runs = (*runs[:-1], (runs[-1][0], len(places) + 1)) if runs else ()
+        else:
+            rendered, places = self._looked_at(given)
+            text, runs = rendered.text, learned_runs(rendered.spans, places)
+        if len(places) > self._most:
+            raise InputRefused(
+                "data file",
+                f"{field} has {len(places)} tokens with its prompt, {self._most} fit; raise seq_len above that, or "
+                "remove the row",
+            )
+        if not runs:
+            raise InputRefused("data file", f"{field} has no token; see what the chat template does")
+        return Answer(text, runs), len(places)
 
     def document(self, turns: Sequence[Turn], shard: str) -> tuple[Document, int, bool]:
         """A conversation with the runs of its tokens that are learned, how many tokens it has, and whether turns at its
@@ -172,6 +210,9 @@ def _rendered(order: Order, out: BinaryIO) -> Iterator[tuple[Document, int, bool
         signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
         try:
             fields = msgspec.to_builtins(row)
+            if order.pairs:
+                yield renderer.pair(read_pair(fields), row.shard)
+                continue
             if not is_conversation(fields):
                 raise InputRefused("data file", "has no messages, and other lines have; give rows of one kind")
             yield renderer.document(read_turns(fields), row.shard)
@@ -191,7 +232,9 @@ def render(order: Order, out: BinaryIO) -> Done:
         for document, count, cut in _rendered(order, out):
             stream.write(msgspec.json.encode(document) + b"\n")
             conversations, shortened, tokens = conversations + 1, shortened + cut, tokens + count
-            learned += sum(end - first for first, end in document.trained or ())
+            other = document.rejected_answer
+            answers = [document, other] if isinstance(other, Answer) else [document]
+            learned += sum(end - first for answer in answers for first, end in answer.trained or ())
     return Done(conversations, shortened, learned, tokens)
 
 

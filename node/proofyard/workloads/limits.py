@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.workloads.lora_params import sequences_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def demands(manifest: Manifest, task: TaskSpec) -> Iterator[Demand]:
     yield Demand("the task's segments", task.segments, "max_segments")
     for prefix, params in _parameters(manifest):
         steps = task.segments * _number(params, "segment_steps", 1)
-        tokens = _number(params, "batch", 1) * _number(params, "seq_len", 1)
+        tokens = _number(params, "batch", 1) * _number(params, "seq_len", 1) * sequences_of(params.get("objective"))
         rows = task.segments * _number(params, "segment_rows", 1)
         longest = max(_number(params, name, 0) for name in ("max_tokens", "chunk_tokens"))
         yield Demand(f"{prefix}.segment_steps", steps, "max_task_steps")

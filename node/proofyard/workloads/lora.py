@@ -65,7 +65,7 @@ class LoraWorkload:
                     kind=TRAIN,
                     deps=before,
                     segments=params.segments_of(shard),
-                    work_units=params.steps_of(shard) * params.batch * params.seq_len,
+                    work_units=params.steps_of(shard) * params.step_tokens,
                     label=f"round {number + 1}, shard {shard + 1}",
                 )
                 for shard in range(params.workers)

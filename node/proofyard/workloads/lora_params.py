@@ -14,6 +14,8 @@ from proofyard.workloads.params import check_common, convert_params
 from proofyard.workloads.state import MAX_STATE_BYTES
 
 MAX_ADAPTER_VALUES = 1 << 28
+BETA = 0.1
+"""Of `dpo`, where nobody says another."""
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -46,6 +48,9 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `holdout_percent` of the documents, by their hash, are never trained on. Without `packing` texts stand end to end
     and each row of `seq_len` tokens is one sequence; with it a row is whole documents, each a sequence of its own
     (`proofyard.workloads.packing`), so that none sees another.
+    Objective: "sft" learns the text. "dpo" (arXiv 2305.18290) learns from pairs of answers to prefer the chosen one; a
+    step takes `batch` pairs, each answer of at most `seq_len` tokens with its prompt, and `beta` says how far the model
+    may go from the one that the job starts from (`proofyard.workloads.dpo`).
     Results: with `compression` a task sends what it has changed in a small encoding, and what that leaves out with the
     next round's (`proofyard.workloads.compression`); without, its adapter as it is. `topk-2bit` keeps eight of every
     `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the
@@ -88,6 +93,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shard_by: Literal["label", "document"] = "label"
     holdout_percent: Annotated[int, Meta(ge=1, le=50)] = 2
     packing: bool = False
+    objective: Literal["sft", "dpo"] = "sft"
+    beta: Positive = BETA
     compression: Compression | None = None
     compression_block: Annotated[int, Meta(ge=MIN_BLOCK, le=MAX_BLOCK)] = 400
     compression_turns: Annotated[int, Meta(ge=1, le=MAX_TURNS)] = 1
@@ -125,6 +132,11 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Of a round: those of the shard that does most."""
         return self.segments * self.segment_steps
 
+    @property
+    def step_tokens(self) -> int:
+        """The most that a step computes."""
+        return self.batch * self.seq_len * sequences_of(self.objective)
+
     def segments_of(self, shard: int) -> int:
         """Of a task of a shard."""
         return self.shard_segments[shard] if self.shard_segments else self.segments
@@ -147,6 +159,11 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return self.lr * (1 - (1 - self.lr_end) * (step - self.warmup_steps) / rest)
 
 
+def sequences_of(objective: object) -> int:
+    """How many sequences of `seq_len` a row has at most."""
+    return 2 if objective == "dpo" else 1
+
+
 def read_params(manifest: Manifest) -> LoraParams:
     """The job's parameters. Raises `ManifestRefused` with the field that is wrong."""
     params = convert_params(manifest, LoraParams)
@@ -167,6 +184,10 @@ def _check_sizes(params: LoraParams) -> None:
             f"is {params.compression!r}; {params.aggregation} carries products that no delta says, use fedit or ffa"
         )
         raise ManifestRefused("params.compression", reason)
+    if params.objective == "dpo" and params.packing:
+        raise ManifestRefused("params.packing", "is set; with objective dpo a row is a pair of answers, leave it out")
+    if params.objective != "dpo" and params.beta != BETA:
+        raise ManifestRefused("params.beta", f"is {params.beta}; it goes with objective dpo alone, leave it out")
     tasks = params.rounds * params.workers
     if tasks > MAX_TASKS:
         raise ManifestRefused("params.rounds", f"and workers make {tasks} tasks, at most {MAX_TASKS} are allowed")
@@ -188,7 +209,5 @@ def _check_sizes(params: LoraParams) -> None:
     for name, shape in params.modules.items():
         if params.rank > min(shape):
             raise ManifestRefused("params.rank", f"is {params.rank}, but {name} has only {min(shape)} features")
-    if params.batch * params.seq_len > 1 << 22:
-        raise ManifestRefused(
-            "params.batch", f"times seq_len is {params.batch * params.seq_len} tokens a step, over 2**22"
-        )
+    if params.step_tokens > 1 << 22:
+        raise ManifestRefused("params.batch", f"times seq_len is {params.step_tokens} tokens a step, over 2**22")

@@ -1,9 +1,9 @@
 """Training segments: AdamW in exact arithmetic, so that a state says all and nothing hides in an optimizer object."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import psutil
 
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.workloads.causal_lm import AdaptedModel, adapted_model
+from proofyard.workloads.dpo import train_pairs
 from proofyard.workloads.errors import SegmentFailed, StateRefused, within_memory
 from proofyard.workloads.exact.optimizer import AdamW, Hyperparameters
 from proofyard.workloads.lora_laws import check_progress
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.lora_tensors import STEP, carried_of, cut, initial_adapter, position, put, state_schema, take
 from proofyard.workloads.packing import Row, Rows, training_rows
+from proofyard.workloads.pairs import pair_rows
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.text_data import Documents, batch_rows, shard
 from proofyard.workloads.workload import Inputs, OnProgress, Progress, Resources, require_files
@@ -95,28 +97,42 @@ class TrainRunner:
         started = time.perf_counter()
         rows, adapters = self.batch(step), self._model.decoder.adapters
         predicted = [tokens[1:] for row in rows for tokens in row]
-        adapters.set(still.a | optimizer.weights, self.params.scale, trains_a=self.params.averages_a, kept=still.beside)
-        learned = max(1, sum(int((tokens >= 0).sum()) for tokens in predicted))
-        # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
-        total = 0.0
-        for start in range(0, len(rows), self._micro_batch):
-            part = [tokens for row in rows[start : start + self._micro_batch] for tokens in row]
-            total += self._model.train(part, 1 / learned)
+        adapt = partial(
+            adapters.set,
+            still.a | optimizer.weights,
+            self.params.scale,
+            trains_a=self.params.averages_a,
+            kept=still.beside,
+        )
+        parts = [rows[start : start + self._micro_batch] for start in range(0, len(rows), self._micro_batch)]
+        if self.params.objective == "dpo":
+            loss = train_pairs(self._model, parts, self.params.beta, adapt)
+        else:
+            loss = self._train_texts(parts, max(1, sum(int((tokens >= 0).sum()) for tokens in predicted)), adapt)
         norm = optimizer.step(
             adapters.gradients(), step + 1, self.params.lr_at(self._round * self.params.task_steps + step)
         )
-        if not (np.isfinite(total) and np.isfinite(norm)):
-            raise SegmentFailed(index, f"the loss of step {step + 1} is {total / learned}, its gradient's norm {norm}")
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            raise SegmentFailed(index, f"the loss of step {step + 1} is {loss}, its gradient's norm {norm}")
         seconds = time.perf_counter() - started
         return Progress(
             segment=index,
             step=step + 1,
             steps=self.params.steps_of(self._shard),
-            loss=total / learned,
+            loss=loss,
             tokens_per_s=sum(map(len, predicted)) / seconds,
             rss_bytes=psutil.Process().memory_info().rss,
             seconds=seconds,
         )
+
+    def _train_texts(self, parts: Sequence[Sequence[Row]], learned: int, adapt: Callable[[], None]) -> float:
+        """The mean loss of a step's learned tokens; its gradient is in the adapters."""
+        adapt()
+        # Added as one list of losses would be: the parts' sums end where the next ones begin, and are only reported.
+        total = 0.0
+        for part in parts:
+            total += self._model.train([tokens for row in part for tokens in row], 1 / learned)
+        return total / learned
 
 
 def _optimizer(params: LoraParams, model: AdaptedModel, state: Mapping[str, Array]) -> AdamW:
@@ -137,11 +153,14 @@ def _tensors(optimizer: AdamW) -> dict[str, Array]:
 def shard_rows(model: Path, data: Path, params: LoraParams, worker: int) -> Rows:
     """A worker's rows. The last ones stay in memory, for the audits of other workers' segments."""
     split = (params.holdout_percent, params.shard_by, params.workers, worker)
-    return _shard_rows(model, data, *split, params.seq_len, params.packing)
+    return _shard_rows(model, data, *split, params.seq_len, params.packing, params.objective == "dpo")
 
 
 @lru_cache(maxsize=4)
 def _shard_rows(
-    model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int, packing: bool
+    model: Path, data: Path, percent: int, by: str, workers: int, worker: int, seq_len: int, packing: bool, pairs: bool
 ) -> Rows:
-    return training_rows(shard(Documents(data, percent), workers, worker, by), model, seq_len, packing=packing)
+    documents = shard(Documents(data, percent, pairs=pairs), workers, worker, by)
+    if pairs:
+        return pair_rows(documents, model, seq_len)
+    return training_rows(documents, model, seq_len, packing=packing)

@@ -6,6 +6,7 @@ that every task has one row. Where a tokenizer may give what the model has no ro
 texts are looked at. What remains is what only computing shows: weights and losses that are no numbers.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from proofyard.workloads.exact.models import causal_blueprint, encoder_blueprint
 from proofyard.workloads.lora_params import LoraParams
 from proofyard.workloads.model_files import end_token
 from proofyard.workloads.packing import FirstFit, sequence_lengths
+from proofyard.workloads.pairs import pairs
 from proofyard.workloads.text_data import Document, Documents, check_fits, dealt, learned_places
 from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 
@@ -28,10 +30,12 @@ from proofyard.workloads.tokenizer import PART_CHARACTERS, Tokenizer, Tokens
 def rehearse_training(model: Path, data: Path, params: LoraParams) -> None:
     """Raise `InputRefused` where a worker's segments cannot begin."""
     config = causal_blueprint(model, params.modules).config
-    texts = _Texts(model, config.vocabulary)
     check_length(params.seq_len, config.room)
-    trained = dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)
-    for worker, tokens in texts.short_of_a_row(trained, params.workers, params).items():
+    if params.objective == "dpo":
+        _rehearse_pairs(model, data, params, config.vocabulary)
+        return
+    texts = _Texts(model, config.vocabulary)
+    for worker, tokens in texts.short_of_a_row(_dealt(data, params), params.workers, params).items():
         where = "data file" if params.workers == 1 else f"shard {worker + 1} of {params.workers} of the data file"
         raise InputRefused(
             where,
@@ -49,15 +53,42 @@ class TrainingRows:
 
 
 def count_training_rows(model: Path, data: Path, params: LoraParams) -> TrainingRows:
-    """The rows of all shards, as `packing.training_rows` makes them, without holding one. Raises `InputRefused`."""
+    """The rows of all shards, as `packing.training_rows` makes them, without holding one; each pair of answers is a
+    row. Raises `InputRefused`."""
+    if params.objective == "dpo":
+        owners = Counter(worker for worker, _ in _dealt(data, params))
+        return TrainingRows(owners.total(), tuple(owners[worker] for worker in range(params.workers)))
     texts = _Texts(model, causal_blueprint(model, params.modules).config.vocabulary)
     shards = [(_PackedShard if params.packing else _Shard)(params.seq_len) for _ in range(params.workers)]
     documents = 0
-    for part in _parts(dealt(Documents(data, params.holdout_percent), params.workers, params.shard_by)):
+    for part in _parts(_dealt(data, params)):
         documents += len(part)
         for (worker, document), ids in zip(part, texts.tokens(each.text for _, each in part), strict=True):
             shards[worker].add(document, ids.size)
     return TrainingRows(documents, tuple(shard.rows() for shard in shards))
+
+
+def _rehearse_pairs(model: Path, data: Path, params: LoraParams, vocabulary: int) -> None:
+    """Raise `InputRefused` where a pair cannot be learned from, or a worker has none."""
+    end = end_token(model)
+    owners, tokenizer = Counter[int](), Tokenizer(model)
+    for part in _parts(_dealt(data, params)):
+        owners.update(worker for worker, _ in part)
+        for pair in pairs((document for _, document in part), tokenizer, end, params.seq_len):
+            for tokens in pair:
+                check_tokens(np.where(tokens < 0, ~tokens, tokens), vocabulary)
+    for worker in range(params.workers):
+        if not owners[worker]:
+            raise InputRefused(
+                f"shard {worker + 1} of {params.workers} of the data file",
+                "has no pair; use fewer workers or more data",
+            )
+
+
+def _dealt(data: Path, params: LoraParams) -> Iterator[tuple[int, Document]]:
+    """Each document that is trained on with its worker."""
+    documents = Documents(data, params.holdout_percent, pairs=params.objective == "dpo")
+    return dealt(documents, params.workers, params.shard_by)
 
 
 class _PackedShard:

@@ -48,7 +48,7 @@ from proofyard.workloads.workload import (
 SCORE = "score"
 LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
-FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "compression")
+FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective", "compression")
 
 
 class SweepParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +69,11 @@ def candidates(manifest: Manifest) -> list[dict[str, Any]]:
     for name in ("rounds", "workers"):
         if params.base.get(name, 1) != 1:
             raise ManifestRefused(f"params.base.{name}", f"is {params.base[name]!r}; a candidate takes 1")
+    if params.base.get("objective", "sft") != "sft":
+        raise ManifestRefused(
+            "params.base.objective",
+            f"is {params.base['objective']!r}; candidates are ranked by their loss of texts",
+        )
     if params.base.get("compression"):
         raise ManifestRefused(
             "params.base.compression", "is set; a candidate has one round, whose adapter is kept whole"

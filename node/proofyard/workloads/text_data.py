@@ -25,13 +25,24 @@ MAX_LINE_BYTES = 16 << 20
 T = TypeVar("T")
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """A prompt with an answer. Runs [first, end) of its tokens are the answer's; the token that closes it counts as the
+    one after its last."""
+
+    text: str
+    trained: tuple[tuple[int, int], ...] | None = None
+
+
 class Document(msgspec.Struct, frozen=True):
     """One line of the file. `shard` is a label (a book, an author, a source) that documents of a kind share. Where
-    `trained` is given, the text is a conversation, and runs [first, end) of its tokens alone are learned, in order."""
+    `trained` is given, the text is a conversation, and runs [first, end) of its tokens alone are learned, in order.
+    With `rejected_answer` the line is a pair of answers to one prompt: `text` and `trained` are the chosen one's
+    (`pairs`)."""
 
     text: str
     shard: str = ""
     trained: tuple[tuple[int, int], ...] | None = None
+    rejected_answer: Answer | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_documents(data: Path) -> list[Document]:
@@ -79,17 +90,27 @@ def numbered_lines(data: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of a file that are trained on, or with `held_out` the others, for evaluation. The file is read anew
-    each time that they are gone through."""
+    """The documents of a file that are trained on, or with `held_out` the others, for evaluation; `pairs` says whether
+    they are pairs of answers, else `InputRefused` is raised. The file is read anew each time that they are gone
+    through."""
 
     data: Path
     percent: int
     held_out: bool = False
+    pairs: bool = False
 
     def __iter__(self) -> Iterator[Document]:
-        for document in each_line(self.data, Document):
+        for number, document in numbered_lines(self.data, Document):
+            if isinstance(document.rejected_answer, Answer) != self.pairs:
+                raise InputRefused(f"data file line {number}", _OTHER_KIND[self.pairs])
             if is_held_out(document, self.percent) == self.held_out:
                 yield document
+
+
+_OTHER_KIND = {
+    True: 'is no pair; with objective "dpo" every line is {"prompt": ..., "chosen": ..., "rejected": ...}',
+    False: 'is a pair of answers; set objective to "dpo", which learns from those',
+}
 
 
 def is_held_out(document: Document, percent: int) -> bool:

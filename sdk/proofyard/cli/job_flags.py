@@ -91,6 +91,18 @@ class JobFlags:
             rich_help_panel=TRAINING,
         ),
     ] = None
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="lora: sft, or dpo for pairs of answers (prompt, chosen, rejected).", rich_help_panel=TRAINING
+        ),
+    ] = None
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            help="lora, dpo: how closely the model stays with its start; 0.1 if not given.", rich_help_panel=TRAINING
+        ),
+    ] = None
     look_ahead: Annotated[
         int | None,
         typer.Option(

@@ -116,7 +116,10 @@ def _training(told: Told) -> str:
     return "## Training\n\n" + _table(("what", "value"), rows)
 
 
-_NAMES = ("rank", "alpha", "lr", "rounds", "workers", "segments", "segment_steps", "batch", "seq_len", "packing")
+_NAMES = (
+    *("objective", "beta", "rank", "alpha", "lr", "rounds", "workers", "segments", "segment_steps"),
+    *("batch", "seq_len", "packing"),
+)
 
 
 def _losses(told: Told) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.specs import resolve_model
-from proofyard.workloads.chat import is_conversation
+from proofyard.workloads.chat import is_conversation, is_pair
 from proofyard.workloads.errors import InputRefused
 from proofyard.workloads.text_data import MAX_LINE_BYTES
 
@@ -31,8 +31,15 @@ def with_rendered_chats(spec: Any, folder: Path) -> Any:
     data = getattr(spec, "data", None)
     if template is None or not is_dataclass(spec) or isinstance(spec, type) or not isinstance(data, str | Path):
         return spec
-    if not isinstance(template, str) or not Path(data).is_file() or not _has_conversations(Path(data)):
-        if template and isinstance(template, str):
+    if not isinstance(template, str) or not Path(data).is_file():
+        return spec
+    first, pairs = _first_row(Path(data)), getattr(spec, "objective", "") == "dpo"
+    if is_pair(first) and not pairs:
+        raise JobRefused(
+            'data: its first line is a pair of answers (chosen, rejected); a lora job with objective "dpo" takes those'
+        )
+    if not (pairs or is_conversation(first)) or (pairs and _is_rendered(first)):
+        if template:
             raise JobRefused("chat_template: the data's first line is no conversation; leave chat_template out")
         return spec
     from proofyard.workloads.chat_child import Order, render_chats  # jinja2, which no other job needs
@@ -43,7 +50,12 @@ def with_rendered_chats(spec: Any, folder: Path) -> Any:
         unfinished = Path(stream.name)
     try:
         order = Order(
-            str(resolve_model(model.model).resolve()), template, str(data), str(unfinished), model.longest_text()
+            str(resolve_model(model.model).resolve()),
+            template,
+            str(data),
+            str(unfinished),
+            model.longest_text(),
+            pairs=pairs,
         )
         _tell(render_chats(order), order.most)
         with unfinished.open("rb") as written:
@@ -58,16 +70,21 @@ def with_rendered_chats(spec: Any, folder: Path) -> Any:
     return replace(model, data=unfinished.replace(folder / f"{digest[:32]}.jsonl"), chat_template="")
 
 
-def _has_conversations(data: Path) -> bool:
-    """Whether a file's first line is a conversation; what is no JSON is somebody else's to refuse."""
+def _is_rendered(row: Any) -> bool:
+    """Whether a row is what nodes get."""
+    return isinstance(row, dict) and isinstance(row.get("text"), str)
+
+
+def _first_row(data: Path) -> Any:
+    """A file's first line; what is no JSON is somebody else's to refuse."""
     with data.open("rb") as stream:
         for line in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
             if line.strip():
                 try:
-                    return is_conversation(json.loads(line.decode("utf-8-sig")))
+                    return json.loads(line.decode("utf-8-sig"))
                 except (ValueError, RecursionError):
-                    return False
-    return False
+                    return None
+    return None
 
 
 def _tell(done: "Done", most: int) -> None:

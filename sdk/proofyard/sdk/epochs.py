@@ -26,7 +26,7 @@ class TrainingLength:
 
     def told(self, epochs: float, documents: int, params: LoraParams) -> str:
         """In a sentence, for whoever pays."""
-        row = "packed row" if params.packing else "sequence"
+        row = "pair" if params.objective == "dpo" else "packed row" if params.packing else "sequence"
         more = f" (that is {self.trained:.3g})" if f"{self.trained:.3g}" != f"{epochs:.3g}" else ""
         return (
             f"{_counted(epochs, 'epoch')} of {_counted(documents, 'line')}{more}: {_counted(self.rounds, 'round')} of "

@@ -19,7 +19,7 @@ from proofyard.sdk.peft_words import WORDS, from_peft
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.compression import Compression
 from proofyard.workloads.inspection import check_inputs, training_rows
-from proofyard.workloads.lora_params import LoraParams
+from proofyard.workloads.lora_params import BETA, LoraParams
 from proofyard.workloads.model_files import INDEX, PUBLISHED
 from proofyard.workloads.params import misfit
 from proofyard.workloads.text_data import usual_split
@@ -75,6 +75,10 @@ class LoraJob:
     and what that leaves out comes with later rounds (docs/federated.md). `precision` of the frozen weights: "exact",
     "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
 
+    `objective` "dpo" (direct preference optimisation, arXiv 2305.18290) learns from rows with `prompt`, `chosen` and
+    `rejected`, texts or lists of turns, to prefer what was chosen; a step takes `batch` pairs, and `beta` says how
+    closely the model stays with the one that the job starts from, the larger the closer.
+
     How a round's results are averaged (docs/federated.md): `aggregation` "ffa" trains and averages B alone, which is
     exact; "fedit" averages A and B, each for itself; "fedex" and "flora" keep the workers' products. `robust` names a
     rule that outvotes hostile results, of which `options={"robust_hostile": ...}` says how many there may be. `ranks`:
@@ -100,6 +104,8 @@ class LoraJob:
     look_ahead: int = 1
     chat_template: str = ""
     packing: bool = False
+    objective: Literal["sft", "dpo"] = "sft"
+    beta: float = BETA
     compression: Compression | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
@@ -180,6 +186,8 @@ class LoraJob:
             "batch": self.batch,
             "seq_len": self.seq_len,
             "packing": self.packing,
+            "objective": self.objective,
+            "beta": self.beta,
             "compression": self.compression,
             "aggregation": self.aggregation,
             "robust": self.robust,

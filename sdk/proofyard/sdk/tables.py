@@ -2,7 +2,7 @@
 named columns.
 
 Written as JSONL once, row by row, which is what nodes read: of each row `text`, and `shard`, `choices` and `answer`
-where they are, or a conversation, which is rendered then (`chats`).
+where they are, or a conversation or a pair of answers, which is rendered then (`chats`).
 """
 
 import csv
@@ -20,11 +20,12 @@ from proofyard.sdk.bounds import Limits
 from proofyard.sdk.chats import with_rendered_chats
 from proofyard.sdk.errors import JobRefused
 from proofyard.sdk.packed import unpacked
+from proofyard.workloads.chat import ANSWERS, PROMPT, is_conversation, is_pair
 from proofyard.workloads.chat import COLUMNS as CHATS
-from proofyard.workloads.chat import is_conversation
 from proofyard.workloads.parquet_child import ParquetUnread, read_parquet
 from proofyard.workloads.text_data import MAX_LINE_BYTES
 
+PAIRS = (PROMPT, *ANSWERS)
 COLUMNS = ("text", "shard", "choices", "answer", *CHATS, "system", "tools", "functions")
 LISTS = ("choices", *CHATS, "tools", "functions")
 """Columns of lists, which tables of texts hold as JSON."""
@@ -140,7 +141,7 @@ def _delimiter(stream: TextIO, usual: str) -> tuple[int, str]:
 def _check_header(path: Path, names: Sequence[str]) -> None:
     if twice := [name for name in COLUMNS if names.count(name) > 1]:
         raise JobRefused(f"data: {path.name} has two columns {twice[0]!r}; rename or remove one")
-    if not {"text", *CHATS} & set(names):
+    if not {"text", *CHATS, *ANSWERS} & set(names):
         raise JobRefused(
             f"data: {path.name} has no column text or messages (columns: {_listed(names)}); rename the column"
         )
@@ -151,7 +152,7 @@ def _parquet(path: Path) -> Rows:
     if find_spec("pyarrow") is None:
         raise JobRefused("data: Parquet is read with pyarrow; `pip install pyarrow`, or give JSONL or CSV")
     try:
-        with read_parquet(path, COLUMNS) as (names, rows):
+        with read_parquet(path, (*COLUMNS, *PAIRS)) as (names, rows):
             _check_header(path, names)
             yield from _numbered(rows)
     except ParquetUnread as error:
@@ -201,11 +202,12 @@ def _write(rows: Rows, folder: Path, limits: Limits) -> Path:
 def _line(where: str, row: Any) -> bytes:
     if not isinstance(row, Mapping):
         raise JobRefused(f"data: {where} is {type(row).__name__}; give rows with named columns, text among them")
-    found = {name: row[name] for name in COLUMNS if name in row and not _is_missing(row[name])}
+    names = (*COLUMNS, *PAIRS) if is_pair(row) and _is_missing(row.get("text")) else COLUMNS
+    found = {name: row[name] for name in names if name in row and not _is_missing(row[name])}
     for name in LISTS:
         if isinstance(found.get(name), str):
             found[name] = _list(where, name, found[name])
-    if not isinstance(found.get("text"), str) and not is_conversation(found):
+    if not isinstance(found.get("text"), str) and not is_conversation(found) and not is_pair(found):
         if "text" in found:
             raise JobRefused(f"data: {where}: column text holds {type(found['text']).__name__}; give texts")
         columns = f"columns: {_listed(row)}"

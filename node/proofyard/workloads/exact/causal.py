@@ -5,7 +5,7 @@ each says how it embeds, norms, and what a layer computes (`decoder`, `gpt2`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -154,17 +154,55 @@ class CausalModel(ABC, Generic[C]):
     ) -> npt.NDArray[Any]:
         """Losses of all rows, or of those at `places`; the gradient of their sum times `scale` is added to the
         adapters' gradients."""
+
+        def back(hidden: Array, targets: Ids) -> tuple[npt.NDArray[Any], Array]:
+            return self._backend.losses_back(hidden, self._head, targets, scale, self._loss)
+
+        return self._train(ids, targets, lengths, places, back)
+
+    def train_weighed(
+        self,
+        ids: Ids,
+        targets: Ids,
+        lengths: Sequence[int],
+        places: npt.NDArray[np.intp],
+        weigh: Callable[[npt.NDArray[Any]], Sequence[tuple[int, float]]],
+    ) -> npt.NDArray[Any]:
+        """Losses of the rows at `places`; the gradient of their sum, each times its weight, is added to the adapters'
+        gradients. `weigh` makes the weights of the losses: so many rows after the last ones have this one."""
+
+        def back(hidden: Array, targets: Ids) -> tuple[npt.NDArray[Any], Array]:
+            be, start, parts = self._backend, 0, [np.zeros((0, self.config.hidden), np.float32)]
+            nll = be.losses(hidden, self._head, targets, self._loss)
+            for count, weight in weigh(nll):
+                own = np.arange(start, start + count)
+                start += count
+                if count:
+                    some = self._some(hidden, own)
+                    parts.append(be.numpy(be.losses_back(some, self._head, targets[own], weight, self._loss)[1]))
+            return nll, be.array(np.concatenate(parts))
+
+        return self._train(ids, targets, lengths, places, back)
+
+    def _train(
+        self,
+        ids: Ids,
+        targets: Ids,
+        lengths: Sequence[int],
+        places: npt.NDArray[np.intp] | None,
+        back: Callable[[Array, Ids], tuple[npt.NDArray[Any], Array]],
+    ) -> npt.NDArray[Any]:
+        """`back` gives the losses of some rows before the output layer, and the gradient there."""
         check_tokens(targets, self.config.vocabulary)
         tapes: list[Any] = []
         rows = self._rows(lengths, None)
         x = self._run(ids, rows, None, tapes)
         hidden = self.norm(x)
         if places is None:
-            nll, g = self._backend.losses_back(hidden, self._head, targets, scale, self._loss)
+            nll, g = back(hidden, targets)
         else:
-            some = self._some(hidden, places)
-            nll, back = self._backend.losses_back(some, self._head, targets[places], scale, self._loss)
-            g = self._spread(back, places, len(ids))
+            nll, found = back(self._some(hidden, places), targets[places])
+            g = self._spread(found, places, len(ids))
         g = self.norm_back(g, x)
         for layer in reversed(self._layers[self._lowest :]):
             g = layer.backward(g, tapes.pop(), rows, lowest=layer.number == self._lowest)
