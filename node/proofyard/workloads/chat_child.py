@@ -233,8 +233,8 @@ def render(order: Order, out: BinaryIO) -> Done:
             stream.write(msgspec.json.encode(document) + b"\n")
             conversations, shortened, tokens = conversations + 1, shortened + cut, tokens + count
             other = document.rejected_answer
-            answers = [document, other] if isinstance(other, Answer) else [document]
-            learned += sum(end - first for answer in answers for first, end in answer.trained or ())
+            runs = [document.trained, other.trained if isinstance(other, Answer) else None]
+            learned += sum(end - first for some in runs for first, end in some or ())
     return Done(conversations, shortened, learned, tokens)
 
 
