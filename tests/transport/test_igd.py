@@ -3,13 +3,14 @@ specifications have it, or as a test says, and maps nothing (tests/nat has a rea
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from proofyard.transport.mapping import Mapping, discovery, fetching, gateway
+from proofyard.transport.mapping import Mapper, Mapping, discovery, fetching, gateway, mapper
 from proofyard.transport.mapping.gateway import Gateway
 
 HOST, ELSEWHERE = "127.0.0.1", "127.0.0.2"
@@ -465,3 +466,64 @@ async def test_a_router_gone_silent_holds_nobody_up(start: Any, monkeypatch: Any
     router.http = silent
     async with asyncio.timeout(fetching.EXCHANGE_S / 2):
         await here.release()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Mapper:
+    """Asks the router at `HOST`, which counts as one at home, and where nobody listens for PCP."""
+    monkeypatch.setattr(mapper, "is_home_address", lambda _: True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind((HOST, 0))
+        monkeypatch.setattr(mapper.pcp, "PORT", free.getsockname()[1])
+    return Mapper(4433, "a wallet", HOST)
+
+
+async def test_where_nobody_answers_by_pcp_a_port_is_kept_by_upnp(start: Any, here: Mapper) -> None:
+    router = Router()
+    await start(router)
+    found = await here.ask()
+    assert found is not None
+    assert (found.protocol, here.public, here.outside, here.refused) == ("UPnP", found.port, "198.51.100.7", "")
+    del router.actions[:]
+    assert await here.ask() == found
+    assert len(router.actions) == 3, "a renewal"
+    router.entries.clear()
+    router.says["AddPortMapping"] = 606
+    assert await here.ask() is None
+    assert (here.public, here.refused) == (0, "UPnP with error 606")
+    del router.says["AddPortMapping"]
+    assert await here.ask() == found
+    await here.release()
+    assert not router.entries
+    assert here.public == 0
+
+
+async def test_a_router_that_refuses_by_pcp_is_not_asked_by_upnp(start: Any, here: Mapper) -> None:
+    class Refuses(asyncio.DatagramProtocol):
+        """The stand-in's PCP, which is not authorised to map."""
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, address: Any) -> None:
+            self.transport.sendto(b"\x02\x81\0\x02" + bytes(56), address)
+
+    router = Router()
+    await start(router)
+    at = (HOST, mapper.pcp.PORT)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Refuses, local_addr=at)
+    assert await here.ask() is None
+    assert here.refused == "PCP"
+    assert not router.actions
+    transport.close()
+
+
+async def test_a_mapping_follows_this_machine_to_another_address(start: Any, here: Mapper, monkeypatch: Any) -> None:
+    router = Router()
+    await start(router)
+    found = await here.ask()
+    monkeypatch.setattr(mapper, "_own", lambda _: "127.0.0.3")
+    assert await here.ask() == found
+    assert [entry[0] for entry in router.entries.values()] == ["127.0.0.3"]
+    await here.release()
+    assert not router.entries
