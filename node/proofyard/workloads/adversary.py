@@ -21,14 +21,14 @@ from proofyard.workloads.compression.runner import compressing
 from proofyard.workloads.errors import ExecutionError
 from proofyard.workloads.lora import TRAIN
 from proofyard.workloads.lora_params import LoraParams, read_params
-from proofyard.workloads.lora_rounds import start_of_round
+from proofyard.workloads.lora_rounds import Start, start_of_round
 from proofyard.workloads.lora_runner import TrainRunner
 from proofyard.workloads.lora_tensors import first_state, position, put, take
 from proofyard.workloads.packing import Row
 from proofyard.workloads.rows import COMPUTE, Compute, RowsRunner
 from proofyard.workloads.state import Tensors, decode_state, encode_state
 from proofyard.workloads.sweep import as_lora
-from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload
+from proofyard.workloads.workload import Inputs, OnProgress, Resources, SegmentRunner, Workload, require_adapter
 
 NOISE, TINY_NOISE = 0.01, 0.0005
 """Length of the noise of `noise` and `tiny-noise`, relative to the update."""
@@ -82,8 +82,12 @@ class StaleAdapter(TrainRunner):
         self, manifest: Manifest, params: LoraParams, task: TaskSpec, inputs: Inputs, resources: Resources
     ) -> None:
         super().__init__(manifest, params, task, inputs, resources)
-        first = first_state(params, self._shard, start_of_round(params, manifest.seed, (), 0).outer)
+        first = first_state(params, self._shard, self._first_start(manifest, inputs).outer)
         self.stale = put(take(first, "adapter"), "adapter")
+
+    def _first_start(self, manifest: Manifest, inputs: Inputs) -> Start:
+        begins = require_adapter(inputs) if self.params.begins else b""
+        return start_of_round(self.params, manifest.seed, (), self.params.begun, begins)
 
     def run(self, index: int, before: bytes, progress: OnProgress) -> bytes:
         start = decode_state(before) | (self.stale if index == 0 else {})

@@ -14,10 +14,10 @@ from pathlib import Path
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.compression import delta
-from proofyard.workloads.errors import StateRefused
+from proofyard.workloads.errors import InputRefused, StateRefused
 from proofyard.workloads.lora_laws import check_finished, check_training
 from proofyard.workloads.lora_params import LoraParams, check_manifest, read_params
-from proofyard.workloads.lora_rounds import start_of_round, whole_adapter
+from proofyard.workloads.lora_rounds import decode_begins, start_of_round, whole_adapter
 from proofyard.workloads.lora_tensors import (
     ORIGIN,
     carries_outer,
@@ -37,6 +37,7 @@ from proofyard.workloads.workload import (
     Results,
     SegmentRunner,
     States,
+    require_adapter,
     require_files,
     require_inputs,
 )
@@ -57,8 +58,8 @@ class LoraWorkload:
     def graph(self, manifest: Manifest) -> list[TaskSpec]:
         params = check_manifest(manifest)
         tasks: list[TaskSpec] = []
-        for number in range(params.rounds):
-            first, before = number * params.workers, _rests_on(params, number)
+        for number in range(params.begun, params.rounds):
+            first, before = (number - params.begun) * params.workers, _rests_on(params, number)
             tasks += [
                 TaskSpec(
                     index=TaskIndex(first + shard),
@@ -77,6 +78,11 @@ class LoraWorkload:
         params = check_manifest(manifest)
         return _rests_on(params, params.rounds)
 
+    def begins(self, manifest: Manifest, task: TaskSpec) -> bool:
+        """In the first round of a job that goes on from another one."""
+        params = read_params(manifest)
+        return bool(params.begins) and position(params, task)[0] == params.begun
+
     def carries(self, manifest: Manifest) -> bool:
         """With compression."""
         return manifest.params.get("compression") is not None
@@ -93,12 +99,13 @@ class LoraWorkload:
         params = read_params(manifest)
         require_inputs(task, inputs)
         round_number, shard = position(params, task)
-        start = start_of_round(params, manifest.seed, inputs.results, round_number)
+        begins = require_adapter(inputs) if self.begins(manifest, task) else b""
+        start = start_of_round(params, manifest.seed, inputs.results, round_number, begins)
         if not params.compression:
             return encode_state(first_state(params, shard, start.outer))
-        if len(inputs.carried) != min(round_number, 1):
+        if len(inputs.carried) != (round_number > params.begun):
             raise StateRefused(f"task {task.index} was given {len(inputs.carried)} last states of its shard")
-        left_out = delta.residual_in(params, round_number - 1, shard, inputs.carried[0]) if round_number else None
+        left_out = delta.residual_in(params, round_number - 1, shard, inputs.carried[0]) if inputs.carried else None
         return encode_state(delta.begun(params, round_number, shard, start.outer, left_out))
 
     def check_state(self, manifest: Manifest, task: TaskSpec, number: int, state: bytes) -> None:
@@ -157,8 +164,13 @@ class LoraWorkload:
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:
         from proofyard.workloads.rehearsal import rehearse_training
 
-        model, data = require_files(inputs)
-        rehearse_training(model, data, read_params(manifest))
+        params, (model, data) = read_params(manifest), require_files(inputs)
+        if params.begins:
+            try:
+                decode_begins(params, require_adapter(inputs))
+            except StateRefused as error:
+                raise InputRefused("the start", f"is none that this job can go on from: {error}") from None
+        rehearse_training(model, data, params)
 
     def load_model(self, manifest: Manifest, model: Path, resources: Resources) -> None:
         from proofyard.workloads.causal_lm import adapted_model
@@ -175,8 +187,9 @@ class LoraWorkload:
 
 def _rests_on(params: LoraParams, number: int) -> tuple[TaskIndex, ...]:
     """The tasks whose results round `number` starts from."""
-    first = first_round(params, number) if number else 0
-    return tuple(map(TaskIndex, range(first * params.workers, number * params.workers)))
+    first = first_round(params, number) if number > params.begun else number
+    places = ((each - params.begun) * params.workers for each in (first, number))
+    return tuple(map(TaskIndex, range(*places)))
 
 
 def _cid_of(state: bytes) -> Cid:

@@ -79,8 +79,9 @@ def moment_bounds(params: LoraParams, steps: int, values: int) -> Bounds:
 def weight_bound(params: LoraParams, round_number: int, steps: int, values: int) -> float:
     """The largest |weight| of an adapter after `steps` steps of a round, counted from 0; infinite where none is known.
 
-    An adapter begins within +-1. The steps of a round move a weight by `moved` at most, and neither shortening nor the
-    mean makes a delta's entry larger; Nesterov's outer step is at most outer_lr / (1 - outer_momentum) times that.
+    An adapter begins within +-1, or `begins.within`. The steps of a round move a weight by `moved` at most, and neither
+    shortening nor the mean makes a delta's entry larger; Nesterov's outer step is at most outer_lr /
+    (1 - outer_momentum) times that.
     """
     reach = params.lr * _largest_update(params, moment_bounds(params, params.task_steps, values))
     decay = params.lr * params.weight_decay
@@ -89,14 +90,18 @@ def weight_bound(params: LoraParams, round_number: int, steps: int, values: int)
     outer = params.outer_lr / rest if rest > 0 else math.inf
     grown = _power(growth, params.task_steps)
     pulled = min(1 + grown, params.task_steps * (decay + 2 * U) * grown)
-    largest, sent = 1 + U, 0.0
+    largest, sent = _first_weight(params), 0.0
     # flora's adapter begins anew in every round
-    for _ in range(0 if params.aggregation == "flora" else round_number):
+    for _ in range(0 if params.aggregation == "flora" else round_number - params.begun):
         sent = _sent(params, params.task_steps * reach * grown + largest * pulled, sent, largest)
         largest = (largest + outer * sent) * (1 + U)
         if not math.isfinite(largest):
             return math.inf
     return (largest + steps * reach) * _power(growth, steps)
+
+
+def _first_weight(params: LoraParams) -> float:
+    return max(1 + U, params.begins.within) if params.begins else 1 + U
 
 
 def sent_bound(params: LoraParams, round_number: int, values: int) -> float:
@@ -144,13 +149,16 @@ def largest_merged(params: LoraParams, module: str, round_number: int, values: i
 
     With L the largest weight so far, a product B A, or (B - mean B)(A - mean A), is at most 4 rank L^2 sqrt(out in) in
     length; of `round_number` such the factors have at most twice the root (`aggregation.folding`). Factors that are
-    stacked are within 2 L, which is less.
+    stacked are within 2 L, which is less. What a job goes on from is one product more, of rank `merged_rank`.
     """
-    if not round_number:
-        return 0.0
+    begun = params.begins.within if params.begins else 0.0
+    if round_number == params.begun:
+        return begun
     largest = weight_bound(params, round_number, params.task_steps, values)
     spread = math.sqrt(float(math.prod(params.modules[module])))
-    return min(2 * largest * math.sqrt(4 * params.rank * round_number) * math.sqrt(spread) * (1 + RELATIVE), 2.0**121)
+    root = 2 * largest * math.sqrt(4 * params.rank * (round_number - params.begun))
+    root += 2 * begun * math.sqrt(params.merged_rank_of(module))
+    return min(root * math.sqrt(spread) * (1 + RELATIVE), 2.0**121)
 
 
 def check_training(params: LoraParams, round_number: int, number: int, tensors: Mapping[str, Array]) -> None:

@@ -4,8 +4,9 @@ import math
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from proofyard.protocol.codec import Key
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
 from proofyard.workloads.aggregation.checks import MAX_RANK, check_aggregation
 from proofyard.workloads.compression import MAX_BLOCK, MAX_TURNS, MIN_BLOCK, Compression
@@ -20,6 +21,21 @@ BETA = 0.1
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+LARGEST_START = 2.0**40
+"""Of the numbers that a job goes on from: far below where a round's start would be no number any more."""
+
+
+class Begins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a job goes on that does not begin with its seed: after round `round` of `job` of the Registry `registry` on
+    chain `chain_id`. `within`: no number of its start is larger. What it starts from is the manifest's `adapter`."""
+
+    round: Annotated[int, Meta(ge=1, le=1 << 20)]
+    within: Annotated[float, Meta(gt=0, le=LARGEST_START)]
+    chain_id: Annotated[int, Meta(ge=1)]
+    registry: Key
+    job: Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,77}\Z")]
 
 
 class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +71,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     next round's (`proofyard.workloads.compression`); without, its adapter as it is. `topk-2bit` keeps eight of every
     `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the
     first `compression_warmup` rounds are sent in `int8`.
+    `begins`: the job goes on from another one's round. `rounds` counts those before it, and so do learning rate,
+    batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in.
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -99,6 +117,12 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     compression_block: Annotated[int, Meta(ge=MIN_BLOCK, le=MAX_BLOCK)] = 400
     compression_turns: Annotated[int, Meta(ge=1, le=MAX_TURNS)] = 1
     compression_warmup: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    begins: Begins | UnsetType = UNSET
+
+    @property
+    def begun(self) -> int:
+        """The rounds that were done before this job."""
+        return self.begins.round if self.begins else 0
 
     @property
     def scale(self) -> float:
@@ -174,8 +198,9 @@ def read_params(manifest: Manifest) -> LoraParams:
 
 def check_manifest(manifest: Manifest) -> LoraParams:
     """The parameters of a manifest that is executable as a whole."""
-    check_common(manifest)
-    return read_params(manifest)
+    params = read_params(manifest)
+    check_common(manifest, adapter=bool(params.begins))
+    return params
 
 
 def _check_sizes(params: LoraParams) -> None:
@@ -188,7 +213,10 @@ def _check_sizes(params: LoraParams) -> None:
         raise ManifestRefused("params.packing", "is set; with objective dpo a row is a pair of answers, leave it out")
     if params.objective != "dpo" and params.beta != BETA:
         raise ManifestRefused("params.beta", f"is {params.beta}; it goes with objective dpo alone, leave it out")
-    tasks = params.rounds * params.workers
+    if params.begun >= params.rounds:
+        reason = f"is {params.rounds}, of which {params.begun} were done before it; give more"
+        raise ManifestRefused("params.rounds", reason)
+    tasks = (params.rounds - params.begun) * params.workers
     if tasks > MAX_TASKS:
         raise ManifestRefused("params.rounds", f"and workers make {tasks} tasks, at most {MAX_TASKS} are allowed")
     values = sum(params.rank * sum(shape) for shape in params.modules.values())

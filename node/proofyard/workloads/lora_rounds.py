@@ -32,12 +32,13 @@ from proofyard.workloads.lora_tensors import (
     first_round,
     initial_adapter,
     merged_schema,
+    outer_schema,
     put,
     result_schema,
     take,
     trained_schema,
 )
-from proofyard.workloads.state import Array, decode_state
+from proofyard.workloads.state import Array, decode_state, encode_state
 
 Tensors = Mapping[str, Array]
 
@@ -60,19 +61,22 @@ class Start:
         return put(self.adapter, "base") | put(self.velocity, "velocity") | put(self.merged, "merged")
 
 
-def start_of_round(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
+def start_of_round(
+    params: LoraParams, seed: int, results: Sequence[bytes], round_number: int, begins: bytes = b""
+) -> Start:
     """The start of round `round_number`, counted from 0: of the first one, or of the one whose round before has these
     `results`, in the order of the shards; with compression those of all rounds since `first_round`, one after another.
-    The job's result is the start of the round that never comes.
+    The job's result is the start of the round that never comes. `begins`: what the first round of a job that goes on
+    from another one starts from.
 
     Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
     far from what the laws let pass that no number comes out."""
-    digests = tuple(hashlib.sha256(result).digest() for result in results)
+    digests = tuple(hashlib.sha256(each).digest() for each in (begins, *results))
     key = (hashlib.sha256(encode(params)).digest(), seed, round_number, digests)
     with _lock:
         known = _known.get(key)
     if known is None:
-        known = _next_start(params, seed, results, round_number) if results else _first_start(params, seed)
+        known = _next_start(params, seed, results, round_number) if results else _first_start(params, seed, begins)
         known = _frozen(known)
         with _lock:
             _known[key] = known
@@ -105,7 +109,33 @@ def completed(params: LoraParams, seed: int, trained: Tensors) -> dict[str, Arra
     return dict(trained) if params.averages_a else initial_adapter(params, seed) | dict(trained)
 
 
-def _first_start(params: LoraParams, seed: int) -> Start:
+def shortened(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> list[float]:
+    """What the update of each shard is multiplied by where round `round_number` starts: less than 1 for one that was
+    longer than others. The arguments are those of `start_of_round`."""
+    before, trained = _round(params, seed, results, round_number)
+    starts = [cut(before.adapter, 0, params.rank_of(shard)) for shard in range(params.workers)]
+    return _shortened_by(params, starts, trained)
+
+
+def encode_start(start: Start) -> bytes:
+    """A round's start as an artifact: canonical bytes of its tensors."""
+    return encode_state(start.outer)
+
+
+def decode_begins(params: LoraParams, begins: bytes) -> Start:
+    """What a job begins with that goes on from another one. Raises `StateRefused` for what its parameters do not
+    allow."""
+    assert params.begins
+    tensors = decode_state(begins, schema=outer_schema(params))
+    for name, array in tensors.items():
+        if not (np.abs(array) <= params.begins.within).all():
+            raise StateRefused(f"holds more than params.begins.within, {params.begins.within}", name)
+    return _carried(tensors)
+
+
+def _first_start(params: LoraParams, seed: int, begins: bytes) -> Start:
+    if params.begins:
+        return decode_begins(params, begins)
     trained = trained_schema(params, params.rank)
     adapter = {name: array for name, array in initial_adapter(params, seed).items() if name in trained}
     merged = {name: np.zeros(spec.shape, np.float32) for name, spec in merged_schema(params).items()}

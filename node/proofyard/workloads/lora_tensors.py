@@ -91,8 +91,8 @@ def carries_outer(params: LoraParams, round_number: int, shard: int) -> bool:
 
 def is_key_round(params: LoraParams, round_number: int) -> bool:
     """Whether, with compression, later rounds rest on nothing before this one: what it started from is in its results.
-    The first round's start is the manifest's."""
-    return round_number > 0 and round_number % key_rounds(params) == 0
+    The first round's start is the seed's, unless the job begins after another one's round."""
+    return round_number > 0 and (round_number % key_rounds(params) == 0 or round_number == params.begun)
 
 
 def key_rounds(params: LoraParams) -> int:
@@ -102,7 +102,7 @@ def key_rounds(params: LoraParams) -> int:
 
 def first_round(params: LoraParams, round_number: int) -> int:
     """The first of the rounds whose results a round starts from."""
-    return (round_number - 1) // key_rounds(params) * key_rounds(params)
+    return max(params.begun, (round_number - 1) // key_rounds(params) * key_rounds(params))
 
 
 def result_schema(params: LoraParams, shard: int) -> Schema:
@@ -113,7 +113,8 @@ def result_schema(params: LoraParams, shard: int) -> Schema:
 
 def position(params: LoraParams, task: TaskSpec) -> tuple[int, int]:
     """(round, shard) of a task, both counted from 0."""
-    return divmod(task.index, params.workers)
+    number, shard = divmod(task.index, params.workers)
+    return params.begun + number, shard
 
 
 def prefixed_schema(schema: Schema, *prefixes: str) -> dict[str, TensorSpec]:

@@ -176,6 +176,14 @@ class CarryingWorkload(Workload, Protocol):
         ...
 
 
+class BeginningWorkload(Workload, Protocol):
+    """A workload some of whose tasks begin with the manifest's `adapter`."""
+
+    def begins(self, manifest: Manifest, task: TaskSpec) -> bool:
+        """Whether the first state of a task is made from it."""
+        ...
+
+
 class InexactWorkload(Workload, Protocol):
     """A workload whose segments differ from machine to machine by something like rounding (`exact` is False).
 
@@ -241,6 +249,11 @@ def carries(workload: Workload, manifest: Manifest) -> bool:
     return hasattr(workload, "carries") and cast(CarryingWorkload, workload).carries(manifest)
 
 
+def begins(workload: Workload, manifest: Manifest, task: TaskSpec) -> bool:
+    """Whether a task's first state is made from the manifest's adapter."""
+    return hasattr(workload, "begins") and cast(BeginningWorkload, workload).begins(manifest, task)
+
+
 def carried_by(workload: Workload, manifest: Manifest, task: TaskSpec, results: Sequence[bytes]) -> tuple[Cid, ...]:
     """The artifacts that a task's results name and its first state is made from as well, at most `MAX_DEPS`. Named in
     the results, they are bound by whatever binds those. Raises `StateRefused` for what are no results."""
@@ -259,6 +272,13 @@ def require_files(inputs: Inputs) -> tuple[Path, Path]:
     if inputs.model is None or inputs.data is None:
         raise InputRefused("the task", "was given no model directory or no data file")
     return inputs.model, inputs.data
+
+
+def require_adapter(inputs: Inputs) -> bytes:
+    """The manifest's adapter. Raises `InputRefused` where a task was not given it."""
+    if inputs.adapter is None:
+        raise InputRefused("the task", "was given nothing to go on from")
+    return inputs.adapter.read_bytes()
 
 
 def require_model(model: Path | None) -> Path:

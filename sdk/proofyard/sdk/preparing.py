@@ -168,7 +168,7 @@ def place_of(chain: ChainClient, job: JobId) -> str:
     return f"{chain.chain_id} {chain.registry} {job}"
 
 
-_FIELDS = {"data file": "data", "adapter": "adapter"}
+_FIELDS = {"data file": "data", "adapter": "adapter", "the start": "start"}
 """What errors of inputs name, to the field of a job."""
 
 
@@ -220,5 +220,6 @@ def _manifest(spec: JobSpec, store: BlockStore) -> tuple[Manifest, list[str]]:
         if cid is not None and store.local_path(cid) is None:
             raise JobRefused(f"{field}: changed while it was looked at; submit again once nobody writes to it")
     if manifest.adapter is not None:
-        store.put_bytes(read_adapter(Path(getattr(spec, "adapter", ""))).data)
+        start = getattr(spec, "start", None)
+        store.put_bytes(read_adapter(Path(getattr(spec, "adapter", ""))).data if start is None else start)
     return manifest, left_out

@@ -6,9 +6,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 from sqlalchemy import select
@@ -74,7 +76,7 @@ from proofyard.verifier.publications import OVER, Publications
 from proofyard.verifier.standing import active_node, joined, leave
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import Inputs, Workload, carried_by, carries, require_size
+from proofyard.workloads.workload import Inputs, Workload, begins, carried_by, carries, require_size
 
 logger = logging.getLogger(__name__)
 
@@ -442,35 +444,49 @@ class Desk:
         cid = context.rows.jobs[work.job].manifest
         spec = decode(context.rows.tasks[work.job, work.task].spec, TaskSpec)
         manifest, inputs = context.manifest(cid), root([cid_bytes(cid), *map(cid_bytes, work.inputs)])
-        if not work.inputs and context.workload(manifest).max_bytes(manifest, spec) <= SMALL_BYTES:
+        workload = context.workload(manifest)
+        begins_with = manifest.adapter if begins(workload, manifest, spec) else None
+        if not (work.inputs or begins_with) and workload.max_bytes(manifest, spec) <= SMALL_BYTES:
             return await context.hops.run(partial(self._make_first, manifest, spec, ())), inputs
         key = cid, work.task, work.inputs
         # One at a time: a manifest of a kilobyte may ask for a state of gigabytes, and every node may ask at once.
         async with self._making:
             if key not in self._first_states:
-                for result in work.inputs:
+                given = work.inputs if begins_with is None else (begins_with,)
+                for result in given:
                     await context.have(result, None, max_bytes=MAX_STATE_BYTES)
                 named: tuple[Cid, ...] = ()
-                if carries(context.workload(manifest), manifest):
+                if carries(workload, manifest):
                     named = await asyncio.to_thread(self._carried, manifest, spec, work.inputs)
                 for artifact in named:
                     await context.have(artifact, None, max_bytes=MAX_STATE_BYTES)
-                needed = (*work.inputs, *named)
+                needed = (*given, *named)
                 sizes = [await asyncio.to_thread(context.store.size, result) for result in needed]
                 async with room(context, *sizes):
-                    make = partial(self._make_first, manifest, spec, work.inputs, named)
+                    make = partial(self._make_first, manifest, spec, work.inputs, named, begins_with)
                     self._first_states[key] = await asyncio.to_thread(make)
                 while len(self._first_states) > FIRST_STATES:
                     self._first_states.popitem(last=False)
             return self._first_states[key], inputs
 
     def _make_first(
-        self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...], named: tuple[Cid, ...] = ()
+        self,
+        manifest: Manifest,
+        spec: TaskSpec,
+        inputs: tuple[Cid, ...],
+        named: tuple[Cid, ...] = (),
+        begins_with: Cid | None = None,
     ) -> Cid:
-        """`named`: the artifacts that the inputs name, and that the first state is made from as well."""
-        make = self._context.workload(manifest).initial_state
+        """`named`: the artifacts that the inputs name, and that the first state is made from as well; `begins_with`:
+        the manifest's adapter, where it is."""
+        make, store = self._context.workload(manifest).initial_state, self._context.store
         given = Inputs(results=self._contents(inputs), carried=self._contents(named))
-        return cid_of_bytes(make(manifest, spec, given))
+        if begins_with is None:
+            return cid_of_bytes(make(manifest, spec, given))
+        with TemporaryDirectory(prefix="proofyard-start-") as folder:
+            adapter = Path(folder) / "adapter"
+            adapter.write_bytes(store.get_bytes(begins_with, max_bytes=MAX_STATE_BYTES))
+            return cid_of_bytes(make(manifest, spec, replace(given, adapter=adapter)))
 
     def _carried(self, manifest: Manifest, spec: TaskSpec, inputs: tuple[Cid, ...]) -> tuple[Cid, ...]:
         return carried_by(self._context.workload(manifest), manifest, spec, self._contents(inputs))
