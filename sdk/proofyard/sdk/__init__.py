@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proofyard.protocol.fees import propose_verifier_fee
+    from proofyard.sdk.ancestry import lineage, verify_lineage, verify_result
     from proofyard.sdk.artifacts import Artifacts, Kept, PeerAddress, Swarm, Verified
     from proofyard.sdk.bounds import Limits, Timeout
     from proofyard.sdk.claims import Due, SettledBatch, claim_all, settled_batches, unclaimed
     from proofyard.sdk.client import Client, submit_job
+    from proofyard.sdk.continuing import ContinuedJob, go_on
     from proofyard.sdk.core import AsyncClient
     from proofyard.sdk.delivery import deliver
     from proofyard.sdk.errors import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         JobRefused,
         JobTimeout,
         LibraryFailed,
+        LineageFalse,
         MachineRefused,
         NotFinished,
         NotPushed,
@@ -70,14 +73,16 @@ if TYPE_CHECKING:
 _PLACES = {
     "proofyard.protocol.fees": "propose_verifier_fee",
     "artifacts": "Artifacts Kept PeerAddress Swarm Verified",
+    "ancestry": "lineage verify_lineage verify_result",
+    "continuing": "ContinuedJob go_on",
     "claims": "Due SettledBatch claim_all settled_batches unclaimed",
     "bounds": "Limits Timeout",
     "client": "Client submit_job",
     "core": "AsyncClient",
     "delivery": "deliver",
     "errors": "BadAmount BadPeer BadSetting ClientClosed DestinationTaken JobFailed JobNotPublished JobOver JobRefused "
-    "JobTimeout LibraryFailed MachineRefused NotFinished NotPushed NoVerifier PackageMissing RecordMismatch "
-    "ResultIncomplete ResultUnproven SdkError SubmitUncertain",
+    "JobTimeout LibraryFailed LineageFalse MachineRefused NotFinished NotPushed NoVerifier PackageMissing "
+    "RecordMismatch ResultIncomplete ResultUnproven SdkError SubmitUncertain",
     "estimates": "Estimate Spread",
     "events": "AuditEvent EndEvent FaultEvent JobEvent SettledEvent Standing StepDone TaskEvent",
     "handles": "AsyncJobHandle JobHandle",
@@ -103,6 +108,7 @@ __all__ = [
     "BadSetting",
     "Client",
     "ClientClosed",
+    "ContinuedJob",
     "DestinationTaken",
     "Due",
     "EmbedJob",
@@ -121,6 +127,7 @@ __all__ = [
     "Kept",
     "LibraryFailed",
     "Limits",
+    "LineageFalse",
     "LoraJob",
     "MachineRefused",
     "MapJob",
@@ -155,6 +162,8 @@ __all__ = [
     "claim_all",
     "credits",
     "deliver",
+    "go_on",
+    "lineage",
     "make_job",
     "propose_verifier_fee",
     "race",
@@ -162,6 +171,8 @@ __all__ = [
     "settled_batches",
     "submit_job",
     "unclaimed",
+    "verify_lineage",
+    "verify_result",
 ]
 
 

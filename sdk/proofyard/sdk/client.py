@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proofyard.sdk.peers import OpenTransport
     from proofyard.sdk.preparing import Prepared
     from proofyard.sdk.results import Proven
+    from proofyard.sdk.rounds import SettledRounds
     from proofyard.sdk.specs import JobSpec
     from proofyard.sdk.terms import Offer
 
@@ -211,6 +212,11 @@ class Client:
         batch whose record nobody delivers."""
         return self._portal.run(self._core.prove(job))
 
+    def rounds(self, job: JobId) -> "SettledRounds":
+        """The rounds of a job of `lora` that are settled whole, whether it is done or not: what each started from and
+        came to (`proofyard.sdk.rounds`). Raises as `prove` does, and `JobRefused` for another kind of job."""
+        return self._portal.run(self._core.rounds(job))
+
     def settled(self, batch: BatchId) -> "Settled":
         """A settled batch: its event, the record that the event names, and what the chain says to hold that against."""
         return self._portal.run(self._core.settled(batch))
@@ -226,6 +232,20 @@ class Client:
     ) -> Path:
         """Write a job's result to the directory `dest`: see `JobHandle.result`."""
         work = self._core.result(job, dest, force=force, model=model, on_replace=on_replace)
+        return self._portal.run(work)
+
+    def round_result(
+        self,
+        job: JobId,
+        number: int,
+        dest: Path | str,
+        *,
+        force: bool = False,
+        model: Path | str | None = None,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+    ) -> Path:
+        """Write the adapter after a settled round to the directory `dest`: see `JobHandle.round_result`."""
+        work = self._core.round_result(job, number, dest, force=force, model=model, on_replace=on_replace)
         return self._portal.run(work)
 
     def sent_bytes(self, job: JobId) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ from proofyard.sdk.peers import OpenTransport, Peers, Quic
 from proofyard.sdk.preparing import Prepared, place_of
 from proofyard.sdk.refunds import ended_early, take_back, what_comes_back
 from proofyard.sdk.results import Proven, manifest_of, prove, standing_batches
+from proofyard.sdk.rounds import SettledRounds, settled_rounds
 from proofyard.sdk.seams import mapped, mapped_each
 from proofyard.sdk.settings import requester_settings
 from proofyard.sdk.specs import JobSpec, called
@@ -313,12 +314,7 @@ class AsyncClient:
     async def prove(self, job: JobId) -> Proven:
         """What the settled batches show of a job that is done. Raises `ResultUnproven`, and `RecordWithheld` for a
         batch whose record nobody delivers."""
-        chain = self.chain
-        try:
-            numbers = await asyncio.to_thread(standing_batches, chain, job)
-            batches = [await self.settled(batch) for batch in numbers]
-        except RecordInvalid as error:
-            raise ResultUnproven(job, str(error)) from None
+        batches = await self._standing(job)
         cid, manifest = await self._work(job)
 
         def work() -> Proven:
@@ -326,6 +322,23 @@ class AsyncClient:
             return prove(job, cid, task_graph(workload, manifest), workload.finals(manifest), batches)
 
         return await asyncio.to_thread(work)
+
+    @mapped
+    async def rounds(self, job: JobId) -> SettledRounds:
+        """The rounds of a job of `lora` that are settled whole, whether it is done or not. Raises as `prove` does, and
+        `JobRefused` for another kind of job."""
+        batches = await self._standing(job)
+        cid, manifest = await self._work(job)
+        fetch, most = self._from_thread(self.peers.read), self.limits.result_bytes
+        return await asyncio.to_thread(settled_rounds, job, cid, manifest, batches, lambda cid: fetch(cid, most))
+
+    async def _standing(self, job: JobId) -> list[Settled]:
+        """The settled batches of a job."""
+        try:
+            numbers = await asyncio.to_thread(standing_batches, self.chain, job)
+            return [await self.settled(batch) for batch in numbers]
+        except RecordInvalid as error:
+            raise ResultUnproven(job, str(error)) from None
 
     @mapped
     async def settled(self, batch: BatchId) -> Settled:
@@ -367,27 +380,49 @@ class AsyncClient:
     ) -> Path:
         """Package a proven result in `dest`: see `packaging.package`. `model` is what adapters name, else what the
         wallet remembers."""
-        chain, peers = self.chain, self.peers
         _, manifest = await self._work(proven.job)
-        read, names = self._from_thread(peers.read), self._from_thread(peers.names)
+        how = self._packaging(proven.job, model, on_replace)
+        return await asyncio.to_thread(lambda: packaging.package(proven, said, dest, manifest=manifest, how=how()))
+
+    @mapped
+    async def round_result(
+        self,
+        job: JobId,
+        number: int,
+        dest: Path | str,
+        *,
+        force: bool = False,
+        model: Path | str | None = None,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+    ) -> Path:
+        """Write the adapter after a settled round to the directory `dest`: see `JobHandle.round_result`."""
+        target = Path(dest)
+        if model is not None:
+            called(model)
+        require_free(target, force=force)
+        rounds = await self.rounds(job)
+        rounds.require(number)
+        how = self._packaging(job, model, on_replace)
 
         def work() -> Path:
-            with self.wallet.turns.take() as turn:
-                base = turn.model(place_of(chain, proven.job)) if model is None else called(model)
-            return packaging.package(
-                proven,
-                said,
-                dest,
-                manifest=manifest,
-                base=base,
-                store=self.store,
-                read=read,
-                names=names,
-                limits=self.limits,
-                on_replace=on_replace,
+            return packaging.write(
+                job, lambda folder: rounds.export(number, folder), target, manifest=rounds.manifest, how=how()
             )
 
         return await asyncio.to_thread(work)
+
+    def _packaging(
+        self, job: JobId, model: Path | str | None, on_replace: packaging.OnReplace
+    ) -> Callable[[], packaging.Packaging]:
+        """How a result is packaged, asked for in a thread: whatever the wallet remembers is in a file."""
+        read, names = self._from_thread(self.peers.read), self._from_thread(self.peers.names)
+
+        def how() -> packaging.Packaging:
+            with self.wallet.turns.take() as turn:
+                base = turn.model(place_of(self.chain, job)) if model is None else called(model)
+            return packaging.Packaging(base, self.store, read, names, self.limits, on_replace)
+
+        return how
 
     @mapped
     async def sent_bytes(self, job: JobId) -> tuple[int, ...]:

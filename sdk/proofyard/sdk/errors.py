@@ -19,13 +19,18 @@ SdkError
 ├── PackageMissing    a package that is optional is needed for this
 ├── LibraryFailed     a library raised what nobody expected; `package` names it
 ├── MachineRefused    the operating system refuses: a disk is full, a file is not to be read
+├── LineageFalse      a document of where an adapter comes from says what chain and artifacts do not
 └── ResultUnproven    a verifier's result does not follow from what was settled
     └── ResultIncomplete  not all of the job is settled
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from proofyard.protocol.types import BatchId, Cid, ExitCode, JobId, ProofyardError, TaskIndex
+
+MOST_FALSE = 20
+"""Fields of a document that an error names."""
 
 
 class SdkError(ProofyardError):
@@ -199,6 +204,21 @@ class ResultIncomplete(ResultUnproven):
     def __init__(self, job: JobId, task: TaskIndex) -> None:
         self.task = task
         super().__init__(job, f"task {task} is accepted in no settled batch")
+
+
+class LineageFalse(SdkError):
+    """`wrong`: (field, what the document says, what is so) of each false field."""
+
+    exit_code = 4
+
+    def __init__(self, job: str, wrong: Sequence[tuple[str, str, str]]) -> None:
+        self.job, self.wrong = job, tuple(wrong)
+        named = "; ".join(f"{field} is {said}, and not {true}" for field, said, true in self.wrong[:MOST_FALSE])
+        more = len(self.wrong) - MOST_FALSE
+        super().__init__(
+            f"the lineage of job {job} is not what chain and artifacts say: {named}"
+            + (f"; and {more} fields more" if more > 0 else "")
+        )
 
 
 def _said(error: Exception) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proofyard.sdk.core import AsyncClient
     from proofyard.sdk.events import JobEvent
     from proofyard.sdk.results import Proven
+    from proofyard.sdk.rounds import SettledRounds
 
 OnEvent = Callable[[LogLine], object]
 
@@ -105,6 +106,24 @@ class AsyncJobHandle:
     ) -> Path:
         """Write the job's result, checked here: see `JobHandle.result`."""
         return await self.client.result(self.job_id, dest, force=force, model=model, on_replace=on_replace)
+
+    async def rounds(self) -> "SettledRounds":
+        """Its rounds that are settled whole: see `proofyard.sdk.rounds`."""
+        return await self.client.rounds(self.job_id)
+
+    async def round_result(
+        self,
+        number: int,
+        dest: Path | str,
+        *,
+        force: bool = False,
+        model: Path | str | None = None,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+    ) -> Path:
+        """Write the adapter after a settled round: see `JobHandle.round_result`."""
+        return await self.client.round_result(
+            self.job_id, number, dest, force=force, model=model, on_replace=on_replace
+        )
 
     async def _outcome(self, report: JobReport | None) -> JobReport:
         assert report is not None, "following ends with a report"
@@ -220,6 +239,24 @@ class JobHandle:
         the `model` that is given here, or that this wallet submitted the job with, and brings its tokenizer.
         """
         return self.client.result(self.job_id, dest, force=force, model=model, on_replace=on_replace)
+
+    def rounds(self) -> "SettledRounds":
+        """The rounds of a `lora` job that are settled whole, whether it is done or not: what each started from and came
+        to (`proofyard.sdk.rounds`). Raises as `prove` does, and `JobRefused` for another kind of job."""
+        return self.client.rounds(self.job_id)
+
+    def round_result(
+        self,
+        number: int,
+        dest: Path | str,
+        *,
+        force: bool = False,
+        model: Path | str | None = None,
+        on_replace: Callable[[list[str]], object] = lambda _: None,
+    ) -> Path:
+        """Write the adapter after round `number`, counted from 1, to the directory `dest`, as `result` writes the last
+        one. The job need not be done: its settled records are enough. Raises as `rounds` does."""
+        return self.client.round_result(self.job_id, number, dest, force=force, model=model, on_replace=on_replace)
 
     def _outcome(self, report: JobReport | None) -> JobReport:
         assert report is not None, "following ends with a report"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,35 +25,48 @@ Names = Callable[[Cid], dict[str, Cid]]
 """What a folder holds."""
 
 
-def package(
-    proven: Proven,
-    said: Cid | None,
-    dest: Path,
-    *,
-    manifest: Manifest,
-    base: str,
-    store: BlockStore,
-    read: Read,
-    names: Names,
-    limits: Limits,
-    on_replace: Callable[[list[str]], object] = lambda _: None,
-) -> Path:
-    """Package a proven result in `dest`, reading one task's result after another; its adapters name the model `base`,
-    "" for its CID. Raises `ResultUnproven` where a verifier `said` that it is another one. `on_replace` gets the names
-    of files before they are replaced."""
+OnReplace = Callable[[list[str]], object]
+
+
+@dataclass(frozen=True)
+class Packaging:
+    """How results are packaged: their adapters name the model `base`, "" for its CID. `on_replace` gets the names of
+    files before they are replaced."""
+
+    base: str
+    store: BlockStore
+    read: Read
+    names: Names
+    limits: Limits
+    on_replace: OnReplace = lambda _: None
+
+
+def package(proven: Proven, said: Cid | None, dest: Path, *, manifest: Manifest, how: Packaging) -> Path:
+    """Package a proven result in `dest`, reading one task's result after another. Raises `ResultUnproven` where a
+    verifier `said` that it is another one."""
 
     def results(task: TaskIndex) -> bytes:
-        return read(proven.results[task], limits.result_bytes)
+        return how.read(proven.results[task], how.limits.result_bytes)
 
-    with TemporaryDirectory(prefix="proofyard-result-") as folder:
-        made = load_workload(manifest.workload).package(manifest, results, Path(folder) / "result")
+    def make(folder: Path) -> Path:
+        made = load_workload(manifest.workload).package(manifest, results, folder)
         if said is not None:
-            require_package(proven.job, said, store.put_directory(made))
-        complete(proven.job, made, manifest, base, read, names, limits)
+            require_package(proven.job, said, how.store.put_directory(made))
+        return made
+
+    return write(proven.job, make, dest, manifest=manifest, how=how)
+
+
+def write(job: JobId, make: Callable[[Path], Path], dest: Path, *, manifest: Manifest, how: Packaging) -> Path:
+    """What `make` writes to a new folder of a job's result, as its requester uses it, in `dest`."""
+    store = how.store
+    with TemporaryDirectory(prefix="proofyard-result-") as folder:
+        made = make(Path(folder) / "result")
+        complete(job, made, manifest, how.base, how.read, how.names, how.limits)
         cid = store.put_directory(made)
         files = sorted(str(file.relative_to(made)) for file in made.rglob("*") if file.is_file())
     if replaced := [name for name in files if (dest / name).exists()]:
-        on_replace(replaced)
+        how.on_replace(replaced)
     return store.export(cid, dest)
 
 

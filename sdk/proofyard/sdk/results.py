@@ -37,6 +37,14 @@ class Proven:
     final_at: int
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A task's commitment, in the settled batch that accepted it."""
+
+    commitment: Commitment
+    settled: "Settled"
+
+
 def standing_batches(chain: ChainClient, job: JobId) -> list[BatchId]:
     """The batches with a line of the job that are settled now; what a challenge voided is not."""
     known = dict.fromkeys(event.batch for event in chain.settled(job))
@@ -49,18 +57,25 @@ def prove(
 ) -> Proven:
     """What the job's result is made of, the results of the tasks `finals`, from its settled batches. Raises
     `ResultUnproven`, which says what does not match."""
-    done: dict[TaskIndex, Commitment] = {}
-    used: dict[BatchId, int] = {}
+    found = accepted_in(job, batches)
+    done = {task: each.commitment for task, each in found.items()}
+    check_chain(job, manifest, graph, done)
+    used = {each.settled.event.batch: each.settled.event.claimable_at for each in found.values()}
+    results = {task: done[task].result for task in finals}
+    return Proven(job, results, tuple(used), max(used.values()))
+
+
+def accepted_in(job: JobId, batches: Iterable["Settled"]) -> dict[TaskIndex, Accepted]:
+    """The tasks of a job that settled batches accepted, none of them twice. Raises `ResultUnproven` for a record that
+    does not hold."""
+    done: dict[TaskIndex, Accepted] = {}
     for settled in batches:
         _require_valid(job, settled)
         for task, commitment in _accepted(job, settled).items():
             if task in done:
                 raise ResultUnproven(job, f"task {task} is paid in batch {settled.event.batch} and in another one")
-            done[task] = commitment
-            used[settled.event.batch] = settled.event.claimable_at
-    check_chain(job, manifest, graph, done)
-    results = {task: done[task].result for task in finals}
-    return Proven(job, results, tuple(used), max(used.values()))
+            done[task] = Accepted(commitment, settled)
+    return done
 
 
 def check_chain(job: JobId, manifest: Cid, graph: Sequence[TaskSpec], done: Mapping[TaskIndex, Commitment]) -> None:

@@ -1,0 +1,116 @@
+"""The rounds of a `lora` job as they were settled: what each started from, whose deltas it took, and what it came to.
+
+All of it follows from the chain, from records that validate, and from the results that these name; no verifier is
+asked. A job need not be done for it, or be open: a round counts once all of its tasks are accepted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proofyard.artifacts.builder import cid_of_bytes
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.types import Cid, JobId, TaskIndex
+from proofyard.sdk.errors import JobRefused, ResultIncomplete
+from proofyard.sdk.results import Accepted, accepted_in, check_chain
+from proofyard.workloads.lora import WORKLOAD
+from proofyard.workloads.lora_export import export_adapter
+from proofyard.workloads.lora_params import LoraParams, read_params
+from proofyard.workloads.lora_rounds import Start, encode_start, shortened, start_of_round, whole_adapter
+from proofyard.workloads.peft_folder import canonical
+from proofyard.workloads.state import Array
+from proofyard.workloads.workload import task_graph
+
+if TYPE_CHECKING:
+    from proofyard.disputes.settled import Settled
+
+Read = Callable[[Cid], bytes]
+"""The bytes of a task's result, or of what a job begins with."""
+
+
+@dataclass(frozen=True)
+class SettledRounds:
+    """The rounds of a job that are settled whole, from `params.begun` + 1 up to `last`, which is `params.begun` where
+    none is. `manifest_cid` is what the chain names."""
+
+    job: JobId
+    manifest_cid: Cid
+    manifest: Manifest
+    params: LoraParams
+    graph: Sequence[TaskSpec]
+    done: Mapping[TaskIndex, Accepted]
+    last: int
+    read: Read
+
+    def tasks(self, number: int) -> list[TaskIndex]:
+        """Those of round `number`, counted from 1, in the order of the shards."""
+        first = (number - 1 - self.params.begun) * self.params.workers
+        return [TaskIndex(first + shard) for shard in range(self.params.workers)]
+
+    def start_after(self, number: int) -> Start:
+        """What round `number` came to: the start of the one after it. That of round `params.begun` is what the job
+        itself begins with. Raises `JobRefused` for a round that is not settled."""
+        if number == self.params.begun:
+            return start_of_round(self.params, self.manifest.seed, (), number, self._begins())
+        return start_of_round(self.params, self.manifest.seed, self._results(number), number)
+
+    def state_after(self, number: int) -> Cid:
+        """The artifact that `start_after` is."""
+        return cid_of_bytes(encode_start(self.start_after(number)))
+
+    def adapter_after(self, number: int) -> dict[str, Array]:
+        """A and B of all layers after a round."""
+        return whole_adapter(self.params, self.manifest.seed, self.start_after(number))
+
+    def adapter_cid(self, number: int) -> Cid:
+        """The artifact by which an `evaluate` job names the adapter after a round."""
+        return cid_of_bytes(canonical(self.adapter_after(number)))
+
+    def factors(self, number: int) -> list[float]:
+        """By how much less the delta of each shard of a round counts because it was longer than others; 1 for most."""
+        return shortened(self.params, self.manifest.seed, self._results(number), number)
+
+    def export(self, number: int, dest: Path) -> Path:
+        """The adapter after a round as PEFT loads it, under the CID of its model."""
+        return export_adapter(self.manifest, self.adapter_after(number), dest, f"ipfs://{self.manifest.model}")
+
+    def require(self, number: int) -> None:
+        """Raise `JobRefused` for a round, counted from 1, that is not settled whole or no round of this job."""
+        if self.params.begun < number <= self.last:
+            return
+        if not self.params.begun < number <= self.params.rounds:
+            first = self.params.begun + 1
+            raise JobRefused(f"round: job {self.job} has rounds {first} to {self.params.rounds}, and {number} is none")
+        settled = f"its last one is {self.last}" if self.last > self.params.begun else "none of its rounds is"
+        raise JobRefused(f"round: round {number} of job {self.job} is not settled whole; {settled}")
+
+    def _results(self, number: int) -> list[bytes]:
+        """What the round after `number` rests on."""
+        self.require(number)
+        return [self.read(self.done[task].commitment.result) for task in self._rested_on(number)]
+
+    def _rested_on(self, number: int) -> Sequence[TaskIndex]:
+        if number == self.params.rounds:
+            return WORKLOAD.finals(self.manifest)
+        return self.graph[self.tasks(number + 1)[0]].deps
+
+    def _begins(self) -> bytes:
+        return b"" if self.manifest.adapter is None else self.read(self.manifest.adapter)
+
+
+def settled_rounds(job: JobId, cid: Cid, manifest: Manifest, batches: Sequence["Settled"], read: Read) -> SettledRounds:
+    """The rounds of a job that its settled batches hold whole. Raises `ResultUnproven` for batches that do not hold,
+    and `JobRefused` for a job without rounds."""
+    if manifest.workload != WORKLOAD.name:
+        raise JobRefused(f"job {job}: is one of {manifest.workload}; jobs of lora have rounds")
+    graph, params, done = task_graph(WORKLOAD, manifest), read_params(manifest), accepted_in(job, batches)
+    commitments = {task: each.commitment for task, each in done.items()}
+    last = params.begun
+    for first in range(0, len(graph), params.workers):
+        try:
+            check_chain(job, cid, graph[first : first + params.workers], commitments)
+        except ResultIncomplete:
+            break
+        last += 1
+    return SettledRounds(job, cid, manifest, params, graph, done, last, read)
