@@ -12,10 +12,14 @@ NAME = "stand-in of the Hugging Face hub, for tests"
 
 
 class HubStandIn:
-    """`files` are those of `repository`, as they were committed; `token` is the one that may write."""
+    """`files` are those of a repository, as they were committed; `token` is the one that may write. `refusing`: where a
+    repository is asked for, so many of the next answers have that status; `asked` and `created` are what was asked for
+    and made."""
 
     def __init__(self, token: str) -> None:
         self.token = token
+        self.refusing: dict[str, tuple[int, int]] = {}
+        self.asked: list[dict[str, Any]] = []
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
@@ -27,9 +31,16 @@ class HubStandIn:
                 if self.headers.get("Authorization") != f"Bearer {hub.token}":
                     self.answer(401, {"error": f"{NAME}: no such token"})
                 elif self.path == "/api/repos/create":
-                    hub.created.append(json.loads(body))
-                    made = hub.created[-1]
-                    self.answer(200, {"url": f"{hub.url}/{made['organization']}/{made['name']}"})
+                    made = json.loads(body)
+                    hub.asked.append(made)
+                    name = f"{made['organization']}/{made['name']}"
+                    status, left = hub.refusing.get(name, (200, 0))
+                    if left:
+                        hub.refusing[name] = status, left - 1
+                        self.answer(status, {"error": f"{NAME}: it was to say {status}"})
+                        return
+                    hub.created.append(made)
+                    self.answer(200, {"url": f"{hub.url}/{name}"})
                 elif self.path == "/api/validate-yaml":
                     self.answer(200, {"errors": [], "warnings": []})
                 elif self.path.endswith("/preupload/main"):

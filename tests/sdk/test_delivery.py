@@ -19,10 +19,12 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from proofyard.protocol.audit import Verdict
 from proofyard.protocol.manifest import Manifest
-from proofyard.protocol.types import BatchId, Cid, JobId, Wei
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, BatchId, Cid, JobId, SegmentIndex, TaskIndex, Wei
 from proofyard.sdk import JobRefused, NotPushed
 from proofyard.sdk.adapters import read_adapter
-from proofyard.sdk.cards import Audits, Told, audits_of, card, thinned
+from proofyard.sdk.cards import MOST_ROWS, Round, Told, card, evenly
+from proofyard.sdk.checks import Checks, Fault, Paid, checks_of
 from proofyard.sdk.hub import push_folder
 from proofyard.workloads.adapted import linear_modules
 from proofyard.workloads.lora_export import PEFT_PREFIX
@@ -117,6 +119,24 @@ def test_a_merged_model_has_the_bits_that_the_documentation_says(tmp_path: Path)
     assert sorted(file.name for file in merged.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
+OWNERS = [Address(f"0x{number:040x}") for number in range(1, 4)]
+
+
+def checks(**changes: Any) -> Checks:
+    usual: dict[str, Any] = {
+        "tasks": 8,
+        "nodes": 4,
+        "segments": 5,
+        "verdicts": (("valid", 5),),
+        "auditors": tuple((owner, 5) for owner in OWNERS),
+        "faults": (),
+        "paid": tuple(Paid(owner, Wei(10**18), Wei(10**17)) for owner in OWNERS),
+        "fees": Wei(10**17),
+        "shared": (),
+    }
+    return Checks(**(usual | changes))
+
+
 def told(**changes: Any) -> Told:
     record: Any = SimpleNamespace(
         auditors_per_segment=2, reward=Wei(10**19), audit_fee=Wei(10**18), verifier_fee=Wei(5 * 10**17)
@@ -128,7 +148,7 @@ def told(**changes: Any) -> Told:
         "manifest": Manifest(workload="lora", params=params, model=Cid("bafymodel"), data=Cid("bafkdata")),
         "record": record,
         "network": "chain 31337, Registry 0xabc",
-        "audits": Audits(8, 5, 5, 0, 4),
+        "checks": checks(),
         "batches": [(BatchId(3), Cid("bafkrecord"))],
         "paid": Wei(11 * 10**18),
         "base": "org/base",
@@ -175,49 +195,167 @@ def test_a_name_from_outside_stays_a_name(base: str) -> None:
     assert not re.search(r"(?<!\\)[<\[]", text.partition("# LoRA")[2])
 
 
-def test_audits_are_counted_for_the_job_alone() -> None:
-    def segment(job: int, verdict: Verdict) -> Any:
-        return SimpleNamespace(job=job, verdict=verdict)
+def test_a_card_names_rounds_auditors_faults_costs_and_where_it_comes_from() -> None:
+    fault = Fault(BatchId(3), TaskIndex(4), SegmentIndex(1), OWNERS[0], "mismatch", "state 2 | <b>is</b> another\nline")
+    text = card(
+        told(
+            rounds=[Round(1, 4, 3, (BatchId(3),), 2.5), Round(2, 4, 4, (BatchId(3), BatchId(4)))],
+            checks=checks(faults=(fault,), verdicts=(("valid", 4), ("fault", 1)), shared=(BatchId(4),)),
+            gas=123_456,
+            lineage=Cid("bafklineage"),
+            datasets=["org/data"],
+        )
+    )
+    assert metadata(text)["datasets"] == ["org/data"]
+    lines = (
+        "| 1 | 4 | 3 | 3 | 2.5000 |",
+        "| 2 | 4 | 4 | 3, 4 |  |",
+        "| of these fault | 1 |",
+        f"| {OWNERS[1]} | 5 |",
+        f"| 3 | 4 | 1 | {OWNERS[0]} | mismatch | state 2 \\| \\<b\\>is\\</b\\> another line |",
+        "| gas of settling them | 123,456 |",
+        f"| {OWNERS[2]} | 1 CREDIT | 0.1 CREDIT |",
+        "Other jobs have tasks in batches 4: what owners were paid there is for all of them.",
+        "| lineage.json | bafklineage |",
+        "proofyard job verify .",
+    )
+    assert [line for line in lines if line not in text.splitlines()] == []
+
+
+def test_a_card_of_a_huge_job_stays_a_page() -> None:
+    fault = Fault(BatchId(3), TaskIndex(4), None, OWNERS[0], "mismatch", "x" * 10_000)
+    text = card(
+        told(
+            rounds=[Round(number, 4, 4, (BatchId(number),), 1e300) for number in range(1, 10_000)],
+            batches=[(BatchId(number), Cid("bafkrecord")) for number in range(1, 10_000)],
+            checks=checks(
+                faults=(fault,) * 10_000,
+                auditors=tuple((owner, 1) for owner in OWNERS * 3_000),
+                paid=tuple(Paid(owner, Wei(1), Wei(1)) for owner in OWNERS * 3_000),
+                shared=tuple(map(BatchId, range(10_000))),
+            ),
+            losses=[(step, 1e300) for step in range(1, 10_000)],
+        )
+    )
+    assert len(text) < 60_000
+    assert f"And {10_000 - MOST_ROWS} more." in text and "| 9999 | 4 | 4 | 9999 | 1.000e+300 |" in text
+
+
+def test_checks_count_owners_and_this_job_alone() -> None:
+    def audit(job: int, verdict: Verdict, *auditors: str) -> Any:
+        votes = [SimpleNamespace(auditor=each) for each in auditors]
+        return SimpleNamespace(job=job, verdict=verdict, votes=votes)
 
     def task(job: int, node: str) -> Any:
         return SimpleNamespace(commitment=SimpleNamespace(job=job, node=node))
 
     record = SimpleNamespace(
-        audits=[segment(1, Verdict.VALID), segment(1, Verdict.FAULT), segment(2, Verdict.VALID)],
-        faults=[segment(1, Verdict.FAULT)],
+        audits=[audit(1, Verdict.VALID, "a", "b"), audit(1, Verdict.FAULT, "b"), audit(2, Verdict.VALID, "a")],
+        faults=[
+            SimpleNamespace(job=1, task=3, segment=None, node="a", kind=FaultReason.FALSE_AUDIT, reason="copied"),
+            SimpleNamespace(job=2, task=0, segment=1, node="a", kind=FaultReason.MISMATCH, reason=""),
+        ],
         tasks=[task(1, "a"), task(1, "a"), task(1, "b"), task(2, "c")],
+        payouts=[SimpleNamespace(owner=OWNERS[0], work="5", audits="2")],
+        redress=[SimpleNamespace(owner=OWNERS[1], amount="3")],
+        jobs=[1, 2],
     )
-    batches: Any = [SimpleNamespace(record=record)]
-    assert audits_of(JobId(1), batches) == Audits(tasks=3, segments=2, valid=1, faults=1, nodes=2)
-    assert [step for step, _ in thinned([(n, 0.0) for n in range(1, 101)], 5)] == [1, 26, 51, 75, 100]
+    view = SimpleNamespace(owners={name: (0, OWNERS[place]) for place, name in enumerate("abc")})
+    batches: Any = [SimpleNamespace(record=record, view=view, event=SimpleNamespace(batch=BatchId(9), fees=Wei(4)))]
+    assert checks_of(JobId(1), batches) == Checks(
+        tasks=3,
+        nodes=2,
+        segments=2,
+        verdicts=(("valid", 1), ("fault", 1)),
+        auditors=((OWNERS[0], 1), (OWNERS[1], 2)),
+        faults=(Fault(BatchId(9), TaskIndex(3), None, OWNERS[0], "false audit", "copied"),),
+        paid=(Paid(OWNERS[0], Wei(5), Wei(2)), Paid(OWNERS[1], Wei(3), Wei(0))),
+        fees=Wei(4),
+        shared=(BatchId(9),),
+    )
+    assert [step for step, _ in evenly([(n, 0.0) for n in range(1, 101)], 5)] == [1, 26, 51, 75, 100]
 
 
-def push(hub: HubStandIn, folder: Path, token: str, repository: str = "me/result") -> subprocess.CompletedProcess[str]:
+def push(
+    hub: str, folder: Path, token: str, repository: str = "me/result", code: str = ""
+) -> subprocess.CompletedProcess[str]:
     """In a process of its own, as huggingface_hub reads its environment when it is imported."""
-    code = (
+    code = code or (
         "import sys; from pathlib import Path; from proofyard.sdk.hub import push_folder; "
-        "print(push_folder(Path(sys.argv[1]), sys.argv[2]))"
+        "print(push_folder(Path(sys.argv[1]), sys.argv[2], waits=(0.0, 0.0)))"
     )
-    given = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "hf")}
+    given = {"HF_ENDPOINT": hub, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "hf")}
+    given |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
     command = [sys.executable, "-c", code, str(folder), repository]
     return subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
 
 
-def test_a_result_goes_to_a_hub_with_the_login_of_its_own_library(tmp_path: Path) -> None:
-    folder = tmp_path / "result"
+def result_folder(place: Path) -> Path:
+    folder = place / "result"
     folder.mkdir()
     (folder / "README.md").write_text(card(told()))
     (folder / "adapter_model.safetensors").write_bytes(encode_state({"a": np.ones(3, np.float32)}))
+    return folder
+
+
+def test_a_result_goes_to_a_hub_with_the_login_of_its_own_library(tmp_path: Path) -> None:
+    folder = result_folder(tmp_path)
     with HubStandIn("hf_right") as hub:
-        done = push(hub, folder, "hf_right")
+        done = push(hub.url, folder, "hf_right")
         assert done.stdout.strip() == f"{hub.url}/me/result", done.stderr
         assert hub.files == {file.name: file.read_bytes() for file in folder.iterdir()}
         assert ["private" in (each.get("visibility"), *each) for each in hub.created] == [True]
-        refused = push(hub, folder, "hf_wrong")
+        refused = push(hub.url, folder, "hf_wrong")
         assert "NotPushed: me/result was not sent to the hub" in refused.stderr
         assert "set HF_TOKEN to a token that may write" in refused.stderr
-    away = push(hub, folder, "hf_right")
+        assert "hf_right" not in done.stderr + done.stdout and "hf_wrong" not in refused.stderr + refused.stdout
+    away = push(hub.url, folder, "hf_right")
     assert "NotPushed" in away.stderr and "look at HF_ENDPOINT" in away.stderr
+
+
+MANY = """
+import sys
+from pathlib import Path
+from proofyard.protocol.types import ProofyardError
+from huggingface_hub import get_session
+from proofyard.sdk.hub import ANSWER_S, bound_waiting, push_folder
+bound_waiting()
+assert get_session().timeout.read == ANSWER_S
+for name in sys.argv[2].split(","):
+    try:
+        print(push_folder(Path(sys.argv[1]), "me/" + name, private=False, waits=(0.0, 0.0)))
+    except ProofyardError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_what_a_hub_refuses_is_told_with_the_one_thing_to_do(tmp_path: Path) -> None:
+    folder = result_folder(tmp_path)
+    steps = {
+        403: "name a repository of an owner that it is of",
+        404: "knows no such owner",
+        413: "larger than this hub takes",
+        429: "try again later",
+        503: "try again later",
+    }
+    with HubStandIn("hf_right") as hub:
+        hub.refusing = {f"me/r{status}": (status, 99) for status in steps} | {"me/once": (503, 2)}
+        names = [f"r{status}" for status in steps]
+        said = push(hub.url, folder, "hf_right", ",".join([*names, "once"]), MANY).stdout.splitlines()
+        assert len(said) == len(steps) + 1, said
+        for line, (status, step) in zip(said, steps.items(), strict=False):
+            assert line.startswith(f"NotPushed me/r{status} was not sent") and step in line, line
+            tries = 3 if status in (429, 503) else 1
+            assert sum(each["name"] == f"r{status}" for each in hub.asked) == tries
+        assert said[-1] == f"{hub.url}/me/once"
+        assert [each.get("visibility", "public") for each in hub.created] == ["public"]
+        assert not [each for each in hub.created if each.get("private")]
+
+
+def test_a_token_is_not_sent_where_it_could_be_read(tmp_path: Path) -> None:
+    said = push("http://hub.example", result_folder(tmp_path), "hf_secret")
+    assert "HF_ENDPOINT is http://hub.example, where the token could be read" in said.stderr
+    assert "hf_secret" not in said.stderr + said.stdout
 
 
 @pytest.mark.parametrize("name", ["result", "a/b/c", "/result", "me/", "me/a b", "../x y"])

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from eth_typing import ChecksumAddress
+from hexbytes import HexBytes
 from web3 import Web3
-from web3.exceptions import Web3RPCError
-from web3.types import BlockIdentifier
+from web3.exceptions import BlockNotFound, TransactionNotFound, Web3RPCError
+from web3.types import BlockIdentifier, FilterParams
 
 from proofyard.chain.abi import named
 from proofyard.chain.binding import LATEST, Binding
@@ -20,6 +21,7 @@ from proofyard.chain.events import (
     BatchTaken,
     JobCommitted,
     JobOpened,
+    Position,
     topic_of,
     word,
 )
@@ -279,6 +281,20 @@ class RegistryReader(Binding):
     def settled(self, job: JobId) -> list[BatchSettled]:
         """All settlements of a job's batches, oldest first; a batch whose settlement was voided has several."""
         return [event for event in self._batch_events(job, BatchSettled) if isinstance(event, BatchSettled)]
+
+    def gas_of(self, position: Position) -> int | None:
+        """The gas of the transaction that made an event of the Registry; None where the endpoint has none there."""
+        where: FilterParams = {
+            "address": Web3.to_checksum_address(self.registry),
+            "blockHash": HexBytes(position.block_hash),
+        }
+        with mapped_errors(self.rpc_url):
+            try:
+                logs = self._w3.eth.get_logs(where)
+                made = next(log["transactionHash"] for log in logs if log["logIndex"] == position.index)
+                return int(self._w3.eth.get_transaction_receipt(made)["gasUsed"])
+            except (StopIteration, TransactionNotFound, BlockNotFound, Web3RPCError):
+                return None
 
     def find_batches(
         self, root: Digest, verifier: OperatorId | None = None, *, since: int | None = None

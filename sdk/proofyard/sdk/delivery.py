@@ -2,30 +2,38 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from proofyard.artifacts.builder import cid_of_bytes
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.types import Cid, JobId, Wei
 from proofyard.sdk.adapters import adapters_of, one_adapter, read_adapter
-from proofyard.sdk.cards import Told, audits_of, write_card
+from proofyard.sdk.ancestry import lineage as lineage_of_job
+from proofyard.sdk.ancestry import write_lineage
+from proofyard.sdk.cards import Round, Told, write_card
+from proofyard.sdk.checks import checks_of
 from proofyard.sdk.destinations import require_free
 from proofyard.sdk.errors import JobRefused, NoVerifier
-from proofyard.sdk.hub import push_folder, require_repository
-from proofyard.sdk.results import manifest_of
+from proofyard.sdk.hub import push_folder, require_dataset, require_repository
+from proofyard.sdk.lineages import FILE
+from proofyard.sdk.results import Accepted, accepted_in, manifest_of, standing_batches
 from proofyard.sdk.specs import called, resolve_model
 from proofyard.transport import TransportError
 from proofyard.workloads.errors import InputRefused
+from proofyard.workloads.lora_params import read_params
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.state import decode_state
 
 if TYPE_CHECKING:
+    from proofyard.disputes.settled import Settled
     from proofyard.sdk.client import Client
     from proofyard.sdk.handles import JobHandle
 
@@ -39,9 +47,13 @@ def deliver(
     dest: Path | str,
     *,
     merge: bool = False,
+    round: int | None = None,
+    lineage: bool = False,
     card: bool = False,
     evaluated: Sequence[int] = (),
+    datasets: Sequence[str] = (),
     push_to: str = "",
+    private: bool = True,
     force: bool = False,
     model: Path | str | None = None,
     on_replace: Callable[[list[str]], object] = lambda _: None,
@@ -49,26 +61,41 @@ def deliver(
     """Write a job's result to the directory `dest`, as `JobHandle.result` does, and with `merge` the base model with
     the adapter in it instead (`proofyard.workloads.merging` says which bits).
 
-    `card` adds a model card, with the results of the jobs `evaluated` in it; `push_to` sends all of it to a model
-    repository `owner/name` of the hub that huggingface_hub is logged in to. Raises as `result` does, `JobRefused` for
+    `round` takes the adapter after that round, counted from 1, of a job that need not be done; `lineage` adds the
+    document of where it comes from (`proofyard.sdk.lineages`).
+    `card` adds a model card, with the results of the jobs `evaluated` in it, and `datasets` as the hub's names of the
+    data; `push_to` sends all of it to a model repository `owner/name` of the hub that huggingface_hub is logged in to,
+    `private` where it is new. Raises as `result` does, `JobRefused` for
     what cannot be done, and `NotPushed` where only the hub refuses: the folder is there then.
     """
     target, client, job = Path(dest), handle.client, handle.job_id
     if push_to:
         require_repository(push_to)
+    for name in datasets:
+        require_dataset(name)
     if model is not None:
         called(model)
     manifest = trained_by(client, job) if merge or card else None
+
+    def write(folder: Path, **more: Any) -> Path:
+        if round is None:
+            return handle.result(folder, model=model, **more)
+        return handle.round_result(round, folder, model=model, **more)
+
     if manifest is None or not merge:
-        handle.result(target, force=force, model=model, on_replace=on_replace)
+        write(target, force=force, on_replace=on_replace)
     else:
         require_free(target, force=force)
-        _merge(handle, manifest, target, model, on_replace)
+        _merge(handle, manifest, target, write, on_replace)
+    if lineage:
+        documents = lineage_of_job(client, job)
+        number = documents[-1].round if round is None else round
+        write_lineage(target, next(each for each in documents if each.round == number))
     if card:
-        write_card(target, _told(handle, target, merge, evaluated, model))
+        write_card(target, _told(handle, target, merge, round, evaluated, model, datasets))
     if push_to:
         _require_public(target)
-        logger.warning("%s is at %s", target, push_folder(target, push_to))
+        logger.warning("%s is at %s", target, push_folder(target, push_to, private=private))
     return target
 
 
@@ -84,7 +111,7 @@ def _merge(
     handle: "JobHandle",
     manifest: Manifest,
     dest: Path,
-    model: Path | str | None,
+    write: Callable[[Path], Path],
     on_replace: Callable[[list[str]], object],
 ) -> None:
     """The base model with a job's adapter in it, put in place once it is whole."""
@@ -92,7 +119,7 @@ def _merge(
 
     dest.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".proofyard-", dir=dest.parent) as folder:
-        adapter = one_adapter(handle.result(Path(folder) / "result", model=model), f"job {handle.job_id}")
+        adapter = one_adapter(write(Path(folder) / "result"), f"job {handle.job_id}")
         name = json.loads((adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"]
         if name.startswith("ipfs://"):
             raise JobRefused(
@@ -127,10 +154,20 @@ def _require_public(folder: Path) -> None:
             )
 
 
-def _told(handle: "JobHandle", dest: Path, merged: bool, evaluated: Sequence[int], model: Path | str | None) -> Told:
+def _told(
+    handle: "JobHandle",
+    dest: Path,
+    merged: bool,
+    round: int | None,
+    evaluated: Sequence[int],
+    model: Path | str | None,
+    datasets: Sequence[str],
+) -> Told:
     client, job = handle.client, handle.job_id
     cid, manifest = _work(client, job)
-    batches = [client.settled(batch) for batch in handle.prove().batches]
+    numbers = handle.prove().batches if round is None else standing_batches(client.chain, job)
+    batches = [client.settled(batch) for batch in numbers]
+    losses = _losses(handle, manifest)
     lines = [line for batch in batches for line in batch.event.lines if line.job == job]
     return Told(
         job=job,
@@ -138,12 +175,16 @@ def _told(handle: "JobHandle", dest: Path, merged: bool, evaluated: Sequence[int
         manifest=manifest,
         record=client.chain.job(job),
         network=f"chain {client.chain.chain_id}, Registry {client.chain.registry}",
-        audits=audits_of(job, batches),
+        checks=checks_of(job, batches),
         batches=[(batch.event.batch, batch.event.record) for batch in batches],
         paid=Wei(sum(line.amount for line in lines)),
         base=str(model) if model and not Path(model).exists() else _base_of(dest),
         merged=merged,
-        losses=_losses(handle, manifest),
+        rounds=_rounds(job, manifest, batches, losses),
+        losses=[(step, mean_of(found)) for step, found in sorted(losses.items())],
+        gas=_gas(client, batches),
+        lineage=cid_of_bytes((dest / FILE).read_bytes()) if (dest / FILE).is_file() else None,
+        datasets=datasets,
         evaluations=[_evaluation(client, JobId(number)) for number in evaluated],
     )
 
@@ -166,23 +207,56 @@ def _base_of(dest: Path) -> str:
     return ""
 
 
-def _losses(handle: "JobHandle", manifest: Manifest) -> list[tuple[int, float]]:
-    """The steps of the job with the mean of what nodes reported; none where its verifier is away."""
-    params: dict[str, Any] = manifest.params
+def _rounds(
+    job: JobId, manifest: Manifest, batches: Sequence["Settled"], losses: Mapping[int, Sequence[float]]
+) -> list[Round]:
+    """The rounds of a `lora` job, as far as the batches hold their tasks."""
     if manifest.workload != "lora":
         return []
+    params, found = read_params(manifest), accepted_in(job, batches)
+    rounds: dict[int, list[Accepted]] = defaultdict(list)
+    for task, each in sorted(found.items()):
+        rounds[params.begun + task // params.workers + 1].append(each)
+    last: dict[int, float] = {}
+    for step in sorted(losses):
+        last[(step - 1) // params.task_steps + 1] = mean_of(losses[step])
+    return [
+        Round(
+            number=number,
+            deltas=len(taken),
+            nodes=len({each.commitment.node for each in taken}),
+            batches=tuple(sorted({each.settled.event.batch for each in taken})),
+            loss=last.get(number),
+        )
+        for number, taken in sorted(rounds.items())
+    ]
+
+
+def _losses(handle: "JobHandle", manifest: Manifest) -> dict[int, list[float]]:
+    """What nodes reported of each step, counted from 1 over all rounds; nothing where the job's verifier is away."""
     found: dict[int, list[float]] = defaultdict(list)
-    seen = 0
+    if manifest.workload != "lora":
+        return found
+    params = read_params(manifest)
     try:
-        while lines := [line for line in handle.status(seen).log if line.seq > seen]:
-            for line in lines:
-                if line.loss is not None and line.step and line.task is not None:
-                    number = int(line.task) // params["workers"]
-                    found[number * params["segments"] * params["segment_steps"] + line.step].append(line.loss)
-            seen = lines[-1].seq
+        for line in handle.log():
+            if line.loss is not None and math.isfinite(line.loss) and line.step and line.task is not None:
+                number = params.begun + int(line.task) // params.workers
+                if params.begun <= number < params.rounds and line.step <= params.task_steps:
+                    found[number * params.task_steps + line.step].append(line.loss)
     except (NoVerifier, TransportError) as error:
         logger.warning("the card has no losses of training: %s", error)
-    return [(step, sum(losses) / len(losses)) for step, losses in sorted(found.items())]
+    return found
+
+
+def mean_of(found: Sequence[float]) -> float:
+    return math.fsum(found) / len(found)
+
+
+def _gas(client: "Client", batches: Sequence["Settled"]) -> int | None:
+    """Of the transactions that settled some batches; None where the endpoint has forgotten one."""
+    found = [client.chain.gas_of(batch.event.position) for batch in batches]
+    return sum(each for each in found if each is not None) if None not in found else None
 
 
 def _evaluation(client: "Client", job: JobId) -> tuple[JobId, str, dict[str, Any]]:

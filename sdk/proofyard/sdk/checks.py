@@ -1,0 +1,92 @@
+"""What the settled records of a job say of it: who worked, who audited and found what, who was at fault, what was paid.
+
+Records name hot keys; people are owners here, who hold the stake and are paid.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proofyard.protocol.audit import Verdict
+from proofyard.protocol.settlement import FaultReason
+from proofyard.protocol.types import Address, BatchId, JobId, SegmentIndex, TaskIndex, Wei
+
+if TYPE_CHECKING:
+    from proofyard.disputes.settled import Settled
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What an owner did wrong; `segment` is None where it lies in the result. `reason` is a text for people, as whoever
+    found it wrote it."""
+
+    batch: BatchId
+    task: TaskIndex
+    segment: SegmentIndex | None
+    owner: Address
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What an owner was paid, in base units: for accepted tasks and for audits."""
+
+    owner: Address
+    work: Wei
+    audits: Wei
+
+
+@dataclass(frozen=True)
+class Checks:
+    """`tasks` committed by `nodes`; `segments` that auditors executed again, by `verdicts`, and how many of them each
+    owner of `auditors` did; `paid` by owner, and `fees` to verifiers. `shared`: batches that other jobs have tasks in,
+    whose payments are of all of them together."""
+
+    tasks: int
+    nodes: int
+    segments: int
+    verdicts: tuple[tuple[str, int], ...]
+    auditors: tuple[tuple[Address, int], ...]
+    faults: tuple[Fault, ...]
+    paid: tuple[Paid, ...]
+    fees: Wei
+    shared: tuple[BatchId, ...]
+
+
+def checks_of(job: JobId, batches: Sequence["Settled"]) -> Checks:
+    """From the settled batches of a job, in their order."""
+    tasks: list[Address] = []
+    verdicts: Counter[str] = Counter()
+    auditors: Counter[Address] = Counter()
+    faults: list[Fault] = []
+    work: Counter[Address] = Counter()
+    audits: Counter[Address] = Counter()
+    for batch in batches:
+        record, owners = batch.record, batch.view.owners
+        tasks += [each.commitment.node for each in record.tasks if each.commitment.job == job]
+        for audit in record.audits:
+            if audit.job == job:
+                verdicts[audit.verdict.value] += 1
+                auditors.update(owners[vote.auditor][1] for vote in audit.votes)
+        for fault in record.faults:
+            if fault.job == job:
+                owner, kind = owners[fault.node][1], FaultReason(fault.kind).name.lower().replace("_", " ")
+                faults.append(Fault(batch.event.batch, fault.task, fault.segment, owner, kind, fault.reason))
+        for paid in record.payouts:
+            work[paid.owner] += int(paid.work)
+            audits[paid.owner] += int(paid.audits)
+        for redress in record.redress:
+            work[redress.owner] += int(redress.amount)
+    return Checks(
+        tasks=len(tasks),
+        nodes=len(set(tasks)),
+        segments=sum(verdicts.values()),
+        verdicts=tuple((each.value, verdicts[each.value]) for each in Verdict if verdicts[each.value]),
+        auditors=tuple(sorted(auditors.items())),
+        faults=tuple(faults),
+        paid=tuple(Paid(each, Wei(work[each]), Wei(audits[each])) for each in sorted(work.keys() | audits.keys())),
+        fees=Wei(sum(batch.event.fees for batch in batches)),
+        shared=tuple(batch.event.batch for batch in batches if len(batch.record.jobs) > 1),
+    )
