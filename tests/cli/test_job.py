@@ -10,7 +10,7 @@ from proofyard.chain.records import JobRecord
 from proofyard.cli import main
 from proofyard.cli.errors import UsageError
 from proofyard.cli.job import _chain_facts, _refund_step
-from proofyard.cli.job_flags import _parsed
+from proofyard.cli.job_flags import parsed
 from proofyard.protocol.settlement import OperatorId
 from proofyard.protocol.types import Address, Digest, ExitCode, JobId, Wei
 from proofyard.runtime.times import moment
@@ -78,13 +78,13 @@ def test_a_job_shows_its_terms_and_when_its_money_is_free(chain: Any) -> None:
 def test_parameters_are_read_as_people_write_them() -> None:
     words = ["a=True", "b=False", "c=None", "d=[1]", "e=x", "f=true", "g=1e-3", "h=", "i=a=b"]
     expected = {"a": True, "b": False, "c": None, "d": [1], "e": "x", "f": True, "g": 1e-3, "h": "", "i": "a=b"}
-    assert _parsed(words) == expected
+    assert parsed(words) == expected
 
 
 @pytest.mark.parametrize("words", [["a"], ["=1"], ["a=1", "a=2"]])
 def test_parameters_that_say_nothing_or_twice_are_refused(words: list[str]) -> None:
     with pytest.raises(UsageError):
-        _parsed(words)
+        parsed(words)
 
 
 @pytest.mark.parametrize("flag", [("--rank", "4"), ("--lr", "0.1"), ("--seq-len", "64"), ("--model", "m")])

@@ -14,6 +14,7 @@ from proofyard.chain import Wallet
 from proofyard.cli import main
 from proofyard.devnet.network import DevNetwork, Plan
 from proofyard.protocol.messages import JobReport
+from proofyard.protocol.types import ExitCode
 from proofyard.sdk import (
     Client,
     EvaluateJob,
@@ -27,6 +28,8 @@ from proofyard.sdk import (
     SweepJob,
     credits,
     deliver,
+    go_on,
+    lineage,
     race,
     ranking,
 )
@@ -189,10 +192,17 @@ def test_embed_from_the_command_line(
     assert vectors.shape == (20, 64)
 
 
-def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_path: Path) -> None:
+def test_lora_on_a_quantised_model_is_resumed_and_says_where_it_comes_from(
+    client: Client,
+    network: DevNetwork,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     sizes: dict[str, Any] = {
         "rank": 2,
-        "rounds": 1,
+        "rounds": 2,
         "workers": 2,
         "segments": 1,
         "segment_steps": 2,
@@ -201,7 +211,21 @@ def test_lora_on_a_quantised_model(client: Client, model: Path, data: Path, tmp_
     }
     handle = client.submit(LoraJob(model=model, data=data, precision="exact4", **sizes), **PAY)
     finished(handle)
-    assert (handle.result(tmp_path / "out") / "adapter_model.safetensors").is_file()
+    whole = deliver(handle, tmp_path / "out", lineage=True, card=True)
+    assert "| 2 | 2 |" in (whole / "README.md").read_text()
+    verify = ["job", "verify", str(whole), "--rpc-url", network.rpc_url, "--registry", network.deployment.registry]
+    assert main(verify) == 0
+    document = (whole / "lineage.json").read_bytes()
+    (whole / "lineage.json").write_bytes(document.replace(b'"share": "1/2"', b'"share": "1/3"', 1))
+    assert main(verify) == ExitCode.PROOF_MISMATCH
+    assert "deltas[0].share is 1/3, and not 1/2" in capsys.readouterr().err
+    rest = client.submit(go_on(client, handle.job_id, round=1), **PAY)
+    finished(rest)
+    ends = [(folder / "adapter_model.safetensors").read_bytes() for folder in (whole, rest.result(tmp_path / "rest"))]
+    assert ends[0] == ends[1]
+    assert (handle.round_result(1, tmp_path / "first") / "adapter_model.safetensors").read_bytes() != ends[0]
+    (last,) = lineage(client, rest.job_id)
+    assert (last.start.job, last.start.round, last.round) == (str(handle.job_id), 1, 2)
 
 
 def test_a_job_that_no_node_can_execute_fails_with_the_reason(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"]:
-    """An SDK client for the wallet and network that flags and settings name."""
+def open_client(context: typer.Context, flags: WalletFlags, store: Path | None = None) -> Iterator["Client"]:
+    """An SDK client for the wallet and network that flags and settings name; `store` keeps what it reads."""
     settings = requester_of(context, flags)
     from proofyard.cli.wallets import unlock
     from proofyard.sdk import Client
@@ -25,6 +26,7 @@ def open_client(context: typer.Context, flags: WalletFlags) -> Iterator["Client"
         settings.rpc_url,
         settings.registry,
         wallet,
+        data_dir=store,
         first_block=settings.from_block,
         chain_id=settings.chain_id or None,
     ) as client:

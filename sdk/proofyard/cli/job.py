@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proofyard.cli import job_history
+from proofyard.cli import job_history, job_lineage
 from proofyard.cli.chains import reader
 from proofyard.cli.clients import open_client
 from proofyard.cli.errors import UsageError
 from proofyard.cli.explain import explain
 from proofyard.cli.job_flags import JobFlags
 from proofyard.cli.job_race import race
+from proofyard.cli.job_resume import resume
 from proofyard.cli.options import LARGEST_ID, NetworkFlags, WalletFlags
 from proofyard.cli.output import AsJson, emit, format_credits, names, note
 from proofyard.cli.tree import App
@@ -25,16 +26,22 @@ from proofyard.runtime.times import moment, span
 if TYPE_CHECKING:
     from proofyard.chain import ChainClient, JobRecord
     from proofyard.protocol.messages import JobReport
+    from proofyard.sdk import JobHandle
 
 app = App("Have work done: submit a job, follow it, fetch the result.")
 
 app.verb("list", "job list")(job_history.list_jobs)
 app.verb("logs", "job logs 1")(job_history.logs)
 app.verb("race", "job race 3 5 --model M --data held-out.jsonl")(race)
+app.verb("lineage", "job lineage 1 lineage/")(job_lineage.lineage)
+app.verb("verify", "job verify adapter/")(job_lineage.verify)
+app.verb("resume", "job resume 1 --reward 50 --audit-fee 10")(resume)
 app.verb("explain", "job explain 1")(explain)
 
 MOST_NAMES = 8
 """Of files in a result that are told."""
+PASSED_ON = "passing it on"
+"""A panel of options."""
 MOMENTS = ("closed_at", "deadline", "escrow_free_from", "surplus_free_from")
 
 Number = Annotated[
@@ -240,14 +247,30 @@ def result(
         str | None,
         typer.Option(help="Folder or hub name of the base model, if another."),
     ] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", min=1, help="After this round; the job need not be done.")
+    ] = None,
+    lineage: Annotated[bool, typer.Option("--lineage", help="Add lineage.json: where the adapter comes from.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Write the base model with the adapter in it.")] = False,
     card: Annotated[bool, typer.Option("--card", help="Add a model card: data, losses, audits, cost, CIDs.")] = False,
     evaluated: Annotated[
-        list[int] | None, typer.Option(min=1, metavar="JOB", help="An evaluate job for the card; may be repeated.")
+        list[int] | None,
+        typer.Option(min=1, metavar="JOB", help="An evaluate job for the card; repeatable.", rich_help_panel=PASSED_ON),
     ] = None,
     push_to: Annotated[
-        str, typer.Option(metavar="OWNER/NAME", help="Send it to a hub, by huggingface_hub's login.")
+        str,
+        typer.Option(
+            metavar="OWNER/NAME", help="Send it to a hub, by huggingface_hub's login.", rich_help_panel=PASSED_ON
+        ),
     ] = "",
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Make a new repository one that everybody sees.", rich_help_panel=PASSED_ON),
+    ] = False,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OWNER/NAME", help="The data's name on a hub, for the card.", rich_help_panel=PASSED_ON),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a finished job's result, and check it.
@@ -256,23 +279,42 @@ def result(
     """
     with open_client(context, flags) as client:
         from proofyard.sdk import deliver
+        from proofyard.sdk.hub import bound_waiting, require_repository
 
+        if push_to:
+            require_repository(push_to)
+            bound_waiting()
         handle = client.job(JobId(job))
         path = deliver(
             handle,
             dest,
             merge=merge,
-            card=card or bool(evaluated),
+            round=number,
+            lineage=lineage,
+            card=card or bool(evaluated or dataset),
             evaluated=evaluated or (),
+            datasets=dataset or (),
             push_to=push_to,
+            private=not public,
             force=force,
             model=model,
             on_replace=lambda found: note(f"replacing in {dest}: {names(found)}"),
         )
-        final_in, sent = handle.prove().final_at - client.chain.now(), handle.sent_bytes()
+        final_at, sent = _rests_on(handle, number)
+        final_in = final_at - client.chain.now()
     facts = {"job": str(job), "path": str(path), "final_in": str(max(0, final_in)), "results": len(sent)}
     emit(facts | {"result_bytes": str(sum(sent))}, as_json=as_json, text=str(path))
     _tell_result(path, sent, final_in, merged=merge)
+
+
+def _rests_on(handle: "JobHandle", number: int | None) -> tuple[int, tuple[int, ...]]:
+    """From when on nothing can challenge a result, or a round; and the bytes of each task's result in it."""
+    if number is None:
+        return handle.prove().final_at, handle.sent_bytes()
+    rounds = handle.rounds()
+    found = [rounds.done[task] for task in rounds.tasks(number)]
+    sizes = [len(rounds.read(each.commitment.result)) for each in found]
+    return max(each.settled.event.claimable_at for each in found), tuple(sizes)
 
 
 def _tell_result(path: Path, sent: Sequence[int], final_in: int, *, merged: bool) -> None:

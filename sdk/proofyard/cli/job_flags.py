@@ -144,12 +144,12 @@ class JobFlags:
         """What file and options come to, options last. Raises `UsageError` with the name that does not fit."""
         known = {each.name for each in fields(self)} - {"file", "parameters"}
         given = {name: value for name in sorted(known) if (value := getattr(self, name)) is not None}
-        parsed = _parsed(self.parameters or [])
-        if twice := sorted(given.keys() & parsed.keys()):
+        named = parsed(self.parameters or [])
+        if twice := sorted(given.keys() & named.keys()):
             raise UsageError(f"--set {twice[0]}: --{twice[0].replace('_', '-')} says it too; give one of them")
         from proofyard.cli import job_file
 
-        options = given | parsed
+        options = given | named
         values = ({} if self.file is None else job_file.read_job_file(self.file)) | options
         for name, other in (("epochs", "rounds"), ("rounds", "epochs")):
             if name in options and other not in options:  # options say it last, also how long it trains
@@ -204,7 +204,7 @@ _PYTHONS = {"True": True, "False": False, "None": None}
 """Values that people know from Python; as texts they would be true."""
 
 
-def _parsed(parameters: list[str]) -> dict[str, Any]:
+def parsed(parameters: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs, each value read as JSON where it is JSON."""
     found: dict[str, Any] = {}
     for parameter in parameters:

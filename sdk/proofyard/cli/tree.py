@@ -75,6 +75,12 @@ class Group(TyperGroup):
             raise typer.Exit
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        if self.params:
+            super().format_options(ctx, formatter)
+        else:  # `--help` alone is no news to who has just typed it
+            self.format_commands(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.load() if isinstance(command, Later) else command, rest
