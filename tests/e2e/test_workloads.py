@@ -28,7 +28,6 @@ from proofyard.sdk import (
     SweepJob,
     credits,
     deliver,
-    go_on,
     lineage,
     race,
     ranking,
@@ -213,19 +212,24 @@ def test_lora_on_a_quantised_model_is_resumed_and_says_where_it_comes_from(
     finished(handle)
     whole = deliver(handle, tmp_path / "out", lineage=True, card=True)
     assert "| 2 | 2 |" in (whole / "README.md").read_text()
-    verify = ["job", "verify", str(whole), "--rpc-url", network.rpc_url, "--registry", network.deployment.registry]
+    config = ["--config", str(network.settings)]
+    verify = [*config, "job", "verify", str(whole)]
     assert main(verify) == 0
     document = (whole / "lineage.json").read_bytes()
     (whole / "lineage.json").write_bytes(document.replace(b'"share": "1/2"', b'"share": "1/3"', 1))
     assert main(verify) == ExitCode.PROOF_MISMATCH
     assert "deltas[0].share is 1/3, and not 1/2" in capsys.readouterr().err
-    rest = client.submit(go_on(client, handle.job_id, round=1), **PAY)
-    finished(rest)
+    resume = ["job", "resume", str(handle.job_id), "--round", "1", "--reward", "10", "--audit-fee", "2", "--wait"]
+    assert main([*config, *resume, "--json"]) == 0
+    rest = client.job(int(json.loads(capsys.readouterr().out)["job"]))
     ends = [(folder / "adapter_model.safetensors").read_bytes() for folder in (whole, rest.result(tmp_path / "rest"))]
     assert ends[0] == ends[1]
     assert (handle.round_result(1, tmp_path / "first") / "adapter_model.safetensors").read_bytes() != ends[0]
     (last,) = lineage(client, rest.job_id)
     assert (last.start.job, last.start.round, last.round) == (str(handle.job_id), 1, 2)
+    assert main([*config, "job", "lineage", str(rest.job_id), str(tmp_path / "lineage"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["document"]["round"] == 2
+    assert main([*config, "job", "verify", str(tmp_path / "lineage" / "round-2.json")]) == 0
 
 
 def test_a_job_that_no_node_can_execute_fails_with_the_reason(

@@ -118,7 +118,7 @@ def _training(told: Told) -> str:
         ("precision of the frozen weights", manifest.precision),
     ]
     rows += [("seed", manifest.seed)]
-    rows += [(name, said[name]) for name in _NAMES if name in said]
+    rows += [(name, said[name]) for name in _NAMES if said.get(name) not in (None, False)]
     if begins := said.get("begins"):
         rows.append(("goes on from", f"round {begins['round']} of job {begins['job']}"))
     return "## Training\n\n" + _table(("what", "value"), rows)
