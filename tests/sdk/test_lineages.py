@@ -375,6 +375,7 @@ def test_a_fork_may_change_workers_outer_step_and_length(world: Any) -> None:
     found = start_of_round(spec.params, 7, (), 3, spec.start)
     assert found.velocity and not any(array.any() for array in found.velocity.values())
     assert spec.model == raw_cid(b"model")
+    assert go_on(world, 2, rounds=1, objective="dpo").objective == "dpo"
 
 
 def test_a_folder_is_held_against_its_document(world: Any, tmp_path: Path) -> None:

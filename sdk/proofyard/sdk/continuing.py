@@ -50,6 +50,11 @@ class ContinuedJob:
     chat_template: str = ""
     split: bool = False
 
+    @property
+    def objective(self) -> str:
+        """What rows are: texts, or pairs of answers."""
+        return self.params.objective
+
     def longest_text(self) -> int:
         """The tokens that a conversation may have."""
         return self.params.seq_len - 1
