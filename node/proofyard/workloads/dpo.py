@@ -1,8 +1,8 @@
 """Direct preference optimisation (DPO, Rafailov et al., arXiv 2305.18290): of two answers the chosen one is to become
-likelier than the rejected one, measured against the model that the job starts from.
+likelier than the rejected one, measured against the base model.
 
 The loss of a pair is -log(sigmoid(z)), z = beta * (the chosen answer's gain - the rejected one's), a gain being by how
-many nats an answer is likelier now than under the reference. That is the model alone: a job's first adapter has B = 0.
+many nats an answer is likelier now than under the model without adapters (a job's first one, with B = 0, changes none).
 So a pair's gradient is that of its answers' losses, weighed by beta * sigmoid(-z) and by the negative of that: the
 passes that there are anyway, and a number a pair (docs/exact.md, Preferences).
 """

@@ -65,8 +65,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     and each row of `seq_len` tokens is one sequence; with it a row is whole documents, each a sequence of its own
     (`proofyard.workloads.packing`), so that none sees another.
     Objective: "sft" learns the text. "dpo" (arXiv 2305.18290) learns from pairs of answers to prefer the chosen one; a
-    step takes `batch` pairs, each answer of at most `seq_len` tokens with its prompt, and `beta` says how far the model
-    may go from the one that the job starts from (`proofyard.workloads.dpo`).
+    step takes `batch` pairs, each answer of at most `seq_len` tokens with its prompt, and `beta` says how closely
+    the model stays with the base model (`proofyard.workloads.dpo`).
     Results: with `compression` a task sends what it has changed in a small encoding, and what that leaves out with the
     next round's (`proofyard.workloads.compression`); without, its adapter as it is. `topk-2bit` keeps eight of every
     `compression_block` numbers, `sign` sends the signs of one of `compression_turns` parts of them in each round; the

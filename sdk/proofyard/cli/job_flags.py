@@ -100,7 +100,7 @@ class JobFlags:
     beta: Annotated[
         float | None,
         typer.Option(
-            help="lora, dpo: how closely the model stays with its start; 0.1 if not given.", rich_help_panel=TRAINING
+            help="lora, dpo: how closely the model stays with the base; 0.1 if not given.", rich_help_panel=TRAINING
         ),
     ] = None
     look_ahead: Annotated[

@@ -77,7 +77,7 @@ class LoraJob:
 
     `objective` "dpo" (direct preference optimisation, arXiv 2305.18290) learns from rows with `prompt`, `chosen` and
     `rejected`, texts or lists of turns, to prefer what was chosen; a step takes `batch` pairs, and `beta` says how
-    closely the model stays with the one that the job starts from, the larger the closer.
+    closely the model stays with the base model, the larger the closer.
 
     How a round's results are averaged (docs/federated.md): `aggregation` "ffa" trains and averages B alone, which is
     exact; "fedit" averages A and B, each for itself; "fedex" and "flora" keep the workers' products. `robust` names a
