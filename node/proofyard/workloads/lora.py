@@ -11,6 +11,7 @@ number of steps done in this round; batches follow from the seed. The chain of s
 from collections.abc import Sequence
 from pathlib import Path
 
+from proofyard.protocol.closing import Rounds
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.compression import delta
@@ -83,6 +84,13 @@ class LoraWorkload:
         params = read_params(manifest)
         return bool(params.begins) and position(params, task)[0] == params.begun
 
+    def rounds(self, manifest: Manifest) -> Rounds | None:
+        """With `closing`."""
+        if manifest.params.get("closing") is None:
+            return None
+        params = read_params(manifest)
+        return None if params.closing is None else Rounds(params.closing, params.workers, params.rounds)
+
     def carries(self, manifest: Manifest) -> bool:
         """With compression."""
         return manifest.params.get("compression") is not None
@@ -100,7 +108,7 @@ class LoraWorkload:
         require_inputs(task, inputs)
         round_number, shard = position(params, task)
         begins = require_adapter(inputs) if self.begins(manifest, task) else b""
-        start = start_of_round(params, manifest.seed, inputs.results, round_number, begins)
+        start = start_of_round(params, manifest.seed, inputs.results, round_number, begins, tasks=task.deps)
         if not params.compression:
             return encode_state(first_state(params, shard, start.outer))
         if len(inputs.carried) != (round_number > params.begun):
@@ -126,22 +134,24 @@ class LoraWorkload:
         return most_bytes(state_schema(params, *position(params, task)))
 
     def result(self, manifest: Manifest, task: TaskSpec, states: States) -> bytes:
-        """The trained adapter, or what it has changed; of shard 0 also what the round started from."""
+        """The trained adapter, or what it has changed; of shard 0 also what the round started from, of all shards where
+        rounds do not wait for all of them."""
         last = states(task.segments)
         return self._result(manifest, task, last, _cid_of(last) if self.carries(manifest) else None)
 
     def check_result(
         self, manifest: Manifest, task: TaskSpec, result: bytes, last: bytes, trace: Sequence[Cid]
     ) -> None:
-        """Also that what shard 0 carries is what it was given: its first state can be made from its last one."""
+        """Also that what a chain carries is what it was given: its first state can be made from its last one."""
         self.check_state(manifest, task, task.segments, last)
         require_last(result, self._result(manifest, task, last, trace[-1] if self.carries(manifest) else None))
         params = read_params(manifest)
-        if not carries_outer(params, *position(params, task)):
+        number, shard = position(params, task)
+        if not carries_outer(params, number, shard):
             return
         tensors = decode_state(last)
         origin = put(take(tensors, ORIGIN), ORIGIN)
-        if _cid_of(encode_state(first_state(params, 0, outer_of(tensors)) | origin)) != trace[0]:
+        if _cid_of(encode_state(first_state(params, shard, outer_of(tensors)) | origin)) != trace[0]:
             raise StateRefused("base and velocity of the result are not those of the task's first state")
 
     def _result(self, manifest: Manifest, task: TaskSpec, last: bytes, named: Cid | None) -> bytes:
@@ -151,14 +161,18 @@ class LoraWorkload:
         if named is not None:
             tensors = decode_state(last, schema=delta.last_schema(params, number, shard))
             return encode_state(delta.result_of(tensors, named))
-        return encode_state(result_of(shard, decode_state(last, schema=state_schema(params, number, shard))))
+        return encode_state(result_of(params, shard, decode_state(last, schema=state_schema(params, number, shard))))
 
     def package(self, manifest: Manifest, results: Results, dest: Path) -> Path:
         """What the last round's adapters come to, as `peft` loads it."""
+        return self.package_of(manifest, self.finals(manifest), results, dest)
+
+    def package_of(self, manifest: Manifest, taken: Sequence[TaskIndex], results: Results, dest: Path) -> Path:
+        """The same of what the last round took."""
         from proofyard.workloads.lora_export import export_adapter
 
-        params, trained = read_params(manifest), [results(task) for task in self.finals(manifest)]
-        start = start_of_round(params, manifest.seed, trained, params.rounds)
+        params, trained = read_params(manifest), [results(task) for task in taken]
+        start = start_of_round(params, manifest.seed, trained, params.rounds, tasks=taken)
         return export_adapter(manifest, whole_adapter(params, manifest.seed, start), dest, f"ipfs://{manifest.model}")
 
     def check_inputs(self, manifest: Manifest, inputs: Inputs) -> None:

@@ -37,7 +37,7 @@ from proofyard.workloads.compression.delta import check_last
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.exact_sums import tree_sum
 from proofyard.workloads.lora_params import LoraParams
-from proofyard.workloads.lora_tensors import STEP, cut, key_rounds, take, trained_schema
+from proofyard.workloads.lora_tensors import STEP, key_rounds, trained_schema
 from proofyard.workloads.state import Array
 
 U = 2.0**-23
@@ -173,8 +173,9 @@ def check_training(params: LoraParams, round_number: int, number: int, tensors: 
     if number == 0:
         _check_no_moments(names, tensors)
         if carries:
-            base = cut(take(tensors, "base"), 0, params.rank_of(0))
-            if not all(np.array_equal(base[name], tensors[f"adapter.{name}"]) for name in names):
+            begun = {name: tensors[f"adapter.{name}"] for name in names}
+            base = {name: tensors[f"base.{name}"][tuple(map(slice, array.shape))] for name, array in begun.items()}
+            if not all(np.array_equal(base[name], begun[name]) for name in names):
                 raise StateRefused("the adapter is not the base before the first step")
         return
     _check_moments(names, tensors, moment_bounds(params, steps, values))

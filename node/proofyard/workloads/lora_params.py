@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from proofyard.protocol.closing import Closing
 from proofyard.protocol.codec import Key
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest
 from proofyard.workloads.aggregation.checks import MAX_RANK, check_aggregation
@@ -73,6 +74,8 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     first `compression_warmup` rounds are sent in `int8`.
     `begins`: the job goes on from another one's round. `rounds` counts those before it, and so do learning rate,
     batches and seeds: with the parameters and data of that job it ends in the bits that one would have ended in.
+    Rounds: with `closing` a round waits for no more than a quorum and a time, and every result carries what its round
+    started from, so that a later one can take it (`proofyard.protocol.closing`); without, it waits for all shards.
     """
 
     modules: Annotated[dict[str, tuple[Count, Count]], Meta(min_length=1, max_length=4096)]
@@ -117,6 +120,7 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     compression_block: Annotated[int, Meta(ge=MIN_BLOCK, le=MAX_BLOCK)] = 400
     compression_turns: Annotated[int, Meta(ge=1, le=MAX_TURNS)] = 1
     compression_warmup: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    closing: Closing | None = None
     begins: Begins | UnsetType = UNSET
 
     @property
@@ -132,6 +136,11 @@ class LoraParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def averages_a(self) -> bool:
         """Whether A is trained; else it stays as the seed has it."""
         return self.aggregation != "ffa"
+
+    @property
+    def most_deltas(self) -> int:
+        """What a round takes at most."""
+        return self.workers * (1 + (self.closing.late_rounds if self.closing else 0))
 
     @property
     def merges(self) -> bool:
@@ -230,6 +239,8 @@ def _check_sizes(params: LoraParams) -> None:
             "params.merged_rank", f"makes merged factors of {merged} values, at most {MAX_ADAPTER_VALUES} are allowed"
         )
     together = 4 * (values * (params.workers + 2) + merged)
+    if params.closing:
+        together = 4 * values * params.most_deltas * (3 if params.outer == "nesterov" else 2)
     if together > MAX_STATE_BYTES:
         raise ManifestRefused(
             "params.workers", f"and rank make {together} bytes of results a round, at most {MAX_STATE_BYTES}"

@@ -19,7 +19,9 @@ from threading import Lock
 
 import numpy as np
 
+from proofyard.protocol.closing import Closing
 from proofyard.protocol.codec import encode
+from proofyard.protocol.types import TaskIndex
 from proofyard.workloads.aggregation.folding import Factors, fold, stack
 from proofyard.workloads.aggregation.robust import Rule, aggregate, weigh
 from proofyard.workloads.aggregation.vectors import Change
@@ -41,6 +43,8 @@ from proofyard.workloads.lora_tensors import (
 from proofyard.workloads.state import Array, decode_state, encode_state
 
 Tensors = Mapping[str, Array]
+Said = tuple[int, bytes]
+"""A task with its result."""
 
 KEPT = 2
 """Starts that stay in memory: every worker of a round asks for the same one."""
@@ -61,22 +65,43 @@ class Start:
         return put(self.adapter, "base") | put(self.velocity, "velocity") | put(self.merged, "merged")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a delta comes from: its shard, what its own round started from, and what is left of its weight for being
+    late."""
+
+    shard: int
+    base: Tensors
+    scale: float = 1.0
+
+
 def start_of_round(
-    params: LoraParams, seed: int, results: Sequence[bytes], round_number: int, begins: bytes = b""
+    params: LoraParams,
+    seed: int,
+    results: Sequence[bytes],
+    round_number: int,
+    begins: bytes = b"",
+    *,
+    tasks: Sequence[TaskIndex] | None = None,
 ) -> Start:
     """The start of round `round_number`, counted from 0: of the first one, or of the one whose round before has these
     `results`, in the order of the shards; with compression those of all rounds since `first_round`, one after another.
     The job's result is the start of the round that never comes. `begins`: what the first round of a job that goes on
     from another one starts from.
 
+    `tasks`: of which task each result is, in any order, where rounds do not wait for all of their shards (`closing`).
+    Each delta is counted from its own round's start, by its shard's work and by the discount for each round that it is
+    late; all of them in time make the start that the round makes without `closing`.
+
     Its arrays are shared and cannot be written to. Raises `StateRefused` for what is no result of such a round, or so
     far from what the laws let pass that no number comes out."""
-    digests = tuple(hashlib.sha256(each).digest() for each in (begins, *results))
+    said = _in_order(params, results, round_number, tasks)
+    digests = tuple((task, hashlib.sha256(each).digest()) for task, each in ((-1, begins), *said))
     key = (hashlib.sha256(encode(params)).digest(), seed, round_number, digests)
     with _lock:
         known = _known.get(key)
     if known is None:
-        known = _next_start(params, seed, results, round_number) if results else _first_start(params, seed, begins)
+        known = _next_start(params, seed, said, round_number) if said else _first_start(params, seed, begins)
         known = _frozen(known)
         with _lock:
             _known[key] = known
@@ -85,7 +110,28 @@ def start_of_round(
     return known
 
 
-_known: OrderedDict[tuple[bytes, int, int, tuple[bytes, ...]], Start] = OrderedDict()
+def _in_order(
+    params: LoraParams, results: Sequence[bytes], round_number: int, tasks: Sequence[TaskIndex] | None
+) -> list[Said]:
+    """Each result with its task. Raises `StateRefused` for a set that no round takes."""
+    first = max(0, first_round(params, round_number)) * params.workers
+    every = range(first, round_number * params.workers)
+    if params.closing is None:
+        if len(results) not in (0, len(every)):
+            raise StateRefused(f"a round rests on {len(every)} results, {len(results)} were given")
+        return list(zip(every, results, strict=False))
+    given = every if tasks is None else tasks
+    if len(given) != len(results):
+        raise StateRefused(f"a round rests on {len(given)} results, {len(results)} were given")
+    said = sorted(zip(given, results, strict=True), key=lambda each: each[0])
+    late = [round_number - 1 - task // params.workers for task, _ in said]
+    enough = len(set(given)) == len(given) and late.count(0) >= (params.closing.quorum if round_number else 0)
+    if not enough or any(not 0 <= each <= params.closing.late_rounds for each in late):
+        raise StateRefused(f"round {round_number + 1} cannot rest on the tasks {[task for task, _ in said]}")
+    return said
+
+
+_known: OrderedDict[tuple[bytes, int, int, tuple[tuple[int, bytes], ...]], Start] = OrderedDict()
 _lock = Lock()
 
 
@@ -146,17 +192,18 @@ def _no_velocity(params: LoraParams, adapter: Tensors) -> dict[str, Array]:
     return {name: np.zeros_like(array) for name, array in adapter.items()} if params.outer == "nesterov" else {}
 
 
-def _next_start(params: LoraParams, seed: int, results: Sequence[bytes], round_number: int) -> Start:
-    rounds = round_number - first_round(params, round_number)
-    if len(results) != rounds * params.workers:
-        raise StateRefused(f"a round rests on {rounds * params.workers} results, {len(results)} were given")
-    before, trained = _round(params, seed, results, round_number)
+def _next_start(params: LoraParams, seed: int, said: Sequence[Said], round_number: int) -> Start:
     purpose = (seed, round_number)
+    origins: list[Origin] = []
+    if params.closing is None:
+        before, trained = _round(params, seed, [result for _, result in said], round_number)
+    else:
+        before, trained, origins = _taken(params, params.closing, said, round_number)
     with np.errstate(over="ignore", invalid="ignore"):
         if params.merges:
             start = merge_step(params, before.adapter, before.merged, trained, purpose)
         else:
-            start = outer_step(params, before.adapter, before.velocity, trained, purpose)
+            start = outer_step(params, before.adapter, before.velocity, trained, purpose, origins)
     for name, array in start.outer.items():
         if not np.isfinite(array).all():
             raise StateRefused("is no number after the outer step: the results before it break a law", name)
@@ -179,19 +226,39 @@ def _round(
     return start, [delta.trained(params, number, shard, start.adapter, each) for shard, each in enumerate(tensors)]
 
 
+def _taken(
+    params: LoraParams, closing: Closing, said: Sequence[Said], round_number: int
+) -> tuple[Start, list[dict[str, Array]], list[Origin]]:
+    """What the round before `round_number` started from, what those that it took have trained, and from what."""
+    number, origins = round_number - 1, []
+    tensors = [decode_state(result, schema=result_schema(params, task % params.workers)) for task, result in said]
+    for (task, _), each in zip(said, tensors, strict=True):
+        its_round, shard = divmod(task, params.workers)
+        origins.append(Origin(shard, _carried(each).adapter, closing.scale(number - its_round)))
+    own = next(each for (task, _), each in zip(said, tensors, strict=True) if task // params.workers == number)
+    return _carried(own), [take(each, "adapter") for each in tensors], origins
+
+
 def _carried(tensors: Tensors) -> Start:
-    """The start of a round in the result of its shard 0."""
+    """The start of a round in the result of a shard that carries it."""
     return Start(take(tensors, "base"), take(tensors, "velocity"), take(tensors, "merged"))
 
 
 def outer_step(
-    params: LoraParams, base: Tensors, velocity: Tensors, trained: Sequence[Tensors], purpose: Sequence[int] = ()
+    params: LoraParams,
+    base: Tensors,
+    velocity: Tensors,
+    trained: Sequence[Tensors],
+    purpose: Sequence[int] = (),
+    origins: Sequence[Origin] = (),
 ) -> Start:
-    """Adapter and velocity after the outer step from `base`, given what each shard has trained it to (fedit, ffa).
-    `purpose`, seed and round, keys the order of robust buckets."""
+    """Adapter and velocity after the outer step from `base`, given what each shard has trained it to (fedit, ffa), or
+    with `origins` what those have trained from other starts. `purpose`, seed and round, keys the order of robust
+    buckets."""
     after: dict[str, Array] = {}
     momentum: dict[str, Array] = {}
-    for name, mean in _update(params, base, trained, purpose).items():
+    origins = origins or [Origin(shard, base) for shard in range(params.workers)]
+    for name, mean in _update(params, base, trained, purpose, origins).items():
         before = velocity[name].astype(np.float64) if velocity else np.zeros(mean.shape)
         moved = params.outer_momentum * before + mean
         step = params.outer_lr * (mean + params.outer_momentum * moved)
@@ -212,7 +279,7 @@ def merge_step(
     flora: every product w B A is merged, and the adapter begins anew.
     """
     starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    factors = _shortened_by(params, starts, trained)
+    factors = _shortened_by(params, params.shares, starts, trained)
     changes = [Change(*each) for each in zip(starts, trained, factors, strict=True)]
     weights = _weights(params, base, changes, purpose)
     seed, round_number = purpose
@@ -229,18 +296,27 @@ def merge_step(
     return Start(after, {}, left)
 
 
-def _update(params: LoraParams, base: Tensors, trained: Sequence[Tensors], purpose: Sequence[int]) -> dict[str, Array]:
+def _update(
+    params: LoraParams,
+    base: Tensors,
+    trained: Sequence[Tensors],
+    purpose: Sequence[int],
+    origins: Sequence[Origin],
+) -> dict[str, Array]:
     """The averaged update, binary64, in the order of the names."""
-    starts = [cut(base, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    factors = _shortened_by(params, starts, trained)
+    ranks = [params.rank_of(each.shard) for each in origins]
+    starts = [cut(each.base, 0, rank) for each, rank in zip(origins, ranks, strict=True)]
+    work = [params.shares[each.shard] for each in origins]
+    factors = _shortened_by(params, work, starts, trained)
     if params.robust != "mean":
         changes = [Change(base, each, factor) for each, factor in zip(trained, factors, strict=True)]
         found = aggregate(_rule(params), changes, {name: array.size for name, array in base.items()}, purpose)
         return {name: found[name].reshape(base[name].shape) for name in sorted(base)}
-    # A shard of a smaller rank has no say in the columns that it does not train.
-    shares = params.shares
-    columns = range(params.rank)
-    totals = np.array([sum(share for s, share in enumerate(shares) if params.rank_of(s) > rank) for rank in columns])
+    # A shard of a smaller rank has no say in the columns that it does not train; what nobody trained stays.
+    shares = [units * each.scale for units, each in zip(work, origins, strict=True)]
+    each = list(zip(shares, ranks, strict=True))
+    totals = np.array([math.fsum(share for share, rank in each if rank > column) for column in range(params.rank)])
+    totals[totals == 0] = 1.0
     update: dict[str, Array] = {}
     for name in sorted(base):
         mean = np.zeros(base[name].shape, np.float64)
@@ -293,10 +369,12 @@ def _mean(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
     return total
 
 
-def _shortened_by(params: LoraParams, starts: Sequence[Tensors], trained: Sequence[Tensors]) -> list[float]:
-    """The factor of each shard's delta; compared are their lengths for the same work."""
+def _shortened_by(
+    params: LoraParams, work: Sequence[int], starts: Sequence[Tensors], trained: Sequence[Tensors]
+) -> list[float]:
+    """The factor of each delta; compared are their lengths for the same `work`."""
     norms = [delta_norm(*each) for each in zip(starts, trained, strict=True)]
-    return shortening([norm / share for norm, share in zip(norms, params.shares, strict=True)], params.max_delta_ratio)
+    return shortening([norm / units for norm, units in zip(norms, work, strict=True)], params.max_delta_ratio)
 
 
 def delta_norm(base: Tensors, adapter: Tensors) -> float:

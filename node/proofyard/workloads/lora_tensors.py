@@ -8,6 +8,9 @@ How a job aggregates (docs/federated.md) decides what else a state holds, unchan
 that earlier rounds have left beside the adapter (fedex, flora; also in the result of shard 0), and `rest.*`, the
 columns of B that a shard of a smaller rank does not train (ffa, whose A is the seed's and in no state).
 
+Where a round does not wait for all of its shards every chain carries that start, and so does every result: any of them
+may be the one that a later round has (`closing`).
+
 With compression the chain of shard 0 carries its round's start in key rounds only, and a round rests on the results of
 all rounds since the last one. `origin.*` of each chain is what its adapter starts from without what this shard's
 results have left out so far: what training leads to, less the origin, is what the result says (`compression.delta`).
@@ -85,8 +88,9 @@ def state_schema(params: LoraParams, round_number: int, shard: int) -> Schema:
 
 
 def carries_outer(params: LoraParams, round_number: int, shard: int) -> bool:
-    """Whether a shard's chain carries what its round started from."""
-    return not shard and (not params.compression or is_key_round(params, round_number))
+    """Whether a shard's chain carries what its round started from. Where a round does not wait for all of its shards
+    that of shard 0 may be missing, and a late delta is counted from its own round's start."""
+    return params.closing is not None or (not shard and (not params.compression or is_key_round(params, round_number)))
 
 
 def is_key_round(params: LoraParams, round_number: int) -> bool:
@@ -108,7 +112,12 @@ def first_round(params: LoraParams, round_number: int) -> int:
 def result_schema(params: LoraParams, shard: int) -> Schema:
     """The result of a shard's task, without compression."""
     trained = prefixed_schema(trained_schema(params, params.rank_of(shard)), "adapter")
-    return trained if shard else trained | outer_schema(params)
+    return trained | outer_schema(params) if hands_on(params, shard) else trained
+
+
+def hands_on(params: LoraParams, shard: int) -> bool:
+    """Whether a shard's result has what its chain carries of its round's start; with compression only in key rounds."""
+    return not shard or params.closing is not None
 
 
 def position(params: LoraParams, task: TaskSpec) -> tuple[int, int]:
@@ -171,12 +180,12 @@ def first_state(params: LoraParams, shard: int, outer: Mapping[str, Array]) -> d
     started = put(adapter, "adapter") | put(zeros, "first") | put(zeros, "second") | {STEP: np.zeros((), np.int64)}
     if params.aggregation == "ffa" and rank < params.rank:
         started |= put(cut(base, rank, params.rank), "rest")
-    return started | (put(take(outer, "merged"), "merged") if shard else dict(outer))
+    return started | (dict(outer) if hands_on(params, shard) else put(take(outer, "merged"), "merged"))
 
 
-def result_of(shard: int, last: Mapping[str, Array]) -> dict[str, Array]:
+def result_of(params: LoraParams, shard: int, last: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors of a task's result from those of its last state."""
-    return put(take(last, "adapter"), "adapter") | ({} if shard else outer_of(last))
+    return put(take(last, "adapter"), "adapter") | (outer_of(last) if hands_on(params, shard) else {})
 
 
 @dataclass(frozen=True)

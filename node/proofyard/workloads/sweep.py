@@ -48,7 +48,7 @@ from proofyard.workloads.workload import (
 SCORE = "score"
 LOSS = {"loss": TensorSpec("F64", ())}
 MAX_CANDIDATES = 1000
-FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective", "compression")
+FIXED = ("modules", "rounds", "workers", "rank", "holdout_percent", "packing", "objective", "compression", "closing")
 
 
 class SweepParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +78,8 @@ def candidates(manifest: Manifest) -> list[dict[str, Any]]:
         raise ManifestRefused(
             "params.base.compression", "is set; a candidate has one round, whose adapter is kept whole"
         )
+    if params.base.get("closing") is not None:
+        raise ManifestRefused("params.base.closing", "is set; a candidate has one round of one worker")
     for name, tried in params.vary.items():
         if name in FIXED:
             raise ManifestRefused(f"params.vary.{name}", "cannot vary within a sweep, its candidates would not compare")

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 import msgspec
 
+from proofyard.protocol.closing import ClosedRound, Rounds, final_tasks, open_tasks
 from proofyard.protocol.manifest import MAX_DEPS, MAX_TASKS, Manifest, TaskSpec
 from proofyard.protocol.types import Cid, TaskIndex
 from proofyard.workloads.errors import InputRefused, ManifestRefused, StateRefused, UnknownWorkload
@@ -184,6 +185,19 @@ class BeginningWorkload(Workload, Protocol):
         ...
 
 
+class ClosingWorkload(Workload, Protocol):
+    """A workload with jobs whose rounds do not wait for everybody: which results a task rests on follows from the
+    manifest and from what was committed when (`proofyard.protocol.closing`)."""
+
+    def rounds(self, manifest: Manifest) -> Rounds | None:
+        """How the rounds of this job close; None where each waits for all of the one before."""
+        ...
+
+    def package_of(self, manifest: Manifest, taken: Sequence[TaskIndex], results: Results, dest: Path) -> Path:
+        """As `package`, of what the last round took."""
+        ...
+
+
 class InexactWorkload(Workload, Protocol):
     """A workload whose segments differ from machine to machine by something like rounding (`exact` is False).
 
@@ -221,9 +235,40 @@ def load_workload(name: str) -> Workload:
     return workload
 
 
-def task_graph(workload: Workload, manifest: Manifest) -> tuple[TaskSpec, ...]:
-    """A job's tasks. Raises `ManifestRefused`: where the workload does, and for a graph that no verifier could
-    schedule."""
+def task_graph(workload: Workload, manifest: Manifest, closed: Sequence[ClosedRound] = ()) -> tuple[TaskSpec, ...]:
+    """A job's tasks with what they rest on: all of them or, where rounds do not wait for everybody, those of the rounds
+    that are open, `closed` being the ones before. Raises as `all_tasks` does."""
+    tasks, rounds = all_tasks(workload, manifest), rounds_of(workload, manifest)
+    return tasks if rounds is None else open_tasks(tasks, rounds, closed)
+
+
+def finals_of(workload: Workload, manifest: Manifest, closed: Sequence[ClosedRound] = ()) -> tuple[TaskIndex, ...]:
+    """The tasks whose results the job's result is made of, `closed` as in `task_graph`: none while a round is open."""
+    rounds = rounds_of(workload, manifest)
+    return tuple(workload.finals(manifest)) if rounds is None else final_tasks(rounds, closed)
+
+
+def possible_finals(workload: Workload, manifest: Manifest) -> frozenset[TaskIndex]:
+    """The tasks that `finals_of` may name, whatever closes how."""
+    rounds = rounds_of(workload, manifest)
+    if rounds is None:
+        return frozenset(workload.finals(manifest))
+    first = max(0, rounds.rounds - 1 - rounds.closing.late_rounds)
+    return frozenset(map(TaskIndex, range(first * rounds.workers, rounds.rounds * rounds.workers)))
+
+
+def write_result(
+    workload: Workload, manifest: Manifest, finals: Sequence[TaskIndex], results: Results, dest: Path
+) -> Path:
+    """Write the job's result, of the `results` of its `finals`, into `dest`: see `Workload.package`."""
+    if rounds_of(workload, manifest) is None:
+        return workload.package(manifest, results, dest)
+    return cast(ClosingWorkload, workload).package_of(manifest, finals, results, dest)
+
+
+def all_tasks(workload: Workload, manifest: Manifest) -> tuple[TaskSpec, ...]:
+    """All tasks that a job may come to; where rounds do not wait for everybody their `deps` are those of rounds that
+    are whole. Raises `ManifestRefused`: where the workload does, and for a graph that no verifier could schedule."""
     workload.check(manifest)
     tasks = tuple(workload.graph(manifest))
     if not 0 < len(tasks) <= MAX_TASKS:
@@ -236,6 +281,17 @@ def task_graph(workload: Workload, manifest: Manifest) -> tuple[TaskSpec, ...]:
                 "params", f"make task {number} depend on {len(task.deps)} results, at most {MAX_DEPS} fit"
             )
     return tasks
+
+
+def rounds_of(workload: Workload, manifest: Manifest) -> Rounds | None:
+    """How the rounds of a job close that do not wait for everybody; None for any other job."""
+    return cast(ClosingWorkload, workload).rounds(manifest) if hasattr(workload, "rounds") else None
+
+
+def require_offered(workload: Workload, manifest: Manifest) -> None:
+    """Raise `ManifestRefused` for a job that no verifier takes yet."""
+    if rounds_of(workload, manifest) is not None:
+        raise ManifestRefused("params.closing", "is given; rounds that do not wait for everybody are not offered yet")
 
 
 def require_inputs(task: TaskSpec, inputs: Inputs) -> None:

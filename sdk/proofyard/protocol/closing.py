@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol.certificate import Delta, Terms
-from proofyard.protocol.manifest import MAX_DEPS
+from proofyard.protocol.manifest import MAX_DEPS, TaskSpec
 from proofyard.protocol.types import ProofyardError, TaskIndex
 
 BPS = 10_000
@@ -32,7 +32,7 @@ class ClosingRefused(ProofyardError, ValueError):
     """Rules that no round could close by, or whose sets are too large."""
 
 
-class Closing(msgspec.Struct, frozen=True, kw_only=True):
+class Closing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules, as a manifest has them. `quorum` tasks of a round are enough after `timeout_s`. A delta that is n
     rounds late, `late_rounds` at most, counts (`discount_bps` / 10,000)^n of itself (staleness as in FedBuff, arXiv
     2106.06639)."""
@@ -45,6 +45,15 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
     def scale(self, late: int) -> float:
         """What a delta that is so many rounds late counts, correctly rounded."""
         return float(Fraction(self.discount_bps, BPS) ** late)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """A job's rounds that close by rules: task r * `workers` + w is that of shard w in round r of `rounds`."""
+
+    closing: Closing
+    workers: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,27 @@ def close_rounds(
         closed.append(ClosedRound(number, at, tuple(late), tuple(dropped)))
         opened_at = at
     return tuple(closed)
+
+
+def open_tasks(specs: Sequence[TaskSpec], rounds: Rounds, closed: Sequence[ClosedRound]) -> tuple[TaskSpec, ...]:
+    """Of a job's tasks those of the rounds that are open, each resting on what the round before took. The first round
+    is open from the start."""
+    found = list(specs[: rounds.workers])
+    for each in closed[: rounds.rounds - 1]:
+        first = (each.number + 1) * rounds.workers
+        deps = tuple(entry.task for entry in each.taken)
+        found += [msgspec.structs.replace(spec, deps=deps) for spec in specs[first : first + rounds.workers]]
+    return tuple(found)
+
+
+def final_tasks(rounds: Rounds, closed: Sequence[ClosedRound]) -> tuple[TaskIndex, ...]:
+    """The tasks whose results the job's result is made of; none while its last round is open."""
+    return tuple(entry.task for entry in closed[-1].taken) if len(closed) == rounds.rounds else ()
+
+
+def dropped_tasks(closed: Iterable[ClosedRound]) -> frozenset[TaskIndex]:
+    """The tasks that no round takes any more: the job does without them."""
+    return frozenset(task for each in closed for task in each.dropped)
 
 
 def terms_of(closing: Closing, workers: int, sets: Sequence[Iterable[Delta]]) -> Terms:

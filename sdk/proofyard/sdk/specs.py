@@ -149,7 +149,7 @@ class LoraJob:
             return self.measured()[0].manifest(model, data)
         manifest = Manifest(
             workload="lora",
-            params=msgspec.to_builtins(self._params()),
+            params=_said(self._params()),
             model=model,
             data=data,
             seed=self.seed,
@@ -204,6 +204,15 @@ class LoraJob:
         except msgspec.ValidationError as error:
             field, reason = misfit(error, values, LoraParams)
             raise JobRefused(f"{field or 'options'}: {reason}") from None
+
+
+def _said(params: LoraParams) -> dict[str, Any]:
+    """Parameters as a manifest has them, without rules for rounds where there are none: so manifests of jobs without
+    them stay as they were."""
+    values: dict[str, Any] = msgspec.to_builtins(params)
+    if params.closing is None:
+        del values["closing"]
+    return values
 
 
 def executable(

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from proofyard.protocol.closing import ClosingRefused, check_closing
 from proofyard.protocol.manifest import MAX_DEPS
 from proofyard.workloads.errors import ManifestRefused
 
@@ -20,6 +21,7 @@ def check_aggregation(params: "LoraParams") -> None:
     """Raise `ManifestRefused` for choices of aggregation that do not go together, by the first field that is wrong."""
     _check_ranks(params)
     _check_segments(params)
+    _check_closing(params)
     _check_outer(params)
     _check_robust(params)
     if params.merges:
@@ -62,6 +64,37 @@ def _check_segments(params: "LoraParams") -> None:
         )
 
 
+def _check_closing(params: "LoraParams") -> None:
+    """What goes with rounds that do not wait for all of their shards."""
+    if params.closing is None:
+        return
+    try:
+        check_closing(params.closing, params.workers)
+    except ClosingRefused as error:
+        raise ManifestRefused("params.closing", f"cannot be: {error}") from None
+    if params.compression:
+        raise ManifestRefused(
+            "params.closing",
+            f"is given with compression {params.compression!r}: a shard that a round did not wait for has no residual "
+            "to go on with; leave one of them out",
+        )
+    if params.begins:
+        raise ManifestRefused(
+            "params.closing",
+            "is given with begins: a job that goes on from a round waits for all shards; leave one out",
+        )
+    if params.merges:
+        raise ManifestRefused(
+            "params.closing",
+            f"is given, but aggregation {params.aggregation!r} adds products up as they are; take ffa or fedit",
+        )
+    if params.robust != "mean" and params.closing.late_rounds:
+        raise ManifestRefused(
+            "params.closing.late_rounds",
+            f"is {params.closing.late_rounds}, but robust {params.robust!r} compares updates of one round; give 0",
+        )
+
+
 def _check_outer(params: "LoraParams") -> None:
     if params.outer != "nesterov" and params.outer_momentum:
         raise ManifestRefused("params.outer", f"is {params.outer!r}, which has no outer_momentum; give nesterov")
@@ -89,7 +122,8 @@ def _check_robust(params: "LoraParams") -> None:
             f"is {rule!r}, which weighs no workers: {params.aggregation} takes mean, geometric-median, "
             "krum or multi-krum" + (", or centered-clipping" if params.aggregation == "flora" else ""),
         )
-    voters = -(-params.workers // params.robust_bucket)
+    least = params.closing.quorum if params.closing else params.workers
+    voters = -(-least // params.robust_bucket)
     most = (voters - 3) // 2 if rule in ("krum", "multi-krum") else (voters - 1) // 2
     if not 1 <= hostile <= most:
         allowed = f"1 to {most}" if most >= 1 else "none; give more workers or a smaller robust_bucket"
