@@ -101,7 +101,7 @@ def workload(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in (settled, refusals):
         monkeypatch.setattr(module, "load_workload", lambda _: SimpleNamespace(**laws))
 
-    async def graph_of(manifest: Any) -> Any:
+    async def graph_of(chain: Any, read: Any, number: Any, manifest: Any) -> Any:
         return next(job.graph for job in WORLD.jobs if job.manifest == manifest)
 
     monkeypatch.setattr(settled, "graph_of", graph_of)

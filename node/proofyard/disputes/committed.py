@@ -5,15 +5,18 @@ whether a segment is right, or an operator guilty, can be told although a record
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from proofyard.artifacts import ArtifactError
 from proofyard.chain import ChainClient, Step
+from proofyard.chain.events import BatchCommitted
 from proofyard.disputes.errors import ListWithheld, NoSuchPlace
+from proofyard.disputes.rounds import Counted, closed_rounds
 from proofyard.protocol import merkle
 from proofyard.protocol.cid import DAG_PB, RAW, cid_bytes, make_cid
+from proofyard.protocol.closing import ClosedRound
 from proofyard.protocol.codec import CodecError
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.members import MAX_MEMBERS_BYTES, Member, TaskKey, decode_members, members_fit
@@ -106,7 +109,7 @@ async def load_committed(chain: ChainClient, read: Read, batch: BatchId, record:
             raise
         entries = found
     manifests = {line.job: await load_manifest(chain, read, line.job) for line in header.lines}
-    graphs = {job: await graph_of(manifest) for job, manifest in manifests.items()}
+    graphs = {job: await graph_of(chain, read, job, manifest) for job, manifest in manifests.items()}
     return Committed(batch, record, header, manifests, graphs, entries)
 
 
@@ -143,9 +146,33 @@ async def load_manifest(chain: ChainClient, read: Read, job: JobId) -> Manifest:
     return decode_manifest(await read(make_cid(digest, RAW), MAX_MANIFEST_BYTES))
 
 
-async def graph_of(manifest: Manifest) -> tuple[TaskSpec, ...]:
-    """A job's task graph. Raises `WorkloadError` for a manifest that its workload refuses."""
-    return await asyncio.to_thread(task_graph, load_workload(manifest.workload), manifest)
+async def graph_of(
+    chain: ChainClient, read: Read, job: JobId, manifest: Manifest, counted: Counted | None = None
+) -> tuple[TaskSpec, ...]:
+    """A job's task graph, as far as its rounds are open. Raises `WorkloadError` for a manifest that its workload
+    refuses, and as `closed_of` does."""
+    closed = await closed_of(chain, read, job, manifest, counted)
+    return await asyncio.to_thread(task_graph, load_workload(manifest.workload), manifest, closed)
+
+
+async def closed_of(
+    chain: ChainClient, read: Read, job: JobId, manifest: Manifest, counted: Counted | None = None
+) -> tuple[ClosedRound, ...]:
+    """The rounds of a job that are closed: see `rounds.closed_rounds`. A list that is nowhere any more may be in the
+    record of its batch. Raises `ListWithheld` for one that nobody delivers."""
+
+    async def members_of(event: BatchCommitted) -> Sequence[Member]:
+        header = Header(event.root, event.size, event.members, event.lines)
+        try:
+            return await load_members(read, event.batch, header)
+        except ListWithheld:
+            settled = [each for each in await asyncio.to_thread(chain.settled, job) if each.batch == event.batch]
+            found = await _list_in(read, header, settled[-1].record) if settled else None
+            if found is None:
+                raise
+            return found
+
+    return await closed_rounds(chain, job, manifest, members_of, counted)
 
 
 async def committed_results(

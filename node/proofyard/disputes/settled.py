@@ -138,7 +138,7 @@ async def load_settled(chain: ChainClient, read: Read, batch: BatchId, known: Ou
             reason = f"it is that of attempt {record.attempt} at batch {record.batch}"
             raise RecordInvalid(batch, "batch", reason)
         manifests = {job.job: decode_manifest(await read(job.manifest, MAX_MANIFEST_BYTES)) for job in record.jobs}
-        graphs = {job: await graph_of(manifest) for job, manifest in manifests.items()}
+        graphs = {job: await graph_of(chain, read, job, manifest) for job, manifest in manifests.items()}
         members = {number: await _list_of(read, view, number) for number, _ in record.counted}
     except (ArtifactError, ListWithheld) as error:
         raise RecordWithheld(batch, event.record, str(error)) from None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from proofyard.chain import ChainClient, JobRecord
 from proofyard.disputes.committed import Read, graph_of, load_members
+from proofyard.disputes.rounds import Counted
 from proofyard.node.limits import LeftForLater, OfferRefused, check_limits
 from proofyard.node.prices import check_price, parse_prices
 from proofyard.node.settings import NodeSettings
@@ -24,10 +25,11 @@ from proofyard.protocol.members import Member, TaskKey
 from proofyard.protocol.merkle import root
 from proofyard.protocol.messages import AuditOffer, PeerHint, TaskOffer
 from proofyard.protocol.settlement import Header
-from proofyard.protocol.types import Address, BatchId, Cid, Digest
+from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId
 from proofyard.runtime.recent import Recent
+from proofyard.workloads.workload import load_workload, rounds_of
 
-GRAPHS, HEADERS, LISTS = 8, 256, 4
+GRAPHS, HEADERS, LISTS, COUNTED = 8, 256, 4, 1024
 """Task graphs, headers of batches and their lists that are kept in memory; a list may have 64 MiB."""
 READS, FRESH_S = 256, 30.0
 """What the chain said of jobs and batches, and how long it is taken as still true: a reorganisation may change it."""
@@ -45,7 +47,8 @@ class Offers:
         self._settings = settings
         self._chain = chain
         self._supplies = supplies
-        self._graphs: Recent[Cid, tuple[TaskSpec, ...]] = Recent(GRAPHS)
+        self._graphs: Recent[tuple[JobId, Cid], tuple[TaskSpec, ...]] = Recent(GRAPHS)
+        self._counted = Counted(COUNTED)
         self._headers: Recent[tuple[BatchId, Digest], Header] = Recent(HEADERS)
         self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
         self._reads: Recent[tuple[str, Hashable], tuple[float, Any]] = Recent(READS)
@@ -57,7 +60,7 @@ class Offers:
         field, `LeftForLater`, and what stands between this machine and an answer."""
         job = await self._job(offer)
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
-        await self._check_spec(offer, manifest)
+        await self._check_spec(verifier, offer, manifest)
         check_limits(self._settings, manifest, offer.task)
         prices = parse_prices(self._settings.min_price)
         check_price(prices, job, manifest.workload, unpaid=self._settings.unpaid)
@@ -84,7 +87,7 @@ class Offers:
             self._reads.drop(("seed", offer.batch))
             raise OfferRefused("seed", f"is not the one that was drawn for batch {offer.batch}")
         manifest = await self._supplies.manifest(verifier, offer.manifest, offer.providers)
-        await self._check_spec(offer, manifest)
+        await self._check_spec(verifier, offer, manifest)
         check_limits(self._settings, manifest, offer.task)
         await self._check_member(verifier, offer)
         return manifest
@@ -153,9 +156,14 @@ class Offers:
             raise OfferRefused("manifest", f"is not that of job {offer.job}")
         return job
 
-    async def _check_spec(self, offer: TaskOffer | AuditOffer, manifest: Manifest) -> None:
-        graph = self._graphs.get(offer.manifest) or self._graphs.put(offer.manifest, await graph_of(manifest))
-        index = offer.task.index
+    async def _check_spec(self, verifier: Address, offer: TaskOffer | AuditOffer, manifest: Manifest) -> None:
+        """Raise `OfferRefused` unless a task is that of the job's graph, of the rounds that are open now."""
+        key, index = (offer.job, offer.manifest), offer.task.index
+        graph = self._graphs.get(key)
+        grows = graph is not None and rounds_of(load_workload(manifest.workload), manifest) is not None
+        if graph is None or (grows and graph[index : index + 1] != (offer.task,)):
+            read = self._read(verifier, offer.providers)
+            graph = self._graphs.put(key, await graph_of(self._chain, read, offer.job, manifest, self._counted))
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 

@@ -16,7 +16,9 @@ from typing import Any, Self, TypeVar
 
 from proofyard.artifacts import ArtifactUnavailable, BlockStore
 from proofyard.chain import ChainClient, ChainError, InsufficientBalance, JobRecord, Refused, Wallet
+from proofyard.disputes.committed import closed_of
 from proofyard.disputes.settled import Settled, load_settled
+from proofyard.protocol.closing import dropped_tasks
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest
 from proofyard.protocol.messages import JobQuery, JobReport
 from proofyard.protocol.types import Address, BatchId, Cid, JobId, Wei
@@ -50,7 +52,7 @@ from proofyard.sdk.settings import requester_settings
 from proofyard.sdk.specs import JobSpec, called
 from proofyard.sdk.terms import Offer, check_offer
 from proofyard.transport import TransportError
-from proofyard.workloads.workload import load_workload, task_graph
+from proofyard.workloads.workload import finals_of, load_workload, task_graph
 
 T = TypeVar("T")
 LARGEST_ID = 2**256 - 1
@@ -316,10 +318,12 @@ class AsyncClient:
         batch whose record nobody delivers."""
         batches = await self._standing(job)
         cid, manifest = await self._work(job)
+        closed = await closed_of(self.chain, self.peers.read, job, manifest)
 
         def work() -> Proven:
-            workload = load_workload(manifest.workload)
-            return prove(job, cid, task_graph(workload, manifest), workload.finals(manifest), batches)
+            workload, dropped = load_workload(manifest.workload), dropped_tasks(closed)
+            graph = [spec for spec in task_graph(workload, manifest, closed) if spec.index not in dropped]
+            return prove(job, cid, graph, finals_of(workload, manifest, closed), batches)
 
         return await asyncio.to_thread(work)
 

@@ -19,7 +19,7 @@ from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_record
 from proofyard.protocol.types import Cid, JobId, ProofyardError, Wei
 from proofyard.sdk.preparing import Prepared
-from proofyard.workloads.workload import load_workload, task_graph
+from proofyard.workloads.workload import all_tasks, load_workload, possible_finals
 
 MOST_JOBS, MOST_RECORDS = 20, 3
 """The newest that are looked at: a job is two requests to the chain, a record is fetched from a verifier."""
@@ -108,12 +108,12 @@ def estimate(chain: ChainClient, store: BlockStore, read: Read, prepared: Prepar
     """What a prepared job will take."""
     terms, manifest = prepared.terms, prepared.manifest
     workload = load_workload(manifest.workload)
-    graph = task_graph(workload, manifest)
+    graph = all_tasks(workload, manifest)
     rates = rates_of(chain, read, terms.workload)
     gas = _gas_of(chain, prepared)
     segments = sum(task.segments for task in graph)
     most = _most_audited(graph, terms.auditors_per_segment, terms.segments_per_audit) / segments
-    finals = set(workload.finals(manifest))
+    finals = possible_finals(workload, manifest)
     return Estimate(
         workload=manifest.workload,
         tasks=len(graph),

@@ -15,7 +15,7 @@ from proofyard.sdk.errors import NoVerifier
 from proofyard.sdk.results import Proven, require_package
 from proofyard.transport import TransportError
 from proofyard.workloads.model_files import TOKENIZER_FILES
-from proofyard.workloads.workload import load_workload
+from proofyard.workloads.workload import load_workload, write_result
 
 logger = logging.getLogger("proofyard.sdk")
 
@@ -49,7 +49,7 @@ def package(proven: Proven, said: Cid | None, dest: Path, *, manifest: Manifest,
         return how.read(proven.results[task], how.limits.result_bytes)
 
     def make(folder: Path) -> Path:
-        made = load_workload(manifest.workload).package(manifest, results, folder)
+        made = write_result(load_workload(manifest.workload), manifest, list(proven.results), results, folder)
         if said is not None:
             require_package(proven.job, said, how.store.put_directory(made))
         return made

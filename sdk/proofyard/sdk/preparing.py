@@ -37,7 +37,7 @@ from proofyard.sdk.terms import (
 from proofyard.workloads.errors import InputRefused, ManifestRefused, ModelMisread, UnknownWorkload
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.trial import try_model
-from proofyard.workloads.workload import load_workload, task_graph
+from proofyard.workloads.workload import all_tasks, load_workload, require_offered
 
 logger = logging.getLogger("proofyard.sdk")
 
@@ -80,7 +80,9 @@ def work_of(spec: JobSpec, store: BlockStore, sources: Sources, limits: Limits) 
             check_spec(here)
             here, length = here.measured() if isinstance(here, LoraJob) else (here, "")
             manifest, left_out = _manifest(here, store)
-        graph = task_graph(load_workload(manifest.workload), manifest)
+        workload = load_workload(manifest.workload)
+        graph = all_tasks(workload, manifest)
+        require_offered(workload, manifest)
         check_work(manifest, graph)
         model = "" if here.model is None else called(here.model)
         return Work(manifest, graph, tuple(manifest.inputs), tuple(left_out), model, length)
@@ -129,7 +131,7 @@ def short_of_owners(chain: ChainClient, prepared: Prepared) -> str:
     name, terms = prepared.manifest.workload, prepared.terms
     if not terms.reward:
         return UNPAID
-    graph = load_workload(name).graph(prepared.manifest)
+    graph = all_tasks(load_workload(name), prepared.manifest)
     needed = owners_needed(graph, terms)
     nodes = [node for node in chain.active_nodes() if node.workloads >> terms.workload & 1]
     owners = {node.owner for node in nodes}

@@ -61,6 +61,8 @@ def prove(
     done = {task: each.commitment for task, each in found.items()}
     check_chain(job, manifest, graph, done)
     used = {each.settled.event.batch: each.settled.event.claimable_at for each in found.values()}
+    if not (finals := tuple(finals)):
+        raise ResultIncomplete(job, TaskIndex(len(graph)))  # its rounds are not over
     results = {task: done[task].result for task in finals}
     return Proven(job, results, tuple(used), max(used.values()))
 

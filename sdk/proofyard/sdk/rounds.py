@@ -20,7 +20,7 @@ from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import Start, encode_start, shortened, start_of_round, whole_adapter
 from proofyard.workloads.peft_folder import canonical
 from proofyard.workloads.state import Array
-from proofyard.workloads.workload import task_graph
+from proofyard.workloads.workload import rounds_of, task_graph
 
 if TYPE_CHECKING:
     from proofyard.disputes.settled import Settled
@@ -104,6 +104,10 @@ def settled_rounds(job: JobId, cid: Cid, manifest: Manifest, batches: Sequence["
     and `JobRefused` for a job without rounds."""
     if manifest.workload != WORKLOAD.name:
         raise JobRefused(f"job {job}: is one of {manifest.workload}; jobs of lora have rounds")
+    if rounds_of(WORKLOAD, manifest) is not None:
+        raise JobRefused(
+            f"job {job}: has rounds that do not wait for everybody; its result is told, single rounds are not"
+        )
     graph, params, done = task_graph(WORKLOAD, manifest), read_params(manifest), accepted_in(job, batches)
     commitments = {task: each.commitment for task, each in done.items()}
     last = params.begun

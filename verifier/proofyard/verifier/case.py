@@ -55,7 +55,7 @@ async def case_of(context: Context, batch: Batch, place: Place) -> Case:
     member = tree.by_key[key]
     commitment = member.commitment
     cid = make_cid(commitment.manifest)
-    manifest, graph = await context.job_of(cid)
+    manifest, graph = context.manifest(cid), await context.graph_of(job, cid)
     return Case(
         batch=batch.chain_id or BatchId(0),
         leaf=commitment.struct_hash(),

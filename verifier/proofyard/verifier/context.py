@@ -13,7 +13,10 @@ from proofyard.artifacts import BlockStore, fetch
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.chain import Anchor, ChainClient, NodeRecord, Params, VerifierRecord, Wallet
 from proofyard.chain.errors import NotDrawn
+from proofyard.disputes.committed import closed_of
+from proofyard.disputes.rounds import Counted
 from proofyard.disputes.settled import Outcomes
+from proofyard.protocol.closing import ClosedRound, open_tasks
 from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import MAX_MANIFEST_BYTES, Manifest, TaskSpec, decode_manifest
 from proofyard.protocol.members import Member as CommittedMember
@@ -35,13 +38,13 @@ from proofyard.verifier.runner import Runner
 from proofyard.verifier.settings import VerifierSettings
 from proofyard.verifier.store.claims import Claims
 from proofyard.verifier.store.database import Database
-from proofyard.workloads.workload import Workload, load_workload, task_graph
+from proofyard.workloads.workload import Workload, all_tasks, load_workload, rounds_of
 
 K = TypeVar("K")
 T = TypeVar("T")
 
-KEPT = 256
-"""Manifests and task graphs that are kept in memory."""
+KEPT, COUNTED = 256, 4096
+"""Manifests and task graphs that are kept in memory, and batches of jobs whose rounds do not wait for everybody."""
 CALLS_AT_ONCE = 8
 FIND_S = 60.0
 """A manifest, list or record is waited for no longer in one attempt; what came of it stays for the next. Who commits to
@@ -180,6 +183,7 @@ class Context:
     _own: OperatorId | None = None
     _manifests: OrderedDict[Cid, Manifest] = field(default_factory=OrderedDict)
     _graphs: OrderedDict[Cid, tuple[TaskSpec, ...]] = field(default_factory=OrderedDict)
+    _counted: Counted = field(default_factory=lambda: Counted(COUNTED))
     _seeds: OrderedDict[tuple[BatchId, int], Digest] = field(default_factory=OrderedDict)
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
@@ -365,12 +369,29 @@ class Context:
         return _keep(self._manifests, cid, found)
 
     def graph(self, cid: Cid) -> tuple[TaskSpec, ...]:
-        """The task graph of a manifest in the store. Raises `ManifestRefused`."""
+        """All tasks of a manifest in the store (`all_tasks`). Raises `ManifestRefused`."""
         found = self._graphs.get(cid)
         if found is None:
             manifest = self.manifest(cid)
-            found = task_graph(self.workload(manifest), manifest)
+            found = all_tasks(self.workload(manifest), manifest)
         return _keep(self._graphs, cid, found)
+
+    async def graph_of(self, job: JobId, cid: Cid, first: Connection | None = None) -> tuple[TaskSpec, ...]:
+        """The task graph of a job on chain with this manifest, which is in the store; where its rounds do not wait for
+        everybody, as far as they are open. Raises `ManifestRefused`, `ListWithheld` and `ChainError`."""
+        manifest, specs = await self.job_of(cid)
+        rounds = rounds_of(self.workload(manifest), manifest)
+        return specs if rounds is None else open_tasks(specs, rounds, await self.closed_of(job, manifest, first))
+
+    async def closed_of(
+        self, job: JobId, manifest: Manifest, first: Connection | None = None
+    ) -> tuple[ClosedRound, ...]:
+        """The rounds of a job that are closed: `disputes.committed.closed_of`."""
+
+        async def read(cid: Cid, max_bytes: int) -> bytes:
+            return await self.find(cid, max_bytes=max_bytes, first=first)
+
+        return await closed_of(self.chain, read, job, manifest, self._counted)
 
     def workload(self, manifest: Manifest) -> Workload:
         return load_workload(manifest.workload)

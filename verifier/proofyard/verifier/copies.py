@@ -24,6 +24,7 @@ from proofyard.transport import Connection, TransportError
 from proofyard.verifier.context import Context, Copied
 from proofyard.verifier.store.tables import Known
 from proofyard.verifier.turns import in_turn
+from proofyard.workloads.workload import possible_finals
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ async def _copy_job(
     await context.find(job.manifest, max_bytes=MAX_MANIFEST_BYTES)
     known.named.add(job.manifest)
     manifest, _ = await context.job_of(job.manifest)
-    finals = frozenset(context.workload(manifest).finals(manifest))
+    finals = possible_finals(context.workload(manifest), manifest)
     named = [task.commitment for task in record.tasks if task.commitment.job == job.job]
     workers = {each.result: each.node for each in named if each.task in finals}
     copied = known.results.setdefault(job.job, {})

@@ -56,7 +56,7 @@ async def gather_evidence(
     """
     manifests = await fetch_manifests(context, view, first=first)
     cids = {job: make_cid(view.jobs[job].manifest) for job in manifests}
-    graphs = {job: await asyncio.to_thread(context.graph, cid) for job, cid in cids.items()}
+    graphs = {job: await context.graph_of(job, cid, first) for job, cid in cids.items()}
 
     async def read(cid: Cid, max_bytes: int) -> bytes:
         return await context.find(cid, max_bytes=max_bytes, first=first)
@@ -88,7 +88,7 @@ async def check_members(context: Context, view: BatchView, members: tuple[Member
     """Raise `RecordInvalid` for a member list of which no record can hold, whoever makes it."""
     manifests = await fetch_manifests(context, view)
     jobs = tuple(RecordedJob(job, make_cid(view.jobs[job].manifest)) for job in manifests)
-    graphs = {job.job: await asyncio.to_thread(context.graph, job.manifest) for job in jobs}
+    graphs = {job.job: await context.graph_of(job.job, job.manifest) for job in jobs}
     blank = BatchRecord(
         chain_id=view.chain_id,
         registry=view.registry,

@@ -267,7 +267,7 @@ async def _over(context: Context, view: BatchView, batch: Batch, lists: Lists) -
     members = lists.members[view.batch]
     await fetch_manifests(context, view)
     graphs = {
-        job: await asyncio.to_thread(context.graph, make_cid(view.jobs[job].manifest))
+        job: await context.graph_of(job, make_cid(view.jobs[job].manifest))
         for job in {member.key[0] for member in members}
     }
     needed = {member.key for member in members}

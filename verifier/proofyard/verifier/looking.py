@@ -32,7 +32,7 @@ from proofyard.verifier.publications import MAX_PUBLISH_BYTES
 from proofyard.verifier.runner import Permanent
 from proofyard.verifier.sizing import tell_size
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import InexactWorkload, require_size
+from proofyard.workloads.workload import InexactWorkload, finals_of, require_offered, require_size, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         manifest = context.manifest(effect.manifest)
         graph = await asyncio.to_thread(context.graph, effect.manifest)
         workload = context.workload(manifest)
+        require_offered(workload, manifest)
     except ProofyardError as error:
         raise Permanent(str(error)) from None
     job = context.rows.jobs.get(effect.job)
@@ -242,17 +243,15 @@ async def pack(context: Context, effect: effects.Pack) -> None:
         return
     manifest = context.manifest(job.manifest)
     workload = context.workload(manifest)
-    results = {
-        index: rows.works[job.id, index, rows.tasks[job.id, index].attempt].result
-        for index in workload.finals(manifest)
-    }
+    finals = finals_of(workload, manifest, await context.closed_of(job.id, manifest))
+    results = {index: rows.works[job.id, index, rows.tasks[job.id, index].attempt].result for index in finals}
 
     def read(index: TaskIndex) -> bytes:
         return context.store.get_bytes(results[index] or Cid(""), max_bytes=MAX_STATE_BYTES)
 
     with TemporaryDirectory(dir=context.settings.data_dir) as folder:
         package = Path(folder) / "result"
-        await asyncio.to_thread(workload.package, manifest, read, package)
+        await asyncio.to_thread(write_result, workload, manifest, finals, read, package)
         cid = await asyncio.to_thread(context.store.put_directory, package)
     context.runner.post(Packed(job.id, cid))
 

@@ -1,0 +1,92 @@
+"""Which rounds of a job are closed, and what each took: read from the chain and from the lists that it names.
+
+Times are those of the blocks in which batches were committed, and who is in a batch its member list says, whose digest
+is on chain. So whoever reads the same chain finds the same sets. What is dropped later counts on: what is closed
+does not open again. A commitment counts that its node signed, to this job's manifest. Nobody says more: not what came
+when, nor what a delta weighs.
+
+Lists are read once: what counts in a batch is kept by the hash of the block that it was committed in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from proofyard.chain import ChainClient, ChainError
+from proofyard.chain.events import BatchCommitted
+from proofyard.protocol.closing import ClosedRound, Commit, Rounds, close_rounds
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.manifest import Manifest
+from proofyard.protocol.members import Member
+from proofyard.protocol.types import BatchId, Digest, JobId
+from proofyard.runtime.recent import Recent
+from proofyard.workloads.workload import load_workload, rounds_of
+
+MembersOf = Callable[[BatchCommitted], Awaitable[Sequence[Member]]]
+"""Reads the list of a batch."""
+Counted = Recent[tuple[JobId, BatchId, Digest], tuple[Commit, ...]]
+"""What counts for a job in a batch, by the block that it was committed in."""
+KEPT = 1024
+TRIES = 3
+
+
+class ChainMoved(ChainError):
+    """The chain went back again and again while it was read."""
+
+    def __init__(self, job: JobId) -> None:
+        super().__init__(f"the chain went back while the rounds of job {job} were read; try again")
+
+
+async def closed_rounds(
+    chain: ChainClient, job: JobId, manifest: Manifest, members_of: MembersOf, counted: Counted | None = None
+) -> tuple[ClosedRound, ...]:
+    """The rounds of a job that are closed for good; none for a job whose rounds wait for all of the one before.
+    `counted` keeps what was read for the next time. Raises what `members_of` raises, and `ChainError`."""
+    rounds = rounds_of(load_workload(manifest.workload), manifest)
+    if rounds is None:
+        return ()
+    known = Counted(KEPT) if counted is None else counted
+    for _ in range(TRIES):
+        found = await _read(chain, job, rounds, members_of, known)
+        if found is not None:
+            return found
+    raise ChainMoved(job)
+
+
+async def _read(
+    chain: ChainClient, job: JobId, rounds: Rounds, members_of: MembersOf, known: Counted
+) -> tuple[ClosedRound, ...] | None:
+    """The same, None where the chain went back meanwhile."""
+    head, now = await asyncio.to_thread(chain.head)
+    fork = await asyncio.to_thread(chain.block_hash, head)
+    opened = await asyncio.to_thread(chain.job, job)
+    opened_at = await asyncio.to_thread(chain.block_time, opened.open_block)
+    fresh: dict[tuple[JobId, BatchId, Digest], tuple[Commit, ...]] = {}
+    commits: list[Commit] = []
+    for event in await asyncio.to_thread(chain.committed, job):
+        key = job, event.batch, event.position.block_hash
+        held = known.get(key)
+        if held is None:
+            at, members = await asyncio.to_thread(chain.block_time, event.position.block), await members_of(event)
+            own = [member for member in members if member.commitment.job == job]
+            held = await asyncio.to_thread(_counting, chain.domain, opened.manifest, rounds, at, own)
+            fresh[key] = held
+        commits += held
+    if await asyncio.to_thread(chain.block_hash, head) != fork:
+        return None
+    for key, held in fresh.items():
+        known.put(key, held)
+    return close_rounds(rounds.closing, rounds.workers, rounds.rounds, opened_at, commits, now)
+
+
+def _counting(
+    domain: Domain, manifest: Digest, rounds: Rounds, at: int, members: Iterable[Member]
+) -> tuple[Commit, ...]:
+    """The commitments of a list that a round may take: to a task of the job, signed."""
+    tasks = range(rounds.rounds * rounds.workers)
+    return tuple(
+        (at, member.commitment.task)
+        for member in members
+        if member.commitment.manifest == manifest
+        and member.commitment.task in tasks
+        and member.commitment.is_signed(domain, member.signature)
+    )
