@@ -15,7 +15,7 @@ from proofyard.workloads.lora_rounds import start_of_round
 from proofyard.workloads.lora_tensors import cut, first_state, put, result_schema, state_schema, take
 from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
-from proofyard.workloads.workload import Inputs, Resources, require_offered
+from proofyard.workloads.workload import Inputs, Resources
 
 RULES = {"quorum": 2, "timeout_s": 60, "late_rounds": 2, "discount_bps": 2500}
 WORKERS = 4
@@ -236,8 +236,3 @@ def test_a_sweep_has_no_rules_for_rounds(lora_manifest):
         SWEEP.check(sweep(base=base | {"closing": {"quorum": 1, "timeout_s": 60}}))
     with pytest.raises(ManifestRefused, match="closing"):
         SWEEP.check(sweep(vary={"closing": [{"quorum": 1, "timeout_s": 60}]}))
-
-
-def test_such_a_job_is_not_offered_yet(lora_manifest):
-    with pytest.raises(ManifestRefused, match="not offered yet"):
-        require_offered(WORKLOAD, lora_manifest(closing={"quorum": 1, "timeout_s": 60}))

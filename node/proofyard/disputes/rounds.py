@@ -9,6 +9,7 @@ Lists are read once: what counts in a batch is kept by the hash of the block tha
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from proofyard.chain import ChainClient, ChainError
@@ -18,15 +19,30 @@ from proofyard.protocol.commitment import Domain
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.members import Member
 from proofyard.protocol.types import BatchId, Digest, JobId
-from proofyard.runtime.recent import Recent
 from proofyard.workloads.workload import load_workload, rounds_of
 
 MembersOf = Callable[[BatchCommitted], Awaitable[Sequence[Member]]]
 """Reads the list of a batch."""
-Counted = Recent[tuple[JobId, BatchId, Digest], tuple[Commit, ...]]
-"""What counts for a job in a batch, by the block that it was committed in."""
+Key = tuple[JobId, BatchId, Digest]
+"""A job, a batch with a line of it, and the hash of the block that it was committed in."""
 KEPT = 1024
 TRIES = 3
+
+
+class Counted:
+    """What counts for jobs in batches, of the last `limit` that were read."""
+
+    def __init__(self, limit: int = KEPT) -> None:
+        self._limit = limit
+        self._known: OrderedDict[Key, tuple[Commit, ...]] = OrderedDict()
+
+    def get(self, key: Key) -> tuple[Commit, ...] | None:
+        return self._known.get(key)
+
+    def put(self, key: Key, commits: tuple[Commit, ...]) -> None:
+        self._known[key] = commits
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
 
 
 class ChainMoved(ChainError):
@@ -44,7 +60,7 @@ async def closed_rounds(
     rounds = rounds_of(load_workload(manifest.workload), manifest)
     if rounds is None:
         return ()
-    known = Counted(KEPT) if counted is None else counted
+    known = Counted() if counted is None else counted
     for _ in range(TRIES):
         found = await _read(chain, job, rounds, members_of, known)
         if found is not None:
@@ -60,7 +76,7 @@ async def _read(
     fork = await asyncio.to_thread(chain.block_hash, head)
     opened = await asyncio.to_thread(chain.job, job)
     opened_at = await asyncio.to_thread(chain.block_time, opened.open_block)
-    fresh: dict[tuple[JobId, BatchId, Digest], tuple[Commit, ...]] = {}
+    fresh: dict[Key, tuple[Commit, ...]] = {}
     commits: list[Commit] = []
     for event in await asyncio.to_thread(chain.committed, job):
         key = job, event.batch, event.position.block_hash

@@ -157,13 +157,16 @@ class Offers:
         return job
 
     async def _check_spec(self, verifier: Address, offer: TaskOffer | AuditOffer, manifest: Manifest) -> None:
-        """Raise `OfferRefused` unless a task is that of the job's graph, of the rounds that are open now."""
+        """Raise `OfferRefused` unless a task is that of the job's graph; `LeftForLater` while its round is not open by
+        this node's chain, which may be a block behind its verifier's."""
         key, index = (offer.job, offer.manifest), offer.task.index
         graph = self._graphs.get(key)
         grows = graph is not None and rounds_of(load_workload(manifest.workload), manifest) is not None
         if graph is None or (grows and graph[index : index + 1] != (offer.task,)):
             read = self._read(verifier, offer.providers)
             graph = self._graphs.put(key, await graph_of(self._chain, read, offer.job, manifest, self._counted))
+            if index >= len(graph) and rounds_of(load_workload(manifest.workload), manifest) is not None:
+                raise LeftForLater(f"busy: the round of task {index} is not open yet")
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 

@@ -288,12 +288,6 @@ def rounds_of(workload: Workload, manifest: Manifest) -> Rounds | None:
     return cast(ClosingWorkload, workload).rounds(manifest) if hasattr(workload, "rounds") else None
 
 
-def require_offered(workload: Workload, manifest: Manifest) -> None:
-    """Raise `ManifestRefused` for a job that no verifier takes yet."""
-    if rounds_of(workload, manifest) is not None:
-        raise ManifestRefused("params.closing", "is given; rounds that do not wait for everybody are not offered yet")
-
-
 def require_inputs(task: TaskSpec, inputs: Inputs) -> None:
     """Raise `StateRefused` unless there is one result for each of a task's `deps`."""
     if len(inputs.results) != len(task.deps):

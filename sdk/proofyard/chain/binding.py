@@ -113,9 +113,10 @@ class Binding:
             return Digest(bytes(self._w3.eth.get_block(block)["hash"]))
 
     def head(self) -> tuple[int, int]:
-        """The latest block's number and time."""
+        """The latest block's number and time. Who is asked next has that block as well."""
         with mapped_errors(self.rpc_url):
             block = self._w3.eth.get_block("latest")
+        self._provider.saw(int(block["number"]))
         return int(block["number"]), int(block["timestamp"])
 
     def block_time(self, block: int) -> int:

@@ -64,6 +64,7 @@ class Plan:
     block_time: int = 1
     lease_s: float = 30.0
     state_due_s: float = 60.0
+    batch_s: float = 60.0
     ready_timeout: float = 120.0
     purse: Wei = PURSE
     bonds: Wei | None = None
@@ -328,6 +329,7 @@ class DevNetwork:
         if member.role == "verifier":
             settings |= {"port": self._ready[member.name]["port"]}
             settings |= {"lease_s": self.plan.lease_s, "state_due_s": self.plan.state_due_s}
+            settings |= {"batch_s": self.plan.batch_s}
             settings |= {"blind": True} if self.plan.blind else {}
             settings |= {} if self.plan.decoys_bps is None else {"decoys_bps": self.plan.decoys_bps}
         else:

@@ -37,7 +37,7 @@ from proofyard.sdk.terms import (
 from proofyard.workloads.errors import InputRefused, ManifestRefused, ModelMisread, UnknownWorkload
 from proofyard.workloads.model_files import link_model
 from proofyard.workloads.trial import try_model
-from proofyard.workloads.workload import all_tasks, load_workload, require_offered
+from proofyard.workloads.workload import all_tasks, load_workload
 
 logger = logging.getLogger("proofyard.sdk")
 
@@ -80,9 +80,7 @@ def work_of(spec: JobSpec, store: BlockStore, sources: Sources, limits: Limits) 
             check_spec(here)
             here, length = here.measured() if isinstance(here, LoraJob) else (here, "")
             manifest, left_out = _manifest(here, store)
-        workload = load_workload(manifest.workload)
-        graph = all_tasks(workload, manifest)
-        require_offered(workload, manifest)
+        graph = all_tasks(load_workload(manifest.workload), manifest)
         check_work(manifest, graph)
         model = "" if here.model is None else called(here.model)
         return Work(manifest, graph, tuple(manifest.inputs), tuple(left_out), model, length)

@@ -72,8 +72,10 @@ class LoraJob:
     again. `packing` fills the rows of `seq_len` tokens with whole documents that do not see each other; without it they
     stand end to end, and each sees what is before it in its row (docs/workloads.md). `compression`: what a task hands
     over is a small encoding of what it has changed, "int8" (a quarter of the bytes), "sign" (a thirtieth) or others,
-    and what that leaves out comes with later rounds (docs/federated.md). `precision` of the frozen weights: "exact",
-    "exact8" (faster, less precise) or "exact4" (QLoRA, the least memory); see docs/exact.md.
+    and what that leaves out comes with later rounds (docs/federated.md). `closing`: a round waits for a quorum and a
+    time instead of everybody, {"quorum": 3, "timeout_s": 600}; what comes late counts less, in a later round, and what
+    nobody commits to is not paid. `precision` of the frozen weights: "exact", "exact8" (faster, less precise) or
+    "exact4" (QLoRA, the least memory); see docs/exact.md.
 
     `objective` "dpo" (direct preference optimisation, arXiv 2305.18290) learns from rows with `prompt`, `chosen` and
     `rejected`, texts or lists of turns, to prefer what was chosen; a step takes `batch` pairs, and `beta` says how
@@ -107,6 +109,7 @@ class LoraJob:
     objective: Literal["sft", "dpo"] = "sft"
     beta: float = BETA
     compression: Compression | None = None
+    closing: dict[str, int] | None = None
     aggregation: Literal["ffa", "fedit", "fedex", "flora"] = "ffa"
     robust: Literal["mean", "trimmed-mean", "median", "geometric-median", "centered-clipping", "krum", "multi-krum"] = (
         "mean"
@@ -189,6 +192,7 @@ class LoraJob:
             "objective": self.objective,
             "beta": self.beta,
             "compression": self.compression,
+            "closing": self.closing,
             "aggregation": self.aggregation,
             "robust": self.robust,
             "ranks": tuple(self.ranks or ()),

@@ -21,7 +21,7 @@ from proofyard.protocol.record import MAX_RECORD_BYTES, BatchRecord, decode_reco
 from proofyard.protocol.seal import keyed_is_checked
 from proofyard.protocol.settlement import FaultReason, settlement_digest
 from proofyard.protocol.settling import settlement_of
-from proofyard.protocol.types import Address, BatchId, Cid, ProofyardError
+from proofyard.protocol.types import Address, BatchId, Cid, JobId, ProofyardError, TaskIndex
 from proofyard.protocol.view import BatchView
 from proofyard.transport import Connection
 from proofyard.verifier.context import Context
@@ -72,6 +72,7 @@ async def commit_batch(context: Context, effect: effects.CommitBatch) -> float |
     cid = await asyncio.to_thread(context.store.put_bytes, batch.members)
     if not await _posted(context, batch):
         await _require_units(context, batch)
+        await _require_open(context, batch)
         await _show(context, cid, len(batch.members))
         await context.send(
             commit_subject(batch, anchor),
@@ -100,6 +101,28 @@ async def _require_units(context: Context, batch: Batch) -> None:
             raise Permanent(f"job {job} takes no more work: {reason}")
         if units > record.units_left:
             raise UnitsHeld(job, units, record.units_left)
+
+
+async def _require_open(context: Context, batch: Batch) -> None:
+    """Raise `NotOpen` for a batch with tasks of a round that is not open on chain, as after a reorganisation: what is
+    committed before its round opens does not count for it. A receipt that falls due goes first."""
+    due = min((work.promised_until for work in context.rows.works_of[batch.id]), default=0)
+    if context.chain_time() >= due - context.runner.rules.receipt_margin_s:
+        return
+    last: dict[JobId, TaskIndex] = {}
+    for job, task in await members_by_key(context, batch):
+        last[job] = max(task, last.get(job, task))
+    for job, task in last.items():
+        row = context.rows.jobs.get(job)
+        if row is not None and row.workers and task >= len(await context.graph_of(job, row.manifest)):
+            raise NotOpen(job, task)
+
+
+class NotOpen(ProofyardError):
+    """A task's round is not open on chain."""
+
+    def __init__(self, job: JobId, task: TaskIndex) -> None:
+        super().__init__(f"the round of task {task} of job {job} is not open yet")
 
 
 class UnitsHeld(ProofyardError):

@@ -25,14 +25,20 @@ from proofyard.verifier.case import Case, case_of
 from proofyard.verifier.context import FIND_S, Context
 from proofyard.verifier.delivery import MAX_STATE_BYTES, NotDelivered, owed, owed_all, room
 from proofyard.verifier.engine import effects
-from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, StateLooked
+from proofyard.verifier.engine.events import AnswersWeighed, Expanded, Packed, ResultLooked, RoundsClosed, StateLooked
 from proofyard.verifier.engine.rows import SeatState
 from proofyard.verifier.likeness import counted_answers
 from proofyard.verifier.publications import MAX_PUBLISH_BYTES
 from proofyard.verifier.runner import Permanent
 from proofyard.verifier.sizing import tell_size
 from proofyard.workloads.errors import StateRefused
-from proofyard.workloads.workload import InexactWorkload, finals_of, require_offered, require_size, write_result
+from proofyard.workloads.workload import (
+    InexactWorkload,
+    finals_of,
+    require_size,
+    rounds_of,
+    write_result,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +55,6 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         manifest = context.manifest(effect.manifest)
         graph = await asyncio.to_thread(context.graph, effect.manifest)
         workload = context.workload(manifest)
-        require_offered(workload, manifest)
     except ProofyardError as error:
         raise Permanent(str(error)) from None
     job = context.rows.jobs.get(effect.job)
@@ -58,8 +63,18 @@ async def expand(context: Context, effect: effects.Expand) -> None:
         raise Permanent(objection)
     paid = await _paid_before(context, effect.job) if job is not None and job.units_paid else ()
     await tell_size(context, effect.job, effect.manifest)
+    rounds = rounds_of(workload, manifest)
     context.runner.post(
-        Expanded(effect.job, effect.manifest, manifest.workload, workload.exact, manifest.look_ahead, graph, paid)
+        Expanded(
+            effect.job,
+            effect.manifest,
+            manifest.workload,
+            workload.exact,
+            manifest.look_ahead,
+            graph,
+            paid,
+            0 if rounds is None else rounds.workers,
+        )
     )
 
 
@@ -107,6 +122,14 @@ class NotPublished(ProofyardError):
 
     def __init__(self, cid: Cid) -> None:
         super().__init__(f"the manifest {cid} is not published to this verifier")
+
+
+async def close_rounds(context: Context, effect: effects.CloseRounds) -> None:
+    """Which rounds of a job are closed, by the chain and by the lists that it names."""
+    job = context.rows.jobs.get(effect.job)
+    if job is not None:
+        closed = await context.closed_of(job.id, context.manifest(job.manifest))
+        context.runner.post(RoundsClosed(job.id, closed))
 
 
 async def look_at_state(context: Context, effect: effects.LookAtState) -> None:

@@ -27,7 +27,7 @@ from proofyard.verifier.engine.rows import Job, JobState
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.store.tables import TABLES
 from proofyard.workloads.errors import WorkloadError
-from proofyard.workloads.workload import all_tasks, require_offered
+from proofyard.workloads.workload import all_tasks
 
 MAX_PUBLISH_BYTES = 16 << 30
 """Of one job's inputs."""
@@ -120,9 +120,7 @@ class Publications:
     async def _refusal(self, job: Job, manifest: Manifest) -> str:
         """Why a job is none that pays for its room here; empty where it is."""
         try:
-            workload = self._context.workload(manifest)
-            graph = await asyncio.to_thread(all_tasks, workload, manifest)
-            require_offered(workload, manifest)
+            graph = await asyncio.to_thread(lambda: all_tasks(self._context.workload(manifest), manifest))
             return await taking.refusal(self._context, job, manifest, graph)
         except taking.TooMuchToDo:
             return ""

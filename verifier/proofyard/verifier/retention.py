@@ -78,6 +78,9 @@ def _needed(context: Context, job: Job, batches: list[Batch], now: float) -> set
     if over and ended + context.settings.keep_s < now:
         return set()
     needed: set[Cid | None] = {job.manifest, job.result, *(batch.record for batch in batches)}
+    if job.workers:
+        # Which rounds are closed is read from the lists of all its batches, those that were dropped included.
+        needed |= {cid_of_bytes(batch.members) for batch in batches}
     if not over:
         rows = context.database.rows(Work, TABLES[Work].c.job == job.id)
         works = [work for work in rows if isinstance(work, Work)]

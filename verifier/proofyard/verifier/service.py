@@ -289,6 +289,7 @@ _PERFORM: dict[type[Effect], Any] = {
     effects.OfferAudits: peers.offer_audits,
     effects.OpenSeals: peers.open_seals,
     effects.Expand: looking.expand,
+    effects.CloseRounds: looking.close_rounds,
     effects.LookAtState: looking.look_at_state,
     effects.LookAtResult: looking.look_at_result,
     effects.AskMarks: marks.ask_marks,

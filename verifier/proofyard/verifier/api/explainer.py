@@ -258,6 +258,10 @@ def _given(index: int, works: Found, lines: Sequence[out.LogLine]) -> Iterator[o
 def _waiting(job: rows.Job, task: Any, here: Here) -> list[out.Because]:
     """Why nobody has it."""
     index, spec = task["index"], decode(task["spec"], TaskSpec)
+    if task["state"] == rows.TaskState.DROPPED:
+        return [because("waits", "nobody waits for it: no round takes it any more", task=index)]
+    if task["state"] == rows.TaskState.WAITING and not spec.deps:
+        return [because("waits", "it waits until the round before its own has closed", task=index)]
     if task["state"] == rows.TaskState.WAITING:
         text = f"it waits for the results of tasks {', '.join(map(str, spec.deps[:20]))}"
         return [because("waits", text, task=index)]

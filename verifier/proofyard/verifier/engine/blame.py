@@ -21,6 +21,7 @@ from proofyard.verifier.engine.events import (
     RecordRefused,
     RecordSettled,
     ResultLooked,
+    RoundsClosed,
     Signed,
     StateLooked,
 )
@@ -31,7 +32,7 @@ Jobs = tuple[JobId, ...]
 Subject = tuple[type, Jobs, str]
 """What kind of event, of which jobs, by which peer if by one: the same for an event that is told again."""
 
-OF_JOBS = frozenset(("Expand", "TakeJob", "Pack", "ReadJob"))
+OF_JOBS = frozenset(("Expand", "TakeJob", "Pack", "ReadJob", "CloseRounds"))
 OF_PLACES = frozenset(("LookAtState", "LookAtResult", "WeighAnswers"))
 """Effects with (batch, (job, task, ...)); those that are neither are of a batch as a whole, or of a node."""
 
@@ -71,7 +72,7 @@ def jobs_of_timer(rows: Rows, key: Sequence[object]) -> Jobs:
     match tuple(key):
         case ("effect", *effect):
             return jobs_of_effect(rows, effect)
-        case ("jobs", _, job) | ("tasks", "lease" | "due", job, _, _):
+        case ("rounds", job, _) | ("jobs", _, job) | ("tasks", "lease" | "due", job, _, _):
             return (job,)  # type: ignore[return-value]
         case ("tasks", "rest", _, (job, _)) | ("audits", "look", (_, (job, _, _))):
             return (job,)  # type: ignore[return-value]
@@ -83,7 +84,7 @@ def jobs_of_timer(rows: Rows, key: Sequence[object]) -> Jobs:
 def effect_of(event: Event) -> Sequence[object]:
     """How the key of the effect begins that an event answers; empty for what nobody asked for."""
     match event:
-        case Expanded() | Packed() | JobRead():
+        case Expanded() | Packed() | JobRead() | RoundsClosed():
             return _ANSWERED[type(event)], event.job
         case StateLooked() | AnswersWeighed():
             return _ANSWERED[type(event)], event.batch, event.place
@@ -98,6 +99,7 @@ _ANSWERED: dict[type, str] = {
     Expanded: "Expand",
     Packed: "Pack",
     JobRead: "ReadJob",
+    RoundsClosed: "CloseRounds",
     StateLooked: "LookAtState",
     AnswersWeighed: "WeighAnswers",
     ResultLooked: "LookAtResult",

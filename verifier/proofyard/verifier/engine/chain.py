@@ -47,7 +47,7 @@ from proofyard.chain.events import (
 )
 from proofyard.protocol.settlement import Line
 from proofyard.protocol.types import Digest
-from proofyard.verifier.engine import batches, jobs
+from proofyard.verifier.engine import batches, jobs, rounds
 from proofyard.verifier.engine.effects import ReadJob
 from proofyard.verifier.engine.events import ChainEvent, Finalized, JobRead, Now, RolledBack
 from proofyard.verifier.engine.rows import Batch, BatchState
@@ -101,6 +101,7 @@ def _committed(world: World, commit: BatchCommitted, _at: int, now: Now) -> None
     for line in commit.lines:
         world.about = (line.job,)
         jobs.units_moved(world, line.job, now, opened=line.units, paid=0)
+        rounds.look(world, line.job)
     world.about = about
     if commit.verifier != world.rules.own or commit.batch in world.rows.by_chain_id:
         return
@@ -248,6 +249,7 @@ def rolled_back(world: World, event: RolledBack, now: Now) -> None:
             batches.read_again(world, batch)
     for job in list(world.rows.jobs.values()):
         world.want(ReadJob(job.id))
+        rounds.look_again(world, job.id)
 
 
 def job_read(world: World, event: JobRead, now: Now) -> None:

@@ -24,8 +24,9 @@ MAX_SALTS_BYTES = 16 << 20
 
 def is_ordered(rules: Rules, job: Job, task: int, attempt: int, node: Address) -> bool:
     """Whether a task's worker is to make a decoy as well: by a draw that nobody without this verifier's secret can
-    foresee, and only where what a false answer costs is a stake."""
-    if not job.exact or not rules.decoys_bps:
+    foresee, and only where what a false answer costs is a stake. Not where a round closes on what is committed: a list
+    does not tell a decoy from work, and would count it."""
+    if not job.exact or job.workers or not rules.decoys_bps:
         return False
     offer = encode((job.id, job.manifest, task, attempt, node))
     drawn = hashlib.blake2b(offer, key=rules.secret[:64], digest_size=8).digest()

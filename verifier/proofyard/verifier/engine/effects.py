@@ -82,6 +82,13 @@ class Expand(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class CloseRounds(Effect):
+    """Read which rounds of a job are closed. Answer: RoundsClosed."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class LookAtState(Effect):
     """Have the state before a segment, from its worker first, and check its laws. Answer: StateLooked."""
 

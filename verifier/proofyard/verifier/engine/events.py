@@ -8,6 +8,7 @@ repeated, late or out of order.
 from dataclasses import dataclass
 
 from proofyard.chain.events import Event as ChainNews
+from proofyard.protocol.closing import ClosedRound
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.seal import Opening
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, SegmentIndex, Signature, TaskIndex, Wei
@@ -243,6 +244,16 @@ class Expanded:
     specs: tuple[TaskSpec, ...]
     paid: tuple[tuple[TaskIndex, Address, Address, Cid], ...] = ()
     """(task, node, owner, result) of what settled records accept already: another verifier had the job before."""
+    workers: int = 0
+    """Tasks of a round, where rounds do not wait for everybody; 0 where they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsClosed:
+    """The rounds of a job that are closed by what the chain says now."""
+
+    job: JobId
+    closed: tuple[ClosedRound, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +461,7 @@ Event = (
     | Finalized
     | RolledBack
     | Expanded
+    | RoundsClosed
     | Drawn
     | StateLooked
     | ResultLooked

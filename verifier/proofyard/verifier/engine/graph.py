@@ -6,7 +6,7 @@ longer than the look-ahead.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from proofyard.protocol.types import Address, Cid, TaskIndex
 
@@ -34,20 +34,24 @@ class Gate:
 
 
 class Graph:
-    """`deps` of each task by its index; every dependency has a lower index than its task."""
+    """`deps` of each task by its index; every dependency has a lower index than its task. What the tasks `shut` rest on
+    is not known yet: their gate is closed whatever is at hand."""
 
-    def __init__(self, deps: Sequence[Deps], look_ahead: int) -> None:
+    def __init__(self, deps: Sequence[Deps], look_ahead: int, shut: Container[int] = ()) -> None:
         self.look_ahead = look_ahead
         self.gates: list[Gate] = []
         self.gate_of: list[Gate] = []
         self._uses: dict[TaskIndex, list[Gate]] = {}
         self._at_hand = bytearray(len(deps))
         self._accepted = bytearray(len(deps))
-        known: dict[Deps, Gate] = {}
+        known: dict[tuple[Deps, bool], Gate] = {}
         for index, needs in enumerate(deps):
-            gate = known.get(needs)
+            key = needs, index in shut
+            gate = known.get(key)
             if gate is None:
-                gate = known[needs] = self._new_gate(needs)
+                gate = known[key] = self._new_gate(needs)
+                if index in shut:
+                    gate.missing, gate.is_open = 1, False
             gate.members.append(TaskIndex(index))
             self.gate_of.append(gate)
 

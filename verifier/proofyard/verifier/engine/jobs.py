@@ -13,7 +13,7 @@ from proofyard.chain.events import JobOpened
 from proofyard.protocol.cid import make_cid
 from proofyard.protocol.manifest import TaskSpec
 from proofyard.protocol.types import Cid, JobId
-from proofyard.verifier.engine import backing, tasks
+from proofyard.verifier.engine import backing, rounds, tasks
 from proofyard.verifier.engine.effects import Expand, Pack, ReadJob, TakeJob
 from proofyard.verifier.engine.events import (
     EffectFailed,
@@ -276,6 +276,7 @@ def _revive(world: World, job: Job, now: Now) -> None:
         if not job.taken_block and not job.elsewhere:
             world.want(TakeJob(job.id))
         tasks.go_on(world, job.id)
+        rounds.follow(world, job)
         check_done(world, job.id, now)
     else:
         _await(world, job, now)
@@ -304,7 +305,7 @@ def expanded(world: World, event: Expanded, now: Now) -> None:
         fail(world, job.id, reason, now)
         return
     job.workload_name, job.exact, job.look_ahead = event.workload, event.exact, max(0, event.look_ahead)
-    job.tasks, job.state, job.reason = len(event.specs), JobState.TAKING, ""
+    job.tasks, job.workers, job.state, job.reason = len(event.specs), event.workers, JobState.TAKING, ""
     world.rows.touch(job)
     world.memory(Memory).graphs[job.id] = event
     if job.taken_block:
@@ -375,6 +376,7 @@ def _begin(world: World, job: Job, now: Now) -> None:
     graph = world.memory(Memory).graphs.pop(job.id, None)
     if graph is not None and not tasks.is_kept(world, job.id):
         tasks.create(world, job, graph, now)
+        rounds.follow(world, job)
 
 
 def _run(world: World, job: Job, now: Now) -> None:
@@ -409,6 +411,7 @@ def _drop_effects(world: World, job: Job) -> None:
     world.memory(Memory).taking.discard(job.id)
     for effect in (TakeJob(job.id), Pack(job.id)):
         world.done(effect.key)
+    rounds.leave(world, job)
 
 
 def broken(world: World, event: JobBroken, now: Now) -> None:
@@ -434,6 +437,7 @@ def undone(world: World, job_id: JobId, now: Now) -> None:
         world.rows.touch(job)
         _watch_deadline(world, job, now)
         tasks.go_on(world, job.id)
+        rounds.follow(world, job)
 
 
 def packed(world: World, event: Packed, now: Now) -> None:
@@ -441,6 +445,7 @@ def packed(world: World, event: Packed, now: Now) -> None:
     world.done(Pack(event.job).key)
     if job is None or job.state != JobState.PACKING:
         return
+    rounds.leave(world, job)
     job.state, job.result, job.reason = JobState.DONE, event.result, ""
     world.rows.touch(job)
     world.log(job.id, now, "done", f"result {event.result}")
@@ -459,7 +464,9 @@ def _forget(world: World, job: Job, now: Now) -> None:
     if job.state not in OVER:
         return
     forget_maybe(world, job.id)
-    if tasks.is_kept(world, job.id) or (job.state == JobState.DONE and job.units_paid < job.units):
+    # Units of what was dropped are never paid.
+    unpaid = job.state == JobState.DONE and job.units_paid < job.units and not job.workers
+    if tasks.is_kept(world, job.id) or unpaid:
         world.wake_at(now.mono + FORGET_S, ("jobs", "forget", job.id))
     else:
         world.forget(job.id)

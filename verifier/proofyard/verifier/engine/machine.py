@@ -8,7 +8,7 @@ verbs; none of them waits, reads or sends.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from proofyard.verifier.engine import audits, backing, batches, chain, jobs, tasks
+from proofyard.verifier.engine import audits, backing, batches, chain, jobs, rounds, tasks
 from proofyard.verifier.engine.blame import jobs_of, jobs_of_timer
 from proofyard.verifier.engine.events import (
     Adopted,
@@ -41,6 +41,7 @@ from proofyard.verifier.engine.events import (
     RecordSettled,
     ResultLooked,
     RolledBack,
+    RoundsClosed,
     SealAnswered,
     Signed,
     StateLooked,
@@ -82,6 +83,7 @@ _HANDLERS: dict[type[object], Callable[[World, Any, Now], None]] = {
     Published: jobs.published,
     Expanded: jobs.expanded,
     Packed: jobs.packed,
+    RoundsClosed: rounds.closed,
     Drawn: batches.drawn,
     Signed: batches.signed,
     LooksDue: batches.looks_due,
@@ -121,7 +123,7 @@ class Engine:
     def resume(self, now: Now) -> Step:
         """What is due after a restart: everything that follows from the rows."""
         world = self.world
-        for part in (jobs, tasks, audits, batches):
+        for part in (jobs, tasks, rounds, audits, batches):
             part.resume(world, now)
         return self._step(now)
 
@@ -158,7 +160,7 @@ class Engine:
         if part == "effect":
             self.world.retry(tuple(subject))
         else:
-            {"jobs": jobs, "tasks": tasks, "batches": batches, "audits": audits}[str(part)].wake(
+            {"jobs": jobs, "tasks": tasks, "rounds": rounds, "batches": batches, "audits": audits}[str(part)].wake(
                 self.world, tuple(subject), now
             )
 

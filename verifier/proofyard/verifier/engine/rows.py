@@ -31,13 +31,14 @@ class TaskState(StrEnum):
     """waiting for its inputs -> ready -> given (a node holds it) -> committed (it waits for verdicts) -> accepted.
 
     Back to ready or waiting when the holder is lost, when its work is found faulty or undecided, or when what it rests
-    on is."""
+    on is. dropped: nobody has committed to it in time, and no round takes it any more."""
 
     WAITING = "waiting"
     READY = "ready"
     GIVEN = "given"
     COMMITTED = "committed"
     ACCEPTED = "accepted"
+    DROPPED = "dropped"
 
 
 class WorkState(StrEnum):
@@ -114,6 +115,8 @@ class Job(Row, kw_only=True):
     look_ahead: int = 0
     exact: bool = True
     tasks: int = 0
+    workers: int = 0
+    """Tasks of a round, where rounds do not wait for everybody; 0 where they do."""
     state: JobState = JobState.WAITING
     reason: str = ""
     """Why it failed, or what it waits for."""
@@ -137,7 +140,7 @@ class Task(Row, kw_only=True):
     job: JobId
     index: TaskIndex
     spec: bytes
-    """msgpack of the `TaskSpec`."""
+    """msgpack of the `TaskSpec`; without `deps` while its round is not open."""
     reward: str
     """Its part of the job's reward, rounded down."""
     state: TaskState = TaskState.WAITING

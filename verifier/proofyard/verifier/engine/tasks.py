@@ -11,8 +11,10 @@ not asked again, and only where that is so of every node on chain that could, or
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.manifest import TaskSpec
@@ -47,8 +49,12 @@ UNSURE_S = 20.0
 MAX_UNDECIDED = 3
 """So often a task may come out undecided."""
 MAX_REASON = 500
+REMADE = "what its round rests on is another set: the chain has changed"
+DROPPED = "its round and those that could take it late have closed without it"
 
 AT_HAND = frozenset((TaskState.COMMITTED, TaskState.ACCEPTED))
+UNNEEDED = AT_HAND | {TaskState.DROPPED}
+"""Nobody has to do these."""
 HELD = frozenset((TaskState.GIVEN, TaskState.COMMITTED, TaskState.ACCEPTED))
 Made = tuple[TaskIndex, Cid | None]
 """A task with a result of it."""
@@ -63,7 +69,9 @@ class Book:
 
     __slots__ = (
         "bound",
+        "closed",
         "counts",
+        "dropped",
         "given",
         "graph",
         "job",
@@ -79,7 +87,7 @@ class Book:
     def __init__(self, job: Job, tasks: Sequence[Task]) -> None:
         specs = [decode(task.spec, TaskSpec) for task in tasks]
         self.job = job
-        self.graph = Graph([spec.deps for spec in specs], job.look_ahead)
+        self.graph = _graph(job, specs)
         self.units = [spec.work_units for spec in specs]
         self.last = [0] * len(specs)
         """The number of each task's newest work."""
@@ -87,6 +95,10 @@ class Book:
         self.counts: Counter[TaskState] = Counter()
         self.given: set[TaskIndex] = set()
         self.losses: Counter[Address] = Counter()
+        self.closed = not job.workers
+        """Whether what the job's result is made of is known."""
+        self.dropped: frozenset[TaskIndex] = frozenset()
+        """Tasks that no round takes any more, by what the chain said last."""
         self.unsettled = 0
         """Works that are committed and not settled."""
         self.bound = 0
@@ -98,6 +110,12 @@ class Book:
             if shape not in self.queues:
                 self.queues[shape] = Queue(job, len(self.queues), *shape)
             self.queues_of.append(self.queues[shape])
+
+
+def _graph(job: Job, specs: Sequence[TaskSpec]) -> Graph:
+    """Where rounds do not wait for everybody, what one rests on is known once the one before is closed."""
+    shut = {spec.index for spec in specs if job.workers and spec.index >= job.workers and not spec.deps}
+    return Graph([spec.deps for spec in specs], job.look_ahead, shut)
 
 
 @dataclass
@@ -141,6 +159,8 @@ def create(world: World, job: Job, event: Expanded, now: Now) -> None:
     specs, paid = event.specs, {entry[0]: entry for entry in event.paid}
     total, reward = max(1, sum(spec.work_units for spec in specs)), int(job.reward)
     for spec in specs:
+        if job.workers and spec.deps:
+            spec = msgspec.structs.replace(spec, deps=())
         task = Task(job=job.id, index=spec.index, spec=encode(spec), reward=str(reward * spec.work_units // total))
         world.rows.add(task)
         if spec.index in paid:
@@ -274,6 +294,62 @@ def _close(world: World, job_id: JobId, reason: str) -> Book | None:
     return book
 
 
+# Rounds
+
+
+def rest_on(world: World, job_id: JobId, deps: Mapping[TaskIndex, tuple[TaskIndex, ...]], now: Now) -> None:
+    """What tasks of later rounds rest on is known now, or another set than it was, or (empty) not known any more. Who
+    was given other results is called off, and what was committed to on them is done again, as where a result is."""
+    book, rows = world.memory(Memory).books[job_id], world.rows
+    moved = [index for index in deps if book.graph.gate_of[index].deps != deps[index]]
+    if not moved:
+        return
+    undone = []
+    for index in moved:
+        task = rows.tasks[job_id, index]
+        if task.state == TaskState.GIVEN:
+            _call_off(world, book, _given(world, task), REMADE)
+        elif task.state == TaskState.COMMITTED:
+            undone.append(_given(world, task))
+        if task.state in (TaskState.READY, TaskState.GIVEN, TaskState.COMMITTED):
+            _set(world, book, task, TaskState.WAITING)
+    for work in undone:
+        world.log(job_id, now, "undone", REMADE, task=work.task, node=work.node)
+        _undo_on(world, book, work, REMADE, now)
+    for index in moved:
+        task = rows.tasks[job_id, index]
+        task.spec = encode(msgspec.structs.replace(decode(task.spec, TaskSpec), deps=deps[index]))
+        rows.touch(task)
+    tasks = rows.tasks_of[job_id]
+    book.graph = _graph(book.job, [decode(task.spec, TaskSpec) for task in tasks])
+    for task in tasks:
+        if task.state in AT_HAND:
+            book.graph.move(task.index, at_hand=True, accepted=task.state == TaskState.ACCEPTED)
+    for gate in book.graph.gates:
+        _follow(world, book, gate)
+    jobs.mind_deadline(world, book.job)
+
+
+def drop(world: World, job_id: JobId, dropped: frozenset[TaskIndex], *, closed: bool, now: Now) -> None:
+    """No round takes these tasks any more, or, of others, one does after all. Who works on one is called off; what is
+    committed keeps its receipt and its pay. `closed`: no round is open."""
+    book = world.memory(Memory).books[job_id]
+    before, book.dropped, book.closed = book.dropped, dropped, closed
+    for index in sorted(dropped):
+        task = world.rows.tasks[job_id, index]
+        if task.state in AT_HAND or task.state == TaskState.DROPPED:
+            continue
+        if task.state == TaskState.GIVEN:
+            _call_off(world, book, _given(world, task), DROPPED)
+        _set(world, book, task, TaskState.DROPPED)
+        world.log(job_id, now, "dropped", f"task {index}: {DROPPED}", task=index)
+    for task in world.rows.tasks_of[job_id]:
+        if task.state == TaskState.DROPPED and task.index not in dropped:
+            _reopen(world, book, task)
+    if before != dropped or closed:
+        jobs.check_done(world, job_id, now)
+
+
 # States
 
 
@@ -312,7 +388,11 @@ def _follow(world: World, book: Book, gate: Gate) -> None:
 
 
 def _reopen(world: World, book: Book, task: Task) -> None:
-    """Somebody has to do it, now or once its inputs are there. Past its deadline the job is looked at again."""
+    """Somebody has to do it, now or once its inputs are there, unless no round takes it any more. Past its deadline the
+    job is looked at again."""
+    if task.index in book.dropped:
+        _set(world, book, task, TaskState.DROPPED)
+        return
     _set(world, book, task, TaskState.READY if book.graph.gate_of[task.index].is_open else TaskState.WAITING)
     jobs.mind_deadline(world, book.job)
 
@@ -592,7 +672,7 @@ def _fail_hopeless(world: World, task: Task, now: Now) -> None:
     """A job ends with its reason, instead of waiting for its deadline, where a task of it cannot be done: nodes of
     `MAX_REFUSERS` owners began it in vain, or every node on chain that could begin it is barred from it."""
     job = world.rows.jobs[task.job]
-    if not task.barred or task.state in HELD or not scheduling.runs(job):
+    if not task.barred or task.state in HELD or task.state == TaskState.DROPPED or not scheduling.runs(job):
         return
     if len(task.refused_by) >= MAX_REFUSERS or _all_barred(world, job, task):
         jobs.fail(world, job.id, f"no node can do task {task.index}; {job.reason or 'see its log'}", now)
@@ -914,7 +994,7 @@ def refuted(world: World, work: Work, outcome: str, reason: str, dissenters: Ite
     if current(world, task) is work:
         _reopen(world, book, task)
         _undo_on(world, book, work, f"task {work.task}, on which it rests, is done again", now)
-    if task.undecided >= MAX_UNDECIDED and task.state not in AT_HAND:
+    if task.undecided >= MAX_UNDECIDED and task.state not in UNNEEDED:
         jobs.fail(world, work.job, f"task {work.task} came out undecided {task.undecided} times", now)
     _fail_hopeless(world, task, now)
     jobs.check_done(world, work.job, now)
@@ -994,15 +1074,17 @@ def final(world: World, works: Iterable[Work]) -> None:
 
 
 def all_accepted(world: World, job_id: JobId) -> bool:
-    """Every task is accepted and nothing that was promised is unsettled."""
+    """Every task is accepted or dropped, and nothing that was promised is unsettled."""
     book = world.memory(Memory).books.get(job_id)
-    return book is not None and not book.unsettled and book.counts[TaskState.ACCEPTED] == len(book.units)
+    if book is None or book.unsettled or not book.closed:
+        return False
+    return book.counts[TaskState.ACCEPTED] + book.counts[TaskState.DROPPED] == len(book.units)
 
 
 def all_committed(world: World, job_id: JobId) -> bool:
     """Nobody has to work for the job any more, unless something is refuted."""
     book = world.memory(Memory).books.get(job_id)
-    return book is not None and sum(book.counts[state] for state in AT_HAND) == len(book.units)
+    return book is not None and sum(book.counts[state] for state in UNNEEDED) == len(book.units)
 
 
 # The engine's calls
