@@ -134,6 +134,16 @@ def test_every_delta_counts_once_from_its_own_start_by_work_and_lateness(drawn, 
         np.testing.assert_allclose(after.adapter[name], expected, atol=1e-6)
 
 
+def test_late_deltas_that_count_nothing_change_nothing():
+    """Nor do they shorten others."""
+    params = params_of(**METHODS["fedit"], closing=RULES | {"discount_bps": 0}, max_delta_ratio=1.0)
+    before = starts(params, 7, 2)
+    said = results_of(params, 7, [1, 4, 5], before, draw=1)
+    alone = start_of_round(params, 7, [said[4], said[5]], 2, [4, 5])
+    both = start_of_round(params, 7, list(said.values()), 2, list(said))
+    assert encode_state(alone.outer) == encode_state(both.outer)
+
+
 def test_what_no_shard_of_a_set_has_trained_stays():
     params = params_of(**METHODS["ffa-ranks"])
     before = starts(params, 7, 2)

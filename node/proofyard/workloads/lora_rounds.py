@@ -229,14 +229,21 @@ def _round(
 def _taken(
     params: LoraParams, closing: Closing, said: Sequence[Said], round_number: int
 ) -> tuple[Start, list[dict[str, Array]], list[Origin]]:
-    """What the round before `round_number` started from, what those that it took have trained, and from what."""
-    number, origins = round_number - 1, []
-    tensors = [decode_state(result, schema=result_schema(params, task % params.workers)) for task, result in said]
-    for (task, _), each in zip(said, tensors, strict=True):
+    """What the round before `round_number` started from, what those that it took have trained, and from what. A delta
+    whose lateness leaves nothing of it is looked at and not used: it would have a say in how others are shortened."""
+    number, origins, trained = round_number - 1, [], []
+    before: Start | None = None
+    for task, result in said:
         its_round, shard = divmod(task, params.workers)
-        origins.append(Origin(shard, _carried(each).adapter, closing.scale(number - its_round)))
-    own = next(each for (task, _), each in zip(said, tensors, strict=True) if task // params.workers == number)
-    return _carried(own), [take(each, "adapter") for each in tensors], origins
+        tensors = decode_state(result, schema=result_schema(params, shard))
+        start, scale = _carried(tensors), closing.scale(number - its_round)
+        if its_round == number and before is None:
+            before = start
+        if scale:
+            origins.append(Origin(shard, start.adapter, scale))
+            trained.append(take(tensors, "adapter"))
+    assert before is not None, "a quorum is in time"
+    return before, trained, origins
 
 
 def _carried(tensors: Tensors) -> Start:

@@ -6,10 +6,10 @@ from enginetown import START, Town, check_counters, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proofyard.protocol.closing import ClosedRound, Closing, Rounds, close_rounds, final_tasks, open_tasks
+from proofyard.protocol.closing import ClosedRound, Closing, Rounds, Taken, close_rounds, final_tasks, open_tasks
 from proofyard.protocol.members import decode_members
-from proofyard.protocol.types import Cid, JobId, TaskIndex
-from proofyard.verifier.engine.effects import CloseRounds, CommitBatch, Effect, Expand
+from proofyard.protocol.types import Address, Cid, JobId, TaskIndex
+from proofyard.verifier.engine.effects import CancelTasks, CloseRounds, CommitBatch, Effect, Expand
 from proofyard.verifier.engine.events import EffectFailed, Expanded, RoundsClosed
 from proofyard.verifier.engine.rows import JobState, TaskState
 
@@ -26,6 +26,8 @@ class Rounded(Town):
         super().__init__(PEOPLE, batch_s=1.0, decoys_bps=10_000, secret=b"drawn")
         self.commits: list[tuple[int, int, TaskIndex]] = []
         """(block, time, task) each."""
+        self.told: list[tuple[Address, TaskIndex]] = []
+        """Who was told to stop with which task."""
         for person in self.people.values():
             self.join(person)
         self.open(1, WHOLE, look_ahead=2)
@@ -59,6 +61,9 @@ class Rounded(Town):
                 super().run(effect)
                 if self.batches > before:
                     self.commits += [(self.block, START + int(self.mono), member.key[1]) for member in members]
+            case CancelTasks():
+                self.told += [(effect.node, task) for _, task in effect.tasks]
+                super().run(effect)
             case _:
                 super().run(effect)
 
@@ -192,6 +197,38 @@ def test_a_chain_that_goes_back_has_another_set_and_what_rests_on_the_old_one_is
     town.pass_time(10)
     job = town.world.rows.jobs[JOB]
     assert (job.state, job.units_paid) == (JobState.DONE, 9), town.states()
+
+
+def test_who_works_from_another_set_is_told_and_what_was_committed_from_it_is_open_again() -> None:
+    town = Rounded()
+    town.do(0, 1)
+    town.pass_time(70)
+    town.do(2)
+    holders = {index: town.world.rows.works[JOB, index, 1].node for index in (3, 4, 5)}
+    town.do(3)
+    assert town.states()[:6] == "aaccgg"
+    whole = tuple(Taken(TaskIndex(task), 0) for task in range(3))
+    town.tell(RoundsClosed(JOB, (replace(town.closed[0], taken=whole),)))
+    assert town.states()[3] in "rg" and town.inputs_of(4) == town.inputs_of(5) == 3
+    while found := [effect for effect in town.effects if isinstance(effect, CancelTasks)]:
+        town.run(found[0])
+    assert {(holders[index], index) for index in (4, 5)} <= set(town.told)
+
+
+def test_what_is_dropped_and_found_faulty_is_not_done_again() -> None:
+    town = Rounded()
+    town.do(0, 1)
+    town.pass_time(70)
+    town.do(3, 4)
+    town.pass_time(50)
+    town.do(2, honest=False)
+    closed = (*town.closed[:1], replace(town.closed[0], number=1, closed_at=START + int(town.mono), dropped=(2,)))
+    town.tell(RoundsClosed(JOB, closed))
+    town.effects = [effect for effect in town.effects if not isinstance(effect, CloseRounds)]
+    for _ in range(2):
+        town.tick(1.0)
+        town.run_all_but(CloseRounds)
+    assert town.states()[2] == "d"
 
 
 def test_what_is_dropped_by_a_chain_that_goes_back_is_needed_again() -> None:

@@ -27,6 +27,8 @@ class Memory:
     """What the chain said last of each job, as its tasks have it."""
     alarms: dict[JobId, float] = field(default_factory=dict)
     """When each is looked at next, by the monotonic clock."""
+    blocks: dict[JobId, int] = field(default_factory=dict)
+    """The newest block when each was looked at last for the time alone: nothing changes before the next one."""
 
 
 def follow(world: World, job: Job) -> None:
@@ -41,6 +43,7 @@ def leave(world: World, job: Job) -> None:
     world.done(CloseRounds(job.id).key)
     memory.known.pop(job.id, None)
     memory.alarms.pop(job.id, None)
+    memory.blocks.pop(job.id, None)
 
 
 def _look(world: World, job: Job) -> None:
@@ -67,9 +70,8 @@ def closed(world: World, event: RoundsClosed, now: Now) -> None:
     world.done(CloseRounds(event.job).key)
     if job is None or not job.workers or not tasks.is_kept(world, job.id) or job.state in OVER:
         return
-    known, at = world.memory(Memory).known, now.mono + LOOK_S
-    world.memory(Memory).alarms[job.id] = at
-    world.wake_at(at, ("rounds", job.id, at))
+    known = world.memory(Memory).known
+    _wait(world, job.id, now)
     if known.get(job.id) == event.closed:
         return
     known[job.id] = event.closed
@@ -83,12 +85,23 @@ def closed(world: World, event: RoundsClosed, now: Now) -> None:
     tasks.drop(world, job.id, dropped_tasks(event.closed), closed=len(event.closed) == count, now=now)
 
 
+def _wait(world: World, job: JobId, now: Now) -> None:
+    at = now.mono + LOOK_S
+    world.memory(Memory).alarms[job] = at
+    world.wake_at(at, ("rounds", job, at))
+
+
 def resume(world: World, now: Now) -> None:
     for job in world.rows.jobs.values():
         follow(world, job)
 
 
 def wake(world: World, subject: tuple[object, ...], now: Now) -> None:
-    match subject:
-        case (job, at) if world.memory(Memory).alarms.get(job) == at:  # type: ignore[call-overload]
-            look(world, job)  # type: ignore[arg-type]
+    memory, (job, at) = world.memory(Memory), subject
+    if memory.alarms.get(job) != at:  # type: ignore[call-overload]
+        return
+    if memory.blocks.get(job) == now.block:  # type: ignore[call-overload]
+        _wait(world, job, now)  # type: ignore[arg-type]
+        return
+    memory.blocks[job] = now.block  # type: ignore[index]
+    look(world, job)  # type: ignore[arg-type]
