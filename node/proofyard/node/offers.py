@@ -33,6 +33,8 @@ GRAPHS, HEADERS, LISTS, COUNTED = 8, 256, 4, 1024
 """Task graphs, headers of batches and their lists that are kept in memory; a list may have 64 MiB."""
 READS, FRESH_S = 256, 30.0
 """What the chain said of jobs and batches, and how long it is taken as still true: a reorganisation may change it."""
+LOOK_S = 1.0
+"""Between two looks at which rounds of a job are open, where an offer is of another one."""
 LEADER_FRESH_S = 5.0
 """The same for who leads a batch, which may be taken over: a block or two."""
 CREDIT = 10**18
@@ -47,7 +49,7 @@ class Offers:
         self._settings = settings
         self._chain = chain
         self._supplies = supplies
-        self._graphs: Recent[tuple[JobId, Cid], tuple[TaskSpec, ...]] = Recent(GRAPHS)
+        self._graphs: Recent[tuple[JobId, Cid], tuple[float, tuple[TaskSpec, ...]]] = Recent(GRAPHS)
         self._counted = Counted(COUNTED)
         self._headers: Recent[tuple[BatchId, Digest], Header] = Recent(HEADERS)
         self._lists: Recent[tuple[BatchId, Digest], Mapping[TaskKey, Member]] = Recent(LISTS)
@@ -160,13 +162,15 @@ class Offers:
         """Raise `OfferRefused` unless a task is that of the job's graph; `LeftForLater` while its round is not open by
         this node's chain, which may be a block behind its verifier's."""
         key, index = (offer.job, offer.manifest), offer.task.index
-        graph = self._graphs.get(key)
-        grows = graph is not None and rounds_of(load_workload(manifest.workload), manifest) is not None
-        if graph is None or (grows and graph[index : index + 1] != (offer.task,)):
+        at, graph = self._graphs.get(key) or (-LOOK_S, ())
+        grows = rounds_of(load_workload(manifest.workload), manifest) is not None
+        fits = graph[index : index + 1] == (offer.task,)
+        if not graph or (grows and not fits and time.monotonic() - at >= LOOK_S):
             read = self._read(verifier, offer.providers)
-            graph = self._graphs.put(key, await graph_of(self._chain, read, offer.job, manifest, self._counted))
-            if index >= len(graph) and rounds_of(load_workload(manifest.workload), manifest) is not None:
-                raise LeftForLater(f"busy: the round of task {index} is not open yet")
+            graph = await graph_of(self._chain, read, offer.job, manifest, self._counted)
+            self._graphs.put(key, (time.monotonic(), graph))
+        if grows and index >= len(graph):
+            raise LeftForLater(f"busy: the round of task {index} is not open yet")
         if not 0 <= index < len(graph) or graph[index] != offer.task:
             raise OfferRefused("task", f"is not task {index} of the job's graph")
 
