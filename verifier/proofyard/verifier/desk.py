@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from proofyard.artifacts import ArtifactError, cid_of_bytes
 from proofyard.protocol.cid import RAW, cid_bytes, cid_codec, cid_digest
@@ -67,7 +67,7 @@ from proofyard.verifier.engine.events import (
     TaskProgressed,
     WorkCommitted,
 )
-from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, TaskState, Work, WorkState
+from proofyard.verifier.engine.rows import BatchState, Job, JobState, Log, SeatState, Task, TaskState, Work, WorkState
 from proofyard.verifier.limits import Limiter
 from proofyard.verifier.lines import Lines
 from proofyard.verifier.marks import objection_to_decoy
@@ -590,14 +590,13 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
     if not isinstance(job, Job):
         return JobReport(number, JobState.WAITING, 0, 0, 0, None, "not seen on chain yet", ())
     tasks = list(context.rows.tasks_of.get(number, ()))
-    over = job.state == JobState.DONE
     settled = {BatchState.SETTLED, BatchState.FINAL}
     batches = list(context.rows.batches_of.get(number, ()))
     return JobReport(
         job=number,
         state=job.state,
         tasks=job.tasks,
-        tasks_valid=job.tasks if over else sum(task.state == TaskState.ACCEPTED for task in tasks),
+        tasks_valid=_valid(context, job, tasks),
         batches_settled=sum(batch.state in settled for batch in batches),
         result=job.result,
         reason=job.reason,
@@ -615,3 +614,15 @@ def report(context: Context, number: JobId, since: int) -> JobReport:
             for line in lines
         ),
     )
+
+
+def _valid(context: Context, job: Job, tasks: Sequence[Task]) -> int:
+    """How many tasks are accepted; of a job that is done and has left the memory, too."""
+    if job.state != JobState.DONE:
+        return sum(task.state == TaskState.ACCEPTED for task in tasks)
+    if not job.workers:
+        return job.tasks
+    table = TABLES[Task]
+    query = select(func.count()).where(table.c.job == job.id, table.c.state == TaskState.ACCEPTED.value)
+    with context.database.engine.connect() as connection:
+        return connection.execute(query).scalar_one()
