@@ -17,6 +17,7 @@ from proofyard.workloads.state import decode_state, encode_state
 from proofyard.workloads.sweep import WORKLOAD as SWEEP
 from proofyard.workloads.workload import Inputs, Resources
 
+BEGINS = {"round": 1, "within": 1.0, "chain_id": 1, "registry": "0x" + "1" * 40, "job": "1"}
 RULES = {"quorum": 2, "timeout_s": 60, "late_rounds": 2, "discount_bps": 2500}
 WORKERS = 4
 SMALL = {"modules": {"a": (6, 5), "b": (4, 7)}, "rank": 3, "alpha": 2.0, "lr": 0.01, "rounds": 6, "workers": WORKERS}
@@ -139,8 +140,8 @@ def test_late_deltas_that_count_nothing_change_nothing():
     params = params_of(**METHODS["fedit"], closing=RULES | {"discount_bps": 0}, max_delta_ratio=1.0)
     before = starts(params, 7, 2)
     said = results_of(params, 7, [1, 4, 5], before, draw=1)
-    alone = start_of_round(params, 7, [said[4], said[5]], 2, [4, 5])
-    both = start_of_round(params, 7, list(said.values()), 2, list(said))
+    alone = start_of_round(params, 7, [said[4], said[5]], 2, tasks=[4, 5])
+    both = start_of_round(params, 7, list(said.values()), 2, tasks=list(said))
     assert encode_state(alone.outer) == encode_state(both.outer)
 
 
@@ -214,6 +215,7 @@ def test_a_first_state_whose_adapter_is_not_what_its_chain_carries_is_refused(lo
         ({"closing": {"quorum": 1}}, "timeout_s"),
         ({"closing": {"quorum": 1, "timeout_s": 60, "patience": 1}}, "patience"),
         ({"compression": "int8"}, "closing.*compression 'int8'"),
+        ({"begins": BEGINS}, "closing.*begins"),
         ({"aggregation": "fedex", "outer": "none"}, "closing.*fedex"),
         ({"aggregation": "flora", "outer": "none"}, "closing.*flora"),
         ({"workers": 4, "robust": "median", "robust_hostile": 1}, "closing.late_rounds"),
