@@ -160,7 +160,7 @@ def shortened(params: LoraParams, seed: int, results: Sequence[bytes], round_num
     longer than others. The arguments are those of `start_of_round`."""
     before, trained = _round(params, seed, results, round_number)
     starts = [cut(before.adapter, 0, params.rank_of(shard)) for shard in range(params.workers)]
-    return _shortened_by(params, starts, trained)
+    return _shortened_by(params, params.shares, starts, trained)
 
 
 def encode_start(start: Start) -> bytes:
