@@ -17,7 +17,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from proofyard.artifacts import BlockStore
-from proofyard.chain import Anchor, ChainClient, Cursor, NodeRecord, Params, Role, Rollback, VerifierRecord, Wallet
+from proofyard.chain import (
+    Anchor,
+    ChainClient,
+    Cursor,
+    Drawn,
+    NodeRecord,
+    Params,
+    Role,
+    Rollback,
+    VerifierRecord,
+    Wallet,
+)
 from proofyard.chain import Event as ChainNews
 from proofyard.chain.errors import NotDrawn
 from proofyard.chain.events import (
@@ -33,6 +44,7 @@ from proofyard.chain.events import (
     JobTaken,
     Position,
 )
+from proofyard.chain.following import Checkpoint
 from proofyard.chain.refusals import AlreadySettled, UnknownBatch, UnknownJob
 from proofyard.protocol import bls
 from proofyard.protocol.codec import encode
@@ -124,7 +136,11 @@ class FakeChain:
 
     def cursor(self) -> bytes:
         """How far somebody has read who knows all of it."""
-        return encode(Cursor(len(self.log)))
+        return encode(self.cursor_at(len(self.log)))
+
+    def cursor_at(self, events: int) -> Cursor:
+        """That of somebody who has read so many events, and all blocks."""
+        return Cursor(self.block + 1, (Checkpoint(events, Digest(bytes(32))),))
 
     def add_node(
         self, wallet: Wallet, *, valid: int = TRUSTED, stake: Wei = STAKE, owner: Address | None = None
@@ -174,8 +190,9 @@ class ChainOf:
 
     def _read(self, cursor: Cursor) -> tuple[list[ChainNews | Rollback], Cursor]:
         """Events by their number instead of their block."""
-        found = self._chain.log[cursor.next_block :]
-        return found, Cursor(cursor.next_block + len(found)) if found else cursor
+        read = cursor.checkpoints[-1].block if cursor.checkpoints else cursor.next_block
+        found = self._chain.log[read:]
+        return found, self._chain.cursor_at(read + len(found))
 
     def params(self) -> Params:
         return self._chain.params_
@@ -394,7 +411,8 @@ class ChainOf:
         self._chain.tell(BatchDrawn, batch=batch, seed=self._chain.batches[batch].seed)
 
     def seed(self, batch: BatchId) -> Any:
-        return SimpleNamespace(seed=self.view(batch).seed)
+        view = self.view(batch)
+        return Drawn(view.seed, view.draw_block)
 
     def finalize(self, batch: BatchId) -> None:
         self._chain.batches[batch].unfinal = False

@@ -79,7 +79,7 @@ class Office:
         for index in range(4):
             rows.append(Segment(**place, index=index, auditors=(), seats=2, claimed=ZERO, worker=WORKER))
         self.context.runner.engine = Engine(self.context.runner.rules, rows)
-        self.context._seeds[BatchId(7), 0] = Digest(b"s" * 32)
+        self.context._seeds[BatchId(7)] = Digest(b"s" * 32)
         self.node = Peer()
         join(self.verifier, self.node, record_of(chain.add_node(self.node.wallet)))
 

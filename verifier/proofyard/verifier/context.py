@@ -175,6 +175,9 @@ class Context:
     leads: bool = True
     """Whether this process does what is no process's in particular."""
     looked_for_dead_at: float = float("-inf")
+    told_to: int = -1
+    """The last block whose events the engine was told, with what went before. Nothing that rests on a later one may be
+    kept: where that block goes away again before it is told of, nobody hears of it."""
     caught_up_at: float = float("-inf")
     """When it was last begun to read the chain's events and nothing was new, by the monotonic clock."""
     _runner: Runner | None = None
@@ -184,7 +187,9 @@ class Context:
     _manifests: OrderedDict[Cid, Manifest] = field(default_factory=OrderedDict)
     _graphs: OrderedDict[Cid, tuple[TaskSpec, ...]] = field(default_factory=OrderedDict)
     _counted: Counted = field(default_factory=lambda: Counted(COUNTED))
-    _seeds: OrderedDict[tuple[BatchId, int], Digest] = field(default_factory=OrderedDict)
+    _seeds: OrderedDict[BatchId, Digest] = field(default_factory=OrderedDict)
+    _undone: int = 0
+    """How often the chain went back."""
     _reads: dict[str, _Read] = field(default_factory=dict)
     _block_time: _Read = field(default_factory=lambda: _Read(0.0, 0))
     lists: Recent[Hashable, tuple[CommittedMember, ...]] = field(default_factory=lambda: Recent(LISTS_BYTES))
@@ -344,14 +349,21 @@ class Context:
         row = self.rows.by_chain_id.get(batch)
         if row is not None and row.state == BatchState.AUDITING and row.seed:
             return row.seed
-        block = 0 if row is None else row.commit_block
-        found = self._seeds.get((batch, block))
-        if found is None:
-            drawn = await self.on_chain(lambda: self.chain.seed(batch))
-            if drawn is None:
-                raise NotDrawn(batch, block)
-            found = drawn.seed
-        return _keep(self._seeds, (batch, block), found)
+        if batch in self._seeds:
+            return self._seeds[batch]
+        told_to, undone = self.told_to, self._undone
+        drawn = await self.on_chain(lambda: self.chain.seed(batch))
+        if drawn is None:
+            raise NotDrawn(batch, 0 if row is None else row.commit_block)
+        if drawn.block <= told_to and undone == self._undone:
+            _keep(self._seeds, batch, drawn.seed)
+        return drawn.seed
+
+    def went_back(self) -> None:
+        """Forget what was read of blocks that may have gone."""
+        self._undone += 1
+        self.outcomes.clear()
+        self._seeds.clear()
 
     # Artifacts
 

@@ -93,6 +93,7 @@ class Follower:
             self._cursor = None
         if self._cursor is None:
             self._cursor = await self._stored()
+            context.told_to = self._cursor.next_block - 1
         began = time.monotonic()
         head, now = await context.look_at_clock()
         await self._look_who_leads(head)
@@ -115,6 +116,7 @@ class Follower:
         told = await of_this_process(context, [await self._told(event, now) for event in events])
         await context.runner.tell_all([*told, *read], encode(after))
         self._cursor = after
+        context.told_to = after.next_block - 1
         for job in asked:
             context.asked_jobs.pop(job, None)
         return True
@@ -144,7 +146,7 @@ class Follower:
     async def _told(self, event: ChainNews | Rollback, now: int) -> Event:
         if isinstance(event, Rollback):
             logger.warning("the chain went back to block %s", event.to_block)
-            self._context.outcomes.clear()
+            self._context.went_back()
             return RolledBack(event.to_block)
         if isinstance(event, JobClosed):
             closed = await self._context.on_chain(lambda: self._context.chain.job(event.job).closed_at)

@@ -164,17 +164,18 @@ async def _show(context: Context, cid: Cid, size: int) -> None:
 
 
 async def draw(context: Context, effect: effects.Draw) -> None:
-    """Once its block is there, compute the plan of a batch."""
+    """Once its block is there, and the engine was told of it, compute the plan of a batch."""
     batch = context.rows.batches.get(effect.batch)
     if batch is None or batch.chain_id is None:
         return
     chain_id = batch.chain_id
     while True:
-        try:
+        told_to = context.told_to
+        with contextlib.suppress(NotDrawn):
             view = await context.on_chain(partial(context.chain.view, chain_id))
-            break
-        except NotDrawn:
-            await asyncio.sleep(BLOCK_POLL_S)
+            if view.draw_block <= told_to:
+                break
+        await asyncio.sleep(BLOCK_POLL_S)
     state = await context.on_chain(partial(context.chain.batch, chain_id))
     own = await own_list(context, view.header, batch)
     lists = await gather_lists(context, view)

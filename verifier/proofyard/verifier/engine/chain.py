@@ -154,6 +154,13 @@ def _recommitted(world: World, batch: Batch, again: BatchRecommitted, _now: Now)
         batches.undrawn(world, batch)
 
 
+def _drawn(world: World, batch: Batch, drawn: BatchDrawn, _now: Now) -> None:
+    """The seed is stored on chain. An endpoint may have shown a block that this verifier was told of in another form,
+    or not at all before it was gone."""
+    if batch.state in (BatchState.AUDITING, BatchState.JUDGED, BatchState.SIGNED) and batch.seed != drawn.seed:
+        batches.undrawn(world, batch)
+
+
 def _final(world: World, batch: Batch, _paid: FeesPaid | SlashFinal, _now: Now) -> None:
     batches.final(world, batch)
 
@@ -184,6 +191,7 @@ FOLLOWED: dict[type[ChainNews], Callable[[World, Any, int, Now], None]] = {
     JobClosed: _closed,
     BatchCommitted: _committed,
     BatchRecommitted: _of_batch(_recommitted),
+    BatchDrawn: _of_batch(_drawn),
     BatchTaken: _led,
     BatchDropped: _of_batch(_dropped),
     BatchSettled: _settled,
@@ -199,7 +207,6 @@ FOLLOWED: dict[type[ChainNews], Callable[[World, Any, int, Now], None]] = {
 NOT_FOLLOWED: dict[type[ChainNews], str] = {
     JobCommitted: "its batch's event has all lines",
     Faulted: "the record that its settlement names says more, and is checked before it is believed",
-    BatchDrawn: "the effect `Draw` waits for the seed itself, which is the same whoever stored it",
     JobRefunded: "the job was closed before, and its escrow is the requester's",
     Forfeited: "what was not paid changes no reputation, stake or task",
     UnstakeRequested: "what counts is the stake, which `StakeChanged` says",
