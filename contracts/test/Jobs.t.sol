@@ -139,7 +139,7 @@ contract JobsTest is Base {
 
     /// @dev Audits of decoys, and of work that is done again, take more of the audit fee than the units that are paid. What is
     /// missing is missing from all that is left alike: the last lines still hold the reward of what is in them.
-    /// forge-config: default.fuzz.runs = 2000
+    /// forge-config: default.fuzz.runs = 1000
     function testFuzz_what_audits_took_starves_no_line(uint256 first, uint256 paid, uint256 second) public {
         addVerifier(1);
         OperatorId node = addNode(10);

@@ -44,7 +44,7 @@ contract SeatsTest is Base {
         vm.assertEq(quorumNow(), 15, "with the next batch");
     }
 
-    /// forge-config: default.fuzz.runs = 2000
+    /// forge-config: default.fuzz.runs = 1000
     function testFuzz_seats_mature_in_the_order_of_their_delays(uint8 a, uint8 b) public {
         commit(job, 1, 1);
         later(a);

@@ -66,7 +66,7 @@ class Waiting:
     def chain_time(self) -> float:
         return 1000.0
 
-    def graph(self, _cid: Any) -> Any:
+    async def graph_of(self, _job: Any, _cid: Any) -> Any:
         return self.world.jobs[0].graph
 
     async def job_of(self, _cid: Any) -> Any:

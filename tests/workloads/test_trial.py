@@ -65,14 +65,31 @@ def test_a_model_that_is_one_passes(name: str, model: Path, data: Path, caplog: 
 
 def test_no_model_is_loaded_for_a_tokenizer(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (model / "model.safetensors").unlink()
+    manifest = MapJob(model=model, data=data, chunk_tokens=8).manifest(*CIDS)
     monkeypatch.setattr(subprocess, "run", None)
-    try_model(MapJob(model=model, data=data, chunk_tokens=8).manifest(*CIDS), model)
+    try_model(manifest, model)
 
 
 @pytest.fixture
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Manifest(workload="lora", params={}, model=CIDS[0], data=CIDS[1])
+
+
+def test_it_sees_no_variable_of_whoever_tries_it(
+    manifest: Manifest, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+
+    def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
+        seen.update(env)
+        return SimpleNamespace(stdout=b"[null, []]")
+
+    monkeypatch.setenv("PROOFYARD_WALLET_PASSWORD", "secret")
+    monkeypatch.setattr(trial.Sandbox, "run", run)
+    monkeypatch.setattr(trial, "warm_up", lambda resources: Warm())
+    try_model(manifest, model)
+    assert "PATH" in seen and "secret" not in seen.values()
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, output: bytes | Exception) -> None:

@@ -22,7 +22,7 @@ import msgspec
 import psutil
 
 from proofyard.protocol.manifest import Manifest
-from proofyard.runtime.processes import exit_code
+from proofyard.runtime.processes import exit_code, start_process
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfDisk, TimeLimit
 from proofyard.workloads.sandbox import Policy, Sandbox
 from proofyard.workloads.sandbox.boxes import Command
@@ -95,7 +95,7 @@ class Confined:
             if policy.builds and command.owner:
                 os.chown(scratch, command.owner, -1)
             pipe = asyncio.subprocess.PIPE
-            process = await asyncio.create_subprocess_exec(*command.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+            process = await start_process(*command.argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         except BaseException:
             erase(folder)
             raise

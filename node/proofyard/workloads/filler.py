@@ -13,7 +13,7 @@ import sys
 from types import TracebackType
 from typing import Self, TypeVar
 
-from proofyard.runtime.processes import exit_code
+from proofyard.runtime.processes import exit_code, start_process
 from proofyard.workloads.errors import ExecutionError, ExecutorCrashed, OutOfMemory, TimeLimit
 from proofyard.workloads.filler_child import Began, Fill, Filled, NoRoom, Show, Shown, Told, frame, read_told
 from proofyard.workloads.filling import Opening
@@ -45,7 +45,7 @@ class Filler:
         self.began = Began("", 0, 1)
 
     async def __aenter__(self) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = await start_process(
             *(sys.executable, "-m", "proofyard.workloads.filler_child", json.dumps(self._settings)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

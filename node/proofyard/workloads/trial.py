@@ -6,6 +6,7 @@ for each model (`exact.selfcheck`). Whoever has neither leaves it to the nodes.
 
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from proofyard.workloads.errors import ExecutionError, InputRefused, ModelMisrea
 from proofyard.workloads.exact.selfcheck import comparison
 from proofyard.workloads.model_files import files_of, weight_files
 from proofyard.workloads.sandbox import Policy, Sandbox
-from proofyard.workloads.warmup import Warm, warm_up
+from proofyard.workloads.warmup import Warm, environment, warm_up
 from proofyard.workloads.workload import Resources, load_workload
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def _tried(manifest: Manifest, model: Path, known: Checked) -> _Ended:
     gpu = warm.backend.startswith("cuda")
     policy = Policy(read=reads, helper=True, gpu=gpu)
     arguments = [str(model.absolute()), msgspec.json.encode(warm).decode(), str(known.folder)]
-    done = Sandbox().run(policy, __name__, arguments, data=encode_manifest(manifest), timeout_s=TIMEOUT_S)
+    env, data = environment(os.cpu_count() or 1), encode_manifest(manifest)
+    done = Sandbox().run(policy, __name__, arguments, data=data, env=env, timeout_s=TIMEOUT_S)
     found: _Ended = decode_json(done.stdout, cast(Any, _Ended))
     return found
 

@@ -110,11 +110,11 @@ class Sandbox:
         arguments: Sequence[str] = (),
         *,
         data: bytes = b"",
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str],
         timeout_s: float | None = None,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a module to its end on `data`; a signal that ended it is a negative exit code. Raises `SandboxRefused`
-        and `TimeoutExpired`."""
+        """Run a module to its end on `data`, with `env` and nothing of this process's environment; a signal that ended
+        it is a negative exit code. Raises `SandboxRefused` and `TimeoutExpired`."""
         command = self.command(policy, module, arguments)
         with owned_by(policy.write, command.owner):
             try:
