@@ -144,7 +144,7 @@ class Outcome:
                 for batch in self.batches
                 for audit in batch.record.audits
             ],
-            "slashed": {member.owner.address: str(slash.amount) for member, slash in self.slashes},
+            "slashed": self.slashed(),
             "balances": {
                 owner: {"before": str(amount), "after": str(self.after[owner])} for owner, amount in self.before.items()
             },
@@ -154,6 +154,15 @@ class Outcome:
             "gas_per_task": round(self.gas_per_task),
             "result_bytes": self.result_bytes,
             "conserved": self.conserved,
+        }
+
+    def slashed(self) -> dict[Address, str]:
+        """What each owner lost. A second fault is found in a batch of its own, and takes nothing where the first one
+        has taken it."""
+        owners = {member.owner.address for member, _ in self.slashes}
+        return {
+            owner: str(sum(slash.amount for member, slash in self.slashes if member.owner.address == owner))
+            for owner in owners
         }
 
     def report(self) -> RunReport:
