@@ -1,4 +1,4 @@
-"""Starting a process and waiting for its end, where Python 3.11's asyncio would wait for ever."""
+"""Starting a process and waiting for its end, without waiting for what is at the other end of its pipes."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ POLL_S = 0.01
 
 
 async def start_process(*command: str, **more: Any) -> asyncio.subprocess.Process:
-    """`asyncio.create_subprocess_exec`, which never returns where it is cancelled before its pipes are there: the
-    process is ended then."""
+    """`asyncio.create_subprocess_exec`. One that is cancelled meanwhile waits, in Python 3.11, for pipes that may not
+    be there yet; here the process is ended, and nothing else waited for."""
     starting = asyncio.create_task(asyncio.create_subprocess_exec(*command, **more))
     try:
         return await asyncio.shield(starting)
