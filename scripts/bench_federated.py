@@ -3,8 +3,12 @@ bench-federated`).
 
 Writes `out/bench/federated.json`: what was run and what came out; a figure that was not measured is absent. All
 training is the job's own code, segment by segment, and each loss that of the first held-out rows, in nats a token.
-  - `methods`: the loss after the job for each way of aggregating, and `dense`, one worker with the same tokens and no
-    averaging. `dense_gap` is (default method - dense) / dense.
+  - `methods`: the loss after the job for each way of aggregating, and of one worker with the same tokens and no
+    averaging: `dense` takes as many steps as all workers together, `dense-batch` as many as one of them.
+    `dense_gap` is (default method - dense) / dense. `ffa:sign:2` is `ffa` with the compression `sign` in 2 turns;
+    `smaller` says how much smaller a result is than the adapter in binary32 that PEFT loads, and than what is trained
+    of it, and `gap` (loss - that without compression) / that. `gap_at_30x`, `gap_at_100x` and `best_gap_at_146x` are
+    the least gaps of those that are so many times smaller than the adapter, `at` names them.
   - `hostile`: a round of `--voters` workers, of which two hand in something else; for each rule and attack the loss of
     what the round comes to and its distance from the honest mean update, relative to that. `hostile_gap` is the largest
     (loss - honest loss) / honest loss of the recommended rule.
@@ -24,6 +28,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from bench_exact_setup import ROOT, describe_machine
+from proofyard.artifacts import cid_of_bytes
 from proofyard.protocol.manifest import Manifest, TaskSpec
 from proofyard.protocol.types import Cid
 from proofyard.workloads.adapted import linear_modules
@@ -32,17 +37,19 @@ from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.lora_params import LoraParams, read_params
 from proofyard.workloads.lora_rounds import Start, start_of_round, whole_adapter
 from proofyard.workloads.lora_runner import TrainRunner
-from proofyard.workloads.lora_tensors import put, take
+from proofyard.workloads.lora_tensors import put, take, trained_schema
 from proofyard.workloads.packing import Row
 from proofyard.workloads.randomness import permutation, uniform
 from proofyard.workloads.state import Array, decode_state, encode_state
 from proofyard.workloads.sweep_score import held_out_loss
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Resources, SegmentRunner, carried_by
 
 OUT = ROOT / "out" / "bench" / "federated.json"
 DEFAULT, RECOMMENDED = "ffa", "multi-krum"
 HOSTILE = 2
+SMALL = {"gap_at_30x": 30, "gap_at_100x": 100, "best_gap_at_146x": 146}
+"""The keys of the report, and how many times smaller than the adapter what they are about has to be."""
 RULES: dict[str, dict[str, Any]] = {
     "mean": {},
     **{
@@ -134,21 +141,48 @@ def inputs_of(args: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def measure_methods(base: LoraParams, inputs: Inputs, args: argparse.Namespace) -> dict[str, Any]:
-    dense = replace(base, workers=1, segment_steps=base.workers * base.segment_steps)
+    alone = {
+        "dense": replace(base, workers=1, segment_steps=base.workers * base.segment_steps),
+        "dense-batch": replace(base, workers=1, batch=base.workers * base.batch),
+    }
     losses = {"before": loss_of(base, inputs, args, None)}
-    traffic: dict[str, int] = {}
-    tried = {name: dense if name == "dense" else replace(base, aggregation=name) for name in args.methods}
-    for name, params in tried.items():
-        manifest = manifest_of(params, args.seed)
-        results = run_job(manifest, inputs)
+    say(f"before: {losses['before']:.4f} nats a token")
+    found: dict[str, Any] = {"methods": losses, "result_bytes": {}, "smaller": {}, "gap": {}}
+    for name in args.methods:
+        params = alone.get(name) or method(base, name)
+        results = run_job(manifest_of(params, args.seed), inputs)
         start = start_of_round(params, args.seed, results, params.rounds)
         losses[name] = loss_of(params, inputs, args, start)
-        traffic[name] = len(results[-1])
-        say(f"{name}: {losses[name]:.4f} nats a token, a result has {traffic[name]:,} bytes")
-    found: dict[str, Any] = {"methods": losses, "result_bytes": traffic}
+        found["result_bytes"][name] = size = len(results[-1])
+        trained = 4 * sum(spec.count for spec in trained_schema(params, params.rank).values())
+        whole = 4 * sum(params.rank * sum(shape) for shape in params.modules.values())
+        found["smaller"][name] = {"adapter": whole / size, "trained": trained / size}
+        plain, _, compression = name.partition(":")
+        if compression and plain in losses:
+            found["gap"][name] = losses[name] / losses[plain] - 1
+        say(f"{name}: {losses[name]:.4f} nats a token, a result has {size:,} bytes, 1/{whole / size:.1f} of an adapter")
     if {DEFAULT, "dense"} <= losses.keys():
         found["dense_gap"] = losses[DEFAULT] / losses["dense"] - 1
-    return found
+    return found | least_gaps(found)
+
+
+def least_gaps(found: Mapping[str, Any]) -> dict[str, Any]:
+    report: dict[str, Any] = {"at": {}}
+    for key, times in SMALL.items():
+        there = [name for name in found["gap"] if found["smaller"][name]["adapter"] >= times]
+        if there:
+            report["at"][key] = best = min(there, key=found["gap"].__getitem__)
+            report[key] = found["gap"][best]
+    return report
+
+
+def method(base: LoraParams, name: str) -> LoraParams:
+    """`AGGREGATION[:COMPRESSION[:N]]`, N being the turns of `sign` or the block of `topk-2bit`."""
+    aggregation, compression, number = [*name.split(":"), "", ""][:3]
+    changes: dict[str, Any] = {"aggregation": aggregation, "compression": compression or None}
+    if number:
+        changes["compression_turns" if compression == "sign" else "compression_block"] = int(number)
+    return read_params(manifest_of(replace(base, **changes), 0))
 
 
 def measure_hostile(base: LoraParams, inputs: Inputs, args: argparse.Namespace) -> dict[str, Any]:
@@ -158,7 +192,7 @@ def measure_hostile(base: LoraParams, inputs: Inputs, args: argparse.Namespace) 
     honest = run_job(manifest, inputs)
     updates = [delta_of(start, result) for result in honest]
     tasks = WORKLOAD.graph(manifest)
-    shuffled = [delta_of(start, run_task(manifest, tasks[shard], inputs, Shuffled)) for shard in range(HOSTILE)]
+    shuffled = [delta_of(start, run_task(manifest, tasks[shard], inputs, Shuffled)[0]) for shard in range(HOSTILE)]
     attacks: dict[str, Attack] = {
         "nobody": lambda all_of, shard: all_of[shard],
         "sign flip x10": lambda all_of, shard: {name: -10 * each for name, each in all_of[shard].items()},
@@ -190,21 +224,32 @@ def measure_hostile(base: LoraParams, inputs: Inputs, args: argparse.Namespace) 
 
 
 def run_job(manifest: Manifest, inputs: Inputs) -> list[bytes]:
-    """The results of the last round."""
+    """The results that a round after the last one would rest on."""
     results: dict[int, bytes] = {}
+    lasts: dict[Cid, bytes] = {}
     for task in WORKLOAD.graph(manifest):
-        own = Inputs(inputs.model, inputs.data, tuple(results[dep] for dep in task.deps))
-        results[task.index] = run_task(manifest, task, own, TrainRunner)
+        rested = tuple(results[dep] for dep in task.deps)
+        named = carried_by(WORKLOAD, manifest, task, rested)
+        own = Inputs(inputs.model, inputs.data, rested, carried=tuple(lasts[cid] for cid in named))
+        results[task.index], last = run_task(manifest, task, own)
+        if WORKLOAD.carries(manifest):
+            lasts[cid_of_bytes(last)] = last
     return [results[task] for task in WORKLOAD.finals(manifest)]
 
 
-def run_task(manifest: Manifest, task: TaskSpec, inputs: Inputs, kind: type[TrainRunner]) -> bytes:
+def run_task(
+    manifest: Manifest, task: TaskSpec, inputs: Inputs, kind: Callable[..., SegmentRunner] | None = None
+) -> tuple[bytes, bytes]:
+    """Result and last state of a task; `kind`: who trains it, if not the job's own runner."""
     states = [WORKLOAD.initial_state(manifest, task, inputs)]
-    runner = kind(manifest, read_params(manifest), task, inputs, Resources())
+    if kind:
+        runner = kind(manifest, read_params(manifest), task, inputs, Resources())
+    else:
+        runner = WORKLOAD.runner(manifest, task, inputs, Resources())
     for index in range(task.segments):
         states.append(runner.run(index, states[-1], lambda progress: None))
         WORKLOAD.check_state(manifest, task, index + 1, states[-1])
-    return WORKLOAD.result(manifest, task, states.__getitem__)
+    return WORKLOAD.result(manifest, task, states.__getitem__), states[-1]
 
 
 def loss_of(params: LoraParams, inputs: Inputs, args: argparse.Namespace, start: Start | None) -> float:

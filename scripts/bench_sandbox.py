@@ -1,9 +1,9 @@
 """What the sandbox holds and costs: out/bench/sandbox.json.
 
 `escapes_tried` and `escapes`: attempts of tests/sandbox/escapes.py with bubblewrap and with Landlock and seccomp alone.
-`without`: what each mechanism alone lets through. `lora_step_ratio`: time of a LoRA step inside by that outside, the
-middle of pairs that run by turns, each the middle of its steps; `lora_step_cpu_ratio` the same of CPU time, which other
-work on the machine changes less. `start_ms`: what the start of a process takes longer, the fastest of several.
+`without`: what each mechanism alone lets through. `lora_step_ratio`: time of a LoRA step of the demo's model inside by
+that outside, each the middle of many, of two processes that work by turns; `tiny_step_ratio` the same of a model so
+small that a step takes some 25 ms. `start_ms`: what the start of a process takes longer, the fastest of several.
 """
 
 import asyncio
@@ -13,13 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import msgspec
-import psutil
+from msgspec.structs import replace
 
 from proofyard.protocol.manifest import Manifest
 from proofyard.protocol.types import Cid
@@ -30,21 +32,14 @@ from proofyard.workloads.lora import WORKLOAD
 from proofyard.workloads.sandbox import Mechanisms, Policy, Sandbox, found_here
 from proofyard.workloads.tiny import write_tiny_corpus, write_tiny_model
 from proofyard.workloads.warmup import Warm, environment
-from proofyard.workloads.workload import Inputs, Resources
+from proofyard.workloads.workload import Inputs, Progress, Resources
 
 ROOT = Path(__file__).parents[1]
 HELD = ("all", "bubblewrap", "landlock")
 ALONE = ("bubblewrap-alone", "landlock-alone", "seccomp-alone")
-TURNS, STARTS = 8, 7
-SHOWN = ("escapes_tried", "escapes", "lora_step_ratio", "lora_step_cpu_ratio", "start_ms")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a step: seconds that pass, and seconds of CPU of all threads."""
-
-    wall_s: float
-    cpu_s: float
+TURNS, STARTS = 12, 7
+SHOWN = ("escapes_tried", "escapes", "lora_step_ratio", "tiny_step_ratio", "start_ms")
+MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
 
 
 def modes() -> tuple[list[str], list[str]]:
@@ -62,28 +57,43 @@ def escapes(mode: str, *more: str) -> dict[str, str]:
     return found
 
 
-async def steps(folder: Path, box: Sandbox, manifest: Manifest, inputs: Inputs) -> Cost:
-    """What a step of a task takes, after another task of the job has warmed everything up."""
-    taken: list[float] = []
-    first, second = WORKLOAD.graph(manifest)
-    async with Executor(folder, sandbox=box) as executor:
-        await executor.run_task(manifest, first, inputs)
-        (child,) = psutil.Process().children()
-        before = used(child)
-        await executor.run_task(manifest, second, inputs, on_progress=lambda step: taken.append(step.seconds))
-        return Cost(median(taken), (used(child) - before) / len(taken))
+async def steps(folder: Path, boxes: Mapping[str, Sandbox], job: Manifest, inputs: Inputs) -> dict[str, list[float]]:
+    """Seconds of steps in each box, whose processes live side by side and work by turns."""
+    first, second = WORKLOAD.graph(job)
+    taken: dict[str, list[float]] = {kind: [] for kind in boxes}
+    async with AsyncExitStack() as open_ones:
+        executors = {
+            kind: await open_ones.enter_async_context(Executor(folder / kind, sandbox=box))
+            for kind, box in boxes.items()
+        }
+        for executor in executors.values():
+            await executor.run_task(job, first, inputs)
+        for turn in range(TURNS):
+            again = replace(job, seed=1 + turn)
+            for kind in executors if turn % 2 else reversed(executors):
+                await executors[kind].run_task(again, second, inputs, on_progress=partial(note, taken[kind]))
+    return taken
 
 
-def used(process: psutil.Process) -> float:
-    """Seconds of CPU of a process and all that it started."""
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
+def note(seconds: list[float], step: Progress) -> None:
+    seconds.append(step.seconds)
 
 
-def ratios(inside: list[Cost], outside: list[Cost]) -> Cost:
-    """What is taken inside by what is taken outside, the middle one of the pairs that ran one after the other."""
-    pairs = list(zip(inside, outside, strict=True))
-    return Cost(median(a.wall_s / b.wall_s for a, b in pairs), median(a.cpu_s / b.cpu_s for a, b in pairs))
+def training(inputs: Inputs, steps: int, batch: int) -> Manifest:
+    assert inputs.model is not None
+    params: dict[str, Any] = {
+        "modules": linear_modules(inputs.model, ["q_proj", "v_proj"]),
+        "rank": 4,
+        "alpha": 8.0,
+        "lr": 0.003,
+        "rounds": 1,
+        "workers": 2,
+        "segments": 1,
+        "segment_steps": steps,
+        "batch": batch,
+        "seq_len": 64,
+    }
+    return Manifest(workload="lora", model=Cid("model"), data=Cid("data"), params=params)
 
 
 def start(box: Sandbox, folder: Path) -> float:
@@ -122,29 +132,13 @@ async def main() -> None:
     report["without"] = {mode: sorted(name for name, got in escapes(mode).items() if got) for mode in alone}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = Inputs(write_tiny_model(folder / "model"), write_tiny_corpus(folder / "corpus.jsonl"))
-        assert inputs.model is not None
-        params: dict[str, Any] = {
-            "modules": linear_modules(inputs.model, ["q_proj", "v_proj"]),
-            "rank": 4,
-            "alpha": 8.0,
-            "lr": 0.01,
-            "rounds": 1,
-            "workers": 2,
-            "segments": 2,
-            "segment_steps": 40,
-            "batch": 16,
-            "seq_len": 64,
-        }
-        job = Manifest(workload="lora", model=Cid("model"), data=Cid("data"), seed=7, params=params)
-        costs: dict[str, list[Cost]] = {"inside": [], "outside": []}
-        for turn in range(TURNS):
-            both = [("inside", inside), ("outside", outside)]
-            for kind, box in both if turn % 2 else reversed(both):
-                costs[kind].append(await steps(folder / f"{kind}{turn}", box, job, inputs))
-        ratio = ratios(costs["inside"], costs["outside"])
-        report["lora_step_ratio"], report["lora_step_cpu_ratio"] = round(ratio.wall_s, 4), round(ratio.cpu_s, 4)
-        report["lora_step_s"] = {kind: round(median(each.wall_s for each in found), 5) for kind, found in costs.items()}
+        boxes, corpus = {"inside": inside, "outside": outside}, write_tiny_corpus(folder / "corpus.jsonl")
+        for kind, model, size in (("lora", MODEL, (4, 2)), ("tiny", write_tiny_model(folder / "model"), (40, 16))):
+            inputs = Inputs(model, corpus)
+            taken = await steps(folder / kind, boxes, training(inputs, *size), inputs)
+            middle = {where: median(seconds) for where, seconds in taken.items()}
+            report[f"{kind}_step_ratio"] = round(middle["inside"] / middle["outside"], 4)
+            report[f"{kind}_step_s"] = {where: round(seconds, 5) for where, seconds in middle.items()}
         (folder / "out").mkdir()
         starts: dict[str, list[float]] = {"inside": [], "outside": []}
         for _ in range(STARTS):
