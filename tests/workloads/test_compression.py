@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proofyard.workloads.compression import INT4, INT8, SignCodec, TopKCodec
+from proofyard.workloads.compression import INT4, INT8, SignCodec, TopKCodec, TwoBitCodec
 from proofyard.workloads.compression.ranks import KEPT, pack, rank, rank_bits, unpack, unrank
 from proofyard.workloads.errors import StateRefused
 from proofyard.workloads.randomness import uniform
@@ -19,6 +19,7 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "compression.json"
 CODECS = {
     "int8": INT8,
     "int4": INT4,
+    "two-bit": TwoBitCodec(),
     "topk-2bit/16": TopKCodec(16),
     "topk-2bit/400": TopKCodec(400),
     "topk-2bit/512": TopKCodec(512),
@@ -95,10 +96,11 @@ def test_int8_loses_little_and_the_others_about_what_their_bits_allow():
     values = np.random.default_rng(1).standard_normal(1 << 16).astype(np.float32)
     lost = {
         name: float(np.square(values - CODECS[name].decode(CODECS[name].encode(values), values.size)).mean())
-        for name in ("int8", "int4", "sign", "topk-2bit/16", "topk-2bit/400")
+        for name in ("int8", "int4", "two-bit", "sign", "topk-2bit/16", "topk-2bit/400")
     }
     assert lost["int8"] < 1e-4
     assert lost["int4"] < 0.02
+    assert abs(lost["two-bit"] - 0.1175) < 0.01, "J. Max, table I"
     assert abs(lost["sign"] - (1 - 2 / math.pi)) < 0.01
     assert lost["topk-2bit/16"] < 0.2
     assert lost["topk-2bit/400"] < 0.9

@@ -17,7 +17,7 @@ FIT: dict[str, Any] = {"modules": {"q_proj": [8, 8]}, "rank": 4}
         ("rank", 0, ("rank", "is 0; it has to be `int` >= 1")),
         ("lr", "fast", ("lr", "is 'fast'; it has to be `float`")),
         ("outer", "adam", ("outer", "is 'adam'; it has to be one of 'none', 'plain', 'nesterov'")),
-        ("compression", 8, ("compression", "is 8; it has to be one of 'int8', 'int4', 'topk-2bit', 'sign'")),
+        ("compression", 8, ("compression", "is 8; it has to be one of 'int8', 'int4', 'two-bit', 'topk-2bit', 'sign'")),
         ("beta3", 0.9, ("", "does not fit; Object contains unknown field `beta3`")),
         ("modules", {"q_proj": [8, "8"]}, ("modules[...][1]", "does not fit; it has to be `int`")),
     ],

@@ -214,7 +214,7 @@ def test_the_package_is_the_same_from_the_results_alone(job, tmp_path):
     assert len((one / name).read_bytes()) > 4 * vector(final).size
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "sign"])
+@pytest.mark.parametrize("name", ["int8", "int4", "two-bit", "sign"])
 def test_the_other_encodings_train_as_well(tiny, lora_manifest, name):
     other = Job(lora_manifest(**SMALL | {"compression": name, "compression_turns": 2, "rounds": 2}), tiny)
     for task in other.graph:

@@ -99,7 +99,7 @@ lr = 0.003
 # robust = "multi-krum"      # outvotes hostile results, robust_hostile = 1 of 5 workers or more
 # targets = ["q_proj", "v_proj"]   # or "all-linear"
 # precision = "exact"        # "exact8" is faster, "exact4" (QLoRA) takes the least memory
-# compression = "int8"       # or "int4", "sign", "topk-2bit": what a task sends, for slow lines
+# compression = "int8"       # or "int4", "two-bit", "sign", "topk-2bit": what a task sends
 # closing = { quorum = 3, timeout_s = 600 }   # rounds do not wait for everybody
 seed = 0
 """

@@ -112,7 +112,7 @@ class JobFlags:
     ] = None
     compression: Annotated[
         str | None,
-        typer.Option(help="lora: int8, int4, sign or topk-2bit: what tasks send is small.", rich_help_panel=TRAINING),
+        typer.Option(help="lora: int8, int4, two-bit, sign, topk-2bit: tasks send less.", rich_help_panel=TRAINING),
     ] = None
     chat_template: Annotated[
         str | None,

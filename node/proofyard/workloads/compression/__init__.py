@@ -1,4 +1,4 @@
-"""Small encodings of a vector of binary32 numbers: int8, int4, the largest of each block in two bits, signs.
+"""Small encodings of a vector of binary32 numbers: int8, int4, two bits, the largest of each block in two bits, signs.
 
 Equal numbers have equal bytes on every machine: what decides anything is a comparison, or an operation of IEEE
 arithmetic on one number at a time. How many bytes there are follows from the count of numbers alone, so a decoder
@@ -10,6 +10,7 @@ takes no more memory and time than its schema says; and each value has one encod
     int4       then half a byte for each, q + 8 with q in -7 .. 7, the first in the low bits; (q * L) / 7
     topk-2bit  then for each block a byte of signs, a byte of sizes (1: L, 0: L / 2) and the rank of the set of the
                8 positions that are kept, among all such sets (`ranks`); all else is 0
+    two-bit    then a bit for each number, 1: negative, and another one for each, 1: L, 0: L / 3
     sign       then a bit for each number, 1: -L, 0: L; every n-th block alone, in turn from round to round
 
 Some number of a block that is not zero is L or -L. So L, and with it everything, follows from the numbers.
@@ -21,8 +22,9 @@ from proofyard.workloads.compression.codec import Codec
 from proofyard.workloads.compression.linear import LinearCodec
 from proofyard.workloads.compression.sign import SignCodec
 from proofyard.workloads.compression.topk import MAX_BLOCK, MIN_BLOCK, TopKCodec
+from proofyard.workloads.compression.twobit import TwoBitCodec
 
-Compression = Literal["int8", "int4", "topk-2bit", "sign"]
+Compression = Literal["int8", "int4", "two-bit", "topk-2bit", "sign"]
 MAX_TURNS = 64
 
 INT8 = LinearCodec(levels=127, block=256)
@@ -32,8 +34,8 @@ INT4 = LinearCodec(levels=7, block=64)
 def codec_named(name: Compression, block: int, turns: int, number: int) -> Codec:
     """The encoding of this name in round `number`; of every `block` numbers `topk-2bit` keeps eight, and of every
     `turns` blocks `sign` sends one."""
-    linear = {"int8": INT8, "int4": INT4}.get(name)
-    return linear or (SignCodec(turns, number % turns) if name == "sign" else TopKCodec(block))
+    plain: dict[str, Codec] = {"int8": INT8, "int4": INT4, "two-bit": TwoBitCodec()}
+    return plain.get(name) or (SignCodec(turns, number % turns) if name == "sign" else TopKCodec(block))
 
 
 __all__ = [
@@ -47,5 +49,6 @@ __all__ = [
     "LinearCodec",
     "SignCodec",
     "TopKCodec",
+    "TwoBitCodec",
     "codec_named",
 ]
