@@ -6,8 +6,10 @@ from eth_keys.constants import SECPK1_N
 
 from proofyard.chain import Wallet, list_wallets, recover_commitment_signer, sign_commitment, wallet_path
 from proofyard.chain.errors import PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletExists, WrongPassword
+from proofyard.protocol import bls
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.roster import roster_of
 from proofyard.protocol.signature import SignatureInvalid
 from proofyard.protocol.types import Address, Digest, JobId, Signature, TaskIndex
 
@@ -83,3 +85,13 @@ def test_the_bls_key_follows_from_the_hot_key() -> None:
     wallet = Wallet.from_key("0x" + "11" * 32)
     assert wallet.bls_secret() == Wallet.from_key(bytes([0x11]) * 32).bls_secret()
     assert wallet.bls_secret() != Wallet.generate().bls_secret()
+
+
+def test_a_voter_has_a_key_of_its_own_and_proves_it() -> None:
+    wallet = Wallet.from_key(bytes([0x11]) * 32)
+    voter = wallet.as_voter(5)
+    assert voter == Wallet.from_key(bytes([0x11]) * 32).as_voter(5) and voter.key == bls.public_key(
+        wallet.voter_secret()
+    )
+    assert wallet.voter_secret() != wallet.bls_secret(), "whoever settles with one does not vote with it"
+    assert roster_of([voter]).by_node[wallet.address] == voter

@@ -8,6 +8,9 @@ import msgspec
 import pytest
 
 from proofyard.node.journal import Journal, JournalError
+from proofyard.node.rounds.machine import Durable
+from proofyard.node.rounds.messages import ShownDelta
+from proofyard.protocol.certificate import Delta
 from proofyard.protocol.cid import raw_cid
 from proofyard.protocol.commitment import Commitment
 from proofyard.protocol.manifest import TaskSpec
@@ -200,4 +203,28 @@ def test_receipts_are_found_by_when_they_fall_due(tmp_path: Path) -> None:
     assert journal.jobs_since(150) == [2, 3]
     journal.forget_receipts(200)
     assert [receipt.deadline for receipt in journal.receipts(0)] == [200, 300]
+    journal.close()
+
+
+def test_what_was_voted_and_found_right_survives_a_restart_and_goes_with_the_job(tmp_path: Path) -> None:
+    one, other = Digest(b"1" * 32), Digest(b"2" * 32)
+    journal = Journal(tmp_path / "node.db")
+    assert journal.durable(one) is None
+    for view in (1, 2):
+        journal.keep_round(one, JobId(1), Durable(view, Digest(b"v" * 32)))
+    journal.keep_round(other, JobId(2), Durable(7))
+    shown = ShownDelta(one, SUBMISSION.commitment, SUBMISSION.signature, SUBMISSION.trace)
+    delta = Delta(SUBMISSION.commitment.task, SUBMISSION.commitment.result)
+    journal.keep_delta(0, shown)
+    journal.keep_delta(1, msgspec.structs.replace(shown, trace=()))
+    journal.close()
+    journal = Journal(tmp_path / "node.db")
+    assert journal.durable(one) == Durable(2, Digest(b"v" * 32))
+    assert [each.trace for each in journal.shown_deltas(one)] == [SUBMISSION.trace, ()]
+    assert journal.shown_delta(one, delta) == shown and journal.shown_delta(other, delta) is None
+    journal.forget_deltas(one)
+    assert not journal.shown_deltas(one) and journal.durable(one) is not None
+    journal.keep_delta(0, shown)
+    journal.forget_rounds(JobId(1))
+    assert journal.durable(one) is None and not journal.shown_deltas(one) and journal.durable(other) == Durable(7)
     journal.close()

@@ -90,6 +90,9 @@ async def test_an_artifact_comes_from_a_peer_that_nobody_named_while_registry_an
         await places[2].supplies.fetch(seed.address, cid, (), 1 << 30, "a model", shared=True)
         assert places[2].store.get_bytes(cid, max_bytes=1 << 30) == bytes(range(256)) * 8192
         assert places[2].company.summary().startswith(f"{len(places[2].company._gossip.table)} peers")
+        await asker.connections[holder.address].close()
+        await until(lambda: holder.address not in asker.connections)
+        assert (await places[2].company.reach(holder.address)).peer == holder.address
         for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -125,6 +128,8 @@ async def test_a_node_of_this_machine_alone_looks_for_nobody(tmp_path: Any) -> N
         running = asyncio.create_task(company.run())
         assert await company.nearby(raw_cid(b"a model")) == []
         assert company.summary() == ""
+        with pytest.raises(PeerUnreachable, match="nobody says where it is"):
+            await company.reach(Wallet.generate().address)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert not (tmp_path / FILE).exists()

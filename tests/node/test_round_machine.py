@@ -18,7 +18,7 @@ from proofyard.protocol.certificate import (
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.commitment import word
 from proofyard.protocol.roster import BLS, RosterInvalid, Voter, possession_digest, roster_of
-from proofyard.protocol.types import Digest
+from proofyard.protocol.types import Address, Digest
 
 WHOLE = tuple(delta(task) for task in range(TASKS))
 OTHER = WHOLE[1:]
@@ -388,6 +388,8 @@ def test_a_key_that_is_not_shown_to_be_its_own_is_refused(real: Town) -> None:
         roster_of([first, first])
     with pytest.raises(RosterInvalid, match="1 to 128"):
         roster_of([])
+    with pytest.raises(RosterInvalid, match="checksum"):
+        roster_of([replace(first, node=Address("0x" + "ab" * 20))])
 
 
 def test_leaders_take_turns_in_an_order_that_the_seed_draws() -> None:

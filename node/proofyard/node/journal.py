@@ -1,4 +1,4 @@
-"""What a node must not forget: tasks it accepted, states it owes, seals it gave, receipts it was given.
+"""What a node must not forget: tasks it accepted, states it owes, seals it gave, receipts it was given, what it voted.
 
 A restarted node takes up unfinished tasks from their last durable state and can still open every seal that it has
 submitted; a node that could not would be judged as silent. An answer is sealed once: whoever offers the same segment
@@ -21,6 +21,9 @@ from typing import Any
 
 from proofyard.artifacts.files import sync
 from proofyard.node.receipts import KeptReceipt
+from proofyard.node.rounds.machine import Durable
+from proofyard.node.rounds.messages import ShownDelta
+from proofyard.protocol.certificate import Delta
 from proofyard.protocol.codec import decode, encode
 from proofyard.protocol.messages import AuditOffer, OpenSeal, Receipt, SealOpened, SubmitCommitment, TaskOffer
 from proofyard.protocol.types import Address, BatchId, Cid, Digest, JobId, ProofyardError, Signature, TaskIndex
@@ -49,6 +52,13 @@ create table if not exists node_receipt (
     deadline integer not null, signature blob not null, primary key (leaf, verifier)
 ) without rowid;
 create index if not exists node_receipt_due on node_receipt (deadline);
+create table if not exists node_round (
+    round blob not null primary key, job integer not null, durable blob not null
+) without rowid;
+create table if not exists node_delta (
+    round blob not null, task integer not null, place integer not null, job integer not null, result text not null,
+    shown blob not null, primary key (round, task, place)
+) without rowid;
 """
 TASK = "verifier = ? and job = ? and task = ? and inputs = ?"
 PLACE = "batch = ? and job = ? and task = ? and segment = ?"
@@ -378,6 +388,45 @@ class Journal:
         wanted = f"select opening from node_audit where {PLACE} and opening is not null"
         row = self._one(f"{wanted} and (opened or sealed_at < ?)", *place, sealed_before)
         return decode(row[0], SealOpened) if row else None
+
+    # Rounds
+
+    def keep_round(self, round_digest: Digest, job: JobId, durable: Durable) -> None:
+        """What must outlive a crash of a round that this node votes in: nothing that it says leaves before."""
+        values = (round_digest, job, encode(durable))
+        self._write("insert or replace into node_round (round, job, durable) values (?, ?, ?)", *values)
+
+    def durable(self, round_digest: Digest) -> Durable | None:
+        """What was kept of a round last."""
+        row = self._one("select durable from node_round where round = ?", round_digest)
+        return decode(row[0], Durable) if row else None
+
+    def keep_delta(self, place: int, shown: ShownDelta) -> None:
+        """A result was found right, as the first of its task (`place` 0) or as the one that was proposed (1)."""
+        commitment = shown.commitment
+        values = (shown.round, commitment.task, place, commitment.job, commitment.result, encode(shown))
+        columns = "round, task, place, job, result, shown"
+        self._write(f"insert or replace into node_delta ({columns}) values (?, ?, ?, ?, ?, ?)", *values)
+
+    def shown_delta(self, round_digest: Digest, delta: Delta) -> ShownDelta | None:
+        """The commitment to a result."""
+        wanted = "select shown from node_delta where round = ? and task = ? and result = ?"
+        row = self._one(wanted, round_digest, delta.task, delta.result)
+        return decode(row[0], ShownDelta) if row else None
+
+    def shown_deltas(self, round_digest: Digest) -> list[ShownDelta]:
+        """All of a round, the first of each task before the one that was proposed."""
+        wanted = "select shown from node_delta where round = ? order by place, task"
+        return [decode(row[0], ShownDelta) for row in self._all(wanted, round_digest)]
+
+    def forget_deltas(self, round_digest: Digest) -> None:
+        """A round is decided: nobody looks any more at what it could have taken."""
+        self._write("delete from node_delta where round = ?", round_digest)
+
+    def forget_rounds(self, job: JobId) -> None:
+        """A job is over: nobody votes in its rounds any more, and nobody asks what they took."""
+        self._write("delete from node_delta where job = ?", job)
+        self._write("delete from node_round where job = ?", job)
 
 
 def _held(verifier: str, offer: bytes, submission: bytes, every: int) -> Iterator[HeldTask]:

@@ -24,7 +24,7 @@ from proofyard.node.settings import NodeSettings
 from proofyard.protocol.routes import ORDER, Route, read_relay
 from proofyard.protocol.types import Address, Cid, ProofyardError
 from proofyard.runtime.service import run_together
-from proofyard.transport import Connection, Endpoint, TransportError
+from proofyard.transport import Connection, Endpoint, PeerUnreachable, TransportError
 from proofyard.transport.reach import is_dialled_from_elsewhere, split_endpoint
 
 logger = logging.getLogger("proofyard.node")
@@ -124,6 +124,19 @@ class Neighbourhood:
                 task.cancel()
             found += [each for task in done if (each := task.result()) is not None]
         return sorted(found, key=lambda each: ORDER.index(each.way))[:MOST_NEARBY]
+
+    async def reach(self, node: Address) -> Connection:
+        """A connection to a node: the one that there is, or a new one by what peers or the Registry say of it. Raises
+        `TransportError`."""
+        connected = self._endpoint.connections.get(node)
+        if connected is not None:
+            return connected
+        known = self._gossip.table.get(node)
+        registered = (route for seed, routes in self._registered if seed == node for route in routes)
+        routes = [*(known.record.routes if known is not None else ()), *registered]
+        if not routes:
+            raise PeerUnreachable(node, 0, "nobody says where it is")
+        return await self._endpoint.connect_by(routes, expect=node)
 
     async def _dial(self, seed: Seed) -> Connection | None:
         node, routes = seed

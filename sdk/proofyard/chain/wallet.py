@@ -1,7 +1,7 @@
 """Wallets: secp256k1 keys in encrypted keystore files (Web3 Secret Storage, version 3), readable by their owner only.
 
-A program unlocks its hot key; an owner key, which holds the stake and is paid, can stay elsewhere. A verifier's BLS
-key is derived from its hot key, so one file and one password hold both.
+A program unlocks its hot key; an owner key, which holds the stake and is paid, can stay elsewhere. BLS keys, a
+verifier's and a voter's, are derived from the hot key, so one file and one password hold all.
 """
 
 import hashlib
@@ -22,8 +22,9 @@ from eth_account.signers.local import LocalAccount
 from proofyard.chain import keystores, phrases
 from proofyard.chain.errors import BadKey, PasswordUnreadable, UnknownWallet, UnsafeKeystore, WalletError, WalletExists
 from proofyard.chain.turns import SUFFIX, Turns
-from proofyard.protocol import bls
+from proofyard.protocol import bls, roster
 from proofyard.protocol.commitment import Commitment, Domain
+from proofyard.protocol.roster import Voter
 from proofyard.protocol.settlement import consent_digest, possession_digest
 from proofyard.protocol.signature import recover
 from proofyard.protocol.types import Address, Digest, Signature
@@ -115,6 +116,19 @@ class Wallet:
     def bls_secret(self) -> bls.SecretKey:
         """The verifier key that belongs to this hot key: KeyGen over HMAC-SHA256(key, "proofyard-bls")."""
         return bls.keygen(hmac.digest(bytes(self.account.key), b"proofyard-bls", hashlib.sha256))
+
+    def voter_secret(self) -> bls.SecretKey:
+        """The key that a node votes with about rounds: KeyGen over HMAC-SHA256(key, "proofyard-voter")."""
+        return bls.keygen(hmac.digest(bytes(self.account.key), b"proofyard-voter", hashlib.sha256))
+
+    def as_voter(self, weight: int) -> Voter:
+        """This hot key's place in a roster, with the proof that its BLS key is its own. `weight`: its stake in whole
+        tokens."""
+        secret = self.voter_secret()
+        key = bls.public_key(secret)
+        return Voter(
+            self.address, key, bls.prove_possession(secret, roster.possession_digest(self.address, key)), weight
+        )
 
     def consent(self, domain: Domain, owner: Address) -> Signature:
         """This hot key's agreement to be registered by `owner`."""

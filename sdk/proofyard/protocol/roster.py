@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from proofyard.protocol import bls
+from proofyard.protocol.addresses import read_address
 from proofyard.protocol.bls import BlsSignature, PublicKey, SecretKey
 from proofyard.protocol.codec import Key, encode
 from proofyard.protocol.keccak import keccak
@@ -131,6 +132,8 @@ def roster_of(voters: Sequence[Voter], scheme: Scheme = BLS) -> Roster:
     ordered = tuple(sorted(voters, key=lambda voter: bytes.fromhex(voter.node[2:])))
     if len({bytes.fromhex(voter.node[2:]) for voter in ordered}) < len(ordered):
         raise RosterInvalid("a node votes twice in it; name each once")
+    if odd := [voter.node for voter in ordered if voter.node != read_address(voter.node)]:
+        raise RosterInvalid(f"{odd[0]} is not written with its checksum; peers are known by that spelling alone")
     if len({voter.key for voter in ordered}) < len(ordered):
         raise RosterInvalid("two voters have one key; each needs its own")
     for voter in ordered:

@@ -1,3 +1,3 @@
-"""Rounds that nodes close among themselves: who proposes, who votes, what makes a certificate. No part of it reads,
-writes or sends; nothing runs it yet (docs/federated.md, Nobody in charge).
+"""Rounds that nodes close among themselves (docs/federated.md, Nobody in charge): who proposes, who votes, what makes a
+certificate. `machine` decides and neither reads, writes nor sends; the others are what surrounds it.
 """

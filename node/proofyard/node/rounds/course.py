@@ -1,0 +1,144 @@
+"""A job's rounds one after the other, by its voters alone: each does its own tasks, shows what comes of them, votes on
+what the round takes, and goes on from there. Nobody gives work out, and nobody is waited for whom the rules do not wait
+for.
+
+What was done and decided before is on disk: a node that comes back goes through the rounds that it knows at once, and
+is told by others of those that it missed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from proofyard.node.rounds.ballot import Ballot, next_ballot
+from proofyard.node.rounds.messages import ShownDelta
+from proofyard.node.rounds.service import Rounds
+from proofyard.node.rounds.voter import RoundVoter
+from proofyard.protocol.certificate import Certificate, Deltas
+from proofyard.protocol.commitment import Domain
+from proofyard.protocol.manifest import Manifest, TaskSpec
+from proofyard.protocol.messages import SubmitCommitment
+from proofyard.protocol.roster import Roster
+from proofyard.protocol.types import Address, Cid, JobId, ProofyardError, TaskIndex
+from proofyard.workloads.workload import load_workload, rounds_of
+
+logger = logging.getLogger("proofyard.node")
+
+Do = Callable[[TaskSpec, tuple[Cid, ...]], Awaitable[SubmitCommitment]]
+"""Executes a task on the results that it rests on, and has what it signs for in the store. What it was asked before it
+returns again, however it ended."""
+
+FIRST_TIMEOUT_S = 20.0
+"""Of the first view: a leader's proposal and what is fetched for it; later ones have twice as long, up to 64 times."""
+AGAIN_S = 10.0
+"""After a task that could not be done."""
+
+
+@dataclass(frozen=True)
+class VotedJob:
+    """A job whose voters decide. `seed`: the chain's, for the order of leaders."""
+
+    domain: Domain
+    job: JobId
+    manifest_cid: Cid
+    manifest: Manifest
+    roster: Roster
+    seed: bytes
+
+
+class Course:
+    """Of one job, for the voter `node`."""
+
+    def __init__(
+        self, voted: VotedJob, node: Address, rounds: Rounds, do: Do, *, timeout_s: float = FIRST_TIMEOUT_S
+    ) -> None:
+        self._voted, self._node, self._rounds, self._do, self._timeout_s = voted, node, rounds, do, timeout_s
+        self._done: dict[TaskIndex, SubmitCommitment] = {}
+        """Tasks of this node's that no round has taken yet."""
+        self._doing: tuple[TaskIndex, asyncio.Task[None]] | None = None
+        self.certificates: list[Certificate] = []
+        """Of the rounds that are decided."""
+        self._voters: list[RoundVoter] = []
+        """Of the same, for what they took."""
+
+    @property
+    def sets(self) -> list[Deltas]:
+        return [each.deltas for each in self.certificates]
+
+    async def run(self) -> list[Certificate]:
+        """Until the last round is decided; what that one took is here then. Raises as `Rounds.begin` and `next_ballot`
+        do."""
+        found = rounds_of(load_workload(self._voted.manifest.workload), self._voted.manifest)
+        count, closes_s = (0, 0.0) if found is None else (found.rounds, float(found.closing.timeout_s))
+        try:
+            while len(self.certificates) < count:
+                await self._round(closes_s)
+            if self._voters:
+                await self._voters[-1].obtain(self.sets[-1])
+        finally:
+            await self._stop_doing()
+        return self.certificates
+
+    async def _round(self, closes_s: float) -> None:
+        voted = self._voted
+        ballot = await asyncio.to_thread(
+            next_ballot, voted.domain, voted.job, voted.manifest_cid, voted.manifest, voted.roster, self.sets
+        )
+        voter = self._rounds.begin(ballot, seed=voted.seed, timeout_s=self._timeout_s, closes_s=closes_s)
+        certificate = voter.certificate or await self._take_part(voter)
+        self.certificates.append(certificate)
+        self._voters.append(voter)
+        for delta in certificate.deltas:
+            self._done.pop(delta.task, None)
+
+    async def _take_part(self, voter: RoundVoter) -> Certificate:
+        """Work until the round is decided."""
+        working = asyncio.create_task(self._work(voter))
+        try:
+            return await voter.decided()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _work(self, voter: RoundVoter) -> None:
+        """This node's tasks of the round, those that are late for it first; before them, what they and those of others
+        rest on."""
+        ballot = voter.ballot
+        for number in sorted({task // ballot.workers - 1 for task in ballot.specs} - {-1}, reverse=True):
+            await self._voters[number].obtain(self.sets[number])
+        for task in [task for task in self._done if task not in ballot.specs]:
+            del self._done[task]
+        if self._doing is not None and self._doing[0] not in ballot.specs:
+            await self._stop_doing()
+        for task in sorted(task for task in ballot.specs if ballot.worker(task) == self._node):
+            while task not in self._done:
+                await self._have_done(ballot, task)
+            voter.finish(_shown(ballot, self._done[task]))
+
+    async def _have_done(self, ballot: Ballot, task: TaskIndex) -> None:
+        """Do a task, or wait for it where it is under way: what a round did without may be in the next one."""
+        if self._doing is None or self._doing[0] != task:
+            await self._stop_doing()
+            self._doing = task, asyncio.create_task(self._execute(ballot.specs[task], ballot.rests_on[task]))
+        _, doing = self._doing
+        await asyncio.shield(doing)
+        self._doing = None
+
+    async def _execute(self, spec: TaskSpec, inputs: tuple[Cid, ...]) -> None:
+        try:
+            self._done[spec.index] = await self._do(spec, inputs)
+        except ProofyardError as error:
+            logger.warning("job %s task %s is not done yet: %s", self._voted.job, spec.index, error)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _stop_doing(self) -> None:
+        if self._doing is not None:
+            _, doing = self._doing
+            self._doing = None
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
+
+
+def _shown(ballot: Ballot, submission: SubmitCommitment) -> ShownDelta:
+    return ShownDelta(ballot.round.digest, submission.commitment, submission.signature, submission.trace)

@@ -1,0 +1,82 @@
+"""A job's rounds by its voters alone, over real QUIC: nobody gives work out, a slow node is late, a dead one comes
+back."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import rounds_network
+from msgspec.structs import replace
+from rounds_network import COUNT, WALLETS, ballot, leaders, roster, town_in
+
+from proofyard.protocol.certificate import Phase, validate_certificate
+from proofyard.protocol.types import TaskIndex
+
+PATIENCE_S = 200.0
+
+
+@pytest.fixture
+def closes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three results are enough after two seconds."""
+    closing = {"quorum": 3, "timeout_s": 2}
+    params = rounds_network.MANIFEST.params | {"closing": closing}
+    monkeypatch.setattr(rounds_network, "MANIFEST", replace(rounds_network.MANIFEST, params=params))
+
+
+async def test_a_job_ends_with_nobody_in_charge(tmp_path: Path) -> None:
+    async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
+        nodes = [await town.node(address) for address in WALLETS]
+        courses = [node.course() for node in nodes]
+        ended = await asyncio.gather(*(course.run() for course in courses))
+        sets = courses[0].sets
+        assert all(course.sets == sets for course in courses)
+        assert [[delta.task for delta in each] for each in sets] == [[*range(4)], [*range(4, 8)], [*range(8, 12)]]
+        for certificates in ended:
+            for number, certificate in enumerate(certificates):
+                validate_certificate(ballot(sets[:number]).round, roster(), certificate, Phase.COMMIT)
+        for node in nodes:
+            assert len(node.tasks) == len(set(node.tasks)) == 3, "each its own, once"
+            assert all(node.store.block_size(delta.result) for delta in sets[-1])
+
+
+async def test_a_slow_nodes_result_is_late_for_its_round_and_in_the_next(tmp_path: Path, closes_soon: None) -> None:
+    slow = leaders(ballot())[-1]
+    async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
+        nodes = {address: await town.node(address) for address in WALLETS}
+        nodes[slow].may_work.clear()
+        courses = {address: node.course(timeout_s=2.0) for address, node in nodes.items()}
+        running = asyncio.gather(*(course.run() for course in courses.values()))
+        while not courses[slow].certificates:
+            await asyncio.sleep(0.02)
+        nodes[slow].may_work.set()
+        await running
+        sets = courses[slow].sets
+        own = next(TaskIndex(task) for task in range(COUNT) if ballot().worker(TaskIndex(task)) == slow)
+        assert all(course.sets == sets for course in courses.values())
+        assert own not in [delta.task for delta in sets[0]] and len(sets[0]) == COUNT - 1
+        assert nodes[slow].tasks.count(own) == 1, "it went on with what it was at"
+
+
+async def test_a_node_that_was_away_comes_back_to_where_the_others_are(tmp_path: Path, closes_soon: None) -> None:
+    address = leaders(ballot())[0]
+    async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
+        nodes = [await town.node(each) for each in WALLETS if each != address]
+        dying = await town.node(address)
+        first = dying.course(timeout_s=2.0)
+        courses = [node.course(timeout_s=2.0) for node in nodes]
+        running = asyncio.gather(*(course.run() for course in courses))
+        leaving = asyncio.create_task(first.run())
+        while not first.certificates:
+            await asyncio.sleep(0.02)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await dying.die()
+        while len(courses[0].certificates) < 2:
+            await asyncio.sleep(0.02)
+        back = await town.node(address)
+        course = back.course(timeout_s=2.0)
+        await asyncio.gather(course.run(), running)
+        assert all(other.sets == course.sets for other in courses)
+        assert not {delta.task for delta in course.sets[0]} & set(back.tasks), (
+            "what it has decided it does not do again"
+        )
