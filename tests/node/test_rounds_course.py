@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import rounds_network
 from msgspec.structs import replace
-from rounds_network import COUNT, WALLETS, ballot, leaders, roster, town_in
+from rounds_network import COUNT, DOMAIN, JOB, WALLETS, WORKLOAD, ballot, leaders, roster, town_in
 
-from proofyard.protocol.certificate import Phase, validate_certificate
+from proofyard.protocol.certificate import CertificateInvalid, validate_certificates
+from proofyard.protocol.closing import final_tasks, taken_rounds
 from proofyard.protocol.types import TaskIndex
+from proofyard.workloads.workload import rounds_of
 
 PATIENCE_S = 200.0
 
@@ -32,8 +34,11 @@ async def test_a_job_ends_with_nobody_in_charge(tmp_path: Path) -> None:
         assert all(course.sets == sets for course in courses)
         assert [[delta.task for delta in each] for each in sets] == [[*range(4)], [*range(4, 8)], [*range(8, 12)]]
         for certificates in ended:
-            for number, certificate in enumerate(certificates):
-                validate_certificate(ballot(sets[:number]).round, roster(), certificate, Phase.COMMIT)
+            validate_certificates(DOMAIN, JOB, roster(), certificates)
+        with pytest.raises(CertificateInvalid):
+            validate_certificates(DOMAIN, JOB, roster(), ended[0][1:])
+        rules = rounds_of(WORKLOAD, rounds_network.MANIFEST)
+        assert rules is not None and final_tasks(rules, taken_rounds(rules, sets)) == (8, 9, 10, 11)
         for node in nodes:
             assert len(node.tasks) == len(set(node.tasks)) == 3, "each its own, once"
             assert all(node.store.block_size(delta.result) for delta in sets[-1])

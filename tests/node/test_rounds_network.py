@@ -185,7 +185,9 @@ async def test_a_result_is_looked_at_before_it_counts(tmp_path: Path, lie: str) 
         for address in honest:
             connection = await town.reach(playing.endpoint, address)
             assert not (await connection.request(false, reply=Ack)).proceed
-        await until(lambda: all(voter._false == {false.commitment.struct_hash()} for voter in voters.values()))
+        await until(
+            lambda: all(voter._gathering.false == {false.commitment.struct_hash()} for voter in voters.values())
+        )
         for address, node in nodes.items():
             node.finish(voters[address])
         found = [await voter.decided() for voter in voters.values()]

@@ -1,5 +1,7 @@
 """Which deltas a round takes that does not wait for everybody."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +12,11 @@ from proofyard.protocol.closing import (
     Closing,
     ClosingRefused,
     Commit,
+    Rounds,
     Taken,
     check_closing,
     close_rounds,
+    taken_rounds,
     terms_of,
 )
 from proofyard.protocol.codec import CodecError, decode, encode
@@ -121,7 +125,8 @@ def test_every_set_keeps_the_rules(closing: Closing, said: list[Commit]) -> None
 @given(rules, drawn)
 def test_terms_among_nodes_allow_what_the_chain_would_take(closing: Closing, said: list[Commit]) -> None:
     sets: list[tuple[Delta, ...]] = []
-    for each in close_rounds(closing, WORKERS, ROUNDS, OPENED, said, EVER):
+    closed = close_rounds(closing, WORKERS, ROUNDS, OPENED, said, EVER)
+    for each in closed:
         deltas = tuple(
             Delta(entry.task, Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"))
             for entry in each.taken
@@ -132,6 +137,8 @@ def test_terms_among_nodes_allow_what_the_chain_would_take(closing: Closing, sai
                 "what was taken is not taken again"
             )
         sets.append(deltas)
+    same = tuple(dataclasses.replace(each, closed_at=0) for each in closed)
+    assert taken_rounds(Rounds(closing, WORKERS, ROUNDS), sets) == same, "a set is one however it was agreed on"
 
 
 def test_a_discount_is_correctly_rounded() -> None:

@@ -152,6 +152,21 @@ def validate_certificate(
         raise CertificateInvalid("its signature is not that of its signers")
 
 
+def round_after(domain: Domain, job: JobId, roster: Roster, sets: Sequence[Deltas]) -> Round:
+    """The round after those that took `sets`."""
+    return Round(domain, job, len(sets), subject_of(sets[-1]) if sets else FIRST, roster.digest)
+
+
+def validate_certificates(
+    domain: Domain, job: JobId, roster: Roster, certificates: Sequence[Certificate], scheme: Scheme = BLS
+) -> None:
+    """Raise `CertificateInvalid` unless these are of a job's first rounds, one after the other."""
+    sets = [each.deltas for each in certificates]
+    for number, certificate in enumerate(certificates):
+        each = round_after(domain, job, roster, sets[:number])
+        validate_certificate(each, roster, certificate, Phase.COMMIT, scheme)
+
+
 def _is_cid(text: str) -> bool:
     try:
         cid_digest(text)

@@ -102,14 +102,20 @@ def close_rounds(
         if at is None or at >= now:
             break
         left.update(own)
-        taken = sorted(task for task in left if task in came and came[task] <= at)
-        left.difference_update(taken)
-        last = number == rounds - 1
-        dropped = sorted(task for task in left if last or task // workers <= number - closing.late_rounds)
-        left.difference_update(dropped)
-        late = (Taken(task, number - task // workers) for task in taken)
-        closed.append(ClosedRound(number, at, tuple(late), tuple(dropped)))
+        taken = {task for task in left if task in came and came[task] <= at}
+        closed.append(_closed(Rounds(closing, workers, rounds), number, at, taken, left))
         opened_at = at
+    return tuple(closed)
+
+
+def taken_rounds(rounds: Rounds, sets: Sequence[Iterable[Delta]]) -> tuple[ClosedRound, ...]:
+    """The same where nodes decide: `sets` are those of the certificates of a job's first rounds, as far as there are
+    any. They say what, and not when: `closed_at` is 0."""
+    closed: list[ClosedRound] = []
+    left: set[TaskIndex] = set()
+    for number, deltas in enumerate(sets[: rounds.rounds]):
+        left.update(_tasks(rounds.workers, number))
+        closed.append(_closed(rounds, number, 0, {delta.task for delta in deltas}, left))
     return tuple(closed)
 
 
@@ -153,6 +159,16 @@ def _times(commits: Iterable[Commit]) -> Mapping[TaskIndex, Sequence[int]]:
 
 def _tasks(workers: int, number: int) -> tuple[TaskIndex, ...]:
     return tuple(map(TaskIndex, range(number * workers, (number + 1) * workers)))
+
+
+def _closed(rounds: Rounds, number: int, at: int, taken: set[TaskIndex], left: set[TaskIndex]) -> ClosedRound:
+    """A round that took `taken` of what was `left`, which is without that and what is dropped afterwards."""
+    left.difference_update(taken)
+    last, latest = number == rounds.rounds - 1, number - rounds.closing.late_rounds
+    dropped = sorted(task for task in left if last or task // rounds.workers <= latest)
+    left.difference_update(dropped)
+    late = (Taken(task, number - task // rounds.workers) for task in sorted(taken))
+    return ClosedRound(number, at, tuple(late), tuple(dropped))
 
 
 def _first_after(opened_at: int, times: Sequence[int]) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from proofyard.node.rounds.messages import ShownDelta
-from proofyard.protocol.certificate import FIRST, Delta, Deltas, Round, Terms, subject_of
+from proofyard.protocol.certificate import Delta, Deltas, Round, Terms, round_after
 from proofyard.protocol.cid import CidError, cid_bytes, cid_digest
 from proofyard.protocol.closing import terms_of
 from proofyard.protocol.commitment import Domain
@@ -81,9 +81,8 @@ def next_ballot(
         taken = sets[task // rounds.workers - 1] if task >= rounds.workers else ()
         specs[task] = replace(tasks[task], deps=tuple(delta.task for delta in taken))
         rests_on[task] = tuple(delta.result for delta in taken)
-    before = subject_of(sets[-1]) if sets else FIRST
     return Ballot(
-        Round(domain, job, len(sets), before, roster.digest),
+        round_after(domain, job, roster, sets),
         roster,
         terms,
         manifest,

@@ -116,8 +116,7 @@ class Rounds:
         return Heard(self._of(connection, message.round).certificate)
 
     async def show(self, connection: Connection, message: ShownDelta, _body: Body) -> Ack:
-        voter = self._of(connection, message.round)
-        return Ack() if voter.certificate is not None else voter.show(connection, message)
+        return self._of(connection, message.round).show(connection, message)
 
     async def shown(self, connection: Connection, message: ShowDelta, _body: Body) -> ShownDelta:
         return self._of(connection, message.round).shown(message.delta)

@@ -6,23 +6,22 @@ keeps is on the disk before anything that it says leaves; where the disk takes n
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from proofyard.node.journal import Journal, JournalError
-from proofyard.node.rounds.ballot import Ballot, delta_of
+from proofyard.node.rounds.ballot import Ballot
+from proofyard.node.rounds.gathering import Gathering
 from proofyard.node.rounds.machine import Durable, RoundMachine, Step
 from proofyard.node.rounds.messages import AskRound, Certified, Message, ShownDelta
 from proofyard.node.rounds.outbox import Outbox
-from proofyard.node.rounds.results import DeltaRefused, Reach, Results
+from proofyard.node.rounds.results import Reach, Results
 from proofyard.protocol.certificate import Certificate, Delta, Deltas
 from proofyard.protocol.messages import Ack
-from proofyard.protocol.types import Address, Digest, ProofyardError, TaskIndex
+from proofyard.protocol.types import Address
 from proofyard.runtime.service import run_together
 from proofyard.transport import Connection, RequestFailed, TransportError
-from proofyard.workloads.errors import StateRefused
 
 logger = logging.getLogger("proofyard.node")
 
@@ -31,10 +30,6 @@ Event = Callable[[float], Step]
 
 MOST_WAITING = 8
 """Messages of one voter that wait."""
-FALSE = (DeltaRefused, StateRefused)
-"""What is wrong with a commitment, and not with the way that its result took."""
-MOST_TRIED = 4
-"""Commitments to one task whose results are fetched: who does it has one."""
 KEEP_S = 5.0
 """Between two attempts to write down what could not be written."""
 FIRST_SHOW_S, LAST_SHOW_S = 1.0, 30.0
@@ -65,13 +60,8 @@ class RoundVoter:
         self._events: asyncio.Queue[tuple[Address | None, Event]] = asyncio.Queue()
         self._waiting: Counter[Address] = Counter()
         self._unkept: Durable | None = None
-        self._taking: dict[Delta, asyncio.Task[None]] = {}
-        self._wanted: set[asyncio.Task[None]] = set()
-        """Those of them that the view's proposal is waited for with."""
+        self._gathering = Gathering(ballot, results, self._deliver)
         self._view = machine.durable.view
-        self._tried: defaultdict[TaskIndex, set[Digest]] = defaultdict(set)
-        """Struct hashes of commitments."""
-        self._false: set[Digest] = set()
         self._own: list[ShownDelta] = []
         self._shown = asyncio.Event()
         """Set for a moment when there is more to show."""
@@ -92,14 +82,11 @@ class RoundVoter:
             return
         for shown in await asyncio.to_thread(self._results.known):
             self._own += [shown] if shown.commitment.node == self._machine.node else []
-            self._take_soon(shown)
+            self._gathering.take(shown)
         try:
             await run_together(self._work(), self._close(), self._ask(), *map(self._show, self._others))
         finally:
-            tasks = list(self._taking.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._gathering.close()
 
     # What comes in
 
@@ -121,35 +108,12 @@ class RoundVoter:
             return
         if shown not in self._own:
             self._own.append(shown)
-        self._take_soon(shown)
+        self._gathering.take(shown)
         self._shown.set()
 
     def show(self, connection: Connection, shown: ShownDelta) -> Ack:
         """A voter shows a result of its own, to be fetched from it. Raises `RequestFailed`."""
-        delta = delta_of(shown)
-        if self._results.has(delta.task):
-            return Ack()
-        if connection.peer != shown.commitment.node:
-            raise RequestFailed("bad-delta", f"task {delta.task} is not yours to show")
-        if delta in self._taking:
-            return Ack(False, "busy: it is being fetched")
-        if objection := self._objection(shown):
-            raise RequestFailed("bad-delta", objection)
-        self._take_soon(shown, connection)
-        return Ack(False, "busy: it is being fetched")
-
-    def _objection(self, shown: ShownDelta) -> str:
-        """Why what a commitment is to is not fetched; empty where it is. Its signer alone could have made it false."""
-        task = shown.commitment.task
-        if objection := self.ballot.objection(shown):
-            return objection
-        leaf, tried = shown.commitment.struct_hash(), self._tried[task]
-        if leaf in self._false:
-            return f"that result of task {task} was none"
-        if leaf not in tried and len(tried) >= MOST_TRIED:
-            return f"{MOST_TRIED} other commitments to task {task} were shown before"
-        tried.add(leaf)
-        return ""
+        return Ack() if self.certificate is not None else self._gathering.show(connection, shown)
 
     def shown(self, delta: Delta) -> ShownDelta:
         """The commitment to a result that was found right here. Raises `RequestFailed`."""
@@ -204,10 +168,9 @@ class RoundVoter:
             self._outbox.send(receiver, message)
         if self._machine.durable.view != self._view:
             self._view = self._machine.durable.view
-            for task in self._wanted:
-                task.cancel()
+            self._gathering.give_up_wanted()
         for leader, delta in step.wanted:
-            self._want(leader, delta)
+            self._gathering.want(leader, delta)
         self.certificate = self._machine.durable.decided
         if self.certificate is not None:
             self._journal.forget_deltas(self.ballot.round.digest)
@@ -232,45 +195,7 @@ class RoundVoter:
         self._events.put_nowait((None, self._machine.close))
         await self._decided.wait()
 
-    # Results
-
-    def _take_soon(self, shown: ShownDelta, provider: Connection | None = None) -> None:
-        if (delta := delta_of(shown)) not in self._taking:
-            self._begin(delta, self._take(shown, provider))
-
-    def _want(self, leader: Address, delta: Delta) -> None:
-        if self._results.is_here(delta):
-            self._deliver(delta)
-        elif delta not in self._taking:
-            task = self._begin(delta, self._fetch(leader, delta))
-            self._wanted.add(task)
-            task.add_done_callback(self._wanted.discard)
-
-    def _begin(self, delta: Delta, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._taking[delta] = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._taking.pop(delta, None))
-        return task
-
-    async def _fetch(self, leader: Address, delta: Delta) -> None:
-        try:
-            shown, connection = await self._results.ask(leader, delta)
-        except ProofyardError as error:
-            logger.info("%s does not show what it proposed for task %s: %s", leader, delta.task, error)
-            return
-        if objection := self._objection(shown):
-            logger.info("what %s proposed for task %s is not fetched: %s", leader, delta.task, objection)
-            return
-        await self._take(shown, connection)
-
-    async def _take(self, shown: ShownDelta, provider: Connection | None) -> None:
-        try:
-            delta = await self._results.take(shown, provider)
-        except ProofyardError as error:
-            if isinstance(error, FALSE):
-                self._false.add(shown.commitment.struct_hash())
-            logger.info("a result of task %s is not taken: %s", shown.commitment.task, error)
-            return
-        self._deliver(delta)
+    # What goes out
 
     def _deliver(self, delta: Delta) -> None:
         self._events.put_nowait((None, partial(self._machine.deliver, delta)))
