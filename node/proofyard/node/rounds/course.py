@@ -8,7 +8,7 @@ is told by others of those that it missed.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from proofyard.node.rounds.ballot import Ballot, next_ballot
@@ -74,8 +74,7 @@ class Course:
         try:
             while len(self.certificates) < count:
                 await self._round(closes_s)
-            if self._voters:
-                await self._voters[-1].obtain(self.sets[-1])
+            await self._obtain(range(len(self._voters))[-1:])
         finally:
             await self._stop_doing()
         return self.certificates
@@ -95,26 +94,41 @@ class Course:
     async def _take_part(self, voter: RoundVoter) -> Certificate:
         """Work until the round is decided."""
         working = asyncio.create_task(self._work(voter))
+        working.add_done_callback(self._worked)
         try:
             return await voter.decided()
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
+    def _worked(self, working: asyncio.Task[None]) -> None:
+        if not working.cancelled() and (error := working.exception()) is not None:
+            logger.error("job %s: this node votes on, and does no task of this round", self._voted.job, exc_info=error)
+
     async def _work(self, voter: RoundVoter) -> None:
-        """This node's tasks of the round, those that are late for it first; before them, what they and those of others
-        rest on."""
+        """This node's tasks of the round, those that are late for it first. What late tasks of others rest on comes
+        beside that."""
         ballot = voter.ballot
-        for number in sorted({task // ballot.workers - 1 for task in ballot.specs} - {-1}, reverse=True):
-            await self._voters[number].obtain(self.sets[number])
         for task in [task for task in self._done if task not in ballot.specs]:
             del self._done[task]
         if self._doing is not None and self._doing[0] not in ballot.specs:
             await self._stop_doing()
-        for task in sorted(task for task in ballot.specs if ballot.worker(task) == self._node):
-            while task not in self._done:
-                await self._have_done(ballot, task)
-            voter.finish(_shown(ballot, self._done[task]))
+        before = sorted({task // ballot.workers - 1 for task in ballot.specs} - {-1})
+        await self._obtain(before[-1:])
+        beside = asyncio.create_task(self._obtain(before[:-1]))
+        try:
+            for task in sorted(task for task in ballot.specs if ballot.worker(task) == self._node):
+                while task not in self._done:
+                    await self._have_done(ballot, task)
+                voter.finish(_shown(ballot, self._done[task]))
+            await beside
+        finally:
+            beside.cancel()
+
+    async def _obtain(self, numbers: Sequence[int]) -> None:
+        """What these rounds took."""
+        for number in numbers:
+            await self._voters[number].obtain(self.sets[number])
 
     async def _have_done(self, ballot: Ballot, task: TaskIndex) -> None:
         """Do a task, or wait for it where it is under way: what a round did without may be in the next one."""
