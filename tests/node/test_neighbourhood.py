@@ -90,9 +90,6 @@ async def test_an_artifact_comes_from_a_peer_that_nobody_named_while_registry_an
         await places[2].supplies.fetch(seed.address, cid, (), 1 << 30, "a model", shared=True)
         assert places[2].store.get_bytes(cid, max_bytes=1 << 30) == bytes(range(256)) * 8192
         assert places[2].company.summary().startswith(f"{len(places[2].company._gossip.table)} peers")
-        await asker.connections[holder.address].close()
-        await until(lambda: holder.address not in asker.connections)
-        assert (await places[2].company.reach(holder.address)).peer == holder.address
         for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -116,6 +113,23 @@ async def test_a_node_that_hides_its_address_names_relays_alone(tmp_path: Any) -
         assert connection.way == "relayed"
         await asyncio.sleep(1.0)
         assert connection.way == "relayed"
+
+
+async def test_a_node_is_reached_by_whatever_is_known_of_it(tmp_path: Any) -> None:
+    async with AsyncExitStack() as stack:
+        asker, named, heard = [
+            await stack.enter_async_context(Endpoint(Wallet.generate(), network=DOMAIN, host=f"127.{at}.0.1"))
+            for at in range(1, 4)
+        ]
+        company = Place(asker, tmp_path / "asker", named).company
+        assert (await company.reach(named.address)).peer == named.address
+        assert company._gossip.believe(
+            [Gossip(heard, routes=lambda: (place(heard),), here=True).record()], by=asker.connections[named.address]
+        )
+        first = await company.reach(heard.address)
+        assert first.peer == heard.address and await company.reach(heard.address) is first
+        with pytest.raises(PeerUnreachable, match="nobody says where it is"):
+            await company.reach(Wallet.generate().address)
 
 
 async def test_a_node_of_this_machine_alone_looks_for_nobody(tmp_path: Any) -> None:

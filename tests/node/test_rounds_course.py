@@ -19,8 +19,8 @@ PATIENCE_S = 200.0
 
 @pytest.fixture
 def closes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three results are enough after two seconds."""
-    closing = {"quorum": 3, "timeout_s": 2}
+    """Three results are enough after a second."""
+    closing = {"quorum": 3, "timeout_s": 1}
     params = rounds_network.MANIFEST.params | {"closing": closing}
     monkeypatch.setattr(rounds_network, "MANIFEST", replace(rounds_network.MANIFEST, params=params))
 
@@ -49,7 +49,7 @@ async def test_a_slow_nodes_result_is_late_for_its_round_and_in_the_next(tmp_pat
     async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
         nodes = {address: await town.node(address) for address in WALLETS}
         nodes[slow].may_work.clear()
-        courses = {address: node.course(timeout_s=2.0) for address, node in nodes.items()}
+        courses = {address: node.course(timeout_s=1.0) for address, node in nodes.items()}
         running = asyncio.gather(*(course.run() for course in courses.values()))
         while not courses[slow].certificates:
             await asyncio.sleep(0.02)
@@ -67,8 +67,8 @@ async def test_a_node_that_was_away_comes_back_to_where_the_others_are(tmp_path:
     async with town_in(tmp_path) as town, asyncio.timeout(PATIENCE_S):
         nodes = [await town.node(each) for each in WALLETS if each != address]
         dying = await town.node(address)
-        first = dying.course(timeout_s=2.0)
-        courses = [node.course(timeout_s=2.0) for node in nodes]
+        first = dying.course(timeout_s=1.0)
+        courses = [node.course(timeout_s=1.0) for node in nodes]
         running = asyncio.gather(*(course.run() for course in courses))
         leaving = asyncio.create_task(first.run())
         while not first.certificates:
@@ -79,7 +79,7 @@ async def test_a_node_that_was_away_comes_back_to_where_the_others_are(tmp_path:
         while len(courses[0].certificates) < 2:
             await asyncio.sleep(0.02)
         back = await town.node(address)
-        course = back.course(timeout_s=2.0)
+        course = back.course(timeout_s=1.0)
         await asyncio.gather(course.run(), running)
         assert all(other.sets == course.sets for other in courses)
         assert not {delta.task for delta in course.sets[0]} & set(back.tasks), (

@@ -126,14 +126,14 @@ class Neighbourhood:
         return sorted(found, key=lambda each: ORDER.index(each.way))[:MOST_NEARBY]
 
     async def reach(self, node: Address) -> Connection:
-        """A connection to a node: the one that there is, or a new one by what peers or the Registry say of it. Raises
-        `TransportError`."""
+        """A connection to a node: the one that there is, or a new one by what this node's operator, peers or the
+        Registry say of it. Raises `TransportError`."""
         connected = self._endpoint.connections.get(node)
         if connected is not None:
             return connected
         known = self._gossip.table.get(node)
-        registered = (route for seed, routes in self._registered if seed == node for route in routes)
-        routes = [*(known.record.routes if known is not None else ()), *registered]
+        said = (route for seed, routes in (*self._named, *self._registered) if seed == node for route in routes)
+        routes = [*(known.record.routes if known is not None else ()), *said]
         if not routes:
             raise PeerUnreachable(node, 0, "nobody says where it is")
         return await self._endpoint.connect_by(routes, expect=node)

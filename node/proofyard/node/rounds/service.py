@@ -62,8 +62,10 @@ class Rounds:
         self._outbox = Outbox(reach, self._heard)
         self._voters: dict[Digest, RoundVoter] = {}
         self._tasks: dict[Digest, asyncio.Task[None]] = {}
-        for kind in (Proposal, Vote, NewView, Certified):
-            endpoint.on(kind, self.hear)
+        endpoint.on(Proposal, self.hear)
+        endpoint.on(Vote, self.hear)
+        endpoint.on(NewView, self.hear)
+        endpoint.on(Certified, self.hear)
         endpoint.on(AskRound, self.ask)
         endpoint.on(ShownDelta, self.show)
         endpoint.on(ShowDelta, self.shown)
