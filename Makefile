@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
+.PHONY: help setup demo test fuzz check docs format contracts bench-economics bench-exact bench-federated bench-home bench-nat bench-pipeline bench-sandbox bench-transport bench-verifier gpu-check journeys soak clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -53,6 +53,10 @@ bench-exact: setup ## bits, verdicts, speed and quality of exact execution: docs
 bench-federated: setup ## ways of averaging at equal tokens, hostile workers under robust rules: out/bench (hours; FEDERATED="--rounds 2 --steps 2")
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
 	@$(PY) scripts/bench_federated.py $(FEDERATED)
+
+bench-home: setup ## how much of the time workers on home lines train, small deltas and dense: out/bench/federated.json (AT_HOME="--tiny")
+	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null
+	@$(PY) scripts/bench_home.py $(AT_HOME)
 
 bench-pipeline: setup ## what verification costs a running job: time, waits, redone work, gas: docs/performance.md (about 25 minutes)
 	@$(PY) scripts/prepare_model.py --cache .cache >/dev/null

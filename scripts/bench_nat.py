@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench_nat_swarm import eclipse, swarm
-from home_networks import Host, Internet, Kind, Peer, Peers, unavailable
+from home_networks import Host, Internet, Kind, Peer, Peers, network_command, unavailable
 
 RESULT = Path(__file__).parents[1] / "out" / "bench" / "nat.json"
 DIRECT_S, SERVED_S = 3.0, 5.0
@@ -162,10 +162,8 @@ HOMES: tuple[Kind, ...] = ("port-restricted", "full-cone", "symmetric", "port-re
 def demo(net: Internet, _programs: Peers, _tries: int) -> dict[str, Any]:
     """The demo's job with each node behind a router of its own."""
     here, relay, homes = net.public(), net.public(), [net.home(kind) for kind in HOMES]
-    options = ["--here", here.address, "--relay", f"{relay.namespace}={relay.address}"]
-    options += [part for home in homes for part in ("--home", home.namespace)]
     with TemporaryDirectory() as folder:
-        command = here.command(sys.executable, str(Path(__file__).with_name("home_demo.py")), folder, *options)
+        command = network_command("home_demo.py", Path(folder), here, relay, homes)
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     share = found.pop("verifier_bytes_share")
     done = found.pop("done") and found.pop("same_adapter")

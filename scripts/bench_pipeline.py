@@ -183,24 +183,9 @@ class Bench:
             Client(network.rpc_url, network.deployment.registry, network.requester.key) as client,
         ):
             if known:
-                self._make_known(network, client)
+                make_known(network, client, self.folder)
             network.anvil.set_mining(block_time)
             yield network, client
-
-    def _make_known(self, network: DevNetwork, client: Client) -> None:
-        """Give every node a history: small tasks, all audited and claimed, until the dial begins to trust it."""
-        lines = self.folder / "history.jsonl"
-        lines.write_text("".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(12 * WORKERS)))
-        handle = client.submit(
-            MapJob(data=lines, segment_rows=1, segments=1), reward=credits(5), audit_fee=credits(150)
-        )
-        handle.wait(TIMEOUT_S)
-        batches = settled_batches(client, handle.job_id)
-        network.anvil.warp(network.plan.params.challenge_window)
-        claim_all(client, unclaimed(client, batches))
-        short = [node.node for node in client.chain.active_nodes() if node.consecutive_valid < HISTORY]
-        if short:
-            raise BenchFailed(f"these nodes have too short a history: {', '.join(short)}")
 
     def _follow(self, network: DevNetwork, client: Client, job: LoraJob, block_time: int, *, known: bool) -> Run:
         assert job.rounds is not None
@@ -232,6 +217,22 @@ class Bench:
             faulty=tuple(faulty),
             load=load,
         )
+
+
+def make_known(network: DevNetwork, client: Client, folder: Path) -> None:
+    """Give every node a history: small tasks, all audited and claimed, until the dial begins to trust it."""
+    lines = folder / "history.jsonl"
+    texts = (json.dumps({"text": f"line {number}"}) + "\n" for number in range(12 * len(network.nodes)))
+    lines.write_text("".join(texts))
+    job = MapJob(data=lines, segment_rows=1, segments=1)
+    handle = client.submit(job, reward=credits(5), audit_fee=credits(150))
+    handle.wait(TIMEOUT_S)
+    batches = settled_batches(client, handle.job_id)
+    network.anvil.warp(network.plan.params.challenge_window)
+    claim_all(client, unclaimed(client, batches))
+    short = [node.node for node in client.chain.active_nodes() if node.consecutive_valid < HISTORY]
+    if short:
+        raise BenchFailed(f"these nodes have too short a history: {', '.join(short)}")
 
 
 def rounds_done_again(run: Run, job: LoraJob) -> float:

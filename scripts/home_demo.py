@@ -119,22 +119,31 @@ def small_job(out: Path) -> LoraJob:
     return replace(job, data=data, rounds=2, workers=2, look_ahead=0, rank=64)
 
 
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """OUT, and the options that `places_of` reads."""
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--here", required=True)
+    parser.add_argument("--relay", required=True, metavar="NAMESPACE=ADDRESS")
+    parser.add_argument("--home", action="append", required=True, metavar="NAMESPACE")
+
+
+def places_of(options: argparse.Namespace) -> Places:
+    space, _, address = options.relay.partition("=")
+    return Places(options.here, (space, address), options.home)
+
+
 def _inside(space: str) -> list[str]:
     return ["ip", "netns", "exec", space]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--here", required=True)
-    parser.add_argument("--relay", required=True, metavar="NAMESPACE=ADDRESS")
-    parser.add_argument("--home", action="append", required=True, metavar="NAMESPACE")
+    add_places(parser)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
-    space, _, address = options.relay.partition("=")
     job = small_job(options.out) if options.tiny else bible_scenario(options.out, SEED).job
     with terminated_like_interrupted() as interrupts:
-        print(json.dumps(run(options.out, Places(options.here, (space, address), options.home), job, interrupts)))
+        print(json.dumps(run(options.out, places_of(options), job, interrupts)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ port-restricted  the same, open to whom the host has sent something
 symmetric        another public port for each peer, open to that one alone
 firewall         a public address without translation, open to whom the host has sent something
 
-Needs Linux, root, and nftables. `with Internet() as net` then `net.public()`, `net.home("symmetric")`.
+Its line has no limits, or those of a `Link`: kernel queues (tbf) at both ends hold the rates, `home_link.py` between
+them holds each frame for the delay.
+
+Needs Linux, root, and nftables; links need `tc` and TUN beside that. `with Internet() as net` then `net.public()`,
+`net.home("symmetric")`, `net.home("symmetric", link=Link())`.
 """
 
 import json
@@ -17,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -51,6 +56,34 @@ def unavailable() -> str:
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
+def links_unavailable() -> str:
+    """Why a home cannot have a `Link` here, where there are homes; "" where it can."""
+    if shutil.which("tc") is None:
+        return "needs tc (Debian: iproute2)"
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return "needs /dev/net/tun"
+    name = f"pp{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        _in(name, "tuntap add dev tap0 mode tap")
+        _shape(name, "tap0", 1)
+    except subprocess.CalledProcessError:
+        return "this kernel has no TUN devices or no tbf"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+    return ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A home's line to the internet. `delay_ms`: each way, so that a round trip to a public host takes twice as long,
+    and four times as long to another home with such a line."""
+
+    down_mbit: float = 100.0
+    up_mbit: float = 20.0
+    delay_ms: float = 15.0
+
+
 @dataclass(frozen=True)
 class Host:
     """A place to run programs in: `address` is its own, `public` the one that others see."""
@@ -65,6 +98,13 @@ class Host:
         return ["ip", "netns", "exec", self.namespace, *command]
 
 
+def network_command(program: str, out: Path, here: Host, relay: Host, homes: Sequence[Host]) -> list[str]:
+    """What runs a network of processes at these places (`home_demo.add_places`), before the program's own options."""
+    command = [sys.executable, str(Path(__file__).with_name(program)), str(out), "--here", here.address]
+    command += ["--relay", f"{relay.namespace}={relay.address}"]
+    return here.command(*command, *(part for home in homes for part in ("--home", home.namespace)))
+
+
 class Internet:
     """Names of namespaces begin with `prefix`, so that several may stand beside each other."""
 
@@ -72,6 +112,7 @@ class Internet:
         self._prefix = prefix or f"pn{os.getpid()}"
         self._numbers = count(2)
         self._spaces: list[str] = []
+        self._lines: list[subprocess.Popen[str]] = []
         self._core = ""
 
     def __enter__(self) -> Self:
@@ -80,6 +121,8 @@ class Internet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for line in self._lines:
+            line.communicate()
         for name in self._spaces:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
@@ -89,16 +132,18 @@ class Internet:
         self._attach(name, "wan", number)
         return Host(name, f"{PUBLIC}.{number}", f"{PUBLIC}.{number}")
 
-    def home(self, kind: Kind, behind: Host | None = None) -> Host:
-        """A host behind a router of this kind; `behind` another home it is the second of two routers."""
+    def home(self, kind: Kind, behind: Host | None = None, link: Link | None = None) -> Host:
+        """A host behind a router of this kind; `behind` another home it is the second of two routers, and on the link
+        of the first one."""
+        assert behind is None or link is None, "the first router has the link"
         number, router = next(self._numbers), self._space()
         outer = f"{PUBLIC}.{number}"
         if kind == "firewall":
-            self._attach(router, "wan", number)
+            self._attach(router, "wan", number, link)
             _rules(router, _FIREWALL)
             return Host(router, outer, outer, router)
         if behind is None:
-            self._attach(router, "wan", number)
+            self._attach(router, "wan", number, link)
         else:
             outer = self._behind(behind, router, number)
         host, inner = self._space(), f"192.168.{number}"
@@ -129,9 +174,13 @@ class Internet:
         _in(name, "link set lo up")
         return name
 
-    def _attach(self, name: str, device: str, number: int) -> None:
+    def _attach(self, name: str, device: str, number: int, link: Link | None = None) -> None:
         port = f"p{number}"
-        _in(self._core, f"link add {port} type veth peer name {device} netns {name}", f"link set {port} master core up")
+        if link is None:
+            _in(self._core, f"link add {port} type veth peer name {device} netns {name}")
+        else:
+            self._draw_line(port, name, device, link)
+        _in(self._core, f"link set {port} master core up")
         _in(
             name,
             f"addr add {PUBLIC}.{number}/24 dev {device}",
@@ -139,6 +188,22 @@ class Internet:
             f"link set {device} up",
             f"route add default via {PUBLIC}.1",
         )
+
+    def _draw_line(self, port: str, name: str, device: str, link: Link) -> None:
+        program = str(Path(__file__).with_name("home_link.py"))
+        line = subprocess.Popen(
+            [sys.executable, program, self._core, port, name, device, str(link.delay_ms)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is not for it
+        )
+        self._lines.append(line)
+        assert line.stdout is not None
+        if line.stdout.readline() != "ready\n":
+            raise OSError(f"{program} does not run (see above)")
+        _shape(self._core, port, link.down_mbit)
+        _shape(name, device, link.up_mbit)
 
     def _behind(self, home: Host, router: str, number: int) -> str:
         """The router's address in the network of another home's router."""
@@ -266,6 +331,13 @@ _NAT = {"port-restricted": _CONE, "full-cone": _CONE + _OPEN, "symmetric": _SYMM
 
 def _in(namespace: str, *commands: str) -> None:
     subprocess.run(["ip", "-n", namespace, "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True)
+
+
+def _shape(namespace: str, device: str, mbit: float) -> None:
+    """What leaves by this device is no more than that; a queue holds what would wait for at most 50 ms."""
+    bits = round(mbit * 1e6)
+    queue = f"root tbf rate {bits}bit burst {max(16_000, bits // 8000)} latency 50ms"
+    subprocess.run(["tc", "-n", namespace, "qdisc", "add", "dev", device, *queue.split()], check=True)
 
 
 def _join(one: str, device: str, address: str, other: str, there: str, address_there: str) -> None:
