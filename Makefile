@@ -18,8 +18,9 @@ test: setup ## the whole test suite, contracts included
 	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: setup ## violations, bombs, floods, the API's document, 10 million mutated inputs: out/bench (35 minutes; FUZZ="--inputs 100000")
-	@API_EXAMPLES=100 $(PY) -m pytest tests/transport/test_hostile.py tests/transport/test_greedy.py \
-		tests/artifacts/test_unfolding.py tests/verifier/test_api_schema.py --timeout 1800
+	@API_EXAMPLES=100 API_SEED=$$RANDOM LIFE_SEED=$$RANDOM $(PY) -m pytest tests/transport/test_hostile.py \
+		tests/transport/test_greedy.py tests/artifacts/test_unfolding.py tests/verifier/test_api_schema.py \
+		tests/chain/test_history.py --timeout 1800 -o faulthandler_timeout=2400
 	@$(PY) scripts/fuzz.py $(FUZZ)
 	@$(PY) scripts/floods.py
 

@@ -1,9 +1,8 @@
 """The API against its own document: whatever is generated from the document, and whatever breaks it, is answered as
-the document says. The seed is printed; `API_SEED` repeats it."""
+the document says. `API_SEED` generates others, as `make fuzz` does; it is printed."""
 
 import asyncio
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from api_scene import Scene, in_its_process
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.generation import GenerationMode
 
-SEED = int(os.environ.get("API_SEED", secrets.randbelow(1 << 32)))
+SEED = int(os.environ.get("API_SEED", 1))
 EXAMPLES = int(os.environ.get("API_EXAMPLES", 12))
 """Of each route and mode: seconds in all."""
 SLOW_S = 5.0
