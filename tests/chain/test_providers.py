@@ -194,7 +194,7 @@ def test_the_next_endpoint_is_asked_while_the_first_is_not_in_order(network) -> 
             chain = ChainClient(f"{first.url},{second.url}", network.deployment.registry)
             start = time.monotonic()
             assert chain.block_number() > 0
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
             assert sum(first.asked.values()) < sum(second.asked.values())
     gone = "http://127.0.0.1:9"
     assert ChainClient(f"{gone}, {anvil}", network.deployment.registry).block_number() > 0
@@ -422,7 +422,7 @@ def test_logs_of_a_block_that_an_endpoint_does_not_have_are_not_taken_for_none(n
     assert [e.stake for e in events if isinstance(e, StakeChanged)] == [CREDIT]
 
 
-def all_events(chain: ChainClient, cursor: Cursor, give_up: float = 30.0) -> tuple[list[Any], Cursor]:
+def all_events(chain: ChainClient, cursor: Cursor, give_up: float = 100.0) -> tuple[list[Any], Cursor]:
     """What there is to read behind a cursor, asked for until nothing comes and the newest block was reached."""
     found: list[Any] = []
     until = time.monotonic() + give_up
@@ -609,7 +609,7 @@ def test_a_nonce_that_somebody_elses_transaction_waits_under_is_left_to_it(netwo
         provider.rules.append(times(1, taken, "eth_sendRawTransaction"))
         start = time.monotonic()
         sender.send("the transfer", chain.token, data)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 40
     assert network.deployer.token_balance(target) == CREDIT + 1
 
 
@@ -644,7 +644,7 @@ def test_what_a_program_left_on_its_way_is_followed_by_the_next_one_first(networ
     anvil._request("evm_setAutomine", [False])
     try:
         first = ChainClient(anvil.rpc_url, registry, Wallet(account, keystore))
-        impatient = Sender(first._w3, anvil.rpc_url, Wallet(account, keystore), patience=60, deadline=0.5)
+        impatient = Sender(first._w3, anvil.rpc_url, Wallet(account, keystore), patience=60, deadline=0.0)
         with pytest.raises(ChainError, match="may still be"):
             impatient.send("the transfer", first.token, first._token.encode_abi("transfer", [target, CREDIT]))
     finally:
@@ -682,7 +682,7 @@ def test_the_same_call_again_finds_what_a_cut_off_one_sent(network, call: Any, m
     program().add_stake(Wei(10 * CREDIT))
     program().approve(Wei(500 * CREDIT))
     cut_off = program()
-    cut_off._sender = Sender(cut_off._w3, anvil.rpc_url, cut_off.wallet, patience=60, deadline=0.3)  # type: ignore[arg-type]
+    cut_off._sender = Sender(cut_off._w3, anvil.rpc_url, cut_off.wallet, patience=60, deadline=0.0)  # type: ignore[arg-type]
     anvil._request("evm_setAutomine", [False])
     try:
         with pytest.raises(ChainError, match="may still be"):

@@ -155,7 +155,7 @@ class Sender:
         reached, underpaid = bool(sent.versions), 0
         if not sent.versions:
             self._begin(sent, at)
-        while time.monotonic() < give_up and len(sent.versions) < MAX_VERSIONS:
+        while True:  # at least once, however long it took to prepare
             turn.keep(chain_id, sent)
             means, seconds = self._submit(sent)
             reached = reached or means in (None, Trouble.KNOWN)
@@ -178,9 +178,10 @@ class Sender:
             if gone:
                 self._patiently(lambda: self._begin(sent, at), give_up, sent)  # refused here if done by another
                 reached = False
-            elif seconds is None:
+            if time.monotonic() >= give_up or len(sent.versions) >= MAX_VERSIONS:
+                raise self._lost(sent)
+            if seconds is None and not gone:
                 self._patiently(lambda: self._sign(sent), give_up, sent)
-        raise self._lost(sent)
 
     def _begin(self, sent: Sent, at: BlockIdentifier | None) -> None:
         """Give it the next nonce, and its first version."""
