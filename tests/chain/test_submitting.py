@@ -96,7 +96,12 @@ def test_one_call_through_a_provider_in_trouble_opens_one_job(
 
 @pytest.mark.parametrize("seen", [True, False], ids=["mined before", "mined after"])
 def test_the_same_call_again_finds_the_job_that_a_cut_off_one_has_opened(
-    network, folder: Path, patient: None, seen: bool, capsys: pytest.CaptureFixture[str]
+    network,
+    folder: Path,
+    patient: None,
+    seen: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     anvil = network.anvil
     with standing_in(anvil.rpc_url) as provider:
@@ -109,6 +114,7 @@ def test_the_same_call_again_finds_the_job_that_a_cut_off_one_has_opened(
         finally:
             anvil._request("evm_setAutomine", [True])
         provider.rules.clear()
+        monkeypatch.setattr(chain_client, "Sender", Sender)
         assert submit(network, folder, provider.url) == 0
         printed = capsys.readouterr()
         assert json.loads(printed.out)["job"] == "1"
@@ -146,6 +152,7 @@ def test_in_python_too(network, folder: Path, patient: None) -> None:
             with pytest.raises(SubmitUncertain):
                 client.submit(spec, **pay)
             provider.rules.clear()
+            client.chain._sender._deadline = 60.0  # type: ignore[union-attr]
             found = client.submit(spec, **pay)
             assert (found.found, jobs(network)) == (True, 1)
             assert client.submit(spec, **pay, nonce="a").job_id == client.submit(spec, **pay, nonce="a").job_id

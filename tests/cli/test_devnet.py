@@ -63,7 +63,7 @@ def test_ctrl_c_stops_a_running_network_cleanly(tmp_path: Path) -> None:
             said += line
         pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=240)
         assert process.returncode == 0
     facts = json.loads(output)
     assert [member["role"] for member in facts["members"]] == ["node", "requester", "verifier"]
@@ -78,7 +78,7 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(tmp_path: Path, stage
     with devnet(directory) as process:
         wait_for((directory / stage).exists)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=90)
+        _, said = process.communicate(timeout=240)
         assert process.returncode == 130
     assert "Traceback" not in said
     assert survivors(directory) == []

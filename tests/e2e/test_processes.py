@@ -38,7 +38,7 @@ def process(network: DevNetwork, name: str, url: str, **changes: Any) -> Child:
     child = Child(
         name, ["--config", str(toml), "verifier", "run"], log=network.log_of(NAME).with_name(f"{name}.log"), ready=ready
     )
-    child.wait_ready(60)
+    child.wait_ready(150)
     return child
 
 

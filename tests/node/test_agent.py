@@ -112,7 +112,7 @@ async def test_inputs_that_never_come_keep_no_other_verifiers_task_away(
     monkeypatch.setattr(node.links, "blocks", blocks)
     stuck = another(node, 2, data=cid_of_bytes(b"data that nobody sends"))
     assert (await node.agent.offer_task(FROM_DEAF, stuck, UNUSED)).proceed
-    await asyncio.wait_for(silent.wait(), 20)
+    await asyncio.wait_for(silent.wait(), 60)
     assert "busy" in (await node.agent.offer_task(FROM_DEAF, node.offer(0), UNUSED)).reason, "one of each verifier"
     answer = await node.agent.offer_task(CONNECTION, node.offer(0), UNUSED)
     assert answer.proceed, answer.reason

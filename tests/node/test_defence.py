@@ -322,7 +322,7 @@ async def test_pay_is_collected_and_a_place_on_the_bench_kept_by_the_node_itself
     bench = asyncio.create_task(keep_on_bench(own.chain, own.owner, ("lora", "map")))
     joined: list[Any] = []
     monkeypatch.setattr(own.chain, "join_bench", joined.append)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not joined:
             await asyncio.sleep(0.05)
     bench.cancel()

@@ -12,6 +12,7 @@ from stand_ins import DOMAIN, FakeChain
 
 from proofyard.artifacts import BlockStore, Keeper, cid_of_bytes, serve_blocks
 from proofyard.chain import Wallet
+from proofyard.node import holding
 from proofyard.node.holding import Holder, SecondHolder
 from proofyard.node.limits import OfferRefused
 from proofyard.node.settings import NodeSettings
@@ -25,8 +26,13 @@ def settings(folder: Path, **changes: Any) -> NodeSettings:
     return NodeSettings(registry=DOMAIN.registry, wallet=folder, data_dir=folder, **changes)
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "FIRST_RETRY_S", 0.01)
+
+
 async def handed_over(tmp_path: Path, *, known: bool, room: int) -> BlockStore:
-    """What another node holds of a node's states."""
+    """What another node holds of a node's states, once it has taken them or was asked for the last time."""
     own, other = Wallet.generate(), Wallet.generate()
     store, theirs = BlockStore(tmp_path / "own"), BlockStore(tmp_path / "theirs")
     async with Endpoint(own, network=DOMAIN) as endpoint, Endpoint(other, network=DOMAIN) as holder:
@@ -38,11 +44,8 @@ async def handed_over(tmp_path: Path, *, known: bool, room: int) -> BlockStore:
             settings(tmp_path, second_holder=f"{other.address}@127.0.0.1:{holder.port}"), endpoint, store
         )
         second.take([store.put_bytes(state) for state in STATES], "job 1 task 0")
-        async with asyncio.timeout(20):
-            while known and room > 10**6 and any(any(theirs.missing(cid_of_bytes(state))) for state in STATES):
-                await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)
-        await second.close()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*second._under_way)
     return theirs
 
 

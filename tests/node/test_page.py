@@ -29,7 +29,7 @@ def key_of(scene: PageScene) -> dict[str, str]:
 
 async def test_nothing_is_told_or_changed_without_the_token(tmp_path: Path) -> None:
     scene = PageScene(tmp_path)
-    async with scene.up() as url, httpx.AsyncClient(base_url=url) as client:
+    async with scene.up() as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         for given in ({}, {TOKEN_HEADER: "x" * 43}, {TOKEN_HEADER: ""}, {"Authorization": f"Bearer {scene.token}"}):
             for path in ("/v1/node", "/v1/events", f"/v1/node?token={scene.token}"):
                 assert (await client.get(path, headers=given)).status_code == 401
@@ -69,7 +69,7 @@ async def test_a_foreign_origin_is_answered_nothing(tmp_path: Path) -> None:
     foreign = [{"Host": name} for name in ("evil.test", "127.0.0.1.evil.test", "localhost.evil.test:80", "", "[::g]")]
     foreign += [{"Origin": name} for name in ("http://evil.test", "null", "http://127.0.0.1", "https://127.0.0.1")]
     foreign += [{"Sec-Fetch-Site": name} for name in ("cross-site", "same-site")]
-    async with scene.up() as url, httpx.AsyncClient(base_url=url) as client:
+    async with scene.up() as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         for headers in foreign:
             for path in ("/v1/node", "/pages/node.js"):
                 answer = await client.get(path, headers=headers | key_of(scene))
@@ -87,7 +87,7 @@ async def test_a_foreign_origin_is_answered_nothing(tmp_path: Path) -> None:
 
 async def test_a_form_changes_nothing_and_a_wrong_body_says_what_is_wrong(tmp_path: Path) -> None:
     scene = PageScene(tmp_path)
-    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene)) as client:
+    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene), timeout=60) as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             assert (await client.post("/v1/pause", content=b"{}", headers={"Content-Type": kind})).status_code == 415
         for path, body, says in (
@@ -116,7 +116,7 @@ async def test_what_is_commanded_is_what_the_command_line_commands(
     hurry(monkeypatch)
     caplog.set_level(logging.DEBUG)
     scene = PageScene(tmp_path)
-    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene)) as client:
+    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene), timeout=60) as client:
         await client.post("/v1/limits", json={"hours": "22-6", "idle_only": True})
         await client.post("/v1/pause", json={"hand_back": True})
         orders = control.read_orders(tmp_path)
@@ -173,7 +173,7 @@ async def test_only_so_many_connections_are_kept(tmp_path: Path, monkeypatch: py
 
 async def test_a_node_that_is_not_registered_says_so(tmp_path: Path) -> None:
     scene = PageScene(tmp_path, registered=False)
-    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene)) as client:
+    async with scene.up() as url, httpx.AsyncClient(base_url=url, headers=key_of(scene), timeout=60) as client:
         found = (await client.get("/v1/node")).json()
         assert found["standing"] is None and found["pay"] is None and "proofyard node register" in found["trouble"]
 

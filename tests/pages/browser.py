@@ -57,7 +57,7 @@ class Browser:
     ) -> None:
         self._connection.__exit__(kind, error, trace)
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)
         self._log.close()
 
     def send(self, method: str, session: str = "", **params: Any) -> Any:

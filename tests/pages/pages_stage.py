@@ -299,7 +299,7 @@ class Stage:
 
         started: Future[StatusApi] = Future()
         with in_thread(run) as self._loop:
-            self.port = started.result(30).port
+            self.port = started.result(100).port
             yield self.url
 
     def tell(self, line: Log) -> None:
@@ -321,5 +321,5 @@ def in_thread(run: Callable[[asyncio.Event], Any]) -> Iterator[asyncio.AbstractE
         yield loop
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(30)
+        thread.join(100)
         loop.close()

@@ -31,7 +31,7 @@ def served(scene: PageScene) -> Iterator[str]:
         yield url_of(scene.url, scene.token)
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(30)
+        thread.join(100)
         loop.close()
 
 

@@ -31,7 +31,7 @@ async def test_each_piece_has_its_own_outcome_in_a_thread() -> None:
 
 async def test_who_gives_up_holds_up_nobody() -> None:
     hops, gate = Hops("short"), threading.Event()
-    first = asyncio.create_task(hops.run(lambda: gate.wait(20)))
+    first = asyncio.create_task(hops.run(lambda: gate.wait(60)))
     second = asyncio.create_task(hops.run(lambda: "done"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_what_comes_while_the_thread_is_busy_goes_together(monkeypatch: py
     hops, gate, sizes = Hops("short"), threading.Event(), list[int]()
     tried = hops_module._tried
     monkeypatch.setattr(hops_module, "_tried", lambda works: (sizes.append(len(works)), tried(works))[1])
-    first = asyncio.create_task(hops.run(lambda: gate.wait(20)))
+    first = asyncio.create_task(hops.run(lambda: gate.wait(60)))
     while not sizes:
         await asyncio.sleep(0.001)
     later = [asyncio.create_task(hops.run(lambda number=number: number)) for number in range(10)]  # type: ignore[misc]

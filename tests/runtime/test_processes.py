@@ -14,7 +14,7 @@ async def test_a_process_has_ended_whatever_is_left_of_it(script: str) -> None:
     assert process.stdout is not None
     await asyncio.sleep(0.2)
     process.kill()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await exit_code(process) == -9
     process._transport.close()  # type: ignore[attr-defined]
 
@@ -27,7 +27,7 @@ async def test_a_start_can_be_cancelled_at_any_moment(turns: int) -> None:
         await asyncio.sleep(0)
     was_done = starting.done()
     starting.cancel()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         (found,) = await asyncio.gather(starting, return_exceptions=True)
     if was_done:
         found.kill()

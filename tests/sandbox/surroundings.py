@@ -141,7 +141,7 @@ def world() -> Iterator[dict[str, Any]]:
         }
         mailbox.unlink(missing_ok=True)
         node.stdin.close()
-        node.wait(10)
+        node.wait(60)
 
 
 def tried(box: Sandbox, facts: dict[str, Any], names: Sequence[str]) -> dict[str, str]:

@@ -287,7 +287,7 @@ def confined_process(confined: Confined, threads: int | None) -> list[bool]:
 async def broken(confined: Confined) -> None:
     """Raise what it was ended for."""
     confined.watch()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while confined.broken is None:
             await asyncio.sleep(0.01)
     confined.rest()

@@ -40,8 +40,11 @@ async def test_an_attack_is_one_and_is_survived(tmp_path: Path, name: str) -> No
     async with Endpoint(Identity(), network=NETWORK) as server, Endpoint(Identity(), network=NETWORK) as honest:
         serve_blocks(server, store)
         connection = await honest.connect("127.0.0.1", server.port)
-        attack = Attack("127.0.0.1", server.port, NETWORK, time.monotonic() + 0.3, blocks=blocks)
-        await run(name, attack)
+        for seconds in (0.3, 3.0, 30.0):  # on a busy machine it takes a moment to begin
+            attack = Attack("127.0.0.1", server.port, NETWORK, time.monotonic() + seconds, blocks=blocks)
+            await run(name, attack)
+            if attack.counted[SORTS[name]]:
+                break
         assert attack.counted[SORTS[name]] > 0, attack
         assert [data async for _, data in PeerBlocks(connection).blocks(blocks)]
         assert len(server._open) < 300

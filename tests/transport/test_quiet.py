@@ -79,16 +79,17 @@ async def test_no_packet_is_begun_that_has_nothing_in_it(peer, monkeypatch):
     for side in (forth, back):
         for _ in range(20):
             await side.request(Ask(), reply=Told)
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while forth._link.quic._streams or back._link.quic._streams:
+            await asyncio.sleep(0.01)
     assert len(begun) == len(sent) > 80
-    assert not forth._link.quic._streams
-    assert not back._link.quic._streams
     # More than fits into one packet is sent all the same.
     async with forth.exchange(Ask(), reply=Told, body=os.urandom(1 << 20)) as reply:
         assert reply.message == Told(1 << 20)
 
 
 async def test_small_requests_and_answers_carry_each_others_acknowledgements(peer, monkeypatch):
+    monkeypatch.setattr("proofyard.transport.quic.ACK_DELAY", 10.0)  # however long this machine pauses
     forth, _ = await connected(peer)
     await forth.request(Ask(), reply=Told)
     await asyncio.sleep(0.1)
@@ -102,5 +103,5 @@ async def test_small_requests_and_answers_carry_each_others_acknowledgements(pee
     monkeypatch.setattr(UdpSocket, "send", counted)
     for _ in range(50):
         await forth.request(Ask(), reply=Told)
-    # Two for each request, and some for more streams to be allowed or for a machine that pauses.
+    # Two for each request, and some for more streams to be allowed.
     assert len(sent) < 3 * 50

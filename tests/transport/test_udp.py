@@ -97,8 +97,8 @@ async def test_what_is_over_an_uplinks_limit_waits_and_is_not_lost():
         arrived, shaper.bytes_s = 0, 0.0
         complete.clear()
         senders[0].send([(bytes(1200), receiver.address)] * 100)
+        assert senders[0]._held is None and not senders[0]._queue, "without a limit nothing waits"
         await asyncio.wait_for(complete.wait(), 60)
-        assert clock() - began - seconds < seconds, "without a limit nothing waits"
     finally:
         for each in (*senders, receiver):
             each.close()

@@ -302,8 +302,8 @@ def in_its_process(scene: Scene) -> Iterator[StatusApi]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(run(over)))
     thread.start()
     try:
-        yield started.result(30)
+        yield started.result(100)
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(30)
+        thread.join(100)
         loop.close()

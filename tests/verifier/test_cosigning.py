@@ -195,7 +195,7 @@ async def test_an_auditor_that_hides_its_answer_from_the_leader_stops_nothing(
     court: Callable[..., Court], liar: bool
 ) -> None:
     """Co-signers hand on what they were shown; it is in the record then, and judged like any other answer."""
-    here = court(accuser if liar else honest, honest, honest, honest, honest, lease_s=0.2)
+    here = court(accuser if liar else honest, honest, honest, honest, honest, lease_s=1.0)
     here.auditors[0].hides = True
     await here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
@@ -205,7 +205,7 @@ async def test_an_auditor_that_hides_its_answer_from_the_leader_stops_nothing(
 
 
 async def test_an_answer_that_its_auditor_did_not_sign_counts_for_nobody(court: Callable[..., Court]) -> None:
-    here = court(honest, honest, honest, honest, lease_s=0.2)
+    here = court(honest, honest, honest, honest, lease_s=1.0)
     hiding = here.auditors[0]
     hiding.hides = True
     await here.commit({0: (RIGHT, True)}, first=0)
@@ -249,7 +249,7 @@ async def test_whoever_is_cut_off_itself_does_not_call_anybody_silent(court: Cal
 
 async def test_two_settlements_of_one_attempt_are_never_signed(court: Callable[..., Court]) -> None:
     """Both hold: an auditor that never answered is passed over, or waited for. Not after a restart either."""
-    here = court(silent, honest, honest, honest, lease_s=0.2)
+    here = court(silent, honest, honest, honest, lease_s=1.0)
     await here.commit({0: (RIGHT, True)}, first=0)
     record = await here.evidence()
     other = replaced(record, audits=(replaced(record.audits[0], reason=""),))

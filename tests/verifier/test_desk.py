@@ -203,7 +203,7 @@ async def test_a_receipt_leaves_when_the_commitment_lasts_and_not_before(
     """Not when the same is handed in again meanwhile either."""
     await counter.begin()
     gate, commit = threading.Event(), counter.context.database._commit
-    monkeypatch.setattr(counter.context.database, "_commit", lambda group: gate.wait(20) and commit(group))
+    monkeypatch.setattr(counter.context.database, "_commit", lambda group: gate.wait(60) and commit(group))
     message = counter.submission()
     first = asyncio.create_task(counter.receipt(message))
     await counter.verifier.until(lambda: counter.states()[0] == "committed")
@@ -410,7 +410,7 @@ async def test_five_hundred_bad_signatures_of_one_peer_stall_nobody_else(
     auditor, bad, gate = Wallet.generate(), Signature(bytes(65)), threading.Event()
 
     def slow(digest: Digest, signature: Signature, signer: Address, what: str) -> None:
-        assert signature != bad or gate.wait(20)
+        assert signature != bad or gate.wait(60)
         require_signer(digest, signature, signer, what)
 
     monkeypatch.setattr("proofyard.verifier.desk.require_signer", slow)
@@ -521,7 +521,7 @@ async def test_a_huge_job_does_not_hold_up_whoever_asks(counter: Counter, monkey
     cid = counter.context.store.put_bytes(encode_manifest(manifest))
 
     def slow(asked: Manifest) -> Any:
-        assert asked != manifest or gate.wait(20)
+        assert asked != manifest or gate.wait(60)
         return graph(asked)
 
     monkeypatch.setattr(counter.workload, "graph", slow)

@@ -149,7 +149,7 @@ async def test_nobody_audits_what_it_does_not_offer(court: Callable[..., Court])
 
 
 async def test_an_auditor_that_is_silent_costs_nobody_anything(court: Callable[..., Court]) -> None:
-    here = court(silent, honest, honest, lease_s=0.2)
+    here = court(silent, honest, honest, lease_s=1.0)
     await here.commit({0: (RIGHT, True)}, first=0)
     record = await here.judge()
     assert record.faults == ()

@@ -87,7 +87,7 @@ def test_signals_for_the_whole_service_leave_it_to_the_verifier_to_end(api: Stat
     """A terminal and systemd tell every process; one that ended at once would be started again."""
     pid = api.pid
     os.kill(pid, number)
-    assert httpx.get(f"{api.url}/health").status_code == 200
+    assert httpx.get(f"{api.url}/health", timeout=60).status_code == 200
     assert api.pid == pid
 
 
@@ -100,7 +100,7 @@ async def test_it_answers_while_the_verifiers_loop_is_blocked(tmp_path: Path) ->
         found: list[int] = []
 
         def ask() -> None:
-            with httpx.Client(base_url=api.url) as other:
+            with httpx.Client(base_url=api.url, timeout=60) as other:
                 paths = ("/health", "/ready", "/v1/status", "/v1/jobs", "/v1/jobs/1", "/v1/nodes", "/metrics")
                 found.extend(other.get(path).status_code for path in paths)
 
@@ -148,6 +148,18 @@ async def _first(lines: Any, count: int) -> Any:
         yield await anext(lines)
 
 
+async def answered(url: str) -> int:
+    """The status of an answer, asked for until there is one: on a busy machine a connection may be closed before its
+    request has come."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                async with httpx.AsyncClient(base_url=url) as client:
+                    return (await client.get("/health", timeout=1)).status_code
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+
+
 async def test_connections_that_ask_nothing_are_closed_and_never_many(tmp_path: Path) -> None:
     """One that sends nothing, one whose header never ends, one that was served and begins another request."""
     scene = Scene(tmp_path)
@@ -156,13 +168,12 @@ async def test_connections_that_ask_nothing_are_closed_and_never_many(tmp_path: 
         opened = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(12)]
         for (_, writer), data in zip(opened, begun * 4, strict=True):
             writer.write(data)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             answers = await asyncio.gather(*(reader.read() for reader, _ in opened), return_exceptions=True)
         for _, writer in opened:
             writer.close()
         assert sum(isinstance(each, bytes) and each.startswith(b"HTTP/1.1 200") for each in answers) <= 8
-        async with httpx.AsyncClient(base_url=api.url) as client:
-            assert (await client.get("/health")).status_code == 200, "whoever asks is answered again"
+        assert await answered(api.url) == 200, "whoever asks is answered again"
 
 
 async def test_whoever_does_not_take_what_it_asked_for_is_let_go(tmp_path: Path) -> None:
@@ -173,19 +184,13 @@ async def test_whoever_does_not_take_what_it_asked_for_is_let_go(tmp_path: Path)
         opened = [await asyncio.open_connection("127.0.0.1", api.port, limit=1) for _ in range(2)]
         for _, writer in opened:
             writer.write(ask * 400)
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    async with httpx.AsyncClient(base_url=api.url) as client:
-                        assert (await client.get("/health", timeout=1)).status_code in (200, 503)
-                    break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.05)
+        assert await answered(api.url) in (200, 503)
         for _, writer in opened:
             writer.transport.abort()
 
 
-async def test_it_stops_with_streams_open(tmp_path: Path) -> None:
+async def test_it_stops_with_streams_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "STOP_S", 50.0)
     scene = Scene(tmp_path)
     async with httpx.AsyncClient(timeout=30) as client:
         async with scene.serving() as api, client.stream("GET", f"{api.url}/v1/jobs/1/events") as events:
@@ -193,7 +198,7 @@ async def test_it_stops_with_streams_open(tmp_path: Path) -> None:
             assert await anext(lines) == "id: 1"
             started = time.monotonic()
             await api.__aexit__(None, None, None)
-            assert time.monotonic() - started < 3.0
+            assert time.monotonic() - started < 40.0, "it ends by itself"
             with pytest.raises((httpx.HTTPError, StopAsyncIteration)):
                 while True:
                     await anext(lines)
@@ -207,7 +212,7 @@ async def test_it_stops_while_it_starts(tmp_path: Path, after: float) -> None:
     before, started = psutil.Process().children(), time.monotonic()
     async with Scene(tmp_path).serving():
         await asyncio.sleep(after)
-    assert time.monotonic() - started < 4.5
+    assert time.monotonic() - started < 20
     assert psutil.Process().children() == before
 
 

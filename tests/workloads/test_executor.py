@@ -311,7 +311,7 @@ def test_the_child_dies_with_its_parent(tiny, tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    psutil.wait_procs(children, timeout=10)
+    psutil.wait_procs(children, timeout=60)
     assert children and not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -44,7 +44,7 @@ def note(session: Session) -> int:
 
 
 async def tried(caplog: pytest.LogCaptureFixture, times: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while sum("not to be had" in record.message for record in caplog.records) < times:
             await asyncio.sleep(0.01)
 
@@ -64,7 +64,7 @@ async def test_a_server_that_restarts_is_waited_for(
         assert not any(task.done() for task in (written, cursor, asked, loaded, counted))
     finally:
         postgres.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(written, cursor)
         assert await asked == 7
         assert await loaded == []
@@ -81,7 +81,7 @@ async def test_a_database_that_stays_away_lets_its_verifier_stop(away: Database,
         start = time.monotonic()
         await asyncio.to_thread(away.close)
         results = await asyncio.gather(written, asked, return_exceptions=True)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
         assert [type(result) for result in results] == [DatabaseError, DatabaseError]
     finally:
         postgres.start()
@@ -96,13 +96,13 @@ async def test_a_server_that_is_started_later_is_waited_for(
         with pytest.raises(DatabaseAway, match="cannot be opened"):
             await open_patiently(url, patience_s=0)
         opening = asyncio.create_task(open_patiently(url))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while sum("trying again" in record.message for record in caplog.records) < 3:
                 await asyncio.sleep(0.01)
         assert not opening.done()
     finally:
         postgres.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         database = await opening
     await database.write(lines(1))
     database.close()
@@ -152,7 +152,7 @@ async def test_a_full_disk_is_waited_for(tmp_path: Any, caplog: pytest.LogCaptur
     await asyncio.sleep(0.05)
     assert not full.done() and not after.done() and database.rows(Log) == []
     pages = 100_000
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(full, after)
     assert len(database.rows(Log)) == 2
     database.close()

@@ -1,10 +1,10 @@
 """Processes that share a PostgreSQL: each job is of one, a dead one's go to another, and the dead write no more."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlmodel import col, update
 
 from proofyard.chain import Cursor as ChainCursor
 from proofyard.devnet.postgres import PostgresServer
@@ -17,9 +17,10 @@ from proofyard.verifier.engine.world import ROWS, Rules, Step
 from proofyard.verifier.store import claims as claims_module
 from proofyard.verifier.store.claims import Claims, NeedsPostgres, TakenOver
 from proofyard.verifier.store.database import Database
-from proofyard.verifier.store.tables import Cursor, Transaction
+from proofyard.verifier.store.tables import Cursor, Process, Transaction
 
 A = Address("0x" + "aa" * 20)
+LONG_S = claims_module.LAPSE_S + 1
 JOBS = [JobId(number) for number in range(1, 21)]
 
 
@@ -51,8 +52,7 @@ class Member:
 
 
 @pytest.fixture
-def join(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Member]]:
-    monkeypatch.setattr(claims_module, "LAPSE_S", 2.0)
+def join(postgres: PostgresServer) -> Iterator[Callable[[str], Member]]:
     url, made = postgres.database(), []
 
     def make(name: str) -> Member:
@@ -97,12 +97,12 @@ def batch(row: int, process: str) -> Batch:
 
 
 def lapse(*living: Member) -> None:
-    """So long that who does not say that it lives is dead."""
-    until = time.monotonic() + 2.6
-    while time.monotonic() < until:
-        for each in living:
-            each.beat()
-        time.sleep(0.1)
+    """So long that who does not say that it lives is dead: what was noted a moment ago was noted that long ago."""
+    for each in living:
+        each.claims._since -= LONG_S
+    living[0].ask(lambda session: session.exec(update(Process).values(seen_at=col(Process.seen_at) - LONG_S)))
+    for each in living:
+        each.beat()
 
 
 def test_a_job_is_the_leader_s_whoever_asks_first(join: Callable[[str], Member]) -> None:
@@ -193,8 +193,10 @@ def test_a_database_that_was_away_kills_nobody(join: Callable[[str], Member], po
     lapse(first, second)
     assert first.ask(first.claims.leads)
     postgres.stop()
-    time.sleep(2.4)
     postgres.start()
+    first.ask(lambda session: session.exec(update(Process).values(seen_at=col(Process.seen_at) - LONG_S)))
+    for each in (first, second):
+        each.claims._beaten -= LONG_S
     first.beat()
     assert first.ask(first.claims.leads)
     assert first.ask(first.claims.take_over) == [], "the other had no chance to say that it lives"
