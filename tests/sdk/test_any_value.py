@@ -24,6 +24,7 @@ ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, HUGE, -HUGE, 0.5, -0.0, math.nan, math.inf, -math.inf, 1e308, 5e-324, b"", b"x"),
     *("", " ", "x" * 10_000, "a\0b", "\ud800", "../..", "ünï", "-1", "nan", [], {}, (), set(), object, object()),
     *([None], [math.nan], [HUGE], [[]], {"": None}, {1: 2}, {"lr": [math.nan]}, {"rank": HUGE}, {"a": {"b": []}}),
+    *(["nothing"], {"a\nb": 1}),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=4)
 VALUES = st.sampled_from(ODD) | st.recursive(

@@ -25,7 +25,9 @@ def linear_modules(
         targets = named
     lacking = [target for target in targets if not any(_ends(name, target) for name in shapes)]
     if lacking or not targets:
-        what = f"has no linear layer named {', '.join(lacking)}" if lacking else "gets no adapter without targets"
+        what = "gets no adapter without targets"
+        if lacking:
+            what = f"has no linear layer named {', '.join(lacking)}, which targets names"
         raise InputRefused(where, f"{what}; it has {', '.join(named)}, and {ALL_LINEAR!r} is all of them")
     count = network.config.layers
     chosen = range(count) if layers is None else layers
@@ -41,7 +43,7 @@ def linear_modules(
     }
     if not found:
         raise InputRefused(
-            where, f"has none of {', '.join(targets)} in the layers {', '.join(map(str, sorted(wanted)))}"
+            where, f"has none of the targets {', '.join(targets)} in the layers {', '.join(map(str, sorted(wanted)))}"
         )
     return found
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proofyard.protocol.types import BatchId, Cid, ExitCode, JobId, ProofyardError, TaskIndex
+from proofyard.runtime.plain import plain
 
 MOST_FALSE = 20
 """Fields of a document that an error names."""
@@ -39,7 +40,12 @@ class SdkError(ProofyardError):
 
 
 class JobRefused(SdkError, ValueError):
+    """In one line, whatever is in the names that it quotes."""
+
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message, keep=""))
 
 
 class BadSetting(SdkError, ValueError):
