@@ -210,15 +210,17 @@ def test_what_was_voted_and_found_right_survives_a_restart_and_goes_with_the_job
     one, other = Digest(b"1" * 32), Digest(b"2" * 32)
     journal = Journal(tmp_path / "node.db")
     assert journal.durable(one) is None
+    assert journal.begin_round(one, JobId(1), 5.0) == 5.0 and journal.begin_round(other, JobId(2), 6.0) == 6.0
     for view in (1, 2):
-        journal.keep_round(one, JobId(1), Durable(view, Digest(b"v" * 32)))
-    journal.keep_round(other, JobId(2), Durable(7))
+        journal.keep_round(one, Durable(view, Digest(b"v" * 32)))
+    journal.keep_round(other, Durable(7))
     shown = ShownDelta(one, SUBMISSION.commitment, SUBMISSION.signature, SUBMISSION.trace)
     delta = Delta(SUBMISSION.commitment.task, SUBMISSION.commitment.result)
     journal.keep_delta(0, shown)
     journal.keep_delta(1, msgspec.structs.replace(shown, trace=()))
     journal.close()
     journal = Journal(tmp_path / "node.db")
+    assert journal.begin_round(one, JobId(1), 9.0) == 5.0, "it goes on"
     assert journal.durable(one) == Durable(2, Digest(b"v" * 32))
     assert [each.trace for each in journal.shown_deltas(one)] == [SUBMISSION.trace, ()]
     assert journal.shown_delta(one, delta) == shown and journal.shown_delta(other, delta) is None
@@ -227,4 +229,6 @@ def test_what_was_voted_and_found_right_survives_a_restart_and_goes_with_the_job
     journal.keep_delta(0, shown)
     journal.forget_rounds(JobId(1))
     assert journal.durable(one) is None and not journal.shown_deltas(one) and journal.durable(other) == Durable(7)
+    with pytest.raises(JournalError, match="not begun"):
+        journal.keep_round(one, Durable(3))
     journal.close()

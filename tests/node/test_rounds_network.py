@@ -3,6 +3,7 @@ liars."""
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from proofyard.chain import Wallet
 from proofyard.discovery.asking import Rate
 from proofyard.node.journal import JournalError
 from proofyard.node.rounds.ballot import NoBallot, delta_of, next_ballot
+from proofyard.node.rounds.machine import Durable
 from proofyard.node.rounds.messages import AskRound, Heard, Proposal, ShowDelta, ShownDelta
 from proofyard.node.rounds.voter import RoundVoter
 from proofyard.protocol.certificate import Phase, validate_certificate
@@ -133,7 +135,7 @@ async def test_what_is_not_on_the_disk_is_not_said(tmp_path: Path, monkeypatch: 
         for address, node in nodes.items():
             node.finish(voters[address])
         await until(lambda: len(tried) > 2)
-        assert leader not in said and journal.durable(of.round.digest) is None
+        assert leader not in said and journal.durable(of.round.digest) == Durable()
         monkeypatch.setattr(journal, "keep_round", keep)
         assert len({(await voter.decided()).subject for voter in voters.values()}) == 1
 
@@ -204,7 +206,9 @@ async def test_rounds_are_nothing_to_who_does_not_vote_in_them(tmp_path: Path, m
     first = next(iter(WALLETS))
     async with town_in(tmp_path) as town, Endpoint(Wallet.generate(), network=DOMAIN) as stranger:
         node = await town.node(first)
+        node.journal.begin_round(of.round.digest, JOB, time.time() - 1000)
         voter = node.begin(of)
+        assert voter._closes_s == 0, "its time went on while it was away"
         node.finish(voter)
         task = next(TaskIndex(task) for task in of.terms.tasks if of.worker(TaskIndex(task)) == first)
         shown, _ = made(of, task)

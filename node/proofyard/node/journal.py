@@ -53,7 +53,7 @@ create table if not exists node_receipt (
 ) without rowid;
 create index if not exists node_receipt_due on node_receipt (deadline);
 create table if not exists node_round (
-    round blob not null primary key, job integer not null, durable blob not null
+    round blob not null primary key, job integer not null, began real not null, durable blob not null
 ) without rowid;
 create table if not exists node_delta (
     round blob not null, task integer not null, place integer not null, job integer not null, result text not null,
@@ -391,10 +391,18 @@ class Journal:
 
     # Rounds
 
-    def keep_round(self, round_digest: Digest, job: JobId, durable: Durable) -> None:
-        """What must outlive a crash of a round that this node votes in: nothing that it says leaves before."""
-        values = (round_digest, job, encode(durable))
-        self._write("insert or replace into node_round (round, job, durable) values (?, ?, ?)", *values)
+    def begin_round(self, round_digest: Digest, job: JobId, now: float) -> float:
+        """This node votes in a round from `now` on (Unix seconds), or since before: returns since when."""
+        values = (round_digest, job, now, encode(Durable()))
+        self._write("insert or ignore into node_round (round, job, began, durable) values (?, ?, ?, ?)", *values)
+        return float(self._one("select began from node_round where round = ?", round_digest)[0])
+
+    def keep_round(self, round_digest: Digest, durable: Durable) -> None:
+        """What must outlive a crash of a round that was begun: nothing that this node says in it leaves before. Raises
+        `JournalError`, also for a round that was not."""
+        if not self._one("select 1 from node_round where round = ?", round_digest):
+            raise JournalError(f"round {round_digest.hex()[:8]} is not begun, or is forgotten")
+        self._write("update node_round set durable = ? where round = ?", encode(durable), round_digest)
 
     def durable(self, round_digest: Digest) -> Durable | None:
         """What was kept of a round last."""

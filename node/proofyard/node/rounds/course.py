@@ -11,9 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from proofyard.node.journal import JournalError
 from proofyard.node.rounds.ballot import Ballot, next_ballot
 from proofyard.node.rounds.messages import ShownDelta
-from proofyard.node.rounds.service import Rounds
+from proofyard.node.rounds.service import Rounds, TooManyRounds
 from proofyard.node.rounds.voter import RoundVoter
 from proofyard.protocol.certificate import Certificate, Deltas
 from proofyard.protocol.commitment import Domain
@@ -32,7 +33,7 @@ returns again, however it ended."""
 FIRST_TIMEOUT_S = 20.0
 """Of the first view: a leader's proposal and what is fetched for it; later ones have twice as long, up to 64 times."""
 AGAIN_S = 10.0
-"""After a task that could not be done."""
+"""After a task that could not be done, or a round that could not begin."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Course:
         return [each.deltas for each in self.certificates]
 
     async def run(self) -> list[Certificate]:
-        """Until the last round is decided; what that one took is here then. Raises as `Rounds.begin` and `next_ballot`
-        do."""
+        """Until the last round is decided; what that one took is here then. Raises `NotAVoter`, and as `next_ballot`
+        does."""
         found = rounds_of(load_workload(self._voted.manifest.workload), self._voted.manifest)
         count, closes_s = (0, 0.0) if found is None else (found.rounds, float(found.closing.timeout_s))
         try:
@@ -84,12 +85,21 @@ class Course:
         ballot = await asyncio.to_thread(
             next_ballot, voted.domain, voted.job, voted.manifest_cid, voted.manifest, voted.roster, self.sets
         )
-        voter = self._rounds.begin(ballot, seed=voted.seed, timeout_s=self._timeout_s, closes_s=closes_s)
+        voter = await self._begin(ballot, closes_s)
         certificate = voter.certificate or await self._take_part(voter)
         self.certificates.append(certificate)
         self._voters.append(voter)
         for delta in certificate.deltas:
             self._done.pop(delta.task, None)
+
+    async def _begin(self, ballot: Ballot, closes_s: float) -> RoundVoter:
+        """Once there is space and a place for it."""
+        while True:
+            try:
+                return self._rounds.begin(ballot, seed=self._voted.seed, timeout_s=self._timeout_s, closes_s=closes_s)
+            except (JournalError, TooManyRounds) as error:
+                logger.warning("job %s: round %s waits: %s", self._voted.job, ballot.round.number, error)
+                await asyncio.sleep(AGAIN_S)
 
     async def _take_part(self, voter: RoundVoter) -> Certificate:
         """Work until the round is decided."""

@@ -6,6 +6,7 @@ voters of a round that this node votes in, and of nobody else; each, its host an
 
 import asyncio
 import logging
+import time
 from functools import partial
 
 from proofyard.artifacts import BlockStore
@@ -72,8 +73,9 @@ class Rounds:
 
     def begin(self, ballot: Ballot, *, seed: bytes, timeout_s: float, closes_s: float) -> RoundVoter:
         """Vote in a round from now on, going on where this node was; one that it votes in already is returned as it is.
-        `seed` is the chain's, for the order of leaders; `timeout_s`: of the first view; `closes_s`: after so many
-        seconds a round does without what is missing. Raises `NotAVoter`, `TooManyRounds`, `JournalError`."""
+        `seed` is the chain's, for the order of leaders; `timeout_s`: of the first view; `closes_s`: so many seconds
+        after this node began it, away or not, it does without what is missing. Raises `NotAVoter`, `TooManyRounds`,
+        `JournalError`."""
         digest, own = ballot.round.digest, ballot.roster.by_node.get(self._wallet.address)
         if digest in self._voters:
             return self._voters[digest]
@@ -81,6 +83,7 @@ class Rounds:
         if own is None or own.key != public_key(secret):
             raise NotAVoter(f"the roster of job {ballot.round.job} does not have {self._wallet.address} with its key")
         self._make_place()
+        began = self._journal.begin_round(digest, ballot.round.job, now := time.time())
         machine = RoundMachine(
             *(ballot.round, ballot.roster, ballot.terms, self._wallet.address, secret),
             seed=seed,
@@ -89,7 +92,9 @@ class Rounds:
         )
         results = Results(ballot, self._store, self._journal, self._reach, self._turns, self._max_bytes)
         voter = self._voters[digest] = RoundVoter(
-            *(ballot, machine, results, self._outbox, self._journal, self._reach), closes_s=closes_s, ask_s=timeout_s
+            *(ballot, machine, results, self._outbox, self._journal, self._reach),
+            closes_s=min(closes_s, max(0.0, began + closes_s - now)),
+            ask_s=timeout_s,
         )
         task = self._tasks[digest] = asyncio.create_task(voter.run())
         task.add_done_callback(partial(self._ended, voter))

@@ -38,8 +38,7 @@ ANSWER_S = 10.0
 
 
 class RoundVoter:
-    """`closes_s`: seconds after which this node does without what is not here; counted anew after a restart, since the
-    clock of before is gone."""
+    """`closes_s`: seconds after which this node does without what is not here."""
 
     def __init__(
         self,
@@ -182,7 +181,7 @@ class RoundVoter:
             return True
         each = self.ballot.round
         try:
-            self._journal.keep_round(each.digest, each.job, self._unkept)
+            self._journal.keep_round(each.digest, self._unkept)
             await self._journal.lasting()
         except JournalError as error:
             logger.error("round %s of job %s: nothing is said: %s", each.number, each.job, error)
